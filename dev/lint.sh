@@ -22,6 +22,8 @@ if [ "${1:-}" != compiled ]; then
         echo "[lint] these have \"test = false\" in their Cargo.toml: take it away, or move the tests" >&2
         exit 1
     fi
+    step "type names"
+    dev/type-names.sh
 
     step "shell scripts"
     for script in .ci/run dev/*.sh dev/compose-test/{*.sh,*-entrypoint}; do

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 
 use super::clock::elapsed;
-use super::record::Notice;
-use super::webhooks::{Event, EventKind};
+use super::record::StandaloneMail;
+use super::webhooks::{EventKind, WebhookEvent};
 use super::{Notifier, record, render};
 
 /// A restart of Redis closes admission for seconds: nobody is woken for it.
@@ -49,8 +49,8 @@ impl Notifier {
             let fact = format!("closed {} {}", since.to_rfc3339(), now.to_rfc3339());
             let notice = || {
                 let mail = render::admission_closed(since, now, &links)?;
-                let event = Event::of_notice(EventKind::Drift, "admission_closed", since, now, &mail);
-                Ok(Notice { mail, fact, event: Some(event) })
+                let event = WebhookEvent::of_notice(EventKind::Drift, "admission_closed", since, now, &mail);
+                Ok(StandaloneMail { mail, fact, event: Some(event) })
             };
             (!mailed).then(notice).transpose()
         };
@@ -62,8 +62,8 @@ impl Notifier {
         let decide = move |fact: Option<&str>| {
             let notice = |(since, _)| {
                 let mail = render::admission_open(since, now, &links)?;
-                let event = Event::of_notice(EventKind::Resolved, "admission_closed", since, now, &mail);
-                Ok(Notice { mail, fact: "open".to_owned(), event: Some(event) })
+                let event = WebhookEvent::of_notice(EventKind::Resolved, "admission_closed", since, now, &mail);
+                Ok(StandaloneMail { mail, fact: "open".to_owned(), event: Some(event) })
             };
             fact.and_then(closed).map(notice).transpose()
         };

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::render::Links;
-use super::smtp::{Address, SmtpServer};
+use super::smtp::{SmtpAddress, SmtpServer};
 
 /// Longest address that the outbox takes, in bytes.
 const LONGEST_ADDRESS: usize = 320;
@@ -121,7 +121,7 @@ impl NotifyArgs {
 }
 
 fn smtp_url(text: &str) -> Result<(), String> {
-    if text.is_empty() { Ok(()) } else { Address::parse(&text.to_owned().into()).map(drop) }
+    if text.is_empty() { Ok(()) } else { SmtpAddress::parse(&text.to_owned().into()).map(drop) }
 }
 
 fn one_mailbox(text: &str) -> Result<String, String> {

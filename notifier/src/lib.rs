@@ -33,21 +33,21 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Run;
-use alerts::Policy;
+use alerts::MailPolicy;
 use clock::elapsed;
 use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
-use record::Notice;
+use record::StandaloneMail;
 use relay::Outbox;
 use send::Sender;
 use settings::MailSettings;
-use webhooks::{Alertmanager, Event, EventKind, Receivers, Relay};
+use webhooks::{Alertmanager, EventKind, Receivers, Relay, WebhookEvent};
 
 pub use args::{NotifyArgs, Sending};
 pub use clock::{Clock, SystemClock};
 pub use firstcome_shared::mysql::alerts::ListedAlert;
 pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
-pub use render::{Day, MissedRun};
-pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
+pub use render::{DailyDigest, MissedRun};
+pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
 pub use test_email::test_email;
 pub use webhooks::{WebhookArgs, test_webhook};
 
@@ -96,7 +96,7 @@ impl Notifier {
             recipients,
             domain: args.from().map_or_else(|| "localhost".to_owned(), |from| from.email.domain().to_owned()),
             links: args.links(),
-            policy: Policy {
+            policy: MailPolicy {
                 cooldown: seconds(args.alert_cooldown_seconds),
                 patience: seconds(args.alert_patience_seconds),
             },
@@ -176,7 +176,7 @@ impl Notifier {
             Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
         };
         let since = self.outage.mailed_since().unwrap_or(now);
-        let event = Event::of_notice(EventKind::Drift, MYSQL, since, now, &mail);
+        let event = WebhookEvent::of_notice(EventKind::Drift, MYSQL, since, now, &mail);
         let relays = self.relays.clone();
         tokio::spawn(async move {
             join_all(relays.iter().map(|relay| relay.post_directly(&event, now))).await;
@@ -200,7 +200,7 @@ impl Notifier {
     async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let Some(outage) = self.outage.note_success() else { return Ok(()) };
         let mail = render::can_record(outage.was_away, outage.since, now, &self.settings.links)?;
-        let event = Event::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
+        let event = WebhookEvent::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
         Ok(record::enqueue(&self.db, mail, event, self.settings.clone(), now).await?)
     }
 
@@ -240,8 +240,8 @@ impl Notifier {
             }
             let fact = format!("{due} {}", now.to_rfc3339());
             let mail = render::missed(&missed, &settings.links)?;
-            let event = Event::of_notice(EventKind::Drift, "run_missed", missed.expected_at, now, &mail);
-            Ok(Some(Notice { mail, fact, event: Some(event) }))
+            let event = WebhookEvent::of_notice(EventKind::Drift, "run_missed", missed.expected_at, now, &mail);
+            Ok(Some(StandaloneMail { mail, fact, event: Some(event) }))
         })
         .await?;
         self.wake();
@@ -253,14 +253,14 @@ impl Notifier {
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        let day = Day { redis_is_managed: self.redis_is_managed, ..day };
+        let day = DailyDigest { redis_is_managed: self.redis_is_managed, ..day };
         let settings = self.settings.clone();
         record::enqueue_once(&self.db, self.settings.clone(), now, LAST_DIGEST.to_owned(), move |fact| {
             let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
             // One from a day ahead was written by a clock that has been set back since.
             let is_mailed = last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
             let mail = || render::daily(&day, &settings.links);
-            (!is_mailed).then(|| Ok(Notice { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
+            (!is_mailed).then(|| Ok(StandaloneMail { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
         })
         .await?;
         self.wake();

@@ -7,7 +7,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::alerts::State;
+use crate::alerts::AlertState;
 use crate::wording;
 
 /// Longest name of an operator, in characters.
@@ -74,7 +74,7 @@ pub async fn acknowledge(
 ) -> Result<ListedAlert, AlertError> {
     alerts::acknowledge(db, id, name(by)?, now, operator).await?;
     let now = alert(db, id).await?;
-    if now.alert.state == State::Firing { Ok(now) } else { Err(AlertError::NotFiring(id)) }
+    if now.alert.state == AlertState::Firing { Ok(now) } else { Err(AlertError::NotFiring(id)) }
 }
 
 /// Silences the mails of an alert's drop until then; a time that is past ends a silence. Alerts go

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 
-use crate::alerts::{Policy, is_repair};
+use crate::alerts::{MailPolicy, is_repair};
 use crate::clock::elapsed;
 use crate::report::Run;
 
@@ -24,7 +24,7 @@ pub(super) struct Outage {
 
 impl OutageNotifier {
     /// Notes a failure. Whether it is to be mailed.
-    pub(super) fn note_failure(&self, is_away: bool, now: DateTime<Utc>, policy: Policy) -> bool {
+    pub(super) fn note_failure(&self, is_away: bool, now: DateTime<Utc>, policy: MailPolicy) -> bool {
         let mut state = self.0.lock();
         let outage = state.get_or_insert(Outage { since: now, mailed: None, was_away: false });
         outage.was_away |= is_away;
@@ -74,10 +74,10 @@ impl UnsentRuns {
 
 /// Since when admission is closed, as this process saw it.
 #[derive(Debug, Default)]
-pub(super) struct AdmissionWatch(pub(super) Mutex<Seen>);
+pub(super) struct AdmissionWatch(pub(super) Mutex<AdmissionSeen>);
 
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct AdmissionSeen {
     pub(super) closed_since: Option<DateTime<Utc>>,
     /// The last time that it was closed and opened again.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
-        let policy = Policy { cooldown: TimeDelta::hours(4), patience: TimeDelta::seconds(60) };
+        let policy = MailPolicy { cooldown: TimeDelta::hours(4), patience: TimeDelta::seconds(60) };
         let outage = OutageNotifier::default();
         let failed = |at| outage.note_failure(true, at, policy);
         let over = || outage.note_success().map(|outage| outage.since);

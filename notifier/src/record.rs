@@ -14,7 +14,7 @@ use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprin
 use crate::render::{self, Rendered};
 use crate::report::Run;
 use crate::settings::MailSettings;
-use crate::webhooks::{self, Event};
+use crate::webhooks::{self, WebhookEvent};
 
 /// Longest that recording a pass may take; one with ten thousand findings has much to hash.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ pub(super) async fn record_pass(
             }
             let ids = alerts::ids(conn, &fingerprints(&verdict)).await?;
             let pass =
-                render::Pass { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, closed_for, now };
+                render::PassMail { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, closed_for, now };
             settings.subscriptions.enqueue(conn, &webhooks::of_pass(&pass), now).await?;
             settings.subscriptions.enqueue_of_drops(conn, &run, now).await?;
             // Judged again after a timeout, only repairs would be mailed twice: all else is
@@ -60,7 +60,7 @@ pub(super) async fn record_pass(
 pub(super) async fn enqueue(
     db: &Db,
     mail: Rendered,
-    event: Event,
+    event: WebhookEvent,
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
@@ -76,12 +76,12 @@ pub(super) async fn enqueue(
 
 /// A mail that belongs to no pass, and what is kept so that another process does not enqueue it
 /// too.
-pub(super) struct Notice {
+pub(super) struct StandaloneMail {
     pub(super) mail: Rendered,
     /// The value of the fact from now on.
     pub(super) fact: String,
     /// The same for programs.
-    pub(super) event: Option<Event>,
+    pub(super) event: Option<WebhookEvent>,
 }
 
 /// Enqueues what `decide` makes of the fact `name` of `reconciler_state`, and changes the fact, in
@@ -91,7 +91,7 @@ pub(super) async fn enqueue_once(
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
     name: String,
-    decide: impl Fn(Option<&str>) -> anyhow::Result<Option<Notice>> + Send + Sync + 'static,
+    decide: impl Fn(Option<&str>) -> anyhow::Result<Option<StandaloneMail>> + Send + Sync + 'static,
 ) -> Result<(), DbError> {
     db.run("enqueue mail", async move |conn| {
         conn.transaction(async |conn| {

@@ -91,7 +91,7 @@ pub(super) async fn record(outbox: &impl Outbox, id: i64, outcome: DeliveryOutco
 }
 
 /// Why something was not delivered.
-pub(super) struct Failure {
+pub(super) struct DeliveryFailure {
     /// Trying again is no use.
     pub(super) is_final: bool,
     pub(super) reason: String,
@@ -99,7 +99,7 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Failure {
+impl DeliveryFailure {
     pub(super) fn outcome(self, created_at: DateTime<Utc>, attempts: u32, now: DateTime<Utc>) -> DeliveryOutcome {
         if self.is_final || now - created_at >= TimeDelta::days(GIVE_UP_DAYS) {
             return DeliveryOutcome::GivenUp(self.reason);
@@ -138,7 +138,7 @@ mod tests {
             [(None, 24..=36), (Some(5), 24..=36), (Some(600), 600..=600), (Some(u64::MAX), 3_600..=3_600)]
         {
             let failure =
-                Failure { is_final: false, reason: String::new(), retry_after: asked.map(Duration::from_secs) };
+                DeliveryFailure { is_final: false, reason: String::new(), retry_after: asked.map(Duration::from_secs) };
             let now = DateTime::UNIX_EPOCH;
             let DeliveryOutcome::Retry(at, _) = failure.outcome(now, 0, now) else { panic!("{asked:?}") };
             assert!(seconds.contains(&(at - now).num_seconds()), "{asked:?}: {at}");

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::args::Sending;
 use super::clock::Clock;
-use super::relay::{self, Failure, GIVE_UP_DAYS, Outbox, RECORDING};
+use super::relay::{self, DeliveryFailure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::render::Rendered;
 use super::smtp::SendError;
 
@@ -109,8 +109,8 @@ impl Sender {
         relay::record(self, mail.id, outcome, now).await;
     }
 
-    async fn hand_over(&self, mail: &LeasedMail) -> Result<(), Failure> {
-        let failure = |is_final, reason| Failure { is_final, reason, retry_after: None };
+    async fn hand_over(&self, mail: &LeasedMail) -> Result<(), DeliveryFailure> {
+        let failure = |is_final, reason| DeliveryFailure { is_final, reason, retry_after: None };
         let unusable = |error: anyhow::Error| failure(true, format!("{error:#}"));
         let to: Mailbox = mail.recipient.parse().map_err(|_| unusable(anyhow::anyhow!("not an address")))?;
         let envelope = Envelope {

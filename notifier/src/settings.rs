@@ -1,6 +1,6 @@
 //! What mails need to know of the settings.
 
-use crate::alerts::Policy;
+use crate::alerts::MailPolicy;
 use crate::render::Links;
 use crate::webhooks::Subscriptions;
 
@@ -11,6 +11,6 @@ pub(crate) struct MailSettings {
     /// What comes after the `@` of ids.
     pub(crate) domain: String,
     pub(crate) links: Links,
-    pub(crate) policy: Policy,
+    pub(crate) policy: MailPolicy,
     pub(crate) subscriptions: Subscriptions,
 }

@@ -20,7 +20,7 @@ use url::Url;
 /// A mail server, and how to log in.
 #[derive(Clone)]
 pub struct SmtpServer {
-    pub address: Address,
+    pub address: SmtpAddress,
     hello: ClientId,
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
@@ -34,7 +34,7 @@ impl fmt::Debug for SmtpServer {
 
 /// A step of handing over a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum SmtpStep {
     /// Connecting, TLS from the first byte, and the server's greeting.
     Connect,
     StartTls,
@@ -45,7 +45,7 @@ pub enum Step {
     Content,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for SmtpStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "connect",
@@ -62,7 +62,7 @@ impl fmt::Display for Step {
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {}", self.reason())]
 pub struct SendError {
-    pub step: Step,
+    pub step: SmtpStep,
     /// lettre's error; `None` when time ran out.
     pub cause: Option<lettre::transport::smtp::Error>,
     /// How long it was tried for at most.
@@ -73,7 +73,7 @@ impl SendError {
     /// The server will never take this mail for this recipient: trying again is no use.
     pub fn is_final(&self) -> bool {
         let permanent = self.cause.as_ref().is_some_and(lettre::transport::smtp::Error::is_permanent);
-        permanent && matches!(self.step, Step::Recipient | Step::Content)
+        permanent && matches!(self.step, SmtpStep::Recipient | SmtpStep::Content)
     }
 
     /// The cause in one line.
@@ -100,7 +100,7 @@ impl SmtpServer {
     /// # Errors
     /// With what is wrong, never with the password.
     pub fn new(url: &SecretString, authorities: &[u8]) -> Result<Self, String> {
-        let address = Address::parse(url)?;
+        let address = SmtpAddress::parse(url)?;
         let tls = match address.encryption {
             Encryption::None => None,
             _ => Some(tls(&address.host, authorities)?),
@@ -121,17 +121,17 @@ impl SmtpServer {
     /// succeeded.
     ///
     /// # Errors
-    /// [`SendError`]. After one at [`Step::Content`] without an answer the server may have the mail
-    /// all the same.
+    /// [`SendError`]. After one at [`SmtpStep::Content`] without an answer the server may have the
+    /// mail all the same.
     pub async fn deliver(
         &self,
         limit: Duration,
         from: &Mailbox,
         to: &Mailbox,
         mail: &[u8],
-        done: &mut (dyn FnMut(Step) + Send),
+        done: &mut (dyn FnMut(SmtpStep) + Send),
     ) -> Result<(), SendError> {
-        let mut step = Step::Connect;
+        let mut step = SmtpStep::Connect;
         let dialogue = self.dialogue(limit, from, to, mail, &mut step, done);
         // lettre's own timeout covers connecting only; a server that says nothing later would hold
         // this for ever.
@@ -152,32 +152,32 @@ impl SmtpServer {
         from: &Mailbox,
         to: &Mailbox,
         mail: &[u8],
-        step: &mut Step,
-        done: &mut (dyn FnMut(Step) + Send),
+        step: &mut SmtpStep,
+        done: &mut (dyn FnMut(SmtpStep) + Send),
     ) -> Result<AsyncSmtpConnection, lettre::transport::smtp::Error> {
         let at_once = self.tls.clone().filter(|_| self.address.encryption == Encryption::Implicit);
         let server = (self.address.host.trim_matches(['[', ']']), self.address.port);
         let mut smtp = AsyncSmtpConnection::connect_tokio1(server, Some(limit), &self.hello, at_once, None).await?;
         done(*step);
         if self.wants_starttls(&smtp) {
-            *step = Step::StartTls;
+            *step = SmtpStep::StartTls;
             if let Some(tls) = &self.tls {
                 smtp.starttls(tls.clone(), &self.hello).await?;
             }
             done(*step);
         }
         if let Some(credentials) = &self.credentials {
-            *step = Step::Login;
+            *step = SmtpStep::Login;
             smtp.auth(DEFAULT_MECHANISMS, credentials).await?;
             done(*step);
         }
-        *step = Step::Sender;
+        *step = SmtpStep::Sender;
         smtp.command(Mail::new(Some(from.clone()), parameters(&smtp, from, to, mail))).await?;
         done(*step);
-        *step = Step::Recipient;
+        *step = SmtpStep::Recipient;
         smtp.command(Rcpt::new(to.clone(), Vec::new())).await?;
         done(*step);
-        *step = Step::Content;
+        *step = SmtpStep::Content;
         smtp.command(Data).await?;
         smtp.message(mail).await?;
         done(*step);
@@ -242,7 +242,7 @@ impl fmt::Display for Encryption {
 
 /// What an `SMTP_URL` says, without the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+pub struct SmtpAddress {
     /// The server's name or address.
     pub host: String,
     pub port: u16,
@@ -254,7 +254,7 @@ pub struct Address {
     hello: Option<String>,
 }
 
-impl Address {
+impl SmtpAddress {
     /// Reads a URL.
     ///
     /// # Errors
@@ -303,8 +303,8 @@ mod tests {
         assert!(server(b"nothing").unwrap_err().contains("SMTP_CA_FILE"));
     }
 
-    fn parse(url: &str) -> Result<Address, String> {
-        Address::parse(&url.to_owned().into())
+    fn parse(url: &str) -> Result<SmtpAddress, String> {
+        SmtpAddress::parse(&url.to_owned().into())
     }
 
     #[test]

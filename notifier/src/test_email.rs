@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::args::{NotifyArgs, Sending};
 use super::render::{self, Rendered};
 use super::send::Envelope;
-use super::smtp::{Encryption, SendError, Step};
+use super::smtp::{Encryption, SendError, SmtpStep};
 
 /// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were
 /// taken by the server.
@@ -108,7 +108,7 @@ async fn send(
         html: &mail.html,
     };
     let raw = envelope.message()?.formatted();
-    let mut done = |step: Step| say(&format!("ok     {step}"));
+    let mut done = |step: SmtpStep| say(&format!("ok     {step}"));
     let sent = sending.server.deliver(sending.limit, &from.email, &to.email, &raw, &mut done).await;
     match sent {
         Ok(()) => say("       the server took it; if it does not arrive, look at the server's log and the spam folder"),
@@ -121,29 +121,31 @@ async fn send(
 fn advice(error: &SendError, sending: &Sending) -> &'static str {
     let is_refused = error.cause.as_ref().is_some_and(|cause| cause.is_permanent() || cause.is_transient());
     match error.step {
-        Step::Connect if sending.server.address.encryption == Encryption::Implicit => {
+        SmtpStep::Connect if sending.server.address.encryption == Encryption::Implicit => {
             "the port may not speak TLS from the first byte (587 and 25 don't: use smtp://…?tls=required), or its certificate \
              is not trusted or names another host (a private authority: SMTP_CA_FILE)"
         }
-        Step::Connect if is_refused => "the server does not talk to this host: its log says why",
-        Step::Connect => {
+        SmtpStep::Connect if is_refused => "the server does not talk to this host: its log says why",
+        SmtpStep::Connect => {
             "somebody listens but does not greet as a mail server does: 465 wants smtps://; or a firewall holds the connection"
         }
-        Step::StartTls => {
+        SmtpStep::StartTls => {
             "the server does not offer STARTTLS (use smtps:// on 465), or its certificate is not trusted or names another host \
              (a private authority: SMTP_CA_FILE)"
         }
-        Step::Login => {
+        SmtpStep::Login => {
             "the user or the password is wrong, or the server wants TLS first (?tls=required); special characters in SMTP_URL \
              are written as %40 for @, %23 for #"
         }
-        Step::Sender => {
+        SmtpStep::Sender => {
             "the server does not take mail from ALERT_FROM: it may want a login, TLS first (?tls=required), or an address of its \
              own domain"
         }
-        Step::Recipient => {
+        SmtpStep::Recipient => {
             "the server does not take mail for this address: check ALERT_TO, and whether it relays for this host"
         }
-        Step::Content => "the server took sender and recipient but not the mail: its log says why (size, spam, policy)",
+        SmtpStep::Content => {
+            "the server took sender and recipient but not the mail: its log says why (size, spam, policy)"
+        }
     }
 }

@@ -8,13 +8,13 @@ use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, Redis
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::runs::Kept;
+use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::redis::Redis;
 use secrecy::SecretString;
 
 use crate::notify::{NotifyArgs, WebhookArgs};
-use crate::pass::Settings;
-use crate::plan::Policy;
+use crate::pass::PassSettings;
+use crate::plan::RepairPolicy;
 use crate::stores::Stores;
 use crate::topic::TopicReader;
 
@@ -47,14 +47,14 @@ pub enum Command {
     /// Tells one person's whole story: claim, message, row, repairs, and what holds now
     Explain(Box<ExplainArgs>),
     /// Asks the daemon of this container whether it runs; exits 0 if so
-    Health(HealthArgs),
+    Health(DaemonHealthArgs),
     /// Erases a person: a pseudonym takes the place of their id, once their coupons are over
     Erase(Box<EraseArgs>),
 }
 
 /// Which daemon is asked, and what.
 #[derive(Debug, Args)]
-pub struct HealthArgs {
+pub struct DaemonHealthArgs {
     /// What is asked.
     #[command(flatten)]
     pub probe: ProbeArgs,
@@ -150,10 +150,10 @@ impl StoreArgs {
 }
 
 impl ReconcileArgs {
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> PassSettings {
         let of = &self.policy;
-        Settings {
-            policy: Policy {
+        PassSettings {
+            policy: RepairPolicy {
                 publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms).unwrap_or(i64::MAX),
                 overdue_ms: i64::from(of.reconcile_overdue_ms),
                 repair_limit_percent: of.reconcile_brake_percent,
@@ -163,7 +163,7 @@ impl ReconcileArgs {
             longest_in_flight: self.publish.longest_in_flight(),
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
             failed_claims_kept: Duration::from_secs(u64::from(of.failed_claims_kept_seconds)),
-            kept: Kept {
+            kept: Retention {
                 clean_runs: Duration::from_secs(of.clean_runs_kept_seconds),
                 runs: Duration::from_secs(of.runs_kept_seconds),
                 alerts: Duration::from_secs(of.alerts_kept_seconds),
@@ -187,7 +187,7 @@ pub struct DaemonArgs {
     pub schedules: ScheduleArgs,
     /// HTTP.
     #[command(flatten)]
-    pub http: HttpArgs,
+    pub http: DaemonHttpArgs,
     /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
@@ -217,7 +217,7 @@ pub struct ScheduleArgs {
 /// The HTTP front.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
-pub struct HttpArgs {
+pub struct DaemonHttpArgs {
     /// Address to listen on
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
     pub listen_addr: SocketAddr,
@@ -233,7 +233,7 @@ pub struct HttpArgs {
     pub api_url: Option<String>,
 }
 
-impl HttpArgs {
+impl DaemonHttpArgs {
     /// The token, checked.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());

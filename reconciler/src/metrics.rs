@@ -72,7 +72,7 @@ pub(crate) fn pass_age(age: Duration) {
 /// What passes left in drops, as the series `firstcome_drift`. Not a gauge of the recorder, which
 /// would keep every drop there ever was: a series ends when nothing is left in its drop.
 #[derive(Debug, Default)]
-pub(crate) struct Drift(Mutex<BTreeMap<(CouponId, DropId), Left>>);
+pub(crate) struct DriftSeries(Mutex<BTreeMap<(CouponId, DropId), Left>>);
 
 #[derive(Debug)]
 struct Left {
@@ -81,7 +81,7 @@ struct Left {
     sealed: bool,
 }
 
-impl Drift {
+impl DriftSeries {
     pub(crate) fn after(&self, run: &Run) {
         if run.status == Status::Failed {
             return;
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_series_ends_with_what_is_left_in_its_drop() {
-        let drift = Drift::default();
+        let drift = DriftSeries::default();
         let seen = |partial, deep, drops: &[_]| {
             drift.after(&run(partial, deep, drops));
             let text = drift.render();

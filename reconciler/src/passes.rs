@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Drift;
+use crate::metrics::DriftSeries;
 use crate::notify::Notifier;
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
@@ -31,7 +31,7 @@ pub struct Passes {
     current: Current,
     pub progress: Arc<Progress>,
     jobs: mpsc::Sender<Job>,
-    drift: Arc<Drift>,
+    drift: Arc<DriftSeries>,
 }
 
 impl Passes {
@@ -39,7 +39,7 @@ impl Passes {
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Arc::new(Mutex::new(None));
-        let drift = Arc::<Drift>::default();
+        let drift = Arc::<DriftSeries>::default();
         let progress = Arc::clone(&reconciler.memory.progress);
         let passes = Self { current: Arc::clone(&current), progress, jobs: sender, drift: Arc::clone(&drift) };
         (passes, PassLoop { reconciler, notifier, jobs, current, drift })
@@ -64,7 +64,7 @@ impl Passes {
     }
 
     /// What the passes left.
-    pub(crate) fn drift(&self) -> Arc<Drift> {
+    pub(crate) fn drift(&self) -> Arc<DriftSeries> {
         Arc::clone(&self.drift)
     }
 
@@ -86,7 +86,7 @@ pub struct PassLoop {
     notifier: Notifier,
     jobs: mpsc::Receiver<Job>,
     current: Current,
-    drift: Arc<Drift>,
+    drift: Arc<DriftSeries>,
 }
 
 impl PassLoop {

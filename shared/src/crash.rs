@@ -85,18 +85,18 @@ mod wanted {
 
     use super::Point;
 
-    pub(super) static CRASH: LazyLock<Wanted> = LazyLock::new(|| Wanted::read("FIRSTCOME_CRASH_AT"));
-    pub(super) static STALL: LazyLock<Wanted> = LazyLock::new(|| Wanted::read("FIRSTCOME_STALL_AT"));
+    pub(super) static CRASH: LazyLock<WantedCrash> = LazyLock::new(|| WantedCrash::read("FIRSTCOME_CRASH_AT"));
+    pub(super) static STALL: LazyLock<WantedCrash> = LazyLock::new(|| WantedCrash::read("FIRSTCOME_STALL_AT"));
 
     /// `name`, `name:nth` or `name:nth:milliseconds`.
-    pub(super) struct Wanted {
+    pub(super) struct WantedCrash {
         name: Option<String>,
         nth: u32,
         millis: Option<u64>,
         times: AtomicU32,
     }
 
-    impl Wanted {
+    impl WantedCrash {
         fn read(variable: &str) -> Self {
             let text = std::env::var(variable).ok();
             let mut words = text.iter().flat_map(|text| text.split(':'));

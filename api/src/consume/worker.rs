@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::read::batch::{BatchLimits, NextBatch};
-use super::read::group::{Group, InFlightBatch, WriteOutcome};
+use super::read::group::{GroupContext, InFlightBatch, WriteOutcome};
 use super::read::membership::Membership;
 use super::read::record::Record;
 use super::read::source::Source;
@@ -78,7 +78,7 @@ pub(crate) struct Worker {
 /// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each
 /// assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
-    let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
+    let group = GroupContext::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
     let source = Source::subscribe(&setup.kafka, setup.liveness, setup.membership.clone(), group)?;
     let lag = LagWatch::start(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
     let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.liveness)?;

@@ -9,7 +9,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Client, Failure};
+use super::client::{Client, CommandFailure};
 use super::output::print;
 use crate::percent::encoded;
 
@@ -42,7 +42,7 @@ pub(super) struct AllowWhat {
     pub(super) only: Option<String>,
 }
 
-pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowWhat) -> Result<(), Failure> {
+pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowWhat) -> Result<(), CommandFailure> {
     let list = format!("{coupon}/allow-list");
     match what {
         AllowWhat { add: Some(file), .. } => send(client, json, &list, "add", file).await,
@@ -67,7 +67,7 @@ pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowW
 
 /// Sends a file part by part. What was sent before a part that is refused stands: the same file may
 /// be sent again.
-async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) -> Result<(), Failure> {
+async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) -> Result<(), CommandFailure> {
     let mut lines = Lines::open(file)?;
     let (mut changed, mut last, mut sent) = (0, Value::Null, 0);
     loop {
@@ -82,7 +82,7 @@ async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) 
         sent += part.len();
     }
     if sent == 0 {
-        return Err(Failure::NotAsked(format!("{} has no line", file.display())));
+        return Err(CommandFailure::NotAsked(format!("{} has no line", file.display())));
     }
     if json {
         return print(&format!(
@@ -94,12 +94,14 @@ async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) 
     print(&format!("{changed} {done} of {sent} lines; {} people are on the list\n", last["people"]))
 }
 
-fn in_part(failure: Failure, sent: usize, lines: usize) -> Failure {
+fn in_part(failure: CommandFailure, sent: usize, lines: usize) -> CommandFailure {
     let place = format!("lines {} to {}", sent + 1, sent + lines);
     match failure {
-        Failure::Refused(why) => Failure::Refused(format!("of {place}: {why}; what came before them stands")),
-        Failure::NotAsked(why) => Failure::NotAsked(format!("at {place}: {why}; send the file again")),
-        Failure::OutputClosed => Failure::OutputClosed,
+        CommandFailure::Refused(why) => {
+            CommandFailure::Refused(format!("of {place}: {why}; what came before them stands"))
+        }
+        CommandFailure::NotAsked(why) => CommandFailure::NotAsked(format!("at {place}: {why}; send the file again")),
+        CommandFailure::OutputClosed => CommandFailure::OutputClosed,
     }
 }
 
@@ -110,21 +112,22 @@ struct Lines {
 }
 
 impl Lines {
-    fn open(file: &Path) -> Result<Self, Failure> {
+    fn open(file: &Path) -> Result<Self, CommandFailure> {
         let name = file.display().to_string();
         if name == "-" {
             return Ok(Self { reader: Box::new(BufReader::new(stdin())), name: "the standard input".into() });
         }
-        let opened = File::open(file).map_err(|error| Failure::NotAsked(format!("{name} cannot be read: {error}")))?;
+        let opened =
+            File::open(file).map_err(|error| CommandFailure::NotAsked(format!("{name} cannot be read: {error}")))?;
         Ok(Self { reader: Box::new(BufReader::new(opened)), name })
     }
 
-    fn next_part(&mut self) -> Result<Vec<String>, Failure> {
+    fn next_part(&mut self) -> Result<Vec<String>, CommandFailure> {
         let mut part = Vec::new();
         while part.len() < AT_ONCE {
             let mut line = Vec::new();
             let read = self.reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
-            read.map_err(|error| Failure::NotAsked(format!("{} cannot be read: {error}", self.name)))?;
+            read.map_err(|error| CommandFailure::NotAsked(format!("{} cannot be read: {error}", self.name)))?;
             if line.is_empty() {
                 break;
             }
@@ -135,7 +138,7 @@ impl Lines {
     }
 }
 
-async fn show(client: &Client, json: bool, list: &str) -> Result<(), Failure> {
+async fn show(client: &Client, json: bool, list: &str) -> Result<(), CommandFailure> {
     let mut next = Some(format!("{list}?limit=10000"));
     let mut is_first = true;
     while let Some(path) = next {

@@ -26,7 +26,7 @@ pub(super) struct ApiArgs {
 }
 
 /// Why a command did not do its work.
-pub(super) enum Failure {
+pub(super) enum CommandFailure {
     /// The API said no.
     Refused(String),
     /// The API could not be asked, or can't answer now.
@@ -46,14 +46,14 @@ pub(super) struct Client {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Client {
-    pub(super) fn new(args: &ApiArgs) -> Result<Self, Failure> {
+    pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
         if !base.starts_with("http://") {
             let why = "API_URL must begin with http://: give the API's own address, not that of a gateway with TLS";
-            return Err(Failure::NotAsked(why.into()));
+            return Err(CommandFailure::NotAsked(why.into()));
         }
         let http = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).no_proxy().build();
-        let http = http.map_err(|error| Failure::NotAsked(error.to_string()))?;
+        let http = http.map_err(|error| CommandFailure::NotAsked(error.to_string()))?;
         // While it is being replaced, the setting holds two.
         let first =
             |token: &SecretString| token.expose_secret().split(',').next().unwrap_or_default().to_owned().into();
@@ -64,25 +64,25 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
-    fn for_operators(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
+    fn for_operators(&self, method: Method, path: &str) -> Result<RequestBuilder, CommandFailure> {
         let token = self.token.as_ref().ok_or_else(|| {
-            Failure::NotAsked("this needs the operators' token: set OPS_TOKEN as the API has it".to_owned())
+            CommandFailure::NotAsked("this needs the operators' token: set OPS_TOKEN as the API has it".to_owned())
         })?;
         let request = self.request(method, path).bearer_auth(token.expose_secret());
         Ok(self.operator.iter().fold(request, |request, name| request.header("x-operator", name.as_bytes())))
     }
 
     /// The answer, and the path of the next page.
-    pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), Failure> {
+    pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
         self.page(self.request(Method::GET, path)).await
     }
 
     /// The same with the token.
-    pub(super) async fn get_ops(&self, path: &str) -> Result<(Value, Option<String>), Failure> {
+    pub(super) async fn get_ops(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
         self.page(self.for_operators(Method::GET, path)?).await
     }
 
-    async fn page(&self, request: RequestBuilder) -> Result<(Value, Option<String>), Failure> {
+    async fn page(&self, request: RequestBuilder) -> Result<(Value, Option<String>), CommandFailure> {
         let response = self.send(request).await?;
         let link = response.headers().get(LINK).and_then(|link| link.to_str().ok());
         let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
@@ -95,20 +95,25 @@ impl Client {
         path: &str,
         body: &Value,
         idempotency_key: Option<&str>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, CommandFailure> {
         let request = self.for_operators(method, path)?.json(body);
         let request = idempotency_key.iter().fold(request, |request, key| request.header("idempotency-key", *key));
         self.json(self.send(request).await?).await
     }
 
     /// Sends a text.
-    pub(super) async fn send_text(&self, path: &str, text: String) -> Result<Value, Failure> {
+    pub(super) async fn send_text(&self, path: &str, text: String) -> Result<Value, CommandFailure> {
         let request = self.for_operators(Method::POST, path)?.header(CONTENT_TYPE, "text/plain").body(text);
         self.json(self.send(request).await?).await
     }
 
     /// Changes a coupon while it has this revision.
-    pub(super) async fn change_if(&self, path: &str, body: &Value, revision: Option<u64>) -> Result<Value, Failure> {
+    pub(super) async fn change_if(
+        &self,
+        path: &str,
+        body: &Value,
+        revision: Option<u64>,
+    ) -> Result<Value, CommandFailure> {
         let request = self.for_operators(Method::PATCH, path)?.json(body);
         let tag = revision.map(|revision| format!("\"{revision}\""));
         let request = tag.iter().fold(request, |request, tag| request.header(IF_MATCH, tag));
@@ -119,8 +124,8 @@ impl Client {
     pub(super) async fn copy_csv(
         &self,
         path: &str,
-        write: impl Fn(&str) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        write: impl Fn(&str) -> Result<(), CommandFailure>,
+    ) -> Result<(), CommandFailure> {
         let request = self.for_operators(Method::GET, path)?.header(ACCEPT, "text/csv");
         let mut response = self.send(request).await?;
         // A part may end within a character, never a line.
@@ -134,14 +139,14 @@ impl Client {
         Ok(())
     }
 
-    async fn json(&self, response: Response) -> Result<Value, Failure> {
+    async fn json(&self, response: Response) -> Result<Value, CommandFailure> {
         response.json().await.map_err(|error| self.cut(&error))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CommandFailure> {
         let response = request.send().await.map_err(|error| {
             let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
-            Failure::NotAsked(format!("the API at {} {why}: is it running, and is API_URL right?", self.base))
+            CommandFailure::NotAsked(format!("the API at {} {why}: is it running, and is API_URL right?", self.base))
         })?;
         if response.status().is_success() {
             return Ok(response);
@@ -151,18 +156,18 @@ impl Client {
         Err(failure(status, problem["detail"].as_str()))
     }
 
-    fn cut(&self, error: &reqwest::Error) -> Failure {
-        Failure::NotAsked(format!("the answer of the API at {} broke off ({error}); try again", self.base))
+    fn cut(&self, error: &reqwest::Error) -> CommandFailure {
+        CommandFailure::NotAsked(format!("the answer of the API at {} broke off ({error}); try again", self.base))
     }
 }
 
-fn failure(status: StatusCode, detail: Option<&str>) -> Failure {
+fn failure(status: StatusCode, detail: Option<&str>) -> CommandFailure {
     match (status, detail) {
         (StatusCode::UNAUTHORIZED, _) => {
-            Failure::Refused("the API does not take this OPS_TOKEN: set it as the API has it".to_owned())
+            CommandFailure::Refused("the API does not take this OPS_TOKEN: set it as the API has it".to_owned())
         }
-        (_, None) => Failure::NotAsked(format!("no API of ours answered ({status}): is API_URL right?")),
-        (_, Some(detail)) if status.is_client_error() => Failure::Refused(detail.to_owned()),
-        (_, Some(detail)) => Failure::NotAsked(detail.to_owned()),
+        (_, None) => CommandFailure::NotAsked(format!("no API of ours answered ({status}): is API_URL right?")),
+        (_, Some(detail)) if status.is_client_error() => CommandFailure::Refused(detail.to_owned()),
+        (_, Some(detail)) => CommandFailure::NotAsked(detail.to_owned()),
     }
 }

@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use self::allow::AllowWhat;
-use self::client::{ApiArgs, Client, Failure};
+use self::client::{ApiArgs, Client, CommandFailure};
 use self::output::print;
 use crate::percent::encoded;
 
@@ -23,11 +23,11 @@ pub struct CouponArgs {
     #[command(flatten)]
     api: ApiArgs,
     #[command(subcommand)]
-    command: Command,
+    command: CouponCommand,
 }
 
 #[derive(Debug, Clone, Subcommand)]
-enum Command {
+enum CouponCommand {
     /// Make a coupon: with --opens-at it opens once, with --time-zone daily
     Create(Box<CreateArgs>),
     /// List coupons
@@ -105,7 +105,7 @@ struct Id {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OncePer {
+enum OncePerArg {
     Coupon,
     Drop,
 }
@@ -120,7 +120,7 @@ struct CreateArgs {
     quantity: u32,
     /// In which scope one person may hold one
     #[arg(long, value_enum, default_value = "coupon")]
-    once_per: OncePer,
+    once_per: OncePerArg,
     /// How many people may wait once a drop is sold out
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
@@ -172,8 +172,8 @@ impl CreateArgs {
         let given = |(name, value): (&str, Option<String>)| Some((name.to_owned(), Value::String(value?)));
         let schedule: Map<String, Value> = fields.into_iter().filter_map(given).collect();
         let once_per = match self.once_per {
-            OncePer::Coupon => "coupon",
-            OncePer::Drop => "drop",
+            OncePerArg::Coupon => "coupon",
+            OncePerArg::Drop => "drop",
         };
         let mut body = json!({
             "name": self.name, "quantity": self.quantity, "once_per": once_per, "waiting_list": self.waiting_list,
@@ -193,9 +193,9 @@ pub async fn run(args: CouponArgs) -> ExitCode {
         Err(failure) => Err(failure),
     };
     match done {
-        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
-        Err(Failure::Refused(why)) => fail(1, &why),
-        Err(Failure::NotAsked(why)) => fail(2, &why),
+        Ok(()) | Err(CommandFailure::OutputClosed) => ExitCode::SUCCESS,
+        Err(CommandFailure::Refused(why)) => fail(1, &why),
+        Err(CommandFailure::NotAsked(why)) => fail(2, &why),
     }
 }
 
@@ -204,39 +204,39 @@ fn fail(code: u8, why: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn act(client: &Client, args: &CouponArgs) -> Result<(), Failure> {
+async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
     let json = args.api.json;
     let change = async |id: Id, body: Value| {
         let coupon = client.ops(Method::PATCH, &path(id), &body, None).await?;
         show(json, &coupon, false)
     };
     match &args.command {
-        Command::Create(create) if create.preview => {
+        CouponCommand::Create(create) if create.preview => {
             let preview = openings::preview(&create.body()["schedule"], Utc::now(), json);
-            print(&preview.map_err(Failure::Refused)?)
+            print(&preview.map_err(CommandFailure::Refused)?)
         }
-        Command::Create(create) => {
+        CouponCommand::Create(create) => {
             let key = create.idempotency_key.as_deref();
             let coupon = client.ops(Method::POST, "/v1/coupons", &create.body(), key).await?;
             show(json, &coupon, true)
         }
-        Command::List { state } => list(client, json, state.as_deref()).await,
-        Command::Show(id) => show(json, &client.get(&path(*id)).await?.0, true),
-        Command::Pause(id) => change(*id, json!({"paused": true})).await,
-        Command::Resume(id) => change(*id, json!({"paused": false})).await,
-        Command::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
-        Command::Close(id) => change(*id, json!({"close_now": true})).await,
-        Command::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
-        Command::Revoke(revoke) => {
+        CouponCommand::List { state } => list(client, json, state.as_deref()).await,
+        CouponCommand::Show(id) => show(json, &client.get(&path(*id)).await?.0, true),
+        CouponCommand::Pause(id) => change(*id, json!({"paused": true})).await,
+        CouponCommand::Resume(id) => change(*id, json!({"paused": false})).await,
+        CouponCommand::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
+        CouponCommand::Close(id) => change(*id, json!({"close_now": true})).await,
+        CouponCommand::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
+        CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
-            let why = || Failure::NotAsked("say who decided it: give --by, or --operator".into());
+            let why = || CommandFailure::NotAsked("say who decided it: give --by, or --operator".into());
             self::revoke(client, json, revoke, by.ok_or_else(why)?).await
         }
-        Command::Allow(AllowArgs { id, what: AllowWhat { only: Some(whom), .. } }) => {
+        CouponCommand::Allow(AllowArgs { id, what: AllowWhat { only: Some(whom), .. } }) => {
             let allow = if whom == "everybody" { Value::Null } else { json!(whom) };
             change(*id, json!({ "allow": allow })).await
         }
-        Command::Allow(AllowArgs { id, what }) => allow::run(client, json, &path(*id), what).await,
+        CouponCommand::Allow(AllowArgs { id, what }) => allow::run(client, json, &path(*id), what).await,
     }
 }
 
@@ -244,7 +244,7 @@ fn path(id: Id) -> String {
     format!("/v1/coupons/{}", id.id)
 }
 
-fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), Failure> {
+fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFailure> {
     if json {
         return print(&format!("{coupon}\n"));
     }
@@ -253,11 +253,11 @@ fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), Failure> 
 }
 
 /// Never less: what is given out is promised.
-async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), Failure> {
+async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), CommandFailure> {
     let (coupon, _) = client.get(&path(id)).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();
     if u64::from(quantity) < now {
-        return Err(Failure::Refused(format!("it gives out {now} already; give a larger number than that")));
+        return Err(CommandFailure::Refused(format!("it gives out {now} already; give a larger number than that")));
     }
     // Nobody has changed it since.
     let revision = coupon["revision"].as_u64();
@@ -265,7 +265,7 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
     show(json, &changed, false)
 }
 
-async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Failure> {
+async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), CommandFailure> {
     let state = state.map(|state| format!("&state={}", encoded(state))).unwrap_or_default();
     let mut next = Some(format!("/v1/coupons?limit=1000{state}"));
     let mut all = Vec::new();
@@ -278,7 +278,7 @@ async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Fa
 }
 
 /// Page by page: there may be a million.
-async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bool) -> Result<(), Failure> {
+async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bool) -> Result<(), CommandFailure> {
     let drop = drop.map(|drop| format!("drop_id={drop}&")).unwrap_or_default();
     let mut next = Some(format!("{}/issued?{drop}limit=2000", path(id)));
     if csv {
@@ -297,7 +297,7 @@ async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bo
     if of.is_none() && !json { print("nobody holds one yet\n") } else { Ok(()) }
 }
 
-async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Result<(), Failure> {
+async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Result<(), CommandFailure> {
     let RevokeArgs { id, user, reason, drop, may_claim_again, .. } = args;
     let mut body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
     if let Some(drop) = drop {

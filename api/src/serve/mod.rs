@@ -21,12 +21,12 @@ pub(crate) use args::LISTEN_ADDR;
 pub use args::{CouponPage, HttpArgs, ServeArgs};
 pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
-pub use server::Server;
+pub use server::ApiServer;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are
 /// accepted.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Some(server) = Server::bind(args, &shutdown).await? else { return Ok(()) };
+    let Some(server) = ApiServer::bind(args, &shutdown).await? else { return Ok(()) };
     println!("listening on http://{}", server.address());
     server.run(shutdown).await
 }

@@ -19,7 +19,7 @@ use super::state::App;
 use super::{background, fd_limit, metrics, start};
 
 /// A server that has passed every check of start-up and accepts connections.
-pub struct Server {
+pub struct ApiServer {
     app: App,
     listener: TcpListener,
     address: SocketAddr,
@@ -31,7 +31,7 @@ pub struct Server {
     drain: Duration,
 }
 
-impl Server {
+impl ApiServer {
     /// Waits for the stores, checks them, and listens. `None` where `shutdown` came first.
     pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
         let token = OpsToken::new(args.http.ops_token.clone());

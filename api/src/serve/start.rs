@@ -13,9 +13,9 @@ use super::args::ServeArgs;
 use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
-use super::catalogue::coupon_with_drops::Clock;
+use super::catalogue::coupon_with_drops::RedisClock;
 use super::catalogue::remaining::RemainingCache;
-use super::claim::admit::Claims;
+use super::claim::admit::ClaimService;
 use super::claim::durability::Durability;
 use super::claim::in_flight::InFlightLimit;
 use super::claim::publisher::Fallback;
@@ -39,14 +39,14 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 
-    let clock = Arc::new(Clock::default());
+    let clock = Arc::new(RedisClock::default());
     clock.set(redis.time_ms().await.context("Redis does not tell its time")?);
     let catalogue = Arc::new(Catalogue::load(mysql.catalogue.clone(), redis.clone()).await?);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
     let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
     let durability = Durability::new(publisher, fallback, mysql.questions.clone());
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
-    let claims = Claims::new(
+    let claims = ClaimService::new(
         mysql.questions.clone(),
         redis.clone(),
         Arc::clone(&clock),

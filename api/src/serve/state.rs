@@ -11,21 +11,21 @@ use super::args::CouponPage;
 use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
-use super::catalogue::coupon_with_drops::Clock;
+use super::catalogue::coupon_with_drops::RedisClock;
 use super::catalogue::remaining::RemainingCache;
-use super::claim::admit::Claims;
+use super::claim::admit::ClaimService;
 use super::claim::in_flight::InFlightLimit;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
-    pub(crate) claims: Arc<Claims>,
+    pub(crate) claims: Arc<ClaimService>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
     pub(crate) change_locks: ChangeLocks,
     /// Lists of holders that may be sent at a time.
     pub(crate) exports: Arc<Semaphore>,
     pub(crate) in_flight: Arc<InFlightLimit>,
-    pub(crate) clock: Arc<Clock>,
+    pub(crate) clock: Arc<RedisClock>,
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
     pub(crate) coupon_page: CouponPage,

@@ -3,22 +3,22 @@
 
 use std::time::Duration;
 
-use firstcome_stack::Fault;
+use firstcome_stack::ProxyFault;
 
-use crate::world::{World, until};
+use crate::world::{ConsumeWorld, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
-    let (world, drop, proxy, through) = World::behind_proxy(300).await;
+    let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(300).await;
     let consumer = world.consumer(&[&through, "--database-timeout-ms=500"]);
     world.claim(drop, 1..=100).await;
     world.until_rows(100).await;
-    for (fault, slots) in [(Fault::DropReplies, 101..=200), (Fault::BlackHole, 201..=300)] {
+    for (fault, slots) in [(ProxyFault::DropReplies, 101..=200), (ProxyFault::BlackHole, 201..=300)] {
         let before = proxy.counters().accepted;
         proxy.set(fault).await.unwrap();
         world.claim(drop, slots).await;
         until("attempts", async || proxy.counters().accepted > before + 1).await;
-        proxy.set(Fault::Pass).await.unwrap();
+        proxy.set(ProxyFault::Pass).await.unwrap();
     }
     world.ends_exact(300, [consumer]).await;
 }
@@ -28,15 +28,15 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
 /// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
-    let (world, drop, proxy, through) = World::behind_proxy(400).await;
+    let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;
     let stuck = world.consumer(&[&through, "--database-timeout-ms=1000"]);
     world.claim(drop, 1..=4).await;
     world.until_rows(4).await;
-    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
     world.claim(drop, 5..=200).await;
     let able = world.consumer(&[]);
     until("rows by the second consumer", async || world.rows().await >= 98).await;
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     world.claim(drop, 201..=400).await;
     world.ends_exact(400, [stuck, able]).await;
 }
@@ -45,12 +45,12 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
 /// go in mid-write.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
-    let (world, drop, proxy, through) = World::behind_proxy(600).await;
+    let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(600).await;
     let arguments = [&*through, "--consume-batch-max=25"];
     world.claim(drop, 1..=600).await;
     let first = world.consumer(&arguments);
     until("some rows", async || world.rows().await > 0).await;
-    proxy.set(Fault::Delay(Duration::from_millis(60))).await.unwrap();
+    proxy.set(ProxyFault::Delay(Duration::from_millis(60))).await.unwrap();
     let second = world.consumer(&arguments);
     until("more rows", async || world.rows().await > 150).await;
     let third = world.consumer(&arguments);
@@ -63,11 +63,11 @@ async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unwritten() {
-    let (world, drop, proxy, through) = World::behind_proxy(200).await;
+    let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(200).await;
     let consumer = world.consumer(&[&through]);
     world.claim(drop, 1..=100).await;
     world.until_rows(100).await;
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     world.claim(drop, 101..=200).await;
     tokio::time::timeout(Duration::from_secs(20), consumer.stop()).await.unwrap();
     assert_eq!(world.committed(), 100);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 
-use crate::world::{PARTITIONS, World};
+use crate::world::{ConsumeWorld, PARTITIONS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committed() {
-    let (world, drop) = World::with_coupon(1_000, OncePer::Coupon).await;
+    let (world, drop) = ConsumeWorld::with_coupon(1_000, OncePer::Coupon).await;
     world.claim(drop, 1..=1_000).await;
     let consumer = world.consumer(&[]);
     world.ends_exact(1_000, [consumer]).await;
@@ -19,7 +19,7 @@ async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_again_changes_nothing() {
-    let (world, drop) = World::with_coupon(400, OncePer::Drop).await;
+    let (world, drop) = ConsumeWorld::with_coupon(400, OncePer::Drop).await;
     world.claim(drop, 1..=400).await;
     world.consume_until("400 rows", async || world.rows().await == 400).await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
@@ -36,7 +36,7 @@ async fn what_is_read_again_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_of_old_and_new_messages_issues_the_new_ones() {
-    let (world, drop) = World::with_coupon(300, OncePer::Coupon).await;
+    let (world, drop) = ConsumeWorld::with_coupon(300, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;
     world.consume_until("100 rows", async || world.rows().await == 100).await;
     world.claim(drop, 101..=300).await;
@@ -47,7 +47,7 @@ async fn a_batch_of_old_and_new_messages_issues_the_new_ones() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_come_and_go_share_the_work() {
-    let (world, drop) = World::with_coupon(3_000, OncePer::Coupon).await;
+    let (world, drop) = ConsumeWorld::with_coupon(3_000, OncePer::Coupon).await;
     let slowly = ["--consume-batch-max=20"];
     let first = world.consumer(&slowly);
     world.claim(drop, 1..=1_000).await;
@@ -61,7 +61,7 @@ async fn consumers_that_come_and_go_share_the_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_consumers_than_partitions_do_no_harm() {
-    let (world, drop) = World::with_coupon(200, OncePer::Coupon).await;
+    let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     let consumers: Vec<_> = (0..=PARTITIONS).map(|_| world.consumer(&[])).collect();
     world.claim(drop, 1..=200).await;
     world.until_rows(200).await;
@@ -74,7 +74,7 @@ async fn more_consumers_than_partitions_do_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
     const RATE: usize = 200;
-    let (world, drop) = World::with_coupon(700, OncePer::Coupon).await;
+    let (world, drop) = ConsumeWorld::with_coupon(700, OncePer::Coupon).await;
     world.claim(drop, 1..=700).await;
     let consumer = world.consumer(&[&format!("--consume-max-rows-per-second={RATE}")]);
     world.until_rows(700).await;
@@ -91,7 +91,7 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_while_it_waits_for_a_store_it_stops() {
-    let world = World::new().await;
+    let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
     consumer.stop.cancel();
     tokio::time::timeout(Duration::from_secs(10), consumer.task).await.unwrap().unwrap().unwrap();

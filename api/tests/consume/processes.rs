@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use firstcome_stack::{Fault, Janitor, Program};
+use firstcome_stack::{Janitor, Program, ProxyFault};
 
-use crate::world::{LIMIT, World, until};
+use crate::world::{ConsumeWorld, LIMIT, until};
 
 /// Status and body of a GET.
 async fn get(address: &str, path: &str) -> (u16, String) {
@@ -15,7 +15,7 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
-    let (world, drop, proxy, through) = World::behind_proxy(100).await;
+    let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(100).await;
     let (janitor, log) = (Janitor::start().unwrap(), tempfile::NamedTempFile::new().unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
     command.arg("consume").args(world.arguments(&[&through, "--database-timeout-ms=500"]));
@@ -35,14 +35,14 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     until("poison counted", async || shows("firstcome_consumer_refused_total{reason=\"undecodable\"} 1").await).await;
     assert!(shows("firstcome_consumer_again_total 0").await && shows("firstcome_consumer_retries_total 0").await);
 
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     world.claim(drop, 51..=100).await;
     until("not ready", async || get(&address, "/readyz").await.0 == 503).await;
     until("lag", async || shows("firstcome_consumer_lag 50").await).await;
     let (status, body) = get(&address, "/readyz").await;
     assert!(status == 503 && body.contains("\"kafka\":\"ok\"") && body.contains("MySQL"), "{status} {body}");
     assert_eq!(get(&address, "/healthz").await.0, 200);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     world.until_rows(100).await;
     until("ready again", async || get(&address, "/readyz").await.0 == 200).await;
     until("no lag", async || shows("firstcome_consumer_lag 0").await).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 
-use crate::world::{World, claim_event};
+use crate::world::{ConsumeWorld, claim_event};
 
 /// One message of every kind that is refused, with the reason.
 fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<String>, &'static str)> {
@@ -34,7 +34,7 @@ fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<St
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
-    let (world, drop) = World::with_coupon(10, OncePer::Coupon).await;
+    let (world, drop) = ConsumeWorld::with_coupon(10, OncePer::Coupon).await;
     let (other, _) = world.coupon(10, OncePer::Coupon).await;
     let good = |slot: u32| Some(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
     let poison = poison(drop, other);
@@ -71,7 +71,7 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_scattered_over_many_batches_costs_no_good_claim() {
-    let (world, drop) = World::with_coupon(500, OncePer::Drop).await;
+    let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Drop).await;
     let mut messages = Vec::new();
     for slot in 1..=500_u32 {
         let mut add = |payload: String| messages.push((0, Some(drop.0.to_string()), Some(payload)));
@@ -95,7 +95,7 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_each_in_its_scope() {
-    let world = World::new().await;
+    let world = ConsumeWorld::new().await;
     let (first, second) = (world.coupon(5, OncePer::Coupon).await, world.coupon(5, OncePer::Drop).await);
     // A second drop of each coupon, put in by hand.
     let mut drops = Vec::new();

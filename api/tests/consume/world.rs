@@ -20,19 +20,19 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, until};
-use crate::support::{Running, migrate, new_database, parse, stack};
+use crate::support::{RunningProgram, migrate, new_database, parse, stack};
 
 /// Partitions of every topic here.
 pub(crate) const PARTITIONS: i32 = 4;
 
-pub(crate) struct World {
+pub(crate) struct ConsumeWorld {
     pub(crate) mysql: &'static MysqlServer,
     pub(crate) database: String,
     pub(crate) db: Db,
     pub(crate) kafka: KafkaSettings,
 }
 
-impl World {
+impl ConsumeWorld {
     pub(crate) async fn new() -> Self {
         let stack = stack().await;
         let mysql = &stack.mysql;
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Waits for all rows and stops; then nothing is missing, doubled or uncommitted.
-    pub(crate) async fn ends_exact(&self, rows: u64, consumers: impl IntoIterator<Item = Running>) {
+    pub(crate) async fn ends_exact(&self, rows: u64, consumers: impl IntoIterator<Item = RunningProgram>) {
         self.until_rows(rows).await;
         for consumer in consumers {
             consumer.stop().await;
@@ -120,10 +120,10 @@ impl World {
         all
     }
 
-    pub(crate) fn consumer(&self, more: &[&str]) -> Running {
+    pub(crate) fn consumer(&self, more: &[&str]) -> RunningProgram {
         let stop = CancellationToken::new();
         let args = parse(self.arguments(more)).unwrap();
-        Running { task: tokio::spawn(consume::run(args, stop.clone())), stop }
+        RunningProgram { task: tokio::spawn(consume::run(args, stop.clone())), stop }
     }
 
     pub(crate) async fn consume_until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::world::{World, coupon, open, until, with};
+use crate::world::{ServeWorld, coupon, open, until, with};
 
 #[tokio::test]
 async fn each_claim_is_answered_as_the_contract_says() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
 
     let first = api.claim(id, "u-1").await;
@@ -36,7 +36,7 @@ async fn each_claim_is_answered_as_the_contract_says() {
 
 #[tokio::test]
 async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, _) = apis[0].make(open(20)).await;
     let claims = (0..200).map(|n| {
@@ -54,7 +54,7 @@ async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
 
 #[tokio::test]
 async fn one_person_many_times_at_once_gets_one_slot() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(50)).await;
     let answers = futures_util::future::join_all((0..100).map(|_| api.claim(id, "u-1"))).await;
     assert_eq!(answers.iter().filter(|a| a.code() == (202, "accepted")).count(), 1);
@@ -65,7 +65,7 @@ async fn one_person_many_times_at_once_gets_one_slot() {
 
 #[tokio::test]
 async fn what_is_refused_leaves_redis_as_it_was() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (early, _) = api.make(coupon(5, 10, 20)).await;
     let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
@@ -102,7 +102,7 @@ async fn what_is_refused_leaves_redis_as_it_was() {
 
 #[tokio::test]
 async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
-    let world = World::closed().await;
+    let world = ServeWorld::closed().await;
     let api = world.api().await;
     let (id, _) = api.make(open(5)).await;
     let before = world.dump().await;
@@ -120,7 +120,7 @@ async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
 
 #[tokio::test]
 async fn a_body_is_not_needed_and_not_read() {
-    let (_, api) = World::with_api().await;
+    let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");
     let claimed = api.ask(Method::POST, &path, &[("x-user-id", "u-1")], r#"{"user_id":"u-2"}"#).await;
@@ -132,7 +132,7 @@ async fn a_body_is_not_needed_and_not_read() {
 
 #[tokio::test]
 async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(1_000)).await;
     let keys = world.keys(id, drop);
     let damage = format!("{drop}:99999999999");

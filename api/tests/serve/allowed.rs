@@ -2,42 +2,42 @@
 
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::domain::CouponId;
-use firstcome_stack::Fault;
+use firstcome_stack::ProxyFault;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, OPS_TOKEN, World, open, stack, until, with};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
-async fn send(api: &Api, id: i64, verb: &str, body: &str) -> Answer {
+async fn send(api: &InProcessApi, id: i64, verb: &str, body: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
     let path = format!("/v1/coupons/{id}/allow-list/{verb}");
     api.ask(Method::POST, &path, &[("authorization", &token), ("content-type", "text/plain")], body).await
 }
 
-async fn add(api: &Api, id: i64, body: &str) -> Answer {
+async fn add(api: &InProcessApi, id: i64, body: &str) -> HttpAnswer {
     send(api, id, "add", body).await
 }
 
-async fn empty(api: &Api, id: i64) -> Answer {
+async fn empty(api: &InProcessApi, id: i64) -> HttpAnswer {
     api.ops(Method::DELETE, &format!("/v1/coupons/{id}/allow-list"), &Value::Null).await
 }
 
-async fn read(api: &Api, path: &str) -> Answer {
+async fn read(api: &InProcessApi, path: &str) -> HttpAnswer {
     api.ops(Method::GET, path, &Value::Null).await
 }
 
-async fn on_list(api: &Api, id: i64, user: &str) -> bool {
+async fn on_list(api: &InProcessApi, id: i64, user: &str) -> bool {
     let found = read(api, &format!("/v1/coupons/{id}/allow-list/people/{user}")).await;
     assert_eq!((found.status, &found.json["user_id"]), (200, &json!(user)), "{found:?}");
     found.json["on_list"].as_bool().unwrap()
 }
 
 /// MySQL's list; fails unless Redis has the same.
-async fn agreed(world: &World, id: i64) -> Vec<String> {
+async fn agreed(world: &ServeWorld, id: i64) -> Vec<String> {
     let sql = format!("SELECT user_id FROM {{db}}.coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
     let rows: Vec<String> = world.sql(&sql).await.into_iter().flatten().collect();
     let sql = format!("SELECT allow_list_revision, allow_list_people FROM {{db}}.coupons WHERE id = {id}");
@@ -57,7 +57,7 @@ fn with_list(quantity: u32) -> Value {
 
 #[tokio::test]
 async fn a_coupon_with_a_list_is_for_those_on_it() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let made = api.ops(Method::POST, "/v1/coupons", &with(with_list(2), "waiting_list", 1)).await;
     let id = made.json["id"].as_i64().unwrap();
     assert_eq!((made.status, &made.json["allow"]), (201, &json!("list")));
@@ -98,7 +98,7 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
 
 #[tokio::test]
 async fn whom_it_is_for_is_changed_and_taken_away() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(9)).await;
     assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["allow"], Value::Null);
     // A list counts once the coupon asks for it.
@@ -128,7 +128,7 @@ async fn whom_it_is_for_is_changed_and_taken_away() {
 
 #[tokio::test]
 async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
     let (before, acts) = (world.dump().await, world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await);
@@ -162,7 +162,7 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
 
 #[tokio::test]
 async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_read_page_by_page() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     let body = |range: std::ops::Range<u32>| range.map(|n| format!("u-{n:05}\n")).collect::<Vec<_>>().concat();
     assert_eq!(add(&api, id, &body(0..10_000)).await.json["changed"], 10_000);
@@ -192,7 +192,7 @@ async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_re
 
 #[tokio::test]
 async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let proxy = stack().await.redis.proxy().await.unwrap();
     let other = world.with("redis-url", stack().await.redis.url_via(&proxy)).with("redis-timeout-ms", 500);
     let (api, hindered) = tokio::join!(world.api(), other.api());
@@ -216,7 +216,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
 
     // Redis is told by a repeat, and people come onto an emptied list as onto any.
     add(&api, id, "c").await;
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     let half = empty(&hindered, id).await;
     assert!(half.status == 503 && half.json["detail"].as_str().unwrap().contains("stands in MySQL"), "{half:?}");
     assert_eq!(empty(&api, id).await.json["changed"], 0);
@@ -229,7 +229,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
 
 #[tokio::test]
 async fn a_view_token_reads_lists_and_changes_none() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
@@ -253,13 +253,13 @@ async fn a_view_token_reads_lists_and_changes_none() {
 
 #[tokio::test]
 async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the_next_one() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let proxy = stack().await.redis.proxy().await.unwrap();
     let other = world.with("redis-url", stack().await.redis.url_via(&proxy)).with("redis-timeout-ms", 500);
     let (api, hindered) = tokio::join!(world.api(), other.api());
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     let half = add(&hindered, id, "u-2").await;
     assert_eq!(half.code(), (503, "unavailable"), "{half:?}");
     assert!(half.json["detail"].as_str().unwrap().contains("stands in MySQL"), "{half:?}");
@@ -272,14 +272,14 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
     assert_eq!(half.status, 503);
     assert_eq!(send(&api, id, "remove", "u-3").await.json["changed"], 0, "a repeat changes nothing more");
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2"]);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     until("it answers", async || add(&hindered, id, "u-4").await.status == 200).await;
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-4"]);
 }
 
 #[tokio::test]
 async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_coupon() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, _) = apis[0].make(with_list(500)).await;
     let list = async |number: usize| {
@@ -304,14 +304,14 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
 
 #[tokio::test]
 async fn a_process_that_does_not_know_of_a_change_yet_judges_by_it_all_the_same() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
     let api = jwt.api().await;
     let (id, _) = api.make(open(9)).await;
     // It reads its coupons once a minute.
     let stale = jwt.with("catalogue-refresh-ms", 60_000).api().await;
     let path = format!("/v1/coupons/{id}/claims");
-    let claim = async |api: &Api, user: &str, groups: Value| {
+    let claim = async |api: &InProcessApi, user: &str, groups: Value| {
         api.ask(Method::POST, &path, &[("authorization", &token(user, &groups))], "").await
     };
     assert_eq!(claim(&stale, "u-1", Value::Null).await.code(), (202, "accepted"));
@@ -341,7 +341,7 @@ fn token(user: &str, groups: &Value) -> String {
 
 #[tokio::test]
 async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
     let api = jwt.api().await;
     let (id, _) = api.make(with(with(open(2), "allow", "group:vip"), "waiting_list", 1)).await;

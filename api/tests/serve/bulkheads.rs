@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy};
+use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::world::{Api, World, breakable_kafka, open, stack, until};
+use crate::world::{InProcessApi, ServeWorld, breakable_kafka, open, stack, until};
 
-async fn behind_mysql(world: &World) -> (World, FaultProxy) {
+async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&proxy, &world.name);
     (world.with("database-url", url), proxy)
@@ -37,14 +37,14 @@ async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> Join
     crowd
 }
 
-fn poll(api: &Api, id: i64) -> impl Fn(usize) -> RequestBuilder {
+fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
     let (client, url) = (api.client.clone(), format!("{}/v1/coupons/{id}/claims/me", api.base));
     move |number| client.request(Method::GET, &url).header("x-user-id", format!("p-{number}"))
 }
 
 #[tokio::test]
 async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let api = proxied.with("max-claims-in-hand", 100).with("question-timeout-ms", 400).api().await;
     let (id, _) = api.make(open(1_000)).await;
@@ -56,7 +56,7 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
         world.ask_redis::<()>(&["DEL", key]).await;
     }
     until("it is finished", async || api.claim(over, "u-1").await.code() == (410, "closed")).await;
-    mysql.set(Fault::BlackHole).await.unwrap();
+    mysql.set(ProxyFault::BlackHole).await.unwrap();
 
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
@@ -79,7 +79,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 
 #[tokio::test]
 async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_an_operator_s_pause_goes_through() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
@@ -92,7 +92,7 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_an_o
     let api = own.api().await;
     let (id, _) = api.make(open(1_000)).await;
     kafka.kill().await.unwrap();
-    mysql.set(Fault::Delay(Duration::from_millis(30))).await.unwrap();
+    mysql.set(ProxyFault::Delay(Duration::from_millis(30))).await.unwrap();
 
     let polls = crowd(400, poll(&api, id)).await;
     for number in 0..10 {

@@ -3,10 +3,10 @@
 use chrono::Utc;
 use serde_json::{Value, json};
 
-use crate::world::{Api, World, open, until, with};
+use crate::world::{InProcessApi, ServeWorld, open, until, with};
 
 /// So many finished coupons, made by hand, with ids from 1000 on.
-async fn finished(world: &World, many: u32) {
+async fn finished(world: &ServeWorld, many: u32) {
     for (insert, select) in [
         ("coupons (id, name, quantity, once_per)", "1000 + i, CONCAT('finished ', i), 3, 'coupon'"),
         (
@@ -24,7 +24,7 @@ async fn finished(world: &World, many: u32) {
     }
 }
 
-async fn walk(api: &Api, query: &str) -> (Vec<i64>, usize) {
+async fn walk(api: &InProcessApi, query: &str) -> (Vec<i64>, usize) {
     let (mut ids, mut pages) = (Vec::new(), 0);
     let mut path = format!("/v1/coupons{query}");
     loop {
@@ -39,7 +39,7 @@ async fn walk(api: &Api, query: &str) -> (Vec<i64>, usize) {
 
 #[tokio::test]
 async fn finished_coupons_are_found_changed_and_listed() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     finished(&world, 2_500).await;
     let api = world.api().await;
     let (id, _) = api.make(open(5)).await;
@@ -60,7 +60,7 @@ async fn finished_coupons_are_found_changed_and_listed() {
 
 #[tokio::test]
 async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let today = Utc::now().date_naive();
     let days = |last: Value| json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": today, "last_day": last});
     let api = world.api().await;

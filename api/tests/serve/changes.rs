@@ -5,14 +5,14 @@ use firstcome_shared::redis::repair::Withheld;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, OPS_TOKEN, World, coupon, open, with};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, with};
 
 fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// A drop as MySQL has it: number, local date, opening, closing, whether it was closed early.
-async fn drops(world: &World, id: i64) -> Vec<[String; 5]> {
+async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let ms = |column: &str| format!("IFNULL(ROUND(UNIX_TIMESTAMP({column}) * 1000), '')");
     let columns = format!("id, IFNULL(local_date, ''), {}, {}, closed_early", ms("opens_at"), ms("closes_at"));
     let rows = world.sql(&format!("SELECT {columns} FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY opens_at")).await;
@@ -20,7 +20,7 @@ async fn drops(world: &World, id: i64) -> Vec<[String; 5]> {
 }
 
 /// Fails unless Redis has the settings of every drop that MySQL has.
-async fn assert_agree(world: &World, id: i64) -> Vec<[String; 5]> {
+async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let drops = drops(world, id).await;
     let coupon = &world.sql(&format!("SELECT paused, waiting_list FROM {{db}}.coupons WHERE id = {id}")).await[0];
     for [drop, _, opens, closes, early] in &drops {
@@ -32,7 +32,7 @@ async fn assert_agree(world: &World, id: i64) -> Vec<[String; 5]> {
     drops
 }
 
-async fn daily(api: &Api, time_zone: &str, opens: &str, closes: &str) -> i64 {
+async fn daily(api: &InProcessApi, time_zone: &str, opens: &str, closes: &str) -> i64 {
     let today = Utc::now().date_naive();
     let schedule = json!({
         "type": "daily", "time_zone": time_zone, "opens": opens, "closes": closes, "first_day": today,
@@ -41,7 +41,7 @@ async fn daily(api: &Api, time_zone: &str, opens: &str, closes: &str) -> i64 {
     api.make(with(with(open(5), "schedule", schedule), "once_per", "drop")).await.0
 }
 
-async fn patch_with(api: &Api, id: i64, headers: &[(&str, &str)], body: &Value) -> Answer {
+async fn patch_with(api: &InProcessApi, id: i64, headers: &[(&str, &str)], body: &Value) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
     let all: Vec<(&str, &str)> =
         [("authorization", token.as_str())].into_iter().chain(headers.iter().copied()).collect();
@@ -50,7 +50,7 @@ async fn patch_with(api: &Api, id: i64, headers: &[(&str, &str)], body: &Value) 
 
 #[tokio::test]
 async fn a_waiting_list_grows_and_shrinks_and_nobody_loses_a_place() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
     assert_eq!(api.claim(id, "u-2").await.code(), (409, "sold_out"));
@@ -67,7 +67,7 @@ async fn a_waiting_list_grows_and_shrinks_and_nobody_loses_a_place() {
 
 #[tokio::test]
 async fn a_coupon_that_opens_once_closes_when_it_is_told_to() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(9)).await;
     for closes in [json!(in_minutes(5)), Value::Null, json!(in_minutes(600))] {
         let changed = api.patch(id, json!({"closes_at": closes})).await;
@@ -82,7 +82,7 @@ async fn a_coupon_that_opens_once_closes_when_it_is_told_to() {
 
 #[tokio::test]
 async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_changes() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
     let (later, _) = api.make(coupon(5, 10, 20)).await;
     let (over, _) = world.make_over(&api, 5).await;
@@ -124,7 +124,7 @@ async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_change
 
 #[tokio::test]
 async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_stays() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00", "00:00").await;
     let made = assert_agree(&world, id).await;
     assert_eq!(made.len(), 4, "{made:?}");
@@ -167,7 +167,7 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
 
 #[tokio::test]
 async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let now = Utc::now();
     let at = |minutes: i64| (now + TimeDelta::minutes(minutes)).format("%H:%M").to_string();
     let id = daily(&api, "UTC", &at(60), &at(120)).await;
@@ -183,7 +183,7 @@ async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back()
 
 #[tokio::test]
 async fn close_now_admits_nobody_after_its_answer_and_is_safe_to_repeat() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(with(open(1_000), "waiting_list", 10)).await;
     let claims = async |from: usize| {
@@ -206,7 +206,7 @@ async fn close_now_admits_nobody_after_its_answer_and_is_safe_to_repeat() {
 
 #[tokio::test]
 async fn closing_today_s_drop_leaves_tomorrow_s() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00", "00:00").await;
     let closed = api.patch(id, json!({"close_now": true})).await;
     assert_eq!(closed.json["current_drop"]["state"], "closed");
@@ -216,11 +216,11 @@ async fn closing_today_s_drop_leaves_tomorrow_s() {
 
 #[tokio::test]
 async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let made = apis[0].ops(Method::POST, "/v1/coupons", &open(5)).await;
     let id = made.json["id"].as_i64().unwrap();
-    let tag = |answer: &Answer| {
+    let tag = |answer: &HttpAnswer| {
         let tag = answer.headers["etag"].to_str().unwrap().to_owned();
         assert_eq!(tag, format!("\"{}\"", answer.json["revision"]), "{answer:?}");
         tag
@@ -232,7 +232,7 @@ async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
         apis.iter().map(async |api| patch_with(api, id, &[("if-match", &first)], &json!({"quantity": 6})).await),
     );
     let both = both.await;
-    let (changed, refused): (Vec<&Answer>, Vec<&Answer>) = both.iter().partition(|answer| answer.status == 200);
+    let (changed, refused): (Vec<&HttpAnswer>, Vec<&HttpAnswer>) = both.iter().partition(|answer| answer.status == 200);
     assert_eq!((changed.len(), refused[0].code()), (1, (412, "changed_meanwhile")), "{both:?}");
     tag(refused[0]);
 
@@ -258,7 +258,7 @@ async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
 
 #[tokio::test]
 async fn who_has_the_settings_already_is_told_so() {
-    let (_, api) = World::with_api().await;
+    let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}");
     let tag = api.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
@@ -276,7 +276,7 @@ async fn who_has_the_settings_already_is_told_so() {
 
 #[tokio::test]
 async fn only_a_drop_that_has_not_opened_and_has_nobody_is_withheld() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (later, drop) = api.make(coupon(5, 10, 20)).await;
     let keys = world.keys(later, drop);
     let withhold = async |revision| world.redis.withhold(&keys, revision).await.unwrap();

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use firstcome_stack::Fault;
+use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::world::{Api, LIMIT, OPS_TOKEN, World, open, stack, until, with};
+use crate::world::{InProcessApi, LIMIT, OPS_TOKEN, ServeWorld, open, stack, until, with};
 
-async fn connect(api: &Api) -> TcpStream {
+async fn connect(api: &InProcessApi) -> TcpStream {
     TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap()
 }
 
 #[tokio::test]
 async fn more_claims_than_can_be_worked_are_refused_at_once() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let proxy = stack().await.redis.proxy().await.unwrap();
     let slow = world
         .with("redis-url", stack().await.redis.url_via(&proxy))
@@ -25,7 +25,7 @@ async fn more_claims_than_can_be_worked_are_refused_at_once() {
         .with("max-claims-in-hand", 1);
     let api = slow.api().await;
     let (id, _) = api.make(open(5)).await;
-    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
     let (first, second) = (api.claim(id, "u-1"), api.claim(id, "u-2"));
     tokio::pin!(first, second);
     let refused = tokio::select! { answer = &mut first => answer, answer = &mut second => answer };
@@ -34,12 +34,12 @@ async fn more_claims_than_can_be_worked_are_refused_at_once() {
     assert!(refused.headers.contains_key("retry-after"));
     // An operator gets through: this asks MySQL only.
     assert_eq!(api.patch(id, json!({"name": "Still here"})).await.status, 200);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("header-read-timeout-ms", 300).with("request-timeout-ms", 300).api().await;
     let mut slow = connect(&api).await;
     slow.write_all(b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-user").await.unwrap();
@@ -58,7 +58,7 @@ async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
 
 #[tokio::test]
 async fn heads_and_bodies_have_bounds() {
-    let (_, api) = World::with_api().await;
+    let (_, api) = ServeWorld::with_api().await;
     let long = "x".repeat(20_000);
     let token = format!("Bearer {OPS_TOKEN}");
     let body = with(open(1), "name", long.clone()).to_string();
@@ -88,7 +88,7 @@ async fn heads_and_bodies_have_bounds() {
 
 #[tokio::test]
 async fn connections_have_a_cap_and_idle_ones_make_room() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("max-connections", 2).with("header-read-timeout-ms", 400).api().await;
     let _idle = [connect(&api).await, connect(&api).await];
     // The third waits until the first two are hung up on, then is served.
@@ -98,7 +98,7 @@ async fn connections_have_a_cap_and_idle_ones_make_room() {
 
 #[tokio::test]
 async fn asking_for_what_does_not_exist_costs_mysql_next_to_nothing() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 60_000).api().await;
     let statements = async || -> i64 {
         let sql = "SELECT COALESCE(SUM(COUNT_STAR), 0) FROM performance_schema.events_statements_summary_by_digest \
@@ -118,7 +118,7 @@ async fn asking_for_what_does_not_exist_costs_mysql_next_to_nothing() {
 
 #[tokio::test]
 async fn a_coupon_made_on_one_process_is_known_to_the_other_at_once() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (one, other) = (world.api().await, world.with("catalogue-refresh-ms", 60_000).api().await);
     for _ in 0..20 {
         let (id, _) = one.make(open(1)).await;
@@ -128,7 +128,7 @@ async fn a_coupon_made_on_one_process_is_known_to_the_other_at_once() {
 
 #[tokio::test]
 async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2026-01-01"});
     let api = world.api().await;
     let (id, _) = api.make(with(open(5), "schedule", schedule)).await;
@@ -148,7 +148,7 @@ async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
 
 #[tokio::test]
 async fn every_route_of_the_document_is_served() {
-    let (_, api) = World::with_api().await;
+    let (_, api) = ServeWorld::with_api().await;
     let document = api.get("/openapi.json").await.json;
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 8);
@@ -166,7 +166,7 @@ async fn every_route_of_the_document_is_served() {
 
 #[tokio::test]
 async fn metrics_have_route_and_outcome() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 50).api().await;
     let (id, _) = api.make(open(5)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);

@@ -3,15 +3,15 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, OPS_TOKEN, World, open, stack, until, with};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
 
-async fn ask(api: &Api, path: &str, accept: &str) -> Answer {
+async fn ask(api: &InProcessApi, path: &str, accept: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
     let headers = [("authorization", token.as_str()), ("accept", accept)];
     api.ask(Method::GET, path, &headers, "").await
 }
 
-async fn fill(world: &World, (coupon, drop): (i64, i64), rows: u32) {
+async fn fill(world: &ServeWorld, (coupon, drop): (i64, i64), rows: u32) {
     let insert = "INSERT INTO {db}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
     let numbers = format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
     let row = format!("{drop}, i, {coupon}, CONCAT(REPEAT('u', 50), '-', i), 'consumer'");
@@ -20,7 +20,7 @@ async fn fill(world: &World, (coupon, drop): (i64, i64), rows: u32) {
 }
 
 /// All pages from this one on.
-async fn walk(api: &Api, first: String) -> Vec<Value> {
+async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
     let (mut next, mut all) = (Some(first), Vec::new());
     while let Some(path) = next {
         let page = ask(api, &path, "application/json").await;
@@ -35,7 +35,7 @@ async fn walk(api: &Api, first: String) -> Vec<Value> {
 
 #[tokio::test]
 async fn pages_and_csv_have_every_row_by_drop_and_slot() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let schedule =
         json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api.make(with(with(open(5_000), "schedule", schedule), "once_per", "drop")).await;
@@ -85,7 +85,7 @@ async fn pages_and_csv_have_every_row_by_drop_and_slot() {
 
 #[tokio::test]
 async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;
     world.issue((id, drop), 1, "=HYPERLINK(1)").await;
@@ -112,7 +112,7 @@ async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
 
 #[tokio::test]
 async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let api = world.with("database-url", url).with("database-timeout-ms", 3_000).api().await;
@@ -123,7 +123,7 @@ async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
     let mut answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(answer.chunk().await.unwrap().is_some());
-    mysql.set(firstcome_stack::Fault::Cut).await.unwrap();
+    mysql.set(firstcome_stack::ProxyFault::Cut).await.unwrap();
     let ended = loop {
         match answer.chunk().await {
             Ok(Some(_)) => {}
@@ -137,7 +137,7 @@ async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
 #[tokio::test]
 async fn clients_that_stop_reading_are_cut_and_hold_no_more_than_their_places() {
     use tokio::io::AsyncWriteExt as _;
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("header-read-timeout-ms", 4_000).api().await;
     let (id, drop) = api.make(open(100_000)).await;
     fill(&world, (id, drop), 100_000).await;

@@ -1,14 +1,14 @@
 //! Making and changing coupons.
 
-use firstcome_stack::Fault;
+use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, OPS_TOKEN, World, coupon, open, stack, until, with};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, stack, until, with};
 
 #[tokio::test]
 async fn a_coupon_made_is_the_one_shown_and_listed() {
-    let (_, api) = World::with_api().await;
+    let (_, api) = ServeWorld::with_api().await;
     let made = api.ops(Method::POST, "/v1/coupons", &with(open(7), "name", "  Winter · 겨울 ")).await;
     assert_eq!(made.status, 201);
     let location = made.headers["location"].to_str().unwrap().to_owned();
@@ -23,7 +23,7 @@ async fn a_coupon_made_is_the_one_shown_and_listed() {
 
 #[tokio::test]
 async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let before = world.dump().await;
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
     let once = |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
@@ -68,7 +68,7 @@ async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
 
 #[tokio::test]
 async fn operators_routes_need_the_whole_token() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     let half = format!("Bearer {}", &OPS_TOKEN[..20]);
     for authorization in ["", "Bearer", "Bearer x", &half, OPS_TOKEN] {
@@ -80,7 +80,7 @@ async fn operators_routes_need_the_whole_token() {
     assert_eq!(world.sql("SELECT COUNT(*), MAX(quantity) FROM {db}.coupons").await, [["1", "1"]]);
 }
 
-async fn in_stores(world: &World, id: i64, drop: i64) -> (String, String, String) {
+async fn in_stores(world: &ServeWorld, id: i64, drop: i64) -> (String, String, String) {
     let rows = world.sql(&format!("SELECT c.quantity, d.quantity FROM {{db}}.coupons c JOIN {{db}}.drops d ON d.coupon_id = c.id WHERE c.id = {id} AND d.id = {drop}")).await;
     let meta = world.keys(id, drop).meta;
     (rows[0][0].clone(), rows[0][1].clone(), world.ask_redis(&["HGET", &meta, "quantity"]).await)
@@ -92,7 +92,7 @@ fn all(quantity: &str) -> (String, String, String) {
 
 #[tokio::test]
 async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(2)).await;
     for n in 1..=2 {
         assert_eq!(api.claim(id, &format!("u-{n}")).await.status, 202);
@@ -120,7 +120,7 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
 /// Redis may have forgotten who holds the slots, and dead letters or messages still know.
 #[tokio::test]
 async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
     let verified = world.keys(id, drop).verified;
     let epoch: String = world.ask_redis(&["GET", &verified]).await;
@@ -140,7 +140,7 @@ async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
 
 #[tokio::test]
 async fn a_change_covers_every_drop_to_come_or_none() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let schedule =
         json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api.make(with(with(open(5), "schedule", schedule), "once_per", "drop")).await;
@@ -157,7 +157,7 @@ async fn a_change_covers_every_drop_to_come_or_none() {
 
 #[tokio::test]
 async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue((id, drop), 5, "u-5").await;
     let settings = async || {
@@ -173,7 +173,7 @@ async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
 
 #[tokio::test]
 async fn pausing_stops_everybody_but_those_who_hold_one() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, _) = api.make(open(5)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
@@ -187,7 +187,7 @@ async fn pausing_stops_everybody_but_those_who_hold_one() {
 
 #[tokio::test]
 async fn a_bad_change_changes_nothing() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let before = world.dump().await;
     for body in [
@@ -208,7 +208,7 @@ async fn a_bad_change_changes_nothing() {
 
 #[tokio::test]
 async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(open(10)).await;
     let changes = (0..20).map(|n| apis[n % 2].patch(id, json!({"quantity": 10 + (n * 7) % 11})));
@@ -223,7 +223,7 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
 
 #[tokio::test]
 async fn the_list_is_paged_and_filtered() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (open_one, _) = api.make(open(1)).await;
     let (later, _) = api.make(coupon(1, 10, 20)).await;
     let (over, _) = world.make_over(&api, 1).await;
@@ -250,7 +250,7 @@ async fn the_list_is_paged_and_filtered() {
 
 #[tokio::test]
 async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(500)).await;
     let key = world.keys(id, drop).revision;
     let garbage =
@@ -265,7 +265,7 @@ async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
     }
 }
 
-async fn make_with(api: &Api, key: &str, body: &str) -> Answer {
+async fn make_with(api: &InProcessApi, key: &str, body: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
     let headers = [("authorization", token.as_str()), ("idempotency-key", key)];
     api.ask(Method::POST, "/v1/coupons", &headers, body).await
@@ -273,7 +273,7 @@ async fn make_with(api: &Api, key: &str, body: &str) -> Answer {
 
 #[tokio::test]
 async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     world
         .sql("INSERT INTO {db}.idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 8 DAY)")
         .await;
@@ -304,16 +304,16 @@ async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
 
 #[tokio::test]
 async fn a_request_whose_answer_was_lost_is_repeated_with_its_key_and_makes_one_coupon() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let api = world.with("database-url", url).with("database-timeout-ms", 500).api().await;
     let body = open(7).to_string();
-    mysql.set(Fault::DropReplies).await.unwrap();
+    mysql.set(ProxyFault::DropReplies).await.unwrap();
     let lost = make_with(&api, "k", &body).await;
     assert_eq!(lost.code(), (503, "unavailable"));
     assert!(lost.json["detail"].as_str().unwrap().contains("same Idempotency-Key"), "{lost:?}");
-    mysql.set(Fault::Pass).await.unwrap();
+    mysql.set(ProxyFault::Pass).await.unwrap();
     until("it is answered", async || make_with(&api, "k", &body).await.status == 201).await;
     assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0], "1");
 }

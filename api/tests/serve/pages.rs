@@ -1,24 +1,24 @@
 //! The coupon page as a browser gets it. What it does there: dev/system-tests, `pages/`.
 
-use firstcome_stack::Fault;
+use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::json;
 
 use crate::stores_away::{behind_mysql, behind_redis};
-use crate::world::{Answer, Api, World, coupon, open, with};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, with};
 
-async fn page(api: &Api, path: &str, headers: &[(&str, &str)]) -> (u16, String, Answer) {
+async fn page(api: &InProcessApi, path: &str, headers: &[(&str, &str)]) -> (u16, String, HttpAnswer) {
     let answer = api.ask(Method::GET, path, headers, "").await;
     (answer.status, answer.json.as_str().unwrap_or_default().to_owned(), answer)
 }
 
-fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+fn header<'a>(answer: &'a HttpAnswer, name: &str) -> &'a str {
     answer.headers.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
 #[tokio::test]
 async fn there_is_no_page_unless_it_is_switched_on() {
-    let (_world, api) = World::with_api().await;
+    let (_world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     for path in [format!("/c/{id}"), format!("/c/{id}/state"), "/c/assets/page-0.js".into()] {
         assert_eq!(api.get(&path).await.code(), (404, "not_found"), "{path}");
@@ -27,7 +27,7 @@ async fn there_is_no_page_unless_it_is_switched_on() {
 
 #[tokio::test]
 async fn a_page_and_all_it_loads_may_be_kept_and_may_load_nothing_else() {
-    let api = World::new().await.with("coupon-page", "on").api().await;
+    let api = ServeWorld::new().await.with("coupon-page", "on").api().await;
     let (id, _) = api.make(with(open(1_500), "name", "<b>Winter</b> & \"more\"")).await;
     let path = format!("/c/{id}");
     let (status, html, answer) = page(&api, &path, &[]).await;
@@ -66,14 +66,14 @@ async fn a_page_and_all_it_loads_may_be_kept_and_may_load_nothing_else() {
 
 #[tokio::test]
 async fn a_page_and_its_state_come_from_memory_while_both_stores_are_away() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (world, mysql) = behind_mysql(&world).await;
     let (world, redis) = behind_redis(&world).await;
     let api = world.with("coupon-page", "on").api().await;
     let (id, _) = api.make(open(5)).await;
     let (later, _) = api.make(coupon(7, 30, 60)).await;
     for store in [&mysql, &redis] {
-        store.set(Fault::BlackHole).await.unwrap();
+        store.set(ProxyFault::BlackHole).await.unwrap();
     }
     let (status, html, _) = page(&api, &format!("/c/{id}"), &[]).await;
     assert_eq!(status, 200, "{html}");
@@ -93,7 +93,7 @@ async fn a_page_and_its_state_come_from_memory_while_both_stores_are_away() {
 
 #[tokio::test]
 async fn the_page_says_whether_a_person_must_bring_a_token() {
-    let world = World::new().await.with("coupon-page", "on");
+    let world = ServeWorld::new().await.with("coupon-page", "on");
     let with_tokens = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", "s".repeat(32));
     for (world, wants) in [(&world, "false"), (&with_tokens, "true")] {
         let api = world.api().await;

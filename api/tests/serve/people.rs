@@ -4,11 +4,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{World, open, until, with};
+use crate::world::{ServeWorld, open, until, with};
 
 #[tokio::test]
 async fn a_claim_is_accepted_then_issued_with_its_code() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
     let nothing = json!({"status": "none", "drop_id": null, "slot": null, "code": null, "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, nothing);
@@ -37,7 +37,7 @@ async fn a_claim_is_accepted_then_issued_with_its_code() {
 
 #[tokio::test]
 async fn a_sealed_drop_is_answered_from_mysql_alone() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = world.make_over(&api, 3).await;
     for slot in 1..=2 {
         world.issue((id, drop), slot, &format!("u-{slot}")).await;
@@ -57,7 +57,7 @@ async fn a_sealed_drop_is_answered_from_mysql_alone() {
 #[tokio::test]
 async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
     const SECRET: &str = "a secret of more than thirty-two bytes";
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
     let api = jwt.api().await;
     let (id, drop) = api.make(open(5)).await;

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use firstcome_stack::{Fault, FaultProxy, KafkaServer};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, World, breakable_kafka, open, stack, until, with};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with};
 
 /// A world whose Kafka can be taken away, behind a proxy before MySQL.
-async fn on(kafka: &KafkaServer, world: &World) -> (World, FaultProxy) {
+async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 300);
@@ -18,12 +18,12 @@ async fn on(kafka: &KafkaServer, world: &World) -> (World, FaultProxy) {
     (own.with("database-url", url), mysql)
 }
 
-async fn unpublished(world: &World) -> Vec<Vec<String>> {
+async fn unpublished(world: &ServeWorld) -> Vec<Vec<String>> {
     let columns = "coupon_id, drop_id, slot, user_id, reason, attempts";
     world.sql(&format!("SELECT {columns} FROM {{db}}.failed_claims ORDER BY slot")).await
 }
 
-async fn queued(api: &Api, id: i64) {
+async fn queued(api: &InProcessApi, id: i64) {
     let mut user = 0;
     until("a claim is queued", async || {
         user += 1;
@@ -32,13 +32,13 @@ async fn queued(api: &Api, id: i64) {
     .await;
 }
 
-async fn crowd(api: &Api, id: i64, people: u32) -> Vec<Answer> {
+async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
     join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
 }
 
 #[tokio::test]
 async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_nothing_before() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, _mysql) = on(kafka, &world).await;
     let (api, other) = (own.api().await, own.api().await);
@@ -77,14 +77,14 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
 
 #[tokio::test]
 async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_later() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, mysql) = on(kafka, &world).await;
     let api = own.with("backup-deadline-ms", 300).api().await;
     let (id, _) = api.make(open(5_000)).await;
     queued(&api, id).await;
     kafka.kill().await.unwrap();
-    for fault in [Fault::Cut, Fault::BlackHole] {
+    for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
         mysql.set(fault).await.unwrap();
         let user = format!("x-{fault:?}").to_lowercase();
         for answer in [api.claim(id, &user).await, api.claim(id, &user).await, api.mine(id, &user).await] {
@@ -92,11 +92,11 @@ async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_late
             assert!(answer.headers.contains_key("retry-after"));
         }
     }
-    mysql.set(Fault::Pass).await.unwrap();
+    mysql.set(ProxyFault::Pass).await.unwrap();
     until("MySQL alone is enough", async || api.claim(id, "x-cut").await.code() == (200, "already_claimed")).await;
     assert_eq!(api.mine(id, "x-cut").await.json["status"], "accepted");
     assert_eq!(unpublished(&world).await.iter().filter(|row| row[3] == "x-cut").count(), 1);
-    mysql.set(Fault::Cut).await.unwrap();
+    mysql.set(ProxyFault::Cut).await.unwrap();
     kafka.start_again().await.unwrap();
     until("Kafka alone is enough", async || api.claim(id, "x-blackhole").await.code() == (200, "already_claimed"))
         .await;
@@ -104,7 +104,7 @@ async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_late
 
 #[tokio::test]
 async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admission() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (first, other) = (world.api().await, world.with("max-claims-in-hand", 2_000).api().await);
     let (id, drop) = first.make(open(5)).await;
     let slot = first.claim(id, "u-1").await.json["slot"].clone();
@@ -121,7 +121,7 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
 
 #[tokio::test]
 async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop, other) = two_days(&world, &api, "coupon").await;
     // Redis has it among the claimants alone, without the instant of admission.
     let claimants = world.keys(id, drop).claimants;
@@ -136,7 +136,7 @@ async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
 }
 
 /// A daily coupon with today's and tomorrow's drop.
-async fn two_days(world: &World, api: &Api, once_per: &str) -> (i64, i64, i64) {
+async fn two_days(world: &ServeWorld, api: &InProcessApi, once_per: &str) -> (i64, i64, i64) {
     let today = Utc::now().date_naive();
     let days = json!({
         "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
@@ -149,7 +149,7 @@ async fn two_days(world: &World, api: &Api, once_per: &str) -> (i64, i64, i64) {
 
 #[tokio::test]
 async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_and_no_dead_letter() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let api = world.with("database-url", url).with("question-timeout-ms", 300).api().await;
@@ -173,12 +173,12 @@ async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_an
     let held = |slot: u32| json!({"status": "already_claimed", "drop_id": earlier, "slot": slot});
 
     assert_eq!(api.claim(id, "u-1").await.json, held(1));
-    mysql.set(Fault::BlackHole).await.unwrap();
+    mysql.set(ProxyFault::BlackHole).await.unwrap();
     assert!(join_all((0..50).map(|_| api.claim(id, "u-1"))).await.iter().all(|answer| answer.json == held(1)));
     assert_eq!(world.messages().await, 0, "looked up once, and remembered");
     assert_eq!(api.claim(id, "u-2").await.json, held(2));
     assert_eq!(world.messages().await, 1, "nobody could be asked, so Kafka holds it");
-    mysql.set(Fault::Pass).await.unwrap();
+    mysql.set(ProxyFault::Pass).await.unwrap();
     until("MySQL answers", async || api.claim(id, "u-2").await.json == held(2) && world.messages().await == 1).await;
     assert_eq!(api.claim(id, "lost").await.json, held(3));
     until("a claim without a row is published", async || world.messages().await >= 2).await;
@@ -188,7 +188,7 @@ async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_an
 
 #[tokio::test]
 async fn a_new_admission_is_published_although_its_drop_is_sealed() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world
         .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
@@ -204,7 +204,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
 }
 
 /// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
-async fn move_window(world: &World, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
+async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
     let at = |ms| Utc::now() + TimeDelta::milliseconds(ms);
     let text = |ms| at(ms).naive_utc().format("%Y-%m-%d %H:%M:%S%.3f").to_string();
     let set = format!("opens_at = '{}', closes_at = '{}'", text(opens), text(closes));
@@ -217,7 +217,7 @@ async fn move_window(world: &World, id: i64, drop: i64, [opens, closes]: [i64; 2
 #[tokio::test]
 async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_drop() {
     const HOUR: i64 = 3_600_000;
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));

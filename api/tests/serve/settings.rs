@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::world::{OPS_TOKEN, World};
+use crate::world::{OPS_TOKEN, ServeWorld};
 
 fn serve(settings: &[(&str, &str)]) -> Output {
     let fine = [
@@ -57,7 +57,7 @@ fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
 
 #[tokio::test]
 async fn migrating_again_and_twice_at_once_changes_nothing() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let tables = async || world.sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '{db}'").await;
     let before = tables().await;
     tokio::join!(world.migrate(), world.migrate());

@@ -5,10 +5,10 @@ use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, World, open, until, with};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until, with};
 
 /// A drop of two, sold out.
-async fn sold_out(api: &Api, body: Value) -> (i64, i64) {
+async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
     let (id, drop) = api.make(body).await;
     for user in ["u-1", "u-2"] {
         assert_eq!(api.claim(id, user).await.code(), (202, "accepted"));
@@ -17,13 +17,13 @@ async fn sold_out(api: &Api, body: Value) -> (i64, i64) {
     (id, drop)
 }
 
-async fn set(world: &World, words: &[&str]) {
+async fn set(world: &ServeWorld, words: &[&str]) {
     world.ask_redis::<redis::Value>(words).await;
 }
 
 #[tokio::test]
 async fn every_process_knows_who_holds_a_slot_or_waits() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
     for (user, said) in [("u-1", "accepted"), ("u-2", "accepted"), ("u-3", "waiting")] {
@@ -41,7 +41,7 @@ async fn every_process_knows_who_holds_a_slot_or_waits() {
 
 #[tokio::test]
 async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
     assert_eq!(other.patch(id, json!({"paused": true})).await.status, 200);
@@ -62,7 +62,7 @@ async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
 
 #[tokio::test]
 async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
     let generation = world.redis.generation(CouponId(id)).await.unwrap().unwrap();
@@ -79,7 +79,7 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
 
 #[tokio::test]
 async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
     let keys = world.keys(id, drop);
@@ -96,7 +96,7 @@ async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
 
 #[tokio::test]
 async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     let keys = world.keys(id, drop);
     set(&world, &["HSET", &keys.meta, "waiting_list", "1"]).await;
@@ -110,7 +110,7 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 #[tokio::test]
 async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::closed().await.on_redis(&redis.url());
+    let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
     let api = world.with("redis-timeout-ms", 500).api().await;
     let (id, _) = sold_out(&api, open(2)).await;
@@ -130,7 +130,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
 
 #[tokio::test]
 async fn the_answer_is_the_same_by_either_way_and_is_counted() {
-    let (_, api) = World::with_api().await;
+    let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     api.claim(id, "u-1").await;
     // With a body it goes through the router.
@@ -140,7 +140,7 @@ async fn the_answer_is_the_same_by_either_way_and_is_counted() {
     let counted = api.metric(series).await;
     let before_router = api.claim(id, "u-2").await;
     assert_eq!((before_router.status, &before_router.json), (first.status, &first.json));
-    let headers = |answer: &Answer| {
+    let headers = |answer: &HttpAnswer| {
         let mut names: Vec<_> = answer.headers.iter().filter(|(name, _)| *name != "date").collect::<Vec<_>>();
         names.sort_by_key(|(name, _)| name.as_str());
         format!("{names:?}")

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy};
+use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{World, breakable_kafka, open, stack, until};
+use crate::world::{ServeWorld, breakable_kafka, open, stack, until};
 
-pub(crate) async fn behind_mysql(world: &World) -> (World, FaultProxy) {
+pub(crate) async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&proxy, &world.name);
     (world.with("database-url", url).with("database-timeout-ms", 500), proxy)
 }
 
-pub(crate) async fn behind_redis(world: &World) -> (World, FaultProxy) {
+pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.redis.proxy().await.unwrap();
     let url = stack().await.redis.url_via(&proxy);
     (world.with("redis-url", url).with("redis-timeout-ms", 500), proxy)
@@ -22,11 +22,11 @@ pub(crate) async fn behind_redis(world: &World) -> (World, FaultProxy) {
 
 #[tokio::test]
 async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_missing() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
-    for fault in [Fault::Cut, Fault::BlackHole] {
+    for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
         mysql.set(fault).await.unwrap();
         let user = format!("u-{fault:?}").replace(|c: char| !c.is_alphanumeric(), "-");
         assert_eq!(api.claim(id, &user).await.code(), (202, "accepted"), "{fault:?}");
@@ -38,7 +38,7 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
         assert_eq!(api.ops(Method::POST, "/v1/coupons", &open(1)).await.code(), (503, "unavailable"), "{fault:?}");
         assert_eq!(api.patch(id, json!({"quantity": 9})).await.code(), (503, "unavailable"), "{fault:?}");
     }
-    mysql.set(Fault::Pass).await.unwrap();
+    mysql.set(ProxyFault::Pass).await.unwrap();
     until("unknown is unknown again", async || api.claim(4_711, "u-1").await.status == 404).await;
     until("changes work again", async || api.patch(id, json!({"quantity": 9})).await.status == 200).await;
     assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"], drop);
@@ -47,11 +47,11 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
 
 #[tokio::test]
 async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.with("redis-timeout-ms", 1_000).with("request-timeout-ms", 4_000).api().await;
     let (id, _) = api.make(open(1)).await;
-    redis.set(Fault::BlackHole).await.unwrap();
+    redis.set(ProxyFault::BlackHole).await.unwrap();
     // As many calls as a thousand claims need would take eight seconds, each of them unanswered for
     // one.
     let answers =
@@ -60,19 +60,19 @@ async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
         let detail = answer.json["detail"].as_str().unwrap();
         assert_eq!((answer.code(), detail.contains("is not known yet")), ((503, "unavailable"), true), "{detail}");
     }
-    redis.set(Fault::Pass).await.unwrap();
+    redis.set(ProxyFault::Pass).await.unwrap();
     until("claims work again", async || api.claim(id, "u-0").await.status != 503).await;
 }
 
 #[tokio::test]
 async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue((id, drop), 5, "u-5").await;
     let before = world.dump().await;
-    redis.set(Fault::Cut).await.unwrap();
+    redis.set(ProxyFault::Cut).await.unwrap();
 
     let refused = api.claim(id, "u-1").await;
     assert_eq!(refused.code(), (503, "unavailable"));
@@ -91,7 +91,7 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
     let row = world.sql(&format!("SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}")).await;
     assert_eq!(row, [["5", "Winter coupon"]]);
 
-    redis.set(Fault::Pass).await.unwrap();
+    redis.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(world.dump().await, before);
     until("claims work again", async || api.claim(id, "u-1").await.status == 202).await;
     assert_eq!(
@@ -103,13 +103,13 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
 
 #[tokio::test]
 async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_tried_twice() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
-    redis.set(Fault::DropReplies).await.unwrap();
+    redis.set(ProxyFault::DropReplies).await.unwrap();
     assert_eq!(api.claim(id, "u-1").await.code(), (503, "unavailable"));
-    redis.set(Fault::Pass).await.unwrap();
+    redis.set(ProxyFault::Pass).await.unwrap();
     let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
     until("the retry finds it", async || api.claim(id, "u-1").await.json == retried).await;
     assert_eq!(world.messages().await, 1, "it was published before it was promised");
@@ -118,22 +118,22 @@ async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_trie
 
 #[tokio::test]
 async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.with("redis-timeout-ms", 10_000).api().await;
     let (id, _) = api.make(open(5)).await;
-    redis.set(Fault::Delay(Duration::from_millis(300))).await.unwrap();
+    redis.set(ProxyFault::Delay(Duration::from_millis(300))).await.unwrap();
     let url = format!("{}/v1/coupons/{id}/claims", api.base);
     let hung_up = api.client.post(url).header("x-user-id", "u-1").timeout(Duration::from_millis(200)).send().await;
     assert!(hung_up.unwrap_err().is_timeout());
     until("the message is on the topic", async || world.messages().await == 1).await;
-    redis.set(Fault::Pass).await.unwrap();
+    redis.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
 }
 
 #[tokio::test]
 async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
     own.migrate().await;
@@ -158,7 +158,7 @@ async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back
 
 #[tokio::test]
 async fn a_process_that_stops_says_so_before_it_closes_its_door() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("shutdown-delay-ms", 2_000).api().await;
     let (id, _) = api.make(open(5)).await;
     api.begin_to_stop();
@@ -169,7 +169,7 @@ async fn a_process_that_stops_says_so_before_it_closes_its_door() {
 
 #[tokio::test]
 async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;
     let (base, client) = (api.base.clone(), api.client.clone());
     let claims: Vec<_> = (0..400)

@@ -3,17 +3,17 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, OPS_TOKEN, World, open};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open};
 
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
-async fn with_token(api: &Api, token: &str, method: Method, path: &str, body: &str) -> Answer {
+async fn with_token(api: &InProcessApi, token: &str, method: Method, path: &str, body: &str) -> HttpAnswer {
     api.ask(method, path, &[("authorization", &*format!("Bearer {token}"))], body).await
 }
 
 #[tokio::test]
 async fn a_view_token_reads_and_changes_nothing() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue((id, drop), 1, "u-1").await;
@@ -34,7 +34,7 @@ async fn a_view_token_reads_and_changes_nothing() {
 
 #[tokio::test]
 async fn of_two_tokens_each_is_taken_and_of_two_headers_none() {
-    let world = World::new().await;
+    let world = ServeWorld::new().await;
     let other = "b".repeat(40);
     let api = world.with("ops-token", format!("{OPS_TOKEN},{other}")).api().await;
     for token in [OPS_TOKEN, &other] {
@@ -51,7 +51,7 @@ async fn of_two_tokens_each_is_taken_and_of_two_headers_none() {
     assert_eq!(world.sql("SELECT COUNT(*), COUNT(DISTINCT token) FROM {db}.ops_actions").await, [["2", "2"]]);
 }
 
-async fn acts(world: &World) -> Vec<(Vec<String>, Value)> {
+async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
     let columns = "action, coupon_id, IFNULL(operator, '-'), LENGTH(token), from_addr";
     let recent = "ABS(TIMESTAMPDIFF(SECOND, at, UTC_TIMESTAMP())) < 100";
     let sql = format!("SELECT {columns}, {recent}, detail FROM {{db}}.ops_actions ORDER BY id");
@@ -63,7 +63,7 @@ async fn acts(world: &World) -> Vec<(Vec<String>, Value)> {
 
 #[tokio::test]
 async fn what_an_operator_changes_is_recorded_with_it() {
-    let (world, api) = World::with_api().await;
+    let (world, api) = ServeWorld::with_api().await;
     let token = format!("Bearer {OPS_TOKEN}");
     let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {
         let headers = [("authorization", token.as_str()), ("x-operator", name), ("idempotency-key", key)];

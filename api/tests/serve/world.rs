@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
-use firstcome_api::serve::Server;
+use firstcome_api::serve::ApiServer;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, stack, until};
-use crate::support::{Running, migrate, new_database, parse};
+use crate::support::{RunningProgram, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
@@ -26,14 +26,14 @@ pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 const PARTITIONS: i32 = 2;
 
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct ServeWorld {
     /// Of the database and the topic, and the prefix of Redis's keys.
     pub(crate) name: String,
     pub(crate) redis: Redis,
     settings: BTreeMap<&'static str, String>,
 }
 
-impl World {
+impl ServeWorld {
     /// Migrated, with admission open.
     pub(crate) async fn new() -> Self {
         let world = Self::closed().await;
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// Migrated, with admission open and one API.
-    pub(crate) async fn with_api() -> (Self, Api) {
+    pub(crate) async fn with_api() -> (Self, InProcessApi) {
         let world = Self::new().await;
         let api = world.api().await;
         (world, api)
@@ -101,17 +101,17 @@ impl World {
         world
     }
 
-    pub(crate) async fn api(&self) -> Api {
+    pub(crate) async fn api(&self) -> InProcessApi {
         self.try_api().await.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    pub(crate) async fn try_api(&self) -> anyhow::Result<Api> {
+    pub(crate) async fn try_api(&self) -> anyhow::Result<InProcessApi> {
         let flags = self.settings.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
         let stop = CancellationToken::new();
-        let server = Server::bind(parse(flags)?, &stop).await?.expect("nobody stopped it");
+        let server = ApiServer::bind(parse(flags)?, &stop).await?.expect("nobody stopped it");
         let base = format!("http://{}", server.address());
         let task = tokio::spawn(server.run(stop.clone()));
-        Ok(Api { base, client: Client::new(), running: Running { stop, task } })
+        Ok(InProcessApi { base, client: Client::new(), running: RunningProgram { stop, task } })
     }
 
     pub(crate) async fn sql(&self, statement: &str) -> Vec<Vec<String>> {
@@ -120,7 +120,7 @@ impl World {
     }
 
     /// A coupon whose window is over, as time would have made it: nobody may make one that is.
-    pub(crate) async fn make_over(&self, api: &Api, quantity: u32) -> (i64, i64) {
+    pub(crate) async fn make_over(&self, api: &InProcessApi, quantity: u32) -> (i64, i64) {
         let (id, drop) = api.make(open(quantity)).await;
         let then =
             "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
@@ -222,33 +222,33 @@ pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'stat
 }
 
 /// One API, running in this process.
-pub(crate) struct Api {
+pub(crate) struct InProcessApi {
     pub(crate) base: String,
     pub(crate) client: Client,
-    running: Running,
+    running: RunningProgram,
 }
 
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpAnswer {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) json: Value,
 }
 
-impl Answer {
+impl HttpAnswer {
     pub(crate) fn code(&self) -> (u16, &str) {
         (self.status, self.json["code"].as_str().or(self.json["status"].as_str()).unwrap_or_default())
     }
 }
 
-impl Api {
+impl InProcessApi {
     pub(crate) async fn ask(
         &self,
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<String>,
-    ) -> Answer {
+    ) -> HttpAnswer {
         self.try_ask(method, path, headers, body).await.unwrap()
     }
 
@@ -258,7 +258,7 @@ impl Api {
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<String>,
-    ) -> reqwest::Result<Answer> {
+    ) -> reqwest::Result<HttpAnswer> {
         let mut request = self.client.request(method, format!("{}{path}", self.base)).body(body.into());
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -266,27 +266,27 @@ impl Api {
         let response = request.timeout(LIMIT).send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await?;
-        Ok(Answer { status, headers, json: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+        Ok(HttpAnswer { status, headers, json: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> HttpAnswer {
         self.ask(Method::GET, path, &[], "").await
     }
 
-    pub(crate) async fn claim(&self, coupon: i64, user: &str) -> Answer {
+    pub(crate) async fn claim(&self, coupon: i64, user: &str) -> HttpAnswer {
         self.ask(Method::POST, &format!("/v1/coupons/{coupon}/claims"), &[("x-user-id", user)], "").await
     }
 
-    pub(crate) async fn mine(&self, coupon: i64, user: &str) -> Answer {
+    pub(crate) async fn mine(&self, coupon: i64, user: &str) -> HttpAnswer {
         self.ask(Method::GET, &format!("/v1/coupons/{coupon}/claims/me"), &[("x-user-id", user)], "").await
     }
 
-    pub(crate) async fn ops(&self, method: Method, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn ops(&self, method: Method, path: &str, body: &Value) -> HttpAnswer {
         let token = format!("Bearer {OPS_TOKEN}");
         self.ask(method, path, &[("authorization", &token)], body.to_string()).await
     }
 
-    pub(crate) async fn patch(&self, coupon: i64, body: Value) -> Answer {
+    pub(crate) async fn patch(&self, coupon: i64, body: Value) -> HttpAnswer {
         self.ops(Method::PATCH, &format!("/v1/coupons/{coupon}"), &body).await
     }
 

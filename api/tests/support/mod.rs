@@ -64,12 +64,12 @@ pub(crate) fn parse<A: Args>(flags: impl IntoIterator<Item = String>) -> Result<
 }
 
 /// A program that runs in this process.
-pub(crate) struct Running {
+pub(crate) struct RunningProgram {
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Running {
+impl RunningProgram {
     /// Stops it as SIGTERM does, and waits for its end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();

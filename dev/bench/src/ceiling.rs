@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use firstcome_load::launch::{Coupon, Installation};
+use firstcome_load::launch::{Installation, InstallationCoupon};
 use firstcome_load::measure::server_cpu;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::codes::random_code;
@@ -21,14 +21,19 @@ const CALLS: usize = 4;
 
 /// Writes the rows of slots `from..=to` straight into the product's table, many in one statement,
 /// one statement after the other, each durable before the next; gives how long it took.
-pub async fn insert_rows(installation: &Installation, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
+pub async fn insert_rows(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+    from: u32,
+    to: u32,
+) -> Result<Duration> {
     insert_rows_by(installation, coupon, from, to, ROWS).await
 }
 
 /// [`insert_rows`] with so many rows in a statement.
 pub async fn insert_rows_by(
     installation: &Installation,
-    coupon: Coupon,
+    coupon: InstallationCoupon,
     from: u32,
     to: u32,
     rows: u32,
@@ -67,7 +72,7 @@ pub fn person(slot: u32) -> String {
 
 /// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them two
 /// minutes ago.
-pub async fn admit_straight(installation: &Installation, coupon: Coupon, to: u32) -> Result<()> {
+pub async fn admit_straight(installation: &Installation, coupon: InstallationCoupon, to: u32) -> Result<()> {
     let mut conn = installation.redis().await?;
     let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let long_ago = chrono::Utc::now().timestamp_millis() - 120_000;
@@ -95,7 +100,7 @@ const PAGE: u32 = 5_000;
 
 /// Reads every admission and every row of a drop and compares nothing; gives how long it took and
 /// how many there were.
-pub async fn scan(installation: &Installation, coupon: Coupon) -> Result<(Duration, u64)> {
+pub async fn scan(installation: &Installation, coupon: InstallationCoupon) -> Result<(Duration, u64)> {
     let (mut redis, mut mysql) = (installation.redis().await?, installation.mysql().await?);
     let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let sql = "SELECT slot, user_id FROM issued_coupons WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
@@ -119,7 +124,7 @@ pub async fn scan(installation: &Installation, coupon: Coupon) -> Result<(Durati
 /// way: claims a second, and the microseconds of CPU that each takes Redis.
 pub async fn script(
     installation: &Installation,
-    coupon: Coupon,
+    coupon: InstallationCoupon,
     claims: u32,
     people: usize,
     crowd: &str,

@@ -16,7 +16,7 @@ pub struct Cli {
     #[arg(value_enum)]
     pub part: Part,
     #[command(flatten)]
-    pub options: Options,
+    pub options: BenchOptions,
 }
 
 /// A part of a run.
@@ -59,7 +59,7 @@ impl Part {
 
 /// How it is measured.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct BenchOptions {
     /// A minute instead of many: to see that everything runs; the figures say little
     #[arg(long)]
     pub quick: bool,
@@ -86,7 +86,7 @@ pub struct Options {
 
 /// How much of each kind of work is measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Size {
+pub struct BenchSize {
     pub requests: u32,
     pub quantity: u32,
     pub connections: usize,
@@ -110,7 +110,7 @@ pub struct Size {
     pub open_seconds: u32,
 }
 
-impl Size {
+impl BenchSize {
     /// Of the rush on every design.
     pub fn rush(&self) -> RushSize {
         let Self { requests, quantity, connections, killed, .. } = *self;
@@ -119,7 +119,7 @@ impl Size {
 
     /// The usual sizes, or those of a quick run.
     pub fn of(quick: bool) -> Self {
-        let whole = Size {
+        let whole = BenchSize {
             requests: 100_000,
             quantity: 100,
             connections: 64,
@@ -135,7 +135,7 @@ impl Size {
             open_seconds: 30,
         };
         if quick {
-            Size {
+            BenchSize {
                 requests: 3_000,
                 many_requests: 10_000,
                 winners: 5_000,
@@ -155,10 +155,10 @@ impl Size {
     }
 }
 
-impl Options {
-    pub fn size(&self) -> Size {
-        let base = Size::of(self.quick);
-        Size {
+impl BenchOptions {
+    pub fn size(&self) -> BenchSize {
+        let base = BenchSize::of(self.quick);
+        BenchSize {
             requests: self.requests.unwrap_or(base.requests),
             quantity: self.quantity.unwrap_or(base.quantity),
             connections: self.connections.unwrap_or(base.connections),

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::report::Report;
-use crate::run::Ran;
-use crate::schedule::Schedule;
+use crate::report::ChaosReport;
+use crate::run::ScheduleResult;
+use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
-use crate::worker::Worker;
+use crate::worker::CampaignWorker;
 
 /// Which schedules, and how.
 #[derive(Debug, Clone)]
@@ -29,9 +29,9 @@ pub struct Campaign {
 
 impl Campaign {
     /// Runs all of it and prints a line a schedule.
-    pub async fn run(&self) -> Result<Report> {
+    pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
-        let (next, report, begun) = (AtomicU64::new(self.first), Mutex::new(Report::default()), Instant::now());
+        let (next, report, begun) = (AtomicU64::new(self.first), Mutex::new(ChaosReport::default()), Instant::now());
         let workers = (0..self.workers).map(|_| self.work(&next, &report));
         futures_util::future::try_join_all(workers).await?;
         let mut report = report.into_inner();
@@ -39,14 +39,14 @@ impl Campaign {
         Ok(report)
     }
 
-    async fn work(&self, next: &AtomicU64, report: &Mutex<Report>) -> Result<()> {
-        let mut worker = Worker::default();
+    async fn work(&self, next: &AtomicU64, report: &Mutex<ChaosReport>) -> Result<()> {
+        let mut worker = CampaignWorker::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= self.first + self.seeds {
                 return Ok(());
             }
-            let schedule = Schedule::draw(seed);
+            let schedule = FaultSchedule::draw(seed);
             let wanted = |name: &str| self.fault.as_ref().is_none_or(|part| name.contains(part));
             if !schedule.faults.iter().any(|timed| wanted(&timed.fault.name())) {
                 continue;
@@ -68,7 +68,7 @@ impl Campaign {
     }
 }
 
-fn say(done: usize, all: u64, schedule: &Schedule, ran: Result<&Ran, &anyhow::Error>, folder: &Path) {
+fn say(done: usize, all: u64, schedule: &FaultSchedule, ran: Result<&ScheduleResult, &anyhow::Error>, folder: &Path) {
     match ran {
         Ok(ran) if ran.wrong.is_empty() => {
             let faults: Vec<String> = ran

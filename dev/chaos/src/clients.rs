@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use firstcome_histories::Recorder;
-use firstcome_testkit::{Answer, Api, Coupon};
+use firstcome_testkit::{Answer, ApiClient, MadeCoupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::evidence::{Answered, Person};
-use crate::schedule::Schedule;
+use crate::evidence::{Answered, ChaosPerson};
+use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
@@ -29,8 +29,8 @@ enum By {
 /// Everyone of a schedule.
 pub struct Clients<'a> {
     system: &'a SystemUnderTest,
-    coupons: Vec<Coupon>,
-    api: Api,
+    coupons: Vec<MadeCoupon>,
+    api: ApiClient,
     answers: Mutex<Answers>,
 }
 
@@ -38,22 +38,22 @@ pub struct Clients<'a> {
 struct Answers {
     all: Vec<Answered>,
     /// The last answer of each that was one of the contract's yes and no.
-    settled: HashMap<Person, Answer>,
+    settled: HashMap<ChaosPerson, Answer>,
     outside: Vec<String>,
     /// People who hold something, by what they were told, and asked in vain what it is.
-    denied: Vec<(Person, String)>,
+    denied: Vec<(ChaosPerson, String)>,
     /// Those who give it back, or whose claim an operator revokes, from before they ask.
-    revoked: HashSet<Person>,
+    revoked: HashSet<ChaosPerson>,
 }
 
 impl<'a> Clients<'a> {
     /// Nobody has asked yet.
-    pub fn new(system: &'a SystemUnderTest, coupons: Vec<Coupon>, recorder: Recorder) -> Self {
-        Self { system, coupons, api: Api::patient("", PATIENCE, recorder), answers: Mutex::default() }
+    pub fn new(system: &'a SystemUnderTest, coupons: Vec<MadeCoupon>, recorder: Recorder) -> Self {
+        Self { system, coupons, api: ApiClient::patient("", PATIENCE, recorder), answers: Mutex::default() }
     }
 
     /// Everyone comes in their time and asks until they are answered.
-    pub async fn come(&self, schedule: &Schedule) {
+    pub async fn come(&self, schedule: &FaultSchedule) {
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
         // So many that those who are left still want more than there are slots.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
@@ -81,17 +81,17 @@ impl<'a> Clients<'a> {
         futures_util::future::join_all(people).await;
     }
 
-    fn everyone(&self, people: u32) -> impl Iterator<Item = Person> + use<> {
+    fn everyone(&self, people: u32) -> impl Iterator<Item = ChaosPerson> + use<> {
         let coupons = self.coupons.len();
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
     }
 
-    async fn until_answered(&self, person: Person) {
+    async fn until_answered(&self, person: ChaosPerson) {
         until(async || self.ask(person).await).await;
     }
 
     /// What a person was promised goes back, or their place on the waiting list.
-    async fn until_revoked(&self, person: Person, by: By) {
+    async fn until_revoked(&self, person: ChaosPerson, by: By) {
         let holds = |answer: &Answer| answer.promised().is_some() || matches!(answer, Answer::Waiting { .. });
         if !self.answers.lock().settled.get(&person).is_some_and(holds) {
             return;
@@ -107,7 +107,7 @@ impl<'a> Clients<'a> {
         self.until_answered(person).await;
     }
 
-    async fn revoke(&self, person: Person, by: By) -> bool {
+    async fn revoke(&self, person: ChaosPerson, by: By) -> bool {
         let Some(api) = self.system.supervisor.any_api() else { return false };
         let (coupon, name, api) = (self.coupons[person.0].id, format!("u-{}", person.1), self.api.moved_to(&api));
         let again = by == By::OperatorOnce;
@@ -121,7 +121,7 @@ impl<'a> Clients<'a> {
     /// Those who have no slot ask once more; true when all of them were answered.
     pub async fn the_others_ask_again(&self, people: u32) -> bool {
         let settled = self.answers.lock().settled.clone();
-        let holds = |person: &Person| settled.get(person).is_some_and(|answer| answer.promised().is_some());
+        let holds = |person: &ChaosPerson| settled.get(person).is_some_and(|answer| answer.promised().is_some());
         self.ask_all(self.everyone(people).filter(|person| !holds(person))).await
     }
 
@@ -131,7 +131,7 @@ impl<'a> Clients<'a> {
     }
 
     /// People ask what they hold, so many at a time, for ever.
-    pub async fn poll(&self, schedule: &Schedule) {
+    pub async fn poll(&self, schedule: &FaultSchedule) {
         futures_util::future::join_all((0..schedule.pollers).map(|_| self.poll_alone(schedule.people))).await;
         std::future::pending::<()>().await;
     }
@@ -145,7 +145,7 @@ impl<'a> Clients<'a> {
     }
 
     /// Whoever was told yes is told the same slot here, or that it is not known at the moment.
-    async fn look_up(&self, person: Person) {
+    async fn look_up(&self, person: ChaosPerson) {
         let Some(api) = self.system.supervisor.any_api() else { return pause(100).await };
         let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
@@ -163,14 +163,14 @@ impl<'a> Clients<'a> {
         }
     }
 
-    async fn ask_all(&self, people: impl Iterator<Item = Person>) -> bool {
+    async fn ask_all(&self, people: impl Iterator<Item = ChaosPerson>) -> bool {
         use futures_util::StreamExt as _;
         let asked = futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);
         asked.fold(true, async |all, answered| all && answered).await
     }
 
     /// One request, recorded. True when the answer settles it for now.
-    async fn ask(&self, person: Person) -> bool {
+    async fn ask(&self, person: ChaosPerson) -> bool {
         let Some(api) = self.system.supervisor.any_api() else { return false };
         let (coupon, name) = (&self.coupons[person.0], format!("u-{}", person.1));
         let asked = Instant::now();

@@ -8,12 +8,12 @@ use firstcome_testkit::Answer;
 use serde::Serialize;
 
 /// Which of the coupons they want, and their number.
-pub type Person = (usize, u32);
+pub type ChaosPerson = (usize, u32);
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
 pub struct Answered {
-    pub person: Person,
+    pub person: ChaosPerson,
     pub asked: Instant,
     pub answered: Instant,
     pub answer: Answer,
@@ -21,7 +21,7 @@ pub struct Answered {
 
 /// A fault that was tried.
 #[derive(Debug, Clone, Serialize)]
-pub struct Hit {
+pub struct TriedFault {
     pub name: String,
     /// When and how long, as text.
     pub fault: String,
@@ -35,7 +35,7 @@ pub struct Hit {
 
 pub(crate) struct Evidence<'a> {
     pub(crate) answers: &'a [Answered],
-    pub(crate) hits: &'a [Hit],
+    pub(crate) hits: &'a [TriedFault],
     pub(crate) logs: &'a Path,
     /// Rows that the consumer did not write, and failed claims.
     pub(crate) not_by_consumer: u64,

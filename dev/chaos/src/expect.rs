@@ -127,7 +127,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::evidence::Hit;
+    use crate::evidence::TriedFault;
 
     fn accepted(queued: bool) -> Answer {
         Answer::Accepted { drop: 1, slot: 1, queued }
@@ -143,7 +143,7 @@ mod tests {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
         let during = at(0)..at(1_000);
-        let hits = [Hit { name: String::new(), fault: String::new(), took: true, note: String::new(), during }];
+        let hits = [TriedFault { name: String::new(), fault: String::new(), took: true, note: String::new(), during }];
         let people = (0..).zip(answers);
         let answers: Vec<Answered> = people
             .map(|(n, answer)| Answered { person: (0, n), asked: at(1), answered: at(2), answer: answer.clone() })

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 /// One of our processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum ProcessRole {
     Api,
     Consumer,
     Reconciler,
 }
 
-impl Role {
+impl ProcessRole {
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
@@ -26,13 +26,13 @@ impl Role {
 /// One of the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Store {
+pub enum FaultyStore {
     Redis,
     Mysql,
     Kafka,
 }
 
-impl Store {
+impl FaultyStore {
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -45,7 +45,7 @@ impl Store {
 /// What the proxy before a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wire {
+pub enum WireFault {
     /// Every piece of data waits 150 ms.
     Delay,
     /// Every piece of data waits longer than anybody waits for an answer. No seed draws it.
@@ -79,7 +79,7 @@ pub enum Junk {
 /// A key of a drop or of its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Key {
+pub enum DropKey {
     Meta,
     Count,
     Users,
@@ -88,7 +88,7 @@ pub enum Key {
     Claimants,
 }
 
-impl Key {
+impl DropKey {
     pub fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
@@ -107,20 +107,20 @@ pub enum Fault {
     /// SIGKILL of a process of ours; it is started again after `ms`. (Processes are numbered from
     /// 0.)
     Kill {
-        role: Role,
+        role: ProcessRole,
         number: usize,
         ms: u64,
     },
     /// SIGSTOP, and SIGCONT after `ms`.
     Freeze {
-        role: Role,
+        role: ProcessRole,
         number: usize,
         ms: u64,
     },
     /// A process of ours is started again such that it dies at this point (as `FIRSTCOME_CRASH_AT`
     /// has it), then as usual. It is killed when it does not get there within `ms`.
     Crash {
-        role: Role,
+        role: ProcessRole,
         number: usize,
         point: String,
         ms: u64,
@@ -128,26 +128,26 @@ pub enum Fault {
     /// The clock of one process is wrong by so many seconds, forward or (negative) backward, for
     /// `ms`.
     Clock {
-        role: Role,
+        role: ProcessRole,
         number: usize,
         seconds: i64,
         ms: u64,
     },
     /// SIGKILL of a server, started again after `ms`.
     KillServer {
-        store: Store,
+        store: FaultyStore,
         ms: u64,
     },
     /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing
     /// deadline half of the time.
     FreezeServer {
-        store: Store,
+        store: FaultyStore,
         ms: u64,
     },
     /// The connection to a server is disturbed for `ms`.
     Wire {
-        store: Store,
-        wire: Wire,
+        store: FaultyStore,
+        wire: WireFault,
         ms: u64,
     },
     /// The host of a server dies without a word: connections stay open and silent for ever, new
@@ -155,7 +155,7 @@ pub enum Fault {
     /// process is gone with its host; else only the way to it, and it keeps its ends of the
     /// connections open.
     Silent {
-        store: Store,
+        store: FaultyStore,
         process: bool,
         ms: u64,
     },
@@ -224,7 +224,7 @@ pub enum Fault {
     },
     /// Somebody overwrites a key with one of another type; then as above.
     WrongType {
-        key: Key,
+        key: DropKey,
         ms: u64,
     },
     /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can
@@ -234,7 +234,7 @@ pub enum Fault {
 
 impl Fault {
     /// The kind of process that it happens to.
-    pub fn role(&self) -> Option<Role> {
+    pub fn role(&self) -> Option<ProcessRole> {
         match self {
             Self::Kill { role, .. }
             | Self::Freeze { role, .. }
@@ -255,12 +255,12 @@ impl Fault {
             Self::FreezeServer { store, .. } => format!("freeze {}", store.name()),
             Self::Wire { store, wire, .. } => {
                 let what = match wire {
-                    Wire::Delay => "delayed",
-                    Wire::LongDelay => "delayed for long",
-                    Wire::Cut => "cut",
-                    Wire::BlackHole => "black hole",
-                    Wire::DropReplies => "replies dropped",
-                    Wire::HalfClose => "half closed",
+                    WireFault::Delay => "delayed",
+                    WireFault::LongDelay => "delayed for long",
+                    WireFault::Cut => "cut",
+                    WireFault::BlackHole => "black hole",
+                    WireFault::DropReplies => "replies dropped",
+                    WireFault::HalfClose => "half closed",
                 };
                 format!("{} wire {what}", store.name())
             }

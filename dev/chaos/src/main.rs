@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use firstcome_chaos::campaign::Campaign;
-use firstcome_chaos::schedule::Schedule;
-use firstcome_chaos::worker::Worker;
+use firstcome_chaos::schedule::FaultSchedule;
+use firstcome_chaos::worker::CampaignWorker;
 
 /// Breaks real servers and processes in drawn ways, and shows whether every promise was kept.
 #[derive(Parser)]
@@ -81,7 +81,7 @@ async fn main() -> Result<ExitCode> {
         Verb::Replay { what, times, out } => replay(&what, times, &out).await?,
         Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
         Verb::Show { seed } => {
-            println!("{}", Schedule::draw(seed));
+            println!("{}", FaultSchedule::draw(seed));
             true
         }
     };
@@ -90,13 +90,13 @@ async fn main() -> Result<ExitCode> {
 
 async fn replay(what: &str, times: u32, out: &std::path::Path) -> Result<bool> {
     let schedule = if let Ok(seed) = what.parse() {
-        Schedule::draw(seed)
+        FaultSchedule::draw(seed)
     } else {
         let text = std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
         serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
     };
     println!("{schedule}");
-    let mut worker = Worker::default();
+    let mut worker = CampaignWorker::default();
     let mut good = true;
     for _ in 0..times {
         let ran = worker.run(&schedule, out).await?;

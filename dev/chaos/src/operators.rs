@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_histories::Recorder;
-use firstcome_testkit::{Api, Coupon, Reply};
+use firstcome_testkit::{ApiClient, HttpReply, MadeCoupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use crate::schedule::Schedule;
+use crate::schedule::FaultSchedule;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::{pause, until};
 
@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
-    schedule: &'a Schedule,
-    api: Api,
+    schedule: &'a FaultSchedule,
+    api: ApiClient,
     /// They have done enough.
     enough: AtomicBool,
     stopped: AtomicBool,
@@ -28,8 +28,8 @@ pub(crate) struct Operators<'a> {
 
 impl<'a> Operators<'a> {
     /// Changes of an allow list are recorded.
-    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a Schedule, recorder: Recorder) -> Self {
-        let api = Api::patient("", PATIENCE, recorder);
+    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a FaultSchedule, recorder: Recorder) -> Self {
+        let api = ApiClient::patient("", PATIENCE, recorder);
         Self { system, schedule, api, enough: AtomicBool::default(), stopped: AtomicBool::default() }
     }
 
@@ -89,7 +89,7 @@ impl<'a> Operators<'a> {
         }
     }
 
-    async fn list(&self, coupon: &Coupon, people: &[String], on: bool) {
+    async fn list(&self, coupon: &MadeCoupon, people: &[String], on: bool) {
         let Some(base) = self.system.supervisor.any_api() else { return pause(100).await };
         let Ok(reply) = self.api.moved_to(&base).try_list(coupon.id, people, on).await else { return };
         let in_contract = match reply.status {
@@ -103,7 +103,7 @@ impl<'a> Operators<'a> {
     }
 
     /// A change, which may be refused or find a store away.
-    async fn change(&self, coupon: &Coupon, change: &Value) {
+    async fn change(&self, coupon: &MadeCoupon, change: &Value) {
         let Some(base) = self.system.supervisor.any_api() else { return pause(100).await };
         let Ok(reply) = self.api.moved_to(&base).try_patch(coupon.id, change).await else { return };
         if !is_in_contract(coupon.id, change, &reply) {
@@ -124,7 +124,7 @@ impl<'a> Operators<'a> {
 }
 
 /// Whether an answer to a change is one that the API may give.
-fn is_in_contract(coupon: i64, change: &Value, reply: &Reply) -> bool {
+fn is_in_contract(coupon: i64, change: &Value, reply: &HttpReply) -> bool {
     match reply.status {
         200 => reply.body["id"] == coupon,
         409 => reply.body["code"] == "below_given_out" && !change["quantity"].is_null(),
@@ -142,7 +142,7 @@ mod tests {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
             let headers = retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
             let (content_type, text) = (String::new(), body.to_string());
-            let reply = Reply { status, content_type, headers: headers.into_iter().collect(), body, text };
+            let reply = HttpReply { status, content_type, headers: headers.into_iter().collect(), body, text };
             is_in_contract(7, &change, &reply)
         };
         let (pause, lower) = (json!({"paused": true}), json!({"quantity": 5}));

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use firstcome_stack::{FaultProxy, RedisServer};
-use firstcome_testkit::Keys;
+use firstcome_testkit::PrefixedKeys;
 
-use crate::servers::Servers;
+use crate::servers::ProxiedServers;
 use crate::wait::pause;
 
 /// A replica that follows the master through a link of its own.
@@ -16,7 +16,7 @@ pub(crate) struct Replica {
 }
 
 /// Starts a replica of the master and waits until it has everything.
-pub(crate) async fn follow(servers: &Servers) -> Result<Replica> {
+pub(crate) async fn follow(servers: &ProxiedServers) -> Result<Replica> {
     let link = FaultProxy::start(servers.redis().port()).await?;
     let server = servers.replica(link.port()).await?;
     until_it_follows(&server).await?;
@@ -24,7 +24,7 @@ pub(crate) async fn follow(servers: &Servers) -> Result<Replica> {
 }
 
 pub(crate) async fn until_it_follows(server: &RedisServer) -> Result<()> {
-    let (replica, begun) = (Keys::new(&server.url(), ""), Instant::now());
+    let (replica, begun) = (PrefixedKeys::new(&server.url(), ""), Instant::now());
     loop {
         let state: String = replica.try_command(&["INFO", "replication"]).await?;
         if state.contains("master_link_status:up") {

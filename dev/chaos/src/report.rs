@@ -5,20 +5,20 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::run::Ran;
+use crate::run::ScheduleResult;
 
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub struct ChaosReport {
     /// What each came to.
-    pub runs: Vec<Ran>,
+    pub runs: Vec<ScheduleResult>,
     /// Seeds that could not be run, and why: the machine's or a server's fault.
     pub not_run: Vec<(u64, String)>,
     /// How long it took.
     pub seconds: u64,
 }
 
-impl Report {
-    pub(crate) fn add(&mut self, seed: u64, ran: Result<&Ran, &anyhow::Error>) {
+impl ChaosReport {
+    pub(crate) fn add(&mut self, seed: u64, ran: Result<&ScheduleResult, &anyhow::Error>) {
         match ran {
             Ok(ran) => self.runs.push(ran.clone()),
             Err(error) => self.not_run.push((seed, format!("{error:#}"))),
@@ -56,9 +56,9 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sum = |of: fn(&Ran) -> usize| self.runs.iter().map(of).sum::<usize>();
+        let sum = |of: fn(&ScheduleResult) -> usize| self.runs.iter().map(of).sum::<usize>();
         writeln!(out, "faults (took effect / tried)")?;
         for (name, (tried, took)) in self.faults() {
             writeln!(out, "  {name:<36} {took:>5} / {tried}")?;

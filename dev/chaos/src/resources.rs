@@ -7,7 +7,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::fault::Role;
+use crate::fault::ProcessRole;
 use crate::system::{SystemUnderTest, number};
 
 /// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that
@@ -54,7 +54,7 @@ impl Resources {
     /// Reads everything once. What can't be read at the moment (a store is broken) is left out.
     pub async fn read(&mut self, system: &SystemUnderTest) {
         // The first of each kind is never killed, so it shows what a process gathers.
-        for role in [Role::Api, Role::Consumer, Role::Reconciler] {
+        for role in [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler] {
             if let Some(pid) = system.supervisor.process(role, 0).pid() {
                 if let Some(kilobytes) = resident(pid) {
                     self.note(&format!("{} memory", role.name()), "kB", 16_384, true, kilobytes);

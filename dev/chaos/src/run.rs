@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_histories::{Figures, History, OncePer, Recorder, Row, Verdict, check};
-use firstcome_testkit::Coupon;
+use firstcome_histories::{Figures, History, RecordedRow, RecordedScope, Recorder, Verdict, check};
+use firstcome_testkit::MadeCoupon;
 use serde::Serialize;
 
 use crate::clients::Clients;
-use crate::evidence::{Answered, Evidence, Hit};
+use crate::evidence::{Answered, Evidence, TriedFault};
 use crate::expect::Expect;
 use crate::fault::Fault;
 use crate::inject::{Effect, ODD_PEOPLE, inject};
 use crate::operators::Operators;
-use crate::schedule::{Schedule, Timed};
-use crate::servers::Servers;
+use crate::schedule::{FaultSchedule, Timed};
+use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
 use crate::verify;
 use crate::wait::pause;
@@ -30,10 +30,10 @@ const READ_EVERY: Duration = Duration::from_millis(250);
 
 /// What came of a schedule.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Ran {
+pub struct ScheduleResult {
     pub seed: u64,
     /// Names of the faults with whether each took effect, and how.
-    pub faults: Vec<Hit>,
+    pub faults: Vec<TriedFault>,
     pub promises: usize,
     pub kept: usize,
     /// Of these, listed as broken or as moved to another slot.
@@ -52,7 +52,7 @@ pub struct Ran {
 ///
 /// # Errors
 /// When the machine or a server failed, not the product: nothing is shown then.
-pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> Result<Ran> {
+pub async fn run(servers: &Arc<ProxiedServers>, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
     let system = SystemUnderTest::start(Arc::clone(servers), schedule).await.context("before the first fault")?;
@@ -88,21 +88,22 @@ pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> 
     let shown = Evidence { answers: &answers, hits: &hits, logs: &logs, not_by_consumer };
     wrong.extend(schedule.expect.iter().filter_map(|expect| expect.missing(&shown)));
     let exact_after_ms = exact_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    let ran = Ran { seed: schedule.seed, faults: hits, exact_after_ms, wrong, ..of_figures(&judgement.figures) };
+    let ran =
+        ScheduleResult { seed: schedule.seed, faults: hits, exact_after_ms, wrong, ..of_figures(&judgement.figures) };
     std::fs::write(folder.join("verdict.txt"), format!("{schedule}\n\n{ran:#?}\n\n{judgement}\n"))?;
     Ok(ran)
 }
 
 /// Records what a coupon's drop is, and whom it is for.
-pub(crate) fn announce(coupon: &Coupon, schedule: &Schedule, recorder: &Recorder) {
+pub(crate) fn announce(coupon: &MadeCoupon, schedule: &FaultSchedule, recorder: &Recorder) {
     is_now(coupon, schedule.quantity.into(), recorder);
     if verify::has_list(coupon) {
         recorder.allow_list(id(coupon.id), schedule.listed_people());
     }
 }
 
-fn is_now(coupon: &Coupon, quantity: u64, recorder: &Recorder) {
-    let once_per = if coupon.body["once_per"] == "coupon" { OncePer::Coupon } else { OncePer::Drop };
+fn is_now(coupon: &MadeCoupon, quantity: u64, recorder: &Recorder) {
+    let once_per = if coupon.body["once_per"] == "coupon" { RecordedScope::Coupon } else { RecordedScope::Drop };
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
 }
 
@@ -119,21 +120,21 @@ fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
     }
 }
 
-fn of_figures(figures: &Figures) -> Ran {
-    Ran {
+fn of_figures(figures: &Figures) -> ScheduleResult {
+    ScheduleResult {
         promises: figures.promises,
         kept: figures.kept,
         listed: figures.broken,
         operations: figures.operations,
         unknown: figures.unknown,
         reads: figures.reads,
-        ..Ran::default()
+        ..ScheduleResult::default()
     }
 }
 
 /// What was seen of a schedule while it ran.
 struct Played {
-    hits: Vec<Hit>,
+    hits: Vec<TriedFault>,
     /// From the end of the last fault; none when it did not become exact.
     exact_after: Option<Duration>,
     answers: Vec<Answered>,
@@ -141,7 +142,7 @@ struct Played {
 }
 
 /// Faults, healing, and the wait until everything is exact.
-async fn play(system: &SystemUnderTest, schedule: &Schedule, recorder: &Recorder) -> Result<Played> {
+async fn play(system: &SystemUnderTest, schedule: &FaultSchedule, recorder: &Recorder) -> Result<Played> {
     let clients = Clients::new(system, system.coupons().to_vec(), recorder.clone());
     let operators = Operators::new(system, schedule, recorder.clone());
     let (hits, healed, exact) = tokio::select! {
@@ -161,11 +162,11 @@ async fn play(system: &SystemUnderTest, schedule: &Schedule, recorder: &Recorder
     Ok(Played { hits, exact_after, answers, wrong })
 }
 
-type Healed = (Vec<Hit>, Instant, std::result::Result<Instant, String>);
+type Healed = (Vec<TriedFault>, Instant, std::result::Result<Instant, String>);
 
 async fn until_healed_and_exact(
     system: &SystemUnderTest,
-    schedule: &Schedule,
+    schedule: &FaultSchedule,
     clients: &Clients<'_>,
     operators: &Operators<'_>,
 ) -> Result<Healed> {
@@ -203,12 +204,12 @@ async fn watch_rows(system: &SystemUnderTest, recorder: &Recorder) {
     }
 }
 
-async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<Hit> {
+async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<TriedFault> {
     pause(timed.at_ms).await;
     let Effect { took, note, during } =
         inject(system, &timed.fault).await.with_context(|| format!("{}", timed.fault))?;
     let fault = format!("{:>5} ms  {}", timed.at_ms, timed.fault);
-    Ok(Hit { name: timed.fault.name(), fault, took, note, during })
+    Ok(TriedFault { name: timed.fault.name(), fault, took, note, during })
 }
 
 pub(crate) fn id(number: i64) -> u64 {
@@ -216,7 +217,7 @@ pub(crate) fn id(number: i64) -> u64 {
 }
 
 /// A drop's quantity and its rows at one instant.
-async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<(u64, Vec<Row>)> {
+async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec<RecordedRow>)> {
     let both = format!(
         "SELECT d.quantity, i.slot, i.user_id FROM drops d LEFT JOIN issued_coupons i ON i.drop_id = d.id WHERE d.id = {}",
         coupon.drop
@@ -224,7 +225,7 @@ async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<(u64, Vec<Row
     let found = system.world.sql.rows(&both).await?;
     let quantity = found.first().context("the drop is gone")?[0].parse()?;
     let rows = found.into_iter().filter(|row| row[1] != "NULL");
-    let rows = rows.map(|mut row| Ok(Row { slot: row[1].parse()?, person: row.swap_remove(2) }));
+    let rows = rows.map(|mut row| Ok(RecordedRow { slot: row[1].parse()?, person: row.swap_remove(2) }));
     Ok((quantity, rows.collect::<Result<_>>()?))
 }
 
@@ -232,7 +233,7 @@ async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<(u64, Vec<Row
 /// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
-    schedule: &Schedule,
+    schedule: &FaultSchedule,
     clients: &Clients<'_>,
     healed: Instant,
 ) -> std::result::Result<Instant, String> {
@@ -266,7 +267,7 @@ async fn until_exact(
 /// Records the rows of a drop at the end, and the people that the system lists, whom it gives.
 pub(crate) async fn record_end_of(
     system: &SystemUnderTest,
-    coupon: &Coupon,
+    coupon: &MadeCoupon,
     recorder: &Recorder,
 ) -> Result<Vec<String>> {
     let listed = verify::listed(system, coupon).await?;

@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
 use crate::expect::Expect;
-use crate::fault::{Fault, Junk, Key, Role, Store, Wire};
+use crate::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
 
 /// Processes of each kind in a drawn schedule.
 const EACH: usize = 2;
@@ -25,7 +25,7 @@ pub const IMPATIENT: [(&str, &str); 5] = [
 
 /// What happens in one run, in milliseconds since its begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Schedule {
+pub struct FaultSchedule {
     /// What it was drawn from.
     pub seed: u64,
     /// Coupons, each with one open drop.
@@ -79,7 +79,7 @@ pub struct Timed {
     pub fault: Fault,
 }
 
-impl Schedule {
+impl FaultSchedule {
     /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to
     /// five. Half of them have operators.
     pub fn draw(seed: u64) -> Self {
@@ -174,8 +174,12 @@ fn allow_list(seed: u64, people: u32) -> (u32, bool) {
 }
 
 fn fault(rng: &mut StdRng) -> Fault {
-    let role = |rng: &mut StdRng| *[Role::Api, Role::Consumer, Role::Reconciler].choose(rng).unwrap_or(&Role::Api);
-    let store = |rng: &mut StdRng| *[Store::Redis, Store::Mysql, Store::Kafka].choose(rng).unwrap_or(&Store::Redis);
+    let role = |rng: &mut StdRng| {
+        *[ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].choose(rng).unwrap_or(&ProcessRole::Api)
+    };
+    let store = |rng: &mut StdRng| {
+        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(rng).unwrap_or(&FaultyStore::Redis)
+    };
     let number = rng.random_range(0..EACH);
     let ms = rng.random_range(200..=3_000);
     match rng.random_range(0..36) {
@@ -191,7 +195,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
             // Not always the first time that it gets there. A consumer gets there only when the
             // group has noticed that its forerunner is dead.
-            let (nth, patience) = if role == Role::Api { (rng.random_range(1..=3), 2_000) } else { (1, 9_000) };
+            let (nth, patience) = if role == ProcessRole::Api { (rng.random_range(1..=3), 2_000) } else { (1, 9_000) };
             Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + patience }
         }
         9 => {
@@ -201,8 +205,9 @@ fn fault(rng: &mut StdRng) -> Fault {
         10..=11 => Fault::KillServer { store: store(rng), ms },
         12..=13 => Fault::FreezeServer { store: store(rng), ms: if rng.random_bool(0.5) { ms } else { ms + 2_000 } },
         14..=16 => {
-            let all = [Wire::Delay, Wire::Cut, Wire::BlackHole, Wire::DropReplies, Wire::HalfClose];
-            let wire = *all.choose(rng).unwrap_or(&Wire::Cut);
+            let all =
+                [WireFault::Delay, WireFault::Cut, WireFault::BlackHole, WireFault::DropReplies, WireFault::HalfClose];
+            let wire = *all.choose(rng).unwrap_or(&WireFault::Cut);
             Fault::Wire { store: store(rng), wire, ms }
         }
         17 => Fault::TruncatedAof { percent: rng.random_range(5..=100) },
@@ -227,8 +232,8 @@ fn fault(rng: &mut StdRng) -> Fault {
         }
         32 => {
             // The claimants have a test of their own (`faults::single`).
-            let all = [Key::Meta, Key::Count, Key::Users, Key::Free, Key::Waiting];
-            Fault::WrongType { key: *all.choose(rng).unwrap_or(&Key::Users), ms: ms + 2_000 }
+            let all = [DropKey::Meta, DropKey::Count, DropKey::Users, DropKey::Free, DropKey::Waiting];
+            Fault::WrongType { key: *all.choose(rng).unwrap_or(&DropKey::Users), ms: ms + 2_000 }
         }
         _ => {
             let all = [Junk::Scores, Junk::Names, Junk::Free, Junk::Messages, Junk::DeadLetters];
@@ -238,9 +243,9 @@ fn fault(rng: &mut StdRng) -> Fault {
 }
 
 /// Crash points of a kind of process (`shared/src/crash.rs`), those that a schedule can reach.
-fn points(role: Role) -> &'static [&'static str] {
+fn points(role: ProcessRole) -> &'static [&'static str] {
     match role {
-        Role::Api => &[
+        ProcessRole::Api => &[
             "claim_asked",
             "claim_admitted",
             "claim_sent",
@@ -248,8 +253,8 @@ fn points(role: Role) -> &'static [&'static str] {
             "revocation_written",
             "revocation_released",
         ],
-        Role::Consumer => &["rows_begun", "rows_inserted", "rows_committed", "offsets_committed"],
-        Role::Reconciler => &[
+        ProcessRole::Consumer => &["rows_begun", "rows_inserted", "rows_committed", "offsets_committed"],
+        ProcessRole::Reconciler => &[
             "run_begun",
             "repair_begun",
             "repair_done",
@@ -265,7 +270,7 @@ fn points(role: Role) -> &'static [&'static str] {
     }
 }
 
-impl fmt::Display for Schedule {
+impl fmt::Display for FaultSchedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, listed, operators, pollers, ..
@@ -305,25 +310,26 @@ mod tests {
     #[test]
     fn a_seed_gives_one_schedule_and_it_can_be_kept_as_text() {
         for seed in 0..200 {
-            let schedule = Schedule::draw(seed);
-            assert_eq!(schedule, Schedule::draw(seed));
+            let schedule = FaultSchedule::draw(seed);
+            assert_eq!(schedule, FaultSchedule::draw(seed));
             let text = serde_json::to_string(&schedule).unwrap();
             assert_eq!(schedule, serde_json::from_str(&text).unwrap());
             assert!(schedule.people > schedule.quantity && !schedule.faults.is_empty(), "{schedule}");
         }
-        assert_ne!(Schedule::draw(1).faults, Schedule::draw(2).faults);
+        assert_ne!(FaultSchedule::draw(1).faults, FaultSchedule::draw(2).faults);
     }
 
     #[test]
     fn five_hundred_seeds_draw_every_kind_of_fault() {
         let drawn: BTreeSet<String> =
-            (1..=500).flat_map(|seed| Schedule::draw(seed).faults).map(|timed| timed.fault.name()).collect();
+            (1..=500).flat_map(|seed| FaultSchedule::draw(seed).faults).map(|timed| timed.fault.name()).collect();
         assert_eq!(drawn.len(), KINDS, "{drawn:#?}");
     }
 
     #[test]
     fn a_quarter_of_the_seeds_has_an_allow_list_and_some_lists_fill_the_quantity() {
-        let drawn: Vec<Schedule> = (1..=500).map(Schedule::draw).filter(|schedule| schedule.listed > 0).collect();
+        let drawn: Vec<FaultSchedule> =
+            (1..=500).map(FaultSchedule::draw).filter(|schedule| schedule.listed > 0).collect();
         assert!((85..=165).contains(&drawn.len()), "{}", drawn.len());
         for changes in [true, false] {
             let listed = || drawn.iter().filter(|schedule| schedule.relisted == changes);

@@ -1,5 +1,5 @@
 //! The servers on which schedules run one after the other, each behind a proxy. A schedule may
-//! break them as it likes; [`Servers::restore`] makes them whole for the next.
+//! break them as it likes; [`ProxiedServers::restore`] makes them whole for the next.
 
 use parking_lot::Mutex as SyncMutex;
 use std::path::PathBuf;
@@ -8,26 +8,26 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use firstcome_stack::{
-    Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer,
+    FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions, RedisServer,
 };
-use firstcome_testkit::{Clock, Clocks, Keys};
+use firstcome_testkit::{Clocks, PrefixedKeys, ProcessClock};
 use tokio::sync::Mutex;
 
-use crate::fault::Store;
+use crate::fault::FaultyStore;
 
 /// A lock wait ends after this long, so that schedules see it happen.
 const LOCK_WAIT_SECONDS: u64 = 2;
 
-fn redis_options(clock: &Clock) -> RedisOptions {
+fn redis_options(clock: &ProcessClock) -> RedisOptions {
     RedisOptions { env: clock.env().into(), ..RedisOptions::default() }
 }
 
 /// Redis, MySQL and Kafka, and a proxy before each.
-pub struct Servers {
+pub struct ProxiedServers {
     redis: SyncMutex<Arc<RedisServer>>,
     first_redis: Arc<RedisServer>,
     /// That of every Redis here.
-    pub(crate) redis_clock: Clock,
+    pub(crate) redis_clock: ProcessClock,
     _clocks: Clocks,
     pub mysql: MysqlServer,
     /// Kafka; all of its clients go through the proxy.
@@ -39,7 +39,7 @@ pub struct Servers {
     busy: [Mutex<()>; 3],
 }
 
-impl Servers {
+impl ProxiedServers {
     pub async fn start() -> Result<Self> {
         let wait = format!("--innodb-lock-wait-timeout={LOCK_WAIT_SECONDS}");
         let clocks = Clocks::new()?;
@@ -75,16 +75,16 @@ impl Servers {
     }
 
     /// The proxy before a server.
-    pub fn proxy(&self, store: Store) -> &FaultProxy {
+    pub fn proxy(&self, store: FaultyStore) -> &FaultProxy {
         match store {
-            Store::Redis => &self.redis_proxy,
-            Store::Mysql => &self.mysql_proxy,
-            Store::Kafka => &self.kafka_proxy,
+            FaultyStore::Redis => &self.redis_proxy,
+            FaultyStore::Mysql => &self.mysql_proxy,
+            FaultyStore::Kafka => &self.kafka_proxy,
         }
     }
 
     /// Keeps other faults away from a server while the guard lives.
-    pub async fn alone(&self, store: Store) -> tokio::sync::MutexGuard<'_, ()> {
+    pub async fn alone(&self, store: FaultyStore) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }
 
@@ -100,50 +100,50 @@ impl Servers {
 
     /// Another Redis takes the place of the master; connections of before are cut.
     pub async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
-        self.redis_proxy.set(Fault::Cut).await?;
+        self.redis_proxy.set(ProxyFault::Cut).await?;
         self.redis_proxy.set_upstream(replica.port());
         *self.redis.lock() = replica;
-        self.redis_proxy.set(Fault::Pass).await
+        self.redis_proxy.set(ProxyFault::Pass).await
     }
 
-    pub async fn kill(&self, store: Store) -> Result<()> {
+    pub async fn kill(&self, store: FaultyStore) -> Result<()> {
         match store {
-            Store::Redis => self.redis().kill().await,
-            Store::Mysql => self.mysql.kill().await,
-            Store::Kafka => self.kafka.kill().await,
+            FaultyStore::Redis => self.redis().kill().await,
+            FaultyStore::Mysql => self.mysql.kill().await,
+            FaultyStore::Kafka => self.kafka.kill().await,
         }
     }
 
-    /// Starts it after [`Servers::kill`].
-    pub async fn start_again(&self, store: Store) -> Result<()> {
+    /// Starts it after [`ProxiedServers::kill`].
+    pub async fn start_again(&self, store: FaultyStore) -> Result<()> {
         match store {
-            Store::Redis => {
+            FaultyStore::Redis => {
                 self.redis().start_again().await?;
                 // One that was promoted was started as a replica, and is started as one again.
                 self.redis_command(&["REPLICAOF", "NO", "ONE"]).await
             }
-            Store::Mysql => self.mysql.start_again().await,
-            Store::Kafka => self.kafka.start_again().await,
+            FaultyStore::Mysql => self.mysql.start_again().await,
+            FaultyStore::Kafka => self.kafka.start_again().await,
         }
     }
 
-    pub async fn hold(&self, store: Store, held: bool) -> Result<()> {
+    pub async fn hold(&self, store: FaultyStore, held: bool) -> Result<()> {
         match (store, held) {
-            (Store::Redis, true) => self.redis().freeze().await,
-            (Store::Redis, false) => self.redis().thaw().await,
-            (Store::Mysql, true) => self.mysql.freeze().await,
-            (Store::Mysql, false) => self.mysql.thaw().await,
-            (Store::Kafka, true) => self.kafka.freeze().await,
-            (Store::Kafka, false) => self.kafka.thaw().await,
+            (FaultyStore::Redis, true) => self.redis().freeze().await,
+            (FaultyStore::Redis, false) => self.redis().thaw().await,
+            (FaultyStore::Mysql, true) => self.mysql.freeze().await,
+            (FaultyStore::Mysql, false) => self.mysql.thaw().await,
+            (FaultyStore::Kafka, true) => self.kafka.freeze().await,
+            (FaultyStore::Kafka, false) => self.kafka.thaw().await,
         }
     }
 
     /// The process of a server.
-    pub fn pid(&self, store: Store) -> Option<u32> {
+    pub fn pid(&self, store: FaultyStore) -> Option<u32> {
         match store {
-            Store::Redis => self.redis().pid(),
-            Store::Mysql => self.mysql.pid(),
-            Store::Kafka => self.kafka.pid(),
+            FaultyStore::Redis => self.redis().pid(),
+            FaultyStore::Mysql => self.mysql.pid(),
+            FaultyStore::Kafka => self.kafka.pid(),
         }
     }
 
@@ -152,8 +152,8 @@ impl Servers {
     /// # Errors
     /// When a server does not answer any more: they are lost, take new ones.
     pub async fn restore(&self) -> Result<()> {
-        for store in [Store::Redis, Store::Mysql, Store::Kafka] {
-            self.proxy(store).set(Fault::Pass).await?;
+        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+            self.proxy(store).set(ProxyFault::Pass).await?;
             // Those of hosts that went silent would stay for good.
             self.proxy(store).cut_now().await;
         }
@@ -172,7 +172,7 @@ impl Servers {
 
     /// A command straight to the master.
     async fn redis_command(&self, words: &[&str]) -> Result<()> {
-        let redis = Keys::new(&self.redis().url(), "");
+        let redis = PrefixedKeys::new(&self.redis().url(), "");
         let done = tokio::time::timeout(Duration::from_secs(5), redis.try_command(words));
         Ok(done.await.context("Redis does not answer")??)
     }

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::schedule::Schedule;
-use crate::worker::Worker;
+use crate::schedule::FaultSchedule;
+use crate::worker::CampaignWorker;
 
 /// Times that a smaller schedule is tried: what depends on chance does not fail every time.
 const TRIES: u32 = 2;
 
 /// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in
 /// `shrunk.json`.
-pub async fn shrink(worker: &mut Worker, failed: &Schedule, folder: &Path) -> Result<()> {
+pub async fn shrink(worker: &mut CampaignWorker, failed: &FaultSchedule, folder: &Path) -> Result<()> {
     let mut smallest = failed.clone();
     let mut at = 0;
     while smallest.faults.len() > 1 && at < smallest.faults.len() {
@@ -35,7 +35,7 @@ pub async fn shrink(worker: &mut Worker, failed: &Schedule, folder: &Path) -> Re
     Ok(())
 }
 
-async fn fails(worker: &mut Worker, schedule: &Schedule, folder: &Path) -> bool {
+async fn fails(worker: &mut CampaignWorker, schedule: &FaultSchedule, folder: &Path) -> bool {
     for _ in 0..TRIES {
         match worker.run(schedule, folder).await {
             Ok(ran) if ran.wrong.is_empty() => {}

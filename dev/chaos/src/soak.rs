@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use firstcome_histories::{History, Recorder, Verdict, check};
-use firstcome_testkit::Coupon;
+use firstcome_testkit::MadeCoupon;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;
 
 use crate::clients::Clients;
-use crate::fault::{Fault, Role, Store, Wire};
+use crate::fault::{Fault, FaultyStore, ProcessRole, WireFault};
 use crate::inject::inject;
 use crate::resources::Resources;
 use crate::run::{announce, record_end_of};
-use crate::schedule::Schedule;
-use crate::servers::Servers;
+use crate::schedule::FaultSchedule;
+use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
@@ -50,7 +50,7 @@ impl Span {
 }
 
 #[derive(Default)]
-struct Tally {
+struct SoakTally {
     coupons: AtomicU64,
     promises: AtomicU64,
     listed: AtomicU64,
@@ -61,15 +61,15 @@ struct Tally {
 /// Runs for so many minutes, prints the resources in use, and says whether all was well.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
-    let servers = Arc::new(Servers::start().await?);
+    let servers = Arc::new(ProxiedServers::start().await?);
     // Short times of keeping, so that half an hour shows what is thrown away.
     let settings = [("CLEAN_RUNS_KEPT_SECONDS", "120"), ("SEALED_KEYS_TTL_SECONDS", "60")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    let drawn = Schedule::draw(0);
+    let drawn = FaultSchedule::draw(0);
     let schedule =
-        Schedule { coupons: 1, quantity: 100, people: 160, crowd_ms: 12_000, faults: vec![], settings, ..drawn };
+        FaultSchedule { coupons: 1, quantity: 100, people: 160, crowd_ms: 12_000, faults: vec![], settings, ..drawn };
     let system = SystemUnderTest::start(Arc::clone(&servers), &schedule).await?;
-    let (tally, mut resources) = (Tally::default(), Resources::default());
+    let (tally, mut resources) = (SoakTally::default(), Resources::default());
     let span = Span { begun: Instant::now(), lasts: Duration::from_secs(minutes * 60) };
     let all = async {
         tokio::join!(
@@ -106,7 +106,13 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     Ok(good)
 }
 
-async fn traffic(system: &SystemUnderTest, schedule: &Schedule, tally: &Tally, out: &Path, span: Span) -> Result<()> {
+async fn traffic(
+    system: &SystemUnderTest,
+    schedule: &FaultSchedule,
+    tally: &SoakTally,
+    out: &Path,
+    span: Span,
+) -> Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0_u64;
     // The last ones end before the others stop.
@@ -130,8 +136,8 @@ async fn traffic(system: &SystemUnderTest, schedule: &Schedule, tally: &Tally, o
 
 async fn one_coupon(
     system: &SystemUnderTest,
-    schedule: &Schedule,
-    tally: &Tally,
+    schedule: &FaultSchedule,
+    tally: &SoakTally,
     out: &Path,
     number: u64,
 ) -> Result<()> {
@@ -140,7 +146,7 @@ async fn one_coupon(
     let recorder = Recorder::create(&path)?;
     announce(&coupon, schedule, &recorder);
     let clients = Clients::new(system, vec![coupon.clone()], recorder.clone());
-    let schedule = Schedule { seed: number, ..schedule.clone() };
+    let schedule = FaultSchedule { seed: number, ..schedule.clone() };
     let _ = tokio::time::timeout(ASKED_FOR, async {
         clients.come(&schedule).await;
         // A slot that came free goes to the next who asks.
@@ -169,7 +175,7 @@ async fn one_coupon(
 }
 
 /// A coupon, as soon as it can be made; none when it can't for long.
-async fn make(system: &SystemUnderTest, schedule: &Schedule) -> Option<Coupon> {
+async fn make(system: &SystemUnderTest, schedule: &FaultSchedule) -> Option<MadeCoupon> {
     for _ in 0..20 {
         if let Ok(coupon) = system.make_coupon(schedule, None, "INTERVAL 45 SECOND").await {
             return Some(coupon);
@@ -179,7 +185,7 @@ async fn make(system: &SystemUnderTest, schedule: &Schedule) -> Option<Coupon> {
     None
 }
 
-async fn until_sealed(system: &SystemUnderTest, coupon: &Coupon) -> bool {
+async fn until_sealed(system: &SystemUnderTest, coupon: &MadeCoupon) -> bool {
     let begun = Instant::now();
     let sql = format!("SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}", coupon.drop);
     while begun.elapsed() < SEALED_WITHIN {
@@ -193,7 +199,7 @@ async fn until_sealed(system: &SystemUnderTest, coupon: &Coupon) -> bool {
 
 /// One fault after the other. The first process of each kind is never killed: it shows what a
 /// process gathers.
-async fn trouble(system: &SystemUnderTest, tally: &Tally, span: Span) -> Result<()> {
+async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Result<()> {
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;
         let fault = draw();
@@ -205,10 +211,13 @@ async fn trouble(system: &SystemUnderTest, tally: &Tally, span: Span) -> Result<
 
 fn draw() -> Fault {
     let mut rng = rand::rng();
-    let role = *[Role::Api, Role::Consumer, Role::Reconciler].choose(&mut rng).unwrap_or(&Role::Api);
-    let store = *[Store::Redis, Store::Mysql, Store::Kafka].choose(&mut rng).unwrap_or(&Store::Redis);
-    let wires = [Wire::Delay, Wire::Cut, Wire::BlackHole, Wire::DropReplies, Wire::HalfClose];
-    let wire = *wires.choose(&mut rng).unwrap_or(&Wire::Cut);
+    let role = *[ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler]
+        .choose(&mut rng)
+        .unwrap_or(&ProcessRole::Api);
+    let store =
+        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(&mut rng).unwrap_or(&FaultyStore::Redis);
+    let wires = [WireFault::Delay, WireFault::Cut, WireFault::BlackHole, WireFault::DropReplies, WireFault::HalfClose];
+    let wire = *wires.choose(&mut rng).unwrap_or(&WireFault::Cut);
     let ms = 1_500;
     let all = [
         Fault::Kill { role, number: 1, ms },
@@ -227,7 +236,7 @@ fn draw() -> Fault {
     all.choose(&mut rng).cloned().unwrap_or(Fault::Flush)
 }
 
-async fn watch(system: &SystemUnderTest, tally: &Tally, resources: &mut Resources, span: Span) {
+async fn watch(system: &SystemUnderTest, tally: &SoakTally, resources: &mut Resources, span: Span) {
     let mut looks = 0_u64;
     while !span.left().is_zero() {
         tokio::time::sleep(GAUGES_EVERY).await;

@@ -4,26 +4,26 @@ use parking_lot::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
-use firstcome_testkit::{Clock, Clocks, Process, World};
+use firstcome_testkit::{Clocks, Process, ProcessClock, World};
 
-use crate::fault::{Fault, Role};
-use crate::schedule::Schedule;
+use crate::fault::{Fault, ProcessRole};
+use crate::schedule::FaultSchedule;
 
 /// How often the supervisor checks its processes.
 const CHECK_EVERY: Duration = Duration::from_millis(30);
 
 /// One supervised process.
 pub struct Supervised {
-    role: Role,
+    role: ProcessRole,
     /// A clock of its own, where the schedule steps it.
-    clock: Option<Clock>,
-    state: Mutex<State>,
+    clock: Option<ProcessClock>,
+    state: Mutex<ProcessState>,
     /// One fault at a time: the next waits.
     pub busy: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct State {
+struct ProcessState {
     process: Option<Process>,
     away: bool,
     /// `FIRSTCOME_CRASH_AT` of the next start.
@@ -39,7 +39,7 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// As many of each kind as the schedule has, none started yet.
-    pub fn new(schedule: &Schedule) -> Result<Self> {
+    pub fn new(schedule: &FaultSchedule) -> Result<Self> {
         let stepped = |role, number| {
             schedule.faults.iter().any(
                 |timed| matches!(&timed.fault, Fault::Clock { role: r, number: n, .. } if (*r, *n) == (role, number)),
@@ -47,7 +47,7 @@ impl Supervisor {
         };
         let mut clocks = None;
         let mut processes = Vec::new();
-        for role in [Role::Api, Role::Consumer, Role::Reconciler] {
+        for role in [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler] {
             for number in 0..how_many(schedule, role) {
                 let mut clock = None;
                 if stepped(role, number) {
@@ -62,7 +62,7 @@ impl Supervisor {
     }
 
     /// The process of this number, counted anew where there are fewer.
-    pub fn process(&self, role: Role, number: usize) -> &Supervised {
+    pub fn process(&self, role: ProcessRole, number: usize) -> &Supervised {
         let of_role: Vec<&Supervised> = self.processes.iter().filter(|process| process.role == role).collect();
         of_role[number % of_role.len()]
     }
@@ -79,7 +79,7 @@ impl Supervisor {
 
     /// Addresses of the APIs that accept requests now.
     pub fn apis(&self) -> Vec<String> {
-        let apis = self.processes.iter().filter(|process| process.role == Role::Api);
+        let apis = self.processes.iter().filter(|process| process.role == ProcessRole::Api);
         apis.filter_map(Supervised::address).collect()
     }
 
@@ -91,9 +91,9 @@ impl Supervisor {
 }
 
 /// Daemons are two always, except where a fault takes a process of a schedule that has one of each.
-fn how_many(schedule: &Schedule, role: Role) -> usize {
-    let taken = schedule.faults.iter().any(|timed| timed.fault.role() == Some(Role::Reconciler));
-    if role == Role::Reconciler && !taken { schedule.processes.max(2) } else { schedule.processes }
+fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
+    let taken = schedule.faults.iter().any(|timed| timed.fault.role() == Some(ProcessRole::Reconciler));
+    if role == ProcessRole::Reconciler && !taken { schedule.processes.max(2) } else { schedule.processes }
 }
 
 impl Supervised {
@@ -112,11 +112,11 @@ impl Supervised {
 
     fn start(&self, world: &World, crash_at: Option<&str>) -> Process {
         let (program, verb) = match self.role {
-            Role::Api => ("firstcome-api", "serve"),
-            Role::Consumer => ("firstcome-api", "consume"),
-            Role::Reconciler => ("firstcome-reconciler", "daemon"),
+            ProcessRole::Api => ("firstcome-api", "serve"),
+            ProcessRole::Consumer => ("firstcome-api", "consume"),
+            ProcessRole::Reconciler => ("firstcome-reconciler", "daemon"),
         };
-        let clock = self.clock.iter().flat_map(Clock::env).collect::<Vec<_>>();
+        let clock = self.clock.iter().flat_map(ProcessClock::env).collect::<Vec<_>>();
         let mut env: Vec<(&str, &str)> = clock.iter().map(|(name, value)| (*name, value.as_str())).collect();
         env.extend(crash_at.map(|point| ("FIRSTCOME_CRASH_AT", point)));
         world.start(program, &[verb], &env)

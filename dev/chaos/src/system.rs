@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use firstcome_histories::Recorder;
-use firstcome_testkit::{Api, Coupon, Keys, Stores, World};
+use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores};
 use serde_json::json;
 
-use crate::fault::{Fault, Store};
+use crate::fault::{Fault, FaultyStore};
 use crate::replica::{Replica, follow};
-use crate::schedule::{Schedule, Timed};
-use crate::servers::Servers;
+use crate::schedule::{FaultSchedule, Timed};
+use crate::servers::ProxiedServers;
 use crate::supervisor::Supervisor;
 use crate::wait::{pause, until};
 
@@ -22,13 +22,13 @@ const READY: Duration = Duration::from_secs(40);
 
 /// Everything that a schedule happens to.
 pub struct SystemUnderTest {
-    pub servers: Arc<Servers>,
+    pub servers: Arc<ProxiedServers>,
     pub supervisor: Supervisor,
     /// Database, keys, topic, mails and logs. Its own connections go past the proxies.
     pub world: World,
     /// A replica that has everything, for a schedule that promotes one.
     pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
-    coupons: Vec<Coupon>,
+    coupons: Vec<MadeCoupon>,
     written_before: u64,
     /// What was seen to be wrong while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
@@ -48,8 +48,8 @@ const SETTINGS: [(&str, &str); 6] = [
 impl SystemUnderTest {
     /// Starts the system and makes the coupons. What it needs to keep running is
     /// [`SystemUnderTest::supervise`].
-    pub async fn start(servers: Arc<Servers>, schedule: &Schedule) -> Result<Self> {
-        let stores = Stores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
+    pub async fn start(servers: Arc<ProxiedServers>, schedule: &FaultSchedule) -> Result<Self> {
+        let stores = WorldStores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
         let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;
         world.set("REDIS_URL", &servers.redis_url());
         world.set("DATABASE_URL", &servers.database_url(world.database()));
@@ -79,7 +79,7 @@ impl SystemUnderTest {
         Ok(system)
     }
 
-    async fn open(&self, schedule: &Schedule) -> Result<Vec<Coupon>> {
+    async fn open(&self, schedule: &FaultSchedule) -> Result<Vec<MadeCoupon>> {
         let all = schedule.processes;
         ensure!(until(READY, || self.supervisor.apis().len() == all).await, "the APIs did not start");
         let epoch = self.world.redis.own("epoch");
@@ -96,7 +96,12 @@ impl SystemUnderTest {
 
     /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
     /// With `allow` it is for the people whom the schedule lists.
-    pub async fn make_coupon(&self, schedule: &Schedule, allow: Option<&str>, open_for: &str) -> Result<Coupon> {
+    pub async fn make_coupon(
+        &self,
+        schedule: &FaultSchedule,
+        allow: Option<&str>,
+        open_for: &str,
+    ) -> Result<MadeCoupon> {
         let instants = format!(
             "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 30 MINUTE, '%Y-%m-%dT%H:%i:%sZ'),
                     DATE_FORMAT(UTC_TIMESTAMP() + {open_for}, '%Y-%m-%dT%H:%i:%sZ')"
@@ -108,7 +113,7 @@ impl SystemUnderTest {
             "schedule": {"type": "once", "opens_at": instants[0][0], "closes_at": instants[0][1]},
         });
         let api = self.supervisor.apis().into_iter().next().context("no API runs")?;
-        let api = Api::patient(&api, Duration::from_secs(10), Recorder::new(std::io::sink()));
+        let api = ApiClient::patient(&api, Duration::from_secs(10), Recorder::new(std::io::sink()));
         let coupon = api.try_create_coupon(&body).await.map_err(|why| anyhow!(why))?;
         if allow.is_some() {
             let reply = api.try_list(coupon.id, &schedule.listed_people(), true).await.map_err(|why| anyhow!(why))?;
@@ -123,7 +128,7 @@ impl SystemUnderTest {
     }
 
     /// The open coupons, at least one.
-    pub fn coupons(&self) -> &[Coupon] {
+    pub fn coupons(&self) -> &[MadeCoupon] {
         &self.coupons
     }
 
@@ -142,14 +147,14 @@ impl SystemUnderTest {
     }
 
     /// The keys in the Redis that is the master now.
-    pub fn redis(&self) -> Keys {
-        Keys::new(&self.servers.redis().url(), &self.world.setting("REDIS_KEY_PREFIX"))
+    pub fn redis(&self) -> PrefixedKeys {
+        PrefixedKeys::new(&self.servers.redis().url(), &self.world.setting("REDIS_KEY_PREFIX"))
     }
 
     /// No proxy disturbs.
     pub async fn heal(&self) -> Result<()> {
-        for store in [Store::Redis, Store::Mysql, Store::Kafka] {
-            self.servers.proxy(store).set(firstcome_stack::Fault::Pass).await?;
+        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+            self.servers.proxy(store).set(firstcome_stack::ProxyFault::Pass).await?;
         }
         Ok(())
     }

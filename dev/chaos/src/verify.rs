@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use firstcome_testkit::Coupon;
+use firstcome_testkit::MadeCoupon;
 
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
@@ -55,12 +55,12 @@ fn counted(detail: &str) -> u64 {
 }
 
 /// Whether a coupon is for people on its allow list.
-pub(crate) fn has_list(coupon: &Coupon) -> bool {
+pub(crate) fn has_list(coupon: &MadeCoupon) -> bool {
     coupon.body["allow"] == "list"
 }
 
 /// MySQL and Redis have the same people on the list, and it is the same list of the coupon's.
-async fn same_list(system: &SystemUnderTest, coupon: &Coupon) -> Result<()> {
+async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> {
     let (sql, redis, id) = (&system.world.sql, system.redis(), coupon.id);
     let own = |name: &str| redis.own(&format!("{{{id}}}:{name}"));
     let listed = sql.rows(&format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id}")).await?;
@@ -79,8 +79,8 @@ async fn same_list(system: &SystemUnderTest, coupon: &Coupon) -> Result<()> {
 /// where the stores do not agree on who has which, or somebody has none yet. One who was revoked
 /// and may claim again has perhaps stopped asking: a process that was frozen carries out a request
 /// that has been given up and repeated, and revokes what they have claimed since.
-async fn is_short_of_people(system: &SystemUnderTest, coupon: &Coupon, quantity: u64) -> Result<bool> {
-    let (redis, Coupon { id, drop, .. }) = (system.redis(), coupon);
+async fn is_short_of_people(system: &SystemUnderTest, coupon: &MadeCoupon, quantity: u64) -> Result<bool> {
+    let (redis, MadeCoupon { id, drop, .. }) = (system.redis(), coupon);
     let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon).await?.len() as u64;
     if given >= quantity {
         return Ok(false);
@@ -196,7 +196,7 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
 
 /// People whom the system lists: those who lost a promise, and those whose slot is not the promised
 /// one.
-pub async fn listed(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<(String, Option<i64>)>> {
+pub async fn listed(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<(String, Option<i64>)>> {
     let drop = coupon.drop;
     let broken = format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
     // A conflict that was settled by moving somebody names them with the slot they had; a claim

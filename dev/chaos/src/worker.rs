@@ -8,23 +8,23 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use futures_util::FutureExt as _;
 
-use crate::run::{Ran, run};
-use crate::schedule::Schedule;
-use crate::servers::Servers;
+use crate::run::{ScheduleResult, run};
+use crate::schedule::FaultSchedule;
+use crate::servers::ProxiedServers;
 
 /// After so many schedules a worker takes new servers: topics and logs of the old ones pile up.
 const FRESH_AFTER: u32 = 40;
 
 /// A worker's servers, renewed now and then.
 #[derive(Default)]
-pub struct Worker {
-    servers: Option<Arc<Servers>>,
+pub struct CampaignWorker {
+    servers: Option<Arc<ProxiedServers>>,
     used: u32,
 }
 
-impl Worker {
+impl CampaignWorker {
     /// Runs a schedule; once more on new servers when they or the machine failed.
-    pub async fn try_twice(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
+    pub async fn try_twice(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
         match self.run(schedule, folder).await {
             Ok(ran) => Ok(ran),
             Err(first) => {
@@ -34,7 +34,7 @@ impl Worker {
         }
     }
 
-    pub async fn run(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
+    pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
         if self.used >= FRESH_AFTER {
             self.servers = None;
         }
@@ -42,7 +42,7 @@ impl Worker {
             servers
         } else {
             self.used = 0;
-            Arc::new(Servers::start().await?)
+            Arc::new(ProxiedServers::start().await?)
         };
         self.used += 1;
         if folder.exists() {

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
-use firstcome_load::answer::Kind;
+use firstcome_load::answer::AnswerKind;
 use firstcome_load::crowd::Crowd;
-use firstcome_load::generator::{self, Plan};
+use firstcome_load::generator::{self, CrowdPlan};
 use firstcome_load::ops::Ops;
 use firstcome_load::table;
-use firstcome_load::tally::{Progress, Tally};
+use firstcome_load::tally::{CrowdProgress, Tally};
 use firstcome_load::terminal::{ProgressLine, grouped, step};
 use firstcome_stack::Mail;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
 
 use crate::faults::{self, Forger};
-use crate::outcome::{Outcome, subject};
+use crate::outcome::{DemoOutcome, subject};
 use crate::proof::Proof;
 use crate::system::{System, SystemOptions};
 
@@ -36,7 +36,7 @@ const COPIES: usize = 5;
 const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
 
 #[derive(Debug, Clone)]
-pub struct Size {
+pub struct DemoSize {
     pub quantity: u32,
     pub people: u32,
     /// Requests each of them sends.
@@ -47,15 +47,15 @@ pub struct Size {
 /// Runs it, on servers of its own, and takes everything down again.
 ///
 /// # Errors When something could not be started or asked. That the total is not exact is no error
-/// but an [`Outcome`].
-pub async fn run(size: &Size, options: &SystemOptions) -> Result<Outcome> {
+/// but a [`DemoOutcome`].
+pub async fn run(size: &DemoSize, options: &SystemOptions) -> Result<DemoOutcome> {
     let mut system = System::start(options).await?;
     let outcome = play(size, &mut system).await;
     let complaints = system.stop().await;
-    outcome.map(|outcome| Outcome { complaints, ..outcome })
+    outcome.map(|outcome| DemoOutcome { complaints, ..outcome })
 }
 
-async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
+async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     let coupon_id = make_coupon(&system.api()?, size).await?;
     step(format!("coupon {coupon_id}: {} to give away, opens in {} s", size.quantity, OPENS_AFTER.num_seconds()));
     let forger = Forger::new(&system.servers.stack, coupon_id)?;
@@ -84,10 +84,10 @@ async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
         proof
     };
     let last_pass = last_pass.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
-    Ok(Outcome { tally, proof, mails, last_pass, passes: count_runs(&runs), complaints: Vec::new() })
+    Ok(DemoOutcome { tally, proof, mails, last_pass, passes: count_runs(&runs), complaints: Vec::new() })
 }
 
-async fn make_coupon(api: &Ops, size: &Size) -> Result<i64> {
+async fn make_coupon(api: &Ops, size: &DemoSize) -> Result<i64> {
     let opens_at = Utc::now() + OPENS_AFTER;
     let (_, made) = api.make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1)).await?;
     made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))
@@ -113,20 +113,20 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
 }
 
 /// Everybody asks; when a third of the slots is given out, the consumer that reads them is killed.
-async fn rush(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
+async fn rush(size: &DemoSize, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
     let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
     let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
     step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
-    let plan = Plan::new(system.targets()?, coupon_id, crowd, size.connections);
-    let plan = Plan { patience: Duration::from_secs(30), ..plan };
-    let (progress, mut live) = (Arc::new(Progress::default()), ProgressLine::new());
+    let plan = CrowdPlan::new(system.targets()?, coupon_id, crowd, size.connections);
+    let plan = CrowdPlan { patience: Duration::from_secs(30), ..plan };
+    let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
     // Shown between two updates of the moving line.
     let news = Cell::new(None);
     let kill = async {
         progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
-        let (name, admitted) = (consumer.name().to_owned(), progress.count(Kind::Accepted));
+        let (name, admitted) = (consumer.name().to_owned(), progress.count(AnswerKind::Accepted));
         consumer.kill().await?;
         news.set(Some(format!("fault 3: {name} was killed (SIGKILL) when {admitted} people were admitted")));
         anyhow::Ok(())
@@ -163,7 +163,7 @@ async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut())
     }
 }
 
-async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
+async fn until_exact(size: &DemoSize, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
     let (begun, mut live) = (Instant::now(), ProgressLine::new());
     loop {
         let proof = Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;

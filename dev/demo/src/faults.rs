@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
-use firstcome_load::answer::Promise;
+use firstcome_load::answer::PromisedSlot;
 use firstcome_load::launch::Service;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
@@ -64,7 +64,7 @@ impl Forger {
     /// Copies of messages that people's claims rest on: the same again, which must change nothing,
     /// and one of a version that this build does not know, which the dead-letter table keeps and
     /// the reconciler sees to be issued already.
-    pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: Promise) -> Result<()> {
+    pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: PromisedSlot) -> Result<()> {
         let claim = ClaimEvent {
             coupon_id: CouponId(coupon_id),
             drop_id: DropId(promise.drop_id),

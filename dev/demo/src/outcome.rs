@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::proof::Proof;
 
 #[derive(Debug)]
-pub struct Outcome {
+pub struct DemoOutcome {
     pub tally: Tally,
     pub proof: Proof,
     pub mails: Vec<Mail>,
@@ -22,7 +22,7 @@ pub struct Outcome {
     pub complaints: Vec<String>,
 }
 
-impl Outcome {
+impl DemoOutcome {
     /// Exact, no answer contradicts another, and every process ended as it should.
     pub fn success(&self) -> bool {
         self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()

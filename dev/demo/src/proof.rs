@@ -4,8 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, ensure};
-use firstcome_load::answer::Promise;
-use firstcome_load::measure::{Database, Row};
+use firstcome_load::answer::PromisedSlot;
+use firstcome_load::measure::{CountedRow, Database};
 use firstcome_load::rows::unkept;
 use firstcome_stack::MysqlServer;
 
@@ -32,14 +32,14 @@ pub struct Proof {
     pub row_without_yes: usize,
     /// Claims that the consumer could not write, by reason: how many, and how many of them are not
     /// dealt with.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedClaims>,
     /// From the last admission to the last row, in milliseconds.
     pub settled_after_ms: i64,
 }
 
 /// Claims of the dead-letter table with one reason.
 #[derive(Debug, Clone)]
-pub struct Refused {
+pub struct RefusedClaims {
     pub reason: String,
     pub count: u64,
     /// Of these, not dealt with.
@@ -52,7 +52,7 @@ impl Proof {
         mysql: &MysqlServer,
         coupon_id: i64,
         quantity: u32,
-        promises: &HashMap<String, Promise>,
+        promises: &HashMap<String, PromisedSlot>,
     ) -> Result<Self> {
         let mut database = Database::open(&mysql.database_url("firstcome")).await?;
         let rows = database.rows(coupon_id).await?;
@@ -63,7 +63,7 @@ impl Proof {
         Ok(proof)
     }
 
-    fn compare(rows: &[Row], quantity: u32, promises: &HashMap<String, Promise>) -> Self {
+    fn compare(rows: &[CountedRow], quantity: u32, promises: &HashMap<String, PromisedSlot>) -> Self {
         let in_range = rows.iter().filter(|row| (1..=quantity).contains(&row.promise.slot)).count();
         let holders: BTreeSet<&str> = rows.iter().map(|row| row.user_id.as_str()).collect();
         let by_consumer = rows.iter().filter(|row| row.by_consumer).count();
@@ -100,12 +100,12 @@ impl Proof {
     }
 }
 
-async fn refused(mysql: &MysqlServer) -> Result<Vec<Refused>> {
+async fn refused(mysql: &MysqlServer) -> Result<Vec<RefusedClaims>> {
     let sql = "SELECT reason, COUNT(*), COUNT(*) - COUNT(resolved_at) FROM firstcome.failed_claims
                GROUP BY reason ORDER BY reason";
     let read = |row: Vec<String>| {
         let [reason, count, open] = <[String; 3]>::try_from(row).ok().context("three columns")?;
-        Ok(Refused { reason, count: count.parse()?, open: open.parse()? })
+        Ok(RefusedClaims { reason, count: count.parse()?, open: open.parse()? })
     };
     mysql.query(sql).await?.into_iter().map(read).collect()
 }
@@ -124,12 +124,12 @@ async fn settled_after_ms(mysql: &MysqlServer, coupon_id: i64) -> Result<i64> {
 mod tests {
     use super::*;
 
-    fn row(slot: u32, user_id: &str) -> Row {
-        Row { promise: Promise { drop_id: 1, slot }, user_id: user_id.into(), by_consumer: slot != 2 }
+    fn row(slot: u32, user_id: &str) -> CountedRow {
+        CountedRow { promise: PromisedSlot { drop_id: 1, slot }, user_id: user_id.into(), by_consumer: slot != 2 }
     }
 
-    fn promised(promises: &[(&str, u32)]) -> HashMap<String, Promise> {
-        promises.iter().map(|(user_id, slot)| ((*user_id).into(), Promise { drop_id: 1, slot: *slot })).collect()
+    fn promised(promises: &[(&str, u32)]) -> HashMap<String, PromisedSlot> {
+        promises.iter().map(|(user_id, slot)| ((*user_id).into(), PromisedSlot { drop_id: 1, slot: *slot })).collect()
     }
 
     #[test]

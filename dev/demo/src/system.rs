@@ -34,13 +34,13 @@ pub struct SystemOptions {
 /// An API of its own for coupon pages: people come by a link with a token, while scripts and crowds
 /// name people by a header at the other APIs.
 #[derive(Debug)]
-pub struct Pages {
+pub struct PageApi {
     service: Service,
     /// Of one person.
     pub token: String,
 }
 
-impl Pages {
+impl PageApi {
     async fn start(installation: &Installation, address: &str) -> Result<Self> {
         let secret = format!("{:032x}", rand::random::<u128>());
         let service = installation.pages_at(address, &secret).await?;
@@ -59,7 +59,7 @@ pub struct System {
     pub apis: Vec<Service>,
     pub consumers: Vec<Service>,
     pub reconciler: Service,
-    pub pages: Option<Pages>,
+    pub pages: Option<PageApi>,
     pub installation: Installation,
     /// Redis, MySQL, Kafka and the mail sink.
     pub servers: Arc<Servers>,
@@ -99,7 +99,7 @@ impl System {
                 if !options.pages {
                     return Ok(None);
                 }
-                Pages::start(&installation, &port(8083, 1)).await.map(Some)
+                PageApi::start(&installation, &port(8083, 1)).await.map(Some)
             },
         )?;
         for api in &apis {

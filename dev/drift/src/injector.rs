@@ -14,13 +14,13 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
 use redis::{Cmd, FromRedisValue};
 
-use crate::kind::Kind;
+use crate::kind::Drift;
 use crate::stall::Stall;
-use crate::store_args::StoreArgs;
+use crate::store_args::DriftStoreArgs;
 
 /// A person concerned, with the slot it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Hit {
+pub struct AffectedPerson {
     /// The slot, as the drift has it.
     pub slot: i64,
     pub user: String,
@@ -28,12 +28,12 @@ pub struct Hit {
 
 #[derive(Debug)]
 pub struct Injected {
-    pub kind: Kind,
+    pub kind: Drift,
     /// Whom it concerns; empty for drift that concerns nobody in particular.
-    pub people: Vec<Hit>,
+    pub people: Vec<AffectedPerson>,
     /// The same in words.
     pub summary: String,
-    /// What must be kept for the drift to last, for [`Kind::Stalled`].
+    /// What must be kept for the drift to last, for [`Drift::Stalled`].
     pub stall: Option<Stall>,
 }
 
@@ -53,7 +53,7 @@ impl Injector {
     /// An injector for a drop; without one named, the newest with rows, of the coupon if that is
     /// named: most drift is made to people who hold one. Where none has rows, the newest that has
     /// opened.
-    pub async fn new(stores: &StoreArgs, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
+    pub async fn new(stores: &DriftStoreArgs, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
         let db_settings = stores.mysql.settings();
         let db = Db::new(&db_settings)?;
         let redis = Redis::new(&stores.redis.settings())?;
@@ -151,14 +151,14 @@ impl Injector {
     }
 
     /// What was done to these people.
-    pub(crate) fn injected(&self, kind: Kind, people: &[(i64, UserId)], what: &str) -> Injected {
+    pub(crate) fn injected(&self, kind: Drift, people: &[(i64, UserId)], what: &str) -> Injected {
         let shown: Vec<String> = people.iter().take(20).map(|(slot, user)| format!("{user} (slot {slot})")).collect();
         let more = people.len().saturating_sub(shown.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let names = if shown.is_empty() { String::new() } else { format!(": {}{more}", shown.join(", ")) };
         Injected {
             kind,
-            people: people.iter().map(|(slot, user)| Hit { slot: *slot, user: user.to_string() }).collect(),
+            people: people.iter().map(|(slot, user)| AffectedPerson { slot: *slot, user: user.to_string() }).collect(),
             summary: format!("coupon {} drop {}: {what}{names}", self.coupon.id, self.drop.id),
             stall: None,
         }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// What can be made. The word before the colon is the reconciler's name of the finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
-pub enum Kind {
+pub enum Drift {
     /// Rows are deleted from MySQL; their people were promised a coupon
     #[value(name = "unissued")]
     Unissued,
@@ -88,7 +88,7 @@ pub enum Kind {
     Stalled,
 }
 
-impl Kind {
+impl Drift {
     /// The kind and its variant, as on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -119,11 +119,11 @@ mod tests {
             "redis_lost",
             "stalled",
         ];
-        for kind in Kind::value_variants() {
+        for kind in Drift::value_variants() {
             assert!(findings.contains(&kind.finding().as_str()), "{}", kind.name());
         }
         for finding in findings {
-            assert!(Kind::from_str(finding, false).is_ok(), "{finding} alone is a kind");
+            assert!(Drift::from_str(finding, false).is_ok(), "{finding} alone is a kind");
         }
     }
 }

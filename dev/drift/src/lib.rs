@@ -23,7 +23,7 @@ mod kinds;
 mod stall;
 mod store_args;
 
-pub use injector::{Hit, Injected, Injector};
-pub use kind::Kind;
+pub use injector::{AffectedPerson, Injected, Injector};
+pub use kind::Drift;
 pub use stall::Stall;
-pub use store_args::StoreArgs;
+pub use store_args::DriftStoreArgs;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum as _};
-use firstcome_drift::{Injector, Kind, StoreArgs};
+use firstcome_drift::{Drift, DriftStoreArgs, Injector};
 
 /// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and
 /// mend it.
@@ -17,7 +17,7 @@ use firstcome_drift::{Injector, Kind, StoreArgs};
 struct Cli {
     /// What to make; `?` lists the kinds
     #[arg(value_enum, env = "KIND", default_value = "unissued", hide_possible_values = true)]
-    kind: Kind,
+    kind: Drift,
     /// In this coupon; else in the newest with rows
     #[arg(long, env = "COUPON", value_name = "ID")]
     coupon: Option<i64>,
@@ -31,7 +31,7 @@ struct Cli {
     #[arg(long, env = "SECONDS_STALLED", default_value_t = 90, value_name = "N")]
     seconds: u64,
     #[command(flatten)]
-    stores: StoreArgs,
+    stores: DriftStoreArgs,
 }
 
 #[tokio::main]
@@ -52,12 +52,12 @@ async fn main() -> ExitCode {
 
 /// A line a kind: its name, and what it does.
 fn kinds() -> String {
-    let line = |kind: &Kind| {
+    let line = |kind: &Drift| {
         let value = kind.to_possible_value()?;
         let help = value.get_help().map(ToString::to_string).unwrap_or_default();
         Some(format!("{:<26} {help}", value.get_name()))
     };
-    Kind::value_variants().iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    Drift::value_variants().iter().filter_map(line).collect::<Vec<_>>().join("\n")
 }
 
 async fn run(cli: Cli) -> Result<()> {
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn every_kind_is_listed_with_what_it_does() {
         let kinds = kinds();
-        assert_eq!(kinds.lines().count(), Kind::value_variants().len());
+        assert_eq!(kinds.lines().count(), Drift::value_variants().len());
         assert!(kinds.lines().all(|line| line.len() > 40), "{kinds}");
         assert!(kinds.contains("unissued "), "{kinds}");
     }

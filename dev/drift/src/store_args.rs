@@ -27,7 +27,7 @@ const SETTINGS: [&str; 18] = [
 
 /// The stores of the system that is to drift: the same settings as the product's.
 #[derive(Debug, Clone, Args)]
-pub struct StoreArgs {
+pub struct DriftStoreArgs {
     /// Where MySQL is.
     #[command(flatten)]
     pub mysql: MysqlArgs,
@@ -39,13 +39,13 @@ pub struct StoreArgs {
     pub kafka: KafkaArgs,
 }
 
-impl StoreArgs {
+impl DriftStoreArgs {
     /// The stores whose settings are looked up by the names of their variables.
     pub fn of(setting: impl Fn(&str) -> Option<String>) -> Result<Self> {
         #[derive(Parser)]
         struct Only {
             #[command(flatten)]
-            stores: StoreArgs,
+            stores: DriftStoreArgs,
         }
         let flag = |name: &str| Some(format!("--{}={}", name.to_lowercase().replace('_', "-"), setting(name)?));
         let args = SETTINGS.iter().filter_map(|name| flag(name));

@@ -8,23 +8,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
+pub struct HistoryLine {
     /// Milliseconds since the recorder was made. For people to read; nothing is judged by it.
     pub at_ms: u64,
     #[serde(flatten)]
-    pub event: Event,
+    pub event: RecordedEvent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub enum RecordedEvent {
     /// A drop and how much of it there is from here on.
     Drop {
         drop: u64,
         coupon: u64,
         quantity: u64,
         /// In which scope a person may have one.
-        once_per: OncePer,
+        once_per: RecordedScope,
     },
     /// A person asks for one.
     Invoked {
@@ -67,7 +67,7 @@ pub enum Event {
     },
     Ok {
         op: u64,
-        answer: Answer,
+        answer: RecordedAnswer,
     },
     /// It surely had no effect: refused before anything was given.
     Failed {
@@ -82,7 +82,7 @@ pub enum Event {
     /// All rows of a drop at one instant.
     Read {
         drop: u64,
-        rows: Vec<Row>,
+        rows: Vec<RecordedRow>,
     },
     /// The number of rows of a drop at one instant.
     Counted {
@@ -100,14 +100,14 @@ pub enum Event {
     /// All rows of a drop once everything has healed.
     Final {
         drop: u64,
-        rows: Vec<Row>,
+        rows: Vec<RecordedRow>,
     },
 }
 
 /// In which scope a person may have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OncePer {
+pub enum RecordedScope {
     /// One in each drop.
     Drop,
     /// One in the whole coupon.
@@ -116,7 +116,7 @@ pub enum OncePer {
 
 /// A row of `issued_coupons`, as far as it is judged. The slot is whatever the table held.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Row {
+pub struct RecordedRow {
     pub slot: i64,
     pub person: String,
 }
@@ -124,7 +124,7 @@ pub struct Row {
 /// The answer to a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
-pub enum Answer {
+pub enum RecordedAnswer {
     /// A slot, just now: a promise.
     Accepted {
         #[serde(alias = "drop_id")]
@@ -157,13 +157,13 @@ pub enum Answer {
 
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Ok(Answer),
+pub enum RecordedOutcome {
+    Ok(RecordedAnswer),
     Failed(String),
     Unknown(String),
 }
 
-impl Outcome {
+impl RecordedOutcome {
     /// What an HTTP answer to a claim means. A 503 is unknown: a script that timed out may have
     /// run. So is a 2xx that can't be read.
     pub fn of_http(status: u16, body: &Value) -> Self {
@@ -173,8 +173,8 @@ impl Outcome {
                 Ok(answer) => Self::Ok(answer),
                 Err(error) => Self::Unknown(format!("{status} with a body that says nothing: {error}")),
             },
-            403 if code() == "not_allowed" => Self::Ok(Answer::NotAllowed),
-            409 if code() == "sold_out" => Self::Ok(Answer::SoldOut),
+            403 if code() == "not_allowed" => Self::Ok(RecordedAnswer::NotAllowed),
+            409 if code() == "sold_out" => Self::Ok(RecordedAnswer::SoldOut),
             408 => Self::Unknown(code()),
             400..=499 => Self::Failed(code()),
             _ => Self::Unknown(code()),
@@ -183,7 +183,7 @@ impl Outcome {
 
     /// The same of an answer to a change of an allow list, which has no `status`.
     pub fn of_list_change(status: u16, body: &Value) -> Self {
-        if status == 200 { Self::Ok(Answer::ListChanged) } else { Self::of_http(status, body) }
+        if status == 200 { Self::Ok(RecordedAnswer::ListChanged) } else { Self::of_http(status, body) }
     }
 }
 
@@ -195,27 +195,54 @@ mod tests {
     #[test]
     fn http_answers_are_read_as_the_contract_gives_them() {
         let accepted = json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": false});
-        assert_eq!(Outcome::of_http(202, &accepted), Outcome::Ok(Answer::Accepted { drop: 3, slot: 7 }));
+        assert_eq!(
+            RecordedOutcome::of_http(202, &accepted),
+            RecordedOutcome::Ok(RecordedAnswer::Accepted { drop: 3, slot: 7 })
+        );
         let already = json!({"status": "already_claimed", "drop_id": 3, "slot": 7});
-        assert_eq!(Outcome::of_http(200, &already), Outcome::Ok(Answer::AlreadyClaimed { drop: 3, slot: 7 }));
+        assert_eq!(
+            RecordedOutcome::of_http(200, &already),
+            RecordedOutcome::Ok(RecordedAnswer::AlreadyClaimed { drop: 3, slot: 7 })
+        );
         let waiting = json!({"status": "waiting", "position": 2});
-        assert_eq!(Outcome::of_http(202, &waiting), Outcome::Ok(Answer::Waiting { position: 2 }));
-        assert_eq!(Outcome::of_http(409, &json!({"code": "sold_out"})), Outcome::Ok(Answer::SoldOut));
-        assert_eq!(Outcome::of_http(403, &json!({"code": "not_allowed"})), Outcome::Ok(Answer::NotAllowed));
-        assert_eq!(Outcome::of_http(403, &json!({"code": "forbidden"})), Outcome::Failed("forbidden".into()));
-        assert_eq!(Outcome::of_list_change(200, &json!({"changed": 1})), Outcome::Ok(Answer::ListChanged));
+        assert_eq!(
+            RecordedOutcome::of_http(202, &waiting),
+            RecordedOutcome::Ok(RecordedAnswer::Waiting { position: 2 })
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(409, &json!({"code": "sold_out"})),
+            RecordedOutcome::Ok(RecordedAnswer::SoldOut)
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(403, &json!({"code": "not_allowed"})),
+            RecordedOutcome::Ok(RecordedAnswer::NotAllowed)
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(403, &json!({"code": "forbidden"})),
+            RecordedOutcome::Failed("forbidden".into())
+        );
+        assert_eq!(
+            RecordedOutcome::of_list_change(200, &json!({"changed": 1})),
+            RecordedOutcome::Ok(RecordedAnswer::ListChanged)
+        );
         let away = json!({"code": "unavailable"});
-        assert_eq!(Outcome::of_list_change(503, &away), Outcome::Unknown("unavailable".into()));
-        assert_eq!(Outcome::of_http(410, &json!({"code": "closed"})), Outcome::Failed("closed".into()));
-        assert_eq!(Outcome::of_http(503, &json!({"code": "unavailable"})), Outcome::Unknown("unavailable".into()));
-        assert!(matches!(Outcome::of_http(202, &json!({"status": "accepted"})), Outcome::Unknown(_)));
+        assert_eq!(RecordedOutcome::of_list_change(503, &away), RecordedOutcome::Unknown("unavailable".into()));
+        assert_eq!(RecordedOutcome::of_http(410, &json!({"code": "closed"})), RecordedOutcome::Failed("closed".into()));
+        assert_eq!(
+            RecordedOutcome::of_http(503, &json!({"code": "unavailable"})),
+            RecordedOutcome::Unknown("unavailable".into())
+        );
+        assert!(matches!(RecordedOutcome::of_http(202, &json!({"status": "accepted"})), RecordedOutcome::Unknown(_)));
     }
 
     #[test]
     fn lines_read_as_they_are_documented() {
-        let line = Line { at_ms: 5, event: Event::Ok { op: 1, answer: Answer::Accepted { drop: 1, slot: 2 } } };
+        let line = HistoryLine {
+            at_ms: 5,
+            event: RecordedEvent::Ok { op: 1, answer: RecordedAnswer::Accepted { drop: 1, slot: 2 } },
+        };
         let text = r#"{"at_ms":5,"event":"ok","op":1,"answer":{"status":"accepted","drop":1,"slot":2}}"#;
         assert_eq!(serde_json::to_string(&line).unwrap(), text);
-        assert_eq!(serde_json::from_str::<Line>(text).unwrap(), line);
+        assert_eq!(serde_json::from_str::<HistoryLine>(text).unwrap(), line);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::event::{Answer, Event, Line, OncePer, Row};
+use crate::event::{HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope};
 
 /// Why a history can't be judged.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum Unreadable {
 pub struct Operation {
     /// Line of its `invoked`.
     pub line: usize,
-    pub act: Act,
+    pub act: OperationKind,
     /// The coupon asked for.
     pub coupon: u64,
     /// The drop asked for, where known.
@@ -38,7 +38,7 @@ pub struct Operation {
 
 /// What an operation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub enum OperationKind {
     Claim,
     Revoke {
         /// The person may claim again afterwards.
@@ -54,22 +54,22 @@ pub enum Act {
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    Ok(Answer),
+    Ok(RecordedAnswer),
     Failed,
     Unknown,
 }
 
 /// What a drop was announced as.
 #[derive(Debug, Clone)]
-pub struct DropFacts {
+pub struct RecordedDrop {
     pub coupon: u64,
     /// In which scope a person may have one.
-    pub once_per: OncePer,
+    pub once_per: RecordedScope,
     /// Line and quantity, in order.
     pub quantities: Vec<(usize, u64)>,
 }
 
-impl DropFacts {
+impl RecordedDrop {
     /// The quantity in force at a line.
     pub fn quantity_at(&self, line: usize) -> u64 {
         self.quantities.iter().rev().find(|(since, _)| *since <= line).map_or(0, |(_, quantity)| *quantity)
@@ -78,28 +78,28 @@ impl DropFacts {
 
 /// One read of a drop's rows.
 #[derive(Debug, Clone)]
-pub struct Read {
+pub struct RowsRead {
     pub line: usize,
     pub drop: u64,
-    pub rows: Vec<Row>,
+    pub rows: Vec<RecordedRow>,
 }
 
 /// Everything that was recorded.
 #[derive(Debug, Default)]
 pub struct History {
-    pub drops: BTreeMap<u64, DropFacts>,
+    pub drops: BTreeMap<u64, RecordedDrop>,
     /// Who is on the allow list of a coupon at first; a coupon without one is for everybody.
     pub lists: BTreeMap<u64, HashSet<String>>,
     /// The operations, in the order in which they were invoked.
     pub operations: Vec<Operation>,
     /// The reads, in order, without the final ones.
-    pub reads: Vec<Read>,
+    pub reads: Vec<RowsRead>,
     /// Line, drop and number.
     pub counts: Vec<(usize, u64, u64)>,
     /// Drop, person, slot: what the system lists as broken.
     pub broken: Vec<(u64, String, Option<i64>)>,
     /// The last read of each drop.
-    pub finals: BTreeMap<u64, Read>,
+    pub finals: BTreeMap<u64, RowsRead>,
 }
 
 impl History {
@@ -108,7 +108,7 @@ impl History {
     /// from it.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let parsed = lines.map(|(at, line)| match serde_json::from_str::<Line>(line) {
+        let parsed = lines.map(|(at, line)| match serde_json::from_str::<HistoryLine>(line) {
             Ok(line) => Ok((at + 1, line.event)),
             Err(error) => Err(Unreadable::Line { line: at + 1, why: error.to_string() }),
         });
@@ -116,11 +116,11 @@ impl History {
     }
 
     /// A history made of events, numbered as if each were a line.
-    pub fn of(events: impl IntoIterator<Item = Event>) -> Result<Self, Unreadable> {
+    pub fn of(events: impl IntoIterator<Item = RecordedEvent>) -> Result<Self, Unreadable> {
         Self::collect(events.into_iter().enumerate().map(|(at, event)| Ok((at + 1, event))))
     }
 
-    fn collect(events: impl Iterator<Item = Result<(usize, Event), Unreadable>>) -> Result<Self, Unreadable> {
+    fn collect(events: impl Iterator<Item = Result<(usize, RecordedEvent), Unreadable>>) -> Result<Self, Unreadable> {
         let mut history = Self::default();
         let mut open = HashMap::new();
         let mut seen = HashMap::new();
@@ -135,55 +135,55 @@ impl History {
     fn take(
         &mut self,
         line: usize,
-        event: Event,
+        event: RecordedEvent,
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
         match event {
-            Event::Drop { drop, coupon, quantity, once_per } => {
-                let facts = DropFacts { coupon, once_per, quantities: Vec::new() };
+            RecordedEvent::Drop { drop, coupon, quantity, once_per } => {
+                let facts = RecordedDrop { coupon, once_per, quantities: Vec::new() };
                 let facts = self.drops.entry(drop).or_insert(facts);
                 if facts.coupon != coupon || facts.once_per != once_per {
                     return Err(format!("drop {drop} was announced with another coupon or scope before"));
                 }
                 facts.quantities.push((line, quantity));
             }
-            Event::Invoked { op, coupon, drop, person } => {
-                self.begin(line, op, Act::Claim, (coupon, drop, person), open, seen)?;
+            RecordedEvent::Invoked { op, coupon, drop, person } => {
+                self.begin(line, op, OperationKind::Claim, (coupon, drop, person), open, seen)?;
             }
-            Event::Revoking { op, coupon, drop, person, again } => {
-                self.begin(line, op, Act::Revoke { again }, (coupon, drop, person), open, seen)?;
+            RecordedEvent::Revoking { op, coupon, drop, person, again } => {
+                self.begin(line, op, OperationKind::Revoke { again }, (coupon, drop, person), open, seen)?;
             }
-            Event::AllowList { coupon, people } => {
+            RecordedEvent::AllowList { coupon, people } => {
                 let is_late = self.operations.iter().any(|op| op.coupon == coupon);
                 if self.lists.insert(coupon, people.into_iter().collect()).is_some() || is_late {
                     return Err(format!("coupon {coupon} has operations or an allow list already"));
                 }
             }
-            Event::Listing { op, coupon, person, on } => {
+            RecordedEvent::Listing { op, coupon, person, on } => {
                 if !self.lists.contains_key(&coupon) {
                     return Err(format!("the allow list of coupon {coupon} was never announced"));
                 }
-                self.begin(line, op, Act::List { on }, (coupon, None, person), open, seen)?;
+                self.begin(line, op, OperationKind::List { on }, (coupon, None, person), open, seen)?;
             }
-            Event::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
-            Event::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
-            Event::Unknown { op, .. } => self.end(line, open, op, Ended::Unknown)?,
-            Event::Read { drop, rows } => {
+            RecordedEvent::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
+            RecordedEvent::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
+            RecordedEvent::Unknown { op, .. } => self.end(line, open, op, Ended::Unknown)?,
+            RecordedEvent::Read { drop, rows } => {
                 self.known(drop)?;
-                self.reads.push(Read { line, drop, rows });
+                self.reads.push(RowsRead { line, drop, rows });
             }
-            Event::Counted { drop, rows } => {
+            RecordedEvent::Counted { drop, rows } => {
                 self.known(drop)?;
                 self.counts.push((line, drop, rows));
             }
-            Event::Broken { drop, person, slot } => {
+            RecordedEvent::Broken { drop, person, slot } => {
                 self.known(drop)?;
                 self.broken.push((drop, person, slot));
             }
-            Event::Final { drop, rows } => {
+            RecordedEvent::Final { drop, rows } => {
                 self.known(drop)?;
-                if self.finals.insert(drop, Read { line, drop, rows }).is_some() {
+                if self.finals.insert(drop, RowsRead { line, drop, rows }).is_some() {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
@@ -195,7 +195,7 @@ impl History {
         &mut self,
         line: usize,
         op: u64,
-        act: Act,
+        act: OperationKind,
         (coupon, drop, person): (u64, Option<u64>, String),
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
@@ -210,7 +210,7 @@ impl History {
     }
 
     fn end(&mut self, line: usize, open: &mut HashMap<u64, usize>, op: u64, ended: Ended) -> Result<(), String> {
-        if let Ended::Ok(Answer::Accepted { drop, .. } | Answer::AlreadyClaimed { drop, .. }) = &ended {
+        if let Ended::Ok(RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. }) = &ended {
             self.known(*drop)?;
         }
         let at = open.remove(&op).ok_or_else(|| format!("operation {op} ends, but is not under way"))?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::event::{Event, Line, OncePer, Outcome, Row};
+use crate::event::{HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope};
 
 /// Writes lines in the order in which they happen, from any thread; clones write to the same
 /// history. Every line is handed to the system at once, so a process that dies leaves a history
@@ -35,36 +35,36 @@ impl Recorder {
 
     /// A drop and its quantity. Again when the quantity changes: before it is raised, after it was
     /// lowered.
-    pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: OncePer) {
-        self.write(Event::Drop { drop, coupon, quantity, once_per });
+    pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: RecordedScope) {
+        self.write(RecordedEvent::Drop { drop, coupon, quantity, once_per });
     }
 
     /// A person is about to ask. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
-        self.begin(|op| Event::Invoked { op, coupon, drop, person: person.to_owned() })
+        self.begin(|op| RecordedEvent::Invoked { op, coupon, drop, person: person.to_owned() })
     }
 
     /// A claim is about to be given back or revoked; `again`: its person may claim again
     /// afterwards. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
-        self.begin(|op| Event::Revoking { op, coupon, drop, person: person.to_owned(), again })
+        self.begin(|op| RecordedEvent::Revoking { op, coupon, drop, person: person.to_owned(), again })
     }
 
     /// A coupon is for people on its allow list, and these are on it. Call it before anybody asks.
     pub fn allow_list(&self, coupon: u64, people: Vec<String>) {
-        self.write(Event::AllowList { coupon, people });
+        self.write(RecordedEvent::AllowList { coupon, people });
     }
 
     /// A person is about to be put on a coupon's allow list, or taken off. Call it before the
     /// request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn listing(&self, coupon: u64, person: &str, on: bool) -> Pending {
-        self.begin(|op| Event::Listing { op, coupon, person: person.to_owned(), on })
+        self.begin(|op| RecordedEvent::Listing { op, coupon, person: person.to_owned(), on })
     }
 
-    fn begin(&self, event: impl FnOnce(u64) -> Event) -> Pending {
+    fn begin(&self, event: impl FnOnce(u64) -> RecordedEvent) -> Pending {
         let mut inner = self.0.lock();
         inner.ops += 1;
         let op = inner.ops;
@@ -72,22 +72,22 @@ impl Recorder {
         Pending { recorder: self.clone(), op, open: true }
     }
 
-    pub fn read(&self, drop: u64, rows: Vec<Row>) {
-        self.write(Event::Read { drop, rows });
+    pub fn read(&self, drop: u64, rows: Vec<RecordedRow>) {
+        self.write(RecordedEvent::Read { drop, rows });
     }
 
     pub fn counted(&self, drop: u64, rows: u64) {
-        self.write(Event::Counted { drop, rows });
+        self.write(RecordedEvent::Counted { drop, rows });
     }
 
     /// The system lists a promise as broken.
     pub fn broken(&self, drop: u64, person: &str, slot: Option<i64>) {
-        self.write(Event::Broken { drop, person: person.to_owned(), slot });
+        self.write(RecordedEvent::Broken { drop, person: person.to_owned(), slot });
     }
 
     /// All rows of a drop, once everything has healed.
-    pub fn finally(&self, drop: u64, rows: Vec<Row>) {
-        self.write(Event::Final { drop, rows });
+    pub fn finally(&self, drop: u64, rows: Vec<RecordedRow>) {
+        self.write(RecordedEvent::Final { drop, rows });
     }
 
     /// Says whether everything was written.
@@ -99,18 +99,19 @@ impl Recorder {
         inner.failed.take().map_or_else(|| inner.out.flush(), Err)
     }
 
-    fn write(&self, event: Event) {
+    fn write(&self, event: RecordedEvent) {
         self.0.lock().write(event);
     }
 }
 
 impl Inner {
-    fn write(&mut self, event: Event) {
+    fn write(&mut self, event: RecordedEvent) {
         let at_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let written = serde_json::to_vec(&Line { at_ms, event }).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
-            self.out.write_all(&line)
-        });
+        let written =
+            serde_json::to_vec(&HistoryLine { at_ms, event }).map_err(io::Error::from).and_then(|mut line| {
+                line.push(b'\n');
+                self.out.write_all(&line)
+            });
         if let Err(error) = written {
             self.failed.get_or_insert(error);
         }
@@ -127,17 +128,17 @@ pub struct Pending {
 
 impl Pending {
     /// Records how it ended.
-    pub fn end(mut self, outcome: Outcome) {
+    pub fn end(mut self, outcome: RecordedOutcome) {
         self.record(outcome);
     }
 
-    fn record(&mut self, outcome: Outcome) {
+    fn record(&mut self, outcome: RecordedOutcome) {
         self.open = false;
         let op = self.op;
         self.recorder.write(match outcome {
-            Outcome::Ok(answer) => Event::Ok { op, answer },
-            Outcome::Failed(reason) => Event::Failed { op, reason },
-            Outcome::Unknown(reason) => Event::Unknown { op, reason },
+            RecordedOutcome::Ok(answer) => RecordedEvent::Ok { op, answer },
+            RecordedOutcome::Failed(reason) => RecordedEvent::Failed { op, reason },
+            RecordedOutcome::Unknown(reason) => RecordedEvent::Unknown { op, reason },
         });
     }
 }
@@ -145,7 +146,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.open {
-            self.record(Outcome::Unknown("abandoned".into()));
+            self.record(RecordedOutcome::Unknown("abandoned".into()));
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum AnswerKind {
     /// 202: a promise, for the first time.
     Accepted,
     /// 200: the same promise again.
@@ -25,7 +25,7 @@ pub enum Kind {
     NoAnswer,
 }
 
-impl Kind {
+impl AnswerKind {
     /// Every kind, in the order of the table.
     pub const ALL: [Self; 11] = [
         Self::Accepted,
@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for AnswerKind {
     /// The word in JSON and in tables.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
@@ -55,16 +55,16 @@ impl fmt::Display for Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Promise {
+pub struct PromisedSlot {
     pub drop_id: i64,
     pub slot: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    pub kind: Kind,
+pub struct CrowdAnswer {
+    pub kind: AnswerKind,
     /// For `accepted` and `already_claimed`.
-    pub promise: Option<Promise>,
+    pub promise: Option<PromisedSlot>,
     /// Whether Kafka had the claim when the answer was given; `true` where the answer does not say.
     pub queued: bool,
 }
@@ -78,46 +78,46 @@ struct Success {
 }
 
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemCode {
     code: String,
 }
 
-impl Answer {
+impl CrowdAnswer {
     /// An answer of a kind that promises nothing.
-    pub fn no(kind: Kind) -> Self {
+    pub fn no(kind: AnswerKind) -> Self {
         Self { kind, promise: None, queued: true }
     }
 
-    /// Reads a status and a body. A promise without drop or slot is [`Kind::Failed`]: nobody could
-    /// check it.
+    /// Reads a status and a body. A promise without drop or slot is [`AnswerKind::Failed`]: nobody
+    /// could check it.
     pub fn read(status: u16, body: &[u8]) -> Self {
         if (200..300).contains(&status) {
-            return Self::success(body).unwrap_or(Self::no(Kind::Failed));
+            return Self::success(body).unwrap_or(Self::no(AnswerKind::Failed));
         }
         if status == 409 && is_sold_out(body) {
-            return Self::no(Kind::SoldOut);
+            return Self::no(AnswerKind::SoldOut);
         }
-        let code = serde_json::from_slice::<Problem>(body).map(|problem| problem.code).unwrap_or_default();
+        let code = serde_json::from_slice::<ProblemCode>(body).map(|problem| problem.code).unwrap_or_default();
         Self::no(match code.as_str() {
-            "sold_out" => Kind::SoldOut,
-            "not_open" => Kind::NotOpen,
-            "paused" => Kind::Paused,
-            "closed" => Kind::Closed,
-            "unavailable" => Kind::Unavailable,
-            _ if status >= 500 => Kind::Failed,
-            _ => Kind::Refused,
+            "sold_out" => AnswerKind::SoldOut,
+            "not_open" => AnswerKind::NotOpen,
+            "paused" => AnswerKind::Paused,
+            "closed" => AnswerKind::Closed,
+            "unavailable" => AnswerKind::Unavailable,
+            _ if status >= 500 => AnswerKind::Failed,
+            _ => AnswerKind::Refused,
         })
     }
 
     fn success(body: &[u8]) -> Option<Self> {
         let body: Success = serde_json::from_slice(body).ok()?;
         let kind = match body.status.as_str() {
-            "accepted" => Kind::Accepted,
-            "already_claimed" => Kind::AlreadyClaimed,
-            "waiting" => return Some(Self::no(Kind::Waiting)),
+            "accepted" => AnswerKind::Accepted,
+            "already_claimed" => AnswerKind::AlreadyClaimed,
+            "waiting" => return Some(Self::no(AnswerKind::Waiting)),
             _ => return None,
         };
-        let promise = Promise { drop_id: body.drop_id?, slot: body.slot? };
+        let promise = PromisedSlot { drop_id: body.drop_id?, slot: body.slot? };
         Some(Self { kind, promise: Some(promise), queued: body.queued.unwrap_or(true) })
     }
 }
@@ -135,22 +135,22 @@ mod tests {
     #[test]
     fn every_answer_of_the_contract_is_distinguished() {
         let cases = [
-            (202, r#"{"status":"accepted","drop_id":1,"slot":7,"queued":false}"#, Kind::Accepted),
-            (200, r#"{"status":"already_claimed","drop_id":1,"slot":7}"#, Kind::AlreadyClaimed),
-            (202, r#"{"status":"waiting","position":3}"#, Kind::Waiting),
-            (409, r#"{"status":409,"code":"sold_out"}"#, Kind::SoldOut),
-            (409, r#"{"status": 409, "code": "sold_out"}"#, Kind::SoldOut),
-            (409, r#"{"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}"#, Kind::NotOpen),
-            (409, r#"{"status":409,"code":"paused"}"#, Kind::Paused),
-            (410, r#"{"status":410,"code":"closed"}"#, Kind::Closed),
-            (503, r#"{"status":503,"code":"unavailable"}"#, Kind::Unavailable),
-            (404, r#"{"status":404,"code":"not_found"}"#, Kind::Refused),
-            (500, "", Kind::Failed),
-            (202, r#"{"status":"accepted"}"#, Kind::Failed),
-            (200, "<html>", Kind::Failed),
+            (202, r#"{"status":"accepted","drop_id":1,"slot":7,"queued":false}"#, AnswerKind::Accepted),
+            (200, r#"{"status":"already_claimed","drop_id":1,"slot":7}"#, AnswerKind::AlreadyClaimed),
+            (202, r#"{"status":"waiting","position":3}"#, AnswerKind::Waiting),
+            (409, r#"{"status":409,"code":"sold_out"}"#, AnswerKind::SoldOut),
+            (409, r#"{"status": 409, "code": "sold_out"}"#, AnswerKind::SoldOut),
+            (409, r#"{"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}"#, AnswerKind::NotOpen),
+            (409, r#"{"status":409,"code":"paused"}"#, AnswerKind::Paused),
+            (410, r#"{"status":410,"code":"closed"}"#, AnswerKind::Closed),
+            (503, r#"{"status":503,"code":"unavailable"}"#, AnswerKind::Unavailable),
+            (404, r#"{"status":404,"code":"not_found"}"#, AnswerKind::Refused),
+            (500, "", AnswerKind::Failed),
+            (202, r#"{"status":"accepted"}"#, AnswerKind::Failed),
+            (200, "<html>", AnswerKind::Failed),
         ];
         for (status, body, kind) in cases {
-            let answer = Answer::read(status, body.as_bytes());
+            let answer = CrowdAnswer::read(status, body.as_bytes());
             assert_eq!(answer.kind, kind, "{status} {body}");
         }
     }
@@ -158,8 +158,8 @@ mod tests {
     #[test]
     fn a_promise_is_kept_with_its_answer() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
-        let answer = Answer::read(202, body);
-        assert_eq!(answer.promise, Some(Promise { drop_id: 2, slot: 37 }));
+        let answer = CrowdAnswer::read(202, body);
+        assert_eq!(answer.promise, Some(PromisedSlot { drop_id: 2, slot: 37 }));
         assert!(!answer.queued);
     }
 }

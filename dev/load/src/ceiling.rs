@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::crowd::Crowd;
-use crate::generator::{self, Plan};
-use crate::tally::{Progress, Tally};
+use crate::generator::{self, CrowdPlan};
+use crate::tally::{CrowdProgress, Tally};
 
 /// Enough for about a second.
 const REQUESTS: u32 = 20_000;
@@ -23,8 +23,8 @@ pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target = listener.local_addr()?.into();
     let server = tokio::spawn(serve(listener));
-    let plan = Plan::new(vec![target], 1, Crowd::gather("none-", REQUESTS, 1, 1)?, connections);
-    let tally = generator::run(plan, Arc::new(Progress::default())).await;
+    let plan = CrowdPlan::new(vec![target], 1, Crowd::gather("none-", REQUESTS, 1, 1)?, connections);
+    let tally = generator::run(plan, Arc::new(CrowdProgress::default())).await;
     server.abort();
     tally
 }
@@ -56,12 +56,12 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::Kind;
+    use crate::answer::AnswerKind;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn everybody_is_answered_by_the_server_that_does_nothing() {
         let tally = measure(8).await.unwrap();
-        assert_eq!(tally.count(Kind::SoldOut), u64::from(REQUESTS));
+        assert_eq!(tally.count(AnswerKind::SoldOut), u64::from(REQUESTS));
         assert!(tally.per_second > 0.0);
     }
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 /// come meanwhile. In a closed loop, where a stalled server is simply asked less often, exactly
 /// those waits would be missing ("coordinated omission").
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub struct CrowdClock {
     /// When the first request is due.
     pub begun: Instant,
     rate: Option<f64>,
 }
 
-impl Clock {
+impl CrowdClock {
     /// Begins now: with so many requests a second, or without a rate (a closed loop, where a
     /// request is due when it is sent).
     pub fn start(rate: Option<f64>) -> Self {

@@ -8,13 +8,13 @@ use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::answer::{Answer, Kind};
+use crate::answer::{AnswerKind, CrowdAnswer};
 use crate::client::{Call, Connection, Target};
-use crate::clock::Clock;
+use crate::clock::CrowdClock;
 use crate::crowd::Crowd;
-use crate::identity::Identity;
+use crate::identity::CrowdIdentity;
 use crate::measure::cpu_seconds;
-use crate::tally::{ConnectionTally, Progress, Tally};
+use crate::tally::{ConnectionTally, CrowdProgress, Tally};
 
 /// Pause before the same person asks again after an answer that may pass.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -24,14 +24,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct CrowdPlan {
     /// Where to ask; connections are spread over all of them.
     pub targets: Vec<Target>,
     pub coupon_id: i64,
     pub crowd: Crowd,
     /// Connections at a time, each with one request under way: that many ask at once.
     pub connections: usize,
-    pub identity: Identity,
+    pub identity: CrowdIdentity,
     /// Requests a second, by the clock and not by the answers (open loop); without it each
     /// connection asks again as soon as it was answered (closed loop).
     pub rate: Option<f64>,
@@ -43,7 +43,7 @@ pub struct Plan {
     pub warm_up: bool,
 }
 
-impl Plan {
+impl CrowdPlan {
     /// A closed loop in which nobody asks again, on connections that were not used before.
     pub fn new(targets: Vec<Target>, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl Plan {
             coupon_id,
             crowd,
             connections,
-            identity: Identity::TrustedHeader,
+            identity: CrowdIdentity::TrustedHeader,
             rate: None,
             patience: Duration::ZERO,
             warm_up: false,
@@ -64,7 +64,7 @@ impl Plan {
 }
 
 /// Opens all connections, then lets everybody ask, and counts.
-pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
+pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally> {
     ensure!(!plan.targets.is_empty() && plan.connections > 0, "load needs a target and a connection");
     let path: Arc<str> = format!("/v1/coupons/{}/claims", plan.coupon_id).into();
     let plan = Arc::new(plan);
@@ -81,11 +81,11 @@ pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
     // Everything is made before the clock starts: what the crowd is busy with is charged to the
     // server.
     let cpu = own_cpu();
-    let clock = Clock::start(plan.rate);
+    let clock = CrowdClock::start(plan.rate);
     let mut workers = JoinSet::new();
     for (number, connection, tally) in ready {
         let (plan, progress, path) = (plan.clone(), progress.clone(), path.clone());
-        let worker = Worker { plan, progress, path, clock, number, connection: Some(connection), tally };
+        let worker = CrowdWorker { plan, progress, path, clock, number, connection: Some(connection), tally };
         workers.spawn(worker.work(next.clone()));
     }
     let parts = workers.join_all().await;
@@ -99,17 +99,17 @@ fn own_cpu() -> f64 {
 }
 
 /// One connection and what it was answered.
-struct Worker {
-    plan: Arc<Plan>,
-    progress: Arc<Progress>,
+struct CrowdWorker {
+    plan: Arc<CrowdPlan>,
+    progress: Arc<CrowdProgress>,
     path: Arc<str>,
-    clock: Clock,
+    clock: CrowdClock,
     number: usize,
     connection: Option<Connection>,
     tally: ConnectionTally,
 }
 
-impl Worker {
+impl CrowdWorker {
     async fn work(mut self, next: Arc<AtomicUsize>) -> ConnectionTally {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +139,7 @@ impl Worker {
         }
     }
 
-    async fn ask(&mut self, identity: (&str, &str)) -> Answer {
+    async fn ask(&mut self, identity: (&str, &str)) -> CrowdAnswer {
         let headers = [identity];
         let call = Call { method: "POST", path: &self.path, headers: &headers, body: b"" };
         let connection = match &mut self.connection {
@@ -154,10 +154,10 @@ impl Worker {
             self.connection = None;
             // The next attempt goes to another process.
             self.number += 1;
-            return Answer::no(Kind::NoAnswer);
+            return CrowdAnswer::no(AnswerKind::NoAnswer);
         };
-        let answer = Answer::read(status, body);
-        if matches!(answer.kind, Kind::Refused | Kind::Failed) && self.tally.unclear.is_none() {
+        let answer = CrowdAnswer::read(status, body);
+        if matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed) && self.tally.unclear.is_none() {
             let body: String = String::from_utf8_lossy(body).chars().take(200).collect();
             self.tally.unclear = Some(format!("{status} {body}"));
         }

@@ -17,7 +17,7 @@ use crate::crowd::Crowd;
 const GOOD_FOR: Duration = Duration::from_secs(6 * 60 * 60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum UserAuth {
+pub enum CrowdAuth {
     /// `X-User-Id`, as from a gateway
     TrustedHeader,
     /// `Authorization: Bearer` with a JWT for each person
@@ -27,10 +27,10 @@ pub enum UserAuth {
 /// Settings of identity, named as the API's.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Who people are")]
-pub struct IdentityArgs {
+pub struct CrowdIdentityArgs {
     /// How the API authenticates people, as it was started
     #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
-    pub user_auth: UserAuth,
+    pub user_auth: CrowdAuth,
     /// File with tokens that were made elsewhere, one a line, one for each person
     #[arg(long)]
     pub tokens: Option<PathBuf>,
@@ -52,14 +52,14 @@ pub struct IdentityArgs {
 }
 
 #[derive(Clone)]
-pub enum Identity {
+pub enum CrowdIdentity {
     /// `X-User-Id`.
     TrustedHeader,
     /// `Authorization`, made beforehand: signing is no part of what is measured.
     Bearer(Vec<String>),
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for CrowdIdentity {
     /// Without the tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,7 +70,7 @@ impl fmt::Debug for Identity {
 }
 
 #[derive(Serialize)]
-struct Claims<'a> {
+struct JwtClaims<'a> {
     sub: String,
     exp: u64,
     iat: u64,
@@ -78,23 +78,23 @@ struct Claims<'a> {
     aud: Option<&'a str>,
 }
 
-impl Identity {
+impl CrowdIdentity {
     /// Makes or reads the tokens of a crowd.
     ///
     /// # Errors
     /// One sentence about what is missing or can't be read, never with a secret.
-    pub fn new(args: &IdentityArgs, crowd: &Crowd) -> Result<Self> {
+    pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
-            (UserAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
-            (UserAuth::TrustedHeader, Some(_)) => bail!("--tokens is for --user-auth jwt"),
-            (UserAuth::Jwt, Some(path)) => {
+            (CrowdAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
+            (CrowdAuth::TrustedHeader, Some(_)) => bail!("--tokens is for --user-auth jwt"),
+            (CrowdAuth::Jwt, Some(path)) => {
                 let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
                 let tokens: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
                 let (there, wanted) = (tokens.len(), crowd.people());
                 ensure!(there >= wanted as usize, "{} has {there} tokens for {wanted} people", path.display());
                 Ok(Self::Bearer(tokens.iter().map(|token| format!("Bearer {token}")).collect()))
             }
-            (UserAuth::Jwt, None) => sign(args, crowd),
+            (CrowdAuth::Jwt, None) => sign(args, crowd),
         }
     }
 
@@ -110,18 +110,18 @@ impl Identity {
 /// The token of one person, signed with a shared secret (HS256).
 pub fn token(secret: &str, user: &str) -> Result<String> {
     let iat = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let claims = Claims { sub: user.to_owned(), exp: iat + GOOD_FOR.as_secs(), iat, iss: None, aud: None };
+    let claims = JwtClaims { sub: user.to_owned(), exp: iat + GOOD_FOR.as_secs(), iat, iss: None, aud: None };
     encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
         .context("a token cannot be signed")
 }
 
-fn sign(args: &IdentityArgs, crowd: &Crowd) -> Result<Identity> {
+fn sign(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<CrowdIdentity> {
     let (key, header) = (key(args)?, Header::new(args.jwt_algorithm));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let filled = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
     let (iss, aud) = (filled(&args.jwt_issuer), filled(&args.jwt_audience));
     let token = |person| -> Result<String> {
-        let claims = Claims {
+        let claims = JwtClaims {
             sub: crowd.user_id(person),
             exp: (now + GOOD_FOR).as_secs(),
             iat: now.as_secs(),
@@ -130,10 +130,10 @@ fn sign(args: &IdentityArgs, crowd: &Crowd) -> Result<Identity> {
         };
         Ok(format!("Bearer {}", encode(&header, &claims, &key).context("a token cannot be signed")?))
     };
-    Ok(Identity::Bearer((0..crowd.people()).map(token).collect::<Result<_>>()?))
+    Ok(CrowdIdentity::Bearer((0..crowd.people()).map(token).collect::<Result<_>>()?))
 }
 
-fn key(args: &IdentityArgs) -> Result<EncodingKey> {
+fn key(args: &CrowdIdentityArgs) -> Result<EncodingKey> {
     let algorithm = args.jwt_algorithm;
     let secret = args.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
     let file = args.jwt_private_key_file.as_deref().filter(|path| !path.as_os_str().is_empty());
@@ -167,12 +167,12 @@ mod tests {
     #[derive(clap::Parser)]
     struct Cli {
         #[command(flatten)]
-        identity: IdentityArgs,
+        identity: CrowdIdentityArgs,
     }
 
-    fn identity(args: &[&str], people: u32) -> Result<Identity> {
+    fn identity(args: &[&str], people: u32) -> Result<CrowdIdentity> {
         let cli = Cli::parse_from([&["rush"], args].concat());
-        Identity::new(&cli.identity, &Crowd::gather("p-", people, 1, 1).unwrap())
+        CrowdIdentity::new(&cli.identity, &Crowd::gather("p-", people, 1, 1).unwrap())
     }
 
     #[test]

@@ -7,8 +7,8 @@ use anyhow::Result;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use crate::answer::Promise;
-use crate::measure::{Database, Row};
+use crate::answer::PromisedSlot;
+use crate::measure::{CountedRow, Database};
 
 const POLL: Duration = Duration::from_millis(50);
 /// As many missing people are named.
@@ -16,10 +16,10 @@ const NAMED: usize = 20;
 
 /// People who were promised a coupon and have no row with the drop and the slot promised.
 #[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
-pub fn unkept(promises: &HashMap<String, Promise>, rows: &[Row]) -> BTreeSet<String> {
+pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> BTreeSet<String> {
     let rows: BTreeSet<(&str, i64, u32)> =
         rows.iter().map(|row| (row.user_id.as_str(), row.promise.drop_id, row.promise.slot)).collect();
-    let kept = |user_id: &str, promise: &Promise| rows.contains(&(user_id, promise.drop_id, promise.slot));
+    let kept = |user_id: &str, promise: &PromisedSlot| rows.contains(&(user_id, promise.drop_id, promise.slot));
     promises.iter().filter(|(user_id, promise)| !kept(user_id, promise)).map(|(user_id, _)| user_id.clone()).collect()
 }
 
@@ -40,7 +40,7 @@ impl RowCheck {
     pub async fn wait(
         database: &mut Database,
         coupon: i64,
-        promises: &HashMap<String, Promise>,
+        promises: &HashMap<String, PromisedSlot>,
         limit: Duration,
     ) -> Result<Self> {
         let begun = Instant::now();

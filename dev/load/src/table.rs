@@ -3,8 +3,8 @@
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use crate::answer::Kind;
-use crate::tally::{Latency, Progress, Tally};
+use crate::answer::AnswerKind;
+use crate::tally::{CrowdProgress, Latency, Tally};
 use crate::terminal::{grouped, number};
 
 /// A mark on rates of a debug build.
@@ -40,18 +40,18 @@ pub fn align_right(table: &mut Table, column: usize) {
 }
 
 /// The line while the crowd asks.
-pub fn progress(progress: &Progress, expected: u64) -> String {
+pub fn progress(progress: &CrowdProgress, expected: u64) -> String {
     let count = |kind| grouped(progress.count(kind));
     format!(
         "{} of {} requests · accepted {} · already {} · sold out {} · waiting {} · unavailable {} · no answer {}",
         grouped(progress.total()),
         grouped(expected),
-        count(Kind::Accepted),
-        count(Kind::AlreadyClaimed),
-        count(Kind::SoldOut),
-        count(Kind::Waiting),
-        count(Kind::Unavailable),
-        count(Kind::NoAnswer),
+        count(AnswerKind::Accepted),
+        count(AnswerKind::AlreadyClaimed),
+        count(AnswerKind::SoldOut),
+        count(AnswerKind::Waiting),
+        count(AnswerKind::Unavailable),
+        count(AnswerKind::NoAnswer),
     )
 }
 

@@ -9,32 +9,32 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::answer::{Answer, Kind, Promise};
+use crate::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
 
 /// Counts that change while the crowd asks: for the progress line, and to wait for a moment in the
 /// rush.
 #[derive(Debug, Default)]
-pub struct Progress {
-    counts: [AtomicU64; Kind::ALL.len()],
+pub struct CrowdProgress {
+    counts: [AtomicU64; AnswerKind::ALL.len()],
     moved: Notify,
     over: AtomicBool,
 }
 
-impl Progress {
-    pub(crate) fn add(&self, kind: Kind) {
+impl CrowdProgress {
+    pub(crate) fn add(&self, kind: AnswerKind) {
         self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
-        if kind == Kind::Accepted {
+        if kind == AnswerKind::Accepted {
             self.moved.notify_waiters();
         }
     }
 
     /// How many answers of a kind came so far.
-    pub fn count(&self, kind: Kind) -> u64 {
+    pub fn count(&self, kind: AnswerKind) -> u64 {
         self.counts[kind as usize].load(Ordering::Relaxed)
     }
 
     pub fn total(&self) -> u64 {
-        Kind::ALL.iter().map(|kind| self.count(*kind)).sum()
+        AnswerKind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
 
     /// The rush is over: no more admissions will come.
@@ -43,11 +43,11 @@ impl Progress {
         self.moved.notify_waiters();
     }
 
-    /// Waits until this many people were admitted, or [`Progress::give_up`].
+    /// Waits until this many people were admitted, or [`CrowdProgress::give_up`].
     pub async fn admitted(&self, wanted: u64) {
         loop {
             let moved = self.moved.notified();
-            if self.count(Kind::Accepted) >= wanted || self.over.load(Ordering::Relaxed) {
+            if self.count(AnswerKind::Accepted) >= wanted || self.over.load(Ordering::Relaxed) {
                 return;
             }
             moved.await;
@@ -60,7 +60,7 @@ impl Progress {
 pub(crate) struct ConnectionTally {
     winners: Histogram<u32>,
     others: Histogram<u32>,
-    promises: Vec<(u32, Kind, Promise)>,
+    promises: Vec<(u32, AnswerKind, PromisedSlot)>,
     denied: Vec<u32>,
     not_queued: u64,
     pub(crate) late: u64,
@@ -83,13 +83,13 @@ impl ConnectionTally {
     }
 
     /// Counts an answer to a request that was due at `asked`.
-    pub(crate) fn note(&mut self, person: u32, answer: &Answer, asked: Instant) {
-        let histogram = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.others };
+    pub(crate) fn note(&mut self, person: u32, answer: &CrowdAnswer, asked: Instant) {
+        let histogram = if answer.kind == AnswerKind::Accepted { &mut self.winners } else { &mut self.others };
         histogram.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
         if let Some(promise) = answer.promise {
             self.promises.push((person, answer.kind, promise));
         }
-        if answer.kind == Kind::SoldOut {
+        if answer.kind == AnswerKind::SoldOut {
             self.denied.push(person);
         }
         self.not_queued += u64::from(!answer.queued);
@@ -134,7 +134,7 @@ pub struct Tally {
     pub seconds: f64,
     pub per_second: f64,
     /// Answers by kind, those that came.
-    pub answers: BTreeMap<Kind, u64>,
+    pub answers: BTreeMap<AnswerKind, u64>,
     /// People who were promised a coupon.
     pub admitted: usize,
     /// Promises that came without Kafka's acknowledgement.
@@ -162,7 +162,7 @@ pub struct Tally {
     pub cpu_seconds: f64,
     /// Every promise, by user id.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
-    pub promises: HashMap<String, Promise>,
+    pub promises: HashMap<String, PromisedSlot>,
     /// People who got `accepted`, not only `already_claimed`.
     #[serde(default, skip_serializing_if = "HashSet::is_empty")]
     pub accepted: HashSet<String>,
@@ -171,7 +171,7 @@ pub struct Tally {
 impl Tally {
     /// Sums up what all connections counted in `elapsed`; `name` gives a person's user id.
     pub(crate) fn sum(
-        progress: &Progress,
+        progress: &CrowdProgress,
         people: u32,
         elapsed: Duration,
         parts: Vec<ConnectionTally>,
@@ -182,7 +182,7 @@ impl Tally {
             all.add(part);
         }
         let denied: HashSet<u32> = all.denied.into_iter().collect();
-        let mut ledger = Ledger::default();
+        let mut ledger = PromiseLedger::default();
         for (person, kind, promise) in all.promises {
             ledger.note(person, kind, promise);
         }
@@ -195,7 +195,11 @@ impl Tally {
             seconds,
             #[allow(clippy::cast_precision_loss, reason = "a rate for people to read")]
             per_second: requests as f64 / seconds.max(1e-6),
-            answers: Kind::ALL.map(|kind| (kind, progress.count(kind))).into_iter().filter(|(_, n)| *n > 0).collect(),
+            answers: AnswerKind::ALL
+                .map(|kind| (kind, progress.count(kind)))
+                .into_iter()
+                .filter(|(_, n)| *n > 0)
+                .collect(),
             admitted: ledger.promises.len(),
             not_queued: all.not_queued,
             gave_up: all.gave_up,
@@ -212,13 +216,16 @@ impl Tally {
         }
     }
 
-    pub fn count(&self, kind: Kind) -> u64 {
+    pub fn count(&self, kind: AnswerKind) -> u64 {
         self.answers.get(&kind).copied().unwrap_or(0)
     }
 
     /// Answers that a healthy system does not give.
     pub fn unhealthy(&self) -> u64 {
-        [Kind::Failed, Kind::NoAnswer, Kind::Refused, Kind::Unavailable].map(|kind| self.count(kind)).iter().sum()
+        [AnswerKind::Failed, AnswerKind::NoAnswer, AnswerKind::Refused, AnswerKind::Unavailable]
+            .map(|kind| self.count(kind))
+            .iter()
+            .sum()
     }
 
     /// For a report, which has no use for names.
@@ -245,19 +252,19 @@ impl Latency {
 
 /// The promises of all connections, side by side.
 #[derive(Default)]
-struct Ledger {
-    promises: HashMap<u32, Promise>,
+struct PromiseLedger {
+    promises: HashMap<u32, PromisedSlot>,
     accepted: HashMap<u32, u32>,
-    two_slots: Vec<(u32, Promise, Promise)>,
+    two_slots: Vec<(u32, PromisedSlot, PromisedSlot)>,
 }
 
-impl Ledger {
-    fn note(&mut self, person: u32, kind: Kind, promise: Promise) {
+impl PromiseLedger {
+    fn note(&mut self, person: u32, kind: AnswerKind, promise: PromisedSlot) {
         let first = *self.promises.entry(person).or_insert(promise);
         if first != promise {
             self.two_slots.push((person, first, promise));
         }
-        if kind == Kind::Accepted {
+        if kind == AnswerKind::Accepted {
             *self.accepted.entry(person).or_default() += 1;
         }
     }
@@ -270,7 +277,7 @@ impl Ledger {
         for (person, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
             found.push(format!("{} was accepted {times} times", name(*person)));
         }
-        let mut holders: HashMap<Promise, u32> = HashMap::new();
+        let mut holders: HashMap<PromisedSlot, u32> = HashMap::new();
         for (person, promise) in &self.promises {
             if let Some(other) = holders.insert(*promise, *person) {
                 found.push(format!("{} and {} were both promised slot {}", name(other), name(*person), promise.slot));
@@ -285,33 +292,34 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn tally(yes: &[(u32, Kind, u32)]) -> Tally {
+    fn tally(yes: &[(u32, AnswerKind, u32)]) -> Tally {
         let mut part = ConnectionTally::new();
         let begun = Instant::now();
         for (person, kind, slot) in yes {
-            let promise = Some(Promise { drop_id: 1, slot: *slot });
-            part.note(*person, &Answer { kind: *kind, promise, queued: true }, begun);
+            let promise = Some(PromisedSlot { drop_id: 1, slot: *slot });
+            part.note(*person, &CrowdAnswer { kind: *kind, promise, queued: true }, begun);
         }
-        Tally::sum(&Progress::default(), 9, Duration::from_secs(1), vec![part], |person| format!("p{person}"))
+        Tally::sum(&CrowdProgress::default(), 9, Duration::from_secs(1), vec![part], |person| format!("p{person}"))
     }
 
     #[test]
     fn the_same_yes_again_is_no_contradiction() {
-        let tally = tally(&[(1, Kind::AlreadyClaimed, 5), (1, Kind::Accepted, 5), (2, Kind::Accepted, 6)]);
+        let tally =
+            tally(&[(1, AnswerKind::AlreadyClaimed, 5), (1, AnswerKind::Accepted, 5), (2, AnswerKind::Accepted, 6)]);
         assert_eq!(tally.contradictions, Vec::<String>::new());
         assert_eq!(tally.admitted, 2);
-        assert_eq!(tally.promises["p1"], Promise { drop_id: 1, slot: 5 });
+        assert_eq!(tally.promises["p1"], PromisedSlot { drop_id: 1, slot: 5 });
         assert_eq!((tally.latency.count, tally.winners.count, tally.others.count), (3, 2, 1));
         assert_eq!(tally.accepted, ["p1", "p2"].map(String::from).into());
     }
 
     #[test]
     fn what_no_correct_system_says_is_listed() {
-        let two_slots = tally(&[(1, Kind::Accepted, 5), (1, Kind::AlreadyClaimed, 6)]);
+        let two_slots = tally(&[(1, AnswerKind::Accepted, 5), (1, AnswerKind::AlreadyClaimed, 6)]);
         assert_eq!(two_slots.contradictions, ["p1 was promised slot 5 and slot 6"]);
-        let twice = tally(&[(1, Kind::Accepted, 5), (1, Kind::Accepted, 5)]);
+        let twice = tally(&[(1, AnswerKind::Accepted, 5), (1, AnswerKind::Accepted, 5)]);
         assert_eq!(twice.contradictions, ["p1 was accepted 2 times"]);
-        let shared = tally(&[(1, Kind::Accepted, 5), (2, Kind::Accepted, 5)]);
+        let shared = tally(&[(1, AnswerKind::Accepted, 5), (2, AnswerKind::Accepted, 5)]);
         assert_eq!(shared.contradictions.len(), 1);
     }
 }

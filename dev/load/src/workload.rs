@@ -13,9 +13,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::crowd::Crowd;
-use crate::generator::{self, Plan};
+use crate::generator::{self, CrowdPlan};
 use crate::measure::cpu_seconds;
-use crate::tally::{Progress, Tally};
+use crate::tally::{CrowdProgress, Tally};
 
 const PROGRAM: &str = "firstcome-crowd";
 
@@ -28,9 +28,9 @@ pub struct Workload {
     pub people: u32,
     pub requests_per_person: u32,
     pub connections: usize,
-    /// See [`Plan::rate`].
+    /// See [`CrowdPlan::rate`].
     pub rate: Option<f64>,
-    /// See [`Plan::warm_up`].
+    /// See [`CrowdPlan::warm_up`].
     pub warm_up: bool,
     /// What user ids begin with.
     pub prefix: String,
@@ -99,9 +99,9 @@ impl Workload {
     async fn run_here(&self) -> Result<Tally> {
         self.only_this_machine()?;
         let crowd = Crowd::gather(&self.prefix, self.people, self.requests_per_person, 1)?;
-        let plan = Plan::new(vec![self.target.into()], self.coupon, crowd, self.connections);
-        let plan = Plan { rate: self.rate, warm_up: self.warm_up, ..plan };
-        generator::run(plan, Arc::new(Progress::default())).await
+        let plan = CrowdPlan::new(vec![self.target.into()], self.coupon, crowd, self.connections);
+        let plan = CrowdPlan { rate: self.rate, warm_up: self.warm_up, ..plan };
+        generator::run(plan, Arc::new(CrowdProgress::default())).await
     }
 }
 

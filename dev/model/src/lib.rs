@@ -23,7 +23,7 @@ use std::hash::Hash;
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// A property that is broken, and the shortest history that breaks it.
-pub type Broken = (&'static str, Vec<String>);
+pub type Counterexample = (&'static str, Vec<String>);
 
 /// A protocol to be explored.
 pub struct Case {
@@ -31,12 +31,12 @@ pub struct Case {
     pub name: String,
     /// No rule is left out.
     pub is_right: bool,
-    explore: Box<dyn FnOnce() -> (usize, Option<Broken>)>,
+    explore: Box<dyn FnOnce() -> (usize, Option<Counterexample>)>,
 }
 
 impl Case {
     /// The number of states, and what is broken in one of them.
-    pub fn explore(self) -> (usize, Option<Broken>) {
+    pub fn explore(self) -> (usize, Option<Counterexample>) {
         (self.explore)()
     }
 }
@@ -70,7 +70,7 @@ where
     }));
 }
 
-fn explore<M>(model: M, is_right: bool) -> (usize, Option<Broken>)
+fn explore<M>(model: M, is_right: bool) -> (usize, Option<Counterexample>)
 where
     M: Model + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,

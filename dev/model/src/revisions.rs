@@ -54,7 +54,7 @@ struct Redis {
 
 /// Settings of a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Settings {
+struct RevisionSettings {
     revision: u8,
     quantity: u8,
 }
@@ -73,10 +73,10 @@ enum Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Change {
     Take,
-    Lower(Settings),
-    Commit(Settings),
-    Restore(Settings),
-    Write(Settings),
+    Lower(RevisionSettings),
+    Commit(RevisionSettings),
+    Restore(RevisionSettings),
+    Write(RevisionSettings),
     /// It lost against a later revision after its commit.
     Follow,
     Done,
@@ -88,7 +88,7 @@ enum Change {
 enum Pass {
     Idle,
     /// Begun in this life of Redis.
-    Write(u8, Settings),
+    Write(u8, RevisionSettings),
     Open(u8),
 }
 
@@ -99,7 +99,7 @@ pub struct State {
     /// Which life of Redis this is, and whether the coupon is open in it.
     life: u8,
     open: bool,
-    mysql: Settings,
+    mysql: RevisionSettings,
     /// Slots promised.
     given: u8,
     writers: Vec<Writer>,
@@ -117,7 +117,7 @@ pub enum Step {
 }
 
 impl State {
-    fn take_revision(&mut self) -> Settings {
+    fn take_revision(&mut self) -> RevisionSettings {
         self.mysql.revision = self.mysql.revision.max(self.redis.seen) + 1;
         self.mysql
     }
@@ -134,7 +134,7 @@ impl Revisions {
     }
 
     /// `write_meta.lua`: whether the revision is not outdated.
-    fn write_meta(&self, redis: &mut Redis, to: Settings) -> bool {
+    fn write_meta(&self, redis: &mut Redis, to: RevisionSettings) -> bool {
         if to.revision < redis.seen && !self.is(Wrong::NotCompared) {
             return false;
         }
@@ -172,7 +172,7 @@ impl Revisions {
                     // Rows above the quantity.
                     Change::Restore(read)
                 } else {
-                    state.mysql = Settings { revision: state.mysql.revision + 1, quantity: to };
+                    state.mysql = RevisionSettings { revision: state.mysql.revision + 1, quantity: to };
                     Change::Write(state.mysql)
                 }
             }
@@ -294,7 +294,7 @@ impl Model for Revisions {
             copy: None,
             life: 1,
             open: true,
-            mysql: Settings { revision: 1, quantity: QUANTITY },
+            mysql: RevisionSettings { revision: 1, quantity: QUANTITY },
             given: 0,
             writers,
             faults: self.faults,

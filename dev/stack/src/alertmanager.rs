@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::fetch;
 use crate::process::CommandLine;
-use crate::server::{Instance, Kind, Server};
+use crate::server::{Instance, Server, ServerKind};
 
 #[derive(Debug, Clone, Default)]
 pub struct AlertmanagerOptions {}
@@ -41,7 +41,7 @@ async fn get(port: u16, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-impl Kind for AlertmanagerOptions {
+impl ServerKind for AlertmanagerOptions {
     const NAME: &'static str = "alertmanager";
     const PORTS: usize = 1;
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::fetch;
 use crate::process::CommandLine;
-use crate::server::{Instance, Kind, Server};
+use crate::server::{Instance, Server, ServerKind};
 
 #[derive(Debug, Clone, Default)]
 pub struct BrowserOptions {}
@@ -28,7 +28,7 @@ pub async fn axe() -> Result<PathBuf> {
     tokio::task::spawn_blocking(fetch::axe).await?
 }
 
-impl Kind for BrowserOptions {
+impl ServerKind for BrowserOptions {
     const NAME: &'static str = "chromedriver";
     const PORTS: usize = 1;
 

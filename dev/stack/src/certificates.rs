@@ -13,11 +13,11 @@ use crate::temp_dir::TempDirGuard;
 
 /// PEM files in a folder of their own, gone with this value.
 #[derive(Debug)]
-pub struct Certificates {
+pub struct CertificateFolder {
     folder: TempDirGuard,
 }
 
-impl Certificates {
+impl CertificateFolder {
     /// Makes them all. Blocks for some milliseconds.
     ///
     /// `ca.pem` and `foreign-ca.pem` are authorities. Of the first are `server`, for `127.0.0.1`

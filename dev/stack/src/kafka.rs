@@ -12,7 +12,7 @@ use crate::kafka_wire;
 use crate::ports::ReservedPort;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Kind, Server};
+use crate::server::{Home, Instance, Server, ServerKind};
 
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +95,7 @@ impl KafkaOptions {
     }
 }
 
-impl Kind for KafkaOptions {
+impl ServerKind for KafkaOptions {
     const NAME: &'static str = "kafka";
     /// Four ways for clients, and the controller.
     const PORTS: usize = 5;

@@ -46,18 +46,18 @@ mod wait;
 
 pub use alertmanager::{AlertmanagerOptions, AlertmanagerServer};
 pub use browser::{BrowserOptions, BrowserServer, axe};
-pub use certificates::Certificates;
+pub use certificates::CertificateFolder;
 pub use fetch::setup;
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;
 pub use kafka_node::KafkaNode;
-pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
+pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
 pub use mysql::{
     MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows, table_statements, with_database,
 };
 pub use program::{Program, built_program, tail};
-pub use proxy::{Fault, FaultProxy, Protocol, ProxyCounters};
+pub use proxy::{FaultProxy, ProxyCounters, ProxyFault, WireProtocol};
 pub use redis::{RedisOptions, RedisServer};
 pub use secure::{PASSWORD, SecureServers, USER};
 pub use server::Server;

@@ -15,7 +15,7 @@ use crate::background;
 use crate::ports::ReservedPort;
 
 type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
-type Sessions = Arc<Mutex<Vec<JoinHandle<()>>>>;
+type SessionTasks = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// For how long a port that is taken is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Listener {
     port: ReservedPort,
     serve: Arc<Serve>,
-    sessions: Sessions,
+    sessions: SessionTasks,
     /// The accepting task while the listener is open.
     accepting: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -40,7 +40,7 @@ impl Listener {
         Ok(Self {
             port: ReservedPort::find()?,
             serve,
-            sessions: Sessions::default(),
+            sessions: SessionTasks::default(),
             accepting: tokio::sync::Mutex::default(),
         })
     }
@@ -114,7 +114,7 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: Sessions) {
+async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: SessionTasks) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     loop {
         // An error here is of one connection, or of a table that is full for a moment.

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Kind, Server};
+use crate::server::{Home, Instance, Server, ServerKind};
 
 /// How MySQL is started.
 #[derive(Debug, Clone, Default)]
@@ -162,7 +162,7 @@ fn text(value: Value) -> String {
     }
 }
 
-impl Kind for MysqlOptions {
+impl ServerKind for MysqlOptions {
     const NAME: &'static str = "mysql";
     const PORTS: usize = 1;
 

@@ -28,13 +28,13 @@ pub(crate) type CommandLine = Vec<OsString>;
 /// Not tokio's `Child`: that one is tied to the runtime it was started on, and a stack outlives the
 /// runtime of the test that started it.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct ServerProcess {
     pub(crate) child: Mutex<Child>,
     pid: u32,
     janitor: Janitor,
 }
 
-impl Process {
+impl ServerProcess {
     /// Starts a program in a group of its own: Ctrl-C is for the owner, who stops everything in
     /// order.
     pub(crate) fn start(janitor: &Janitor, command: &mut Command) -> Result<Self> {
@@ -100,7 +100,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.signal(Signal::KILL);
         let _ = self.child.get_mut().wait();

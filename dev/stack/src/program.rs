@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::janitor::Janitor;
-use crate::process::Process;
+use crate::process::ServerProcess;
 
 /// Lines of a log that are shown.
 const SHOWN: usize = 80;
@@ -33,7 +33,7 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Program {
     name: String,
-    process: Process,
+    process: ServerProcess,
     log: PathBuf,
     stdout: watch::Receiver<Vec<String>>,
 }
@@ -44,7 +44,7 @@ impl Program {
         let file = fs::write(log, "").and_then(|()| File::options().append(true).open(log));
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file.try_clone()?);
-        let mut process = Process::start(janitor, command).with_context(|| format!("cannot start {name}"))?;
+        let mut process = ServerProcess::start(janitor, command).with_context(|| format!("cannot start {name}"))?;
         let pipe = process.child.get_mut().stdout.take().context("no stdout")?;
         let (sender, stdout) = watch::channel(Vec::new());
         std::thread::spawn(move || keep_lines(pipe, file, &sender));

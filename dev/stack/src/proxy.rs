@@ -14,7 +14,7 @@ use crate::listener::Listener;
 
 /// What a [`FaultProxy`] does with its connections, those that are open and those to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fault {
+pub enum ProxyFault {
     #[default]
     Pass,
     /// Each piece of data waits this long, in both directions.
@@ -34,18 +34,18 @@ pub enum Fault {
     HalfClose,
     /// The handshakes of new connections pass, and nothing else that clients send: a host that
     /// takes connections and works on nothing.
-    Mute(Protocol),
+    Mute(WireProtocol),
 }
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub enum WireProtocol {
     Redis,
     Mysql,
     Kafka,
 }
 
-impl Protocol {
+impl WireProtocol {
     /// Whether a client begins its session with this. It waits for each of these answers, so a
     /// piece has nothing else in it.
     fn is_handshake(self, sent: &[u8]) -> bool {
@@ -78,14 +78,14 @@ pub struct ProxyCounters {
 /// What holds at the moment.
 #[derive(Debug, Clone, Copy, Default)]
 struct Now {
-    fault: Fault,
+    fault: ProxyFault,
     /// On connections up to this number nothing passes any more.
     stranded: u64,
 }
 
 impl Now {
-    fn on(self, connection: u64) -> Fault {
-        if connection <= self.stranded { Fault::BlackHole } else { self.fault }
+    fn on(self, connection: u64) -> ProxyFault {
+        if connection <= self.stranded { ProxyFault::BlackHole } else { self.fault }
     }
 }
 
@@ -133,9 +133,9 @@ impl FaultProxy {
     }
 
     /// Switches to another behaviour; it holds when this returns.
-    pub async fn set(&self, fault: Fault) -> Result<()> {
+    pub async fn set(&self, fault: ProxyFault) -> Result<()> {
         self.fault.send_modify(|now| now.fault = fault);
-        if fault == Fault::Cut {
+        if fault == ProxyFault::Cut {
             self.listener.close().await;
             return Ok(());
         }
@@ -181,7 +181,7 @@ async fn session(
     mut fault: watch::Receiver<Now>,
     counts: Arc<Counts>,
 ) {
-    if fault.wait_for(|now| now.on(number) != Fault::BlackHole).await.is_err() {
+    if fault.wait_for(|now| now.on(number) != ProxyFault::BlackHole).await.is_err() {
         return;
     }
     let Ok(server) = TcpStream::connect(("127.0.0.1", upstream.load(Ordering::Relaxed))).await else { return };
@@ -220,10 +220,10 @@ impl Pump<'_> {
         let mut closed = false;
         loop {
             let fault = self.fault.borrow_and_update().on(self.number);
-            if lost_replies && fault != Fault::DropReplies {
+            if lost_replies && fault != ProxyFault::DropReplies {
                 return Err(Broken);
             }
-            if self.replies && fault == Fault::HalfClose && !closed {
+            if self.replies && fault == ProxyFault::HalfClose && !closed {
                 self.to.shutdown().await.map_err(|_| Broken)?;
                 closed = true;
             }
@@ -238,10 +238,10 @@ impl Pump<'_> {
             }
             let fault = self.fault.borrow().on(self.number);
             // This connection is about to be closed.
-            if fault == Fault::Cut {
+            if fault == ProxyFault::Cut {
                 return Err(Broken);
             }
-            lost_replies |= self.replies && fault == Fault::DropReplies;
+            lost_replies |= self.replies && fault == ProxyFault::DropReplies;
             let drops = lost_replies || closed;
             // Counted first: who has received a byte finds it counted.
             let counter = if drops { self.dropped } else { self.passed };
@@ -255,13 +255,13 @@ impl Pump<'_> {
     /// Waits as the fault demands before data, or without any the end of the stream, passes.
     async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
-        if let Fault::Delay(time) = fault {
+        if let ProxyFault::Delay(time) = fault {
             tokio::time::sleep(time).await;
         }
         let (number, is_request) = (self.number, !self.replies);
         let passes = |now: &Now| match now.on(number) {
-            Fault::BlackHole => false,
-            Fault::Mute(protocol) => !is_request || protocol.is_handshake(data),
+            ProxyFault::BlackHole => false,
+            ProxyFault::Mute(protocol) => !is_request || protocol.is_handshake(data),
             _ => true,
         };
         self.fault.wait_for(passes).await.map(drop).map_err(|_| Broken)

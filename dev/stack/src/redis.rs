@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Instance, Kind, Server};
+use crate::server::{Home, Instance, Server, ServerKind};
 
 /// How Redis is started. The default is what the product asks of production: every write is on disk
 /// before its answer.
@@ -59,7 +59,7 @@ impl RedisServer {
     }
 }
 
-impl Kind for RedisOptions {
+impl ServerKind for RedisOptions {
     const NAME: &'static str = "redis";
     const PORTS: usize = 1;
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::certificates::Certificates;
+use crate::certificates::CertificateFolder;
 use crate::fetch::{KAFKA_PASSWORD, KAFKA_USER};
 use crate::kafka::{KafkaOptions, KafkaServer};
 use crate::mysql::{MysqlOptions, MysqlServer};
@@ -24,7 +24,7 @@ pub const PASSWORD: &str = KAFKA_PASSWORD;
 
 /// The servers, each with a second way in that shows an expired certificate.
 pub struct SecureServers {
-    pub certificates: Certificates,
+    pub certificates: CertificateFolder,
     redis: SecureRedis,
     expired_redis: SecureRedis,
     mysql: MysqlServer,
@@ -37,7 +37,7 @@ pub struct SecureServers {
 
 impl SecureServers {
     pub async fn start() -> Result<Self> {
-        let certificates = tokio::task::spawn_blocking(Certificates::make).await??;
+        let certificates = tokio::task::spawn_blocking(CertificateFolder::make).await??;
         let expired_mysql = ReservedPort::find()?;
         let (redis, expired_redis, mysql, (kafka, kafka_ways)) = tokio::try_join!(
             SecureRedis::start(&certificates, "server"),
@@ -135,7 +135,7 @@ struct SecureRedis {
 }
 
 impl SecureRedis {
-    async fn start(certificates: &Certificates, certificate: &str) -> Result<Self> {
+    async fn start(certificates: &CertificateFolder, certificate: &str) -> Result<Self> {
         let port = ReservedPort::find()?;
         let socket = certificates.folder().join(format!("redis-{certificate}.socket")).display().to_string();
         let options = [
@@ -170,7 +170,7 @@ async fn lock(port: u16) -> Result<()> {
     Ok(())
 }
 
-async fn mysql(certificates: &Certificates, administrative: &ReservedPort) -> Result<MysqlServer> {
+async fn mysql(certificates: &CertificateFolder, administrative: &ReservedPort) -> Result<MysqlServer> {
     let file = |name| certificates.path(name);
     let mut extra_args = StackOptions::without_fsync().mysql.extra_args;
     extra_args.extend([
@@ -194,7 +194,7 @@ async fn mysql(certificates: &Certificates, administrative: &ReservedPort) -> Re
     Ok(server)
 }
 
-async fn kafka(certificates: &Certificates) -> Result<(KafkaServer, [FaultProxy; 4])> {
+async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultProxy; 4])> {
     let file = |name| certificates.path(name);
     let module = "org.apache.kafka.common.security";
     let scram = format!("{module}.scram.ScramLoginModule required;");

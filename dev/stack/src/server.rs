@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use crate::ports::ReservedPort;
-use crate::process::{CommandLine, POLL, Process};
+use crate::process::{CommandLine, POLL, ServerProcess};
 use crate::program::tail;
 use crate::proxy::FaultProxy;
 use crate::temp_dir::TempDirGuard;
@@ -24,7 +24,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// What differs between the servers. Implemented by their options.
-pub trait Kind: Clone + Debug + Send + Sync + 'static {
+pub trait ServerKind: Clone + Debug + Send + Sync + 'static {
     /// In lower case, for messages and folder names.
     const NAME: &'static str;
     /// How many ports it needs.
@@ -82,15 +82,15 @@ pub(crate) enum Home {
 /// All methods take `&self`, so that a stack can be shared in a static. Dropping it kills the
 /// server and deletes its data.
 #[derive(Debug)]
-pub struct Server<K: Kind> {
+pub struct Server<K: ServerKind> {
     pub(crate) options: K,
     pub(crate) home: Home,
-    process: Mutex<Option<Process>>,
+    process: Mutex<Option<ServerProcess>>,
     /// 0: not running. Beside the lock, so that `pid` need not wait.
     pid: AtomicU32,
 }
 
-impl<K: Kind> Server<K> {
+impl<K: ServerKind> Server<K> {
     /// Starts a server and waits until it really answers.
     pub async fn start(options: K) -> Result<Self> {
         let temp = tokio::task::spawn_blocking(TempDirGuard::new).await??;
@@ -170,14 +170,14 @@ impl<K: Kind> Server<K> {
         let (options, at) = (self.options.clone(), instance.clone());
         let process = tokio::task::spawn_blocking(move || {
             let command = options.command(&at)?;
-            Process::start_server(&at.temp.janitor, &command, &at.dir, &at.log())
+            ServerProcess::start_server(&at.temp.janitor, &command, &at.dir, &at.log())
         });
         let process = slot.insert(process.await??);
         self.pid.store(process.pid(), Ordering::Relaxed);
         self.wait_until_it_answers(process).await.map_err(|error| self.explain(&error))
     }
 
-    async fn wait_until_it_answers(&self, process: &Process) -> Result<()> {
+    async fn wait_until_it_answers(&self, process: &ServerProcess) -> Result<()> {
         let instance = self.instance()?;
         let begun = Instant::now();
         loop {

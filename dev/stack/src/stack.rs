@@ -9,7 +9,7 @@ use crate::kafka::{KafkaOptions, KafkaServer};
 use crate::mail::{MailOptions, MailSink};
 use crate::mysql::{MysqlOptions, MysqlServer};
 use crate::redis::{RedisOptions, RedisServer};
-use crate::server::{Kind, Server};
+use crate::server::{Server, ServerKind};
 use crate::temp_dir::TempDirGuard;
 
 /// How each server is started.
@@ -71,7 +71,11 @@ impl Stack {
     }
 }
 
-async fn own_or_given<K: Kind + Default>(variable: &str, temp: &Arc<TempDirGuard>, options: K) -> Result<Server<K>> {
+async fn own_or_given<K: ServerKind + Default>(
+    variable: &str,
+    temp: &Arc<TempDirGuard>,
+    options: K,
+) -> Result<Server<K>> {
     match env::var(variable) {
         Ok(url) if !url.is_empty() => Ok(Server::given(url)),
         _ => Server::start_in(temp.clone(), options).await,

@@ -1,6 +1,6 @@
 //! What a claim was answered, as the contract words it.
 
-use crate::reply::Reply;
+use crate::reply::HttpReply;
 
 /// An answer to `POST /v1/coupons/{id}/claims`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Answer {
 
 impl Answer {
     /// Reads an answer; says what is wrong with one that is not in the contract.
-    pub fn of(reply: &Reply) -> Result<Self, String> {
+    pub fn of(reply: &HttpReply) -> Result<Self, String> {
         let outside = |what: &str| format!("{what}: {reply:?}");
         let number = |name: &str| reply.body[name].as_i64().ok_or_else(|| outside(name));
         let small = |name: &str| u32::try_from(number(name)?).map_err(|_| outside(name));

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use firstcome_histories::{Event, History, Judgement, OncePer, Row, Verdict, Violation, check};
+use firstcome_histories::{History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check};
 
 use crate::answer::Answer;
 use crate::eventually_some;
-use crate::http::Coupon;
+use crate::http::MadeCoupon;
 use crate::mysql::Sql;
-use crate::redis::Keys;
+use crate::redis::PrefixedKeys;
 use crate::world::World;
 
 /// Until all rows are there. A rush of thousands on a busy machine takes a while.
@@ -28,11 +28,11 @@ pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
 }
 
 /// Slot and person of each admission of a drop.
-pub async fn redis_holders(world: &World, coupon: &Coupon) -> BTreeMap<u32, String> {
+pub async fn redis_holders(world: &World, coupon: &MadeCoupon) -> BTreeMap<u32, String> {
     try_holders(&world.redis, coupon).await.unwrap()
 }
 
-async fn try_holders(redis: &Keys, coupon: &Coupon) -> Result<BTreeMap<u32, String>> {
+async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeMap<u32, String>> {
     let key = redis.of_drop(coupon.id, coupon.drop, "users");
     let pairs: Vec<(String, u32)> = redis.try_command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await?;
     let by_slot: BTreeMap<u32, String> = pairs.iter().map(|(user, slot)| (*slot, user.clone())).collect();
@@ -41,7 +41,7 @@ async fn try_holders(redis: &Keys, coupon: &Coupon) -> Result<BTreeMap<u32, Stri
 }
 
 /// How many people hold a slot in Redis.
-pub async fn holders(world: &World, coupon: &Coupon) -> i64 {
+pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
     world.redis.command(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await
 }
 
@@ -63,12 +63,12 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
 }
 
 /// A person and the answer they got.
-pub type Promise = (String, Answer);
+pub type PromisedAnswer = (String, Answer);
 
 /// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many
 /// people, each with a code of their own; Redis has the same person on each slot, and its numbers
 /// add up.
-pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> Result<()> {
+pub async fn exact(sql: &Sql, redis: &PrefixedKeys, coupon: &MadeCoupon, quantity: u32) -> Result<()> {
     let rows = agreed(sql, redis, coupon).await?;
     ensure!(rows.keys().copied().eq(1..=quantity), "slots of {} rows are not 1..={quantity}", rows.len());
     let free: u32 = redis.try_command(&["ZCARD", &redis.of_drop(coupon.id, coupon.drop, "free")]).await?;
@@ -78,7 +78,7 @@ pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> R
 
 /// Slot and person of each row of a drop. Fails unless the stores agree on them: nobody has two,
 /// each has a code of its own, Redis has the same person on each slot, and its numbers add up.
-pub async fn agreed(sql: &Sql, redis: &Keys, coupon: &Coupon) -> Result<BTreeMap<u32, String>> {
+pub async fn agreed(sql: &Sql, redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeMap<u32, String>> {
     let rows = try_rows(sql, coupon.drop).await?;
     let people: HashSet<&String> = rows.values().collect();
     ensure!(people.len() == rows.len(), "somebody has two rows");
@@ -102,7 +102,7 @@ pub async fn agreed(sql: &Sql, redis: &Keys, coupon: &Coupon) -> Result<BTreeMap
 
 /// Fails unless the drop is exact, everyone who was promised a slot has the row with that slot, and
 /// the independent checker agrees.
-pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers: &[Promise]) {
+pub async fn assert_exact(world: &World, coupon: &MadeCoupon, quantity: u32, answers: &[PromisedAnswer]) {
     exact(&world.sql, &world.redis, coupon, quantity).await.unwrap();
     assert_kept(world, coupon, answers, &[]).await;
     judge(world, coupon, quantity).await;
@@ -111,23 +111,23 @@ pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers
 /// By the checker that shares no code with the product. Fails unless the history of the coupon's
 /// claims and the rows that its drop has now agree: nothing that was promised is lost without being
 /// listed, no slot and no person is doubled, nobody was admitted who was refused.
-async fn judge(world: &World, coupon: &Coupon, quantity: u32) {
+async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);
-    let once_per = if coupon.body["once_per"] == "drop" { OncePer::Drop } else { OncePer::Coupon };
+    let once_per = if coupon.body["once_per"] == "drop" { RecordedScope::Drop } else { RecordedScope::Coupon };
     let claims = world.claims.of(id(coupon.id));
     // Other drops of the coupon were promised from too; how they end is not checked here.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
-    let announced = |drop| Event::Drop { drop, coupon: id(coupon.id), quantity: u64::from(quantity), once_per };
-    let mut events: Vec<Event> = drops.into_iter().map(announced).collect();
+    let announced = |drop| RecordedEvent::Drop { drop, coupon: id(coupon.id), quantity: u64::from(quantity), once_per };
+    let mut events: Vec<RecordedEvent> = drops.into_iter().map(announced).collect();
     events.extend(claims);
     let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {drop}");
     let listed = world.sql.query(&listed).await;
-    events.extend(listed.into_iter().map(|row| Event::Broken { drop, person: row[0].clone(), slot: None }));
+    events.extend(listed.into_iter().map(|row| RecordedEvent::Broken { drop, person: row[0].clone(), slot: None }));
     let rows = rows(world, coupon.drop).await;
-    let rows = rows.into_iter().map(|(slot, person)| Row { slot: i64::from(slot), person }).collect();
-    events.push(Event::Final { drop, rows });
+    let rows = rows.into_iter().map(|(slot, person)| RecordedRow { slot: i64::from(slot), person }).collect();
+    events.push(RecordedEvent::Final { drop, rows });
     let judgement = check(&History::of(events).expect("a history that can be read"));
     // Rows that a test made by hand were asked for by nobody, and requests made by hand are not
     // recorded.
@@ -137,16 +137,19 @@ async fn judge(world: &World, coupon: &Coupon, quantity: u32) {
     }
 }
 
-fn promised_from(event: &Event) -> Option<u64> {
-    use firstcome_histories::Answer;
+fn promised_from(event: &RecordedEvent) -> Option<u64> {
+    use firstcome_histories::RecordedAnswer;
     match event {
-        Event::Ok { answer: Answer::Accepted { drop, .. } | Answer::AlreadyClaimed { drop, .. }, .. } => Some(*drop),
+        RecordedEvent::Ok {
+            answer: RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
+            ..
+        } => Some(*drop),
         _ => None,
     }
 }
 
 /// Fails unless everyone who was promised a slot has the row with that slot, but for these.
-pub async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promise], but: &[&str]) {
+pub async fn assert_kept(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer], but: &[&str]) {
     let rows = rows(world, coupon.drop).await;
     for (user, answer) in answers.iter().filter(|(user, _)| !but.contains(&user.as_str())) {
         if let Some((drop, slot)) = answer.promised() {

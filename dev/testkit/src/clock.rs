@@ -25,20 +25,20 @@ impl Clocks {
     }
 
     /// A clock of this name, which is right.
-    pub fn clock(&self, name: &str) -> Result<Clock> {
-        let clock = Clock { library: self.0.path().join("libclock.so"), offset: self.0.path().join(name) };
+    pub fn clock(&self, name: &str) -> Result<ProcessClock> {
+        let clock = ProcessClock { library: self.0.path().join("libclock.so"), offset: self.0.path().join(name) };
         clock.set(0)?;
         Ok(clock)
     }
 }
 
 #[derive(Debug)]
-pub struct Clock {
+pub struct ProcessClock {
     library: PathBuf,
     offset: PathBuf,
 }
 
-impl Clock {
+impl ProcessClock {
     /// From now on it is off by so many seconds.
     pub fn set(&self, seconds: i64) -> Result<()> {
         let file = File::options().create(true).truncate(false).write(true).open(&self.offset)?;

@@ -2,25 +2,25 @@
 
 use serde_json::Value;
 
-use crate::check::{Promise, all_issued};
-use crate::http::{Api, Coupon, Http, coupon_body};
+use crate::check::{PromisedAnswer, all_issued};
+use crate::http::{ApiClient, Http, MadeCoupon, coupon_body};
 use crate::roles::Running;
 use crate::rush::{people, rush};
-use crate::world::{Stores, World};
+use crate::world::{World, WorldStores};
 
 /// An API, a consumer, and an open gate.
 pub struct Fixture {
     pub world: World,
-    pub api: Running<Api>,
+    pub api: Running<ApiClient>,
     pub consumer: Running<Http>,
 }
 
 impl Fixture {
     pub async fn new(name: &str) -> Self {
-        Self::on(Stores::shared().await, name).await
+        Self::on(WorldStores::shared().await, name).await
     }
 
-    pub async fn on(stores: Stores, name: &str) -> Self {
+    pub async fn on(stores: WorldStores, name: &str) -> Self {
         Self::of(World::on(stores, name).await).await
     }
 
@@ -30,12 +30,12 @@ impl Fixture {
     }
 
     /// A coupon that has been open for long, of which so many people hold one.
-    pub async fn held(&self, name: &str, quantity: u32, holders: usize) -> (Coupon, Vec<Promise>) {
+    pub async fn held(&self, name: &str, quantity: u32, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         self.held_of(&coupon_body(name, quantity, 0), holders).await
     }
 
     /// The same, made from this body.
-    pub async fn held_of(&self, body: &Value, holders: usize) -> (Coupon, Vec<Promise>) {
+    pub async fn held_of(&self, body: &Value, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         let coupon = self.api.create_coupon(body).await;
         let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
         all_issued(&self.world, coupon.drop, holders).await;
@@ -44,14 +44,14 @@ impl Fixture {
 }
 
 /// A world with an API whose gate is open.
-pub async fn open_world(name: &str) -> (World, Running<Api>) {
+pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     let world = World::new(name).await;
     let (api, ()) = tokio::join!(world.serve(), world.open());
     (world, api)
 }
 
 /// A coupon of 20, all given out and issued; the consumer is gone again.
-pub async fn given_out(world: &World, api: &Running<Api>) -> (Coupon, Vec<Promise>) {
+pub async fn given_out(world: &World, api: &Running<ApiClient>) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let consumer = world.consume().await;
     let coupon = api.open_coupon(20).await;
     let answers = rush(&[api], coupon.id, &people(20), 20).await;

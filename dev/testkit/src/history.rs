@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use firstcome_histories::{Event, Line, Recorder};
+use firstcome_histories::{HistoryLine, RecordedEvent, Recorder};
 
 /// What was asked and answered so far.
-pub(crate) struct Claims {
+pub(crate) struct RecordedClaims {
     pub(crate) recorder: Recorder,
     path: PathBuf,
 }
 
-impl Claims {
+impl RecordedClaims {
     /// In a new file of this folder.
     pub(crate) fn new(folder: &Path) -> Self {
         let path = folder.join("history.jsonl");
@@ -18,17 +18,20 @@ impl Claims {
     }
 
     /// The claims on one coupon, as they were recorded.
-    pub(crate) fn of(&self, coupon: u64) -> Vec<Event> {
+    pub(crate) fn of(&self, coupon: u64) -> Vec<RecordedEvent> {
         self.recorder.finish().expect("a whole history");
         let text = std::fs::read_to_string(&self.path).expect("a history");
         let mut asked = std::collections::HashSet::new();
-        let lines = text.lines().map(|line| serde_json::from_str::<Line>(line).expect("a line of a history").event);
+        let lines =
+            text.lines().map(|line| serde_json::from_str::<HistoryLine>(line).expect("a line of a history").event);
         lines
             .filter(|event| match event {
-                Event::Invoked { op, coupon: of, .. } | Event::Revoking { op, coupon: of, .. } => {
+                RecordedEvent::Invoked { op, coupon: of, .. } | RecordedEvent::Revoking { op, coupon: of, .. } => {
                     *of == coupon && asked.insert(*op)
                 }
-                Event::Ok { op, .. } | Event::Failed { op, .. } | Event::Unknown { op, .. } => asked.contains(op),
+                RecordedEvent::Ok { op, .. } | RecordedEvent::Failed { op, .. } | RecordedEvent::Unknown { op, .. } => {
+                    asked.contains(op)
+                }
                 _ => false,
             })
             .collect()

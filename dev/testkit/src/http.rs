@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use firstcome_histories::{Outcome, Recorder};
+use firstcome_histories::{RecordedOutcome, Recorder};
 use firstcome_reconciler::report::Run;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
-use crate::reply::Reply;
+use crate::reply::HttpReply;
 
 /// The operators' token of every world.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
@@ -48,21 +48,21 @@ impl Http {
         self.request(method, path).bearer_auth(OPS_TOKEN)
     }
 
-    pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Reply> {
+    pub async fn try_send(request: RequestBuilder) -> reqwest::Result<HttpReply> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let text = response.text().await?;
-        Ok(Reply { status, content_type, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text })
+        Ok(HttpReply { status, content_type, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text })
     }
 
     /// Sends a request whose answer must come.
-    pub async fn send(request: RequestBuilder) -> Reply {
+    pub async fn send(request: RequestBuilder) -> HttpReply {
         Self::try_send(request).await.expect("an answer")
     }
 
     /// `GET` of a route that needs no token.
-    pub async fn get(&self, path: &str) -> Reply {
+    pub async fn get(&self, path: &str) -> HttpReply {
         Self::send(self.request(Method::GET, path)).await
     }
 
@@ -79,7 +79,7 @@ impl Http {
 
 /// A coupon that was made, with its drops as `GET` gives them.
 #[derive(Debug, Clone)]
-pub struct Coupon {
+pub struct MadeCoupon {
     pub id: i64,
     /// The number of its current drop, else of its next.
     pub drop: i64,
@@ -88,12 +88,12 @@ pub struct Coupon {
 
 /// The API. What is claimed through it is recorded.
 #[derive(Clone)]
-pub struct Api {
+pub struct ApiClient {
     http: Http,
     recorder: Recorder,
 }
 
-impl Api {
+impl ApiClient {
     pub(crate) fn new(base: &str, recorder: Recorder) -> Self {
         Self { http: Http::new(base), recorder }
     }
@@ -125,11 +125,11 @@ impl Api {
         let pending = self.recorder.invoke(id(coupon), drop.map(id), user);
         match Http::try_send(self.claim_request(coupon, user)).await {
             Ok(reply) => {
-                pending.end(Outcome::of_http(reply.status, &reply.body));
+                pending.end(RecordedOutcome::of_http(reply.status, &reply.body));
                 Answer::of(&reply)
             }
             Err(error) => {
-                pending.end(Outcome::Unknown(error.to_string()));
+                pending.end(RecordedOutcome::Unknown(error.to_string()));
                 Ok(Answer::Unknown(format!("{error:?}")))
             }
         }
@@ -158,7 +158,7 @@ impl Api {
         let pending = self.recorder.revoking(u64::try_from(coupon).unwrap_or_default(), None, user, again);
         match Http::try_send(request).await {
             Ok(reply) => {
-                pending.end(Outcome::of_http(reply.status, &reply.body));
+                pending.end(RecordedOutcome::of_http(reply.status, &reply.body));
                 match (reply.status, reply.body["status"].as_str(), reply.body["drop_id"].as_i64()) {
                     (200, Some("revoked"), Some(drop)) => {
                         Ok((drop, reply.body["slot"].as_u64().and_then(|slot| slot.try_into().ok())))
@@ -167,7 +167,7 @@ impl Api {
                 }
             }
             Err(error) => {
-                pending.end(Outcome::Unknown(error.to_string()));
+                pending.end(RecordedOutcome::Unknown(error.to_string()));
                 Err(Answer::Unknown(format!("{error:?}")))
             }
         }
@@ -177,12 +177,12 @@ impl Api {
         self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
     }
 
-    pub async fn create_coupon(&self, body: &Value) -> Coupon {
+    pub async fn create_coupon(&self, body: &Value) -> MadeCoupon {
         self.try_create_coupon(body).await.unwrap_or_else(|reply| panic!("{reply}"))
     }
 
     /// Makes a coupon; an error where the API can't at the moment.
-    pub async fn try_create_coupon(&self, body: &Value) -> Result<Coupon, String> {
+    pub async fn try_create_coupon(&self, body: &Value) -> Result<MadeCoupon, String> {
         let reply = Http::try_send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         let reply = reply.map_err(|error| error.to_string())?;
         let drop = ["current_drop", "next_drop"].iter().find_map(|name| reply.body[*name]["id"].as_i64());
@@ -190,11 +190,11 @@ impl Api {
             return Err(format!("no coupon was made: {reply:?}"));
         };
         assert!(reply.location().is_some_and(|at| at.ends_with(&format!("/v1/coupons/{id}"))), "{reply:?}");
-        Ok(Coupon { id, drop, body: reply.body })
+        Ok(MadeCoupon { id, drop, body: reply.body })
     }
 
     /// Makes a coupon that has been open for long and stays open.
-    pub async fn open_coupon(&self, quantity: u32) -> Coupon {
+    pub async fn open_coupon(&self, quantity: u32) -> MadeCoupon {
         self.create_coupon(&coupon_body("Winter coupon", quantity, 0)).await
     }
 
@@ -206,25 +206,25 @@ impl Api {
     }
 
     /// An operator changes a coupon.
-    pub async fn patch(&self, coupon: i64, change: &Value) -> Reply {
+    pub async fn patch(&self, coupon: i64, change: &Value) -> HttpReply {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
     /// The same where no answer may come.
-    pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<Reply, String> {
+    pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
         let request = self.http.ops(Method::PATCH, &format!("/v1/coupons/{coupon}")).json(change);
         Http::try_send(request).await.map_err(|error| error.to_string())
     }
 
     /// An operator puts people on a coupon's allow list, or takes them off; where an answer comes.
-    pub async fn try_list(&self, coupon: i64, people: &[String], on: bool) -> Result<Reply, String> {
+    pub async fn try_list(&self, coupon: i64, people: &[String], on: bool) -> Result<HttpReply, String> {
         let number = u64::try_from(coupon).unwrap_or_default();
         let pending: Vec<_> = people.iter().map(|person| self.recorder.listing(number, person, on)).collect();
         let path = format!("/v1/coupons/{coupon}/allow-list/{}", if on { "add" } else { "remove" });
         let reply = Http::try_send(self.http.ops(Method::POST, &path).json(people)).await;
         let outcome = match &reply {
-            Ok(reply) => Outcome::of_list_change(reply.status, &reply.body),
-            Err(error) => Outcome::Unknown(error.to_string()),
+            Ok(reply) => RecordedOutcome::of_list_change(reply.status, &reply.body),
+            Err(error) => RecordedOutcome::Unknown(error.to_string()),
         };
         for one in pending {
             one.end(outcome.clone());
@@ -240,7 +240,7 @@ impl Api {
     }
 
     /// The same whatever the answer, where one comes.
-    pub async fn try_me(&self, coupon: i64, user: &str) -> Result<Reply, String> {
+    pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self.http.request(Method::GET, &path).header("x-user-id", user);
         Http::try_send(request).await.map_err(|error| error.to_string())
@@ -256,9 +256,9 @@ pub fn coupon_body(name: &str, quantity: u32, waiting_list: u32) -> Value {
 }
 
 #[derive(Debug, Clone)]
-pub struct Reconciler(Http);
+pub struct ReconcilerClient(Http);
 
-impl Reconciler {
+impl ReconcilerClient {
     pub(crate) fn new(base: &str) -> Self {
         Self(Http::new(base))
     }
@@ -269,7 +269,7 @@ impl Reconciler {
     }
 
     /// `POST /v1/reconcile`, whatever the answer.
-    pub async fn ask(&self, body: &Value) -> Reply {
+    pub async fn ask(&self, body: &Value) -> HttpReply {
         Http::send(self.0.ops(Method::POST, "/v1/reconcile").json(body)).await
     }
 
@@ -286,7 +286,7 @@ impl Reconciler {
         serde_json::from_value(reply.body.clone()).unwrap_or_else(|e| panic!("{e}: {reply:?}"))
     }
 
-    async fn accepted(&self, body: &Value, status: u16) -> Reply {
+    async fn accepted(&self, body: &Value, status: u16) -> HttpReply {
         crate::eventually_some("the pass is accepted", crate::LIMIT, async || {
             let reply = self.ask(body).await;
             if reply.status == 409 {

@@ -11,13 +11,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A topic and the group that reads it.
 #[derive(Debug, Clone)]
-pub struct Topic {
+pub struct TestTopic {
     brokers: String,
     name: String,
     group: String,
 }
 
-impl Topic {
+impl TestTopic {
     pub(crate) fn new(brokers: &str, name: &str, group: &str) -> Self {
         Self { brokers: brokers.to_owned(), name: name.to_owned(), group: group.to_owned() }
     }

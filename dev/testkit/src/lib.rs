@@ -30,21 +30,21 @@ mod world;
 pub use answer::Answer;
 pub use browser::{Browser, Look};
 pub use check::{
-    Promise, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders, rows, try_rows,
+    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders, rows, try_rows,
 };
-pub use clock::{Clock, Clocks};
+pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
-pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, coupon_body};
-pub use kafka::Topic;
-pub use mysql::{LOCK_WAITS, Refused, Session, Sql};
+pub use http::{ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, coupon_body};
+pub use kafka::TestTopic;
+pub use mysql::{HeldTransaction, LOCK_WAITS, Sql, SqlRefusal};
 pub use process::Process;
-pub use redis::{Keys, OldCopy};
-pub use reply::Reply;
+pub use redis::{OldCopy, PrefixedKeys};
+pub use reply::HttpReply;
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
-pub use world::{Stores, World, shared};
+pub use world::{World, WorldStores, shared};
 
 /// Long enough for a busy machine; reached only when something is broken.
 pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);

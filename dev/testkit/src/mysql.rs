@@ -22,7 +22,7 @@ pub struct Sql {
 
 /// What MySQL answered to a statement it refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct SqlRefusal {
     pub code: u16,
     pub message: String,
 }
@@ -37,10 +37,10 @@ impl Sql {
     }
 
     /// Runs one statement on a connection of its own; the result's rows as text, `NULL` for null.
-    pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, Refused> {
+    pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
         match mysql_rows(&self.url, sql).await {
             Ok(rows) => Ok(rows),
-            Err(mysql_async::Error::Server(error)) => Err(Refused { code: error.code, message: error.message }),
+            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal { code: error.code, message: error.message }),
             Err(error) => panic!("MySQL: {sql}: {error}"),
         }
     }
@@ -56,7 +56,7 @@ impl Sql {
     }
 
     /// The refusal of a statement that must be refused.
-    pub async fn refusal(&self, sql: &str) -> Refused {
+    pub async fn refusal(&self, sql: &str) -> SqlRefusal {
         self.try_query(sql).await.expect_err(sql)
     }
 
@@ -69,9 +69,9 @@ impl Sql {
 
 /// A transaction that a test holds open.
 #[derive(Debug)]
-pub struct Session(Conn);
+pub struct HeldTransaction(Conn);
 
-impl Session {
+impl HeldTransaction {
     pub async fn begin(sql: &Sql) -> Self {
         let mut conn = mysql_connection(&sql.url).await.unwrap();
         conn.query_drop("BEGIN").await.unwrap();
@@ -84,10 +84,10 @@ impl Session {
     }
 
     /// Runs a statement in it that may be refused.
-    pub async fn try_run(&mut self, sql: &str) -> Result<(), Refused> {
+    pub async fn try_run(&mut self, sql: &str) -> Result<(), SqlRefusal> {
         match self.0.query_drop(sql).await {
             Ok(()) => Ok(()),
-            Err(mysql_async::Error::Server(error)) => Err(Refused { code: error.code, message: error.message }),
+            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal { code: error.code, message: error.message }),
             Err(error) => panic!("MySQL: {sql}: {error}"),
         }
     }

@@ -14,12 +14,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The keys under one prefix of a Redis.
 #[derive(Debug, Clone)]
-pub struct Keys {
+pub struct PrefixedKeys {
     client: Client,
     prefix: String,
 }
 
-impl Keys {
+impl PrefixedKeys {
     /// The keys with this prefix of the Redis at this address.
     pub fn new(url: &str, prefix: &str) -> Self {
         Self { client: Client::open(url).unwrap(), prefix: prefix.to_owned() }

@@ -4,7 +4,7 @@ use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde_json::Value;
 
 #[derive(Debug, Clone)]
-pub struct Reply {
+pub struct HttpReply {
     pub status: u16,
     /// `Content-Type`, empty where there is none.
     pub content_type: String,
@@ -15,7 +15,7 @@ pub struct Reply {
     pub text: String,
 }
 
-impl Reply {
+impl HttpReply {
     pub fn retry_after(&self) -> Option<u32> {
         self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
     }

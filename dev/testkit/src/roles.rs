@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use firstcome_reconciler::report::Run;
 
-use crate::http::{Api, Http, Reconciler};
+use crate::http::{ApiClient, Http, ReconcilerClient};
 use crate::process::Process;
 use crate::world::World;
 use crate::{LIMIT, eventually};
@@ -44,15 +44,15 @@ impl Once {
 impl World {
     /// `firstcome-api serve`, ready to take claims as far as it is concerned (the reconciler opens
     /// the gate).
-    pub async fn serve(&self) -> Running<Api> {
+    pub async fn serve(&self) -> Running<ApiClient> {
         self.serve_with(&[]).await
     }
 
     /// The same with settings of its own.
-    pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<Api> {
+    pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
-        Running { client: Api::new(&base, self.claims.recorder.clone()), process }
+        Running { client: ApiClient::new(&base, self.claims.recorder.clone()), process }
     }
 
     /// `firstcome-api consume`, joined to its group; the client is that of its health and metrics.
@@ -68,20 +68,20 @@ impl World {
         Running { client: Http::new(&base), process }
     }
 
-    pub async fn daemon(&self) -> Running<Reconciler> {
+    pub async fn daemon(&self) -> Running<ReconcilerClient> {
         self.daemon_with(&[]).await
     }
 
     /// The same with settings of its own.
-    pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<Reconciler> {
+    pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;
-        Running { client: Reconciler::new(&base), process }
+        Running { client: ReconcilerClient::new(&base), process }
     }
 
     /// `firstcome-reconciler daemon`, after the passes with which it begins: what happens from now
     /// on is not theirs.
-    pub async fn settled_daemon(&self) -> Running<Reconciler> {
+    pub async fn settled_daemon(&self) -> Running<ReconcilerClient> {
         let daemon = self.daemon().await;
         let epoch = self.redis.own("epoch");
         eventually("the daemon has nothing more to do", LIMIT, async || {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use firstcome_reconciler::report::{Kind, Run, Status};
 
-use crate::http::Coupon;
+use crate::http::MadeCoupon;
 use crate::world::World;
 
 /// How many findings there are of each kind.
@@ -17,7 +17,7 @@ pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
 }
 
 /// Fails unless the run examined this drop, found nothing at all, and says that it is exact.
-pub fn assert_clean(run: &Run, coupon: &Coupon) {
+pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
     assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
     let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
     assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 
 use crate::answer::Answer;
-use crate::http::Api;
+use crate::http::ApiClient;
 
 pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
@@ -14,12 +14,12 @@ pub fn people(number: usize) -> Vec<String> {
 /// Each of these claims once, `at_once` of them at any time, by turns at the given APIs. Answers
 /// are in the order of `users`.
 pub fn rush(
-    apis: &[&Api],
+    apis: &[&ApiClient],
     coupon: i64,
     users: &[String],
     at_once: usize,
 ) -> impl Future<Output = Vec<(String, Answer)>> + Send + use<> {
-    let claims: Vec<(String, Api)> =
+    let claims: Vec<(String, ApiClient)> =
         users.iter().zip(apis.iter().cycle()).map(|(user, api)| (user.clone(), (*api).clone())).collect();
     let claims = claims.into_iter().map(move |(user, api)| async move {
         // A task each: one that waits does not hold the others up.

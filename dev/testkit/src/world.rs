@@ -10,19 +10,19 @@ use firstcome_stack::{
 use tokio::sync::OnceCell;
 
 use crate::LIMIT;
-use crate::history::Claims;
+use crate::history::RecordedClaims;
 use crate::http::OPS_TOKEN;
-use crate::kafka::Topic;
+use crate::kafka::TestTopic;
 use crate::logs::Logs;
 use crate::mysql::Sql;
 use crate::process::Process;
-use crate::redis::Keys;
+use crate::redis::PrefixedKeys;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
 
 /// The servers that the tests of this binary share, started at first use. They end with the
-/// process, however it ends. No test may break them: see [`Stores`].
+/// process, however it ends. No test may break them: see [`WorldStores`].
 pub async fn shared() -> &'static Stack {
     let start = async || Stack::start(StackOptions::without_fsync()).await.unwrap_or_else(|error| panic!("{error:#}"));
     STACK.get_or_init(start).await
@@ -30,7 +30,7 @@ pub async fn shared() -> &'static Stack {
 
 /// Which servers a world lives on.
 #[derive(Debug, Clone)]
-pub struct Stores {
+pub struct WorldStores {
     redis: String,
     mysql: String,
     kafka: String,
@@ -38,7 +38,7 @@ pub struct Stores {
     settings: BTreeMap<String, String>,
 }
 
-impl Stores {
+impl WorldStores {
     /// Those that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
@@ -105,24 +105,24 @@ impl Stores {
 /// A database, a key prefix, a topic with its group and a mail sink that no other test uses.
 pub struct World {
     pub sql: Sql,
-    pub redis: Keys,
-    pub topic: Topic,
+    pub redis: PrefixedKeys,
+    pub topic: TestTopic,
     /// Where its mails go.
     pub mail: MailSink,
     database: String,
     env: Mutex<BTreeMap<String, String>>,
     logs: Logs,
-    pub(crate) claims: Claims,
+    pub(crate) claims: RecordedClaims,
 }
 
 impl World {
     /// On the shared servers, migrated.
     pub async fn new(name: &str) -> Self {
-        Self::on(Stores::shared().await, name).await
+        Self::on(WorldStores::shared().await, name).await
     }
 
     /// On these servers, migrated.
-    pub async fn on(stores: Stores, name: &str) -> Self {
+    pub async fn on(stores: WorldStores, name: &str) -> Self {
         let world = Self::bare(stores, name).await;
         TABLES.migrated(world.sql.url(), async || world.migrate().await).await.unwrap();
         world
@@ -130,7 +130,7 @@ impl World {
 
     /// On the shared servers, with tables and no topic: for tests that start no process.
     pub async fn of_tables(name: &str) -> Self {
-        let world = Self::bare(Stores::shared().await, name).await;
+        let world = Self::bare(WorldStores::shared().await, name).await;
         TABLES.made(world.sql.url(), async || world.migrate().await).await.unwrap();
         world
     }
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// On these servers, with an empty database and no topic.
-    pub async fn bare(stores: Stores, name: &str) -> Self {
+    pub async fn bare(stores: WorldStores, name: &str) -> Self {
         let id = format!("{name}-{:08x}", rand::random::<u32>());
         let database = id.replace('-', "_");
         Sql::new(&stores.mysql).query(&format!("CREATE DATABASE {database}")).await;
@@ -158,10 +158,10 @@ impl World {
         }
         let logs = Logs::new();
         Self {
-            claims: Claims::new(logs.folder()),
+            claims: RecordedClaims::new(logs.folder()),
             sql: Sql::new(&database_url),
-            redis: Keys::new(&stores.redis, &id),
-            topic: Topic::new(&stores.kafka, &id, &id),
+            redis: PrefixedKeys::new(&stores.redis, &id),
+            topic: TestTopic::new(&stores.kafka, &id, &id),
             mail,
             database,
             env: Mutex::new(env),

@@ -6,13 +6,13 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{About, Alert, AlertMemory, BrokenPromise, Observation, REPAIRED, State, observe};
+use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, observe};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
 /// How often mails come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
+pub struct MailPolicy {
     /// A problem that is still there is mailed again after this.
     pub cooldown: TimeDelta,
     /// A failure of passes as a whole is mailed once it has lasted for this: stores restart.
@@ -41,7 +41,7 @@ pub struct Notice {
 
 /// Repairs of earlier passes that are mailed only now, since mails came too fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Earlier {
+pub struct EarlierRepairs {
     /// In which drop; `None` for repairs of no drop.
     pub drop_id: Option<DropId>,
     pub repairs: u32,
@@ -63,7 +63,7 @@ pub struct AlertVerdict {
     /// Drops whose repairs in this pass are mailed; `None` for those of no drop.
     pub repaired: Vec<Option<DropId>>,
     /// Repairs before this pass.
-    pub earlier: Vec<Earlier>,
+    pub earlier: Vec<EarlierRepairs>,
 }
 
 impl AlertVerdict {
@@ -79,7 +79,7 @@ impl AlertVerdict {
 
 /// Decides what is mailed about a pass. A dry run is not mailed: the person who asked for it has
 /// its answer.
-pub fn judge(run: &Run, memory: &AlertMemory, policy: Policy, now: DateTime<Utc>) -> AlertVerdict {
+pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<Utc>) -> AlertVerdict {
     let mut verdict = AlertVerdict::default();
     if run.dry_run || run.status == Status::Running {
         return verdict;
@@ -116,7 +116,7 @@ pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<St
 struct Judge<'a> {
     run: &'a Run,
     memory: &'a AlertMemory,
-    policy: Policy,
+    policy: MailPolicy,
     now: DateTime<Utc>,
 }
 
@@ -146,7 +146,7 @@ impl Judge<'_> {
     /// The alert as this pass sees it, before anything is mailed.
     fn alert(&self, seen: &Observation) -> Alert {
         let known = self.memory.alerts.get(&seen.fingerprint);
-        if let Some(known) = known.filter(|known| known.state != State::Resolved) {
+        if let Some(known) = known.filter(|known| known.state != AlertState::Resolved) {
             // Never in the future, or it would look as if it had not been mailed since it came.
             let first_seen_at = known.first_seen_at.min(self.now);
             return Alert { first_seen_at, last_seen_at: self.now, summary: seen.summary.clone(), ..known.clone() };
@@ -162,7 +162,7 @@ impl Judge<'_> {
             kind: seen.about.word().to_owned(),
             coupon_id: seen.coupon_id,
             drop_id: seen.drop_id,
-            state: if is_information { State::Information } else { State::Firing },
+            state: if is_information { AlertState::Information } else { AlertState::Firing },
             summary: seen.summary.clone(),
             content_hash: seen.content_hash.clone(),
             first_seen_at: unmailed.map_or(self.now, |known| known.first_seen_at),
@@ -178,7 +178,7 @@ impl Judge<'_> {
             kind: REPAIRED.to_owned(),
             coupon_id: None,
             drop_id: None,
-            state: State::Resolved,
+            state: AlertState::Resolved,
             summary: "repairs".to_owned(),
             content_hash: String::new(),
             first_seen_at: self.now,
@@ -207,7 +207,7 @@ impl Judge<'_> {
                 seen.drop_id.is_none() && matches!(seen.about, About::RunFailed | About::Left(Kind::RedisLost));
             return (!of_stores || !self.is_brief(alert.first_seen_at)).then_some(NoticeReason::New);
         }
-        if alert.state == State::Information {
+        if alert.state == AlertState::Information {
             return None;
         }
         if alert.content_hash != seen.content_hash {
@@ -231,7 +231,8 @@ impl Judge<'_> {
                 alert.acknowledged_by = None;
             }
             let since = alert.first_seen_at;
-            let list = if alert.state == State::Information { &mut verdict.information } else { &mut verdict.problems };
+            let list =
+                if alert.state == AlertState::Information { &mut verdict.information } else { &mut verdict.problems };
             list.push(Notice { observation: seen, reason, since });
         }
         verdict.alerts.push(alert);
@@ -240,11 +241,11 @@ impl Judge<'_> {
     fn not_seen(&self, known: &Alert, verdict: &mut AlertVerdict) {
         let mut alert = known.clone();
         match known.state {
-            State::Firing if self.is_over(known) => {
-                alert.state = State::Resolved;
+            AlertState::Firing if self.is_over(known) => {
+                alert.state = AlertState::Resolved;
                 alert.resolved_at = Some(self.now);
             }
-            State::Resolved if known.owes_notice() => {}
+            AlertState::Resolved if known.owes_notice() => {}
             _ => return,
         }
         if alert.was_mailed() && !self.is_silenced(alert.drop_id) {
@@ -282,7 +283,7 @@ impl Judge<'_> {
         alert.content_hash = run;
         if self.may_mail(&alert) {
             if let Some(since) = alert.last_mailed_at.filter(|_| alert.unmailed_repairs > 0) {
-                verdict.earlier.push(Earlier { drop_id: alert.drop_id, repairs: alert.unmailed_repairs, since });
+                verdict.earlier.push(EarlierRepairs { drop_id: alert.drop_id, repairs: alert.unmailed_repairs, since });
             }
             if in_this_pass > 0 {
                 verdict.repaired.push(alert.drop_id);

@@ -24,10 +24,10 @@ use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use crate::wording;
 
 use firstcome_shared::mysql::alerts::REPAIRED;
-pub use firstcome_shared::mysql::alerts::{Alert, AlertState as State, BrokenPromise};
+pub use firstcome_shared::mysql::alerts::{Alert, AlertState, BrokenPromise};
 
 pub(super) use judge::repair_fingerprints;
-pub use judge::{AlertVerdict, Earlier, Notice, NoticeReason, Policy, judge};
+pub use judge::{AlertVerdict, EarlierRepairs, MailPolicy, Notice, NoticeReason, judge};
 
 /// What an alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -72,7 +72,7 @@ struct Duty {
 impl Duty {
     /// Judges a run and says what is mailed, in short.
     fn sees(&mut self, minutes: i64, run: &Run) -> String {
-        let policy = Policy { cooldown: COOLDOWN, patience: self.patience };
+        let policy = MailPolicy { cooldown: COOLDOWN, patience: self.patience };
         self.runs += 1;
         let run = Run { run_id: format!("run {}", self.runs), ..run.clone() };
         let verdict = judge(&run, &self.memory, policy, at(minutes));

@@ -1,11 +1,11 @@
 //! The daily digest: problems first, then runs, finished drops, totals.
 
 use chrono::{DateTime, Utc};
-pub use firstcome_shared::mysql::digest::{Day, OpenAlert, SealedDrop};
+pub use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, OpenAlert};
 
 use super::groups::cells;
 use super::lead::duration;
-use super::letter::{Block, Letter, Links, Rendered, Section, Table, Tone, once};
+use super::letter::{Block, Letter, Links, MailTone, Rendered, Section, Table, once};
 use super::notices::WHY;
 use super::pass::{COMMANDS, time};
 use crate::wording;
@@ -14,7 +14,7 @@ use crate::wording;
 const LINES: usize = 20;
 
 /// The daily digest: problems first, then runs, successes, totals.
-pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
+pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     let problems = day.open_total;
     let nobody_looked = total == 0;
@@ -32,7 +32,7 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
     let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
     Letter {
         kind: "digest",
-        tone: if problems > 0 || day.broken > 0 || nobody_looked { Tone::Bad } else { Tone::Good },
+        tone: if problems > 0 || day.broken > 0 || nobody_looked { MailTone::Bad } else { MailTone::Good },
         subject: format!(
             "daily digest: {state} · {runs} · {}",
             wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
@@ -50,7 +50,7 @@ fn footer(has_commands: bool) -> Vec<String> {
     has_commands.then_some(COMMANDS).into_iter().chain([WHY]).map(str::to_owned).collect()
 }
 
-fn open(day: &Day, links: &Links) -> Section {
+fn open(day: &DailyDigest, links: &Links) -> Section {
     let mut blocks = Vec::new();
     let nobody_looked = day.runs.is_empty();
     if nobody_looked {
@@ -109,7 +109,7 @@ fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
     )
 }
 
-fn runs_section(day: &Day, total: u64) -> Section {
+fn runs_section(day: &DailyDigest, total: u64) -> Section {
     let mut blocks = Vec::new();
     if total == 0 {
         blocks.push(Block::Paragraph("No run ended in this time, so nothing was verified.".to_owned()));
@@ -127,7 +127,7 @@ fn runs_section(day: &Day, total: u64) -> Section {
     Section { title: "Runs".to_owned(), blocks }
 }
 
-fn successes(day: &Day) -> Section {
+fn successes(day: &DailyDigest) -> Section {
     let mut blocks = Vec::new();
     if day.sealed.is_empty() {
         blocks.push(Block::Paragraph("No drop was finished in this time.".to_owned()));
@@ -150,7 +150,7 @@ fn successes(day: &Day) -> Section {
     Section { title: "Finished drops".to_owned(), blocks }
 }
 
-fn totals(day: &Day) -> Section {
+fn totals(day: &DailyDigest) -> Section {
     let mut blocks = Vec::new();
     if day.findings.is_empty() {
         blocks.push(Block::Paragraph("No drift was found.".to_owned()));

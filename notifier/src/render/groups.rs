@@ -21,14 +21,14 @@ const PEOPLE: usize = 5;
 const STRETCHES: usize = 10;
 
 /// Findings with one reason, each with its detail.
-type Group<'a> = [(String, Placed<'a>)];
+type ReasonGroup<'a> = [(String, Placed<'a>)];
 
 /// A finding and the drop whose report has it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
 /// Everything the mail says.
 #[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
+pub struct PassMail<'a> {
     pub run: &'a Run,
     /// What of it is mailed.
     pub verdict: &'a AlertVerdict,
@@ -41,7 +41,7 @@ pub struct Pass<'a> {
     pub now: DateTime<Utc>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> PassMail<'a> {
     /// The report of a drop, where this pass examined it.
     pub(crate) fn report(&self, drop: DropId) -> Option<&'a DropReport> {
         self.run.drops.iter().find(|report| report.drop_id == drop)
@@ -103,7 +103,7 @@ impl<'a> Pass<'a> {
 }
 
 /// Every id that must not stand in full in any detail.
-pub(crate) fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
+pub(crate) fn everyone<'a>(pass: &'a PassMail<'_>) -> HashSet<&'a str> {
     let notice = pass.verdict.problems.iter().flat_map(|notice| &notice.observation.findings);
     pass.run.all_findings().chain(notice).filter_map(|finding| finding.user_id.as_deref()).collect()
 }
@@ -152,7 +152,7 @@ pub(super) fn open_label(finding: &Finding) -> Option<String> {
         .then(|| format!("{}, {}", finding.kind.as_str(), wording::words(finding.action).to_do))
 }
 
-fn line(label: Option<&str>, group: &Group<'_>) -> String {
+fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
     let many = if group.len() > 1 { format!("{} × ", wording::grouped(group.len() as u64)) } else { String::new() };
     let details: Vec<&str> = group.iter().map(|(detail, _)| detail.as_str()).collect();
     let reason = Some(merged(&details)).filter(|reason| !reason.is_empty());
@@ -162,7 +162,7 @@ fn line(label: Option<&str>, group: &Group<'_>) -> String {
 }
 
 /// "slot 37", "slots 1–20, 25", or in how many drops where it is more than one.
-fn slots(group: &Group<'_>) -> Option<String> {
+fn slots(group: &ReasonGroup<'_>) -> Option<String> {
     let drops: HashSet<Option<DropId>> = group.iter().map(|(_, (drop, _))| *drop).collect();
     if drops.len() > 1 {
         return Some(wording::count(drops.len(), "drop", "drops"));
@@ -189,7 +189,7 @@ fn slots(group: &Group<'_>) -> Option<String> {
     }
 }
 
-fn people(group: &Group<'_>) -> Option<String> {
+fn people(group: &ReasonGroup<'_>) -> Option<String> {
     let people: Vec<String> =
         group.iter().filter_map(|(_, (_, finding))| finding.user_id.as_deref()).map(wording::person).collect();
     (1..=PEOPLE).contains(&people.len()).then(|| people.join(", "))

@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::groups::{Pass, issued};
+use super::groups::{PassMail, issued};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Notice, NoticeReason, Observation};
 use crate::report::{ActionKind, DropReport, Kind};
 use crate::wording;
 
 /// What happened: the most pressing first, which is the title, then the rest.
-pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
+pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
     if let [first, rest @ ..] = verdict.problems.as_slice() {
@@ -49,11 +49,11 @@ pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
     (title, parts.join(" "))
 }
 
-fn has_rebuilt(pass: &Pass<'_>) -> bool {
+fn has_rebuilt(pass: &PassMail<'_>) -> bool {
     pass.repairs().iter().any(|(_, finding)| finding.action == ActionKind::Rebuild)
 }
 
-fn repaired(pass: &Pass<'_>) -> Vec<String> {
+fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     let repairs = pass.repairs();
     let earlier = pass.earlier().map(|earlier| format!("Before that: {earlier}."));
     if repairs.is_empty() {
@@ -86,7 +86,7 @@ fn repaired(pass: &Pass<'_>) -> Vec<String> {
 }
 
 /// The state of the only drop that the mail is about.
-fn state(pass: &Pass<'_>) -> Option<String> {
+fn state(pass: &PassMail<'_>) -> Option<String> {
     let [drop] = pass.drops()[..] else { return None };
     let report = pass.report(drop)?;
     let exact = match (report.exact, report.after.rows == u64::from(report.quantity)) {
@@ -98,7 +98,7 @@ fn state(pass: &Pass<'_>) -> Option<String> {
 }
 
 /// One problem as two sentences: what is wrong, and what that means for people.
-fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
+fn sentences(pass: &PassMail<'_>, notice: &Notice) -> String {
     let seen = &notice.observation;
     let n = seen.findings.len();
     let name = seen.drop_id.map(|drop| pass.coupon_of(drop).1);
@@ -151,7 +151,7 @@ fn over(name: Option<&str>) -> String {
 }
 
 /// A problem as one line, with for how long it is there.
-pub(super) fn summary(pass: &Pass<'_>, notice: &Notice) -> String {
+pub(super) fn summary(pass: &PassMail<'_>, notice: &Notice) -> String {
     let ago = duration(pass.now - notice.since);
     let how = match notice.reason {
         NoticeReason::New => String::new(),
@@ -165,7 +165,7 @@ pub(super) fn summary(pass: &Pass<'_>, notice: &Notice) -> String {
 const NAME: usize = 60;
 
 /// The word for the outbox, and the subject after `[firstcome] `.
-pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
+pub(super) fn subject(pass: &PassMail<'_>) -> (&'static str, String) {
     let verdict = pass.verdict;
     if !verdict.problems.is_empty() {
         return ("action", format!("action needed: {}", problems(pass)));
@@ -182,7 +182,7 @@ pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
     ("information", format!("closed below its quantity: {what}"))
 }
 
-fn problems(pass: &Pass<'_>) -> String {
+fn problems(pass: &PassMail<'_>) -> String {
     let problems = &pass.verdict.problems;
     let drops: BTreeSet<DropId> = problems.iter().filter_map(|notice| notice.observation.drop_id).collect();
     let of_no_drop = problems.iter().find(|notice| notice.observation.drop_id.is_none());
@@ -224,7 +224,7 @@ pub(super) fn duration(time: TimeDelta) -> String {
     }
 }
 
-fn repaired_in(pass: &Pass<'_>) -> String {
+fn repaired_in(pass: &PassMail<'_>) -> String {
     let verdict = pass.verdict;
     let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
@@ -234,12 +234,12 @@ fn repaired_in(pass: &Pass<'_>) -> String {
 }
 
 /// What was repaired beside what the subject is about.
-fn also_repaired(pass: &Pass<'_>) -> Option<String> {
+fn also_repaired(pass: &PassMail<'_>) -> Option<String> {
     let done = wording::done(pass.repairs().into_iter().map(|(_, finding)| finding));
     (!done.is_empty()).then_some(done)
 }
 
-fn resolved(pass: &Pass<'_>) -> String {
+fn resolved(pass: &PassMail<'_>) -> String {
     let resolved = &pass.verdict.resolved;
     let drops = resolved.iter().filter_map(|alert| alert.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
@@ -253,7 +253,7 @@ fn resolved(pass: &Pass<'_>) -> String {
 }
 
 /// One drop by its name and numbers, several by how many. `None` for no drop.
-fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
+fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     let first = drops.first()?;
     if drops.len() > 1 {
         let coupons: BTreeSet<_> = drops.iter().map(|drop| pass.coupon_of(*drop)).collect();

@@ -37,7 +37,7 @@ impl Rendered {
 
 /// Which colour a mail opens with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(super) enum MailTone {
     Bad,
     Good,
     Plain,
@@ -47,7 +47,7 @@ pub(super) enum Tone {
 #[derive(Debug)]
 pub(super) struct Letter {
     pub(super) kind: &'static str,
-    pub(super) tone: Tone,
+    pub(super) tone: MailTone,
     pub(super) subject: String,
     /// When it was written.
     pub(super) at: DateTime<Utc>,
@@ -114,9 +114,9 @@ impl Letter {
     pub(super) fn render(&self) -> anyhow::Result<Rendered> {
         let subject = wording::line(&format!("[firstcome] {}", self.subject), SUBJECT);
         let colour = match self.tone {
-            Tone::Bad => "#c62828",
-            Tone::Good => "#2e7d32",
-            Tone::Plain => "#1565c0",
+            MailTone::Bad => "#c62828",
+            MailTone::Good => "#2e7d32",
+            MailTone::Plain => "#1565c0",
         };
         Ok(Rendered {
             kind: self.kind,

@@ -9,8 +9,8 @@ mod pass;
 
 pub(crate) use groups::everyone;
 
-pub use daily::{Day, OpenAlert, SealedDrop, daily};
-pub use groups::Pass;
+pub use daily::{DailyDigest, DigestDrop, OpenAlert, daily};
+pub use groups::PassMail;
 pub use lead::what_to_do;
 pub use letter::{Links, Rendered};
 pub use notices::{

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::groups::cells;
 use super::lead::duration;
-use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
+use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
 use super::letter::{Links, once};
 use super::pass::{COMMANDS, time};
 use crate::wording;
@@ -47,7 +47,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let blocks = with_runs(vec![Block::Todo(todo.to_owned()), Block::List(lines)], links, "run_missed");
     let title = format!("A scheduled run of the reconciler is {late} late.");
     notice(
-        ("missed", Tone::Bad),
+        ("missed", MailTone::Bad),
         format!("run missed: {schedule}, {late} late"),
         missed.noticed_at,
         (&title, lead),
@@ -68,7 +68,7 @@ fn with_runs(mut blocks: Vec<Block>, links: &Links, section: &str) -> Vec<Block>
 
 /// A mail of one section.
 fn notice(
-    (kind, tone): (&'static str, Tone),
+    (kind, tone): (&'static str, MailTone),
     subject: String,
     at: DateTime<Utc>,
     (title, lead): (&str, &str),
@@ -100,7 +100,7 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
     let lead = "Claims are accepted as long as Kafka takes them, and wait there: no promise is lost, but people get their codes late.";
     let said = ("The reconciler cannot use MySQL.", lead);
-    notice(("action", Tone::Bad), subject, now, said, blocks)
+    notice(("action", MailTone::Bad), subject, now, said, blocks)
 }
 
 /// The mail when MySQL answers but the alerts of passes can't be recorded, past the outbox.
@@ -115,7 +115,7 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
         "Until it can, no mail comes about other problems. A mail says when this is over.",
     );
-    notice(("action", Tone::Bad), subject, now, said, blocks)
+    notice(("action", MailTone::Bad), subject, now, said, blocks)
 }
 
 /// The notice that MySQL is back, or that alerts can be recorded again.
@@ -137,7 +137,7 @@ pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links)
     let subject = format!("action needed: admission has been closed for {lasts}");
     let title = format!("Claims have got 503 for {lasts}: Redis is away, or lost data and is not verified yet.");
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
-    notice(("action", Tone::Bad), subject, now, (&title, lead), blocks)
+    notice(("action", MailTone::Bad), subject, now, (&title, lead), blocks)
 }
 
 /// The notice that admission is open again.
@@ -150,7 +150,7 @@ fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> 
     let lines = vec![format!("From: {}", time(since)), format!("To: {}", time(now))];
     let (subject, title) = (format!("resolved: {what}, after {lasted}"), format!("{what}, after {lasted}."));
     let blocks = [Block::List(lines)].into_iter().chain(links.open_problems()).collect();
-    notice(("resolved", Tone::Good), subject, now, (&title, NOTHING), blocks)
+    notice(("resolved", MailTone::Good), subject, now, (&title, NOTHING), blocks)
 }
 
 /// The mail when a receiver of webhooks wants no more of them.
@@ -167,7 +167,7 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::
     let title = format!("{target} answered 410 Gone: nothing is posted there until the reconciler is restarted.");
     let subject = format!("action needed: webhooks to {} are off (410 Gone)", wording::line(&target, 60));
     notice(
-        ("action", Tone::Bad),
+        ("action", MailTone::Bad),
         subject,
         now,
         (&title, "Passes, mails and other receivers are not concerned."),
@@ -187,5 +187,5 @@ pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
         once("A pass by hand", None, ""),
     ];
     let said = ("Mail from the Firstcome reconciler arrives here.", NOTHING);
-    notice(("test", Tone::Good), "test: mail arrives".to_owned(), now, said, blocks)
+    notice(("test", MailTone::Good), "test: mail arrives".to_owned(), now, said, blocks)
 }

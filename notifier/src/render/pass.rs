@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 
-use super::groups::{Pass, Placed, cells, changes, everyone, issued, open_label, reasons};
+use super::groups::{PassMail, Placed, cells, changes, everyone, issued, open_label, reasons};
 use super::lead::{commands, duration, lead, subject, summary, what_to_do};
-use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
+use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
 use crate::alerts::{About, Alert, Notice, Observation, is_repair};
 use crate::report::{DropReport, Kind, Run, Trigger};
 use crate::wording;
@@ -19,12 +19,12 @@ const PROBLEMS: usize = 4;
 const LINES: usize = 10;
 
 /// The mail about a pass that has something to say.
-pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
+pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
     let (kind, subject) = subject(pass);
     let tone = match kind {
-        "action" => Tone::Bad,
-        "information" => Tone::Plain,
-        _ => Tone::Good,
+        "action" => MailTone::Bad,
+        "information" => MailTone::Plain,
+        _ => MailTone::Good,
     };
     let people = everyone(pass);
     let mut sections: Vec<Section> =
@@ -39,7 +39,7 @@ pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
 }
 
 /// One problem: where it is, what to do, and the reasons.
-fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section {
+fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Section {
     let seen = &notice.observation;
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
     let place = seen.drop_id.map(|drop| {
@@ -66,7 +66,7 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section 
 }
 
 /// Where on the operations page one sees it, and does what is to be done.
-fn on_page(pass: &Pass<'_>, seen: &Observation) -> Vec<Block> {
+fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     let mut screens = Vec::new();
     let is_letter = seen.about == About::Left(Kind::FailedClaim);
     if is_letter {
@@ -97,7 +97,7 @@ fn on_page(pass: &Pass<'_>, seen: &Observation) -> Vec<Block> {
 }
 
 /// Problems without a section of their own, and information beside something else.
-fn more_problems(pass: &Pass<'_>) -> Option<Section> {
+fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     let line = |notice: &Notice| {
         let place = notice.observation.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
         format!("{place}{}", summary(pass, notice))
@@ -116,7 +116,7 @@ fn more_problems(pass: &Pass<'_>) -> Option<Section> {
 }
 
 /// What was repaired, all drops together.
-fn repaired(pass: &Pass<'_>, people: &HashSet<&str>) -> Option<Section> {
+fn repaired(pass: &PassMail<'_>, people: &HashSet<&str>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
         blocks.push(Block::Paragraph(format!(
@@ -135,7 +135,7 @@ fn repaired(pass: &Pass<'_>, people: &HashSet<&str>) -> Option<Section> {
 }
 
 /// What an earlier mail asked for and is over.
-fn resolved(pass: &Pass<'_>) -> Option<Section> {
+fn resolved(pass: &PassMail<'_>) -> Option<Section> {
     if pass.verdict.resolved.is_empty() {
         return None;
     }
@@ -160,7 +160,7 @@ fn bounded(mut lines: Vec<String>) -> Vec<String> {
 }
 
 /// The numbers: what changed in a single drop, or a row a drop.
-fn numbers(pass: &Pass<'_>) -> Option<Section> {
+fn numbers(pass: &PassMail<'_>) -> Option<Section> {
     let reports: Vec<&DropReport> = pass.drops().into_iter().filter_map(|drop| pass.report(drop)).collect();
     let blocks = match reports.as_slice() {
         [] => return None,
@@ -170,7 +170,7 @@ fn numbers(pass: &Pass<'_>) -> Option<Section> {
     Some(Section { title: "Numbers".to_owned(), blocks })
 }
 
-fn drops_table(pass: &Pass<'_>, reports: &[&DropReport]) -> Vec<Block> {
+fn drops_table(pass: &PassMail<'_>, reports: &[&DropReport]) -> Vec<Block> {
     let row = |report: &&DropReport| {
         let name = wording::line(&pass.coupon_of(report.drop_id).1, 40);
         let repairs = report.findings.iter().filter(|finding| is_repair(finding)).count() as u64;
@@ -192,7 +192,7 @@ fn drops_table(pass: &Pass<'_>, reports: &[&DropReport]) -> Vec<Block> {
 }
 
 /// Commands that concern the whole mail.
-fn closing(pass: &Pass<'_>) -> Section {
+fn closing(pass: &PassMail<'_>) -> Section {
     let id = |notice: &Notice| pass.ids.get(&notice.observation.fingerprint).copied();
     let problems = || pass.verdict.problems.iter();
     let mut drops = HashSet::new();

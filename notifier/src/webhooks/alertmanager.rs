@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::post::{Answer, Target};
+use super::post::{PostAnswer, PostTarget};
 use super::receivers::Receivers;
 use crate::alerts::About;
 use crate::clock::Clock;
@@ -68,7 +68,7 @@ impl Posted {
 pub(crate) struct Alertmanager {
     db: Db,
     settings: Arc<MailSettings>,
-    target: Target,
+    target: PostTarget,
     labels: BTreeMap<String, String>,
     limit: Duration,
     clock: Arc<dyn Clock>,
@@ -89,7 +89,7 @@ impl Receivers {
         clock: &Arc<dyn Clock>,
         (outage, admission): &Watches,
     ) -> Vec<Alertmanager> {
-        let alertmanager = |target: &Target| Alertmanager {
+        let alertmanager = |target: &PostTarget| Alertmanager {
             db: db.clone(),
             settings: settings.clone(),
             target: target.clone(),
@@ -147,7 +147,7 @@ impl Alertmanager {
     async fn post(&self, alerts: &[Posted]) -> Result<(), String> {
         let body = serde_json::to_string(alerts).map_err(|error| error.to_string())?;
         let answer = self.target.post(self.limit, &[], body).await;
-        answer.map_err(|error| error.to_string()).and_then(Answer::success)
+        answer.map_err(|error| error.to_string()).and_then(PostAnswer::success)
     }
 
     /// What is in the table, and what is about MySQL and admission. While MySQL is away, what held

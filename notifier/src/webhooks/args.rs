@@ -13,9 +13,9 @@ use url::Url;
 
 use super::alertmanager::OWN_LABELS;
 use super::event::EventKind;
-use super::post::{self, Target};
+use super::post::{self, PostTarget};
 use super::receivers::Receivers;
-use super::sign::Secret;
+use super::sign::SigningSecret;
 
 /// Most addresses of one setting: each has a task and a connection of its own.
 const ADDRESSES: usize = 16;
@@ -70,11 +70,11 @@ impl WebhookArgs {
             std::fs::read(path).with_context(|| format!("WEBHOOK_CA_FILE {} can't be read", path.display()))
         });
         let tls = post::tls(&authorities.transpose()?.unwrap_or_default())?;
-        let targets = |urls: Vec<&str>, add: &str| -> anyhow::Result<Vec<Target>> {
+        let targets = |urls: Vec<&str>, add: &str| -> anyhow::Result<Vec<PostTarget>> {
             let urls: BTreeSet<Url> = urls.into_iter().map(|text| address(text, add)).collect::<Result<_, _>>()?;
-            urls.iter().map(|url| Target::new(url, &tls)).collect()
+            urls.iter().map(|url| PostTarget::new(url, &tls)).collect()
         };
-        let secrets: Result<Vec<Secret>, String> = secrets.into_iter().map(Secret::parse).collect();
+        let secrets: Result<Vec<SigningSecret>, String> = secrets.into_iter().map(SigningSecret::parse).collect();
         Ok(Receivers {
             events: events(&self.webhook_events).map_err(anyhow::Error::msg)?,
             targets: targets(urls, "").context("WEBHOOK_URLS")?,
@@ -147,7 +147,7 @@ fn webhook_secrets(text: &str) -> Result<(), String> {
         return Err("give one secret, or two by a comma while you replace one".into());
     }
     let make = "make one with `echo whsec_$(openssl rand -base64 32)`";
-    all.into_iter().try_for_each(|one| Secret::parse(one).map(drop)).map_err(|why| format!("{why}; {make}"))
+    all.into_iter().try_for_each(|one| SigningSecret::parse(one).map(drop)).map_err(|why| format!("{why}; {make}"))
 }
 
 fn event_list(text: &str) -> Result<String, String> {

@@ -10,7 +10,7 @@ use firstcome_shared::mysql::webhooks::SaidOfDrop;
 use serde_json::{Map, Value, json};
 
 use crate::alerts::{About, Alert, Notice, NoticeReason, hash};
-use crate::render::{self, Pass, Rendered};
+use crate::render::{self, PassMail, Rendered};
 use crate::report::DropReport;
 use crate::wording;
 
@@ -61,7 +61,7 @@ impl EventKind {
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Event {
+pub(crate) struct WebhookEvent {
     /// Says what happened, so that the same thing never gets a second one: hexadecimal.
     pub(super) id: String,
     pub(super) kind: EventKind,
@@ -69,7 +69,7 @@ pub(crate) struct Event {
     data: Value,
 }
 
-impl Event {
+impl WebhookEvent {
     fn new(kind: EventKind, what: &str, at: DateTime<Utc>, data: Value) -> Self {
         let id = hash([format!("{}/{what}", kind.name())]);
         Self { id: format!("evt_{id:.40}"), kind, at, data }
@@ -107,23 +107,23 @@ fn instant(at: DateTime<Utc>) -> String {
 }
 
 /// What a pass has to say: what is mailed of it, but for what closed below its quantity.
-pub(crate) fn of_pass(pass: &Pass<'_>) -> Vec<Event> {
+pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
     let (verdict, people) = (pass.verdict, render::everyone(pass));
     let problems = verdict.problems.iter().map(|notice| problem(pass, notice, &people));
     let resolved = verdict.resolved.iter().map(|alert| resolved(pass, alert));
-    let mut events: Vec<Event> = problems.chain(resolved).take(ALERTS).collect();
+    let mut events: Vec<WebhookEvent> = problems.chain(resolved).take(ALERTS).collect();
     let more = (verdict.problems.len() + verdict.resolved.len()).saturating_sub(ALERTS);
     if more > 0 {
         let summary = format!("{more} more alerts are new or over: GET /v1/alerts has them");
         let data =
             json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": pass.run.kept_as()});
-        events.push(Event::new(EventKind::Drift, &format!("{}/more", pass.run.run_id), pass.now, data));
+        events.push(WebhookEvent::new(EventKind::Drift, &format!("{}/more", pass.run.run_id), pass.now, data));
     }
     events.extend(repaired(pass));
     events
 }
 
-fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Event {
+fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> WebhookEvent {
     let seen = &notice.observation;
     let status = match notice.reason {
         NoticeReason::New => "new",
@@ -153,10 +153,10 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Event {
         "run_id": pass.run.kept_as(),
     })));
     let kind = if seen.about == About::BrokenPromise { EventKind::Broken } else { EventKind::Drift };
-    Event::new(kind, &format!("{}/{}", pass.run.run_id, seen.fingerprint), pass.now, data.into())
+    WebhookEvent::new(kind, &format!("{}/{}", pass.run.run_id, seen.fingerprint), pass.now, data.into())
 }
 
-fn resolved(pass: &Pass<'_>, alert: &Alert) -> Event {
+fn resolved(pass: &PassMail<'_>, alert: &Alert) -> WebhookEvent {
     let mut data = place(pass, alert.coupon_id, alert.drop_id);
     data.extend(entries(json!({
         "alert_id": pass.ids.get(&alert.fingerprint),
@@ -167,11 +167,11 @@ fn resolved(pass: &Pass<'_>, alert: &Alert) -> Event {
         "resolved_at": alert.resolved_at.map(instant),
         "run_id": pass.run.kept_as(),
     })));
-    Event::new(EventKind::Resolved, &format!("{}/{}", pass.run.run_id, alert.fingerprint), pass.now, data.into())
+    WebhookEvent::new(EventKind::Resolved, &format!("{}/{}", pass.run.run_id, alert.fingerprint), pass.now, data.into())
 }
 
 /// One event for all that was repaired, as there is one mail.
-fn repaired(pass: &Pass<'_>) -> Option<Event> {
+fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
     let verdict = pass.verdict;
     if verdict.repaired.is_empty() && verdict.earlier.is_empty() {
         return None;
@@ -193,11 +193,11 @@ fn repaired(pass: &Pass<'_>) -> Option<Event> {
         "drops_total": drops.len(),
         "run_id": pass.run.kept_as(),
     })));
-    Some(Event::new(EventKind::Drift, &format!("{}/repaired", pass.run.run_id), pass.now, data.into()))
+    Some(WebhookEvent::new(EventKind::Drift, &format!("{}/repaired", pass.run.run_id), pass.now, data.into()))
 }
 
 /// Coupon and drop with their numbers, as far as this pass has them.
-fn place(pass: &Pass<'_>, coupon: Option<CouponId>, drop: Option<DropId>) -> Map<String, Value> {
+fn place(pass: &PassMail<'_>, coupon: Option<CouponId>, drop: Option<DropId>) -> Map<String, Value> {
     let report = drop.and_then(|drop| pass.report(drop));
     entries(json!({
         "coupon_id": coupon.map(|id| id.0),
@@ -219,7 +219,7 @@ pub(super) fn of_drop(
     said: Option<&SaidOfDrop>,
     (run_id, highest_slot): (&str, i64),
     now: DateTime<Utc>,
-) -> (SaidOfDrop, Vec<Event>) {
+) -> (SaidOfDrop, Vec<WebhookEvent>) {
     let rows = i64::try_from(report.after.rows).unwrap_or(i64::MAX);
     let (issued, after_slot, sold_out) =
         said.map_or((0, 0, 0), |said| (said.issued, said.highest_slot, said.sold_out_quantity));
@@ -239,13 +239,13 @@ pub(super) fn of_drop(
             "highest_slot": highest_slot,
         })));
         let what = format!("{}/{run_id}", report.drop_id);
-        events.push(Event::new(EventKind::Issued, &what, now, data.into()));
+        events.push(WebhookEvent::new(EventKind::Issued, &what, now, data.into()));
     }
     let is_sold_out = is_sold_out(report) && report.quantity > sold_out;
     if is_sold_out {
         // A quantity that was raised may sell out again.
         let what = format!("{}/{}", report.drop_id, report.quantity);
-        events.push(Event::new(EventKind::SoldOut, &what, now, drop));
+        events.push(WebhookEvent::new(EventKind::SoldOut, &what, now, drop));
     }
     let said = SaidOfDrop {
         drop_id: report.drop_id.0,

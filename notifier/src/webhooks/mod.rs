@@ -24,7 +24,7 @@ use crate::report::{Numbers, Run};
 
 pub(crate) use alertmanager::Alertmanager;
 pub use args::WebhookArgs;
-pub(crate) use event::{Event, EventKind, of_pass};
+pub(crate) use event::{EventKind, WebhookEvent, of_pass};
 pub(crate) use receivers::Receivers;
 pub(crate) use sender::Relay;
 pub use test::test_webhook;
@@ -53,7 +53,12 @@ impl Subscriptions {
 
     /// Enqueues those that are wanted, for each target; to be called in the transaction of what
     /// they tell.
-    pub(crate) async fn enqueue(&self, conn: &mut Conn, events: &[Event], now: DateTime<Utc>) -> QueryResult<()> {
+    pub(crate) async fn enqueue(
+        &self,
+        conn: &mut Conn,
+        events: &[WebhookEvent],
+        now: DateTime<Utc>,
+    ) -> QueryResult<()> {
         let wanted = events.iter().filter(|event| self.wants(event.kind));
         let rows = wanted.flat_map(|event| {
             let row = move |target| NewWebhook {

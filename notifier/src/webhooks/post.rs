@@ -40,7 +40,7 @@ const BODY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where something is posted.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct PostTarget {
     /// Host and fingerprint: fit for logs and tables, as the address may have a secret in it.
     pub(super) name: String,
     host: String,
@@ -53,7 +53,7 @@ pub(super) struct Target {
     tls: Option<TlsConnector>,
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for PostTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
@@ -61,14 +61,14 @@ impl fmt::Debug for Target {
 
 /// What came back.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct PostAnswer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     /// The beginning of a refusal's body, one line.
     text: String,
 }
 
-impl Answer {
+impl PostAnswer {
     /// `Err` says why it is none.
     pub(super) fn success(self) -> Result<(), String> {
         if self.status.is_success() {
@@ -81,14 +81,14 @@ impl Answer {
 
 /// How far a POST came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum PostStep {
     Connect,
     Tls,
     /// The request is sent; the head of the answer is awaited.
     Answer,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for PostStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "connect",
@@ -102,11 +102,11 @@ impl fmt::Display for Step {
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {reason}")]
 pub(super) struct NoAnswer {
-    pub(super) step: Step,
+    pub(super) step: PostStep,
     reason: String,
 }
 
-impl Target {
+impl PostTarget {
     /// Takes an address that [`super::args`] has checked.
     pub(super) fn new(url: &Url, tls: &TlsConnector) -> anyhow::Result<Self> {
         let host = url.host_str().context("it has no host")?.to_owned();
@@ -144,18 +144,18 @@ impl Target {
     /// Posts JSON with these headers.
     ///
     /// # Errors
-    /// [`NoAnswer`]. After one at [`Step::Answer`] the other side may have it all the same.
+    /// [`NoAnswer`]. After one at [`PostStep::Answer`] the other side may have it all the same.
     pub(super) async fn post(
         &self,
         limit: Duration,
         headers: &[(&'static str, &str)],
         body: String,
-    ) -> Result<Answer, NoAnswer> {
-        let mut step = Step::Connect;
+    ) -> Result<PostAnswer, NoAnswer> {
+        let mut step = PostStep::Connect;
         // A body that never ends must not hide the status.
         let bodys_end = Instant::now() + limit.mul_f32(0.9);
         let reason = match timeout(limit, self.exchange(headers, body, bodys_end, &mut step)).await {
-            Ok(Ok(answer)) => return Ok(Answer { text: self.without_secrets(&answer.text), ..answer }),
+            Ok(Ok(answer)) => return Ok(PostAnswer { text: self.without_secrets(&answer.text), ..answer }),
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
             Err(_) => format!("no answer within {limit:?}"),
         };
@@ -167,8 +167,8 @@ impl Target {
         headers: &[(&'static str, &str)],
         body: String,
         bodys_end: Instant,
-        step: &mut Step,
-    ) -> anyhow::Result<Answer> {
+        step: &mut PostStep,
+    ) -> anyhow::Result<PostAnswer> {
         let mut request = Request::post(self.path.expose_secret())
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/json")
@@ -182,12 +182,12 @@ impl Target {
         let request = request.body(Full::new(Bytes::from(body))).context("the request cannot be written")?;
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         let Some(tls) = &self.tls else {
-            *step = Step::Answer;
+            *step = PostStep::Answer;
             return talk(TokioIo::new(stream), request, bodys_end).await;
         };
-        *step = Step::Tls;
+        *step = PostStep::Tls;
         let stream = tls.connect(ServerName::try_from(self.host.clone())?, stream).await?;
-        *step = Step::Answer;
+        *step = PostStep::Answer;
         talk(TokioIo::new(stream), request, bodys_end).await
     }
 }
@@ -196,7 +196,7 @@ async fn talk(
     io: impl Read + Write + Unpin + Send,
     request: Request<Full<Bytes>>,
     bodys_end: Instant,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<PostAnswer> {
     let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await?;
     let mut connection = std::pin::pin!(connection);
     let mut answer = std::pin::pin!(async { anyhow::Ok(read(sender.send_request(request).await?, bodys_end).await) });
@@ -208,7 +208,7 @@ async fn talk(
 }
 
 /// The body is of interest only where it says why something was refused, and only its beginning.
-async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> Answer {
+async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> PostAnswer {
     let status = response.status();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let mut text = Vec::new();
@@ -221,7 +221,7 @@ async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> Answer {
     // What came of it by then is enough.
     let _ = timeout_at(bodys_end.min(Instant::now() + BODY_LIMIT), reading).await;
     let text = wording::line(&String::from_utf8_lossy(&text), wording::LONGEST);
-    Answer { status, retry_after: retry_after.map(Duration::from_secs), text }
+    PostAnswer { status, retry_after: retry_after.map(Duration::from_secs), text }
 }
 
 /// TLS that trusts the usual authorities and those in `authorities`, PEM, which may be empty.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::EventKind;
-use super::post::Target;
-use super::sign::Secret;
+use super::post::PostTarget;
+use super::sign::SigningSecret;
 
 #[derive(Debug)]
 pub(crate) struct Receivers {
     pub(super) events: BTreeSet<EventKind>,
-    pub(super) targets: Vec<Target>,
-    pub(super) alertmanagers: Vec<Target>,
+    pub(super) targets: Vec<PostTarget>,
+    pub(super) alertmanagers: Vec<PostTarget>,
     /// Labels of every alert, which tell installations apart.
     pub(super) labels: BTreeMap<String, String>,
-    pub(super) secrets: Arc<Vec<Secret>>,
+    pub(super) secrets: Arc<Vec<SigningSecret>>,
     /// Timeout for one POST.
     pub(super) limit: Duration,
 }

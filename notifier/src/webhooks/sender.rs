@@ -13,13 +13,13 @@ use firstcome_shared::mysql::{Db, DbError};
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use super::Event;
-use super::post::{Answer, NoAnswer, Target};
+use super::WebhookEvent;
+use super::post::{NoAnswer, PostAnswer, PostTarget};
 use super::receivers::Receivers;
-use super::sign::{Secret, signatures};
+use super::sign::{SigningSecret, signatures};
 use crate::clock::{Clock, elapsed};
-use crate::record::{self, Notice};
-use crate::relay::{self, Failure, Outbox, RECORDING};
+use crate::record::{self, StandaloneMail};
+use crate::relay::{self, DeliveryFailure, Outbox, RECORDING};
 use crate::render;
 use crate::settings::MailSettings;
 
@@ -36,8 +36,8 @@ pub(crate) struct Relay {
 
 /// How events are posted to a target.
 pub(super) struct SignedPost {
-    pub(super) target: Target,
-    secrets: Arc<Vec<Secret>>,
+    pub(super) target: PostTarget,
+    secrets: Arc<Vec<SigningSecret>>,
     limit: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Receivers {
     /// How each target gets its events.
     pub(super) fn signed_posts(&self) -> Vec<SignedPost> {
         let (secrets, limit) = (&self.secrets, self.limit);
-        let post = |target: &Target| SignedPost { target: target.clone(), secrets: secrets.clone(), limit };
+        let post = |target: &PostTarget| SignedPost { target: target.clone(), secrets: secrets.clone(), limit };
         self.targets.iter().map(post).collect()
     }
 
@@ -63,7 +63,7 @@ impl Receivers {
 }
 
 impl SignedPost {
-    pub(super) async fn event(&self, id: &str, body: &str, now: DateTime<Utc>) -> Result<Answer, NoAnswer> {
+    pub(super) async fn event(&self, id: &str, body: &str, now: DateTime<Utc>) -> Result<PostAnswer, NoAnswer> {
         // The time of this attempt: receivers refuse what is old, as it may be a replay.
         let timestamp = now.timestamp();
         let signature = signatures(&self.secrets, id, timestamp, body);
@@ -102,12 +102,12 @@ impl Relay {
         crash_point(Point::WebhookSent);
         let is_gone = answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::GONE);
         let retry_after = answer.as_ref().ok().and_then(|answer| answer.retry_after);
-        let delivered = answer.map_err(|error| error.to_string()).and_then(Answer::success);
+        let delivered = answer.map_err(|error| error.to_string()).and_then(PostAnswer::success);
         let now = self.clock.now();
         let outcome = match delivered {
             Ok(()) => DeliveryOutcome::Sent,
             Err(reason) => {
-                let failure = Failure { is_final: is_gone, reason, retry_after };
+                let failure = DeliveryFailure { is_final: is_gone, reason, retry_after };
                 failure.outcome(webhook.created_at.and_utc(), webhook.attempts, now)
             }
         };
@@ -130,7 +130,7 @@ impl Relay {
             let mailed = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
             let is_recent = mailed.is_some_and(|at| elapsed(at.to_utc(), now) < cooldown);
             let mail = || render::webhooks_off(&target, now, &links);
-            (!is_recent).then(|| Ok(Notice { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
+            (!is_recent).then(|| Ok(StandaloneMail { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
         };
         if let Err(error) = record::enqueue_once(&self.db, self.settings.clone(), now, fact, decide).await {
             tracing::error!(%error, "the mail that webhooks are off could not be enqueued");
@@ -138,12 +138,12 @@ impl Relay {
     }
 
     /// Past the outbox, which is in MySQL: once, without another attempt.
-    pub(crate) async fn post_directly(&self, event: &Event, now: DateTime<Utc>) {
+    pub(crate) async fn post_directly(&self, event: &WebhookEvent, now: DateTime<Utc>) {
         if !self.settings.subscriptions.wants(event.kind) || self.is_gone.load(Ordering::Relaxed) {
             return;
         }
         let answer = self.post.event(&event.id, &event.body(), now).await;
-        if let Err(error) = answer.map_err(|error| error.to_string()).and_then(Answer::success) {
+        if let Err(error) = answer.map_err(|error| error.to_string()).and_then(PostAnswer::success) {
             tracing::error!(error, target = self.post.target.name, "a webhook about MySQL could not be posted");
         }
     }

@@ -12,9 +12,9 @@ const LENGTH: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// A key that both sides have.
 #[derive(Debug)]
-pub(super) struct Secret(SecretSlice<u8>);
+pub(super) struct SigningSecret(SecretSlice<u8>);
 
-impl Secret {
+impl SigningSecret {
     /// Reads `whsec_…`.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Secret {
 
 /// The header `webhook-signature`. No id has a full stop: it would let one message be read as
 /// another.
-pub(super) fn signatures(secrets: &[Secret], id: &str, timestamp: i64, body: &str) -> String {
+pub(super) fn signatures(secrets: &[SigningSecret], id: &str, timestamp: i64, body: &str) -> String {
     secrets.iter().filter_map(|secret| secret.sign(id, timestamp, body)).collect::<Vec<_>>().join(" ")
 }
 
@@ -51,7 +51,7 @@ mod tests {
     /// The example of the specification's own libraries.
     #[test]
     fn a_signature_is_that_of_the_reference_libraries() {
-        let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signed = signatures(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
@@ -63,7 +63,7 @@ mod tests {
             ("whsec_not base64", "base64"),
             ("whsec_MfKQ9r8GKYqrTwjU", "24 to 64"),
         ] {
-            let error = Secret::parse(text).unwrap_err();
+            let error = SigningSecret::parse(text).unwrap_err();
             assert!(error.contains(says) && !error.contains("MfKQ"), "{text}: {error}");
         }
     }

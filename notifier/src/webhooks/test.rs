@@ -5,8 +5,8 @@ use chrono::Utc;
 
 use super::WebhookArgs;
 use super::alertmanager::test_alert;
-use super::event::Event;
-use super::post::{Answer, NoAnswer, Step};
+use super::event::WebhookEvent;
+use super::post::{NoAnswer, PostAnswer, PostStep};
 
 /// Posts to all and says what became of it, line by line. Whether all took it.
 pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) -> anyhow::Result<bool> {
@@ -18,7 +18,7 @@ pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) 
     let now = Utc::now();
     let mut all_took_it = true;
     for post in receivers.signed_posts() {
-        let event = Event::test(now);
+        let event = WebhookEvent::test(now);
         let answer = post.event(&event.id, &event.body(), now).await;
         all_took_it &= tell("webhook", &post.target.name, answer, &mut say);
     }
@@ -29,7 +29,7 @@ pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) 
     Ok(all_took_it)
 }
 
-fn tell(what: &str, name: &str, answer: Result<Answer, NoAnswer>, say: &mut (impl FnMut(&str) + Send)) -> bool {
+fn tell(what: &str, name: &str, answer: Result<PostAnswer, NoAnswer>, say: &mut (impl FnMut(&str) + Send)) -> bool {
     let (error, advice) = match answer {
         Ok(answer) => {
             let (status, advice) = (answer.status, advice_on(answer.status.as_u16()));
@@ -43,12 +43,12 @@ fn tell(what: &str, name: &str, answer: Result<Answer, NoAnswer>, say: &mut (imp
         }
         Err(error) => {
             let advice = match error.step {
-                Step::Connect => "check host and port, and whether a firewall is between",
-                Step::Tls => {
+                PostStep::Connect => "check host and port, and whether a firewall is between",
+                PostStep::Tls => {
                     "its certificate is not trusted or names another host (a private authority: WEBHOOK_CA_FILE), or it \
                      speaks no TLS there: then http://"
                 }
-                Step::Answer => {
+                PostStep::Answer => {
                     "somebody listens but does not answer as an HTTP server, or in time: WEBHOOK_TIMEOUT_MS"
                 }
             };

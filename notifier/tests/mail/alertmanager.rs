@@ -5,13 +5,13 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, Notifier, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_stack::{AlertmanagerOptions, AlertmanagerServer, Fault, eventually};
+use firstcome_stack::{AlertmanagerOptions, AlertmanagerServer, ProxyFault, eventually};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, Desk, SOON, mysql};
 use crate::mailed::{clean, drift, repaired};
-use crate::receiver::{Receiver, Reply};
+use crate::receiver::{CannedReply, Receiver};
 
 async fn desk_with(alertmanager: &Receiver) -> Desk {
     let mut desk = Desk::new(A).await;
@@ -109,7 +109,7 @@ async fn while_mysql_is_away_what_held_before_goes_on_and_the_outage_is_told() {
     let notifier = desk.notifier_with(&db, &desk.args);
     notifier.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
     assert_eq!(told(&notifier, &alertmanager).await.len(), 1);
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     for n in 2..4 {
         let now = desk.clock.turn(TimeDelta::minutes(2));
         notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap_err();
@@ -126,7 +126,7 @@ async fn while_mysql_is_away_what_held_before_goes_on_and_the_outage_is_told() {
     drop(notifier.flush(SOON).await);
     let received = alertmanager.received();
     assert_eq!(kinds(received[before].json().as_array().unwrap()), ["failed_claim", "mysql_unreachable"]);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     while db.ping().await.is_err() {
         tokio::task::yield_now().await;
     }
@@ -138,12 +138,12 @@ async fn while_mysql_is_away_what_held_before_goes_on_and_the_outage_is_told() {
 async fn a_pass_has_it_told_at_once_and_one_that_was_away_is_told_later() {
     let alertmanager = Receiver::start().await;
     let desk = desk_with(&alertmanager).await;
-    alertmanager.set(Reply::Status(500));
+    alertmanager.set(CannedReply::Status(500));
     let (stop, notifier) = (CancellationToken::new(), desk.notifier());
     let task = tokio::spawn(notifier.clone().run_sender(stop.clone()));
     notifier.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
     alertmanager.until_there_are(1).await;
-    alertmanager.set(Reply::Status(200));
+    alertmanager.set(CannedReply::Status(200));
     notifier.after_pass(&drift("r2", &[3, 4]), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
     let is_told = || alertmanager.received().iter().any(|one| one.body.contains("2 unrepaired"));
     eventually("it is told of both", SOON, async || is_told()).await;

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::Run;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
-use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, StackOptions, Tables, Tls, eventually};
+use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, SinkEncryption, StackOptions, Tables, eventually};
 use mail_parser::{Message, MessageParser};
 use tokio::sync::OnceCell;
 
@@ -62,10 +62,10 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) async fn new(recipients: &str) -> Self {
-        Self::with_tls(recipients, Tls::None).await
+        Self::with_tls(recipients, SinkEncryption::None).await
     }
 
-    pub(crate) async fn with_tls(recipients: &str, tls: Tls) -> Self {
+    pub(crate) async fn with_tls(recipients: &str, tls: SinkEncryption) -> Self {
         let database = format!("mail_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         mysql().await.query(&format!("CREATE DATABASE {database}")).await.unwrap();
         let url = mysql().await.database_url(&database);

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_stack::{Behaviour, Fault, Tls};
+use firstcome_stack::{Behaviour, ProxyFault, SinkEncryption};
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, B, Desk, SOON, id, mysql};
@@ -137,7 +137,7 @@ async fn a_slow_server_gets_every_mail_once() {
 
 #[tokio::test]
 async fn starttls_and_tls_from_the_first_byte_work_with_a_trusted_certificate_only() {
-    for tls in [Tls::StartTls, Tls::Implicit] {
+    for tls in [SinkEncryption::StartTls, SinkEncryption::Implicit] {
         let mut desk = Desk::with_tls(A, tls).await;
         desk.pass(&repaired("r1")).await;
         assert!(desk.sink.mails().is_empty(), "{tls:?}: nobody vouches for this server");
@@ -239,7 +239,7 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     let notifier = desk.notifier_with(&db, &desk.args);
     notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
 
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     assert!(notifier.after_pass(&repaired("r1"), desk.clock.now()).await.is_err());
     for n in 2..5 {
         let now = desk.clock.turn(TimeDelta::minutes(2));
@@ -249,7 +249,7 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     let subject = &desk.subjects(A)[0];
     assert!(subject.starts_with("[firstcome] action needed: MySQL cannot be used"), "{subject}");
 
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     // The pool pauses after a connection that failed.
     while db.ping().await.is_err() {
         tokio::task::yield_now().await;

@@ -21,7 +21,7 @@ pub(crate) const OTHER: &str = "whsec_c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMsIG5ldy
 
 /// How requests are answered.
 #[derive(Debug, Clone)]
-pub(crate) enum Reply {
+pub(crate) enum CannedReply {
     Status(u16),
     /// Never.
     Silent,
@@ -78,7 +78,7 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
 
 #[derive(Debug)]
 struct Desired {
-    reply: Mutex<Reply>,
+    reply: Mutex<CannedReply>,
     received: Mutex<Vec<Received>>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) async fn start() -> Self {
-        let state = Arc::new(Desired { reply: Mutex::new(Reply::Status(204)), received: Mutex::default() });
+        let state = Arc::new(Desired { reply: Mutex::new(CannedReply::Status(204)), received: Mutex::default() });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(state.clone());
@@ -108,7 +108,7 @@ impl Receiver {
         self.base.clone()
     }
 
-    pub(crate) fn set(&self, reply: Reply) {
+    pub(crate) fn set(&self, reply: CannedReply) {
         *self.state.reply.lock().unwrap() = reply;
     }
 
@@ -135,12 +135,14 @@ async fn answer(State(state): State<Arc<Desired>>, request: Request) -> Response
     let reply = state.reply.lock().unwrap().clone();
     let status = |status| StatusCode::from_u16(status).unwrap();
     match reply {
-        Reply::Status(code) => (status(code), "why it is so").into_response(),
-        Reply::Echo => (StatusCode::NOT_FOUND, format!("Cannot POST {path}")).into_response(),
-        Reply::Silent => std::future::pending().await,
-        Reply::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
-        Reply::RetryAfter(code, seconds) => (status(code), [("retry-after", seconds.to_string())]).into_response(),
-        Reply::Endless(code) => {
+        CannedReply::Status(code) => (status(code), "why it is so").into_response(),
+        CannedReply::Echo => (StatusCode::NOT_FOUND, format!("Cannot POST {path}")).into_response(),
+        CannedReply::Silent => std::future::pending().await,
+        CannedReply::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
+        CannedReply::RetryAfter(code, seconds) => {
+            (status(code), [("retry-after", seconds.to_string())]).into_response()
+        }
+        CannedReply::Endless(code) => {
             let beginning = stream::once(async { Ok::<_, std::io::Error>("no end") });
             (status(code), Body::from_stream(beginning.chain(stream::pending()))).into_response()
         }

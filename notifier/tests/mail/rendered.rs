@@ -3,9 +3,9 @@ mod harmless;
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::alerts::{AlertMemory, AlertVerdict, BrokenPromise, Policy, judge};
+use firstcome_notifier::alerts::{AlertMemory, AlertVerdict, BrokenPromise, MailPolicy, judge};
 use firstcome_notifier::render::{
-    self, Day, Links, MissedRun, OpenAlert, Pass, Rendered, SealedDrop, daily, database_gone, missed,
+    self, DailyDigest, DigestDrop, Links, MissedRun, OpenAlert, PassMail, Rendered, daily, database_gone, missed,
 };
 use firstcome_notifier::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -20,7 +20,7 @@ fn linked() -> Links {
     }
 }
 
-const POLICY: Policy = Policy { cooldown: TimeDelta::hours(4), patience: TimeDelta::zero() };
+const POLICY: MailPolicy = MailPolicy { cooldown: TimeDelta::hours(4), patience: TimeDelta::zero() };
 
 /// Judges runs one after the other and renders the mail of the last.
 fn mail(runs: &[(DateTime<Utc>, &Run)], broken: &[BrokenPromise], links: &Links) -> Option<Rendered> {
@@ -34,7 +34,7 @@ fn mail(runs: &[(DateTime<Utc>, &Run)], broken: &[BrokenPromise], links: &Links)
     let notice = last.problems.iter().map(|notice| notice.observation.fingerprint.clone());
     let ids: HashMap<String, i64> = notice.zip(41..).collect();
     let closed_for = Some(TimeDelta::seconds(4));
-    let pass = Pass { run, verdict: &last, ids: &ids, links, closed_for, now: *now };
+    let pass = PassMail { run, verdict: &last, ids: &ids, links, closed_for, now: *now };
     last.says_something().then(|| render::pass(&pass).unwrap())
 }
 
@@ -308,8 +308,8 @@ fn a_missed_run_and_mysql_gone() {
     keep("test", &render::test(at(0), "[10.0.0.7]").unwrap());
 }
 
-fn quiet_day() -> Day {
-    Day {
+fn quiet_day() -> DailyDigest {
+    DailyDigest {
         from: at(-86_400),
         to: at(0),
         open: Vec::new(),
@@ -318,7 +318,7 @@ fn quiet_day() -> Day {
         runs: vec![("clean".to_owned(), 2_874), ("repaired".to_owned(), 6)],
         last_success_at: Some(at(-12)),
         findings: vec![("failed_claim".to_owned(), 4, 4), ("unissued".to_owned(), 19, 19)],
-        sealed: vec![SealedDrop {
+        sealed: vec![DigestDrop {
             coupon_id: CouponId(1),
             coupon_name: WINTER.to_owned(),
             drop_id: DropId(7),
@@ -343,9 +343,9 @@ fn the_day() {
         since: at(-30_000),
         acknowledged_by: Some("Kim".to_owned()),
     };
-    let day = Day { open: vec![open], open_total: 1, broken: 2, ..quiet_day() };
+    let day = DailyDigest { open: vec![open], open_total: 1, broken: 2, ..quiet_day() };
     keep("daily_with_problems", &daily(&day, &linked()).unwrap());
-    let none = Day {
+    let none = DailyDigest {
         runs: Vec::new(),
         last_success_at: None,
         findings: Vec::new(),
@@ -355,6 +355,6 @@ fn the_day() {
         ..quiet_day()
     };
     keep("daily_without_a_run", &daily(&none, &linked()).unwrap());
-    let managed = daily(&Day { redis_is_managed: true, ..quiet_day() }, &linked()).unwrap();
+    let managed = daily(&DailyDigest { redis_is_managed: true, ..quiet_day() }, &linked()).unwrap();
     assert!(managed.text.contains("REDIS_DURABILITY is managed"), "{}", managed.text);
 }

@@ -1,7 +1,7 @@
 //! `test-email` explains what it tried.
 
 use firstcome_notifier::{NotifyArgs, test_email};
-use firstcome_stack::{Behaviour, MailOptions, MailSink, Tls};
+use firstcome_stack::{Behaviour, MailOptions, MailSink, SinkEncryption};
 
 use crate::desk::{A, B, args};
 
@@ -53,7 +53,7 @@ async fn what_usually_goes_wrong_is_explained() {
     assert!(!ok && said.contains("FAILED log in") && said.contains("can be read on the way"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
 
-    let starttls = MailSink::start(MailOptions { folder: None, tls: Tls::StartTls }).await.unwrap();
+    let starttls = MailSink::start(MailOptions { folder: None, tls: SinkEncryption::StartTls }).await.unwrap();
     args.smtp_url = Some(starttls.url().into());
     let (ok, said) = tried(&args).await;
     assert!(!ok && said.contains("FAILED STARTTLS") && said.contains("SMTP_CA_FILE"), "{said}");

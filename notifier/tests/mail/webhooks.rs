@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use chrono::TimeDelta;
 use firstcome_notifier::report::{DropReport, Kind, Numbers, Run, Status};
 use firstcome_notifier::{Clock as _, WebhookArgs, test_webhook};
-use firstcome_stack::Tls;
+use firstcome_stack::SinkEncryption;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, Desk, SOON};
 use crate::mailed::{clean, drift, repaired};
-use crate::receiver::{OTHER, Received, Receiver, Reply, SECRET};
+use crate::receiver::{CannedReply, OTHER, Received, Receiver, SECRET};
 use crate::world::{drop_report, left, run};
 
 /// What is mailed, for these receivers.
@@ -109,11 +109,11 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
     desk.webhooks.webhook_timeout_ms = 3_000;
     desk.notifier().after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
     let replies = [
-        (Reply::Status(500), "answered 500 Internal Server Error: why it is so"),
-        (Reply::Silent, "request: no answer within 3s"),
-        (Reply::Redirect(elsewhere.url()), "answered 307 Temporary Redirect"),
-        (Reply::Echo, "answered 404 Not Found: Cannot POST …"),
-        (Reply::Endless(503), "answered 503 Service Unavailable: no end"),
+        (CannedReply::Status(500), "answered 500 Internal Server Error: why it is so"),
+        (CannedReply::Silent, "request: no answer within 3s"),
+        (CannedReply::Redirect(elsewhere.url()), "answered 307 Temporary Redirect"),
+        (CannedReply::Echo, "answered 404 Not Found: Cannot POST …"),
+        (CannedReply::Endless(503), "answered 503 Service Unavailable: no end"),
     ];
     for (n, (reply, error)) in replies.into_iter().enumerate() {
         receiver.set(reply);
@@ -123,7 +123,7 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
         assert!(rows[0][0] == (n + 1).to_string() && rows[0][1].starts_with(error), "{error}: {rows:?}");
         desk.clock.turn(TimeDelta::hours(1));
     }
-    receiver.set(Reply::Status(200));
+    receiver.set(CannedReply::Status(200));
     desk.notifier().flush(SOON).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
     let received = receiver.received();
@@ -141,7 +141,7 @@ async fn a_receiver_that_asks_to_wait_is_left_alone_for_so_long_and_at_most_an_h
     let desk = desk_with(&[&receiver]).await;
     desk.notifier().after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
     for (asked, pause) in [(1_800, 1_800), (1_000_000, 3_600)] {
-        receiver.set(Reply::RetryAfter(429, asked));
+        receiver.set(CannedReply::RetryAfter(429, asked));
         desk.notifier().flush(SOON).await.unwrap();
         let next = "SELECT TIMESTAMPDIFF(SECOND, '2026-12-01 06:00:00', next_attempt_at) FROM webhook_outbox";
         let passed = (desk.clock.now() - crate::world::at(0)).num_seconds();
@@ -155,7 +155,7 @@ async fn a_silent_receiver_holds_up_no_pass_no_mail_and_no_other_receiver() {
     let (silent, other) = (Receiver::start().await, Receiver::start().await);
     let mut desk = desk_with(&[&silent, &other]).await;
     desk.webhooks.webhook_timeout_ms = 60_000;
-    silent.set(Reply::Silent);
+    silent.set(CannedReply::Silent);
     let stop = CancellationToken::new();
     let notifier = desk.notifier();
     let senders = tokio::spawn(notifier.clone().run_sender(stop.clone()));
@@ -220,7 +220,7 @@ async fn while_a_secret_is_replaced_both_sign() {
 async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so_once() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
-    receiver.set(Reply::Endless(410));
+    receiver.set(CannedReply::Endless(410));
     let (one, two) = (desk.notifier(), desk.notifier());
     one.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
     one.flush(SOON).await.unwrap();
@@ -235,7 +235,7 @@ async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so
     one.after_pass(&clean("r3"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
     one.flush(SOON).await.unwrap();
     assert_eq!((receiver.received().len(), desk.query(OPEN).await), (2, vec![vec!["1".to_owned()]]));
-    receiver.set(Reply::Status(200));
+    receiver.set(CannedReply::Status(200));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(receiver.whats().last().unwrap(), "alert.resolved resolved");
 }
@@ -244,7 +244,7 @@ async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so
 async fn what_nobody_takes_for_days_is_given_up_also_where_its_target_is_no_more() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
-    receiver.set(Reply::Status(500));
+    receiver.set(CannedReply::Status(500));
     desk.pass(&repaired("r1")).await;
     while desk.query(OPEN).await == [["1"]] {
         desk.clock.turn(TimeDelta::minutes(73));
@@ -358,7 +358,7 @@ async fn test_webhook_says_what_is_wrong() {
     for (reply, says) in
         [(401, "another WEBHOOK_SECRET"), (302, "redirects are not followed"), (410, "no more webhooks")]
     {
-        receiver.set(Reply::Status(reply));
+        receiver.set(CannedReply::Status(reply));
         let (ok, said) = tried(&args).await;
         assert!(!ok && said.contains("FAILED webhook") && said.contains(says), "{said}");
         assert!(!said.contains("hunter2"), "{said}");
@@ -373,7 +373,7 @@ async fn test_webhook_says_what_is_wrong() {
 /// Somebody who speaks TLS, if not HTTP: what matters is whether the certificate is believed.
 #[tokio::test]
 async fn tls_needs_a_certificate_that_is_trusted() {
-    let mut desk = Desk::with_tls(A, Tls::Implicit).await;
+    let mut desk = Desk::with_tls(A, SinkEncryption::Implicit).await;
     desk.trust();
     let mut args = posting_to(&[]);
     args.webhook_urls = Some(format!("https://127.0.0.1:{}/", desk.sink.port()).into());

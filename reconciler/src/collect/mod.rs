@@ -30,7 +30,7 @@ pub use snapshot::PassContext;
 
 use crate::stores::Stores;
 use crate::topic::{Extent, InFlight, Messages};
-use snapshot::{DeadLetter, DropFacts, DropRevocations, Page, Promises, Row};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange};
 
 /// A drop as a whole, with what is needed to page through it.
 #[derive(Debug, Clone)]
@@ -180,7 +180,7 @@ pub async fn page(
     stores: &Stores,
     header: &DropHeader,
     ((from, to), seen): (Range, SlotPage),
-) -> Result<Page, CollectError> {
+) -> Result<SlotRange, CollectError> {
     let (coupon, drop) = (header.facts.coupon.id, header.facts.drop.id);
     let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
     let high = to.map_or(Slot::MAX, |to| Slot::try_from(to.max(0)).unwrap_or(Slot::MAX));
@@ -196,17 +196,17 @@ pub async fn page(
     let messages = async { Ok::<_, CollectError>(header.messages_on((from, to)).await?) };
     let (rows, claimants_wrong, dead_letters, in_flight) =
         tokio::try_join!(rows, claimants, dead_letters(stores, header, (from, to)), messages)?;
-    let mut page = Page {
+    let mut page = SlotRange {
         from,
         to,
         count: seen.count.unwrap_or(0),
         users,
         free: seen.free,
-        rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
+        rows: rows.into_iter().map(|(slot, user, claimed_at)| RowFacts { slot, user, claimed_at }).collect(),
         in_flight,
         dead_letters,
         claimants_wrong,
-        ..Page::default()
+        ..SlotRange::default()
     };
     look_up_again(stores, header, &mut page).await?;
     Ok(page)
@@ -231,7 +231,7 @@ async fn dead_letters(
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
-async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) -> Result<(), CollectError> {
+async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRange) -> Result<(), CollectError> {
     let (coupon, drop, once_per) = (header.facts.coupon.id, header.drop_id(), header.facts.once_per());
     let keys = stores.redis.keys(coupon, drop);
     let questions = page.questions(i64::from(header.facts.drop.quantity));
@@ -313,7 +313,7 @@ impl DropHeader {
     }
 
     /// Claimants on slots of this page that no other store names.
-    fn claimants_left(&self, page: &Page) -> Vec<(i64, UserId)> {
+    fn claimants_left(&self, page: &SlotRange) -> Vec<(i64, UserId)> {
         let taken: HashSet<i64> = page
             .users
             .iter()

@@ -126,7 +126,7 @@ impl DropFacts {
 
 /// A row, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct RowFacts {
     pub slot: Slot,
     pub user: UserId,
     /// When they were admitted.
@@ -166,7 +166,7 @@ impl From<DeadLetterRow> for DeadLetter {
 /// A range of slots: Redis at one moment, then MySQL, then a second read of every person about whom
 /// the two differ.
 #[derive(Debug, Clone, Default)]
-pub struct Page {
+pub struct SlotRange {
     /// First slot of the range.
     pub from: i64,
     /// Last slot; `None` for the last page, which has no end.
@@ -176,7 +176,7 @@ pub struct Page {
     /// Redis: slot and person.
     pub users: Vec<(i64, UserId)>,
     pub free: Vec<i64>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<RowFacts>,
     /// The topic: unread messages of these slots.
     pub in_flight: Vec<InFlight>,
     pub dead_letters: Vec<DeadLetter>,
@@ -211,7 +211,7 @@ pub struct Questions {
     pub gaps: Vec<i64>,
 }
 
-impl Page {
+impl SlotRange {
     /// The page without rows, messages and claimants of void claims. People of Redis stay: the
     /// numbers are about them too.
     #[must_use]
@@ -235,7 +235,7 @@ impl Page {
     /// else. Nearly every page is so, and one walk over both shows it.
     pub fn is_in_order(&self, quantity: i64) -> bool {
         let (first, last) = (self.from.max(1), self.to.unwrap_or(i64::MAX).min(self.count).min(quantity));
-        let same = |(slot, ((on, user), row)): (i64, (&(i64, UserId), &Row))| {
+        let same = |(slot, ((on, user), row)): (i64, (&(i64, UserId), &RowFacts))| {
             *on == slot && i64::from(row.slot) == slot && *user == row.user
         };
         i64::try_from(self.users.len()).is_ok_and(|people| first + people == last + 1)

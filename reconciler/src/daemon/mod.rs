@@ -18,9 +18,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::schedule::{Attempt, Event, Missed, Schedule};
-use crate::args::{DaemonArgs, HttpArgs};
-use crate::http::Api;
+use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
+use crate::args::{DaemonArgs, DaemonHttpArgs};
+use crate::http::CouponApi;
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Reconciler, Request};
 use crate::passes::{PassResult, Passes};
@@ -37,15 +37,15 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
     // The deep pass first: it does what the other would have done.
     let crons = [
-        (Event::Deep, args.schedules.deep_cron.as_str()),
-        (Event::Reconcile, args.schedules.reconcile_cron.as_str()),
-        (Event::Digest, args.schedules.digest_cron.as_str()),
+        (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
+        (ScheduledJob::Reconcile, args.schedules.reconcile_cron.as_str()),
+        (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
     ];
     // Once it listens, a MySQL that is away does not end it.
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
     let mut schedules = Vec::with_capacity(crons.len());
     for (event, text) in crons {
-        schedules.push(Schedule::load(&stores.db, event, text, tolerance).await?);
+        schedules.push(CronSchedule::load(&stores.db, event, text, tolerance).await?);
     }
     let listener = TcpListener::bind(args.http.listen_addr)
         .await
@@ -96,11 +96,11 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
 }
 
 /// The API, where its address is set.
-fn api(args: &HttpArgs) -> anyhow::Result<Option<Api>> {
+fn api(args: &DaemonHttpArgs) -> anyhow::Result<Option<CouponApi>> {
     let url = args.api_url.as_deref().filter(|url| !url.is_empty());
     // While the token is being replaced, the setting holds two.
     let first = args.ops_token.expose_secret().split(',').next().unwrap_or_default();
-    url.map(|url| Api::new(url, first.to_owned().into())).transpose()
+    url.map(|url| CouponApi::new(url, first.to_owned().into())).transpose()
 }
 
 /// `0.0.0.0` can be listened on, not asked.
@@ -117,7 +117,7 @@ struct BySchedule {
     passes: Passes,
     notifier: Notifier,
     /// The deep one first: its pass does what the other would have done.
-    schedules: Vec<Schedule>,
+    schedules: Vec<CronSchedule>,
     /// A pass runs at the start, late or not.
     trigger: Trigger,
     under_way: Option<UnderWay>,
@@ -125,17 +125,17 @@ struct BySchedule {
 
 /// A pass that a schedule began.
 struct UnderWay {
-    event: Event,
+    event: ScheduledJob,
     began: DateTime<Utc>,
     answer: oneshot::Receiver<PassResult>,
 }
 
 impl BySchedule {
-    fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<Schedule>) -> Self {
+    fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<CronSchedule>) -> Self {
         Self { db, passes, notifier, schedules, trigger: Trigger::Startup, under_way: None }
     }
 
-    async fn run(mut self, crons: &[(Event, &str)], stop: CancellationToken) -> anyhow::Result<()> {
+    async fn run(mut self, crons: &[(ScheduledJob, &str)], stop: CancellationToken) -> anyhow::Result<()> {
         let wake = Arc::new(Notify::new());
         let mut scheduler = schedule::start(crons, wake.clone()).await?;
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -163,9 +163,9 @@ impl BySchedule {
                 self.schedules[at].recall(&self.db, now).await;
             }
             self.mail_missed(at, now).await;
-            let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == Event::Reconcile;
+            let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == ScheduledJob::Reconcile;
             match self.schedules[at].due_since(now) {
-                Some(due) if self.schedules[at].event == Event::Digest => self.digest(at, due, now).await,
+                Some(due) if self.schedules[at].event == ScheduledJob::Digest => self.digest(at, due, now).await,
                 due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}
             }
@@ -178,7 +178,7 @@ impl BySchedule {
         }
         let event = self.schedules[at].event;
         let due = Due { last: is_due.then_some(self.schedules[at].last), counts_for: event.counts_for() };
-        let request = Request { deep: event == Event::Deep, due: Some(due), ..Request::new(self.trigger) };
+        let request = Request { deep: event == ScheduledJob::Deep, due: Some(due), ..Request::new(self.trigger) };
         match self.passes.start(request) {
             Ok((run_id, answer)) => {
                 tracing::debug!(run_id, schedule = event.setting(), "pass begins");
@@ -190,26 +190,26 @@ impl BySchedule {
         }
     }
 
-    async fn note(&mut self, (event, began, result): (Event, DateTime<Utc>, Option<PassResult>)) {
+    async fn note(&mut self, (event, began, result): (ScheduledJob, DateTime<Utc>, Option<PassResult>)) {
         let now = Utc::now();
         let attempt = match result {
-            Some(Ok(run)) if run.status == Status::Failed => Attempt::Failed(run.error.unwrap_or_default()),
-            Some(Ok(_)) => Attempt::Ran,
-            Some(Err(error @ PassError::NotFound(_))) => Attempt::Failed(error.to_string()),
+            Some(Ok(run)) if run.status == Status::Failed => RunAttempt::Failed(run.error.unwrap_or_default()),
+            Some(Ok(_)) => RunAttempt::Ran,
+            Some(Err(error @ PassError::NotFound(_))) => RunAttempt::Failed(error.to_string()),
             Some(Err(PassError::Made)) => return self.recall(event, now).await,
-            Some(Err(PassError::Busy)) | None => Attempt::Busy,
+            Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
         };
-        if attempt == Attempt::Busy {
+        if attempt == RunAttempt::Busy {
             self.note_holder(event).await;
         }
-        let counted: &[_] = if attempt == Attempt::Ran { event.counts_for() } else { &[event.state_name()] };
+        let counted: &[_] = if attempt == RunAttempt::Ran { event.counts_for() } else { &[event.state_name()] };
         for schedule in self.schedules.iter_mut().filter(|schedule| counted.contains(&schedule.event.state_name())) {
             schedule.note(attempt.clone(), began, now);
         }
     }
 
     /// Another process has made the run.
-    async fn recall(&mut self, event: Event, now: DateTime<Utc>) {
+    async fn recall(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
         for schedule in &mut self.schedules {
             if event.counts_for().contains(&schedule.event.state_name()) {
                 schedule.recall(&self.db, now).await;
@@ -218,7 +218,7 @@ impl BySchedule {
     }
 
     /// Who holds the pass lock, for the log and for the mail if it stays so.
-    async fn note_holder(&mut self, event: Event) {
+    async fn note_holder(&mut self, event: ScheduledJob) {
         let because = match self.db.pass_holder().await {
             Ok(Some(holder)) => holder.to_string(),
             // It has just been given back, or MySQL is away: the next attempt shows it.
@@ -253,10 +253,10 @@ impl BySchedule {
 
     async fn digest(&mut self, at: usize, due: DateTime<Utc>, now: DateTime<Utc>) {
         let attempt = match self.notifier.daily_digest(due, now).await {
-            Ok(()) => Attempt::Ran,
+            Ok(()) => RunAttempt::Ran,
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "the daily digest could not be prepared yet");
-                Attempt::Failed(error.to_string())
+                RunAttempt::Failed(error.to_string())
             }
         };
         self.schedules[at].note(attempt, now, now);
@@ -264,7 +264,7 @@ impl BySchedule {
 }
 
 /// How the pass under way ended; never, where none is. `None` when the process is stopping.
-async fn pass_ended(under_way: &mut Option<UnderWay>) -> (Event, DateTime<Utc>, Option<PassResult>) {
+async fn pass_ended(under_way: &mut Option<UnderWay>) -> (ScheduledJob, DateTime<Utc>, Option<PassResult>) {
     let Some(UnderWay { event, began, answer }) = under_way else { return std::future::pending().await };
     let ended = (*event, *began, answer.await.ok());
     *under_way = None;

@@ -20,7 +20,7 @@ use crate::record;
 
 /// What a schedule sets off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum ScheduledJob {
     /// A pass over sealed drops too.
     Deep,
     /// A pass over what is not sealed.
@@ -28,7 +28,7 @@ pub enum Event {
     Digest,
 }
 
-impl Event {
+impl ScheduledJob {
     /// The setting's name, as people know it.
     pub fn setting(self) -> &'static str {
         match self {
@@ -50,8 +50,8 @@ impl Event {
     /// Names of the schedules that have run when its pass ended: a deep pass examines what the
     /// other would have.
     pub fn counts_for(self) -> &'static [&'static str] {
-        const RECONCILE: &str = Event::Reconcile.state_name();
-        const DEEP: &str = Event::Deep.state_name();
+        const RECONCILE: &str = ScheduledJob::Reconcile.state_name();
+        const DEEP: &str = ScheduledJob::Deep.state_name();
         match self {
             Self::Reconcile => &[RECONCILE],
             Self::Deep => &[DEEP, RECONCILE],
@@ -81,7 +81,7 @@ fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
 
 /// How an attempt to run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
+pub enum RunAttempt {
     /// It ran to its end.
     Ran,
     /// Another process holds the pass lock.
@@ -104,8 +104,8 @@ pub struct Missed {
 
 /// One schedule, with what is due and what was done.
 #[derive(Debug, Clone)]
-pub struct Schedule {
-    pub event: Event,
+pub struct CronSchedule {
+    pub event: ScheduledJob,
     cron: Cron,
     /// How late is missed.
     tolerance: TimeDelta,
@@ -122,9 +122,9 @@ pub struct Schedule {
     ended_late: Option<Missed>,
 }
 
-impl Schedule {
+impl CronSchedule {
     /// A schedule whose run last ended at `last`.
-    pub fn new(event: Event, text: &str, last: DateTime<Utc>, tolerance: TimeDelta) -> anyhow::Result<Self> {
+    pub fn new(event: ScheduledJob, text: &str, last: DateTime<Utc>, tolerance: TimeDelta) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
         Ok(Self {
             event,
@@ -140,7 +140,7 @@ impl Schedule {
     }
 
     /// As it stands in MySQL; one that never ran counts from now.
-    pub(super) async fn load(db: &Db, event: Event, text: &str, tolerance: TimeDelta) -> anyhow::Result<Self> {
+    pub(super) async fn load(db: &Db, event: ScheduledJob, text: &str, tolerance: TimeDelta) -> anyhow::Result<Self> {
         let last = if let Some(at) = record::recall(db, event.state_name()).await? {
             at
         } else {
@@ -160,8 +160,10 @@ impl Schedule {
     /// The first run that should have been and is later than tolerated. One that was tried and
     /// failed is not late.
     pub fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let from =
-            self.failed_from.filter(|_| self.event == Event::Reconcile).map_or(self.last, |at| at.max(self.last));
+        let from = self
+            .failed_from
+            .filter(|_| self.event == ScheduledJob::Reconcile)
+            .map_or(self.last, |at| at.max(self.last));
         let due = self.cron.find_next_occurrence(&from, false).ok()?;
         (due + self.tolerance < now).then_some(due)
     }
@@ -202,14 +204,14 @@ impl Schedule {
 
     /// How an attempt of this process ended. A process that was held still in mid-pass ends it
     /// late, maybe before anybody looked at the time.
-    pub fn note(&mut self, attempt: Attempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
+    pub fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
-            Attempt::Ran => {
+            RunAttempt::Ran => {
                 self.ended_late = self.unmailed(ended);
                 return self.ran(ended);
             }
-            Attempt::Busy => Some(ended + AFTER_BUSY),
-            Attempt::Failed(reason) => {
+            RunAttempt::Busy => Some(ended + AFTER_BUSY),
+            RunAttempt::Failed(reason) => {
                 self.failed_from = Some(began);
                 self.because = Some(format!("its last attempt failed: {reason}"));
                 let next = self.cron.find_next_occurrence(&ended, false).ok();
@@ -220,7 +222,7 @@ impl Schedule {
 }
 
 /// Starts the scheduler: it wakes the loop at each event's time, until its `shutdown`.
-pub async fn start(schedules: &[(Event, &str)], wake: Arc<Notify>) -> anyhow::Result<JobScheduler> {
+pub async fn start(schedules: &[(ScheduledJob, &str)], wake: Arc<Notify>) -> anyhow::Result<JobScheduler> {
     let scheduler = JobScheduler::new().await?;
     for (event, text) in schedules {
         let wake = wake.clone();
@@ -242,12 +244,12 @@ mod tests {
         DateTime::from_str(text).unwrap()
     }
 
-    fn schedule(event: Event, text: &str, last: &str) -> Schedule {
-        Schedule::new(event, text, at(last), TimeDelta::minutes(5)).unwrap()
+    fn schedule(event: ScheduledJob, text: &str, last: &str) -> CronSchedule {
+        CronSchedule::new(event, text, at(last), TimeDelta::minutes(5)).unwrap()
     }
 
-    fn deep() -> Schedule {
-        schedule(Event::Deep, "0 0 3 * * *", "2026-01-01T03:00:05Z")
+    fn deep() -> CronSchedule {
+        schedule(ScheduledJob::Deep, "0 0 3 * * *", "2026-01-01T03:00:05Z")
     }
 
     #[test]
@@ -277,25 +279,25 @@ mod tests {
         for n in 0..100 {
             let tried = first + TimeDelta::seconds(5 * n);
             assert_eq!(schedule.due_since(tried), due, "attempt {n}");
-            schedule.note(Attempt::Busy, tried, tried);
+            schedule.note(RunAttempt::Busy, tried, tried);
             assert_eq!(schedule.due_since(tried + TimeDelta::seconds(4)), None, "not at once again");
         }
         assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z")), due);
         let tried = at("2026-01-02T03:10:00Z");
-        schedule.note(Attempt::Failed("MySQL is away".into()), tried, tried);
+        schedule.note(RunAttempt::Failed("MySQL is away".into()), tried, tried);
         assert_eq!(schedule.due_since(tried + TimeDelta::seconds(29)), None);
         assert_eq!(schedule.due_since(tried + TimeDelta::seconds(30)), due);
         assert_eq!(schedule.missed_since(tried), due, "no other mail says that it is lost");
-        schedule.note(Attempt::Ran, tried, at("2026-01-02T03:20:00Z"));
+        schedule.note(RunAttempt::Ran, tried, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
         assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);
     }
 
     #[test]
     fn a_frequent_pass_that_fails_is_not_late_and_one_that_hangs_is() {
-        let mut schedule = schedule(Event::Reconcile, "*/10 * * * * *", "2026-01-01T03:00:00Z");
+        let mut schedule = schedule(ScheduledJob::Reconcile, "*/10 * * * * *", "2026-01-01T03:00:00Z");
         let tried = at("2026-01-01T04:00:00Z");
-        schedule.note(Attempt::Failed("Redis is away".into()), tried, tried);
+        schedule.note(RunAttempt::Failed("Redis is away".into()), tried, tried);
         assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1)), None);
         assert!(schedule.missed_since(tried + TimeDelta::minutes(6)).is_some());
         assert!(schedule.due_since(tried + TimeDelta::seconds(10)).is_some(), "its own next time is sooner");
@@ -306,7 +308,7 @@ mod tests {
         let mut schedule = deep();
         let due = at("2026-01-02T03:00:00Z");
         let (began, ended) = (due, at("2026-01-02T03:06:00Z"));
-        schedule.note(Attempt::Ran, began, ended);
+        schedule.note(RunAttempt::Ran, began, ended);
         assert_eq!(schedule.unmailed(ended), Some(Missed { due, because: None }), "nobody looked while it was due");
         schedule.mailed(ended);
         assert_eq!(schedule.unmailed(ended), None);
@@ -314,15 +316,15 @@ mod tests {
         assert!(schedule.unmailed(ended).is_some(), "while it is due");
         schedule.mailed(ended);
         assert_eq!(schedule.unmailed(ended), None, "once");
-        schedule.note(Attempt::Ran, began, ended);
+        schedule.note(RunAttempt::Ran, began, ended);
         assert_eq!(schedule.unmailed(ended), None, "it was mailed before it ended");
         assert!(schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(), "the next one");
     }
 
     #[test]
     fn a_clock_that_was_set_back_silences_nothing() {
-        let mut schedule = schedule(Event::Reconcile, "*/30 * * * * *", "2026-01-01T05:00:00Z");
-        schedule.note(Attempt::Busy, at("2026-01-01T05:00:00Z"), at("2026-01-01T05:00:00Z"));
+        let mut schedule = schedule(ScheduledJob::Reconcile, "*/30 * * * * *", "2026-01-01T05:00:00Z");
+        schedule.note(RunAttempt::Busy, at("2026-01-01T05:00:00Z"), at("2026-01-01T05:00:00Z"));
         let now = at("2026-01-01T03:00:00Z");
         schedule.note_clock(now);
         assert_eq!(schedule.due_since(now + TimeDelta::seconds(29)), None);

@@ -13,7 +13,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 
 use super::sealing::is_over;
-use super::{Attempt, ExecuteError, Executor};
+use super::{ExecuteError, Executor, RepairAttempt};
 use crate::collect::allow_lists::has_list;
 use crate::stores::Stores;
 
@@ -27,13 +27,13 @@ impl From<ListError> for ExecuteError {
 }
 
 impl Executor<'_> {
-    pub(super) async fn write_allow_list(&self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn write_allow_list(&self) -> Result<RepairAttempt, ExecuteError> {
         Ok(match one(self.db, self.redis, self.facts.coupon.id).await? {
-            Ok(Followed::Same) => Attempt::Done(None),
-            Ok(Followed::Written(people)) => Attempt::Done(Some(format!("{people} people are on it"))),
-            Ok(Followed::Changing) => Attempt::Changed(CHANGING.into()),
-            Ok(Followed::NoCoupon) => Attempt::Changed("the coupon is gone".into()),
-            Err(why) => Attempt::Changed(why),
+            Ok(Followed::Same) => RepairAttempt::Done(None),
+            Ok(Followed::Written(people)) => RepairAttempt::Done(Some(format!("{people} people are on it"))),
+            Ok(Followed::Changing) => RepairAttempt::Changed(CHANGING.into()),
+            Ok(Followed::NoCoupon) => RepairAttempt::Changed("the coupon is gone".into()),
+            Err(why) => RepairAttempt::Changed(why),
         })
     }
 }

@@ -4,8 +4,8 @@
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::Correction;
-use firstcome_shared::mysql::deliveries::Kind;
-use firstcome_shared::mysql::erase::Rows;
+use firstcome_shared::mysql::deliveries::OutboxKind;
+use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
 
@@ -35,7 +35,7 @@ pub(crate) async fn give_up(
 }
 
 /// Has a mail or webhook tried again now; false if there is none that has not arrived.
-pub(crate) async fn deliver_again(stores: &Stores, kind: Kind, id: i64, by: Operator) -> Result<bool, DbError> {
+pub(crate) async fn deliver_again(stores: &Stores, kind: OutboxKind, id: i64, by: Operator) -> Result<bool, DbError> {
     stores.db.deliver_again(kind, id, by).await
 }
 
@@ -59,7 +59,7 @@ pub(crate) enum EraseError {
 pub(crate) struct Erased {
     /// What stands in place of the id from now on.
     pub(crate) pseudonym: String,
-    pub(crate) rows: Rows,
+    pub(crate) rows: RowsByTable,
     /// Allow lists that they are taken off.
     pub(crate) lists: usize,
 }

@@ -30,7 +30,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
-use firstcome_shared::redis::repair::Given;
+use firstcome_shared::redis::repair::GivenSlot;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -75,7 +75,7 @@ impl ExecuteError {
 
 /// What became of one repair, before the next comparison confirms it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
+pub enum RepairAttempt {
     /// It was written, or was so already; with something to tell, perhaps.
     Done(Option<String>),
     /// What it was based on has changed meanwhile; nothing was done.
@@ -135,7 +135,7 @@ impl<'a> Executor<'a> {
     /// # Errors
     /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then
     /// stands.
-    pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<Attempt>, ExecuteError> {
+    pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let mut count_is_wrong = false;
         self.left = plan.left;
@@ -162,7 +162,7 @@ impl<'a> Executor<'a> {
         Ok(attempts)
     }
 
-    async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         match &run[0].action {
             Action::PutBack { .. } => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
@@ -177,7 +177,7 @@ impl<'a> Executor<'a> {
                     self.must_go_on()?;
                     // One that a store refuses keeps no other of the drop back.
                     attempts.push(match self.one(item).await {
-                        Err(error) => Attempt::Changed(error.about_data().ok_or(error)?),
+                        Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
                         Ok(attempt) => attempt,
                     });
                 }
@@ -186,7 +186,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    async fn one(&self, item: &Planned) -> Result<Attempt, ExecuteError> {
+    async fn one(&self, item: &Planned) -> Result<RepairAttempt, ExecuteError> {
         match &item.action {
             Action::WriteMeta => self.write_meta().await,
             Action::WriteAllowList => self.write_allow_list().await,
@@ -196,20 +196,20 @@ impl<'a> Executor<'a> {
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,
             Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
-            Action::Report => Ok(Attempt::Reported),
+            Action::Report => Ok(RepairAttempt::Reported),
             Action::PutBack { .. }
             | Action::Issue(_)
             | Action::ToFront { .. }
             | Action::Promote { .. }
             | Action::IssueDeadLetter { .. }
             | Action::ResolveDuplicate { .. }
-            | Action::Readmit { .. } => Ok(Attempt::Changed("planned out of order".into())),
+            | Action::Readmit { .. } => Ok(RepairAttempt::Changed("planned out of order".into())),
         }
     }
 
     /// The claim of a slot that was given just now. Its instant is Redis's: revocations are told
     /// from later claims by it.
-    pub(crate) fn given(&self, user: &UserId, Given { slot, at_ms }: Given) -> Claim {
+    pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }

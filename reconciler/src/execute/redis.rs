@@ -6,14 +6,14 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
-use firstcome_shared::redis::gate::{CouponFence, Gate, Generation, Life};
+use firstcome_shared::redis::gate::{CouponFence, GateReading, Generation, Life};
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::reads::is_about_data;
-use firstcome_shared::redis::repair::{Done, Given, Holding, PutBack};
+use firstcome_shared::redis::repair::{Done, GivenSlot, Holding, PutBack};
 use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::future::join_all;
 
-use super::{AT_ONCE, Attempt, ExecuteError, Executor};
+use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
 use crate::plan::{Action, Planned};
 
 const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
@@ -30,13 +30,13 @@ impl Executor<'_> {
         Ok(made.await?.clone())
     }
 
-    pub(super) async fn write_meta(&self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn write_meta(&self) -> Result<RepairAttempt, ExecuteError> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
-            return Ok(Attempt::Changed(NO_REVISION.into()));
+            return Ok(RepairAttempt::Changed(NO_REVISION.into()));
         };
         Ok(match self.redis.write_meta(&self.keys, revision, &meta).await? {
-            Done::Applied(()) => Attempt::Done(None),
-            Done::Changed | Done::Stale => Attempt::Changed(CHANGED.into()),
+            Done::Applied(()) => RepairAttempt::Done(None),
+            Done::Changed | Done::Stale => RepairAttempt::Changed(CHANGED.into()),
         })
     }
 
@@ -86,24 +86,24 @@ impl Executor<'_> {
 
     /// Everything known goes back, then the counter is made to add up, and only then does `meta`
     /// let admission see the drop.
-    pub(super) async fn rebuild(&self, holdings: &[Holding], before: usize) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn rebuild(&self, holdings: &[Holding], before: usize) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         self.begin_rebuild().await?;
         let coupon = std::iter::once(&self.facts.coupon);
         if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon).await?.into_values().next() {
-            return Ok(Attempt::Changed(why));
+            return Ok(RepairAttempt::Changed(why));
         }
         let Some(taken) = self.rebuild_some(holdings).await? else {
-            return Ok(Attempt::Changed(EMPTIED.into()));
+            return Ok(RepairAttempt::Changed(EMPTIED.into()));
         };
         crash_point(Point::PeopleRebuilt);
         // Before admission sees the drop: what is left of it is theirs first.
         if !self.put_to_front(&self.facts.promises.out_of_line).await? {
-            return Ok(Attempt::Changed(EMPTIED.into()));
+            return Ok(RepairAttempt::Changed(EMPTIED.into()));
         }
         self.restore_claimants(&generation).await?;
         let Some((revision, meta)) = self.settings_in_force().await? else {
-            return Ok(Attempt::Changed(NO_REVISION.into()));
+            return Ok(RepairAttempt::Changed(NO_REVISION.into()));
         };
         let loaded = match self.redis.load_drop(&self.keys, &generation, revision, &meta).await? {
             // It is there, but could not be read.
@@ -114,29 +114,31 @@ impl Executor<'_> {
         };
         match loaded {
             Done::Applied(()) => {}
-            Done::Changed => return Ok(Attempt::Changed(CHANGED.into())),
-            Done::Stale => return Ok(Attempt::Changed(EMPTIED.into())),
+            Done::Changed => return Ok(RepairAttempt::Changed(CHANGED.into())),
+            Done::Stale => return Ok(RepairAttempt::Changed(EMPTIED.into())),
         }
         crash_point(Point::DropLoaded);
         let counted = self.repair_count().await?;
         Ok(match counted {
-            Attempt::Done(_) if taken > 0 => Attempt::Done(Some(format!("{taken} slots were another's already"))),
-            Attempt::Done(_) => Attempt::Done(Some(format!("{} people put back", before + holdings.len()))),
+            RepairAttempt::Done(_) if taken > 0 => {
+                RepairAttempt::Done(Some(format!("{taken} slots were another's already")))
+            }
+            RepairAttempt::Done(_) => RepairAttempt::Done(Some(format!("{} people put back", before + holdings.len()))),
             other => other,
         })
     }
 
-    pub(super) async fn repair_count(&self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.repair_count(&self.keys, &generation).await? {
-            Done::Applied(0) => Attempt::Done(None),
-            Done::Applied(freed) => Attempt::Done(Some(format!("{freed} slots are free again"))),
-            Done::Changed => Attempt::Changed("two people are on one slot; that is repaired first".into()),
-            Done::Stale => Attempt::Changed(EMPTIED.into()),
+            Done::Applied(0) => RepairAttempt::Done(None),
+            Done::Applied(freed) => RepairAttempt::Done(Some(format!("{freed} slots are free again"))),
+            Done::Changed => RepairAttempt::Changed("two people are on one slot; that is repaired first".into()),
+            Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
         })
     }
 
-    pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let holdings: Vec<Holding> = run
             .iter()
             .filter_map(|item| match &item.action {
@@ -148,26 +150,26 @@ impl Executor<'_> {
             Some(words) => words
                 .into_iter()
                 .map(|word| match word {
-                    PutBack::Applied | PutBack::Same => Attempt::Done(None),
-                    PutBack::Taken => Attempt::Changed("another person is on this slot by now".into()),
-                    PutBack::Revoked => Attempt::Changed("it is revoked by now".into()),
+                    PutBack::Applied | PutBack::Same => RepairAttempt::Done(None),
+                    PutBack::Taken => RepairAttempt::Changed("another person is on this slot by now".into()),
+                    PutBack::Revoked => RepairAttempt::Changed("it is revoked by now".into()),
                 })
                 .collect(),
-            None => vec![Attempt::Changed(EMPTIED.into()); run.len()],
+            None => vec![RepairAttempt::Changed(EMPTIED.into()); run.len()],
         })
     }
 
     /// Another slot, with its row; without one, the head of the waiting list and the list of broken
     /// promises.
-    pub(super) async fn move_person(&self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn move_person(&self, user: &UserId, from: i64) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
-            Done::Applied(Some(Given { slot, at_ms })) => {
+            Done::Applied(Some(GivenSlot { slot, at_ms })) => {
                 crash_point(Point::PersonMoved);
-                let written = self.write_row(&self.given(user, Given { slot, at_ms })).await?;
+                let written = self.write_row(&self.given(user, GivenSlot { slot, at_ms })).await?;
                 Ok(match written {
-                    Attempt::Done(_) => Attempt::Done(Some(format!("moved to slot {slot}"))),
+                    RepairAttempt::Done(_) => RepairAttempt::Done(Some(format!("moved to slot {slot}"))),
                     other => other,
                 })
             }
@@ -178,36 +180,36 @@ impl Executor<'_> {
                 crash_point(Point::BrokenListed);
                 match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, true).await? {
                     Done::Applied(()) => {
-                        Ok(Attempt::Left("no slot is left: first on the waiting list, promise broken".into()))
+                        Ok(RepairAttempt::Left("no slot is left: first on the waiting list, promise broken".into()))
                     }
-                    Done::Changed => Ok(Attempt::Changed(CHANGED.into())),
-                    Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
+                    Done::Changed => Ok(RepairAttempt::Changed(CHANGED.into())),
+                    Done::Stale => Ok(RepairAttempt::Changed(EMPTIED.into())),
                 }
             }
-            Done::Changed => Ok(Attempt::Changed(CHANGED.into())),
-            Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
+            Done::Changed => Ok(RepairAttempt::Changed(CHANGED.into())),
+            Done::Stale => Ok(RepairAttempt::Changed(EMPTIED.into())),
         }
     }
 
-    pub(super) async fn withdraw(&self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn withdraw(&self, user: &UserId, from: i64) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, false).await? {
-            Done::Applied(()) => Attempt::Done(None),
-            Done::Changed => Attempt::Changed(CHANGED.into()),
-            Done::Stale => Attempt::Changed(EMPTIED.into()),
+            Done::Applied(()) => RepairAttempt::Done(None),
+            Done::Changed => RepairAttempt::Changed(CHANGED.into()),
+            Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
         })
     }
 
-    pub(super) async fn bring_to_front(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn bring_to_front(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let person = |item: &Planned| match &item.action {
             Action::ToFront { user, slot } => Some((user.clone(), *slot)),
             _ => None,
         };
         let people: Vec<_> = run.iter().filter_map(person).collect();
         let done = if self.put_to_front(&people).await? {
-            Attempt::Done(Some("first on the waiting list again".into()))
+            RepairAttempt::Done(Some("first on the waiting list again".into()))
         } else {
-            Attempt::Changed(EMPTIED.into())
+            RepairAttempt::Changed(EMPTIED.into())
         };
         Ok(vec![done; run.len()])
     }
@@ -226,7 +228,7 @@ impl Executor<'_> {
     /// Gives what is left to the people first in line, until nobody waits or nothing is left: while
     /// somebody waits, admission sends everybody to the end of the line. The order is that of the
     /// waiting list by now, which may be longer than what was planned.
-    pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let generation = self.generation().await?;
         let planned: HashSet<&UserId> = run.iter().filter_map(|item| item.user.as_ref()).collect();
         let (mut slots, mut beyond) = (HashMap::new(), 0);
@@ -243,7 +245,7 @@ impl Executor<'_> {
             let claims: Vec<_> = people.iter().map(|(user, given)| (self.given(user, *given), None)).collect();
             self.write_rows(&claims).await?;
             self.left = self.left.saturating_sub(people.len() as u64);
-            for (user, Given { slot, .. }) in people {
+            for (user, GivenSlot { slot, .. }) in people {
                 if planned.contains(&user) {
                     slots.insert(user, slot);
                 } else {
@@ -252,18 +254,18 @@ impl Executor<'_> {
             }
         }
         let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.get(user)) {
-            Some(slot) => Attempt::Done(Some(format!("promoted to slot {slot}"))),
-            None => Attempt::Changed("the waiting list has changed meanwhile".into()),
+            Some(slot) => RepairAttempt::Done(Some(format!("promoted to slot {slot}"))),
+            None => RepairAttempt::Changed("the waiting list has changed meanwhile".into()),
         };
-        let mut attempts: Vec<Attempt> = run.iter().map(attempt).collect();
-        if let (Some(Attempt::Done(Some(detail))), 1..) = (attempts.first_mut(), beyond) {
+        let mut attempts: Vec<RepairAttempt> = run.iter().map(attempt).collect();
+        if let (Some(RepairAttempt::Done(Some(detail))), 1..) = (attempts.first_mut(), beyond) {
             *detail = format!("{detail}; with them {beyond} more people of the line");
         }
         Ok(attempts)
     }
 
     /// Dead letters whose people get another slot, many at a time: first all slots, then all rows.
-    pub(super) async fn readmit(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn readmit(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(run.len());
         for some in run.chunks(AT_ONCE) {
             self.must_go_on()?;
@@ -281,12 +283,12 @@ impl Executor<'_> {
                 attempts.push(match slot {
                     Err(refused) => refused,
                     Ok((id, claim)) => match written.next() {
-                        Some(Attempt::Done(_)) => {
+                        Some(RepairAttempt::Done(_)) => {
                             let detail = format!("admitted anew in slot {}", claim.slot);
                             resolutions.push(Resolution { id, how: "readmitted", detail: detail.clone() });
-                            Attempt::Done(Some(detail))
+                            RepairAttempt::Done(Some(detail))
                         }
-                        left => left.unwrap_or_else(|| Attempt::Changed("nothing was written".into())),
+                        left => left.unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())),
                     },
                 });
             }
@@ -297,9 +299,9 @@ impl Executor<'_> {
 
     /// Gives the person of a dead letter a slot in Redis: the letter, and the claim that it is now.
     /// What a store refuses keeps no other back.
-    async fn slot_for_letter(&self, action: &Action) -> Result<Result<(i64, Claim), Attempt>, ExecuteError> {
+    async fn slot_for_letter(&self, action: &Action) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
         let Action::Readmit { id, user, claimed_at } = action else {
-            return Ok(Err(Attempt::Changed("planned out of order".into())));
+            return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
         let generation = self.generation().await?;
         let moved = self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None, None).await;
@@ -308,12 +310,12 @@ impl Executor<'_> {
                 let claim = self.given(user, given);
                 Ok((*id, Claim { claimed_at: claimed_at.or(claim.claimed_at), ..claim }))
             }
-            Ok(Done::Applied(None)) => Err(Attempt::Left("no slot is left".into())),
+            Ok(Done::Applied(None)) => Err(RepairAttempt::Left("no slot is left".into())),
             Ok(Done::Changed) => {
-                Err(Attempt::Changed("its person is admitted by now; the next pass looks again".into()))
+                Err(RepairAttempt::Changed("its person is admitted by now; the next pass looks again".into()))
             }
-            Ok(Done::Stale) => Err(Attempt::Changed(EMPTIED.into())),
-            Err(error) => Err(Attempt::Changed(error.about_data().ok_or(error)?)),
+            Ok(Done::Stale) => Err(RepairAttempt::Changed(EMPTIED.into())),
+            Err(error) => Err(RepairAttempt::Changed(error.about_data().ok_or(error)?)),
         })
     }
 
@@ -329,7 +331,7 @@ impl Executor<'_> {
 }
 
 /// Begins a life of Redis after a loss. `None`: the server is another by now.
-pub(crate) async fn begin_life(redis: &Redis, seen: &Gate) -> Result<Option<Life>, RedisError> {
+pub(crate) async fn begin_life(redis: &Redis, seen: &GateReading) -> Result<Option<Life>, RedisError> {
     redis.begin_life(seen).await
 }
 

@@ -6,12 +6,12 @@ use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::Redis;
 
-use super::{Attempt, ExecuteError, Executor};
+use super::{ExecuteError, Executor, RepairAttempt};
 use crate::collect::snapshot::HalfRevoked;
 
 impl Executor<'_> {
     /// The steps of revoking from the one on that is missing (docs/decisions/0013-revoking.md).
-    pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<RepairAttempt, ExecuteError> {
         let (revocation, once_per) = (&half.revocation, self.facts.once_per());
         if half.has_row {
             self.db.take_out_row(revocation.clone(), once_per).await?;
@@ -23,13 +23,13 @@ impl Executor<'_> {
             let until = self.db.end_revocation(id, until).await?;
             self.redis.revoke(&self.keys, scope, user, id, Some(until)).await?;
         }
-        Ok(Attempt::Done(None))
+        Ok(RepairAttempt::Done(None))
     }
 
-    pub(super) async fn resolve_revoked(&self, id: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn resolve_revoked(&self, id: i64) -> Result<RepairAttempt, ExecuteError> {
         let detail = "its claim was given back or revoked".to_owned();
         self.resolve(Resolution { id, how: "revoked", detail }).await?;
-        Ok(Attempt::Done(None))
+        Ok(RepairAttempt::Done(None))
     }
 }
 

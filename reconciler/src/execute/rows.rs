@@ -15,36 +15,36 @@ use firstcome_shared::redis::repair::{Holding, PutBack};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::{AT_ONCE, Attempt, ExecuteError, Executor};
+use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
 use crate::plan::{Action, Planned};
 use crate::stores::Stores;
 
 impl Executor<'_> {
     /// Rows for many people, one statement for all of them.
-    pub(super) async fn issue(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn issue(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let claim = |item: &Planned| if let Action::Issue(claim) = &item.action { Some(claim.clone()) } else { None };
         let rows: Vec<(Claim, Option<i64>)> = run.iter().filter_map(claim).map(|claim| (claim, None)).collect();
         self.write_rows(&rows).await
     }
 
     /// One row. It counts as written where another process wrote it for the same person and slot.
-    pub(super) async fn write_row(&self, claim: &Claim) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn write_row(&self, claim: &Claim) -> Result<RepairAttempt, ExecuteError> {
         let mut attempts = self.write_rows(&[(claim.clone(), None)]).await?;
-        Ok(attempts.pop().unwrap_or_else(|| Attempt::Changed("nothing was written".into())))
+        Ok(attempts.pop().unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())))
     }
 
     /// Rows, each with the dead letter that it resolves, in one transaction. Where the schema
     /// refuses one of them, in halves, down to the one refused.
-    pub(super) async fn write_rows(&self, rows: &[(Claim, Option<i64>)]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn write_rows(&self, rows: &[(Claim, Option<i64>)]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let (mut attempts, mut todo) = (Vec::with_capacity(rows.len()), vec![rows]);
         while let Some(some) = todo.pop() {
             let claims = some.iter().map(|(claim, _)| claim.clone()).collect();
             let resolutions = some.iter().filter_map(|(claim, letter)| Some(issued((*letter)?, claim.slot))).collect();
             match (self.db.reissue(claims, resolutions, self.run_id).await, some) {
-                (Ok(()), _) => attempts.extend(some.iter().map(|_| Attempt::Done(None))),
+                (Ok(()), _) => attempts.extend(some.iter().map(|_| RepairAttempt::Done(None))),
                 (Err(error), [(claim, letter)]) if error.is_refusal() => {
                     let attempt = self.why_refused(claim, &error).await?;
-                    if let (Attempt::Done(_), Some(id)) = (&attempt, letter) {
+                    if let (RepairAttempt::Done(_), Some(id)) = (&attempt, letter) {
                         self.resolve(issued(*id, claim.slot)).await?;
                     }
                     attempts.push(attempt);
@@ -59,22 +59,22 @@ impl Executor<'_> {
         Ok(attempts)
     }
 
-    async fn why_refused(&self, claim: &Claim, error: &DbError) -> Result<Attempt, ExecuteError> {
+    async fn why_refused(&self, claim: &Claim, error: &DbError) -> Result<RepairAttempt, ExecuteError> {
         Ok(match self.db.row_on_slot(claim.drop_id, claim.slot).await? {
             Some(row) if row.user_id == claim.user_id.as_str() => {
-                Attempt::Done(Some("the row was there already".into()))
+                RepairAttempt::Done(Some("the row was there already".into()))
             }
-            Some(_) => Attempt::Changed("the slot has another person's row".into()),
-            None => Attempt::Changed(format!("MySQL refused the row: {}", without_values(&error.to_string()))),
+            Some(_) => RepairAttempt::Changed("the slot has another person's row".into()),
+            None => RepairAttempt::Changed(format!("MySQL refused the row: {}", without_values(&error.to_string()))),
         })
     }
 
     /// Dead letters become rows in their slots, in batches: while the rows of some are written, the
     /// next people are put back. Nobody is put back later than necessary, since a slot that is
     /// skipped closes the drop until all are and the counter is repaired, once.
-    pub(super) async fn issue_dead_letters(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
-        let letters: Vec<Letter> = run.iter().filter_map(Letter::of).collect();
-        let batches: Vec<&[Letter]> = letters.chunks(AT_ONCE).collect();
+    pub(super) async fn issue_dead_letters(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+        let letters: Vec<DeadLetterToIssue> = run.iter().filter_map(DeadLetterToIssue::of).collect();
+        let batches: Vec<&[DeadLetterToIssue]> = letters.chunks(AT_ONCE).collect();
         let (decided, mut to_write) = mpsc::channel(batches.len().max(1));
         let written = stream::poll_fn(|context| to_write.poll_recv(context))
             .map(|(at, attempts)| self.write_letters(batches[at], attempts))
@@ -89,8 +89,8 @@ impl Executor<'_> {
     /// Puts people back, and hands on the number of each batch with what is decided in it already.
     async fn admit_letters(
         &self,
-        batches: &[&[Letter<'_>]],
-        decided: mpsc::Sender<(usize, Vec<Option<Attempt>>)>,
+        batches: &[&[DeadLetterToIssue<'_>]],
+        decided: mpsc::Sender<(usize, Vec<Option<RepairAttempt>>)>,
     ) -> Result<(), ExecuteError> {
         let held = stream::iter(0..batches.len()).map(|at| self.resolve_letters_held(at, batches[at]));
         let mut held = std::pin::pin!(held.buffered(2));
@@ -111,32 +111,32 @@ impl Executor<'_> {
     async fn resolve_letters_held(
         &self,
         at: usize,
-        some: &[Letter<'_>],
-    ) -> Result<(usize, Vec<Option<Attempt>>), ExecuteError> {
+        some: &[DeadLetterToIssue<'_>],
+    ) -> Result<(usize, Vec<Option<RepairAttempt>>), ExecuteError> {
         let people: Vec<_> = some.iter().map(|letter| (letter.id, &letter.claim.user_id)).collect();
         Ok((at, self.resolve_held(&people).await?))
     }
 
     async fn write_letters(
         &self,
-        some: &[Letter<'_>],
-        mut attempts: Vec<Option<Attempt>>,
-    ) -> Result<Vec<Attempt>, ExecuteError> {
+        some: &[DeadLetterToIssue<'_>],
+        mut attempts: Vec<Option<RepairAttempt>>,
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         self.must_go_on()?;
         let open = some.iter().zip(&attempts).filter(|(_, attempt)| attempt.is_none());
         let rows: Vec<_> = open.map(|(letter, _)| (letter.claim.clone(), Some(letter.id))).collect();
         let mut written = self.write_rows(&rows).await?.into_iter();
         crash_point(Point::RowReissued);
         attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
-        Ok(attempts.into_iter().map(|attempt| attempt.unwrap_or(Attempt::Reported)).collect())
+        Ok(attempts.into_iter().map(|attempt| attempt.unwrap_or(RepairAttempt::Reported)).collect())
     }
 
     /// Gives people in Redis the slots of their dead letters, where none has been decided on yet.
     /// Gives whether a slot was skipped, perhaps: one beyond the counter frees those below it.
     async fn admit_in_slots(
         &self,
-        letters: &[Letter<'_>],
-        attempts: &mut [Option<Attempt>],
+        letters: &[DeadLetterToIssue<'_>],
+        attempts: &mut [Option<RepairAttempt>],
     ) -> Result<bool, ExecuteError> {
         let wanted: Vec<usize> =
             (0..letters.len()).filter(|at| letters[*at].put_back && attempts[*at].is_none()).collect();
@@ -152,21 +152,21 @@ impl Executor<'_> {
                 Some(words) if words.get(i) == Some(&PutBack::Revoked) => Some("it is revoked by now"),
                 Some(_) => None,
             };
-            attempts[*at] = refused.map(|why| Attempt::Changed(why.into()));
+            attempts[*at] = refused.map(|why| RepairAttempt::Changed(why.into()));
         }
         Ok(words.is_some_and(|words| words.contains(&PutBack::Applied)))
     }
 
-    pub(super) async fn resolve_duplicates(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn resolve_duplicates(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let duplicate =
             |item: &'_ Planned| if let Action::ResolveDuplicate { id, .. } = &item.action { Some(*id) } else { None };
         let letters: Vec<_> = run.iter().filter_map(|item| Some((duplicate(item)?, item.user.as_ref()?))).collect();
-        let none = || Attempt::Changed("its person has no row after all; the next pass looks again".into());
+        let none = || RepairAttempt::Changed("its person has no row after all; the next pass looks again".into());
         Ok(self.resolve_held(&letters).await?.into_iter().map(|done| done.unwrap_or_else(none)).collect())
     }
 
     /// Resolves the dead letters whose person holds a row already; `None` for the others.
-    async fn resolve_held(&self, letters: &[(i64, &UserId)]) -> Result<Vec<Option<Attempt>>, ExecuteError> {
+    async fn resolve_held(&self, letters: &[(i64, &UserId)]) -> Result<Vec<Option<RepairAttempt>>, ExecuteError> {
         let people: Vec<UserId> = letters.iter().map(|(_, user)| (*user).clone()).collect();
         let rows = self.db.rows_of_people(self.facts.coupon.id, &people).await?;
         let whole_coupon = self.facts.once_per() == OncePer::Coupon;
@@ -176,7 +176,7 @@ impl Executor<'_> {
         let mut resolve = |id: i64, row: &IssuedRow| {
             let place = format!("slot {} of drop {}", row.slot, row.drop_id);
             duplicates.push(Resolution { id, how: "duplicate", detail: format!("its person holds {place}") });
-            Attempt::Done(Some(place))
+            RepairAttempt::Done(Some(place))
         };
         let attempts =
             letters.iter().map(|(id, user)| Some(resolve(*id, held.get(user.as_str())?))).collect::<Vec<_>>();
@@ -203,13 +203,13 @@ impl Executor<'_> {
 const WRITERS: usize = 2;
 
 /// A dead letter that becomes a row.
-struct Letter<'p> {
+struct DeadLetterToIssue<'p> {
     id: i64,
     claim: &'p Claim,
     put_back: bool,
 }
 
-impl<'p> Letter<'p> {
+impl<'p> DeadLetterToIssue<'p> {
     fn of(item: &'p Planned) -> Option<Self> {
         let Action::IssueDeadLetter { id, claim, put_back } = &item.action else { return None };
         Some(Self { id: *id, claim, put_back: *put_back })

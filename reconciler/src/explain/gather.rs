@@ -17,7 +17,7 @@ use crate::stores::Stores;
 
 /// What is known of a person.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct PersonFacts {
     pub(super) happenings: Vec<Happening>,
     pub(super) no_longer_known: Vec<String>,
     pub(super) rows: Vec<IssuedRow>,
@@ -35,7 +35,7 @@ pub(super) struct Known {
     pub(super) blind: bool,
 }
 
-impl Known {
+impl PersonFacts {
     fn tell(&mut self, at: Option<DateTime<Utc>>, source: &'static str, what: String) {
         self.happenings.push(Happening { at, source, what });
     }
@@ -59,8 +59,13 @@ pub(super) async fn people_on(stores: &Stores, coupon: &Coupon, drop: DropId, sl
     Ok(OnSlot { drop, people, not_asked })
 }
 
-pub(super) async fn gather(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId) -> anyhow::Result<Known> {
-    let mut known = Known::default();
+pub(super) async fn gather(
+    stores: &Stores,
+    coupon: &Coupon,
+    drops: &[Drop],
+    user: &UserId,
+) -> anyhow::Result<PersonFacts> {
+    let mut known = PersonFacts::default();
     mysql(stores, coupon, user, &mut known).await?;
     if let Err(error) = redis(stores, coupon, drops, user, &mut known).await {
         known.blind = true;
@@ -75,7 +80,7 @@ async fn redis(
     coupon: &Coupon,
     drops: &[Drop],
     user: &UserId,
-    known: &mut Known,
+    known: &mut PersonFacts,
 ) -> Result<(), RedisError> {
     for drop in drops {
         let keys = stores.redis.keys(coupon.id, drop.id);
@@ -99,7 +104,7 @@ async fn redis(
     Ok(())
 }
 
-async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut PersonFacts) -> anyhow::Result<()> {
     known.rows = stores.db.rows_of_person(coupon.id, user).await?;
     for row in known.rows.clone() {
         let what = format!("row in drop {}, slot {}, written by the {}", row.drop_id, row.slot, row.issued_by);
@@ -128,7 +133,7 @@ async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Know
     broken(stores, coupon, user, known).await
 }
 
-fn tell_dead_letter(row: &DeadLetterRow, known: &mut Known) {
+fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
     let place = match (row.source_partition, row.source_offset) {
         (Some(partition), Some(offset)) => format!("message at partition {partition}, offset {offset}"),
         _ => "put in by hand".to_owned(),
@@ -184,7 +189,7 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
     sentences.into_iter().map(sentence).collect()
 }
 
-async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut PersonFacts) -> anyhow::Result<()> {
     for promise in stores.db.broken_promises_of(coupon.id, user).await? {
         let BrokenPromiseRow { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
@@ -200,7 +205,7 @@ async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Kno
 
 /// The topic, from a little before the first drop that concerns the person; all of them, if none is
 /// known to.
-async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) {
+async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut PersonFacts) {
     let first = drops.iter().map(|d| d.opens_at).min().unwrap_or_else(Utc::now);
     let since =
         known.happenings.iter().filter_map(|h| h.at).min().unwrap_or(first).min(Utc::now()) - TimeDelta::minutes(10);

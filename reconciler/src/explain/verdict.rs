@@ -4,10 +4,10 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
 
-use super::gather::Known;
+use super::gather::PersonFacts;
 use super::story::Holds;
 
-type Verdict = (Holds, String, Option<DropId>, Option<i64>);
+type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 
 /// What is asked about.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,7 +23,7 @@ pub(super) struct Question {
 /// Where everybody may have one in each drop, an earlier drop's row is no answer to what was said
 /// in a later one: the answer is about the drop that was asked about, else about the last one in
 /// which anything of theirs is known.
-pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
+pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict {
     let about = if question.whole_coupon { question.drop } else { question.drop.or(latest(known)) };
     let is_it = |drop: DropId| about.is_none_or(|about| about == drop);
     let waiting = known.waiting.iter().rfind(|(drop, _)| is_it(*drop)).copied();
@@ -76,7 +76,7 @@ pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
     (Holds::None, sentence, None, None)
 }
 
-fn revoked_one(one: &Revocation) -> Verdict {
+fn revoked_one(one: &Revocation) -> PersonVerdict {
     let again = if one.may_claim_again { "may claim again" } else { "may not claim again" };
     let Revocation { drop_id, reason, revoked_by, .. } = one;
     let sentence = format!("what they had of drop {drop_id} was revoked by {revoked_by} ({reason}); they {again}");
@@ -84,7 +84,7 @@ fn revoked_one(one: &Revocation) -> Verdict {
 }
 
 /// The last drop in which anything of theirs is known.
-fn latest(known: &Known) -> Option<DropId> {
+fn latest(known: &PersonFacts) -> Option<DropId> {
     let drops = known.rows.iter().map(|row| DropId(row.drop_id)).chain(known.admitted.iter().map(|(drop, _)| *drop));
     let drops =
         drops.chain(known.waiting.iter().map(|(drop, _)| *drop)).chain(known.broken.iter().map(|(drop, _)| *drop));
@@ -92,7 +92,7 @@ fn latest(known: &Known) -> Option<DropId> {
     drops.chain(known.unresolved.iter().filter_map(|letter| letter.drop_id.map(DropId))).max()
 }
 
-fn issued(row: &IssuedRow, question: Question) -> Verdict {
+fn issued(row: &IssuedRow, question: Question) -> PersonVerdict {
     let (drop, slot) = (DropId(row.drop_id), i64::from(row.slot));
     let mut sentence = format!("they hold slot {slot} of drop {drop}; the row was written by the {}", row.issued_by);
     if let Some(last) = question.last.filter(|last| !question.whole_coupon && question.drop.is_none() && *last > drop) {
@@ -109,15 +109,18 @@ mod tests {
 
     #[test]
     fn what_could_not_be_asked_is_never_taken_for_nothing() {
-        let word = |known: Known| verdict(&known, Question::default()).0;
-        assert_eq!(word(Known::default()), Holds::None);
-        assert_eq!(word(Known { blind: true, ..Known::default() }), Holds::Unknown);
+        let word = |known: PersonFacts| verdict(&known, Question::default()).0;
+        assert_eq!(word(PersonFacts::default()), Holds::None);
+        assert_eq!(word(PersonFacts { blind: true, ..PersonFacts::default() }), Holds::Unknown);
         let admitted = vec![(DropId(1), 7)];
-        assert_eq!(word(Known { admitted: admitted.clone(), ..Known::default() }), Holds::Accepted);
-        assert_eq!(word(Known { admitted, blind: true, ..Known::default() }), Holds::Accepted);
+        assert_eq!(word(PersonFacts { admitted: admitted.clone(), ..PersonFacts::default() }), Holds::Accepted);
+        assert_eq!(word(PersonFacts { admitted, blind: true, ..PersonFacts::default() }), Holds::Accepted);
         let broken = vec![(DropId(1), "no slot was left".to_owned())];
-        assert_eq!(word(Known { broken, waiting: vec![(DropId(1), 1)], ..Known::default() }), Holds::Broken);
-        assert_eq!(word(Known { waiting: vec![(DropId(1), 3)], ..Known::default() }), Holds::Waiting);
+        assert_eq!(
+            word(PersonFacts { broken, waiting: vec![(DropId(1), 1)], ..PersonFacts::default() }),
+            Holds::Broken
+        );
+        assert_eq!(word(PersonFacts { waiting: vec![(DropId(1), 3)], ..PersonFacts::default() }), Holds::Waiting);
     }
 
     #[test]
@@ -132,12 +135,13 @@ mod tests {
             issued_at: NaiveDateTime::default(),
             issued_by: "consumer".into(),
         };
-        let known = Known { rows: vec![row], admitted: vec![(DropId(1), 7), (DropId(2), 3)], ..Known::default() };
-        let answer = |known: &Known, question: Question| {
+        let known =
+            PersonFacts { rows: vec![row], admitted: vec![(DropId(1), 7), (DropId(2), 3)], ..PersonFacts::default() };
+        let answer = |known: &PersonFacts, question: Question| {
             let (holds, sentence, drop, _) = verdict(known, question);
             (holds, drop.map(|drop| drop.0), sentence.contains("opened last"))
         };
-        let yesterday = Known { admitted: Vec::new(), rows: known.rows.clone(), ..Known::default() };
+        let yesterday = PersonFacts { admitted: Vec::new(), rows: known.rows.clone(), ..PersonFacts::default() };
         let last = Some(DropId(2));
         let (any, of) = (Question { last, ..Question::default() }, |drop| Question {
             drop: Some(DropId(drop)),

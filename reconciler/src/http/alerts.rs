@@ -11,12 +11,12 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::refusals::{invalid, unavailable, within};
-use super::state::App;
+use super::state::RouteState;
 use crate::notify::{self, AlertError, AlertPage, ListedAlert};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
+pub(super) struct AlertsQuery {
     /// `firing`, `resolved` or `told`.
     status: Option<String>,
     /// Only alerts with a lower number.
@@ -28,12 +28,12 @@ pub(super) struct ListQuery {
 
 /// List alerts, newest first
 #[utoipa::path(
-    get, path = "/v1/alerts", tag = "alerts", operation_id = "list_alerts", params(ListQuery), security(("ops" = [])),
+    get, path = "/v1/alerts", tag = "alerts", operation_id = "list_alerts", params(AlertsQuery), security(("ops" = [])),
     responses((status = 200, description = "Alerts, newest first", body = AlertPage), (status = 400, description = "`invalid`: the sentence names the parameter"), (status = 503, description = "`unavailable`"))
 )]
 pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    State(app): State<RouteState>,
+    query: Result<Query<AlertsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<AlertPage>, Problem> {
     let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     if let Some(other) = query.status.as_deref().filter(|s| !["firing", "resolved", "told"].contains(s)) {
@@ -67,7 +67,7 @@ pub(super) struct Acknowledge {
     )
 )]
 pub(super) async fn acknowledge(
-    State(app): State<App>,
+    State(app): State<RouteState>,
     Path(id): Path<String>,
     Extension(operator): Extension<Operator>,
     body: Bytes,
@@ -105,7 +105,7 @@ pub(super) struct Silence {
     )
 )]
 pub(super) async fn silence(
-    State(app): State<App>,
+    State(app): State<RouteState>,
     Path(id): Path<String>,
     Extension(operator): Extension<Operator>,
     body: Bytes,

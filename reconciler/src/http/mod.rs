@@ -23,8 +23,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use self::page::Api;
-use self::state::App;
+pub use self::page::CouponApi;
+use self::state::RouteState;
 use crate::passes::Passes;
 use crate::stores::Stores;
 
@@ -66,7 +66,7 @@ impl utoipa::Modify for OpsSecurity {
 }
 
 /// The routes of the contract, with their description.
-fn contract() -> OpenApiRouter<App> {
+fn contract() -> OpenApiRouter<RouteState> {
     OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))
@@ -81,7 +81,7 @@ pub fn router(
     stores: Stores,
     passes: Passes,
     token: OpsToken,
-    api: Option<Api>,
+    api: Option<CouponApi>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<Router> {
@@ -91,7 +91,7 @@ pub fn router(
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
-    let app = App { stores, passes };
+    let app = RouteState { stores, passes };
     let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi);

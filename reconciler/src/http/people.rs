@@ -7,7 +7,7 @@ use firstcome_shared::http::Problem;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::state::App;
+use super::state::RouteState;
 use crate::explain::{self, Story};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -33,7 +33,7 @@ pub(super) struct InDrop {
     )
 )]
 pub(super) async fn explain(
-    State(app): State<App>,
+    State(app): State<RouteState>,
     Path((id, user)): Path<(String, String)>,
     query: Result<Query<InDrop>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Story>, Problem> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::refusals::invalid;
-use super::state::App;
+use super::state::RouteState;
 use crate::pass::{self, PassError, Request};
 use crate::report::{Run, Trigger};
 
@@ -61,7 +61,7 @@ pub(super) struct Started {
     )
 )]
 pub(super) async fn reconcile(
-    State(app): State<App>,
+    State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -81,20 +81,20 @@ pub(super) async fn reconcile(
         ..Request::new(Trigger::Endpoint)
     };
     match run(&app, request, body.wait).await? {
-        Asked::Ended(run) => Ok(Json(run).into_response()),
-        Asked::Begun(run_id) => Ok(accepted(run_id)),
+        AskedPass::Ended(run) => Ok(Json(run).into_response()),
+        AskedPass::Begun(run_id) => Ok(accepted(run_id)),
     }
 }
 
 /// What became of a pass that was asked for.
-pub(super) enum Asked {
+pub(super) enum AskedPass {
     /// It has the lock and is recorded: its address leads to it.
     Begun(String),
     Ended(Box<Run>),
 }
 
 /// Runs a pass, and waits for its end or its beginning.
-pub(super) async fn run(app: &App, request: Request, wait: bool) -> Result<Asked, Problem> {
+pub(super) async fn run(app: &RouteState, request: Request, wait: bool) -> Result<AskedPass, Problem> {
     // Before the answer: a 202 must not lead to a run that never was.
     if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
@@ -102,15 +102,15 @@ pub(super) async fn run(app: &App, request: Request, wait: bool) -> Result<Asked
     let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
     let answer = tokio::select! {
         biased;
-        () = app.passes.progress.until_begun(&run_id), if !wait => return Ok(Asked::Begun(run_id)),
+        () = app.passes.progress.until_begun(&run_id), if !wait => return Ok(AskedPass::Begun(run_id)),
         answer = answer => answer,
     };
     match answer {
-        Ok(Ok(run)) if wait => Ok(Asked::Ended(Box::new(run))),
+        Ok(Ok(run)) if wait => Ok(AskedPass::Ended(Box::new(run))),
         Ok(Ok(Run { error: Some(error), .. })) => {
             Err(Problem::unavailable(format!("the pass could not begin: {error}")))
         }
-        Ok(Ok(_)) => Ok(Asked::Begun(run_id)),
+        Ok(Ok(_)) => Ok(AskedPass::Begun(run_id)),
         Ok(Err(PassError::Busy | PassError::Made)) => {
             let running = app.stores.db.running_run().await.ok().flatten();
             Err(busy(running.as_deref().unwrap_or("unknown")))

@@ -10,14 +10,14 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::refusals::{invalid, unavailable, within};
-use super::state::App;
+use super::state::RouteState;
 use crate::pass::memory::Progress;
 use crate::record::{self, RunSummary};
 use crate::report::Run;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
+pub(super) struct RunsQuery {
     /// At most so many, newest first.
     #[param(default = 20, maximum = 200)]
     limit: Option<u32>,
@@ -50,7 +50,7 @@ struct ProgressView {
     compared: u64,
 }
 
-fn progress(app: &App, run_id: &str) -> Option<ProgressView> {
+fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
     let Progress { drops, drops_done, compared, .. } = &*app.passes.progress;
     let [drops, drops_done, compared] = [drops, drops_done, compared].map(|number| number.load(Ordering::Relaxed));
     (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView { drops, drops_done, compared })
@@ -58,7 +58,7 @@ fn progress(app: &App, run_id: &str) -> Option<ProgressView> {
 
 /// List runs, newest first, without their findings
 #[utoipa::path(
-    get, path = "/v1/runs", tag = "runs", operation_id = "list_runs", params(ListQuery), security(("ops" = [])),
+    get, path = "/v1/runs", tag = "runs", operation_id = "list_runs", params(RunsQuery), security(("ops" = [])),
     responses(
         (status = 200, description = "Runs, newest first", body = Runs),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
@@ -66,8 +66,8 @@ fn progress(app: &App, run_id: &str) -> Option<ProgressView> {
     )
 )]
 pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    State(app): State<RouteState>,
+    query: Result<Query<RunsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Runs>, Problem> {
     let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = within(query.limit, 20, 200)?;
@@ -81,7 +81,7 @@ pub(super) async fn list(
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ReadQuery {
+pub(super) struct RunQuery {
     /// At most so many findings.
     #[param(default = 1000, maximum = 10000)]
     limit: Option<u32>,
@@ -105,7 +105,7 @@ pub(super) struct RunPage {
 /// Read one run with its findings, a page at a time
 #[utoipa::path(
     get, path = "/v1/runs/{id}", tag = "runs", operation_id = "read_run", security(("ops" = [])),
-    params(("id" = String, Path, description = "The run", example = "0193a1f2-7c00-7d31-8000-0000000000a1"), ReadQuery),
+    params(("id" = String, Path, description = "The run", example = "0193a1f2-7c00-7d31-8000-0000000000a1"), RunQuery),
     responses(
         (status = 200, description = "The run", body = RunPage),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
@@ -114,9 +114,9 @@ pub(super) struct RunPage {
     )
 )]
 pub(super) async fn read(
-    State(app): State<App>,
+    State(app): State<RouteState>,
     Path(id): Path<String>,
-    query: Result<Query<ReadQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<RunQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<RunPage>, Problem> {
     let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = within(query.limit, 1_000, 10_000)?;

@@ -5,7 +5,7 @@ use crate::stores::Stores;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct App {
+pub(crate) struct RouteState {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
 }

@@ -4,7 +4,7 @@
 use firstcome_shared::allow_list::{Difference, ListError, difference};
 use firstcome_shared::domain::CouponId;
 
-use super::request::Broken;
+use super::request::Aborted;
 use super::steps::Pass;
 use crate::collect::allow_lists::has_list;
 use crate::execute::{self, ExecuteError};
@@ -12,14 +12,14 @@ use crate::report::{ActionKind, Finding, Kind, Outcome};
 
 impl Pass<'_> {
     /// Compares the lists of live coupons, and writes those that differ.
-    pub(super) async fn compare_allow_lists(&mut self) -> Result<(), Broken> {
+    pub(super) async fn compare_allow_lists(&mut self) -> Result<(), Aborted> {
         for (coupon, _) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id) && self.request.drop.is_none();
             if !wanted || !has_list(&coupon) {
                 continue;
             }
             if self.stop.is_cancelled() {
-                return Err(Broken::Stopped);
+                return Err(Aborted::Stopped);
             }
             // One that can't be read keeps no other back.
             if let Err(error) = self.compare_allow_list(coupon.id).await {

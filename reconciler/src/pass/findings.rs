@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use firstcome_shared::domain::{CouponId, DropId};
 
-use crate::execute::Attempt;
+use crate::execute::RepairAttempt;
 use crate::plan::{Action, Planned};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
 
@@ -38,18 +38,18 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
 
 /// What the rounds over one drop found, each finding once, with its latest outcome.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct FindingLedger {
     order: Vec<Finding>,
-    index: HashMap<Key, usize>,
+    index: HashMap<FindingKey, usize>,
 }
 
-type Key = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
+type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
 
-fn key(finding: &Finding, dead_letter: Option<i64>) -> Key {
+fn key(finding: &Finding, dead_letter: Option<i64>) -> FindingKey {
     (finding.kind, finding.slot, finding.user_id.clone(), finding.action, dead_letter)
 }
 
-impl Ledger {
+impl FindingLedger {
     /// Notes a finding; one noted before in an earlier round gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
         let next = self.order.len();
@@ -72,23 +72,23 @@ impl Ledger {
     }
 
     /// Notes what became of a plan's items.
-    pub(super) fn attempts(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], attempts: &[Attempt]) {
+    pub(super) fn attempts(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], attempts: &[RepairAttempt]) {
         for (item, attempt) in items.iter().zip(attempts) {
             let mut noted = finding(item, coupon, drop, Outcome::Applied);
             match attempt {
-                Attempt::Done(more) => add(&mut noted.detail, more.as_deref()),
-                Attempt::Changed(why) => {
+                RepairAttempt::Done(more) => add(&mut noted.detail, more.as_deref()),
+                RepairAttempt::Changed(why) => {
                     noted.result = Outcome::Skipped;
                     add(&mut noted.detail, Some(why));
                 }
-                Attempt::Left(why) => {
+                RepairAttempt::Left(why) => {
                     noted.needs_person = true;
                     if !matches!(item.action, Action::Move { .. }) {
                         noted.result = Outcome::Skipped;
                     }
                     add(&mut noted.detail, Some(why));
                 }
-                Attempt::Reported => noted.result = Outcome::Skipped,
+                RepairAttempt::Reported => noted.result = Outcome::Skipped,
             }
             self.note(noted, item.dead_letter);
         }

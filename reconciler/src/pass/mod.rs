@@ -49,7 +49,7 @@ mod steps;
 
 use chrono::Utc;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::mysql::ops_actions::{Act, Operator};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use serde_json::json;
 use tokio::time::Instant;
@@ -60,8 +60,8 @@ use crate::record::{self, How};
 use crate::report::{ActionKind, Finding, Kind, Run, Status};
 use crate::stores::Stores;
 use memory::Memory;
-use request::Broken;
-pub use request::{Due, PassError, Request, Settings};
+use request::Aborted;
+pub use request::{Due, PassError, PassSettings, Request};
 #[cfg(test)]
 pub(crate) use rounds::ROUNDS;
 use steps::Pass;
@@ -69,7 +69,7 @@ use steps::Pass;
 /// Runs passes, one after the other, and owns what one pass leaves for the next.
 pub struct Reconciler {
     pub stores: Stores,
-    settings: Settings,
+    settings: PassSettings,
     pub memory: Memory,
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn must_exist(stores: &Stores, request: &Request) -> Result<(),
 }
 
 impl Reconciler {
-    pub fn new(stores: Stores, settings: Settings) -> Self {
+    pub fn new(stores: Stores, settings: PassSettings) -> Self {
         Self { stores, settings, memory: Memory::default() }
     }
 
@@ -151,7 +151,7 @@ impl Reconciler {
         request: &Request,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Aborted> {
         // The row of a run that is under way belongs to the pass lock: others are recorded when
         // they end.
         if request.work == Work::Pass {
@@ -170,15 +170,15 @@ impl Reconciler {
         let ended = self.compare(request, run, &working).await;
         watch.abort();
         match ended {
-            Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
-                Err(Broken::LockLost)
+            Err(Aborted::Stopped | Aborted::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
+                Err(Aborted::LockLost)
             }
-            Err(Broken::Execute(ExecuteError::Stopped)) => Err(Broken::Stopped),
+            Err(Aborted::Execute(ExecuteError::Stopped)) => Err(Aborted::Stopped),
             other => other,
         }
     }
 
-    async fn compare(&mut self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Broken> {
+    async fn compare(&mut self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Aborted> {
         let stores = self.stores.pinned().await?;
         let settings = self.settings.with_deadlines(stores.db.longest_deadlines().await?);
         Pass::new(&stores, &settings, &mut self.memory, request, run, stop).go().await
@@ -191,13 +191,13 @@ impl Reconciler {
         run
     }
 
-    async fn fail(&mut self, mut run: Run, request: &Request, error: &Broken) -> Run {
+    async fn fail(&mut self, mut run: Run, request: &Request, error: &Aborted) -> Run {
         run.finished_at = Some(Utc::now());
         run.status = Status::Failed;
         // A loss is told by the run that reopens admission.
-        run.stopped = matches!(error, Broken::Stopped | Broken::AnotherLife);
+        run.stopped = matches!(error, Aborted::Stopped | Aborted::AnotherLife);
         // Another pass may be recorded at the same time.
-        run.partial |= matches!(error, Broken::LockLost);
+        run.partial |= matches!(error, Aborted::LockLost);
         run.error = Some(error.to_string());
         run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");
@@ -257,10 +257,10 @@ impl Reconciler {
 }
 
 /// Who asked for the pass, and for what.
-fn asked(request: &Request) -> Option<(Operator, Act)> {
+fn asked(request: &Request) -> Option<(Operator, OperatorAct)> {
     let operator = request.by.clone()?;
     let detail = json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
-    Some((operator, Act { action: "reconcile", coupon: request.coupon, drop: request.drop, detail }))
+    Some((operator, OperatorAct { action: "reconcile", coupon: request.coupon, drop: request.drop, detail }))
 }
 
 fn how(request: &Request) -> How {

@@ -1,6 +1,6 @@
 //! A large drop that Redis lost is rebuilt while it is read.
 
-use super::request::Broken;
+use super::request::Aborted;
 use super::steps::Pass;
 use crate::collect::DropHeader;
 use crate::execute::Executor;
@@ -9,7 +9,7 @@ use crate::plan::Planner;
 impl Pass<'_> {
     /// The people of a lost drop that is large are put back while it is read, and not kept: they
     /// may be millions.
-    pub(super) async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Broken> {
+    pub(super) async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Aborted> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
         // Without its `meta` admission and other passes don't take it for a drop with people.
@@ -25,7 +25,7 @@ impl Pass<'_> {
 }
 
 /// Puts back those whom the planner has found so far.
-pub(super) async fn put_back(executor: &Executor<'_>, planner: &mut Planner<'_>) -> Result<(), Broken> {
+pub(super) async fn put_back(executor: &Executor<'_>, planner: &mut Planner<'_>) -> Result<(), Aborted> {
     let holdings = planner.take_holdings();
     // Where Redis lost data since, the rest of the rebuild says so.
     let taken = executor.rebuild_some(&holdings).await?.unwrap_or(0);

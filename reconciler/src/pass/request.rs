@@ -7,12 +7,12 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::processes::{Deadlines, Work};
-use firstcome_shared::mysql::runs::Kept;
+use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::redis::RedisError;
 
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;
-use crate::plan::Policy;
+use crate::plan::RepairPolicy;
 use crate::report::Trigger;
 
 /// What is asked of a pass.
@@ -91,7 +91,7 @@ pub enum PassError {
 
 /// Why a pass could not be finished.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum Aborted {
     #[error(transparent)]
     Collect(#[from] CollectError),
     #[error(transparent)]
@@ -108,7 +108,7 @@ pub(super) enum Broken {
     AnotherLife,
 }
 
-impl Broken {
+impl Aborted {
     /// What is wrong with what is stored of one drop, where the others can be worked on.
     pub(super) fn of_one_drop(&self) -> Option<String> {
         match self {
@@ -121,8 +121,8 @@ impl Broken {
 
 /// What may be repaired and when, and how long things are kept.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    pub policy: Policy,
+pub struct PassSettings {
+    pub policy: RepairPolicy,
     /// Longest time that a claim is in flight between Redis and the topic or the dead-letter table.
     pub longest_in_flight: Duration,
     /// How long keys of sealed drops stay in Redis.
@@ -130,14 +130,14 @@ pub struct Settings {
     /// How long resolved dead letters are kept.
     pub failed_claims_kept: Duration,
     /// How long things are kept in the tables of passes and mails.
-    pub kept: Kept,
+    pub kept: Retention,
     /// A consumer whose offsets stand still for longer, with messages unread, is reported.
     pub stall_after: Duration,
     /// Slots compared at a time.
     pub page_slots: i64,
 }
 
-impl Settings {
+impl PassSettings {
     pub(super) fn publish_deadline(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }

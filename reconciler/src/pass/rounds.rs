@@ -11,10 +11,10 @@ use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::findings::{self, Ledger};
+use super::findings::{self, FindingLedger};
 use super::order::portions;
 use super::rebuild::put_back;
-use super::request::Broken;
+use super::request::Aborted;
 use super::steps::Pass;
 use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience};
@@ -38,7 +38,7 @@ const DROPS_AHEAD: usize = 8;
 impl Pass<'_> {
     /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names;
     /// in a deep pass, sealed ones that Redis still has.
-    pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
+    pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let request = self.request;
         if !request.dry_run && request.work == Work::Pass {
             execute::unseal_where_named(&self.stores.db).await?;
@@ -63,7 +63,7 @@ impl Pass<'_> {
     }
 
     /// Compares and repairs the drops, and adds their reports to the run.
-    pub(super) async fn compare_and_repair(&mut self, drops: Vec<(Coupon, Drop)>) -> Result<(), Broken> {
+    pub(super) async fn compare_and_repair(&mut self, drops: Vec<(Coupon, Drop)>) -> Result<(), Aborted> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
         let mut put_off = Vec::new();
@@ -83,7 +83,7 @@ impl Pass<'_> {
         &mut self,
         mut todo: Vec<(Coupon, Drop)>,
         reports: &mut Reports,
-    ) -> Result<Vec<CouponId>, Broken> {
+    ) -> Result<Vec<CouponId>, Aborted> {
         let is_closed = todo.first().is_some_and(|(coupon, _)| self.context.unverified.contains(&coupon.id));
         let mut verified = Vec::new();
         for round in 0..=ROUNDS {
@@ -111,7 +111,7 @@ impl Pass<'_> {
         todo: Vec<(Coupon, Drop)>,
         round: usize,
         reports: &mut Reports,
-    ) -> Result<Again, Broken> {
+    ) -> Result<Again, Aborted> {
         let headers = collect::headers(self.stores, &todo, &self.context).await?;
         let mut again = Again::default();
         let mut headers: VecDeque<_> = headers.into();
@@ -119,7 +119,7 @@ impl Pass<'_> {
         let mut drops = todo.into_iter().peekable();
         while let Some(drop) = drops.next() {
             if self.stop.is_cancelled() {
-                return Err(Broken::Stopped);
+                return Err(Aborted::Stopped);
             }
             let coupon = drop.0.id;
             if ahead.is_empty() {
@@ -153,10 +153,10 @@ impl Pass<'_> {
     async fn one_drop_of(
         &self,
         header: Option<Result<DropHeader, CollectError>>,
-        ahead: Option<Result<Plan, Broken>>,
+        ahead: Option<Result<Plan, Aborted>>,
         round: usize,
         reports: &mut Reports,
-    ) -> Result<Next, Broken> {
+    ) -> Result<Next, Aborted> {
         let Some(header) = header.transpose()? else { return Ok(Next::default()) };
         let plan = match ahead {
             Some(plan) => plan?,
@@ -170,7 +170,7 @@ impl Pass<'_> {
     async fn plans_ahead(
         &self,
         headers: impl Iterator<Item = &Result<DropHeader, CollectError>>,
-    ) -> VecDeque<Option<Result<Plan, Broken>>> {
+    ) -> VecDeque<Option<Result<Plan, Aborted>>> {
         let plans = headers.map(async |header| match header {
             Ok(header) if header.upper() <= self.settings.page_slots => Some(self.plan(header).await),
             _ => None,
@@ -185,7 +185,7 @@ impl Pass<'_> {
         plan: Plan,
         round: usize,
         reports: &mut Reports,
-    ) -> Result<Next, Broken> {
+    ) -> Result<Next, Aborted> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
@@ -225,14 +225,14 @@ impl Pass<'_> {
 
     /// Whether the settings by which the drop was judged are others by now. Not its coupon's
     /// revision: repairs take some, too.
-    async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Broken> {
+    async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Aborted> {
         let (coupon, drop) = (&header.facts.coupon, &header.facts.drop);
         let now = self.as_of_now(vec![(coupon.clone(), drop.clone())]).await?;
         Ok(now.iter().any(|(c, d)| DropMeta::of(c, d) != DropMeta::of(coupon, drop)))
     }
 
     /// The same drops with what MySQL says of them by now.
-    async fn as_of_now(&self, mut drops: Vec<(Coupon, Drop)>) -> Result<Vec<(Coupon, Drop)>, Broken> {
+    async fn as_of_now(&self, mut drops: Vec<(Coupon, Drop)>) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let mut ids: Vec<CouponId> = drops.iter().map(|(coupon, _)| coupon.id).collect();
         ids.dedup();
         let now = self.stores.db.coupons_by_id(ids).await?;
@@ -249,7 +249,7 @@ impl Pass<'_> {
 
     /// Why a plan is not carried out before a person confirms it. A confirmation is for what was
     /// seen: not for a plan that has grown since.
-    async fn held_back(&self, drop: DropId, plan: &Plan) -> Result<Option<String>, Broken> {
+    async fn held_back(&self, drop: DropId, plan: &Plan) -> Result<Option<String>, Aborted> {
         if !plan.over_limit {
             return Ok(None);
         }
@@ -270,7 +270,7 @@ impl Pass<'_> {
     /// Page by page, several on their way at once: while one is compared, MySQL reads the next and
     /// Redis the ones after. Each page is still read from Redis first, and they are compared in
     /// order.
-    async fn plan(&self, header: &DropHeader) -> Result<Plan, Broken> {
+    async fn plan(&self, header: &DropHeader) -> Result<Plan, Aborted> {
         let began = Instant::now();
         if self.request.trigger == Trigger::Cron
             && !self.request.deep
@@ -336,17 +336,17 @@ struct Next {
 /// A report a drop, in the order in which they were compared first.
 #[derive(Default)]
 struct Reports {
-    drops: Vec<(DropReport, Ledger)>,
+    drops: Vec<(DropReport, FindingLedger)>,
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
 }
 
 impl Reports {
-    fn of(&mut self, coupon: &Coupon, drop: &Drop, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
+    fn of(&mut self, coupon: &Coupon, drop: &Drop, plan: &Plan) -> (&mut DropReport, &mut FindingLedger) {
         let next = self.drops.len();
         let at = *self.index.entry(drop.id).or_insert(next);
         if at == next {
-            self.drops.push((first_report(coupon, drop, plan), Ledger::default()));
+            self.drops.push((first_report(coupon, drop, plan), FindingLedger::default()));
             self.of_coupon.entry(coupon.id).or_default().push(at);
         }
         let (report, ledger) = &mut self.drops[at];

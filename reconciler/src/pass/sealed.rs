@@ -6,7 +6,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::sealed::SealedDrop;
 
-use super::request::Broken;
+use super::request::Aborted;
 use super::steps::Pass;
 use crate::execute;
 use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome};
@@ -17,7 +17,7 @@ const AT_ONCE: i64 = 500;
 impl Pass<'_> {
     /// Sealed drops whose keys Redis still has: a deep pass compares them person by person, like
     /// any other.
-    pub(super) async fn sealed_with_keys(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
+    pub(super) async fn sealed_with_keys(&self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let mut found = Vec::new();
         let mut after = 0;
         loop {
@@ -36,7 +36,7 @@ impl Pass<'_> {
 
     /// The other sealed drops: their rows are counted against what they were sealed with. Those
     /// that are right leave a number, unless an alert is open on them: their report ends it.
-    pub(super) async fn count_sealed(&mut self) -> Result<(), Broken> {
+    pub(super) async fn count_sealed(&mut self) -> Result<(), Aborted> {
         let compared: HashSet<DropId> = self.run.drops.iter().map(|drop| drop.drop_id).collect();
         let concerned = self.stores.db.drops_of_open_alerts().await?;
         let live = self.stores.db.catalogue().await?.into_iter().map(|(coupon, _)| coupon.id).collect();
@@ -69,14 +69,14 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn sealed_page(&self, after: i64) -> Result<Vec<SealedDrop>, Broken> {
+    async fn sealed_page(&self, after: i64) -> Result<Vec<SealedDrop>, Aborted> {
         let Self { stores, request, .. } = self;
         Ok(stores.db.sealed_drops(request.coupon, request.drop, after, AT_ONCE).await?)
     }
 
     /// Who holds one of a coupon in a sealed drop must be among its claimants as long as other
     /// drops are to come.
-    async fn restore_claimants(&mut self) -> Result<(), Broken> {
+    async fn restore_claimants(&mut self) -> Result<(), Aborted> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);
             if wanted && own.iter().any(|d| d.sealed_at.is_none()) {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::findings;
 use super::memory::Memory;
 use super::order::{Histories, most_urgent_first};
-use super::request::{Broken, Request, Settings};
+use super::request::{Aborted, PassSettings, Request};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
 use crate::execute::{self, Patience};
@@ -25,7 +25,7 @@ use crate::stores::Stores;
 pub(super) struct Pass<'a> {
     /// With a connection to Redis that ends with the server process.
     pub(super) stores: &'a Stores,
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a PassSettings,
     pub(super) memory: &'a mut Memory,
     pub(super) request: &'a Request,
     pub(super) run: &'a mut Run,
@@ -52,7 +52,7 @@ pub(super) struct PassGate {
 impl<'a> Pass<'a> {
     pub(super) fn new(
         stores: &'a Stores,
-        settings: &'a Settings,
+        settings: &'a PassSettings,
         memory: &'a mut Memory,
         request: &'a Request,
         run: &'a mut Run,
@@ -62,7 +62,7 @@ impl<'a> Pass<'a> {
         Self { stores, settings, memory, request, run, stop, context, gate, restored, histories }
     }
 
-    pub(super) async fn go(mut self) -> Result<(), Broken> {
+    pub(super) async fn go(mut self) -> Result<(), Aborted> {
         let reopening = self.wait_for_reopening().await?;
         let ended = self.steps().await;
         if let Some(lock) = reopening {
@@ -71,7 +71,7 @@ impl<'a> Pass<'a> {
         ended
     }
 
-    async fn steps(&mut self) -> Result<(), Broken> {
+    async fn steps(&mut self) -> Result<(), Aborted> {
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
@@ -114,28 +114,30 @@ impl<'a> Pass<'a> {
 
     /// A pass that finds the gate closed lets a reopening that is under way end first, for so long
     /// as one takes that meets no trouble. It holds the lock of reopening from then on.
-    async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Broken> {
+    async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Aborted> {
         if self.request.work == Work::Reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
             return Ok(None);
         }
         // The reopening does this coupon, too; this pass would open the gate after one coupon.
         if self.request.work == Work::Change {
-            return Err(Broken::AnotherLife);
+            return Err(Aborted::AnotherLife);
         }
         let patience = self.settings.longest_in_flight + Duration::from_secs(5);
         let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
         tokio::select! {
             lock = lock => Ok(lock?),
-            () = self.stop.cancelled() => Err(Broken::Stopped),
+            () = self.stop.cancelled() => Err(Aborted::Stopped),
         }
     }
 
     /// Takes the life of Redis that stands, or begins one.
-    async fn enter_life(&mut self) -> Result<(), Broken> {
+    async fn enter_life(&mut self) -> Result<(), Aborted> {
         let redis = &self.stores.redis;
         let gate = redis.gate().await?;
         let life = match gate.life() {
-            None if !self.request.dry_run => Some(execute::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
+            None if !self.request.dry_run => {
+                Some(execute::begin_life(redis, &gate).await?.ok_or(Aborted::AnotherLife)?)
+            }
             life => life.cloned(),
         };
         self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
@@ -157,10 +159,10 @@ impl<'a> Pass<'a> {
     }
 
     /// A pass that meets another life of Redis ends: what it read may be of the one before.
-    pub(super) async fn must_be_same_life(&self) -> Result<(), Broken> {
+    pub(super) async fn must_be_same_life(&self) -> Result<(), Aborted> {
         let now = self.stores.redis.gate().await?;
         let (now, own) = (now.life(), self.gate.life.as_ref());
-        if now.map(|life| &life.epoch) == own.map(|life| &life.epoch) { Ok(()) } else { Err(Broken::AnotherLife) }
+        if now.map(|life| &life.epoch) == own.map(|life| &life.epoch) { Ok(()) } else { Err(Aborted::AnotherLife) }
     }
 
     /// Reads what all drops have in common. Where Redis lost something, not before every claim from
@@ -169,7 +171,7 @@ impl<'a> Pass<'a> {
         &mut self,
         drops: &mut [(Coupon, Drop)],
         mut fences: HashMap<CouponId, CouponFence>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Aborted> {
         self.context.unverified = fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect();
         let now_ms = self.stores.redis.time_ms().await?;
         if !self.context.unverified.is_empty() {
@@ -214,7 +216,7 @@ impl<'a> Pass<'a> {
 
     /// The context, with the fences that are known. A topic that can't be read is reported, and the
     /// pass goes on without it.
-    pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Broken> {
+    pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Aborted> {
         // Two of them would take twice the memory.
         self.context.tail = None;
         let (mut context, kafka) = collect::context(self.stores).await?;
@@ -228,10 +230,10 @@ impl<'a> Pass<'a> {
         Ok(context)
     }
 
-    pub(super) async fn sleep(&self, wait: std::time::Duration) -> Result<(), Broken> {
+    pub(super) async fn sleep(&self, wait: std::time::Duration) -> Result<(), Aborted> {
         tokio::select! {
             () = tokio::time::sleep(wait) => Ok(()),
-            () = self.stop.cancelled() => Err(Broken::Stopped),
+            () = self.stop.cancelled() => Err(Aborted::Stopped),
         }
     }
 
@@ -257,7 +259,7 @@ impl<'a> Pass<'a> {
 
     /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
     /// say.
-    async fn report_unsafe_redis(&mut self) -> Result<(), Broken> {
+    async fn report_unsafe_redis(&mut self) -> Result<(), Aborted> {
         match self.stores.redis.check_settings().await {
             Ok(()) => {}
             Err(Unsafe::Unreachable(error)) => return Err(error.into()),
@@ -267,13 +269,13 @@ impl<'a> Pass<'a> {
     }
 
     /// The same of the topic, where it can be read.
-    async fn report_unsafe_topic(&mut self) -> Result<(), Broken> {
+    async fn report_unsafe_topic(&mut self) -> Result<(), Aborted> {
         if self.context.tail.is_none() {
             return Ok(());
         }
         let told = tokio::select! {
             told = self.memory.unsafe_topic(&self.stores.topic, self.run.trigger) => told,
-            () = self.stop.cancelled() => return Err(Broken::Stopped),
+            () = self.stop.cancelled() => return Err(Aborted::Stopped),
         };
         if let Some(detail) = told {
             self.report_unsafe(detail);
@@ -287,7 +289,7 @@ impl<'a> Pass<'a> {
 
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by
     /// their number.
-    async fn report_loose_dead_letters(&mut self) -> Result<(), Broken> {
+    async fn report_loose_dead_letters(&mut self) -> Result<(), Aborted> {
         for loose in self.stores.db.loose_dead_letters().await? {
             if loose.number <= loose.examples.len() as u64 {
                 let letters = loose.examples.into_iter().map(DeadLetter::from);
@@ -305,7 +307,7 @@ impl<'a> Pass<'a> {
     /// Opens coupons that were closed and in which nothing is left that admission could trip over,
     /// if this pass compared all of them; with the first one the gate opens. Without patience, one
     /// that an operator is changing stays closed.
-    pub(super) async fn open_verified(&mut self, coupons: &[CouponId], patience: Patience) -> Result<(), Broken> {
+    pub(super) async fn open_verified(&mut self, coupons: &[CouponId], patience: Patience) -> Result<(), Aborted> {
         // Without the tail, messages could hold what a lost Redis forgot.
         let may_open = self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
@@ -318,7 +320,7 @@ impl<'a> Pass<'a> {
         let renewed = execute::renew_settings(self.stores, &ids, patience, &self.histories).await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
         if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
-            return Err(Broken::AnotherLife);
+            return Err(Aborted::AnotherLife);
         }
         for (coupon, _) in &fenced {
             tracing::info!(%coupon, "the coupon is verified");
@@ -327,10 +329,10 @@ impl<'a> Pass<'a> {
         if fenced.is_empty() { Ok(()) } else { self.open_gate(&life).await }
     }
 
-    async fn open_gate(&mut self, life: &Life) -> Result<(), Broken> {
+    async fn open_gate(&mut self, life: &Life) -> Result<(), Aborted> {
         if !self.gate.is_open {
             if !execute::open_gate(&self.stores.redis, life).await? {
-                return Err(Broken::AnotherLife);
+                return Err(Aborted::AnotherLife);
             }
             self.gate.is_open = true;
             tracing::info!("the admission gate is open");
@@ -339,7 +341,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What became of the gate, and of the coupons that were closed.
-    async fn report_gate(&mut self) -> Result<(), Broken> {
+    async fn report_gate(&mut self) -> Result<(), Aborted> {
         let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
         closed.sort_unstable();
         // Where nothing was ever offered, nothing has to be verified.

@@ -6,11 +6,11 @@ use firstcome_shared::redis::repair::Holding;
 
 use super::page::Sorted;
 use super::{Action, Planner};
-use crate::collect::snapshot::{DeadLetter, Page};
+use crate::collect::snapshot::{DeadLetter, SlotRange};
 use crate::report::Kind;
 
 impl Planner<'_> {
-    pub(super) fn dead_letters(&mut self, page: &Page, sorted: &Sorted) {
+    pub(super) fn dead_letters(&mut self, page: &SlotRange, sorted: &Sorted) {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, "it names no person"),
@@ -28,7 +28,7 @@ impl Planner<'_> {
         }
     }
 
-    fn dead_letter(&mut self, page: &Page, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
+    fn dead_letter(&mut self, page: &SlotRange, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
         let before = self.items.len();
         self.decide(page, sorted, letter, user);
         // One that is left is told by name, or only counted.
@@ -38,7 +38,7 @@ impl Planner<'_> {
         }
     }
 
-    fn decide(&mut self, page: &Page, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
+    fn decide(&mut self, page: &SlotRange, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
         if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
             let detail = format!("{}: its person holds one already", name(letter));
@@ -88,7 +88,7 @@ impl Planner<'_> {
 
     /// A dead letter may be the only copy of a promise, and a drop that is loaded without its
     /// person gives their slot away. Where there is a message of theirs, that was put back already.
-    fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, letter: &DeadLetter) {
+    fn rebuild_with(&mut self, page: &SlotRange, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
             // As its row says.
             let claimed_at_ms = letter.claimed_at.map_or(self.facts.read_at_ms, |at| at.timestamp_millis());

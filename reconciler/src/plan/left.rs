@@ -8,9 +8,9 @@ const BY_NAME: u64 = 10;
 
 /// By why, with some of their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Left(BTreeMap<&'static str, (u64, Vec<i64>)>);
+pub(super) struct DeadLettersLeft(BTreeMap<&'static str, (u64, Vec<i64>)>);
 
-impl Left {
+impl DeadLettersLeft {
     /// Counts one more; whether enough are told by name, so that it only counts.
     pub(super) fn is_full(&mut self, why: &'static str, id: i64) -> bool {
         let (number, examples) = self.0.entry(why).or_default();

@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::HashSet;
 
-use left::{Left, for_example};
+use left::{DeadLettersLeft, for_example};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
@@ -26,7 +26,7 @@ use crate::report::{ActionKind, Examined, Kind, Numbers};
 
 /// What may be repaired, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
+pub struct RepairPolicy {
     /// An admission younger than this may still be on its way to the topic, in milliseconds.
     pub publish_deadline_ms: i64,
     /// A message that waits on the topic for longer than this is issued here, in milliseconds.
@@ -39,7 +39,7 @@ pub struct Policy {
     pub confirmed: bool,
 }
 
-impl Default for Policy {
+impl Default for RepairPolicy {
     fn default() -> Self {
         Self {
             publish_deadline_ms: 2_000,
@@ -213,7 +213,7 @@ pub struct Plan {
 /// equation fails, the repair is [`Action::SetCount`].
 #[derive(Debug)]
 pub struct Planner<'a> {
-    policy: Policy,
+    policy: RepairPolicy,
     facts: &'a DropFacts,
     items: Vec<Planned>,
     rebuild: Vec<Holding>,
@@ -239,11 +239,11 @@ pub struct Planner<'a> {
     slots_for_letters: u64,
     /// Those of them that are given already: of two dead letters on a slot the first gets it.
     given: HashSet<i64>,
-    left: Left,
+    left: DeadLettersLeft,
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(policy: Policy, facts: &'a DropFacts) -> Self {
+    pub fn new(policy: RepairPolicy, facts: &'a DropFacts) -> Self {
         Self {
             policy,
             facts,
@@ -264,7 +264,7 @@ impl<'a> Planner<'a> {
             letters: 0,
             slots_for_letters: 0,
             given: HashSet::new(),
-            left: Left::default(),
+            left: DeadLettersLeft::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
-use crate::collect::snapshot::{Page, Row};
+use crate::collect::snapshot::{RowFacts, SlotRange};
 use crate::report::Kind;
 use crate::topic::InFlight;
 
@@ -19,14 +19,14 @@ const CLOCK_AHEAD_MS: i64 = 5 * 1_000;
 /// A page sorted by slot.
 pub(super) struct Sorted<'p> {
     owners: HashMap<i64, Vec<&'p UserId>>,
-    pub(super) rows: HashMap<i64, &'p Row>,
+    pub(super) rows: HashMap<i64, &'p RowFacts>,
     pub(super) in_flight: HashMap<i64, Vec<&'p InFlight>>,
     failed: HashSet<(i64, &'p UserId)>,
-    page: &'p Page,
+    page: &'p SlotRange,
 }
 
 impl<'p> Sorted<'p> {
-    fn new(page: &'p Page) -> Self {
+    fn new(page: &'p SlotRange) -> Self {
         let mut owners: HashMap<i64, Vec<&UserId>> = HashMap::with_capacity(page.users.len());
         for (slot, user) in &page.users {
             owners.entry(*slot).or_default().push(user);
@@ -66,7 +66,7 @@ impl<'p> Sorted<'p> {
 
 impl Planner<'_> {
     /// Takes in one page.
-    pub fn page(&mut self, page: &Page) {
+    pub fn page(&mut self, page: &SlotRange) {
         self.count_in(page);
         if page.is_in_order(i64::from(self.facts.drop.quantity)) && !self.facts.is_lost() {
             // Nothing to decide, so nothing is sorted.
@@ -76,7 +76,7 @@ impl Planner<'_> {
         }
     }
 
-    fn count_in(&mut self, page: &Page) {
+    fn count_in(&mut self, page: &SlotRange) {
         self.examined.users += page.users.len() as u64;
         self.examined.rows += page.rows.len() as u64;
         self.letters += page.dead_letters.len() as u64;
@@ -84,7 +84,7 @@ impl Planner<'_> {
         self.numbers.in_flight += page.in_flight.len() as u64;
     }
 
-    pub(super) fn decide_on(&mut self, page: &Page) {
+    pub(super) fn decide_on(&mut self, page: &SlotRange) {
         if page.revoked.is_empty() {
             self.decide_on_valid(page);
         } else {
@@ -92,7 +92,7 @@ impl Planner<'_> {
         }
     }
 
-    fn decide_on_valid(&mut self, page: &Page) {
+    fn decide_on_valid(&mut self, page: &SlotRange) {
         let sorted = Sorted::new(page);
         let mut restored = HashSet::new();
         for row in &page.rows {
@@ -113,7 +113,7 @@ impl Planner<'_> {
     }
 
     /// A row decides: Redis must have its person on its slot.
-    fn row(&mut self, page: &Page, sorted: &Sorted, row: &Row, restored: &mut HashSet<i64>) {
+    fn row(&mut self, page: &SlotRange, sorted: &Sorted, row: &RowFacts, restored: &mut HashSet<i64>) {
         let slot = i64::from(row.slot);
         self.highest = self.highest.max(slot);
         restored.insert(slot);
@@ -149,7 +149,7 @@ impl Planner<'_> {
     }
 
     /// People whom Redis has on a slot.
-    fn people_on(&mut self, page: &Page, sorted: &Sorted, slot: i64) {
+    fn people_on(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64) {
         self.account_for(page, sorted, slot);
         let row_owner = sorted.rows.get(&slot).map(|row| &row.user);
         let keeper = row_owner.or_else(|| sorted.keeper(slot));
@@ -186,7 +186,7 @@ impl Planner<'_> {
     }
 
     /// Adds a slot to the counter's equation (see [`Planner`]).
-    fn account_for(&mut self, page: &Page, sorted: &Sorted, slot: i64) {
+    fn account_for(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64) {
         let count = self.facts.count.unwrap_or(0);
         let leave = |user: &&&UserId| {
             page.has_row.get(**user).is_some_and(|(d, at)| *d == self.facts.drop.id && i64::from(*at) != slot)
@@ -207,7 +207,7 @@ impl Planner<'_> {
 
     /// The rightful holder of a slot has no row: it is in flight, too young to be judged, a dead
     /// letter, or lost.
-    fn without_row(&mut self, page: &Page, sorted: &Sorted, slot: i64, user: &UserId) {
+    fn without_row(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId) {
         self.people_without_row += 1;
         self.highest = self.highest.max(slot);
         if sorted.failed.contains(&(slot, user)) {
@@ -257,7 +257,7 @@ impl Planner<'_> {
 
     /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
     /// admission.
-    fn unheld_messages(&mut self, page: &Page, sorted: &Sorted, restored: &mut HashSet<i64>) {
+    fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for message in &page.in_flight {
             let slot = i64::from(message.slot);
             let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
@@ -282,7 +282,7 @@ impl Planner<'_> {
 
     /// The claimants must name everyone who holds a slot. One that they name on a slot without
     /// holder was promised it: Redis lost the other half of that admission.
-    fn claimants(&mut self, page: &Page, sorted: &Sorted, restored: &mut HashSet<i64>) {
+    fn claimants(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for user in &page.claimants_wrong {
             let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else { continue };
             let rightful = sorted.rows.get(slot).is_none_or(|row| row.user == *user)
@@ -321,7 +321,7 @@ impl Planner<'_> {
 
     /// Counts gaps: slots up to the counter that nobody holds and that are not free, and free slots
     /// that are held.
-    fn free_and_gaps(&mut self, page: &Page, sorted: &Sorted, restored: &HashSet<i64>) {
+    fn free_and_gaps(&mut self, page: &SlotRange, sorted: &Sorted, restored: &HashSet<i64>) {
         for slot in &page.free {
             if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
                 self.gaps += 1;

@@ -8,8 +8,8 @@ use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
-use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Page, Promises, Row};
+use super::{Action, Plan, Planner, RepairPolicy};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange};
 use crate::report::Kind;
 use crate::topic::InFlight;
 
@@ -22,7 +22,7 @@ const NOW_MS: i64 = 1_000_000_000;
 
 /// A drop in all stores at once.
 #[derive(Debug, Clone)]
-struct World {
+struct DropWorld {
     quantity: Slot,
     once_per: OncePer,
     closed: bool,
@@ -55,7 +55,7 @@ fn at(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap()
 }
 
-impl World {
+impl DropWorld {
     /// `held` people on slots 1.., each with a row.
     fn exact(quantity: Slot, held: u32) -> Self {
         Self {
@@ -135,7 +135,7 @@ impl World {
         here.or_else(|| self.elsewhere.contains(who).then_some((DropId(9), 1)))
     }
 
-    fn pages(&self) -> Vec<Page> {
+    fn pages(&self) -> Vec<SlotRange> {
         let top = [
             self.count.unwrap_or(0).min(i64::from(self.quantity)),
             self.rows.keys().next_back().map_or(0, |s| i64::from(*s)),
@@ -151,13 +151,13 @@ impl World {
         pages
     }
 
-    fn page(&self, from: i64, to: Option<i64>) -> Page {
+    fn page(&self, from: i64, to: Option<i64>) -> SlotRange {
         let lowest = if from == 1 { i64::MIN } else { from };
         let within = |slot: i64| slot >= lowest && to.is_none_or(|to| slot <= to);
         let mut users: Vec<(i64, UserId)> =
             self.users.iter().filter(|(_, s)| within(**s)).map(|(u, s)| (*s, u.clone())).collect();
         users.sort();
-        let mut page = Page {
+        let mut page = SlotRange {
             from: lowest,
             to,
             count: self.count.unwrap_or(0),
@@ -167,7 +167,7 @@ impl World {
                 .rows
                 .iter()
                 .filter(|(s, _)| within(i64::from(**s)))
-                .map(|(s, u)| Row { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 60_000) })
+                .map(|(s, u)| RowFacts { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 60_000) })
                 .collect(),
             in_flight: self
                 .in_flight
@@ -191,7 +191,7 @@ impl World {
                 .collect(),
             admitted_at_ms: self.ages.iter().map(|(slot, age)| (*slot, NOW_MS - age)).collect(),
             read_until_ms: NOW_MS + self.lasts_ms,
-            ..Page::default()
+            ..SlotRange::default()
         };
         let questions = page.questions(i64::from(self.quantity));
         page.has_row = questions.ask_mysql.iter().filter_map(|u| Some((u.clone(), self.row_of(u)?))).collect();
@@ -201,7 +201,7 @@ impl World {
 
     fn plan(&self) -> Plan {
         let facts = self.facts();
-        let mut planner = Planner::new(Policy::default(), &facts);
+        let mut planner = Planner::new(RepairPolicy::default(), &facts);
         for page in self.pages() {
             planner.page(&page);
         }
@@ -215,7 +215,7 @@ impl World {
 }
 
 /// Repairs, acting as the Lua scripts and MySQL's schema do.
-impl World {
+impl DropWorld {
     fn apply(&mut self, plan: &Plan) {
         let mut unsettled = false;
         for item in &plan.items {

@@ -8,9 +8,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, UserId};
-use firstcome_shared::mysql::ops_actions::{Act, Operator};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{FindingRow, Findings, Kept, RunRow, to_json};
+use firstcome_shared::mysql::runs::{FindingRow, Findings, Retention, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{DropReport, Finding, Outcome, Run};
@@ -26,7 +26,7 @@ pub struct How {
 }
 
 /// Records that a run begins, under the pass lock, and which operator asked for it.
-pub async fn begin(db: &Db, run: &Run, how: How, asked: Option<(Operator, Act)>) -> Result<(), DbError> {
+pub async fn begin(db: &Db, run: &Run, how: How, asked: Option<(Operator, OperatorAct)>) -> Result<(), DbError> {
     let asked = asked.map(|(by, mut act)| {
         act.detail["run_id"] = run.run_id.clone().into();
         (by, act)
@@ -99,7 +99,7 @@ pub(crate) async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Resu
 }
 
 /// Deletes a bounded part of what passes left long ago.
-pub async fn delete_old(db: &Db, kept: Kept) -> Result<(), DbError> {
+pub async fn delete_old(db: &Db, kept: Retention) -> Result<(), DbError> {
     db.delete_old(kept).await
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::runs::{FindingRow, ListedRun, RunRow};
+use firstcome_shared::mysql::runs::{FindingRow, RunListRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{ActionKind, Examined, Finding, Kind, Outcome, Run, Status, Trigger, Unlisted};
@@ -34,8 +34,8 @@ pub struct RunSummary {
     pub asked_by: Option<String>,
 }
 
-impl From<ListedRun> for RunSummary {
-    fn from(row: ListedRun) -> Self {
+impl From<RunListRow> for RunSummary {
+    fn from(row: RunListRow) -> Self {
         Self {
             run_id: row.id,
             trigger: row.triggered_by,

@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::reader::{ANSWER, Limit, TopicReader, Unread, read_to_the_ends};
+use super::reader::{ANSWER, ReadLimit, TopicReader, Unread, read_to_the_ends};
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl TopicReader {
             &consumer,
             &self.settings.topic,
             ends,
-            Limit::At(Instant::now() + self.limit),
+            ReadLimit::At(Instant::now() + self.limit),
             || {},
             |message| {
                 found.examined += 1;

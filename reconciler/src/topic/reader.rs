@@ -157,7 +157,7 @@ impl TopicReader {
             consumer,
             &self.settings.topic,
             unread,
-            Limit::WithoutMessage(self.limit),
+            ReadLimit::WithoutMessage(self.limit),
             || self.moves(),
             |message| {
                 tail.unread += 1;
@@ -245,7 +245,7 @@ impl Reading {
 
 /// When reading is given up.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Limit {
+pub(super) enum ReadLimit {
     At(Instant),
     /// After so long without a message. As long as messages come the end comes nearer, and a pass
     /// that gave up would have to begin again: where Redis lost its data, everything stays closed
@@ -253,7 +253,7 @@ pub(super) enum Limit {
     WithoutMessage(Duration),
 }
 
-impl Limit {
+impl ReadLimit {
     fn is_over(self, last_message: Instant) -> bool {
         match self {
             Self::At(deadline) => Instant::now() > deadline,
@@ -269,7 +269,7 @@ pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     topic: &str,
     ranges: impl IntoIterator<Item = Unread>,
-    limit: Limit,
+    limit: ReadLimit,
     is_alive: impl Fn(),
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<usize, KafkaError> {

@@ -36,13 +36,13 @@ const OF_A_SLOT: usize = 100;
 const BESIDE_AT_MOST: usize = 1_000;
 
 /// What sorts messages: drop and slot.
-type Key = (i64, Slot);
+type MessageKey = (i64, Slot);
 
 /// Takes in messages in the order of the topic.
 pub(super) struct TailWriter {
     limit: usize,
     /// Key, and where in `bytes` the rest stands.
-    keys: Vec<(Key, u32)>,
+    keys: Vec<(MessageKey, u32)>,
     bytes: Vec<u8>,
     messages: Messages,
 }
@@ -60,14 +60,14 @@ pub(crate) struct Extent {
 pub(crate) struct Messages {
     file: Option<File>,
     end: u64,
-    runs: Vec<Run>,
+    runs: Vec<SortedRun>,
 }
 
 /// Sorted messages, in blocks.
 #[derive(Debug)]
-struct Run {
+struct SortedRun {
     /// The first message of each block, and where the block begins.
-    blocks: Vec<(Key, u64)>,
+    blocks: Vec<(MessageKey, u64)>,
     end: u64,
     /// The blocks, where they are not in the file.
     bytes: Option<Vec<u8>>,
@@ -86,7 +86,7 @@ impl TailWriter {
         let user = event.user_id.as_str().as_bytes();
         self.bytes.push(u8::try_from(user.len()).unwrap_or(u8::MAX));
         self.bytes.extend(user);
-        if self.keys.len() * size_of::<(Key, u32)>() + self.bytes.len() >= self.limit {
+        if self.keys.len() * size_of::<(MessageKey, u32)>() + self.bytes.len() >= self.limit {
             self.spill()?;
         }
         Ok(())
@@ -113,10 +113,10 @@ impl TailWriter {
     }
 
     /// What is in memory as a run that begins at `begin`.
-    fn run(&mut self, begin: u64) -> Run {
+    fn run(&mut self, begin: u64) -> SortedRun {
         let (mut keys, messages) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.bytes));
         keys.sort_by_key(|(key, _)| *key);
-        let mut bytes = Vec::with_capacity(messages.len() + keys.len() * size_of::<Key>());
+        let mut bytes = Vec::with_capacity(messages.len() + keys.len() * size_of::<MessageKey>());
         let mut blocks = Vec::with_capacity(keys.len().div_ceil(BLOCK));
         for block in keys.chunks(BLOCK) {
             blocks.push((block[0].0, begin + bytes.len() as u64));
@@ -127,7 +127,7 @@ impl TailWriter {
                 bytes.extend(&rest[..9 + usize::from(rest[8])]);
             }
         }
-        Run { blocks, end: begin + bytes.len() as u64, bytes: Some(bytes) }
+        SortedRun { blocks, end: begin + bytes.len() as u64, bytes: Some(bytes) }
     }
 }
 
@@ -219,12 +219,12 @@ impl Messages {
     }
 }
 
-impl Run {
+impl SortedRun {
     /// Hands the messages between two keys to `take` in order, as long as it says so.
     fn visit(
         &self,
         file: Option<&File>,
-        (from, to): (Key, Key),
+        (from, to): (MessageKey, MessageKey),
         mut take: impl FnMut(Message<'_>) -> bool,
     ) -> io::Result<()> {
         // The block before may end with the first of them.
@@ -257,7 +257,7 @@ impl Run {
 
 /// A message as it stands in a block.
 struct Message<'b> {
-    key: Key,
+    key: MessageKey,
     micros: i64,
     user: &'b [u8],
 }

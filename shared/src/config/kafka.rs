@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use super::checked::checked;
 use super::{path, secret};
-use crate::kafka::{ClientSetting, KafkaSettings, Mechanism, Protocol, Security, SecuritySettings};
+use crate::kafka::{ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings};
 use crate::tls::Paths;
 
 #[derive(Debug, Clone, Args)]
@@ -24,7 +24,7 @@ struct KafkaGiven {
     kafka_group: String,
     /// How connections are encrypted, and whether this process logs in
     #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", value_enum, ignore_case = true, default_value_t)]
-    kafka_security_protocol: Protocol,
+    kafka_security_protocol: SecurityProtocol,
     /// How this process logs in to Kafka
     #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, ignore_case = true)]
     kafka_sasl_mechanism: Option<Mechanism>,

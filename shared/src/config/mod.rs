@@ -21,7 +21,7 @@ pub use kafka::KafkaArgs;
 pub use logs::{LogArgs, LogFormat};
 pub use mysql::MysqlArgs;
 pub use parse::parse;
-pub use secret::{Secret, secret};
+pub use secret::{SecretParser, secret};
 pub use start::{StartError, wait_for};
 
 /// How long an admission may take to reach Kafka. API and reconciler must be given the same.

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::checked::checked;
 use super::{path, secret};
 use crate::mysql::DbSettings;
-use crate::tls::{Address, Paths, Store, Tls};
+use crate::tls::{Paths, Store, StoreAddress, Tls};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "MySQL")]
@@ -50,7 +50,7 @@ enum DatabaseTls {
 /// Where MySQL is.
 #[derive(Debug, Clone)]
 pub struct MysqlArgs {
-    pub database_url: Address,
+    pub database_url: StoreAddress,
     pub database_pool_size: u16,
     pub database_timeout_ms: u64,
 }
@@ -72,7 +72,7 @@ impl TryFrom<MysqlGiven> for MysqlArgs {
             }
         };
         Ok(Self {
-            database_url: Address::new(given.database_url, tls),
+            database_url: StoreAddress::new(given.database_url, tls),
             database_pool_size: given.database_pool_size,
             database_timeout_ms: given.database_timeout_ms,
         })

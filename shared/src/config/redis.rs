@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::checked::checked;
 use super::{path, secret};
 use crate::redis::{RedisDurability, RedisSettings, keys};
-use crate::tls::{Address, Paths, Store, Tls};
+use crate::tls::{Paths, Store, StoreAddress, Tls};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
@@ -40,7 +40,7 @@ struct RedisGiven {
 /// Where Redis is.
 #[derive(Debug, Clone)]
 pub struct RedisArgs {
-    pub redis_url: Address,
+    pub redis_url: StoreAddress,
     pub redis_key_prefix: String,
     pub redis_timeout_ms: u64,
     pub redis_durability: RedisDurability,
@@ -63,7 +63,7 @@ impl TryFrom<RedisGiven> for RedisArgs {
             }
         };
         Ok(Self {
-            redis_url: Address::new(given.redis_url, tls),
+            redis_url: StoreAddress::new(given.redis_url, tls),
             redis_key_prefix: given.redis_key_prefix,
             redis_timeout_ms: given.redis_timeout_ms,
             redis_durability: given.redis_durability,

@@ -9,18 +9,18 @@ use clap::{Arg, Command};
 use secrecy::SecretString;
 
 /// Says what is wrong with a secret, in words that do not show it.
-pub(super) type Check = fn(&str) -> Result<(), String>;
+pub(super) type SecretCheck = fn(&str) -> Result<(), String>;
 
 /// Reads a secret and checks it; what is refused is named, never shown.
 #[derive(Clone)]
-pub struct Secret(Check);
+pub struct SecretParser(SecretCheck);
 
 /// A parser for [`SecretString`] arguments.
-pub fn secret(check: Check) -> Secret {
-    Secret(check)
+pub fn secret(check: SecretCheck) -> SecretParser {
+    SecretParser(check)
 }
 
-impl TypedValueParser for Secret {
+impl TypedValueParser for SecretParser {
     type Value = SecretString;
 
     fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<SecretString, clap::Error> {

@@ -17,10 +17,10 @@ use tokio::time::Instant;
 use crate::redis::Redis;
 
 /// A named question about one thing this process needs; `Err` says what is wrong.
-pub type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+pub type HealthCheck = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
-/// Makes a [`Check`] of an async closure.
-pub fn check<F, Fut>(ask: F) -> Check
+/// Makes a [`HealthCheck`] of an async closure.
+pub fn check<F, Fut>(ask: F) -> HealthCheck
 where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), String>> + Send + 'static,
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The three routes every service has.
 pub fn routes<S: Clone + Send + Sync + 'static>(
-    checks: Vec<(&'static str, Check)>,
+    checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
     routes_of_loop(check(async || Ok(())), checks, metrics)
@@ -41,8 +41,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
 
 /// [`routes`] with further checks whose answers are shown and do not make the service unready.
 pub fn routes_with_notes<S: Clone + Send + Sync + 'static>(
-    checks: Vec<(&'static str, Check)>,
-    notes: Vec<(&'static str, Check)>,
+    checks: Vec<(&'static str, HealthCheck)>,
+    notes: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
     all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, rendered(metrics))
@@ -54,8 +54,8 @@ pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 /// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
 /// loop stands still, so that the supervisor starts it anew.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
-    alive: Check,
-    checks: Vec<(&'static str, Check)>,
+    alive: HealthCheck,
+    checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
     all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, rendered(metrics))
@@ -63,15 +63,15 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
 
 /// [`routes_with_notes`] for a service that writes its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
-    checks: Vec<(&'static str, Check)>,
-    notes: Vec<(&'static str, Check)>,
+    checks: Vec<(&'static str, HealthCheck)>,
+    notes: Vec<(&'static str, HealthCheck)>,
     metrics: Render,
 ) -> Router<S> {
     all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, metrics)
 }
 
 /// A note for `/readyz` where the operator vouches for Redis; nothing where it is checked.
-pub fn durability_of(redis: &Redis) -> Option<(&'static str, Check)> {
+pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let note = "managed: REDIS_DURABILITY says that the operator vouches for it, and nothing is checked";
     redis.is_managed().then(|| ("redis_durability", check(move || async move { Err(note.to_owned()) })))
 }
@@ -83,7 +83,11 @@ fn rendered(metrics: PrometheusHandle) -> Render {
     })
 }
 
-fn all_routes<S: Clone + Send + Sync + 'static>(alive: Check, readiness: Readiness, metrics: Render) -> Router<S> {
+fn all_routes<S: Clone + Send + Sync + 'static>(
+    alive: HealthCheck,
+    readiness: Readiness,
+    metrics: Render,
+) -> Router<S> {
     let readiness = Arc::new(readiness);
     Router::new()
         .route("/healthz", get(async move || healthy(&alive).await))
@@ -95,8 +99,8 @@ fn all_routes<S: Clone + Send + Sync + 'static>(alive: Check, readiness: Readine
 const READY_FOR: Duration = Duration::from_millis(200);
 
 struct Readiness {
-    checks: Vec<(&'static str, Check)>,
-    notes: Vec<(&'static str, Check)>,
+    checks: Vec<(&'static str, HealthCheck)>,
+    notes: Vec<(&'static str, HealthCheck)>,
     /// One request asks; the others wait for its answer.
     last: Mutex<Option<(Instant, StatusCode, Value)>>,
 }
@@ -120,7 +124,7 @@ impl Readiness {
     }
 }
 
-async fn healthy(alive: &Check) -> Response {
+async fn healthy(alive: &HealthCheck) -> Response {
     match alive().await {
         Ok(()) => axum::Json(json!({"status": "ok"})).into_response(),
         Err(reason) => {
@@ -130,7 +134,7 @@ async fn healthy(alive: &Check) -> Response {
 }
 
 /// `ok` or what is wrong, by check, and whether all are well.
-async fn ask(checks: &[(&'static str, Check)]) -> (Map<String, Value>, bool) {
+async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;
         (*name, answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))))

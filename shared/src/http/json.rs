@@ -101,7 +101,7 @@ mod tests {
         deep: bool,
         until: Option<DateTime<Utc>>,
         inner: Option<Inner>,
-        kind: Option<Kind>,
+        kind: Option<SampleKind>,
     }
 
     #[derive(Debug, Deserialize)]
@@ -112,7 +112,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(rename_all = "lowercase")]
-    enum Kind {
+    enum SampleKind {
         Once,
         Daily,
     }

@@ -13,7 +13,7 @@ use rdkafka::ClientConfig;
 
 pub use error::TopicError;
 pub(crate) use security::{ClientSetting, SecuritySettings};
-pub use security::{Mechanism, Protocol, Security};
+pub use security::{Mechanism, Security, SecurityProtocol};
 pub use topic::{check_topic, ensure_topic};
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a

@@ -16,7 +16,7 @@ use crate::tls::{Paths, Store, Tls};
 
 /// Whether connections are encrypted, and whether this process logs in by a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Protocol {
+pub enum SecurityProtocol {
     /// Neither
     #[default]
     #[value(name = "PLAINTEXT")]
@@ -32,7 +32,7 @@ pub enum Protocol {
     SaslSsl,
 }
 
-impl Protocol {
+impl SecurityProtocol {
     fn name(self) -> &'static str {
         match self {
             Self::Plaintext => "PLAINTEXT",
@@ -111,7 +111,7 @@ impl ClientSetting {
 /// What was set, before it is checked.
 #[derive(Default)]
 pub(crate) struct SecuritySettings {
-    pub(crate) protocol: Protocol,
+    pub(crate) protocol: SecurityProtocol,
     pub(crate) mechanism: Option<Mechanism>,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<SecretString>,
@@ -137,7 +137,7 @@ impl Security {
     pub(crate) fn new(given: SecuritySettings) -> Result<Self, String> {
         given.fit_together()?;
         let mut this = Self::default();
-        if given.protocol != Protocol::Plaintext {
+        if given.protocol != SecurityProtocol::Plaintext {
             this.set("security.protocol", given.protocol.name().to_lowercase());
         }
         if given.protocol.is_encrypted() {
@@ -358,7 +358,7 @@ mod tests {
             ..SecuritySettings::default()
         };
         let scram = Some(Mechanism::ScramSha512);
-        let whole = Security::new(given(Protocol::SaslSsl, scram, Some("u"), Some("hunter2"))).unwrap();
+        let whole = Security::new(given(SecurityProtocol::SaslSsl, scram, Some("u"), Some("hunter2"))).unwrap();
         let mut config = ClientConfig::new();
         whole.apply(&mut config);
         assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
@@ -368,10 +368,10 @@ mod tests {
         );
         assert!(!format!("{whole:?}{config:?}").contains("hunter2"));
         for (given, said) in [
-            (given(Protocol::SaslSsl, scram, Some("u"), None), "needs KAFKA_SASL_PASSWORD too"),
-            (given(Protocol::SaslSsl, None, Some("u"), Some("p")), "needs KAFKA_SASL_MECHANISM too"),
-            (given(Protocol::Ssl, None, Some("u"), None), "KAFKA_SASL_USERNAME is set, but"),
-            (given(Protocol::Plaintext, None, None, Some("p")), "KAFKA_SASL_PASSWORD is set, but"),
+            (given(SecurityProtocol::SaslSsl, scram, Some("u"), None), "needs KAFKA_SASL_PASSWORD too"),
+            (given(SecurityProtocol::SaslSsl, None, Some("u"), Some("p")), "needs KAFKA_SASL_MECHANISM too"),
+            (given(SecurityProtocol::Ssl, None, Some("u"), None), "KAFKA_SASL_USERNAME is set, but"),
+            (given(SecurityProtocol::Plaintext, None, None, Some("p")), "KAFKA_SASL_PASSWORD is set, but"),
         ] {
             let refused = Security::new(given).unwrap_err();
             assert!(refused.contains(said), "{refused}");

@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::KafkaSettings;
 use super::error::TopicError;
 use super::safety::{IN_SYNC, what_loses};
-use super::why_not::{Failures, NoAnswer};
+use super::why_not::{Failures, NoMetadata};
 
 /// The first wait for an answer; each further one is twice as long. Between them it is looked
 /// whether the brokers refused, of which a call that waits says nothing until its time is up.
@@ -26,9 +26,9 @@ const EVENTS: usize = 50;
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
     let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await {
-        Ok(Ok(Topic::Has { partitions, replicas })) => (partitions, replicas),
-        Ok(Ok(Topic::Missing)) => return Err(TopicError::Missing(settings.topic.clone())),
-        Ok(Ok(Topic::Hidden)) => {
+        Ok(Ok(TopicState::Has { partitions, replicas })) => (partitions, replicas),
+        Ok(Ok(TopicState::Missing)) => return Err(TopicError::Missing(settings.topic.clone())),
+        Ok(Ok(TopicState::Hidden)) => {
             return Err(TopicError::Setting(format!(
                 "Kafka does not let this process see the topic {:?}: allow its user or its certificate to read and write it",
                 settings.topic
@@ -46,7 +46,7 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
     }
 }
 
-enum Topic {
+enum TopicState {
     Has {
         partitions: usize,
         /// The fewest that a partition has.
@@ -57,7 +57,7 @@ enum Topic {
     Hidden,
 }
 
-fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
+fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, NoMetadata> {
     let client: BaseConsumer<Failures> = settings.reader().create_with_context(Failures::default())?;
     // One that refuses may be wrong by itself while another answers.
     let brokers: BTreeSet<&str> = settings.addresses().collect();
@@ -70,9 +70,9 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
                 let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
                 let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
                 return Ok(match partitions.iter().map(|partition| partition.replicas().len()).min() {
-                    None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Topic::Hidden,
-                    None => Topic::Missing,
-                    Some(replicas) => Topic::Has { partitions: partitions.len(), replicas },
+                    None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => TopicState::Hidden,
+                    None => TopicState::Missing,
+                    Some(replicas) => TopicState::Has { partitions: partitions.len(), replicas },
                 });
             }
             Err(error) => error,
@@ -83,7 +83,7 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
         let (failure, refusing) = client.context().so_far(&brokers);
         let everywhere = refusing >= brokers.len();
         if everywhere || Instant::now() >= until {
-            return Err(NoAnswer { error, failure, everywhere });
+            return Err(NoMetadata { error, failure, everywhere });
         }
         wait *= 2;
     }

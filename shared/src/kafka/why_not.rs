@@ -10,23 +10,23 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaSettings;
 use super::error::TopicError;
-use crate::tls::{Answer, Store, Tls};
+use crate::tls::{HandshakeAnswer, Store, Tls};
 
 /// Keeps for each broker the first reason for which a connection failed that may be a setting.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<BTreeMap<String, Failure>>);
+pub(super) struct Failures(Mutex<BTreeMap<String, BrokerFailure>>);
 
 /// No broker told of the topic.
 #[derive(Debug)]
-pub(super) struct NoAnswer {
+pub(super) struct NoMetadata {
     /// What the call gave.
     pub(super) error: KafkaError,
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<BrokerFailure>,
     /// Every broker failed that way. Otherwise one that is merely away may still answer.
     pub(super) everywhere: bool,
 }
 
-impl From<KafkaError> for NoAnswer {
+impl From<KafkaError> for NoMetadata {
     fn from(error: KafkaError) -> Self {
         Self { error, failure: None, everywhere: true }
     }
@@ -34,7 +34,7 @@ impl From<KafkaError> for NoAnswer {
 
 /// Each with librdkafka's own words.
 #[derive(Debug, Clone)]
-pub(super) enum Failure {
+pub(super) enum BrokerFailure {
     /// A broker did not accept the log-in.
     Login(String),
     /// One side speaks TLS, and the other does not, or does not believe it.
@@ -43,7 +43,7 @@ pub(super) enum Failure {
 
 impl Failures {
     /// One of them, and how many of these brokers have one.
-    pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<Failure>, usize) {
+    pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<BrokerFailure>, usize) {
         let failures = self.0.lock();
         let refusing = brokers.iter().filter(|broker| failures.contains_key(**broker)).count();
         (failures.values().next().cloned(), refusing)
@@ -53,7 +53,7 @@ impl Failures {
 impl ClientContext for Failures {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka");
-        if let Some(failure) = Failure::of(error.rdkafka_error_code(), reason) {
+        if let Some(failure) = BrokerFailure::of(error.rdkafka_error_code(), reason) {
             self.0.lock().entry(address(reason).to_owned()).or_insert(failure);
         }
     }
@@ -68,7 +68,7 @@ fn address(reason: &str) -> &str {
     broker.split_once('/').map_or(broker, |(address, _)| address)
 }
 
-impl Failure {
+impl BrokerFailure {
     fn of(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Self> {
         let is_login = matches!(
             code,
@@ -93,11 +93,11 @@ impl Failure {
 }
 
 impl KafkaSettings {
-    pub(super) async fn why_not(&self, NoAnswer { error, failure, everywhere }: NoAnswer) -> TopicError {
+    pub(super) async fn why_not(&self, NoMetadata { error, failure, everywhere }: NoMetadata) -> TopicError {
         if let KafkaError::ClientCreation(reason) = error {
             return TopicError::Setting(format!("the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"));
         }
-        if let Some(Failure::Login(reason)) = &failure {
+        if let Some(BrokerFailure::Login(reason)) = &failure {
             let sentence = format!(
                 "Kafka does not let this process in: {reason}; see KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
             );
@@ -110,14 +110,14 @@ impl KafkaSettings {
             return self.refused(sentence, everywhere);
         }
         match failure {
-            Some(Failure::Tls(reason)) if reason.contains("certificate verify failed") => {
+            Some(BrokerFailure::Tls(reason)) if reason.contains("certificate verify failed") => {
                 self.refused(format!("Kafka: {reason}; see KAFKA_CA_FILE"), everywhere)
             }
             // A broker that stops breaks a handshake off too, so this one is waited for.
-            Some(Failure::Tls(reason)) if reason.contains("PLAINTEXT broker") => self.unreachable(
+            Some(BrokerFailure::Tls(reason)) if reason.contains("PLAINTEXT broker") => self.unreachable(
                 "it breaks the TLS handshake off, as a port for plain text does: see KAFKA_SECURITY_PROTOCOL".into(),
             ),
-            Some(Failure::Tls(reason)) => self.unreachable(reason),
+            Some(BrokerFailure::Tls(reason)) => self.unreachable(reason),
             _ => self.unreachable(error.to_string()),
         }
     }
@@ -138,12 +138,12 @@ impl KafkaSettings {
             };
             let host = host.trim_matches(['[', ']']);
             let why = match (encrypted, tls.probe(host, port).await) {
-                (Some(_), Answer::Fault(why)) => why,
-                (Some(_), Answer::PlainText) => {
+                (Some(_), HandshakeAnswer::Fault(why)) => why,
+                (Some(_), HandshakeAnswer::PlainText) => {
                     "it answers in plain text: give the port on which it speaks TLS, or see KAFKA_SECURITY_PROTOCOL"
                         .into()
                 }
-                (None, Answer::Fine | Answer::Fault(_)) => {
+                (None, HandshakeAnswer::Fine | HandshakeAnswer::Fault(_)) => {
                     "it speaks TLS: set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL".to_owned()
                 }
                 _ => {
@@ -174,7 +174,7 @@ mod tests {
         refuse("a:9092", "certificate verify failed");
         refuse("a:9092", "certificate verify failed again");
         refuse("GroupCoordinator", "certificate verify failed");
-        assert!(matches!(so_far(), (Some(Failure::Tls(reason)), 1) if !reason.contains("again")));
+        assert!(matches!(so_far(), (Some(BrokerFailure::Tls(reason)), 1) if !reason.contains("again")));
         refuse("b:9092", "certificate verify failed");
         assert_eq!(so_far().1, 2);
         failures.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "c:9092/2: Connection refused");

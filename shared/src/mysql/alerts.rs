@@ -10,7 +10,7 @@ use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{alerts, broken_promises, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
@@ -358,7 +358,7 @@ pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>, opera
                 .await?;
             if changed > 0 {
                 let detail = json!({"alert_id": id, "by": by});
-                operator.did(conn, Act { action: "acknowledge", detail, ..Act::default() }).await?;
+                operator.did(conn, OperatorAct { action: "acknowledge", detail, ..OperatorAct::default() }).await?;
             }
             Ok(())
         })
@@ -382,7 +382,9 @@ pub async fn silence(
                 .execute(conn)
                 .await?;
             let detail = json!({"until": until, "by": by});
-            operator.did(conn, Act { action: "silence", drop: Some(drop), detail, ..Act::default() }).await
+            operator
+                .did(conn, OperatorAct { action: "silence", drop: Some(drop), detail, ..OperatorAct::default() })
+                .await
         })
         .await
     })

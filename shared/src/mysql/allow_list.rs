@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Datetime, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Value, json};
 
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupon_allow_list, coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::AllowList;
@@ -272,7 +272,7 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
 }
 
 async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> QueryResult<()> {
-    by.did(conn, Act { action: "allow_list", coupon: Some(id), detail, ..Act::default() }).await
+    by.did(conn, OperatorAct { action: "allow_list", coupon: Some(id), detail, ..OperatorAct::default() }).await
 }
 
 /// The caller holds the coupon's row, so nobody else adds these people meanwhile.

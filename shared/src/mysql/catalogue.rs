@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Datetime, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops};
 use super::{Conn, Db, DbError, json};
 use crate::coupon::{Allow, AllowList, Coupon, Drop};
@@ -345,7 +345,8 @@ pub(super) async fn insert_coupon(
         "name": new.name, "quantity": new.quantity, "once_per": new.once_per, "waiting_list": new.waiting_list,
         "schedule": new.schedule, "allow": new.allow,
     });
-    by.did(conn, Act { action: "create_coupon", coupon: Some(coupon.id), detail, ..Act::default() }).await?;
+    by.did(conn, OperatorAct { action: "create_coupon", coupon: Some(coupon.id), detail, ..OperatorAct::default() })
+        .await?;
     Ok((coupon, drops_of(conn, id).await?))
 }
 

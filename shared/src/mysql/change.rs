@@ -7,7 +7,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Map, Value, json};
 
 use super::catalogue::{DropRow, coupon_row, drops_of};
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops, failed_claims, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError};
 use crate::coupon::{Allow, Coupon, Drop};
@@ -138,7 +138,11 @@ impl Db {
                 }
                 let after = settings(conn, id).await?;
                 let detail = difference(before.as_ref(), after.as_ref());
-                by.did(conn, Act { action: "change_coupon", coupon: Some(id), detail, ..Act::default() }).await?;
+                by.did(
+                    conn,
+                    OperatorAct { action: "change_coupon", coupon: Some(id), detail, ..OperatorAct::default() },
+                )
+                .await?;
                 Ok(after)
             })
             .await

@@ -15,7 +15,7 @@ use mysql_async::{DriverError, Opts, OptsBuilder};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::tls::{self, Address, Tls};
+use crate::tls::{self, StoreAddress, Tls};
 
 /// The connection that queries run on.
 pub type Conn = AsyncMysqlConnection;
@@ -36,7 +36,7 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 
 /// A pool's way to make connections and to try them out.
 pub(super) struct Connecting {
-    address: Address,
+    address: StoreAddress,
     failed_at: Mutex<Option<Instant>>,
     /// Since when a connection has not answered: those that nothing was heard of since then may
     /// lead to the same silent host.
@@ -54,7 +54,7 @@ pub(super) struct Pooled {
 }
 
 impl Connecting {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: StoreAddress) -> Self {
         Self { address, failed_at: Mutex::default(), silent_since: Mutex::default() }
     }
 }
@@ -67,7 +67,7 @@ impl Manager for Connecting {
         if self.failed_at.lock().is_some_and(|at| at.elapsed() < RECONNECT_AFTER) {
             return Err(ConnectionError::BadConnection("it did not answer a moment ago".into()));
         }
-        let mut attempt = Attempt { connecting: self, failed: true };
+        let mut attempt = ConnectAttempt { connecting: self, failed: true };
         let conn = establish(&self.address).await?;
         attempt.failed = false;
         let now = Instant::now();
@@ -158,12 +158,12 @@ impl QueryFragment<Mysql> for IsPrimary {
 }
 
 /// Notes a failure when dropped: also where the caller's time is up.
-struct Attempt<'a> {
+struct ConnectAttempt<'a> {
     connecting: &'a Connecting,
     failed: bool,
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for ConnectAttempt<'_> {
     fn drop(&mut self) {
         if self.failed {
             *self.connecting.failed_at.lock() = Some(Instant::now());
@@ -183,7 +183,7 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,N
 
 /// A connection outside the pool, set up alike: for locks that live as long as their connection.
 /// Made without diesel, which drops what kind of error there was; with its options.
-pub(super) async fn establish(address: &Address) -> ConnectionResult<Conn> {
+pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
     let url = as_given(address.url().to_owned());
     let opts = Opts::from_url(&url).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
     let opts = OptsBuilder::from_opts(opts).init(vec![SETTINGS]).stmt_cache_size(0).client_found_rows(true);

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish};
-use crate::tls::Address;
+use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
 /// has the same trait, private.)
@@ -84,7 +84,7 @@ impl DbError {
 #[derive(Debug, Clone)]
 pub struct DbSettings {
     /// `mysql://user:password@host:port/database`, and how connections are encrypted.
-    pub url: Address,
+    pub url: StoreAddress,
     pub pool_size: usize,
     /// Longest wait for a connection, and then for the call's end.
     pub limit: Duration,

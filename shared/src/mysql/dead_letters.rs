@@ -19,8 +19,8 @@ use crate::domain::{CouponId, DropId, Slot, UserId};
 mod keep;
 mod look;
 
-pub use keep::{FailedClaim, Source, UNPUBLISHED, keep, keep_unpublished};
-pub use look::{Correction, Payload, Wanted};
+pub use keep::{FailedClaim, MessageOrigin, UNPUBLISHED, keep, keep_unpublished};
+pub use look::{Correction, DeadLetterQuery, Payload};
 
 /// A row of the table, as the reconciler reads it.
 #[derive(Debug, Clone, Queryable, QueryableByName, Selectable)]

@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Datetime, Integer, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::{Db, DbError};
 
 /// Most that are listed of each outbox: of those not delivered, and of those delivered last.
@@ -15,12 +15,12 @@ const SENT: u32 = 20;
 
 /// Which outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum OutboxKind {
     Mail,
     Webhook,
 }
 
-impl Kind {
+impl OutboxKind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Mail => "mail",
@@ -67,7 +67,7 @@ pub struct Delivery {
 
 impl Db {
     /// The newest rows that are not delivered, then those that were delivered last.
-    pub async fn deliveries(&self, kind: Kind) -> Result<Vec<Delivery>, DbError> {
+    pub async fn deliveries(&self, kind: OutboxKind) -> Result<Vec<Delivery>, DbError> {
         let (table, columns) = kind.table();
         let some = |which: &str, most: u32| {
             format!(
@@ -81,7 +81,7 @@ impl Db {
 
     /// Has what is not delivered tried again now, also what was given up; false if there is no such
     /// row.
-    pub async fn deliver_again(&self, kind: Kind, id: i64, by: Operator) -> Result<bool, DbError> {
+    pub async fn deliver_again(&self, kind: OutboxKind, id: i64, by: Operator) -> Result<bool, DbError> {
         self.run("deliver again", async move |conn| {
             conn.transaction(async |conn| {
                 let table = kind.table().0;
@@ -92,7 +92,8 @@ impl Db {
                 if diesel::sql_query(update).execute(conn).await? == 0 {
                     return Ok(false);
                 }
-                let act = Act { action: "deliver_again", detail: json!({kind.word(): id}), ..Act::default() };
+                let act =
+                    OperatorAct { action: "deliver_again", detail: json!({kind.word(): id}), ..OperatorAct::default() };
                 by.did(conn, act).await.map(|()| true)
             })
             .await

@@ -37,7 +37,7 @@ pub struct OpenAlert {
 
 /// A drop that was verified exact after closing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedDrop {
+pub struct DigestDrop {
     pub coupon_id: CouponId,
     pub coupon_name: String,
     pub drop_id: DropId,
@@ -49,7 +49,7 @@ pub struct SealedDrop {
 
 /// What the daily digest says: everything of a stretch of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Day {
+pub struct DailyDigest {
     /// From then on.
     pub from: DateTime<Utc>,
     /// Until before then.
@@ -66,7 +66,7 @@ pub struct Day {
     /// Findings by kind: how many, and of those how many repaired.
     pub findings: Vec<(String, u64, u64)>,
     /// Drops verified exact; the first of them.
-    pub sealed: Vec<SealedDrop>,
+    pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
     /// People, rows and failed claims that runs examined.
     pub examined: [u64; 3],
@@ -77,7 +77,7 @@ pub struct Day {
 }
 
 /// Gathers what happened in a stretch of time.
-pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Day, DbError> {
+pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
     db.run_within(LIMIT, "gather the day", async move |conn| {
         let (since, until) = (from.naive_utc(), to.naive_utc());
         let (runs, examined) = runs(conn, since, until).await?;
@@ -88,7 +88,7 @@ pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Day,
         let good = reconcile_runs::status.eq_any(["clean", "repaired"]).and(reconcile_runs::dry_run.eq(false));
         let last: Option<NaiveDateTime> =
             reconcile_runs::table.filter(good).select(max(reconcile_runs::finished_at)).first(conn).await?;
-        Ok(Day {
+        Ok(DailyDigest {
             from,
             to,
             open,
@@ -159,7 +159,7 @@ async fn findings(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -
     Ok(kinds)
 }
 
-async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<(Vec<SealedDrop>, u64)> {
+async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<(Vec<DigestDrop>, u64)> {
     let in_time = || drops::sealed_at.ge(since).and(drops::sealed_at.lt(until));
     let total: i64 = drops::table.filter(in_time()).count().get_result(conn).await?;
     let rows: Vec<(i64, String, i64, u32, Option<u32>)> = drops::table
@@ -170,7 +170,7 @@ async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> 
         .select((coupons::id, coupons::name, drops::id, drops::quantity, drops::sealed_rows))
         .load(conn)
         .await?;
-    let drop = |(coupon, coupon_name, drop, quantity, rows)| SealedDrop {
+    let drop = |(coupon, coupon_name, drop, quantity, rows)| DigestDrop {
         coupon_id: CouponId(coupon),
         coupon_name,
         drop_id: DropId(drop),

@@ -9,7 +9,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Value, json};
 
 use super::dead_letters::list;
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 
@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(120);
 const GONE: &str = "erased";
 
 /// Rows by table.
-pub type Rows = Vec<(&'static str, usize)>;
+pub type RowsByTable = Vec<(&'static str, usize)>;
 
 #[derive(QueryableByName)]
 struct Found {
@@ -72,7 +72,7 @@ impl Db {
         coupons: Vec<CouponId>,
         pseudonym: String,
         by: Operator,
-    ) -> Result<Option<Rows>, DbError> {
+    ) -> Result<Option<RowsByTable>, DbError> {
         self.run_within(LONG, "erase a person", async move |conn| {
             conn.transaction(async |conn| {
                 let ids = list(coupons.iter().map(|coupon| coupon.0));
@@ -89,7 +89,7 @@ impl Db {
                 if open(conn, &user).await? > 0 {
                     return Ok(None);
                 }
-                let mut rows = Rows::new();
+                let mut rows = RowsByTable::new();
                 if !coupons.is_empty() {
                     for (table, texts) in [
                         ("issued_coupons", ""),
@@ -108,7 +108,7 @@ impl Db {
                     rename(conn, "failed_claims", texts, dealt_with, &user, &pseudonym).await?,
                 ));
                 let detail = json!({"erased_as": pseudonym, "coupons": coupons.len()});
-                by.did(conn, Act { action: "erase", detail, ..Act::default() }).await?;
+                by.did(conn, OperatorAct { action: "erase", detail, ..OperatorAct::default() }).await?;
                 Ok(Some(rows))
             })
             .await
@@ -117,7 +117,7 @@ impl Db {
     }
 
     /// The same in what passes found and operators did. It may be repeated.
-    pub async fn erase_records(&self, user: UserId, pseudonym: String) -> Result<Rows, DbError> {
+    pub async fn erase_records(&self, user: UserId, pseudonym: String) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
             let texts = ", detail = 'erased'";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;

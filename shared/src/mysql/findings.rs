@@ -71,7 +71,7 @@ pub struct Findings {
 
 /// What became of the findings of a run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kept {
+pub(super) struct KeptFindings {
     /// The run's number among the passes over everything.
     pub(super) number: Option<u64>,
     /// No finding came, went, or is of this run alone.
@@ -87,7 +87,7 @@ const READ_AT_ONCE: i64 = 5_000;
 impl Db {
     /// Writes the findings of a run that has no row yet, or is under way, in small statements.
     /// After an error it may be called again.
-    pub(super) async fn keep_findings(&self, run_id: &str, findings: Findings) -> Result<Kept, DbError> {
+    pub(super) async fn keep_findings(&self, run_id: &str, findings: Findings) -> Result<KeptFindings, DbError> {
         self.delete_findings_of(run_id.to_owned()).await?;
         let is_full = findings.left.is_some();
         let number = if is_full { Some(self.next_number().await?) } else { None };
@@ -112,7 +112,7 @@ impl Db {
         let nothing_new = is_full && new.is_empty() && gone.is_empty();
         self.write_findings(new).await?;
         self.end_findings(gone, number).await?;
-        Ok(Kept { number, nothing_new })
+        Ok(KeptFindings { number, nothing_new })
     }
 
     async fn write_findings(&self, mut new: Vec<NewFinding>) -> Result<(), DbError> {

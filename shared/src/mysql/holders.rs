@@ -13,7 +13,7 @@ use crate::domain::{CouponId, DropId, Slot};
 
 /// Which rows of a coupon.
 #[derive(Debug, Clone, Copy)]
-pub struct Holders {
+pub struct HolderRange {
     pub coupon: CouponId,
     /// Only this drop's.
     pub drop: Option<DropId>,
@@ -33,7 +33,7 @@ const DROPS_AT_ONCE: usize = 100;
 
 impl Db {
     /// A page of at most `limit` rows; `None` where the coupon has no such drop.
-    pub async fn holders(&self, which: Holders, limit: usize) -> Result<Option<HoldersPage>, DbError> {
+    pub async fn holders(&self, which: HolderRange, limit: usize) -> Result<Option<HoldersPage>, DbError> {
         self.run("page of holders", async move |conn| {
             let Some(mut drop) = first_drop(conn, which).await? else { return Ok(None) };
             let mut page = HoldersPage::default();
@@ -97,7 +97,7 @@ impl Db {
 }
 
 /// The drop to begin with.
-async fn first_drop(conn: &mut Conn, which: Holders) -> QueryResult<Option<i64>> {
+async fn first_drop(conn: &mut Conn, which: HolderRange) -> QueryResult<Option<i64>> {
     let own = drops::table.filter(drops::coupon_id.eq(which.coupon.0)).order(drops::id).select(drops::id);
     match (which.drop, which.after.0) {
         (Some(drop), _) => own.filter(drops::id.eq(drop.0)).first(conn).await.optional(),

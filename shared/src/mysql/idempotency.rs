@@ -34,7 +34,7 @@ impl IdempotencyKey {
 
 /// What an earlier request with the same key did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Earlier {
+pub enum EarlierRequest {
     /// It had the same body and made this coupon.
     Made(CouponId),
     OtherBody,
@@ -42,7 +42,7 @@ pub enum Earlier {
 
 impl Db {
     /// What a request with this key did before; `None` where there was none.
-    pub async fn earlier_request(&self, key: IdempotencyKey) -> Result<Option<Earlier>, DbError> {
+    pub async fn earlier_request(&self, key: IdempotencyKey) -> Result<Option<EarlierRequest>, DbError> {
         self.run("find an idempotency key", async move |conn| earlier(conn, &key).await).await
     }
 
@@ -53,7 +53,7 @@ impl Db {
         new: NewCoupon,
         now: DateTime<Utc>,
         by: Operator,
-    ) -> Result<Result<(Coupon, Vec<Drop>), Earlier>, DbError> {
+    ) -> Result<Result<(Coupon, Vec<Drop>), EarlierRequest>, DbError> {
         self.run("create coupon", async move |conn| {
             let made = conn.transaction(async |conn| {
                 let made = insert_coupon(conn, &new, now, &by).await?;
@@ -91,12 +91,14 @@ impl Db {
     }
 }
 
-async fn earlier(conn: &mut Conn, key: &IdempotencyKey) -> QueryResult<Option<Earlier>> {
+async fn earlier(conn: &mut Conn, key: &IdempotencyKey) -> QueryResult<Option<EarlierRequest>> {
     let found: Option<(Vec<u8>, i64)> = idempotency_keys::table
         .find(&key.key)
         .select((idempotency_keys::body_hash, idempotency_keys::coupon_id))
         .first(conn)
         .await
         .optional()?;
-    Ok(found.map(|(hash, id)| if hash == key.body_hash { Earlier::Made(CouponId(id)) } else { Earlier::OtherBody }))
+    Ok(found.map(
+        |(hash, id)| if hash == key.body_hash { EarlierRequest::Made(CouponId(id)) } else { EarlierRequest::OtherBody },
+    ))
 }

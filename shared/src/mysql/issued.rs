@@ -297,6 +297,31 @@ fn revoked_meanwhile() -> diesel::result::Error {
     diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))
 }
 
+impl Db {
+    /// The installation's key, read once a pool.
+    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
+        let read = || self.run("key of the codes", async |conn| read_code_key(conn).await);
+        self.code_key.get_or_try_init(read).await.cloned()
+    }
+}
+
+/// The key, drawn where there is none. Of two that draw at once one wins, and both read that.
+async fn read_code_key(conn: &mut Conn) -> QueryResult<CodeKey> {
+    let stored = code_key::table.select(code_key::secret);
+    let found: Option<Vec<u8>> = stored.first(conn).await.optional()?;
+    let secret = if let Some(secret) = found {
+        secret
+    } else {
+        let drawn: [u8; 32] = rand::rng().random();
+        let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
+        match diesel::insert_into(code_key::table).values(row).execute(conn).await {
+            Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
+            _ => stored.first(conn).await?,
+        }
+    };
+    CodeKey::new(&secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -332,29 +357,4 @@ mod tests {
             }
         }
     }
-}
-
-impl Db {
-    /// The installation's key, read once a pool.
-    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
-        let read = || self.run("key of the codes", async |conn| read_code_key(conn).await);
-        self.code_key.get_or_try_init(read).await.cloned()
-    }
-}
-
-/// The key, drawn where there is none. Of two that draw at once one wins, and both read that.
-async fn read_code_key(conn: &mut Conn) -> QueryResult<CodeKey> {
-    let stored = code_key::table.select(code_key::secret);
-    let found: Option<Vec<u8>> = stored.first(conn).await.optional()?;
-    let secret = if let Some(secret) = found {
-        secret
-    } else {
-        let drawn: [u8; 32] = rand::rng().random();
-        let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
-        match diesel::insert_into(code_key::table).values(row).execute(conn).await {
-            Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
-            _ => stored.first(conn).await?,
-        }
-    };
-    CodeKey::new(&secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
 }

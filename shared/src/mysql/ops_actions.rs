@@ -24,7 +24,7 @@ pub struct Operator {
 
 /// What an operator did.
 #[derive(Debug, Clone, Default)]
-pub struct Act {
+pub struct OperatorAct {
     pub action: &'static str,
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
@@ -33,7 +33,7 @@ pub struct Act {
 
 impl Operator {
     /// Records an act; to be called in its transaction.
-    pub async fn did(&self, conn: &mut Conn, act: Act) -> QueryResult<()> {
+    pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
         diesel::insert_into(ops_actions::table)
             .values((
                 ops_actions::operator.eq(&self.name),
@@ -52,7 +52,7 @@ impl Operator {
 
 impl Db {
     /// Records an act that changes nothing else.
-    pub async fn record_act(&self, by: Operator, act: Act) -> Result<(), DbError> {
+    pub async fn record_act(&self, by: Operator, act: OperatorAct) -> Result<(), DbError> {
         self.run("record an act", async move |conn| by.did(conn, act).await).await
     }
 }

@@ -24,7 +24,7 @@ const LONG: Duration = Duration::from_secs(10);
 
 /// A slot, when it was given out, and when its row came, if it is there (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct Step {
+pub struct SlotPace {
     #[diesel(sql_type = Unsigned<Integer>)]
     pub slot: u32,
     #[diesel(sql_type = Datetime)]
@@ -35,7 +35,7 @@ pub struct Step {
 
 /// The rows of one day (UTC), and the promises of which a pass found that day that they are broken.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct Day {
+pub struct DayPace {
     #[diesel(sql_type = Date)]
     pub day: NaiveDate,
     #[diesel(sql_type = BigInt)]
@@ -69,7 +69,7 @@ fn series(numbers: u32) -> String {
 
 impl Db {
     /// Some of a drop's rows, by slot: the order in which people were admitted.
-    pub async fn pace(&self, drop: DropId) -> Result<Vec<Step>, DbError> {
+    pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
         self.run("read a drop's pace", async move |conn| {
             let (series, sample) = (series(SLOTS), sample(SLOTS));
             diesel::sql_query(format!(
@@ -84,7 +84,7 @@ impl Db {
 
     /// How soon rows came, day by day; newest first. A promise that is broken and not mended is a
     /// miss; as rows of a large drop are only some of them, so are its broken promises, rounded up.
-    pub async fn pace_by_day(&self, days: u32) -> Result<Vec<Day>, DbError> {
+    pub async fn pace_by_day(&self, days: u32) -> Result<Vec<DayPace>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
             let (series, sample) = (series(SLOTS_OF_DAY), sample(SLOTS_OF_DAY));
             diesel::sql_query(format!(

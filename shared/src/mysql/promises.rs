@@ -9,7 +9,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
 use super::issued::{IssuedRow, of_people};
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::revoked::{self, Revocation};
 use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
@@ -103,7 +103,7 @@ impl Db {
                 let given_up = diesel::update(open).set(broken_promises::mended_at.eq(now)).execute(conn).await?;
                 if given_up > 0 {
                     let detail = json!({"user_id": user, "promises": given_up});
-                    let act = Act { action: "give_up_promise", coupon: Some(coupon), drop: Some(drop), detail };
+                    let act = OperatorAct { action: "give_up_promise", coupon: Some(coupon), drop: Some(drop), detail };
                     by.did(conn, act).await?;
                 }
                 Ok(given_up)

@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{drops, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -209,9 +209,9 @@ async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
     Ok(())
 }
 
-fn act(revocation: &Revocation) -> Act {
+fn act(revocation: &Revocation) -> OperatorAct {
     let Revocation { coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again, .. } = revocation;
-    Act {
+    OperatorAct {
         action: "revoke",
         coupon: Some(CouponId(*coupon_id)),
         drop: Some(DropId(*drop_id)),

@@ -14,7 +14,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 pub use super::findings::{FindingRow, Findings};
-use super::ops_actions::{Act, Operator};
+use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
 
@@ -61,7 +61,7 @@ pub struct RunRow {
 /// A run as lists show it: without the reports of its drops, which may be megabytes.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = reconcile_runs)]
-pub struct ListedRun {
+pub struct RunListRow {
     pub id: String,
     pub triggered_by: String,
     pub dry_run: bool,
@@ -87,7 +87,7 @@ const SHORT: usize = 1_000;
 impl Db {
     /// Records that a run begins. The caller holds the pass lock, so any other run that is still
     /// "running" died.
-    pub async fn begin_run(&self, run: RunRow, asked: Option<(Operator, Act)>) -> Result<(), DbError> {
+    pub async fn begin_run(&self, run: RunRow, asked: Option<(Operator, OperatorAct)>) -> Result<(), DbError> {
         self.run("begin run", async move |conn| {
             conn.transaction(async |conn| {
                 diesel::update(reconcile_runs::table.filter(reconcile_runs::status.eq(RUNNING)))
@@ -189,13 +189,13 @@ impl Db {
     }
 
     /// Runs, newest first; only those older than `before`.
-    pub async fn runs(&self, limit: u32, before: Option<String>) -> Result<Vec<ListedRun>, DbError> {
+    pub async fn runs(&self, limit: u32, before: Option<String>) -> Result<Vec<RunListRow>, DbError> {
         self.run("list runs", async move |conn| {
             let mut query = reconcile_runs::table.order(reconcile_runs::id.desc()).limit(i64::from(limit)).into_boxed();
             if let Some(before) = before {
                 query = query.filter(reconcile_runs::id.lt(before));
             }
-            query.select(ListedRun::as_select()).load(conn).await
+            query.select(RunListRow::as_select()).load(conn).await
         })
         .await
     }
@@ -276,7 +276,7 @@ pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy)]
-pub struct Kept {
+pub struct Retention {
     /// Runs that found nothing new.
     pub clean_runs: Duration,
     /// Other runs, findings that are over, and what operators did.
@@ -296,7 +296,7 @@ const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 const AT_ONCE: u32 = 1_000;
 
 /// How long one of these is kept.
-type Time = fn(&Kept) -> Duration;
+type Time = fn(&Retention) -> Duration;
 
 /// What is deleted by its age alone, in the order of an index.
 const BY_AGE: &[(&str, Time)] = &[
@@ -322,7 +322,7 @@ const BY_AGE: &[(&str, Time)] = &[
 
 impl Db {
     /// Deletes a bounded part of what is older than it is kept.
-    pub async fn delete_old(&self, kept: Kept) -> Result<(), DbError> {
+    pub async fn delete_old(&self, kept: Retention) -> Result<(), DbError> {
         self.delete_old_runs(kept.clean_runs, true).await?;
         self.delete_old_runs(kept.runs, false).await?;
         self.delete_old_findings().await?;

@@ -18,10 +18,10 @@ const LIMITS_FROM: usize = 4;
 /// default none is known, and the schema finds each row's. SlotLimits that have changed since they
 /// were read are refused by the schema's foreign key.
 #[derive(Debug, Default)]
-pub struct SlotLimits(HashMap<i64, Vec<Limit>>);
+pub struct SlotLimits(HashMap<i64, Vec<SlotLimit>>);
 
 #[derive(Debug, Clone, Copy, Queryable)]
-pub(super) struct Limit {
+pub(super) struct SlotLimit {
     pub(super) slot_limit: Slot,
     coupon_id: i64,
     pub(super) person_scope: i64,
@@ -43,7 +43,7 @@ impl SlotLimits {
         drops.sort_unstable();
         drops.dedup();
         for drops in drops.chunks(Self::CHUNK) {
-            let found: Vec<(i64, Limit)> = slot_limits::table
+            let found: Vec<(i64, SlotLimit)> = slot_limits::table
                 .filter(slot_limits::drop_id.eq_any(drops))
                 .order((slot_limits::drop_id, slot_limits::slot_limit))
                 .select((
@@ -60,7 +60,7 @@ impl SlotLimits {
     }
 
     /// The lowest that is not below the slot. `None`: the schema says what is wrong with it.
-    pub(super) fn of(&self, claim: &Claim) -> Option<&Limit> {
+    pub(super) fn of(&self, claim: &Claim) -> Option<&SlotLimit> {
         let limits = self.0.get(&claim.drop_id.0)?;
         limits[limits.partition_point(|limit| limit.slot_limit < claim.slot)..]
             .first()

@@ -29,7 +29,7 @@ impl<'a> From<&'a UserId> for Claimant<'a> {
 
 /// What admission said, with Redis's time of saying it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub struct AdmissionReply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
@@ -59,7 +59,7 @@ pub enum Admission {
     Revoked,
     /// The coupon is for others: people on its allow list, or of a group.
     NotAllowed,
-    /// The coupon is for a group of which the caller said nothing: [`Reply::group`].
+    /// The coupon is for a group of which the caller said nothing: [`AdmissionReply::group`].
     ForGroup,
     /// Redis does not know the drop: never loaded, or lost.
     Unloaded,
@@ -87,7 +87,7 @@ pub enum AdmissionError {
 impl Redis {
     /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds
     /// [`Admission::Already`].
-    pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
+    pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<AdmissionReply, AdmissionError> {
         self.claim_all(keys, drop, &[user.into()]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
     }
 
@@ -100,7 +100,7 @@ impl Redis {
         keys: &DropKeys,
         drop: DropId,
         people: &[Claimant<'_>],
-    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
+    ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let known = self.known_gate.load_full();
         if known.open {
             match self.call_script(&known.script, keys, drop, people).await {
@@ -122,7 +122,7 @@ impl Redis {
         keys: &DropKeys,
         drop: DropId,
         people: &[Claimant<'_>],
-    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
+    ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(script).arg(11);
         for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
@@ -157,9 +157,10 @@ fn groups(people: &[Claimant<'_>]) -> String {
 
 /// One reply a person, `None` for one that the script can't have given; `None` in all where this is
 /// no reply of the script.
-fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<Reply>>> {
+fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     if let Value::Int(now_ms) = value {
-        let sold_out = Reply { admission: Admission::SoldOut, now_ms: *now_ms, admitted_at_ms: None, group: None };
+        let sold_out =
+            AdmissionReply { admission: Admission::SoldOut, now_ms: *now_ms, admitted_at_ms: None, group: None };
         return Some(vec![Some(sold_out); people]);
     }
     let Value::Array(items) = value else { return None };
@@ -170,7 +171,7 @@ fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option
     Some(answers.iter().map(|answer| read_answer(answer, drop, *now_ms)).collect())
 }
 
-fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
+fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionReply> {
     let (mut admitted_at_ms, mut group) = (None, None);
     let admission = match answer {
         Value::Int(0) => Admission::SoldOut,
@@ -208,5 +209,5 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
         },
         _ => return None,
     };
-    Some(Reply { admission, now_ms, admitted_at_ms, group })
+    Some(AdmissionReply { admission, now_ms, admitted_at_ms, group })
 }

@@ -19,12 +19,12 @@ use super::keys::DropKeys;
 use super::known_gate::KnownGate;
 use super::server::ServerFacts;
 use crate::domain::{CouponId, DropId};
-use crate::tls::{Address, Tls};
+use crate::tls::{StoreAddress, Tls};
 
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
     /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` and how it is encrypted.
-    pub url: Address,
+    pub url: StoreAddress,
     /// Prefix of every key; `fc` unless several installations share one Redis.
     pub prefix: String,
     /// Longest wait for an answer. A call that timed out may have run.
@@ -187,10 +187,10 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// a word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
 /// asking the same server. No command is sent twice by itself.
 #[derive(Clone)]
-pub struct SharedConnection(Kind);
+pub struct SharedConnection(ConnectionKind);
 
 #[derive(Clone)]
-enum Kind {
+enum ConnectionKind {
     Lasting(Arc<Shared>),
     /// To one server process; it ends with it.
     Pinned(MultiplexedConnection),
@@ -222,16 +222,21 @@ impl SharedConnection {
             .set_number_of_retries(1);
         let begun = Instant::now();
         let current = Current::new(&client, &config)?;
-        Ok(Self(Kind::Lasting(Arc::new(Shared { client, config, current: ArcSwap::from_pointee(current), begun }))))
+        Ok(Self(ConnectionKind::Lasting(Arc::new(Shared {
+            client,
+            config,
+            current: ArcSwap::from_pointee(current),
+            begun,
+        }))))
     }
 
     pub(super) fn pinned(conn: MultiplexedConnection) -> Self {
-        Self(Kind::Pinned(conn))
+        Self(ConnectionKind::Pinned(conn))
     }
 
     /// Goes on with a new connection: the address may lead to another server by now.
     pub(super) fn replace(&self) {
-        if let Kind::Lasting(shared) = &self.0 {
+        if let ConnectionKind::Lasting(shared) = &self.0 {
             shared.replace(&shared.current.load_full());
         }
     }
@@ -285,8 +290,8 @@ impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let shared = match &mut self.0 {
-                Kind::Lasting(shared) => shared,
-                Kind::Pinned(conn) => return conn.send_packed_command(cmd).await,
+                ConnectionKind::Lasting(shared) => shared,
+                ConnectionKind::Pinned(conn) => return conn.send_packed_command(cmd).await,
             };
             let (used, sent_at_ms) = (shared.current.load_full(), shared.now_ms());
             let result = used.manager.clone().send_packed_command(cmd).await;
@@ -304,8 +309,8 @@ impl ConnectionLike for SharedConnection {
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
             let shared = match &mut self.0 {
-                Kind::Lasting(shared) => shared,
-                Kind::Pinned(conn) => return conn.send_packed_commands(pipeline, offset, count).await,
+                ConnectionKind::Lasting(shared) => shared,
+                ConnectionKind::Pinned(conn) => return conn.send_packed_commands(pipeline, offset, count).await,
             };
             let (used, sent_at_ms) = (shared.current.load_full(), shared.now_ms());
             let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
@@ -317,8 +322,8 @@ impl ConnectionLike for SharedConnection {
 
     fn get_db(&self) -> i64 {
         match &self.0 {
-            Kind::Lasting(shared) => shared.client.get_connection_info().redis_settings().db(),
-            Kind::Pinned(conn) => conn.get_db(),
+            ConnectionKind::Lasting(shared) => shared.client.get_connection_info().redis_settings().db(),
+            ConnectionKind::Pinned(conn) => conn.get_db(),
         }
     }
 }

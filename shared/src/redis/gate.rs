@@ -63,7 +63,7 @@ impl Life {
 
 /// The gate as it was read from one server.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct GateReading {
     server: ServerFacts,
     /// `fc:epoch`, whatever stands there.
     text: String,
@@ -72,7 +72,7 @@ pub struct Gate {
     has_script: bool,
 }
 
-impl Gate {
+impl GateReading {
     /// Whether coupons that are verified in this life are open.
     pub fn is_open(&self) -> bool {
         self.life.is_some() && self.has_script && self.server.is_master
@@ -99,7 +99,7 @@ pub struct CouponFence {
 impl Redis {
     /// Reads the gate. A connection to a server that is no master is replaced: the address may lead
     /// to the master by now.
-    pub async fn gate(&self) -> Result<Gate, RedisError> {
+    pub async fn gate(&self) -> Result<GateReading, RedisError> {
         let mut conn = self.connection();
         let server = self.facts(&mut conn).await?;
         let text = self.text(&keys::epoch(&self.prefix)).await?.unwrap_or_default();
@@ -119,7 +119,7 @@ impl Redis {
         if !server.is_master {
             self.conn.replace();
         }
-        let gate = Gate { server, text, life, has_script };
+        let gate = GateReading { server, text, life, has_script };
         let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
         self.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
         Ok(gate)
@@ -136,7 +136,7 @@ impl Redis {
 
     /// Begins a life on the server of `seen`, in which no coupon is verified. Where another process
     /// was faster, it gives the life of that one; `None` where the server is another by now.
-    pub async fn begin_life(&self, seen: &Gate) -> Result<Option<Life>, RedisError> {
+    pub async fn begin_life(&self, seen: &GateReading) -> Result<Option<Life>, RedisError> {
         let fresh = Life { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
         let (key, args) = (keys::epoch(&self.prefix), [seen.text.clone(), fresh.text("new")]);
         let now: String = BEGIN_LIFE.run(&mut self.connection(), &[&key], &args).await?;

@@ -75,7 +75,7 @@ pub struct Holding {
 
 /// A slot that was given just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Given {
+pub struct GivenSlot {
     pub slot: Slot,
     /// By Redis's clock, Unix milliseconds.
     pub at_ms: i64,
@@ -236,13 +236,13 @@ impl Redis {
         user: &UserId,
         from: Option<i64>,
         quantity: Option<Slot>,
-    ) -> Result<Done<Option<Given>>, RedisError> {
+    ) -> Result<Done<Option<GivenSlot>>, RedisError> {
         let quantity = quantity.map(|quantity| quantity.to_string()).unwrap_or_default();
         let from = from.unwrap_or(0).to_string();
         let args = [generation.0.clone(), drop.to_string(), user.to_string(), from, quantity];
         let (word, slot, at_ms): (String, i64, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         Ok(match word.as_str() {
-            "moved" => Done::Applied(Slot::try_from(slot).ok().map(|slot| Given { slot, at_ms })),
+            "moved" => Done::Applied(Slot::try_from(slot).ok().map(|slot| GivenSlot { slot, at_ms })),
             "none" => Done::Applied(None),
             "changed" => Done::Changed,
             _ => Done::Stale,
@@ -301,14 +301,14 @@ impl Redis {
         generation: &Generation,
         drop: DropId,
         limit: u32,
-    ) -> Result<Done<Vec<(UserId, Given)>>, RedisError> {
+    ) -> Result<Done<Vec<(UserId, GivenSlot)>>, RedisError> {
         let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
         let reply: Vec<String> = PROMOTE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         if reply.first().is_none_or(|w| w != "ok") {
             return Ok(Done::Stale);
         }
         let at_ms = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let given = |pair: &[String]| Some((pair[0].parse().ok()?, Given { slot: pair[1].parse().ok()?, at_ms }));
+        let given = |pair: &[String]| Some((pair[0].parse().ok()?, GivenSlot { slot: pair[1].parse().ok()?, at_ms }));
         let promoted = reply.get(2..).unwrap_or_default().chunks_exact(2).filter_map(given);
         Ok(Done::Applied(promoted.collect()))
     }

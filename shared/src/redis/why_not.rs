@@ -4,7 +4,7 @@ use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 
 use super::Redis;
 use super::safety::Unsafe;
-use crate::tls::{Answer, Store, Tls, speaks_plain_redis};
+use crate::tls::{HandshakeAnswer, Store, Tls, speaks_plain_redis};
 
 impl Redis {
     /// [`Redis::check_settings`] for start-up: where no waiting mends it, the error is a setting.
@@ -39,11 +39,13 @@ impl Redis {
         };
         let tls = self.tls.clone().unwrap_or_else(|| Tls::public(Store::Redis));
         let why = match (encrypted, tls.probe(host, port).await) {
-            (true, Answer::Fault(why)) => why,
-            (true, Answer::PlainText | Answer::Silent) if speaks_plain_redis(host, port).await => {
+            (true, HandshakeAnswer::Fault(why)) => why,
+            (true, HandshakeAnswer::PlainText | HandshakeAnswer::Silent) if speaks_plain_redis(host, port).await => {
                 "it answers in plain text: write redis:// in REDIS_URL, or the port on which it speaks TLS".to_owned()
             }
-            (false, Answer::Fine | Answer::Fault(_)) => "it speaks TLS: write rediss:// in REDIS_URL".to_owned(),
+            (false, HandshakeAnswer::Fine | HandshakeAnswer::Fault(_)) => {
+                "it speaks TLS: write rediss:// in REDIS_URL".to_owned()
+            }
             _ => return None,
         };
         Some(format!("Redis at {host}:{port} can't be used: {why}"))

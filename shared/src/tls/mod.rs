@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use self::files::{Certificates, PrivateKey};
 
 pub(crate) use fault::cause;
-pub(crate) use probe::{Answer, speaks_plain_redis};
+pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 
 /// A store that is reached over TLS, for the names of its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,12 +166,12 @@ impl Tls {
 
 /// Where a store is, and how connections to it are encrypted. Made of a text alone, they are not.
 #[derive(Debug, Clone)]
-pub struct Address {
+pub struct StoreAddress {
     url: SecretString,
     tls: Option<Tls>,
 }
 
-impl Address {
+impl StoreAddress {
     pub(crate) fn new(url: SecretString, tls: Option<Tls>) -> Self {
         Self { url, tls }
     }
@@ -192,13 +192,13 @@ impl Address {
     }
 }
 
-impl From<String> for Address {
+impl From<String> for StoreAddress {
     fn from(url: String) -> Self {
         Self::new(url.into(), None)
     }
 }
 
-impl From<&str> for Address {
+impl From<&str> for StoreAddress {
     fn from(url: &str) -> Self {
         Self::new(url.into(), None)
     }
@@ -206,7 +206,7 @@ impl From<&str> for Address {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_stack::Certificates;
+    use firstcome_stack::CertificateFolder;
 
     use super::*;
 
@@ -218,13 +218,13 @@ mod tests {
             ("rediss://user:hunter2@[::1]:6379/#hunter2", "[::1]:6379"),
             ("redis://127.0.0.1:6379/3", "127.0.0.1:6379"),
         ] {
-            assert_eq!(Address::from(url).host_and_port(), expected);
+            assert_eq!(StoreAddress::from(url).host_and_port(), expected);
         }
     }
 
     #[test]
     fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {
-        let files = Certificates::make().unwrap();
+        let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
             let (cert, key) = (Some(files.path(cert).into()), Some(files.path(key).into()));
             Tls::new(Store::Redis, &Paths { ca: None, cert, key })

@@ -22,7 +22,7 @@ const VERDICT: Duration = Duration::from_millis(500);
 
 /// What a server made of a handshake.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum HandshakeAnswer {
     Fine,
     /// It speaks TLS, and one does not believe the other. The sentence says why.
     Fault(String),
@@ -33,15 +33,15 @@ pub(crate) enum Answer {
 }
 
 impl Tls {
-    pub(crate) async fn probe(&self, host: &str, port: u16) -> Answer {
+    pub(crate) async fn probe(&self, host: &str, port: u16) -> HandshakeAnswer {
         match timeout(LIMIT, self.handshake(host, port)).await {
-            Ok(Ok(())) => Answer::Fine,
+            Ok(Ok(())) => HandshakeAnswer::Fine,
             Ok(Err(error)) => match cause(&error) {
-                Some(rustls::Error::InvalidMessage(_)) => Answer::PlainText,
-                Some(reason) => Answer::Fault(self.sentence(reason)),
-                None => Answer::Silent,
+                Some(rustls::Error::InvalidMessage(_)) => HandshakeAnswer::PlainText,
+                Some(reason) => HandshakeAnswer::Fault(self.sentence(reason)),
+                None => HandshakeAnswer::Silent,
             },
-            Err(_) => Answer::Silent,
+            Err(_) => HandshakeAnswer::Silent,
         }
     }
 

@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_called_by_the_name_of_another_form_is_read() {
-        let files = firstcome_stack::Certificates::make().unwrap();
+        let files = firstcome_stack::CertificateFolder::make().unwrap();
         let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap()).unwrap();
         let as_mysql_async_gives_it = || PrivateKeyDer::Pkcs1(key.secret_der().to_vec().into());
         assert!(ring::sign::any_supported_type(&as_mysql_async_gives_it()).is_err());

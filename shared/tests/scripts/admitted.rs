@@ -3,9 +3,9 @@
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use crate::command::{Command, Start};
+use crate::command::{ScriptCommand, Start};
 use crate::promotion::ask;
-use crate::world::{DROP, World};
+use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
 async fn the_instant_of_a_slot_s_next_holder_is_never_taken_for_that_of_the_one_before() {
@@ -13,8 +13,8 @@ async fn the_instant_of_a_slot_s_next_holder_is_never_taken_for_that_of_the_one_
     for once_per in [OncePer::Coupon, OncePer::Drop] {
         ask::<()>(&server, &["FLUSHALL"]).await;
         let start = Start { quantity: 1, waiting_list: 0, once_per };
-        let mut world = World::open(&server.url(), 1, &start).await;
-        assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Accepted(1)]");
+        let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+        assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a'])).await.0, "[Accepted(1)]");
         let (redis, keys) = (&world.redis, &world.keys);
         let at =
             async |person: &str| redis.admitted_person_at(keys, (DROP, 1), &person.parse().unwrap()).await.unwrap();

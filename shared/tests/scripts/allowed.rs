@@ -7,9 +7,9 @@ use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::allow_list::{ListFollowed, ListReplaced, OnList};
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use crate::command::{Command, Start, Tamper};
+use crate::command::{ScriptCommand, Start, Tamper};
 use crate::promotion::ask;
-use crate::world::{DROP, World};
+use crate::world::{DROP, ScriptWorld};
 
 async fn server() -> RedisServer {
     RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap()
@@ -29,16 +29,16 @@ async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> Lis
     redis.replace_allow_list(&new, list(revision, u32::try_from(names.len()).unwrap())).await.unwrap()
 }
 
-async fn only_for(server: &RedisServer, world: &World, allow: &str) {
+async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
     ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
 /// Each with the answers to a call of all of them.
-async fn claim(world: &mut World, people: &str) -> String {
-    world.apply(&Command::Claim(people.chars().collect())).await.0
+async fn claim(world: &mut ScriptWorld, people: &str) -> String {
+    world.apply(&ScriptCommand::Claim(people.chars().collect())).await.0
 }
 
-async fn members(server: &RedisServer, world: &World) -> Vec<String> {
+async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
     let mut all: Vec<String> = ask(server, &["SMEMBERS", &world.keys.allowed]).await;
     all.sort_unstable();
     all
@@ -49,7 +49,7 @@ async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out(
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
         let start = Start { quantity: 2, waiting_list: 1, once_per };
-        let mut world = World::open(&server.url(), coupon, &start).await;
+        let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         only_for(&server, &world, "list").await;
         assert_eq!(write(&world.redis, coupon, 5, &["a", "b", "c", "d"]).await, ListReplaced::Yes);
         assert_eq!(claim(&mut world, "xaxb").await, "[NotAllowed, Accepted(1), NotAllowed, Accepted(2)]");
@@ -69,7 +69,7 @@ async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out(
 async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
     let server = server().await;
     let start = Start { quantity: 9, waiting_list: 0, once_per: OncePer::Coupon };
-    let mut world = World::open(&server.url(), 1, &start).await;
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     only_for(&server, &world, "list").await;
     assert_eq!(claim(&mut world, "a").await, "[Unverified]", "there never was one");
     assert_eq!(write(&world.redis, 1, 5, &["a", "b"]).await, ListReplaced::Yes);
@@ -106,13 +106,13 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
 async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_nothing_is() {
     let server = server().await;
     let start = Start { quantity: 2, waiting_list: 5, once_per: OncePer::Coupon };
-    let world = World::open(&server.url(), 1, &start).await;
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let [vip, staff]: [Group; 2] = ["vip", "staff"].map(|name| name.parse().unwrap());
     let people = users(&["a", "b", "c", "d", "e"]);
     let said = async |groups: [Option<(&Group, bool)>; 5]| {
         let claimants: Vec<_> = people.iter().zip(groups).map(|(user, group)| Claimant { user, group }).collect();
         let replies = world.redis.claim_all(&world.keys, DROP, &claimants).await.unwrap();
-        let read = |reply: &Option<firstcome_shared::redis::admission::Reply>| {
+        let read = |reply: &Option<firstcome_shared::redis::admission::AdmissionReply>| {
             let reply = reply.clone().unwrap();
             (reply.admission, reply.group)
         };
@@ -138,7 +138,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
 async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
     let server = server().await;
     let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
-    let world = World::open(&server.url(), 1, &start).await;
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let change = async |before: u64, now: AllowList, how: OnList, names: &[&str]| {
         world.redis.change_allow_list(CouponId(1), before, now, how, &users(names)).await.unwrap()
     };
@@ -180,7 +180,7 @@ async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
 async fn ten_thousand_people_come_in_one_change() {
     let server = server().await;
     let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
-    let world = World::open(&server.url(), 1, &start).await;
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let people: Vec<UserId> = (0..10_000).map(|n| format!("person|{n}=+@x").parse().unwrap()).collect();
     let change = async |before, now, how| world.redis.change_allow_list(CouponId(1), before, now, how, &people).await;
     assert_eq!(change(0, list(2, 10_000), OnList::Add).await.unwrap(), ListFollowed::Yes);
@@ -196,7 +196,7 @@ async fn ten_thousand_people_come_in_one_change() {
 async fn a_coupon_for_everybody_costs_admission_no_command_more() {
     let server = server().await;
     let start = Start { quantity: 9, waiting_list: 0, once_per: OncePer::Coupon };
-    let mut world = World::open(&server.url(), 1, &start).await;
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     let calls = async |command: &str| {
         let stats: String = ask(&server, &["INFO", "commandstats"]).await;
         let line =
@@ -211,6 +211,6 @@ async fn a_coupon_for_everybody_costs_admission_no_command_more() {
     let before = calls("smismember").await;
     claim(&mut world, "cd").await;
     assert_eq!(calls("smismember").await - before, 1, "one for all of a call");
-    world.apply(&Command::Tamper(Tamper::DropMeta)).await;
+    world.apply(&ScriptCommand::Tamper(Tamper::DropMeta)).await;
     assert_eq!(claim(&mut world, "c").await, "[Unloaded]");
 }

@@ -21,9 +21,9 @@ use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use command::{Command, Repair, Start, Tamper, commands};
+use command::{ScriptCommand, ScriptRepair, Start, Tamper, commands};
 use model::Model;
-use world::World;
+use world::ScriptWorld;
 
 const CASES: u32 = 256;
 
@@ -49,8 +49,8 @@ fn the_scripts_do_what_their_model_says() {
     seen.borrow().must_be_worth_something();
 }
 
-async fn play(url: &str, coupon: i64, start: &Start, commands: &[Command]) -> Result<Seen, TestCaseError> {
-    let mut world = World::open(url, coupon, start).await;
+async fn play(url: &str, coupon: i64, start: &Start, commands: &[ScriptCommand]) -> Result<Seen, TestCaseError> {
+    let mut world = ScriptWorld::open(url, coupon, start).await;
     let mut model = Model::new(start, world.generation());
     let mut seen = Seen::default();
     for (at, command) in commands.iter().enumerate() {
@@ -60,7 +60,7 @@ async fn play(url: &str, coupon: i64, start: &Start, commands: &[Command]) -> Re
         let expected = model.apply(command, world.generation());
         prop_assert_eq!(&answer, &expected, "answer {} to {:?}, from {:?}", at, command, &before);
         prop_assert_eq!(world.look().await, model.shown(), "after {} {:?}, from {:?}", at, command, &before);
-        if answer == "Stale" || matches!(command, Command::Stale(_)) {
+        if answer == "Stale" || matches!(command, ScriptCommand::Stale(_)) {
             prop_assert_eq!(
                 world.dump().await,
                 bytes_before,
@@ -68,13 +68,13 @@ async fn play(url: &str, coupon: i64, start: &Start, commands: &[Command]) -> Re
                 command
             );
         }
-        if let Command::Claim(people) = command {
+        if let ScriptCommand::Claim(people) = command {
             // Each is judged by what the ones before them in the same call have left.
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
                 seen.admission(*admission);
-                now.apply(&Command::Claim(vec![*person]), world.generation());
+                now.apply(&ScriptCommand::Claim(vec![*person]), world.generation());
             }
             seen.together += u32::from(people.len() > 1);
         }
@@ -156,10 +156,10 @@ impl Seen {
 async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_later() {
     let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
     let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Coupon };
-    let mut world = World::open(&server.url(), 1, &start).await;
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     let long_ago = world.revoke('a', 1, None).await - 1;
     world.revoke('a', 1, Some(long_ago)).await;
-    assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Accepted(1)]", "it has ended");
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a'])).await.0, "[Accepted(1)]", "it has ended");
     // The release of the same revocation comes late, twice over.
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
@@ -167,11 +167,11 @@ async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_l
     // One that ends in the future: what is there is older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
-    assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Unverified]", "Redis's clock was set back");
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a'])).await.0, "[Unverified]", "Redis's clock was set back");
     world.revoke('a', 3, None).await;
-    assert_eq!(world.apply(&Command::Claim(vec!['a', 'b'])).await.0, "[Revoked, Accepted(1)]");
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0, "[Revoked, Accepted(1)]");
     // Redis's clock had been wrong when this one was admitted.
-    assert_eq!(world.apply(&Command::Claim(vec!['c'])).await.0, "[Accepted(2)]");
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['c'])).await.0, "[Accepted(2)]");
     let ahead = long_ago + 3_600_000;
     world.given_at(2, ahead).await;
     assert_eq!(world.revoke('c', 4, None).await, ahead, "what is revoked is not later than its end");
@@ -181,9 +181,10 @@ async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_l
 async fn a_slot_far_above_the_quantity_costs_setting_the_counter_right_no_more_than_the_quantity() {
     let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
     let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Drop };
-    let mut world = World::open(&server.url(), 1, &start).await;
-    world.apply(&Command::Claim(vec!['a'])).await;
-    world.apply(&Command::Tamper(Tamper::AddUser('b', 1_000_000_000_000_000))).await;
-    let counted = tokio::time::timeout(Duration::from_secs(20), world.apply(&Command::Repair(Repair::Count))).await;
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    world.apply(&ScriptCommand::Claim(vec!['a'])).await;
+    world.apply(&ScriptCommand::Tamper(Tamper::AddUser('b', 1_000_000_000_000_000))).await;
+    let counted =
+        tokio::time::timeout(Duration::from_secs(20), world.apply(&ScriptCommand::Repair(ScriptRepair::Count))).await;
     assert_eq!(counted.expect("it walks up to the quantity only").0, "Changed", "two people, one of them beyond");
 }

@@ -6,7 +6,7 @@ use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::repair::{Done, Lowered, PutBack};
 
-use crate::command::{Command, Person, Repair, Start, Tamper};
+use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 use crate::world::{ENDED_AT_MS, Shown};
 
 #[derive(Debug, Clone)]
@@ -15,13 +15,13 @@ pub(crate) struct Model {
     /// Quantity and pause; `None` where the drop is not loaded.
     meta: Option<(i64, bool)>,
     count: Option<i64>,
-    users: BTreeMap<Person, i64>,
+    users: BTreeMap<PersonLetter, i64>,
     free: BTreeSet<i64>,
     /// In order. Broken promises, with the slot they had, come before all who arrived.
-    waiting: Vec<(Option<i64>, Person)>,
-    claimants: BTreeMap<Person, (i64, i64)>,
+    waiting: Vec<(Option<i64>, PersonLetter)>,
+    claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Number of the last revocation, and whether it has ended.
-    revoked: BTreeMap<Person, (i64, bool)>,
+    revoked: BTreeMap<PersonLetter, (i64, bool)>,
     generation: u32,
     /// The highest one written.
     revision: u64,
@@ -98,22 +98,26 @@ impl Model {
         }
     }
 
-    pub(crate) fn apply(&mut self, command: &Command, generation: u32) -> String {
+    pub(crate) fn apply(&mut self, command: &ScriptCommand, generation: u32) -> String {
         match command {
             // As if they had come one after the other.
-            Command::Claim(people) => words(&people.iter().map(|person| self.claim(*person)).collect::<Vec<_>>()),
-            Command::Load(revision) => words(&self.load(*revision)),
-            Command::WriteMeta(revision, quantity, paused) => words(&self.write_meta(*revision, *quantity, *paused)),
-            Command::Lower(revision, quantity) => words(&self.lower(*revision, i64::from(*quantity))),
-            Command::Repair(Repair::PutBack(people)) => {
+            ScriptCommand::Claim(people) => words(&people.iter().map(|person| self.claim(*person)).collect::<Vec<_>>()),
+            ScriptCommand::Load(revision) => words(&self.load(*revision)),
+            ScriptCommand::WriteMeta(revision, quantity, paused) => {
+                words(&self.write_meta(*revision, *quantity, *paused))
+            }
+            ScriptCommand::Lower(revision, quantity) => words(&self.lower(*revision, i64::from(*quantity))),
+            ScriptCommand::Repair(ScriptRepair::PutBack(people)) => {
                 words(&Done::Applied(people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>()))
             }
-            Command::Repair(Repair::Count) => words(&self.repair_count()),
-            Command::Repair(Repair::Move(person, from, quantity)) => {
+            ScriptCommand::Repair(ScriptRepair::Count) => words(&self.repair_count()),
+            ScriptCommand::Repair(ScriptRepair::Move(person, from, quantity)) => {
                 words(&self.move_person(*person, from.unwrap_or(0), quantity.map(i64::from)))
             }
-            Command::Repair(Repair::Withdraw(person, from, front)) => words(&self.withdraw(*person, *from, *front)),
-            Command::Repair(Repair::ToFront(people)) => {
+            ScriptCommand::Repair(ScriptRepair::Withdraw(person, from, front)) => {
+                words(&self.withdraw(*person, *from, *front))
+            }
+            ScriptCommand::Repair(ScriptRepair::ToFront(people)) => {
                 for (person, slot) in people
                     .iter()
                     .filter(|(who, _)| !self.holds(*who) && !self.is_banned(*who))
@@ -124,10 +128,10 @@ impl Model {
                 }
                 words(&Done::Applied(()))
             }
-            Command::Repair(Repair::Promote(limit)) => words(&self.promote(*limit)),
-            Command::Revoke(person, number, ended) => self.revoke(*person, *number, *ended).into(),
-            Command::Stale(_) => "Stale".into(),
-            Command::Tamper(tamper) => {
+            ScriptCommand::Repair(ScriptRepair::Promote(limit)) => words(&self.promote(*limit)),
+            ScriptCommand::Revoke(person, number, ended) => self.revoke(*person, *number, *ended).into(),
+            ScriptCommand::Stale(_) => "Stale".into(),
+            ScriptCommand::Tamper(tamper) => {
                 self.tamper(tamper);
                 self.generation = generation;
                 String::new()
@@ -135,17 +139,17 @@ impl Model {
         }
     }
 
-    fn field(&self, person: Person) -> String {
+    fn field(&self, person: PersonLetter) -> String {
         if self.once_per_coupon() { person.to_string() } else { format!("{DROP}:{person}") }
     }
 
-    fn is_banned(&self, person: Person) -> bool {
+    fn is_banned(&self, person: PersonLetter) -> bool {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
     /// What has come further stays. One that has ended voids nothing here: its instant is before
     /// all claims.
-    fn revoke(&mut self, person: Person, number: i64, ended: bool) -> &'static str {
+    fn revoke(&mut self, person: PersonLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
         let (number, ended) = further.unwrap_or((number, ended));
@@ -169,7 +173,7 @@ impl Model {
         "open"
     }
 
-    fn give(&mut self, person: Person, slot: i64) {
+    fn give(&mut self, person: PersonLetter, slot: i64) {
         self.free.remove(&slot);
         self.count = self.count.max(Some(slot));
         self.users.insert(person, slot);
@@ -178,7 +182,7 @@ impl Model {
         }
     }
 
-    fn claim(&mut self, person: Person) -> Admission {
+    fn claim(&mut self, person: PersonLetter) -> Admission {
         let Some((quantity, paused)) = self.meta else { return Admission::Unloaded };
         if self.is_banned(person) {
             return Admission::Revoked;
@@ -265,7 +269,7 @@ impl Model {
         Lowered::Yes
     }
 
-    fn put_back(&mut self, (person, slot, certain): (Person, u32, bool)) -> PutBack {
+    fn put_back(&mut self, (person, slot, certain): (PersonLetter, u32, bool)) -> PutBack {
         let slot = i64::from(slot);
         let before = self.users.get(&person).copied();
         // The world says when only of those that are certain.
@@ -297,7 +301,7 @@ impl Model {
         if self.adds_up() { Done::Applied(freed) } else { Done::Changed }
     }
 
-    fn move_person(&mut self, person: Person, from: i64, planned: Option<i64>) -> Done<Option<u32>> {
+    fn move_person(&mut self, person: PersonLetter, from: i64, planned: Option<i64>) -> Done<Option<u32>> {
         let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
         let elsewhere = from == 0 && self.once_per_coupon() && self.claimants.contains_key(&person);
         let other_quantity = planned.is_some_and(|planned| planned != quantity);
@@ -317,7 +321,7 @@ impl Model {
         Done::Applied(Some(narrow(slot)))
     }
 
-    fn withdraw(&mut self, person: Person, from: i64, front: bool) -> Done<()> {
+    fn withdraw(&mut self, person: PersonLetter, from: i64, front: bool) -> Done<()> {
         let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
         if self.users.get(&person) != Some(&from) {
             return Done::Changed;
@@ -335,14 +339,14 @@ impl Model {
         Done::Applied(())
     }
 
-    fn bring_to_front(&mut self, person: Person, promised: i64) {
+    fn bring_to_front(&mut self, person: PersonLetter, promised: i64) {
         self.waiting.retain(|(_, waits)| *waits != person);
         let earlier =
-            |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (promised, person));
+            |(slot, waits): &(Option<i64>, PersonLetter)| slot.is_some_and(|slot| (slot, *waits) < (promised, person));
         self.waiting.insert(self.waiting.partition_point(earlier), (Some(promised), person));
     }
 
-    fn holds(&self, person: Person) -> bool {
+    fn holds(&self, person: PersonLetter) -> bool {
         self.users.contains_key(&person) || (self.once_per_coupon() && self.claimants.contains_key(&person))
     }
 

@@ -3,9 +3,9 @@
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use crate::command::{Command, Start};
+use crate::command::{ScriptCommand, Start};
 use crate::promotion::ask;
-use crate::world::World;
+use crate::world::ScriptWorld;
 
 #[tokio::test]
 async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody() {
@@ -23,7 +23,7 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
             &[("c", "Waiting(4)"), ("b", "Waiting(5)"), ("c", "Waiting(2)"), ("b", "Waiting(3)")],
         ),
     ] {
-        let mut world = World::open(&server.url(), coupon, &start).await;
+        let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         for command in commands {
             let mut words: Vec<&str> = command.split(' ').collect();
             words[1] = world.keys.own().into_iter().find(|key| key.rsplit(':').next() == Some(words[1])).unwrap();
@@ -31,7 +31,7 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
         }
         for (person, expected) in claims {
             let people = person.chars().collect();
-            assert_eq!(world.apply(&Command::Claim(people)).await.0, format!("[{expected}]"), "{commands:?}");
+            assert_eq!(world.apply(&ScriptCommand::Claim(people)).await.0, format!("[{expected}]"), "{commands:?}");
         }
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::AdmissionError;
-use firstcome_stack::{Fault, RedisOptions, RedisServer};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 
-use crate::command::{Command, Start};
-use crate::world::{DROP, World};
+use crate::command::{ScriptCommand, Start};
+use crate::world::{DROP, ScriptWorld};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -33,11 +33,11 @@ async fn a_master_that_was_demoted_answers_nothing_from_its_own_data() {
     let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
     let (master, other) = tokio::try_join!(RedisServer::start(options.clone()), RedisServer::start(options)).unwrap();
     let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
-    let mut world = World::open(&master.url(), 1, &start).await;
-    assert_eq!(world.apply(&Command::Claim(vec!['a', 'b'])).await.0, "[Accepted(1), SoldOut]");
+    let mut world = ScriptWorld::open(&master.url(), 1, &start).await;
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0, "[Accepted(1), SoldOut]");
     // It follows nobody yet: the link to its new master is cut.
     let proxy = other.proxy().await.unwrap();
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     ask::<()>(&master, &["REPLICAOF", "127.0.0.1", &proxy.port().to_string()]).await;
     for person in ["a", "b"] {
         let claimed = world.redis.claim(&world.keys, DROP, &person.parse().unwrap()).await;
@@ -50,13 +50,13 @@ async fn who_never_noticed_that_a_master_was_demoted_and_promoted_again_is_refus
     let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
     let master = RedisServer::start(options.clone()).await.unwrap();
     let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Coupon };
-    let mut world = World::open(&master.url(), 1, &start).await;
-    assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Accepted(1)]");
+    let mut world = ScriptWorld::open(&master.url(), 1, &start).await;
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a'])).await.0, "[Accepted(1)]");
     let replica = RedisServer::start(RedisOptions { replica_of: Some(master.port()), ..options }).await.unwrap();
     says(&replica, "master_link_status:up").await;
     // From here on the replica's data is old.
     ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;
-    assert_eq!(world.apply(&Command::Claim(vec!['b'])).await.0, "[Accepted(2)]");
+    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['b'])).await.0, "[Accepted(2)]");
     let standing = world.redis.standing(&world.keys, &"b".parse().unwrap()).await.unwrap();
     assert_eq!((standing.slot, standing.trusted), (Some(2), true));
     ask::<()>(&master, &["REPLICAOF", "127.0.0.1", &replica.port().to_string()]).await;

@@ -9,7 +9,7 @@ use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::Start;
-use crate::world::{DROP, World, connect};
+use crate::world::{DROP, ScriptWorld, connect};
 
 /// Drops asked for at once. Redis takes 16 kB of a connection at a time and then serves the others,
 /// so questions about so many drops come in parts.
@@ -17,7 +17,7 @@ const TOGETHER: usize = 200;
 const READS: usize = 100;
 
 /// People claim, and every other slot becomes free again.
-async fn come_and_go(world: &World, redis: Redis, name: char, done: &AtomicBool) {
+async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &AtomicBool) {
     let mut number = 0_u64;
     while !done.load(Ordering::Relaxed) {
         number += 1;
@@ -36,7 +36,7 @@ async fn come_and_go(world: &World, redis: Redis, name: char, done: &AtomicBool)
 async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_hold_one_and_those_free() {
     let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
     let start = Start { quantity: 10_000_000, waiting_list: 0, once_per: OncePer::Coupon };
-    let world = World::open(&server.url(), 1, &start).await;
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let done = AtomicBool::new(false);
     let reading = async {
         let drops = vec![world.keys.clone(); TOGETHER];

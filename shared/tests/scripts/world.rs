@@ -8,10 +8,10 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{Done, Given, Holding};
+use firstcome_shared::redis::repair::{Done, GivenSlot, Holding};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
 
-use crate::command::{Command, Person, Repair, Start, Tamper};
+use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 
 pub(crate) const DROP: DropId = DropId(3);
 
@@ -30,7 +30,7 @@ pub(crate) struct Shown {
     pub(crate) revoked: BTreeMap<String, String>,
 }
 
-pub(crate) struct World {
+pub(crate) struct ScriptWorld {
     pub(crate) redis: Redis,
     pub(crate) keys: DropKeys,
     coupon: CouponId,
@@ -54,11 +54,11 @@ pub(crate) fn connect(url: &str) -> Redis {
         .unwrap()
 }
 
-fn user(person: Person) -> UserId {
+fn user(person: PersonLetter) -> UserId {
     person.to_string().parse().unwrap()
 }
 
-impl World {
+impl ScriptWorld {
     pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
         let redis = connect(url);
         let coupon = CouponId(coupon);
@@ -91,36 +91,36 @@ impl World {
     }
 
     /// The answer in words, and what admission said to each.
-    pub(crate) async fn apply(&mut self, command: &Command) -> (String, Vec<Admission>) {
+    pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let (redis, keys) = (&self.redis, &self.keys);
         let words = |answer: &dyn Debug| format!("{answer:?}");
         let answer = match command {
-            Command::Claim(people) => {
+            ScriptCommand::Claim(people) => {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
                 let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
                 let said: Vec<Admission> = replies.iter().map(|reply| reply.as_ref().unwrap().admission).collect();
                 return (words(&said), said);
             }
-            Command::Load(revision) => {
+            ScriptCommand::Load(revision) => {
                 words(&redis.load_drop(keys, &self.generation, *revision, &self.meta).await.unwrap())
             }
-            Command::WriteMeta(revision, quantity, paused) => {
+            ScriptCommand::WriteMeta(revision, quantity, paused) => {
                 let meta = DropMeta { quantity: *quantity, paused: *paused, ..self.meta.clone() };
                 words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
             }
-            Command::Lower(revision, quantity) => words(&redis.lower(keys, *revision, *quantity).await.unwrap()),
-            Command::Revoke(person, number, ended) => {
+            ScriptCommand::Lower(revision, quantity) => words(&redis.lower(keys, *revision, *quantity).await.unwrap()),
+            ScriptCommand::Revoke(person, number, ended) => {
                 let (scope, over) = ((DROP, self.meta.once_per), ended.then_some(ENDED_AT_MS));
                 let until = redis.revoke(keys, scope, &person.to_string(), *number, over).await.unwrap();
                 if until == ENDED_AT_MS { "ended".into() } else { "open".into() }
             }
-            Command::Repair(repair) => self.repair(repair, &self.generation).await,
-            Command::Stale(repair) => {
+            ScriptCommand::Repair(repair) => self.repair(repair, &self.generation).await,
+            ScriptCommand::Stale(repair) => {
                 let other = redis.ensure_generation(CouponId(1_000_000)).await.unwrap();
                 self.repair(repair, &other).await
             }
-            Command::Tamper(tamper) => {
+            ScriptCommand::Tamper(tamper) => {
                 self.tamper(tamper).await;
                 String::new()
             }
@@ -128,7 +128,7 @@ impl World {
         (answer, Vec::new())
     }
 
-    pub(crate) async fn revoke(&self, person: Person, number: i64, over: Option<i64>) -> i64 {
+    pub(crate) async fn revoke(&self, person: PersonLetter, number: i64, over: Option<i64>) -> i64 {
         let scope = (DROP, self.meta.once_per);
         self.redis.revoke(&self.keys, scope, &person.to_string(), number, over).await.unwrap()
     }
@@ -140,11 +140,11 @@ impl World {
         cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
     }
 
-    async fn repair(&self, repair: &Repair, generation: &Generation) -> String {
+    async fn repair(&self, repair: &ScriptRepair, generation: &Generation) -> String {
         let (redis, keys) = (&self.redis, &self.keys);
         match repair {
-            Repair::PutBack(people) => {
-                let holding = |(person, slot, certain): &(Person, u32, bool)| Holding {
+            ScriptRepair::PutBack(people) => {
+                let holding = |(person, slot, certain): &(PersonLetter, u32, bool)| Holding {
                     user: user(*person),
                     slot: *slot,
                     claimed_at_ms: certain.then_some(5),
@@ -153,22 +153,22 @@ impl World {
                 let holdings: Vec<_> = people.iter().map(holding).collect();
                 format!("{:?}", redis.put_back(keys, generation, DROP, self.meta.once_per, &holdings).await.unwrap())
             }
-            Repair::Count => format!("{:?}", redis.repair_count(keys, generation).await.unwrap()),
-            Repair::Move(person, from, quantity) => {
+            ScriptRepair::Count => format!("{:?}", redis.repair_count(keys, generation).await.unwrap()),
+            ScriptRepair::Move(person, from, quantity) => {
                 let user = user(*person);
                 let moved = redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap();
                 format!("{:?}", map(moved, |given| given.map(|given| given.slot)))
             }
-            Repair::Withdraw(person, from, front) => {
+            ScriptRepair::Withdraw(person, from, front) => {
                 format!("{:?}", redis.withdraw(keys, generation, DROP, &user(*person), *from, *front).await.unwrap())
             }
-            Repair::ToFront(people) => {
+            ScriptRepair::ToFront(people) => {
                 let people: Vec<_> = people.iter().map(|(person, slot)| (user(*person), *slot)).collect();
                 format!("{:?}", redis.to_front(keys, generation, (DROP, self.meta.once_per), &people).await.unwrap())
             }
-            Repair::Promote(limit) => {
+            ScriptRepair::Promote(limit) => {
                 let promoted = redis.promote(keys, generation, DROP, *limit).await.unwrap();
-                let slots = |all: Vec<(UserId, Given)>| {
+                let slots = |all: Vec<(UserId, GivenSlot)>| {
                     all.into_iter().map(|(who, given)| (who, given.slot)).collect::<Vec<_>>()
                 };
                 format!("{:?}", map(promoted, slots))

@@ -45,7 +45,7 @@ struct Assignment {
 
 /// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside
 /// `poll`.
-pub(crate) struct Group {
+pub(crate) struct GroupContext {
     topic: String,
     health: Arc<Health>,
     runtime: Handle,
@@ -54,7 +54,7 @@ pub(crate) struct Group {
     joined: Box<dyn Fn() + Send + Sync>,
 }
 
-impl Group {
+impl GroupContext {
     /// `joined` is called at each assignment.
     pub(crate) fn new(
         topic: String,
@@ -246,7 +246,7 @@ impl Offsets {
     }
 }
 
-impl ConsumerContext for Group {
+impl ConsumerContext for GroupContext {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),
@@ -262,7 +262,7 @@ impl ConsumerContext for Group {
     }
 }
 
-impl ClientContext for Group {
+impl ClientContext for GroupContext {
     fn error(&self, error: KafkaError, reason: &str) {
         // The same error comes out of `poll`, which logs it once.
         tracing::debug!(%error, reason, "librdkafka reports an error");

@@ -4,7 +4,7 @@ use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{Fragments, Undecodable};
 use firstcome_shared::mysql::claim::Claim;
-use firstcome_shared::mysql::dead_letters::{FailedClaim, Source as Origin};
+use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin};
 
 /// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in
 /// the dead-letter table too, and the consumer would never get past it.
@@ -16,7 +16,7 @@ pub(super) const LONGEST_ERROR: usize = 500;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    pub(crate) source: Origin,
+    pub(crate) source: MessageOrigin,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
     pub(crate) payload: Vec<u8>,

@@ -10,13 +10,13 @@ use chrono::Datelike as _;
 use firstcome_shared::event::{ClaimEvent, Undecodable};
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::claim::Claim;
-use firstcome_shared::mysql::dead_letters::Source as Origin;
+use firstcome_shared::mysql::dead_letters::MessageOrigin;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 
-use super::group::Group;
+use super::group::GroupContext;
 use super::membership::Membership;
 use super::record::{Record, YEARS, fragments};
 use crate::consume::watch::lag::LagWatch;
@@ -29,7 +29,7 @@ const LOG_AGAIN: Duration = Duration::from_secs(30);
 const SERVE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Source {
-    consumer: Arc<BaseConsumer<Group>>,
+    consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
     /// Records that arrived although fetching was paused. They come first when it is resumed.
     carried: Vec<Record>,
@@ -42,23 +42,23 @@ impl Source {
         settings: &KafkaSettings,
         liveness: LivenessLimits,
         membership: Membership,
-        group: Group,
+        group: GroupContext,
     ) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
         liveness.apply(&mut config);
         membership.apply(&mut config);
 
-        let consumer: BaseConsumer<Group> =
+        let consumer: BaseConsumer<GroupContext> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;
         consumer.subscribe(&[&settings.topic]).context("the topic could not be subscribed to")?;
         Ok(Self { consumer: Arc::new(consumer), membership, carried: Vec::new(), logged: BTreeMap::new() })
     }
 
-    pub(crate) fn consumer(&self) -> &Arc<BaseConsumer<Group>> {
+    pub(crate) fn consumer(&self) -> &Arc<BaseConsumer<GroupContext>> {
         &self.consumer
     }
 
-    pub(crate) fn group(&self) -> &Arc<Group> {
+    pub(crate) fn group(&self) -> &Arc<GroupContext> {
         self.consumer.context()
     }
 
@@ -78,7 +78,7 @@ impl Source {
     }
 
     fn record(&self, message: &BorrowedMessage<'_>) -> Option<Record> {
-        let origin = Origin {
+        let origin = MessageOrigin {
             topic: message.topic().to_owned(),
             partition: message.partition(),
             offset: message.offset(),
@@ -152,7 +152,7 @@ impl Source {
 }
 
 impl Record {
-    pub(crate) fn new(source: Origin, assignment: u64, key: Option<&[u8]>, payload: Option<&[u8]>) -> Self {
+    pub(crate) fn new(source: MessageOrigin, assignment: u64, key: Option<&[u8]>, payload: Option<&[u8]>) -> Self {
         let payload = payload.unwrap_or_default();
         Self { source, assignment, claim: decode(key, payload), payload: payload.to_vec() }
     }
@@ -192,7 +192,7 @@ pub(crate) mod tests {
         r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
 
     pub(crate) fn record(partition: i32, offset: i64, assignment: u64, payload: &str) -> Record {
-        let source = Origin { topic: "t".into(), partition, offset, timestamp_ms: Some(0) };
+        let source = MessageOrigin { topic: "t".into(), partition, offset, timestamp_ms: Some(0) };
         Record::new(source, assignment, None, Some(payload.as_bytes()))
     }
 
@@ -214,7 +214,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_message_without_a_value_is_an_empty_one() {
-        let source = Origin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None };
+        let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None };
         let record = Record::new(source, 0, Some(b"1"), None);
         assert_eq!(record.claim.unwrap_err().error, "the message is empty");
         assert!(record.payload.is_empty());
@@ -241,7 +241,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_kept_as_they_are(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let source = Origin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None };
+            let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None };
             let record = Record::new(source, 0, None, Some(&payload));
             let refused = record.claim.as_ref().unwrap_err();
             prop_assert_eq!(record.failed(refused.reason, &refused.error).payload, payload);

@@ -11,7 +11,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::report::{self, Health};
-use crate::consume::read::group::Group;
+use crate::consume::read::group::GroupContext;
 
 const EVERY: Duration = Duration::from_secs(1);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ pub(crate) struct LagWatch {
 
 impl LagWatch {
     pub(crate) fn start(
-        consumer: Arc<BaseConsumer<Group>>,
+        consumer: Arc<BaseConsumer<GroupContext>>,
         topic: String,
         health: Arc<Health>,
     ) -> std::io::Result<Self> {
@@ -50,7 +50,7 @@ impl LagWatch {
     }
 }
 
-fn report(consumer: &BaseConsumer<Group>, measured: KafkaResult<i64>, health: &Health) {
+fn report(consumer: &BaseConsumer<GroupContext>, measured: KafkaResult<i64>, health: &Health) {
     match measured {
         Ok(lag) => {
             #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
@@ -66,7 +66,7 @@ fn report(consumer: &BaseConsumer<Group>, measured: KafkaResult<i64>, health: &H
 ///
 /// Without any, the group's coordinator is asked all the same. librdkafka waits a minute for the
 /// answer to a request to join, but leaves a silent host at the first question that times out.
-fn lag(consumer: &BaseConsumer<Group>, topic: &str) -> KafkaResult<i64> {
+fn lag(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<i64> {
     let partitions = consumer.context().partitions();
     let mut asked = TopicPartitionList::with_capacity(partitions.len().max(1));
     if partitions.is_empty() {

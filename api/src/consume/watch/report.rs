@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use firstcome_shared::http::health::{Check, check};
+use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::mysql::Db;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::Mutex;
@@ -90,13 +90,13 @@ impl Health {
         if still <= STUCK { Ok(()) } else { Err(format!("the loop has stood still for {} s", still.as_secs())) }
     }
 
-    pub(crate) fn alive(self: &Arc<Self>) -> Check {
+    pub(crate) fn alive(self: &Arc<Self>) -> HealthCheck {
         let health = Arc::clone(self);
         check(move || std::future::ready(health.alive_at(Instant::now())))
     }
 
     /// For `/readyz`. MySQL is asked only where the last batch met no trouble.
-    pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, Check)> {
+    pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, HealthCheck)> {
         let (of_mysql, of_kafka, db) = (Arc::clone(self), Arc::clone(self), db.clone());
         let mysql = check(move || {
             let (trouble, db) = (of_mysql.mysql.lock().clone(), db.clone());

@@ -86,11 +86,11 @@ impl CouponWithDrops {
 
 /// Redis's clock. Redis opens and closes drops by it, and this host's may be seconds off.
 #[derive(Debug, Default)]
-pub(crate) struct Clock {
+pub(crate) struct RedisClock {
     ahead_ms: AtomicI64,
 }
 
-impl Clock {
+impl RedisClock {
     /// Sets the clock by an answer of Redis that has just come, in Unix milliseconds.
     pub(crate) fn set(&self, redis_ms: i64) {
         self.ahead_ms.store(redis_ms - Utc::now().timestamp_millis(), Ordering::Relaxed);
@@ -187,7 +187,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_clock_follows_redis_not_this_host() {
-        let clock = Clock::default();
+        let clock = RedisClock::default();
         let hour_ahead = Utc::now().timestamp_millis() + 3_600_000;
         clock.set(hour_ahead);
         assert!((clock.now().timestamp_millis() - hour_ahead).abs() < 1_000);

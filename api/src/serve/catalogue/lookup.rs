@@ -43,12 +43,12 @@ const FRESH_FOR: Duration = Duration::from_secs(10);
 const KEPT: usize = 500;
 
 pub(super) struct Lookup {
-    requests: mpsc::Sender<Request>,
-    pending: tokio::sync::Mutex<mpsc::Receiver<Request>>,
+    requests: mpsc::Sender<LookupRequest>,
+    pending: tokio::sync::Mutex<mpsc::Receiver<LookupRequest>>,
     found: Mutex<BoundedCache<CouponId, (Instant, Arc<CouponWithDrops>)>>,
 }
 
-struct Request {
+struct LookupRequest {
     id: CouponId,
     answer: oneshot::Sender<Result<Arc<CouponWithDrops>, LookupError>>,
 }
@@ -80,7 +80,7 @@ impl Lookup {
 
     async fn ask(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         let (answer, answered) = oneshot::channel();
-        self.requests.try_send(Request { id, answer }).map_err(|_| LookupError::Unavailable)?;
+        self.requests.try_send(LookupRequest { id, answer }).map_err(|_| LookupError::Unavailable)?;
         match tokio::time::timeout(TIMEOUT, answered).await {
             Ok(Ok(found)) => found,
             _ => Err(LookupError::Unavailable),

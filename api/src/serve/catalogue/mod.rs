@@ -25,10 +25,10 @@ use tokio::time::Instant;
 use self::coupon_with_drops::{CouponWithDrops, with_drops};
 pub(crate) use self::lookup::LookupError;
 use self::lookup::{Lookup, TIMEOUT};
-use self::pages::Pages;
+use self::pages::PageCache;
 
 /// The live coupons, by number.
-pub(crate) type Snapshot = BTreeMap<CouponId, Arc<CouponWithDrops>>;
+pub(crate) type LiveCoupons = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
 /// Shortest pause between two refreshes.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -37,9 +37,9 @@ pub(crate) struct Catalogue {
     db: Db,
     redis: Redis,
     /// Each claim reads it, so it has no lock.
-    live: ArcSwap<Snapshot>,
+    live: ArcSwap<LiveCoupons>,
     lookup: Lookup,
-    pages: Pages,
+    pages: PageCache,
     last: watch::Sender<Refresh>,
     tickets: AtomicU64,
     wanted: Notify,
@@ -57,15 +57,15 @@ struct Refresh {
 impl Catalogue {
     /// Reads the coupons for the first time.
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
-        let (live, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
+        let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
         let first = Refresh { read_at: Instant::now(), reconciled_at, served: 0, succeeded: true };
         let (live, last) = (ArcSwap::from_pointee(live), watch::Sender::new(first));
-        let (lookup, pages) = (Lookup::new(), Pages::new());
+        let (lookup, pages) = (Lookup::new(), PageCache::new());
         Ok(Self { db, redis, live, lookup, pages, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
     }
 
     /// The live coupons.
-    pub(crate) fn live(&self) -> Arc<Snapshot> {
+    pub(crate) fn live(&self) -> Arc<LiveCoupons> {
         self.live.load_full()
     }
 
@@ -171,10 +171,10 @@ impl Catalogue {
 }
 
 /// Reads the live coupons. Those that did not change are taken over from `before`.
-async fn read(db: &Db, redis: &Redis, before: &Snapshot) -> Result<(Snapshot, Option<DateTime<Utc>>), DbError> {
+async fn read(db: &Db, redis: &Redis, before: &LiveCoupons) -> Result<(LiveCoupons, Option<DateTime<Utc>>), DbError> {
     let (coupons, reconciled) = tokio::join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
     let (coupons, reconciled) = (coupons?, reconciled?);
-    let (mut live, mut changed) = (Snapshot::new(), Vec::new());
+    let (mut live, mut changed) = (LiveCoupons::new(), Vec::new());
     for (coupon, drops) in coupons {
         match before.get(&coupon.id).filter(|known| known.coupon == coupon && known.drops == drops) {
             Some(known) => drop(live.insert(coupon.id, Arc::clone(known))),

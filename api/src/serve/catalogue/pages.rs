@@ -22,22 +22,28 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Pages kept in memory; twice as many at most.
 const KEPT: usize = 20;
 
-type Page = Arc<[Arc<CouponWithDrops>]>;
+type CachedPage = Arc<[Arc<CouponWithDrops>]>;
 
-pub(super) struct Pages {
-    cached: Mutex<BoundedCache<(CouponId, usize), (Instant, Page)>>,
+pub(super) struct PageCache {
+    cached: Mutex<BoundedCache<(CouponId, usize), (Instant, CachedPage)>>,
     /// When the next page may be read.
     turn: tokio::sync::Mutex<Option<Instant>>,
 }
 
-impl Pages {
+impl PageCache {
     pub(super) fn new() -> Self {
         Self { cached: BoundedCache::new(KEPT).into(), turn: tokio::sync::Mutex::default() }
     }
 
     /// The first `limit` coupons after a number. While MySQL is away, an old page is better than
     /// none.
-    pub(super) async fn of(&self, db: &Db, redis: &Redis, after: CouponId, limit: usize) -> Result<Page, LookupError> {
+    pub(super) async fn of(
+        &self,
+        db: &Db,
+        redis: &Redis,
+        after: CouponId,
+        limit: usize,
+    ) -> Result<CachedPage, LookupError> {
         if let Some(page) = self.fresh((after, limit)) {
             return Ok(page);
         }
@@ -46,7 +52,7 @@ impl Pages {
         read.ok().flatten().or_else(known).ok_or(LookupError::Unavailable)
     }
 
-    async fn read(&self, db: &Db, redis: &Redis, after: CouponId, limit: usize) -> Option<Page> {
+    async fn read(&self, db: &Db, redis: &Redis, after: CouponId, limit: usize) -> Option<CachedPage> {
         let mut turn = self.turn.lock().await;
         if let Some(next) = *turn {
             tokio::time::sleep_until(next).await;
@@ -61,7 +67,7 @@ impl Pages {
         *turn = Some(Instant::now() + PAUSE);
         match read {
             Ok(page) => {
-                let page: Page = page.into();
+                let page: CachedPage = page.into();
                 self.cached.lock().insert((after, limit), (begun, Arc::clone(&page)));
                 Some(page)
             }
@@ -72,7 +78,7 @@ impl Pages {
         }
     }
 
-    fn fresh(&self, which: (CouponId, usize)) -> Option<Page> {
+    fn fresh(&self, which: (CouponId, usize)) -> Option<CachedPage> {
         let mut cached = self.cached.lock();
         cached.get(&which).filter(|(read_at, _)| read_at.elapsed() < FRESH_FOR).map(|(_, page)| Arc::clone(page))
     }

@@ -13,21 +13,21 @@ use metrics::{Counter, counter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::durability::{Durability, Store};
+use super::durability::{Durability, SecondStore};
 use super::in_flight::{InFlightLimit, WorkError};
 use super::micro_batch::{ClaimReply, MicroBatches};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::Catalogue;
-use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, RedisClock, instant};
 
 /// What a claim needs.
-pub(crate) struct Claims {
+pub(crate) struct ClaimService {
     /// For questions alone: MySQL is on no other claim's path.
     pub(super) questions: Db,
     pub(super) question_limit: InFlightLimit,
     pub(super) redis: Redis,
-    pub(super) clock: Arc<Clock>,
+    pub(super) clock: Arc<RedisClock>,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) durability: Arc<Durability>,
     batches: Arc<MicroBatches>,
@@ -46,12 +46,12 @@ const RETRY_GRACE: TimeDelta = TimeDelta::seconds(15);
 /// opens. Not for ever: each of these claims costs a second call to Redis.
 const SEALED_RETRY_GRACE: TimeDelta = TimeDelta::minutes(10);
 
-impl Claims {
+impl ClaimService {
     /// `redis_timeout`: a claim that waited for longer than one call may take is refused.
     pub(crate) fn new(
         questions: Db,
         redis: Redis,
-        clock: Arc<Clock>,
+        clock: Arc<RedisClock>,
         catalogue: Arc<Catalogue>,
         durability: Durability,
         in_flight: &Arc<InFlightLimit>,
@@ -198,7 +198,7 @@ fn is_retry(drop: &Drop, reply: &ClaimReply) -> bool {
 fn answer(drop_id: DropId, reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
     match (reply.admission, reply.stored) {
         (Admission::Accepted(slot), Some(store)) => {
-            Ok(ClaimAnswer::Accepted { drop_id, slot, queued: store == Store::Kafka })
+            Ok(ClaimAnswer::Accepted { drop_id, slot, queued: store == SecondStore::Kafka })
         }
         (Admission::Already(drop_id, slot), Some(_)) => Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot }),
         (Admission::Accepted(_) | Admission::Already(..), None) => Err(ClaimRefusal::NotDurable),

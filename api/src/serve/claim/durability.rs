@@ -20,7 +20,7 @@ use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
 /// The second store that holds a claim, beside Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Store {
+pub(crate) enum SecondStore {
     /// Kafka acknowledged the message.
     Kafka,
     /// `failed_claims` has a row.
@@ -61,7 +61,7 @@ impl Durability {
     ///
     /// A claim may be published twice, by two processes or after a restart; the consumer ignores
     /// the second message.
-    pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<Store> {
+    pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<SecondStore> {
         let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new } = claim;
         let drop = coupon.drop(drop_id);
         let id = self.writes.id(drop_id, slot, &user, admitted_at_ms);
@@ -75,9 +75,9 @@ impl Durability {
             self.issued.has_row(&event).await
         };
         match has_row {
-            Some(true) => Some(Store::Kafka),
+            Some(true) => Some(SecondStore::Kafka),
             // A dead letter would unseal its drop, which most likely has the row.
-            None => self.publish(&event).await.then_some(Store::Kafka),
+            None => self.publish(&event).await.then_some(SecondStore::Kafka),
             Some(false) => self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event)).await,
         }
     }
@@ -88,9 +88,9 @@ impl Durability {
         published
     }
 
-    async fn write(&self, event: &ClaimEvent) -> Option<Store> {
+    async fn write(&self, event: &ClaimEvent) -> Option<SecondStore> {
         if self.publish(event).await {
-            return Some(Store::Kafka);
+            return Some(SecondStore::Kafka);
         }
         let kept = self.fallback.keep(event).await;
         crash_point(Point::ClaimKept);
@@ -98,7 +98,7 @@ impl Durability {
             counter!("firstcome_claims_not_held_total").increment(1);
             tracing::debug!(drop = %event.drop_id, slot = event.slot, "an admission is held by Redis alone and is not promised");
         }
-        kept.then_some(Store::Fallback)
+        kept.then_some(SecondStore::Fallback)
     }
 
     /// Forgets which claims are durable, for all drops but the wanted ones.
@@ -127,7 +127,7 @@ impl AdmissionId {
 }
 
 /// `None` until the write has ended.
-type WriteResult = watch::Receiver<Option<Option<Store>>>;
+type WriteResult = watch::Receiver<Option<Option<SecondStore>>>;
 
 /// Singleflight for durable writes: a claim that is being written, or is known to be durable, is
 /// not written again.
@@ -150,16 +150,21 @@ impl Singleflight {
 
     /// Runs `write`, unless the claim is known to be durable or another task is writing it.
     /// `quantity` is the drop's and bounds the memory. `None`: no store took the claim.
-    async fn run(&self, id: AdmissionId, quantity: Slot, write: impl Future<Output = Option<Store>>) -> Option<Store> {
+    async fn run(
+        &self,
+        id: AdmissionId,
+        quantity: Slot,
+        write: impl Future<Output = Option<SecondStore>>,
+    ) -> Option<SecondStore> {
         if self.is_durable(id) {
-            return Some(Store::Kafka);
+            return Some(SecondStore::Kafka);
         }
         let (sender, receiver) = watch::channel(None);
         let other = {
             let mut running = self.running.lock();
             // Again, under the lock: a writer remembers its claim before it leaves `running`.
             if self.is_durable(id) {
-                return Some(Store::Kafka);
+                return Some(SecondStore::Kafka);
             }
             let other = running.get(&id).cloned();
             if other.is_none() {
@@ -171,7 +176,7 @@ impl Singleflight {
             // An error: the writer panicked, and the result is unknown.
             return result.wait_for(Option::is_some).await.ok().and_then(|stored| (*stored)?);
         }
-        let _leaves_at_the_end = Running { all: &self.running, id };
+        let _leaves_at_the_end = RunningWrite { all: &self.running, id };
         let stored = write.await;
         if stored.is_some() {
             self.remember(id, quantity);
@@ -202,12 +207,12 @@ impl Singleflight {
     }
 }
 
-struct Running<'a> {
+struct RunningWrite<'a> {
     all: &'a Mutex<HashMap<AdmissionId, WriteResult>>,
     id: AdmissionId,
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningWrite<'_> {
     fn drop(&mut self) {
         self.all.lock().remove(&self.id);
     }
@@ -224,7 +229,7 @@ mod tests {
         writes.id(DropId(1), slot, &user.parse().unwrap(), Some(at))
     }
 
-    async fn write(writes: &Singleflight, id: AdmissionId, stored: Option<Store>) {
+    async fn write(writes: &Singleflight, id: AdmissionId, stored: Option<SecondStore>) {
         assert_eq!(writes.run(id, 100, async { stored }).await, stored);
     }
 
@@ -239,7 +244,7 @@ mod tests {
         let first = id(&writes, 7, "u-1", 1_000);
         write(&writes, first, None).await;
         assert!(!is_known(&writes, first).await, "no store took it");
-        write(&writes, first, Some(Store::Kafka)).await;
+        write(&writes, first, Some(SecondStore::Kafka)).await;
         assert!(is_known(&writes, first).await);
         for other in [id(&writes, 7, "u-2", 1_000), id(&writes, 8, "u-1", 1_000), id(&writes, 7, "u-1", 2_000)] {
             assert!(!is_known(&writes, other).await, "{other:?}");
@@ -252,7 +257,7 @@ mod tests {
     async fn a_slot_beyond_the_quantity_takes_no_memory() {
         let writes = Singleflight::default();
         let beyond = id(&writes, 4_000_000_000, "u-1", 1);
-        write(&writes, beyond, Some(Store::Kafka)).await;
+        write(&writes, beyond, Some(SecondStore::Kafka)).await;
         assert!(!is_known(&writes, beyond).await);
         assert!(writes.durable.lock().is_empty());
     }
@@ -260,9 +265,9 @@ mod tests {
     #[tokio::test]
     async fn concurrent_retries_share_one_write_and_its_result() {
         let writes = Singleflight::default();
-        let never = async || -> Option<Store> { panic!("written twice") };
+        let never = async || -> Option<SecondStore> { panic!("written twice") };
         let claim = id(&writes, 1, "u-1", 1);
-        for stored in [None, Some(Store::Fallback)] {
+        for stored in [None, Some(SecondStore::Fallback)] {
             let (end, ended) = oneshot::channel();
             let mut first = Box::pin(writes.run(claim, 1, async { ended.await.unwrap() }));
             assert!((&mut first).now_or_never().is_none());

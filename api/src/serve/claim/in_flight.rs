@@ -40,9 +40,9 @@ impl InFlightLimit {
     }
 
     /// A place for one claim.
-    pub(super) fn enter(&self) -> Result<Place, WorkError> {
+    pub(super) fn enter(&self) -> Result<InFlightPermit, WorkError> {
         // Counted before the check, so that two can't take the last place.
-        let place = Place(Arc::clone(&self.in_flight));
+        let place = InFlightPermit(Arc::clone(&self.in_flight));
         if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.limit {
             return Ok(place);
         }
@@ -102,9 +102,9 @@ impl InFlightLimit {
 }
 
 /// A place in the in-flight limit, given back when dropped.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct InFlightPermit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

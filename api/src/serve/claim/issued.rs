@@ -19,11 +19,11 @@ const QUEUE: usize = 1_000;
 const REMEMBERED: usize = 50_000;
 
 /// A claim of a slot. A row says no more.
-type Claim = (DropId, Slot, UserId);
+type ClaimedSlot = (DropId, Slot, UserId);
 
 pub(super) struct IssuedClaims {
-    remembered: Mutex<BoundedCache<Claim, ()>>,
-    lookups: mpsc::Sender<(Claim, oneshot::Sender<bool>)>,
+    remembered: Mutex<BoundedCache<ClaimedSlot, ()>>,
+    lookups: mpsc::Sender<(ClaimedSlot, oneshot::Sender<bool>)>,
 }
 
 impl IssuedClaims {
@@ -50,7 +50,7 @@ impl IssuedClaims {
     }
 }
 
-async fn look_up(questions: Db, mut pending: mpsc::Receiver<(Claim, oneshot::Sender<bool>)>) {
+async fn look_up(questions: Db, mut pending: mpsc::Receiver<(ClaimedSlot, oneshot::Sender<bool>)>) {
     let mut round = Vec::new();
     while pending.recv_many(&mut round, QUEUE).await > 0 {
         let mut slots: HashMap<DropId, HashSet<Slot>> = HashMap::new();

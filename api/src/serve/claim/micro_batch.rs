@@ -16,7 +16,7 @@ use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::{Admission, AdmissionError, Claimant, MAX_BATCH, Reply};
+use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant, MAX_BATCH};
 use firstcome_shared::redis::keys::DropKeys;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -25,16 +25,16 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::durability::{AdmittedClaim, Durability, Store};
-use super::in_flight::{InFlightLimit, Place, WorkError};
+use super::durability::{AdmittedClaim, Durability, SecondStore};
+use super::in_flight::{InFlightLimit, InFlightPermit, WorkError};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, RedisClock};
 
 /// Sends claims to Redis, and sees those that got a slot through to a second store.
 pub(super) struct MicroBatches {
     redis: Redis,
-    clock: Arc<Clock>,
+    clock: Arc<RedisClock>,
     durability: Arc<Durability>,
     in_flight: Arc<InFlightLimit>,
     /// Longest wait for the next call.
@@ -53,7 +53,7 @@ struct PendingClaim {
     arrived: Instant,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
     /// Given back with the reply.
-    _place: Place,
+    _place: InFlightPermit,
 }
 
 /// Admission's reply to one claim.
@@ -61,7 +61,7 @@ pub(super) struct ClaimReply {
     pub(super) admission: Admission,
     pub(super) now_ms: i64,
     /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
-    pub(super) stored: Option<Store>,
+    pub(super) stored: Option<SecondStore>,
     /// When a slot was given, by Redis's clock; `None` where that is not known.
     pub(super) admitted_at_ms: Option<i64>,
     /// The group that the coupon is for by now.
@@ -71,7 +71,7 @@ pub(super) struct ClaimReply {
 impl MicroBatches {
     pub(super) fn new(
         redis: Redis,
-        clock: Arc<Clock>,
+        clock: Arc<RedisClock>,
         durability: Arc<Durability>,
         in_flight: Arc<InFlightLimit>,
         max_wait: Duration,
@@ -157,7 +157,7 @@ impl MicroBatches {
         drop: DropId,
         keys: &DropKeys,
         batch: &[PendingClaim],
-    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
+    ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
@@ -182,7 +182,11 @@ impl MicroBatches {
 
     /// Replies at once to claims without a slot. Claims with a slot are made durable first, without
     /// their clients if need be.
-    fn deliver(self: &Arc<Self>, drop_id: DropId, replies: impl Iterator<Item = (PendingClaim, Option<Reply>)>) {
+    fn deliver(
+        self: &Arc<Self>,
+        drop_id: DropId,
+        replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
+    ) {
         let mut with_slot = Vec::new();
         for (pending, reply) in replies {
             // One person's damaged entry in Redis spoils nobody else's claim.
@@ -205,7 +209,7 @@ impl MicroBatches {
         }
         let durability = Arc::clone(&self.durability);
         self.in_flight.spawn(async move {
-            let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, Reply, DropId, Slot)| {
+            let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, AdmissionReply, DropId, Slot)| {
                 let (user, admitted_at_ms, now_ms) = (pending.user.clone(), reply.admitted_at_ms, reply.now_ms);
                 let is_new = matches!(reply.admission, Admission::Accepted(_));
                 let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new };
@@ -219,9 +223,9 @@ impl MicroBatches {
 }
 
 impl PendingClaim {
-    fn answer(self, reply: Reply, stored: Option<Store>) {
+    fn answer(self, reply: AdmissionReply, stored: Option<SecondStore>) {
         // The client may be gone; its retry gets the same answer.
-        let Reply { admission, now_ms, admitted_at_ms, group } = reply;
+        let AdmissionReply { admission, now_ms, admitted_at_ms, group } = reply;
         let _ = self.reply.send(Ok(ClaimReply { admission, now_ms, stored, admitted_at_ms, group }));
     }
 

@@ -11,7 +11,7 @@ use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::admit::Claims;
+use super::admit::ClaimService;
 use super::durability::AdmittedClaim;
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::{Groups, Requester};
@@ -65,7 +65,7 @@ impl MyClaim {
     }
 }
 
-impl Claims {
+impl ClaimService {
     /// Where a person's claim stands.
     pub(crate) async fn my_claim(
         self: &Arc<Self>,

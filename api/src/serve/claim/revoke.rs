@@ -16,7 +16,7 @@ use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::admit::Claims;
+use super::admit::ClaimService;
 use super::my_claim::drop_to_show;
 use super::refusal::ClaimRefusal;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
@@ -45,7 +45,7 @@ pub(crate) struct Order {
     pub(crate) operator: Option<Operator>,
 }
 
-impl Claims {
+impl ClaimService {
     /// Revokes what a person has of a coupon: of the drop named, else of the one that `GET …/me` is
     /// about.
     pub(crate) async fn revoke(

@@ -38,12 +38,12 @@ struct NoticePage<'a> {
 
 /// What a page without a coupon says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Notice {
+pub(super) enum PageNotice {
     Missing,
     Unavailable,
 }
 
-impl Notice {
+impl PageNotice {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Missing => StatusCode::NOT_FOUND,
@@ -80,10 +80,10 @@ pub(super) fn coupon(
     page.render()
 }
 
-pub(super) fn notice(notice: Notice, language: Language) -> askama::Result<String> {
+pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<String> {
     let (title, sentence) = match notice {
-        Notice::Missing => ("missing", "missing_why"),
-        Notice::Unavailable => ("unavailable", "unavailable_why"),
+        PageNotice::Missing => ("missing", "missing_why"),
+        PageNotice::Unavailable => ("unavailable", "unavailable_why"),
     };
     let (title, sentence) = (language.word(title), language.word(sentence));
     NoticePage { language, title, sentence, style: &STYLE.name, icon: &ICON.name }.render()
@@ -134,7 +134,7 @@ mod tests {
             let html = page("Winter", language);
             assert!(html.contains(&format!("<html lang=\"{}\"", language.tag())), "{html}");
             assert!(html.contains(language.word("no_script")) && html.contains("1970-01-01 00:10 UTC"), "{html}");
-            assert!(notice(Notice::Missing, language).unwrap().contains(language.word("missing")));
+            assert!(notice(PageNotice::Missing, language).unwrap().contains(language.word("missing")));
         }
         let used = SCRIPT.content.split("say(\"").skip(1).filter_map(|rest| rest.split('"').next());
         let mut uses = 0;

@@ -18,7 +18,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, hash, secure};
 
 use self::assets::{ICON, SCRIPT, STYLE};
-use self::html::Notice;
+use self::html::PageNotice;
 use self::language::Language;
 use self::state::PageState;
 use super::args::CouponPage;
@@ -53,11 +53,11 @@ async fn with_security_headers(mut response: Response) -> Response {
 
 async fn show(State(app): State<App>, path: Result<CouponPath, Problem>, headers: HeaderMap) -> Response {
     let language = Language::of(&headers);
-    let Ok(CouponPath(id)) = path else { return notice(language, Notice::Missing) };
+    let Ok(CouponPath(id)) = path else { return notice(language, PageNotice::Missing) };
     let coupon = match app.catalogue.find(id).await {
         Ok(coupon) => coupon,
-        Err(LookupError::NoSuchCoupon(_)) => return notice(language, Notice::Missing),
-        Err(LookupError::Unavailable) => return notice(language, Notice::Unavailable),
+        Err(LookupError::NoSuchCoupon(_)) => return notice(language, PageNotice::Missing),
+        Err(LookupError::Unavailable) => return notice(language, PageNotice::Unavailable),
     };
     let Ok(page) = html::coupon(&coupon, app.clock.now(), language, app.identity.wants_token()) else {
         return Problem::internal().into_response();
@@ -75,11 +75,11 @@ fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
 }
 
 /// A page that only says something.
-fn notice(language: Language, notice: Notice) -> Response {
+fn notice(language: Language, notice: PageNotice) -> Response {
     let Ok(page) = html::notice(notice, language) else { return Problem::internal().into_response() };
     let caching = [(CACHE_CONTROL, "no-store"), (VARY, "accept-language")];
     let mut response = (notice.status(), caching, as_html(language), page).into_response();
-    if notice == Notice::Unavailable {
+    if notice == PageNotice::Unavailable {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("3"));
     }
     response

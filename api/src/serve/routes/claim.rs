@@ -113,7 +113,7 @@ struct Inner {
 }
 
 /// `sold_out`, or any other answer.
-type Answer = Response<Either<Full<Bytes>, Body>>;
+type ClaimResponse = Response<Either<Full<Bytes>, Body>>;
 
 impl FastPath {
     pub(crate) fn new(app: &App, routes: Router, guard: Arc<RequestGuard>) -> Self {
@@ -128,9 +128,9 @@ impl FastPath {
 }
 
 impl Service<Request<Incoming>> for FastPath {
-    type Response = Answer;
+    type Response = ClaimResponse;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Answer, Infallible>>;
+    type Future = BoxFuture<'static, Result<ClaimResponse, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
@@ -160,7 +160,7 @@ impl Inner {
         Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
     }
 
-    async fn claim(&self, id: CouponId, requester: Requester) -> Answer {
+    async fn claim(&self, id: CouponId, requester: Requester) -> ClaimResponse {
         match self.app.claims.admit(id, requester).await {
             Ok(answer) => success(answer).map(Either::Right),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => {

@@ -13,7 +13,7 @@ use firstcome_shared::domain::OncePer;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
-use firstcome_shared::mysql::idempotency::{Earlier, IdempotencyKey};
+use firstcome_shared::mysql::idempotency::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Life;
 use firstcome_shared::redis::keys::DropMeta;
@@ -22,7 +22,7 @@ use firstcome_shared::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::extract::{Body, invalid};
+use super::extract::{JsonBody, invalid};
 use super::refusals::mysql_unavailable;
 use super::validate;
 use super::view::{CouponView, show_one};
@@ -103,7 +103,7 @@ pub(crate) async fn create(
     State(app): State<App>,
     Extension(by): Extension<Operator>,
     headers: HeaderMap,
-    Body(body): Body<NewCouponBody>,
+    JsonBody(body): JsonBody<NewCouponBody>,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers, &body)?;
     let services = Arc::clone(&app);
@@ -149,10 +149,10 @@ async fn make_once(
     }
 }
 
-async fn repeated(services: &Services, earlier: Earlier) -> Result<Arc<CouponWithDrops>, Problem> {
+async fn repeated(services: &Services, earlier: EarlierRequest) -> Result<Arc<CouponWithDrops>, Problem> {
     match earlier {
-        Earlier::Made(id) => Ok(services.catalogue.find(id).await?),
-        Earlier::OtherBody => {
+        EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
+        EarlierRequest::OtherBody => {
             let detail = "this Idempotency-Key came with another body before; nothing was made";
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_used", detail))
         }

@@ -69,7 +69,7 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
 
 /// Ready means that a claim would be worked. Claims go on without MySQL or Kafka, so only Redis is
 /// asked.
-fn readiness(app: &App) -> Vec<(&'static str, health::Check)> {
+fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let redis = app.redis.clone();
     let gate = health::check(move || {
         let redis = redis.clone();
@@ -90,7 +90,7 @@ fn readiness(app: &App) -> Vec<(&'static str, health::Check)> {
 }
 
 /// What claims go on without, for a person who looks.
-fn notes(app: &App) -> Vec<(&'static str, health::Check)> {
+fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
         let problem = kafka.claims.durability().publisher().problem();

@@ -21,13 +21,13 @@ use utoipa::openapi::{Components, OpenApi};
     ),
     components(schemas(Problem)),
     paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
-    modifiers(&Security)
+    modifiers(&SecuritySchemes)
 )]
 pub(super) struct Description;
 
-struct Security;
+struct SecuritySchemes;
 
-impl Modify for Security {
+impl Modify for SecuritySchemes {
     fn modify(&self, document: &mut OpenApi) {
         let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme("ops", bearer("The OPS_TOKEN"));

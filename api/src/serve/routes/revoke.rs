@@ -8,7 +8,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::extract::{Body, CouponPath, Person, PersonPath};
+use super::extract::{CouponPath, JsonBody, Person, PersonPath};
 use super::validate;
 use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
@@ -89,7 +89,7 @@ pub(crate) async fn revoke(
     State(app): State<App>,
     PersonPath(id, user): PersonPath,
     Extension(operator): Extension<Operator>,
-    Body(body): Body<RevokeBody>,
+    JsonBody(body): JsonBody<RevokeBody>,
 ) -> Result<Json<Revoked>, Problem> {
     let reason = validate::text("reason", &body.reason, MAX_REASON_CHARS)?;
     let by = validate::text("by", &body.by, MAX_BY_CHARS)?;

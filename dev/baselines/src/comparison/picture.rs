@@ -32,7 +32,7 @@ pub struct Picture {
 }
 
 #[derive(Deserialize)]
-struct Report {
+struct PictureReport {
     comparison: Option<Comparison>,
 }
 
@@ -40,7 +40,7 @@ struct Report {
 pub fn draw(options: &Picture) -> Result<()> {
     let name = options.report.display();
     let text = fs::read_to_string(&options.report).with_context(|| format!("{name}: make bench writes it"))?;
-    let report: Report = serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
+    let report: PictureReport = serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
     let comparison = report.comparison.with_context(|| format!("{name} has no designs: it is of a part of a run"))?;
     fs::create_dir_all(&options.out)?;
     let svg = drawn(&comparison);

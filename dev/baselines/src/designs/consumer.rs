@@ -12,7 +12,7 @@ use rdkafka::message::BorrowedMessage;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
-use super::sql::Rows;
+use super::sql::DesignRows;
 use super::{DesignArgs, failed_table, front};
 
 /// How often an insert is tried before it counts as failed.
@@ -34,7 +34,7 @@ pub async fn consume(args: &DesignArgs) -> Result<()> {
     let consumer: StreamConsumer =
         settings.group_consumer().set("enable.auto.commit", "true").set("auto.commit.interval.ms", "1000").create()?;
     consumer.subscribe(&[&settings.topic])?;
-    let rows = Rows::new(args, 4)?;
+    let rows = DesignRows::new(args, 4)?;
     let mut ready = false;
     loop {
         if !ready && consumer.assignment()?.count() > 0 {
@@ -48,7 +48,7 @@ pub async fn consume(args: &DesignArgs) -> Result<()> {
     }
 }
 
-async fn handle(rows: &Rows, args: &DesignArgs, message: &BorrowedMessage<'_>) {
+async fn handle(rows: &DesignRows, args: &DesignArgs, message: &BorrowedMessage<'_>) {
     let payload = message.payload().unwrap_or_default();
     if payload.is_empty() {
         return;
@@ -67,14 +67,14 @@ async fn handle(rows: &Rows, args: &DesignArgs, message: &BorrowedMessage<'_>) {
     }
 }
 
-async fn insert(rows: &Rows, payload: &[u8]) -> Result<()> {
+async fn insert(rows: &DesignRows, payload: &[u8]) -> Result<()> {
     let event: Event = serde_json::from_slice(payload)?;
     let mut conn = rows.pool.get_conn().await?;
     // A row that is there already is the same message again.
     rows.insert(&mut conn, &event.user_id, event.slot).await.map(drop)
 }
 
-async fn keep(rows: &Rows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
+async fn keep(rows: &DesignRows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
     let sql = format!("INSERT INTO {} (payload, error) VALUES (?, ?)", failed_table(args.design));
     let mut conn = rows.pool.get_conn().await?;
     Ok(conn.exec_drop(sql, (payload, error)).await?)

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
-use super::{Issuer, Reply};
+use super::{DesignReply, Issuer};
 
 /// Listens on a free port of this machine and says where, as the product's processes do.
 pub async fn listen(router: Router) -> Result<()> {
@@ -42,12 +42,12 @@ async fn claim<S: Issuer>(State(issuer): State<Arc<S>>, Path(_): Path<i64>, head
         return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "no X-User-Id").into_response();
     };
     match issuer.claim(&user).await {
-        Ok(Reply::Accepted(slot)) => {
+        Ok(DesignReply::Accepted(slot)) => {
             let body = json!({"status": "accepted", "drop_id": 1, "slot": slot, "queued": true});
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
-        Ok(Reply::Already) => Json(json!({"status": "already_claimed", "drop_id": 1, "slot": 0})).into_response(),
-        Ok(Reply::SoldOut) => Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response(),
+        Ok(DesignReply::Already) => Json(json!({"status": "already_claimed", "drop_id": 1, "slot": 0})).into_response(),
+        Ok(DesignReply::SoldOut) => Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response(),
         Err(error) => {
             eprintln!("a claim failed: {error:#}");
             Problem::unavailable("try again").into_response()

@@ -4,33 +4,33 @@ use anyhow::Result;
 use firstcome_shared::domain::UserId;
 use redis::aio::MultiplexedConnection;
 
-use super::sql::Rows;
-use super::{DesignArgs, Issuer, Reply};
+use super::sql::DesignRows;
+use super::{DesignArgs, DesignReply, Issuer};
 
 /// A: between the count and the insert others insert too, so there are more rows than coupons.
 pub(super) struct CountThenInsert {
-    pub(super) rows: Rows,
+    pub(super) rows: DesignRows,
     pub(super) quantity: u32,
 }
 
 impl CountThenInsert {
     pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
-        Ok(Self { rows: Rows::of(args).await?, quantity: args.quantity })
+        Ok(Self { rows: DesignRows::of(args).await?, quantity: args.quantity })
     }
 }
 
 impl Issuer for CountThenInsert {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let mut conn = self.rows.pool.get_conn().await?;
         let (count, has_row) = self.rows.query(&mut conn, user.as_str()).await?;
         if has_row {
-            return Ok(Reply::Already);
+            return Ok(DesignReply::Already);
         }
         if count >= self.quantity {
-            return Ok(Reply::SoldOut);
+            return Ok(DesignReply::SoldOut);
         }
         let inserted = self.rows.insert(&mut conn, user.as_str(), count + 1).await?;
-        Ok(if inserted { Reply::Accepted(count + 1) } else { Reply::Already })
+        Ok(if inserted { DesignReply::Accepted(count + 1) } else { DesignReply::Already })
     }
 }
 
@@ -43,7 +43,7 @@ impl Issuer for CountThenInsert {
 /// number that a second click took is lost.
 pub(super) struct CounterThenInsert {
     read_first: bool,
-    rows: Rows,
+    rows: DesignRows,
     redis: MultiplexedConnection,
     counter: String,
     quantity: u32,
@@ -52,7 +52,7 @@ pub(super) struct CounterThenInsert {
 impl CounterThenInsert {
     pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
         let redis = redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?;
-        let (rows, counter) = (Rows::of(args).await?, args.design.key("count"));
+        let (rows, counter) = (DesignRows::of(args).await?, args.design.key("count"));
         Ok(Self { read_first, rows, redis, counter, quantity: args.quantity })
     }
 
@@ -62,11 +62,11 @@ impl CounterThenInsert {
 }
 
 impl Issuer for CounterThenInsert {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         if self.read_first {
             let mut conn = self.rows.pool.get_conn().await?;
             if self.rows.has_row(&mut conn, user.as_str()).await? {
-                return Ok(Reply::Already);
+                return Ok(DesignReply::Already);
             }
         }
         let slot = self.move_counter(1).await?;
@@ -74,14 +74,14 @@ impl Issuer for CounterThenInsert {
             if self.read_first {
                 self.move_counter(-1).await?;
             }
-            return Ok(Reply::SoldOut);
+            return Ok(DesignReply::SoldOut);
         }
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
-            Ok(true) => Ok(Reply::Accepted(slot)),
+            Ok(true) => Ok(DesignReply::Accepted(slot)),
             // Undone by hand; with no other step taken back, this number is lost once the
             // counter is past the end.
-            Ok(false) => self.move_counter(-1).await.map(|_| Reply::Already),
+            Ok(false) => self.move_counter(-1).await.map(|_| DesignReply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }
     }

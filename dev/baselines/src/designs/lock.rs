@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 
 use super::insert::CountThenInsert;
-use super::{DesignArgs, Issuer, Reply};
+use super::{DesignArgs, DesignReply, Issuer};
 
 /// B: right as long as there is one process.
 pub(super) struct InProcess {
@@ -24,7 +24,7 @@ impl InProcess {
 }
 
 impl Issuer for InProcess {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let _locked = self.lock.lock().await;
         self.issuer.claim(user).await
     }
@@ -76,15 +76,19 @@ impl InRedis {
     }
 
     /// Rows are never taken back, so what was sold out without the lock is sold out with it.
-    async fn sold_out_already(&self, user: &UserId) -> Result<Option<Reply>> {
+    async fn sold_out_already(&self, user: &UserId) -> Result<Option<DesignReply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
         let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;
-        Ok(if has_row { Some(Reply::Already) } else { (count >= self.issuer.quantity).then_some(Reply::SoldOut) })
+        Ok(if has_row {
+            Some(DesignReply::Already)
+        } else {
+            (count >= self.issuer.quantity).then_some(DesignReply::SoldOut)
+        })
     }
 }
 
 impl Issuer for InRedis {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         if self.read_first
             && let Some(reply) = self.sold_out_already(user).await?
         {

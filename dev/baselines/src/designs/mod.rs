@@ -148,7 +148,7 @@ impl DesignArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reply {
+enum DesignReply {
     /// Yes, with a number.
     Accepted(u32),
     /// Yes, as before. These designs do not keep who has which number.
@@ -157,7 +157,7 @@ enum Reply {
 }
 
 trait Issuer: Send + Sync + 'static {
-    fn claim(&self, user: &UserId) -> impl Future<Output = Result<Reply>> + Send;
+    fn claim(&self, user: &UserId) -> impl Future<Output = Result<DesignReply>> + Send;
 }
 
 /// Serves a design until the process is ended.

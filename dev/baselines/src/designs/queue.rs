@@ -8,18 +8,18 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{DesignArgs, Issuer, Reply};
+use super::{DesignArgs, DesignReply, Issuer};
 
 /// Longest wait for Kafka's acknowledgement, as Firstcome's.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Producer with Firstcome's settings.
-struct Topic {
+struct DesignTopic {
     producer: FutureProducer,
     name: String,
 }
 
-impl Topic {
+impl DesignTopic {
     /// With a connection that has carried a message (an empty one, which the consumer passes over):
     /// what is measured is the design, not its first second.
     async fn new(args: &DesignArgs) -> Result<Self> {
@@ -41,7 +41,7 @@ impl Topic {
 /// F: a set of people and a counter, two steps.
 pub(super) struct SetAndCounter {
     redis: MultiplexedConnection,
-    topic: Topic,
+    topic: DesignTopic,
     people: String,
     counter: String,
     quantity: u32,
@@ -51,7 +51,7 @@ impl SetAndCounter {
     pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
         Ok(Self {
             redis: redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?,
-            topic: Topic::new(args).await?,
+            topic: DesignTopic::new(args).await?,
             people: args.design.key("users"),
             counter: args.design.key("count"),
             quantity: args.quantity,
@@ -59,12 +59,12 @@ impl SetAndCounter {
     }
 
     /// The counter only grows: a request that finds it at the end changes nothing.
-    async fn settled(&self, user: &str) -> Result<Option<Reply>> {
+    async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
         let (count, has_row): (Option<u32>, bool) = query.query_async(&mut self.redis.clone()).await?;
         let over = count.is_some_and(|count| count >= self.quantity);
-        Ok(over.then_some(if has_row { Reply::Already } else { Reply::SoldOut }))
+        Ok(over.then_some(if has_row { DesignReply::Already } else { DesignReply::SoldOut }))
     }
 
     async fn take_back(&self, user: &str) -> Result<()> {
@@ -73,7 +73,7 @@ impl SetAndCounter {
 }
 
 impl Issuer for SetAndCounter {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let user = user.as_str();
         if let Some(reply) = self.settled(user).await? {
             return Ok(reply);
@@ -82,15 +82,15 @@ impl Issuer for SetAndCounter {
         if added == 0 {
             // Also answered to a person who asks twice at once and loses a moment later: the two
             // steps are not atomic.
-            return Ok(Reply::Already);
+            return Ok(DesignReply::Already);
         }
         let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;
         if slot > self.quantity {
             self.take_back(user).await?;
-            return Ok(Reply::SoldOut);
+            return Ok(DesignReply::SoldOut);
         }
         self.topic.send(user, slot).await?;
-        Ok(Reply::Accepted(slot))
+        Ok(DesignReply::Accepted(slot))
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) struct WatchedSet {
     give_back: mpsc::Sender<MultiplexedConnection>,
     waiting: Semaphore,
     shared: MultiplexedConnection,
-    topic: Topic,
+    topic: DesignTopic,
     people: String,
     quantity: u32,
 }
@@ -120,7 +120,7 @@ impl WatchedSet {
             give_back,
             waiting: Semaphore::new(CONNECTIONS),
             shared: client.get_multiplexed_async_connection().await?,
-            topic: Topic::new(args).await?,
+            topic: DesignTopic::new(args).await?,
             people: args.design.key("users"),
             quantity: args.quantity,
         })
@@ -128,14 +128,14 @@ impl WatchedSet {
 
     /// The set only grows: a request that finds it full needs no `WATCH` and no connection of its
     /// own.
-    async fn settled(&self, user: &str) -> Result<Option<Reply>> {
+    async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
         let (has_row, count): (bool, u32) = query.query_async(&mut self.shared.clone()).await?;
-        Ok(if has_row { Some(Reply::Already) } else { (count >= self.quantity).then_some(Reply::SoldOut) })
+        Ok(if has_row { Some(DesignReply::Already) } else { (count >= self.quantity).then_some(DesignReply::SoldOut) })
     }
 
-    async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Reply> {
+    async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<DesignReply> {
         loop {
             let mut query = redis::pipe();
             query.cmd("WATCH").arg(&self.people).ignore();
@@ -143,20 +143,20 @@ impl WatchedSet {
             let (has_row, count): (bool, u32) = query.query_async(conn).await?;
             if has_row || count >= self.quantity {
                 redis::cmd("UNWATCH").query_async::<()>(conn).await?;
-                return Ok(if has_row { Reply::Already } else { Reply::SoldOut });
+                return Ok(if has_row { DesignReply::Already } else { DesignReply::SoldOut });
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
             // Nil: the set has changed since, so everything is read again.
             if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
-                return Ok(Reply::Accepted(count + 1));
+                return Ok(DesignReply::Accepted(count + 1));
             }
         }
     }
 }
 
 impl Issuer for WatchedSet {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         if let Some(reply) = self.settled(user.as_str()).await? {
             return Ok(reply);
         }
@@ -167,7 +167,7 @@ impl Issuer for WatchedSet {
             self.give_back.send(conn).await?;
             reply?
         };
-        if let Reply::Accepted(slot) = reply {
+        if let DesignReply::Accepted(slot) = reply {
             self.topic.send(user.as_str(), slot).await?;
         }
         Ok(reply)

@@ -5,11 +5,11 @@ use firstcome_shared::domain::UserId;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Transaction, TxOpts};
 
-use super::sql::Rows;
-use super::{DesignArgs, Issuer, Reply};
+use super::sql::DesignRows;
+use super::{DesignArgs, DesignReply, Issuer};
 
 pub(super) struct RowLock {
-    rows: Rows,
+    rows: DesignRows,
     query: String,
     lock: String,
     take: String,
@@ -27,7 +27,7 @@ impl RowLock {
              FROM stock_{table} WHERE coupon_id = 1"
         );
         Ok(Self {
-            rows: Rows::of(args).await?,
+            rows: DesignRows::of(args).await?,
             lock: format!("{query} FOR UPDATE"),
             query,
             take: format!("UPDATE stock_{table} SET remaining = remaining - 1 WHERE coupon_id = 1"),
@@ -36,24 +36,24 @@ impl RowLock {
         })
     }
 
-    async fn take(&self, mut tx: Transaction<'_>, user: &str, remaining: i64) -> Result<Reply> {
+    async fn take(&self, mut tx: Transaction<'_>, user: &str, remaining: i64) -> Result<DesignReply> {
         let slot = u32::try_from(self.quantity - remaining + 1)?;
         if !self.rows.insert(&mut tx, user, slot).await? {
             tx.rollback().await?;
-            return Ok(Reply::Already);
+            return Ok(DesignReply::Already);
         }
         tx.query_drop(&self.take).await?;
         tx.commit().await?;
-        Ok(Reply::Accepted(slot))
+        Ok(DesignReply::Accepted(slot))
     }
 }
 
-fn no((remaining, has_row): (i64, u8)) -> Option<Reply> {
-    if has_row != 0 { Some(Reply::Already) } else { (remaining <= 0).then_some(Reply::SoldOut) }
+fn no((remaining, has_row): (i64, u8)) -> Option<DesignReply> {
+    if has_row != 0 { Some(DesignReply::Already) } else { (remaining <= 0).then_some(DesignReply::SoldOut) }
 }
 
 impl Issuer for RowLock {
-    async fn claim(&self, user: &UserId) -> Result<Reply> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let user = user.as_str();
         let mut conn = self.rows.pool.get_conn().await?;
         if self.read_first

@@ -13,14 +13,14 @@ const CONNECTIONS: usize = 32;
 const DUPLICATE: u16 = 1062;
 
 #[derive(Debug, Clone)]
-pub(super) struct Rows {
+pub(super) struct DesignRows {
     pub(super) pool: Pool,
     query: String,
     has_row: String,
     insert: String,
 }
 
-impl Rows {
+impl DesignRows {
     pub(super) fn new(args: &DesignArgs, connections: usize) -> Result<Self> {
         let table = args.design.table();
         Ok(Self {

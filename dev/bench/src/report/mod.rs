@@ -15,9 +15,9 @@ pub use machine::Machine;
 pub use table::print;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Report {
+pub struct BenchReport {
     pub machine: Machine,
-    pub size: crate::cli::Size,
+    pub size: crate::cli::BenchSize,
     /// The designs side by side, where they were measured.
     pub comparison: Option<Comparison>,
     pub measurements: Vec<Measurement>,
@@ -36,7 +36,7 @@ pub struct Measurement {
     /// `×`, `ms`, `/s`, …
     pub unit: Cow<'static, str>,
     /// Only where there is one.
-    pub target: Option<Target>,
+    pub target: Option<FigureTarget>,
     /// What was measured to get it.
     pub measured: BTreeMap<String, f64>,
     /// What limits it, or how it is to be read.
@@ -45,14 +45,14 @@ pub struct Measurement {
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum FigureTarget {
     AtLeast(f64),
     AtMost(f64),
     /// Only to be shown, with what limits it.
     Shown,
 }
 
-impl Target {
+impl FigureTarget {
     pub fn met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
@@ -82,7 +82,7 @@ impl Measurement {
     }
 
     #[must_use]
-    pub fn target(mut self, target: Target) -> Self {
+    pub fn target(mut self, target: FigureTarget) -> Self {
         self.target = Some(target);
         self
     }
@@ -94,8 +94,8 @@ impl Measurement {
     }
 }
 
-impl Report {
-    pub fn new(size: crate::cli::Size) -> Self {
+impl BenchReport {
+    pub fn new(size: crate::cli::BenchSize) -> Self {
         let machine = Machine::describe();
         Self { machine, size, comparison: None, measurements: Vec::new(), took: Vec::new(), failed: Vec::new() }
     }
@@ -121,16 +121,17 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Size;
+    use crate::cli::BenchSize;
 
     #[test]
     fn a_report_is_read_back_as_it_was_written() {
-        let mut report = Report::new(Size::of(true));
-        report.measurements.push(Measurement::of("x", "a", 1.0, "×").target(Target::AtLeast(2.0)));
+        let mut report = BenchReport::new(BenchSize::of(true));
+        report.measurements.push(Measurement::of("x", "a", 1.0, "×").target(FigureTarget::AtLeast(2.0)));
         report.comparison();
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path()).unwrap();
-        let again: Report = serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap()).unwrap();
+        let again: BenchReport =
+            serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap()).unwrap();
         assert_eq!(again.measurements[0].target.map(|target| target.met(1.0)), Some(false));
         assert_eq!(again.comparison.map(|all| all.size.requests), Some(report.size.requests));
     }

@@ -4,9 +4,9 @@ use comfy_table::Table;
 use firstcome_load::table::{align_right, wide};
 use firstcome_load::terminal::number;
 
-use super::{Measurement, Report, Target};
+use super::{BenchReport, FigureTarget, Measurement};
 
-pub fn print(report: &Report) {
+pub fn print(report: &BenchReport) {
     if let Some(comparison) = &report.comparison {
         println!("\n{}", comparison.tables());
     }
@@ -35,7 +35,7 @@ fn measurements(measurements: &[Measurement]) -> Table {
     table
 }
 
-fn targets(report: &Report) -> Table {
+fn targets(report: &BenchReport) -> Table {
     let mut table = wide(["target of", "is", "to be", "", "how it is read, what limits it"]);
     for measurement in report.targets() {
         table.add_row([
@@ -80,16 +80,16 @@ fn remark(measurement: &Measurement) -> String {
 
 fn target(measurement: &Measurement) -> String {
     match measurement.target {
-        Some(Target::AtLeast(bound)) => format!("≥ {}", number(bound)),
-        Some(Target::AtMost(bound)) => format!("≤ {}", number(bound)),
-        Some(Target::Shown) => "shown".into(),
+        Some(FigureTarget::AtLeast(bound)) => format!("≥ {}", number(bound)),
+        Some(FigureTarget::AtMost(bound)) => format!("≤ {}", number(bound)),
+        Some(FigureTarget::Shown) => "shown".into(),
         None => String::new(),
     }
 }
 
 fn verdict(measurement: &Measurement) -> &'static str {
     match measurement.target {
-        Some(Target::Shown) | None => "",
+        Some(FigureTarget::Shown) | None => "",
         Some(target) if target.met(measurement.value) => "met",
         Some(_) => "NOT MET",
     }

@@ -2,7 +2,7 @@
 //! HTTP server.
 
 use anyhow::{Result, ensure};
-use firstcome_load::launch::{Coupon, Installation, Service};
+use firstcome_load::launch::{Installation, InstallationCoupon, Service};
 use firstcome_load::tally::{Latency, Tally};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
@@ -13,8 +13,8 @@ use firstcome_shared::redis::keys::DropKeys;
 use super::figures::{median, spread};
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "ceilings";
 /// Each of two servers is measured so often, in turns, so that what else the machine does hits
@@ -26,7 +26,7 @@ const CLOCK_TURNS: u32 = 5;
 /// The answers of a crowd, and the microseconds of CPU that each request took the server.
 type Turn = (Tally, f64);
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("ceilings").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut measurements = sold_out(bench, &installation, &api, size).await?;
@@ -55,7 +55,12 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
 
 /// Sold-out claims beside a route that does nothing, in turns; then those claims by the clock at
 /// half that rate.
-async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Measurement>> {
+async fn sold_out(
+    bench: &Bench,
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+) -> Result<Vec<Measurement>> {
     let nothing = bench.nothing().await?;
     let coupon = sold(installation, api, size).await?;
     let workload =
@@ -83,7 +88,7 @@ async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, siz
     let by_the_clock = by_the_clock(api, &nothing, size, coupon, lost_rate / 2.0).await?;
     nothing.kill().await?;
     Ok(vec![
-        ratio.target(Target::AtLeast(0.75)).note(format!(
+        ratio.target(FigureTarget::AtLeast(0.75)).note(format!(
             "the middle of {TURNS} turns ({least:.2} to {most:.2}), each one beside the other; a claim takes the API {lost_cpu:.1} µs of \
              CPU, the route that does nothing {idle_cpu:.1} µs"
         )),
@@ -92,7 +97,7 @@ async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, siz
 }
 
 /// A coupon that is sold out.
-async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result<Coupon> {
+async fn sold(installation: &Installation, api: &Service, size: &BenchSize) -> Result<InstallationCoupon> {
     let coupon = installation.coupon(api, size.quantity).await?;
     let buyers = Workload::once_each(api.address()?, coupon.id, size.quantity * 2, size.connections).named("buyer-");
     buyers.run().await?;
@@ -101,7 +106,13 @@ async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result
 
 /// Sold-out claims in an open loop, in turns with the route that does nothing: what both measure
 /// comes from the machine and from the generator's own timer.
-async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Coupon, rate: f64) -> Result<Measurement> {
+async fn by_the_clock(
+    api: &Service,
+    nothing: &Service,
+    size: &BenchSize,
+    coupon: InstallationCoupon,
+    rate: f64,
+) -> Result<Measurement> {
     step(format!("sold-out claims by the clock, {rate:.0} a second"));
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let people = rate as u32 * size.open_seconds / CLOCK_TURNS;
@@ -125,7 +136,7 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
         "ms",
     );
     Ok(measurement
-        .target(Target::AtMost(10.0))
+        .target(FigureTarget::AtMost(10.0))
         .with("rate/s", rate)
         .with("p50 ms", middle(&lost, |l| l.p50_ms))
         .with("p99.9 ms", middle(&lost, |l| l.p999_ms))
@@ -137,7 +148,12 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
 }
 
 /// How many people a second the script admits, and refuses once all is given out.
-async fn by_itself(installation: &Installation, api: &Service, size: &Size, people: usize) -> Result<[Measurement; 2]> {
+async fn by_itself(
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+    people: usize,
+) -> Result<[Measurement; 2]> {
     let coupon = installation.coupon(api, size.many_requests).await?;
     let measured = async |what: &str| {
         let (rate, cpu) = script(installation, coupon, size.many_requests, people, what).await?;

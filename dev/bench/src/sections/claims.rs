@@ -1,7 +1,7 @@
 //! Throughput of claims while everyone wins, beside a route that does only the necessary.
 
 use anyhow::{Result, ensure};
-use firstcome_load::answer::Kind;
+use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, Service};
 use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
@@ -9,14 +9,14 @@ use firstcome_load::workload::Workload;
 
 use super::figures::median;
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "claims";
 /// In turns, so that what else the machine does hits both.
 const TURNS: u32 = 3;
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("claims").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
@@ -34,7 +34,7 @@ async fn everyone_wins(
     bench: &Bench,
     installation: &Installation,
     api: &Service,
-    size: &Size,
+    size: &BenchSize,
 ) -> Result<Vec<Measurement>> {
     step("everyone wins, in turns with a route that does only what has to be done");
     let nothing = bench.nothing().await?;
@@ -54,18 +54,25 @@ async fn everyone_wins(
     let to_idle =
         Measurement::ratio(PART, "everyone wins ÷ do-nothing route", ("Firstcome/s", own), ("nothing/s", idle));
     Ok(vec![
-        Measurement::ratio(PART, what, ("Firstcome/s", own), ("bare/s", bare)).target(Target::AtLeast(1.2)).note(
+        Measurement::ratio(PART, what, ("Firstcome/s", own), ("bare/s", bare)).target(FigureTarget::AtLeast(1.2)).note(
             format!(
                 "both write to the same topic, and the same consumer writes the rows of both; a claim takes the API \
                  {own_cpu:.1} µs of CPU, the bare route {bare_cpu:.1} µs"
             ),
         ),
-        to_idle.target(Target::Shown).note("the disk: each admission is on it before its answer, and Kafka has it too"),
+        to_idle
+            .target(FigureTarget::Shown)
+            .note("the disk: each admission is on it before its answer, and Kafka has it too"),
     ])
 }
 
 /// How much `always` costs, at few and at many connections.
-async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Measurement>> {
+async fn fsync(
+    bench: &Bench,
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+) -> Result<Vec<Measurement>> {
     let mut measurements = Vec::new();
     for connections in [64, 512] {
         let mut rates = Vec::new();
@@ -78,7 +85,7 @@ async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: 
         // One write to the disk serves everybody who waits at that moment, and no more than all
         // connections can wait.
         let each = f64::from(u16::try_from(connections).unwrap_or(u16::MAX)) / rates[0] * 1e3;
-        measurements.push(measurement.target(Target::Shown).note(format!(
+        measurements.push(measurement.target(FigureTarget::Shown).note(format!(
             "Redis waits for the disk before it answers: one write for all who wait then; a round of {connections} took {each:.1} ms"
         )));
     }
@@ -89,18 +96,23 @@ async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: 
 async fn wins(
     installation: &Installation,
     api: &Service,
-    size: &Size,
+    size: &BenchSize,
     people: u32,
     connections: usize,
 ) -> Result<(Tally, f64)> {
     let coupon = installation.coupon(api, size.winners).await?;
     let workload = Workload::once_each(api.address()?, coupon.id, people, connections);
     let (tally, cpu) = workload.run_metered(api.pid()).await?;
-    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
     Ok((tally, cpu))
 }
 
-async fn bare_wins(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<(Tally, f64)> {
+async fn bare_wins(
+    bench: &Bench,
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+) -> Result<(Tally, f64)> {
     let coupon = installation.coupon(api, size.winners).await?;
     let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
     let args = ["bare", "--coupon", &id, "--drop", &drop];
@@ -109,6 +121,6 @@ async fn bare_wins(bench: &Bench, installation: &Installation, api: &Service, si
     let workload = Workload::once_each(bare.address()?, coupon.id, people, size.connections);
     let (tally, cpu) = workload.run_metered(bare.pid()).await?;
     bare.kill().await?;
-    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
     Ok((tally, cpu))
 }

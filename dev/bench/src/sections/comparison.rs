@@ -3,7 +3,7 @@
 use firstcome_baselines::comparison::{DesignRun, Nothing};
 use firstcome_baselines::{Comparison, Design};
 
-use crate::report::{Measurement, Target};
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "designs";
 
@@ -12,9 +12,9 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     let rate = |design| runs.iter().find(|run| run.design == design).map(|run| run.tally.per_second);
     let Some(own) = runs.iter().find(|run| run.design == Design::H) else { return Vec::new() };
     let mut measurements = Vec::new();
-    let shown = Target::Shown;
+    let shown = FigureTarget::Shown;
     for (what, designs, target) in [
-        ("whole rush ÷ best of c, d, e", &[Design::C, Design::D, Design::E][..], Target::AtLeast(10.0)),
+        ("whole rush ÷ best of c, d, e", &[Design::C, Design::D, Design::E][..], FigureTarget::AtLeast(10.0)),
         ("whole rush ÷ best of c, d", &[Design::C, Design::D], shown),
         ("whole rush ÷ best of them when they look before they lock", &[Design::CLook, Design::DLook], shown),
         ("whole rush ÷ e with its counter first, which tells holders that it is sold out", &[Design::EFirst], shown),
@@ -29,7 +29,10 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     let measurement =
         Measurement::of(PART, "MySQL statements of a whole rush, all processes, without passes", statements, "");
     measurements.push(
-        measurement.with("requests", requests).with("MySQL CPU s", own.cost.mysql_cpu).target(Target::AtMost(50.0)),
+        measurement
+            .with("requests", requests)
+            .with("MySQL CPU s", own.cost.mysql_cpu)
+            .target(FigureTarget::AtMost(50.0)),
     );
     let rate = Measurement::of(PART, "claims of that rush", own.tally.per_second, "/s");
     measurements

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use firstcome_baselines::routes::PARTITIONS;
-use firstcome_load::launch::{Coupon, Installation, until};
+use firstcome_load::launch::{Installation, InstallationCoupon, until};
 use firstcome_load::terminal::step;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
@@ -16,8 +16,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use super::figures::median;
 use crate::Bench;
 use crate::ceiling::{insert_rows_by, person};
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "consumer";
 
@@ -26,7 +26,7 @@ const TURNS: usize = 3;
 /// Rows in a statement to try; the straight inserts are measured with the best of them.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("consumer").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut coupons = Vec::new();
@@ -48,14 +48,14 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     Ok(vec![
         Measurement::of(PART, "drain of a backlog", median(consumer.clone()), "rows/s"),
         Measurement::ratio(PART, what, ("consumer/s", median(consumer)), ("straight/s", median(straight)))
-            .target(Target::AtLeast(0.7))
+            .target(FigureTarget::AtLeast(0.7))
             .with("rows", size.winners.into())
             .with("rows a straight statement", rows.into()),
     ])
 }
 
 /// The rows in a statement with which straight inserts are fastest here.
-async fn best_size(installation: &Installation, coupon: Coupon) -> Result<u32> {
+async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> Result<u32> {
     let share = coupon.quantity / u32::try_from(SIZES.len())?;
     let (mut best, mut from) = ((Duration::MAX, SIZES[0]), 1);
     for rows in SIZES {
@@ -66,7 +66,7 @@ async fn best_size(installation: &Installation, coupon: Coupon) -> Result<u32> {
     Ok(best.1)
 }
 
-pub(super) async fn publish(installation: &Installation, coupon: Coupon) -> Result<()> {
+pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
     let (brokers, topic) =
         (installation.setting("KAFKA_BROKERS").to_owned(), installation.setting("KAFKA_TOPIC").to_owned());
     let settings = KafkaSettings { brokers, topic: topic.clone(), group: String::new(), security: Security::default() };
@@ -90,7 +90,7 @@ pub(super) async fn publish(installation: &Installation, coupon: Coupon) -> Resu
 }
 
 /// From the first row seen to the last, without the consumer's start.
-pub(super) async fn consume(installation: &Installation, coupon: Coupon) -> Result<f64> {
+pub(super) async fn consume(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     // Rows of one partition come in order, so the last of each shows that all are there; MySQL
@@ -122,7 +122,7 @@ pub(super) async fn consume(installation: &Installation, coupon: Coupon) -> Resu
 }
 
 /// A message for a slot, without a claim.
-fn event(coupon: Coupon, slot: u32) -> Result<ClaimEvent> {
+fn event(coupon: InstallationCoupon, slot: u32) -> Result<ClaimEvent> {
     let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
     Ok(ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: chrono::Utc::now() })
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use firstcome_load::launch::{Coupon, Installation};
+use firstcome_load::launch::{Installation, InstallationCoupon};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use mysql_async::prelude::Queryable as _;
@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use super::figures::{median, percentile_99};
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "claims";
 /// Coupons of one rush.
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 
 /// Sells a hundred in one burst, again and again.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!("last admission to exact rows, {} rushes", size.rushes));
     let installation = bench.install("exact").await?;
     let (reconciler, api, consumer) =
@@ -41,16 +41,16 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let worst = took.iter().copied().fold(0.0, f64::max);
     Ok(vec![
         Measurement::of(PART, "last admission → exact rows, median", median(took.clone()), "ms")
-            .target(Target::AtMost(50.0)),
+            .target(FigureTarget::AtMost(50.0)),
         Measurement::of(PART, "last admission → exact rows, p99", percentile_99(took), "ms")
-            .target(Target::AtMost(100.0))
+            .target(FigureTarget::AtMost(100.0))
             .with("worst ms", worst)
             .note("from Redis's instant of the last admission until MySQL, asked every millisecond, counts all rows"),
     ])
 }
 
 /// The instant at which all rows stand, Unix milliseconds.
-async fn exact(installation: &Installation, coupon: Coupon) -> Result<f64> {
+async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
     let counting = async {
@@ -67,7 +67,7 @@ async fn exact(installation: &Installation, coupon: Coupon) -> Result<f64> {
 }
 
 /// When Redis admitted the last one, Unix milliseconds.
-async fn last_admission(installation: &Installation, coupon: Coupon) -> Result<f64> {
+async fn last_admission(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT CAST(ROUND(UNIX_TIMESTAMP(CONVERT_TZ(MAX(claimed_at), '+00:00', @@session.time_zone)) * 1000) AS SIGNED)
                FROM issued_coupons WHERE drop_id = ?";

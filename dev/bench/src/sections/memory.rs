@@ -7,12 +7,12 @@ use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "memory";
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     const STEPS: u32 = 10;
     let installation = bench.install("memory").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
@@ -32,10 +32,10 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let at = |step: u32| seen.get(step as usize - 1).copied().context("no such step");
     let (first, half, last) = (at(1)?, at(STEPS / 2)?, at(STEPS)?);
     let what = "API memory at 1,000 connections, the most it ever had";
-    let most = Measurement::of(PART, what, last, "MB").target(Target::AtMost(60.0));
+    let most = Measurement::of(PART, what, last, "MB").target(FigureTarget::AtMost(60.0));
     let what = "the same, all claims ÷ the first tenth of them";
-    let flat =
-        Measurement::ratio(PART, what, ("MB at the end", last), ("MB at first", first)).target(Target::AtMost(1.1));
+    let flat = Measurement::ratio(PART, what, ("MB at the end", last), ("MB at first", first))
+        .target(FigureTarget::AtMost(1.1));
     Ok(vec![
         most.with("claims", size.memory_claims.into()).with("MB before the first", idle),
         flat.with("MB at half", half),

@@ -25,33 +25,33 @@ use firstcome_stack::StackOptions;
 use tokio::time::timeout;
 
 use crate::Bench;
-use crate::cli::{Options, Part, Size};
+use crate::cli::{BenchOptions, BenchSize, Part};
 use crate::quiet::settle;
-use crate::report::{Report, print};
+use crate::report::{BenchReport, print};
 
 /// No step takes longer on any machine that is worth measuring on.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// What a part is made of: each step can fail without the others.
-fn steps(part: Part, options: &Options) -> Vec<Step> {
+fn steps(part: Part, options: &BenchOptions) -> Vec<BenchStep> {
     if part != Part::Designs {
-        return vec![Step::Part(part)];
+        return vec![BenchStep::Part(part)];
     }
     let wanted = Design::ALL.into_iter().filter(|one| options.only.is_empty() || options.only.contains(one));
-    let mut steps: Vec<Step> = wanted.map(Step::Design).collect();
+    let mut steps: Vec<BenchStep> = wanted.map(BenchStep::Design).collect();
     // Right before Firstcome, the last: the machine is not the same an hour later.
-    steps.insert(steps.len().saturating_sub(1), Step::Nothing);
+    steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
     steps
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Step {
+enum BenchStep {
     Nothing,
     Design(Design),
     Part(Part),
 }
 
-impl Step {
+impl BenchStep {
     fn name(self) -> String {
         match self {
             Self::Nothing => "the do-nothing route".into(),
@@ -60,7 +60,7 @@ impl Step {
         }
     }
 
-    async fn measure(self, bench: &Bench, size: &Size, report: &mut Report) -> Result<()> {
+    async fn measure(self, bench: &Bench, size: &BenchSize, report: &mut BenchReport) -> Result<()> {
         let measurements = match self {
             Self::Nothing => {
                 report.comparison().nothing = Some(designs::nothing(&bench.servers, &size.rush()).await?);
@@ -93,9 +93,9 @@ impl Step {
 ///
 /// # Errors When something could not be started or measured: at the end, with everything else
 /// measured and written. A target that is not met is no error.
-pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
+pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
     let size = options.size();
-    let mut report = Report::new(size.clone());
+    let mut report = BenchReport::new(size.clone());
     let begun = Instant::now();
     let mut bench = None;
     for part in parts {
@@ -124,7 +124,7 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn start(options: &Options) -> Result<Bench> {
+async fn start(options: &BenchOptions) -> Result<Bench> {
     step("starting Redis, MySQL and Kafka");
     let servers = Arc::new(Servers::start(StackOptions::default(), None).await?);
     Ok(Bench { servers, other_build: options.against.clone() })
@@ -132,7 +132,7 @@ async fn start(options: &Options) -> Result<Bench> {
 
 /// Gives the servers back for the next step; not after a failure, when nobody knows what state they
 /// are in.
-async fn try_one(one: Step, bench: Bench, size: &Size, report: &mut Report) -> Option<Bench> {
+async fn try_one(one: BenchStep, bench: Bench, size: &BenchSize, report: &mut BenchReport) -> Option<Bench> {
     let settled = settle().await;
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use firstcome_load::launch::{Coupon, Installation, Service};
+use firstcome_load::launch::{Installation, InstallationCoupon, Service};
 use firstcome_load::measure::{Meter, memory_kb};
 use firstcome_load::terminal::step;
 use mysql_async::prelude::Queryable as _;
@@ -16,20 +16,20 @@ use tokio::time::sleep;
 use super::figures::median;
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan};
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "passes";
 const TURNS: usize = 3;
 const OPEN: usize = 10;
 
-struct Pass {
+struct MeasuredPass {
     seconds: f64,
     memory_mb: f64,
     run: Value,
 }
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("passes").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut coupons = Vec::new();
@@ -46,7 +46,7 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     Ok(measurements)
 }
 
-async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Measurement>> {
+async fn clean(installation: &Installation, coupons: &[InstallationCoupon]) -> Result<Vec<Measurement>> {
     let mut seen = Vec::new();
     for coupon in coupons {
         step(format!("clean pass over {} claims", coupon.quantity));
@@ -71,11 +71,11 @@ async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Me
         })
         .collect();
     if let Some(last) = measurements.pop() {
-        measurements.push(last.target(Target::AtMost(1.5)));
+        measurements.push(last.target(FigureTarget::AtMost(1.5)));
     }
     let memory =
         Measurement::of(PART, "memory of the largest clean pass over that of an empty one", large.3 - empty.3, "MB");
-    measurements.push(memory.target(Target::AtMost(50.0)).with("largest MB", large.3).with("empty MB", empty.3));
+    measurements.push(memory.target(FigureTarget::AtMost(50.0)).with("largest MB", large.3).with("empty MB", empty.3));
     let each = |one: &(f64, f64, f64, f64)| one.1 / one.0 * 1e6;
     let linear = Measurement::ratio(
         PART,
@@ -83,12 +83,12 @@ async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Me
         ("µs", each(large)),
         ("µs at first", each(small)),
     );
-    measurements.push(linear.target(Target::AtMost(1.1)).note("linear: about 1 or less"));
+    measurements.push(linear.target(FigureTarget::AtMost(1.1)).note("linear: about 1 or less"));
     Ok(measurements)
 }
 
 /// The largest drop again, with one row in a hundred gone: so every page has a repair.
-async fn scattered(installation: &Installation, coupon: Coupon) -> Result<Measurement> {
+async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     step(format!("a pass over {} claims with one row in a hundred gone", coupon.quantity));
     let scan = scan(installation, coupon).await?.0.as_secs_f64();
     let mut conn = installation.mysql().await?;
@@ -105,7 +105,7 @@ async fn scattered(installation: &Installation, coupon: Coupon) -> Result<Measur
 }
 
 /// Everybody is in Redis, and nobody has a row.
-async fn repairing(installation: &Installation, coupon: Coupon, size: &Size) -> Result<Measurement> {
+async fn repairing(installation: &Installation, coupon: InstallationCoupon, size: &BenchSize) -> Result<Measurement> {
     step(format!("repairing {} missing rows", size.missing));
     admit_straight(installation, coupon, size.missing).await?;
     let pass = once(installation, coupon).await?;
@@ -116,11 +116,11 @@ async fn repairing(installation: &Installation, coupon: Coupon, size: &Size) -> 
     let straight = insert_rows(installation, coupon, 1, size.missing).await?.as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
     let measurement = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("inserts s", straight));
-    Ok(measurement.target(Target::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
+    Ok(measurement.target(FigureTarget::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
 }
 
 /// One pass in a process of its own, over one coupon.
-async fn once(installation: &Installation, coupon: Coupon) -> Result<Pass> {
+async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result<MeasuredPass> {
     let id = coupon.id.to_string();
     let mut command = installation.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -137,7 +137,7 @@ async fn once(installation: &Installation, coupon: Coupon) -> Result<Pass> {
         .with_context(|| format!("no run: {}", String::from_utf8_lossy(&output.stderr)))?;
     #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
     let memory_mb = peak as f64 / 1024.0;
-    Ok(Pass { seconds: seconds(&run)?, memory_mb, run })
+    Ok(MeasuredPass { seconds: seconds(&run)?, memory_mb, run })
 }
 
 /// Duration of a run by its own times.
@@ -147,7 +147,7 @@ fn seconds(run: &Value) -> Result<f64> {
 }
 
 /// A few open drops, first alone and then beside sealed ones.
-async fn beside_sealed(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!("a pass over {OPEN} open drops beside {} sealed ones", size.sealed));
     let installation = bench.install("sealed").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
@@ -170,8 +170,8 @@ async fn beside_sealed(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
         "",
     );
     Ok(vec![
-        time.target(Target::AtMost(50.0)).with("ms without", alone.0).with("sealed", size.sealed.into()),
-        statements.target(Target::AtMost(0.0)).with("statements", beside.1).with("without", alone.1),
+        time.target(FigureTarget::AtMost(50.0)).with("ms without", alone.0).with("sealed", size.sealed.into()),
+        statements.target(FigureTarget::AtMost(0.0)).with("statements", beside.1).with("without", alone.1),
     ])
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use firstcome_load::answer::Kind;
+use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, Service};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use super::figures::{median, spread};
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "slow";
 const SLOW: usize = 200;
@@ -30,7 +30,7 @@ const BODY: &[u8] = b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16
 const A_BYTE_EVERY: Duration = Duration::from_millis(100);
 
 /// Measures the 99th percentile without and with them, in turns.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("slow").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
@@ -52,18 +52,18 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let (least, most) = spread(&ratios);
     let difference = if least <= 1.0 && 1.0 <= most { ": no difference can be told" } else { "" };
     let measurement = Measurement::ratio(PART, what, ("ms beside them", median(beside)), ("ms without", median(alone)));
-    Ok(vec![measurement.target(Target::AtMost(2.0)).note(format!(
+    Ok(vec![measurement.target(FigureTarget::AtMost(2.0)).note(format!(
         "open loop, {RATE} claims a second; everyone wins; {least:.2} to {most:.2} in {TURNS} turns{difference}"
     ))])
 }
 
-async fn p99(installation: &Installation, api: &Service, size: &Size) -> Result<f64> {
+async fn p99(installation: &Installation, api: &Service, size: &BenchSize) -> Result<f64> {
     let people = (size.winners / 20).clamp(1_000, 5_000);
     let coupon = installation.coupon(api, people).await?;
     let workload =
         Workload { rate: Some(RATE), ..Workload::once_each(api.address()?, coupon.id, people, size.connections) };
     let tally = workload.run().await?;
-    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
     Ok(tally.winners.p99_ms)
 }
 

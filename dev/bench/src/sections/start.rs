@@ -7,14 +7,14 @@ use firstcome_load::terminal::step;
 
 use super::figures::median;
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "start";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts each program again and again, with every server there.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step("from process start to ready");
     let installation = bench.install("start").await?;
     // It keeps the gate open, without which no API is ready.
@@ -40,8 +40,9 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
             service.stop().await?;
         }
         let measurement = Measurement::of(PART, format!("process start → ready, {name}"), median(took), "ms");
-        measurements
-            .push(measurement.target(Target::AtMost(300.0)).with("worst ms", worst).with("starts", size.starts.into()));
+        measurements.push(
+            measurement.target(FigureTarget::AtMost(300.0)).with("worst ms", worst).with("starts", size.starts.into()),
+        );
     }
     keeper.stop().await?;
     Ok(measurements)

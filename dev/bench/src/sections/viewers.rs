@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_load::answer::Kind;
-use firstcome_load::launch::{Coupon, Installation, Service, until};
+use firstcome_load::answer::AnswerKind;
+use firstcome_load::launch::{Installation, InstallationCoupon, Service, until};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use mysql_async::prelude::Queryable as _;
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 use super::figures::{median, spread};
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "viewers";
 const VIEWERS: u32 = 10_000;
@@ -28,7 +28,7 @@ const OPERATORS: u32 = 50;
 /// Without them and beside them, in turns, so that what else the machine does hits both.
 const TURNS: u32 = 5;
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("viewers").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
     let consumer = installation.consumer().await?;
@@ -86,7 +86,7 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     .with("beside them/s", median(beside))
     .with("alone/s", median(alone))
     .with("looks/s", median(looks));
-    Ok(vec![ratio.target(Target::AtLeast(0.9)).note(format!(
+    Ok(vec![ratio.target(FigureTarget::AtLeast(0.9)).note(format!(
         "the middle of {TURNS} turns ({least:.2} to {most:.2}); all pages are open before, with script and style, and have asked \
          for the own claim; each asks for the state every {} s, as the server tells it, on a connection of its own",
         every.as_secs()
@@ -94,15 +94,15 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
 }
 
 /// Claims a second while everyone wins, and how many seconds it took.
-async fn rate(api: &Service, coupon: Coupon, size: &Size) -> Result<(f64, f64)> {
+async fn rate(api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<(f64, f64)> {
     let people = coupon.quantity;
     let tally = Workload::once_each(api.address()?, coupon.id, people, size.connections).run().await?;
-    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
     Ok((tally.per_second, tally.seconds))
 }
 
 /// Waits for the rows of a turn, so that the next one does not share the machine with them.
-async fn every_row(installation: &Installation, coupon: Coupon) -> Result<()> {
+async fn every_row(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
     let mut conn = installation.mysql().await?;
     let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;

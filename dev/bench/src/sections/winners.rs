@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use firstcome_baselines::routes::PARTITIONS;
-use firstcome_load::answer::Kind;
+use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
@@ -15,8 +15,8 @@ use mysql_async::prelude::Queryable as _;
 use super::consumer;
 use super::figures::median;
 use crate::Bench;
-use crate::cli::Size;
-use crate::report::{Measurement, Target};
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "winners";
 /// In turns, so that what else the machine does hits all.
@@ -59,7 +59,7 @@ impl Side {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
         let tally = Workload::once_each(self.api.address()?, coupon.id, people, connections).run().await?;
-        ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+        ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
         let mut conn = self.installation.mysql().await?;
         // The last slots of all partitions are among these few, which MySQL finds by key.
         let ends = format!(
@@ -96,7 +96,7 @@ impl Side {
     }
 }
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let mut own = Side::start(bench.install("winners").await?).await?;
     let mut other = match &bench.other_build {
         Some(build) => Some(Side::start(Installation::named(&bench.servers, "before", Some(build)).await?).await?),
@@ -132,8 +132,8 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     Ok(measurements)
 }
 
-fn target(connections: usize) -> Target {
-    if connections == CONNECTIONS[0] { Target::AtMost(170.0) } else { Target::Shown }
+fn target(connections: usize) -> FigureTarget {
+    if connections == CONNECTIONS[0] { FigureTarget::AtMost(170.0) } else { FigureTarget::Shown }
 }
 
 fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
@@ -152,7 +152,7 @@ fn compared(own: &[f64], other: &[f64], connections: usize) -> Measurement {
     Measurement::of(PART, what, median(ratios.clone()), "×")
         .with("own/s", median(own.to_vec()))
         .with("other/s", median(other.to_vec()))
-        .target(Target::AtLeast(1.5))
+        .target(FigureTarget::AtLeast(1.5))
         .note(format!("the middle of {TURNS} turns, each one beside the other ({})", spread(&ratios)))
 }
 
@@ -163,7 +163,7 @@ fn spread(values: &[f64]) -> String {
 }
 
 /// A backlog becomes rows, by each build in turns.
-async fn drains(bench: &Bench, size: &Size) -> Result<Measurement> {
+async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     let own = bench.install("drain").await?;
     let Some(build) = &bench.other_build else { anyhow::bail!("no other build") };
     let other = Installation::named(&bench.servers, "drain_before", Some(build)).await?;
@@ -185,6 +185,6 @@ async fn drains(bench: &Bench, size: &Size) -> Result<Measurement> {
     Ok(Measurement::of(PART, "drain of a backlog ÷ the other build", median(ratios.clone()), "×")
         .with("own rows/s", median(own_rates))
         .with("other rows/s", median(other_rates))
-        .target(Target::AtLeast(1.5))
+        .target(FigureTarget::AtLeast(1.5))
         .note(format!("the middle of 3 turns ({})", spread(&ratios))))
 }

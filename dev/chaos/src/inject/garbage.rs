@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_testkit::{Coupon, Keys};
+use firstcome_testkit::{MadeCoupon, PrefixedKeys};
 
 use super::effect::Effect;
-use crate::fault::{Junk, Key};
+use crate::fault::{DropKey, Junk};
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
@@ -41,19 +41,19 @@ pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result
     found.until_gone(&places, ms).await
 }
 
-pub(super) async fn wrong_type(system: &SystemUnderTest, key: Key, ms: u64) -> Result<Effect> {
+pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
     let mut found = Found::new(system, coupon).await;
     let redis = system.redis();
     let name = match key {
-        Key::Claimants => redis.claimants(coupon.id),
+        DropKey::Claimants => redis.claimants(coupon.id),
         other => redis.of_drop(coupon.id, coupon.drop, other.name()),
     };
     // A counter is a string already.
-    let command = if key == Key::Count { "LPUSH" } else { "SET" };
+    let command = if key == DropKey::Count { "LPUSH" } else { "SET" };
     found.redis(&[b"DEL", name.as_bytes()]).await;
     found.redis(&[command.as_bytes(), name.as_bytes(), b"junk"]).await;
-    let kind = if key == Key::Count { "list" } else { "string" };
+    let kind = if key == DropKey::Count { "list" } else { "string" };
     found.until_gone(&[Place::Type { name, kind }], ms).await
 }
 
@@ -80,14 +80,14 @@ enum Place {
 /// One person's garbage, and what is known about it.
 struct Found<'a> {
     system: &'a SystemUnderTest,
-    coupon: &'a Coupon,
+    coupon: &'a MadeCoupon,
     /// Findings up to this one are older.
     finding: u64,
     put: bool,
 }
 
 impl<'a> Found<'a> {
-    async fn new(system: &'a SystemUnderTest, coupon: &'a Coupon) -> Self {
+    async fn new(system: &'a SystemUnderTest, coupon: &'a MadeCoupon) -> Self {
         let finding = number(system, "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings").await.unwrap_or(0);
         Self { system, coupon, finding, put: false }
     }
@@ -137,7 +137,7 @@ impl<'a> Found<'a> {
     }
 
     async fn messages(&mut self) -> Vec<Place> {
-        let Coupon { id, drop, .. } = self.coupon;
+        let MadeCoupon { id, drop, .. } = self.coupon;
         let claim = |coupon: i64, drop: i64, slot: i64, user: &str| {
             format!(
                 r#"{{"v":1,"coupon_id":{coupon},"drop_id":{drop},"slot":{slot},"user_id":"{user}","claimed_at":"2026-01-01T00:00:00.000Z"}}"#
@@ -162,7 +162,7 @@ impl<'a> Found<'a> {
     }
 
     async fn dead_letters(&mut self) -> Vec<Place> {
-        let Coupon { id, drop, .. } = self.coupon;
+        let MadeCoupon { id, drop, .. } = self.coupon;
         let letters = format!(
             "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, payload) VALUES
              (NULL, NULL, NULL, NULL, '{BY_HAND}', 0xff00), ({id}, {drop}, 9223372036854775807, 'odd-far', '{BY_HAND}', NULL),
@@ -274,11 +274,11 @@ impl<'a> Found<'a> {
     }
 }
 
-async fn command(redis: &Keys, words: &[&[u8]]) -> Result<()> {
+async fn command(redis: &PrefixedKeys, words: &[&[u8]]) -> Result<()> {
     Ok(redis.try_command(words).await?)
 }
 
-async fn score(redis: &Keys, key: &str, name: &[u8]) -> Result<Option<f64>> {
+async fn score(redis: &PrefixedKeys, key: &str, name: &[u8]) -> Result<Option<f64>> {
     let words: [&[u8]; 3] = [b"ZSCORE", key.as_bytes(), name];
     Ok(redis.try_command(&words).await?)
 }

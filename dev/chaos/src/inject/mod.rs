@@ -11,9 +11,9 @@ pub(crate) use garbage::ODD_PEOPLE;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_stack::Fault as Proxied;
+use firstcome_stack::ProxyFault;
 
-use crate::fault::{Fault, Store, Wire};
+use crate::fault::{Fault, FaultyStore, WireFault};
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, until};
@@ -115,39 +115,39 @@ async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
     Ok(Effect::now(true, "a row and its admission"))
 }
 
-async fn disturb(system: &SystemUnderTest, store: Store, wire: Wire, ms: u64) -> Result<Effect> {
+async fn disturb(system: &SystemUnderTest, store: FaultyStore, wire: WireFault, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(store).await;
     let proxy = system.servers.proxy(store);
     let before = proxy.counters();
     proxy
         .set(match wire {
-            Wire::Delay => Proxied::Delay(Duration::from_millis(150)),
-            Wire::LongDelay => Proxied::Delay(Duration::from_millis(1_600)),
-            Wire::Cut => Proxied::Cut,
-            Wire::BlackHole => Proxied::BlackHole,
-            Wire::DropReplies => Proxied::DropReplies,
-            Wire::HalfClose => Proxied::HalfClose,
+            WireFault::Delay => ProxyFault::Delay(Duration::from_millis(150)),
+            WireFault::LongDelay => ProxyFault::Delay(Duration::from_millis(1_600)),
+            WireFault::Cut => ProxyFault::Cut,
+            WireFault::BlackHole => ProxyFault::BlackHole,
+            WireFault::DropReplies => ProxyFault::DropReplies,
+            WireFault::HalfClose => ProxyFault::HalfClose,
         })
         .await?;
     let during = lasting(ms).await;
     let after = proxy.counters();
-    proxy.set(Proxied::Pass).await?;
+    proxy.set(ProxyFault::Pass).await?;
     let passed = after.bytes_to_server - before.bytes_to_server;
     let dropped = after.bytes_dropped - before.bytes_dropped;
     Ok(match wire {
-        Wire::Delay | Wire::LongDelay => Effect::of(during, passed > 0, format!("{passed} bytes came late")),
-        Wire::DropReplies => Effect::of(during, dropped > 0, format!("{dropped} bytes of replies lost")),
-        Wire::Cut | Wire::BlackHole | Wire::HalfClose => {
+        WireFault::Delay | WireFault::LongDelay => Effect::of(during, passed > 0, format!("{passed} bytes came late")),
+        WireFault::DropReplies => Effect::of(during, dropped > 0, format!("{dropped} bytes of replies lost")),
+        WireFault::Cut | WireFault::BlackHole | WireFault::HalfClose => {
             Effect::of(during, before.open > 0, format!("{} connections hit", before.open))
         }
     })
 }
 
-async fn silence(system: &SystemUnderTest, store: Store, process: bool, ms: u64) -> Result<Effect> {
+async fn silence(system: &SystemUnderTest, store: FaultyStore, process: bool, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(store).await;
     let proxy = system.servers.proxy(store);
     let open = proxy.counters().open;
-    proxy.set(Proxied::BlackHole).await?;
+    proxy.set(ProxyFault::BlackHole).await?;
     proxy.strand_now();
     if process {
         system.servers.kill(store).await?;
@@ -156,6 +156,6 @@ async fn silence(system: &SystemUnderTest, store: Store, process: bool, ms: u64)
     if process {
         system.servers.start_again(store).await?;
     }
-    proxy.set(Proxied::Pass).await?;
+    proxy.set(ProxyFault::Pass).await?;
     Ok(Effect::of(during, open > 0, format!("{open} connections silent for good")))
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_stack::{Fault as Proxied, RedisServer};
-use firstcome_testkit::{Keys, OldCopy};
+use firstcome_stack::{ProxyFault, RedisServer};
+use firstcome_testkit::{OldCopy, PrefixedKeys};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::effect::Effect;
-use crate::fault::Store;
+use crate::fault::FaultyStore;
 use crate::replica::{Replica, follow, until_it_follows};
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
@@ -35,20 +35,20 @@ fn forgotten(before: u64, after: u64) -> Effect {
 
 /// Killed, and back without the last part of what it wrote.
 pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
-    system.servers.kill(Store::Redis).await?;
+    system.servers.kill(FaultyStore::Redis).await?;
     let file = std::fs::File::options().write(true).open(system.servers.append_only_file()?)?;
     let length = file.metadata()?.len();
     let written = length.saturating_sub(system.written_before());
     file.set_len(length - written * percent / 100)?;
-    system.servers.start_again(Store::Redis).await?;
+    system.servers.start_again(FaultyStore::Redis).await?;
     Ok(forgotten(before, people(system).await?))
 }
 
 /// Emptied in the same process.
 pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
     system.redis().try_command::<()>(&["FLUSHALL"]).await?;
     Ok(forgotten(before, 0))
@@ -56,13 +56,13 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
 
 /// Killed, and back with a copy of an earlier moment.
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let old = OldCopy::of(&system.servers.redis())?;
     pause(age_ms).await;
     let before = people(system).await?;
-    system.servers.kill(Store::Redis).await?;
+    system.servers.kill(FaultyStore::Redis).await?;
     old.put_back(&system.servers.redis())?;
-    system.servers.start_again(Store::Redis).await?;
+    system.servers.start_again(FaultyStore::Redis).await?;
     Ok(forgotten(before, people(system).await?))
 }
 
@@ -70,15 +70,15 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
     let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(&system.servers).await? };
-    link.set(Proxied::Cut).await?;
-    Keys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
+    link.set(ProxyFault::Cut).await?;
+    PrefixedKeys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
     pause(lag_ms).await;
     Ok(server)
 }
 
 /// A replica that no longer hears of the master takes its place.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let server = left_behind(system, lag_ms).await?;
     let master = system.servers.redis();
     let before = people(system).await?;
@@ -89,12 +89,12 @@ pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Resu
 
 /// The master takes over the older data of a replica, and is promoted again in the same process.
 pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let older = left_behind(system, lag_ms).await?;
     let master = system.servers.redis();
     let before = people(system).await?;
     let begun = Instant::now();
-    let command = Keys::new(&master.url(), "");
+    let command = PrefixedKeys::new(&master.url(), "");
     command.try_command::<()>(&["REPLICAOF", "127.0.0.1", &older.port().to_string()]).await?;
     until_it_follows(&master).await?;
     command.try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
@@ -104,7 +104,7 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
 
 /// Its clock, by which windows open and close, is off by so many seconds.
 pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let time = async || anyhow::Ok(redis.try_command::<(i64, i64)>(&["TIME"]).await?.0);
     let before = time().await?;
@@ -118,20 +118,20 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
 /// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it
 /// can't keep.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
-    let pid = system.servers.pid(Store::Redis).context("Redis does not run")?;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let pid = system.servers.pid(FaultyStore::Redis).context("Redis does not run")?;
     let length = std::fs::metadata(system.servers.append_only_file()?)?.len();
     files_up_to(pid, Some(length + 100))?;
     let begun = Instant::now();
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
-    system.servers.kill(Store::Redis).await?;
-    system.servers.start_again(Store::Redis).await?;
+    system.servers.kill(FaultyStore::Redis).await?;
+    system.servers.start_again(FaultyStore::Redis).await?;
     Ok(Effect::of(begun..begun, ended, if ended { "ended itself" } else { "nothing was written" }))
 }
 
 /// New keys are refused.
 pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(Store::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let before = refused(&redis).await?;
     redis.try_command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await?;
@@ -142,7 +142,7 @@ pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effec
 }
 
 /// Errors of the kind OOM so far.
-async fn refused(redis: &Keys) -> Result<u64> {
+async fn refused(redis: &PrefixedKeys) -> Result<u64> {
     let info: String = redis.try_command(&["INFO", "errorstats"]).await?;
     let line = info.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
     Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use firstcome_demo::demo::{Size, run};
+use firstcome_demo::demo::{DemoSize, run};
 use firstcome_demo::outcome::mail_as_text;
 use firstcome_demo::system::{SystemOptions, stopped};
 use firstcome_load::ended;
@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
 
 async fn work(cli: Cli) -> Result<ExitCode> {
     ensure!(cli.people >= cli.quantity, "PEOPLE must be at least QUANTITY, or not everything can be given away");
-    let size = Size {
+    let size = DemoSize {
         quantity: cli.quantity,
         people: cli.people,
         requests_per_person: cli.requests_per_person,

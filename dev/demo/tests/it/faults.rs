@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use firstcome_demo::faults::{refuse_no_more, refuse_some_rows};
 use firstcome_demo::proof::Proof;
-use firstcome_load::answer::Promise;
+use firstcome_load::answer::PromisedSlot;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_stack::{MysqlOptions, MysqlServer, Server};
 
@@ -32,7 +32,7 @@ async fn every_seventh_slot_is_refused_from_the_consumer_alone_and_the_proof_see
     assert!(format!("{refused:#}").contains("firstcome: refused by the demo"), "{refused:#}");
 
     let promises =
-        HashMap::from([("f", 6), ("g", 7)].map(|(user, slot)| (user.to_owned(), Promise { drop_id: 1, slot })));
+        HashMap::from([("f", 6), ("g", 7)].map(|(user, slot)| (user.to_owned(), PromisedSlot { drop_id: 1, slot })));
     let proof = Proof::read(&mysql, 1, 2, &promises).await.unwrap();
     assert_eq!(proof.promised_without_row.iter().collect::<Vec<_>>(), ["g"]);
 

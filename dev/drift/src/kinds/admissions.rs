@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use firstcome_shared::domain::UserId;
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
     pub(super) async fn forget_people(&mut self, n: u32) -> Result<Injected> {
@@ -12,7 +12,7 @@ impl Injector {
         for (_, user) in &people {
             self.forget(user).await?;
         }
-        Ok(self.injected(Kind::MissingAdmission, &people, "Redis forgot people"))
+        Ok(self.injected(Drift::MissingAdmission, &people, "Redis forgot people"))
     }
 
     pub(super) async fn forget_claimants(&mut self, n: u32) -> Result<Injected> {
@@ -21,7 +21,7 @@ impl Injector {
         for (_, user) in &people {
             self.redis::<i64>(redis::cmd("HDEL").arg(&self.keys.claimants).arg(user.as_str())).await?;
         }
-        Ok(self.injected(Kind::MissingClaimants, &people, "the coupon's list of claimants forgot people"))
+        Ok(self.injected(Drift::MissingClaimants, &people, "the coupon's list of claimants forgot people"))
     }
 
     pub(super) async fn move_to_new_slots(&mut self, n: u32) -> Result<Injected> {
@@ -31,7 +31,7 @@ impl Injector {
             self.place_on(user, to, false).await?;
         }
         Ok(self.injected(
-            Kind::MissingMoved,
+            Drift::MissingMoved,
             &people,
             "Redis has people on slots from the end instead of those of their rows",
         ))
@@ -44,7 +44,7 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        Ok(self.injected(Kind::SlotConflict, &people, "new people stand on slots of people with rows"))
+        Ok(self.injected(Drift::SlotConflict, &people, "new people stand on slots of people with rows"))
     }
 
     pub(super) async fn move_onto_others(&mut self, n: u32) -> Result<Injected> {
@@ -53,7 +53,7 @@ impl Injector {
         for ((_, user), (slot, _)) in movers.iter().zip(owners) {
             self.place_on(user, i64::from(*slot), false).await?;
         }
-        Ok(self.injected(Kind::ConflictMoved, &signed(movers), "Redis has people on the slots of others, beside them"))
+        Ok(self.injected(Drift::ConflictMoved, &signed(movers), "Redis has people on the slots of others, beside them"))
     }
 
     pub(super) async fn exchange(&mut self, n: u32) -> Result<Injected> {
@@ -63,7 +63,7 @@ impl Injector {
             self.place_on(a, *b_slot, true).await?;
             self.place_on(b, *a_slot, true).await?;
         }
-        Ok(self.injected(Kind::ConflictExchanged, &both, "Redis has pairs of people on each other's slot"))
+        Ok(self.injected(Drift::ConflictExchanged, &both, "Redis has pairs of people on each other's slot"))
     }
 
     /// Has Redis believe that a person is on a slot.

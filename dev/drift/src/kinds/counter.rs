@@ -7,10 +7,10 @@ use firstcome_shared::mysql::issued::{IssuedBy, insert};
 use firstcome_shared::mysql::slot_limits::SlotLimits;
 
 use crate::injector::{Injected, Injector};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
-    pub(super) async fn set_count(&mut self, kind: Kind, by: i64) -> Result<Injected> {
+    pub(super) async fn set_count(&mut self, kind: Drift, by: i64) -> Result<Injected> {
         let count = self.count().await?;
         self.write_count(count + by).await?;
         Ok(self.injected(kind, &[], &format!("count was {count} and is {}", count + by)))
@@ -26,7 +26,7 @@ impl Injector {
             self.write_row(&user, Slot::try_from(slot)?).await?;
         }
         self.write_count(slot).await?;
-        Ok(self.injected(Kind::CountGap, &[], &format!("slots {} to {} were skipped", count + 1, slot - 1)))
+        Ok(self.injected(Drift::CountGap, &[], &format!("slots {} to {} were skipped", count + 1, slot - 1)))
     }
 
     pub(super) async fn write_count(&self, count: i64) -> Result<()> {

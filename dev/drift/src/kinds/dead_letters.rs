@@ -7,20 +7,20 @@ use firstcome_shared::domain::UserId;
 use firstcome_shared::mysql::schema::failed_claims;
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
     pub(super) async fn failed_claim(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         self.add_dead_letters(&signed(&people), "made by firstcome-drift: the row was refused").await?;
         self.delete_rows(&people).await?;
-        Ok(self.injected(Kind::FailedClaim, &signed(&people), "rows moved to the dead-letter table"))
+        Ok(self.injected(Drift::FailedClaim, &signed(&people), "rows moved to the dead-letter table"))
     }
 
     pub(super) async fn failed_duplicate(&mut self, n: u32) -> Result<Injected> {
         let people = signed(&self.pick(n).await?);
         self.add_dead_letters(&people, "made by firstcome-drift: a duplicate").await?;
-        Ok(self.injected(Kind::FailedDuplicate, &people, "dead letters for people who have their row"))
+        Ok(self.injected(Drift::FailedDuplicate, &people, "dead letters for people who have their row"))
     }
 
     pub(super) async fn failed_slot_taken(&mut self, n: u32) -> Result<Injected> {
@@ -28,14 +28,14 @@ impl Injector {
         let new = self.make_up(n);
         let people: Vec<(i64, UserId)> = owners.iter().map(|(slot, _)| i64::from(*slot)).zip(new).collect();
         self.add_dead_letters(&people, "made by firstcome-drift: slot_taken").await?;
-        Ok(self.injected(Kind::FailedSlotTaken, &people, "dead letters of new people for slots that others hold"))
+        Ok(self.injected(Drift::FailedSlotTaken, &people, "dead letters of new people for slots that others hold"))
     }
 
     pub(super) async fn failed_unrepairable(&mut self, n: u32) -> Result<Injected> {
         let above = i64::from(self.drop.quantity) + 1_000;
         let people: Vec<(i64, UserId)> = (above..).zip(self.make_up(n)).collect();
         self.add_dead_letters(&people, "made by firstcome-drift: slot_out_of_range").await?;
-        Ok(self.injected(Kind::FailedUnrepairable, &people, "dead letters for slots the drop does not have"))
+        Ok(self.injected(Drift::FailedUnrepairable, &people, "dead letters for slots the drop does not have"))
     }
 
     async fn add_dead_letters(&self, people: &[(i64, UserId)], reason: &'static str) -> Result<()> {

@@ -16,47 +16,47 @@ use firstcome_shared::mysql::schema::issued_coupons;
 use firstcome_shared::redis::admission::Admission;
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
     /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be
     /// counted).
-    pub async fn make(&mut self, kind: Kind, n: u32) -> Result<Injected> {
+    pub async fn make(&mut self, kind: Drift, n: u32) -> Result<Injected> {
         match kind {
-            Kind::Unissued => self.unissued(n).await,
-            Kind::Unpublished => self.unpublished(n).await,
-            Kind::FailedClaim => self.failed_claim(n).await,
-            Kind::FailedDuplicate => self.failed_duplicate(n).await,
-            Kind::FailedSlotTaken => self.failed_slot_taken(n).await,
-            Kind::FailedUnrepairable => self.failed_unrepairable(n).await,
-            Kind::MissingAdmission => self.forget_people(n).await,
-            Kind::MissingClaimants => self.forget_claimants(n).await,
-            Kind::MissingMoved => self.move_to_new_slots(n).await,
-            Kind::CountLower => self.set_count(kind, -i64::from(n)).await,
-            Kind::CountHigher => self.set_count(kind, i64::from(n)).await,
-            Kind::CountGap => self.gap(n).await,
-            Kind::SlotConflict => self.share_slots(n).await,
-            Kind::ConflictMoved => self.move_onto_others(n).await,
-            Kind::ConflictExchanged => self.exchange(n).await,
-            Kind::OverAdmitted => self.above_quantity(n).await,
-            Kind::OverShrunk => self.shrink(n).await,
-            Kind::OverTwoDrops => self.in_two_drops(n).await,
-            Kind::RevokedAdmission => self.revoke_in_mysql(n).await,
-            Kind::RevokedForgotten => self.forget_revocations(n).await,
-            Kind::RevokedRow => self.revoke_without_row(n).await,
-            Kind::Unfilled => self.free_while_waiting(n).await,
-            Kind::UnfilledClosed => self.close_below_quantity(n).await,
-            Kind::RedisLost => self.lose_keys().await,
-            Kind::RedisFlushed => self.flush().await,
-            Kind::RedisGate => self.lose_gate().await,
-            Kind::Stalled => self.stall(n).await,
+            Drift::Unissued => self.unissued(n).await,
+            Drift::Unpublished => self.unpublished(n).await,
+            Drift::FailedClaim => self.failed_claim(n).await,
+            Drift::FailedDuplicate => self.failed_duplicate(n).await,
+            Drift::FailedSlotTaken => self.failed_slot_taken(n).await,
+            Drift::FailedUnrepairable => self.failed_unrepairable(n).await,
+            Drift::MissingAdmission => self.forget_people(n).await,
+            Drift::MissingClaimants => self.forget_claimants(n).await,
+            Drift::MissingMoved => self.move_to_new_slots(n).await,
+            Drift::CountLower => self.set_count(kind, -i64::from(n)).await,
+            Drift::CountHigher => self.set_count(kind, i64::from(n)).await,
+            Drift::CountGap => self.gap(n).await,
+            Drift::SlotConflict => self.share_slots(n).await,
+            Drift::ConflictMoved => self.move_onto_others(n).await,
+            Drift::ConflictExchanged => self.exchange(n).await,
+            Drift::OverAdmitted => self.above_quantity(n).await,
+            Drift::OverShrunk => self.shrink(n).await,
+            Drift::OverTwoDrops => self.in_two_drops(n).await,
+            Drift::RevokedAdmission => self.revoke_in_mysql(n).await,
+            Drift::RevokedForgotten => self.forget_revocations(n).await,
+            Drift::RevokedRow => self.revoke_without_row(n).await,
+            Drift::Unfilled => self.free_while_waiting(n).await,
+            Drift::UnfilledClosed => self.close_below_quantity(n).await,
+            Drift::RedisLost => self.lose_keys().await,
+            Drift::RedisFlushed => self.flush().await,
+            Drift::RedisGate => self.lose_gate().await,
+            Drift::Stalled => self.stall(n).await,
         }
     }
 
     async fn unissued(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         self.delete_rows(&people).await?;
-        Ok(self.injected(Kind::Unissued, &signed(&people), "rows deleted"))
+        Ok(self.injected(Drift::Unissued, &signed(&people), "rows deleted"))
     }
 
     /// As when an API process dies between Redis and Kafka.
@@ -68,7 +68,7 @@ impl Injector {
                 other => bail!("nobody is admitted now: {other:?}"),
             }
         }
-        Ok(self.injected(Kind::Unpublished, &people, "admitted, and never published"))
+        Ok(self.injected(Drift::Unpublished, &people, "admitted, and never published"))
     }
 
     pub(crate) async fn delete_rows(&self, people: &[(Slot, UserId)]) -> Result<()> {

@@ -7,7 +7,7 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::schema::drops;
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
     pub(super) async fn above_quantity(&mut self, n: u32) -> Result<Injected> {
@@ -22,7 +22,7 @@ impl Injector {
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
-        Ok(self.injected(Kind::OverAdmitted, &people, "new people stand on slots above the quantity"))
+        Ok(self.injected(Drift::OverAdmitted, &people, "new people stand on slots above the quantity"))
     }
 
     /// The last `n` lose their rows, which the schema would hold against it, then the quantity goes
@@ -41,7 +41,7 @@ impl Injector {
         self.redis::<i64>(redis::cmd("HSET").arg(&self.keys.meta).arg("quantity").arg(quantity)).await?;
         self.drop.quantity = quantity;
         Ok(self.injected(
-            Kind::OverShrunk,
+            Drift::OverShrunk,
             &signed(&people),
             &format!("the quantity is {quantity} now, below the slots of"),
         ))
@@ -70,7 +70,7 @@ impl Injector {
             self.place_on(user, *slot, false).await?;
         }
         self.write_count(count + i64::from(n)).await?;
-        Ok(self.injected(Kind::OverTwoDrops, &people, &format!("people of drop {other} hold a slot here too")))
+        Ok(self.injected(Drift::OverTwoDrops, &people, &format!("people of drop {other} hold a slot here too")))
     }
 
     pub(super) fn top(&self) -> Slot {

@@ -6,7 +6,7 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
     pub(super) async fn revoke_in_mysql(&mut self, n: u32) -> Result<Injected> {
@@ -15,7 +15,7 @@ impl Injector {
             self.revoked(one).await?;
         }
         self.revoked_long_ago().await?;
-        Ok(self.injected(Kind::RevokedAdmission, &signed(&people), "revoked in MySQL alone"))
+        Ok(self.injected(Drift::RevokedAdmission, &signed(&people), "revoked in MySQL alone"))
     }
 
     pub(super) async fn forget_revocations(&mut self, n: u32) -> Result<Injected> {
@@ -27,7 +27,7 @@ impl Injector {
         }
         self.revoked_long_ago().await?;
         self.redis::<i64>(redis::cmd("DEL").arg(&self.keys.revoked)).await?;
-        Ok(self.injected(Kind::RevokedForgotten, &signed(&people), "Redis forgot whose claims are revoked"))
+        Ok(self.injected(Drift::RevokedForgotten, &signed(&people), "Redis forgot whose claims are revoked"))
     }
 
     pub(super) async fn revoke_without_row(&mut self, n: u32) -> Result<Injected> {
@@ -45,7 +45,7 @@ impl Injector {
             self.db.run("revoke", insert).await?;
         }
         self.revoked_long_ago().await?;
-        Ok(self.injected(Kind::RevokedRow, &signed(&people), "revoked, and their rows are there"))
+        Ok(self.injected(Drift::RevokedRow, &signed(&people), "revoked, and their rows are there"))
     }
 
     async fn revoked(&self, (slot, user): &(Slot, UserId)) -> Result<Revocation> {

@@ -6,7 +6,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::time::Duration;
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 use crate::stall::Stall;
 
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -15,17 +15,17 @@ impl Injector {
     pub(super) async fn lose_keys(&mut self) -> Result<Injected> {
         let own = self.keys.own();
         self.redis::<i64>(redis::cmd("DEL").arg(&own[..])).await?;
-        Ok(self.injected(Kind::RedisLost, &[], "Redis lost the keys of this drop"))
+        Ok(self.injected(Drift::RedisLost, &[], "Redis lost the keys of this drop"))
     }
 
     pub(super) async fn flush(&mut self) -> Result<Injected> {
         self.redis::<()>(&redis::cmd("FLUSHALL")).await?;
-        Ok(self.injected(Kind::RedisFlushed, &[], "Redis lost everything, also what others keep there"))
+        Ok(self.injected(Drift::RedisFlushed, &[], "Redis lost everything, also what others keep there"))
     }
 
     pub(super) async fn lose_gate(&mut self) -> Result<Injected> {
         self.redis::<()>(redis::cmd("SCRIPT").arg("FLUSH")).await?;
-        Ok(self.injected(Kind::RedisGate, &[], "Redis lost its scripts, which closes the admission gate"))
+        Ok(self.injected(Drift::RedisGate, &[], "Redis lost its scripts, which closes the admission gate"))
     }
 
     /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row
@@ -45,6 +45,6 @@ impl Injector {
             producer.send(record, SEND_LIMIT).await.map_err(|(error, _)| error).context("Kafka took no message")?;
         }
         let what = "the consumer can write nothing for this drop while this lasts; copies of claims wait on the topic";
-        Ok(Injected { stall: Some(stall), ..self.injected(Kind::Stalled, &signed(&people), what) })
+        Ok(Injected { stall: Some(stall), ..self.injected(Drift::Stalled, &signed(&people), what) })
     }
 }

@@ -7,7 +7,7 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::schema::drops;
 
 use crate::injector::{Injected, Injector, signed};
-use crate::kind::Kind;
+use crate::kind::Drift;
 
 impl Injector {
     pub(super) async fn free_while_waiting(&mut self, n: u32) -> Result<Injected> {
@@ -21,7 +21,7 @@ impl Injector {
             }
             summary.push_str(" and new people wait");
         }
-        Ok(self.injected(Kind::Unfilled, &signed(&gone), &summary))
+        Ok(self.injected(Drift::Unfilled, &signed(&gone), &summary))
     }
 
     pub(super) async fn close_below_quantity(&mut self, n: u32) -> Result<Injected> {
@@ -44,7 +44,7 @@ impl Injector {
         let closed_ms = closed.map_or(now_ms - 1_000, |at| at.and_utc().timestamp_millis());
         self.redis::<i64>(redis::cmd("HSET").arg(&self.keys.meta).arg("closes_at_ms").arg(closed_ms)).await?;
         Ok(self.injected(
-            Kind::UnfilledClosed,
+            Drift::UnfilledClosed,
             &signed(&gone),
             &format!("closed with {n} slots or more left; taken back from"),
         ))

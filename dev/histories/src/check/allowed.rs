@@ -5,16 +5,16 @@
 
 use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
-use crate::event::Answer;
-use crate::history::{Act, Ended, History, Operation};
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, Operation, OperationKind};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for op in history.operations.iter().filter(|op| op.act == Act::Claim) {
+    for op in history.operations.iter().filter(|op| op.act == OperationKind::Claim) {
         let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else { continue };
         let (coupon, person) = (op.coupon, &op.person);
         let given = match answer {
-            Answer::NotAllowed => {
+            RecordedAnswer::NotAllowed => {
                 if !may_be(history, index, (coupon, person), false, (op.line, line)) {
                     found.push(Violation::TurnedAway { coupon, person: person.clone(), line });
                 }
@@ -22,8 +22,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
                 continue;
             }
             // A slot just now is given by this request; anything else may be from an earlier one.
-            Answer::Accepted { .. } => may_be(history, index, (coupon, person), true, (op.line, line)),
-            Answer::AlreadyClaimed { .. } | Answer::Waiting { .. } => {
+            RecordedAnswer::Accepted { .. } => may_be(history, index, (coupon, person), true, (op.line, line)),
+            RecordedAnswer::AlreadyClaimed { .. } | RecordedAnswer::Waiting { .. } => {
                 may_be_admitted(history, index, (coupon, person), line)
             }
             _ => continue,
@@ -67,18 +67,19 @@ fn may_be(history: &History, index: &Index<'_>, who: (u64, &str), on: bool, (fro
     let done = |op: &Operation| op.ended_line.filter(|_| matches!(op.ended, Ended::Ok(_)));
     // Whether the opposite was certainly done between a line and the moment.
     let is_undone = |since: usize| {
-        let mut others = changes.iter().filter(|op| op.act != Act::List { on } && op.line > since);
+        let mut others = changes.iter().filter(|op| op.act != OperationKind::List { on } && op.line > since);
         others.any(|op| done(op).is_some_and(|end| end < from))
     };
     let so_at_first = first.contains(who.1) == on && !is_undone(0);
-    let mut same = changes.iter().filter(|op| op.act == Act::List { on } && op.line < to && op.ended != Ended::Failed);
+    let mut same =
+        changes.iter().filter(|op| op.act == OperationKind::List { on } && op.line < to && op.ended != Ended::Failed);
     so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
 }
 
 /// Whether a person was told that the coupon is for others, by this answer or one that may have
 /// come after it.
 pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
-    let sent_away = |other: &&&Operation| other.ended == Ended::Ok(Answer::NotAllowed);
+    let sent_away = |other: &&&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
     let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);
     others.any(|other| other.ended_line.is_some_and(|end| end > op.line))
 }

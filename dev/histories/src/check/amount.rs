@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use super::allowed::is_sent_away_after;
 use super::index::{Index, drop_of, once_per_coupon};
 use super::revoked::may_be_revoked;
-use crate::event::Answer;
-use crate::history::{Act, Ended, History, Read};
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, OperationKind, RowsRead};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
@@ -26,7 +26,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 /// Somebody who was answered `sold_out` counts too. If a slot comes free after that with nobody
 /// waiting, they get it only by asking again; so a recorder lets people ask again once the faults
 /// are over. Somebody who was told last that the coupon is for others wants none any more.
-fn too_few(history: &History, index: &Index<'_>, last: &Read) -> Option<Violation> {
+fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {
     let drop = last.drop;
     let quantity = history.drops.get(&drop)?.quantity_at(last.line);
     let rows = last.rows.len() as u64;
@@ -35,14 +35,16 @@ fn too_few(history: &History, index: &Index<'_>, last: &Read) -> Option<Violatio
     }
     let mut wanted: HashSet<&str> = last.rows.iter().map(|row| row.person.as_str()).collect();
     let mut waits = false;
-    for op in history.operations.iter().filter(|op| op.act == Act::Claim && drop_of(history, op) == Some(drop)) {
+    for op in
+        history.operations.iter().filter(|op| op.act == OperationKind::Claim && drop_of(history, op) == Some(drop))
+    {
         let Ended::Ok(answer) = &op.ended else { continue };
         let gone = may_be_revoked(history, index, (drop, &op.person), 0) || is_sent_away_after(index, op);
         if gone || holds_elsewhere(history, index, drop, &op.person) {
             continue;
         }
         let without = wanted.insert(&op.person) || !index.holds.contains_key(&(drop, op.person.as_str()));
-        waits |= without && matches!(answer, Answer::Waiting { .. });
+        waits |= without && matches!(answer, RecordedAnswer::Waiting { .. });
     }
     let asked = wanted.len() as u64;
     // Whoever waits is to get what is left, however many people asked.

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::event::{Answer, OncePer};
-use crate::history::{Act, Ended, History, Operation, Read};
+use crate::event::{RecordedAnswer, RecordedScope};
+use crate::history::{Ended, History, Operation, OperationKind, RowsRead};
 
 pub(super) struct Index<'a> {
     /// Coupon and person → their operations.
@@ -32,13 +32,13 @@ impl<'a> Index<'a> {
         };
         for op in &history.operations {
             let of = match op.act {
-                Act::Claim => &mut index.asked,
-                Act::Revoke { .. } => &mut index.revoking,
-                Act::List { .. } => &mut index.listing,
+                OperationKind::Claim => &mut index.asked,
+                OperationKind::Revoke { .. } => &mut index.revoking,
+                OperationKind::List { .. } => &mut index.listing,
             };
             of.entry((op.coupon, &op.person)).or_default().push(op);
         }
-        for Read { drop, rows, .. } in history.finals.values() {
+        for RowsRead { drop, rows, .. } in history.finals.values() {
             for row in rows {
                 index.last.insert((*drop, row.slot, &row.person));
                 index.holds.insert((*drop, &row.person), row.slot);
@@ -64,14 +64,16 @@ impl<'a> Index<'a> {
 /// Drop and slot of a promise.
 pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
     match &op.ended {
-        Ended::Ok(Answer::Accepted { drop, slot } | Answer::AlreadyClaimed { drop, slot }) => Some((*drop, *slot)),
+        Ended::Ok(RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot }) => {
+            Some((*drop, *slot))
+        }
         _ => None,
     }
 }
 
 /// Nothing was given, and no place on the waiting list.
 pub(super) fn refused(op: &Operation) -> bool {
-    matches!(op.ended, Ended::Failed | Ended::Ok(Answer::SoldOut | Answer::NotAllowed))
+    matches!(op.ended, Ended::Failed | Ended::Ok(RecordedAnswer::SoldOut | RecordedAnswer::NotAllowed))
 }
 
 /// The drop an operation was about: what the answer says, else what was asked for, else the only
@@ -85,5 +87,5 @@ pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
 }
 
 pub(super) fn once_per_coupon(history: &History, drop: u64) -> Option<u64> {
-    history.drops.get(&drop).filter(|facts| facts.once_per == OncePer::Coupon).map(|facts| facts.coupon)
+    history.drops.get(&drop).filter(|facts| facts.once_per == RecordedScope::Coupon).map(|facts| facts.coupon)
 }

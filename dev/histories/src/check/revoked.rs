@@ -5,13 +5,13 @@
 //! void, and what was asked for after it stands.
 
 use super::index::{Index, once_per_coupon, promise};
-use crate::event::Answer;
-use crate::history::{Act, Ended, History, Operation};
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, Operation, OperationKind};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for op in history.operations.iter().filter(|op| op.act == Act::Revoke { again: false }) {
-        let (Ended::Ok(Answer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line) else { continue };
+    for op in history.operations.iter().filter(|op| op.act == OperationKind::Revoke { again: false }) {
+        let (Ended::Ok(RecordedAnswer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line) else { continue };
         let in_scope = |other: u64| other == *drop || is_same_coupon(history, *drop, other);
         for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held)) {
             if person == op.person {
@@ -33,7 +33,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, (drop, person): (u64, &str), asked: usize) -> bool {
     let Some(facts) = history.drops.get(&drop) else { return false };
     let is_over = |op: &Operation| {
-        op.act == Act::Revoke { again: true }
+        op.act == OperationKind::Revoke { again: true }
             && matches!(op.ended, Ended::Ok(_))
             && op.ended_line.is_some_and(|ended| ended < asked)
     };
@@ -44,7 +44,9 @@ pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, (drop, person
 fn concerns(history: &History, op: &Operation, drop: u64) -> bool {
     match &op.ended {
         Ended::Failed => false,
-        Ended::Ok(Answer::Revoked { drop: revoked }) => *revoked == drop || is_same_coupon(history, *revoked, drop),
+        Ended::Ok(RecordedAnswer::Revoked { drop: revoked }) => {
+            *revoked == drop || is_same_coupon(history, *revoked, drop)
+        }
         _ => once_per_coupon(history, drop).is_some() || op.drop.is_none_or(|asked| asked == drop),
     }
 }

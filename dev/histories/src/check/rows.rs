@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use super::allowed;
 use super::index::{Index, once_per_coupon, refused};
 use super::revoked::may_be_revoked;
-use crate::history::{History, Read};
+use crate::history::{History, RowsRead};
 use crate::violation::Violation;
 
-pub(super) fn check(history: &History, index: &Index<'_>, read: &Read, found: &mut Vec<Violation>) {
+pub(super) fn check(history: &History, index: &Index<'_>, read: &RowsRead, found: &mut Vec<Violation>) {
     let (drop, line) = (read.drop, read.line);
     let Some(facts) = history.drops.get(&drop) else { return };
     let quantity = facts.quantity_at(line);
@@ -61,7 +61,7 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
 
 /// What was in the table once is there at the end.
 pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for Read { line, drop, rows } in &history.reads {
+    for RowsRead { line, drop, rows } in &history.reads {
         let gone = rows.iter().filter(|row| {
             let here = (*drop, row.slot, row.person.as_str());
             let may_go = may_be_revoked(history, index, (*drop, &row.person), 0);

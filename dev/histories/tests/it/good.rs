@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 
-use firstcome_histories::{Answer, Event, OncePer, Row};
+use firstcome_histories::{RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope};
 use proptest::prelude::*;
 
 pub(crate) const COUPON: u64 = 1;
 
 #[derive(Debug, Clone)]
-pub(crate) enum Step {
+pub(crate) enum ScenarioStep {
     Claim {
         drop: u64,
         person: u8,
-        seen: Seen,
+        seen: SeenAnswer,
     },
     Read(u64),
     Count(u64),
@@ -24,7 +24,7 @@ pub(crate) enum Step {
 
 /// What the person gets to see of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Seen {
+pub(crate) enum SeenAnswer {
     Answer,
     /// It ran, and the answer got lost.
     Nothing,
@@ -34,26 +34,26 @@ pub(crate) enum Seen {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Script {
-    pub(crate) once_per: OncePer,
+pub(crate) struct PlayedScript {
+    pub(crate) once_per: RecordedScope,
     pub(crate) quantity: u64,
     pub(crate) waiting_list: usize,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<ScenarioStep>,
 }
 
-pub(crate) fn script() -> impl Strategy<Value = Script> {
+pub(crate) fn script() -> impl Strategy<Value = PlayedScript> {
     let drop = || 1..=2_u64;
-    let seen = prop_oneof![6 => Just(Seen::Answer), 1 => Just(Seen::Nothing), 1 => Just(Seen::NeverSent), 1 => Just(Seen::Refused)];
+    let seen = prop_oneof![6 => Just(SeenAnswer::Answer), 1 => Just(SeenAnswer::Nothing), 1 => Just(SeenAnswer::NeverSent), 1 => Just(SeenAnswer::Refused)];
     let step = prop_oneof![
-        10 => (drop(), 0..12_u8, seen).prop_map(|(drop, person, seen)| Step::Claim { drop, person, seen }),
-        2 => drop().prop_map(Step::Read),
-        1 => drop().prop_map(Step::Count),
-        1 => drop().prop_map(Step::Break),
-        1 => drop().prop_map(Step::Promote),
+        10 => (drop(), 0..12_u8, seen).prop_map(|(drop, person, seen)| ScenarioStep::Claim { drop, person, seen }),
+        2 => drop().prop_map(ScenarioStep::Read),
+        1 => drop().prop_map(ScenarioStep::Count),
+        1 => drop().prop_map(ScenarioStep::Break),
+        1 => drop().prop_map(ScenarioStep::Promote),
     ];
-    let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
+    let once_per = prop_oneof![Just(RecordedScope::Drop), Just(RecordedScope::Coupon)];
     (once_per, 1..5_u64, 0..4_usize, prop::collection::vec(step, 1..60))
-        .prop_map(|(once_per, quantity, waiting_list, steps)| Script { once_per, quantity, waiting_list, steps })
+        .prop_map(|(once_per, quantity, waiting_list, steps)| PlayedScript { once_per, quantity, waiting_list, steps })
 }
 
 #[derive(Default)]
@@ -65,19 +65,19 @@ struct Side {
     waiting: Vec<String>,
 }
 
-struct World<'a> {
-    script: &'a Script,
+struct ScenarioWorld<'a> {
+    script: &'a PlayedScript,
     sides: HashMap<u64, Side>,
-    events: Vec<Event>,
+    events: Vec<RecordedEvent>,
     ops: u64,
 }
 
 /// Plays a script to its healed end.
-pub(crate) fn play(script: &Script) -> Vec<Event> {
-    let Script { once_per, quantity, .. } = *script;
+pub(crate) fn play(script: &PlayedScript) -> Vec<RecordedEvent> {
+    let PlayedScript { once_per, quantity, .. } = *script;
     let sides = [(1, Side::default()), (2, Side::default())].into();
-    let announce = |drop| Event::Drop { drop, coupon: COUPON, quantity, once_per };
-    let mut world = World { script, sides, events: vec![announce(1), announce(2)], ops: 0 };
+    let announce = |drop| RecordedEvent::Drop { drop, coupon: COUPON, quantity, once_per };
+    let mut world = ScenarioWorld { script, sides, events: vec![announce(1), announce(2)], ops: 0 };
     for step in &script.steps {
         world.step(step);
     }
@@ -85,89 +85,89 @@ pub(crate) fn play(script: &Script) -> Vec<Event> {
         world.promote(drop);
         let side = &world.sides[&drop];
         let rows = side.held.iter().map(row).collect();
-        world.events.push(Event::Final { drop, rows });
+        world.events.push(RecordedEvent::Final { drop, rows });
     }
     world.events
 }
 
-fn row((slot, person): &(u64, String)) -> Row {
-    Row { slot: i64::try_from(*slot).unwrap(), person: person.clone() }
+fn row((slot, person): &(u64, String)) -> RecordedRow {
+    RecordedRow { slot: i64::try_from(*slot).unwrap(), person: person.clone() }
 }
 
-impl World<'_> {
-    fn step(&mut self, step: &Step) {
+impl ScenarioWorld<'_> {
+    fn step(&mut self, step: &ScenarioStep) {
         match step {
-            Step::Claim { drop, person, seen } => self.claim(*drop, format!("u-{person}"), *seen),
-            Step::Read(drop) => {
+            ScenarioStep::Claim { drop, person, seen } => self.claim(*drop, format!("u-{person}"), *seen),
+            ScenarioStep::Read(drop) => {
                 let rows = self.issue(*drop);
-                self.events.push(Event::Read { drop: *drop, rows });
+                self.events.push(RecordedEvent::Read { drop: *drop, rows });
             }
-            Step::Count(drop) => {
+            ScenarioStep::Count(drop) => {
                 let rows = self.issue(*drop).len() as u64;
-                self.events.push(Event::Counted { drop: *drop, rows });
+                self.events.push(RecordedEvent::Counted { drop: *drop, rows });
             }
-            Step::Break(drop) => {
+            ScenarioStep::Break(drop) => {
                 let side = self.sides.get_mut(drop).unwrap();
                 // A row is never taken back. And who waits here and gets one elsewhere leaves a
                 // slot to people who were told that it is sold out; they would have to ask again.
-                if self.script.once_per == OncePer::Drop && side.issued < side.held.len() {
+                if self.script.once_per == RecordedScope::Drop && side.issued < side.held.len() {
                     let (slot, person) = side.held.pop().unwrap();
                     side.free.push(slot);
                     side.waiting.insert(0, person.clone());
                     let slot = i64::try_from(slot).ok();
-                    self.events.push(Event::Broken { drop: *drop, person, slot });
+                    self.events.push(RecordedEvent::Broken { drop: *drop, person, slot });
                 }
             }
-            Step::Promote(drop) => self.promote(*drop),
+            ScenarioStep::Promote(drop) => self.promote(*drop),
         }
     }
 
     /// The rows written so far: half of what is missing, to show that they lag.
-    fn issue(&mut self, drop: u64) -> Vec<Row> {
+    fn issue(&mut self, drop: u64) -> Vec<RecordedRow> {
         let side = self.sides.get_mut(&drop).unwrap();
         side.issued += (side.held.len() - side.issued).div_ceil(2);
         side.held[..side.issued].iter().map(row).collect()
     }
 
-    fn claim(&mut self, drop: u64, person: String, seen: Seen) {
+    fn claim(&mut self, drop: u64, person: String, seen: SeenAnswer) {
         self.ops += 1;
         let op = self.ops;
-        self.events.push(Event::Invoked { op, coupon: COUPON, drop: Some(drop), person: person.clone() });
-        let unknown = || Event::Unknown { op, reason: "timeout".into() };
+        self.events.push(RecordedEvent::Invoked { op, coupon: COUPON, drop: Some(drop), person: person.clone() });
+        let unknown = || RecordedEvent::Unknown { op, reason: "timeout".into() };
         let ended = match seen {
-            Seen::Refused => Event::Failed { op, reason: "paused".into() },
-            Seen::NeverSent => unknown(),
-            Seen::Nothing => {
+            SeenAnswer::Refused => RecordedEvent::Failed { op, reason: "paused".into() },
+            SeenAnswer::NeverSent => unknown(),
+            SeenAnswer::Nothing => {
                 self.admit(drop, person);
                 unknown()
             }
-            Seen::Answer => Event::Ok { op, answer: self.admit(drop, person) },
+            SeenAnswer::Answer => RecordedEvent::Ok { op, answer: self.admit(drop, person) },
         };
         self.events.push(ended);
     }
 
-    fn admit(&mut self, drop: u64, person: String) -> Answer {
+    fn admit(&mut self, drop: u64, person: String) -> RecordedAnswer {
         if let Some((drop, slot)) = self.held(drop, &person) {
-            return Answer::AlreadyClaimed { drop, slot: i64::try_from(slot).unwrap() };
+            return RecordedAnswer::AlreadyClaimed { drop, slot: i64::try_from(slot).unwrap() };
         }
         let side = self.sides.get_mut(&drop).unwrap();
         if side.waiting.is_empty()
             && let Some(slot) = next(side, self.script.quantity)
         {
             side.held.push((slot, person));
-            return Answer::Accepted { drop, slot: i64::try_from(slot).unwrap() };
+            return RecordedAnswer::Accepted { drop, slot: i64::try_from(slot).unwrap() };
         }
         let place = side.waiting.iter().position(|waits| *waits == person);
         let left = usize::try_from(self.script.quantity).unwrap() - side.held.len();
         // Nobody is told that it is sold out while slots are left for more people than wait.
         if place.is_none() && side.waiting.len() >= self.script.waiting_list.max(left) {
-            return Answer::SoldOut;
+            return RecordedAnswer::SoldOut;
         }
         let place = place.unwrap_or_else(|| {
             side.waiting.push(person);
             side.waiting.len() - 1
         });
-        Answer::Waiting { position: place as u64 + 1 }
+        RecordedAnswer::Waiting { position: place as u64 + 1 }
     }
 
     fn held(&self, drop: u64, person: &str) -> Option<(u64, u64)> {
@@ -175,7 +175,7 @@ impl World<'_> {
             let mut held = self.sides[&drop].held.iter();
             held.find(|(_, holder)| holder == person).map(|(slot, _)| (drop, *slot))
         };
-        let elsewhere = || in_drop(3 - drop).filter(|_| self.script.once_per == OncePer::Coupon);
+        let elsewhere = || in_drop(3 - drop).filter(|_| self.script.once_per == RecordedScope::Coupon);
         in_drop(drop).or_else(elsewhere)
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use firstcome_histories::{Answer, OncePer, Outcome, Recorder, Row};
+use firstcome_histories::{RecordedAnswer, RecordedOutcome, RecordedRow, RecordedScope, Recorder};
 
 fn firstcome_check(file: &Path) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } =
@@ -12,23 +12,23 @@ fn firstcome_check(file: &Path) -> (Option<i32>, String) {
 }
 
 /// Four threads, a quantity of eight; one request is never answered.
-fn record(file: &Path, rows: impl FnOnce(Vec<Row>) -> Vec<Row>) {
+fn record(file: &Path, rows: impl FnOnce(Vec<RecordedRow>) -> Vec<RecordedRow>) {
     let recorder = Recorder::create(file).unwrap();
-    recorder.drop_is(7, 3, 8, OncePer::Coupon);
+    recorder.drop_is(7, 3, 8, RecordedScope::Coupon);
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let recorder = recorder.clone();
             scope.spawn(move || {
                 for slot in [thread * 2 + 1, thread * 2 + 2] {
                     let pending = recorder.invoke(3, Some(7), &format!("u-{slot}"));
-                    pending.end(Outcome::Ok(Answer::Accepted { drop: 7, slot }));
+                    pending.end(RecordedOutcome::Ok(RecordedAnswer::Accepted { drop: 7, slot }));
                 }
                 drop(recorder.invoke(3, None, "u-silent"));
             });
         }
     });
     recorder.counted(7, 4);
-    recorder.finally(7, rows((1..=8).map(|slot| Row { slot, person: format!("u-{slot}") }).collect()));
+    recorder.finally(7, rows((1..=8).map(|slot| RecordedRow { slot, person: format!("u-{slot}") }).collect()));
     recorder.finish().unwrap();
 }
 

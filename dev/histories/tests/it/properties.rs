@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use firstcome_histories::{Answer, Event, History, Row, Verdict, check};
+use firstcome_histories::{History, RecordedAnswer, RecordedEvent, RecordedRow, Verdict, check};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -62,23 +62,28 @@ proptest! {
 }
 
 /// Places of last rows that somebody was promised: event and row.
-fn kept(events: &[Event]) -> Vec<(usize, usize)> {
+fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
     let mut people = std::collections::HashMap::new();
     let mut promised = HashSet::new();
     let mut broken = HashSet::new();
     for event in events {
         match event {
-            Event::Invoked { op, person, .. } => _ = people.insert(*op, person.as_str()),
-            Event::Ok { op, answer: Answer::Accepted { drop, slot } | Answer::AlreadyClaimed { drop, slot } } => {
+            RecordedEvent::Invoked { op, person, .. } => _ = people.insert(*op, person.as_str()),
+            RecordedEvent::Ok {
+                op,
+                answer: RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot },
+            } => {
                 promised.insert((*drop, *slot, people[op]));
             }
             // A promise once listed as broken may be taken away again.
-            Event::Broken { drop, person, slot: Some(slot) } => _ = broken.insert((*drop, *slot, person.as_str())),
+            RecordedEvent::Broken { drop, person, slot: Some(slot) } => {
+                _ = broken.insert((*drop, *slot, person.as_str()));
+            }
             _ => {}
         }
     }
     let places = events.iter().enumerate().filter_map(|(at, event)| match event {
-        Event::Final { drop, rows } => Some((at, *drop, rows)),
+        RecordedEvent::Final { drop, rows } => Some((at, *drop, rows)),
         _ => None,
     });
     places
@@ -91,13 +96,13 @@ fn kept(events: &[Event]) -> Vec<(usize, usize)> {
         .collect()
 }
 
-fn apply(spoil: Spoil, events: &mut Vec<Event>, at: usize, row: usize, quantity: i64) {
-    let Event::Final { drop, rows } = &mut events[at] else { panic!("a place of a last row") };
-    let Row { slot, person } = rows[row].clone();
+fn apply(spoil: Spoil, events: &mut Vec<RecordedEvent>, at: usize, row: usize, quantity: i64) {
+    let RecordedEvent::Final { drop, rows } = &mut events[at] else { panic!("a place of a last row") };
+    let RecordedRow { slot, person } = rows[row].clone();
     match spoil {
         Spoil::Lose => _ = rows.remove(row),
-        Spoil::DoublePerson => rows.push(Row { slot: slot % quantity + 1, person }),
-        Spoil::DoubleSlot => rows.push(Row { slot, person: "u-99".into() }),
+        Spoil::DoublePerson => rows.push(RecordedRow { slot: slot % quantity + 1, person }),
+        Spoil::DoubleSlot => rows.push(RecordedRow { slot, person: "u-99".into() }),
         Spoil::SwapPerson => match rows.iter().position(|other| other.person != person) {
             Some(other) => {
                 rows[row].person = std::mem::replace(&mut rows[other].person, person);
@@ -108,10 +113,10 @@ fn apply(spoil: Spoil, events: &mut Vec<Event>, at: usize, row: usize, quantity:
         Spoil::SlotZero => rows[row].slot = 0,
         Spoil::Nobody => rows[row].person = "u-99".into(),
         Spoil::Contradict => {
-            let told = Answer::AlreadyClaimed { drop: *drop, slot: slot + 1 };
-            let invoked = Event::Invoked { op: 10_000, coupon: COUPON, drop: None, person };
-            events.splice(at..at, [invoked, Event::Ok { op: 10_000, answer: told }]);
+            let told = RecordedAnswer::AlreadyClaimed { drop: *drop, slot: slot + 1 };
+            let invoked = RecordedEvent::Invoked { op: 10_000, coupon: COUPON, drop: None, person };
+            events.splice(at..at, [invoked, RecordedEvent::Ok { op: 10_000, answer: told }]);
         }
-        Spoil::Empty => events.retain(|event| !matches!(event, Event::Ok { .. })),
+        Spoil::Empty => events.retain(|event| !matches!(event, RecordedEvent::Ok { .. })),
     }
 }

@@ -1,46 +1,51 @@
 //! A good history, spoiled in one way at a time: each turns it red, and the violation says what it
 //! was.
 
-use firstcome_histories::{Answer, Event, History, OncePer, Row, Verdict, Violation, check};
+use firstcome_histories::{
+    History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
+};
 
 pub(crate) const DROP: u64 = 9;
 
-pub(crate) fn row(slot: i64, person: &str) -> Row {
-    Row { slot, person: person.into() }
+pub(crate) fn row(slot: i64, person: &str) -> RecordedRow {
+    RecordedRow { slot, person: person.into() }
 }
 
-pub(crate) fn asks(op: u64, person: &str, answer: Answer) -> [Event; 2] {
-    [Event::Invoked { op, coupon: 1, drop: Some(DROP), person: person.into() }, Event::Ok { op, answer }]
+pub(crate) fn asks(op: u64, person: &str, answer: RecordedAnswer) -> [RecordedEvent; 2] {
+    [
+        RecordedEvent::Invoked { op, coupon: 1, drop: Some(DROP), person: person.into() },
+        RecordedEvent::Ok { op, answer },
+    ]
 }
 
-pub(crate) fn accepted(slot: i64) -> Answer {
-    Answer::Accepted { drop: DROP, slot }
+pub(crate) fn accepted(slot: i64) -> RecordedAnswer {
+    RecordedAnswer::Accepted { drop: DROP, slot }
 }
 
 /// A hundred slots, all taken, somebody waiting and somebody refused.
-pub(crate) fn good() -> Vec<Event> {
-    let mut events = vec![Event::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: OncePer::Drop }];
+pub(crate) fn good() -> Vec<RecordedEvent> {
+    let mut events = vec![RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: RecordedScope::Drop }];
     events.extend((1_u64..=100).flat_map(|n| asks(n, &format!("u-{n}"), accepted(i64::try_from(n).unwrap()))));
-    events.extend(asks(101, "u-1", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
-    events.extend(asks(102, "u-waits", Answer::Waiting { position: 1 }));
-    events.extend(asks(103, "u-late", Answer::SoldOut));
+    events.extend(asks(101, "u-1", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    events.extend(asks(102, "u-waits", RecordedAnswer::Waiting { position: 1 }));
+    events.extend(asks(103, "u-late", RecordedAnswer::SoldOut));
     let rows = |upto: i64| (1..=upto).map(|n| row(n, &format!("u-{n}"))).collect::<Vec<_>>();
-    events.push(Event::Read { drop: DROP, rows: rows(60) });
-    events.push(Event::Counted { drop: DROP, rows: 80 });
-    events.push(Event::Final { drop: DROP, rows: rows(100) });
+    events.push(RecordedEvent::Read { drop: DROP, rows: rows(60) });
+    events.push(RecordedEvent::Counted { drop: DROP, rows: 80 });
+    events.push(RecordedEvent::Final { drop: DROP, rows: rows(100) });
     events
 }
 
-pub(crate) fn last(events: &mut [Event]) -> &mut Vec<Row> {
-    let Some(Event::Final { rows, .. }) = events.last_mut() else { panic!("a history ends with its end") };
+pub(crate) fn last(events: &mut [RecordedEvent]) -> &mut Vec<RecordedRow> {
+    let Some(RecordedEvent::Final { rows, .. }) = events.last_mut() else { panic!("a history ends with its end") };
     rows
 }
 
-pub(crate) fn judged(events: Vec<Event>) -> Verdict {
+pub(crate) fn judged(events: Vec<RecordedEvent>) -> Verdict {
     check(&History::of(events).unwrap()).verdict
 }
 
-fn violations(spoil: impl FnOnce(&mut Vec<Event>)) -> Vec<Violation> {
+fn violations(spoil: impl FnOnce(&mut Vec<RecordedEvent>)) -> Vec<Violation> {
     let mut events = good();
     spoil(&mut events);
     match judged(events) {
@@ -50,7 +55,7 @@ fn violations(spoil: impl FnOnce(&mut Vec<Event>)) -> Vec<Violation> {
 }
 
 /// Before the end, so that it counts.
-pub(crate) fn insert(events: &mut Vec<Event>, more: impl IntoIterator<Item = Event>) {
+pub(crate) fn insert(events: &mut Vec<RecordedEvent>, more: impl IntoIterator<Item = RecordedEvent>) {
     let at = events.len() - 1;
     events.splice(at..at, more);
 }
@@ -73,9 +78,9 @@ fn a_promise_listed_as_broken_is_not_lost() {
     let mut events = good();
     last(&mut events)[98] = row(99, "u-waits");
     assert!(matches!(judged(events.clone()), Verdict::Violated(_)), "not listed");
-    insert(&mut events, [Event::Broken { drop: DROP, person: "u-99".into(), slot: Some(98) }]);
+    insert(&mut events, [RecordedEvent::Broken { drop: DROP, person: "u-99".into(), slot: Some(98) }]);
     assert!(matches!(judged(events.clone()), Verdict::Violated(_)), "another slot was listed");
-    insert(&mut events, [Event::Broken { drop: DROP, person: "u-99".into(), slot: Some(99) }]);
+    insert(&mut events, [RecordedEvent::Broken { drop: DROP, person: "u-99".into(), slot: Some(99) }]);
     assert_eq!(judged(events), Verdict::Pass);
 }
 
@@ -90,11 +95,11 @@ fn a_doubled_person_and_a_doubled_slot_are_seen() {
 
 #[test]
 fn a_person_with_one_in_each_of_two_drops_is_seen_where_one_a_coupon_is_allowed() {
-    for (once_per, fine) in [(OncePer::Drop, true), (OncePer::Coupon, false)] {
-        let drop = |drop| Event::Drop { drop, coupon: 1, quantity: 1, once_per };
-        let invoked = Event::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
-        let told = Event::Ok { op: 1, answer: Answer::Accepted { drop: 1, slot: 1 } };
-        let end = |drop| Event::Final { drop, rows: vec![row(1, "u")] };
+    for (once_per, fine) in [(RecordedScope::Drop, true), (RecordedScope::Coupon, false)] {
+        let drop = |drop| RecordedEvent::Drop { drop, coupon: 1, quantity: 1, once_per };
+        let invoked = RecordedEvent::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
+        let told = RecordedEvent::Ok { op: 1, answer: RecordedAnswer::Accepted { drop: 1, slot: 1 } };
+        let end = |drop| RecordedEvent::Final { drop, rows: vec![row(1, "u")] };
         let verdict = judged(vec![drop(1), drop(2), invoked, told, end(1), end(2)]);
         assert_eq!(verdict == Verdict::Pass, fine, "{verdict:?}");
     }
@@ -122,19 +127,19 @@ fn slots_101_and_0_are_seen() {
 
 #[test]
 fn too_many_in_the_middle_are_seen_though_the_end_is_right() {
-    let found = violations(|events| insert(events, [Event::Counted { drop: DROP, rows: 101 }]));
+    let found = violations(|events| insert(events, [RecordedEvent::Counted { drop: DROP, rows: 101 }]));
     assert!(found.iter().any(|v| matches!(v, Violation::TooMany { rows: 101, .. })), "{found:?}");
 }
 
 #[test]
 fn a_raised_quantity_counts_from_its_line_on() {
-    let raise = Event::Drop { drop: DROP, coupon: 1, quantity: 101, once_per: OncePer::Drop };
+    let raise = RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 101, once_per: RecordedScope::Drop };
     let mut events = good();
     last(&mut events).push(row(101, "u-waits"));
     let mut late = events.clone();
-    insert(&mut events, [raise.clone(), Event::Counted { drop: DROP, rows: 101 }]);
+    insert(&mut events, [raise.clone(), RecordedEvent::Counted { drop: DROP, rows: 101 }]);
     assert_eq!(judged(events), Verdict::Pass);
-    insert(&mut late, [Event::Counted { drop: DROP, rows: 101 }, raise]);
+    insert(&mut late, [RecordedEvent::Counted { drop: DROP, rows: 101 }, raise]);
     assert!(matches!(judged(late), Verdict::Violated(_)), "101 rows were there before it was raised");
 }
 
@@ -153,7 +158,7 @@ fn a_row_for_somebody_who_was_refused_every_time_is_seen() {
 #[test]
 fn a_row_before_its_person_asked_is_seen() {
     let found = violations(|events| {
-        let early = Event::Read { drop: DROP, rows: vec![row(5, "u-5")] };
+        let early = RecordedEvent::Read { drop: DROP, rows: vec![row(5, "u-5")] };
         events.insert(1, early);
     });
     assert!(matches!(found[..], [Violation::NeverAsked { slot: 5, .. }]), "{found:?}");
@@ -161,12 +166,12 @@ fn a_row_before_its_person_asked_is_seen() {
 
 #[test]
 fn too_few_while_somebody_waited_is_seen_though_nothing_promised_is_lost() {
-    let drop = Event::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: OncePer::Drop };
+    let drop = RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: RecordedScope::Drop };
     let mut events = vec![drop];
     events.extend(asks(1, "u-1", accepted(1)));
-    let end = Event::Final { drop: DROP, rows: vec![row(1, "u-1")] };
+    let end = RecordedEvent::Final { drop: DROP, rows: vec![row(1, "u-1")] };
     assert_eq!(judged([&events[..], std::slice::from_ref(&end)].concat()), Verdict::Pass, "nobody else wanted one");
-    events.extend(asks(2, "u-2", Answer::Waiting { position: 1 }));
+    events.extend(asks(2, "u-2", RecordedAnswer::Waiting { position: 1 }));
     events.push(end);
     let few = Violation::TooFew { drop: DROP, rows: 1, quantity: 100, asked: 2 };
     assert_eq!(judged(events), Verdict::Violated(vec![few]));
@@ -174,7 +179,8 @@ fn too_few_while_somebody_waited_is_seen_though_nothing_promised_is_lost() {
 
 #[test]
 fn contradictory_answers_are_seen() {
-    let found = violations(|events| insert(events, asks(200, "u-5", Answer::AlreadyClaimed { drop: DROP, slot: 6 })));
+    let found =
+        violations(|events| insert(events, asks(200, "u-5", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 6 })));
     assert!(found.iter().any(|v| matches!(v, Violation::Contradiction { one: 5, other: 6, .. })), "{found:?}");
     assert!(found.iter().any(|v| matches!(v, Violation::PromisedTwice { slot: 6, .. })), "{found:?}");
 }
@@ -184,8 +190,8 @@ fn an_empty_history_shows_nothing() {
     assert!(matches!(judged(Vec::new()), Verdict::Unknown(_)));
     let mut unanswered = good();
     for event in &mut unanswered {
-        if let Event::Ok { op, .. } = event {
-            *event = Event::Unknown { op: *op, reason: "timeout".into() };
+        if let RecordedEvent::Ok { op, .. } = event {
+            *event = RecordedEvent::Unknown { op: *op, reason: "timeout".into() };
         }
     }
     assert!(matches!(judged(unanswered), Verdict::Unknown(_)), "nobody was promised anything");
@@ -196,48 +202,48 @@ fn without_its_end_a_history_shows_nothing_but_a_violation_stays_one() {
     let mut events = good();
     events.pop();
     assert!(matches!(judged(events.clone()), Verdict::Unknown(_)));
-    events.push(Event::Counted { drop: DROP, rows: 101 });
+    events.push(RecordedEvent::Counted { drop: DROP, rows: 101 });
     assert!(matches!(judged(events), Verdict::Violated(_)));
 }
 
 #[test]
 fn a_history_that_contradicts_its_own_form_is_unreadable() {
-    let drop = Event::Drop { drop: DROP, coupon: 1, quantity: 1, once_per: OncePer::Drop };
-    let answer = Event::Ok { op: 1, answer: accepted(1) };
+    let drop = RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 1, once_per: RecordedScope::Drop };
+    let answer = RecordedEvent::Ok { op: 1, answer: accepted(1) };
     assert!(History::of([drop.clone(), answer.clone()]).is_err(), "never invoked");
-    let invoked = || Event::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
+    let invoked = || RecordedEvent::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
     assert!(History::of([drop.clone(), invoked(), answer.clone(), answer.clone()]).is_err(), "ended twice");
     assert!(History::of([drop, invoked(), invoked()]).is_err(), "invoked twice");
     assert!(History::of([invoked(), answer]).is_err(), "of no drop");
 }
 
-fn revokes(op: u64, person: &str, ends: Event) -> [Event; 2] {
-    [Event::Revoking { op, coupon: 1, drop: Some(DROP), person: person.into(), again: false }, ends]
+fn revokes(op: u64, person: &str, ends: RecordedEvent) -> [RecordedEvent; 2] {
+    [RecordedEvent::Revoking { op, coupon: 1, drop: Some(DROP), person: person.into(), again: false }, ends]
 }
 
-fn revoked(op: u64) -> Event {
-    Event::Ok { op, answer: Answer::Revoked { drop: DROP } }
+fn revoked(op: u64) -> RecordedEvent {
+    RecordedEvent::Ok { op, answer: RecordedAnswer::Revoked { drop: DROP } }
 }
 
 /// u-1 gives it back, and who waits gets it.
-fn given_back(ends: Event) -> Vec<Event> {
+fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", ends));
-    insert(&mut events, asks(201, "u-waits", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    insert(&mut events, asks(201, "u-waits", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
     last(&mut events)[0] = row(1, "u-waits");
     events
 }
 
 #[test]
 fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
-    let unknown = || Event::Unknown { op: 200, reason: "timeout".into() };
+    let unknown = || RecordedEvent::Unknown { op: 200, reason: "timeout".into() };
     assert_eq!(judged(given_back(revoked(200))), Verdict::Pass);
     assert_eq!(judged(given_back(unknown())), Verdict::Pass, "it may have taken effect");
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", unknown()));
     assert_eq!(judged(events), Verdict::Pass, "or not");
 
-    let none = Event::Failed { op: 200, reason: "not_found".into() };
+    let none = RecordedEvent::Failed { op: 200, reason: "not_found".into() };
     let Verdict::Violated(found) = judged(given_back(none)) else { panic!("its promise is lost") };
     assert!(found.iter().any(|v| matches!(v, Violation::Lost { slot: 1, .. })), "{found:?}");
 
@@ -245,7 +251,7 @@ fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
     assert!(found.iter().any(|v| matches!(v, Violation::RevokedHeld { slot: 1, .. })), "{found:?}");
 
     let mut events = given_back(revoked(200));
-    insert(&mut events, asks(202, "u-1", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    insert(&mut events, asks(202, "u-1", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
     let Verdict::Violated(found) = judged(events) else { panic!("it is promised after it was revoked") };
     assert!(found.iter().any(|v| matches!(v, Violation::RevokedPromised { slot: 1, .. })), "{found:?}");
 
@@ -256,12 +262,12 @@ fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
 }
 
 /// u-1 is revoked, may claim again, and is told of slot 7, which u-7 was revoked of for good.
-fn claims_again(ends: Event) -> Vec<Event> {
+fn claims_again(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, revokes(200, "u-7", revoked(200)));
-    let again = Event::Revoking { op: 201, coupon: 1, drop: Some(DROP), person: "u-1".into(), again: true };
+    let again = RecordedEvent::Revoking { op: 201, coupon: 1, drop: Some(DROP), person: "u-1".into(), again: true };
     insert(&mut events, [again, ends]);
-    insert(&mut events, asks(202, "u-waits", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    insert(&mut events, asks(202, "u-waits", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
     insert(&mut events, asks(203, "u-1", accepted(7)));
     last(&mut events)[0] = row(1, "u-waits");
     last(&mut events)[6] = row(7, "u-1");
@@ -270,11 +276,11 @@ fn claims_again(ends: Event) -> Vec<Event> {
 
 #[test]
 fn who_may_claim_again_keeps_what_they_are_promised_then() {
-    let unknown = || Event::Unknown { op: 201, reason: "timeout".into() };
+    let unknown = || RecordedEvent::Unknown { op: 201, reason: "timeout".into() };
     assert_eq!(judged(claims_again(revoked(201))), Verdict::Pass);
     assert_eq!(judged(claims_again(unknown())), Verdict::Pass);
 
-    let spoiled = |ends: Event| {
+    let spoiled = |ends: RecordedEvent| {
         let mut events = claims_again(ends);
         last(&mut events)[6] = row(7, "u-late");
         judged(events)

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use firstcome_load::ended;
-use firstcome_load::rush::{Options, run};
+use firstcome_load::rush::{RushOptions, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    ended("rush", run(&Options::parse()).await)
+    ended("rush", run(&RushOptions::parse()).await)
 }

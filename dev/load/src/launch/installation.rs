@@ -33,7 +33,7 @@ pub struct Installation {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Coupon {
+pub struct InstallationCoupon {
     pub id: i64,
     pub drop: i64,
     pub quantity: u32,
@@ -159,7 +159,7 @@ impl Installation {
     }
 
     /// Makes a coupon that is open now, and waits until it can be claimed.
-    pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<Coupon> {
+    pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<InstallationCoupon> {
         let ops = self.ops(api)?;
         let (_, made) = ops.make_coupon("Bench", quantity, Utc::now(), TimeDelta::hours(6)).await?;
         let id = made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))?;
@@ -170,7 +170,7 @@ impl Installation {
             let open = coupon["current_drop"]["state"] == "open";
             if open && serde_json::from_str::<Value>(&ready).is_ok_and(|ready| ready["status"] == "ok") {
                 let drop = coupon["current_drop"]["id"].as_i64().context("no drop")?;
-                return Ok(Coupon { id, drop, quantity });
+                return Ok(InstallationCoupon { id, drop, quantity });
             }
             if begun.elapsed() > LIMIT {
                 bail!("coupon {id} does not open: {coupon} {ready}\n{}", api.log_tail());

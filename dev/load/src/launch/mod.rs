@@ -13,7 +13,7 @@ use firstcome_stack::{Janitor, Stack, StackOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-pub use installation::{ANY_PORT, Coupon, Installation, connection, until};
+pub use installation::{ANY_PORT, Installation, InstallationCoupon, connection, until};
 pub use service::Service;
 
 /// Redis, MySQL, Kafka and a mail sink of this run alone, and a folder for logs.

@@ -7,14 +7,14 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, OptsBuilder};
 use tokio::time::timeout;
 
-use crate::answer::Promise;
+use crate::answer::PromisedSlot;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A row of `issued_coupons`.
 #[derive(Debug, Clone)]
-pub struct Row {
-    pub promise: Promise,
+pub struct CountedRow {
+    pub promise: PromisedSlot,
     pub user_id: String,
     pub by_consumer: bool,
 }
@@ -58,13 +58,16 @@ impl Database {
         Ok(row.context("MySQL does not count questions")?.1.parse()?)
     }
 
-    pub async fn rows(&mut self, coupon: i64) -> Result<Vec<Row>> {
+    pub async fn rows(&mut self, coupon: i64) -> Result<Vec<CountedRow>> {
         let sql = "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM issued_coupons WHERE coupon_id = ?";
         let rows: Vec<(i64, u32, String, bool)> =
             self.conn.exec(sql, (coupon,)).await.context("the rows can't be read")?;
         self.own += 1;
-        let row =
-            |(drop_id, slot, user_id, by_consumer)| Row { promise: Promise { drop_id, slot }, user_id, by_consumer };
+        let row = |(drop_id, slot, user_id, by_consumer)| CountedRow {
+            promise: PromisedSlot { drop_id, slot },
+            user_id,
+            by_consumer,
+        };
         Ok(rows.into_iter().map(row).collect())
     }
 }

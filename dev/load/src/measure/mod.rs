@@ -4,6 +4,6 @@ mod database;
 mod meter;
 mod process;
 
-pub use database::{Database, Row};
+pub use database::{CountedRow, Database};
 pub use meter::{Cost, Meter, server_cpu};
 pub use process::{cpu_seconds, memory_kb};

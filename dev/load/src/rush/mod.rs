@@ -13,18 +13,18 @@ use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use tokio::time::{Instant, interval, sleep};
 
-pub use self::options::Options;
-pub use self::report::Report;
+pub use self::options::RushOptions;
+pub use self::report::RushReport;
 use crate::ceiling;
 use crate::client::Target;
 use crate::crowd::Crowd;
-use crate::generator::{self, Plan};
-use crate::identity::Identity;
+use crate::generator::{self, CrowdPlan};
+use crate::identity::CrowdIdentity;
 use crate::measure::Database;
 use crate::ops::{Ops, is_success};
 use crate::rows::RowCheck;
 use crate::table;
-use crate::tally::{Progress, Tally};
+use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{ProgressLine, grouped, step};
 
 /// How often the counts are read.
@@ -34,13 +34,13 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
 /// The whole program: checks the options, finds or makes the coupon, measures the generator, lets
 /// the crowd ask, compares with the rows where it may, and writes the report.
-pub async fn run(options: &Options) -> Result<ExitCode> {
+pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
     let prefix = options.prefix();
     let crowd =
         Crowd::gather_mixed(&prefix, options.people, options.requests_per_person, options.repeat_share, options.seed)?;
-    let identity = Identity::new(&options.identity, &crowd)?;
+    let identity = CrowdIdentity::new(&options.identity, &crowd)?;
     let mut database = match &options.database_url {
         Some(url) => Some(Database::open(url).await?),
         None => None,
@@ -50,22 +50,22 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     step(format!("measuring this tool's own ceiling over {} connections", options.connections));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
     let patience = Duration::from_secs(options.patience);
-    let plan = Plan::new(targets, coupon_id, crowd, options.connections);
-    let plan = Plan { identity, rate: options.rate, patience, ..plan };
+    let plan = CrowdPlan::new(targets, coupon_id, crowd, options.connections);
+    let plan = CrowdPlan { identity, rate: options.rate, patience, ..plan };
     let tally = shown(plan).await?;
     let (mut statements, mut rows) = (None, None);
     if let Some(database) = &mut database {
         statements = Some(database.statements().await?);
         rows = Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?);
     }
-    let report = Report::new(options, (coupon_id, made), ceiling, tally, statements, rows);
+    let report = RushReport::new(options, (coupon_id, made), ceiling, tally, statements, rows);
     outputs.write(&report)?;
     Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The crowd, with its counts shown while it asks.
-async fn shown(plan: Plan) -> Result<Tally> {
-    let (progress, mut live) = (Arc::new(Progress::default()), ProgressLine::new());
+async fn shown(plan: CrowdPlan) -> Result<Tally> {
+    let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
     let mut ticks = interval(SAMPLE);
@@ -80,7 +80,7 @@ async fn shown(plan: Plan) -> Result<Tally> {
 }
 
 /// The coupon to ask for, and whether it was made for this.
-async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
+async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
     let (id, made) = match (options.coupon, options.ops_token.as_deref(), targets.first()) {
         (Some(id), _, _) => (id, false),
         (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::client::Target;
-use crate::identity::IdentityArgs;
+use crate::identity::CrowdIdentityArgs;
 
 /// Lets a crowd ask a running Firstcome for a coupon, and reports the answers.
 ///
@@ -23,7 +23,7 @@ use crate::identity::IdentityArgs;
 /// another, and, where the database was given, every yes has its row.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
-pub struct Options {
+pub struct RushOptions {
     /// Address of an API, `http://host:port` or `https://host:port`; several times for several, the
     /// crowd is spread over them
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
@@ -80,7 +80,7 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// How people prove who they are.
     #[command(flatten)]
-    pub identity: IdentityArgs,
+    pub identity: CrowdIdentityArgs,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -101,7 +101,7 @@ fn connections(text: &str) -> Result<usize, String> {
     }
 }
 
-impl Options {
+impl RushOptions {
     /// What user ids begin with.
     pub(super) fn prefix(&self) -> String {
         self.user_prefix.clone().unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
@@ -151,8 +151,8 @@ mod tests {
 
     const GOOD: [&str; 5] = ["rush", "--url", "http://127.0.0.1:1", "--coupon", "1"];
 
-    fn parse(more: &[&str]) -> Result<Options, String> {
-        Options::try_parse_from([&GOOD, more].concat()).map_err(|error| error.to_string())
+    fn parse(more: &[&str]) -> Result<RushOptions, String> {
+        RushOptions::try_parse_from([&GOOD, more].concat()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_coupon_the_ops_token_is_asked_for() {
-        let options = Options::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
+        let options = RushOptions::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
         let error = options.check().await.unwrap_err().to_string();
         assert!(error.contains("--coupon") && error.contains("OPS_TOKEN"), "{error}");
     }
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn other_machines_are_asked_only_when_told_so() {
         let at = |url: &str, more: &[&str]| {
-            Options::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat()).unwrap()
+            RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat()).unwrap()
         };
         let error = at("http://192.0.2.1:80", &[]).check().await.unwrap_err().to_string();
         assert!(error.contains("--remote"), "{error}");

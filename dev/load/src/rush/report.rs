@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::Options;
-use crate::answer::Kind;
+use super::RushOptions;
+use crate::answer::AnswerKind;
 use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::Tally;
@@ -21,7 +21,7 @@ const NEAR: f64 = 0.7;
 const MANY: u64 = 100;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct RushReport {
     /// When it ended, UTC.
     pub at: String,
     /// Where the crowd asked.
@@ -42,9 +42,9 @@ pub struct Report {
     pub rows: Option<RowCheck>,
 }
 
-impl Report {
+impl RushReport {
     pub(super) fn new(
-        options: &Options,
+        options: &RushOptions,
         (coupon_id, made): (i64, bool),
         ceiling_per_second: f64,
         mut tally: Tally,
@@ -70,7 +70,7 @@ impl Report {
     /// every yes has its row.
     pub fn good(&self) -> bool {
         let tally = &self.tally;
-        let unclear = tally.count(Kind::Failed) + tally.count(Kind::Refused) + tally.gave_up;
+        let unclear = tally.count(AnswerKind::Failed) + tally.count(AnswerKind::Refused) + tally.gave_up;
         let lost = self.rows.as_ref().map_or(0, |rows| rows.promised_without_row);
         unclear == 0 && tally.contradictions.is_empty() && lost == 0
     }
@@ -141,13 +141,13 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub(super) fn open(options: &Options) -> Result<Self> {
+    pub(super) fn open(options: &RushOptions) -> Result<Self> {
         let print_json = options.json.as_deref() == Some(Path::new("-"));
         let json = options.json.as_deref().filter(|_| !print_json).map(create).transpose()?;
         Ok(Self { json, print_json })
     }
 
-    pub(super) fn write(self, report: &Report) -> Result<()> {
+    pub(super) fn write(self, report: &RushReport) -> Result<()> {
         let json = serde_json::to_string_pretty(report)?;
         if self.print_json {
             println!("{json}");

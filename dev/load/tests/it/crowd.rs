@@ -7,42 +7,42 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use firstcome_load::answer::Kind;
+use firstcome_load::answer::AnswerKind;
 use firstcome_load::client::Target;
 use firstcome_load::crowd::Crowd;
-use firstcome_load::generator::{Plan, run};
-use firstcome_load::tally::{Progress, Tally};
+use firstcome_load::generator::{CrowdPlan, run};
+use firstcome_load::tally::{CrowdProgress, Tally};
 
 use super::{listen, system};
 
 async fn crowd_at(url: String, people: u32) -> Tally {
     let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
     let patience = Duration::from_secs(30);
-    let plan = Plan { patience, ..Plan::new(vec![url.parse().unwrap()], 7, crowd, 32) };
-    run(plan, Arc::new(Progress::default())).await.unwrap()
+    let plan = CrowdPlan { patience, ..CrowdPlan::new(vec![url.parse().unwrap()], 7, crowd, 32) };
+    run(plan, Arc::new(CrowdProgress::default())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_answered_and_every_yes_is_kept() {
     let tally = crowd_at(system(100, 0).await, 1_000).await;
     assert_eq!((tally.people, tally.requests, tally.admitted), (1_000, 3_000, 100));
-    assert_eq!(tally.count(Kind::Accepted), 100);
-    assert_eq!(tally.count(Kind::AlreadyClaimed) + tally.count(Kind::SoldOut), 2_900);
+    assert_eq!(tally.count(AnswerKind::Accepted), 100);
+    assert_eq!(tally.count(AnswerKind::AlreadyClaimed) + tally.count(AnswerKind::SoldOut), 2_900);
     assert_eq!(tally.contradictions, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_finds_it_unavailable_asks_again() {
     let tally = crowd_at(system(10, 50).await, 20).await;
-    assert_eq!(tally.count(Kind::Unavailable), 50);
+    assert_eq!(tally.count(AnswerKind::Unavailable), 50);
     assert_eq!((tally.requests, tally.admitted, tally.gave_up), (110, 10, 0));
 }
 
 #[tokio::test]
 async fn nobody_there_is_an_error_at_once() {
     let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
-    let plan = Plan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
-    let error = run(plan, Arc::new(Progress::default())).await.unwrap_err().to_string();
+    let plan = CrowdPlan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
+    let error = run(plan, Arc::new(CrowdProgress::default())).await.unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
 }
 
@@ -63,7 +63,9 @@ async fn stalling(pause: Duration) -> Target {
 async fn asked_at(rate: Option<f64>) -> Tally {
     let target = stalling(Duration::from_millis(500)).await;
     let crowd = Crowd::gather("p-", 1_000, 1, 1).unwrap();
-    run(Plan { rate, ..Plan::new(vec![target], 7, crowd, 1) }, Arc::new(Progress::default())).await.unwrap()
+    run(CrowdPlan { rate, ..CrowdPlan::new(vec![target], 7, crowd, 1) }, Arc::new(CrowdProgress::default()))
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,14 +14,14 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 /// Gives out `quantity` slots, after it has answered the first requests with `unavailable`.
-struct Coupons {
+struct FakeCoupons {
     quantity: usize,
     unavailable: usize,
     holders: HashMap<String, usize>,
 }
 
 /// A token is as good as a header.
-async fn claim(State(coupons): State<Arc<Mutex<Coupons>>>, headers: HeaderMap) -> (StatusCode, String) {
+async fn claim(State(coupons): State<Arc<Mutex<FakeCoupons>>>, headers: HeaderMap) -> (StatusCode, String) {
     let mut coupons = coupons.lock().unwrap();
     let person = headers.get("x-user-id").or(headers.get("authorization")).map(|value| value.to_str().unwrap());
     let Some(person) = person.filter(|person| *person != "Bearer refused") else {
@@ -58,7 +58,7 @@ async fn make(headers: HeaderMap) -> (StatusCode, Json<Value>) {
 
 /// A system that answers as the contract says. Coupon 7 is open, coupon 8 is closed.
 async fn system(quantity: usize, unavailable: usize) -> String {
-    let coupons = Coupons { quantity, unavailable, holders: HashMap::new() };
+    let coupons = FakeCoupons { quantity, unavailable, holders: HashMap::new() };
     let router = Router::new()
         .route("/v1/coupons", post(make))
         .route("/v1/coupons/{id}", get(coupon))

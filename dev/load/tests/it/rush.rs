@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser as _;
-use firstcome_load::rush::{Options, run};
+use firstcome_load::rush::{RushOptions, run};
 use serde_json::Value;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -17,7 +17,7 @@ use super::system;
 
 async fn rush(url: &str, more: &[&str]) -> Result<ExitCode> {
     let always = ["rush", "--url", url, "--people", "300", "--requests-per-person", "1", "--connections", "8"];
-    run(&Options::try_parse_from([&always[..], more].concat()).unwrap()).await
+    run(&RushOptions::try_parse_from([&always[..], more].concat()).unwrap()).await
 }
 
 fn read(path: &Path) -> String {

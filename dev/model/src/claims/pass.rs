@@ -1,7 +1,7 @@
 //! A reconciler's pass: what it sees, what it plans, and its repairs, each one atomic step.
 
 use super::redis::Moved;
-use super::state::{Reconciler, Repair, Seen, State};
+use super::state::{PassView, Reconciler, Repair, State};
 use super::{Person, Protocol, SLOTS, Slot, Wrong};
 
 impl State {
@@ -29,7 +29,7 @@ impl State {
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_generation();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
-        self.reconcilers[at] = Reconciler::Begun(Seen {
+        self.reconcilers[at] = Reconciler::Begun(PassView {
             process: self.process,
             generation: self.redis.generation,
             gate_was_open: self.gate_open,
@@ -56,7 +56,7 @@ impl State {
         }
     }
 
-    fn plan(&self, protocol: &Protocol, seen: &Seen) -> Vec<Repair> {
+    fn plan(&self, protocol: &Protocol, seen: &PassView) -> Vec<Repair> {
         let mut todo = Vec::new();
         self.plan_rows(&mut todo);
         self.plan_messages(seen, &mut todo);
@@ -82,7 +82,7 @@ impl State {
 
     /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the
     /// admission.
-    fn plan_messages(&self, seen: &Seen, todo: &mut Vec<Repair>) {
+    fn plan_messages(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for (at, (person, slot)) in seen.tail.iter().enumerate() {
             let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
             let held = self.redis.on(*slot).next().is_some() || self.row_on(*slot).is_some();
@@ -96,7 +96,7 @@ impl State {
 
     /// The dead-letter table may hold the only copy of a promise: its people are back before the
     /// drop is loaded.
-    fn plan_kept(&self, seen: &Seen, todo: &mut Vec<Repair>) {
+    fn plan_kept(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
             let told_otherwise = seen.tail.iter().any(|claim| claim.0 == person || claim.1 == slot);
             if !told_otherwise && self.row_on(slot).is_none() && self.row_of(person).is_none() {
@@ -107,7 +107,7 @@ impl State {
 
     /// A person who shares a slot is moved; one without a row, and with nothing on its way, gets a
     /// row.
-    fn plan_people(&self, seen: &Seen, todo: &mut Vec<Repair>) {
+    fn plan_people(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for slot in 1..=SLOTS {
             let evidence =
                 |person: &Person| seen.tail.contains(&(*person, slot)) || self.failed.contains(&(*person, slot));

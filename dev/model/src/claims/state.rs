@@ -19,7 +19,7 @@ pub struct InHand {
 pub enum Reconciler {
     Idle,
     /// A pass has begun.
-    Begun(Seen),
+    Begun(PassView),
     Repairing {
         /// The coupon's generation as the pass knows it; 0 where it read late and there was none.
         generation: u8,
@@ -32,7 +32,7 @@ pub enum Reconciler {
 
 /// What a pass saw first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seen {
+pub struct PassView {
     pub(super) process: u8,
     /// The coupon's generation, made where Redis had none.
     pub(super) generation: u8,

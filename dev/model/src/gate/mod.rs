@@ -87,14 +87,14 @@ struct Coupon {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-struct Keys {
+struct GateKeys {
     life: Option<Life>,
     coupons: [Coupon; COUPONS],
 }
 
 /// A process of Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-struct Process {
+struct RedisProcess {
     number: u8,
     /// By epoch: for which server the script was loaded, 0 for none.
     scripts: [u8; EPOCHS],
@@ -116,11 +116,11 @@ enum New {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    keys: Keys,
-    copy: Option<Keys>,
-    process: Process,
+    keys: GateKeys,
+    copy: Option<GateKeys>,
+    process: RedisProcess,
     /// The server that is no master.
-    other: Process,
+    other: RedisProcess,
     processes: u8,
     /// One process from one promotion to the next.
     server: u8,
@@ -260,7 +260,7 @@ impl Gate {
                 for daemon in state.daemons.iter_mut().filter(|_| !self.is(Wrong::LifeNotCompared)) {
                     daemon.pass = daemon.pass.filter(|pass| pass.process != state.process.number);
                 }
-                state.process = Process { number: state.processes, ..Process::default() };
+                state.process = RedisProcess { number: state.processes, ..RedisProcess::default() };
                 state.become_server(older);
             }
             Step::Promote { older } => {
@@ -270,7 +270,7 @@ impl Gate {
             }
             Step::Flush => {
                 faults.flushes -= 1;
-                state.keys = Keys::default();
+                state.keys = GateKeys::default();
             }
             _ => {}
         }
@@ -337,10 +337,10 @@ impl Model for Gate {
         let coupon = |generation| Coupon { generation, loaded: true, ..Coupon::default() };
         let second = if self.new_coupon { Coupon::default() } else { coupon(2) };
         vec![State {
-            keys: Keys { life: Some(Life { epoch: 1, server: 1, loaded: false }), coupons: [coupon(1), second] },
+            keys: GateKeys { life: Some(Life { epoch: 1, server: 1, loaded: false }), coupons: [coupon(1), second] },
             copy: None,
-            process: Process { number: 1, ..Process::default() },
-            other: Process { number: 2, ..Process::default() },
+            process: RedisProcess { number: 1, ..RedisProcess::default() },
+            other: RedisProcess { number: 2, ..RedisProcess::default() },
             processes: 2,
             server: 1,
             epochs: 1,

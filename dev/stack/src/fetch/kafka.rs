@@ -13,7 +13,7 @@ use super::apt;
 use super::command::{exists, run};
 use crate::janitor::Janitor;
 use crate::ports::ReservedPort;
-use crate::process::{CommandLine, POLL, Process};
+use crate::process::{CommandLine, POLL, ServerProcess};
 use crate::{cache, progress};
 
 pub(super) const VERSION: &str = "4.1.0";
@@ -123,7 +123,7 @@ impl Kafka {
             let mut option = OsString::from("-XX:ArchiveClassesAtExit=");
             option.push(part.join("classes.jsa"));
             let command = self.java([option], "kafka.Kafka", &file);
-            let broker = Process::start_server(&Janitor::start()?, &command, part, &log)?;
+            let broker = ServerProcess::start_server(&Janitor::start()?, &command, part, &log)?;
             let mut signalled = false;
             while broker.ended()?.is_none() {
                 if !signalled && fs::read_to_string(&log)?.contains("Kafka Server started") {

@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, anyhow};
 use tokio::sync::watch;
 
-use self::session::Session;
-use self::tls::Certificates;
+use self::session::SmtpSession;
+use self::tls::SinkCertificates;
 use crate::listener::Listener;
 
 /// A mail as it came over the wire.
@@ -62,7 +62,7 @@ pub enum Behaviour {
 
 /// Whether the sink encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tls {
+pub enum SinkEncryption {
     #[default]
     None,
     /// Begins in plain text and demands `STARTTLS` before it takes a mail.
@@ -77,7 +77,7 @@ pub struct MailOptions {
     /// Where each mail is also written, as `000001.eml` and so on.
     pub folder: Option<PathBuf>,
     /// Whether it encrypts. Its certificate is made for this run, for `127.0.0.1` and `localhost`.
-    pub tls: Tls,
+    pub tls: SinkEncryption,
 }
 
 /// A mail server on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the
@@ -85,8 +85,8 @@ pub struct MailOptions {
 pub struct MailSink {
     listener: Listener,
     shared: Arc<Shared>,
-    tls: Tls,
-    certificates: Option<Certificates>,
+    tls: SinkEncryption,
+    certificates: Option<SinkCertificates>,
 }
 
 /// What the sink and its sessions have in common.
@@ -106,13 +106,13 @@ impl MailSink {
         let shared =
             Shared { mails: watch::Sender::default(), behaviour: watch::Sender::default(), folder: options.folder };
         let shared = Arc::new(shared);
-        let certificates = (options.tls != Tls::None).then(Certificates::make).transpose()?;
+        let certificates = (options.tls != SinkEncryption::None).then(SinkCertificates::make).transpose()?;
         let acceptor = certificates.as_ref().map(|certificates| certificates.acceptor.clone());
         let (tls, serving) = (options.tls, shared.clone());
         let listener = Listener::new(move |stream| {
             let (shared, acceptor) = (serving.clone(), acceptor.clone());
             // An error here is the client's way of hanging up.
-            async move { drop(Session::run(stream, shared, tls, acceptor).await) }
+            async move { drop(SmtpSession::run(stream, shared, tls, acceptor).await) }
         })?;
         listener.open().await?;
         Ok(Self { listener, shared, tls, certificates })
@@ -127,9 +127,9 @@ impl MailSink {
     pub fn url(&self) -> String {
         let port = self.port();
         match self.tls {
-            Tls::None => format!("smtp://127.0.0.1:{port}"),
-            Tls::StartTls => format!("smtp://127.0.0.1:{port}?tls=required"),
-            Tls::Implicit => format!("smtps://127.0.0.1:{port}"),
+            SinkEncryption::None => format!("smtp://127.0.0.1:{port}"),
+            SinkEncryption::StartTls => format!("smtp://127.0.0.1:{port}?tls=required"),
+            SinkEncryption::Implicit => format!("smtps://127.0.0.1:{port}"),
         }
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Behaviour, Mail, Shared, Tls};
+use super::{Behaviour, Mail, Shared, SinkEncryption};
 
 /// The largest mail, in bytes; also what `SIZE` announces.
 const LARGEST: usize = 25 * 1024 * 1024;
@@ -20,7 +20,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// The state of a dialogue.
-pub(super) struct Session {
+pub(super) struct SmtpSession {
     stream: BufReader<Box<dyn Stream>>,
     shared: Arc<Shared>,
     /// `Some` while STARTTLS is on offer.
@@ -36,12 +36,12 @@ enum Next {
     Quit,
 }
 
-impl Session {
+impl SmtpSession {
     /// Talks to a client until it leaves.
     pub(super) async fn run(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         shared: Arc<Shared>,
-        tls: Tls,
+        tls: SinkEncryption,
         acceptor: Option<TlsAcceptor>,
     ) -> Result<()> {
         let mut stream: Box<dyn Stream> = Box::new(stream);
@@ -50,8 +50,8 @@ impl Session {
         }
         let mut starttls = None;
         match (tls, acceptor) {
-            (Tls::Implicit, Some(acceptor)) => stream = Box::new(acceptor.accept(stream).await?),
-            (Tls::StartTls, acceptor) => starttls = acceptor,
+            (SinkEncryption::Implicit, Some(acceptor)) => stream = Box::new(acceptor.accept(stream).await?),
+            (SinkEncryption::StartTls, acceptor) => starttls = acceptor,
             _ => {}
         }
         let mut session = Self { stream: BufReader::new(stream), shared, starttls, from: None, to: Vec::new() };

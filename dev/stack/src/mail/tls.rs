@@ -10,12 +10,12 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 /// A certificate authority of this run and what it signed.
-pub(super) struct Certificates {
+pub(super) struct SinkCertificates {
     pub(super) ca_pem: String,
     pub(super) acceptor: TlsAcceptor,
 }
 
-impl Certificates {
+impl SinkCertificates {
     /// Makes an authority and a certificate for `127.0.0.1` and `localhost`.
     pub(super) fn make() -> Result<Self> {
         let mut authority = CertificateParams::new(Vec::new())?;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use firstcome_stack::{Fault, KafkaCluster, KafkaOptions, KafkaServer};
+use firstcome_stack::{KafkaCluster, KafkaOptions, KafkaServer, ProxyFault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -79,9 +79,9 @@ async fn clients_cannot_go_round_the_proxy() {
     let consumer: BaseConsumer = client(&server.bootstrap()).create().unwrap();
     let ends = |limit| consumer.fetch_watermarks(TOPIC, 0, limit).ok();
     assert_eq!(ends(LIMIT), Some((0, 1)));
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     assert_eq!(ends(Duration::from_millis(300)), None);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     eventually("the client is back", async || ends(Duration::from_secs(1)) == Some((0, 1))).await;
 }
 

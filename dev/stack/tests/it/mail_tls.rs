@@ -1,4 +1,4 @@
-use firstcome_stack::{MailOptions, MailSink, Tls};
+use firstcome_stack::{MailOptions, MailSink, SinkEncryption};
 use lettre::transport::smtp::client::Tls as ClientTls;
 use lettre::transport::smtp::client::{Certificate, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
@@ -8,7 +8,7 @@ use crate::smtp::Smtp;
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
-async fn start(tls: Tls) -> MailSink {
+async fn start(tls: SinkEncryption) -> MailSink {
     MailSink::start(MailOptions { tls, ..MailOptions::default() }).await.unwrap()
 }
 
@@ -36,19 +36,19 @@ async fn delivers(sink: &MailSink, tls: ClientTls) {
 
 #[tokio::test]
 async fn lettre_delivers_over_starttls() {
-    let sink = start(Tls::StartTls).await;
+    let sink = start(SinkEncryption::StartTls).await;
     delivers(&sink, ClientTls::Required(trusting(&sink))).await;
 }
 
 #[tokio::test]
 async fn lettre_delivers_over_implicit_tls() {
-    let sink = start(Tls::Implicit).await;
+    let sink = start(SinkEncryption::Implicit).await;
     delivers(&sink, ClientTls::Wrapper(trusting(&sink))).await;
 }
 
 #[tokio::test]
 async fn lettre_delivers_in_plain_text() {
-    let sink = start(Tls::None).await;
+    let sink = start(SinkEncryption::None).await;
     let transport = Transport::from_url(&sink.url()).unwrap().build();
     transport.send(mail()).await.unwrap();
     assert_eq!(sink.mails().len(), 1);
@@ -57,7 +57,7 @@ async fn lettre_delivers_in_plain_text() {
 
 #[tokio::test]
 async fn starttls_is_demanded_before_a_mail() {
-    let sink = start(Tls::StartTls).await;
+    let sink = start(SinkEncryption::StartTls).await;
     let mut smtp = Smtp::hello(sink.port()).await;
     assert!(smtp.say("MAIL FROM:<a@x.y>").await.starts_with("530 "));
 }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{Fault, FaultProxy, Protocol, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer, WireProtocol};
 
 use crate::{Wire, eventually, redis};
 
@@ -34,7 +34,7 @@ async fn pass_forwards_and_counts() {
 async fn delay_holds_back_both_directions() {
     let (_server, proxy, mut wire) = start().await;
     let delay = Duration::from_millis(40);
-    proxy.set(Fault::Delay(delay)).await.unwrap();
+    proxy.set(ProxyFault::Delay(delay)).await.unwrap();
     let begun = Instant::now();
     assert_eq!(wire.ask("PING").await.unwrap(), "+PONG");
     assert!(begun.elapsed() >= delay * 2, "{:?}", begun.elapsed());
@@ -43,11 +43,11 @@ async fn delay_holds_back_both_directions() {
 #[tokio::test]
 async fn cut_closes_and_refuses_until_it_passes_again() {
     let (_server, proxy, mut wire) = start().await;
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     assert!(wire.is_closed().await);
     assert!(Wire::connect(proxy.port()).await.is_err());
     assert_eq!(proxy.counters().open, 0);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(redis(proxy.port(), "PING").await.unwrap(), "+PONG");
 }
 
@@ -63,14 +63,14 @@ async fn cut_now_closes_once() {
 #[tokio::test]
 async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
     let (server, proxy, mut wire) = start().await;
-    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
     wire.say("INCR a").await.unwrap();
     let mut new = Wire::connect(proxy.port()).await.unwrap();
     new.say("INCR b").await.unwrap();
     eventually("the proxy has taken the new connection", async || proxy.counters().accepted == 2).await;
     assert_eq!(redis(server.port(), "EXISTS a b").await.unwrap(), ":0");
     assert_eq!(proxy.counters().bytes_to_server, 6);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(wire.hear().await.unwrap(), ":1");
     assert_eq!(new.hear().await.unwrap(), ":1");
 }
@@ -78,7 +78,7 @@ async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
 #[tokio::test]
 async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place() {
     let (server, proxy, mut wire) = start().await;
-    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
     proxy.strand_now();
     server.kill().await.unwrap();
     let mut new = Wire::connect(proxy.port()).await.unwrap();
@@ -86,7 +86,7 @@ async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place()
     wire.say("INCR a").await.unwrap();
     let other = RedisServer::start(RedisOptions::default()).await.unwrap();
     proxy.set_upstream(other.port());
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(new.hear().await.unwrap(), ":1");
     assert_eq!(redis(other.port(), "EXISTS a b").await.unwrap(), ":1");
     assert_eq!(proxy.counters().open, 2, "the old one is open still");
@@ -95,7 +95,7 @@ async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place()
 #[tokio::test]
 async fn a_mute_host_completes_handshakes_and_works_on_nothing() {
     let (server, proxy, mut wire) = start().await;
-    proxy.set(Fault::Mute(Protocol::Redis)).await.unwrap();
+    proxy.set(ProxyFault::Mute(WireProtocol::Redis)).await.unwrap();
     let mut new = Wire::connect(proxy.port()).await.unwrap();
     assert_eq!(new.ask("*2\r\n$6\r\nSELECT\r\n$1\r\n0").await.unwrap(), "+OK");
     for (wire, key) in [(&mut wire, "a"), (&mut new, "b")] {
@@ -103,19 +103,19 @@ async fn a_mute_host_completes_handshakes_and_works_on_nothing() {
     }
     assert_eq!(redis(server.port(), "EXISTS a b").await.unwrap(), ":0");
     proxy.strand_now();
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(redis(proxy.port(), "EXISTS a b").await.unwrap(), ":0");
 }
 
 #[tokio::test]
 async fn dropped_replies_mean_that_it_ran_and_nobody_knows() {
     let (server, proxy, mut wire) = start().await;
-    proxy.set(Fault::DropReplies).await.unwrap();
+    proxy.set(ProxyFault::DropReplies).await.unwrap();
     wire.say("INCR a").await.unwrap();
     eventually_is_1(&server, "a").await;
     eventually("the reply is dropped", async || proxy.counters().bytes_dropped == 4).await;
     assert_eq!(proxy.counters().bytes_to_client, 7);
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     assert!(wire.is_closed().await);
     assert_eq!(redis(proxy.port(), "PING").await.unwrap(), "+PONG");
 }
@@ -123,7 +123,7 @@ async fn dropped_replies_mean_that_it_ran_and_nobody_knows() {
 #[tokio::test]
 async fn half_close_ends_the_replies_while_requests_still_arrive() {
     let (server, proxy, mut wire) = start().await;
-    proxy.set(Fault::HalfClose).await.unwrap();
+    proxy.set(ProxyFault::HalfClose).await.unwrap();
     assert!(wire.is_closed().await);
     wire.say("INCR a").await.unwrap();
     eventually_is_1(&server, "a").await;

@@ -2,10 +2,10 @@
 
 use std::panic::AssertUnwindSafe;
 
-use firstcome_testkit::{Coupon, Promise, World, all_issued, assert_exact, open_world, people, rush};
+use firstcome_testkit::{MadeCoupon, PromisedAnswer, World, all_issued, assert_exact, open_world, people, rush};
 use futures_util::FutureExt as _;
 
-async fn is_exact(world: &World, coupon: &Coupon, answers: &[Promise]) -> bool {
+async fn is_exact(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer]) -> bool {
     AssertUnwindSafe(assert_exact(world, coupon, 5, answers)).catch_unwind().await.is_ok()
 }
 

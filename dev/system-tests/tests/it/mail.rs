@@ -4,17 +4,22 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::Behaviour;
-use firstcome_testkit::{Coupon, Fixture, LIMIT, Reconciler, Running, World, eventually};
+use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, ReconcilerClient, Running, World, eventually};
 use mail_parser::MessageParser;
 use serde_json::json;
 
 use crate::drift::support::{injector, subjects};
 
 /// Drift is made and mended while the mail server behaves like that; the mail for it waits.
-async fn mended_meanwhile(fixture: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
+async fn mended_meanwhile(
+    fixture: &Fixture,
+    daemon: &Running<ReconcilerClient>,
+    coupon: &MadeCoupon,
+    behaviour: Behaviour,
+) {
     let world = &fixture.world;
     world.mail.set(behaviour.clone()).await.unwrap();
     injector(world, coupon).await.make(Drift::Unissued, 1).await.unwrap();
@@ -35,7 +40,7 @@ async fn due_now(world: &World) {
 }
 
 /// The same, and the end of a pass wakes the sender, which would look every five seconds.
-async fn due_and_woken(world: &World, daemon: &Running<Reconciler>) {
+async fn due_and_woken(world: &World, daemon: &Running<ReconcilerClient>) {
     due_now(world).await;
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Clean);
 }

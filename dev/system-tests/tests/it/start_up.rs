@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, Keys, LIMIT, Process, Stores, World, assert_exact, eventually};
+use firstcome_testkit::{Fixture, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually};
 
 use crate::faults::waves::{HEALED, follows, impatient};
 
@@ -79,7 +79,7 @@ async fn a_reconciler_with_other_keys_or_another_group_than_the_api_stops_and_na
 
 #[tokio::test]
 async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
-    let world = World::bare(Stores::shared().await, "migrate-missing").await;
+    let world = World::bare(WorldStores::shared().await, "migrate-missing").await;
     for (store, variable, value) in NOWHERE {
         if store != "Redis" {
             let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
@@ -91,7 +91,7 @@ async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
 #[tokio::test]
 async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "late").await;
+    let world = World::on(WorldStores::shared().await.with_redis(&redis), "late").await;
     redis.stop().await.unwrap();
     let api = world.start("firstcome-api", &["serve"], &[("RUST_LOG", "info")]);
     eventually("it says that it waits", LIMIT, async || api.log().contains("waiting")).await;
@@ -127,7 +127,7 @@ async fn a_redis_that_may_forget_is_refused_with_what_to_change() {
     let evicting = RedisOptions { maxmemory_policy: "allkeys-lru".into(), ..RedisOptions::default() };
     for (options, advice) in [(forgetful, "appendonly yes"), (evicting, "noeviction")] {
         let redis = RedisServer::start(options).await.unwrap();
-        let world = World::on(Stores::shared().await.with_redis(&redis), "forgetful").await;
+        let world = World::on(WorldStores::shared().await.with_redis(&redis), "forgetful").await;
         refuses(&world.start("firstcome-api", &["serve"], &[]), &["Redis", advice]).await;
         refuses(&world.start("firstcome-reconciler", &["once"], &[]), &["Redis", advice]).await;
         refuses(&world.start("firstcome-reconciler", &["daemon"], &[]), &["Redis", advice]).await;
@@ -145,7 +145,7 @@ async fn a_missing_topic_is_refused_with_what_to_run() {
 
 #[tokio::test]
 async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
-    let world = World::bare(Stores::shared().await, "not-migrated").await;
+    let world = World::bare(WorldStores::shared().await, "not-migrated").await;
     for (program, args) in PROCESSES {
         refuses(&world.start(program, args, &[]), &["firstcome-api migrate"]).await;
     }
@@ -196,7 +196,7 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
 
 #[tokio::test]
 async fn help_lists_every_setting_with_its_variable_and_default() {
-    let world = World::bare(Stores::shared().await, "help").await;
+    let world = World::bare(WorldStores::shared().await, "help").await;
     world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
     let expected: [(&str, &str, &[&str]); 5] = [
         (
@@ -320,14 +320,14 @@ async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
 #[tokio::test]
 async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right_again() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = impatient(Stores::shared().await.with_redis(&master), "unsafe").await;
+    let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
     let daemon = world.settled_daemon().await;
     let told = async || {
         let run = daemon.reconcile(&serde_json::json!({})).await;
         run.all_findings().map(|found| (found.kind, found.detail.clone())).collect::<Vec<_>>()
     };
     let set = async |name: &str, value: &str| {
-        Keys::new(&master.url(), "").command::<()>(&["CONFIG", "SET", name, value]).await;
+        PrefixedKeys::new(&master.url(), "").command::<()>(&["CONFIG", "SET", name, value]).await;
     };
     assert_eq!(told().await, []);
     let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
@@ -369,7 +369,7 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
 #[tokio::test]
 async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so() {
     let redis = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "managed").await;
+    let world = World::on(WorldStores::shared().await.with_redis(&redis), "managed").await;
     world.set("REDIS_DURABILITY", "managed");
     let fixture = Fixture::of(world).await;
     let (coupon, answers) = fixture.held("Managed", 20, 20).await;
@@ -383,6 +383,6 @@ async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so
         assert!(metrics.lines().any(|line| line == "firstcome_redis_managed 1"), "{metrics}");
     }
     // What it says by itself still counts.
-    Keys::new(&redis.url(), "").command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    PrefixedKeys::new(&redis.url(), "").command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     refuses(&fixture.world.start("firstcome-reconciler", &["once"], &[]), &["Redis", "noeviction"]).await;
 }

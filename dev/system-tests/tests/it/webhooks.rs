@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use parking_lot::Mutex;
@@ -14,9 +14,9 @@ use crate::drift::support::injector;
 
 /// Takes every request, and keeps its head and body.
 #[derive(Clone, Default)]
-pub(crate) struct Receiver(Arc<Mutex<Vec<(String, Value)>>>);
+pub(crate) struct WebhookReceiver(Arc<Mutex<Vec<(String, Value)>>>);
 
-impl Receiver {
+impl WebhookReceiver {
     pub(crate) async fn start() -> (Self, String) {
         let receiver = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -63,7 +63,7 @@ pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_drift_and_alertmanager_what_fires() {
     let fixture = Fixture::new("hooks").await;
     let world = &fixture.world;
-    let (receiver, url) = Receiver::start().await;
+    let (receiver, url) = WebhookReceiver::start().await;
     world.set("WEBHOOK_URLS", &format!("{url}/hook"));
     world.set("WEBHOOK_SECRET", SECRET);
     world.set("WEBHOOK_EVENTS", "issued,sold_out,drift,broken,resolved");
@@ -115,7 +115,7 @@ async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_dr
 async fn a_program_is_told_of_promises_that_a_real_pass_could_not_keep() {
     let fixture = Fixture::new("hooks-broken").await;
     let world = &fixture.world;
-    let (receiver, url) = Receiver::start().await;
+    let (receiver, url) = WebhookReceiver::start().await;
     world.set("WEBHOOK_URLS", &format!("{url}/hook"));
     world.set("WEBHOOK_SECRET", SECRET);
     world.set("WEBHOOK_EVENTS", "broken");

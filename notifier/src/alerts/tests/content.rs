@@ -18,7 +18,7 @@ fn a_repair_is_told_once_and_nothing_fires() {
     let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
     assert_eq!(duty.sees(0, &repaired), "repaired Some(7)");
     assert_eq!(duty.sees(1, &clean()), "");
-    assert_eq!(duty.only().state, State::Resolved);
+    assert_eq!(duty.only().state, AlertState::Resolved);
     let gate = Finding { result: Outcome::Applied, needs_person: false, kind: Kind::RedisLost, ..stalled("gone") };
     assert_eq!(duty.sees(2, &general(Status::Repaired, vec![gate])), "repaired None");
 }
@@ -41,7 +41,7 @@ fn what_is_left_is_told_once_then_after_the_cooldown_then_once_when_it_is_over()
     assert_eq!(duty.sees(480, &one_left()), "failed_claim Repeat");
     assert_eq!(duty.sees(481, &clean()), "failed_claim resolved");
     assert_eq!(duty.sees(482, &clean()), "");
-    assert_eq!(duty.only().state, State::Resolved);
+    assert_eq!(duty.only().state, AlertState::Resolved);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_drop_that_closed_below_its_quantity_is_told_once() {
     assert_eq!(duty.sees(1, &unfilled), "");
     assert_eq!(duty.sees(10_000, &unfilled), "");
     assert_eq!(duty.sees(10_001, &clean()), "");
-    assert_eq!(duty.only().state, State::Information);
+    assert_eq!(duty.only().state, AlertState::Information);
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
     let mut duty = Duty::default();
     duty.silence(60);
     assert_eq!(duty.sees(0, &one_left()), "");
-    assert_eq!(duty.only().state, State::Firing);
+    assert_eq!(duty.only().state, AlertState::Firing);
     let repaired = vec![left(Kind::FailedClaim, 3), finding(Kind::Unissued, 5, Outcome::Applied)];
     assert_eq!(duty.sees(1, &run(Status::Drift, repaired)), "");
     let general = stalled("Kafka can't be reached");
@@ -56,7 +56,7 @@ fn what_is_over_within_a_silence_is_mailed_after_it_if_people_know_of_it() {
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     duty.silence(90);
     assert_eq!(duty.sees(30, &clean()), "");
-    assert_eq!(duty.only().state, State::Resolved);
+    assert_eq!(duty.only().state, AlertState::Resolved);
     assert_eq!(duty.sees(90, &clean()), "failed_claim resolved");
     assert_eq!(duty.sees(91, &clean()), "");
 

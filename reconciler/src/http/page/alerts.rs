@@ -16,15 +16,15 @@ use serde::Deserialize;
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
-use super::state::Page;
-use crate::notify::alerts::{About, State as AlertState};
+use super::state::ScreenState;
+use crate::notify::alerts::{About, AlertState};
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, line};
 use crate::notify::{self, AlertError, ListedAlert};
 
 #[derive(Template)]
 #[template(path = "alerts.html")]
-struct Alerts<'a> {
+struct AlertsScreen<'a> {
     top: Top<'a>,
     alerts: &'a [AlertLine],
     /// `firing`, `resolved` or `told`.
@@ -57,17 +57,17 @@ pub(super) struct AlertLine {
 }
 
 #[derive(Deserialize)]
-pub(super) struct ListQuery {
+pub(super) struct AlertsScreenQuery {
     status: Option<String>,
     before: Option<i64>,
 }
 
 pub(super) async fn list(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: Result<Query<AlertsScreenQuery>, QueryRejection>,
 ) -> Response {
-    let query = query.map_or(ListQuery { status: None, before: None }, |Query(query)| query);
+    let query = query.map_or(AlertsScreenQuery { status: None, before: None }, |Query(query)| query);
     let status = query.status.filter(|word| ["resolved", "told"].contains(&word.as_str()));
     let status = status.unwrap_or_else(|| "firing".to_owned());
     let db = &page.app.stores.db;
@@ -85,7 +85,7 @@ pub(super) async fn list(
     let now = Utc::now();
     let alerts: Vec<AlertLine> = listed.alerts.iter().map(|alert| alert_line(alert, &names, now)).collect();
     let top = Top::new("Alerts", "alerts", Some(&session));
-    answer(StatusCode::OK, &Alerts { top, alerts: &alerts, status: &status, next_before: listed.next_before })
+    answer(StatusCode::OK, &AlertsScreen { top, alerts: &alerts, status: &status, next_before: listed.next_before })
 }
 
 fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: DateTime<Utc>) -> AlertLine {
@@ -119,7 +119,7 @@ fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: Date
 type Id = Result<Path<i64>, PathRejection>;
 
 pub(super) async fn acknowledge(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     id: Id,
 ) -> Response {
@@ -129,16 +129,16 @@ pub(super) async fn acknowledge(
 }
 
 #[derive(Deserialize)]
-pub(super) struct Silence {
+pub(super) struct SilenceForm {
     /// 0 ends a silence.
     hours: u16,
 }
 
 pub(super) async fn silence(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     id: Id,
-    form: Result<Form<Silence>, FormRejection>,
+    form: Result<Form<SilenceForm>, FormRejection>,
 ) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
     let hours = form.ok().map(|Form(form)| form.hours).filter(|hours| *hours <= HOURS_AT_MOST);

@@ -17,19 +17,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BODY: usize = 64 * 1024;
 
 /// Why a change was not made, or may not have been.
-pub(super) struct Refused {
+pub(super) struct ApiRefusal {
     pub(super) status: StatusCode,
     pub(super) why: String,
 }
 
 /// The API's own address, and the token for it.
-pub struct Api {
+pub struct CouponApi {
     http: reqwest::Client,
     base: String,
     token: SecretString,
 }
 
-impl Api {
+impl CouponApi {
     /// Takes `http://host:port`.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Api {
         body: Value,
         operator: &str,
         header: Option<(&'static str, String)>,
-    ) -> Result<Value, Refused> {
+    ) -> Result<Value, ApiRefusal> {
         let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.expose_secret());
         let name = HeaderValue::from_bytes(operator.as_bytes()).ok();
         let request = name.into_iter().fold(request, |request, name| request.header("x-operator", name));
@@ -62,7 +62,7 @@ impl Api {
         let mut answer = answer.map_err(|error| {
             tracing::warn!(error = %error.without_url(), "the API did not answer the operations page");
             let why = "The API did not answer. It may have done it, or not: look, and if not, ask again.";
-            Refused { status: StatusCode::BAD_GATEWAY, why: why.to_owned() }
+            ApiRefusal { status: StatusCode::BAD_GATEWAY, why: why.to_owned() }
         })?;
         let status = answer.status();
         let mut body = Vec::new();
@@ -76,6 +76,6 @@ impl Api {
         }
         let problem: Option<Value> = serde_json::from_slice(&body).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or("it does not say why");
-        Err(Refused { status, why: format!("The API refused: {}.", line(detail, LONGEST).trim_end_matches('.')) })
+        Err(ApiRefusal { status, why: format!("The API refused: {}.", line(detail, LONGEST).trim_end_matches('.')) })
     }
 }

@@ -6,7 +6,7 @@ use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::ListedAlert;
 
-use super::snapshot::{DROPS, Facts, Seen, Snapshot};
+use super::snapshot::{DROPS, Facts, SeenDrop, Snapshot};
 use crate::notify::alerts::About;
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, count, grouped, line};
@@ -19,8 +19,8 @@ pub(super) struct Board {
     pub(super) title: String,
     pub(super) lead: String,
     /// What is wrong, most pressing first.
-    pub(super) problems: Vec<Problem>,
-    pub(super) drops: Vec<Line>,
+    pub(super) problems: Vec<BoardProblem>,
+    pub(super) drops: Vec<BoardLine>,
     /// Pages, from 1 on.
     pub(super) page: usize,
     pub(super) pages: usize,
@@ -45,7 +45,7 @@ impl Tone {
 
 /// One thing that is wrong.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct BoardProblem {
     pub(super) what: String,
     /// Which drop of which coupon.
     pub(super) place: Option<String>,
@@ -56,7 +56,7 @@ pub(super) struct Problem {
 }
 
 /// One drop.
-pub(super) struct Line {
+pub(super) struct BoardLine {
     pub(super) id: DropId,
     pub(super) coupon: CouponId,
     pub(super) name: String,
@@ -86,7 +86,7 @@ pub(super) struct AdmissionLine {
 }
 
 pub(super) fn board(seen: &Snapshot) -> Board {
-    let drops: Vec<Line> = seen.drops.iter().map(|one| drop_line(one, seen)).collect();
+    let drops: Vec<BoardLine> = seen.drops.iter().map(|one| drop_line(one, seen)).collect();
     let problems = problems(seen);
     let last = seen.facts.last_pass.as_deref();
     let (tone, title, lead) = match (problems.as_slice(), last) {
@@ -144,11 +144,11 @@ fn counted(n: u64, one: &str, many: &str) -> String {
     count(usize::try_from(n).unwrap_or(usize::MAX), one, many)
 }
 
-fn problem(what: impl Into<String>, todo: impl Into<String>) -> Problem {
-    Problem { what: what.into(), place: None, todo: todo.into(), more: None, alert: None }
+fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
+    BoardProblem { what: what.into(), place: None, todo: todo.into(), more: None, alert: None }
 }
 
-fn problems(seen: &Snapshot) -> Vec<Problem> {
+fn problems(seen: &Snapshot) -> Vec<BoardProblem> {
     let mut found = Vec::new();
     match seen.gate_is_open {
         None => found.push(problem(
@@ -172,10 +172,10 @@ fn problems(seen: &Snapshot) -> Vec<Problem> {
     // Those that nobody has taken on come first.
     let (taken, open): (Vec<_>, Vec<_>) = seen.facts.alerts.iter().partition(|one| one.alert.acknowledged_at.is_some());
     found.extend(open.into_iter().chain(taken).map(|one| alarm(one, &seen.facts)));
-    let alarmed = |one: &Seen| seen.facts.alerts.iter().any(|alert| alert.alert.drop_id == Some(one.drop.id));
+    let alarmed = |one: &SeenDrop| seen.facts.alerts.iter().any(|alert| alert.alert.drop_id == Some(one.drop.id));
     found.extend(seen.drops.iter().filter(|one| !alarmed(one)).filter_map(|one| {
         let (what, todo) = wrong_of(one, seen)?;
-        Some(Problem { place: Some(place(&one.coupon.name, one.drop.id)), ..problem(what, todo) })
+        Some(BoardProblem { place: Some(place(&one.coupon.name, one.drop.id)), ..problem(what, todo) })
     }));
     found
 }
@@ -184,12 +184,12 @@ fn place(name: &str, drop: DropId) -> String {
     format!("{} · drop {drop}", line(name, LONGEST))
 }
 
-fn alarm(listed: &ListedAlert, facts: &Facts) -> Problem {
+fn alarm(listed: &ListedAlert, facts: &Facts) -> BoardProblem {
     let alert = &listed.alert;
     let todo = About::of_word(&alert.kind).map_or("Look at the last runs.", what_to_do);
     let coupon = facts.coupons.iter().find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
     let taken = alert.acknowledged_by.as_deref().map(|by| format!(", taken on by {}", line(by, LONGEST)));
-    Problem {
+    BoardProblem {
         place: coupon.zip(alert.drop_id).map(|((coupon, _), drop)| place(&coupon.name, drop)),
         more: Some(format!("Since {}{}", instant(alert.first_seen_at), taken.unwrap_or_default())),
         alert: Some(listed.id),
@@ -198,7 +198,7 @@ fn alarm(listed: &ListedAlert, facts: &Facts) -> Problem {
 }
 
 /// What is wrong with a drop by its numbers alone, and what to do.
-fn wrong_of(one: &Seen, seen: &Snapshot) -> Option<(String, String)> {
+fn wrong_of(one: &SeenDrop, seen: &Snapshot) -> Option<(String, String)> {
     if is_shut(one, seen) && seen.gate_is_open == Some(true) {
         let todo = "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
         return Some(("Admission to this coupon is closed: claims get 503".to_owned(), todo.to_owned()));
@@ -226,17 +226,17 @@ fn wrong_of(one: &Seen, seen: &Snapshot) -> Option<(String, String)> {
     })
 }
 
-fn state(one: &Seen, at: DateTime<Utc>) -> DropState {
+fn state(one: &SeenDrop, at: DateTime<Utc>) -> DropState {
     let held = one.numbers.as_ref().map_or(0, |numbers| u32::try_from(numbers.users).unwrap_or(u32::MAX));
     one.drop.state(at, one.coupon.paused, one.drop.quantity.saturating_sub(held))
 }
 
 /// It should be open, and its coupon is not verified.
-fn is_shut(one: &Seen, seen: &Snapshot) -> bool {
+fn is_shut(one: &SeenDrop, seen: &Snapshot) -> bool {
     matches!(state(one, seen.at), DropState::Open | DropState::SoldOut) && !one.is_verified
 }
 
-fn admission(one: &Seen, seen: &Snapshot) -> AdmissionLine {
+fn admission(one: &SeenDrop, seen: &Snapshot) -> AdmissionLine {
     let right = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: false };
     let wrong = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: true };
     match (state(one, seen.at), seen.gate_is_open) {
@@ -256,7 +256,7 @@ pub(super) fn minute(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
-fn drop_line(one: &Seen, seen: &Snapshot) -> Line {
+fn drop_line(one: &SeenDrop, seen: &Snapshot) -> BoardLine {
     let drop = &one.drop;
     let text = |number: Option<u64>| number.map_or_else(|| "–".to_owned(), grouped);
     let rows = one.counted.map(|counted| counted.rows);
@@ -268,7 +268,7 @@ fn drop_line(one: &Seen, seen: &Snapshot) -> Line {
     let alert = seen.facts.alerts.iter().find(|alert| alert.alert.drop_id == Some(drop.id));
     let by_alert = alert.map(|alert| line(&alert.alert.summary, LONGEST));
     let report = seen.facts.last_pass.as_deref().map(|run| run.drops.iter().find(|report| report.drop_id == drop.id));
-    Line {
+    BoardLine {
         id: drop.id,
         coupon: one.coupon.id,
         name: line(&one.coupon.name, LONGEST),

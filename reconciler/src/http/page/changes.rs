@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::mysql::ops_actions::Act;
+use firstcome_shared::mysql::ops_actions::OperatorAct;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use super::drops::find;
 use super::html::{not_understood, notice, unavailable, unless_named};
 use super::people::{self, Search};
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::execute::{self, EraseError};
 use crate::notify::wording::{capital, count};
 
@@ -37,13 +37,13 @@ struct Change {
 
 /// Asks the API, and notes who asked from where: the API sees this process only. Gives the answer
 /// where it is a refusal.
-async fn ask(page: &Page, session: &Session, change: Change) -> Option<Response> {
+async fn ask(page: &ScreenState, session: &Session, change: Change) -> Option<Response> {
     let Some(api) = &page.api else {
         let why = "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon.";
         return Some(notice(StatusCode::NOT_FOUND, "Not here", why));
     };
     let detail = json!({"asked_for": change.what, "body": change.body});
-    let act = Act { action: "ask_api", coupon: Some(change.coupon), drop: change.drop, detail };
+    let act = OperatorAct { action: "ask_api", coupon: Some(change.coupon), drop: change.drop, detail };
     if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
         return Some(unavailable(error));
     }
@@ -69,7 +69,7 @@ pub(super) struct OfCoupon {
 
 /// Pauses, resumes, or raises the quantity.
 pub(super) async fn coupon(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     place: Result<Path<(i64, i64)>, PathRejection>,
     form: Result<Form<OfCoupon>, FormRejection>,
@@ -145,7 +145,7 @@ pub(super) struct WhomToErase {
 
 /// Erases a person.
 pub(super) async fn erase(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<WhomToErase>, FormRejection>,
 ) -> Response {
@@ -178,7 +178,7 @@ pub(super) async fn erase(
 }
 
 /// The coupon, whose name was typed to confirm what is asked for.
-async fn confirmed(page: &Page, id: i64, typed: &str) -> Result<Coupon, Response> {
+async fn confirmed(page: &ScreenState, id: i64, typed: &str) -> Result<Coupon, Response> {
     let found = page.app.stores.db.coupon(CouponId(id)).await.map_err(unavailable)?;
     let no_such = || notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon.");
     let (coupon, _) = found.ok_or_else(no_such)?;
@@ -186,7 +186,7 @@ async fn confirmed(page: &Page, id: i64, typed: &str) -> Result<Coupon, Response
 }
 
 #[derive(Deserialize)]
-pub(super) struct Promise {
+pub(super) struct PromiseForm {
     coupon: i64,
     drop: i64,
     person: String,
@@ -196,9 +196,9 @@ pub(super) struct Promise {
 
 /// Notes that a person was told that a promise to them can't be kept.
 pub(super) async fn give_up(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<Promise>, FormRejection>,
+    form: Result<Form<PromiseForm>, FormRejection>,
 ) -> Response {
     let Ok(Form(asked)) = form else { return not_understood() };
     let Ok(person) = asked.person.parse::<UserId>() else { return not_understood() };
@@ -219,7 +219,7 @@ pub(super) async fn give_up(
 
 /// Revokes what a person holds.
 pub(super) async fn revoke(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<OfPerson>, FormRejection>,
 ) -> Response {

@@ -17,12 +17,12 @@ use serde::Deserialize;
 use super::board::minute;
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::notify::wording::{LONGEST, grouped, line};
 
 #[derive(Template)]
 #[template(path = "coupons.html")]
-struct Coupons<'a> {
+struct CouponsScreen<'a> {
     top: Top<'a>,
     coupons: &'a [CouponLine],
     is_first: bool,
@@ -44,25 +44,25 @@ pub(super) struct CouponLine {
     pub(super) state: &'static str,
     pub(super) is_over: bool,
     /// Newest first.
-    pub(super) drops: Vec<DropLine>,
+    pub(super) drops: Vec<CouponDropLine>,
 }
 
-pub(super) struct DropLine {
+pub(super) struct CouponDropLine {
     pub(super) id: DropId,
     pub(super) opens: String,
     pub(super) state: &'static str,
 }
 
 #[derive(Deserialize)]
-pub(super) struct ListQuery {
+pub(super) struct CouponsScreenQuery {
     /// The last coupon of the page before.
     after: i64,
 }
 
 pub(super) async fn list(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: Result<Query<CouponsScreenQuery>, QueryRejection>,
 ) -> Response {
     let (db, now) = (&page.app.stores.db, Utc::now());
     let after = query.map_or(0, |Query(query)| query.after);
@@ -81,7 +81,7 @@ pub(super) async fn list(
         found.iter().map(|(coupon, drops)| coupon_line(coupon, drops, &opened, now)).collect();
     let next_after = coupons.last().filter(|_| has_more).map(|coupon| coupon.id);
     let top = Top::new("Coupons", "coupons", Some(&session));
-    answer(StatusCode::OK, &Coupons { top, coupons: &coupons, is_first: after == 0, next_after })
+    answer(StatusCode::OK, &CouponsScreen { top, coupons: &coupons, is_first: after == 0, next_after })
 }
 
 /// `unsealed` may hold a sealed drop too, and `opened` has those of other coupons.
@@ -104,12 +104,12 @@ fn coupon_line(coupon: &Coupon, unsealed: &[Drop], opened: &[Drop], now: DateTim
     }
 }
 
-fn drop_line(drop: &Drop, now: DateTime<Utc>) -> DropLine {
+fn drop_line(drop: &Drop, now: DateTime<Utc>) -> CouponDropLine {
     let state = match drop.state(now, false, 1) {
         DropState::Scheduled => "to come",
         DropState::Open | DropState::SoldOut | DropState::Paused => "open",
         DropState::Closed => "ended",
         DropState::Sealed => "ended, sealed",
     };
-    DropLine { id: drop.id, opens: minute(drop.opens_at), state }
+    CouponDropLine { id: drop.id, opens: minute(drop.opens_at), state }
 }

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterRow, Payload, Wanted};
-use firstcome_shared::mysql::ops_actions::Act;
+use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
+use firstcome_shared::mysql::ops_actions::OperatorAct;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -22,13 +22,13 @@ use super::board::instant;
 use super::html::{Top, answer, notice, unavailable, unless_named};
 use super::people::Search;
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::execute;
 use crate::notify::wording::{LONGEST, count, detail, line, person};
 
 #[derive(Template)]
 #[template(path = "dead_letters.html")]
-struct DeadLetters<'a> {
+struct DeadLettersScreen<'a> {
     top: Top<'a>,
     letters: &'a [LetterLine],
     /// Those that are dealt with, instead of those that are open.
@@ -42,7 +42,7 @@ struct DeadLetters<'a> {
 
 #[derive(Template)]
 #[template(path = "dead_letter.html")]
-struct DeadLetter<'a> {
+struct DeadLetterScreen<'a> {
     top: Top<'a>,
     letter: &'a LetterView,
     revealed: bool,
@@ -87,19 +87,19 @@ pub(super) struct LetterView {
     /// What leads to the person's story, once they are revealed.
     pub(super) story: Option<Search>,
     /// What may be corrected, once it is revealed.
-    pub(super) claim: Claim,
+    pub(super) claim: ClaimFields,
 }
 
 /// A claim as the form for correcting it shows it; empty: not known.
 #[derive(Default)]
-pub(super) struct Claim {
+pub(super) struct ClaimFields {
     pub(super) coupon: String,
     pub(super) drop: String,
     pub(super) slot: String,
     pub(super) person: String,
 }
 
-impl Claim {
+impl ClaimFields {
     fn of(letter: &DeadLetterRow) -> Self {
         let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
         Self {
@@ -112,7 +112,7 @@ impl Claim {
 }
 
 #[derive(Deserialize, Default)]
-pub(super) struct ListQuery {
+pub(super) struct DeadLettersScreenQuery {
     #[serde(default)]
     status: String,
     drop: Option<i64>,
@@ -122,18 +122,18 @@ pub(super) struct ListQuery {
 }
 
 pub(super) async fn list(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: Result<Query<DeadLettersScreenQuery>, QueryRejection>,
 ) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
     page.slowly(listed(&page, &session, query)).await
 }
 
-async fn listed(page: &Page, session: &Session, query: ListQuery) -> Response {
+async fn listed(page: &ScreenState, session: &Session, query: DeadLettersScreenQuery) -> Response {
     let (resolved, number) = (query.status == "resolved", query.page.clamp(1, PAGES));
     let reason = query.reason.filter(|reason| !reason.is_empty());
-    let wanted = Wanted { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
+    let wanted = DeadLetterQuery { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
     let found = match page.app.stores.db.list_dead_letters(wanted, (number - 1) * PAGE, PAGE + 1).await {
         Ok(found) => found,
         Err(error) => return unavailable(error),
@@ -142,7 +142,10 @@ async fn listed(page: &Page, session: &Session, query: ListQuery) -> Response {
     let letters: Vec<LetterLine> = found.iter().take(PAGE as usize).map(|letter| letter_line(letter, false)).collect();
     let top = Top::new("Dead letters", "dead-letters", Some(session));
     let (reason, drop) = (reason.as_deref(), query.drop);
-    answer(StatusCode::OK, &DeadLetters { top, letters: &letters, resolved, drop, reason, page: number, has_more })
+    answer(
+        StatusCode::OK,
+        &DeadLettersScreen { top, letters: &letters, resolved, drop, reason, page: number, has_more },
+    )
 }
 
 fn letter_line(letter: &DeadLetterRow, revealed: bool) -> LetterLine {
@@ -168,11 +171,19 @@ fn letter_line(letter: &DeadLetterRow, revealed: bool) -> LetterLine {
 
 type Id = Result<Path<i64>, PathRejection>;
 
-pub(super) async fn read(State(page): State<Page>, Extension(session): Extension<Arc<Session>>, id: Id) -> Response {
+pub(super) async fn read(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    id: Id,
+) -> Response {
     shown(&page, &session, id, false).await
 }
 
-pub(super) async fn reveal(State(page): State<Page>, Extension(session): Extension<Arc<Session>>, id: Id) -> Response {
+pub(super) async fn reveal(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    id: Id,
+) -> Response {
     shown(&page, &session, id, true).await
 }
 
@@ -182,7 +193,7 @@ fn no_such() -> Response {
 
 /// The coupon that a dead letter names, by its name, and its drop's page where there is such a
 /// drop.
-async fn named(page: &Page, letter: &DeadLetterRow) -> Result<(Option<String>, Option<String>), DbError> {
+async fn named(page: &ScreenState, letter: &DeadLetterRow) -> Result<(Option<String>, Option<String>), DbError> {
     let Some(coupon) = letter.coupon_id.map(CouponId) else { return Ok((None, None)) };
     let Some((coupon, drops)) = page.app.stores.db.coupon(coupon).await? else { return Ok((None, None)) };
     let drop = drops.iter().find(|drop| Some(drop.id.0) == letter.drop_id);
@@ -190,7 +201,7 @@ async fn named(page: &Page, letter: &DeadLetterRow) -> Result<(Option<String>, O
     Ok((Some(line(&coupon.name, LONGEST)), drop_page))
 }
 
-async fn shown(page: &Page, session: &Session, id: Id, reveal: bool) -> Response {
+async fn shown(page: &ScreenState, session: &Session, id: Id, reveal: bool) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
     let (letter, payload) = match page.app.stores.db.dead_letter(id).await {
         Ok(Some(found)) => found,
@@ -198,7 +209,7 @@ async fn shown(page: &Page, session: &Session, id: Id, reveal: bool) -> Response
         Err(error) => return unavailable(error),
     };
     if reveal {
-        let act = Act { action: "reveal", detail: json!({"dead_letter": id}), ..Act::default() };
+        let act = OperatorAct { action: "reveal", detail: json!({"dead_letter": id}), ..OperatorAct::default() };
         // Before anything is shown.
         if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
             return unavailable(error);
@@ -216,7 +227,7 @@ async fn shown(page: &Page, session: &Session, id: Id, reveal: bool) -> Response
     });
     let view = LetterView { coupon, drop_page, story, ..view(&letter, &payload, reveal) };
     let top = Top::new("One dead letter", "dead-letters", Some(session));
-    answer(StatusCode::OK, &DeadLetter { top, letter: &view, revealed: reveal })
+    answer(StatusCode::OK, &DeadLetterScreen { top, letter: &view, revealed: reveal })
 }
 
 fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView {
@@ -235,7 +246,7 @@ fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView
         coupon: None,
         drop_page: None,
         story: None,
-        claim: if revealed { Claim::of(letter) } else { Claim::default() },
+        claim: if revealed { ClaimFields::of(letter) } else { ClaimFields::default() },
     }
 }
 
@@ -256,7 +267,7 @@ pub(super) struct Correct {
 
 /// Corrects which claim a dead letter is of. The next pass over its drop issues it.
 pub(super) async fn correct(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     id: Id,
     form: Result<Form<Correct>, FormRejection>,
@@ -297,7 +308,7 @@ pub(super) struct Discard {
 
 /// Discards a dead letter: no pass looks at it again.
 pub(super) async fn discard(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     id: Id,
     form: Result<Form<Discard>, FormRejection>,

@@ -8,18 +8,18 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use firstcome_shared::mysql::deliveries::{Delivery, Kind};
+use firstcome_shared::mysql::deliveries::{Delivery, OutboxKind};
 
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::execute;
 use crate::notify::wording::{LONGEST, line};
 
 #[derive(Template)]
 #[template(path = "deliveries.html")]
-struct Deliveries<'a> {
+struct DeliveriesScreen<'a> {
     top: Top<'a>,
     open: &'a [DeliveryLine],
     sent: &'a [DeliveryLine],
@@ -39,10 +39,10 @@ pub(super) struct DeliveryLine {
     pub(super) is_open: bool,
 }
 
-pub(super) async fn list(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
+pub(super) async fn list(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
     let db = &page.app.stores.db;
     let mut lines = Vec::new();
-    for kind in [Kind::Mail, Kind::Webhook] {
+    for kind in [OutboxKind::Mail, OutboxKind::Webhook] {
         match db.deliveries(kind).await {
             Ok(found) => lines.extend(found.iter().map(|one| delivery_line(kind, one))),
             Err(error) => return unavailable(error),
@@ -50,10 +50,10 @@ pub(super) async fn list(State(page): State<Page>, Extension(session): Extension
     }
     let (open, sent): (Vec<DeliveryLine>, Vec<DeliveryLine>) = lines.into_iter().partition(|line| line.is_open);
     let top = Top::new("Deliveries", "deliveries", Some(&session));
-    answer(StatusCode::OK, &Deliveries { top, open: &open, sent: &sent })
+    answer(StatusCode::OK, &DeliveriesScreen { top, open: &open, sent: &sent })
 }
 
-fn delivery_line(kind: Kind, one: &Delivery) -> DeliveryLine {
+fn delivery_line(kind: OutboxKind, one: &Delivery) -> DeliveryLine {
     let at = |at: chrono::NaiveDateTime| instant(at.and_utc());
     let (state, tone) = match (one.sent_at, one.given_up_at) {
         (Some(sent), _) => (format!("sent {}", at(sent)), "quiet"),
@@ -76,13 +76,13 @@ fn delivery_line(kind: Kind, one: &Delivery) -> DeliveryLine {
 
 /// Tries one again now.
 pub(super) async fn again(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     path: Result<Path<(String, i64)>, PathRejection>,
 ) -> Response {
     let no_such = || notice(StatusCode::NOT_FOUND, "No such delivery", "There is none, or it has arrived meanwhile.");
     let Ok(Path((kind, id))) = path else { return no_such() };
-    let Some(kind) = Kind::of_word(&kind) else { return no_such() };
+    let Some(kind) = OutboxKind::of_word(&kind) else { return no_such() };
     match execute::deliver_again(&page.app.stores, kind, id, session.operator.clone()).await {
         Ok(true) => Redirect::to("/deliveries").into_response(),
         Ok(false) => no_such(),

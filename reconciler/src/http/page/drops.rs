@@ -15,15 +15,15 @@ use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::mysql::pace::{Step, sampled};
+use firstcome_shared::mysql::pace::{SlotPace, sampled};
 use serde::Deserialize;
 
 use super::board::Board;
 use super::html::{Top, answer, not_understood, notice, unavailable, unless_named};
 use super::pace::{Chart, chart};
 use super::session::Session;
-use super::state::Page;
-use crate::http::reconcile::{Asked as Answered, run};
+use super::state::ScreenState;
+use crate::http::reconcile::{AskedPass, run};
 use crate::notify::alerts::About;
 use crate::notify::wording::{LONGEST, count, grouped, line};
 use crate::pass::Request;
@@ -31,7 +31,7 @@ use crate::report::Trigger;
 
 #[derive(Template)]
 #[template(path = "drop.html")]
-struct DropPage<'a> {
+struct DropScreen<'a> {
     top: Top<'a>,
     name: &'a str,
     coupon: CouponId,
@@ -49,10 +49,10 @@ struct DropPage<'a> {
     chart: Option<Chart>,
 }
 
-type Place = Result<Path<(i64, i64)>, PathRejection>;
+type DropPath = Result<Path<(i64, i64)>, PathRejection>;
 
 /// The coupon and the drop that a path names, and all drops of the coupon.
-pub(super) async fn find(page: &Page, place: Place) -> Result<(Coupon, Drop, Vec<Drop>), Response> {
+pub(super) async fn find(page: &ScreenState, place: DropPath) -> Result<(Coupon, Drop, Vec<Drop>), Response> {
     let no_such = || notice(StatusCode::NOT_FOUND, "No such drop", "There is no such drop of this coupon.");
     let Ok(Path((coupon, drop))) = place else { return Err(no_such()) };
     let found = page.app.stores.db.coupon(CouponId(coupon)).await.map_err(unavailable)?;
@@ -64,7 +64,7 @@ pub(super) async fn find(page: &Page, place: Place) -> Result<(Coupon, Drop, Vec
 }
 
 /// How many repairs the repair limit holds back, while an alert says so.
-async fn held_back(page: &Page, drop: DropId) -> Result<Option<String>, DbError> {
+async fn held_back(page: &ScreenState, drop: DropId) -> Result<Option<String>, DbError> {
     let firing = alerts::list(&page.app.stores.db, Some(AlertState::Firing.as_str().to_owned()), None, ALERTS).await?;
     let is_braked = |one: &ListedAlert| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word();
     if !firing.iter().any(is_braked) {
@@ -77,9 +77,9 @@ async fn held_back(page: &Page, drop: DropId) -> Result<Option<String>, DbError>
 const ALERTS: i64 = 500;
 
 pub(super) async fn read(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    place: Place,
+    place: DropPath,
 ) -> Response {
     let (coupon, drop, drops) = match find(&page, place).await {
         Ok(found) => found,
@@ -98,7 +98,7 @@ pub(super) async fn read(
     let to_raise = to_raise(coupon_id, &drops, Utc::now());
     let board = page.live.one(coupon, drop).await;
     let top = Top::new(&name, "", Some(&session));
-    let screen = DropPage {
+    let screen = DropScreen {
         top,
         name: &name,
         coupon: coupon_id,
@@ -115,7 +115,7 @@ pub(super) async fn read(
 }
 
 /// With the admissions that have no row yet, as far as Redis tells of them.
-async fn with_admissions(page: &Page, drop: &Drop, mut steps: Vec<Step>) -> Vec<Step> {
+async fn with_admissions(page: &ScreenState, drop: &Drop, mut steps: Vec<SlotPace>) -> Vec<SlotPace> {
     if drop.sealed_at.is_some() {
         return steps;
     }
@@ -126,7 +126,7 @@ async fn with_admissions(page: &Page, drop: &Drop, mut steps: Vec<Step>) -> Vec<
         Ok(admitted) => {
             let admitted = slots.into_iter().zip(admitted);
             let admitted = admitted.filter_map(|(slot, at)| Some((slot, DateTime::from_timestamp_millis(at?)?)));
-            steps.extend(admitted.map(|(slot, at)| Step { slot, claimed_at: at.naive_utc(), issued_at: None }));
+            steps.extend(admitted.map(|(slot, at)| SlotPace { slot, claimed_at: at.naive_utc(), issued_at: None }));
             steps.sort_unstable_by_key(|step| step.slot);
         }
         Err(error) => tracing::debug!(%error, "a chart is drawn of rows alone"),
@@ -154,7 +154,7 @@ fn to_raise(coupon: CouponId, drops: &[Drop], now: DateTime<Utc>) -> String {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Asked {
+pub(super) struct PassForm {
     how: String,
     /// The coupon's name, where it is asked for.
     #[serde(default)]
@@ -166,10 +166,10 @@ pub(super) struct Asked {
 
 /// A pass over one drop.
 pub(super) async fn pass(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    place: Place,
-    form: Result<Form<Asked>, FormRejection>,
+    place: DropPath,
+    form: Result<Form<PassForm>, FormRejection>,
 ) -> Response {
     let Ok(Form(asked)) = form else { return not_understood() };
     let (coupon, drop, _) = match find(&page, place).await {
@@ -201,9 +201,9 @@ pub(super) async fn pass(
 
 /// A pass over everything.
 pub(super) async fn pass_over_all(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<Asked>, FormRejection>,
+    form: Result<Form<PassForm>, FormRejection>,
 ) -> Response {
     let request = Request::new(Trigger::Endpoint);
     let request = match form.as_ref().map(|Form(asked)| asked.how.as_str()) {
@@ -214,11 +214,11 @@ pub(super) async fn pass_over_all(
     started(&page, &session, request).await
 }
 
-async fn started(page: &Page, session: &Session, request: Request) -> Response {
+async fn started(page: &ScreenState, session: &Session, request: Request) -> Response {
     let request = Request { by: Some(session.operator.clone()), ..request };
     match run(&page.app, request, false).await {
-        Ok(Answered::Begun(run_id)) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
-        Ok(Answered::Ended(run)) => Redirect::to(&format!("/runs/{}", run.run_id)).into_response(),
+        Ok(AskedPass::Begun(run_id)) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
+        Ok(AskedPass::Ended(run)) => Redirect::to(&format!("/runs/{}", run.run_id)).into_response(),
         Err(problem) => notice(problem.status(), "No pass was begun", problem.detail()),
     }
 }

@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::html::notice;
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 
 /// Largest form, in bytes.
 const FORM_AT_MOST: usize = 16 * 1024;
@@ -65,7 +65,7 @@ pub(super) fn peer(request: &Request) -> Option<IpAddr> {
 
 /// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A
 /// change must bring the session's token.
-pub(super) async fn logged_in(State(page): State<Page>, mut request: Request, next: Next) -> Response {
+pub(super) async fn logged_in(State(page): State<ScreenState>, mut request: Request, next: Next) -> Response {
     let Some(session) = page.session(request.headers()) else { return to_log_in(&request) };
     if changes(request.method()) {
         request = match with_token(request, &session).await {

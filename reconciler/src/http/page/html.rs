@@ -37,7 +37,7 @@ impl<'a> Top<'a> {
 
 #[derive(Template)]
 #[template(path = "notice.html")]
-struct Notice<'a> {
+struct NoticeScreen<'a> {
     top: Top<'a>,
     why: &'a str,
 }
@@ -56,7 +56,7 @@ pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
 
 /// A screen that only says something.
 pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
-    answer(status, &Notice { top: Top::new(title, "", None), why })
+    answer(status, &NoticeScreen { top: Top::new(title, "", None), why })
 }
 
 /// A form that this page does not have.

@@ -15,11 +15,11 @@ use serde::Deserialize;
 use super::guard::{is_https, own_path, peer};
 use super::html::{Top, answer};
 use super::session::cookie;
-use super::state::Page;
+use super::state::ScreenState;
 
 #[derive(Template)]
 #[template(path = "login.html")]
-struct LogIn<'a> {
+struct LogInScreen<'a> {
     top: Top<'a>,
     next: &'a str,
     name: &'a str,
@@ -28,14 +28,14 @@ struct LogIn<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct LogInQuery {
     #[serde(default)]
     next: String,
 }
 
 /// What the form sends.
 #[derive(Deserialize)]
-struct Given {
+struct LogInForm {
     token: String,
     name: String,
     #[serde(default)]
@@ -43,8 +43,8 @@ struct Given {
 }
 
 pub(super) async fn form(
-    State(page): State<Page>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    State(page): State<ScreenState>,
+    wanted: Result<Query<LogInQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
     let next = wanted.map(|Query(wanted)| wanted.next).unwrap_or_default();
@@ -54,9 +54,9 @@ pub(super) async fn form(
     shown(StatusCode::OK, &next, "", "")
 }
 
-pub(super) async fn log_in(State(page): State<Page>, request: Request) -> Response {
+pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
     let (from, is_https, now) = (peer(&request), is_https(request.headers()), Instant::now());
-    let Ok(Form(form)) = Form::<Given>::from_request(request, &()).await else {
+    let Ok(Form(form)) = Form::<LogInForm>::from_request(request, &()).await else {
         return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
     };
     let refused = |status, why: &str| shown(status, &form.next, &form.name, why);
@@ -86,12 +86,12 @@ pub(super) async fn log_in(State(page): State<Page>, request: Request) -> Respon
     (AppendHeaders([(SET_COOKIE, cookie(&id, is_https))]), Redirect::to(own_path(&form.next))).into_response()
 }
 
-pub(super) async fn log_out(State(page): State<Page>, headers: HeaderMap) -> Response {
+pub(super) async fn log_out(State(page): State<ScreenState>, headers: HeaderMap) -> Response {
     page.sessions.end(&headers);
     let over = [false, true].map(|is_https| (SET_COOKIE, cookie("", is_https)));
     (AppendHeaders(over), Redirect::to("/login")).into_response()
 }
 
 fn shown(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
-    answer(status, &LogIn { top: Top::new("Log in", "", None), next: own_path(next), name, wrong })
+    answer(status, &LogInScreen { top: Top::new("Log in", "", None), next: own_path(next), name, wrong })
 }

@@ -41,18 +41,18 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use self::api::Api;
+pub use self::api::CouponApi;
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::board::Board;
 use self::html::{Top, answer};
 use self::live::Live;
 use self::session::Session;
-use self::state::Page;
-use super::state::App;
+use self::state::ScreenState;
+use super::state::RouteState;
 
 #[derive(Template)]
 #[template(path = "overview.html")]
-struct Overview<'a> {
+struct OverviewScreen<'a> {
     top: Top<'a>,
     board: &'a Board,
 }
@@ -69,16 +69,16 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 
 /// The routes of the page. Its live part ends with `stop`.
 pub(super) fn routes(
-    mut app: App,
+    mut app: RouteState,
     token: OpsToken,
-    api: Option<Arc<Api>>,
+    api: Option<Arc<CouponApi>>,
     stop: CancellationToken,
 ) -> anyhow::Result<Router> {
     // However much is looked at, passes have their connections.
     app.stores.db = Db::new(&DbSettings { pool_size: CONNECTIONS, ..app.stores.db_settings.clone() })?;
     let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
-    let page = Page {
+    let page = ScreenState {
         app,
         token,
         api,
@@ -141,17 +141,17 @@ struct Paging {
 }
 
 async fn overview(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     query: Result<Query<Paging>, QueryRejection>,
 ) -> Response {
     let number = query.map_or(0, |Query(paging)| paging.page.saturating_sub(1));
     let board = page.live.board(number).await;
-    answer(StatusCode::OK, &Overview { top: Top::new(&board.tab(), "overview", Some(&session)), board: &board })
+    answer(StatusCode::OK, &OverviewScreen { top: Top::new(&board.tab(), "overview", Some(&session)), board: &board })
 }
 
 #[allow(clippy::unused_async)] // a handler
-async fn live_events(State(page): State<Page>, headers: HeaderMap) -> Response {
+async fn live_events(State(page): State<ScreenState>, headers: HeaderMap) -> Response {
     live::stream(page.live, page.sessions, headers)
 }
 

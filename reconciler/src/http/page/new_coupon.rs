@@ -12,7 +12,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::Utc;
 use firstcome_shared::coupon::Allow;
-use firstcome_shared::mysql::ops_actions::Act;
+use firstcome_shared::mysql::ops_actions::OperatorAct;
 use firstcome_shared::schedule::{PlannedDrop, Schedule};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,12 +20,12 @@ use uuid::Uuid;
 
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::notify::wording::{LONGEST, capital, grouped, line};
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
-struct NewCoupon<'a> {
+struct NewCouponScreen<'a> {
     top: Top<'a>,
     typed: &'a Typed,
     /// What can't be made of it.
@@ -128,7 +128,7 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
 
 /// The form; once something is typed, with its preview.
 pub(super) async fn form(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     query: Result<Query<Typed>, QueryRejection>,
 ) -> Response {
@@ -152,7 +152,7 @@ fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
 }
 
 fn shown(
-    page: &Page,
+    page: &ScreenState,
     session: &Session,
     status: StatusCode,
     typed: &Typed,
@@ -160,12 +160,12 @@ fn shown(
     preview: Option<&Preview>,
 ) -> Response {
     let top = Top::new("New coupon", "new", Some(session));
-    answer(status, &NewCoupon { top, typed, wrong, preview, has_api: page.api.is_some() })
+    answer(status, &NewCouponScreen { top, typed, wrong, preview, has_api: page.api.is_some() })
 }
 
 /// Asks the API to make it.
 pub(super) async fn make(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<Typed>, FormRejection>,
 ) -> Response {
@@ -178,7 +178,11 @@ pub(super) async fn make(
         (None, _) => return shown(&page, &session, StatusCode::NOT_FOUND, &typed, "", None),
         (_, Err(wrong)) => return shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
     };
-    let act = Act { action: "ask_api", detail: json!({"asked_for": "create", "body": body}), ..Act::default() };
+    let act = OperatorAct {
+        action: "ask_api",
+        detail: json!({"asked_for": "create", "body": body}),
+        ..OperatorAct::default()
+    };
     if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
         return unavailable(error);
     }

@@ -9,17 +9,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{NaiveDateTime, TimeDelta};
-use firstcome_shared::mysql::pace::{Day, Step};
+use firstcome_shared::mysql::pace::{DayPace, SlotPace};
 
 use super::board::instant;
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::notify::wording::grouped;
 
 #[derive(Template)]
 #[template(path = "days.html")]
-struct Days<'a> {
+struct DaysScreen<'a> {
     top: Top<'a>,
     days: &'a [DayLine],
 }
@@ -45,18 +45,18 @@ pub(super) struct Chart {
     pub(super) slots: String,
     /// How many of those that were looked at had their row within a second, in words.
     pub(super) share: String,
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Vec<PaceLine>,
 }
 
 /// A slot in the table.
-pub(super) struct Line {
+pub(super) struct PaceLine {
     pub(super) slot: String,
     pub(super) admitted: String,
     pub(super) row: String,
 }
 
 /// What the sample shows; nothing where it is empty.
-pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
+pub(super) fn chart(steps: &[SlotPace]) -> Option<Chart> {
     let last = steps.last()?;
     let from = steps.iter().map(|step| step.claimed_at).min()?;
     let since = |at: NaiveDateTime| (at - from).max(TimeDelta::zero());
@@ -70,16 +70,16 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
     // How many there were by then: a slot that was issued again later must not lead the line back.
     #[expect(clippy::cast_precision_loss, reason = "a sample of some thousands")]
     let up = |number: usize| HEIGHT - number as f64 / steps.len() as f64 * HEIGHT;
-    let points = |when: fn(&Step) -> Option<NaiveDateTime>| {
+    let points = |when: fn(&SlotPace) -> Option<NaiveDateTime>| {
         let mut instants: Vec<NaiveDateTime> = steps.iter().filter_map(when).collect();
         instants.sort_unstable();
         let point = |(at, instant): (usize, NaiveDateTime)| format!("{:.1},{:.1}", across(instant), up(at + 1));
         instants.into_iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
     };
-    let took = |step: &Step| step.issued_at.map(|at| (at - step.claimed_at).max(TimeDelta::zero()));
+    let took = |step: &SlotPace| step.issued_at.map(|at| (at - step.claimed_at).max(TimeDelta::zero()));
     let in_time = steps.iter().filter_map(took).filter(|took| *took <= TimeDelta::seconds(1)).count();
     let every = steps.len().div_ceil(LINES);
-    let line = |step: &Step| Line {
+    let line = |step: &SlotPace| PaceLine {
         slot: grouped(u64::from(step.slot)),
         admitted: seconds(since(step.claimed_at)),
         row: took(step).map_or_else(|| "–".to_owned(), seconds),
@@ -114,7 +114,7 @@ pub(super) struct DayLine {
     pub(super) is_low: bool,
 }
 
-fn day_line(day: &Day) -> DayLine {
+fn day_line(day: &DayPace) -> DayLine {
     let [drops, looked_at, in_time] =
         [day.drops, day.looked_at, day.within_a_second].map(|n| u64::try_from(n).unwrap_or(0));
     DayLine {
@@ -125,26 +125,26 @@ fn day_line(day: &Day) -> DayLine {
     }
 }
 
-pub(super) async fn by_day(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
+pub(super) async fn by_day(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
     page.slowly(days(&page, &session)).await
 }
 
-async fn days(page: &Page, session: &Session) -> Response {
+async fn days(page: &ScreenState, session: &Session) -> Response {
     let days = match page.app.stores.db.pace_by_day(DAYS).await {
         Ok(days) => days,
         Err(error) => return unavailable(error),
     };
     let days: Vec<DayLine> = days.iter().map(day_line).collect();
-    answer(StatusCode::OK, &Days { top: Top::new("Days", "days", Some(session)), days: &days })
+    answer(StatusCode::OK, &DaysScreen { top: Top::new("Days", "days", Some(session)), days: &days })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn step(slot: u32, claimed_ms: i64, issued_ms: i64) -> Step {
+    fn step(slot: u32, claimed_ms: i64, issued_ms: i64) -> SlotPace {
         let at = |ms| NaiveDateTime::default() + TimeDelta::milliseconds(ms);
-        Step { slot, claimed_at: at(claimed_ms), issued_at: Some(at(issued_ms)) }
+        SlotPace { slot, claimed_at: at(claimed_ms), issued_at: Some(at(issued_ms)) }
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_chart_shows_the_rush_and_not_its_straggler() {
-        let mut steps: Vec<Step> = (1..=100).map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30)).collect();
+        let mut steps: Vec<SlotPace> = (1..=100).map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30)).collect();
         steps[49].issued_at = steps[49].issued_at.map(|at| at + TimeDelta::days(1));
         let chart = chart(&steps).unwrap();
         assert_eq!((chart.length.as_str(), chart.slots.as_str()), ("1.1 s", "100"));

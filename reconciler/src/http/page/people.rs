@@ -10,20 +10,20 @@ use axum::response::Response;
 use axum::{Extension, Form};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::mysql::ops_actions::Act;
+use firstcome_shared::mysql::ops_actions::OperatorAct;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::board::instant;
 use super::html::{Top, answer};
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use crate::explain::{self, Holds, OnSlot, Story, explain};
 use crate::notify::wording::{LONGEST, capital, line};
 
 #[derive(Template)]
 #[template(path = "people.html")]
-struct People<'a> {
+struct PeopleScreen<'a> {
     top: Top<'a>,
     /// What was searched for.
     asked: &'a Search,
@@ -62,7 +62,7 @@ enum Whom {
 }
 
 /// Why nothing was found.
-type Wrong = (StatusCode, String);
+type SearchFailure = (StatusCode, String);
 
 /// What is known of a person.
 pub(super) struct StoryView {
@@ -80,12 +80,12 @@ pub(super) struct StoryView {
 }
 
 /// The form. What is searched for comes by POST: ids do not belong into logs and histories.
-pub(super) async fn form(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
+pub(super) async fn form(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
     answer(StatusCode::OK, &screen(&page, &session, &Search::default()))
 }
 
 pub(super) async fn search(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<Search>, FormRejection>,
 ) -> Response {
@@ -97,27 +97,27 @@ pub(super) async fn search(
 }
 
 /// The story of a person, or why there is none.
-pub(super) async fn found(page: &Page, session: &Session, mut asked: Search) -> Response {
+pub(super) async fn found(page: &ScreenState, session: &Session, mut asked: Search) -> Response {
     let made = async {
         let found = look(page, session, &mut asked).await;
         let none = screen(page, session, &asked);
         match found {
-            Ok(Found::Story(story)) => answer(StatusCode::OK, &People { story: Some(&view(story)), ..none }),
-            Ok(Found::Several(people)) => answer(StatusCode::OK, &People { several: &people, ..none }),
-            Err((status, wrong)) => answer(status, &People { wrong: &wrong, ..none }),
+            Ok(Found::Story(story)) => answer(StatusCode::OK, &PeopleScreen { story: Some(&view(story)), ..none }),
+            Ok(Found::Several(people)) => answer(StatusCode::OK, &PeopleScreen { several: &people, ..none }),
+            Err((status, wrong)) => answer(status, &PeopleScreen { wrong: &wrong, ..none }),
         }
     };
     page.slowly(made).await
 }
 
 /// With nobody's story.
-fn screen<'a>(page: &Page, session: &'a Session, asked: &'a Search) -> People<'a> {
+fn screen<'a>(page: &ScreenState, session: &'a Session, asked: &'a Search) -> PeopleScreen<'a> {
     let top = Top::new("One person", "people", Some(session));
-    People { top, asked, wrong: "", several: &[], story: None, has_api: page.api.is_some() }
+    PeopleScreen { top, asked, wrong: "", several: &[], story: None, has_api: page.api.is_some() }
 }
 
 /// Puts the person and the drop that a slot leads to into what was asked for.
-async fn look(page: &Page, session: &Session, asked: &mut Search) -> Result<Found, Wrong> {
+async fn look(page: &ScreenState, session: &Session, asked: &mut Search) -> Result<Found, SearchFailure> {
     let id = CouponId(asked.coupon.parse().map_err(|_| no_such(asked))?);
     let whom = whom(&asked.person)?;
     let coupon = page.app.stores.db.coupon(id).await.map_err(unanswered)?;
@@ -141,7 +141,7 @@ async fn look(page: &Page, session: &Session, asked: &mut Search) -> Result<Foun
 }
 
 /// No id has a space.
-fn whom(text: &str) -> Result<Whom, Wrong> {
+fn whom(text: &str) -> Result<Whom, SearchFailure> {
     let slot = text.split_once(' ').filter(|(word, _)| word.eq_ignore_ascii_case("slot"));
     match slot.and_then(|(_, slot)| slot.trim().parse().ok()) {
         Some(slot) => Ok(Whom::Slot(slot)),
@@ -149,7 +149,7 @@ fn whom(text: &str) -> Result<Whom, Wrong> {
     }
 }
 
-fn drop_of(drops: &[Drop], text: &str) -> Result<Option<DropId>, Wrong> {
+fn drop_of(drops: &[Drop], text: &str) -> Result<Option<DropId>, SearchFailure> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -160,12 +160,12 @@ fn drop_of(drops: &[Drop], text: &str) -> Result<Option<DropId>, Wrong> {
 
 /// Everybody on a slot, and of which drop. It shows ids to somebody who did not have them.
 async fn on_slot(
-    page: &Page,
+    page: &ScreenState,
     session: &Session,
     (coupon, drops): (&Coupon, &[Drop]),
     drop: Option<DropId>,
     slot: i64,
-) -> Result<(DropId, Vec<UserId>), Wrong> {
+) -> Result<(DropId, Vec<UserId>), SearchFailure> {
     if !session.may_change() {
         let why = "People are masked for who is logged in with the OPS_VIEW_TOKEN: search by an id.";
         return Err((StatusCode::FORBIDDEN, why.to_owned()));
@@ -178,17 +178,18 @@ async fn on_slot(
         let but = not_asked.map_or("", |_| " But Redis cannot be asked right now.");
         return Err((StatusCode::NOT_FOUND, format!("Nobody is known on slot {slot} of drop {drop}.{but}")));
     }
-    let act = Act { action: "reveal", coupon: Some(coupon.id), drop: Some(drop), detail: json!({"slot": slot}) };
+    let act =
+        OperatorAct { action: "reveal", coupon: Some(coupon.id), drop: Some(drop), detail: json!({"slot": slot}) };
     // Before anything is shown.
     page.app.stores.db.record_act(session.operator.clone(), act).await.map_err(unanswered)?;
     Ok((drop, people.into_iter().collect()))
 }
 
-fn no_such(asked: &Search) -> Wrong {
+fn no_such(asked: &Search) -> SearchFailure {
     (StatusCode::NOT_FOUND, format!("There is no coupon {:?}: give its number.", asked.coupon))
 }
 
-fn unanswered(error: impl Into<anyhow::Error>) -> Wrong {
+fn unanswered(error: impl Into<anyhow::Error>) -> SearchFailure {
     let error: anyhow::Error = error.into();
     tracing::warn!(error = format!("{error:#}"), "a story could not be told");
     (StatusCode::SERVICE_UNAVAILABLE, "Not all stores can be asked right now.".to_owned())

@@ -10,7 +10,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use firstcome_shared::mysql::ops_actions::Act;
+use firstcome_shared::mysql::ops_actions::OperatorAct;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::people::Search;
 use super::session::Session;
-use super::state::Page;
+use super::state::ScreenState;
 use super::time_line::{TimeLine, result, time_line};
 use crate::notify::wording::{LONGEST, detail, grouped, line, person, words};
 use crate::record::{self, RunSummary};
@@ -27,7 +27,7 @@ use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 
 #[derive(Template)]
 #[template(path = "runs.html")]
-struct Runs<'a> {
+struct RunsScreen<'a> {
     top: Top<'a>,
     runs: &'a [RunLine],
     /// What a pass would compare.
@@ -40,7 +40,7 @@ struct Runs<'a> {
 
 #[derive(Template)]
 #[template(path = "run.html")]
-struct RunPage<'a> {
+struct RunScreen<'a> {
     top: Top<'a>,
     run: &'a RunView,
 }
@@ -78,7 +78,7 @@ pub(super) struct RunView {
     pub(super) running: bool,
     pub(super) error: Option<String>,
     pub(super) examined: String,
-    pub(super) drops: Vec<DropLine>,
+    pub(super) drops: Vec<RunDropLine>,
     /// Drops that are not listed, though something happened in them.
     pub(super) more_drops: usize,
     pub(super) findings: Vec<FindingLine>,
@@ -88,7 +88,7 @@ pub(super) struct RunView {
     pub(super) next_after: Option<i64>,
 }
 
-pub(super) struct DropLine {
+pub(super) struct RunDropLine {
     pub(super) place: String,
     pub(super) promised: String,
     /// What, before, and after.
@@ -109,14 +109,14 @@ pub(super) struct FindingLine {
 }
 
 #[derive(Deserialize)]
-pub(super) struct ListQuery {
+pub(super) struct RunsScreenQuery {
     before: Option<Uuid>,
 }
 
 pub(super) async fn list(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: Result<Query<RunsScreenQuery>, QueryRejection>,
 ) -> Response {
     let before = query.ok().and_then(|Query(query)| query.before).map(|id| id.to_string());
     let runs = match record::list(&page.app.stores.db, RUNS, before).await {
@@ -132,7 +132,7 @@ pub(super) async fn list(
         Some(drops) => format!("all {} live drops", grouped(drops)),
         None => "everything".to_owned(),
     };
-    answer(StatusCode::OK, &Runs { top, runs: &runs, over: &over, time_line, next_before })
+    answer(StatusCode::OK, &RunsScreen { top, runs: &runs, over: &over, time_line, next_before })
 }
 
 fn run_line(run: RunSummary) -> RunLine {
@@ -169,15 +169,15 @@ fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool;
 }
 
 #[derive(Deserialize)]
-pub(super) struct ReadQuery {
+pub(super) struct RunScreenQuery {
     #[serde(default)]
     after: i64,
 }
 
-type FindingsAfter = Result<Query<ReadQuery>, QueryRejection>;
+type FindingsAfter = Result<Query<RunScreenQuery>, QueryRejection>;
 
 pub(super) async fn read(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     Path(id): Path<String>,
     query: FindingsAfter,
@@ -186,7 +186,7 @@ pub(super) async fn read(
 }
 
 pub(super) async fn reveal(
-    State(page): State<Page>,
+    State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     Path(id): Path<String>,
     query: FindingsAfter,
@@ -194,7 +194,7 @@ pub(super) async fn reveal(
     shown(&page, &session, &id, query.map_or(0, |Query(query)| query.after), true).await
 }
 
-async fn shown(page: &Page, session: &Session, id: &str, after: i64, reveal: bool) -> Response {
+async fn shown(page: &ScreenState, session: &Session, id: &str, after: i64, reveal: bool) -> Response {
     let no_such =
         || notice(StatusCode::NOT_FOUND, "No such pass", "There is no such pass, or it was deleted with age.");
     let Ok(id) = id.parse::<Uuid>() else { return no_such() };
@@ -205,14 +205,14 @@ async fn shown(page: &Page, session: &Session, id: &str, after: i64, reveal: boo
     };
     if reveal {
         let detail = json!({"run_id": run.run_id, "after": after, "findings": run.all_findings().count()});
-        let act = Act { action: "reveal", detail, ..Act::default() };
+        let act = OperatorAct { action: "reveal", detail, ..OperatorAct::default() };
         // Before anything is shown.
         if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
             return unavailable(error);
         }
     }
     let view = view(&run, (after, next_after), reveal);
-    answer(StatusCode::OK, &RunPage { top: Top::new("One pass", "runs", Some(session)), run: &view })
+    answer(StatusCode::OK, &RunScreen { top: Top::new("One pass", "runs", Some(session)), run: &view })
 }
 
 fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> RunView {
@@ -245,14 +245,14 @@ fn place(drop: &DropReport) -> String {
     format!("{} · drop {}", line(&drop.coupon_name, LONGEST), drop.drop_id)
 }
 
-fn drop_line(drop: &DropReport) -> DropLine {
+fn drop_line(drop: &DropReport) -> RunDropLine {
     let (before, after) = (&drop.before, &drop.after);
     let numbers = [
         ("Promised", before.users, after.users),
         ("Rows", before.rows, after.rows),
         ("Dead letters", before.failed_claims, after.failed_claims),
     ];
-    DropLine {
+    RunDropLine {
         place: place(drop),
         promised: grouped(u64::from(drop.quantity)),
         numbers: numbers.map(|(what, before, after)| (what, grouped(before), grouped(after))),
@@ -333,7 +333,7 @@ mod tests {
         };
         let html = |revealed| {
             let view = view(&run, (0, None), revealed);
-            askama::Template::render(&RunPage { top: Top::new("One pass", "runs", None), run: &view }).unwrap()
+            askama::Template::render(&RunScreen { top: Top::new("One pass", "runs", None), run: &view }).unwrap()
         };
         let (masked, revealed) = (html(false), html(true));
         assert!(!masked.contains("4711") && masked.contains("c•••11@e•••"), "{masked}");

@@ -10,7 +10,7 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::gate::GateReading;
 use firstcome_shared::redis::known_gate::Epoch;
 use firstcome_shared::redis::reads::DropNumbers;
 use tokio::time::timeout;
@@ -62,19 +62,19 @@ pub(super) struct Facts {
 
 /// The rows of a drop when they were last counted, and who held a slot just before.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counted {
+pub(super) struct CountedRows {
     pub(super) rows: u64,
     pub(super) users: u64,
     pub(super) at: Instant,
 }
 
 /// One drop as it was seen.
-pub(super) struct Seen {
+pub(super) struct SeenDrop {
     pub(super) coupon: Coupon,
     pub(super) drop: Drop,
     /// `None` where Redis did not answer.
     pub(super) numbers: Option<DropNumbers>,
-    pub(super) counted: Option<Counted>,
+    pub(super) counted: Option<CountedRows>,
     pub(super) dead_letters: Option<u64>,
     /// Whether its coupon was verified in this life of Redis.
     pub(super) is_verified: bool,
@@ -89,7 +89,7 @@ pub(super) struct Snapshot {
     pub(super) mysql_answers: bool,
     pub(super) facts: Arc<Facts>,
     /// The drops of this page.
-    pub(super) drops: Vec<Seen>,
+    pub(super) drops: Vec<SeenDrop>,
     pub(super) page: usize,
     /// Drops on all pages.
     pub(super) total: usize,
@@ -102,7 +102,7 @@ pub(super) struct Reader {
     tried_at: Option<Instant>,
     mysql_answers: bool,
     dead_letters: HashMap<DropId, u64>,
-    counted: HashMap<DropId, Counted>,
+    counted: HashMap<DropId, CountedRows>,
     unsettled: HashMap<DropId, Unsettled>,
 }
 
@@ -171,7 +171,7 @@ impl Reader {
             }
         }
         self.settle(&shown, &numbers);
-        let seen = |(coupon, drop): (Coupon, Drop)| Seen {
+        let seen = |(coupon, drop): (Coupon, Drop)| SeenDrop {
             numbers: numbers.get(&drop.id).cloned(),
             counted: self.counted.get(&drop.id).copied(),
             dead_letters: self.dead_letters.get(&drop.id).copied(),
@@ -223,7 +223,11 @@ impl Reader {
     }
 
     /// The numbers of these drops in Redis, and which coupons are verified.
-    async fn live(&self, gate: &Gate, shown: &[(Coupon, Drop)]) -> (HashMap<DropId, DropNumbers>, HashSet<CouponId>) {
+    async fn live(
+        &self,
+        gate: &GateReading,
+        shown: &[(Coupon, Drop)],
+    ) -> (HashMap<DropId, DropNumbers>, HashSet<CouponId>) {
         let redis = &self.stores.redis;
         let keys: Vec<_> = shown.iter().map(|(coupon, drop)| redis.keys(coupon.id, drop.id)).collect();
         let mut coupons: Vec<CouponId> = shown.iter().map(|(coupon, _)| coupon.id).collect();
@@ -268,7 +272,7 @@ impl Reader {
             }
             let (users, at) = (numbers.get(&drop.id).map_or(0, |numbers| numbers.users), Instant::now());
             let rows = self.stores.db.count_rows(drop.id, i64::from(drop.quantity)).await?;
-            self.counted.insert(drop.id, Counted { rows, users, at });
+            self.counted.insert(drop.id, CountedRows { rows, users, at });
         }
         Ok(())
     }
@@ -310,7 +314,7 @@ impl Reader {
 }
 
 /// Everybody with a slot has a row, the counter is right, and nobody waits while a slot is free.
-fn adds_up(numbers: &DropNumbers, counted: &Counted) -> bool {
+fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
     let count = numbers.count.and_then(|count| u64::try_from(count).ok()).unwrap_or(u64::MAX);
     let is_unused = numbers.count.is_none() && numbers.users == 0 && counted.rows == 0;
     counted.rows == counted.users
@@ -368,7 +372,7 @@ mod tests {
 
     fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
         let numbers = DropNumbers { meta: None, count, users, free, waiting, highest: 0 };
-        adds_up(&numbers, &Counted { rows, users, at: Instant::now() })
+        adds_up(&numbers, &CountedRows { rows, users, at: Instant::now() })
     }
 
     #[test]

@@ -8,19 +8,19 @@ use axum::response::Response;
 use firstcome_shared::http::ops::OpsToken;
 use tokio::sync::Semaphore;
 
-use super::api::Api;
+use super::api::CouponApi;
 use super::html::notice;
 use super::live::Live;
 use super::session::{Session, Sessions, Tries};
-use crate::http::state::App;
+use crate::http::state::RouteState;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Page {
-    pub(super) app: App,
+pub(super) struct ScreenState {
+    pub(super) app: RouteState,
     pub(super) token: OpsToken,
     /// Where changes are asked for that are the API's to make.
-    pub(super) api: Option<Arc<Api>>,
+    pub(super) api: Option<Arc<CouponApi>>,
     /// Taken by screens that may cost seconds.
     pub(super) slow: Arc<Semaphore>,
     pub(super) sessions: Arc<Sessions>,
@@ -28,7 +28,7 @@ pub(super) struct Page {
     pub(super) live: Arc<Live>,
 }
 
-impl Page {
+impl ScreenState {
     /// Makes a screen that may cost seconds, unless too many are being made.
     pub(super) async fn slowly(&self, screen: impl Future<Output = Response>) -> Response {
         let Ok(_turn) = self.slow.try_acquire() else {

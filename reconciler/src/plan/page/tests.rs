@@ -4,7 +4,7 @@ use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use proptest::prelude::*;
 
-use super::super::Policy;
+use super::super::RepairPolicy;
 use super::*;
 use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises};
 
@@ -57,15 +57,16 @@ fn user(n: i64) -> UserId {
 }
 
 /// Slots `from..from + people`, each with its person and row.
-fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> Page {
+fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> SlotRange {
     let slots = from.max(1)..from.max(1) + people;
-    let row = |slot| Row { slot: Slot::try_from(slot).unwrap(), user: user(slot), claimed_at: DateTime::UNIX_EPOCH };
+    let row =
+        |slot| RowFacts { slot: Slot::try_from(slot).unwrap(), user: user(slot), claimed_at: DateTime::UNIX_EPOCH };
     let users = slots.clone().map(|slot| (slot, user(slot))).collect();
-    Page { from, to, count, users, rows: slots.map(row).collect(), ..Page::default() }
+    SlotRange { from, to, count, users, rows: slots.map(row).collect(), ..SlotRange::default() }
 }
 
 /// One thing that is not as it should be.
-fn spoil(page: &mut Page, how: u32, at: usize) {
+fn spoil(page: &mut SlotRange, how: u32, at: usize) {
     let message = |slot: i64| InFlight {
         slot: Slot::try_from(slot.max(1)).unwrap(),
         user: user(slot),
@@ -130,7 +131,7 @@ proptest! {
             spoil(&mut page, how, at);
         }
         let facts = facts(quantity, page.count);
-        let (mut short, mut long) = (Planner::new(Policy::default(), &facts), Planner::new(Policy::default(), &facts));
+        let (mut short, mut long) = (Planner::new(RepairPolicy::default(), &facts), Planner::new(RepairPolicy::default(), &facts));
         short.page(&page);
         long.count_in(&page);
         long.decide_on(&page);

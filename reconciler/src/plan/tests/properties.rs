@@ -20,7 +20,7 @@ prop_compose! {
         in_flight in prop::collection::vec((1_u32..16, 1_u32..26), 0..3),
         ages in prop::collection::hash_map(1_i64..18, prop::sample::select(vec![100_i64, 5_000, 90_000]), 0..8),
         failed in prop::collection::vec((prop::option::of(-1_i64..18), prop::option::weighted(0.9, 1_u32..26)), 0..4),
-    ) -> World {
+    ) -> DropWorld {
         let once_per = if scope { OncePer::Coupon } else { OncePer::Drop };
         // The schema holds in every world: slots within the quantity, one row a person, none for
         // who holds one elsewhere.
@@ -31,7 +31,7 @@ prop_compose! {
             .filter(|(slot, who)| *slot <= quantity && !elsewhere.contains(&user(*who)) && people.insert(*who))
             .map(|(slot, who)| (slot, user(who)))
             .collect();
-        World {
+        DropWorld {
             quantity, once_per, closed, meta, gate_closed, count,
             users: users.into_iter().map(|(who, slot)| (user(who), slot)).collect(),
             free,
@@ -55,7 +55,7 @@ fn actionable(plan: &Plan) -> Vec<&super::super::Planned> {
 }
 
 /// Repairs as a pass does: in rounds, since one repair may show another. How many were needed.
-fn repair(world: &mut World) -> usize {
+fn repair(world: &mut DropWorld) -> usize {
     for round in 0..=ROUNDS {
         let plan = world.plan();
         if actionable(&plan).is_empty() {

@@ -11,7 +11,7 @@ fn of_drop(kind: Kind) -> (Kind, Option<i64>, Option<String>) {
 }
 
 /// Repairs, and expects a world in which nothing more is found; exact, unless a promise is broken.
-fn mended(mut world: World) -> World {
+fn mended(mut world: DropWorld) -> DropWorld {
     world.apply(&world.plan());
     assert_eq!(world.findings(), [], "{world:#?}");
     assert_eq!(world.plan().exact, world.broken.is_empty(), "{world:#?}");
@@ -20,15 +20,15 @@ fn mended(mut world: World) -> World {
 
 #[test]
 fn an_exact_drop_calls_for_nothing_and_says_how_much_was_looked_at() {
-    let plan = World::exact(12, 12).plan();
+    let plan = DropWorld::exact(12, 12).plan();
     assert!(plan.items.is_empty() && plan.exact && !plan.sealable);
     assert_eq!((plan.examined.users, plan.examined.rows), (12, 12));
-    assert!(World { closed: true, ..World::exact(12, 12) }.plan().sealable);
+    assert!(DropWorld { closed: true, ..DropWorld::exact(12, 12) }.plan().sealable);
 }
 
 #[test]
 fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
-    let mut world = World::exact(12, 12);
+    let mut world = DropWorld::exact(12, 12);
     world.rows.remove(&7);
     assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)], "an age that is not known is old");
     world.ages.insert(7, 1_999);
@@ -39,7 +39,7 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
     assert_eq!((world.findings(), world.plan().young), (vec![], 0), "its message waits on the topic");
     // The clock was so much ahead when they were admitted.
     for minutes in [1, 59, 24 * 60] {
-        let mut ahead = World::exact(12, 12);
+        let mut ahead = DropWorld::exact(12, 12);
         ahead.rows.remove(&7);
         ahead.ages.insert(7, -minutes * 60_000);
         assert_eq!(ahead.plan().young, 0, "not young for {minutes} minutes more");
@@ -49,7 +49,7 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
         assert_eq!((ahead.findings(), ahead.plan().young), (vec![], 1), "the pass has lasted {minutes} minutes");
     }
     // Clocks are corrected in small steps.
-    let mut ahead = World::exact(12, 12);
+    let mut ahead = DropWorld::exact(12, 12);
     ahead.rows.remove(&7);
     ahead.ages.insert(7, -4_000);
     assert_eq!((ahead.findings(), ahead.plan().young), (vec![], 1));
@@ -61,7 +61,7 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
 
 #[test]
 fn a_row_whose_person_redis_forgot_goes_back() {
-    let mut world = World::exact(12, 12);
+    let mut world = DropWorld::exact(12, 12);
     world.users.remove(&user(3));
     world.users.remove(&user(12));
     assert_eq!(world.findings(), [found(Kind::MissingAdmission, 3, 3), found(Kind::MissingAdmission, 12, 12)]);
@@ -70,7 +70,7 @@ fn a_row_whose_person_redis_forgot_goes_back() {
 
 #[test]
 fn a_person_on_another_slot_than_their_row_goes_back_to_it() {
-    let mut world = World::exact(12, 10);
+    let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(3), 11);
     world.count = Some(11);
     world.free.insert(3);
@@ -81,12 +81,12 @@ fn a_person_on_another_slot_than_their_row_goes_back_to_it() {
 #[test]
 fn a_counter_that_does_not_add_up_is_set_right() {
     for count in [0, 3, 11, 500] {
-        let mut world = World::exact(12, 10);
+        let mut world = DropWorld::exact(12, 10);
         world.count = Some(count);
         assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)], "count {count}");
         assert_eq!(mended(world).count, Some(10));
     }
-    let mut nobody = World::exact(12, 0);
+    let mut nobody = DropWorld::exact(12, 0);
     nobody.count = Some(-1);
     assert_eq!(nobody.findings(), [of_drop(Kind::CountMismatch)]);
     assert_eq!(mended(nobody).count, Some(0));
@@ -94,7 +94,7 @@ fn a_counter_that_does_not_add_up_is_set_right() {
 
 #[test]
 fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
-    let mut world = World::exact(12, 10);
+    let mut world = DropWorld::exact(12, 10);
     world.users.remove(&user(4));
     world.rows.remove(&4);
     assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
@@ -103,7 +103,7 @@ fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
 
 #[test]
 fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
-    let mut world = World::exact(12, 10);
+    let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(99), 4);
     assert_eq!(world.findings(), [found(Kind::SlotConflict, 4, 99)]);
     let world = mended(world);
@@ -113,7 +113,7 @@ fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
 
 #[test]
 fn without_a_free_slot_the_other_waits_first_and_is_listed_as_broken() {
-    let mut world = World::exact(12, 12);
+    let mut world = DropWorld::exact(12, 12);
     world.waiting = vec![user(50)];
     world.users.insert(user(99), 4);
     let world = mended(world);
@@ -123,7 +123,7 @@ fn without_a_free_slot_the_other_waits_first_and_is_listed_as_broken() {
 
 #[test]
 fn above_the_quantity_the_earliest_get_what_is_free_and_the_rest_wait() {
-    let mut world = World::exact(12, 12);
+    let mut world = DropWorld::exact(12, 12);
     world.users.remove(&user(5));
     world.rows.remove(&5);
     world.free.insert(5);
@@ -139,7 +139,7 @@ fn above_the_quantity_the_earliest_get_what_is_free_and_the_rest_wait() {
 
 #[test]
 fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_closed_drop_unsealed() {
-    let mut world = World { closed: true, ..World::exact(12, 12) };
+    let mut world = DropWorld { closed: true, ..DropWorld::exact(12, 12) };
     world.broken.insert(user(50));
     assert_eq!(world.findings(), [found(Kind::OverAdmitted, 99, 50)]);
     world.waiting = vec![user(51)];
@@ -154,7 +154,7 @@ fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_clo
 
 #[test]
 fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
-    let mut world = World { once_per: OncePer::Coupon, ..World::exact(12, 10) };
+    let mut world = DropWorld { once_per: OncePer::Coupon, ..DropWorld::exact(12, 10) };
     world.rows.remove(&10);
     world.elsewhere.insert(user(10));
     assert_eq!(world.findings(), [found(Kind::OverAdmitted, 10, 10)]);
@@ -164,7 +164,7 @@ fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
 #[test]
 fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
     for closed in [false, true] {
-        let mut world = World { closed, ..World::exact(12, 11) };
+        let mut world = DropWorld { closed, ..DropWorld::exact(12, 11) };
         world.waiting = vec![user(50), user(51)];
         assert_eq!(world.findings(), [(Kind::Unfilled, None, Some("u-50".to_owned()))]);
         world.apply(&world.plan());
@@ -175,16 +175,16 @@ fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
 
 #[test]
 fn closed_while_paused_with_people_waiting_is_left_for_a_person() {
-    let world = World { closed: true, paused: true, waiting: vec![user(50)], ..World::exact(12, 11) };
+    let world = DropWorld { closed: true, paused: true, waiting: vec![user(50)], ..DropWorld::exact(12, 11) };
     let plan = world.plan();
     assert_eq!(world.findings(), [of_drop(Kind::Unfilled)]);
     assert!(plan.items[0].needs_person && !plan.sealable);
-    assert_eq!(World { closed: false, ..world }.findings(), []);
+    assert_eq!(DropWorld { closed: false, ..world }.findings(), []);
 }
 
 #[test]
 fn closed_below_the_quantity_is_told_and_sealed() {
-    let plan = World { closed: true, ..World::exact(12, 11) }.plan();
+    let plan = DropWorld { closed: true, ..DropWorld::exact(12, 11) }.plan();
     assert_eq!(plan.items.len(), 1);
     assert!(plan.items[0].kind == Kind::Unfilled && !plan.items[0].needs_person);
     assert!(plan.exact && plan.sealable);
@@ -192,40 +192,40 @@ fn closed_below_the_quantity_is_told_and_sealed() {
 
 #[test]
 fn a_lost_drop_is_made_anew_from_rows_and_messages() {
-    let mut world = World::exact(12, 9);
+    let mut world = DropWorld::exact(12, 9);
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
     (world.meta, world.count) = (None, None);
     world.users.clear();
     assert_eq!(world.findings(), [of_drop(Kind::RedisLost)]);
     world.apply(&world.plan());
-    assert_eq!(world.users, World::exact(12, 9).users);
+    assert_eq!(world.users, DropWorld::exact(12, 9).users);
     assert_eq!(world.findings(), []);
 }
 
 #[test]
 fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_it() {
-    let reports = |world: &World| {
+    let reports = |world: &DropWorld| {
         let plan = world.plan();
         assert!(!plan.exact && !plan.sealable, "{plan:#?}");
         plan.items.iter().all(|item| item.action == Action::Report && item.detail.contains("until the topic"))
     };
-    let mut lost = World { topic_away: true, ..World::exact(12, 9) };
+    let mut lost = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
     (lost.meta, lost.count) = (None, None);
     lost.users.clear();
     assert!(reports(&lost), "people whom only messages know would be forgotten");
     lost.rows.clear();
     assert!(reports(&lost), "nothing is known, which is not the same as nobody");
     // Somebody removed by hand: their message may be all that is left of them.
-    let mut gap = World { topic_away: true, ..World::exact(12, 9) };
+    let mut gap = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
     gap.users.remove(&user(4));
     gap.rows.remove(&4);
     assert!(reports(&gap));
-    let mut waits = World { topic_away: true, ..World::exact(12, 9) };
+    let mut waits = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
     waits.waiting = vec![user(20)];
     assert!(reports(&waits));
     // Rows and admissions in their own slots harm nobody.
-    let mut own = World { topic_away: true, ..World::exact(12, 9) };
+    let mut own = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
     own.rows.remove(&4);
     own.users.remove(&user(5));
     assert_eq!(own.findings(), [found(Kind::MissingAdmission, 5, 5), found(Kind::Unissued, 4, 4)]);
@@ -238,7 +238,7 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
 
 #[test]
 fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
-    let mut world = World::exact(12, 9);
+    let mut world = DropWorld::exact(12, 9);
     (world.meta, world.count) = (None, None);
     world.users.clear();
     for slot in [3, 4, 5] {
@@ -266,7 +266,7 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
 
 #[test]
 fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
-    let mut world = World { gate_closed: true, ..World::exact(12, 9) };
+    let mut world = DropWorld { gate_closed: true, ..DropWorld::exact(12, 9) };
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
     for n in [8, 9] {
@@ -280,7 +280,7 @@ fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
 
 #[test]
 fn failed_claims_are_issued_readmitted_resolved_or_left() {
-    let mut world = World::exact(12, 8);
+    let mut world = DropWorld::exact(12, 8);
     world.rows.remove(&8);
     world.failed = vec![
         (1, Some(8), Some(user(8))),   // admitted, refused once
@@ -303,17 +303,17 @@ fn failed_claims_are_issued_readmitted_resolved_or_left() {
 
 #[test]
 fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
-    let mut forgotten = World::exact(300, 300);
+    let mut forgotten = DropWorld::exact(300, 300);
     for n in 1..=61 {
         forgotten.users.remove(&user(n));
     }
     assert!(forgotten.plan().over_limit);
     forgotten.users.insert(user(1), 1);
     assert!(!forgotten.plan().over_limit, "60 is 20 % of 300");
-    let mut unissued = World::exact(300, 300);
+    let mut unissued = DropWorld::exact(300, 300);
     unissued.rows.clear();
     assert!(!unissued.plan().over_limit);
-    let mut emptied = World::exact(300, 300);
+    let mut emptied = DropWorld::exact(300, 300);
     emptied.users.retain(|_, slot| *slot > 100);
     emptied.rows.retain(|slot, _| *slot > 100);
     assert!(emptied.plan().over_limit, "a hundred slots would come free");
@@ -321,13 +321,13 @@ fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
 
 #[test]
 fn an_operator_s_change_that_did_not_reach_redis_does_now() {
-    let world = World { meta: Some(false), ..World::exact(12, 5) };
+    let world = DropWorld { meta: Some(false), ..DropWorld::exact(12, 5) };
     assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
 }
 
 #[test]
 fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_are_few() {
-    let mut world = World::exact(12, 12);
+    let mut world = DropWorld::exact(12, 12);
     world.failed = (1..=25).map(|id| (id, Some(3), Some(user(100 + u32::try_from(id).unwrap())))).collect();
     let plan = world.plan();
     assert_eq!((plan.items.len(), plan.numbers.failed_claims, plan.examined.failed_claims), (11, 25, 25));
@@ -340,7 +340,7 @@ fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_ar
 
 #[test]
 fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate() {
-    let mut world = World::exact(12, 12);
+    let mut world = DropWorld::exact(12, 12);
     world.failed = (1..=25).map(|id| (id, Some(412), Some(user(100)))).collect();
     let plan = world.plan();
     assert!(plan.items.iter().all(|item| matches!(item.action, Action::Report)), "{:#?}", plan.items);

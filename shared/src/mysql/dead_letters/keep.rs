@@ -13,7 +13,7 @@ use crate::mysql::schema::failed_claims;
 /// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
 /// from another message on the same offset of a topic that was made anew.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct MessageOrigin {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -39,7 +39,7 @@ pub struct FailedClaim {
     /// `unknown_drop`, `bad_data`.
     pub reason: &'static str,
     pub error: String,
-    pub source: Source,
+    pub source: MessageOrigin,
 }
 
 impl FailedClaim {

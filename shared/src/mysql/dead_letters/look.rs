@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{COLUMNS, DeadLetterRow};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::literal::push_text;
-use crate::mysql::ops_actions::{Act, Operator};
+use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::schema::failed_claims;
 use crate::mysql::{Conn, Db, DbError};
 
@@ -34,7 +34,7 @@ pub struct Correction {
 
 /// Which dead letters are listed.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct DeadLetterQuery {
     /// Those that are dealt with, newest first; else those that are open, by drop and slot.
     pub resolved: bool,
     pub drop: Option<DropId>,
@@ -45,7 +45,7 @@ impl Db {
     /// A page of dead letters, after leaving out so many.
     pub async fn list_dead_letters(
         &self,
-        wanted: Wanted,
+        wanted: DeadLetterQuery,
         skipped: u32,
         limit: u32,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
@@ -99,7 +99,7 @@ impl Db {
                     ))
                     .execute(conn)
                     .await?;
-                let act = Act {
+                let act = OperatorAct {
                     action: "correct_dead_letter",
                     coupon: Some(to.coupon),
                     drop: Some(to.drop),
@@ -129,7 +129,7 @@ impl Db {
                     ))
                     .execute(conn)
                     .await?;
-                let act = Act {
+                let act = OperatorAct {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
                     drop: letter.drop_id.map(DropId),

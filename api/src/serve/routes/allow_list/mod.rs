@@ -25,7 +25,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::people::{MAX_PEOPLE, People};
+use self::people::{MAX_PEOPLE, PeopleBody};
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use crate::percent::encoded;
@@ -92,7 +92,7 @@ pub(crate) async fn add(
     State(app): State<App>,
     CouponPath(id): CouponPath,
     Extension(by): Extension<Operator>,
-    People(people): People,
+    PeopleBody(people): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
     change(app, id, people, OnList::Add, by).await
 }
@@ -121,7 +121,7 @@ pub(crate) async fn remove(
     State(app): State<App>,
     CouponPath(id): CouponPath,
     Extension(by): Extension<Operator>,
-    People(people): People,
+    PeopleBody(people): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
     change(app, id, people, OnList::Remove, by).await
 }
@@ -249,7 +249,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListQuery {
+pub(crate) struct AllowListQuery {
     /// Only people whose ids come after this one, byte by byte.
     after: Option<String>,
     /// Most people of a page, 1 to 10000.
@@ -277,7 +277,7 @@ pub(crate) struct AllowListPage {
 /// See a coupon's allow list
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(("id" = i64, Path, description = "Number of the coupon"), ListQuery),
+    params(("id" = i64, Path, description = "Number of the coupon"), AllowListQuery),
     responses(
         (status = 200, description = "The list, as MySQL has it", body = AllowListPage),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
@@ -289,7 +289,7 @@ pub(crate) struct AllowListPage {
 pub(crate) async fn read(
     State(app): State<App>,
     CouponPath(id): CouponPath,
-    StrictQuery(asked): StrictQuery<ListQuery>,
+    StrictQuery(asked): StrictQuery<AllowListQuery>,
 ) -> Result<([(HeaderName, &'static str); 1], Json<AllowListPage>), Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_PEOPLE).contains(&limit) {

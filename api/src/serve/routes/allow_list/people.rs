@@ -16,9 +16,9 @@ use crate::serve::state::App;
 pub(super) const MAX_PEOPLE: usize = 10_000;
 
 /// Each once.
-pub(crate) struct People(pub(super) Vec<UserId>);
+pub(crate) struct PeopleBody(pub(super) Vec<UserId>);
 
-impl FromRequest<App> for People {
+impl FromRequest<App> for PeopleBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {

@@ -12,7 +12,7 @@ use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Lowered, Withheld};
 
-use super::body::Wanted;
+use super::body::WantedChange;
 use super::windows::{self, WindowPlan, is_not_closed};
 use crate::serve::routes::refusals::mysql_unavailable;
 use crate::serve::state::Services;
@@ -23,7 +23,7 @@ pub(super) struct ChangeAttempt<'a> {
     pub(super) coupon: Coupon,
     /// All its drops, as they were then.
     pub(super) all: Vec<Drop>,
-    wanted: &'a Wanted,
+    wanted: &'a WantedChange,
     now: DateTime<Utc>,
     /// Those that are not closed.
     open: Vec<(Drop, DropKeys)>,
@@ -38,7 +38,7 @@ impl<'a> ChangeAttempt<'a> {
     pub(super) fn new(
         services: &'a Services,
         (coupon, all): (Coupon, Vec<Drop>),
-        wanted: &'a Wanted,
+        wanted: &'a WantedChange,
         now: DateTime<Utc>,
     ) -> Result<Self, Problem> {
         let plan = windows::plan(&coupon, &all, &wanted.windows, now)?;

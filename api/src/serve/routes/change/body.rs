@@ -66,7 +66,7 @@ fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Optio
 
 /// A change whose fields are right, each by itself.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Wanted {
+pub(super) struct WantedChange {
     pub(super) name: Option<String>,
     pub(super) quantity: Option<Slot>,
     pub(super) paused: Option<bool>,
@@ -89,7 +89,7 @@ impl Windows {
     pub(super) const NONE: Self = Self { closes_at: None, opens: None, closes: None, last_day: None, close_now: false };
 }
 
-impl Wanted {
+impl WantedChange {
     /// Whether Redis must follow; it has no name.
     pub(super) fn is_in_redis(&self) -> bool {
         self.quantity.is_some()
@@ -101,7 +101,7 @@ impl Wanted {
 }
 
 impl ChangeBody {
-    pub(super) fn check(self, identity: &Identity) -> Result<Wanted, Problem> {
+    pub(super) fn check(self, identity: &Identity) -> Result<WantedChange, Problem> {
         let windows = Windows {
             closes_at: self.closes_at.map(|at| at.map(|at| at.0)),
             opens: self.opens.map(|time| time.0),
@@ -109,7 +109,7 @@ impl ChangeBody {
             last_day: self.last_day,
             close_now: self.close_now == Some(true),
         };
-        let wanted = Wanted {
+        let wanted = WantedChange {
             name: self.name.as_deref().map(validate::name).transpose()?,
             quantity: self.quantity.map(validate::quantity).transpose()?,
             paused: self.paused,

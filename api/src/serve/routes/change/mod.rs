@@ -30,8 +30,8 @@ use firstcome_shared::redis::repair::Done;
 
 use self::attempt::ChangeAttempt;
 pub(crate) use self::body::ChangeBody;
-use self::body::{Wanted, Windows};
-use super::extract::{Body, CouponPath};
+use self::body::{WantedChange, Windows};
+use super::extract::{CouponPath, JsonBody};
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{CouponView, show_one};
 use super::{allow_list, etag};
@@ -70,7 +70,7 @@ pub(crate) async fn change(
     CouponPath(id): CouponPath,
     Extension(by): Extension<Operator>,
     headers: HeaderMap,
-    Body(body): Body<ChangeBody>,
+    JsonBody(body): JsonBody<ChangeBody>,
 ) -> Result<Response, Problem> {
     let only = etag::if_match(&headers)?;
     let change = body.check(&app.identity)?;
@@ -95,7 +95,7 @@ const ATTEMPTS: usize = 5;
 async fn apply(
     services: &Services,
     id: CouponId,
-    wanted: Wanted,
+    wanted: WantedChange,
     mut only: Option<u64>,
     by: Operator,
 ) -> Result<Changed, Problem> {
@@ -136,7 +136,7 @@ async fn apply(
 async fn finish(
     services: &Services,
     attempt: &ChangeAttempt<'_>,
-    wanted: &Wanted,
+    wanted: &WantedChange,
     made: (Coupon, Vec<Drop>),
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let id = made.0.id;
@@ -171,7 +171,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// Redis's time; a moment earlier where it can't be asked. A closing must never lie ahead of it:
 /// until then people would be admitted.
-async fn time(services: &Services, wanted: &Wanted) -> DateTime<Utc> {
+async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
     if !wanted.windows.close_now {
         return services.clock.now();
     }

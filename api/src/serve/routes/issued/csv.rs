@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{NaiveDateTime, SecondsFormat};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::mysql::holders::{Holders, HoldersPage};
+use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,7 +29,7 @@ const PAGE: usize = 2_000;
 /// Longest that a client may take for a page.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn answer(app: App, which: Holders, limit: Option<usize>) -> Result<Response, Problem> {
+pub(super) async fn answer(app: App, which: HolderRange, limit: Option<usize>) -> Result<Response, Problem> {
     let permit = Arc::clone(&app.exports).try_acquire_owned();
     let permit = permit.map_err(|_| Problem::unavailable("enough of these lists are being sent; try again later"))?;
     let left = limit.unwrap_or(usize::MAX);
@@ -51,7 +51,7 @@ pub(super) async fn answer(app: App, which: Holders, limit: Option<usize>) -> Re
 
 struct Export {
     app: App,
-    which: Holders,
+    which: HolderRange,
     left: usize,
     /// The first page, until it is sent.
     ready: Option<HoldersPage>,
@@ -83,7 +83,7 @@ impl Export {
     }
 }
 
-async fn read(services: &Services, which: Holders, limit: usize) -> Result<HoldersPage, &'static str> {
+async fn read(services: &Services, which: HolderRange, limit: usize) -> Result<HoldersPage, &'static str> {
     match services.mysql.operators.holders(which, limit).await {
         Ok(page) => Ok(page.unwrap_or_default()),
         Err(error) => {

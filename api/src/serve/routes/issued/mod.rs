@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
-use firstcome_shared::mysql::holders::{Holders, HoldersPage};
+use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -119,7 +119,7 @@ pub(crate) async fn issued(
     app.catalogue.find(id).await?;
     let drop = asked.drop_id.or(asked.after_drop_id).unwrap_or_default();
     let after = (DropId(drop), asked.after_slot.unwrap_or_default());
-    let which = Holders { coupon: id, drop: asked.drop_id.map(DropId), after };
+    let which = HolderRange { coupon: id, drop: asked.drop_id.map(DropId), after };
     let answer = if wants_csv {
         csv::answer(Arc::clone(&app), which, asked.limit).await?
     } else {

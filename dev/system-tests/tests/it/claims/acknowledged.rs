@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_testkit::{Answer, Api, Coupon, Fixture, all_issued, coupon_body, eventually};
+use firstcome_testkit::{Answer, ApiClient, Fixture, MadeCoupon, all_issued, coupon_body, eventually};
 use serde_json::{Value, json};
 
 /// How many claims are acknowledged; 100,000 for a release (docs/RELIABILITY.md).
@@ -53,10 +53,10 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
 }
 
 /// Everybody claims at one of two APIs and at once at the other; gives how many there were.
-async fn everybody(fixture: &Fixture, coupon: &Coupon, done: &AtomicBool) -> usize {
+async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) -> usize {
     let (wanted, next) = (wanted(), AtomicUsize::new(0));
     let other = fixture.world.serve().await;
-    let apis: [&Api; 2] = [&fixture.api, &other];
+    let apis: [&ApiClient; 2] = [&fixture.api, &other];
     let asking = (0..AT_A_TIME).map(async |_| {
         let mut slots = Vec::new();
         loop {
@@ -77,7 +77,7 @@ async fn everybody(fixture: &Fixture, coupon: &Coupon, done: &AtomicBool) -> usi
 }
 
 /// Asks one process until it says yes, then the other at once; gives the slot.
-async fn acknowledged(first: &Api, second: &Api, coupon: &Coupon, user: &str) -> u32 {
+async fn acknowledged(first: &ApiClient, second: &ApiClient, coupon: &MadeCoupon, user: &str) -> u32 {
     loop {
         match first.claim(coupon.id, user).await {
             Answer::Accepted { drop, slot, .. } => {
@@ -96,7 +96,7 @@ async fn acknowledged(first: &Api, second: &Api, coupon: &Coupon, user: &str) ->
 
 /// Raises, pauses, resumes and lowers once; gives how many changes took effect. Each is seen by the
 /// next claim.
-async fn operate(api: &Api, coupon: &Coupon) -> usize {
+async fn operate(api: &ApiClient, coupon: &MadeCoupon) -> usize {
     let mut changes = 0;
     let mut change = async |body: Value| {
         let status = api.patch(coupon.id, &body).await.status;

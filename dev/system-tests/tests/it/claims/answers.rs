@@ -2,7 +2,7 @@
 //! nothing.
 
 use chrono::{DateTime, SecondsFormat};
-use firstcome_testkit::{Answer, Api, Http, LIMIT, OPS_TOKEN, Reply, World, eventually_some, open_world};
+use firstcome_testkit::{Answer, ApiClient, Http, HttpReply, LIMIT, OPS_TOKEN, World, eventually_some, open_world};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ async fn window(world: &World, opens_in: i64, closes_in: Option<i64>) -> Value {
     json!({"name": "c", "quantity": 1, "once_per": "coupon", "waiting_list": 0, "schedule": schedule})
 }
 
-fn problem(reply: &Reply, status: u16, code: &str) {
+fn problem(reply: &HttpReply, status: u16, code: &str) {
     let found = (reply.status, reply.content_type.as_str(), reply.body["code"].as_str());
     assert_eq!(found, (status, "application/problem+json", Some(code)), "{}", reply.text);
     assert_eq!(reply.body["status"], status);
@@ -26,7 +26,7 @@ fn problem(reply: &Reply, status: u16, code: &str) {
     }
 }
 
-async fn claim(api: &Api, coupon: i64, user: &str) -> Reply {
+async fn claim(api: &ApiClient, coupon: i64, user: &str) -> HttpReply {
     Http::send(api.claim_request(coupon, user)).await
 }
 

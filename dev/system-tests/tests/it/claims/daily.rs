@@ -12,7 +12,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
 use firstcome_testkit::{
-    Answer, Api, Coupon, LIMIT, Running, World, all_issued, assert_exact, eventually, people, rush, tally,
+    Answer, ApiClient, LIMIT, MadeCoupon, Running, World, all_issued, assert_exact, eventually, people, rush, tally,
 };
 use serde_json::json;
 
@@ -53,7 +53,7 @@ fn utc(text: &str) -> DateTime<Utc> {
 
 /// Moves all windows so that `drop` opened an hour ago by Redis's clock, and has a process that
 /// read them afresh.
-async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<Api> {
+async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<ApiClient> {
     let now_ms = world.redis.now_ms().await;
     let current = format!("SELECT CAST(UNIX_TIMESTAMP(opens_at) * 1000 AS SIGNED) FROM drops WHERE id = {}", drop.id);
     let by_ms = now_ms - 3_600_000 - world.sql.number(&current).await;
@@ -90,7 +90,7 @@ async fn three_days(once_per: OncePer) {
         let api = move_to(&world, id, drop).await;
         let body = api.coupon(id).await;
         assert_eq!(body["current_drop"]["id"], drop.id.0, "{body}");
-        let coupon = Coupon { id, drop: drop.id.0, body };
+        let coupon = MadeCoupon { id, drop: drop.id.0, body };
         // Those who got one on the first day come first every day.
         let regulars: Vec<String> = people(5);
         let mut answers = rush(&[&api], id, &regulars, 1).await;

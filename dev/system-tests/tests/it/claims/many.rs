@@ -2,11 +2,11 @@
 //! slot.
 
 use firstcome_testkit::{
-    Answer, Promise, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
+    Answer, PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
 };
 
 /// Everyone's slot, no two the same.
-fn accepted_slots(answers: &[Promise]) -> Vec<u32> {
+fn accepted_slots(answers: &[PromisedAnswer]) -> Vec<u32> {
     let accepted = answers.iter().filter(|(_, answer)| answer.is_accepted());
     let mut slots: Vec<u32> = accepted.filter_map(|(_, answer)| answer.promised()).map(|(_, slot)| slot).collect();
     slots.sort_unstable();

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, Api, Coupon, Fixture, Http, LIMIT, Promise, Session, World, all_issued, assert_exact, coupon_body,
-    eventually, people, redis_holders, rows,
+    Answer, ApiClient, Fixture, HeldTransaction, Http, LIMIT, MadeCoupon, PromisedAnswer, World, all_issued,
+    assert_exact, coupon_body, eventually, people, redis_holders, rows,
 };
 use futures_util::StreamExt as _;
 use reqwest::Method;
@@ -19,8 +19,8 @@ async fn failed_claims(world: &World) -> i64 {
 }
 
 /// The message of a claim comes, perhaps once more.
-async fn message(fixture: &Fixture, coupon: &Coupon, (user, slot): (&str, u32), claimed_at: &str) {
-    let Coupon { id, drop, .. } = coupon;
+async fn message(fixture: &Fixture, coupon: &MadeCoupon, (user, slot): (&str, u32), claimed_at: &str) {
+    let MadeCoupon { id, drop, .. } = coupon;
     let payload =
         json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
     fixture.world.topic.produce(None, &format!("{id}:{slot}"), payload.to_string().as_bytes()).await;
@@ -152,7 +152,7 @@ async fn what_an_operator_revokes_is_recorded_once_and_leaves_the_list_of_holder
     assert_eq!(issued.body["issued"][0]["user_id"], "u-2");
 }
 
-async fn sealed(world: &World, coupon: &Coupon) {
+async fn sealed(world: &World, coupon: &MadeCoupon) {
     let sql = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
     eventually("the drop is sealed", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
@@ -239,7 +239,7 @@ async fn a_claim_that_is_given_back_before_its_message_is_read_never_becomes_a_r
     world.pass().await;
     let resolved = world.sql.query("SELECT user_id, reason, resolution FROM failed_claims").await;
     assert_eq!(resolved, [["u-1", "unpublished", "revoked"]]);
-    let kept: Vec<Promise> = vec![("u-3".into(), next)];
+    let kept: Vec<PromisedAnswer> = vec![("u-3".into(), next)];
     assert_exact(world, &coupon, 2, &kept).await;
     clean_pass(world, &coupon).await;
 }
@@ -268,7 +268,7 @@ async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
     let lock = format!("SELECT id FROM drops WHERE id = {} FOR UPDATE NOWAIT", coupon.drop);
     world.sql.query(&lock).await;
     // The record of the act is the last that the revocation writes.
-    let mut held = Session::begin(&world.sql).await;
+    let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("LOCK TABLES ops_actions WRITE").await;
     let revoking = tokio::spawn({
         let (api, user) = (api.clone(), answers[0].0.clone());
@@ -329,7 +329,7 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
     assert!(rows.values().all(|user| !revoked.contains(user)), "{rows:?}");
     assert_eq!(daemon.process.stop().await, 0);
     assert_eq!(failed_claims(world).await, 0, "a void message is no dead letter");
-    let kept: Vec<Promise> =
+    let kept: Vec<PromisedAnswer> =
         came.iter().filter(|(.., revoked)| !revoked).map(|(user, answer, _)| (user.clone(), answer.clone())).collect();
     assert_exact(world, &coupon, QUANTITY, &kept).await;
     world.pass().await;
@@ -346,7 +346,7 @@ async fn patient<F: Future<Output = Answer>>(ask: impl Fn() -> F) -> Answer {
 }
 
 /// Whether there was anything to give back.
-async fn returned(api: &Api, coupon: &Coupon, user: &str) -> bool {
+async fn returned(api: &ApiClient, coupon: &MadeCoupon, user: &str) -> bool {
     loop {
         match api.give_back(coupon.id, user).await {
             Err(Answer::Problem(503, _) | Answer::Unknown(_)) => {}

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, all_issued, assert_exact, eventually, open_world, people, rush};
+use firstcome_testkit::{
+    HeldTransaction, LIMIT, LOCK_WAITS, all_issued, assert_exact, eventually, open_world, people, rush,
+};
 
 #[tokio::test]
 async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm() {
@@ -12,7 +14,7 @@ async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm()
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     // It stands still in the middle of a transaction: MySQL has done what it asked and waits for
     // more, with rows locked.
-    let mut holding = Session::begin(&world.sql).await;
+    let mut holding = HeldTransaction::begin(&world.sql).await;
     holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     let frozen = world.consume().await;
     eventually("its batch waits for the lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;

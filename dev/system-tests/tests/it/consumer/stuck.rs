@@ -1,13 +1,13 @@
 //! A consumer that stops making progress ends itself; one whose store is away does not.
 
-use firstcome_stack::Fault;
-use firstcome_testkit::{Http, Running, Stores, World, eventually, shared};
+use firstcome_stack::ProxyFault;
+use firstcome_testkit::{Http, Running, World, WorldStores, eventually, shared};
 
 use crate::faults::waves::{HEALED, Waves, impatient};
 
 /// Not ready after three seconds, partitions gone after six, ended after nine.
 async fn soon_stuck(name: &str) -> World {
-    let world = impatient(Stores::shared().await, name).await;
+    let world = impatient(WorldStores::shared().await, name).await;
     world.set("CONSUME_STUCK_SECONDS", "3");
     world
 }
@@ -70,7 +70,7 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
     let waves = Waves::begin(world).await;
     waves
         .survives(async |waves| {
-            proxy.set(Fault::BlackHole).await.unwrap();
+            proxy.set(ProxyFault::BlackHole).await.unwrap();
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
             // Each attempt takes a second and a half: this is well beyond the time at which a stuck
@@ -81,7 +81,7 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
             .await;
             assert_eq!(waves.consumer.process.status(), None);
             assert!(!waves.consumer.process.log().contains("stuck"), "{}", waves.consumer.process.log());
-            proxy.set(Fault::Pass).await.unwrap();
+            proxy.set(ProxyFault::Pass).await.unwrap();
         })
         .await;
 }

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Coupon, Fixture, Http, LIMIT, Stores, coupon_body, eventually};
+use firstcome_testkit::{Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, coupon_body, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Found, dry_run_lists, injector, pass_repairs};
+use crate::drift::support::{FoundDrift, dry_run_lists, injector, pass_repairs};
 
 fn body(name: &str, quantity: u32) -> Value {
     let mut body = coupon_body(name, quantity, 0);
@@ -18,14 +18,14 @@ fn body(name: &str, quantity: u32) -> Value {
     body
 }
 
-async fn put_on(fixture: &Fixture, coupon: &Coupon, people: &[&str]) {
+async fn put_on(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
     let path = format!("/v1/coupons/{}/allow-list/add", coupon.id);
     let reply = Http::send(fixture.api.http().ops(Method::POST, &path).body(people.join("\n"))).await;
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
 /// MySQL's list; fails unless Redis has the same.
-async fn agreed(fixture: &Fixture, coupon: &Coupon) -> Vec<String> {
+async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     let (sql, id) = (&fixture.world.sql, coupon.id);
     let rows = format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
     let rows: Vec<String> = sql.query(&rows).await.into_iter().flatten().collect();
@@ -40,7 +40,7 @@ async fn agreed(fixture: &Fixture, coupon: &Coupon) -> Vec<String> {
 }
 
 /// The names of the set and of what says which list it is.
-fn keys(fixture: &Fixture, coupon: &Coupon) -> (String, String) {
+fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
     let own = |name: &str| fixture.world.redis.own(&format!("{{{}}}:{name}", coupon.id));
     (own("allowed"), own("allow_list"))
 }
@@ -54,7 +54,7 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
     assert!(fixture.api.claim(coupon.id, "x").await.is("not_allowed"));
     let (set, state) = keys(&fixture, &coupon);
     let redis = &fixture.world.redis;
-    let differs: BTreeSet<Found> = [(Kind::CountMismatch, None, None)].into();
+    let differs: BTreeSet<FoundDrift> = [(Kind::CountMismatch, None, None)].into();
     for spoil in [
         vec![vec!["DEL", set.as_str()]],
         vec![vec!["DEL", &state]],
@@ -142,7 +142,7 @@ async fn a_deep_pass_finds_people_whom_a_hand_has_exchanged() {
 #[tokio::test]
 async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-allowed-lost").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-allowed-lost").await;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
         let coupon = fixture.api.create_coupon(&body(&drift.name(), 500)).await;
         let people: Vec<String> = (0..400).map(|n| format!("u-{n}")).collect();
@@ -175,7 +175,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
 #[tokio::test]
 async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-allowed-apart").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-allowed-apart").await;
     let listed = fixture.api.create_coupon(&body("Listed", 9)).await;
     put_on(&fixture, &listed, &["a"]).await;
     let other = fixture.api.create_coupon(&coupon_body("For everybody", 9, 0)).await;

@@ -1,8 +1,8 @@
 //! Passes that somebody asked for: at the endpoint and by the command line.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, Session, eventually, status_of};
+use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventually, status_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
     let running = get().await;
     assert_eq!((running.status, &running.body["status"]), (200, &json!("running")), "{running:?}");
     assert_eq!(running.body["finished_at"], Value::Null);
-    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
     eventually("it ends", LIMIT, async || status_of(world, &id).await.as_deref() == Some("clean")).await;
     let ended = get().await;
     assert_eq!(ended.body["status"], "clean");
@@ -139,7 +139,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
     assert_eq!(unknown.code, 2, "{}", unknown.log);
     let nowhere = [("REDIS_URL", "redis://127.0.0.1:1"), ("STARTUP_WAIT_SECONDS", "0")];
     assert_eq!(world.once_with(&[], &nowhere).await.code, 2);
-    let mut holder = Session::begin(&world.sql).await;
+    let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run("DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)").await;
     let busy = world.once_with(&["--wait-seconds", "1"], &[]).await;
     assert_eq!(busy.code, 2, "{}", busy.log);

@@ -1,15 +1,15 @@
 //! Broken promises: first in line whatever happens to the line, and open until a row, or an
 //! operator, mends them.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Coupon, Fixture, LIMIT, all_issued, eventually, people, rows, rush};
+use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, all_issued, eventually, people, rows, rush};
 use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, injector, mailed};
 
 /// A drop of 17, with three people who were promised slots 18 to 20, in the order of these.
-async fn three_broken(fixture: &Fixture) -> (Coupon, Vec<String>) {
+async fn three_broken(fixture: &Fixture) -> (MadeCoupon, Vec<String>) {
     let (coupon, _) = fixture.held("Broken", 20, 20).await;
     let done = injector(&fixture.world, &coupon).await.make(Drift::OverShrunk, 3).await.unwrap();
     let mut broken: Vec<_> = done.people.iter().map(|hit| (hit.slot, hit.user.clone())).collect();
@@ -23,7 +23,7 @@ async fn open_promises(fixture: &Fixture) -> i64 {
     fixture.world.sql.number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL").await
 }
 
-async fn raise(fixture: &Fixture, coupon: &Coupon, quantity: u32) {
+async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: u32) {
     assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": quantity})).await.status, 200);
 }
 

@@ -5,11 +5,11 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use firstcome_drift::Kind as Drift;
-use firstcome_stack::Fault;
+use firstcome_drift::Drift;
+use firstcome_stack::ProxyFault;
 use firstcome_testkit::{
-    Answer, Api, Coupon, Fixture, LIMIT, Promise, World, assert_nothing_found, coupon_body, eventually,
-    eventually_some, rows, shared,
+    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PromisedAnswer, World, assert_nothing_found, coupon_body,
+    eventually, eventually_some, rows, shared,
 };
 use futures_util::StreamExt as _;
 
@@ -42,7 +42,7 @@ async fn killed_pass(world: &World, after: Duration) {
         process.status().is_some() || world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await > known
     })
     .await;
-    proxy.set(Fault::Delay(Duration::from_millis(15))).await.unwrap();
+    proxy.set(ProxyFault::Delay(Duration::from_millis(15))).await.unwrap();
     // Anywhere will do: this is no waiting for something to happen.
     tokio::time::sleep(after).await;
     process.kill().await;
@@ -104,7 +104,7 @@ async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
 }
 
 /// Claims until the answer is one: 503 says to come again.
-async fn patient(api: &Api, coupon: i64, user: String) -> Promise {
+async fn patient(api: &ApiClient, coupon: i64, user: String) -> PromisedAnswer {
     let answer = eventually_some(&format!("{user} gets an answer"), Duration::from_secs(90), async || {
         match api.claim(coupon, &user).await {
             Answer::Problem(503, code) => Err(code),
@@ -117,13 +117,13 @@ async fn patient(api: &Api, coupon: i64, user: String) -> Promise {
 }
 
 /// People come, a few at a time, until it is over.
-async fn crowd(api: &Api, coupon: i64, over: &Cell<bool>) -> Vec<Promise> {
+async fn crowd(api: &ApiClient, coupon: i64, over: &Cell<bool>) -> Vec<PromisedAnswer> {
     let still = futures_util::stream::iter(0..25_000).take_while(|_| std::future::ready(!over.get()));
     still.map(|n| patient(api, coupon, format!("u-{n}"))).buffer_unordered(3).collect().await
 }
 
 /// Drift of all sorts, again and again, until everyone has an answer.
-async fn trouble(world: &World, coupon: &Coupon) -> usize {
+async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
     let kinds = [
         Drift::Unissued,
         Drift::MissingAdmission,

@@ -1,9 +1,9 @@
 //! What counts as run is what ended well: passes that another process keeps from running are tried
 //! again and mailed, and an accepted pass can always be read.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, Http, LIMIT, Session, Stores, World, eventually};
+use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually};
 use reqwest::Method;
 use serde_json::json;
 
@@ -17,8 +17,8 @@ async fn runs(world: &World, which: &str) -> i64 {
 }
 
 /// Of somebody else, who holds the lock of passes.
-async fn holder(world: &World) -> Session {
-    let mut holder = Session::begin(&world.sql).await;
+async fn holder(world: &World) -> HeldTransaction {
+    let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run(TAKE).await;
     holder
 }
@@ -60,12 +60,12 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "8")]).await;
     eventually("the other works by its schedule", LIMIT, async || runs(world, "triggered_by = 'cron'").await > 0).await;
     let id = slow.begin_slow_pass(world).await;
-    slow.proxy.set(firstcome_stack::Fault::Delay(std::time::Duration::from_millis(400))).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Delay(std::time::Duration::from_millis(400))).await.unwrap();
     let mail = mailed(world, &["run missed: RECONCILE_CRON"]).await;
     for words in ["a pass has been running since", &id] {
         assert!(mail.text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {}", mail.text);
     }
-    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
     assert_eq!(daemon.process.stop().await, 0);
 }
 
@@ -135,13 +135,13 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
         slow.daemon.http().metric("firstcome_pass_age_seconds", &[]).await > Some(1.0)
     })
     .await;
-    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_short_restart_of_redis_is_no_mail() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-blip").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-blip").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Blip", 20, 12).await;
     let env = [("RECONCILE_CRON", "* * * * * *"), ("REDIS_TIMEOUT_MS", "1000"), ("ALERT_PATIENCE_SECONDS", "60")];

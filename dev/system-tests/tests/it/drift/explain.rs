@@ -1,15 +1,15 @@
 //! One person's whole story, at the endpoint and by the command line.
 
 use chrono::{DateTime, Utc};
-use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Coupon, Fixture, Http, LIMIT, Reconciler, Running, coupon_body, eventually};
+use firstcome_drift::Drift;
+use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::drift::support::injector;
 
 /// The story at the endpoint, which is the same on the command line.
-async fn story(fixture: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, user: &str) -> Value {
+async fn story(fixture: &Fixture, daemon: &Running<ReconcilerClient>, coupon: &MadeCoupon, user: &str) -> Value {
     let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
     let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
     assert_eq!(reply.status, 200, "{reply:?}");

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_testkit::{Answer, Coupon, World, assert_clean, assert_exact, given_out, open_world};
+use firstcome_testkit::{Answer, MadeCoupon, World, assert_clean, assert_exact, given_out, open_world};
 use serde_json::json;
 
-use crate::drift::support::{Read, read};
+use crate::drift::support::{ReadMail, read};
 
 #[tokio::test]
 async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
@@ -27,7 +27,7 @@ async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
 
 /// As an operator would: the rows are gone, and the people's claims stand in the dead-letter table
 /// with five columns.
-async fn back_up_by_hand(world: &World, coupon: &Coupon, slots: &[u32]) {
+async fn back_up_by_hand(world: &World, coupon: &MadeCoupon, slots: &[u32]) {
     for slot in slots {
         let backup = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) \
                       SELECT coupon_id, drop_id, slot, user_id, 'by hand' FROM issued_coupons";
@@ -78,7 +78,7 @@ async fn a_failed_claim_that_cannot_be_reissued_is_left_and_named_masked_in_the_
     assert_exact(&world, &coupon, 20, &answers).await;
 
     let whole = |mail: &firstcome_stack::Mail| {
-        let Read { subject, text, html } = read(mail);
+        let ReadMail { subject, text, html } = read(mail);
         subject + &text + &html
     };
     let mail = world.mail.wait_for(|mail| whole(mail).contains("u•••77"), Duration::from_secs(20)).await.unwrap();

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{Fixture, LIMIT, Session, World, all_issued, assert_exact, error_of, eventually, status_of};
+use firstcome_testkit::{
+    Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually, status_of,
+};
 use serde_json::json;
 
-use crate::drift::support::{Found, Hindered, assert_settled, clean_pass, expected, injector, mailed};
+use crate::drift::support::{FoundDrift, Hindered, assert_settled, clean_pass, expected, injector, mailed};
 
 /// Long enough for a pass of the slow kind to end after all.
 const SLOW: Duration = Duration::from_secs(60);
 
 /// Each repair is recorded as applied once in all runs together.
-async fn applied_once(world: &World, wanted: &BTreeSet<Found>) {
+async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
     let applied = world.sql.query("SELECT kind, slot, user_id FROM reconcile_findings WHERE result = 'applied'").await;
     let unique: BTreeSet<_> = applied.iter().cloned().collect();
     assert_eq!((applied.len(), unique.len()), (wanted.len(), wanted.len()), "{applied:?}");
@@ -47,14 +49,14 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     eventually("the other has repaired", LIMIT, async || world.sql.number(repaired).await > 0).await;
     assert_eq!(other.process.stop().await, 0);
     assert_settled(world, &coupon, 200, 200, &answers).await;
-    let found: BTreeSet<Found> = wanted;
+    let found: BTreeSet<FoundDrift> = wanted;
     applied_once(world, &found).await;
     clean_pass(world, &coupon).await;
     mailed(world, &["repaired", "Killed"]).await;
 }
 
 async fn eventually_refused(
-    daemon: &firstcome_testkit::Running<firstcome_testkit::Reconciler>,
+    daemon: &firstcome_testkit::Running<firstcome_testkit::ReconcilerClient>,
     by: &str,
 ) -> serde_json::Value {
     firstcome_testkit::eventually_some("the other pass is named", LIMIT, async || {
@@ -81,7 +83,7 @@ async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
     assert!(error_of(world, &cut).await.contains("lost its lock"), "{}", error_of(world, &cut).await);
     mailed(world, &["action needed"]).await;
 
-    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
     let run = slow.daemon.reconcile(&json!({})).await;
     assert!(matches!(run.status, Status::Repaired | Status::Clean), "{run:#?}");
     assert_settled(world, &coupon, 200, 200, &answers).await;
@@ -115,11 +117,11 @@ async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
     let world = &fixture.world;
     fixture.held("Long", 200, 200).await;
     let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
-    slow.proxy.set(firstcome_stack::Fault::Delay(Duration::from_millis(20))).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Delay(Duration::from_millis(20))).await.unwrap();
     let long =
         "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
     eventually("three long passes", SLOW, async || world.sql.number(long).await >= 3).await;
-    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
     let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
     let at = world.sql.number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)").await;
     eventually("passes are short again", LIMIT, async || {
@@ -146,7 +148,7 @@ async fn whoever_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
     // The pass has read the coupon when it comes to this table, as has one that repairs.
-    let mut lock = Session::begin(&world.sql).await;
+    let mut lock = HeldTransaction::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {
         eventually("the pass waits", LIMIT, async || world.sql.number(WAITS).await > 0).await;

@@ -1,12 +1,12 @@
 //! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Coupon, Fixture, World, all_issued, open_world, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, World, all_issued, open_world, rows};
 
 use crate::drift::support::clean_pass;
 
 /// A coupon of which a store holds what does not belong there.
-async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> Coupon {
+async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoupon {
     let (coupon, _) = fixture.held(name, 20, 3).await;
     for words in commands {
         let key = |word: &str| match word.strip_prefix('@') {
@@ -91,7 +91,7 @@ async fn a_coupon_opens_after_a_loss_whatever_stands_where_its_tokens_are() {
 }
 
 /// Dead letters by hand: slots of a drop, and ids of people made of the number.
-async fn dead_letters(world: &World, coupon: &Coupon, most: u32, slot: &str) {
+async fn dead_letters(world: &World, coupon: &MadeCoupon, most: u32, slot: &str) {
     world
         .sql
         .query(&format!(

@@ -1,10 +1,10 @@
 //! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes
 //! nothing, a pass mends it, the next finds nothing, and a mail says so.
 
-use firstcome_drift::{Hit, Injected, Injector, Kind as Drift, StoreArgs};
+use firstcome_drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, LIMIT, Stores, assert_clean, assert_kept, eventually};
+use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, WorldStores, assert_clean, assert_kept, eventually};
 use serde_json::json;
 
 use crate::drift::support::{
@@ -13,7 +13,7 @@ use crate::drift::support::{
 };
 
 /// How it begins, what is made, and how it must end.
-pub(crate) struct Case {
+pub(crate) struct DriftCase {
     pub(crate) drift: Drift,
     pub(crate) n: u32,
     /// The reconciler's word for it.
@@ -27,7 +27,7 @@ pub(crate) struct Case {
 const QUANTITY: u32 = 20;
 
 /// Made, each in a coupon of its own; then all are listed, mended, clean and mailed.
-pub(crate) async fn mend(fixture: &Fixture, cases: &[Case]) -> Vec<(Coupon, Injected)> {
+pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCoupon, Injected)> {
     let world = &fixture.world;
     let (mut made, mut names) = (Vec::new(), Vec::new());
     for case in cases {
@@ -62,16 +62,16 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[Case]) -> Vec<(Coupon, Inje
 #[tokio::test]
 async fn rows_that_went_or_never_came_are_issued() {
     let fixture = Fixture::new("d-unissued").await;
-    let case = Case { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 };
+    let case = DriftCase { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 };
     let (coupon, done) = mend(&fixture, &[case]).await.remove(0);
     let times = fixture.world.redis.of_drop(coupon.id, coupon.drop, "times");
-    for Hit { slot, .. } in &done.people {
+    for AffectedPerson { slot, .. } in &done.people {
         let row = "SELECT issued_by, CAST(ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) AS SIGNED) FROM issued_coupons";
         let row = fixture.world.sql.query(&format!("{row} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
         let admitted_at: String = fixture.world.redis.command(&["HGET", &times, &slot.to_string()]).await;
         assert_eq!(row, [["reconciler".to_owned(), admitted_at]], "the instant of admission is kept");
     }
-    mend(&fixture, &[Case { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }]).await;
+    mend(&fixture, &[DriftCase { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }]).await;
 }
 
 #[tokio::test]
@@ -79,9 +79,9 @@ async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitt
     let fixture = Fixture::new("d-failed").await;
     let kind = Kind::FailedClaim;
     let cases = [
-        Case { drift: Drift::FailedClaim, n: 3, kind, held: 20, end: 20 },
-        Case { drift: Drift::FailedDuplicate, n: 2, kind, held: 20, end: 20 },
-        Case { drift: Drift::FailedSlotTaken, n: 2, kind, held: 12, end: 14 },
+        DriftCase { drift: Drift::FailedClaim, n: 3, kind, held: 20, end: 20 },
+        DriftCase { drift: Drift::FailedDuplicate, n: 2, kind, held: 20, end: 20 },
+        DriftCase { drift: Drift::FailedSlotTaken, n: 2, kind, held: 12, end: 14 },
     ];
     mend(&fixture, &cases).await;
     let how = "SELECT resolution, COUNT(*) FROM failed_claims WHERE resolved_by_run IS NOT NULL GROUP BY 1 ORDER BY 1";
@@ -94,9 +94,9 @@ async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
     let fixture = Fixture::new("d-missing").await;
     let kind = Kind::MissingAdmission;
     let cases = [
-        Case { drift: Drift::MissingAdmission, n: 3, kind, held: 20, end: 20 },
-        Case { drift: Drift::MissingClaimants, n: 3, kind, held: 20, end: 20 },
-        Case { drift: Drift::MissingMoved, n: 2, kind, held: 12, end: 12 },
+        DriftCase { drift: Drift::MissingAdmission, n: 3, kind, held: 20, end: 20 },
+        DriftCase { drift: Drift::MissingClaimants, n: 3, kind, held: 20, end: 20 },
+        DriftCase { drift: Drift::MissingMoved, n: 2, kind, held: 12, end: 12 },
     ];
     mend(&fixture, &cases).await;
 }
@@ -106,11 +106,11 @@ async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
     let cases = [
-        Case { drift: Drift::CountGap, n: 2, kind, held: 12, end: 13 },
-        Case { drift: Drift::CountLower, n: 3, kind, held: 20, end: 20 },
-        Case { drift: Drift::CountLower, n: 3, kind, held: 12, end: 12 },
-        Case { drift: Drift::CountHigher, n: 3, kind, held: 20, end: 20 },
-        Case { drift: Drift::CountHigher, n: 3, kind, held: 12, end: 12 },
+        DriftCase { drift: Drift::CountGap, n: 2, kind, held: 12, end: 13 },
+        DriftCase { drift: Drift::CountLower, n: 3, kind, held: 20, end: 20 },
+        DriftCase { drift: Drift::CountLower, n: 3, kind, held: 12, end: 12 },
+        DriftCase { drift: Drift::CountHigher, n: 3, kind, held: 20, end: 20 },
+        DriftCase { drift: Drift::CountHigher, n: 3, kind, held: 12, end: 12 },
     ];
     let (coupon, _) = mend(&fixture, &cases).await.remove(0);
     for (user, slot) in [("u-101", 13), ("u-102", 14), ("u-103", 16)] {
@@ -122,14 +122,15 @@ async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
 #[tokio::test]
 async fn of_two_people_on_a_slot_the_one_with_the_row_keeps_it_and_the_other_gets_a_free_one() {
     let fixture = Fixture::new("d-conflict").await;
-    mend(&fixture, &[Case { drift: Drift::SlotConflict, n: 2, kind: Kind::SlotConflict, held: 12, end: 14 }]).await;
+    mend(&fixture, &[DriftCase { drift: Drift::SlotConflict, n: 2, kind: Kind::SlotConflict, held: 12, end: 14 }])
+        .await;
 }
 
 #[tokio::test]
 async fn people_on_others_slots_go_back_to_those_of_their_rows() {
     let fixture = Fixture::new("d-misplaced").await;
     let kind = Kind::MissingAdmission;
-    let cases = [20, 12].map(|held| Case { drift: Drift::ConflictMoved, n: 2, kind, held, end: held });
+    let cases = [20, 12].map(|held| DriftCase { drift: Drift::ConflictMoved, n: 2, kind, held, end: held });
     mend(&fixture, &cases).await;
 }
 
@@ -137,13 +138,14 @@ async fn people_on_others_slots_go_back_to_those_of_their_rows() {
 async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
     let fixture = Fixture::new("d-exchanged").await;
     let kind = Kind::MissingAdmission;
-    mend(&fixture, &[Case { drift: Drift::ConflictExchanged, n: 2, kind, held: 20, end: 20 }]).await;
+    mend(&fixture, &[DriftCase { drift: Drift::ConflictExchanged, n: 2, kind, held: 20, end: 20 }]).await;
 }
 
 #[tokio::test]
 async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
     let fixture = Fixture::new("d-above").await;
-    mend(&fixture, &[Case { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }]).await;
+    mend(&fixture, &[DriftCase { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }])
+        .await;
 }
 
 #[tokio::test]
@@ -156,7 +158,7 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
     fixture.world.sql.query(&second).await;
     fixture.world.pass().await;
     let drop = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
-    let second = Coupon { drop, ..coupon.clone() };
+    let second = MadeCoupon { drop, ..coupon.clone() };
     assert_eq!(fixture.api.claim(coupon.id, "u-first").await.promised(), Some((drop, 1)));
     firstcome_testkit::all_issued(&fixture.world, drop, 1).await;
 
@@ -174,12 +176,12 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
 #[tokio::test]
 async fn drift_is_made_in_the_newest_drop_with_rows_unless_another_is_named() {
     let fixture = Fixture::new("d-newest").await;
-    let stores = StoreArgs::of(|name| fixture.world.find_setting(name)).unwrap();
+    let stores = DriftStoreArgs::of(|name| fixture.world.find_setting(name)).unwrap();
     let chosen = async |coupon: Option<i64>| {
         let (coupon, drop) = Injector::new(&stores, coupon, None).await.unwrap().target();
         (coupon.0, drop.0)
     };
-    let of = |coupon: &Coupon| (coupon.id, coupon.drop);
+    let of = |coupon: &MadeCoupon| (coupon.id, coupon.drop);
     let first = fixture.api.open_coupon(20).await;
     let empty = fixture.api.open_coupon(20).await;
     assert_eq!(chosen(None).await, of(&empty), "none has rows");
@@ -217,14 +219,15 @@ async fn slots_that_are_free_while_people_wait_go_to_them() {
 #[tokio::test]
 async fn a_drop_whose_keys_are_gone_is_rebuilt() {
     let fixture = Fixture::new("d-keys").await;
-    let cases = [20, 12].map(|held| Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held, end: held });
+    let cases =
+        [20, 12].map(|held| DriftCase { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held, end: held });
     mend(&fixture, &cases).await;
 }
 
 #[tokio::test]
 async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-flushed").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-flushed").await;
     for drift in [Drift::RedisFlushed, Drift::RedisGate] {
         let name = drift.name();
         let (coupon, answers) = fixture.held(&name, 20, 12).await;
@@ -252,7 +255,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
 #[tokio::test]
 async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-watch").await;
     let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed].into_iter().enumerate() {

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, Promise, Stores, all_issued, assert_kept, coupon_body, people, rush};
+use firstcome_testkit::{
+    Fixture, MadeCoupon, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body, people, rush,
+};
 use serde_json::json;
 
 use crate::drift::support::{
-    Found, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in, injector, mailed,
+    FoundDrift, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in, injector, mailed,
 };
 
 /// The reconciler's word for what is made.
@@ -24,7 +26,7 @@ fn word(drift: Drift) -> Kind {
 #[tokio::test]
 async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-all").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-all").await;
     // Six pages: people and the slots they belong to are seldom on the same.
     fixture.world.set("RECONCILE_PAGE_SLOTS", "10");
     let (coupon, answers) = fixture.held("All at once", 60, 30).await;
@@ -51,13 +53,13 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
         injector.make(drift, 1).await.unwrap();
     }
-    let people_in = |found: &BTreeSet<Found>| -> BTreeSet<Found> {
+    let people_in = |found: &BTreeSet<FoundDrift>| -> BTreeSet<FoundDrift> {
         found.iter().filter(|(kind, ..)| *kind != Kind::Unfilled).filter(|(.., user)| user.is_some()).cloned().collect()
     };
-    let kinds_in = |found: &BTreeSet<Found>| found.iter().map(|(kind, ..)| *kind).collect::<BTreeSet<Kind>>();
+    let kinds_in = |found: &BTreeSet<FoundDrift>| found.iter().map(|(kind, ..)| *kind).collect::<BTreeSet<Kind>>();
 
     let dry = dry_run(&fixture.world).await;
-    let listed: BTreeSet<Found> = found(&dry).into_keys().collect();
+    let listed: BTreeSet<FoundDrift> = found(&dry).into_keys().collect();
     assert_eq!(people_in(&listed), all, "{dry:#?}");
     let mut kinds = kinds_in(&all);
     kinds.extend([Kind::CountMismatch, Kind::Unfilled, Kind::RedisLost]);
@@ -84,7 +86,7 @@ const DROPS: usize = 2;
 const HELD: usize = 10;
 
 /// Ten coupons of which two drops each have been open; the last still is.
-async fn many_drops(fixture: &Fixture) -> Vec<(Coupon, Vec<Promise>)> {
+async fn many_drops(fixture: &Fixture) -> Vec<(MadeCoupon, Vec<PromisedAnswer>)> {
     let mut drops = Vec::new();
     let mut coupons = Vec::new();
     for n in 0..COUPONS {
@@ -182,7 +184,7 @@ async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
     let next = format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01', 20)", first.id);
     fixture.world.sql.query(&next).await;
     fixture.world.pass().await;
-    let second = Coupon { drop: fixture.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
+    let second = MadeCoupon { drop: fixture.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
     let second_answers = rush(&[&fixture.api], second.id, &people(12), 10).await;
     all_issued(&fixture.world, second.drop, 12).await;
     clean_pass(&fixture.world, &first).await;

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
-use firstcome_stack::{Fault, RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Fixture, LIMIT, Stores, World, error_of, eventually, people, rush, status_of};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::{Answer, Fixture, LIMIT, World, WorldStores, error_of, eventually, people, rush, status_of};
 use serde_json::json;
 
 use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
@@ -27,7 +27,7 @@ async fn until_failed(world: &World, run: &str) {
 #[tokio::test]
 async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_back() {
     let (mysql, _turn) = breakable_mysql().await;
-    let fixture = Fixture::on(Stores::shared().await.with_mysql(mysql), "d-no-mysql").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_mysql(mysql), "d-no-mysql").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No database", 200, 200).await;
     let proxy = mysql.proxy().await.unwrap();
@@ -38,7 +38,7 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
     mysql.kill().await.unwrap();
     let ready = async || slow.daemon.http().get("/readyz").await.status;
     eventually("it says that it cannot work", LIMIT, async || ready().await == 503).await;
-    slow.proxy.set(Fault::Pass).await.unwrap();
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
     mysql.start_again().await.unwrap();
     until_failed(world, &lost).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
@@ -52,14 +52,14 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
 #[tokio::test]
 async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_redis_is_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-no-redis").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-no-redis").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Redis", 200, 200).await;
     let slow = Hindered::start(world, &[("REDIS_TIMEOUT_MS", "1000")]).await;
     injector(world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
     let lost = slow.begin_slow_pass(world).await;
     redis.kill().await.unwrap();
-    slow.proxy.set(Fault::Pass).await.unwrap();
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
     until_failed(world, &lost).await;
     assert!(error_of(world, &lost).await.contains("Redis"), "{}", error_of(world, &lost).await);
     mailed(world, &["action needed"]).await;
@@ -78,7 +78,7 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
 #[tokio::test]
 async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within_seconds() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
-    let fixture = Fixture::on(Stores::shared().await.with_kafka(kafka), "d-no-kafka").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_kafka(kafka), "d-no-kafka").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
@@ -86,7 +86,7 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
     // Verification, after the repairs, reads the topic once more.
     let lost = slow.begin_slow_pass(world).await;
     kafka.kill().await.unwrap();
-    slow.proxy.set(Fault::Pass).await.unwrap();
+    slow.proxy.set(ProxyFault::Pass).await.unwrap();
     until_failed(world, &lost).await;
     mailed(world, &["action needed"]).await;
 
@@ -110,7 +110,7 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
 #[tokio::test]
 async fn an_old_error_of_kafka_s_connections_does_not_fail_the_next_pass() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
-    let world = World::on(Stores::shared().await.with_kafka(server), "old-error").await;
+    let world = World::on(WorldStores::shared().await.with_kafka(server), "old-error").await;
     let api = world.serve().await;
     world.open().await;
     let coupon = api.open_coupon(20).await;

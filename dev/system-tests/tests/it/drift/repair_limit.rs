@@ -1,8 +1,8 @@
 //! The repair limit: above it nothing is repaired until a person confirms.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
-use firstcome_testkit::{Coupon, Fixture, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, rows};
 use serde_json::json;
 
 use crate::drift::support::{
@@ -21,7 +21,7 @@ async fn beyond_the_limit(name: &str) -> Fixture {
     fixture
 }
 
-fn report<'r>(run: &'r Run, coupon: &Coupon) -> &'r firstcome_reconciler::report::DropReport {
+fn report<'r>(run: &'r Run, coupon: &MadeCoupon) -> &'r firstcome_reconciler::report::DropReport {
     run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).expect("the drop was looked at")
 }
 

@@ -5,15 +5,15 @@ use std::time::Duration;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact,
-    eventually, given_out, kinds, open_world, people, rush,
+    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued, assert_clean,
+    assert_exact, eventually, given_out, kinds, open_world, people, rush,
 };
 use serde_json::json;
 
 use crate::drift::support::read;
 
 /// One pass that repairs, then exact, then a pass that finds nothing.
-async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], expected: &[(Kind, usize)]) {
+async fn one_pass_mends(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer], expected: &[(Kind, usize)]) {
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_eq!(kinds(&run), expected.iter().copied().collect(), "{run:#?}");
@@ -92,7 +92,7 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
 #[tokio::test]
 async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&redis);
+    let stores = WorldStores::shared().await.with_redis(&redis);
     let Fixture { world, api, consumer } = Fixture::on(stores, "flushed").await;
     let coupon = api.open_coupon(20).await;
     // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those
@@ -124,7 +124,7 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
 #[tokio::test]
 async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&redis);
+    let stores = WorldStores::shared().await.with_redis(&redis);
     let Fixture { world, api, consumer: _consumer } = Fixture::on(stores, "older").await;
     let coupon = api.open_coupon(20).await;
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;

@@ -1,14 +1,14 @@
 //! Revocations of which a step is missing: after a crash, a loss of Redis, or by a hand.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, Stores, assert_kept, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, assert_kept, rows};
 use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs};
 
-async fn banned(fixture: &Fixture, coupon: &Coupon, people: &[&str]) {
+async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
     let rows = rows(&fixture.world, coupon.drop).await;
     for user in people {
         assert!(fixture.api.claim(coupon.id, user).await.is("revoked"), "{user}");
@@ -48,7 +48,7 @@ async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
 #[tokio::test]
 async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoked_before_it_opens() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-revoked-lost").await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-revoked-lost").await;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
         let (coupon, answers) = fixture.held(&drift.name(), 10, 10).await;
         let gone = ["u-1", "u-2"].map(|wanted| answers.iter().find(|(user, _)| user == wanted).unwrap().0.as_str());

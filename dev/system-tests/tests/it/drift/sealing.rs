@@ -2,19 +2,19 @@
 //! MySQL.
 
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, all_issued, assert_kept, coupon_body, eventually,
-    eventually_some, people,
+    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body,
+    eventually, eventually_some, people,
 };
 use serde_json::{Value, json};
 
 use crate::drift::support::{assert_found, expected, injector};
 
 /// A drop of 20, all given out, that has just closed.
-async fn closed(fixture: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
+async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let (coupon, answers) = fixture.held(name, 20, 20).await;
     assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
     assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
@@ -22,7 +22,7 @@ async fn closed(fixture: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
     (coupon, answers)
 }
 
-async fn state(fixture: &Fixture, coupon: &Coupon) -> String {
+async fn state(fixture: &Fixture, coupon: &MadeCoupon) -> String {
     let body = fixture.api.coupon(coupon.id).await;
     ["current_drop", "next_drop", "last_drop"]
         .iter()
@@ -30,13 +30,13 @@ async fn state(fixture: &Fixture, coupon: &Coupon) -> String {
         .unwrap_or_else(|| "closed".to_owned())
 }
 
-async fn sealed(fixture: &Fixture, coupon: &Coupon) -> bool {
+async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     let sealed = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
     fixture.world.sql.number(&sealed).await == 1
 }
 
 /// Passes until the drop is sealed: it must have been closed for as long as a message may take.
-async fn until_sealed(fixture: &Fixture, coupon: &Coupon) {
+async fn until_sealed(fixture: &Fixture, coupon: &MadeCoupon) {
     eventually("it is sealed", LIMIT, async || {
         let run = fixture.world.pass().await;
         assert_eq!(run.status, Status::Clean, "{run:#?}");
@@ -46,7 +46,7 @@ async fn until_sealed(fixture: &Fixture, coupon: &Coupon) {
 }
 
 /// Holders have theirs, others learn that it is over.
-async fn answered(fixture: &Fixture, coupon: &Coupon, answers: &[Promise]) {
+async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
         let me = fixture.api.me(coupon.id, user).await;
@@ -182,9 +182,9 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
 
 /// A day that was sealed after Redis had been copied, and the copy that is back. Of three slots two
 /// were given out before the copy; of these one was revoked since, and the third was given out.
-async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, Coupon, Vec<Promise>) {
+async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), &format!("d-{once_per}")).await;
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), &format!("d-{once_per}")).await;
     let (world, mut body) = (&fixture.world, one_day());
     let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
     body["schedule"]["closes"] = json!("23:59");
@@ -213,7 +213,7 @@ async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, 
 }
 
 /// Until admission, which the older Redis has closed, is open again.
-async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &Coupon) {
+async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
     redis.start_again().await.unwrap();
     eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
         matches!(fixture.api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{Injected, Injector, StoreArgs};
+use firstcome_drift::{DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
-use firstcome_stack::{Fault, FaultProxy, MysqlServer};
+use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
 use firstcome_testkit::{
-    Coupon, LIMIT, Promise, Reconciler, Running, World, assert_clean, assert_kept, eventually, eventually_some,
-    redis_holders, rows, shared, status_of,
+    LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept, eventually,
+    eventually_some, redis_holders, rows, shared, status_of,
 };
 use mail_parser::MessageParser;
 use serde_json::json;
@@ -18,8 +18,8 @@ use serde_json::json;
 const MAILED: Duration = Duration::from_secs(20);
 
 /// Makes drift in a drop.
-pub(crate) async fn injector(world: &World, coupon: &Coupon) -> Injector {
-    let stores = StoreArgs::of(|name| world.find_setting(name)).unwrap();
+pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
+    let stores = DriftStoreArgs::of(|name| world.find_setting(name)).unwrap();
     Injector::new(&stores, Some(coupon.id), Some(coupon.drop)).await.unwrap()
 }
 
@@ -57,14 +57,14 @@ pub(crate) async fn everything(world: &World) -> Everything {
 }
 
 /// A finding, by what it is about.
-pub(crate) type Found = (Kind, Option<i64>, Option<String>);
+pub(crate) type FoundDrift = (Kind, Option<i64>, Option<String>);
 
-pub(crate) fn found(run: &Run) -> BTreeMap<Found, Outcome> {
+pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
     run.all_findings().map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result)).collect()
 }
 
 /// What a run must find for drift that was made: each person by name, or the drop as a whole.
-pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<Found> {
+pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
     if done.people.is_empty() {
         return [(kind, None, None)].into();
     }
@@ -72,13 +72,13 @@ pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<Found> {
 }
 
 /// Fails unless the run found exactly these.
-pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<Found>) {
+pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
     let found = found(run).into_keys().collect();
     assert_eq!(expected, &found, "{run:#?}");
 }
 
 /// What a run found in one drop.
-pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
+pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
     let report = run.drops.iter().find(|report| report.drop_id.0 == drop).expect("the drop was looked at");
     report.findings.iter().map(|f| (f.kind, f.slot, f.user_id.clone())).collect()
 }
@@ -99,14 +99,14 @@ pub(crate) async fn dry_run(world: &World) -> Run {
 }
 
 /// Such a dry run lists exactly these.
-pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> Run {
+pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
     let run = dry_run(world).await;
     assert_found(&run, expected);
     run
 }
 
 /// A pass by the command line finds nothing, and examined people and rows of this drop.
-pub(crate) async fn clean_pass(world: &World, coupon: &Coupon) {
+pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
     assert_clean(&once.run(), coupon);
@@ -114,7 +114,7 @@ pub(crate) async fn clean_pass(world: &World, coupon: &Coupon) {
 
 /// Person by person, Redis and MySQL agree; the numbers add up; nobody waits while a slot is free;
 /// nothing is left over.
-pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, held: usize) {
+pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
     let rows = rows(world, coupon.drop).await;
     assert_eq!(rows.len(), held, "rows: {rows:?}");
     assert!(rows.keys().all(|slot| (1..=quantity).contains(slot)), "{rows:?}");
@@ -137,22 +137,28 @@ pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, 
 }
 
 /// The drop is whole, and everyone who was promised a slot has the row with that slot.
-pub(crate) async fn assert_settled(world: &World, coupon: &Coupon, quantity: u32, held: usize, answers: &[Promise]) {
+pub(crate) async fn assert_settled(
+    world: &World,
+    coupon: &MadeCoupon,
+    quantity: u32,
+    held: usize,
+    answers: &[PromisedAnswer],
+) {
     assert_whole(world, coupon, quantity, held).await;
     assert_kept(world, coupon, answers, &[]).await;
 }
 
 /// A mail as a person reads it.
 #[derive(Debug)]
-pub(crate) struct Read {
+pub(crate) struct ReadMail {
     pub(crate) subject: String,
     pub(crate) text: String,
     pub(crate) html: String,
 }
 
-pub(crate) fn read(mail: &firstcome_stack::Mail) -> Read {
+pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
-    Read {
+    ReadMail {
         subject: parsed.subject().unwrap_or_default().to_owned(),
         text: parsed.body_text(0).unwrap_or_default().into_owned(),
         html: parsed.body_html(0).unwrap_or_default().into_owned(),
@@ -160,7 +166,7 @@ pub(crate) fn read(mail: &firstcome_stack::Mail) -> Read {
 }
 
 /// The mail whose subject has all of these words.
-pub(crate) async fn mailed(world: &World, words: &[&str]) -> Read {
+pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     let fits = |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
     match world.mail.wait_for(fits, MAILED).await {
         Ok(mail) => read(&mail),
@@ -179,7 +185,7 @@ pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
 }
 
 /// A pass that repairs all it finds, which is exactly this.
-pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<Found>) -> Run {
+pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
     let once = world.once_with(&[], &[]).await;
     let run = once.run();
     assert_found(&run, expected);
@@ -191,7 +197,7 @@ pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<Found>) -> R
 /// A daemon whose way to MySQL can be made slow or cut, and whose passes go in many small steps.
 pub(crate) struct Hindered {
     pub(crate) proxy: FaultProxy,
-    pub(crate) daemon: Running<Reconciler>,
+    pub(crate) daemon: Running<ReconcilerClient>,
 }
 
 impl Hindered {
@@ -214,7 +220,7 @@ impl Hindered {
 
     /// Begins a pass that takes seconds, and waits until it is under way; its id.
     pub(crate) async fn begin_slow_pass(&self, world: &World) -> String {
-        self.proxy.set(Fault::Delay(Duration::from_millis(40))).await.unwrap();
+        self.proxy.set(ProxyFault::Delay(Duration::from_millis(40))).await.unwrap();
         // A pass of its schedule may be under way; the next one is ours.
         let reply = eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.daemon.ask(&json!({"wait": false})).await;

@@ -1,15 +1,15 @@
 //! The waiting list: who comes first gets what comes free, never past the quantity, never while
 //! paused.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Answer, Coupon, Fixture, coupon_body, rows};
+use firstcome_testkit::{Answer, Fixture, MadeCoupon, coupon_body, rows};
 use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, injector};
 
 /// Where the people of the line stand.
-async fn stand(fixture: &Fixture, coupon: &Coupon) -> Vec<String> {
+async fn stand(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     let mut words = Vec::new();
     for n in 1..=6 {
         let me = fixture.api.me(coupon.id, &format!("w-{n}")).await;
@@ -23,7 +23,7 @@ async fn stand(fixture: &Fixture, coupon: &Coupon) -> Vec<String> {
 }
 
 /// Takes one person's slot back, as a support desk would.
-async fn free_one(fixture: &Fixture, coupon: &Coupon) -> i64 {
+async fn free_one(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
     let done = injector(&fixture.world, coupon).await.make(Drift::Unfilled, 1).await.unwrap();
     done.people[0].slot
 }
@@ -79,7 +79,7 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
 }
 
 /// Closes the drop a second ago, in MySQL and in Redis.
-async fn close(fixture: &Fixture, coupon: &Coupon) {
+async fn close(fixture: &Fixture, coupon: &MadeCoupon) {
     let close = format!("UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}", coupon.drop);
     fixture.world.sql.query(&close).await;
     let at =

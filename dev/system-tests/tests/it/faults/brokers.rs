@@ -2,7 +2,7 @@
 //! it.
 
 use firstcome_stack::KafkaCluster;
-use firstcome_testkit::{Answer, LIMIT, Stores, World, eventually, holders};
+use firstcome_testkit::{Answer, LIMIT, World, WorldStores, eventually, holders};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use super::waves::{HEALED, Waves, impatient};
@@ -26,8 +26,8 @@ async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
     (cluster, turn)
 }
 
-async fn stores(cluster: &KafkaCluster) -> Stores {
-    Stores::shared().await.with_kafka_cluster(cluster)
+async fn stores(cluster: &KafkaCluster) -> WorldStores {
+    WorldStores::shared().await.with_kafka_cluster(cluster)
 }
 
 fn is_queued((_, answer): &(String, Answer)) -> bool {

@@ -1,7 +1,7 @@
 //! The reconciler's clock steps by two hours, forwards and back: its schedules go on. (Clocks of
 //! the others: `single`.)
 
-use firstcome_testkit::{Clocks, Stores, eventually};
+use firstcome_testkit::{Clocks, WorldStores, eventually};
 
 use super::waves::{HEALED, Waves, impatient};
 
@@ -13,7 +13,7 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("daemon").unwrap();
     clock.set(BEHIND).unwrap();
-    let mut waves = Waves::begin(impatient(Stores::shared().await, "clock-daemon").await).await;
+    let mut waves = Waves::begin(impatient(WorldStores::shared().await, "clock-daemon").await).await;
     assert_eq!(waves.daemon.process.stop().await, 0);
     let env = clock.env();
     let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
-use firstcome_testkit::{Stores, eventually};
+use firstcome_testkit::{WorldStores, eventually};
 
 use super::waves::{HEALED, Waves, impatient};
 
@@ -69,7 +69,7 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
     redis.stop().await.unwrap();
     let Some(disk) = SmallDisk::over(redis.data_dir().unwrap(), 16 << 20) else { return };
     redis.start_again().await.unwrap();
-    let waves = Waves::begin(impatient(Stores::shared().await.with_redis(&redis), "redis-disk").await).await;
+    let waves = Waves::begin(impatient(WorldStores::shared().await.with_redis(&redis), "redis-disk").await).await;
     waves
         .survives(async |waves| {
             disk.fill();
@@ -89,7 +89,7 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
     mysql.stop().await.unwrap();
     let Some(disk) = SmallDisk::over(mysql.data_dir().unwrap(), 64 << 20) else { return };
     mysql.start_again().await.unwrap();
-    let waves = Waves::begin(impatient(Stores::shared().await.with_mysql(&mysql), "mysql-disk").await).await;
+    let waves = Waves::begin(impatient(WorldStores::shared().await.with_mysql(&mysql), "mysql-disk").await).await;
     waves
         .survives(async |waves| {
             waves.world.sql.query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)").await;

@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, Keys, Stores, World, all_issued, assert_exact, eventually, people, rush};
+use firstcome_testkit::{
+    Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, eventually, people, rush,
+};
 
 use super::waves::{HEALED, Waves, impatient, passes_by_hand, replication, stalled_pass};
 use crate::drift::support::injector;
 
-async fn own_redis() -> (RedisServer, Stores) {
+async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&server);
+    let stores = WorldStores::shared().await.with_redis(&server);
     (server, stores)
 }
 
@@ -109,14 +111,14 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
 }
 
 async fn command(server: &RedisServer, args: &[&str]) {
-    Keys::new(&server.url(), "").command::<()>(args).await;
+    PrefixedKeys::new(&server.url(), "").command::<()>(args).await;
 }
 
 /// A replica with everything that the master has of this drop by now, and nothing that comes later.
-async fn left_behind(master: &RedisServer, world: &World, coupon: &Coupon, people: i64) -> RedisServer {
+async fn left_behind(master: &RedisServer, world: &World, coupon: &MadeCoupon, people: i64) -> RedisServer {
     let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
     let replica = RedisServer::start(options).await.unwrap();
-    let keys = Keys::new(&replica.url(), &world.setting("REDIS_KEY_PREFIX"));
+    let keys = PrefixedKeys::new(&replica.url(), &world.setting("REDIS_KEY_PREFIX"));
     let users = keys.of_drop(coupon.id, coupon.drop, "users");
     let has_all = async || keys.command::<i64>(&["ZCARD", &users]).await == people;
     eventually("the replica has everybody", HEALED, has_all).await;

@@ -2,13 +2,13 @@
 //! it.
 
 use firstcome_chaos::fault::Fault;
-use firstcome_chaos::schedule::{Schedule, Timed};
+use firstcome_chaos::schedule::{FaultSchedule, Timed};
 
 use super::single::run;
 
 #[tokio::test]
 async fn a_run_without_faults_is_exact_and_one_in_which_every_copy_of_a_promise_is_deleted_is_not() {
-    let healthy = Schedule { crowd_ms: 2_000, quantity: 40, people: 70, ..Schedule::of(vec![], vec![]) };
+    let healthy = FaultSchedule { crowd_ms: 2_000, quantity: 40, people: 70, ..FaultSchedule::of(vec![], vec![]) };
     let ran = run("judge-healthy", &healthy).await;
     assert_eq!(ran.wrong, [""; 0], "{ran:#?}");
     assert_eq!((ran.promises, ran.kept, ran.listed), (40, 40, 0), "{ran:#?}");
@@ -18,7 +18,7 @@ async fn a_run_without_faults_is_exact_and_one_in_which_every_copy_of_a_promise_
     // again; not all three times.
     let deleted = |at_ms| Timed { at_ms, fault: Fault::EveryCopyDeleted };
     let faults = [1_200, 1_550, 1_900].map(deleted).into();
-    let ran = run("judge-spoiled", &Schedule { faults, ..healthy }).await;
+    let ran = run("judge-spoiled", &FaultSchedule { faults, ..healthy }).await;
     assert!(ran.faults.iter().any(|hit| hit.took), "{ran:#?}");
     let seen = |wrong: &String| wrong.starts_with("lost") || wrong.starts_with("vanished");
     assert!(ran.wrong.iter().any(seen), "{ran:#?}");

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Coupon, LIMIT, OldCopy, Once, Stores, World, all_issued, assert_exact, coupon_body, eventually, shared,
+    LIMIT, MadeCoupon, OldCopy, Once, World, WorldStores, all_issued, assert_exact, coupon_body, eventually, shared,
 };
 use serde_json::json;
 
 /// On its way to a store each piece of data takes this long, so that a request can be held up
 /// between two of them.
-const SLOW: Fault = Fault::Delay(Duration::from_millis(300));
+const SLOW: ProxyFault = ProxyFault::Delay(Duration::from_millis(300));
 
 /// For a process that is held up.
 const PATIENT: [(&str, &str); 3] =
@@ -19,7 +19,7 @@ const PATIENT: [(&str, &str); 3] =
 
 async fn world_of_its_own(name: &str) -> (RedisServer, World) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&server), name).await;
+    let world = World::on(WorldStores::shared().await.with_redis(&server), name).await;
     (server, world)
 }
 
@@ -34,7 +34,7 @@ async fn pass(world: &World, args: &[&str]) -> Once {
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
     // Every piece of a change's many statements is slow.
     eventually("MySQL has it", 3 * LIMIT, async || world.sql.number(sql).await == number).await;
-    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
 }
 
 #[tokio::test]
@@ -65,8 +65,8 @@ async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
     pass(&world, &["--coupon", &other.id.to_string()]).await;
     assert!(api.claim(other.id, "u-1").await.is_accepted(), "the gate is open");
 
-    proxy.set(Fault::Pass).await.unwrap();
-    let late: Coupon = making.await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    let late: MadeCoupon = making.await.unwrap();
     assert_eq!((late.id, late.drop), (id, drop));
     let second = api.claim(id, "u-2").await;
     assert!(second.is("unavailable"), "nobody has verified it in this life: {second:?}");
@@ -77,7 +77,7 @@ async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
 }
 
 /// The quantity of a drop, as MySQL and as Redis have it.
-async fn quantities(world: &World, coupon: &Coupon) -> (i64, i64) {
+async fn quantities(world: &World, coupon: &MadeCoupon) -> (i64, i64) {
     let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
     (world.sql.number(&sql).await, world.redis.command(&["HGET", &meta, "quantity"]).await)
@@ -108,7 +108,7 @@ async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_on
     before.put_back(&server).unwrap();
     server.start_again().await.unwrap();
     pass(&world, &[]).await;
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     let reply = changing.await.unwrap();
     assert_eq!((reply.status, quantities(&world, &coupon).await), (200, (100, 100)), "{reply:?}");
 }

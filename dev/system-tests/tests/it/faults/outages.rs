@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{Fault, RedisOptions, RedisServer};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, Http, LIMIT, Stores, World, all_issued, assert_clean, assert_exact, eventually, holders, people,
-    rows, rush, shared, tally,
+    Answer, Fixture, Http, LIMIT, World, WorldStores, all_issued, assert_clean, assert_exact, eventually, holders,
+    people, rows, rush, shared, tally,
 };
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replication};
@@ -14,7 +14,7 @@ use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replic
 #[tokio::test]
 async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "redis-down").await;
+    let world = World::on(WorldStores::shared().await.with_redis(&redis), "redis-down").await;
     world.set("REDIS_TIMEOUT_MS", "500");
     let (api, daemon, _consumer) = tokio::join!(world.serve(), world.daemon(), world.consume());
     let coupon = api.open_coupon(10).await;
@@ -45,7 +45,7 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
 #[tokio::test]
 async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&redis);
+    let stores = WorldStores::shared().await.with_redis(&redis);
     let Fixture { world, api, consumer: _consumer } = Fixture::on(stores, "redis-full").await;
     let coupon = api.open_coupon(10).await;
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
@@ -68,7 +68,7 @@ async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
 #[tokio::test]
 async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
-    let world = World::on(Stores::shared().await.with_kafka(kafka), "api-frozen").await;
+    let world = World::on(WorldStores::shared().await.with_kafka(kafka), "api-frozen").await;
     world.set("PUBLISH_DEADLINE_MS", "1000");
     let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;
@@ -108,7 +108,7 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
 async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
-    let world = impatient(Stores::shared().await, "lost-commit").await;
+    let world = impatient(WorldStores::shared().await, "lost-commit").await;
     world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
     let waves = Waves::begin(world).await;
     waves
@@ -117,10 +117,10 @@ async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
             waves.consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")]).await;
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
             waves.consumer_says("stall point").await;
-            proxy.set(Fault::DropReplies).await.unwrap();
+            proxy.set(ProxyFault::DropReplies).await.unwrap();
             waves.consumer_says("could not be written").await;
             assert!(rows(&waves.world, waves.coupon.drop).await.len() > 20, "it was committed, and nobody knows");
-            proxy.set(Fault::Pass).await.unwrap();
+            proxy.set(ProxyFault::Pass).await.unwrap();
         })
         .await;
 }
@@ -133,12 +133,12 @@ async fn a_master_that_is_cut_off_from_its_replica_admits_nobody_until_it_is_bac
     let link = master.proxy().await.unwrap();
     let options = RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() };
     let _replica = RedisServer::start(options).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&master);
+    let stores = WorldStores::shared().await.with_redis(&master);
     follows(&master).await;
     let waves = Waves::begin(impatient(stores, "cut-off").await).await;
     waves
         .survives(async |waves| {
-            link.set(Fault::Cut).await.unwrap();
+            link.set(ProxyFault::Cut).await.unwrap();
             eventually("the master notices", HEALED, async || {
                 replication(&master).await.contains("min_slaves_good_slaves:0")
             })
@@ -146,7 +146,7 @@ async fn a_master_that_is_cut_off_from_its_replica_admits_nobody_until_it_is_bac
             let before = holders(&waves.world, &waves.coupon).await;
             assert_eq!(waves.wave().await, [("unavailable".into(), 20)].into(), "another may be the master by now");
             assert_eq!(holders(&waves.world, &waves.coupon).await, before);
-            link.set(Fault::Pass).await.unwrap();
+            link.set(ProxyFault::Pass).await.unwrap();
         })
         .await;
 }

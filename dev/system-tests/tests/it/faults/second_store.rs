@@ -3,8 +3,8 @@
 use firstcome_reconciler::report::{Kind, Run};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Api, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact,
-    eventually_some, holders, kinds, people, rows, rush, tally,
+    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
+    assert_clean, assert_exact, eventually_some, holders, kinds, people, rows, rush, tally,
 };
 
 use super::waves::kafka_behind_proxy;
@@ -17,7 +17,7 @@ async fn back_to(copy: OldCopy, redis: &RedisServer) {
 }
 
 /// A drop of twenty, of which the first five people have their rows.
-async fn five_of_twenty(world: World) -> (Fixture, Coupon, Vec<Promise>) {
+async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswer>) {
     let fixture = Fixture::of(world).await;
     let (coupon, answers) = fixture.held("Twenty", 20, 5).await;
     (fixture, coupon, answers)
@@ -33,7 +33,7 @@ async fn mended(world: &World) -> Run {
 }
 
 /// Newcomers take every slot that is left, and the drop is exact with every promise kept.
-async fn filled_up(world: &World, api: &Api, coupon: &Coupon, mut answers: Vec<Promise>) {
+async fn filled_up(world: &World, api: &ApiClient, coupon: &MadeCoupon, mut answers: Vec<PromisedAnswer>) {
     let more: Vec<String> = (1..=20).map(|n| format!("late-{n}")).collect();
     answers.extend(rush(&[api], coupon.id, &more, 20).await);
     all_issued(world, coupon.drop, 20).await;
@@ -46,7 +46,7 @@ async fn filled_up(world: &World, api: &Api, coupon: &Coupon, mut answers: Vec<P
 async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_kafka(kafka).with_redis(&redis), "second-kafka").await;
+    let world = World::on(WorldStores::shared().await.with_kafka(kafka).with_redis(&redis), "second-kafka").await;
     world.set("PUBLISH_DEADLINE_MS", "500");
     let (Fixture { world, api, consumer: _consumer }, coupon, mut answers) = five_of_twenty(world).await;
     let users = people(15);
@@ -75,7 +75,7 @@ async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
 #[tokio::test]
 async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "second-retry").await;
+    let world = World::on(WorldStores::shared().await.with_redis(&redis), "second-retry").await;
     let (Fixture { world, api, consumer: _consumer }, coupon, mut answers) = five_of_twenty(world).await;
     let dying = world.serve_with(&[("FIRSTCOME_CRASH_AT", "claim_admitted")]).await;
     let before = OldCopy::of(&redis).unwrap();

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{Fault, FaultProxy, MysqlOptions, MysqlServer, Protocol, RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Keys, Stores, eventually, shared};
+use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, ProxyFault, RedisOptions, RedisServer, WireProtocol};
+use firstcome_testkit::{Answer, PrefixedKeys, WorldStores, eventually, shared};
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
 
@@ -31,10 +31,10 @@ async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
     let address = server.proxy().await.unwrap();
     let with = |password: &str, port: u16| format!("redis://:{password}@127.0.0.1:{port}");
     let change = async |url: String, to: &str| {
-        Keys::new(&url, "").command::<()>(&["CONFIG", "SET", "requirepass", to]).await;
+        PrefixedKeys::new(&url, "").command::<()>(&["CONFIG", "SET", "requirepass", to]).await;
     };
     change(server.url(), "one").await;
-    let stores = Stores::shared().await.with_redis_at(&with("one", address.port()));
+    let stores = WorldStores::shared().await.with_redis_at(&with("one", address.port()));
     let waves = Waves::begin(impatient(stores, "password").await).await;
     waves
         .survives(async |waves| {
@@ -48,7 +48,8 @@ async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
 }
 
 async fn promote(replica: &RedisServer, address: &FaultProxy, master: &RedisServer) {
-    let command = async |server: &RedisServer, args: &[&str]| Keys::new(&server.url(), "").command::<()>(args).await;
+    let command =
+        async |server: &RedisServer, args: &[&str]| PrefixedKeys::new(&server.url(), "").command::<()>(args).await;
     command(replica, &["REPLICAOF", "NO", "ONE"]).await;
     address.set_upstream(replica.port());
     command(master, &["REPLICAOF", "127.0.0.1", &replica.port().to_string()]).await;
@@ -62,7 +63,7 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
     let options = RedisOptions { replica_of: Some(master.port()), ..fenced };
     let replica = RedisServer::start(options).await.unwrap();
     let address = master.proxy().await.unwrap();
-    let stores = Stores::shared().await.with_redis_at(&master.url_via(&address));
+    let stores = WorldStores::shared().await.with_redis_at(&master.url_via(&address));
     follows(&master).await;
     Waves::begin(impatient(stores, "demoted").await)
         .await
@@ -73,7 +74,7 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
             admission_is(false, waves).await;
             admission_is(true, waves).await;
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
-            let promoted = Keys::new(&replica.url(), &waves.world.setting("REDIS_KEY_PREFIX"));
+            let promoted = PrefixedKeys::new(&replica.url(), &waves.world.setting("REDIS_KEY_PREFIX"));
             let users = promoted.of_drop(waves.coupon.id, waves.coupon.drop, "users");
             assert_eq!(promoted.command::<i64>(&["ZCARD", &users]).await, 40, "the new master has them");
         })
@@ -115,7 +116,7 @@ async fn fail_over(primary: &MysqlServer, replica: &MysqlServer, address: &Fault
 #[tokio::test]
 async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
     let (primary, replica, address) = replicated().await;
-    let stores = Stores::shared().await.with_mysql_at(&primary.database_url_via(&address, ""));
+    let stores = WorldStores::shared().await.with_mysql_at(&primary.database_url_via(&address, ""));
     Waves::begin(impatient(stores, "read-only").await)
         .await
         .survives(async |waves| {
@@ -170,7 +171,7 @@ async fn works(waves: &mut Waves, process: usize) {
 /// answers the others. Each leaves it, and leaves it anew, until the address leads to another host.
 async fn each_alone_leaves_it(
     name: &str,
-    store: (Stores, &str, Protocol),
+    store: (WorldStores, &str, WireProtocol),
     urls: [String; 3],
     ways: &[FaultProxy; 3],
     tried: &[usize],
@@ -184,7 +185,7 @@ async fn each_alone_leaves_it(
     for process in tried.iter().copied() {
         let way = &ways[process];
         let before = way.counters().accepted;
-        way.set(Fault::Mute(protocol)).await.unwrap();
+        way.set(ProxyFault::Mute(protocol)).await.unwrap();
         waves.next(1).await;
         eventually("it connects anew, and anew", LEFT, async || {
             // A producer without messages says nothing itself.
@@ -199,7 +200,7 @@ async fn each_alone_leaves_it(
             works(&mut waves, other).await;
         }
         way.strand_now();
-        way.set(Fault::Pass).await.unwrap();
+        way.set(ProxyFault::Pass).await.unwrap();
         works(&mut waves, process).await;
     }
     waves.healed().await;
@@ -215,7 +216,7 @@ async fn a_redis_host_that_is_mute_to_one_process_is_left_by_that_one() {
     let redis = &shared().await.redis;
     let ways = ways_to(redis.port()).await;
     let urls = ways.each_ref().map(|way| redis.url_via(way));
-    let store = (Stores::shared().await, "REDIS_URL", Protocol::Redis);
+    let store = (WorldStores::shared().await, "REDIS_URL", WireProtocol::Redis);
     // The consumer does without Redis.
     each_alone_leaves_it("mute-redis", store, urls, &ways, &[0, 2]).await;
 }
@@ -225,7 +226,7 @@ async fn a_mysql_host_that_is_mute_to_one_process_is_left_by_that_one() {
     let mysql = &shared().await.mysql;
     let ways = ways_to(mysql.port()).await;
     let urls = ways.each_ref().map(|way| mysql.database_url_via(way, "DATABASE"));
-    let store = (Stores::shared().await, "DATABASE_URL", Protocol::Mysql);
+    let store = (WorldStores::shared().await, "DATABASE_URL", WireProtocol::Mysql);
     each_alone_leaves_it("mute-mysql", store, urls, &ways, &[0, 1, 2]).await;
 }
 
@@ -233,7 +234,7 @@ async fn a_mysql_host_that_is_mute_to_one_process_is_left_by_that_one() {
 async fn a_kafka_host_that_is_mute_to_one_process_is_left_by_that_one() {
     let (server, ways, _turn) = kafka_behind_proxies().await;
     let urls = ways.each_ref().map(|way| format!("127.0.0.1:{}", way.port()));
-    let store = (Stores::shared().await.with_kafka(server), "KAFKA_BROKERS", Protocol::Kafka);
+    let store = (WorldStores::shared().await.with_kafka(server), "KAFKA_BROKERS", WireProtocol::Kafka);
     // The reconciler's topic is read by connections of one pass.
     each_alone_leaves_it("mute-kafka", store, urls, ways, &[0, 1]).await;
 }

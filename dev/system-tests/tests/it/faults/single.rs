@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use firstcome_chaos::expect::Expect::{
     self, AdmittedUnheard, ByConsumer, Logged, NoPromise, NoneListed, Queued, Refusals, Refused, Unavailable, Unqueued,
 };
-use firstcome_chaos::fault::{Fault, Junk, Key, Role, Store, Wire};
-use firstcome_chaos::run::Ran;
-use firstcome_chaos::schedule::{Schedule, Timed};
-use firstcome_chaos::worker::Worker;
+use firstcome_chaos::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
+use firstcome_chaos::run::ScheduleResult;
+use firstcome_chaos::schedule::{FaultSchedule, Timed};
+use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 /// Each with servers of its own, which the next schedule uses again.
-static WORKERS: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
+static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
 /// So many workers at most.
 static TURNS: Semaphore = Semaphore::const_new(3);
 
@@ -24,10 +24,11 @@ const AT_MS: u64 = 700;
 /// How long most of them last: well beyond the deadlines of processes and shorter than people come.
 const MS: u64 = 2_000;
 
-fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> Schedule {
+fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
     let patient = expect.contains(&Queued) || expect.contains(&ByConsumer);
     let expect_unheard = expect.contains(&AdmittedUnheard);
-    let mut schedule = Schedule::of(faults.into_iter().map(|fault| Timed { at_ms: AT_MS, fault }).collect(), expect);
+    let mut schedule =
+        FaultSchedule::of(faults.into_iter().map(|fault| Timed { at_ms: AT_MS, fault }).collect(), expect);
     if patient {
         // A Kafka that is merely slow, on a busy machine, shall not look like one that is away.
         schedule.settings.insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
@@ -43,7 +44,7 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> Schedule {
 }
 
 /// Runs a schedule; what came of it is kept in a folder of this name until it has passed.
-pub(super) async fn run(name: &str, schedule: &Schedule) -> Ran {
+pub(super) async fn run(name: &str, schedule: &FaultSchedule) -> ScheduleResult {
     let _turn = TURNS.acquire().await.unwrap();
     let mut worker = WORKERS.lock().pop().unwrap_or_default();
     let ran = worker.try_twice(schedule, &folder(name)).await.unwrap();
@@ -55,7 +56,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-async fn survives(name: &str, schedule: &Schedule) {
+async fn survives(name: &str, schedule: &FaultSchedule) {
     let ran = run(name, schedule).await;
     let kept = format!("history and logs are in {}\n{schedule}\n{ran:#?}", folder(name).display());
     assert_eq!(ran.wrong, [""; 0], "{kept}");
@@ -66,7 +67,7 @@ async fn survives(name: &str, schedule: &Schedule) {
     std::fs::remove_dir_all(folder(name)).unwrap();
 }
 
-fn is_of_garbage(schedule: &Schedule) -> bool {
+fn is_of_garbage(schedule: &FaultSchedule) -> bool {
     schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::Garbage { .. } | Fault::WrongType { .. }))
 }
 
@@ -79,17 +80,17 @@ macro_rules! faults {
     )+};
 }
 
-fn wire(store: Store, wire: Wire) -> [Fault; 1] {
+fn wire(store: FaultyStore, wire: WireFault) -> [Fault; 1] {
     [Fault::Wire { store, wire, ms: MS }]
 }
 
 /// Longer than the consumer waits for MySQL.
-fn long_wire(wire: Wire) -> [Fault; 1] {
-    [Fault::Wire { store: Store::Mysql, wire, ms: MS + 1_500 }]
+fn long_wire(wire: WireFault) -> [Fault; 1] {
+    [Fault::Wire { store: FaultyStore::Mysql, wire, ms: MS + 1_500 }]
 }
 
 /// Longer than any process waits for anything.
-fn silent(store: Store, process: bool) -> [Fault; 1] {
+fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
     [Fault::Silent { store, process, ms: 5_000 }]
 }
 
@@ -97,11 +98,11 @@ fn garbage(junk: Junk) -> [Fault; 1] {
     [Fault::Garbage { junk, ms: MS }]
 }
 
-fn wrong_type(key: Key) -> [Fault; 1] {
+fn wrong_type(key: DropKey) -> [Fault; 1] {
     [Fault::WrongType { key, ms: MS }]
 }
 
-fn clock(role: Role, seconds: i64) -> [Fault; 1] {
+fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
     [Fault::Clock { role, number: 0, seconds, ms: MS }]
 }
 
@@ -114,36 +115,36 @@ const HOURS: i64 = 7_200;
 
 faults! {
     // Processes.
-    an_api_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: Role::Api, number: 0, ms: 500 }], [];
-    an_api_that_stands_still_breaks_no_promise: [Fault::Freeze { role: Role::Api, number: 0, ms: MS }], [];
-    a_consumer_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: Role::Consumer, number: 0, ms: 500 }], [Queued];
+    an_api_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Api, number: 0, ms: 500 }], [];
+    an_api_that_stands_still_breaks_no_promise: [Fault::Freeze { role: ProcessRole::Api, number: 0, ms: MS }], [];
+    a_consumer_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
     a_reconciler_killed_in_mid_rush_breaks_no_promise:
-        [Fault::Kill { role: Role::Reconciler, number: 0, ms: 500 }], [Queued];
+        [Fault::Kill { role: ProcessRole::Reconciler, number: 0, ms: 500 }], [Queued];
     all_processes_killed_in_mid_rush_and_started_again_break_no_promise:
-        [Role::Api, Role::Consumer, Role::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [NoneListed];
+        [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [NoneListed];
     // Clocks. The coupon opened half an hour ago and closes in half an hour.
-    a_clock_of_an_api_that_steps_forwards_breaks_no_promise: clock(Role::Api, HOURS), [Queued];
-    a_clock_of_an_api_that_steps_back_breaks_no_promise: clock(Role::Api, -HOURS), [Queued];
-    a_clock_of_a_consumer_that_steps_forwards_breaks_no_promise: clock(Role::Consumer, HOURS), [Queued];
-    a_clock_of_a_consumer_that_steps_back_breaks_no_promise: clock(Role::Consumer, -HOURS), [Queued];
+    a_clock_of_an_api_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
+    a_clock_of_an_api_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
+    a_clock_of_a_consumer_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Consumer, HOURS), [Queued];
+    a_clock_of_a_consumer_that_steps_back_breaks_no_promise: clock(ProcessRole::Consumer, -HOURS), [Queued];
 
     // Redis.
-    a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: Store::Redis, ms: MS }], [Unavailable];
+    a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
     a_redis_that_answers_too_late_may_have_admitted_and_a_retry_says_so:
-        [Fault::FreezeServer { store: Store::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
-    a_slow_way_to_redis_breaks_no_promise: wire(Store::Redis, Wire::Delay), [Queued];
-    a_way_to_redis_that_is_cut_breaks_no_promise: wire(Store::Redis, Wire::Cut), [Unavailable];
-    a_silent_way_to_redis_breaks_no_promise: wire(Store::Redis, Wire::BlackHole), [Unavailable];
-    a_half_closed_way_to_redis_breaks_no_promise: wire(Store::Redis, Wire::HalfClose), [Unavailable];
+        [Fault::FreezeServer { store: FaultyStore::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
+    a_slow_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
+    a_way_to_redis_that_is_cut_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Cut), [Unavailable];
+    a_silent_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::BlackHole), [Unavailable];
+    a_half_closed_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::HalfClose), [Unavailable];
     replies_of_redis_lost_after_execution_break_no_promise:
-        wire(Store::Redis, Wire::DropReplies), [Unavailable, AdmittedUnheard];
+        wire(FaultyStore::Redis, WireFault::DropReplies), [Unavailable, AdmittedUnheard];
     an_append_only_file_that_was_cut_off_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
     a_redis_that_was_emptied_breaks_no_promise: [Fault::Flush], [Refusals];
     a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
     a_redis_whose_files_may_not_grow_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
-    a_redis_host_that_dies_without_a_word_breaks_no_promise: silent(Store::Redis, true), [Unavailable];
-    a_redis_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(Store::Redis, false), [Unavailable];
+    a_redis_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
+    a_redis_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
     a_redis_whose_clock_steps_forwards_closes_early_and_breaks_no_promise:
         [Fault::RedisClock { seconds: HOURS, ms: 2 * MS }], [Refused("closed".into())];
@@ -152,18 +153,18 @@ faults! {
 
     // MySQL: claims do not need it.
     a_mysql_killed_in_mid_rush_loses_no_promise:
-        [Fault::KillServer { store: Store::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
+        [Fault::KillServer { store: FaultyStore::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
     a_mysql_that_stands_still_delays_rows_and_fails_no_claim:
-        [Fault::FreezeServer { store: Store::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
-    a_slow_way_to_mysql_breaks_no_promise: long_wire(Wire::LongDelay), [Queued, retried()];
-    a_way_to_mysql_that_is_cut_breaks_no_promise: long_wire(Wire::Cut), [Queued, retried()];
-    a_silent_way_to_mysql_breaks_no_promise: long_wire(Wire::BlackHole), [Queued, retried()];
-    a_half_closed_way_to_mysql_breaks_no_promise: long_wire(Wire::HalfClose), [Queued, retried()];
-    replies_of_mysql_lost_after_execution_break_no_promise: long_wire(Wire::DropReplies), [Queued, retried()];
+        [Fault::FreezeServer { store: FaultyStore::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
+    a_slow_way_to_mysql_breaks_no_promise: long_wire(WireFault::LongDelay), [Queued, retried()];
+    a_way_to_mysql_that_is_cut_breaks_no_promise: long_wire(WireFault::Cut), [Queued, retried()];
+    a_silent_way_to_mysql_breaks_no_promise: long_wire(WireFault::BlackHole), [Queued, retried()];
+    a_half_closed_way_to_mysql_breaks_no_promise: long_wire(WireFault::HalfClose), [Queued, retried()];
+    replies_of_mysql_lost_after_execution_break_no_promise: long_wire(WireFault::DropReplies), [Queued, retried()];
     a_mysql_that_is_read_only_delays_rows_and_fails_no_claim:
         [Fault::MysqlReadOnly { ms: MS }], [Queued, ByConsumer, retried()];
-    a_mysql_host_that_dies_without_a_word_breaks_no_promise: silent(Store::Mysql, true), [Queued, retried()];
-    a_mysql_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(Store::Mysql, false), [Queued, retried()];
+    a_mysql_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Mysql, true), [Queued, retried()];
+    a_mysql_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Mysql, false), [Queued, retried()];
     a_mysql_whose_rows_are_locked_delays_rows_and_fails_no_claim:
         [Fault::MysqlLocks { ms: MS }], [Queued, ByConsumer, retried()];
     a_batch_that_mysql_ends_as_a_deadlock_breaks_no_promise:
@@ -176,16 +177,16 @@ faults! {
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
     // Kafka: the dead-letter table keeps what it does not acknowledge.
-    a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: Store::Kafka, ms: MS }], [Unqueued];
+    a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
     a_kafka_that_stands_still_and_delivers_late_gives_nobody_a_second_row:
-        [Fault::FreezeServer { store: Store::Kafka, ms: MS }], [Unqueued];
-    a_slow_way_to_kafka_breaks_no_promise: wire(Store::Kafka, Wire::LongDelay), [Unqueued];
-    a_way_to_kafka_that_is_cut_breaks_no_promise: wire(Store::Kafka, Wire::Cut), [Unqueued];
-    a_silent_way_to_kafka_breaks_no_promise: wire(Store::Kafka, Wire::BlackHole), [Unqueued];
-    a_half_closed_way_to_kafka_breaks_no_promise: wire(Store::Kafka, Wire::HalfClose), [Unqueued];
-    a_kafka_host_that_dies_without_a_word_breaks_no_promise: silent(Store::Kafka, true), [Unqueued];
-    a_kafka_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(Store::Kafka, false), [Unqueued];
-    replies_of_kafka_lost_after_execution_break_no_promise: wire(Store::Kafka, Wire::DropReplies), [Unqueued];
+        [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
+    a_slow_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
+    a_way_to_kafka_that_is_cut_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
+    a_silent_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::BlackHole), [Unqueued];
+    a_half_closed_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::HalfClose), [Unqueued];
+    a_kafka_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Kafka, true), [Unqueued];
+    a_kafka_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
+    replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
     // Garbage: gone by itself, or named and removed by a person.
     people_on_odd_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
@@ -193,34 +194,34 @@ faults! {
     free_slots_that_are_none_are_given_to_nobody: garbage(Junk::Free), [];
     messages_that_are_no_claims_are_named: garbage(Junk::Messages), [Queued];
     dead_letters_of_which_no_row_can_be_made_are_named: garbage(Junk::DeadLetters), [Queued];
-    settings_of_another_type_are_named: wrong_type(Key::Meta), [Refusals];
-    a_counter_of_another_type_is_named: wrong_type(Key::Count), [Refusals];
-    people_of_another_type_are_named: wrong_type(Key::Users), [Refusals];
-    free_slots_of_another_type_are_named: wrong_type(Key::Free), [Refusals];
-    a_waiting_list_of_another_type_is_named: wrong_type(Key::Waiting), [Refusals];
+    settings_of_another_type_are_named: wrong_type(DropKey::Meta), [Refusals];
+    a_counter_of_another_type_is_named: wrong_type(DropKey::Count), [Refusals];
+    people_of_another_type_are_named: wrong_type(DropKey::Users), [Refusals];
+    free_slots_of_another_type_are_named: wrong_type(DropKey::Free), [Refusals];
+    a_waiting_list_of_another_type_is_named: wrong_type(DropKey::Waiting), [Refusals];
 
     // Two at once: no yes before a second store beside Redis has the claim.
     with_kafka_and_mysql_down_nobody_is_promised_anything_and_a_retry_has_its_slot:
-        [Store::Kafka, Store::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
+        [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
         [NoPromise, AdmittedUnheard, NoneListed];
 }
 
 #[tokio::test]
 async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
-    let people_who_ask = Schedule { operators: 2, pollers: 8, processes: 2, ..schedule(vec![], vec![NoneListed]) };
+    let people_who_ask = FaultSchedule { operators: 2, pollers: 8, processes: 2, ..schedule(vec![], vec![NoneListed]) };
     survives("operators", &people_who_ask).await;
 }
 
 #[tokio::test]
 async fn claimants_of_another_type_are_named() {
-    let named = schedule(wrong_type(Key::Claimants).into(), vec![Refusals]);
-    survives("claimants", &Schedule { quantity: 40, people: 60, ..named }).await;
+    let named = schedule(wrong_type(DropKey::Claimants).into(), vec![Refusals]);
+    survives("claimants", &FaultSchedule { quantity: 40, people: 60, ..named }).await;
 }
 
 /// Redis forgets people whose claims only the dead-letter table has by then.
 #[tokio::test]
 async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
-    let mut both = schedule(vec![Fault::KillServer { store: Store::Kafka, ms: MS }], vec![Refusals, NoneListed]);
+    let mut both = schedule(vec![Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], vec![Refusals, NoneListed]);
     both.faults.push(Timed { at_ms: AT_MS + MS - 500, fault: Fault::Flush });
     survives("kafka_down_and_redis_emptied", &both).await;
 }
@@ -236,11 +237,11 @@ async fn two_consumers_killed_again_and_again_in_mid_batch_leave_no_gap_and_no_d
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
     let crash = |kill: usize| {
         let point = points[kill / 2 % points.len()].into();
-        Fault::Crash { role: Role::Consumer, number: kill % 2, point, ms: 10_000 }
+        Fault::Crash { role: ProcessRole::Consumer, number: kill % 2, point, ms: 10_000 }
     };
     let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer, NoneListed]);
     let people = u32::try_from(kills() * 100).unwrap();
     let crowd_ms = u64::from(people) * 25;
-    let long = Schedule { processes: 2, quantity: people, people: people + 20, crowd_ms, ..short };
+    let long = FaultSchedule { processes: 2, quantity: people, people: people + 20, crowd_ms, ..short };
     survives("consumers_killed_again_and_again", &long).await;
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisServer};
+use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisServer};
 use firstcome_testkit::{
-    Api, Coupon, Http, Keys, Process, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact,
-    eventually, people, rush, tally,
+    ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running, World, WorldStores,
+    all_issued, assert_exact, eventually, people, rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -21,20 +21,20 @@ const WAVE: usize = 20;
 /// An API, a consumer, a daemon with a pass every second, a drop, and people.
 pub(crate) struct Waves {
     pub(crate) world: World,
-    pub(crate) api: Running<Api>,
+    pub(crate) api: Running<ApiClient>,
     pub(crate) consumer: Running<Http>,
-    pub(crate) daemon: Running<Reconciler>,
-    pub(crate) coupon: Coupon,
+    pub(crate) daemon: Running<ReconcilerClient>,
+    pub(crate) coupon: MadeCoupon,
     quantity: u32,
     users: Vec<String>,
-    answers: Vec<Promise>,
+    answers: Vec<PromisedAnswer>,
 }
 
 /// What the API, the consumer and the daemon are given, in this order, beside the world's settings.
 pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
 
 /// A world whose processes give up early, so that a test need not wait for them.
-pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
+pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
     let world = World::on(stores, name).await;
     for (name, value) in IMPATIENT.into_iter().chain([("RECONCILE_CRON", "* * * * * *")]) {
         world.set(name, value);
@@ -64,12 +64,12 @@ impl Waves {
     }
 
     /// The next so many people ask, once each.
-    pub(crate) async fn next(&mut self, number: usize) -> &[Promise] {
+    pub(crate) async fn next(&mut self, number: usize) -> &[PromisedAnswer] {
         self.next_while(number, async |_| ()).await
     }
 
     /// The same, and something happens meanwhile.
-    pub(crate) async fn next_while(&mut self, number: usize, meanwhile: impl AsyncFnOnce(&Self)) -> &[Promise] {
+    pub(crate) async fn next_while(&mut self, number: usize, meanwhile: impl AsyncFnOnce(&Self)) -> &[PromisedAnswer] {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + number).min(self.users.len())];
         let claims = rush(&[&self.api], self.coupon.id, some, WAVE);
@@ -155,7 +155,7 @@ pub(crate) async fn kafka_behind_proxies() -> (&'static KafkaServer, &'static [F
         kafka.thaw().await.unwrap();
     }
     for proxy in proxies {
-        proxy.set(Fault::Pass).await.unwrap();
+        proxy.set(ProxyFault::Pass).await.unwrap();
     }
     (kafka, proxies, turn)
 }
@@ -189,7 +189,7 @@ pub(crate) async fn breakable_mysql() -> (&'static MysqlServer, MutexGuard<'stat
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {
-    Keys::new(&server.url(), "").command(&["INFO", "replication"]).await
+    PrefixedKeys::new(&server.url(), "").command(&["INFO", "replication"]).await
 }
 
 /// Waits until the replica of this master is up to date.

@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use firstcome_stack::{Fault, RedisOptions, RedisServer};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Api, Fixture, LIMIT, LOCK_WAITS, Session, Stores, World, all_issued, assert_exact, coupon_body, eventually,
-    given_out, people, rush, scale::measured, shared, tally,
+    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, all_issued, assert_exact, coupon_body,
+    eventually, given_out, people, rush, scale::measured, shared, tally,
 };
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const CHANGES: [u32; 2] = [60, 1_000];
 
 /// Quantity and pause, as MySQL and as Redis have them.
-async fn settings(world: &World, coupon: &firstcome_testkit::Coupon) -> ([i64; 2], [i64; 2]) {
+async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i64; 2], [i64; 2]) {
     let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
     let quantity = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
@@ -38,12 +38,12 @@ async fn refused_a_row(changes: u32) -> f64 {
     let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
     for late in [15, 60] {
         let proxy = redis.proxy().await.unwrap();
-        proxy.set(Fault::Delay(Duration::from_millis(late))).await.unwrap();
+        proxy.set(ProxyFault::Delay(Duration::from_millis(late))).await.unwrap();
         apis.push(world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy))]).await);
         slow.push(proxy);
     }
     let coupon = fixture.api.create_coupon(&coupon_body("Operators", 100, 0)).await;
-    let apis: Vec<&Api> = [&*fixture.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
+    let apis: Vec<&ApiClient> = [&*fixture.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
     let done = AtomicBool::new(false);
     let each = u64::from(changes) / 4;
     let operators = async {
@@ -100,7 +100,7 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
     let proxy = redis.proxy().await.unwrap();
     let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
     let coupon = fixture.api.create_coupon(&coupon_body("Held up", 100, 0)).await;
-    proxy.set(Fault::Delay(Duration::from_millis(700))).await.unwrap();
+    proxy.set(ProxyFault::Delay(Duration::from_millis(700))).await.unwrap();
     let raise = async { slow.patch(coupon.id, &json!({"quantity": 200, "paused": false})).await.status };
     let lower = async {
         // As soon as MySQL has it, and before Redis does.
@@ -120,7 +120,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
     let proxy = redis.proxy().await.unwrap();
     let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
     let coupon = fixture.api.create_coupon(&coupon_body("Overtaken", 100, 0)).await;
-    proxy.set(Fault::Delay(Duration::from_millis(500))).await.unwrap();
+    proxy.set(ProxyFault::Delay(Duration::from_millis(500))).await.unwrap();
     let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
     let overtake = async {
         let sql = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
@@ -138,7 +138,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
 #[tokio::test]
 async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&server), "paused-meanwhile").await;
+    let world = World::on(WorldStores::shared().await.with_redis(&server), "paused-meanwhile").await;
     let api = world.serve().await;
     world.open().await;
     let (coupon, answers) = given_out(&world, &api).await;
@@ -167,7 +167,7 @@ async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim
     let patient = [("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
     let api = world.serve_with(&patient).await;
     let (locked, other) = (api.open_coupon(20).await, api.open_coupon(20).await);
-    let mut session = Session::begin(&world.sql).await;
+    let mut session = HeldTransaction::begin(&world.sql).await;
     session.run(&format!("SELECT * FROM coupons WHERE id = {} FOR UPDATE", locked.id)).await;
     let change = || {
         let (api, id) = ((*api).clone(), locked.id);

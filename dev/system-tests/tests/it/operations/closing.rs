@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use firstcome_stack::Fault;
-use firstcome_testkit::{Coupon, Fixture, LIMIT, coupon_body, eventually, rows, rush, shared};
+use firstcome_stack::ProxyFault;
+use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, coupon_body, eventually, rows, rush, shared};
 use serde_json::json;
 
 /// Three hold a slot, two wait, and two slots come free; no pass has run since.
-async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Value) -> Coupon {
+async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Value) -> MadeCoupon {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 3, 5), 3).await;
     let waiting: Vec<String> = (1..=2).map(|n| format!("{name}-{n}")).collect();
     let answers = rush(&[&fixture.api], coupon.id, &waiting, 2).await;
@@ -17,7 +17,7 @@ async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Val
     coupon
 }
 
-async fn sealed(fixture: &Fixture, coupon: &Coupon) -> usize {
+async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
     let sql = format!("SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}", coupon.drop);
     eventually("the drop is sealed", LIMIT, async || {
         let once = fixture.world.once_with(&[], &[]).await;
@@ -67,14 +67,14 @@ async fn while_redis_is_away_closing_says_what_holds_and_the_reconciler_finishes
         cut_off.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
     })
     .await;
-    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
     let answer = cut_off.patch(coupon.id, &json!({"close_now": true})).await;
     let detail = answer.body["detail"].as_str().unwrap_or_default();
     assert_eq!((answer.status, detail.contains("stands in MySQL")), (503, true), "{answer:?}");
     let once = world.once_with(&[], &[]).await;
     assert_ne!(once.code, 2, "{}", once.log);
     assert!(fixture.api.claim(coupon.id, "u-2").await.is("closed"));
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     eventually("repeating it settles it", Duration::from_secs(30), async || {
         cut_off.patch(coupon.id, &json!({"close_now": true})).await.status == 200
     })

@@ -1,6 +1,6 @@
 //! `firstcome-api coupon …` as an operator types it.
 
-use firstcome_testkit::{Api, Fixture, LIMIT, World, all_issued, people, rush};
+use firstcome_testkit::{ApiClient, Fixture, LIMIT, World, all_issued, people, rush};
 use serde_json::{Value, json};
 
 struct Said {
@@ -9,7 +9,7 @@ struct Said {
     log: String,
 }
 
-async fn coupon(world: &World, api: &Api, args: &[&str]) -> Said {
+async fn coupon(world: &World, api: &ApiClient, args: &[&str]) -> Said {
     coupon_with(world, &[("API_URL", api.http().base())], args).await
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Stores, World, coupon_body};
+use firstcome_testkit::{World, WorldStores, coupon_body};
 use reqwest::Method;
 use serde_json::json;
 
@@ -20,7 +20,7 @@ const AT_ONCE: u32 = 10_000;
 /// over that of an empty pass; seconds of emptying it.
 async fn measure(people: u32) -> [f64; 4] {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&server), "members").await;
+    let world = World::on(WorldStores::shared().await.with_redis(&server), "members").await;
     world.open().await;
     let (_, least) = pass(&world, &[]).await;
     let api = world.serve().await;

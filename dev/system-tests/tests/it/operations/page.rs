@@ -1,8 +1,8 @@
 //! The operations page as a client without a browser meets it: who is let in, what is refused, and
 //! what the first screen says. In a browser: `pages/operations.rs`.
 
-use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, Reconciler, Running, eventually_some, open_world};
+use firstcome_drift::Drift;
+use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually_some, open_world};
 use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -20,12 +20,12 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    fn at(daemon: &Running<Reconciler>) -> Self {
+    fn at(daemon: &Running<ReconcilerClient>) -> Self {
         let client = Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
         Self { client, base: daemon.http().base().to_owned(), cookie: String::new() }
     }
 
-    pub(super) async fn logged_in(daemon: &Running<Reconciler>, name: &str, token: &str) -> Self {
+    pub(super) async fn logged_in(daemon: &Running<ReconcilerClient>, name: &str, token: &str) -> Self {
         let mut visitor = Self::at(daemon);
         let answer = visitor.log_in(name, token, "/").await;
         assert_eq!((answer.status().as_u16(), header(&answer, LOCATION.as_str())), (303, "/"));

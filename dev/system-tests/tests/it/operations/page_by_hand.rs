@@ -1,8 +1,8 @@
 //! What only a person can mend, mended at the operations page: a dead letter of a wrong claim, and
 //! a promise that can't be kept.
 
-use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Coupon, Fixture, OPS_TOKEN, assert_nothing_found, rows};
+use firstcome_drift::Drift;
+use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, rows};
 use reqwest::Method;
 use reqwest::header::ORIGIN;
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn acts(f: &Fixture, action: &str) -> Vec<Vec<String>> {
 async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it() {
     let f = Fixture::new("hand-correct").await;
     let (coupon, _) = f.held("Winter coupon", 20, 19).await;
-    let Coupon { id, drop, .. } = coupon;
+    let MadeCoupon { id, drop, .. } = coupon;
     let daemon = f.world.settled_daemon().await;
     let letter = "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason) VALUES (801, ";
     f.world.sql.query(&format!("{letter}{id}, {drop}, 412, 'c-lost-4711', 'slot_out_of_range')")).await;

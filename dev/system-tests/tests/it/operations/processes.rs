@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, LOCK_WAITS, Promise, Session, Stores, World, all_issued, assert_clean, assert_exact,
-    eventually, holders, open_world, people, rows, rush,
+    Answer, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, PromisedAnswer, World, WorldStores, all_issued, assert_clean,
+    assert_exact, eventually, holders, open_world, people, rows, rush,
 };
 use rustix::process::Signal;
 
 use crate::faults::waves::kafka_behind_proxy;
 
-fn promised(answers: &[Promise]) -> usize {
+fn promised(answers: &[PromisedAnswer]) -> usize {
     answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
 }
 
 /// Rows after a pass: everything that Redis gave out, so every promise among them, also those whose
 /// answer was lost.
-async fn mended(world: &World, coupon: &firstcome_testkit::Coupon, answers: &[Promise]) {
+async fn mended(world: &World, coupon: &firstcome_testkit::MadeCoupon, answers: &[PromisedAnswer]) {
     eventually("every message was read", LIMIT, async || world.topic.lag().await == 0).await;
     // What was admitted but never published is issued once the publishing deadline is over.
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
@@ -80,7 +80,7 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
 #[tokio::test]
 async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
-    let world = World::on(Stores::shared().await.with_kafka(kafka), "hang-up").await;
+    let world = World::on(WorldStores::shared().await.with_kafka(kafka), "hang-up").await;
     world.set("PUBLISH_DEADLINE_MS", "20000");
     let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;
@@ -158,7 +158,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     world.sql.query("DELETE FROM issued_coupons WHERE slot > 40").await;
 
     // It stands still while it writes, with the pass lock and the rows' locks in its hands.
-    let mut holding = Session::begin(&world.sql).await;
+    let mut holding = HeldTransaction::begin(&world.sql).await;
     holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     daemon.begin().await;
     eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;

@@ -4,13 +4,13 @@
 use std::time::Instant;
 
 use firstcome_testkit::scale::is_full;
-use firstcome_testkit::{Coupon, Fixture, LIMIT, coupon_body, eventually, rows, rush};
+use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, coupon_body, eventually, rows, rush};
 use serde_json::json;
 
 use crate::faults::waves::{passes_by_hand, stalled_pass};
 
 /// A coupon that is given out, with so many people waiting, in order.
-pub(super) async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (Coupon, Vec<String>) {
+pub(super) async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (MadeCoupon, Vec<String>) {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10).await;
     let names: Vec<String> = (1..=people).map(|n| format!("{name}-{n}")).collect();
     rush(&[&fixture.api], coupon.id, &names, 100).await;
@@ -20,11 +20,11 @@ pub(super) async fn with_a_line(fixture: &Fixture, name: &str, people: usize) ->
     (coupon, line)
 }
 
-pub(super) async fn raise(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
+pub(super) async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
     assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": quantity})).await.status, 200);
 }
 
-async fn all_have_rows(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
+async fn all_have_rows(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     let all = i64::try_from(quantity).unwrap();
     eventually("everybody has a row", LIMIT, async || fixture.world.sql.number(&count).await >= all).await;

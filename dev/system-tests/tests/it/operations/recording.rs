@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_drift::{Kind as Drift, StoreArgs};
+use firstcome_drift::{Drift, DriftStoreArgs};
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_reconciler::topic::TopicReader;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_stack::{Fault, RedisOptions, RedisServer};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, LIMIT, Reconciler, Running, Session, Stores, World, eventually, open_world, status_of,
+    Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually, open_world, status_of,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use crate::drift::support::injector;
 use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
 /// The findings of a run as the endpoint gives them, and those of the run itself.
-async fn told(daemon: &Running<Reconciler>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
+async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
     let page = daemon.http().ops(reqwest::Method::GET, &format!("/v1/runs/{}", run.run_id));
     let page: Run = serde_json::from_value(firstcome_testkit::Http::send(page).await.body).unwrap();
     let sorted = |run: &Run| {
@@ -73,7 +73,7 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
 }
 
 /// A pass that is asked for and fails.
-async fn fails(world: &World, daemon: &Running<Reconciler>) -> String {
+async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
     let run = daemon.begin().await;
     let status = async || status_of(world, &run).await;
     eventually("the pass fails", HEALED, async || status().await.as_deref() == Some("failed")).await;
@@ -83,7 +83,7 @@ async fn fails(world: &World, daemon: &Running<Reconciler>) -> String {
 #[tokio::test]
 async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
-    let scene = Fixture::on(Stores::shared().await.with_kafka(server), "stays-unread").await;
+    let scene = Fixture::on(WorldStores::shared().await.with_kafka(server), "stays-unread").await;
     let world = &scene.world;
     for name in ["A", "B", "C", "D"] {
         let (coupon, _) = scene.held(name, 5, 5).await;
@@ -100,7 +100,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
     let success = async || world.sql.query(success).await;
     let before = success().await;
 
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     for _ in 0..3 {
         let run = fails(world, &daemon).await;
         assert_eq!(letters("").await, 4, "pass after pass");
@@ -113,7 +113,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
     let drops = "SELECT COUNT(drops) <= 1, COUNT(drops_run) >= 2 FROM reconcile_runs WHERE status = 'failed'";
     assert_eq!(world.sql.query(drops).await, [["1", "1"]], "the reports are not written again");
 
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     eventually("the topic can be read", HEALED, async || daemon.reconcile(&json!({})).await.error.is_none()).await;
     assert_eq!((letters("").await, letters("AND seen_to IS NULL").await), (4, 4), "they have stood all the time");
     let open = "SELECT COUNT(*) FROM reconcile_findings WHERE seen_to IS NULL";
@@ -125,7 +125,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
 async fn reopenings_in_vain_are_one_run() {
     let (kafka, proxy, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_kafka(kafka).with_redis(&redis), "in-vain").await;
+    let world = World::on(WorldStores::shared().await.with_kafka(kafka).with_redis(&redis), "in-vain").await;
     for (name, value) in IMPATIENT.into_iter().chain([("ALERT_PATIENCE_SECONDS", "4")]) {
         world.set(name, value);
     }
@@ -133,7 +133,7 @@ async fn reopenings_in_vain_are_one_run() {
     let world = &scene.world;
     let (coupon, answers) = scene.held("In vain", 5, 5).await;
     let daemon = world.settled_daemon().await;
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let failed = ["trigger=\"startup\"", "status=\"failed\""];
     let attempts = async || daemon.http().metric("firstcome_passes_total", &failed).await.unwrap_or(0.0);
@@ -152,7 +152,7 @@ async fn reopenings_in_vain_are_one_run() {
     let run = "EXISTS (SELECT 1 FROM reconcile_runs r WHERE m.body_text LIKE CONCAT('%/v1/runs/', r.id, '%'))";
     assert_eq!(world.sql.number(&format!("{named} AND NOT {run}")).await, 0, "a mail names a run that is not there");
 
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     let is_open = async || scene.api.claim(coupon.id, &answers[0].0).await.promised().is_some();
     eventually("admission is open", HEALED, is_open).await;
 }
@@ -268,7 +268,7 @@ async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its
     let world = World::new("beat").await;
     let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 1, limit: Duration::from_secs(5) };
     world.sql.query("INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at) VALUES ('r', 'cron', 0, 0, 'running', '', UTC_TIMESTAMP(3))").await;
-    let mut finishing = Session::begin(&world.sql).await;
+    let mut finishing = HeldTransaction::begin(&world.sql).await;
     finishing.run("SELECT * FROM reconcile_runs FOR UPDATE").await;
     let lock = PassLock::take(&settings, Work::Pass, Duration::ZERO).await.unwrap().unwrap();
     // Longer than MySQL waits for a row.
@@ -311,7 +311,7 @@ async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
     let claim =
         r#"{"v":1,"coupon_id":1,"drop_id":1,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
     world.topic.produce_many(std::iter::repeat_n(claim, MANY as usize)).await;
-    let kafka = StoreArgs::of(|name| world.find_setting(name)).unwrap().kafka.settings();
+    let kafka = DriftStoreArgs::of(|name| world.find_setting(name)).unwrap().kafka.settings();
     let began = std::time::Instant::now();
     let reader = TopicReader::new(kafka.clone(), LIMIT).unwrap();
     assert_eq!(reader.read().await.unwrap().unread, u64::from(MANY));

@@ -6,7 +6,9 @@ use chrono::{TimeDelta, Timelike as _};
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::scale::{is_full, measured};
-use firstcome_testkit::{Coupon, Fixture, Session, Stores, all_issued, assert_exact, coupon_body, eventually};
+use firstcome_testkit::{
+    Fixture, HeldTransaction, MadeCoupon, WorldStores, all_issued, assert_exact, coupon_body, eventually,
+};
 use serde_json::json;
 
 use super::promotion::{raise, with_a_line};
@@ -52,16 +54,16 @@ async fn after_a_loss_an_open_coupon_opens_beside_all_there_is_to_repair() {
 }
 
 /// On a Redis of its own, with an open coupon that ten people hold.
-async fn with_an_open_coupon() -> (RedisServer, Fixture, Coupon, String) {
+async fn with_an_open_coupon() -> (RedisServer, Fixture, MadeCoupon, String) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&server);
+    let stores = WorldStores::shared().await.with_redis(&server);
     let fixture = Fixture::of(impatient(stores, "reopening").await).await;
     let (coupon, answers) = fixture.held("Open", 20, 10).await;
     (server, fixture, coupon, answers[0].0.clone())
 }
 
 /// Loses Redis. Seconds between the end of the safety wait and the first admission.
-async fn beyond_the_wait(loss: Loss, server: &RedisServer, fixture: &Fixture, coupon: &Coupon, user: &str) -> f64 {
+async fn beyond_the_wait(loss: Loss, server: &RedisServer, fixture: &Fixture, coupon: &MadeCoupon, user: &str) -> f64 {
     if loss == Loss::Restarted {
         server.kill().await.unwrap();
         server.start_again().await.unwrap();
@@ -123,7 +125,7 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
 #[tokio::test]
 async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = Stores::shared().await.with_redis(&server);
+    let stores = WorldStores::shared().await.with_redis(&server);
     let fixture = Fixture::of(impatient(stores, "reopen-daily").await).await;
     let world = &fixture.world;
     // Where it is noon: the day must not end meanwhile.
@@ -143,7 +145,7 @@ async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     opens(&fixture, &coupon, &answers[0].0).await;
 }
 
-async fn opens(fixture: &Fixture, coupon: &Coupon, user: &str) {
+async fn opens(fixture: &Fixture, coupon: &MadeCoupon, user: &str) {
     eventually("admission is open", HEALED, async || fixture.api.claim(coupon.id, user).await.promised().is_some())
         .await;
 }
@@ -151,12 +153,12 @@ async fn opens(fixture: &Fixture, coupon: &Coupon, user: &str) {
 #[tokio::test]
 async fn an_operators_change_that_hangs_keeps_no_other_coupon_closed() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::of(impatient(Stores::shared().await.with_redis(&server), "hangs").await).await;
+    let fixture = Fixture::of(impatient(WorldStores::shared().await.with_redis(&server), "hangs").await).await;
     let (changing, ones) = fixture.held("Changing", 10, 5).await;
     let (other, others) = fixture.held("Other", 20, 5).await;
     let world = &fixture.world;
     let _daemon = world.settled_daemon().await;
-    let mut change = Session::begin(&world.sql).await;
+    let mut change = HeldTransaction::begin(&world.sql).await;
     change.run(&format!("SELECT * FROM coupons WHERE id = {} FOR UPDATE", changing.id)).await;
     server.kill().await.unwrap();
     server.start_again().await.unwrap();

@@ -9,7 +9,7 @@ use firstcome_reconciler::record::{self, How};
 use firstcome_reconciler::report::{ActionKind, Finding, Kind, Run, Status};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Coupon, Process, World, coupon_body, eventually, open_world};
+use firstcome_testkit::{MadeCoupon, Process, World, coupon_body, eventually, open_world};
 
 use super::catalogue::fill;
 use super::sizes::insert;
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1_800);
 const AT_ONCE: u32 = 5_000;
 
 /// A coupon of which everybody holds one, put straight into both stores.
-async fn sold_out(world: &World, quantity: u32) -> Coupon {
+async fn sold_out(world: &World, quantity: u32) -> MadeCoupon {
     let api = world.serve().await;
     let mut body = coupon_body("Large", quantity, 0);
     body["once_per"] = "drop".into();
@@ -76,7 +76,7 @@ pub(super) fn seconds(run: &Run) -> f64 {
 }
 
 /// Reads every admission and every row of a drop and compares nothing.
-async fn scan(world: &World, coupon: &Coupon, quantity: u32) -> f64 {
+async fn scan(world: &World, coupon: &MadeCoupon, quantity: u32) -> f64 {
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let began = Instant::now();
     for from in (1..=quantity).step_by(AT_ONCE as usize) {
@@ -132,7 +132,7 @@ async fn unread_messages_cost_a_pass_no_memory() {
     let more = measured(what, "≤ 50 MB", [100_000, 1_000_000], async |messages| {
         let (world, api) = open_world("unread").await;
         let (_, empty) = pass(&world, &[]).await;
-        let Coupon { id, drop, .. } = api.open_coupon(messages).await;
+        let MadeCoupon { id, drop, .. } = api.open_coupon(messages).await;
         let at = "2026-01-01T06:00:00.123Z";
         let claim = |slot| format!(r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}"#);
         world.topic.produce_many((1..=messages).map(claim)).await;

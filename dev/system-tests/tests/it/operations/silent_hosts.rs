@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use firstcome_stack::FaultProxy;
 use firstcome_testkit::scale::print;
 use firstcome_testkit::{
-    Answer, Api, Coupon, Fixture, Reconciler, Stores, World, eventually, holders, people, rush, shared,
+    Answer, ApiClient, Fixture, MadeCoupon, ReconcilerClient, World, WorldStores, eventually, holders, people, rush,
+    shared,
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -20,7 +21,12 @@ const AT_ONCE: usize = 24;
 
 /// Seconds from `begun` until so many claims at once, so many questions at once and a change are
 /// answered as ever.
-async fn answers(api: &Api, coupon: &Coupon, users: &Mutex<impl Iterator<Item = String>>, begun: Instant) -> [f64; 3] {
+async fn answers(
+    api: &ApiClient,
+    coupon: &MadeCoupon,
+    users: &Mutex<impl Iterator<Item = String>>,
+    begun: Instant,
+) -> [f64; 3] {
     let renamed = json!({"name": "renamed"});
     tokio::join!(
         async {
@@ -49,7 +55,7 @@ async fn answers(api: &Api, coupon: &Coupon, users: &Mutex<impl Iterator<Item = 
     .into()
 }
 
-async fn passes(daemon: &Reconciler) -> bool {
+async fn passes(daemon: &ReconcilerClient) -> bool {
     let run = daemon.ask(&json!({})).await.body;
     run["status"] == "clean" || run["status"] == "repaired"
 }
@@ -110,5 +116,5 @@ async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
 #[tokio::test]
 async fn a_silent_kafka_is_left_within_seconds_by_the_default_settings() {
     let (server, host, _turn) = crate::faults::waves::kafka_behind_proxy().await;
-    is_left("Kafka", World::on(Stores::shared().await.with_kafka(server), "left-kafka").await, host).await;
+    is_left("Kafka", World::on(WorldStores::shared().await.with_kafka(server), "left-kafka").await, host).await;
 }

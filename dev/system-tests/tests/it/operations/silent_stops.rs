@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{Fault, FaultProxy};
-use firstcome_testkit::{Fixture, Stores, World, people, rush, shared};
+use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_testkit::{Fixture, World, WorldStores, people, rush, shared};
 use rustix::process::Signal;
 
 use crate::faults::waves::{impatient, kafka_behind_proxy};
@@ -17,7 +17,7 @@ async fn all_stop(world: World, silent: &FaultProxy) {
     let Fixture { world, api, consumer } = Fixture::of(world).await;
     let daemon = world.daemon().await;
     let coupon = api.open_coupon(100).await;
-    silent.set(Fault::BlackHole).await.unwrap();
+    silent.set(ProxyFault::BlackHole).await.unwrap();
     let claims = tokio::spawn(rush(&[&api], coupon.id, &people(50), 50));
     let begun = Instant::now();
     let processes = [&api.process, &consumer.process, &daemon.process];
@@ -28,14 +28,14 @@ async fn all_stop(world: World, silent: &FaultProxy) {
         assert_eq!(process.ended(LIMIT.saturating_sub(begun.elapsed())).await, 0, "{}", process.log());
     }
     claims.await.unwrap();
-    silent.set(Fault::Pass).await.unwrap();
+    silent.set(ProxyFault::Pass).await.unwrap();
 }
 
 #[tokio::test]
 async fn with_redis_silent_every_process_stops_within_seconds() {
     let stack = shared().await;
     let proxy = stack.redis.proxy().await.unwrap();
-    let world = impatient(Stores::shared().await, "stop-redis").await;
+    let world = impatient(WorldStores::shared().await, "stop-redis").await;
     world.set("REDIS_URL", &stack.redis.url_via(&proxy));
     all_stop(world, &proxy).await;
 }
@@ -44,7 +44,7 @@ async fn with_redis_silent_every_process_stops_within_seconds() {
 async fn with_mysql_silent_every_process_stops_within_seconds() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
-    let world = impatient(Stores::shared().await, "stop-mysql").await;
+    let world = impatient(WorldStores::shared().await, "stop-mysql").await;
     world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
     all_stop(world, &proxy).await;
 }
@@ -52,5 +52,5 @@ async fn with_mysql_silent_every_process_stops_within_seconds() {
 #[tokio::test]
 async fn with_kafka_silent_every_process_stops_within_seconds() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
-    all_stop(impatient(Stores::shared().await.with_kafka(server), "stop-kafka").await, proxy).await;
+    all_stop(impatient(WorldStores::shared().await.with_kafka(server), "stop-kafka").await, proxy).await;
 }

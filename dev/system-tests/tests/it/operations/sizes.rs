@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Coupon, Fixture, LIMIT, Session, World, eventually, exact, open_world};
+use firstcome_testkit::{Fixture, HeldTransaction, LIMIT, MadeCoupon, World, eventually, exact, open_world};
 
 use super::scale::{pass, seconds};
 
@@ -119,9 +119,9 @@ async fn reissued_by_straight(number: u32) -> f64 {
 }
 
 /// Seconds of inserts with as many rows a statement, and no more, as the consumer's.
-async fn insert_straight(world: &World, coupon: &Coupon, number: u32) -> f64 {
+async fn insert_straight(world: &World, coupon: &MadeCoupon, number: u32) -> f64 {
     let began = Instant::now();
-    let mut session = Session::begin(&world.sql).await;
+    let mut session = HeldTransaction::begin(&world.sql).await;
     for first in (1..=number).step_by(500) {
         let row = |slot: u32| {
             format!(

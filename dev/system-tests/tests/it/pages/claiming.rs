@@ -1,16 +1,16 @@
 //! Claiming on the page, whatever happens on the way.
 
-use firstcome_stack::{Fault, FaultProxy};
+use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::{Fixture, Look, World, coupon_body, people, rush};
 
-use super::support::{Page, serve_pages};
+use super::support::{BrowserPage, serve_pages};
 
 #[tokio::test]
 async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     let f = Fixture::new("page-rush").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1_000, 0)).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.visit().await;
     page.until(&["who"]).await;
     page.assert_sound("who").await;
@@ -63,7 +63,7 @@ async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says(
     let (world, _api) = firstcome_testkit::open_world("page-soon").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     // What a timer was set to, however late a busy machine wakes it.
     let timers = "window.waits = []; { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
         window.waits.push(ms); return real(then, ms, ...more); }; }";
@@ -96,23 +96,23 @@ async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
     let port = |base: &str| base.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let network = FaultProxy::start(port(pages.http().base())).await.unwrap();
     let coupon = pages.open_coupon(10).await;
-    let page = Page::of(&format!("http://127.0.0.1:{}", network.port()), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(&format!("http://127.0.0.1:{}", network.port()), coupon.id, Look::default()).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     // The claim goes through, and its answer is lost.
-    network.set(Fault::DropReplies).await.unwrap();
+    network.set(ProxyFault::DropReplies).await.unwrap();
     page.browser.click("#main").await;
     firstcome_testkit::eventually("it is admitted", firstcome_testkit::LIMIT, async || {
         world.redis.command::<i64>(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await == 1
     })
     .await;
-    network.set(Fault::Cut).await.unwrap();
+    network.set(ProxyFault::Cut).await.unwrap();
     page.until(&["trying"]).await;
     page.assert_sound("trying").await;
     pages.process.kill().await;
     let pages = serve_pages(&world).await;
     network.set_upstream(port(pages.http().base()));
-    network.set(Fault::Pass).await.unwrap();
+    network.set(ProxyFault::Pass).await.unwrap();
     page.until(&["accepted"]).await;
     // Who asked again because no answer came is not told that they had one already.
     assert_eq!([page.text("#label").await, page.text("#big").await], ["It is yours", "1"]);
@@ -127,7 +127,7 @@ async fn a_reload_in_the_middle_goes_on_claiming() {
     let world = World::new("page-reload").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     page.browser.click("#main").await;
@@ -145,7 +145,7 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     let f = Fixture::new("page-back").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1, 0)).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     page.browser.click("#main").await;

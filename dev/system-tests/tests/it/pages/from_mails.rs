@@ -1,14 +1,14 @@
 //! From a mail's link to "exact again", on a phone: held repairs, broken promises, dead letters.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, assert_kept};
 use serde_json::json;
 
 use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until};
-use crate::drift::support::{Read, assert_settled, assert_whole, injector, mailed};
+use crate::drift::support::{ReadMail, assert_settled, assert_whole, injector, mailed};
 
 /// Where a mail's text leads to under this label.
-fn link<'m>(mail: &'m Read, label: &str) -> &'m str {
+fn link<'m>(mail: &'m ReadMail, label: &str) -> &'m str {
     let found = mail.text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(": "));
     found.unwrap_or_else(|| panic!("{label:?} is not in {}", mail.text)).trim_end()
 }

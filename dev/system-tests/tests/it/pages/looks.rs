@@ -4,7 +4,7 @@
 use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};
 
-use super::support::{LIMIT, Page, serve_pages};
+use super::support::{BrowserPage, LIMIT, serve_pages};
 
 /// From the next load on, `claims/me` and the state are answered so.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
@@ -26,7 +26,7 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
     let (world, _api) = open_world("page-ends").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default().on_a_phone()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default().on_a_phone()).await;
     page.browser.visit(&format!("{}/c/4711", pages.http().base())).await;
     assert_eq!(page.text("h1").await, "There is no such coupon");
 
@@ -74,7 +74,7 @@ async fn a_part_of_the_page_that_is_missing_is_a_complaint_and_another_answer_40
     let (world, _api) = open_world("page-missing").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(1).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.visit().await;
     page.until(&["who"]).await;
     assert_eq!(page.browser.complaints().await, Vec::<Value>::new());

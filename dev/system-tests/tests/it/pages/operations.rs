@@ -1,7 +1,7 @@
 //! The operations page, for the person on duty: at a desk, and on a phone at night.
 
-use firstcome_drift::Kind as Drift;
-use firstcome_stack::{Fault, FaultProxy};
+use firstcome_drift::Drift;
+use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
 use serde_json::json;
 
@@ -85,11 +85,11 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
     browser.run("window.same = true").await;
 
-    proxy.set(Fault::Cut).await.unwrap();
+    proxy.set(ProxyFault::Cut).await.unwrap();
     until(&browser, "document.querySelector('#live').innerText.includes('connection lost, trying again')").await;
     assert_eq!(browser.run("return document.querySelector('#live').dataset.state").await, json!("away"));
     injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
-    proxy.set(Fault::Pass).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
     until_title(&browser, "3 people were told yes and have no row yet").await;
     assert_eq!(browser.run("return window.same").await, json!(true));

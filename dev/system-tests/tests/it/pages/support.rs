@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use firstcome_load::identity::token;
-use firstcome_testkit::{Api, Browser, Look, Running, World, eventually_some};
+use firstcome_testkit::{ApiClient, Browser, Look, Running, World, eventually_some};
 use serde_json::{Value, json};
 
 /// A browser on a busy machine is slow.
@@ -13,18 +13,18 @@ pub(super) const LIMIT: Duration = Duration::from_secs(90);
 const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 
 /// An API that shows pages to people who bring a token.
-pub(super) async fn serve_pages(world: &World) -> Running<Api> {
+pub(super) async fn serve_pages(world: &World) -> Running<ApiClient> {
     let jwt = [("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "HS256"), ("JWT_SECRET", SECRET)];
     world.serve_with(&[&jwt[..], &[("COUPON_PAGE", "on")]].concat()).await
 }
 
 /// A browser that shows the page of a coupon.
-pub(super) struct Page {
+pub(super) struct BrowserPage {
     pub(super) browser: Browser,
     address: String,
 }
 
-impl Page {
+impl BrowserPage {
     /// Nothing is loaded yet.
     pub(super) async fn of(base: &str, coupon: i64, look: Look) -> Self {
         Self { browser: Browser::open(look).await, address: format!("{base}/c/{coupon}") }

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{Fixture, Look, World, coupon_body, open_world};
 use serde_json::{Value, json};
 
-use super::support::{Page, serve_pages};
+use super::support::{BrowserPage, serve_pages};
 
 /// The device's clock is two hours ahead.
 const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
@@ -36,7 +36,7 @@ async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_cla
     let pages = serve_pages(&world).await;
     let far = pages.create_coupon(&opens_in(&world, "겨울 한정 쿠폰", 4_140).await).await;
     let korean = Look { languages: "ko-KR,ko", ..Look::default() }.on_a_phone();
-    let mut page = Page::of(pages.http().base(), far.id, korean).await;
+    let mut page = BrowserPage::of(pages.http().base(), far.id, korean).await;
     page.come_as("u-you").await;
     page.until(&["scheduled"]).await;
     let (left, hint) = (page.text("#big").await, page.text("#main").await);
@@ -77,7 +77,7 @@ async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
     let body = opens_in(&world, "Winter coupon", 4_140).await;
     let opens_at = DateTime::parse_from_rfc3339(body["schedule"]["opens_at"].as_str().unwrap()).unwrap();
     let coupon = pages.create_coupon(&body).await;
-    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.browser.prepare(AHEAD).await;
     page.come_as("u-you").await;
     page.until(&["scheduled"]).await;
@@ -98,7 +98,7 @@ async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
     let far = pages.create_coupon(&opens_in(&world, "Winter coupon", 4_140).await).await;
     let near = pages.create_coupon(&opens_in(&world, "Winter coupon", 220).await).await;
     for luck in [0.0, 0.999] {
-        let mut page = Page::of(pages.http().base(), far.id, Look::default()).await;
+        let mut page = BrowserPage::of(pages.http().base(), far.id, Look::default()).await;
         page.browser.prepare(&format!("{NOTES} Math.random = () => {luck}")).await;
         for (coupon, expected) in [(&far, 60_000.0..=60_000.0), (&near, 5_000.0..=55_000.0)] {
             page.now_of(pages.http().base(), coupon.id);
@@ -123,7 +123,7 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
         f.api.claim(coupon.id, user).await;
     }
     let dark = Look { dark: true, ..Look::default() };
-    let page = Page::of(pages.http().base(), coupon.id, dark).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, dark).await;
     let claim = async |user: &str, view: &str| {
         page.come_as(user).await;
         // This browser has been used by others: it asks first whether this one holds any.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use firstcome_testkit::{LIMIT, Stores, World};
+use firstcome_testkit::{LIMIT, World, WorldStores};
 
 const DUPLICATE: u16 = 1062;
 const FOREIGN_KEY: u16 = 1452;
@@ -108,7 +108,7 @@ async fn limits_follow_the_quantity_up_and_down_and_rows_with_them() {
 #[tokio::test]
 async fn a_quantity_lowered_in_a_transaction_that_began_before_the_rows_is_refused() {
     let world = world("snapshot").await;
-    let mut older = firstcome_testkit::Session::begin(&world.sql).await;
+    let mut older = firstcome_testkit::HeldTransaction::begin(&world.sql).await;
     older.run("SELECT COUNT(*) FROM issued_coupons").await;
     world.sql.query(&row(1, 1, 3, "u-3")).await;
     let lowered = older.try_run("UPDATE drops SET quantity = 2 WHERE id = 1").await;
@@ -183,7 +183,7 @@ async fn a_quantity_can_be_raised_but_not_lowered_under_an_issued_slot() {
 #[tokio::test]
 async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
     let world = world("lowering").await;
-    let mut holding = firstcome_testkit::Session::begin(&world.sql).await;
+    let mut holding = firstcome_testkit::HeldTransaction::begin(&world.sql).await;
     holding.run(&row(1, 1, 3, "u-3")).await;
     let lowering = world.sql.try_query("UPDATE drops SET quantity = 2 WHERE id = 1");
     let mut lowering = std::pin::pin!(lowering);
@@ -202,7 +202,7 @@ async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
 #[tokio::test]
 async fn a_quantity_lowered_from_an_older_snapshot_sees_the_rows_written_since() {
     let world = world("snapshot").await;
-    let mut holding = firstcome_testkit::Session::begin(&world.sql).await;
+    let mut holding = firstcome_testkit::HeldTransaction::begin(&world.sql).await;
     holding.run("SET @isolation = @@transaction_isolation").await;
     // The server's default is REPEATABLE READ: this fixes what the session reads from here on.
     holding.run("SELECT COUNT(*) FROM issued_coupons").await;
@@ -268,7 +268,7 @@ async fn migrating_again_is_a_no_op() {
 
 #[tokio::test]
 async fn two_that_migrate_at_once_both_succeed() {
-    let world = World::bare(Stores::shared().await, "two-migrate").await;
+    let world = World::bare(WorldStores::shared().await, "two-migrate").await;
     let both = [0, 1].map(|_| world.start("firstcome-api", &["migrate"], &[]));
     for process in &both {
         assert_eq!(process.ended(LIMIT).await, 0, "{}", process.log());

@@ -8,17 +8,17 @@ use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, select};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection as _};
 use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings, migrations};
-use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, Stores, World, eventually};
+use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, eventually};
 
 use crate::faults::waves::breakable_mysql;
 
-/// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that
-/// reading it takes as long as a test wants.
-async fn two_rows(name: &str) -> (World, Session) {
+/// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `HeldTransaction`, so
+/// that reading it takes as long as a test wants.
+async fn two_rows(name: &str) -> (World, HeldTransaction) {
     let world = World::of_tables(name).await;
     let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
     world.sql.query(rows).await;
-    let mut holding = Session::begin(&world.sql).await;
+    let mut holding = HeldTransaction::begin(&world.sql).await;
     holding.run("SELECT * FROM coupons WHERE id = 1 FOR UPDATE").await;
     (world, holding)
 }
@@ -106,7 +106,7 @@ async fn a_refused_statement_leaves_the_pool_usable() {
 #[tokio::test]
 async fn errors_are_told_apart_whatever_language_the_server_speaks() {
     let (server, _turn) = breakable_mysql().await;
-    let world = World::on(Stores::shared().await.with_mysql(server), "language").await;
+    let world = World::on(WorldStores::shared().await.with_mysql(server), "language").await;
     world.sql.query("SET GLOBAL lc_messages = 'de_DE'").await;
     let german =
         world.sql.refusal("INSERT INTO coupons (name, quantity, once_per) VALUES (REPEAT('x', 300), 1, 'drop')");

@@ -1,11 +1,11 @@
 //! The main job and the repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::PASSWORD;
 use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, assert_kept, people, rush, tally};
 
-use crate::drift::kinds::{Case, mend};
+use crate::drift::kinds::{DriftCase, mend};
 use crate::drift::support::{assert_settled, clean_pass, injector};
 use crate::tls::{servers, world};
 
@@ -45,7 +45,7 @@ async fn no_log_has_a_password(fixture: &Fixture) {
 }
 
 async fn each_repair_works(fixture: &Fixture) {
-    let case = |drift, n, kind, held, end| Case { drift, n, kind, held, end };
+    let case = |drift, n, kind, held, end| DriftCase { drift, n, kind, held, end };
     let cases = [
         case(Drift::Unissued, 3, Kind::Unissued, 20, 20),
         case(Drift::Unpublished, 2, Kind::Unissued, 12, 14),

@@ -5,7 +5,7 @@ mod job;
 mod refused;
 
 use firstcome_stack::SecureServers;
-use firstcome_testkit::{Stores, World};
+use firstcome_testkit::{World, WorldStores};
 use tokio::sync::OnceCell;
 
 static SERVERS: OnceCell<SecureServers> = OnceCell::const_new();
@@ -17,5 +17,5 @@ async fn servers() -> &'static SecureServers {
 
 /// A world whose processes know the secure ways only.
 async fn world(name: &str) -> World {
-    World::on(Stores::secure(servers().await), name).await
+    World::on(WorldStores::secure(servers().await), name).await
 }

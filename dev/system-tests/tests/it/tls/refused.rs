@@ -7,13 +7,13 @@ use crate::start_up::{PROCESSES, refuses};
 use crate::tls::{servers, world};
 
 /// What is set otherwise, and what the sentence has.
-type Case<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
+type RefusedCase<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
 
 /// Two processes that both use the store: one that would run on, and one pass.
 const TWO: [(&str, &[&str]); 2] = [("firstcome-api", &["serve"]), ("firstcome-reconciler", &["once"])];
 
 /// All at once; each must end by itself with all these words in one line.
-async fn are_refused(world: &World, processes: &[(&str, &[&str])], cases: &[Case<'_>]) {
+async fn are_refused(world: &World, processes: &[(&str, &[&str])], cases: &[RefusedCase<'_>]) {
     let mut started: Vec<(Process, &[&str])> = Vec::new();
     for (env, words) in cases {
         let mut env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -43,7 +43,7 @@ async fn a_redis_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     let plain_port = shared().await.redis.url().replace("redis://", "rediss://");
     let mut in_plain_text = unset(&FILES_OF_REDIS);
     in_plain_text.push(("REDIS_URL", good.replace("rediss://", "redis://")));
-    let cases: [Case; 9] = [
+    let cases: [RefusedCase; 9] = [
         (vec![("REDIS_CA_FILE", file("foreign-ca.pem"))], &["Redis at", "unknown authority", "in REDIS_CA_FILE"]),
         (vec![("REDIS_CA_FILE", String::new())], &["unknown authority", "name its own by REDIS_CA_FILE"]),
         (vec![("REDIS_URL", good.replace("127.0.0.1", "localhost"))], &["another name", "localhost", "REDIS_URL"]),
@@ -68,11 +68,11 @@ async fn a_mysql_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     let good = servers.mysql_url(PASSWORD);
     let mut in_plain_text = unset(&FILES_OF_MYSQL);
     in_plain_text.push(("DATABASE_TLS", "off".to_owned()));
-    let unknown: Case = (
+    let unknown: RefusedCase = (
         vec![("DATABASE_CA_FILE", file("foreign-ca.pem"))],
         &["MySQL does not let this process in", "unknown authority", "DATABASE_CA_FILE"],
     );
-    let cases: [Case; 7] = [
+    let cases: [RefusedCase; 7] = [
         (vec![("DATABASE_CA_FILE", String::new())], &["unknown authority", "name its own by DATABASE_CA_FILE"]),
         (at(good.replace("127.0.0.1", "localhost")), &["another name", "localhost", "DATABASE_URL"]),
         (at(servers.expired_mysql_url()), &["MySQL does not let this process in", "has expired"]),
@@ -99,10 +99,10 @@ async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     no_certificate
         .extend([("KAFKA_SECURITY_PROTOCOL", "SSL".to_owned()), ("KAFKA_BROKERS", servers.kafka_by_certificate())]);
     let plain = |more: (&'static str, String)| vec![("KAFKA_SASL_MECHANISM", "PLAIN".to_owned()), more];
-    let unknown: Case =
+    let unknown: RefusedCase =
         (vec![("KAFKA_CA_FILE", file("foreign-ca.pem"))], &["Kafka at", "unknown authority", "KAFKA_CA_FILE"]);
     let wrong_user = vec![("KAFKA_SASL_USERNAME", format!("not-{USER}"))];
-    let cases: [Case; 7] = [
+    let cases: [RefusedCase; 7] = [
         (vec![("KAFKA_BROKERS", good.replace("127.0.0.1", "localhost"))], &["another name", "KAFKA_BROKERS"]),
         (plain(("KAFKA_BROKERS", servers.expired_kafka())), &["Kafka at", "has expired"]),
         (
@@ -117,7 +117,7 @@ async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
     // The API goes on without Kafka: whose port breaks off may be a broker that stops.
-    let plain_port: Case = (vec![("KAFKA_BROKERS", servers.door_to_kafka())], &["breaks the TLS handshake off"]);
+    let plain_port: RefusedCase = (vec![("KAFKA_BROKERS", servers.door_to_kafka())], &["breaks the TLS handshake off"]);
     are_refused(&world, &TWO[1..], &[plain_port]).await;
 }
 
@@ -137,7 +137,7 @@ async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_a
     let other_name = good.replace("127.0.0.1", "localhost");
     let wrong_password =
         vec![("KAFKA_BROKERS", format!("{good},{other_name}")), ("KAFKA_SASL_PASSWORD", "hunter2".to_owned())];
-    let all: [Case; 2] = [
+    let all: [RefusedCase; 2] = [
         (vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))], &["Kafka at", "can't be used"]),
         (wrong_password, &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"]),
     ];

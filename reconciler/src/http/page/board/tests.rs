@@ -7,7 +7,7 @@ use firstcome_shared::domain::OncePer;
 use firstcome_shared::mysql::alerts::{Alert, AlertState};
 use firstcome_shared::redis::reads::DropNumbers;
 
-use super::super::snapshot::Counted;
+use super::super::snapshot::CountedRows;
 use super::*;
 use crate::report::{Status, Trigger};
 
@@ -16,9 +16,9 @@ fn at(minute: i64) -> DateTime<Utc> {
 }
 
 /// A drop of 100 that opened at minute 10: people with a slot, and rows.
-fn seen(users: u64, rows: u64) -> Seen {
+fn seen(users: u64, rows: u64) -> SeenDrop {
     let numbers = DropNumbers { meta: None, count: i64::try_from(users).ok(), users, free: 0, waiting: 0, highest: 0 };
-    Seen {
+    SeenDrop {
         coupon: Coupon {
             id: CouponId(3),
             name: "Winter <coupon>".to_owned(),
@@ -42,7 +42,7 @@ fn seen(users: u64, rows: u64) -> Seen {
             sealed_at: None,
         },
         numbers: Some(numbers),
-        counted: Some(Counted { rows, users, at: Instant::now() }),
+        counted: Some(CountedRows { rows, users, at: Instant::now() }),
         dead_letters: Some(0),
         is_verified: true,
         is_stuck: false,
@@ -53,7 +53,7 @@ fn run() -> Run {
     Run { status: Status::Clean, finished_at: Some(at(19)), ..Run::begun("1", Trigger::Cron, at(19)) }
 }
 
-fn snapshot(drops: Vec<Seen>) -> Snapshot {
+fn snapshot(drops: Vec<SeenDrop>) -> Snapshot {
     let facts = Facts { last_pass: Some(Arc::new(run())), read_at: Some(at(20)), ..Facts::default() };
     let total = drops.len();
     Snapshot {
@@ -116,7 +116,7 @@ fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() 
 #[test]
 fn numbers_that_stay_wrong_are_told_with_what_to_do() {
     let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
-        let mut one = Seen { is_stuck: true, ..seen(users, rows) };
+        let mut one = SeenDrop { is_stuck: true, ..seen(users, rows) };
         let numbers = one.numbers.as_mut().unwrap();
         (numbers.count, numbers.free, numbers.waiting) = (Some(count), free, waiting);
         let board = board(&snapshot(vec![one]));
@@ -136,14 +136,14 @@ fn numbers_that_stay_wrong_are_told_with_what_to_do() {
 #[test]
 fn in_flight_is_what_still_moves_and_a_row_that_does_not_come_is_missing() {
     let shown = |users, rows, is_stuck| {
-        let board = board(&snapshot(vec![Seen { is_stuck, ..seen(users, rows) }]));
+        let board = board(&snapshot(vec![SeenDrop { is_stuck, ..seen(users, rows) }]));
         (board.drops[0].in_flight.clone(), board.drops[0].missing.clone())
     };
     let told = |in_flight: &str, missing: Option<&str>| (in_flight.to_owned(), missing.map(str::to_owned));
     assert_eq!(shown(100, 97, false), told("3", None));
     assert_eq!(shown(100, 97, true), told("0", Some("3")));
     assert_eq!(shown(22, 25, true), told("0", None), "too many rows");
-    let mut away = snapshot(vec![Seen { numbers: None, is_stuck: true, ..seen(100, 97) }]);
+    let mut away = snapshot(vec![SeenDrop { numbers: None, is_stuck: true, ..seen(100, 97) }]);
     away.gate_is_open = None;
     let away = board(&away);
     assert_eq!((away.drops[0].in_flight.as_str(), &away.drops[0].missing), ("–", &None), "nothing is known");
@@ -187,7 +187,7 @@ fn stores_that_are_away_and_closed_gates_are_told_by_what_people_feel() {
 
 #[test]
 fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
-    let mut snapshot = snapshot(vec![Seen { is_stuck: true, ..seen(100, 97) }]);
+    let mut snapshot = snapshot(vec![SeenDrop { is_stuck: true, ..seen(100, 97) }]);
     let alerts =
         vec![alert("80 repairs are held back until a person confirms", Some("Kim")), alert("3 broken promises", None)];
     snapshot.facts = Arc::new(Facts { alerts, coupons: vec![(seen(1, 1).coupon, vec![])], ..Facts::default() });

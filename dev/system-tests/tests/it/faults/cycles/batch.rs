@@ -1,18 +1,18 @@
 //! A consumer that dies in the middle of a batch.
 
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{Promise, all_issued, assert_exact, people, rush};
+use firstcome_testkit::{PromisedAnswer, all_issued, assert_exact, people, rush};
 
 use super::environment::{Environment, dies_at};
-use super::tally::Seen;
+use super::tally::SeenCycle;
 
 /// Half of the people come before the first crash, half before the second.
 const QUANTITY: u32 = 6;
 
-pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(QUANTITY).await;
-    let mut answers: Vec<Promise> = Vec::new();
+    let mut answers: Vec<PromisedAnswer> = Vec::new();
     for some in people(6).chunks(3) {
         answers.extend(rush(&[&environment.api], coupon.id, some, 3).await);
         // In the batch with the others: a message that can't become a row.

@@ -1,23 +1,23 @@
 //! An API that dies in the middle of a claim.
 
 use firstcome_shared::crash::Point;
-use firstcome_stack::Fault;
-use firstcome_testkit::{Answer, LIMIT, Promise, assert_exact, eventually, people, rows, rush};
+use firstcome_stack::ProxyFault;
+use firstcome_testkit::{Answer, LIMIT, PromisedAnswer, assert_exact, eventually, people, rows, rush};
 
 use super::environment::{Environment, dies_at};
-use super::tally::Seen;
+use super::tally::SeenCycle;
 
 /// There are three, and four people come.
 const QUANTITY: u32 = 3;
 
-pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(QUANTITY).await;
     let users = people(4);
-    let mut answers: Vec<Promise> = Vec::new();
+    let mut answers: Vec<PromisedAnswer> = Vec::new();
     for round in 1..=2 {
         let api = world.serve_with(&[("FIRSTCOME_CRASH_AT", point.name())]).await;
-        environment.kafka_is(Fault::BlackHole).await;
+        environment.kafka_is(ProxyFault::BlackHole).await;
         // Who got no answer asks again, and may hold a slot by now: then the next one is it.
         for user in &users[..round] {
             let answer = api.claim(coupon.id, user).await;
@@ -28,7 +28,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
             }
         }
         dies_at(&api.process, point).await;
-        environment.kafka_is(Fault::Pass).await;
+        environment.kafka_is(ProxyFault::Pass).await;
     }
     // Another process serves them all.
     let last = rush(&[&environment.api], coupon.id, &users, 1).await;

@@ -3,14 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::Point;
-use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Api, Coupon, Http, LIMIT, Process, Promise, Running, Stores, World, assert_nothing_found, rows,
+    ApiClient, Http, LIMIT, MadeCoupon, Process, PromisedAnswer, Running, World, WorldStores, assert_nothing_found,
+    rows,
 };
 use tokio::sync::MutexGuard;
 
 use super::Scenario;
-use super::tally::Seen;
+use super::tally::SeenCycle;
 use crate::faults::waves::kafka_behind_proxy;
 
 /// SIGABRT, as a shell counts it.
@@ -19,7 +20,7 @@ const ABORTED: i32 = 128 + 6;
 /// A world with the processes that do not crash in it.
 pub(super) struct Environment {
     pub(super) world: World,
-    pub(super) api: Running<Api>,
+    pub(super) api: Running<ApiClient>,
     /// Where the consumer is what crashes, there is no other.
     _consumer: Option<Running<Http>>,
     /// The way to Kafka, where that is what is broken.
@@ -29,7 +30,7 @@ pub(super) struct Environment {
 
 impl Environment {
     pub(super) async fn new(name: &str, scenario: Scenario) -> Self {
-        let mut stores = Stores::shared().await;
+        let mut stores = WorldStores::shared().await;
         let (mut redis, mut kafka) = (None, None);
         // The gate is closed for all who share a Redis.
         if scenario == Scenario::Gate {
@@ -53,7 +54,7 @@ impl Environment {
     }
 
     /// Breaks the way to Kafka, or mends it, where that belongs to the scenario.
-    pub(super) async fn kafka_is(&self, fault: Fault) {
+    pub(super) async fn kafka_is(&self, fault: ProxyFault) {
         if let Some((proxy, _turn)) = &self.kafka {
             proxy.set(fault).await.unwrap();
         }
@@ -78,11 +79,11 @@ impl Environment {
 
     /// Compares answers with the stores, mends by hand what is broken, and seals the drop: passes
     /// skip it from now on.
-    pub(super) async fn count(&self, coupon: &Coupon, quantity: usize, answers: &[Promise]) -> Seen {
+    pub(super) async fn count(&self, coupon: &MadeCoupon, quantity: usize, answers: &[PromisedAnswer]) -> SeenCycle {
         let rows = rows(&self.world, coupon.drop).await;
         let people: HashSet<&String> = rows.values().collect();
         let by_person: HashMap<&String, u32> = rows.iter().map(|(slot, user)| (user, *slot)).collect();
-        let mut seen = Seen { fired: 2, ..Seen::default() };
+        let mut seen = SeenCycle { fired: 2, ..SeenCycle::default() };
         for (user, answer) in answers {
             let Some((drop, slot)) = answer.promised() else { continue };
             seen.promises += 1;

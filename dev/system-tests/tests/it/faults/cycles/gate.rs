@@ -1,14 +1,14 @@
 //! A pass that dies when it is about to open admission, or has just opened it.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_shared::crash::Point;
 use firstcome_testkit::{all_issued, assert_exact, people, rush};
 
 use super::environment::Environment;
-use super::tally::Seen;
+use super::tally::SeenCycle;
 use crate::drift::support::injector;
 
-pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(6).await;
     let mut answers = rush(&[&environment.api], coupon.id, &people(5), 5).await;

@@ -5,12 +5,12 @@ use firstcome_testkit::{LIMIT, all_issued, coupon_body, eventually, people, rush
 use serde_json::json;
 
 use super::environment::{Environment, dies_at};
-use super::tally::Seen;
+use super::tally::SeenCycle;
 
 const QUANTITY: u32 = 3;
 
 /// An API dies while three are put on the list, and one while the last of them is taken off.
-pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let mut body = coupon_body("Members", QUANTITY, 0);
     body["allow"] = json!("list");

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use environment::Environment;
 use firstcome_shared::crash::Point;
-use tally::Tally;
+use tally::CycleTally;
 
 /// What is done at a point, so that a process gets there and so that what it leaves behind is
 /// judged. A point without a scenario does not compile.
@@ -87,7 +87,7 @@ fn lanes() -> Vec<Vec<Point>> {
     lanes
 }
 
-async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
+async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<CycleTally>) {
     let environment = Environment::new(lane[0].name(), scenario(lane[0])).await;
     for cycle in 0..cycles {
         for point in &lane {
@@ -109,7 +109,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
 #[test]
 fn a_process_that_dies_twice_at_any_crash_point_leaves_nothing_that_is_not_mended() {
     let cycles: usize = std::env::var("CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(CycleTally::default());
     let start = |lane: Vec<Point>| {
         let (name, tally) = (lane[0].name(), Arc::clone(&tally));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -7,10 +7,10 @@ use firstcome_testkit::{LIMIT, all_issued, assert_exact, eventually, people, rus
 use mail_parser::MessageParser;
 
 use super::environment::Environment;
-use super::tally::Seen;
-use crate::webhooks::{Receiver, SECRET};
+use super::tally::SeenCycle;
+use crate::webhooks::{SECRET, WebhookReceiver};
 
-pub(super) async fn mail(environment: &Environment, point: Point) -> Seen {
+pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
     let mails = &environment.world.mail;
     let before = mails.mails().len();
     let id = |raw: &[u8]| MessageParser::default().parse(raw).unwrap().message_id().unwrap().to_owned();
@@ -18,8 +18,8 @@ pub(super) async fn mail(environment: &Environment, point: Point) -> Seen {
     cycle(environment, point, "mail_outbox", ids).await
 }
 
-pub(super) async fn webhook(environment: &Environment, point: Point) -> Seen {
-    let (receiver, url) = Receiver::start().await;
+pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycle {
+    let (receiver, url) = WebhookReceiver::start().await;
     for (name, value) in [("URLS", format!("{url}/hook").as_str()), ("SECRET", SECRET), ("EVENTS", "drift")] {
         environment.world.set(&format!("WEBHOOK_{name}"), value);
     }
@@ -29,7 +29,7 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> Seen {
 }
 
 /// `ids` are those under which this cycle's went out.
-async fn cycle(environment: &Environment, point: Point, outbox: &str, ids: impl Fn() -> Vec<String>) -> Seen {
+async fn cycle(environment: &Environment, point: Point, outbox: &str, ids: impl Fn() -> Vec<String>) -> SeenCycle {
     let world = &environment.world;
     let open = format!("SELECT COUNT(*) FROM {outbox} WHERE sent_at IS NULL AND given_up_at IS NULL");
     let coupon = environment.api.open_coupon(4).await;

@@ -1,11 +1,11 @@
 //! A pass that dies in the middle of its repairs.
 
-use firstcome_drift::Kind as Drift;
+use firstcome_drift::Drift;
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{Coupon, all_issued, coupon_body, people, rows, rush};
+use firstcome_testkit::{MadeCoupon, all_issued, coupon_body, people, rows, rush};
 
 use super::environment::Environment;
-use super::tally::Seen;
+use super::tally::SeenCycle;
 use crate::drift::support::{assert_settled, injector};
 
 /// Kinds of drift whose repair goes through the point; by turns where there are several.
@@ -31,7 +31,7 @@ fn drifts(point: Point) -> &'static [Drift] {
     }
 }
 
-pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) -> Seen {
+pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) -> SeenCycle {
     let world = &environment.world;
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
@@ -64,7 +64,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
 }
 
 /// Makes drift; the people it concerns.
-async fn made(environment: &Environment, coupon: &Coupon, drift: Drift) -> Vec<String> {
+async fn made(environment: &Environment, coupon: &MadeCoupon, drift: Drift) -> Vec<String> {
     let done =
         injector(&environment.world, coupon).await.make(drift, 1).await.unwrap_or_else(|e| panic!("{drift:?}: {e:#}"));
     done.people.into_iter().map(|hit| hit.user).collect()

@@ -1,15 +1,15 @@
 //! An API that dies while somebody gives a coupon back.
 
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{Answer, LIMIT, Promise, all_issued, assert_exact, eventually, people, rows, rush};
+use firstcome_testkit::{Answer, LIMIT, PromisedAnswer, all_issued, assert_exact, eventually, people, rows, rush};
 
 use super::environment::{Environment, dies_at};
-use super::tally::Seen;
+use super::tally::SeenCycle;
 
 /// There are three; two give theirs back, and two others come.
 const QUANTITY: u32 = 3;
 
-pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(QUANTITY).await;
     let users = people(3);
@@ -22,7 +22,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
     }
     environment.mend().await;
     let next: Vec<String> = ["n-1", "n-2"].map(str::to_owned).into();
-    let mut kept: Vec<Promise> = answers.into_iter().filter(|(user, _)| *user == users[2]).collect();
+    let mut kept: Vec<PromisedAnswer> = answers.into_iter().filter(|(user, _)| *user == users[2]).collect();
     kept.extend(rush(&[&environment.api], coupon.id, &next, 1).await);
     assert!(kept.iter().all(|(_, answer)| answer.promised().is_some()), "{kept:?}");
     for user in &users[..2] {

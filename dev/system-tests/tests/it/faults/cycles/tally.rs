@@ -8,7 +8,7 @@ use firstcome_shared::crash::Point;
 
 /// What one cycle saw.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenCycle {
     /// Processes that died at the point.
     pub(super) fired: usize,
     /// People who were promised a slot, whose row was compared.
@@ -21,10 +21,10 @@ pub(super) struct Seen {
 
 /// Cycles so far, by point.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<HashMap<Point, (usize, Seen)>>);
+pub(super) struct CycleTally(Mutex<HashMap<Point, (usize, SeenCycle)>>);
 
-impl Tally {
-    pub(super) fn add(&self, point: Point, seen: Seen) {
+impl CycleTally {
+    pub(super) fn add(&self, point: Point, seen: SeenCycle) {
         let mut points = self.0.lock();
         let (cycles, sum) = points.entry(point).or_default();
         *cycles += 1;
@@ -50,11 +50,11 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for CycleTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let points = self.0.lock();
-        let row = |f: &mut fmt::Formatter<'_>, name: &str, cycles: usize, sum: Seen| {
-            let Seen { fired, promises, broken, over_issued } = sum;
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, cycles: usize, sum: SeenCycle| {
+            let SeenCycle { fired, promises, broken, over_issued } = sum;
             writeln!(f, "{name:<18}{cycles:>7}{fired:>7}{promises:>10}{broken:>8}{over_issued:>13}")
         };
         writeln!(
@@ -62,7 +62,7 @@ impl fmt::Display for Tally {
             "\n{:<18}{:>7}{:>7}{:>10}{:>8}{:>13}",
             "point", "cycles", "fired", "promises", "broken", "over-issued"
         )?;
-        let (mut cycles, mut all) = (0, Seen::default());
+        let (mut cycles, mut all) = (0, SeenCycle::default());
         for point in Point::ALL {
             let (done, sum) = points.get(point).copied().unwrap_or_default();
             row(f, point.name(), done, sum)?;
