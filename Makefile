@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: compose-test help demo run rush drift mysql bench flame picture pictures api-docs test scale crashes chaos soak lint setup
+.PHONY: compose-test help demo run rush drift mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -74,11 +74,17 @@ bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 Q
 	@cargo build --release $(system) -p firstcome-baselines -p firstcome-bench
 	@target/release/firstcome-bench all $(ARGS)
 
-test: ## Every test, on real servers; set-up included
+test: ## The tests of every change, on real servers; set-up included
 	@dev/setup.sh
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup
 	@dev/test.sh
+
+faults: ## The other tests: single faults of processes, servers, hosts, disks and clocks, one after the other (of a release)
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@dev/test.sh faults
 
 # The targets are those of a release build, so that is what it builds unless PROFILE is set.
 scale: ## What must hold at any size, measured at full size, with targets (WHAT=words of tests' names; PROFILE=dev)

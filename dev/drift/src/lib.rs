@@ -6,10 +6,10 @@
 //! Never point it at a system that people use.
 //!
 //! ```no_run
-//! # async fn demo(stores: firstcome_drift::StoreArgs) -> anyhow::Result<()> {
-//! use firstcome_drift::{Injector, Kind};
+//! # async fn demo(stores: firstcome_drift::DriftStoreArgs) -> anyhow::Result<()> {
+//! use firstcome_drift::{Drift, Injector};
 //! let mut injector = Injector::new(&stores, None, None).await?;
-//! let done = injector.make(Kind::Unissued, 3).await?;
+//! let done = injector.make(Drift::Unissued, 3).await?;
 //! println!("{}", done.summary); // and `done.people` names who lost their row
 //! # Ok(()) }
 //! ```
