@@ -5,11 +5,8 @@ set -euo pipefail
 
 clippy-driver "$@"
 
-# Cargo asks the compiler about itself, too. Tests have no documentation, nor has what is compiled for a build.
-case " $* " in
-    *" --crate-type lib --emit=dep-info,metadata,link "* | *" --crate-type bin --emit=dep-info,link "*) ;;
-    *) exit 0 ;;
-esac
+# Cargo asks the compiler about itself, too. Libraries alone have documentation worth a link: a program is its `main` and its command line.
+[[ " $* " == *" --crate-type lib --emit=dep-info,metadata,link "* ]] || exit 0
 [[ " $* " != *" --crate-name build_script_"* ]] || exit 0
 
 arguments=()

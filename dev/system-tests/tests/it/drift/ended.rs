@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::drift::support::{Hindered, injector, mailed, ran_two_hours_ago, subjects};
 
-const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)";
+/// A pass may be about to give it back.
+const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 30)";
 const LAST_SUCCESS: &str = "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
 
 async fn runs(world: &World, which: &str) -> i64 {
