@@ -128,6 +128,11 @@ pub struct PolicyArgs {
     /// How long broken promises are kept after they were mended, in seconds
     #[arg(long, env = "MENDED_PROMISES_KEPT_SECONDS", default_value_t = 31_622_400, value_parser = clap::value_parser!(u64).range(1..))]
     pub mended_promises_kept_seconds: u64,
+    /// How long after its sealing a drop's rows name people, in seconds; then a deep pass puts
+    /// pseudonyms in their place, once the coupon is over or each drop has holders of its own.
+    /// Without it they are named for ever
+    #[arg(long, env = "PEOPLE_KEPT_SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub people_kept_seconds: Option<u64>,
     /// A consumer that stands still for longer although messages wait is reported, in seconds
     #[arg(long, env = "CONSUMER_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub consumer_stall_seconds: u64,
@@ -163,6 +168,7 @@ impl ReconcileArgs {
             longest_in_flight: self.publish.longest_in_flight(),
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
             failed_claims_kept: Duration::from_secs(u64::from(of.failed_claims_kept_seconds)),
+            people_kept: of.people_kept_seconds.map(Duration::from_secs),
             kept: Retention {
                 clean_runs: Duration::from_secs(of.clean_runs_kept_seconds),
                 runs: Duration::from_secs(of.runs_kept_seconds),

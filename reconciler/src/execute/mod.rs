@@ -18,7 +18,7 @@ pub(crate) use by_hand::{EraseError, Erased, correct, deliver_again, discard, er
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
-pub(crate) use sealing::{let_expire, seal};
+pub(crate) use sealing::{erase_old_people, let_expire, seal};
 
 use std::collections::HashSet;
 

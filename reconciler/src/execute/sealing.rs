@@ -1,6 +1,6 @@
 //! What is over: drops are sealed, and what Redis has of them expires.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -82,4 +82,46 @@ pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> 
         _ => false,
     };
     Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
+}
+
+/// Drops read in one statement.
+const DROPS_AT_ONCE: i64 = 500;
+
+/// Most drops and people erased in one pass; the next deep one goes on.
+const DROPS_AT_MOST: usize = 10_000;
+const PEOPLE_AT_MOST: usize = 1_000_000;
+
+/// Retention of people: puts pseudonyms in place of everybody of drops that were sealed longer than
+/// `kept` ago, once neither admission nor Redis needs them. While a coupon goes on of which a
+/// person may hold one in all, its rows say who has one.
+pub(crate) async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), ExecuteError> {
+    let (mut over, mut after) = (HashMap::new(), DropId(0));
+    let (mut drops, mut people) = (0, 0);
+    while drops < DROPS_AT_MOST && people < PEOPLE_AT_MOST {
+        let page = stores.db.old_drops_with_people(kept, after, DROPS_AT_ONCE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.id();
+        for drop in page {
+            let is_over = match over.get(&drop.coupon()) {
+                Some(known) => *known,
+                None => is_over(&stores.db, drop.coupon()).await?,
+            };
+            over.insert(drop.coupon(), is_over);
+            let keys = stores.redis.keys(drop.coupon(), drop.id());
+            let needed = if is_over {
+                stores.redis.any_people(&[keys]).await?
+            } else {
+                !drop.once_per_drop || stores.redis.has_people(&keys).await?
+            };
+            if !needed {
+                drops += 1;
+                people +=
+                    stores.db.erase_holders(drop.id()).await? + stores.db.erase_others(drop.id(), is_over).await?;
+            }
+        }
+    }
+    if people > 0 {
+        tracing::info!(drops, people, "people of drops that are long over are erased");
+    }
+    Ok(())
 }

@@ -8,11 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
+use firstcome_shared::kafka::TopicError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Generation;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::repeated::Repeated;
 use crate::collect::DropHeader;
@@ -45,6 +47,9 @@ pub struct Memory {
     pub(super) verified: Verified,
     topic: TopicSettings,
 }
+
+/// What is wrong with the topic's settings, when Kafka has answered.
+pub(super) type TopicAnswer = AbortOnDropHandle<Result<Option<String>, TopicError>>;
 
 /// What is known of the topic's settings.
 struct TopicSettings {
@@ -117,13 +122,21 @@ impl Memory {
         (stuck, longest)
     }
 
-    /// What is wrong with the topic's settings. To ask takes connections of its own, and a tenth of
-    /// a second, so an answer is remembered for a while.
-    pub(super) async fn unsafe_topic(&mut self, topic: &TopicReader, trigger: Trigger) -> Option<String> {
-        if trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER {
-            match topic.unsafe_settings().await {
-                Ok(wrong) => self.topic = TopicSettings { asked_at: Instant::now(), wrong },
+    /// Asks for the topic's settings while the pass goes on, since that takes new connections and
+    /// as long as a short pass; `None` while an answer is remembered.
+    pub(super) fn ask_topic(&self, topic: &TopicReader, trigger: Trigger) -> Option<TopicAnswer> {
+        let asks = trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER;
+        let topic = topic.clone();
+        asks.then(|| AbortOnDropHandle::new(tokio::spawn(async move { topic.unsafe_settings().await })))
+    }
+
+    /// What is wrong with the topic's settings, by this answer or the remembered one.
+    pub(super) async fn unsafe_topic(&mut self, answer: Option<TopicAnswer>) -> Option<String> {
+        if let Some(answer) = answer {
+            match answer.await {
+                Ok(Ok(wrong)) => self.topic = TopicSettings { asked_at: Instant::now(), wrong },
                 // Reading the unread messages tells it too.
+                Ok(Err(error)) => tracing::warn!(%error, "the topic's settings were not looked at"),
                 Err(error) => tracing::warn!(%error, "the topic's settings were not looked at"),
             }
         }

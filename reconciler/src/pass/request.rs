@@ -129,6 +129,8 @@ pub struct PassSettings {
     pub sealed_keys_ttl: Duration,
     /// How long resolved dead letters are kept.
     pub failed_claims_kept: Duration,
+    /// How long people of sealed drops are named; for ever, if it is not said.
+    pub people_kept: Option<Duration>,
     /// How long things are kept in the tables of passes and mails.
     pub kept: Retention,
     /// A consumer whose offsets stand still for longer, with messages unread, is reported.

@@ -11,7 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
 use super::findings;
-use super::memory::Memory;
+use super::memory::{Memory, TopicAnswer};
 use super::order::{Histories, most_urgent_first};
 use super::request::{Aborted, PassSettings, Request};
 use crate::collect::snapshot::DeadLetter;
@@ -72,6 +72,11 @@ impl<'a> Pass<'a> {
     }
 
     async fn steps(&mut self) -> Result<(), Aborted> {
+        let topic = if self.request.covers_everything() {
+            self.memory.ask_topic(&self.stores.topic, self.run.trigger)
+        } else {
+            None
+        };
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
@@ -92,7 +97,7 @@ impl<'a> Pass<'a> {
         self.compare_and_repair(drops).await?;
         if self.request.covers_everything() {
             self.report_loose_dead_letters().await?;
-            self.report_unsafe_topic().await?;
+            self.report_unsafe_topic(topic).await?;
         }
         if self.request.deep {
             self.compare_allow_lists().await?;
@@ -100,6 +105,9 @@ impl<'a> Pass<'a> {
         }
         if self.request.deep && self.covers_everything() {
             execute::delete_old_allow_lists(self.stores, self.settings.sealed_keys_ttl).await?;
+            if let Some(kept) = self.settings.people_kept {
+                execute::erase_old_people(self.stores, kept).await?;
+            }
         }
         if self.covers_everything() {
             execute::delete_resolved_dead_letters(&self.stores.db, self.settings.failed_claims_kept).await?;
@@ -269,12 +277,12 @@ impl<'a> Pass<'a> {
     }
 
     /// The same of the topic, where it can be read.
-    async fn report_unsafe_topic(&mut self) -> Result<(), Aborted> {
+    async fn report_unsafe_topic(&mut self, answer: Option<TopicAnswer>) -> Result<(), Aborted> {
         if self.context.tail.is_none() {
             return Ok(());
         }
         let told = tokio::select! {
-            told = self.memory.unsafe_topic(&self.stores.topic, self.run.trigger) => told,
+            told = self.memory.unsafe_topic(answer) => told,
             () = self.stop.cancelled() => return Err(Aborted::Stopped),
         };
         if let Some(detail) = told {

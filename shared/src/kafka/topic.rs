@@ -58,7 +58,18 @@ enum TopicState {
 }
 
 fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, NoMetadata> {
-    let client: BaseConsumer<Failures> = settings.reader().create_with_context(Failures::default())?;
+    let client = settings.reader().create_with_context(Failures::default())?;
+    let answer = ask_by(&client, settings, limit);
+    // Its end takes a tenth of a second.
+    tokio::task::spawn_blocking(move || drop(client));
+    answer
+}
+
+fn ask_by(
+    client: &BaseConsumer<Failures>,
+    settings: &KafkaSettings,
+    limit: Duration,
+) -> Result<TopicState, NoMetadata> {
     // One that refuses may be wrong by itself while another answers.
     let brokers: BTreeSet<&str> = settings.addresses().collect();
     let (until, mut wait) = (Instant::now() + limit, FIRST_WAIT);

@@ -17,7 +17,7 @@ use crate::domain::{CouponId, UserId};
 const LONG: Duration = Duration::from_secs(120);
 
 /// What takes the place of a text that may name a person.
-const GONE: &str = "erased";
+pub(super) const GONE: &str = "erased";
 
 /// Rows by table.
 pub type RowsByTable = Vec<(&'static str, usize)>;

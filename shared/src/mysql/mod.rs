@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod pace;
 pub mod processes;
 pub mod promises;
+pub mod retention;
 pub mod revoked;
 pub mod runs;
 pub mod schema;

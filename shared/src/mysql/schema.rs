@@ -46,6 +46,7 @@ diesel::table! {
         closed_early -> Bool,
         silenced_until -> Nullable<Datetime>,
         silenced_by -> Nullable<Text>,
+        people_erased_at -> Nullable<Datetime>,
     }
 }
 

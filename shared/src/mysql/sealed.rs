@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
@@ -87,7 +87,9 @@ impl Db {
                 if locked.is_empty() || u64::try_from(own.get_result::<i64>(conn).await?) != Ok(revocations) {
                     return Ok(false);
                 }
-                let sealed = (drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows));
+                // One that was unsealed may name people anew.
+                let named = drops::people_erased_at.eq(None::<NaiveDateTime>);
+                let sealed = (drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows), named);
                 diesel::update(drops::table.find(id.0)).set(sealed).execute(conn).await.map(|_| true)
             })
             .await

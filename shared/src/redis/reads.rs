@@ -180,6 +180,13 @@ impl Redis {
         Ok(false)
     }
 
+    /// Whether Redis knows anybody who holds a slot of a drop, or waits in it.
+    pub async fn has_people(&self, drop: &DropKeys) -> Result<bool, RedisError> {
+        let mut cmd = redis::cmd("EXISTS");
+        let found: u64 = cmd.arg(&drop.users).arg(&drop.waiting).query_async(&mut self.connection()).await?;
+        Ok(found > 0)
+    }
+
     /// The first people on a drop's waiting list, in order, `limit` at most.
     pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,6 +25,10 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "viewers";
 const VIEWERS: u32 = 10_000;
 const OPERATORS: u32 = 50;
+/// As `page.js` spreads those who look for a claim of theirs.
+const LOOK_JITTER_MS: u32 = 3_000;
+/// Neighbours in number, who open their pages one after the other, look at odd times.
+const JITTER_STEP_MS: u32 = 1_237;
 /// Without them and beside them, in turns, so that what else the machine does hits both.
 const TURNS: u32 = 5;
 
@@ -54,7 +58,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             viewers.spawn(watch(board, cookie.clone(), Arc::clone(&seen)));
         }
         let are_open = async || {
-            ensure!(seen.refused.load(Ordering::Relaxed) == 0, "a page could not be opened");
+            ensure!(seen.refused.load(Ordering::Relaxed) == 0, "a page could not be opened: {}", seen.why());
             Ok(seen.open.load(Ordering::Relaxed) == u64::from(VIEWERS))
         };
         until("all pages are open", are_open).await?;
@@ -65,7 +69,11 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         let live = seen.live.load(Ordering::Relaxed) - live;
         drop(viewers);
         let refused = seen.refused.load(Ordering::Relaxed);
-        ensure!(answered > 0 && refused == 0, "of the pages {answered} were answered and {refused} were not");
+        ensure!(
+            answered > 0 && refused == 0,
+            "of the pages {answered} were answered and {refused} were not: {}",
+            seen.why()
+        );
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
         let (answered, live) = (answered as f64 / seconds, live as f64 / seconds.floor() / f64::from(OPERATORS));
         ensure!(live > 0.5, "an operations page was told {live:.1} times a second");
@@ -116,11 +124,22 @@ struct Seen {
     open: AtomicU64,
     answered: AtomicU64,
     refused: AtomicU64,
+    /// Why the first of them was.
+    why: OnceLock<String>,
     /// Events of operations pages.
     live: AtomicU64,
 }
 
 impl Seen {
+    fn fails(&self, error: &anyhow::Error) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.why.get_or_init(|| format!("{error:#}"));
+    }
+
+    fn why(&self) -> &str {
+        self.why.get().map_or("", String::as_str)
+    }
+
     /// A request of a coupon page; the body of its answer.
     async fn get(&self, target: SocketAddr, path: &str, user: &str) -> Result<String> {
         let mut connection = TcpStream::connect(target).await?;
@@ -173,8 +192,8 @@ async fn watch(board: SocketAddr, cookie: String, seen: Arc<Seen>) {
         }
     };
     let ended: Result<()> = watching.await;
-    if ended.is_err() {
-        seen.refused.fetch_add(1, Ordering::Relaxed);
+    if let Err(error) = ended {
+        seen.fails(&error);
     }
 }
 
@@ -185,8 +204,8 @@ fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> J
         let seen = Arc::clone(seen);
         viewers.spawn(async move {
             tokio::time::sleep(every * number / VIEWERS).await;
-            if view(target, coupon, number, &seen).await.is_err() {
-                seen.refused.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = view(target, coupon, number, &seen).await {
+                seen.fails(&error);
             }
         });
     }
@@ -207,7 +226,8 @@ async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Resu
     seen.open.fetch_add(1, Ordering::Relaxed);
     if let Some(look) = look {
         // Those who were told the same instant do not come together.
-        tokio::time::sleep(look.mul_f64(1.0 + 0.4 * f64::from(number) / f64::from(VIEWERS))).await;
+        let jitter = number.wrapping_mul(JITTER_STEP_MS) % LOOK_JITTER_MS;
+        tokio::time::sleep(look + Duration::from_millis(jitter.into())).await;
         seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user).await?;
     }
     loop {

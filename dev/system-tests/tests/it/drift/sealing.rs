@@ -342,3 +342,58 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
     assert_eq!(world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
 }
+
+#[tokio::test]
+async fn people_of_drops_that_are_long_over_are_named_no_more() {
+    let fixture = Fixture::new("d-retain").await;
+    let world = &fixture.world;
+    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let (over, answers) = closed(&fixture, "Over").await;
+    fixture.api.revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"})).await.unwrap();
+    let (kept, _) = fixture.held("Goes on", 5, 5).await;
+    let mut body = coupon_body("Each day", 5, 0);
+    body["once_per"] = json!("drop");
+    let daily = fixture.api.create_coupon(&body).await;
+    let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
+    let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
+    let values = format!("{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1", daily.id);
+    world.sql.query(&format!("INSERT INTO drops ({columns}) VALUES ({values})")).await;
+    let held = format!("SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}", daily.id);
+    world.sql.query(&format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}")).await;
+    assert!(fixture.api.claim(daily.id, "u-2").await.is_accepted());
+    until_sealed(&fixture, &over).await;
+    let own = world.redis.own(&format!("{{{}}}:", over.id));
+    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
+        .await;
+    let code = format!("SELECT code FROM issued_coupons WHERE drop_id = {} AND slot = 1", over.drop);
+    let code_before = world.sql.query(&code).await;
+    let named = async |coupon: &MadeCoupon| {
+        let sql = format!(
+            "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE coupon_id = {0}), \
+             (SELECT COUNT(*) FROM issued_coupons WHERE coupon_id = {0} AND user_id NOT LIKE 'erased-%'), \
+             (SELECT COUNT(*) FROM revoked_coupons WHERE coupon_id = {0} AND CONCAT(user_id, reason, revoked_by) LIKE '%u-4%')",
+            coupon.id
+        );
+        world.sql.query(&sql).await.remove(0)
+    };
+    let not_named = |counts: [&str; 3]| counts.map(str::to_owned).to_vec();
+    let is_clean = async |flags: &[&str], settings: &[(&str, &str)]| {
+        let run = world.once_with(flags, settings).await.run();
+        assert_eq!(run.status, Status::Clean, "{run:#?}");
+    };
+
+    is_clean(&["--deep"], &[]).await;
+    is_clean(&["--deep"], &[("PEOPLE_KEPT_SECONDS", "3600")]).await;
+    let short = [("PEOPLE_KEPT_SECONDS", "1")];
+    is_clean(&["--deep", "--dry-run"], &short).await;
+    is_clean(&[], &short).await;
+    assert_eq!(named(&over).await, not_named(["19", "19", "1"]), "for ever, not old enough, a dry run, no deep pass");
+
+    is_clean(&["--deep"], &short).await;
+    assert_eq!(named(&over).await, not_named(["19", "0", "0"]));
+    assert_eq!(named(&kept).await, not_named(["5", "5", "0"]), "of a coupon that goes on");
+    assert_eq!(named(&daily).await, not_named(["2", "1", "0"]), "of the old day only");
+    assert_eq!(world.sql.query(&code).await, code_before, "codes stay");
+    assert_eq!(fixture.api.me(over.id, &answers[0].0).await["status"], "none");
+    is_clean(&["--deep"], &short).await;
+}

@@ -1,0 +1,1 @@
+ALTER TABLE drops DROP COLUMN people_erased_at;

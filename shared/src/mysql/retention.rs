@@ -1,0 +1,121 @@
+//! Retention of people: who held a coupon that is long over is not named for ever.
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Unsigned};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::erase::GONE;
+use super::{Db, DbError};
+use crate::domain::{CouponId, DropId, Slot};
+
+/// Slots renamed in one statement.
+const SLOTS_AT_ONCE: Slot = 2_000;
+
+/// A pseudonym for each row: nobody can tell which rows were of one person.
+const PSEUDONYM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
+
+/// A drop that was sealed long ago and still names people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
+pub struct OldDrop {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = BigInt)]
+    coupon_id: i64,
+    /// Whether one person may hold one in each drop.
+    #[diesel(sql_type = Bool)]
+    pub once_per_drop: bool,
+}
+
+impl OldDrop {
+    pub fn id(&self) -> DropId {
+        DropId(self.id)
+    }
+
+    pub fn coupon(&self) -> CouponId {
+        CouponId(self.coupon_id)
+    }
+}
+
+#[derive(QueryableByName)]
+struct Last {
+    #[diesel(sql_type = Nullable<Unsigned<Integer>>)]
+    slot: Option<u32>,
+}
+
+impl Db {
+    /// Drops beyond `after` that were sealed longer than `kept` ago and still name people.
+    pub async fn old_drops_with_people(
+        &self,
+        kept: Duration,
+        after: DropId,
+        most: i64,
+    ) -> Result<Vec<OldDrop>, DbError> {
+        let kept = kept.as_secs();
+        self.run("old drops with people", async move |conn| {
+            let query = "SELECT d.id, d.coupon_id, c.once_per = 'drop' AS once_per_drop \
+                         FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id > ? AND d.people_erased_at IS NULL \
+                         AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
+            let query = diesel::sql_query(query).bind::<BigInt, _>(after.0).bind::<Unsigned<BigInt>, _>(kept);
+            query.bind::<BigInt, _>(most).load(conn).await
+        })
+        .await
+    }
+
+    /// Puts a pseudonym in place of everybody who holds a row of a sealed drop; gives how many.
+    pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
+        let last = self.run("last slot of a drop", async move |conn| {
+            let query = diesel::sql_query("SELECT MAX(slot) AS slot FROM issued_coupons WHERE drop_id = ?");
+            query.bind::<BigInt, _>(drop.0).get_result::<Last>(conn).await
+        });
+        let last = last.await?.slot.unwrap_or(0);
+        let mut erased = 0;
+        for from in (0..last).step_by(SLOTS_AT_ONCE as usize) {
+            erased += self
+                .run("erase holders", async move |conn| {
+                    // A drop that is not sealed any more is compared with what Redis knows.
+                    diesel::sql_query(format!(
+                        "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id SET i.user_id = {PSEUDONYM} \
+                         WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND i.user_id NOT LIKE 'erased-%' \
+                         AND d.sealed_at IS NOT NULL"
+                    ))
+                    .bind::<BigInt, _>(drop.0)
+                    .bind::<Unsigned<Integer>, _>(from)
+                    .bind::<Unsigned<Integer>, _>(from.saturating_add(SLOTS_AT_ONCE))
+                    .execute(conn)
+                    .await
+                })
+                .await?;
+        }
+        Ok(erased)
+    }
+
+    /// The same of its mended broken promises and, where the coupon is over, of its revocations.
+    /// After that nobody of the drop is named.
+    pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
+        self.run("erase people of a drop", async move |conn| {
+            conn.transaction(async |conn| {
+                let promises = format!(
+                    "UPDATE broken_promises SET user_id = {PSEUDONYM}, reason = '{GONE}' \
+                     WHERE drop_id = ? AND mended_at IS NOT NULL AND user_id NOT LIKE 'erased-%'"
+                );
+                let mut erased = diesel::sql_query(promises).bind::<BigInt, _>(drop.0).execute(conn).await?;
+                if coupon_is_over {
+                    let revocations = format!(
+                        "UPDATE revoked_coupons SET user_id = {PSEUDONYM}, reason = '{GONE}', revoked_by = '{GONE}' \
+                         WHERE drop_id = ? AND user_id NOT LIKE 'erased-%'"
+                    );
+                    erased += diesel::sql_query(revocations).bind::<BigInt, _>(drop.0).execute(conn).await?;
+                }
+                let mark = "UPDATE drops SET people_erased_at = UTC_TIMESTAMP(3) WHERE id = ? AND sealed_at IS NOT NULL \
+                            AND NOT EXISTS (SELECT 1 FROM revoked_coupons r \
+                                WHERE r.drop_id = drops.id AND r.user_id NOT LIKE 'erased-%')";
+                diesel::sql_query(mark).bind::<BigInt, _>(drop.0).execute(conn).await?;
+                Ok(erased)
+            })
+            .await
+        })
+        .await
+    }
+}
