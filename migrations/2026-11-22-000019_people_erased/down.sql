@@ -1,1 +1,2 @@
+ALTER TABLE drops DROP KEY drops_sealed;
 ALTER TABLE drops DROP COLUMN people_erased_at;

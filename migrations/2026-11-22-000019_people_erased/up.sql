@@ -5,3 +5,11 @@ SET @sql = IF(@todo, 'ALTER TABLE drops ADD COLUMN people_erased_at DATETIME(3) 
 PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
+
+-- The drop of a coupon that was sealed last: a Redis that knows of it knows of all earlier ones.
+SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.statistics
+    WHERE table_schema = DATABASE() AND table_name = 'drops' AND index_name = 'drops_sealed');
+SET @sql = IF(@todo, 'ALTER TABLE drops ADD KEY drops_sealed (coupon_id, sealed_at), ALGORITHM = INPLACE, LOCK = NONE', 'DO 0');
+PREPARE statement FROM @sql;
+EXECUTE statement;
+DEALLOCATE PREPARE statement;

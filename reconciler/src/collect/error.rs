@@ -12,6 +12,12 @@ pub enum CollectError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
+    /// Nobody was admitted like that.
+    #[error(
+        "Redis has 200,000 people or free slots, or more, on slots {from} to {to}, where the drop has no such number: a person takes \
+         out of the drop's `users` and `free` in Redis what does not belong there"
+    )]
+    Crowded { from: i64, to: String },
     #[error("the file of unread messages cannot be read: {0}")]
     Messages(#[from] io::Error),
 }
@@ -22,6 +28,7 @@ impl CollectError {
         match self {
             Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {error}")),
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
+            Self::Crowded { .. } => Some(self.to_string()),
             Self::Messages(_) => None,
         }
     }

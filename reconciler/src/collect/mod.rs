@@ -172,7 +172,12 @@ pub async fn redis_page(
     (from, to): Range,
 ) -> Result<(Range, SlotPage), CollectError> {
     let keys = stores.redis.keys(header.facts.coupon.id, header.drop_id());
-    Ok(((from, to), stores.redis.slot_page(&keys, from, to).await?))
+    let page = stores.redis.slot_page(&keys, from, to).await?;
+    if page.is_cut {
+        let to = to.map_or_else(|| "the highest".to_owned(), |to| to.to_string());
+        return Err(CollectError::Crowded { from, to });
+    }
+    Ok(((from, to), page))
 }
 
 /// The second half: MySQL after Redis, then a second read of the people about whom the two differ.

@@ -97,6 +97,8 @@ pub struct Executor<'a> {
     pub(crate) generation: OnceCell<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
+    /// The counter is repaired once all pages are.
+    counts_later: bool,
     restored: &'a RestoredIn,
 }
 
@@ -126,6 +128,7 @@ impl<'a> Executor<'a> {
             keys,
             generation: OnceCell::new_with(header.generation.clone()),
             left: 0,
+            counts_later: false,
             restored,
         }
     }
@@ -160,6 +163,26 @@ impl<'a> Executor<'a> {
             self.repair_count().await?;
         }
         Ok(attempts)
+    }
+
+    /// Carries out the repairs of one page. The counter is set by [`Executor::end_pages`]: until
+    /// then admission is closed to the drop.
+    pub async fn carry_out_page(&mut self, items: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+        self.counts_later = true;
+        let mut attempts = Vec::with_capacity(items.len());
+        for run in runs_of_a_kind(items) {
+            self.must_go_on()?;
+            crash_point(Point::RepairBegun);
+            attempts.extend(self.run_of_a_kind(run).await?);
+            crash_point(Point::RepairDone);
+        }
+        Ok(attempts)
+    }
+
+    /// Makes the counter add up after the last page.
+    pub async fn end_pages(&mut self) -> Result<(), ExecuteError> {
+        self.counts_later = false;
+        self.repair_count().await.map(drop)
     }
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {

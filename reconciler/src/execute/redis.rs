@@ -129,6 +129,9 @@ impl Executor<'_> {
     }
 
     pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
+        if self.counts_later {
+            return Ok(RepairAttempt::Done(None));
+        }
         let generation = self.generation().await?;
         Ok(match self.redis.repair_count(&self.keys, &generation).await? {
             Done::Applied(0) => RepairAttempt::Done(None),

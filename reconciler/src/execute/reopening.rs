@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::mysql::Db;
@@ -31,6 +32,7 @@ pub(crate) async fn renew_settings(
     coupons: &[CouponId],
     patience: Patience,
     histories: &HashMap<CouponId, CouponHistory>,
+    keys_ttl: Duration,
 ) -> Result<HashSet<CouponId>, ExecuteError> {
     let seen = try_join_all(coupons.iter().map(|coupon| stores.redis.revision(*coupon))).await?;
     let seen = coupons.iter().copied().zip(seen);
@@ -52,7 +54,7 @@ pub(crate) async fn renew_settings(
     for (coupon, drops) in &taken {
         let history = histories.get(&coupon.id).copied().unwrap_or_default();
         // A bulkhead: what one coupon has keeps no other closed.
-        if let Err(error) = restore_history(stores, coupon, drops, history).await {
+        if let Err(error) = restore_history(stores, coupon, drops, history, keys_ttl).await {
             if !error.is_of_one_coupon() {
                 return Err(error);
             }
@@ -73,6 +75,10 @@ pub(crate) async fn renew_settings(
     Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !closed.contains(coupon)).collect())
 }
 
+/// Longest time between the sealing of a drop in MySQL and its keys' expiry in Redis, by two
+/// clocks: less than a drop waits before it is sealed once more.
+const SEALING_TAKES: TimeDelta = TimeDelta::seconds(1);
+
 /// A Redis that came back older knows less, or other things, of drops that have been sealed since,
 /// and no pass compares these: who won in one could win again in the next, and one could be open
 /// again.
@@ -81,11 +87,16 @@ async fn restore_history(
     coupon: &Coupon,
     drops: &[Drop],
     history: CouponHistory,
+    keys_ttl: Duration,
 ) -> Result<(), ExecuteError> {
     let Stores { db, redis, .. } = stores;
-    // A Redis that knows that the last sealed drop expires is not older than its sealing.
-    let saw_sealing = match history.last_sealed {
-        Some(last) => redis.expires(&redis.keys(coupon.id, DropId(last))).await?,
+    // A Redis that knows of the last sealing is not older than any. One drop may have been sealed
+    // twice, so it is known by the instant from which its keys expire.
+    let saw_sealing = match history.last_sealing() {
+        Some((drop, at)) => {
+            let expire_since = redis.expire_since(&redis.keys(coupon.id, drop), keys_ttl).await?;
+            expire_since.is_some_and(|since| (since - at).abs() <= SEALING_TAKES)
+        }
         None => false,
     };
     for sealed in drops.iter().filter(|drop| drop.sealed_at.is_some() && !saw_sealing) {

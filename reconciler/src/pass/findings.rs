@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use firstcome_shared::domain::{CouponId, DropId};
 
 use crate::execute::RepairAttempt;
-use crate::plan::{Action, Planned};
+use crate::plan::{Action, Beyond, Planned};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
 
 /// A drop of which a store holds what can't be read or is refused. The other store is whole, as far
@@ -41,7 +41,15 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
 pub(super) struct FindingLedger {
     order: Vec<Finding>,
     index: HashMap<FindingKey, usize>,
+    /// How many of a kind are beyond those that are named.
+    unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
+    /// Repairs were carried out page by page.
+    pub(super) has_repaired_pages: bool,
 }
+
+/// Most findings of a drop that are named, each with its person. A million people may miss their
+/// rows, and a person reads neither a million lines nor a mail of them.
+const NAMED_AT_MOST: usize = 20_000;
 
 type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
 
@@ -52,13 +60,36 @@ fn key(finding: &Finding, dead_letter: Option<i64>) -> FindingKey {
 impl FindingLedger {
     /// Notes a finding; one noted before in an earlier round gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
-        let next = self.order.len();
-        let at = *self.index.entry(key(&finding, dead_letter)).or_insert(next);
+        let (next, key) = (self.order.len(), key(&finding, dead_letter));
+        if next >= NAMED_AT_MOST && !self.index.contains_key(&key) {
+            *self.unnamed.entry((finding.kind, finding.action, finding.result)).or_default() += 1;
+            return;
+        }
+        let at = *self.index.entry(key).or_insert(next);
         if at == next {
             self.order.push(finding);
         } else {
             self.order[at] = finding;
         }
+    }
+
+    /// Repairs that a plan has counted only.
+    pub(super) fn unnamed(&mut self, beyond: &Beyond, result: Outcome) {
+        self.forget_unnamed_left();
+        for ((kind, action), number) in &beyond.by_kind {
+            *self.unnamed.entry((*kind, *action, result)).or_default() += number;
+        }
+    }
+
+    /// What was not repaired is tried again, or noted anew.
+    fn forget_unnamed_left(&mut self) {
+        self.unnamed.retain(|(.., result), _| *result == Outcome::Applied);
+    }
+
+    /// The repairs of each page are tried, from now on.
+    pub(super) fn begin_pages(&mut self) {
+        self.forget_unnamed_left();
+        self.has_repaired_pages = true;
     }
 
     /// Notes what would be done.
@@ -115,15 +146,24 @@ impl FindingLedger {
     /// Nothing is left that admission could trip over. A missing row, or a slot that nobody was
     /// given yet, is nothing to admission.
     pub(super) fn is_whole(&self) -> bool {
-        self.order.iter().all(|finding| match finding.result {
+        let named = self.order.iter().map(|finding| (finding.kind, finding.action, finding.result));
+        named.chain(self.unnamed.keys().copied()).all(|(kind, action, result)| match result {
             Outcome::Applied => true,
-            Outcome::Skipped => finding.kind != Kind::RedisLost,
-            _ if finding.action == ActionKind::Report => false,
-            _ => matches!(finding.kind, Kind::Unissued | Kind::Unfilled),
+            Outcome::Skipped => kind != Kind::RedisLost,
+            _ if action == ActionKind::Report => false,
+            _ => matches!(kind, Kind::Unissued | Kind::Unfilled),
         })
     }
 
-    pub(super) fn into_findings(self) -> Vec<Finding> {
+    pub(super) fn into_findings(mut self, coupon: CouponId, drop: DropId) -> Vec<Finding> {
+        let more = self.unnamed.into_iter().map(|((kind, action, result), number)| Finding {
+            coupon_id: Some(coupon),
+            drop_id: Some(drop),
+            result,
+            needs_person: result == Outcome::Failed,
+            ..Finding::general(kind, action, format!("{number} more like these, which are not named one by one"))
+        });
+        self.order.extend(more);
         self.order
     }
 }

@@ -8,7 +8,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::keys::DropMeta;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::findings::{self, FindingLedger};
@@ -16,11 +16,12 @@ use super::order::portions;
 use super::rebuild::put_back;
 use super::request::Aborted;
 use super::steps::Pass;
+use crate::collect::snapshot::SlotRange;
 use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
-use crate::report::{DropReport, Kind, Numbers, Trigger};
+use crate::report::{DropReport, Kind, Numbers, Outcome, Trigger};
 
 /// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
 /// worst of the generated worlds that the plan's properties are checked on; more would only chase
@@ -205,6 +206,11 @@ impl Pass<'_> {
         let has_repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
         if self.request.dry_run || held_back.is_some() {
             ledger.planned(coupon, drop, &plan.items, &held_back.unwrap_or_default());
+            ledger.unnamed(&plan.beyond, Outcome::Planned);
+        } else if !plan.beyond.is_empty() && !ledger.has_repaired_pages && round < ROUNDS {
+            self.must_be_same_life().await?;
+            self.repair_pages(header, ledger).await?;
+            next.compare_again = true;
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
             let began = Instant::now();
@@ -212,9 +218,11 @@ impl Pass<'_> {
             let attempts = executor.carry_out(&plan).await?;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);
+            ledger.unnamed(&plan.beyond, Outcome::Failed);
             next.compare_again = true;
         } else {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
+            ledger.unnamed(&plan.beyond, Outcome::Failed);
         }
         if plan.sealable && !next.compare_again && !self.request.dry_run && self.old_enough_to_seal(header) {
             let (verified, ttl) = ((plan.numbers.rows, header.facts.revocations.number), self.settings.sealed_keys_ttl);
@@ -267,6 +275,24 @@ impl Pass<'_> {
         }))
     }
 
+    /// Carries out repairs that are too many to be kept, page by page, and nothing else: the next
+    /// comparison finds what other repairs are left.
+    async fn repair_pages(&self, header: &DropHeader, ledger: &mut FindingLedger) -> Result<(), Aborted> {
+        let (began, coupon) = (Instant::now(), header.facts.coupon.id);
+        let mut planner = Planner::new(self.settings.policy, &header.facts);
+        let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+        let mut pages = std::pin::pin!(self.pages(header));
+        ledger.begin_pages();
+        while let Some(page) = pages.try_next().await? {
+            let items = planner.repairs_of(&page);
+            let attempts = executor.carry_out_page(&items).await?;
+            ledger.attempts(coupon, header.drop_id(), &items, &attempts);
+        }
+        executor.end_pages().await?;
+        crate::metrics::stage("execute", began.elapsed());
+        Ok(())
+    }
+
     /// Page by page, several on their way at once: while one is compared, MySQL reads the next and
     /// Redis the ones after. Each page is still read from Redis first, and they are compared in
     /// order.
@@ -279,12 +305,7 @@ impl Pass<'_> {
             return Ok(plan);
         }
         let mut planner = Planner::new(self.settings.policy, &header.facts);
-        let stores = self.stores;
-        let ranges = header.ranges(self.settings.page_slots).into_iter();
-        let pages = stream::iter(ranges.map(|range| collect::redis_page(stores, header, range)))
-            .buffered(AHEAD)
-            .map(|seen| async { collect::page(stores, header, seen?).await });
-        let mut pages = std::pin::pin!(pages.buffered(AHEAD));
+        let mut pages = std::pin::pin!(self.pages(header));
         let rebuilding = self.begin_rebuild(header).await?;
         while let Some(page) = pages.try_next().await? {
             self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
@@ -297,6 +318,16 @@ impl Pass<'_> {
         self.memory.verified.note(header, &plan, self.settings.page_slots);
         crate::metrics::stage("look", began.elapsed());
         Ok(plan)
+    }
+
+    /// The pages of a drop, in order of slots.
+    fn pages<'h>(&'h self, header: &'h DropHeader) -> impl Stream<Item = Result<SlotRange, CollectError>> + 'h {
+        let stores = self.stores;
+        let ranges = header.ranges(self.settings.page_slots).into_iter();
+        stream::iter(ranges.map(move |range| collect::redis_page(stores, header, range)))
+            .buffered(AHEAD)
+            .map(move |seen| async move { collect::page(stores, header, seen?).await })
+            .buffered(AHEAD)
     }
 
     /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.
@@ -370,7 +401,10 @@ impl Reports {
     fn into_drops(self) -> Vec<DropReport> {
         self.drops
             .into_iter()
-            .map(|(report, ledger)| DropReport { findings: ledger.into_findings(), ..report })
+            .map(|(report, ledger)| {
+                let findings = ledger.into_findings(report.coupon_id, report.drop_id);
+                DropReport { findings, ..report }
+            })
             .collect()
     }
 }

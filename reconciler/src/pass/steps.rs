@@ -21,6 +21,10 @@ use crate::plan;
 use crate::report::{ActionKind, Finding, Kind, Run};
 use crate::stores::Stores;
 
+/// Most that clocks of hosts differ by: after a fail-over a drop may have been open by the clock of
+/// the server before, and not yet by that of the one that stands.
+const CLOCKS_DIFFER_MS: i64 = 60_000;
+
 /// One pass under way.
 pub(super) struct Pass<'a> {
     /// With a connection to Redis that ends with the server process.
@@ -187,9 +191,8 @@ impl<'a> Pass<'a> {
             self.histories = self.stores.db.histories(closed).await?;
             most_urgent_first(drops, &self.histories, now_ms);
         }
-        let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
-        self.gate.has_begun = !opened.is_empty();
-        let losses = self.losses(&opened, &fences).await;
+        self.gate.has_begun = drops.iter().any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
+        let losses = self.losses(drops, &fences, now_ms).await;
         let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
@@ -205,15 +208,23 @@ impl<'a> Pass<'a> {
 
     /// What claims may still be in flight from before: the life before this one, for coupons that
     /// are not verified; a drop that was lost within this life.
-    async fn losses(&self, opened: &[&(Coupon, Drop)], fences: &HashMap<CouponId, CouponFence>) -> Vec<String> {
+    async fn losses(
+        &self,
+        drops: &[(Coupon, Drop)],
+        fences: &HashMap<CouponId, CouponFence>,
+        now_ms: i64,
+    ) -> Vec<String> {
         let life = self.loss_of_life();
+        // By the clock of the server that is gone it may have been open.
+        let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
+        let was_open = |(coupon, drop): &&(Coupon, Drop)| {
+            self.context.unverified.contains(&coupon.id) && drop.opens_at.timestamp_millis() <= maybe_open
+        };
+        let mut losses: Vec<String> = drops.iter().find(was_open).map(|_| life.clone()).into_iter().collect();
+        let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
         let keys: Vec<_> = opened.iter().map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id)).collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;
-        let mut losses = Vec::new();
         for ((coupon, drop), numbers) in opened.iter().zip(numbers) {
-            if self.context.unverified.contains(&coupon.id) {
-                losses.push(life.clone());
-            }
             if numbers.is_ok_and(|numbers| numbers.are_lost()) {
                 let generation = fences.get(&coupon.id).and_then(|fence| fence.generation.as_ref());
                 losses.push(format!("{life} {:?}", (drop.id, generation)));
@@ -325,7 +336,9 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        let renewed = execute::renew_settings(self.stores, &ids, patience, &self.histories).await?;
+        let renewed =
+            execute::renew_settings(self.stores, &ids, patience, &self.histories, self.settings.sealed_keys_ttl)
+                .await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
         if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Aborted::AnotherLife);

@@ -28,7 +28,7 @@ impl Planner<'_> {
         let waits = !self.facts.tail_known && self.wait_for_the_topic();
         self.items.sort_by_key(|item| rank(&item.action));
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
-        let repairs: usize = self.items.iter().map(|item| weight(item, gaps)).sum();
+        let repairs = self.items.iter().map(|item| weight(item, gaps)).sum::<usize>() + self.beyond.weight;
         let quantity = self.facts.drop.quantity as usize;
         let limit = (quantity * self.policy.repair_limit_percent as usize / 100).max(self.policy.repair_limit_at_least);
         let exact = self.exact() && !waits;
@@ -40,6 +40,7 @@ impl Planner<'_> {
             // While the gate is closed nobody is admitted, and comparing is what it waits for.
             over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,
             items: self.items,
+            beyond: self.beyond,
             numbers: self.numbers,
             examined: self.examined,
             young: self.young,
@@ -238,7 +239,7 @@ impl Planner<'_> {
 /// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a row
 /// go to their slots, and the counter is set, before anybody is moved: else one could be moved onto
 /// a slot that is another's.
-fn rank(action: &Action) -> u8 {
+pub(super) fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta | Action::WriteAllowList => 0,
         Action::Rebuild { .. } => 1,
@@ -262,7 +263,7 @@ fn rank(action: &Action) -> u8 {
 /// harm, and people wait for it. So does a revocation, which is on record by itself. A counter
 /// repair counts as many as the slots that it would free, since a wrong one would give each of them
 /// out twice.
-fn weight(item: &Planned, gaps: usize) -> usize {
+pub(super) fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
         | (

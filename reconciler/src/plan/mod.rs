@@ -5,6 +5,7 @@
 //! then closed ([`Planner::finish`]). What comes out is a list of findings, each with the repair it
 //! calls for.
 
+mod beyond;
 mod dead_letters;
 mod drop;
 mod left;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::collections::HashSet;
 
+pub use beyond::Beyond;
 use left::{DeadLettersLeft, for_example};
 
 use chrono::{DateTime, Utc};
@@ -37,6 +39,9 @@ pub struct RepairPolicy {
     pub repair_limit_at_least: usize,
     /// An operator confirmed: no repair limit.
     pub confirmed: bool,
+    /// Most repairs that each concern one page and are kept in memory; more are counted, and
+    /// carried out page by page.
+    pub kept: usize,
 }
 
 impl Default for RepairPolicy {
@@ -47,6 +52,7 @@ impl Default for RepairPolicy {
             repair_limit_percent: 20,
             repair_limit_at_least: 50,
             confirmed: false,
+            kept: 10_000,
         }
     }
 }
@@ -164,6 +170,8 @@ impl Action {
 pub struct Plan {
     /// Findings with their repairs, in the order in which they are to be carried out.
     pub items: Vec<Planned>,
+    /// Repairs of the same kinds that are too many to be kept.
+    pub beyond: Beyond,
     pub numbers: Numbers,
     pub examined: Examined,
     /// Admissions too young to be judged: they may still be on their way to the topic.
@@ -216,6 +224,9 @@ pub struct Planner<'a> {
     policy: RepairPolicy,
     facts: &'a DropFacts,
     items: Vec<Planned>,
+    /// Repairs of [`Planner::items`] that each concern one page.
+    of_pages: usize,
+    beyond: Beyond,
     rebuild: Vec<Holding>,
     /// Those of a lost drop who were taken already.
     rebuilt: usize,
@@ -248,6 +259,8 @@ impl<'a> Planner<'a> {
             policy,
             facts,
             items: Vec::new(),
+            of_pages: 0,
+            beyond: Beyond::default(),
             rebuild: Vec::new(),
             rebuilt: 0,
             numbers: Numbers::default(),
@@ -288,6 +301,7 @@ impl<'a> Planner<'a> {
         detail: String,
     ) {
         let needs_person = matches!(action, Action::Report);
+        self.of_pages += usize::from(action.is_of_page());
         let (slot, user, dead_letter) = (slot.into(), user.cloned(), None);
         self.items.push(Planned { kind, slot, user, dead_letter, detail, action, needs_person });
     }

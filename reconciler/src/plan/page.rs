@@ -67,6 +67,11 @@ impl<'p> Sorted<'p> {
 impl Planner<'_> {
     /// Takes in one page.
     pub fn page(&mut self, page: &SlotRange) {
+        self.page_whole(page);
+        self.keep_some();
+    }
+
+    pub(super) fn page_whole(&mut self, page: &SlotRange) {
         self.count_in(page);
         if page.is_in_order(i64::from(self.facts.drop.quantity)) && !self.facts.is_lost() {
             // Nothing to decide, so nothing is sorted.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::catalogue::LISTED;
@@ -33,9 +33,18 @@ pub struct CouponHistory {
     pub opened: i64,
     #[diesel(sql_type = BigInt)]
     pub revocations: i64,
-    /// Of the sealed drops the one that opened last.
+    /// The drop that was sealed last, and when, Unix milliseconds by the reconciler's clock.
     #[diesel(sql_type = Nullable<BigInt>)]
     pub last_sealed: Option<i64>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    pub last_sealed_at: Option<NaiveDateTime>,
+}
+
+impl CouponHistory {
+    /// The drop that was sealed last, and when.
+    pub fn last_sealing(&self) -> Option<(DropId, DateTime<Utc>)> {
+        Some((DropId(self.last_sealed?), self.last_sealed_at?.and_utc()))
+    }
 }
 
 /// Coupons in one statement: each counts entries of two indexes, perhaps thousands.
@@ -53,8 +62,9 @@ impl Db {
                     "SELECT w.id, (SELECT COUNT(*) FROM drops d FORCE INDEX (drops_opened) \
                          WHERE d.coupon_id = w.id AND d.opens_at <= UTC_TIMESTAMP(3) + INTERVAL 1 HOUR) opened, \
                          (SELECT COUNT(*) FROM revoked_coupons r WHERE r.coupon_id = w.id) revocations, \
-                         (SELECT d.id FROM drops d FORCE INDEX (drops_opened) WHERE d.coupon_id = w.id \
-                             AND d.sealed_at IS NOT NULL ORDER BY d.opens_at DESC LIMIT 1) last_sealed FROM ({LISTED}) w"
+                         s.id last_sealed, s.sealed_at last_sealed_at FROM ({LISTED}) w LEFT JOIN LATERAL \
+                         (SELECT d.id, d.sealed_at FROM drops d FORCE INDEX (drops_sealed) WHERE d.coupon_id = w.id \
+                             AND d.sealed_at IS NOT NULL ORDER BY d.sealed_at DESC LIMIT 1) s ON TRUE"
                 ))
                 .bind::<Text, _>(json(&ids)?)
                 .load::<CouponHistory>(conn)

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
 
@@ -81,7 +83,13 @@ pub struct SlotPage {
     /// Slot and person, in order of slots.
     pub users: Vec<(i64, String)>,
     pub free: Vec<i64>,
+    /// There are more on these slots than are read at once.
+    pub is_cut: bool,
 }
+
+/// Most people, and free slots, read at once: more than a page has slots. By hand any number may be
+/// put onto one slot, or beyond the last.
+const ON_PAGE_AT_MOST: usize = 200_000;
 
 type RawNumbers = (HashMap<String, String>, Option<String>, u64, u64, u64, Vec<(String, f64)>, Vec<(String, f64)>);
 
@@ -133,10 +141,12 @@ impl Redis {
         Ok(read_numbers(pipe.query_async(&mut self.connection()).await?))
     }
 
-    /// Whether a drop's keys are to expire: the pass that sealed it has said so.
-    pub async fn expires(&self, keys: &DropKeys) -> Result<bool, RedisError> {
-        let left: i64 = redis::cmd("TTL").arg(&keys.meta).query_async(&mut self.connection()).await?;
-        Ok(left > 0)
+    /// When it was said that a drop's keys expire after `ttl`, by Redis's clock; `None` where they
+    /// stay.
+    pub async fn expire_since(&self, keys: &DropKeys, ttl: Duration) -> Result<Option<DateTime<Utc>>, RedisError> {
+        let at: i64 = redis::cmd("PEXPIRETIME").arg(&keys.meta).query_async(&mut self.connection()).await?;
+        let since = (at >= 0).then(|| DateTime::from_timestamp_millis(at)).flatten();
+        Ok(since.and_then(|at| at.checked_sub_signed(TimeDelta::from_std(ttl).ok()?)))
     }
 
     /// Which of these drops Redis has, in the order asked.
@@ -206,13 +216,17 @@ impl Redis {
         let to = to.map_or("+inf".to_owned(), |t| t.to_string());
         let mut pipe = redis::pipe();
         pipe.atomic().cmd("GET").arg(&*keys.count);
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(&first).arg(&to).arg("WITHSCORES");
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(&first).arg(&to);
+        let limit = |cmd: &mut redis::Pipeline| {
+            cmd.arg("LIMIT").arg(0).arg(ON_PAGE_AT_MOST);
+        };
+        limit(pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(&first).arg(&to).arg("WITHSCORES"));
+        limit(pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(&first).arg(&to));
         let (count, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
         let mut users: Vec<_> = users.into_iter().map(|(user, score)| (slot_of(score), user)).collect();
         users.sort_by_key(|(slot, _)| *slot);
         Ok(SlotPage {
             count: count.and_then(|text| text.parse().ok()),
+            is_cut: users.len().max(free.len()) >= ON_PAGE_AT_MOST,
             users,
             free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
         })

@@ -74,6 +74,26 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
 }
 
 #[tokio::test]
+async fn so_many_members_beyond_the_last_slot_that_no_reply_holds_them_keep_no_other_back() {
+    let fixture = Fixture::new("crowded").await;
+    let many = "for i = 1, 250000 do redis.call('ZADD', KEYS[1], ARGV[1], 'odd-' .. i) end";
+    let mut left = Vec::new();
+    for score in ["-5", "1790000000000", "3"] {
+        left.push(broken(&fixture, score, &[&["EVAL", many, "1", "@users", score]]).await);
+    }
+    let (whole, _) = fixture.held("whole", 20, 12).await;
+    fixture.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
+    let run = fixture.world.once_with(&[], &[]).await.run();
+    assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
+    assert_eq!(rows(&fixture.world, whole.drop).await.len(), 12, "{run:#?}");
+    for coupon in &left {
+        let report = run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).unwrap();
+        let told = report.findings.iter().find(|f| f.result == Outcome::Failed && f.needs_person).unwrap();
+        assert!(told.detail.contains("200,000 people or free slots") && !report.exact, "{report:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_coupon_opens_after_a_loss_whatever_stands_where_its_tokens_are() {
     let fixture = Fixture::new("tokens").await;
     let (coupon, _) = fixture.held("tokens", 20, 3).await;

@@ -16,6 +16,7 @@ mod many;
 mod metrics;
 mod missed;
 mod outages;
+mod people;
 mod repair_limit;
 pub(crate) mod repairs;
 mod revoked;

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Utc};
 use firstcome_drift::Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, eventually, people, rush,
+    Clocks, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, coupon_body, eventually,
+    people, rush,
 };
+use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient, passes_by_hand, replication, stalled_pass};
 use crate::drift::support::injector;
@@ -108,6 +111,31 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
         daemon.process.thaw();
         assert_eq!(daemon.process.stop().await, 0);
     }
+}
+
+/// By the clock of the Redis that stands the drop is not open yet; by the one before it was, and
+/// people were admitted.
+#[tokio::test]
+async fn a_loss_is_waited_for_where_the_clock_of_the_redis_after_it_is_behind() {
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("redis").unwrap();
+    let server =
+        RedisServer::start(RedisOptions { env: clock.env().to_vec(), ..RedisOptions::default() }).await.unwrap();
+    let world = World::on(WorldStores::shared().await.with_redis(&server), "gate-clock").await;
+    world.set("PUBLISH_DEADLINE_MS", &DEADLINE.as_millis().to_string());
+    let fixture = Fixture::of(world).await;
+    let mut body = coupon_body("Behind", 20, 0);
+    body["schedule"]["opens_at"] = json!(Utc::now() - TimeDelta::seconds(2));
+    let (coupon, _) = fixture.held_of(&body, 5).await;
+    server.kill().await.unwrap();
+    clock.set(-20).unwrap();
+    server.start_again().await.unwrap();
+    let begun = Instant::now();
+    let run = fixture.world.pass().await;
+    let took = begun.elapsed();
+    assert!(took >= DEADLINE, "messages from before may still come, and the pass took {took:?} only: {run:#?}");
+    let not_open = fixture.api.claim(coupon.id, "u-late").await;
+    assert!(not_open.promised().is_none(), "by its clock nothing is open: {not_open:?}");
 }
 
 async fn command(server: &RedisServer, args: &[&str]) {

@@ -6,6 +6,7 @@ mod changes;
 mod closing;
 mod command_line;
 mod holders;
+mod mass_repairs;
 mod members;
 mod operators;
 mod page;

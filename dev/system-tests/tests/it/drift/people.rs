@@ -1,0 +1,139 @@
+//! People who are named no more: one whom an operator erases, and all of drops that are long over.
+
+use firstcome_reconciler::report::Status;
+use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body, eventually};
+use serde_json::json;
+
+use crate::drift::sealing::{closed, until_sealed};
+
+#[tokio::test]
+async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
+    let fixture = Fixture::new("d-erase").await;
+    let world = &fixture.world;
+    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let erase = async |user: &str| {
+        let process = world.start("firstcome-reconciler", &["erase", "--user", user, "--by", "Kim"], &[]);
+        let code = process.ended(LIMIT).await;
+        (code, process.all_stdout().await, process.log())
+    };
+    let (coupon, _) = closed(&fixture, "Over").await;
+    let (code, _, log) = erase("u-3").await;
+    assert!(code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)), "{code} {log}");
+    until_sealed(&fixture, &coupon).await;
+    let own = world.redis.own(&format!("{{{}}}:", coupon.id));
+    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
+        .await;
+    let letter = |resolved: &str| {
+        format!(
+            "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, error, resolved_at) \
+             VALUES ({}, 'u-3', 'u-3', 'by hand', 'u-3', {resolved})",
+            coupon.id
+        )
+    };
+    world.sql.query(&letter("NULL")).await;
+    let of_person = format!("{}, {}, 'u-3', 'u-3'", coupon.drop, coupon.id);
+    let promise = "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES";
+    world.sql.query(&format!("{promise} ({of_person}, 'by-hand')")).await;
+    let (code, _, log) = erase("u-3").await;
+    assert!(code == 1 && log.contains("2 dead letters or broken promises"), "{code} {log}");
+    let resolve =
+        "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', resolution_detail = 'u-3'";
+    world.sql.query(resolve).await;
+    world.sql.query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    // This revocation is over: what they hold they claimed afterwards.
+    let revocation = "INSERT INTO revoked_coupons \
+                      (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
+    world.sql.query(&format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')")).await;
+    let finding =
+        "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result) VALUES";
+    world.sql.query(&format!("{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned')")).await;
+    // Who stands in line is named by no table.
+    let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
+    assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
+    assert!(matches!(fixture.api.claim(line.id, "u-98").await, Answer::Waiting { .. }));
+    let (code, _, log) = erase("u-98").await;
+    assert!(code == 1 && log.contains(&format!("wait in coupon {}", line.id)), "{code} {log}");
+    let act =
+        r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
+    world.sql.query(act).await;
+
+    let (code, printed, _) = erase("u-3").await;
+    assert_eq!(code, 0, "{printed}");
+    let pseudonym = printed.split("this person is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(pseudonym.starts_with("erased-") && pseudonym.len() == 27, "{printed}");
+    let rows = format!(
+        "SELECT COUNT(*), SUM(user_id = 'u-3'), SUM(user_id = '{pseudonym}') FROM issued_coupons WHERE coupon_id = {}",
+        coupon.id
+    );
+    assert_eq!(world.sql.query(&rows).await, [["20", "0", "1"]]);
+    for (table, texts, left) in [
+        ("failed_claims", "COALESCE(payload, error, resolution_detail, 'gone')", "gone"),
+        ("revoked_coupons", "CONCAT(reason, ' by ', revoked_by)", "erased by erased"),
+        ("broken_promises", "reason", "erased"),
+        ("reconcile_findings WHERE run_id = 'by-hand'", "detail", "erased"),
+    ] {
+        let row = world.sql.query(&format!("SELECT user_id, {texts} FROM {table}")).await;
+        assert_eq!(row, [[pseudonym, left]], "{table}");
+    }
+    let acts = "SELECT detail->>'$.user_id', detail->>'$.other' FROM ops_actions WHERE action = 'revoke'";
+    assert_eq!(world.sql.query(acts).await, [[pseudonym, "u-37"]]);
+    let recorded = "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
+    assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
+    assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
+    assert_eq!(world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+}
+
+#[tokio::test]
+async fn people_of_drops_that_are_long_over_are_named_no_more() {
+    let fixture = Fixture::new("d-retain").await;
+    let world = &fixture.world;
+    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let (over, answers) = closed(&fixture, "Over").await;
+    fixture.api.revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"})).await.unwrap();
+    let (kept, _) = fixture.held("Goes on", 5, 5).await;
+    let mut body = coupon_body("Each day", 5, 0);
+    body["once_per"] = json!("drop");
+    let daily = fixture.api.create_coupon(&body).await;
+    let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
+    let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
+    let values = format!("{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1", daily.id);
+    world.sql.query(&format!("INSERT INTO drops ({columns}) VALUES ({values})")).await;
+    let held = format!("SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}", daily.id);
+    world.sql.query(&format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}")).await;
+    assert!(fixture.api.claim(daily.id, "u-2").await.is_accepted());
+    until_sealed(&fixture, &over).await;
+    let own = world.redis.own(&format!("{{{}}}:", over.id));
+    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
+        .await;
+    let code = format!("SELECT code FROM issued_coupons WHERE drop_id = {} AND slot = 1", over.drop);
+    let code_before = world.sql.query(&code).await;
+    let named = async |coupon: &MadeCoupon| {
+        let sql = format!(
+            "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE coupon_id = {0}), \
+             (SELECT COUNT(*) FROM issued_coupons WHERE coupon_id = {0} AND user_id NOT LIKE 'erased-%'), \
+             (SELECT COUNT(*) FROM revoked_coupons WHERE coupon_id = {0} AND CONCAT(user_id, reason, revoked_by) LIKE '%u-4%')",
+            coupon.id
+        );
+        world.sql.query(&sql).await.remove(0)
+    };
+    let not_named = |counts: [&str; 3]| counts.map(str::to_owned).to_vec();
+    let is_clean = async |flags: &[&str], settings: &[(&str, &str)]| {
+        let run = world.once_with(flags, settings).await.run();
+        assert_eq!(run.status, Status::Clean, "{run:#?}");
+    };
+
+    is_clean(&["--deep"], &[]).await;
+    is_clean(&["--deep"], &[("PEOPLE_KEPT_SECONDS", "3600")]).await;
+    let short = [("PEOPLE_KEPT_SECONDS", "1")];
+    is_clean(&["--deep", "--dry-run"], &short).await;
+    is_clean(&[], &short).await;
+    assert_eq!(named(&over).await, not_named(["19", "19", "1"]), "for ever, not old enough, a dry run, no deep pass");
+
+    is_clean(&["--deep"], &short).await;
+    assert_eq!(named(&over).await, not_named(["19", "0", "0"]));
+    assert_eq!(named(&kept).await, not_named(["5", "5", "0"]), "of a coupon that goes on");
+    assert_eq!(named(&daily).await, not_named(["2", "1", "0"]), "of the old day only");
+    assert_eq!(world.sql.query(&code).await, code_before, "codes stay");
+    assert_eq!(fixture.api.me(over.id, &answers[0].0).await["status"], "none");
+    is_clean(&["--deep"], &short).await;
+}

@@ -1,0 +1,63 @@
+//! Repairs that are too many to be kept in memory: they are counted here, and carried out page by
+//! page while the drop is read once more.
+
+use std::collections::HashMap;
+
+use super::drop::{rank, weight};
+use super::{Action, Planned, Planner};
+use crate::collect::snapshot::SlotRange;
+use crate::report::{ActionKind, Kind};
+
+/// Repairs that were planned and not kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beyond {
+    pub by_kind: HashMap<(Kind, ActionKind), usize>,
+    /// How many of them count towards the repair limit.
+    pub(super) weight: usize,
+}
+
+impl Beyond {
+    pub fn is_empty(&self) -> bool {
+        self.by_kind.is_empty()
+    }
+}
+
+impl Action {
+    /// Whether a repair gives one person what the stores say is theirs, and needs nothing of other
+    /// pages. Millions may be missing; others come one by one.
+    pub(super) fn is_of_page(&self) -> bool {
+        matches!(self, Self::PutBack { .. } | Self::Issue(_) | Self::IssueDeadLetter { .. })
+    }
+}
+
+impl Planner<'_> {
+    /// Forgets repairs beyond those that a plan keeps.
+    pub(super) fn keep_some(&mut self) {
+        let most = self.policy.kept;
+        if self.of_pages <= most {
+            return;
+        }
+        let (mut kept, beyond) = (0, &mut self.beyond);
+        self.items.retain(|item| {
+            kept += usize::from(item.action.is_of_page());
+            let keeps = kept <= most || !item.action.is_of_page();
+            if !keeps {
+                *beyond.by_kind.entry((item.kind, item.action.kind())).or_default() += 1;
+                // No gap: the counter is never one of these.
+                beyond.weight += weight(item, 0);
+            }
+            keeps
+        });
+        self.of_pages = most;
+    }
+
+    /// The repairs of one page, in the order in which they are to be carried out, once it is
+    /// decided that the drop is to be repaired.
+    pub fn repairs_of(&mut self, page: &SlotRange) -> Vec<Planned> {
+        self.page_whole(page);
+        self.of_pages = 0;
+        let mut items: Vec<Planned> = self.items.drain(..).filter(|item| item.action.is_of_page()).collect();
+        items.sort_by_key(|item| rank(&item.action));
+        items
+    }
+}
