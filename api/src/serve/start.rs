@@ -47,7 +47,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
     let durability = Durability::new(publisher, fallback, mysql.questions.clone());
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = ClaimService::new(
-        mysql.questions.clone(),
+        (mysql.questions.clone(), mysql.operators.clone()),
         redis.clone(),
         Arc::clone(&clock),
         Arc::clone(&catalogue),

@@ -78,7 +78,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_an_operator_s_pause_goes_through() {
+async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_operators_get_through() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;
@@ -94,12 +94,16 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_an_o
     kafka.kill().await.unwrap();
     mysql.set(ProxyFault::Delay(Duration::from_millis(30))).await.unwrap();
 
-    let polls = crowd(400, poll(&api, id)).await;
+    // More than may be asked at once.
+    let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;
         assert_eq!((claimed.code(), &claimed.json["queued"]), ((202, "accepted"), &json!(false)));
     }
     let paused = api.patch(id, json!({"paused": true})).await;
     assert_eq!((paused.status, &paused.json["paused"]), (200, &json!(true)), "{paused:?}");
+    let path = format!("/v1/coupons/{id}/people/u-0/revoke");
+    let revoked = api.ops(Method::POST, &path, &json!({"reason": "fraud", "by": "Ann"})).await;
+    assert_eq!((revoked.status, &revoked.json["status"]), (200, &json!("revoked")), "{revoked:?}");
     drop_all(polls).await;
 }

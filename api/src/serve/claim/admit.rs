@@ -25,6 +25,8 @@ use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, 
 pub(crate) struct ClaimService {
     /// For questions alone: MySQL is on no other claim's path.
     pub(super) questions: Db,
+    /// For revocations by operators.
+    pub(super) operators: Db,
     pub(super) question_limit: InFlightLimit,
     pub(super) redis: Redis,
     pub(super) clock: Arc<RedisClock>,
@@ -49,7 +51,7 @@ const SEALED_RETRY_GRACE: TimeDelta = TimeDelta::minutes(10);
 impl ClaimService {
     /// `redis_timeout`: a claim that waited for longer than one call may take is refused.
     pub(crate) fn new(
-        questions: Db,
+        (questions, operators): (Db, Db),
         redis: Redis,
         clock: Arc<RedisClock>,
         catalogue: Arc<Catalogue>,
@@ -64,7 +66,7 @@ impl ClaimService {
             MicroBatches::new(redis.clone(), shared_clock, Arc::clone(&durability), shared_limit, redis_timeout);
         let sold_out = counter!("firstcome_claims_total", "outcome" => "sold_out");
         let batches = Arc::new(batches);
-        Self { questions, question_limit, redis, clock, catalogue, durability, batches, sold_out }
+        Self { questions, operators, question_limit, redis, clock, catalogue, durability, batches, sold_out }
     }
 
     pub(crate) fn durability(&self) -> &Durability {

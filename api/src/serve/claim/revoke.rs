@@ -7,10 +7,10 @@ use std::sync::Arc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
@@ -56,18 +56,31 @@ impl ClaimService {
     ) -> Result<Revoked, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
+        let is_operator = order.operator.is_some();
+        let db = if is_operator { &self.operators } else { &self.questions }.clone();
+        let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
         // Begun, it goes on without its client.
-        self.question_limit.run(async move { claims.revoke_in(&coupon, user, order).await }).await?
+        if is_operator {
+            self.question_limit.run_unlimited(revoking).await?
+        } else {
+            self.question_limit.run(revoking).await?
+        }
     }
 
-    async fn revoke_in(&self, coupon: &CouponWithDrops, user: UserId, order: Order) -> Result<Revoked, ClaimRefusal> {
+    async fn revoke_in(
+        &self,
+        db: &Db,
+        coupon: &CouponWithDrops,
+        user: UserId,
+        order: Order,
+    ) -> Result<Revoked, ClaimRefusal> {
         let shown = match order.drop {
-            Some(id) => self.drop_named(coupon, id).await?,
+            Some(id) => drop_named(db, coupon, id).await?,
             None => drop_to_show(coupon, self.clock.now()).map(|one| one.drop.clone()),
         };
         let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
         let keys = self.redis.keys(coupon.coupon.id, shown.id);
-        let record = self.questions.person(coupon.coupon.id, &user).await.map_err(unknown)?;
+        let record = db.person(coupon.coupon.id, &user).await.map_err(unknown)?;
         let standing = self.redis.standing(&keys, &user).await.map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
         let held = held(once_per, &shown, &record, &standing)?;
@@ -77,40 +90,19 @@ impl ClaimService {
         }
         let (drop, slot) = match held {
             Held::Claim(drop, slot) => (drop, slot),
-            Held::Revoked(earlier) => return self.finish(coupon, earlier.clone()).await,
+            Held::Revoked(earlier) => return self.finish(db, coupon, earlier.clone()).await,
         };
         let Order { reason, by, may_claim_again, operator, .. } = order;
         let coupon_id = coupon.coupon.id;
         let new =
             NewRevocation { coupon: coupon_id, drop, slot, user, reason, by, may_claim_again, once_per, operator };
-        let revocation = self.write(new).await?;
+        let revocation = write(db, new).await?;
         crash_point(Point::RevocationWritten);
-        self.finish(coupon, revocation).await
-    }
-
-    /// A drop of the coupon; the catalogue does not have those that were sealed before the last
-    /// one.
-    async fn drop_named(&self, coupon: &CouponWithDrops, id: DropId) -> Result<Option<Drop>, ClaimRefusal> {
-        if let Some(drop) = coupon.drop(id) {
-            return Ok(Some(drop.clone()));
-        }
-        let all = self.questions.coupon(coupon.coupon.id).await.map_err(unknown)?;
-        Ok(all.and_then(|(_, drops)| drops.into_iter().find(|drop| drop.id == id)))
-    }
-
-    /// Again where MySQL chose this transaction to end a deadlock with a consumer.
-    async fn write(&self, new: NewRevocation) -> Result<Revocation, ClaimRefusal> {
-        for _ in 1..ATTEMPTS {
-            match self.questions.revoke(new.clone()).await {
-                Err(DbError::Query { .. }) => {}
-                other => return other.map_err(unknown),
-            }
-        }
-        self.questions.revoke(new).await.map_err(unknown)
+        self.finish(db, coupon, revocation).await
     }
 
     /// The steps after MySQL has the revocation. Those that were done already change nothing.
-    async fn finish(&self, coupon: &CouponWithDrops, revocation: Revocation) -> Result<Revoked, ClaimRefusal> {
+    async fn finish(&self, db: &Db, coupon: &CouponWithDrops, revocation: Revocation) -> Result<Revoked, ClaimRefusal> {
         let half = |why: &dyn std::fmt::Display| {
             tracing::warn!(%why, coupon = %coupon.coupon.id, "a revocation is not in Redis yet; a pass finishes it");
             ClaimRefusal::HalfRevoked
@@ -123,7 +115,7 @@ impl ClaimService {
         let until = released.map_err(|error| half(&error))?;
         crash_point(Point::RevocationReleased);
         if revocation.is_to_be_ended() {
-            let until = self.questions.end_revocation(id, until).await.map_err(|error| half(&error))?;
+            let until = db.end_revocation(id, until).await.map_err(|error| half(&error))?;
             self.redis.revoke(&keys, scope, user, id, Some(until)).await.map_err(|error| half(&error))?;
         }
         if let Err(error) = self.redis.wake_if_anyone_waits(coupon.coupon.id, &[keys]).await {
@@ -131,6 +123,26 @@ impl ClaimService {
         }
         Ok(Revoked { status: "revoked", drop_id: drop, slot: revocation.slot })
     }
+}
+
+/// A drop of the coupon; the catalogue does not have those that were sealed before the last one.
+async fn drop_named(db: &Db, coupon: &CouponWithDrops, id: DropId) -> Result<Option<Drop>, ClaimRefusal> {
+    if let Some(drop) = coupon.drop(id) {
+        return Ok(Some(drop.clone()));
+    }
+    let all = db.coupon(coupon.coupon.id).await.map_err(unknown)?;
+    Ok(all.and_then(|(_, drops)| drops.into_iter().find(|drop| drop.id == id)))
+}
+
+/// Again where MySQL chose this transaction to end a deadlock with a consumer.
+async fn write(db: &Db, new: NewRevocation) -> Result<Revocation, ClaimRefusal> {
+    for _ in 1..ATTEMPTS {
+        match db.revoke(new.clone()).await {
+            Err(DbError::Query { .. }) => {}
+            other => return other.map_err(unknown),
+        }
+    }
+    db.revoke(new).await.map_err(unknown)
 }
 
 fn unknown(error: impl Into<Unavailable>) -> ClaimRefusal {
