@@ -89,6 +89,14 @@ impl fmt::Display for ChaosReport {
         writeln!(out, "over-issued            {}", self.wrong(&["too many", "no such slot"]))?;
         writeln!(out, "doubled                {}", self.wrong(&["slot doubled", "person doubled"]))?;
         writeln!(out, "rows without admission {}", self.wrong(&["asked for by nobody", "never admitted", "vanished"]))?;
+        let revoking = self.runs.iter().filter(|ran| ran.revoked > 0).count();
+        let (held, too_few) = (self.wrong(&["revoked and"]), self.wrong(&["too few"]));
+        writeln!(
+            out,
+            "given back, revoked    {} in {revoking} schedules; of these still held {held}",
+            sum(|ran| ran.revoked)
+        )?;
+        writeln!(out, "slots given to nobody  {too_few}")?;
         writeln!(out, "against allow lists    {}", self.wrong(&["turned away", "denied", "not on the list"]))?;
         writeln!(
             out,

@@ -38,6 +38,9 @@ pub struct ScheduleResult {
     pub kept: usize,
     /// Of these, listed as broken or as moved to another slot.
     pub listed: usize,
+    /// Claims that were given back or revoked.
+    #[serde(default)]
+    pub revoked: usize,
     pub operations: usize,
     pub unknown: usize,
     /// Reads of the rows.
@@ -125,6 +128,7 @@ fn of_figures(figures: &Figures) -> ScheduleResult {
         promises: figures.promises,
         kept: figures.kept,
         listed: figures.broken,
+        revoked: figures.revoked,
         operations: figures.operations,
         unknown: figures.unknown,
         reads: figures.reads,

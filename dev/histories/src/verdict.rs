@@ -24,6 +24,8 @@ pub struct Figures {
     pub kept: usize,
     /// Of these, listed as broken.
     pub broken: usize,
+    /// Claims that were given back or revoked, as far as that was answered.
+    pub revoked: usize,
     /// Reads of rows or of their number, the last ones included.
     pub reads: usize,
     /// Rows at the end.

@@ -140,19 +140,20 @@ impl<'a> Executor<'a> {
     /// stands.
     pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(plan.items.len());
-        let mut count_is_wrong = false;
+        let (mut count_is_wrong, mut moving) = (false, false);
         self.left = plan.left;
         for run in runs_of_a_kind(&plan.items) {
             self.must_go_on()?;
-            // Who is moved needs the counter and the free slots right, and rows follow from where
-            // people are.
-            if count_is_wrong
-                && !matches!(run[0].action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount)
-                || matches!(run[0].action, Action::Move { .. })
-            {
+            // Who is moved needs the counter and the free slots right, which a move keeps as right
+            // as they are. Rows follow from where people are.
+            let moves = matches!(run[0].action, Action::Move { .. });
+            let comes_before =
+                matches!(run[0].action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount);
+            if moves && !moving || count_is_wrong && !comes_before && !moves {
                 self.repair_count().await?;
                 count_is_wrong = false;
             }
+            moving = moves;
             count_is_wrong |=
                 matches!(run[0].action, Action::PutBack { .. } | Action::Move { .. } | Action::Withdraw { .. });
             crash_point(Point::RepairBegun);

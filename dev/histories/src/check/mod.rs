@@ -9,6 +9,7 @@ mod revoked;
 mod rows;
 
 use self::index::Index;
+use crate::RecordedAnswer;
 use crate::history::{Ended, History};
 use crate::verdict::{Figures, Judgement, Verdict};
 use crate::violation::Violation;
@@ -24,6 +25,7 @@ pub fn check(history: &History) -> Judgement {
         operations: history.operations.len(),
         answered: history.operations.iter().filter(|op| matches!(op.ended, Ended::Ok(_))).count(),
         unknown: history.operations.iter().filter(|op| op.ended == Ended::Unknown).count(),
+        revoked: history.operations.iter().filter(|op| is_revoked(&op.ended)).count(),
         reads: history.reads.len() + history.counts.len() + history.finals.len(),
         rows: history.finals.values().map(|last| last.rows.len()).sum(),
         ..Figures::default()
@@ -53,4 +55,8 @@ fn verdict(history: &History, figures: &Figures, found: Vec<Violation>) -> Verdi
         return Verdict::Unknown("nothing was promised to anybody, so nothing was shown".into());
     }
     Verdict::Pass
+}
+
+fn is_revoked(ended: &Ended) -> bool {
+    matches!(ended, Ended::Ok(RecordedAnswer::Revoked { .. }))
 }

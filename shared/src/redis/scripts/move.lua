@@ -26,12 +26,17 @@ end
 -- is never given.
 local function held(slot) return redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 end
 local slot = nil
-for _, free in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], 1, quantity)) do
-    if not held(free) then
-        slot = tonumber(free)
-        break
+local seen = 0
+repeat
+    local some = redis.call('ZRANGEBYSCORE', KEYS[4], 1, quantity, 'LIMIT', seen, 100)
+    for _, free in ipairs(some) do
+        if not held(free) then
+            slot = tonumber(free)
+            break
+        end
     end
-end
+    seen = seen + #some
+until slot or #some == 0
 if not slot then
     slot = math.max(count, 0) + 1
     while slot <= quantity and held(slot) do slot = slot + 1 end

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, coupon_body, eventually};
+use firstcome_testkit::{Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, all_issued, coupon_body, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -51,6 +51,7 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
     let coupon = fixture.api.create_coupon(&body("Listed", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
     assert!(fixture.api.claim(coupon.id, "a").await.is_accepted());
+    all_issued(&fixture.world, coupon.drop, 1).await;
     assert!(fixture.api.claim(coupon.id, "x").await.is("not_allowed"));
     let (set, state) = keys(&fixture, &coupon);
     let redis = &fixture.world.redis;
