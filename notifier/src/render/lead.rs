@@ -41,7 +41,7 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
         } else if verdict.earlier.is_empty() {
             "Nothing is to be done."
         } else {
-            "No promise is lost, but something causes repairs again and again: find it today, it can wait until morning."
+            "No promise is lost, and it can wait until morning: find out today what makes repairs necessary again and again."
         };
         parts.push(todo.to_owned());
     }
@@ -110,12 +110,15 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> String {
             format!("{}. Nothing is lost: the next pass examines everything again.", wording::capital(summary))
         }
         About::Stalled => {
-            format!("{}. No promise is lost, but people get their codes late.", wording::capital(summary))
+            format!(
+                "{}. No promise is lost: passes issue what waits too long, so people get their codes late.",
+                wording::capital(summary)
+            )
         }
         About::Braked => {
             let found = wording::count(n, "repair was found in one pass", "repairs were found in one pass");
             format!(
-                "{found}{}, more than the repair limit allows. To be safe, none was made. Claims go on: people whom Redis lacks \
+                "{found}{}, more than the repair limit allows. None was made. Claims go on: people whom Redis lacks \
                  may lose their slots to others.",
                 over(name.as_deref())
             )
@@ -128,12 +131,18 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> String {
         }
         About::Left(Kind::FailedClaim) => {
             let claims = wording::count(n, "failed claim", "failed claims");
+            format!("{claims}{of} could not be repaired: people may have been told yes and have no coupon.")
+        }
+        About::Left(Kind::RedisLost) => {
             format!(
-                "{claims}{of} could not be repaired: people may have been told yes and have no coupon. A person must decide."
+                "Redis lost data and could not be verified: {summary}. Claims to what is closed get 503; nobody loses a coupon."
             )
         }
-        About::Left(Kind::RedisLost) => format!("Redis lost data and could not be verified: {summary}."),
         About::Left(Kind::UnsafeSetting) => format!("{summary}. Nothing is lost yet."),
+        About::Left(Kind::Unissued) => {
+            let promises = wording::things(Kind::Unissued, n);
+            format!("{promises}{of} could not be repaired: people were told yes and have no coupon yet.")
+        }
         About::Left(kind) => format!("{}{of} could not be repaired.", wording::things(kind, n)),
         About::ClosedBelowQuantity => {
             return format!("{} {summary}.", name.unwrap_or_else(|| "A coupon".to_owned()));
@@ -284,23 +293,25 @@ pub fn what_to_do(about: About) -> &'static str {
              (Redis was restored from an old copy, say): look at what would be done, and confirm it."
         }
         About::BrokenPromise => {
-            "Raise the quantity before the drop closes, and the next pass gives each of them a coupon. Of a daily coupon this \
-             raises every drop that is not closed. If you can't: tell each of them that they have none, and note it in their \
-             story on the operations page; the last one ends this alert."
+            "Raise the quantity before the drop closes: the next pass gives each of them a coupon. (Of a daily coupon this raises \
+             every drop that is not closed.) If you can't, tell each of them, and note it in their story on the operations page; \
+             the last one ends this alert."
         }
         About::Left(Kind::FailedClaim) => {
-            "Each has its reason. No slot is left: raise the quantity, then run a pass, which issues what it can. Slot or person is \
-             wrong: correct the claim on its page, or in the table failed_claims; the next pass issues it. Discard a claim only if \
-             nobody was promised anything, or tell the person."
+            "Is no slot left? Raise the quantity, then run a pass. Is slot or person wrong? Correct the claim on its page; the next \
+             pass issues it. Discard a claim only if nobody was promised anything, or tell the person."
         }
         About::Left(Kind::RedisLost) => {
-            "Admission may be closed: claims then get 503 until a pass over all coupons has verified Redis. The next pass \
-             tries again. If this stays, see what else is listed here and in the run."
+            "See what else the mail or its run lists, and mend that. Then run a pass over all live drops, which opens what it \
+             can verify; the next scheduled pass does the same."
         }
         About::Left(Kind::UnsafeSetting) => {
             "Change the setting as the sentence says, in the running server and in its file. A mail says when it is right."
         }
-        About::Left(_) => "The next pass tries again where that can help. If this stays, look at the reconciler's log.",
+        About::Left(_) => {
+            "The mail and its run give the reason of each. The next pass tries again where that can help. If this stays, \
+             OPERATIONS.md says what to do, under the name of this kind."
+        }
         About::ClosedBelowQuantity => "Nothing is to be done.",
     }
 }
@@ -317,8 +328,11 @@ pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &
         }
         // Only a pass over everything may reopen admission.
         About::Left(Kind::RedisLost) => vec![once("Try again now", None, "")],
-        About::Stalled => vec![once("Issue what waits now, without the consumers", coupon, "")],
-        About::RunFailed | About::Left(_) => vec![once("Try again now", coupon, "")],
+        About::Stalled => vec![once("Issue what waits too long now, without the consumers", coupon, "")],
+        About::RunFailed | About::Left(_) => {
+            let of_sealed = if report.is_some_and(|report| report.sealed) { " --deep" } else { "" };
+            vec![once("Try again now", coupon, of_sealed)]
+        }
         About::BrokenPromise => {
             let open = report.filter(|report| !report.sealed);
             let raise = open.map(|report| raise(report, seen.findings.len() as u64, links));

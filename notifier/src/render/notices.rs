@@ -156,14 +156,19 @@ fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> 
 /// The mail when a receiver of webhooks wants no more of them.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
-    let blocks = vec![
+    let mut blocks = vec![
         Block::Todo(
             "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.".to_owned(),
         ),
         Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),
-        Block::Paragraph("What could not be posted waits for three days, and is posted after a restart.".to_owned()),
-        links.section("webhooks"),
+        Block::Paragraph(
+            "Events from now on wait, for three days at most, and are posted after the restart. The one that was answered so is \
+             given up: send it again by hand."
+                .to_owned(),
+        ),
     ];
+    blocks.extend(links.on_page("What was not posted, and another try, in a browser", "/deliveries"));
+    blocks.push(links.section("webhooks"));
     let title = format!("{target} answered 410 Gone: nothing is posted there until the reconciler is restarted.");
     let subject = format!("action needed: webhooks to {} are off (410 Gone)", wording::line(&target, 60));
     notice(

@@ -73,6 +73,9 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         let of_drop = seen.drop_id.map(|drop| format!("?drop={drop}")).unwrap_or_default();
         screens.push(("See them, with their reasons, in a browser", format!("/dead-letters{of_drop}")));
     }
+    if seen.about == About::RunFailed {
+        screens.push(("What is wrong now, in a browser", "/".to_owned()));
+    }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
             let label = match seen.about {
