@@ -133,7 +133,7 @@ impl Letter {
             "action" => "Action needed",
             "repaired" => "Repaired",
             "resolved" => "Resolved",
-            "information" => "For your information",
+            "information" => "For information",
             "missed" => "Run missed",
             "digest" => "Daily digest",
             _ => "Test",

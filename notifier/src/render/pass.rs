@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 
 use super::groups::{PassMail, Placed, cells, changes, everyone, issued, open_label, reasons};
-use super::lead::{commands, duration, lead, subject, summary, what_to_do};
+use super::lead::{commands, duration, is_one_sentence, lead, subject, summary, what_to_do};
 use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
 use crate::alerts::{About, Alert, Notice, Observation, is_repair};
 use crate::report::{DropReport, Kind, Run, Trigger};
@@ -55,8 +55,8 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Sect
     // Commands come after it: a telephone runs none.
     blocks.extend(on_page(pass, seen));
     blocks.extend(commands(seen, report, pass.links));
-    // What failed as a whole has one reason, which the mail begins with.
-    if !matches!(seen.about, About::RunFailed | About::Stalled) || seen.findings.len() > 1 {
+    // Where the mail begins with it, it is not said again.
+    if !is_one_sentence(seen) {
         let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, people, open_label)));
@@ -122,8 +122,9 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
 fn repaired(pass: &PassMail<'_>, people: &HashSet<&str>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
+        let were = if earlier.starts_with("1 repair ") { "was" } else { "were" };
         blocks.push(Block::Paragraph(format!(
-            "{earlier} were not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
+            "{earlier} {were} not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
              common."
         )));
         blocks.extend(pass.links.runs());

@@ -43,8 +43,8 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
         let stalled = f.world.sql.query("SELECT summary FROM alerts WHERE kind = 'stalled'").await;
         stalled.into_iter().flatten().next().ok_or("not yet")
     });
-    assert!(stalled.await.contains("does not move"));
-    let mail = mailed(&f.world, &["action needed", "does not move"]).await;
+    assert!(stalled.await.contains("has not moved"));
+    let mail = mailed(&f.world, &["action needed", "has not moved"]).await;
     phone.read("mail-stalled", &mail).await;
     assert!(f.api.claim(coupon.id, "u-waits-3").await.is_accepted());
     phone.tap(&mail, ALL_LIVE).await;
@@ -55,7 +55,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     eventually("the consumer has caught up", LIMIT, async || f.world.topic.lag().await == 0).await;
     phone.tap_again("mail-stalled", &mail, ALL_LIVE).await;
     phone.pass(&["nothing found"]).await;
-    mailed(&f.world, &["resolved", "does not move"]).await;
+    mailed(&f.world, &["resolved", "has not moved"]).await;
     assert_settled(&f.world, &coupon, 20, 16, &answers).await;
 
     // What is none of ours stands in the way of one coupon, after Redis has lost something.
@@ -116,7 +116,8 @@ async fn rows_of_a_sealed_drop_that_were_deleted_are_restored_and_seen_to_be_the
         f.world.sql.query(statement).await;
     }
     daemon.reconcile(&json!({"deep": true})).await;
-    let mail = mailed(&f.world, &["action needed", "Winter coupon"]).await;
+    let mail =
+        mailed(&f.world, &["action needed: it was sealed with 20 rows, now there are 18", "Winter coupon"]).await;
     phone.read("mail-sealed", &mail).await;
     phone.tap(&mail, THIS_DROP).await;
     phone.pass(&["needs a person"]).await;
