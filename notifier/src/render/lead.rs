@@ -69,7 +69,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
         let kept = if are_kept { ", and every promise is kept" } else { "" };
         parts.push(format!("Redis lost data: {drops} rebuilt from MySQL and Kafka{kept}."));
         parts.push(
-            "Waiting lists are lost: people who waited must claim again, and the product does not tell them."
+            "Any waiting list is lost: people who waited must claim again, and the product does not tell them."
                 .to_owned(),
         );
     }
@@ -125,6 +125,14 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
             (format!("{people}{name}."), "They are first on its waiting list.")
         }
+        About::Left(Kind::RedisLost) => (
+            format!("Redis lost data and could not be verified: {summary}."),
+            "Claims to what is closed get 503; nobody loses a coupon.",
+        ),
+        About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
+        About::Left(_) if is_one_sentence(seen) => {
+            (name.map_or(whole, |name| format!("{name}: {summary}.")), "A person has to mend it.")
+        }
         About::Left(kind @ (Kind::FailedClaim | Kind::Unissued)) => {
             let meaning = if kind == Kind::Unissued {
                 "People were told yes and have no coupon yet."
@@ -132,14 +140,6 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
                 "People may have been told yes and have no coupon."
             };
             (format!("{}{of} could not be repaired.", wording::things(kind, n)), meaning)
-        }
-        About::Left(Kind::RedisLost) => (
-            format!("Redis lost data and could not be verified: {summary}."),
-            "Claims to what is closed get 503; nobody loses a coupon.",
-        ),
-        About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
-        About::Left(_) if is_one_sentence(seen) => {
-            (name.map_or(whole, |name| format!("{name}: {summary}.")), "It could not be repaired.")
         }
         About::Left(kind) => (format!("{}{of} could not be repaired.", wording::things(kind, n)), ""),
         About::ClosedBelowQuantity => {
@@ -314,8 +314,8 @@ pub fn what_to_do(about: About) -> &'static str {
             "Change the setting as the sentence says, in the running server and in its file. A mail says when it is right."
         }
         About::Left(_) => {
-            "The mail and its run give the reason of each. The next pass tries again where that can help. If this stays, \
-             OPERATIONS.md says what to do, under the name of this kind."
+            "The mail and its run give the reason of each, and OPERATIONS.md says what to do, under the name of this kind. Once it \
+             is mended, run a pass; the next scheduled one tries again, too."
         }
         About::ClosedBelowQuantity => "Nothing is to be done.",
     }

@@ -336,7 +336,7 @@ fn line(arguments: &[&str], url: &str) -> String {
     // Quoted: some shells take a `?` for a pattern.
     let url = format!("\"{url}\"");
     parts.push(&url);
-    parts.join(" \\\n  ")
+    parts.join(" \\\n")
 }
 
 /// A pass over one coupon, or over all.

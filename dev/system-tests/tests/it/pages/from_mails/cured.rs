@@ -62,7 +62,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
     in_redis(&["DEL", &f.world.redis.own("epoch")]).await;
-    let mail = mailed(&f.world, &["action needed", "stays closed"]).await;
+    let mail = mailed(&f.world, &["action needed: the drop can't be examined", "Spring coupon · not examined"]).await;
     phone.read("mail-coupon-closed", &mail).await;
     assert!(!f.api.claim(spring.id, "u-late").await.is_accepted());
     in_redis(&["DEL", &waiting]).await;
