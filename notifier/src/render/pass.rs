@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::groups::{PassMail, Placed, cells, changes, everyone, issued, open_label, reasons};
 use super::lead::{commands, duration, is_one_sentence, lead, subject, summary, what_to_do};
 use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
-use crate::alerts::{About, Alert, Notice, Observation, is_repair};
+use crate::alerts::{About, Alert, Notice, Observation, is_repair, is_unworkable};
 use crate::report::{DropReport, Kind, Run, Trigger};
 use crate::wording;
 
@@ -55,8 +55,9 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Sect
     // Commands come after it: a telephone runs none.
     blocks.extend(on_page(pass, seen));
     blocks.extend(commands(seen, report, pass.links));
-    // Where the mail begins with it, it is not said again.
-    if !is_one_sentence(seen) {
+    // Where the mail begins with all of it, it is not said again.
+    let is_shortened = matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings);
+    if is_shortened || !is_one_sentence(seen) {
         let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, people, open_label)));

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::label::{ALL_LIVE, THIS_PASS};
 use super::phone::Phone;
-use crate::drift::support::{assert_settled, assert_whole, found, mailed};
+use crate::drift::support::{assert_settled, assert_whole, mailed};
 
 const THIS_DROP: &str = "This drop, in a browser";
 
@@ -80,13 +80,13 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     let of_spring = |name: &str| f.world.redis.of_drop(spring.id, spring.drop, name);
     in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "5"]).await;
-    let run = daemon.reconcile(&json!({})).await;
-    assert_eq!(found(&run).len(), 1, "{run:#?}");
+    daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", "1 unrepaired promise without a row"]).await;
     phone.read("mail-left", &mail).await;
     phone.tap(&mail, THIS_DROP).await;
     phone.pass(&["needs a person"]).await;
     in_redis(&["ZREM", &of_spring("users"), "odd person"]).await;
+    in_redis(&["HDEL", &f.world.redis.claimants(spring.id), "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "4"]).await;
     phone.tap_again("mail-left", &mail, THIS_DROP).await;
     phone.pass(&["nothing found"]).await;
