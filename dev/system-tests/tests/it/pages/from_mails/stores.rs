@@ -27,12 +27,13 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     redis.kill().await.unwrap();
     assert_eq!(daemon.ask(&json!({})).await.status, 200, "a pass that failed is recorded");
     let failed = mailed(&f.world, &["action needed: a pass failed: Redis"]).await;
+    let closed = mailed_within(&f.world, &["action needed: admission has been closed for"], HALF_A_MINUTE).await;
+    // Not before: there are two browsers for all tests.
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-run-failed", &failed).await;
     phone.tap(&failed, "What is wrong now, in a browser").await;
     phone.shows("Redis does not answer: nobody can claim").await;
 
-    let closed = mailed_within(&f.world, &["action needed: admission has been closed for"], HALF_A_MINUTE).await;
     phone.read("mail-admission-closed", &closed).await;
     phone.tap(&closed, "What is closed, and which store is away, in a browser").await;
     phone.shows("Bring Redis back.").await;
