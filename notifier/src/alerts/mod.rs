@@ -213,11 +213,22 @@ fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> Stri
         About::RunFailed => format!("a pass failed: {}", seen()),
         About::Braked => format!("{} held back until a person confirms", wording::count(n, "repair is", "repairs are")),
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
+        // What a store answered says nothing to who is woken by it; the mail and the run have it.
+        About::Left(_) if is_unworkable(findings) => {
+            let whole = seen();
+            whole.split_once(": ").map_or(whole.clone(), |(what, _)| what.to_owned())
+        }
         // A single finding of no person says it best itself.
         About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => seen(),
         About::Left(kind) => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
         About::Stalled | About::ClosedBelowQuantity => seen(),
     }
+}
+
+/// A drop, as a whole, could not be examined.
+pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
+    let is_whole = |one: &Finding| one.slot.is_none() && one.user_id.is_none();
+    matches!(findings, [one] if is_whole(one) && one.action == ActionKind::Report && one.result == Outcome::Failed)
 }
 
 /// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so

@@ -161,10 +161,12 @@ fn totals(day: &DailyDigest) -> Section {
         let head = ["Drift", "found", "repaired"].map(str::to_owned).to_vec();
         blocks.push(Block::Table(Table { head, rows: rows.collect() }));
     }
-    let [users, rows, failed] = day.examined.map(wording::grouped);
+    let [users, rows, _] = day.examined.map(wording::grouped);
+    let failed = usize::try_from(day.examined[2]).unwrap_or(usize::MAX);
+    let failed = wording::count(failed, "failed claim", "failed claims");
     let [sent, waiting, given_up, untried] = day.mails.map(wording::grouped);
     let mut lines = vec![
-        format!("Examined, all runs together: {users} people in Redis, {rows} rows, {failed} failed claims"),
+        format!("Examined, all runs together: {users} people in Redis, {rows} rows, {failed}"),
         format!("Mails: {sent} sent, {waiting} waiting, {given_up} given up"),
     ];
     if day.mails[3] > 0 {

@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 
 use super::letter::{Links, Table, TableRow};
 use crate::alerts::{AlertVerdict, is_repair};
-use crate::report::{ActionKind, DropReport, Finding, Numbers, Run};
+use crate::report::{ActionKind, DropReport, Finding, Numbers, Outcome, Run};
 use crate::wording;
 
 /// Most lines of a list; the run has the others.
@@ -109,8 +109,20 @@ pub(crate) fn everyone<'a>(pass: &'a PassMail<'_>) -> HashSet<&'a str> {
 }
 
 pub(super) fn issued(report: &DropReport) -> String {
+    if !was_examined(report) {
+        return "not examined".to_owned();
+    }
     let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
     format!("{rows} of {quantity} issued")
+}
+
+/// A drop that something foreign in a store kept from being examined has no numbers.
+fn was_examined(report: &DropReport) -> bool {
+    let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
+    let examined = &report.examined;
+    examined.users > 0
+        || examined.rows > 0
+        || !report.findings.iter().any(|finding| finding.result == Outcome::Failed && is_whole(finding))
 }
 
 /// One line a label and reason, the largest group first. Numbers in a reason count as equal: they
@@ -249,7 +261,7 @@ pub(super) fn cells<const N: usize>(cells: [&str; N]) -> TableRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Kind, Outcome};
+    use crate::report::Kind;
 
     fn finding(slot: i64, user: &str, detail: &str) -> Finding {
         Finding {

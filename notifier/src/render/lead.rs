@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use super::groups::{PassMail, issued};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Notice, NoticeReason, Observation};
-use crate::report::{ActionKind, DropReport, Kind};
+use crate::report::{ActionKind, DropReport, Finding, Kind};
 use crate::wording;
 
 /// What happened: the most pressing first, which is the title, then the rest.
@@ -17,7 +17,7 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
     if let [first, rest @ ..] = verdict.problems.as_slice() {
-        parts.push(sentences(pass, first));
+        parts.extend(sentences(pass, first));
         if !rest.is_empty() {
             parts.push(format!("{} below.", wording::count(rest.len(), "more problem is", "more problems are")));
         }
@@ -32,8 +32,9 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
         many => parts.push(format!("{} earlier problems are resolved.", many.len())),
     }
     if let Some(notice) = verdict.information.first().filter(|_| parts.is_empty()) {
-        parts.push(sentences(pass, notice));
+        parts.extend(sentences(pass, notice));
     }
+    parts.retain(|part| !part.is_empty());
     if verdict.problems.is_empty() {
         parts.extend(state(pass));
         let todo = if verdict.earlier.is_empty() && has_rebuilt(pass) {
@@ -41,7 +42,7 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
         } else if verdict.earlier.is_empty() {
             "Nothing is to be done."
         } else {
-            "No promise is lost, but something causes repairs again and again: find it today, it can wait until morning."
+            "No promise is lost, and it can wait until morning: find out today what makes repairs necessary again and again."
         };
         parts.push(todo.to_owned());
     }
@@ -68,7 +69,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
         let kept = if are_kept { ", and every promise is kept" } else { "" };
         parts.push(format!("Redis lost data: {drops} rebuilt from MySQL and Kafka{kept}."));
         parts.push(
-            "Waiting lists are lost: people who waited must claim again, and the product does not tell them."
+            "Any waiting list is lost: people who waited must claim again, and the product does not tell them."
                 .to_owned(),
         );
     }
@@ -97,53 +98,66 @@ fn state(pass: &PassMail<'_>) -> Option<String> {
     Some(format!("{}: {}{exact}.", pass.coupon_of(drop).1, issued(report)))
 }
 
-/// One problem as two sentences: what is wrong, and what that means for people.
-fn sentences(pass: &PassMail<'_>, notice: &Notice) -> String {
+/// One problem: what is wrong, and what that means for people.
+fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     let seen = &notice.observation;
     let n = seen.findings.len();
     let name = seen.drop_id.map(|drop| pass.coupon_of(drop).1);
     let of = name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     let summary = wording::line(&seen.summary, wording::LONGEST);
     let summary = summary.trim_end_matches('.');
-    let what = match seen.about {
-        About::RunFailed => {
-            format!("{}. Nothing is lost: the next pass examines everything again.", wording::capital(summary))
-        }
+    let whole = format!("{}.", wording::capital(summary));
+    let (what, meaning) = match seen.about {
+        About::RunFailed => (whole, "Nothing is lost: the next pass examines everything again."),
         About::Stalled => {
-            format!("{}. No promise is lost, but people get their codes late.", wording::capital(summary))
+            (whole, "No promise is lost: passes issue what waits too long, so people get their codes late.")
         }
         About::Braked => {
             let found = wording::count(n, "repair was found in one pass", "repairs were found in one pass");
-            format!(
-                "{found}{}, more than the repair limit allows. To be safe, none was made. Claims go on: people whom Redis lacks \
-                 may lose their slots to others.",
-                over(name.as_deref())
+            (
+                format!("{found}{}, more than the repair limit allows.", over(name.as_deref())),
+                "None was made. Claims go on: people whom Redis lacks may lose their slots to others.",
             )
         }
         About::BrokenPromise => {
             let people =
                 wording::count(n, "person was told yes and has no coupon", "people were told yes and have no coupon");
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
-            format!("{people}{name}. They are first on its waiting list.")
+            (format!("{people}{name}."), "They are first on its waiting list.")
         }
-        About::Left(Kind::FailedClaim) => {
-            let claims = wording::count(n, "failed claim", "failed claims");
-            format!(
-                "{claims}{of} could not be repaired: people may have been told yes and have no coupon. A person must decide."
-            )
+        About::Left(Kind::RedisLost) => (
+            format!("Redis lost data and could not be verified: {summary}."),
+            "Claims to what is closed get 503; nobody loses a coupon.",
+        ),
+        About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
+        About::Left(_) if is_one_sentence(seen) => {
+            (name.map_or(whole, |name| format!("{name}: {summary}.")), "A person has to mend it.")
         }
-        About::Left(Kind::RedisLost) => format!("Redis lost data and could not be verified: {summary}."),
-        About::Left(Kind::UnsafeSetting) => format!("{summary}. Nothing is lost yet."),
-        About::Left(kind) => format!("{}{of} could not be repaired.", wording::things(kind, n)),
+        About::Left(kind @ (Kind::FailedClaim | Kind::Unissued)) => {
+            let meaning = if kind == Kind::Unissued {
+                "People were told yes and have no coupon yet."
+            } else {
+                "People may have been told yes and have no coupon."
+            };
+            (format!("{}{of} could not be repaired.", wording::things(kind, n)), meaning)
+        }
+        About::Left(kind) => (format!("{}{of} could not be repaired.", wording::things(kind, n)), ""),
         About::ClosedBelowQuantity => {
-            return format!("{} {summary}.", name.unwrap_or_else(|| "A coupon".to_owned()));
+            return [format!("{} {summary}.", name.unwrap_or_else(|| "A coupon".to_owned())), String::new()];
         }
     };
-    match notice.reason {
+    let what = match notice.reason {
         NoticeReason::New => what,
         NoticeReason::Changed => format!("Changed, first seen {} ago: {what}", duration(pass.now - notice.since)),
         NoticeReason::Repeat => format!("Still there after {}: {what}", duration(pass.now - notice.since)),
-    }
+    };
+    [what, meaning.to_owned()]
+}
+
+/// What is wrong is one finding of no person, whose text says all of it.
+pub(super) fn is_one_sentence(seen: &Observation) -> bool {
+    let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
+    matches!(seen.findings.as_slice(), [one] if is_whole(one)) && seen.about != About::Left(Kind::FailedClaim)
 }
 
 fn over(name: Option<&str>) -> String {
@@ -284,23 +298,25 @@ pub fn what_to_do(about: About) -> &'static str {
              (Redis was restored from an old copy, say): look at what would be done, and confirm it."
         }
         About::BrokenPromise => {
-            "Raise the quantity before the drop closes, and the next pass gives each of them a coupon. Of a daily coupon this \
-             raises every drop that is not closed. If you can't: tell each of them that they have none, and note it in their \
-             story on the operations page; the last one ends this alert."
+            "Raise the quantity before the drop closes: the next pass gives each of them a coupon. (Of a daily coupon this raises \
+             every drop that is not closed.) If you can't, tell each of them, and note it in their story on the operations page; \
+             the last one ends this alert."
         }
         About::Left(Kind::FailedClaim) => {
-            "Each has its reason. No slot is left: raise the quantity, then run a pass, which issues what it can. Slot or person is \
-             wrong: correct the claim on its page, or in the table failed_claims; the next pass issues it. Discard a claim only if \
-             nobody was promised anything, or tell the person."
+            "Is no slot left? Raise the quantity, then run a pass. Is slot or person wrong? Correct the claim on its page; the next \
+             pass issues it. Discard a claim only if nobody was promised anything, or tell the person."
         }
         About::Left(Kind::RedisLost) => {
-            "Admission may be closed: claims then get 503 until a pass over all coupons has verified Redis. The next pass \
-             tries again. If this stays, see what else is listed here and in the run."
+            "See what else the mail or its run lists, and mend that. Then run a pass over all live drops, which opens what it \
+             can verify; the next scheduled pass does the same."
         }
         About::Left(Kind::UnsafeSetting) => {
             "Change the setting as the sentence says, in the running server and in its file. A mail says when it is right."
         }
-        About::Left(_) => "The next pass tries again where that can help. If this stays, look at the reconciler's log.",
+        About::Left(_) => {
+            "The mail and its run give the reason of each, and OPERATIONS.md says what to do, under the name of this kind. Once it \
+             is mended, run a pass; the next scheduled one tries again, too."
+        }
         About::ClosedBelowQuantity => "Nothing is to be done.",
     }
 }
@@ -317,8 +333,11 @@ pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &
         }
         // Only a pass over everything may reopen admission.
         About::Left(Kind::RedisLost) => vec![once("Try again now", None, "")],
-        About::Stalled => vec![once("Issue what waits now, without the consumers", coupon, "")],
-        About::RunFailed | About::Left(_) => vec![once("Try again now", coupon, "")],
+        About::Stalled => vec![once("Issue what waits too long now, without the consumers", coupon, "")],
+        About::RunFailed | About::Left(_) => {
+            let of_sealed = if report.is_some_and(|report| report.sealed) { " --deep" } else { "" };
+            vec![once("Try again now", coupon, of_sealed)]
+        }
         About::BrokenPromise => {
             let open = report.filter(|report| !report.sealed);
             let raise = open.map(|report| raise(report, seen.findings.len() as u64, links));

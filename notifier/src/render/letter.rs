@@ -133,7 +133,7 @@ impl Letter {
             "action" => "Action needed",
             "repaired" => "Repaired",
             "resolved" => "Resolved",
-            "information" => "For your information",
+            "information" => "For information",
             "missed" => "Run missed",
             "digest" => "Daily digest",
             _ => "Test",
@@ -336,7 +336,7 @@ fn line(arguments: &[&str], url: &str) -> String {
     // Quoted: some shells take a `?` for a pattern.
     let url = format!("\"{url}\"");
     parts.push(&url);
-    parts.join(" \\\n  ")
+    parts.join(" \\\n")
 }
 
 /// A pass over one coupon, or over all.

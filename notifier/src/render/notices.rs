@@ -44,7 +44,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
             "It runs now. Nothing is lost, but meanwhile nothing was verified, and after a restart of Redis nobody could claim.",
         )
     };
-    let blocks = with_runs(vec![Block::Todo(todo.to_owned()), Block::List(lines)], links, "run_missed");
+    let blocks = with_runs(todo, lines, Vec::new(), links, "run_missed");
     let title = format!("A scheduled run of the reconciler is {late} late.");
     notice(
         ("missed", MailTone::Bad),
@@ -59,9 +59,15 @@ const NOTHING: &str = "Nothing is to be done.";
 
 pub(super) const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
-/// With the last runs, and the section of docs/OPERATIONS.md.
-fn with_runs(mut blocks: Vec<Block>, links: &Links, section: &str) -> Vec<Block> {
-    blocks.extend(links.runs());
+/// What is to be done, with a link to the last runs at once: a telephone runs no command. Then what
+/// is known, commands, and the section of docs/OPERATIONS.md.
+fn with_runs(todo: &str, known: Vec<String>, commands: Vec<Block>, links: &Links, section: &str) -> Vec<Block> {
+    let mut blocks = vec![Block::Todo(todo.to_owned())];
+    let mut runs = links.runs();
+    let command = runs.pop();
+    blocks.extend(runs);
+    blocks.push(Block::List(known));
+    blocks.extend(commands.into_iter().chain(command));
     blocks.push(links.section(section));
     blocks
 }
@@ -84,17 +90,17 @@ fn notice(
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(reason, wording::LONGEST);
-    let mut blocks = vec![
-        Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned()),
+    let mut blocks = vec![Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned())];
+    // The other screens need MySQL.
+    blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));
+    blocks.extend([
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
             "Until MySQL is back no pass is recorded, and no other mail can be queued. This mail was sent directly; while it lasts \
              it comes again (ALERT_COOLDOWN_SECONDS)."
                 .to_owned(),
         ),
-    ];
-    // The other screens need MySQL.
-    blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));
+    ]);
     blocks.push(once("Once MySQL is back, if you do not want to wait for the next pass", None, ""));
     blocks.push(links.section("mysql_unreachable"));
     let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
@@ -108,8 +114,8 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     let reason = wording::line(reason, wording::LONGEST);
     let todo = "Look for what blocks MySQL: a long transaction, a full disk, a missing right. Until then look at the last runs \
                 every hour.";
-    let seen = Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]);
-    let blocks = with_runs(vec![Block::Todo(todo.to_owned()), seen], links, "alerts_not_recorded");
+    let seen = vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")];
+    let blocks = with_runs(todo, seen, Vec::new(), links, "alerts_not_recorded");
     let subject = format!("action needed: alerts cannot be recorded ({})", wording::line(&reason, 60));
     let said = (
         "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
@@ -126,14 +132,12 @@ pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>, link
 /// The mail while admission is closed.
 pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
-    let blocks = vec![
-        Block::Todo("Check that Redis answers. If it does, the last runs say why it is not verified.".to_owned()),
-        Block::List(vec![format!("Closed: {}", time(since))]),
-        Block::Command { what: "Ask Redis".to_owned(), line: "redis-cli -u \"$REDIS_URL\" ping".to_owned() },
-    ];
-    let first = links.on_page("What is closed, and which store is away, in a browser", "/");
-    let blocks = first.into_iter().chain(blocks).collect();
-    let blocks = with_runs(blocks, links, "redis_lost");
+    let todo = "Check that Redis answers. If it does, the last runs say why it is not verified.";
+    let ask = Block::Command { what: "Ask Redis".to_owned(), line: "redis-cli -u \"$REDIS_URL\" ping".to_owned() };
+    let mut blocks = with_runs(todo, vec![format!("Closed: {}", time(since))], vec![ask], links, "redis_lost");
+    if let Some(first) = links.on_page("What is closed, and which store is away, in a browser", "/") {
+        blocks.insert(1, first);
+    }
     let subject = format!("action needed: admission has been closed for {lasts}");
     let title = format!("Claims have got 503 for {lasts}: Redis is away, or lost data and is not verified yet.");
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
@@ -156,14 +160,18 @@ fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> 
 /// The mail when a receiver of webhooks wants no more of them.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
-    let blocks = vec![
-        Block::Todo(
-            "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.".to_owned(),
-        ),
+    let todo = "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.";
+    let mut blocks = vec![Block::Todo(todo.to_owned())];
+    blocks.extend(links.on_page("What was not posted, and another try, in a browser", "/deliveries"));
+    blocks.extend([
         Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),
-        Block::Paragraph("What could not be posted waits for three days, and is posted after a restart.".to_owned()),
+        Block::Paragraph(
+            "Events from now on wait, for three days at most, and are posted after the restart. The one that was answered so is \
+             given up: send it again by hand."
+                .to_owned(),
+        ),
         links.section("webhooks"),
-    ];
+    ]);
     let title = format!("{target} answered 410 Gone: nothing is posted there until the reconciler is restarted.");
     let subject = format!("action needed: webhooks to {} are off (410 Gone)", wording::line(&target, 60));
     notice(

@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 
 use super::groups::{PassMail, Placed, cells, changes, everyone, issued, open_label, reasons};
-use super::lead::{commands, duration, lead, subject, summary, what_to_do};
+use super::lead::{commands, duration, is_one_sentence, lead, subject, summary, what_to_do};
 use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
-use crate::alerts::{About, Alert, Notice, Observation, is_repair};
+use crate::alerts::{About, Alert, Notice, Observation, is_repair, is_unworkable};
 use crate::report::{DropReport, Kind, Run, Trigger};
 use crate::wording;
 
@@ -55,8 +55,9 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Sect
     // Commands come after it: a telephone runs none.
     blocks.extend(on_page(pass, seen));
     blocks.extend(commands(seen, report, pass.links));
-    // What failed as a whole has one reason, which the mail begins with.
-    if !matches!(seen.about, About::RunFailed | About::Stalled) || seen.findings.len() > 1 {
+    // Where the mail begins with all of it, it is not said again.
+    let is_shortened = matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings);
+    if is_shortened || !is_one_sentence(seen) {
         let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, people, open_label)));
@@ -72,6 +73,9 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     if is_letter {
         let of_drop = seen.drop_id.map(|drop| format!("?drop={drop}")).unwrap_or_default();
         screens.push(("See them, with their reasons, in a browser", format!("/dead-letters{of_drop}")));
+    }
+    if seen.about == About::RunFailed {
+        screens.push(("What is wrong now, in a browser", "/".to_owned()));
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
@@ -119,8 +123,9 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
 fn repaired(pass: &PassMail<'_>, people: &HashSet<&str>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
+        let were = if earlier.starts_with("1 repair ") { "was" } else { "were" };
         blocks.push(Block::Paragraph(format!(
-            "{earlier} were not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
+            "{earlier} {were} not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
              common."
         )));
         blocks.extend(pass.links.runs());

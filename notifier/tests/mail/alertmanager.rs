@@ -56,7 +56,7 @@ async fn an_alert_is_told_with_its_labels_again_and_again_and_then_that_it_has_e
     assert_eq!(annotations["summary"], "1 unrepaired failed claim");
     let description = annotations["description"].as_str().unwrap();
     assert!(description.starts_with("Winter coupon (drop 7): 1 unrepaired failed claim (alert "), "{description}");
-    assert!(annotations["what_to_do"].as_str().unwrap().contains("table failed_claims"));
+    assert!(annotations["what_to_do"].as_str().unwrap().contains("Correct the claim"));
     assert_eq!(annotations["runbook_url"], "https://git.example.com/docs/OPERATIONS.md#failed_claim");
     assert_eq!((&first["startsAt"], first.get("endsAt")), (&"2026-12-01T06:00:00Z".into(), None));
     desk.clock.turn(TimeDelta::minutes(1));

@@ -62,7 +62,7 @@ async fn an_event_is_posted_where_a_mail_is_sent_and_signed_as_the_specification
     );
     assert_eq!((&data["issued"], &data["quantity"]), (&99.into(), &100.into()));
     assert_eq!(data["findings"][0]["user_id"], "c•••03");
-    assert!(data["what_to_do"].as_str().unwrap().contains("failed_claims") && data["alert_id"].is_i64());
+    assert!(data["what_to_do"].as_str().unwrap().contains("Correct the claim") && data["alert_id"].is_i64());
     assert_eq!(received[2].json()["data"]["alert_id"], data["alert_id"]);
     assert!(received.iter().all(|one| !one.body.contains("customer-")), "people are masked, as in mails");
     let rows = desk.query("SELECT kind, target, body FROM webhook_outbox").await;

@@ -54,11 +54,13 @@ impl Pass<'_> {
             let counts = self.stores.db.rows_by_drop(page.iter().map(|drop| DropId(drop.id)).collect()).await?;
             for drop in page.iter().filter(|drop| !compared.contains(&DropId(drop.id))) {
                 let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
-                let report = sealed_report(drop, rows);
+                let mut report = sealed_report(drop, rows);
                 if report.exact && !concerned.contains(&report.drop_id) {
                     self.run.unlisted.drops += 1;
                     self.run.unlisted.examined.rows += report.examined.rows;
                 } else {
+                    let coupon = self.stores.db.coupons_by_id(vec![report.coupon_id]).await?.pop();
+                    report.coupon_name = coupon.map(|(coupon, _)| coupon.name).unwrap_or_default();
                     self.run.drops.push(report);
                 }
             }
@@ -107,8 +109,8 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
     let mut findings = Vec::new();
     if rows != expected {
         let detail = format!(
-            "sealed with {expected} rows, now there are {rows}; its keys have left Redis, so who is missing must come from a \
-             copy of the database"
+            "it was sealed with {expected} rows, now there are {rows}; Redis has forgotten this drop, so restore the rows from a \
+             backup of MySQL"
         );
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::Report, detail);
         (finding.coupon_id, finding.drop_id) = (Some(coupon_id), Some(drop_id));

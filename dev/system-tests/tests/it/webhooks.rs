@@ -1,6 +1,7 @@
 //! Events and alerts for programs, by the real daemons.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
@@ -14,7 +15,10 @@ use crate::drift::support::injector;
 
 /// Takes every request, and keeps its head and body.
 #[derive(Clone, Default)]
-pub(crate) struct WebhookReceiver(Arc<Mutex<Vec<(String, Value)>>>);
+pub(crate) struct WebhookReceiver {
+    posted: Arc<Mutex<Vec<(String, Value)>>>,
+    is_gone: Arc<AtomicBool>,
+}
 
 impl WebhookReceiver {
     pub(crate) async fn start() -> (Self, String) {
@@ -38,18 +42,25 @@ impl WebhookReceiver {
                             break (head.to_lowercase(), json);
                         }
                     };
-                    all.0.lock().push((head, body));
-                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+                    let status = if all.is_gone.load(Ordering::Relaxed) { "410 Gone" } else { "204 No Content" };
+                    all.posted.lock().push((head, body));
+                    let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
+                    let _ = stream.write_all(answer.as_bytes()).await;
                 });
             }
         });
         (receiver, url)
     }
 
+    /// Whether it wants no more events from now on.
+    pub(crate) fn is_gone(&self, is_gone: bool) {
+        self.is_gone.store(is_gone, Ordering::Relaxed);
+    }
+
     /// What was posted under this path.
     pub(crate) fn posted(&self, path: &str) -> Vec<(String, Value)> {
         let is_there = |(head, _): &&(String, Value)| head.starts_with(&format!("post {path} "));
-        self.0.lock().iter().filter(is_there).cloned().collect()
+        self.posted.lock().iter().filter(is_there).cloned().collect()
     }
 
     fn count(&self, kind: &str) -> usize {

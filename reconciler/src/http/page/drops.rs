@@ -176,7 +176,9 @@ pub(super) async fn pass(
         Ok(found) => found,
         Err(refused) => return refused,
     };
-    let request = Request { coupon: Some(coupon.id), drop: Some(drop.id), ..Request::new(Trigger::Endpoint) };
+    // Only a deep pass looks at a sealed drop.
+    let deep = drop.sealed_at.is_some();
+    let request = Request { coupon: Some(coupon.id), drop: Some(drop.id), deep, ..Request::new(Trigger::Endpoint) };
     let request = match asked.how.as_str() {
         "pass" => request,
         "dry_run" => Request { dry_run: true, ..request },

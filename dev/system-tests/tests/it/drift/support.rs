@@ -167,8 +167,13 @@ pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
 
 /// The mail whose subject has all of these words.
 pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
+    mailed_within(world, words, MAILED).await
+}
+
+/// The same, which takes its time to come.
+pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits = |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
-    match world.mail.wait_for(fits, MAILED).await {
+    match world.mail.wait_for(fits, limit).await {
         Ok(mail) => read(&mail),
         Err(error) => panic!("{words:?}: {error}; subjects: {:#?}", subjects(world)),
     }

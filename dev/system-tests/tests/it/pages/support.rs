@@ -1,5 +1,6 @@
 //! A coupon's page in a browser, and the person who looks at it.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -115,9 +116,17 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     assert!(barriers.is_empty(), "{name}: {}", serde_json::to_string_pretty(&barriers).unwrap());
 }
 
-/// `make pictures` looks at every state.
-async fn picture(browser: &Browser, name: &str) {
-    if let Some(folder) = std::env::var_os("PICTURES").filter(|folder| !folder.is_empty()) {
+/// Where pictures are wanted: `make pictures` looks at every state.
+fn pictures() -> Option<OsString> {
+    std::env::var_os("PICTURES").filter(|folder| !folder.is_empty())
+}
+
+pub(super) fn wants_pictures() -> bool {
+    pictures().is_some()
+}
+
+pub(super) async fn picture(browser: &Browser, name: &str) {
+    if let Some(folder) = pictures() {
         std::fs::create_dir_all(&folder).unwrap();
         browser.picture(&Path::new(&folder).join(format!("{name}.png"))).await;
     }
@@ -157,6 +166,13 @@ pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
     browser.key(TAB).await;
     browser.keys(token).await;
     browser.key(ENTER).await;
+}
+
+/// Types into a field.
+pub(super) async fn fill(browser: &Browser, field: &str, text: &str) {
+    browser.run(&format!("document.querySelector({field:?}).value = ''")).await;
+    browser.click(field).await;
+    browser.keys(text).await;
 }
 
 /// Tab by tab until this has the focus.

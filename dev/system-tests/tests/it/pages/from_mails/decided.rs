@@ -1,17 +1,12 @@
-//! From a mail's link to "exact again", on a phone: held repairs, broken promises, dead letters.
+//! Problems in which a person decides: held repairs, broken promises, dead letters.
 
 use firstcome_drift::Drift;
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, assert_kept};
+use firstcome_testkit::{Browser, Fixture, OPS_TOKEN, assert_kept};
 use serde_json::json;
 
-use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until};
-use crate::drift::support::{ReadMail, assert_settled, assert_whole, injector, mailed};
-
-/// Where a mail's text leads to under this label.
-fn link<'m>(mail: &'m ReadMail, label: &str) -> &'m str {
-    let found = mail.text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(": "));
-    found.unwrap_or_else(|| panic!("{label:?} is not in {}", mail.text)).trim_end()
-}
+use super::super::support::{ENTER, assert_open_to_all, assert_sound, fill, log_in, tab_to, until};
+use super::phone::{Phone, link};
+use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
 #[tokio::test]
 async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
@@ -28,60 +23,55 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     let drop_link = link(&mail, "Pause the coupon, or see and confirm the repairs, in a browser");
     let alert_link = link(&mail, "Acknowledge it, or silence its mails, in a browser");
 
-    let browser = Browser::open(Look::default().on_a_phone()).await;
+    let phone = Phone::of_duty(&f.world).await;
+    phone.read("mail-held-back", &mail).await;
+    let browser = &phone.browser;
     browser.visit(alert_link).await;
-    until(&browser, "document.querySelector('#token')").await;
-    assert_open_to_all(&browser, "ops-log-in").await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until(browser, "document.querySelector('#token')").await;
+    assert_open_to_all(browser, "ops-log-in").await;
+    log_in(browser, "Kim", OPS_TOKEN).await;
     // The very alert, not only the list of all.
-    until(&browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
+    until(browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
     browser.visit(drop_link).await;
-    until(&browser, &format!("location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"))
+    until(browser, &format!("location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"))
         .await;
-    assert_open_to_all(&browser, "ops-held-back").await;
+    assert_open_to_all(browser, "ops-held-back").await;
 
     browser.run("document.querySelector('#main').focus()").await;
-    tab_to(&browser, "button[value=dry_run]").await;
+    tab_to(browser, "button[value=dry_run]").await;
     browser.key(ENTER).await;
-    until(&browser, "document.querySelector('h1').innerText.includes('found, not changed')").await;
+    until(browser, "document.querySelector('h1').innerText.includes('found, not changed')").await;
     let repairs = browser.run("return document.body.innerText.split('would: put back into Redis').length - 1").await;
     assert_eq!(repairs, json!(3));
-    assert_open_to_all(&browser, "ops-dry-run").await;
+    assert_open_to_all(browser, "ops-dry-run").await;
     let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
     assert_eq!(f.world.redis.command::<i64>(&["ZCARD", &users]).await, 17, "a dry run changes nothing");
 
     // Before it is confirmed: with the repairs, the alert ends by itself.
     browser.visit(alert_link).await;
-    until(&browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
+    until(browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
     browser.click("article:target form[action$=acknowledge] button").await;
-    until(&browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
-    assert_sound(&browser, "ops-taken-on").await;
+    until(browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
+    assert_sound(browser, "ops-taken-on").await;
 
     browser.visit(drop_link).await;
-    until(&browser, "document.querySelector('button[value=confirm]')").await;
+    until(browser, "document.querySelector('button[value=confirm]')").await;
     browser.click("#name").await;
     browser.keys(name).await;
     browser.click("button[value=confirm]").await;
-    until(&browser, "document.querySelector('h1').innerText.includes('repaired')").await;
-    until(&browser, "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'").await;
-    assert_open_to_all(&browser, "ops-confirmed").await;
+    until(browser, "document.querySelector('h1').innerText.includes('repaired')").await;
+    until(browser, "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'").await;
+    assert_open_to_all(browser, "ops-confirmed").await;
     assert_settled(&f.world, &coupon, 20, 20, &answers).await;
 
     mailed(&f.world, &["resolved", name]).await;
     browser.visit(alert_link).await;
-    until(&browser, "document.body.innerText.includes('No alert is open.')").await;
-    assert_sound(&browser, "ops-no-alert").await;
+    until(browser, "document.body.innerText.includes('No alert is open.')").await;
+    assert_sound(browser, "ops-no-alert").await;
     browser.visit(daemon.http().base()).await;
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
-    until(&browser, &format!("document.querySelector('#board').innerText.includes({name:?})")).await;
-    assert_sound(&browser, "ops-odd-name").await;
-}
-
-/// Types into a field.
-async fn fill(browser: &Browser, field: &str, text: &str) {
-    browser.run(&format!("document.querySelector({field:?}).value = ''")).await;
-    browser.click(field).await;
-    browser.keys(text).await;
+    until(browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(browser, &format!("document.querySelector('#board').innerText.includes({name:?})")).await;
+    assert_sound(browser, "ops-odd-name").await;
 }
 
 /// Asks for a pass over the drop of this page; afterwards the drop is exact.
@@ -99,27 +89,27 @@ async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity()
     injector(&f.world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", "2 broken promises"]).await;
-    let browser = Browser::open(Look::default().on_a_phone()).await;
-    browser.visit(link(&mail, "Raise the quantity, in a browser")).await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
+    let phone = Phone::of_duty(&f.world).await;
+    phone.read("mail-broken-promises", &mail).await;
+    phone.tap(&mail, "Raise the quantity, in a browser").await;
+    let browser = &phone.browser;
     let summary = "details:has(button[value=raise]) > summary";
-    until(&browser, &format!("document.querySelector('{summary}')")).await;
+    until(browser, &format!("document.querySelector('{summary}')")).await;
     browser.click(summary).await;
     let button = "return document.querySelector('button[value=raise]').innerText";
     assert_eq!(browser.run(button).await, json!("Raise the quantity of coupon 1 to the number above"));
-    fill(&browser, "#quantity", "20").await;
-    fill(&browser, "#again", "20").await;
-    fill(&browser, "#raise-name", "Winter coupon").await;
+    fill(browser, "#quantity", "20").await;
+    fill(browser, "#again", "20").await;
+    fill(browser, "#raise-name", "Winter coupon").await;
     assert_eq!(browser.run(button).await, json!("Raise the quantity of coupon 1 to 20"));
-    assert_open_to_all(&browser, "ops-raise").await;
+    assert_open_to_all(browser, "ops-raise").await;
     browser.click("button[value=raise]").await;
-    until(&browser, "document.querySelector('td[data-label=Quantity]').innerText === '20'").await;
+    until(browser, "document.querySelector('td[data-label=Quantity]').innerText === '20'").await;
     // The change asks for a pass by itself.
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
     assert_kept(&f.world, &coupon, &answers, &[]).await;
-    browser.click("button[value=pass]").await;
-    until(&browser, "document.querySelector('h1').innerText.includes('nothing found')").await;
+    phone.pass(&["nothing found"]).await;
 }
 
 #[tokio::test]
@@ -130,22 +120,23 @@ async fn a_dead_letter_is_corrected_and_issued_from_the_mail_s_link_on() {
     let done = injector(&f.world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", "1 unrepaired failed claim"]).await;
-    let browser = Browser::open(Look::default().on_a_phone()).await;
-    browser.visit(link(&mail, "See them, with their reasons, in a browser")).await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')").await;
+    let phone = Phone::of_duty(&f.world).await;
+    phone.read("mail-failed-claims", &mail).await;
+    phone.tap(&mail, "See them, with their reasons, in a browser").await;
+    let browser = &phone.browser;
+    until(browser, "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')").await;
     browser.click("tbody a[href^='/dead-letters/']").await;
-    until(&browser, "document.querySelector('form[action$=reveal] button')").await;
+    until(browser, "document.querySelector('form[action$=reveal] button')").await;
     browser.click("form[action$=reveal] button").await;
-    until(&browser, "document.querySelector('#of-slot')").await;
+    until(browser, "document.querySelector('#of-slot')").await;
     assert_eq!(browser.run("return document.querySelector('#of-person').value").await, json!(done.people[0].user));
-    fill(&browser, "#of-slot", "20").await;
-    fill(&browser, "#of-name", "Winter coupon").await;
-    assert_open_to_all(&browser, "ops-correct").await;
+    fill(browser, "#of-slot", "20").await;
+    fill(browser, "#of-name", "Winter coupon").await;
+    assert_open_to_all(browser, "ops-correct").await;
     browser.click("form[action$=correct] button").await;
-    until(&browser, "document.body.innerText.includes('slot 20,')").await;
+    until(browser, "document.body.innerText.includes('slot 20,')").await;
     browser.visit(link(&mail, "Run a pass over this drop, or raise its quantity, in a browser")).await;
-    pass_to_exact(&browser).await;
+    pass_to_exact(browser).await;
     assert_settled(&f.world, &coupon, 20, 20, &answers).await;
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
 }

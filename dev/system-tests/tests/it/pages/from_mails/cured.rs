@@ -1,0 +1,129 @@
+//! Problems that are cured outside of the product; by the mail's link one sees that all is well.
+
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{Fixture, LIMIT, WorldStores, assert_kept, eventually, eventually_some};
+use serde_json::json;
+
+use super::label::{ALL_LIVE, THIS_PASS};
+use super::phone::Phone;
+use crate::drift::support::{assert_settled, assert_whole, mailed};
+
+const THIS_DROP: &str = "This drop, in a browser";
+
+#[tokio::test]
+async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_seen_to_be_well() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let f = Fixture::on(WorldStores::shared().await.with_redis(&redis), "mail-cured").await;
+    let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
+    let (spring, _) = f.held("Spring coupon", 20, 3).await;
+    // What waits on the topic is overdue at once.
+    let env = [("CONSUMER_STALL_SECONDS", "1"), ("RECONCILE_OVERDUE_MS", "1")];
+    let daemon = f.world.daemon_with(&env).await;
+    let phone = Phone::of_duty(&f.world).await;
+    let in_redis = async |words: &[&str]| drop(f.world.redis.command::<firstcome_shared::redis::Value>(words).await);
+
+    in_redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    daemon.reconcile(&json!({})).await;
+    let mail = mailed(&f.world, &["action needed: Redis may evict admissions"]).await;
+    phone.read("mail-unsafe-setting", &mail).await;
+    in_redis(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    phone.tap(&mail, ALL_LIVE).await;
+    phone.pass(&["nothing found"]).await;
+    let mail = mailed(&f.world, &["resolved: Redis may evict admissions"]).await;
+    phone.read("mail-resolved", &mail).await;
+    phone.tap(&mail, THIS_PASS).await;
+    phone.shows("Pass: nothing found").await;
+
+    assert_eq!(f.consumer.process.stop().await, 0);
+    for n in 0..3 {
+        assert!(f.api.claim(coupon.id, &format!("u-waits-{n}")).await.is_accepted());
+    }
+    let stalled = eventually_some("the standstill is mailed", LIMIT, async || {
+        daemon.reconcile(&json!({})).await;
+        let stalled = f.world.sql.query("SELECT summary FROM alerts WHERE kind = 'stalled'").await;
+        stalled.into_iter().flatten().next().ok_or("not yet")
+    });
+    assert!(stalled.await.contains("has not moved"));
+    let mail = mailed(&f.world, &["action needed", "has not moved"]).await;
+    phone.read("mail-stalled", &mail).await;
+    assert!(f.api.claim(coupon.id, "u-waits-3").await.is_accepted());
+    phone.tap(&mail, ALL_LIVE).await;
+    // The person has their row; that the consumer is down is left.
+    phone.pass(&["needs a person"]).await;
+    assert_whole(&f.world, &coupon, 20, 16).await;
+    let _consumer = f.world.consume().await;
+    eventually("the consumer has caught up", LIMIT, async || f.world.topic.lag().await == 0).await;
+    phone.tap_again("mail-stalled", &mail, ALL_LIVE).await;
+    phone.pass(&["nothing found"]).await;
+    mailed(&f.world, &["resolved", "has not moved"]).await;
+    assert_settled(&f.world, &coupon, 20, 16, &answers).await;
+
+    // What is none of ours stands in the way of one coupon, after Redis has lost something.
+    let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
+    in_redis(&["SET", &waiting, "x"]).await;
+    in_redis(&["DEL", &f.world.redis.own("epoch")]).await;
+    let mail = mailed(&f.world, &["action needed: the drop can't be examined", "Spring coupon · not examined"]).await;
+    phone.read("mail-coupon-closed", &mail).await;
+    assert!(!f.api.claim(spring.id, "u-late").await.is_accepted());
+    in_redis(&["DEL", &waiting]).await;
+    phone.tap(&mail, ALL_LIVE).await;
+    // The reconciler may have been faster.
+    phone.pass(&["repaired", "nothing found"]).await;
+    assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
+    eventually("its row is there", LIMIT, async || {
+        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", spring.drop);
+        f.world.sql.number(&rows).await == 4
+    })
+    .await;
+
+    // A person by a name that nobody can claim by.
+    let of_spring = |name: &str| f.world.redis.of_drop(spring.id, spring.drop, name);
+    in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
+    in_redis(&["SET", &of_spring("count"), "5"]).await;
+    daemon.reconcile(&json!({})).await;
+    let mail = mailed(&f.world, &["action needed", "1 unrepaired promise without a row"]).await;
+    phone.read("mail-left", &mail).await;
+    phone.tap(&mail, THIS_DROP).await;
+    phone.pass(&["needs a person"]).await;
+    in_redis(&["ZREM", &of_spring("users"), "odd person"]).await;
+    in_redis(&["HDEL", &f.world.redis.claimants(spring.id), "odd person"]).await;
+    in_redis(&["SET", &of_spring("count"), "4"]).await;
+    phone.tap_again("mail-left", &mail, THIS_DROP).await;
+    phone.pass(&["nothing found"]).await;
+    mailed(&f.world, &["resolved", "1 unrepaired promise without a row"]).await;
+    assert_whole(&f.world, &spring, 20, 4).await;
+}
+
+#[tokio::test]
+async fn rows_of_a_sealed_drop_that_were_deleted_are_restored_and_seen_to_be_there() {
+    let f = Fixture::new("mail-sealed").await;
+    f.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
+    let daemon = f.world.settled_daemon().await;
+    let phone = Phone::of_duty(&f.world).await;
+    assert_eq!(f.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    let own = f.world.redis.own(&format!("{{{}}}:", coupon.id));
+    eventually("it is sealed, and Redis has forgotten it", LIMIT, async || {
+        daemon.reconcile(&json!({})).await;
+        let names = f.world.redis.names().await;
+        let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
+        f.world.sql.number(sealed).await == 1 && !names.iter().any(|name| name.starts_with(&own))
+    })
+    .await;
+    for statement in
+        ["CREATE TABLE backup AS SELECT * FROM issued_coupons", "DELETE FROM issued_coupons WHERE slot < 3"]
+    {
+        f.world.sql.query(statement).await;
+    }
+    daemon.reconcile(&json!({"deep": true})).await;
+    let mail =
+        mailed(&f.world, &["action needed: it was sealed with 20 rows, now there are 18", "Winter coupon"]).await;
+    phone.read("mail-sealed", &mail).await;
+    phone.tap(&mail, THIS_DROP).await;
+    phone.pass(&["needs a person"]).await;
+    f.world.sql.query("INSERT INTO issued_coupons SELECT * FROM backup WHERE slot < 3").await;
+    phone.tap_again("mail-sealed", &mail, THIS_DROP).await;
+    phone.pass(&["nothing found"]).await;
+    mailed(&f.world, &["resolved", "Winter coupon"]).await;
+    assert_kept(&f.world, &coupon, &answers, &[]).await;
+}

@@ -1,0 +1,16 @@
+//! From each kind of mail, by its own link and on a phone, to "exact again".
+
+mod cured;
+mod decided;
+mod phone;
+mod restarted;
+mod stores;
+mod told;
+
+/// Labels of links that several kinds of mail have.
+mod label {
+    pub(super) const THIS_PASS: &str = "This pass, with its findings, in a browser";
+    pub(super) const LAST_RUNS: &str = "The last runs, in a browser";
+    pub(super) const ALL_LIVE: &str = "Run a pass over all live drops, in a browser";
+    pub(super) const OPEN_PROBLEMS: &str = "All open problems, in a browser";
+}

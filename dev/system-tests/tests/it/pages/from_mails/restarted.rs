@@ -1,0 +1,94 @@
+//! Problems of the reconciler itself: alerts that can't be recorded, a pass that hangs, webhooks
+//! that are off until it is restarted; and the digest of a day that left a problem.
+
+use firstcome_drift::Drift;
+use firstcome_testkit::{Fixture, LIMIT, eventually};
+use serde_json::json;
+
+use super::super::support::{fill, until};
+use super::label::{LAST_RUNS, OPEN_PROBLEMS};
+use super::phone::Phone;
+use super::told::overdue;
+use crate::drift::support::{assert_settled, injector, mailed};
+use crate::faults::waves::stalled_pass;
+use crate::webhooks::{SECRET, WebhookReceiver};
+
+#[tokio::test]
+async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
+    let f = Fixture::new("mail-trouble").await;
+    let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
+    let (receiver, url) = WebhookReceiver::start().await;
+    f.world.set("WEBHOOK_URLS", &format!("{url}/hook"));
+    f.world.set("WEBHOOK_SECRET", SECRET);
+    receiver.is_gone(true);
+    let daemon = f.world.settled_daemon().await;
+    let phone = Phone::of_duty(&f.world).await;
+
+    f.world.sql.query("RENAME TABLE alerts TO not_there").await;
+    daemon.reconcile(&json!({})).await;
+    let mail = mailed(&f.world, &["action needed: alerts cannot be recorded"]).await;
+    phone.read("mail-alerts-not-recorded", &mail).await;
+    phone.tap(&mail, LAST_RUNS).await;
+    f.world.sql.query("RENAME TABLE not_there TO alerts").await;
+    phone.pass(&["nothing found"]).await;
+    let mail = mailed(&f.world, &["resolved: Alerts can be recorded again"]).await;
+    phone.read("mail-alerts-recorded", &mail).await;
+    phone.tap(&mail, OPEN_PROBLEMS).await;
+    phone.shows("No alert is open.").await;
+
+    injector(&f.world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
+    phone.read("mail-webhooks-off", &off).await;
+
+    // It is restarted at its own address, while a pass of another process hangs.
+    receiver.is_gone(false);
+    let told = receiver.posted("/hook").len();
+    let hanging = stalled_pass(&f.world).await;
+    let address = daemon.http().base().trim_start_matches("http://").to_owned();
+    assert_eq!(daemon.process.stop().await, 0);
+    let (deep, digest) = (overdue(&f.world, "deep").await, overdue(&f.world, "digest").await);
+    let again = [("LISTEN_ADDR", address.as_str()), ("DEEP_CRON", &deep), ("DIGEST_CRON", &digest)];
+    let _daemon = f.world.daemon_with(&[&again[..], &[("MISSED_AFTER_SECONDS", "1")]].concat()).await;
+    phone.is_logged_out();
+    phone.tap(&off, "What was not posted, and another try, in a browser").await;
+    let screen = phone.browser.address().await;
+    eventually("each is posted that was not", LIMIT, async || {
+        phone.browser.visit(&screen).await;
+        let one = "const one = document.querySelector('form[action$=again] button'); if (one) one.id = 'again'; return Boolean(one)";
+        let is_left = phone.browser.run(one).await == json!(true);
+        if is_left {
+            phone.browser.click("#again").await;
+        }
+        !is_left
+    })
+    .await;
+    phone.shows("Nothing waits.").await;
+    assert!(receiver.posted("/hook").len() > told);
+
+    let missed = mailed(&f.world, &["run missed: DEEP_CRON"]).await;
+    phone.read("mail-run-hangs", &missed).await;
+    assert!(missed.text.contains(&format!(":{}", hanging.pid())), "{}", missed.text);
+    phone.tap(&missed, LAST_RUNS).await;
+    phone.shows("running").await;
+    hanging.kill().await;
+    // The dead letter is left for a person.
+    phone.pass(&["needs a person"]).await;
+
+    let day = mailed(&f.world, &["daily digest: 1 problem open"]).await;
+    phone.read("mail-digest-with-a-problem", &day).await;
+    phone.tap(&day, OPEN_PROBLEMS).await;
+    phone.shows("1 unrepaired failed claim").await;
+    phone.browser.click("nav a[href='/dead-letters']").await;
+    until(&phone.browser, "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')").await;
+    phone.browser.click("tbody a[href^='/dead-letters/']").await;
+    until(&phone.browser, "document.querySelector('#why')").await;
+    fill(&phone.browser, "#why", "nobody was promised it").await;
+    fill(&phone.browser, "#name", "Winter coupon").await;
+    phone.browser.click("form[action$=discard] button").await;
+    phone.shows("Dealt with").await;
+    phone.tap_again("mail-run-hangs", &missed, LAST_RUNS).await;
+    phone.pass(&["nothing found"]).await;
+    mailed(&f.world, &["resolved: 1 unrepaired failed claim", "Winter coupon"]).await;
+    assert_settled(&f.world, &coupon, 20, 12, &answers).await;
+}

@@ -1,0 +1,67 @@
+//! Stores that are away: Redis, with what closes admission, and MySQL, with the outbox of mails.
+
+use std::time::Duration;
+
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::{Fixture, LIMIT, WorldStores, eventually, shared};
+use serde_json::json;
+
+use super::super::support::until_title;
+use super::label::{ALL_LIVE, OPEN_PROBLEMS};
+use super::phone::Phone;
+use crate::drift::support::{assert_settled, mailed, mailed_within};
+
+/// Admission is closed for half a minute before anybody is woken.
+const HALF_A_MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let f = Fixture::on(WorldStores::shared().await.with_redis(&redis), "mail-stores").await;
+    let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
+    let proxy = shared().await.mysql.proxy().await.unwrap();
+    let via = shared().await.mysql.database_url_via(&proxy, f.world.database());
+    let daemon = f.world.daemon_with(&[("DATABASE_URL", &via), ("REDIS_TIMEOUT_MS", "1000")]).await;
+    daemon.reconcile(&json!({})).await;
+
+    redis.kill().await.unwrap();
+    assert_eq!(daemon.ask(&json!({})).await.status, 200, "a pass that failed is recorded");
+    let failed = mailed(&f.world, &["action needed: a pass failed: Redis"]).await;
+    let closed = mailed_within(&f.world, &["action needed: admission has been closed for"], HALF_A_MINUTE).await;
+    // Not before: there are two browsers for all tests.
+    let phone = Phone::of_duty(&f.world).await;
+    phone.read("mail-run-failed", &failed).await;
+    phone.tap(&failed, "What is wrong now, in a browser").await;
+    phone.shows("Redis does not answer: nobody can claim").await;
+
+    phone.read("mail-admission-closed", &closed).await;
+    phone.tap(&closed, "What is closed, and which store is away, in a browser").await;
+    phone.shows("Bring Redis back.").await;
+    redis.start_again().await.unwrap();
+    let is_open = async || f.api.claim(coupon.id, "u-late").await.promised().is_some();
+    eventually("admission is open again", LIMIT, is_open).await;
+    phone.tap_again("mail-run-failed", &failed, ALL_LIVE).await;
+    phone.pass(&["repaired", "nothing found"]).await;
+    mailed(&f.world, &["resolved: a pass failed"]).await;
+    let open = mailed(&f.world, &["resolved: Admission is open again"]).await;
+    phone.read("mail-admission-open", &open).await;
+    phone.tap(&open, OPEN_PROBLEMS).await;
+    phone.shows("No alert is open.").await;
+    phone.tap_again("mail-admission-closed", &closed, "What is closed, and which store is away, in a browser").await;
+    until_title(&phone.browser, "Everything is as promised").await;
+
+    proxy.set(ProxyFault::Cut).await.unwrap();
+    daemon.ask(&json!({})).await;
+    let gone = mailed(&f.world, &["action needed: MySQL cannot be used"]).await;
+    phone.read("mail-mysql-gone", &gone).await;
+    phone.tap(&gone, "What is known meanwhile, in a browser").await;
+    phone.shows("MySQL does not answer: rows come late").await;
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    until_title(&phone.browser, "Everything is as promised").await;
+    daemon.reconcile(&json!({})).await;
+    let back = mailed(&f.world, &["resolved: MySQL can be used again"]).await;
+    phone.read("mail-mysql-back", &back).await;
+    phone.tap(&back, OPEN_PROBLEMS).await;
+    phone.shows("No alert is open.").await;
+    assert_settled(&f.world, &coupon, 20, 13, &answers).await;
+}
