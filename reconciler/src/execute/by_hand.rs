@@ -1,5 +1,5 @@
-//! What a person has done beside passes: a dead letter corrected, one or many discarded, a promise given up,
-//! a delivery tried again, a person erased.
+//! What a person has done beside passes: a dead letter corrected, one or many discarded, a promise
+//! given up, a delivery tried again, a person erased.
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;

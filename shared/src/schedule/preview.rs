@@ -1,5 +1,5 @@
-//! A preview of a schedule: the windows that a coupon made now would have, in words. The command line
-//! and the operations page show the same.
+//! A preview of a schedule: the windows that a coupon made now would have, in words. The command
+//! line and the operations page show the same.
 
 use std::fmt::Display;
 

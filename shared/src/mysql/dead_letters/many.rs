@@ -1,4 +1,5 @@
-//! Many dead letters at once: which reasons there are, and the discarding of all that a filter finds.
+//! Many dead letters at once: which reasons there are, and the discarding of all that a filter
+//! finds.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;

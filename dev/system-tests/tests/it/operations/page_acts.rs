@@ -12,6 +12,7 @@ use crate::drift::support::injector;
 #[tokio::test]
 async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by_the_coupon_s_name() {
     let f = Fixture::new("ops-confirm").await;
+    f.world.set("API_URL", "");
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("RECONCILE_BRAKE_PERCENT", "0");
     f.world.set("RECONCILE_BRAKE_AT_LEAST", "1");

@@ -21,7 +21,7 @@ const AT_ONCE: usize = 50;
 /// Many people who claim without a pause: first some of the slots, again and again, then all that
 /// are left, and on after that.
 #[derive(Default)]
-struct Crowd {
+struct EagerCrowd {
     claims: AtomicUsize,
     /// How many there are of each word.
     answers: Mutex<BTreeMap<String, usize>>,
@@ -29,7 +29,7 @@ struct Crowd {
     goes_home: AtomicBool,
 }
 
-impl Crowd {
+impl EagerCrowd {
     async fn claim(&self, api: &ApiClient, coupon: i64) {
         while !self.goes_home.load(SeqCst) {
             let takes_all = self.takes_all.load(SeqCst);
@@ -69,7 +69,7 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.until(&["open"]).await;
     assert!(!page.browser.address().await.contains("token"), "{}", page.browser.address().await);
     page.assert_open_to_all("open").await;
-    let crowd = Arc::new(Crowd::default());
+    let crowd = Arc::new(EagerCrowd::default());
     let all = (0..AT_ONCE).map(|_| {
         let (crowd, api) = (crowd.clone(), (*f.api).clone());
         tokio::spawn(async move { crowd.claim(&api, coupon.id).await })
