@@ -59,7 +59,8 @@ pictures: ## The coupon page, the operations page and mails in every state, in t
 	@PICTURES=$(CURDIR)/target/pictures cargo test --workspace --locked --test it pages::
 	@cd target/pictures; for pair in issued:coupon-page-issued scheduled-korean-phone:coupon-page-korean \
 		waiting-dark:coupon-page-waiting ops-all-well:operations-page ops-alert-dark-phone:operations-page-alert \
-		mail-action-needed:mail-action-needed; do \
+		mail-action-needed:mail-action-needed mail-repaired:mail-repaired scene-drop:operations-drop \
+		scene-pass:operations-pass scene-dead-letters:operations-dead-letters scene-person:operations-person; do \
 		cp "$${pair%:*}.png" "$(CURDIR)/docs/pictures/$${pair#*:}.png"; done
 
 api-docs: ## docs/API.md, made anew from what both services say of their routes

@@ -52,6 +52,10 @@ pub struct NotifyArgs {
     /// Address of the API as operators reach it; mails show it in commands
     #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
     pub api_public_url: Option<String>,
+    /// The API's own address, as http://127.0.0.1:8080: with it one pauses, raises and revokes at
+    /// the operations page, and mails lead there; without it by `firstcome-api coupon`
+    #[arg(long, env = "API_URL", help_heading = "HTTP")]
+    pub api_url: Option<String>,
 }
 
 /// Where mails are sent: all of it, or none.
@@ -108,7 +112,12 @@ impl NotifyArgs {
 
     pub(super) fn links(&self) -> Links {
         let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
-        Links { docs: set(&self.docs_url), public: set(&self.public_url), api: set(&self.api_public_url) }
+        Links {
+            docs: set(&self.docs_url),
+            public: set(&self.public_url),
+            api: set(&self.api_public_url),
+            page_changes_coupons: set(&self.api_url).is_some(),
+        }
     }
 
     fn url(&self) -> Option<&SecretString> {

@@ -49,7 +49,7 @@ pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
 pub use render::{DailyDigest, MissedRun};
 pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
 pub use test_email::test_email;
-pub use webhooks::{WebhookArgs, test_webhook};
+pub use webhooks::{AlertmanagerStanding, RefusedList, WebhookArgs, test_webhook};
 
 /// The word of an outage in docs/OPERATIONS.md.
 const MYSQL: &str = "mysql_unreachable";
@@ -272,6 +272,11 @@ impl Notifier {
         self.wake.notify_one();
         self.relays.iter().for_each(|relay| relay.wake.notify_one());
         self.alertmanagers.iter().for_each(|alertmanager| alertmanager.wake.notify_one());
+    }
+
+    /// How it is with each Alertmanager, as this process tells it.
+    pub fn alertmanagers(&self) -> Vec<AlertmanagerStanding> {
+        self.alertmanagers.iter().map(Alertmanager::standing).collect()
     }
 
     /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds.

@@ -234,17 +234,18 @@ pub struct DaemonHttpArgs {
     /// Token that reads and changes nothing; not set: there is none
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
-    /// The API's own address, as http://127.0.0.1:8080: with it one pauses, raises and revokes at
-    /// the operations page; without it by `firstcome-api coupon`
-    #[arg(long, env = "API_URL")]
-    pub api_url: Option<String>,
+    /// How many proxies in front are trusted: the address that is recorded of who asks is taken so
+    /// many entries from the right of `X-Forwarded-For`; 0: that of the connection
+    #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
+    pub ops_trusted_proxies: u8,
 }
 
 impl DaemonHttpArgs {
     /// The token, checked.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
-        token.and_then(|token| token.with_view(self.ops_view_token.as_ref())).map_err(anyhow::Error::msg)
+        let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
+        Ok(token.map_err(anyhow::Error::msg)?.behind(self.ops_trusted_proxies))
     }
 }
 

@@ -1,10 +1,14 @@
 //! When a coupon opens: once, or daily in an IANA zone. Drops are UTC instants worked out from the
 //! zone.
 
+mod preview;
+
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
-use chrono_tz::Tz;
+pub use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use self::preview::{AT_ONCE, Opening};
 
 /// A schedule, as given in `POST /v1/coupons`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -63,6 +67,12 @@ pub enum BadSchedule {
     /// An instant outside the years 2000 to 2199.
     #[error("dates must lie between the years 2000 and 2199")]
     OutOfRange,
+    /// A one-off whose window has ended.
+    #[error("closes_at is over, so it would never open")]
+    WindowOver,
+    /// A daily one whose days have ended.
+    #[error("last_day is over, so it would never open")]
+    DaysOver,
 }
 
 /// How far ahead daily drops are made, so that no single stopped process keeps one from opening.
@@ -88,6 +98,16 @@ impl Schedule {
             }
         };
         if dates.into_iter().flatten().all(in_range) { Ok(()) } else { Err(BadSchedule::OutOfRange) }
+    }
+
+    /// Checks the schedule of a coupon that is to be made at `now`: it must still open.
+    pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), BadSchedule> {
+        self.check()?;
+        match self {
+            Self::Once { closes_at: Some(closes), .. } if *closes <= now => Err(BadSchedule::WindowOver),
+            Self::Daily { .. } if self.drops_from(now).is_empty() => Err(BadSchedule::DaysOver),
+            _ => Ok(()),
+        }
     }
 
     /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order;
@@ -153,7 +173,7 @@ fn daily_drop(zone: Tz, day: NaiveDate, opens: NaiveTime, closes: NaiveTime) -> 
 /// The instant at which clocks in `zone` show `local`. A time that comes twice means the first of
 /// the two; one that is skipped is moved on by the length of the gap (02:30 becomes 03:30), as RFC
 /// 5545 reads it.
-fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     if let Some(found) = zone.from_local_datetime(&local).earliest() {
         return Some(found.with_timezone(&Utc));
     }
@@ -200,13 +220,16 @@ pub mod wall_clock {
         s.collect_str(&time.format(form))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveTime, D::Error> {
-        let text = String::deserialize(d)?;
-        NaiveTime::parse_from_str(&text, "%H:%M")
-            .or_else(|_| NaiveTime::parse_from_str(&text, "%H:%M:%S"))
+    pub fn read(text: &str) -> Result<NaiveTime, String> {
+        NaiveTime::parse_from_str(text, "%H:%M")
+            .or_else(|_| NaiveTime::parse_from_str(text, "%H:%M:%S"))
             .ok()
             .filter(|time| time.nanosecond() < 1_000_000_000)
-            .ok_or_else(|| D::Error::custom(format!("{text:?} is not a time of day such as 15:00")))
+            .ok_or_else(|| format!("{text:?} is not a time of day such as 15:00"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveTime, D::Error> {
+        read(&String::deserialize(d)?).map_err(D::Error::custom)
     }
 }
 

@@ -2,23 +2,25 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, Local, TimeZone, Utc};
-use firstcome_shared::schedule::{PlannedDrop, Schedule};
+use chrono::{DateTime, Local, Utc};
+use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule};
 use serde_json::{Value, json};
-
-/// How many are shown.
-const OPENINGS: usize = 10;
 
 /// The next ten openings of a coupon that is not made yet; an error says why it can't be made.
 pub(super) fn preview(schedule: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
     let wrong = |why: String| format!("schedule: {why}");
     let planned: Schedule = serde_json::from_value(schedule.clone()).map_err(|error| wrong(error.to_string()))?;
-    planned.check().map_err(|error| wrong(error.to_string()))?;
+    let openings = match &planned {
+        Schedule::Once { .. } => planned.preview(now, &Local),
+        Schedule::Daily { time_zone, .. } => planned.preview(now, time_zone),
+    };
+    let openings = openings.map_err(|error| wrong(error.to_string()))?;
     if !json {
-        return Ok(next_ten(schedule, now).trim_start().to_owned());
+        return Ok(table(&openings, zone_of(&planned)).trim_start().to_owned());
     }
-    let openings = planned.openings(now, OPENINGS);
-    let openings = openings.iter().map(|drop| json!({"opens_at": drop.opens_at, "closes_at": drop.closes_at}));
+    let openings = openings
+        .iter()
+        .map(|one| json!({"opens_at": one.drop.opens_at, "closes_at": one.drop.closes_at, "at_once": one.at_once}));
     Ok(format!("{}\n", openings.collect::<Value>()))
 }
 
@@ -27,24 +29,28 @@ pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
     let Ok(schedule) = serde_json::from_value::<Schedule>(schedule.clone()) else {
         return "\nno schedule: its drops are put in by hand\n".to_owned();
     };
-    let openings = schedule.openings(now, OPENINGS);
-    if openings.is_empty() {
-        return "\nno opening is to come\n".to_owned();
-    }
-    match &schedule {
-        Schedule::Once { .. } => table(&openings, &Local, "your time"),
-        Schedule::Daily { time_zone, .. } => table(&openings, time_zone, time_zone.name()),
+    let openings = match &schedule {
+        Schedule::Once { .. } => schedule.to_come(now, &Local),
+        Schedule::Daily { time_zone, .. } => schedule.to_come(now, time_zone),
+    };
+    if openings.is_empty() { "\nno opening is to come\n".to_owned() } else { table(&openings, zone_of(&schedule)) }
+}
+
+fn zone_of(schedule: &Schedule) -> &'static str {
+    match schedule {
+        Schedule::Once { .. } => "your time",
+        Schedule::Daily { time_zone, .. } => time_zone.name(),
     }
 }
 
-fn table<Z: TimeZone<Offset: std::fmt::Display>>(openings: &[PlannedDrop], zone: &Z, name: &str) -> String {
-    let mut text = format!("\nopens next\n  {name:<27}  {:<16}  closes ({name})\n", "UTC");
-    for drop in openings {
-        let local = drop.opens_at.with_timezone(zone).format("%a %Y-%m-%d %H:%M %:z");
-        let closes = drop.closes_at.map(|at| at.with_timezone(zone).format("%m-%d %H:%M %:z").to_string());
-        let (utc, closes) = (drop.opens_at.format("%Y-%m-%d %H:%M"), closes.unwrap_or_else(|| "stays open".to_owned()));
+fn table(openings: &[Opening], zone: &str) -> String {
+    let mut text = format!("\nopens next\n  {zone:<27}  {:<16}  closes ({zone})\n", "UTC");
+    for Opening { local, utc, closes, at_once, .. } in openings {
         // Writing to a text can't fail.
         let _ = writeln!(text, "  {local:<27}  {utc:<16}  {closes}");
+        if *at_once {
+            let _ = writeln!(text, "    its window has begun: it {AT_ONCE}");
+        }
     }
     text
 }
@@ -79,11 +85,16 @@ mod tests {
         let preview_of = |schedule: &Value| preview(schedule, "2026-12-03T06:00:01Z".parse().unwrap(), true);
         let told: Value = serde_json::from_str(&preview_of(&endless).unwrap()).unwrap();
         assert_eq!(told.as_array().unwrap().len(), 10, "{told}");
-        assert_eq!(told[0], json!({"opens_at": "2026-12-04T06:00:00Z", "closes_at": "2026-12-04T09:00:00Z"}));
+        let today = json!({"opens_at": "2026-12-03T06:00:00Z", "closes_at": "2026-12-03T09:00:00Z", "at_once": true});
+        assert_eq!((&told[0], &told[1]["opens_at"]), (&today, &json!("2026-12-04T06:00:00Z")));
         let backwards =
             json!({"type": "once", "opens_at": "2027-01-02T00:00:00Z", "closes_at": "2027-01-01T00:00:00Z"});
         assert!(preview_of(&backwards).unwrap_err().contains("later than opens_at"));
-        let over = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z"});
+        let begun = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z"});
+        let text = preview(&begun, "2026-12-03T06:00:01Z".parse().unwrap(), false).unwrap();
+        assert!(text.contains("stays open") && text.contains("it opens at once"), "{text}");
+        let over = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": "2026-01-02T00:00:00Z"});
+        assert!(preview_of(&over).unwrap_err().contains("would never open"));
         assert!(next_ten(&over, "2026-12-03T06:00:01Z".parse().unwrap()).contains("no opening"));
         assert!(next_ten(&Value::Null, Utc::now()).contains("by hand"));
     }

@@ -55,6 +55,10 @@ pub struct HttpArgs {
     /// Token that reads what operators see and changes nothing; not set: there is none
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true)]
     pub ops_view_token: Option<SecretString>,
+    /// How many proxies in front are trusted: the address that is recorded of who asks is taken so
+    /// many entries from the right of `X-Forwarded-For`; 0: that of the connection
+    #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
+    pub ops_trusted_proxies: u8,
     /// Most connections at a time; more wait until one closes
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,

@@ -26,6 +26,8 @@ impl Fixture {
 
     pub async fn of(world: World) -> Self {
         let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
+        // As installations have it: the operations page changes coupons, and mails lead there.
+        world.set("API_URL", api.http().base());
         Self { world, api, consumer }
     }
 

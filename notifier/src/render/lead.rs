@@ -326,10 +326,15 @@ pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &
     let coupon = seen.coupon_id;
     match seen.about {
         About::Braked => {
-            vec![once("See what would be done", coupon, " --dry-run"), once("Confirm it", coupon, " --confirm")]
+            let pause = coupon.filter(|_| !links.page_changes_coupons).map(|coupon| links.pause(coupon));
+            let once = [once("See what would be done", coupon, " --dry-run"), once("Confirm it", coupon, " --confirm")];
+            pause.into_iter().chain(once).collect()
         }
         About::Left(Kind::FailedClaim) => {
-            vec![select(coupon), once("Once they are corrected", coupon, "")]
+            let open = report.filter(|report| !report.sealed && !links.page_changes_coupons);
+            let more = open.map(|report| raise("Where no slot is left", report, seen.findings.len() as u64, links));
+            let select = [select(coupon), once("Once they are corrected", coupon, "")];
+            more.into_iter().chain(select).collect()
         }
         // Only a pass over everything may reopen admission.
         About::Left(Kind::RedisLost) => vec![once("Try again now", None, "")],
@@ -340,16 +345,16 @@ pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &
         }
         About::BrokenPromise => {
             let open = report.filter(|report| !report.sealed);
-            let raise = open.map(|report| raise(report, seen.findings.len() as u64, links));
+            let raise = open.map(|report| raise("Give each of them a slot", report, seen.findings.len() as u64, links));
             raise.into_iter().flat_map(|raise| [raise, once("Then", coupon, "")]).collect()
         }
         About::ClosedBelowQuantity => Vec::new(),
     }
 }
 
-fn raise(report: &DropReport, by: u64, links: &Links) -> Block {
+fn raise(what: &str, report: &DropReport, by: u64, links: &Links) -> Block {
     let (from, to) = (u64::from(report.quantity), u64::from(report.quantity) + by);
-    links.quantity(&format!("Give each of them a slot (quantity {from} → {to})"), report.coupon_id, to)
+    links.quantity(&format!("{what} (quantity {from} → {to})"), report.coupon_id, to)
 }
 
 fn select(coupon: Option<CouponId>) -> Block {

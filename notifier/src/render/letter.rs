@@ -235,6 +235,8 @@ pub struct Links {
     pub public: Option<String>,
     /// The API as people reach it.
     pub api: Option<String>,
+    /// The operations page has the forms that change coupons: it knows the API's address.
+    pub page_changes_coupons: bool,
 }
 
 impl Links {
@@ -292,9 +294,17 @@ impl Links {
 
     /// Sets a coupon's quantity.
     pub(super) fn quantity(&self, what: &str, coupon: CouponId, quantity: u64) -> Block {
+        self.change(what, coupon, &format!("{{\"quantity\":{quantity}}}"))
+    }
+
+    /// Stops admission to a coupon for now.
+    pub(super) fn pause(&self, coupon: CouponId) -> Block {
+        self.change("Pause the coupon: nobody can claim until it is resumed", coupon, "{\"paused\":true}")
+    }
+
+    fn change(&self, what: &str, coupon: CouponId, body: &str) -> Block {
         let api = self.api.as_deref().unwrap_or(API);
-        let body = format!("-X PATCH -d '{{\"quantity\":{quantity}}}'");
-        curl(what, &[JSON, &body], &format!("{api}/v1/coupons/{coupon}"))
+        curl(what, &[JSON, &format!("-X PATCH -d '{body}'")], &format!("{api}/v1/coupons/{coupon}"))
     }
 
     /// Takes alerts on: no repeats until they change.

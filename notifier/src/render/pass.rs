@@ -52,9 +52,14 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Sect
         blocks.push(Block::Heading(summary(pass, notice)));
     }
     blocks.push(Block::Todo(what_to_do(seen.about).to_owned()));
-    // Commands come after it: a telephone runs none.
-    blocks.extend(on_page(pass, seen));
-    blocks.extend(commands(seen, report, pass.links));
+    let (in_browser, by_command) = (on_page(pass, seen), commands(seen, report, pass.links));
+    // Commands come after it: a telephone runs none. Not so what the page can't do.
+    let is_for_api = matches!(seen.about, About::Braked | About::BrokenPromise);
+    if is_for_api && !pass.links.page_changes_coupons {
+        blocks.extend(by_command.into_iter().chain(in_browser));
+    } else {
+        blocks.extend(in_browser.into_iter().chain(by_command));
+    }
     // Where the mail begins with all of it, it is not said again.
     let is_shortened = matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings);
     if is_shortened || !is_one_sentence(seen) {
@@ -79,10 +84,12 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
-            let label = match seen.about {
-                About::Braked => "Pause the coupon, or see and confirm the repairs, in a browser",
-                About::BrokenPromise => "Raise the quantity, in a browser",
-                _ if is_letter => "Run a pass over this drop, or raise its quantity, in a browser",
+            let label = match (seen.about, pass.links.page_changes_coupons) {
+                (About::Braked, true) => "Pause the coupon, or see and confirm the repairs, in a browser",
+                (About::Braked, false) => "See and confirm the repairs, in a browser",
+                (About::BrokenPromise, true) => "Raise the quantity, in a browser",
+                (_, true) if is_letter => "Run a pass over this drop, or raise its quantity, in a browser",
+                (_, false) if is_letter => "Run a pass over this drop, in a browser",
                 _ => "This drop, in a browser",
             };
             (label, format!("/coupons/{coupon}/drops/{drop}"))

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::post::{PostAnswer, PostTarget};
 use super::receivers::Receivers;
+use super::standing::AlertmanagerStanding;
 use crate::alerts::About;
 use crate::clock::Clock;
 use crate::outage::{AdmissionWatch, OutageNotifier};
@@ -75,6 +76,7 @@ pub(crate) struct Alertmanager {
     outage: Arc<OutageNotifier>,
     admission: Arc<AdmissionWatch>,
     before: Mutex<Vec<Posted>>,
+    standing: Mutex<AlertmanagerStanding>,
     pub(crate) wake: Notify,
 }
 
@@ -99,6 +101,7 @@ impl Receivers {
             outage: outage.clone(),
             admission: admission.clone(),
             before: Mutex::default(),
+            standing: Mutex::new(AlertmanagerStanding::of(&target.name)),
             wake: Notify::new(),
         };
         self.alertmanagers.iter().map(alertmanager).collect()
@@ -135,6 +138,17 @@ impl Alertmanager {
         let before = self.before.lock().clone();
         let alerts = with_ended(&before, self.holding(&before, now).await, now);
         self.before.lock().clone_from(&alerts);
+        let told = self.post_all(&alerts).await;
+        self.standing.lock().note(alerts.len(), &told, now);
+        told
+    }
+
+    /// What became of the lists so far.
+    pub(crate) fn standing(&self) -> AlertmanagerStanding {
+        self.standing.lock().clone()
+    }
+
+    async fn post_all(&self, alerts: &[Posted]) -> Result<(), String> {
         for some in alerts.chunks(AT_ONCE) {
             let told = self.post(some).await;
             let result = if told.is_ok() { "sent" } else { "failed" };

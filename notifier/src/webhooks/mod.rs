@@ -2,7 +2,8 @@
 //!
 //! Webhooks come out of an outbox as mails do: `event` says what is posted, `record` enqueues it in
 //! the transaction of what it tells, and a task for each target posts it (`sender`), signed
-//! (`sign`). Alertmanager has no outbox: it is told again and again what holds (`alertmanager`).
+//! (`sign`). Alertmanager has no outbox: it is told again and again what holds (`alertmanager`);
+//! `standing` is what the operations page shows of it.
 
 mod alertmanager;
 mod args;
@@ -11,6 +12,7 @@ mod post;
 mod receivers;
 mod sender;
 mod sign;
+mod standing;
 mod test;
 
 use std::collections::BTreeSet;
@@ -27,6 +29,7 @@ pub use args::WebhookArgs;
 pub(crate) use event::{EventKind, WebhookEvent, of_pass};
 pub(crate) use receivers::Receivers;
 pub(crate) use sender::Relay;
+pub use standing::{AlertmanagerStanding, RefusedList};
 pub use test::test_webhook;
 
 /// Most drops of one pass that something is said of; the next pass says what is left.

@@ -143,10 +143,24 @@ async fn a_pass_has_it_told_at_once_and_one_that_was_away_is_told_later() {
     let task = tokio::spawn(notifier.clone().run_sender(stop.clone()));
     notifier.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
     alertmanager.until_there_are(1).await;
+    let standing = || notifier.alertmanagers().remove(0);
+    eventually("its refusal is known", SOON, async || standing().refused.is_some()).await;
+    let (first, since) = (standing(), desk.clock.now());
+    let refused = first.refused.unwrap();
+    assert_eq!((refused.since, refused.last_at, first.told_at), (since, since, None));
+    assert_eq!(refused.answer, "answered 500 Internal Server Error: why it is so");
+    assert!(first.target.starts_with("127.0.0.1:") && !first.target.contains("prefix"), "{}", first.target);
+    desk.clock.turn(TimeDelta::minutes(1));
+    notifier.wake();
+    eventually("it is tried again", SOON, async || standing().refused.is_some_and(|one| one.last_at > since)).await;
+    let again = standing().refused.unwrap();
+    assert!(again.since == since && again.attempts > refused.attempts, "{again:?}");
     alertmanager.set(CannedReply::Status(200));
     notifier.after_pass(&drift("r2", &[3, 4]), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
     let is_told = || alertmanager.received().iter().any(|one| one.body.contains("2 unrepaired"));
     eventually("it is told of both", SOON, async || is_told()).await;
+    eventually("it refuses no more", SOON, async || standing().refused.is_none()).await;
+    assert_eq!((standing().told_at, standing().alerts), (Some(desk.clock.now()), 1));
     stop.cancel();
     tokio::time::timeout(SOON, task).await.unwrap().unwrap();
 }

@@ -155,6 +155,7 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
         docs_url: None,
         public_url: None,
         api_public_url: None,
+        api_url: None,
     }
 }
 

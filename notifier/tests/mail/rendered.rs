@@ -17,7 +17,13 @@ fn linked() -> Links {
         docs: Some("https://git.example.com/firstcome/docs".to_owned()),
         public: Some("https://reconciler.example.com".to_owned()),
         api: Some("https://coupons.example.com".to_owned()),
+        page_changes_coupons: true,
     }
+}
+
+/// The page knows no API, and has no form that changes a coupon.
+fn without_forms() -> Links {
+    Links { page_changes_coupons: false, ..linked() }
 }
 
 const POLICY: MailPolicy = MailPolicy { cooldown: TimeDelta::hours(4), patience: TimeDelta::zero() };
@@ -140,6 +146,9 @@ fn needing_a_person() {
     let run = failed_claims();
     keep("action_needed", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
     keep("action_needed_without_links", &mail(&[(at(1), &run)], &[], &Links::default()).unwrap());
+    let without = mail(&[(at(1), &run)], &[], &without_forms()).unwrap().text;
+    assert!(without.contains("Run a pass over this drop, in a browser"), "{without}");
+    assert!(without.contains("Where no slot is left (quantity 100 → 102)"), "{without}");
     keep("action_needed_again", &mail(&[(at(1), &run), (at(4 * 3_600 + 1), &run)], &[], &linked()).unwrap());
 }
 
@@ -155,6 +164,12 @@ fn held_back_by_the_repair_limit() {
         (1..=64).map(|slot| finding(Kind::MissingAdmission, slot, ActionKind::PutBack, Outcome::Planned)).collect();
     let held = run("0193a1f2-7c00-7d31-8000-0000000000a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);
     keep("braked", &mail(&[(at(1), &held)], &[], &linked()).unwrap());
+
+    // The page does not know the API: it has no form for a pause.
+    let without = mail(&[(at(1), &held)], &[], &without_forms()).unwrap().text;
+    let place = |words: &str| without.find(words).unwrap_or_else(|| panic!("{words}: {without}"));
+    assert!(place("-X PATCH -d '{\"paused\":true}'") < place("See and confirm the repairs, in a browser"), "{without}");
+    assert!(!without.contains("or see and confirm"), "{without}");
 }
 
 #[test]
@@ -173,6 +188,11 @@ fn broken_promises() {
     let drop = drop_report(1, WINTER, 7, findings);
     let run = run("0193a1f2-7c00-7d31-8000-0000000000a5", Status::Drift, vec![drop]);
     keep("broken_promises", &mail(&[(at(1), &run)], &[promise(101), promise(102)], &linked()).unwrap());
+
+    let without = mail(&[(at(1), &run)], &[promise(101), promise(102)], &without_forms()).unwrap().text;
+    let place = |words: &str| without.find(words).unwrap_or_else(|| panic!("{words}: {without}"));
+    assert!(place("{\"quantity\":102}") < place("This drop, in a browser"), "{without}");
+    assert!(!without.contains("Raise the quantity, in a browser"), "{without}");
 }
 
 #[test]

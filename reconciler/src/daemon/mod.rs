@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
-use crate::args::{DaemonArgs, DaemonHttpArgs};
+use crate::args::DaemonArgs;
 use crate::http::CouponApi;
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Reconciler, Request};
@@ -68,8 +68,9 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let router = crate::http::router(
         stores.clone(),
         passes.clone(),
+        notifier.clone(),
         args.http.token()?,
-        api(&args.http)?,
+        api(&args)?,
         metrics,
         stop.clone(),
     )?;
@@ -96,10 +97,10 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
 }
 
 /// The API, where its address is set.
-fn api(args: &DaemonHttpArgs) -> anyhow::Result<Option<CouponApi>> {
-    let url = args.api_url.as_deref().filter(|url| !url.is_empty());
+fn api(args: &DaemonArgs) -> anyhow::Result<Option<CouponApi>> {
+    let url = args.notify.api_url.as_deref().filter(|url| !url.is_empty());
     // While the token is being replaced, the setting holds two.
-    let first = args.ops_token.expose_secret().split(',').next().unwrap_or_default();
+    let first = args.http.ops_token.expose_secret().split(',').next().unwrap_or_default();
     url.map(|url| CouponApi::new(url, first.to_owned().into())).transpose()
 }
 

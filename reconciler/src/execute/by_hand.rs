@@ -1,9 +1,9 @@
-//! What a person has done beside passes: a dead letter corrected or discarded, a promise given up,
-//! a delivery tried again, a person erased.
+//! What a person has done beside passes: a dead letter corrected, one or many discarded, a promise
+//! given up, a delivery tried again, a person erased.
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::dead_letters::Correction;
+use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, Matching};
 use firstcome_shared::mysql::deliveries::OutboxKind;
 use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
@@ -17,6 +17,17 @@ use crate::stores::Stores;
 /// Takes a dead letter out of the hands of passes, with a reason; false if it is not open.
 pub(crate) async fn discard(stores: &Stores, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
     stores.db.discard_dead_letter(id, why, by).await
+}
+
+/// Discards all open dead letters that a person has seen by a filter; how many it was.
+pub(crate) async fn discard_all(
+    stores: &Stores,
+    wanted: DeadLetterQuery,
+    seen: Matching,
+    why: String,
+    by: Operator,
+) -> Result<usize, DbError> {
+    stores.db.discard_dead_letters(wanted, seen, why, by).await
 }
 
 /// Corrects which claim a dead letter is of; false if it is not open.

@@ -50,6 +50,7 @@ fn only_execute_calls_what_writes() {
         "open_gate",
         "finish_run",
         "discard_dead_letter",
+        "discard_dead_letters",
         "deliver_again",
         "erase",
         "erase_records",

@@ -14,7 +14,7 @@ mod rows;
 mod sealing;
 
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
-pub(crate) use by_hand::{EraseError, Erased, correct, deliver_again, discard, erase, give_up};
+pub(crate) use by_hand::{EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up};
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};

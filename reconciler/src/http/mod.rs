@@ -25,6 +25,7 @@ use utoipa_axum::routes;
 
 pub use self::page::CouponApi;
 use self::state::RouteState;
+use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::stores::Stores;
 
@@ -80,6 +81,7 @@ fn contract() -> OpenApiRouter<RouteState> {
 pub fn router(
     stores: Stores,
     passes: Passes,
+    notifier: Notifier,
     token: OpsToken,
     api: Option<CouponApi>,
     metrics: PrometheusHandle,
@@ -91,7 +93,7 @@ pub fn router(
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
-    let app = RouteState { stores, passes };
+    let app = RouteState { stores, passes, notifier };
     let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi);

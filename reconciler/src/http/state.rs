@@ -1,5 +1,6 @@
 //! What the routes work with.
 
+use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::stores::Stores;
 
@@ -8,4 +9,5 @@ use crate::stores::Stores;
 pub(crate) struct RouteState {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
+    pub(crate) notifier: Notifier,
 }

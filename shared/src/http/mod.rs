@@ -8,6 +8,7 @@ pub mod ops;
 pub mod page;
 pub mod probe;
 pub mod problem;
+mod proxies;
 mod server;
 
 pub use problem::Problem;

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::Problem;
+use super::{Problem, proxies};
 use crate::mysql::ops_actions::Operator;
 
 /// Shortest token, in characters.
@@ -31,6 +31,8 @@ pub struct OpsToken {
     all: Arc<[SecretString]>,
     /// With these one may read, and change nothing.
     view: Arc<[SecretString]>,
+    /// How many proxies in front are believed where a request comes from.
+    proxies: u8,
 }
 
 /// What a token allows.
@@ -47,7 +49,7 @@ impl OpsToken {
     /// With what is wrong, never with the token.
     #[allow(clippy::needless_pass_by_value, reason = "a secret is given away, not lent")]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        Ok(Self { all: read("OPS_TOKEN", &token)?, view: Arc::default() })
+        Ok(Self { all: read("OPS_TOKEN", &token)?, view: Arc::default(), proxies: 0 })
     }
 
     /// The same, and others that only read.
@@ -58,6 +60,18 @@ impl OpsToken {
             return Err("OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into());
         }
         Ok(Self { view, ..self })
+    }
+
+    /// The same, behind so many trusted proxies.
+    #[must_use]
+    pub fn behind(self, proxies: u8) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// Where a request comes from, as it is recorded.
+    pub fn address(&self, request: &Request) -> Option<IpAddr> {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        proxies::client(peer, request.headers(), self.proxies)
     }
 
     fn allows(&self, given: &str) -> Option<Allowed> {
@@ -90,7 +104,7 @@ impl OpsToken {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
             return Err(Problem::new(StatusCode::FORBIDDEN, "read_only", detail));
         }
-        let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let from = self.address(request);
         Ok(Operator { name: name(request.headers())?, token: fingerprint(token), from })
     }
 }

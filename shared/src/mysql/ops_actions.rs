@@ -18,7 +18,7 @@ pub struct Operator {
     pub name: Option<String>,
     /// Fingerprint of the token: tokens are shared, and one may have been replaced since.
     pub token: String,
-    /// The other end of the connection.
+    /// The other end of the connection, or whom trusted proxies name.
     pub from: Option<IpAddr>,
 }
 

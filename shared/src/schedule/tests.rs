@@ -82,6 +82,27 @@ fn drops_are_made_days_ahead_and_not_for_the_past() {
     assert_eq!(schedule.drops_from(utc("2027-01-01T00:00:00Z")).len(), 0);
 }
 
+#[test]
+fn a_preview_shows_a_window_that_has_begun_first_and_refuses_what_is_over() {
+    let now = utc("2026-12-03T06:00:01Z");
+    let schedule = daily("Asia/Seoul", "15:00", "18:00", "2026-12-01", "2026-12-30");
+    let openings = schedule.preview(now, &chrono_tz::Asia::Seoul).unwrap();
+    let begun: Vec<_> = openings.iter().map(|one| (one.local.as_str(), one.at_once)).take(2).collect();
+    assert_eq!(begun, [("Thu 2026-12-03 15:00 +09:00", true), ("Fri 2026-12-04 15:00 +09:00", false)]);
+    assert_eq!((openings.len(), openings[0].utc.as_str()), (10, "2026-12-03 06:00"));
+    assert_eq!(openings[0].closes, "12-03 18:00 +09:00");
+    assert_eq!(schedule.to_come(now, &chrono_tz::Asia::Seoul)[0].local, openings[1].local);
+
+    let once = |closes_at: Option<&str>| Schedule::Once {
+        opens_at: utc("2026-01-01T00:00:00Z"),
+        closes_at: closes_at.map(utc),
+    };
+    let endless = once(None).preview(now, &Utc).unwrap();
+    assert_eq!((endless.len(), endless[0].at_once, endless[0].closes.as_str()), (1, true, "stays open"));
+    assert_eq!(once(Some("2026-12-03T06:00:01Z")).preview(now, &Utc), Err(BadSchedule::WindowOver));
+    assert_eq!(schedule.preview(utc("2027-01-01T00:00:00Z"), &Utc), Err(BadSchedule::DaysOver));
+}
+
 proptest! {
     /// Against another implementation with its own copy of the zone database.
     #[test]

@@ -65,13 +65,7 @@ impl NewCouponBody {
             schedule: self.schedule,
             allow: self.allow.as_deref().map(|allow| validate::allow(allow, identity)).transpose()?,
         };
-        new.schedule.check().map_err(|error| invalid(format!("schedule: {error}")))?;
-        if matches!(new.schedule, Schedule::Once { closes_at: Some(closes), .. } if closes <= now) {
-            return Err(invalid("schedule: closes_at is over, so it would never open"));
-        }
-        if new.schedule.drops_from(now).is_empty() {
-            return Err(invalid("schedule: last_day is over, so it would never open"));
-        }
+        new.schedule.check_new(now).map_err(|error| invalid(format!("schedule: {error}")))?;
         Ok(new)
     }
 }

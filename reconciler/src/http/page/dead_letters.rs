@@ -1,6 +1,7 @@
 //! Dead letters: why each is there, what its message was, and the correcting or discarding of one
-//! by hand. Ids are masked, and messages kept back, until somebody who may change things reveals
-//! them, which is recorded.
+//! by hand. Ids are masked, and messages kept back, until somebody reveals them, which is recorded.
+
+mod many;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use firstcome_shared::mysql::ops_actions::OperatorAct;
 use serde::Deserialize;
 use serde_json::json;
 
+pub(super) use self::many::discard_all;
+use self::many::{ForAll, ReasonChoice, choices, for_all};
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable, unless_named};
 use super::people::Search;
@@ -36,6 +39,9 @@ struct DeadLettersScreen<'a> {
     /// What is filtered by.
     drop: Option<i64>,
     reason: Option<&'a str>,
+    reasons: &'a [ReasonChoice],
+    /// What can be done with all that the filter finds.
+    for_all: Option<&'a ForAll>,
     page: u32,
     has_more: bool,
 }
@@ -134,7 +140,13 @@ async fn listed(page: &ScreenState, session: &Session, query: DeadLettersScreenQ
     let (resolved, number) = (query.status == "resolved", query.page.clamp(1, PAGES));
     let reason = query.reason.filter(|reason| !reason.is_empty());
     let wanted = DeadLetterQuery { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
-    let found = match page.app.stores.db.list_dead_letters(wanted, (number - 1) * PAGE, PAGE + 1).await {
+    let db = &page.app.stores.db;
+    let reasons = choices(db, &wanted).await;
+    let for_all = match for_all(db, &wanted).await {
+        Ok(found) => found,
+        Err(error) => return unavailable(error),
+    };
+    let found = match db.list_dead_letters(wanted, (number - 1) * PAGE, PAGE + 1).await {
         Ok(found) => found,
         Err(error) => return unavailable(error),
     };
@@ -144,7 +156,17 @@ async fn listed(page: &ScreenState, session: &Session, query: DeadLettersScreenQ
     let (reason, drop) = (reason.as_deref(), query.drop);
     answer(
         StatusCode::OK,
-        &DeadLettersScreen { top, letters: &letters, resolved, drop, reason, page: number, has_more },
+        &DeadLettersScreen {
+            top,
+            letters: &letters,
+            resolved,
+            drop,
+            reason,
+            reasons: &reasons,
+            for_all: for_all.as_ref(),
+            page: number,
+            has_more,
+        },
     )
 }
 

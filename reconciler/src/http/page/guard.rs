@@ -1,7 +1,6 @@
 //! What every request must pass: a session, and for a change the page's own origin, the session's
 //! CSRF token, and the right to change. Each in one place, so that no route can forget it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Form;
@@ -11,7 +10,6 @@ use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use firstcome_shared::http::ops::Peer;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
@@ -56,11 +54,6 @@ pub(super) fn is_https(headers: &HeaderMap) -> bool {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with(begin))
     };
     is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
-}
-
-/// The other end of the connection.
-pub(super) fn peer(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<Peer>().map(|peer| peer.0.ip())
 }
 
 /// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A

@@ -12,7 +12,7 @@ use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use firstcome_shared::http::ops::operator_name;
 use serde::Deserialize;
 
-use super::guard::{is_https, own_path, peer};
+use super::guard::{is_https, own_path};
 use super::html::{Top, answer};
 use super::session::cookie;
 use super::state::ScreenState;
@@ -55,7 +55,7 @@ pub(super) async fn form(
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
-    let (from, is_https, now) = (peer(&request), is_https(request.headers()), Instant::now());
+    let (from, is_https, now) = (page.token.address(&request), is_https(request.headers()), Instant::now());
     let Ok(Form(form)) = Form::<LogInForm>::from_request(request, &()).await else {
         return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
     };
@@ -66,7 +66,8 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
             "Say who you are, in 1 to 100 letters: what you do is recorded under this name.",
         );
     };
-    // The right token always lets in: behind a proxy, all come from one address.
+    // The right token always lets in: behind a proxy that is not set as trusted, all come from one
+    // address.
     let Some((operator, allowed)) = page.token.log_in(form.token.trim(), name, from) else {
         if let Some(wait) = from.and_then(|from| page.tries.wait(from, now)) {
             let mut response = refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens. Try again in a minute.");

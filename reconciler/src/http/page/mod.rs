@@ -90,8 +90,7 @@ pub(super) fn routes(
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))
-        .route("/runs/{id}/reveal", post(runs::reveal))
-        .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
+        .route("/dead-letters/discard", post(dead_letters::discard_all))
         .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/drops/{drop}/change", post(changes::coupon))
@@ -117,6 +116,9 @@ pub(super) fn routes(
         .route("/days", get(pace::by_day))
         .route("/deliveries", get(deliveries::list))
         .route("/people", get(people::form).post(people::search))
+        // They change nothing, and are recorded: who views sees all.
+        .route("/runs/{id}/reveal", post(runs::reveal))
+        .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
         .route("/logout", post(login::log_out))
         .merge(changes)
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in));

@@ -10,10 +10,10 @@ use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use chrono::Utc;
+use chrono::{NaiveDate, NaiveTime, Utc};
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::mysql::ops_actions::OperatorAct;
-use firstcome_shared::schedule::{PlannedDrop, Schedule};
+use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, instant, wall_clock};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -31,11 +31,9 @@ struct NewCouponScreen<'a> {
     /// What can't be made of it.
     wrong: &'a str,
     preview: Option<&'a Preview>,
+    at_once: &'static str,
     has_api: bool,
 }
-
-/// Openings that are shown.
-const OPENINGS: usize = 10;
 
 /// What was typed.
 #[derive(Debug, Deserialize, Default)]
@@ -57,15 +55,6 @@ pub(super) struct Typed {
     key: String,
 }
 
-/// One opening: local time, the same in UTC, and the closing.
-pub(super) struct Opening {
-    pub(super) local: String,
-    /// It has begun.
-    pub(super) at_once: bool,
-    pub(super) utc: String,
-    pub(super) closes: String,
-}
-
 /// What the form would make.
 pub(super) struct Preview {
     pub(super) openings: Vec<Opening>,
@@ -81,49 +70,64 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     };
     let (quantity, waiting) =
         (number("The quantity", &typed.quantity)?, number("The waiting list", &typed.waiting_list)?);
-    let is_daily = typed.repeats == "daily";
-    let (first, last) = (typed.first_day.trim(), typed.last_day.trim());
-    let mut daily = json!({
-        "type": "daily", "time_zone": typed.time_zone.trim(), "opens": typed.opens.trim(), "closes": typed.closes.trim(),
-        "first_day": first,
-    });
-    // Once is one day.
-    let last = if is_daily { last } else { first };
-    if !last.is_empty() {
-        daily["last_day"] = last.into();
-    }
     let wrong = |why: String| format!("The schedule can't be read: {why}");
-    let schedule: Schedule = serde_json::from_value(daily.clone()).map_err(|error| wrong(error.to_string()))?;
-    schedule.check().map_err(|error| wrong(error.to_string()))?;
-    let Schedule::Daily { time_zone, .. } = &schedule else { return Err(wrong("it is not daily".to_owned())) };
-    let now = Utc::now();
-    // A window that has begun is made too, and opens at once.
-    let begun = schedule.drops_from(now).into_iter().filter(|drop| drop.opens_at < now);
-    let openings: Vec<PlannedDrop> = begun.chain(schedule.openings(now, OPENINGS)).take(OPENINGS).collect();
-    let Some(next) = openings.first() else { return Err("It would never open: its days are over".to_owned()) };
-    let body_schedule =
-        if is_daily { daily } else { json!({"type": "once", "opens_at": next.opens_at, "closes_at": next.closes_at}) };
+    let (schedule, zone) = if typed.repeats == "daily" { daily(typed) } else { once(typed) }.map_err(wrong)?;
+    let openings = schedule.preview(Utc::now(), &zone).map_err(|error| wrong(error.to_string()))?;
     let once_per = if typed.once_per == "drop" { "drop" } else { "coupon" };
     let allow = Some(typed.allow.trim()).filter(|allow| !allow.is_empty());
     let allow: Option<Allow> =
         allow.map(str::parse).transpose().map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
     let mut body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
-        "schedule": body_schedule,
+        "schedule": schedule,
     });
     if let Some(allow) = allow {
         body["allow"] = json!(allow);
     }
-    let shown = openings.iter().map(|drop| Opening {
-        local: drop.opens_at.with_timezone(time_zone).format("%a %Y-%m-%d %H:%M %:z").to_string(),
-        at_once: drop.opens_at < now,
-        utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
-        closes: drop.closes_at.map_or_else(
-            || "stays open".to_owned(),
-            |at| at.with_timezone(time_zone).format("%m-%d %H:%M %:z").to_string(),
-        ),
+    Ok((body, openings))
+}
+
+fn daily(typed: &Typed) -> Result<(Schedule, Tz), String> {
+    let mut daily = json!({
+        "type": "daily", "time_zone": typed.time_zone.trim(), "opens": typed.opens.trim(), "closes": typed.closes.trim(),
+        "first_day": typed.first_day.trim(),
     });
-    Ok((body, shown.collect()))
+    if typed.closes.trim().is_empty() {
+        return Err("what repeats needs a time at which it closes".to_owned());
+    }
+    if !typed.last_day.trim().is_empty() {
+        daily["last_day"] = typed.last_day.trim().into();
+    }
+    Ok((serde_json::from_value(daily).map_err(|error| error.to_string())?, zone(typed)?))
+}
+
+/// Without a time to close it stays open; without a last day it closes within a day.
+fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
+    let zone = zone(typed)?;
+    let day = |text: &str| {
+        text.trim()
+            .parse::<NaiveDate>()
+            .map_err(|_| format!("{:?} is not a day such as 2026-12-01", line(text, LONGEST)))
+    };
+    let at = |day: NaiveDate, time: NaiveTime| {
+        instant(zone, day.and_time(time)).ok_or_else(|| format!("{day} {time} is no time there"))
+    };
+    let (first, opens) = (day(&typed.first_day)?, wall_clock::read(typed.opens.trim())?);
+    let closes_at = match (typed.last_day.trim(), typed.closes.trim()) {
+        ("", "") => None,
+        (_, "") => return Err("on its last day it needs a time at which it closes".to_owned()),
+        (last, closes) => {
+            let closes = wall_clock::read(closes)?;
+            let next = if closes > opens { Some(first) } else { first.succ_opt() };
+            let last = if last.is_empty() { next.ok_or("its first day is too late")? } else { day(last)? };
+            Some(at(last, closes)?)
+        }
+    };
+    Ok((Schedule::Once { opens_at: at(first, opens)?, closes_at }, zone))
+}
+
+fn zone(typed: &Typed) -> Result<Tz, String> {
+    typed.time_zone.trim().parse().map_err(|_| format!("{:?} is no time zone", line(&typed.time_zone, LONGEST)))
 }
 
 /// The form; once something is typed, with its preview.
@@ -160,7 +164,7 @@ fn shown(
     preview: Option<&Preview>,
 ) -> Response {
     let top = Top::new("New coupon", "new", Some(session));
-    answer(status, &NewCouponScreen { top, typed, wrong, preview, has_api: page.api.is_some() })
+    answer(status, &NewCouponScreen { top, typed, wrong, preview, at_once: AT_ONCE, has_api: page.api.is_some() })
 }
 
 /// Asks the API to make it.
@@ -241,11 +245,38 @@ mod tests {
     }
 
     #[test]
+    fn once_may_last_for_days_or_stay_open() {
+        let once = |closes: &str, last: &str| {
+            let (closes, last_day) = (closes.to_owned(), last.to_owned());
+            plan(&Typed { repeats: "once".to_owned(), closes, last_day, ..typed() })
+        };
+        let (body, openings) = once("", "").unwrap();
+        assert_eq!(body["schedule"], json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z"}));
+        assert_eq!((openings.len(), openings[0].closes.as_str()), (1, "stays open"));
+        for (closes, last, instant) in [
+            ("18:00", "2130-12-24", "2130-12-24T09:00:00Z"),
+            ("14:00", "", "2130-12-02T05:00:00Z"),
+            ("18:00", "2130-12-01", "2130-12-01T09:00:00Z"),
+        ] {
+            assert_eq!(once(closes, last).unwrap().0["schedule"]["closes_at"], instant);
+        }
+        for (closes, last, word) in [
+            ("", "2130-12-24", "needs a time"),
+            ("14:00", "2130-12-01", "later than opens_at"),
+            ("18:00", "tomorrow", "not a day"),
+        ] {
+            let said = once(closes, last).err().unwrap();
+            assert!(said.contains(word), "{said}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (wrong, word) in [
             (Typed { quantity: "many".to_owned(), ..typed() }, "quantity"),
             (Typed { allow: "vip".to_owned(), ..typed() }, "Whom it is for"),
             (Typed { time_zone: "Mars".to_owned(), ..typed() }, "schedule"),
+            (Typed { closes: String::new(), ..typed() }, "at which it closes"),
             (Typed { opens: "3 pm".to_owned(), ..typed() }, "schedule"),
             (Typed { last_day: "2130-11-01".to_owned(), ..typed() }, "last_day"),
             (Typed { first_day: "2020-01-01".to_owned(), last_day: "2020-01-02".to_owned(), ..typed() }, "never open"),

@@ -21,7 +21,10 @@ use crate::mysql::{Conn, Db, DbError};
 const PAYLOAD: usize = 4_096;
 
 /// A filter by reason looks at every dead letter that is open.
-const LONG: Duration = Duration::from_secs(10);
+pub(super) const LONG_LOOK: Duration = Duration::from_secs(10);
+
+/// MySQL itself ends a look that takes longer.
+pub(super) const LIMITED: &str = "/*+ MAX_EXECUTION_TIME(10000) */";
 
 /// Which claim a dead letter is of, as a person corrects it.
 #[derive(Debug, Clone)]
@@ -41,6 +44,25 @@ pub struct DeadLetterQuery {
     pub reason: Option<String>,
 }
 
+impl DeadLetterQuery {
+    /// These columns of all that are wanted.
+    pub(super) fn select(&self, columns: &str) -> String {
+        let is_resolved = if self.resolved { "NOT NULL" } else { "NULL" };
+        let mut sql = format!(
+            "SELECT {columns} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
+        );
+        if let Some(drop) = self.drop {
+            // Writing to a `String` does not fail.
+            let _ = write!(sql, " AND f.drop_id = {drop}");
+        }
+        if let Some(reason) = &self.reason {
+            sql.push_str(" AND f.reason = ");
+            push_text(&mut sql, reason);
+        }
+        sql
+    }
+}
+
 impl Db {
     /// A page of dead letters, after leaving out so many.
     pub async fn list_dead_letters(
@@ -49,19 +71,8 @@ impl Db {
         skipped: u32,
         limit: u32,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
-        self.run_within(LONG, "list dead letters", async move |conn| {
-            let is_resolved = if wanted.resolved { "NOT NULL" } else { "NULL" };
-            let mut sql = format!(
-                "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {COLUMNS} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
-            );
-            if let Some(drop) = wanted.drop {
-                // Writing to a `String` does not fail.
-                let _ = write!(sql, " AND f.drop_id = {drop}");
-            }
-            if let Some(reason) = &wanted.reason {
-                sql.push_str(" AND f.reason = ");
-                push_text(&mut sql, reason);
-            }
+        self.run_within(LONG_LOOK, "list dead letters", async move |conn| {
+            let sql = wanted.select(&format!("{LIMITED} {COLUMNS}"));
             // As the index has them: millions are not sorted.
             let order =
                 if wanted.resolved { "f.resolved_at DESC" } else { "f.drop_id, f.slot, f.coupon_id, f.user_id, f.id" };

@@ -50,6 +50,8 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
     let preview = coupon(world, api, &[&daily[..], &["--preview"]].concat()).await;
     assert_eq!(preview.code, 0, "{}", preview.log);
     assert_eq!(preview.out.lines().filter(is_opening).count(), 10, "{}", preview.out);
+    let begun = preview.out.lines().position(|line| line.contains("it opens at once"));
+    assert_eq!(begun, Some(3), "today's is made too: {}", preview.out);
     assert_eq!(world.sql.number("SELECT COUNT(*) FROM coupons").await, 0, "nothing is made");
     let made = coupon(world, api, &daily).await;
     assert_eq!(made.code, 0, "{}", made.log);

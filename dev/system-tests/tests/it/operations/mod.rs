@@ -12,6 +12,7 @@ mod operators;
 mod page;
 mod page_acts;
 mod page_by_hand;
+mod page_deliveries;
 mod page_live;
 mod processes;
 mod promotion;

@@ -1,8 +1,10 @@
 //! The reconciler's routes: who may do what, and the record of who did it.
 
-use firstcome_testkit::{Http, open_world};
+use firstcome_testkit::{Http, OPS_TOKEN, coupon_body, open_world};
 use reqwest::Method;
 use serde_json::json;
+
+use super::page::Visitor;
 
 const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
 
@@ -58,4 +60,29 @@ async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does
         )
     };
     assert_eq!(found, [said("acknowledge", "Kim"), said("silence", "Kim"), said("reconcile", run)]);
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_the_person_s_address_is_recorded_and_a_forged_one_is_not() {
+    let (world, _api) = open_world("ops-from").await;
+    let trusting = [("OPS_TRUSTED_PROXIES", "1")];
+    let (api, daemon) = (world.serve_with(&trusting).await, world.daemon_with(&trusting).await);
+    let plain = world.serve().await;
+    let body = coupon_body("Winter coupon", 3, 0);
+    for (http, forwarded) in
+        [(api.http(), Some("127.0.0.9, 203.0.113.7")), (api.http(), None), (plain.http(), Some("203.0.113.7"))]
+    {
+        let request = http.ops(Method::POST, "/v1/coupons").json(&body);
+        let request = forwarded.into_iter().fold(request, |request, list| request.header("x-forwarded-for", list));
+        assert_eq!(Http::send(request).await.status, 201);
+    }
+    let from = "SELECT from_addr FROM ops_actions WHERE action = 'create_coupon' ORDER BY id";
+    assert_eq!(world.sql.query(from).await, [["203.0.113.7"], ["127.0.0.1"], ["127.0.0.1"]]);
+
+    // At the page it is the address of the log-in.
+    world.sql.query("INSERT INTO failed_claims (id, reason) VALUES (701, 'by_hand_probe')").await;
+    let kim = Visitor::logged_in_from(&daemon, "Kim", OPS_TOKEN, "127.0.0.9, 203.0.113.8").await;
+    assert_eq!(kim.post("/dead-letters/701/reveal", &kim.base, &kim.csrf().await).await, 200);
+    let from = "SELECT operator, from_addr FROM ops_actions WHERE action = 'reveal'";
+    assert_eq!(world.sql.query(from).await, [["Kim", "203.0.113.8"]]);
 }

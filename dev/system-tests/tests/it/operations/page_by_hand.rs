@@ -1,5 +1,5 @@
-//! What only a person can mend, mended at the operations page: a dead letter of a wrong claim, and
-//! a promise that can't be kept.
+//! What only a person can mend, mended at the operations page: a dead letter of a wrong claim,
+//! a promise that can't be kept; and many dead letters that nobody needs.
 
 use firstcome_drift::Drift;
 use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, rows};
@@ -7,7 +7,7 @@ use reqwest::Method;
 use reqwest::header::ORIGIN;
 use serde_json::json;
 
-use super::page::{Visitor, filled_in};
+use super::page::{VIEW_TOKEN, Visitor, filled_in};
 use crate::drift::support::{injector, mailed};
 
 async fn act(visitor: &Visitor, path: &str, fields: &[(&str, &str)]) -> (u16, String) {
@@ -98,4 +98,64 @@ async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the
     assert_eq!(recorded.len(), 2, "{recorded:?}");
     assert!(recorded.iter().all(|act| act[..3] == ["Kim", drop.as_str(), "127.0.0.1"]), "{recorded:?}");
     assert_nothing_found(&f.world.pass().await);
+}
+
+#[tokio::test]
+async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_that_came_later() {
+    let f = Fixture::new("hand-discard").await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = f.world.settled_daemon().await;
+    let insert = async |from: u32, to: u32, reason: &str| {
+        let rows: Vec<String> = (from..to).map(|id| format!("({id}, NULL, 999999, {id}, '{reason}')")).collect();
+        let columns = "(id, coupon_id, drop_id, slot, reason)";
+        f.world.sql.query(&format!("INSERT INTO failed_claims {columns} VALUES {}", rows.join(","))).await;
+    };
+    insert(1_000, 2_200, "many").await;
+    insert(2_200, 2_203, "few & odd").await;
+    let (kim, lee) =
+        (Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await, Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await);
+    let all = kim.text("/dead-letters").await;
+    for choice in ["<option value=\"many\">many (1,200)</option>", ">few &#38; odd (3)</option>"] {
+        assert!(all.contains(choice), "{choice} in {all}");
+    }
+    assert!(!all.contains("Discard all that match"), "nothing is filtered: {all}");
+    let of_many = "/dead-letters?reason=many";
+    assert!(!lee.text(of_many).await.contains("Discard all that match"));
+    let page = kim.text(of_many).await;
+    assert!(page.contains("<option value=\"many\" selected>"), "{page}");
+    assert!(page.contains("name=\"letters\" value=\"1200\"") && page.contains("name=\"highest\" value=\"2199\""));
+    assert!(page.contains(">Discard 1,200 dead letters</button>"), "{page}");
+
+    // More come after Kim has looked, and a pass deals with one of those that were there.
+    insert(3_000, 3_002, "many").await;
+    f.world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'x' WHERE id = 1000")
+        .await;
+    let discard = async |visitor: &Visitor, reason: &str, why: &str, number: &str| {
+        let seen = [("letters", "1200"), ("highest", "2199")];
+        let typed = [("reason", reason), ("drop", ""), ("why", why), ("number", number)];
+        act(visitor, "/dead-letters/discard", &[&seen[..], &typed].concat()).await
+    };
+    assert_eq!(discard(&lee, "many", "a script", "1200").await.0, 403);
+    for (reason, why, number, says) in [
+        ("many", " ", "1200", "Say why"),
+        ("many", "a script", "120", "not the number"),
+        ("", "a script", "1200", "Choose a reason"),
+    ] {
+        let (status, said) = discard(&kim, reason, why, number).await;
+        assert!(status == 400 && said.contains(says), "{says}: {status} {said}");
+    }
+    let open = "SELECT reason, COUNT(*) FROM failed_claims WHERE resolved_at IS NULL GROUP BY reason ORDER BY reason";
+    assert_eq!(f.world.sql.query(open).await, [["few & odd", "3"], ["many", "1201"]]);
+    assert_eq!(discard(&kim, "many", "a script", "1,200").await.0, 303);
+    assert_eq!(f.world.sql.query(open).await, [["few & odd", "3"], ["many", "2"]]);
+    assert_eq!(discard(&kim, "many", "a script", "1200").await.0, 409, "a double click");
+    let recorded = acts(&f, "discard_dead_letters").await;
+    assert!(recorded.len() == 1 && recorded[0][..3] == ["Kim", "NULL", "127.0.0.1"], "{recorded:?}");
+    let detail: serde_json::Value = serde_json::from_str(&recorded[0][3]).unwrap();
+    assert_eq!(detail, json!({"dead_letters": 1199, "reason": "many", "highest": 2199, "why": "a script (Kim)"}));
+    assert!(kim.text("/dead-letters?status=resolved").await.contains("by_hand: a script (Kim)"));
+    let page = kim.text("/dead-letters?drop=999999").await;
+    assert!(page.contains(">Discard 5 dead letters</button>"), "by drop too: {page}");
 }

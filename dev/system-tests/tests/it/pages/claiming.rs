@@ -1,15 +1,64 @@
 //! Claiming on the page, whatever happens on the way.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
 use firstcome_stack::{FaultProxy, ProxyFault};
-use firstcome_testkit::{Fixture, Look, World, coupon_body, people, rush};
+use firstcome_testkit::{ApiClient, Fixture, LIMIT, Look, World, all_issued, coupon_body, eventually, eventually_some};
+use parking_lot::Mutex;
 
 use super::support::{BrowserPage, serve_pages};
+
+const SLOTS: u32 = 300;
+
+/// Slots that the crowd leaves until the person in the browser is admitted, however slow that is.
+const LEFT: usize = 100;
+
+/// Claims of the crowd under way at any moment.
+const AT_ONCE: usize = 50;
+
+/// Many people who claim without a pause: first some of the slots, again and again, then all that
+/// are left, and on after that.
+#[derive(Default)]
+struct EagerCrowd {
+    claims: AtomicUsize,
+    /// How many there are of each word.
+    answers: Mutex<BTreeMap<String, usize>>,
+    takes_all: AtomicBool,
+    goes_home: AtomicBool,
+}
+
+impl EagerCrowd {
+    async fn claim(&self, api: &ApiClient, coupon: i64) {
+        while !self.goes_home.load(SeqCst) {
+            let takes_all = self.takes_all.load(SeqCst);
+            let number = self.claims.fetch_add(1, SeqCst);
+            let person = if takes_all { number } else { number % (SLOTS as usize - LEFT) };
+            let answer = api.claim(coupon, &format!("u-{person}")).await;
+            *self.answers.lock().entry(answer.word().to_owned()).or_default() += 1;
+        }
+    }
+
+    fn answers(&self) -> usize {
+        self.answers.lock().values().sum()
+    }
+
+    /// Waits until so many of its claims have been answered so.
+    async fn until(&self, word: &str, answers: usize) {
+        let look = async || {
+            let all = self.answers.lock().clone();
+            if all.get(word).is_some_and(|number| *number >= answers) { Ok(()) } else { Err(format!("{all:?}")) }
+        };
+        eventually_some(&format!("the crowd is answered {word:?}"), LIMIT, look).await;
+    }
+}
 
 #[tokio::test]
 async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     let f = Fixture::new("page-rush").await;
     let pages = serve_pages(&f.world).await;
-    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1_000, 0)).await;
+    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", SLOTS, 0)).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.visit().await;
     page.until(&["who"]).await;
@@ -20,12 +69,43 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.until(&["open"]).await;
     assert!(!page.browser.address().await.contains("token"), "{}", page.browser.address().await);
     page.assert_open_to_all("open").await;
-    let crowd = tokio::spawn(rush(&[&f.api], coupon.id, &people(400), 50));
+    let crowd = Arc::new(EagerCrowd::default());
+    let all = (0..AT_ONCE).map(|_| {
+        let (crowd, api) = (crowd.clone(), (*f.api).clone());
+        tokio::spawn(async move { crowd.claim(&api, coupon.id).await })
+    });
+    let all: Vec<_> = all.collect();
+    crowd.until("already_claimed", AT_ONCE).await;
     // A double tap.
     page.browser.run("const b = document.querySelector('#main'); b.click(); b.click()").await;
+    let answers = crowd.answers();
+    eventually("the person is admitted", LIMIT, async || {
+        let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
+        f.world.redis.command::<Option<f64>>(&["ZSCORE", &users, "u-you"]).await.is_some()
+    })
+    .await;
+    crowd.takes_all.store(true, SeqCst);
     page.until(&["issued"]).await;
+    crowd.until("sold_out", AT_ONCE).await;
+    assert!(crowd.answers() >= answers + AT_ONCE, "it claimed all the while");
+    crowd.goes_home.store(true, SeqCst);
+    for member in all {
+        member.await.unwrap();
+    }
     assert_eq!(page.claims_sent().await, 1);
-    crowd.await.unwrap();
+    // Their slot is one among those of the crowd, by number and by instant of admission.
+    all_issued(&f.world, coupon.drop, SLOTS as usize).await;
+    let beside = |side: &str, order: &str| {
+        format!(
+            "SELECT COUNT(*), COUNT(IF(i.claimed_at {order} you.claimed_at, 1, NULL)) FROM issued_coupons i \
+             JOIN issued_coupons you ON you.user_id = 'u-you' WHERE i.slot {side} you.slot"
+        )
+    };
+    for (side, order) in [("<", "<="), (">", ">=")] {
+        let counts = f.world.sql.query(&beside(side, order)).await;
+        let (others, in_order) = (&counts[0][0], &counts[0][1]);
+        assert!(others != "0" && others == in_order, "{side}: {in_order} of {others}");
+    }
     let row = f.world.sql.query("SELECT slot, code FROM issued_coupons WHERE user_id = 'u-you'").await;
     let held = vec![vec![page.text("#big").await, page.text("#code output").await]];
     assert_eq!(row, held);

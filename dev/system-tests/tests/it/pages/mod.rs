@@ -5,5 +5,6 @@ mod from_mails;
 mod looks;
 mod mails;
 mod operations;
+mod scenes;
 mod support;
 mod waiting;

@@ -1,0 +1,62 @@
+//! Where a request comes from, behind proxies that add themselves to `X-Forwarded-For`. Each proxy
+//! adds at the right whom it was asked by, so only as many entries as there are trusted proxies are
+//! true; what stands to their left is whatever the asker has written.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::HeaderMap;
+
+/// The client as the first of so many trusted proxies saw it; else the other end of the connection.
+pub(super) fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<IpAddr> {
+    let Some(hop) = usize::from(trusted).checked_sub(1) else { return peer };
+    let values = headers.get_all("x-forwarded-for").iter();
+    // As one list, in the order in which they came.
+    let entries: Vec<&[u8]> = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).collect();
+    let entry = entries.iter().rev().nth(hop);
+    entry.and_then(|entry| address(std::str::from_utf8(entry).ok()?.trim())).or(peer)
+}
+
+/// An address, also with a port or in brackets, as some proxies write it.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    text.parse().ok().or_else(|| text.parse().ok().map(|with_port: SocketAddr| with_port.ip())).or_else(bare)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn seen(trusted: u8, values: &[&'static str]) -> String {
+        let header = |value: &&'static str| ("x-forwarded-for".parse().unwrap(), HeaderValue::from_static(value));
+        let headers: HeaderMap = values.iter().map(header).collect();
+        client("10.0.0.1".parse().ok(), &headers, trusted).unwrap().to_string()
+    }
+
+    #[test]
+    fn an_address_is_taken_so_many_hops_from_the_right() {
+        let peer = "10.0.0.1";
+        for (trusted, values, address) in [
+            // Without a trusted proxy the header is the asker's own word.
+            (0, &["203.0.113.9"][..], peer),
+            (1, &[], peer),
+            (1, &["203.0.113.9"], "203.0.113.9"),
+            // Forged at the left: the proxy has added the true one.
+            (1, &["127.0.0.1, 198.51.100.1, 203.0.113.9"], "203.0.113.9"),
+            (1, &["127.0.0.1", "203.0.113.9"], "203.0.113.9"),
+            (2, &["127.0.0.1, 203.0.113.9, 192.0.2.7"], "203.0.113.9"),
+            (2, &["127.0.0.1,203.0.113.9", "192.0.2.7"], "203.0.113.9"),
+            // It came past one of the proxies, which nobody can check.
+            (2, &["203.0.113.9"], peer),
+            (1, &["unknown"], peer),
+            (1, &["203.0.113.9, "], peer),
+            (1, &["203.0.113.9:4711"], "203.0.113.9"),
+            (1, &["2001:db8::7"], "2001:db8::7"),
+            (1, &["[2001:db8::7]:4711"], "2001:db8::7"),
+            (1, &["[2001:db8::7]"], "2001:db8::7"),
+        ] {
+            assert_eq!(seen(trusted, values), address, "{trusted} {values:?}");
+        }
+    }
+}

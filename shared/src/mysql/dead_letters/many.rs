@@ -1,0 +1,126 @@
+//! Many dead letters at once: which reasons there are, and the discarding of all that a filter
+//! finds.
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
+
+use super::look::{DeadLetterQuery, LIMITED, LONG_LOOK};
+use crate::mysql::ops_actions::{Operator, OperatorAct};
+use crate::mysql::schema::failed_claims;
+use crate::mysql::{Db, DbError};
+
+/// Most dead letters that are counted by reason: a look costs the same for a flood of them.
+pub const COUNTED: u32 = 100_000;
+
+/// Most reasons that are listed.
+const REASONS: u32 = 50;
+
+/// Most that are discarded at once, in one transaction.
+pub const DISCARDED_AT_ONCE: u32 = 10_000;
+
+/// Rows of one statement.
+const ROWS: usize = 1_000;
+
+/// A reason and how many dead letters have it.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct ReasonCount {
+    #[diesel(sql_type = Text)]
+    pub reason: String,
+    #[diesel(sql_type = BigInt)]
+    pub letters: i64,
+}
+
+/// Those that a filter finds now: at most [`DISCARDED_AT_ONCE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
+pub struct Matching {
+    #[diesel(sql_type = BigInt)]
+    pub letters: i64,
+    /// Later ones have a higher id.
+    #[diesel(sql_type = BigInt)]
+    pub highest: i64,
+}
+
+#[derive(QueryableByName)]
+struct LetterId {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+}
+
+impl Db {
+    /// The reasons of the first [`COUNTED`] dead letters of a drop, or of all, most frequent first.
+    pub async fn dead_letter_reasons(&self, wanted: DeadLetterQuery) -> Result<Vec<ReasonCount>, DbError> {
+        let all = DeadLetterQuery { reason: None, ..wanted }.select("f.reason");
+        let counted = format!(
+            "SELECT {LIMITED} reason, COUNT(*) AS letters FROM ({all} LIMIT {COUNTED}) some GROUP BY reason \
+             ORDER BY letters DESC, reason LIMIT {REASONS}"
+        );
+        self.run_within(LONG_LOOK, "count dead letters by reason", async move |conn| {
+            diesel::sql_query(counted).load(conn).await
+        })
+        .await
+    }
+
+    /// How many the filter finds that could be discarded now.
+    pub async fn matching_dead_letters(&self, wanted: DeadLetterQuery) -> Result<Matching, DbError> {
+        let some = wanted.select("f.id");
+        let counted = format!(
+            "SELECT {LIMITED} COUNT(*) AS letters, CAST(COALESCE(MAX(id), 0) AS SIGNED) AS highest \
+             FROM ({some} LIMIT {DISCARDED_AT_ONCE}) some"
+        );
+        self.run_within(LONG_LOOK, "count matching dead letters", async move |conn| {
+            diesel::sql_query(counted).get_result(conn).await
+        })
+        .await
+    }
+
+    /// Discards what a person has seen: open ones that the filter finds, no more than they were
+    /// told of, and none that came later. How many it was.
+    pub async fn discard_dead_letters(
+        &self,
+        wanted: DeadLetterQuery,
+        seen: Matching,
+        why: String,
+        by: Operator,
+    ) -> Result<usize, DbError> {
+        let most = seen.letters.clamp(0, i64::from(DISCARDED_AT_ONCE));
+        let of_seen = DeadLetterQuery { resolved: false, ..wanted.clone() }.select("f.id");
+        let of_seen = format!("{of_seen} AND f.id <= {} LIMIT {most}", seen.highest);
+        self.run_within(LONG_LOOK, "discard dead letters", async move |conn| {
+            conn.transaction(async |conn| {
+                let mut ids: Vec<i64> =
+                    diesel::sql_query(of_seen).load::<LetterId>(conn).await?.iter().map(|one| one.id).collect();
+                ids.sort_unstable();
+                let mut discarded = 0;
+                for some in ids.chunks(ROWS) {
+                    // A pass may have resolved one since it was found.
+                    let open = failed_claims::id.eq_any(some).and(failed_claims::resolved_at.is_null());
+                    discarded += diesel::update(failed_claims::table.filter(open))
+                        .set((
+                            failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
+                            failed_claims::resolution.eq("by_hand"),
+                            failed_claims::resolution_detail.eq(&why),
+                        ))
+                        .execute(conn)
+                        .await?;
+                }
+                if discarded > 0 {
+                    let act = OperatorAct {
+                        action: "discard_dead_letters",
+                        drop: wanted.drop,
+                        detail: json!({
+                            "dead_letters": discarded, "reason": wanted.reason, "highest": seen.highest, "why": why,
+                        }),
+                        ..OperatorAct::default()
+                    };
+                    by.did(conn, act).await?;
+                }
+                Ok(discarded)
+            })
+            .await
+        })
+        .await
+    }
+}

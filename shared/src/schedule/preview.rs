@@ -1,0 +1,59 @@
+//! A preview of a schedule: the windows that a coupon made now would have, in words. The command
+//! line and the operations page show the same.
+
+use std::fmt::Display;
+
+use chrono::{DateTime, TimeZone, Utc};
+
+use super::{BadSchedule, PlannedDrop, Schedule};
+
+/// How many windows are shown.
+const SHOWN: usize = 10;
+
+/// Said of a window that has begun.
+pub const AT_ONCE: &str = "opens at once";
+
+/// One window in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// The window itself.
+    pub drop: PlannedDrop,
+    /// When it opens, in local time.
+    pub local: String,
+    /// The same in UTC.
+    pub utc: String,
+    /// When it closes, in local time.
+    pub closes: String,
+    /// It has begun: a coupon made now is open at once.
+    pub at_once: bool,
+}
+
+impl Schedule {
+    /// The windows of a coupon that would be made at `now`: one that has begun is made too.
+    pub fn preview<Z: TimeZone<Offset: Display>>(
+        &self,
+        now: DateTime<Utc>,
+        zone: &Z,
+    ) -> Result<Vec<Opening>, BadSchedule> {
+        self.check_new(now)?;
+        let begun = self.drops_from(now).into_iter().filter(|drop| drop.opens_at < now);
+        let all = begun.chain(self.openings(now, SHOWN)).take(SHOWN);
+        Ok(all.map(|drop| in_words(drop, now, zone)).collect())
+    }
+
+    /// The openings that are still to come, of a coupon that is there.
+    pub fn to_come<Z: TimeZone<Offset: Display>>(&self, now: DateTime<Utc>, zone: &Z) -> Vec<Opening> {
+        self.openings(now, SHOWN).into_iter().map(|drop| in_words(drop, now, zone)).collect()
+    }
+}
+
+fn in_words<Z: TimeZone<Offset: Display>>(drop: PlannedDrop, now: DateTime<Utc>, zone: &Z) -> Opening {
+    let local = |at: DateTime<Utc>, form: &str| at.with_timezone(zone).format(form).to_string();
+    Opening {
+        drop,
+        local: local(drop.opens_at, "%a %Y-%m-%d %H:%M %:z"),
+        utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
+        closes: drop.closes_at.map_or_else(|| "stays open".to_owned(), |at| local(at, "%m-%d %H:%M %:z")),
+        at_once: drop.opens_at < now,
+    }
+}
