@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a function that writes contains. A script counts as a write.
-const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn unseal(conn \
+const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
                      insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\")";
 
 /// `record` keeps the tables of runs, and nothing else.

@@ -156,9 +156,7 @@ impl<'a> Executor<'a> {
             moving = moves;
             count_is_wrong |=
                 matches!(run[0].action, Action::PutBack { .. } | Action::Move { .. } | Action::Withdraw { .. });
-            crash_point(Point::RepairBegun);
             attempts.extend(self.run_of_a_kind(run).await?);
-            crash_point(Point::RepairDone);
         }
         if count_is_wrong {
             self.repair_count().await?;
@@ -173,9 +171,7 @@ impl<'a> Executor<'a> {
         let mut attempts = Vec::with_capacity(items.len());
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
-            crash_point(Point::RepairBegun);
             attempts.extend(self.run_of_a_kind(run).await?);
-            crash_point(Point::RepairDone);
         }
         Ok(attempts)
     }
@@ -187,6 +183,13 @@ impl<'a> Executor<'a> {
     }
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+        crash_point(Point::RepairBegun);
+        let attempts = self.all_of(run).await?;
+        crash_point(Point::RepairDone);
+        Ok(attempts)
+    }
+
+    async fn all_of(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         match &run[0].action {
             Action::PutBack { .. } => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,

@@ -42,6 +42,7 @@ pub mod memory;
 mod order;
 mod rebuild;
 mod repeated;
+mod reports;
 mod request;
 mod rounds;
 mod sealed;

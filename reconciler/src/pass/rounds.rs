@@ -11,9 +11,10 @@ use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::findings::{self, FindingLedger};
+use super::findings::FindingLedger;
 use super::order::portions;
 use super::rebuild::put_back;
+use super::reports::Reports;
 use super::request::Aborted;
 use super::steps::Pass;
 use crate::collect::snapshot::SlotRange;
@@ -21,7 +22,7 @@ use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
-use crate::report::{DropReport, Kind, Numbers, Outcome, Trigger};
+use crate::report::{Kind, Outcome, Trigger};
 
 /// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
 /// worst of the generated worlds that the plan's properties are checked on; more would only chase
@@ -131,7 +132,10 @@ impl Pass<'_> {
             let plan = ahead.pop_front().flatten().filter(|_| !repaired.contains(&coupon));
             // The boundary: what is stored of one drop keeps no other drop back.
             let next = match self.one_drop_of(headers.pop_front(), plan, round, reports).await {
-                Err(error) => reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?),
+                Err(error) => {
+                    reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?);
+                    Next::default()
+                }
                 Ok(next) => next,
             };
             self.memory.progress.drops_done.fetch_add(u64::from(round == 0), Relaxed);
@@ -362,64 +366,4 @@ struct Next {
     /// An admission is too young to be judged, and somebody waits for the answer: it is given the
     /// time that it may take.
     too_young: bool,
-}
-
-/// A report a drop, in the order in which they were compared first.
-#[derive(Default)]
-struct Reports {
-    drops: Vec<(DropReport, FindingLedger)>,
-    index: HashMap<DropId, usize>,
-    of_coupon: HashMap<CouponId, Vec<usize>>,
-}
-
-impl Reports {
-    fn of(&mut self, coupon: &Coupon, drop: &Drop, plan: &Plan) -> (&mut DropReport, &mut FindingLedger) {
-        let next = self.drops.len();
-        let at = *self.index.entry(drop.id).or_insert(next);
-        if at == next {
-            self.drops.push((first_report(coupon, drop, plan), FindingLedger::default()));
-            self.of_coupon.entry(coupon.id).or_default().push(at);
-        }
-        let (report, ledger) = &mut self.drops[at];
-        (report, ledger)
-    }
-
-    /// Nothing is left in this coupon that admission could trip over.
-    fn are_whole(&self, coupon: CouponId) -> bool {
-        self.of_coupon.get(&coupon).into_iter().flatten().all(|at| self.drops[*at].1.is_whole())
-    }
-
-    /// What is stored of this drop can't be read, or the stores refuse its repair.
-    fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: &str) -> Next {
-        tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, why, "a drop could not be worked on");
-        let (report, ledger) = self.of(coupon, drop, &Plan::default());
-        report.exact = false;
-        ledger.note(findings::unworkable(coupon.id, drop.id, why), None);
-        Next::default()
-    }
-
-    fn into_drops(self) -> Vec<DropReport> {
-        self.drops
-            .into_iter()
-            .map(|(report, ledger)| {
-                let findings = ledger.into_findings(report.coupon_id, report.drop_id);
-                DropReport { findings, ..report }
-            })
-            .collect()
-    }
-}
-
-fn first_report(coupon: &Coupon, drop: &Drop, plan: &Plan) -> DropReport {
-    DropReport {
-        coupon_id: coupon.id,
-        coupon_name: coupon.name.clone(),
-        drop_id: drop.id,
-        quantity: drop.quantity,
-        exact: false,
-        sealed: false,
-        before: plan.numbers,
-        after: Numbers::default(),
-        examined: plan.examined,
-        findings: Vec::new(),
-    }
 }

@@ -217,10 +217,13 @@ impl<'a> Pass<'a> {
         let life = self.loss_of_life();
         // By the clock of the server that is gone it may have been open.
         let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
-        let was_open = |(coupon, drop): &&(Coupon, Drop)| {
+        let was_open = |(coupon, drop): &(Coupon, Drop)| {
             self.context.unverified.contains(&coupon.id) && drop.opens_at.timestamp_millis() <= maybe_open
         };
-        let mut losses: Vec<String> = drops.iter().find(was_open).map(|_| life.clone()).into_iter().collect();
+        let mut losses = Vec::new();
+        if drops.iter().any(was_open) {
+            losses.push(life.clone());
+        }
         let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
         let keys: Vec<_> = opened.iter().map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id)).collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;

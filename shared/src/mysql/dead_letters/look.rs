@@ -132,14 +132,7 @@ impl Db {
         self.run("discard a dead letter", async move |conn| {
             conn.transaction(async |conn| {
                 let Some(letter) = lock_open(conn, id).await? else { return Ok(false) };
-                diesel::update(failed_claims::table.find(id))
-                    .set((
-                        failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
-                        failed_claims::resolution.eq("by_hand"),
-                        failed_claims::resolution_detail.eq(&why),
-                    ))
-                    .execute(conn)
-                    .await?;
+                discard_open(conn, &[id], &why).await?;
                 let act = OperatorAct {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
@@ -152,6 +145,19 @@ impl Db {
         })
         .await
     }
+}
+
+/// Discards those of these that are open; how many it was.
+pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
+    let open = failed_claims::id.eq_any(ids).and(failed_claims::resolved_at.is_null());
+    diesel::update(failed_claims::table.filter(open))
+        .set((
+            failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
+            failed_claims::resolution.eq("by_hand"),
+            failed_claims::resolution_detail.eq(why),
+        ))
+        .execute(conn)
+        .await
 }
 
 /// A dead letter, locked; `None` if it is not open.

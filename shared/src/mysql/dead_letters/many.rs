@@ -1,15 +1,13 @@
 //! Many dead letters at once: which reasons there are, and the discarding of all that a filter
 //! finds.
 
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
+use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
-use super::look::{DeadLetterQuery, LIMITED, LONG_LOOK};
+use super::look::{DeadLetterQuery, LIMITED, LONG_LOOK, discard_open};
 use crate::mysql::ops_actions::{Operator, OperatorAct};
-use crate::mysql::schema::failed_claims;
 use crate::mysql::{Db, DbError};
 
 /// Most dead letters that are counted by reason: a look costs the same for a flood of them.
@@ -96,15 +94,7 @@ impl Db {
                 let mut discarded = 0;
                 for some in ids.chunks(ROWS) {
                     // A pass may have resolved one since it was found.
-                    let open = failed_claims::id.eq_any(some).and(failed_claims::resolved_at.is_null());
-                    discarded += diesel::update(failed_claims::table.filter(open))
-                        .set((
-                            failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
-                            failed_claims::resolution.eq("by_hand"),
-                            failed_claims::resolution_detail.eq(&why),
-                        ))
-                        .execute(conn)
-                        .await?;
+                    discarded += discard_open(conn, some, &why).await?;
                 }
                 if discarded > 0 {
                     let act = OperatorAct {
