@@ -21,7 +21,7 @@ fi
 tests() { cargo test --workspace --locked --no-fail-fast "$@" 2>&1; }
 
 # Most of them cost several times what another test does: servers of their own, that are killed, silent or full.
-single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::clocks operations::silent_hosts)
+single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::clocks faults::redis_servers operations::silent_hosts)
 
 begun=$SECONDS
 status=0

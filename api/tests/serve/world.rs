@@ -9,7 +9,7 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
+use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{KafkaOptions, KafkaServer};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
@@ -82,7 +82,7 @@ impl ServeWorld {
     pub(crate) async fn open_gate(&self) {
         let gate = self.redis.gate().await.unwrap();
         let life = match gate.life() {
-            Some(life) => life.clone(),
+            Some(life) => life,
             None => self.redis.begin_life(&gate).await.unwrap().unwrap(),
         };
         for row in self.sql("SELECT id FROM {db}.coupons").await {
@@ -90,7 +90,7 @@ impl ServeWorld {
             let generation = self.redis.ensure_generation(coupon).await.unwrap();
             self.redis.open_coupons(&[(coupon, generation)], &life).await.unwrap();
         }
-        assert!(self.redis.open_gate(&life).await.unwrap());
+        assert!(self.redis.open_gate(&life, &life.servers()).await.unwrap());
     }
 
     /// The same with another setting, by its flag's name.
@@ -206,7 +206,7 @@ impl ServeWorld {
 
 fn redis_client(url: &str, prefix: &str) -> Redis {
     let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
-    Redis::new(&RedisSettings { url: url.into(), prefix: prefix.into(), timeout, durability }).unwrap()
+    Redis::new(&RedisSettings { url: url.into(), prefix: prefix.into(), timeout, mode: RedisMode::default(), durability }).unwrap()
 }
 
 /// The one Kafka that tests may kill; one test at a time has its guard.

@@ -17,7 +17,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::kafka::{KafkaSettings, Security};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
+use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 
@@ -67,7 +67,7 @@ struct BareRoute {
 pub async fn bare(args: BareArgs) -> Result<()> {
     let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
     let (timeout, durability) = (Duration::from_secs(1), RedisDurability::default());
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout, durability })?;
+    let redis = Redis::new(&RedisSettings { url, prefix, timeout, mode: RedisMode::default(), durability })?;
     let (brokers, topic, group) = (args.brokers.clone(), args.topic.clone(), String::new());
     let kafka = KafkaSettings { brokers, topic, group, security: Security::default() };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));

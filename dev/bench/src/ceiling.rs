@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::codes::random_code;
 use firstcome_shared::redis::admission::Claimant;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
+use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::prelude::Queryable as _;
 
@@ -132,7 +132,7 @@ pub async fn script(
     let url = installation.setting("REDIS_URL").to_owned().into();
     let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
     let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout, durability })?;
+    let redis = Redis::new(&RedisSettings { url, prefix, timeout, mode: RedisMode::default(), durability })?;
     let drop = DropId(coupon.drop);
     let keys = redis.keys(CouponId(coupon.id), drop);
     let name = crowd.replace(' ', "-");

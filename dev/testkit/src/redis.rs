@@ -7,33 +7,41 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use firstcome_stack::RedisServer;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, ToRedisArgs};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ToRedisArgs, Value};
 
 /// For an answer of a Redis that may be broken.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The keys under one prefix of a Redis.
+/// The keys under one prefix of a Redis, of the master among several or of the nodes of a cluster.
 #[derive(Debug, Clone)]
 pub struct PrefixedKeys {
-    client: Client,
+    clients: Vec<Client>,
     prefix: String,
 }
 
 impl PrefixedKeys {
-    /// The keys with this prefix of the Redis at this address.
-    pub fn new(url: &str, prefix: &str) -> Self {
-        Self { client: Client::open(url).unwrap(), prefix: prefix.to_owned() }
+    /// The keys with this prefix of the Redis at this address, or at these by commas.
+    pub fn new(urls: &str, prefix: &str) -> Self {
+        let clients = urls.split(',').map(|url| Client::open(url).unwrap()).collect();
+        Self { clients, prefix: prefix.to_owned() }
     }
 
     async fn connection(&self) -> MultiplexedConnection {
         self.try_connection().await.unwrap()
     }
 
-    /// Patient: on a busy machine the client's half second passes before Redis had a turn.
     async fn try_connection(&self) -> RedisResult<MultiplexedConnection> {
-        let config =
-            AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        if let [only] = self.clients.as_slice() {
+            return connect(only).await;
+        }
+        for client in &self.clients {
+            let Ok(mut conn) = connect(client).await else { continue };
+            let role = redis::cmd("ROLE").query_async::<Vec<Value>>(&mut conn).await.unwrap_or_default();
+            if role.first() == Some(&Value::BulkString(b"master".into())) {
+                return Ok(conn);
+            }
+        }
+        Err((ErrorKind::Io, "none of these is a master").into())
     }
 
     pub async fn run<T: FromRedisValue>(&self, cmd: &Cmd) -> T {
@@ -51,7 +59,14 @@ impl PrefixedKeys {
         for word in words {
             cmd.arg(word);
         }
-        cmd.query_async(&mut self.try_connection().await?).await
+        match cmd.query_async(&mut self.try_connection().await?).await {
+            // `MOVED SLOT HOST:PORT`
+            Err(error) if error.code() == Some("MOVED") => {
+                let address = error.detail().and_then(|detail| detail.rsplit(' ').next()).unwrap_or_default();
+                cmd.query_async(&mut connect(&Client::open(format!("redis://{address}"))?).await?).await
+            }
+            answer => answer,
+        }
     }
 
     /// Redis's clock, Unix milliseconds.
@@ -106,6 +121,13 @@ impl PrefixedKeys {
         }
         dump
     }
+}
+
+/// Patient: on a busy machine the client's half second passes before Redis had a turn.
+async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
+    let config =
+        AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// What a Redis had on disk at one moment.

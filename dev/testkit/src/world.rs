@@ -72,6 +72,15 @@ impl WorldStores {
         self
     }
 
+    /// A Redis of several servers: all that may hold data, by commas, and the settings by which the
+    /// product finds them.
+    #[must_use]
+    pub fn with_redis_servers(mut self, urls: &str, settings: &[(&str, String)]) -> Self {
+        urls.clone_into(&mut self.redis);
+        self.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self
+    }
+
     /// A MySQL of the test's own.
     #[must_use]
     pub fn with_mysql(mut self, server: &MysqlServer) -> Self {

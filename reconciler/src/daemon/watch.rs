@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::gate::Life;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ const EVERY: Duration = Duration::from_millis(100);
 pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reachable = true;
+    let mut seen = Seen { reachable: true, life: None };
     // A reopening that failed may have opened the gate, and left coupons closed.
     let mut unfinished = false;
     // Another process may be reopening admission; that is said once and not ten times a second.
@@ -36,7 +37,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if !unfinished && is_open(&reconciler.stores.redis, &mut reachable).await {
+        if !unfinished && seen.is_open(&reconciler.stores.redis).await {
             is_told = false;
             continue;
         }
@@ -45,28 +46,51 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
         }
         let ran = pass_beside(&mut reconciler, &request, &notifier, &stop).await;
         match &ran {
-            Ok(run) => unfinished = run.status == Status::Failed,
+            Ok(run) => {
+                unfinished = run.status == Status::Failed;
+                seen.life = None;
+            }
             Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
             Err(error) => tracing::error!(%error, "admission cannot be reopened"),
         }
         // The only coupon there is could not be verified: the gate stays closed.
-        let in_vain = ran.is_ok() && !is_open(&reconciler.stores.redis, &mut reachable).await;
+        let in_vain = ran.is_ok() && !seen.is_open(&reconciler.stores.redis).await;
         if unfinished || in_vain {
             ticks.reset_after(AFTER_FAILURE);
         }
     }
 }
 
-/// `true` as well where Redis can't be reached: then there is nothing to reopen.
-async fn is_open(redis: &Redis, reachable: &mut bool) -> bool {
-    let gate = redis.gate_is_open().await;
-    if let Err(error) = &gate
-        && *reachable
-    {
-        tracing::warn!(%error, "Redis cannot be reached");
+/// What the watch saw of Redis last.
+struct Seen {
+    reachable: bool,
+    /// The life whose coupons were compared.
+    life: Option<Life>,
+}
+
+impl Seen {
+    /// Whether there is nothing to reopen: the gate is open, and no hash slot has moved to another
+    /// server, where its coupons are closed. `true` as well where Redis can't be reached.
+    async fn is_open(&mut self, redis: &Redis) -> bool {
+        let gate = match redis.gate().await {
+            Ok(gate) => gate,
+            Err(error) => {
+                if std::mem::replace(&mut self.reachable, false) {
+                    tracing::warn!(%error, "Redis cannot be reached");
+                }
+                return true;
+            }
+        };
+        self.reachable = true;
+        match (gate.life(), &self.life) {
+            _ if !gate.is_open() => false,
+            (Some(now), Some(compared)) => now.is_same(compared),
+            (now, _) => {
+                self.life = now;
+                true
+            }
+        }
     }
-    *reachable = gate.is_ok();
-    gate.unwrap_or(true)
 }
 
 /// Runs a pass beside the loop of passes, and tells of it.

@@ -1,6 +1,6 @@
 //! Repairs in Redis, and the fencing tokens that it loses together with its data or its process.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, UserId};
@@ -347,10 +347,11 @@ pub(crate) async fn open_coupons(
     redis.open_coupons(coupons, life).await
 }
 
-/// Opens the gate to the coupons that are verified. `false`: Redis lost data since.
-pub(crate) async fn open_gate(redis: &Redis, life: &Life) -> Result<bool, RedisError> {
+/// Opens the gate to the coupons that are verified, on these servers of the life. `false`: Redis
+/// lost data since.
+pub(crate) async fn open_gate(redis: &Redis, life: &Life, servers: &BTreeSet<usize>) -> Result<bool, RedisError> {
     crash_point(Point::GateDue);
-    let is_open = redis.open_gate(life).await?;
+    let is_open = redis.open_gate(life, servers).await?;
     crash_point(Point::GateOpened);
     Ok(is_open)
 }

@@ -1,6 +1,6 @@
 //! The steps of one pass, and the state that they share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -46,11 +46,19 @@ pub(super) struct Pass<'a> {
 pub(super) struct PassGate {
     /// The life of Redis that the pass works in; `None` in a dry run after a loss.
     pub(super) life: Option<Life>,
-    pub(super) is_open: bool,
+    /// The servers of it to whose coupons the gate is open.
+    open: BTreeSet<usize>,
     /// It was closed when the pass began.
     pub(super) was_closed: bool,
     /// A drop has opened of a coupon that this pass compares: its people met a closed gate.
     has_begun: bool,
+}
+
+impl PassGate {
+    /// To the coupons of every server.
+    fn is_open(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.servers() == self.open)
+    }
 }
 
 impl<'a> Pass<'a> {
@@ -86,9 +94,10 @@ impl<'a> Pass<'a> {
         self.enter_life().await?;
         let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
         // One that died after it had opened a coupon left the gate closed.
-        let is_any_open = coupons.iter().any(|coupon| self.is_verified(&fences, *coupon));
-        if let Some(life) = self.gate.life.clone().filter(|_| is_any_open && !self.request.dry_run) {
-            self.open_gate(&life).await?;
+        let open: Vec<CouponId> =
+            coupons.iter().copied().filter(|coupon| self.is_verified(&fences, *coupon)).collect();
+        if let Some(life) = self.gate.life.clone().filter(|_| !self.request.dry_run) {
+            self.open_gate(&life, life.servers_of(&open)).await?;
         }
         if self.request.work == Work::Reopening {
             drops.retain(|(coupon, _)| !self.is_verified(&fences, coupon.id));
@@ -150,9 +159,9 @@ impl<'a> Pass<'a> {
             None if !self.request.dry_run => {
                 Some(execute::begin_life(redis, &gate).await?.ok_or(Aborted::AnotherLife)?)
             }
-            life => life.cloned(),
+            life => life,
         };
-        self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
+        self.gate = PassGate { life, open: gate.open_servers(), was_closed: !gate.is_open(), has_begun: false };
         if self.gate.was_closed {
             // The wait begins here, not after what is read first.
             self.memory.losses.note(self.loss_of_life());
@@ -162,19 +171,22 @@ impl<'a> Pass<'a> {
 
     /// The loss that ended the life before this one.
     fn loss_of_life(&self) -> String {
-        format!("{:?}", self.gate.life.as_ref().map(|life| &life.epoch))
+        self.gate.life.as_ref().map_or_else(String::new, Life::name)
     }
 
     fn is_verified(&self, fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
-        let verified = fences.get(&coupon).and_then(|fence| fence.verified.as_ref());
-        verified.is_some() && verified == self.gate.life.as_ref().map(|life| &life.epoch)
+        let fence = fences.get(&coupon);
+        self.gate.life.as_ref().zip(fence).is_some_and(|(life, fence)| life.has_verified(coupon, fence))
     }
 
     /// A pass that meets another life of Redis ends: what it read may be of the one before.
     pub(super) async fn must_be_same_life(&self) -> Result<(), Aborted> {
-        let now = self.stores.redis.gate().await?;
-        let (now, own) = (now.life(), self.gate.life.as_ref());
-        if now.map(|life| &life.epoch) == own.map(|life| &life.epoch) { Ok(()) } else { Err(Aborted::AnotherLife) }
+        let now = self.stores.redis.gate().await?.life();
+        match (now, &self.gate.life) {
+            (Some(now), Some(own)) if now.is_same(own) => Ok(()),
+            (None, None) => Ok(()),
+            _ => Err(Aborted::AnotherLife),
+        }
     }
 
     /// Reads what all drops have in common. Where Redis lost something, not before every claim from
@@ -350,15 +362,18 @@ impl<'a> Pass<'a> {
             tracing::info!(%coupon, "the coupon is verified");
             self.context.unverified.remove(coupon);
         }
-        if fenced.is_empty() { Ok(()) } else { self.open_gate(&life).await }
+        let opened: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
+        self.open_gate(&life, life.servers_of(&opened)).await
     }
 
-    async fn open_gate(&mut self, life: &Life) -> Result<(), Aborted> {
-        if !self.gate.is_open {
-            if !execute::open_gate(&self.stores.redis, life).await? {
+    /// Opens the gate on these servers of the life, where it is not open yet.
+    async fn open_gate(&mut self, life: &Life, mut servers: BTreeSet<usize>) -> Result<(), Aborted> {
+        servers.retain(|server| !self.gate.open.contains(server));
+        if !servers.is_empty() {
+            if !execute::open_gate(&self.stores.redis, life, &servers).await? {
                 return Err(Aborted::AnotherLife);
             }
-            self.gate.is_open = true;
+            self.gate.open.append(&mut servers);
             tracing::info!("the admission gate is open");
         }
         Ok(())
@@ -369,15 +384,16 @@ impl<'a> Pass<'a> {
         let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
         closed.sort_unstable();
         // Where nothing was ever offered, nothing has to be verified.
-        let all_verified = closed.is_empty() && self.run.error.is_none() && self.request.coupon.is_none();
-        if let Some(life) = self.gate.life.clone().filter(|_| all_verified && !self.request.dry_run) {
-            self.open_gate(&life).await?;
+        let all_compared = self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
+        if let Some(life) = self.gate.life.clone().filter(|_| all_compared) {
+            let with_closed = life.servers_of(&closed);
+            self.open_gate(&life, &life.servers() - &with_closed).await?;
         }
-        let has_begun = self.gate.has_begun;
-        if self.gate.was_closed && (has_begun || !self.gate.is_open) {
-            self.run.findings.push(findings::gate(self.request.dry_run, self.gate.is_open, closed.is_empty()));
+        let (is_open, has_begun) = (self.gate.is_open(), self.gate.has_begun);
+        if self.gate.was_closed && (has_begun || !is_open) {
+            self.run.findings.push(findings::gate(self.request.dry_run, is_open, closed.is_empty()));
         }
-        let told = self.gate.is_open && !self.request.dry_run && self.request.drop.is_none();
+        let told = is_open && !self.request.dry_run && self.request.drop.is_none();
         self.run.findings.extend(closed.into_iter().filter(|_| told).map(findings::closed_coupon));
         Ok(())
     }

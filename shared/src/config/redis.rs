@@ -8,15 +8,29 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::checked::checked;
 use super::{path, secret};
-use crate::redis::{RedisDurability, RedisSettings, keys};
+use crate::redis::servers::addresses;
+use crate::redis::{RedisDurability, RedisMode, RedisSettings, SentinelSettings, keys};
 use crate::tls::{Paths, Store, StoreAddress, Tls};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 struct RedisGiven {
-    /// Redis, as `redis://[[user]:password@]host:port[/database]`; `rediss://` is encrypted
+    /// Redis, as `redis://[[user]:password@]host:port[/database]`; `rediss://` is encrypted; several
+    /// nodes by commas
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
     redis_url: SecretString,
+    /// How Redis is run
+    #[arg(long, env = "REDIS_MODE", value_enum, default_value_t)]
+    redis_mode: ModeName,
+    /// Name under which Sentinels watch the master
+    #[arg(long, env = "REDIS_SENTINEL_MASTER", value_name = "NAME")]
+    redis_sentinel_master: Option<String>,
+    /// User of the Sentinels; that of REDIS_URL is the master's
+    #[arg(long, env = "REDIS_SENTINEL_USERNAME", value_name = "USER")]
+    redis_sentinel_username: Option<String>,
+    /// Password of the Sentinels; that of REDIS_URL is the master's
+    #[arg(long, env = "REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_parser = secret(|_| Ok(())))]
+    redis_sentinel_password: Option<SecretString>,
     /// Prefix of every key; change it only where several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
     redis_key_prefix: String,
@@ -37,10 +51,23 @@ struct RedisGiven {
     redis_key_file: Option<PathBuf>,
 }
 
+/// How Redis is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum ModeName {
+    /// One server
+    #[default]
+    Single,
+    /// REDIS_URL names Sentinels, which tell the master
+    Sentinel,
+    /// REDIS_URL names nodes of a Redis Cluster
+    Cluster,
+}
+
 /// Where Redis is.
 #[derive(Debug, Clone)]
 pub struct RedisArgs {
     pub redis_url: StoreAddress,
+    pub redis_mode: RedisMode,
     pub redis_key_prefix: String,
     pub redis_timeout_ms: u64,
     pub redis_durability: RedisDurability,
@@ -52,6 +79,7 @@ impl TryFrom<RedisGiven> for RedisArgs {
     type Error = String;
 
     fn try_from(given: RedisGiven) -> Result<Self, String> {
+        let redis_mode = mode(&given)?;
         let paths = Paths::new(given.redis_ca_file, given.redis_cert_file, given.redis_key_file);
         let tls = match (is_encrypted(given.redis_url.expose_secret()), paths.first()) {
             (true, _) => Some(Tls::new(Store::Redis, &paths)?),
@@ -63,6 +91,7 @@ impl TryFrom<RedisGiven> for RedisArgs {
             }
         };
         Ok(Self {
+            redis_mode,
             redis_url: StoreAddress::new(given.redis_url, tls),
             redis_key_prefix: given.redis_key_prefix,
             redis_timeout_ms: given.redis_timeout_ms,
@@ -78,8 +107,38 @@ impl RedisArgs {
             url: self.redis_url.clone(),
             prefix: self.redis_key_prefix.clone(),
             timeout: Duration::from_millis(self.redis_timeout_ms),
+            mode: self.redis_mode.clone(),
             durability: self.redis_durability,
         }
+    }
+}
+
+fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
+    // The addresses were read once already.
+    let nodes = addresses(given.redis_url.expose_secret())?;
+    let mode = given.redis_mode;
+    let of_sentinel = [
+        ("MASTER", given.redis_sentinel_master.is_some()),
+        ("USERNAME", given.redis_sentinel_username.is_some()),
+        ("PASSWORD", given.redis_sentinel_password.is_some()),
+    ];
+    if let Some((name, _)) = of_sentinel.iter().find(|(_, is_set)| *is_set && mode != ModeName::Sentinel) {
+        return Err(format!("REDIS_SENTINEL_{name} is set, but REDIS_MODE is not sentinel: set it, or leave the name out"));
+    }
+    match mode {
+        ModeName::Single if nodes.len() > 1 => {
+            Err("REDIS_URL names several nodes: set REDIS_MODE to sentinel or cluster".into())
+        }
+        ModeName::Single => Ok(RedisMode::Single),
+        ModeName::Sentinel => Ok(RedisMode::Sentinel(SentinelSettings {
+            master: given.redis_sentinel_master.clone().ok_or("REDIS_SENTINEL_MASTER is missing: the name under which the Sentinels watch the master")?,
+            username: given.redis_sentinel_username.clone(),
+            password: given.redis_sentinel_password.clone(),
+        })),
+        ModeName::Cluster if nodes[0].redis_settings().db() != 0 => {
+            Err("a cluster has database 0 only: leave the database out of REDIS_URL".into())
+        }
+        ModeName::Cluster => Ok(RedisMode::Cluster),
     }
 }
 
@@ -93,7 +152,12 @@ fn redis_url(text: &str) -> Result<(), String> {
     if text.contains("#insecure") {
         return Err("leave #insecure out: whose certificate it is, is always verified".into());
     }
-    redis::Client::open(text).map(|_| ()).map_err(|_| "it must look like redis://host:6379/0".into())
+    let nodes = addresses(text)?;
+    let is_encrypted = |info: &redis::ConnectionInfo| matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. });
+    if nodes.iter().any(|info| is_encrypted(info) != is_encrypted(&nodes[0])) {
+        return Err("all nodes must be redis://, or all rediss://".into());
+    }
+    Ok(())
 }
 
 fn key_prefix(text: &str) -> Result<String, String> {
@@ -115,6 +179,7 @@ mod tests {
         assert!(redis_url("rediss://user:password@127.0.0.1:6379/3").is_ok());
         assert!(redis_url("rediss://127.0.0.1:6379/#insecure").unwrap_err().contains("always verified"));
         assert!(redis_url("127.0.0.1").is_err());
+        assert!(redis_url("redis://a:1,b:2").is_ok() && redis_url("redis://a:1,rediss://b:2").is_err());
         assert!(key_prefix("fc-test").is_ok());
         assert!(key_prefix("a{b}").is_err() && key_prefix("").is_err());
     }

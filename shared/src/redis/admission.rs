@@ -2,7 +2,7 @@
 
 use redis::{RedisError, Value};
 
-use super::Redis;
+use super::{Redis, SharedConnection};
 use super::client::is_noscript;
 use super::keys::DropKeys;
 use crate::coupon::Group;
@@ -101,44 +101,46 @@ impl Redis {
         drop: DropId,
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        let known = self.known_gate.load_full();
+        let shard = self.conn.shard_of(&keys.meta).await?;
+        let known = shard.server.known_gate.load_full();
+        let mut conn = self.conn.to(&shard);
         if known.open {
-            match self.call_script(&known.script, keys, drop, people).await {
+            match call_script(&mut conn, &known.script, keys, drop, people).await {
                 Err(AdmissionError::Closed) => {}
                 other => return other,
             }
         }
-        let is_open = self.gate().await?.is_open();
-        let now = self.known_gate.load_full();
+        let is_open = self.gate_of(&shard).await?.is_open();
+        let now = shard.server.known_gate.load_full();
         if !is_open || known.open && now.script == known.script {
             return Err(AdmissionError::Closed);
         }
-        self.call_script(&now.script, keys, drop, people).await
+        call_script(&mut conn, &now.script, keys, drop, people).await
     }
+}
 
-    async fn call_script(
-        &self,
-        script: &str,
-        keys: &DropKeys,
-        drop: DropId,
-        people: &[Claimant<'_>],
-    ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(script).arg(11);
-        for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
-            cmd.arg(key);
-        }
-        cmd.arg(&keys.verified).arg(&keys.revoked).arg(&keys.allowed).arg(&keys.allow_list);
-        cmd.arg(drop.0).arg(groups(people));
-        for person in people {
-            cmd.arg(person.user.as_str());
-        }
-        match cmd.query_async::<Value>(&mut self.conn.clone()).await {
-            Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
-            Ok(value) => read_replies(&value, drop, people.len()).ok_or(AdmissionError::Unexpected),
-            Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
-            Err(error) => Err(error.into()),
-        }
+async fn call_script(
+    conn: &mut SharedConnection,
+    script: &str,
+    keys: &DropKeys,
+    drop: DropId,
+    people: &[Claimant<'_>],
+) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
+    let mut cmd = redis::cmd("EVALSHA");
+    cmd.arg(script).arg(11);
+    for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
+        cmd.arg(key);
+    }
+    cmd.arg(&keys.verified).arg(&keys.revoked).arg(&keys.allowed).arg(&keys.allow_list);
+    cmd.arg(drop.0).arg(groups(people));
+    for person in people {
+        cmd.arg(person.user.as_str());
+    }
+    match cmd.query_async::<Value>(conn).await {
+        Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
+        Ok(value) => read_replies(&value, drop, people.len()).ok_or(AdmissionError::Unexpected),
+        Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
+        Err(error) => Err(error.into()),
     }
 }
 

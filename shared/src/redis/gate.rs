@@ -9,30 +9,34 @@
 //! key has the same epoch. So what an older life left behind, in keys, in the cache or in a
 //! process's memory, opens nothing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use futures_util::future::try_join_all;
+use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 
 use super::client::Script;
 use super::known_gate::{Epoch, KnownGate};
+use super::router::Shard;
 use super::server::ServerFacts;
+use super::servers::{SlotRange, has_slot, slot_of_key};
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
 static BEGIN_LIFE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
 static OPEN_COUPON: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
 
-/// What `fc:epoch` says: `EPOCH SERVER new|open`. It is open once the script was loaded, so that a
-/// script that is missing then was lost.
+/// What `fc:epoch` of one server says: `EPOCH SERVER new|open`. It is open once the script was
+/// loaded, so that a script that is missing then was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
-    pub epoch: Epoch,
+pub(super) struct ServerLife {
+    pub(super) epoch: Epoch,
     server: String,
     loaded: bool,
 }
 
-impl Life {
+impl ServerLife {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let (epoch, server, state) = (words.next()?, words.next()?, words.next()?);
@@ -61,31 +65,99 @@ impl Life {
     }
 }
 
+/// A life of Redis: of each server that holds data, in the order of their hash slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life(Vec<(Vec<SlotRange>, ServerLife)>);
+
+impl Life {
+    /// Whether no server lost anything from one to the other, and each kept its hash slots.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |((slots, life), (others, other)): (&(_, ServerLife), &(_, ServerLife))| {
+            slots == others && life.epoch == other.epoch
+        };
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
+
+    /// The epochs.
+    pub fn name(&self) -> String {
+        self.0.iter().map(|(_, life)| life.epoch.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Whether the coupon was verified in this life.
+    pub fn has_verified(&self, coupon: CouponId, fence: &CouponFence) -> bool {
+        fence.verified.is_some() && fence.verified.as_ref() == self.of(coupon).map(|life| &life.epoch)
+    }
+
+    /// The servers that hold these coupons, by their order.
+    pub fn servers_of(&self, coupons: &[CouponId]) -> BTreeSet<usize> {
+        coupons.iter().filter_map(|coupon| self.place(*coupon)).collect()
+    }
+
+    /// All servers, by their order.
+    pub fn servers(&self) -> BTreeSet<usize> {
+        (0..self.0.len()).collect()
+    }
+
+    fn of(&self, coupon: CouponId) -> Option<&ServerLife> {
+        self.place(coupon).map(|at| &self.0[at].1)
+    }
+
+    fn place(&self, coupon: CouponId) -> Option<usize> {
+        if self.0.len() == 1 {
+            return Some(0);
+        }
+        // What stands between the braces of all its keys.
+        let slot = slot_of_key(coupon.to_string().as_bytes());
+        self.0.iter().position(|(slots, _)| has_slot(slots, slot))
+    }
+}
+
 /// The gate as it was read from one server.
 #[derive(Debug, Clone)]
-pub struct GateReading {
+pub(super) struct ServerGate {
+    slots: Vec<SlotRange>,
     server: ServerFacts,
     /// `fc:epoch`, whatever stands there.
     text: String,
     /// The life that stands, if it is this server's.
-    life: Option<Life>,
+    life: Option<ServerLife>,
     has_script: bool,
 }
 
-impl GateReading {
-    /// Whether coupons that are verified in this life are open.
-    pub fn is_open(&self) -> bool {
+impl ServerGate {
+    pub(super) fn is_open(&self) -> bool {
         self.life.is_some() && self.has_script && self.server.is_master
     }
 
     /// The life, while coupons that are verified in it are open.
-    pub(super) fn open_life(&self) -> Option<&Life> {
+    pub(super) fn open_life(&self) -> Option<&ServerLife> {
         self.life.as_ref().filter(|_| self.is_open())
     }
 
-    /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
-    pub fn life(&self) -> Option<&Life> {
+    fn life(&self) -> Option<&ServerLife> {
         self.life.as_ref().filter(|life| self.has_script || !life.loaded)
+    }
+}
+
+/// The gate as it was read from every server that holds data, in the order of their hash slots.
+#[derive(Debug, Clone)]
+pub struct GateReading(Vec<ServerGate>);
+
+impl GateReading {
+    /// Whether coupons that are verified in this life are open.
+    pub fn is_open(&self) -> bool {
+        self.0.iter().all(ServerGate::is_open)
+    }
+
+    /// The servers whose gates are open, by their order.
+    pub fn open_servers(&self) -> BTreeSet<usize> {
+        self.0.iter().enumerate().filter(|(_, gate)| gate.is_open()).map(|(at, _)| at).collect()
+    }
+
+    /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
+    pub fn life(&self) -> Option<Life> {
+        let lives = self.0.iter().map(|gate| Some((gate.slots.clone(), gate.life()?.clone())));
+        lives.collect::<Option<Vec<_>>>().map(Life)
     }
 }
 
@@ -97,15 +169,21 @@ pub struct CouponFence {
 }
 
 impl Redis {
-    /// Reads the gate. A connection to a server that is no master is replaced: the address may lead
-    /// to the master by now.
+    /// Reads the gate of every server. A connection to one that is no master is replaced: the
+    /// address may lead to the master by now.
     pub async fn gate(&self) -> Result<GateReading, RedisError> {
-        let mut conn = self.connection();
+        let shards = self.conn.shards().await?;
+        try_join_all(shards.iter().map(|shard| self.gate_of(shard))).await.map(GateReading)
+    }
+
+    /// Reads the gate of one server.
+    pub(super) async fn gate_of(&self, shard: &Arc<Shard>) -> Result<ServerGate, RedisError> {
+        let mut conn = self.conn.to(shard);
         let server = self.facts(&mut conn).await?;
-        let text = self.text(&keys::epoch(&self.prefix)).await?.unwrap_or_default();
-        let life = Life::parse(&text).filter(|life| life.server == server.id());
+        let text = text_of(&mut conn, &self.epoch_key(shard)).await?.unwrap_or_default();
+        let life = ServerLife::parse(&text).filter(|life| life.server == server.id());
         let epoch = life.as_ref().map(|life| life.epoch.clone());
-        let known = self.known_gate.load();
+        let known = shard.server.known_gate.load();
         let script = match &life {
             // Hashing the text again would cost more than the questions.
             Some(_) if known.epoch == epoch => known.script.clone(),
@@ -117,11 +195,11 @@ impl Redis {
             found == [true]
         };
         if !server.is_master {
-            self.conn.replace();
+            self.conn.leave(shard);
         }
-        let gate = GateReading { server, text, life, has_script };
+        let gate = ServerGate { slots: shard.slots.clone(), server, text, life, has_script };
         let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
-        self.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
+        shard.server.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
         Ok(gate)
     }
 
@@ -131,39 +209,83 @@ impl Redis {
 
     /// The life that stands; `None` as well where Redis does not answer.
     pub async fn life(&self) -> Option<Life> {
-        self.gate().await.ok()?.life().cloned()
+        self.gate().await.ok()?.life()
     }
 
-    /// Begins a life on the server of `seen`, in which no coupon is verified. Where another process
-    /// was faster, it gives the life of that one; `None` where the server is another by now.
+    /// Begins a life on those servers of `seen` where none stands; no coupon is verified in it.
+    /// Where another process was faster, it gives the life of that one; `None` where a server is
+    /// another by now.
     pub async fn begin_life(&self, seen: &GateReading) -> Result<Option<Life>, RedisError> {
-        let fresh = Life { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
-        let (key, args) = (keys::epoch(&self.prefix), [seen.text.clone(), fresh.text("new")]);
-        let now: String = BEGIN_LIFE.run(&mut self.connection(), &[&key], &args).await?;
-        Ok(Life::parse(&now).filter(|life| life.server == fresh.server))
+        let shards = self.conn.shards().await?;
+        if !shards.iter().map(|shard| &shard.slots).eq(seen.0.iter().map(|gate| &gate.slots)) {
+            return Ok(None);
+        }
+        let mut lives = Vec::with_capacity(shards.len());
+        for (shard, seen) in shards.iter().zip(&seen.0) {
+            let life = match seen.life() {
+                Some(life) => life.clone(),
+                None => {
+                    let fresh = ServerLife { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
+                    let (key, args) = (self.epoch_key(shard), [seen.text.clone(), fresh.text("new")]);
+                    let now: String = BEGIN_LIFE.run(&mut self.conn.to(shard), &[&key], &args).await?;
+                    match ServerLife::parse(&now).filter(|life| life.server == fresh.server) {
+                        Some(life) => life,
+                        None => return Ok(None),
+                    }
+                }
+            };
+            lives.push((shard.slots.clone(), life));
+        }
+        Ok(Some(Life(lives)))
     }
 
-    /// Lets coupons open that are verified in this life. `false` where the life is over.
-    pub async fn open_gate(&self, life: &Life) -> Result<bool, RedisError> {
-        if self.facts(&mut self.connection()).await?.id() != life.server {
-            return Ok(false);
+    /// Lets coupons open that are verified in this life, on these servers of it. `false` where the
+    /// life is over.
+    pub async fn open_gate(&self, life: &Life, servers: &BTreeSet<usize>) -> Result<bool, RedisError> {
+        let Some(standing) = self.standing_servers(life, servers).await? else { return Ok(false) };
+        for (shard, life) in standing {
+            // Noted afterwards: a reader in between takes a missing script for lost where it was noted.
+            let (mut conn, text) = (self.conn.to(&shard), self.claim_script(life).0);
+            redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async::<Value>(&mut conn).await?;
+            let (key, open) = (self.epoch_key(&shard), life.text("open"));
+            let now: String = BEGIN_LIFE.run(&mut conn, &[&key], &[life.text("new"), open.clone()]).await?;
+            if now != open {
+                return Ok(false);
+            }
         }
-        // Noted afterwards: a reader in between takes a missing script for lost where it was noted.
-        let text = self.claim_script(life).0;
-        redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async::<Value>(&mut self.connection()).await?;
-        let (key, open) = (keys::epoch(&self.prefix), life.text("open"));
-        let now: String = BEGIN_LIFE.run(&mut self.connection(), &[&key], &[life.text("new"), open.clone()]).await?;
-        Ok(now == open)
+        Ok(true)
+    }
+
+    /// These servers of a life; `None` where one is another by now.
+    async fn standing_servers<'a>(
+        &self,
+        life: &'a Life,
+        servers: &BTreeSet<usize>,
+    ) -> Result<Option<Vec<(Arc<Shard>, &'a ServerLife)>>, RedisError> {
+        let shards = self.conn.shards().await?;
+        let mut standing = Vec::with_capacity(servers.len());
+        for at in servers {
+            let (Some(shard), Some((slots, life))) = (shards.get(*at), life.0.get(*at)) else { return Ok(None) };
+            if shard.slots != *slots || self.facts(&mut self.conn.to(shard)).await?.id() != life.server {
+                return Ok(None);
+            }
+            standing.push((Arc::clone(shard), life));
+        }
+        Ok(Some(standing))
     }
 
     /// These coupons are verified in this life: admission to them is open. `false`: the keys of one
-    /// were lost since its generation was read, or the server is another by now.
+    /// were lost since its generation was read, or a server is another by now.
     pub async fn open_coupons(&self, coupons: &[(CouponId, Generation)], life: &Life) -> Result<bool, RedisError> {
-        if self.facts(&mut self.connection()).await?.id() != life.server {
+        let ids: Vec<CouponId> = coupons.iter().map(|(coupon, _)| *coupon).collect();
+        if self.standing_servers(life, &life.servers_of(&ids)).await?.is_none() {
             return Ok(false);
         }
-        let opened = coupons.iter().map(|(coupon, generation)| self.set_verified(*coupon, generation, &life.epoch));
-        Ok(try_join_all(opened).await?.iter().all(|opened| *opened))
+        let open = async |(coupon, generation): &(CouponId, Generation)| match life.of(*coupon) {
+            Some(life) => self.set_verified(*coupon, generation, &life.epoch).await,
+            None => Ok(false),
+        };
+        Ok(try_join_all(coupons.iter().map(open)).await?.iter().all(|opened| *opened))
     }
 
     /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life`
@@ -175,11 +297,19 @@ impl Redis {
         generation: &Generation,
         life: &Life,
     ) -> Result<(), RedisError> {
-        let now = self.gate().await?;
-        if now.life().is_some_and(|now| now.epoch == life.epoch) {
-            self.set_verified(coupon, generation, &life.epoch).await?;
+        let shard = self.conn.shard_of(&keys::verified(&self.prefix, coupon)).await?;
+        let now = self.gate_of(&shard).await?;
+        let before = life.of(coupon).map(|life| &life.epoch);
+        if let Some(now) = now.life().filter(|now| Some(&now.epoch) == before) {
+            self.set_verified(coupon, generation, &now.epoch).await?;
         }
         Ok(())
+    }
+
+    /// Where a server's epoch stands. In a cluster each has its own, in its first hash slot.
+    fn epoch_key(&self, shard: &Shard) -> String {
+        let key = keys::epoch(&self.prefix);
+        if self.seeds.is_cluster() { format!("{key}:{{{}}}", shard.tag()) } else { key }
     }
 
     async fn set_verified(&self, coupon: CouponId, generation: &Generation, epoch: &Epoch) -> Result<bool, RedisError> {
@@ -212,8 +342,8 @@ impl Redis {
 
     /// Admission's text and hash in one life of one installation. Key prefix and database stand in
     /// the text, so that two installations on one Redis have gates of their own.
-    fn claim_script(&self, life: &Life) -> (String, String) {
-        let (prefix, database) = (&self.prefix, self.database);
+    fn claim_script(&self, life: &ServerLife) -> (String, String) {
+        let (prefix, database) = (&self.prefix, self.seeds.database());
         let text = format!(
             "-- admission gate of {prefix} in database {database}\nlocal EPOCH, PROMOTION = '{}', '{}'\n{}",
             life.epoch.0,
@@ -247,19 +377,23 @@ impl Redis {
         Ok(Generation(ENSURE_GENERATION.run(&mut self.connection(), &[&key], &fresh).await?))
     }
 
-    /// A key that holds a text. What no program of ours wrote there counts as nothing, as the
-    /// scripts read it.
     pub(super) async fn text(&self, key: &str) -> Result<Option<String>, RedisError> {
-        match redis::cmd("GET").arg(key).query_async(&mut self.connection()).await {
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
-            found => found,
-        }
+        text_of(&mut self.connection(), key).await
     }
 
     /// The highest revision of the coupon whose settings were written here; 0 where none is known.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let text = self.text(&keys::revision(&self.prefix, coupon)).await?;
         Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0))
+    }
+}
+
+/// A key that holds a text. What no program of ours wrote there counts as nothing, as the scripts
+/// read it.
+async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<String>, RedisError> {
+    match redis::cmd("GET").arg(key).query_async(conn).await {
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+        found => found,
     }
 }
 
@@ -274,8 +408,8 @@ mod tests {
 
     #[test]
     fn a_life_is_read_as_it_was_written_and_garbage_is_none() {
-        let life = Life { epoch: Epoch::fresh(), server: "0a:0b".into(), loaded: true };
-        assert_eq!(Life::parse(&life.text("open")), Some(life.clone()));
+        let life = ServerLife { epoch: Epoch::fresh(), server: "0a:0b".into(), loaded: true };
+        assert_eq!(ServerLife::parse(&life.text("open")), Some(life.clone()));
         for garbage in [
             "",
             "x",
@@ -284,7 +418,7 @@ mod tests {
             "0123456789abcdef 0a open more",
             "0123456789abcdef x' open",
         ] {
-            assert_eq!(Life::parse(garbage), None, "{garbage}");
+            assert_eq!(ServerLife::parse(garbage), None, "{garbage}");
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | `fc:{C}:revision` | string | highest revision whose settings are here: a fencing token |
 //! | `fc:{C}:verified` | string | the epoch in which the coupon was verified |
 //! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: a life of Redis, a fencing token |
+//! | `fc:epoch:{T}` | string | the same of one server of a cluster; `T` is in its first hash slot |
 //! | `fc:wake` | set | coupons that an operator changed while people waited |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),

@@ -5,17 +5,23 @@
 pub mod admission;
 pub mod allow_list;
 pub mod client;
+mod connection;
 pub mod gate;
 pub mod keys;
 pub mod known_gate;
+mod link;
 pub mod reads;
 pub mod repair;
 pub mod revoking;
+mod router;
 pub mod safety;
 pub mod server;
+pub(crate) mod servers;
 pub mod standing;
 pub mod wake;
 mod why_not;
 
 pub use client::{Redis, RedisDurability, RedisSettings};
+pub use connection::SharedConnection;
 pub use redis::{RedisError, Value};
+pub use servers::{RedisMode, SentinelSettings};

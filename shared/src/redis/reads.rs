@@ -178,12 +178,12 @@ impl Redis {
     /// Whether Redis knows anybody of these drops, or of their coupons.
     pub async fn any_people(&self, drops: &[DropKeys]) -> Result<bool, RedisError> {
         for some in drops.chunks(1_000) {
-            let mut cmd = redis::cmd("EXISTS");
+            let mut pipe = redis::pipe();
             for keys in some {
-                cmd.arg(&keys.users).arg(&keys.waiting).arg(&keys.claimants).arg(&keys.revoked);
+                pipe.cmd("EXISTS").arg(&keys.users).arg(&keys.waiting).arg(&keys.claimants).arg(&keys.revoked);
             }
-            let found: u64 = cmd.query_async(&mut self.connection()).await?;
-            if found > 0 {
+            let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+            if found.iter().any(|keys| *keys > 0) {
                 return Ok(true);
             }
         }

@@ -142,11 +142,12 @@ impl Redis {
     /// Lowers a loaded and verified drop's quantity ahead of MySQL, so that no slot above it is
     /// given out from here on.
     pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
-        let Some(life) = self.gate().await?.open_life().cloned() else { return Ok(Lowered::Unverified) };
+        let shard = self.conn.shard_of(&keys.meta).await?;
+        let Some(life) = self.gate_of(&shard).await?.open_life().cloned() else { return Ok(Lowered::Unverified) };
         let names = [&*keys.meta, &keys.count, &keys.revision, &keys.verified];
         let args =
             [&*revision.to_string(), &quantity.to_string(), life.epoch.as_str(), life.run_id(), life.promotion()];
-        let (word, count): (String, Slot) = LOWER.run(&mut self.conn.clone(), &names, &args.map(str::to_owned)).await?;
+        let (word, count): (String, Slot) = LOWER.run(&mut self.conn.to(&shard), &names, &args.map(str::to_owned)).await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use redis::aio::ConnectionLike;
 use redis::{ErrorKind, RedisError};
 
-use super::Redis;
+use super::{Redis, SharedConnection};
 use super::server::{ServerFacts, fields};
 
 /// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
@@ -26,20 +26,49 @@ impl Redis {
     /// replicas of which none need follow, or too old. `INFO` tells all but one of it, since
     /// managed servers don't allow `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
-        let mut conn = self.connection();
+        let shards = self.conn.shards().await?;
+        for shard in &*shards {
+            match self.check_settings_of(&mut self.conn.to(shard)).await {
+                Err(Unsafe::Setting(detail)) if shards.len() > 1 => {
+                    return Err(Unsafe::Setting(format!("{detail} (the server at {})", shard.server.address)));
+                }
+                checked => checked?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_settings_of(&self, conn: &mut SharedConnection) -> Result<(), Unsafe> {
         let mut pipe = redis::pipe();
         for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
-        let text = pipe.query_async::<[String; 4]>(&mut conn).await?.concat();
-        let info = fields(&text);
-        verdict(&ServerFacts::of(&text), &info, self.is_managed()).map_err(Unsafe::Setting)?;
+        let text = pipe.query_async::<[String; 4]>(conn).await?.concat();
+        let (info, facts) = (fields(&text), ServerFacts::of(&text));
+        if !facts.is_master && self.seeds.may_change() {
+            self.conn.ask_soon();
+            let why = (ErrorKind::Io, "the server that was named as the master is a replica by now");
+            return Err(Unsafe::Unreachable(why.into()));
+        }
+        fits(&info, self.seeds.is_cluster()).map_err(Unsafe::Setting)?;
+        verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
         if self.is_managed() {
             return Ok(());
         }
         let (replicas, needs_one) = replicas(&info);
-        let lag = if replicas > 0 && needs_one { longest_lag(&mut conn).await? } else { None };
+        let lag = if replicas > 0 && needs_one { longest_lag(conn).await? } else { None };
         fenced(replicas, needs_one, lag).map_err(Unsafe::Setting)
+    }
+}
+
+/// Whether the server is of the kind that `REDIS_MODE` says.
+fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
+    match (info.get("redis_mode").copied(), is_cluster) {
+        (Some("cluster"), false) => Err("REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster".into()),
+        (Some("sentinel"), _) => Err("REDIS_URL leads to a Sentinel: set REDIS_MODE=sentinel and \
+            REDIS_SENTINEL_MASTER"
+            .into()),
+        _ => Ok(()),
     }
 }
 
@@ -111,6 +140,14 @@ fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>, is_managed: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_another_kind_is_refused_with_the_setting() {
+        let told = |mode, is_cluster| fits(&[("redis_mode", mode)].into(), is_cluster);
+        assert_eq!((told("standalone", false), told("cluster", true)), (Ok(()), Ok(())));
+        assert!(told("cluster", false).unwrap_err().contains("REDIS_MODE=cluster"));
+        assert!(told("sentinel", false).unwrap_err().contains("REDIS_SENTINEL_MASTER"));
+    }
 
     #[test]
     fn a_redis_with_replicas_must_need_one_of_them_to_write() {

@@ -25,10 +25,11 @@ impl Redis {
     /// Where `user` stands.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
         type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>, String);
-        let mut gate = self.known_gate.load_full();
+        let shard = self.conn.shard_of(&keys.meta).await?;
+        let mut gate = shard.server.known_gate.load_full();
         if !gate.open {
-            self.gate().await?;
-            gate = self.known_gate.load_full();
+            self.gate_of(&shard).await?;
+            gate = shard.server.known_gate.load_full();
         }
         let mut pipe = redis::pipe();
         pipe.cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
@@ -39,7 +40,7 @@ impl Redis {
         // Last: what was read before it is of this server, if this is.
         pipe.cmd("INFO").arg("replication");
         let (script, verified, known, score, rank, claimant, replication): Replies =
-            pipe.query_async(&mut self.connection()).await?;
+            pipe.query_async(&mut self.conn.to(&shard)).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));

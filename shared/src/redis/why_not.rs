@@ -24,6 +24,9 @@ impl Redis {
     }
 
     async fn why_not(&self, error: &RedisError) -> Option<String> {
+        if error.kind() == ErrorKind::InvalidClientConfig {
+            return Some(format!("Redis can't be used: {error}"));
+        }
         if does_not_let_in(error) {
             return Some(format!(
                 "Redis does not let this process in: {error}; see the user and the password in REDIS_URL"
@@ -32,7 +35,7 @@ impl Redis {
         if error.code().is_some() {
             return None;
         }
-        let (host, port, encrypted) = match self.client.get_connection_info().addr() {
+        let (host, port, encrypted) = match self.seeds.first() {
             ConnectionAddr::Tcp(host, port) => (host, *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host, *port, true),
             _ => return None,

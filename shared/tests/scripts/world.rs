@@ -9,7 +9,7 @@ use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, GivenSlot, Holding};
-use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
+use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 
 use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 
@@ -50,7 +50,7 @@ fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
 
 pub(crate) fn connect(url: &str) -> Redis {
     let timeout = Duration::from_secs(10);
-    Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout, durability: RedisDurability::default() })
+    Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout, mode: RedisMode::default(), durability: RedisDurability::default() })
         .unwrap()
 }
 

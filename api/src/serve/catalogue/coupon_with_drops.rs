@@ -124,7 +124,7 @@ pub(crate) mod tests {
     use chrono::TimeDelta;
     use firstcome_shared::coupon::AllowList;
     use firstcome_shared::domain::{CouponId, OncePer};
-    use firstcome_shared::redis::{RedisDurability, RedisSettings};
+    use firstcome_shared::redis::{RedisDurability, RedisMode, RedisSettings};
 
     use super::*;
 
@@ -138,6 +138,7 @@ pub(crate) mod tests {
             url: "redis://127.0.0.1:1".to_owned().into(),
             prefix: "fc".into(),
             timeout: std::time::Duration::from_secs(1),
+            mode: RedisMode::default(),
             durability: RedisDurability::default(),
         };
         let drops = windows.iter().zip(1..).map(|(&(opens, closes), id)| Drop {

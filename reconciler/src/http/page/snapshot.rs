@@ -11,7 +11,6 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
 use firstcome_shared::redis::gate::GateReading;
-use firstcome_shared::redis::known_gate::Epoch;
 use firstcome_shared::redis::reads::DropNumbers;
 use tokio::time::timeout;
 
@@ -236,12 +235,9 @@ impl Reader {
         let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_fences(&coupons)) };
         let Ok((numbers, fences)) = timeout(PATIENCE, read).await else { return (HashMap::new(), HashSet::new()) };
         let numbers = shown.iter().zip(numbers).filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
-        let epoch: Option<&Epoch> = gate.life().map(|life| &life.epoch);
-        let fences = fences.unwrap_or_default();
-        let verified = coupons
-            .into_iter()
-            .zip(fences)
-            .filter(|(_, fence)| fence.verified.is_some() && fence.verified.as_ref() == epoch);
+        let (life, fences) = (gate.life(), fences.unwrap_or_default());
+        let is_verified = |(coupon, fence): &(CouponId, _)| life.as_ref().is_some_and(|life| life.has_verified(*coupon, fence));
+        let verified = coupons.into_iter().zip(fences).filter(is_verified);
         (numbers.collect(), verified.map(|(coupon, _)| coupon).collect())
     }
 

@@ -8,6 +8,7 @@ mod gate;
 mod judge;
 mod late;
 mod outages;
+mod redis_servers;
 mod second_store;
 mod silent;
 mod single;

@@ -1,0 +1,201 @@
+//! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): fail-overs, hash
+//! slots that move, and addresses of the wrong kind.
+
+use std::collections::BTreeSet;
+
+use firstcome_stack::{
+    RedisCluster, RedisClusterOptions, RedisOptions, RedisSentinels, RedisSentinelsOptions, RedisServer,
+};
+use firstcome_testkit::{
+    ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, eventually, holders, people, rush,
+};
+
+use super::waves::{HEALED, Waves, impatient};
+use crate::start_up::{PROCESSES, refuses};
+
+async fn cluster() -> RedisCluster {
+    RedisCluster::start(RedisClusterOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+async fn in_cluster(cluster: &RedisCluster, name: &str) -> World {
+    let stores = WorldStores::shared().await.with_redis_servers(&cluster.urls(), &cluster.env());
+    impatient(stores, name).await
+}
+
+async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
+    let urls: Vec<String> = group.nodes().iter().map(RedisServer::url).collect();
+    impatient(WorldStores::shared().await.with_redis_servers(&urls.join(","), &group.env()), name).await
+}
+
+/// A key of a coupon.
+fn key(world: &World, coupon: &MadeCoupon) -> String {
+    world.redis.claimants(coupon.id)
+}
+
+/// Coupons that other primaries have than this one's.
+async fn elsewhere(cluster: &RedisCluster, world: &World, api: &ApiClient, coupon: &MadeCoupon) -> MadeCoupon {
+    let own = cluster.primary_of(&key(world, coupon)).await.unwrap().port();
+    for _ in 0..50 {
+        let other = api.open_coupon(40).await;
+        if cluster.primary_of(&key(world, &other)).await.unwrap().port() != own {
+            return other;
+        }
+    }
+    panic!("all coupons are on one primary");
+}
+
+async fn info(server: &RedisServer, section: &str) -> String {
+    PrefixedKeys::new(&server.url(), "").command(&["INFO", section]).await
+}
+
+#[tokio::test]
+async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
+    let cluster = cluster().await;
+    let waves = Waves::begin(in_cluster(&cluster, "primary").await).await;
+    let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
+    let mut others = rush(&[&waves.api], other.id, &people(10), 10).await;
+    waves
+        .survives(async |waves| {
+            let dying = cluster.primary_of(&key(&waves.world, &waves.coupon)).await.unwrap();
+            let before = holders(&waves.world, &waves.coupon).await;
+            waves
+                .next_while(20, async |waves| {
+                    eventually("the rush is on", HEALED, async || {
+                        holders(&waves.world, &waves.coupon).await > before + 2
+                    })
+                    .await;
+                    dying.kill().await.unwrap();
+                })
+                .await;
+            let open = rush(&[&waves.api], other.id, &people(20), 10).await;
+            let not_open: Vec<_> = open.iter().filter(|(_, answer)| answer.promised().is_none()).collect();
+            assert_eq!(not_open, Vec::<&(String, _)>::new(), "the primary of this coupon is well");
+            others.extend(open);
+            eventually("a replica has taken its place", HEALED, async || {
+                cluster.primary_of(&key(&waves.world, &waves.coupon)).await.is_ok_and(|now| now.port() != dying.port())
+            })
+            .await;
+            dying.start_again().await.unwrap();
+            cluster.wait_until_whole().await.unwrap();
+            // While the fault lasted and after it.
+            let world = &waves.world;
+            eventually("the other coupon is given out", HEALED, async || {
+                others.extend(rush(&[&waves.api], other.id, &people(40), 20).await);
+                holders(world, &other).await == 40
+            })
+            .await;
+            all_issued(world, other.drop, 40).await;
+            assert_exact(world, &other, 40, &others).await;
+        })
+        .await;
+}
+
+/// What a replica lacks of scripts keeps it closed when it is promoted.
+#[tokio::test]
+async fn scripts_are_on_primaries_only_and_a_primary_that_was_emptied_closes_its_coupons_only() {
+    let cluster = cluster().await;
+    let waves = Waves::begin(in_cluster(&cluster, "emptied").await).await;
+    let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
+    let before = rush(&[&waves.api], other.id, &people(10), 10).await;
+    assert!(before.iter().all(|(_, answer)| answer.promised().is_some()), "{before:?}");
+    waves
+        .survives(async |waves| {
+            let mut with_scripts = BTreeSet::new();
+            for node in cluster.nodes() {
+                if !info(node, "memory").await.contains("number_of_cached_scripts:0\r\n") {
+                    with_scripts.insert(info(node, "replication").await.contains("role:master"));
+                }
+            }
+            assert_eq!(with_scripts, BTreeSet::from([true]), "on replicas there is none");
+            let emptied = cluster.primary_of(&key(&waves.world, &waves.coupon)).await.unwrap();
+            PrefixedKeys::new(&emptied.url(), "").command::<()>(&["FLUSHALL"]).await;
+            let late = &people(11)[10..];
+            let answers = rush(&[&waves.api], other.id, late, 1).await;
+            assert!(answers[0].1.promised().is_some(), "{answers:?}");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
+    let cluster = cluster().await;
+    let waves = Waves::begin(in_cluster(&cluster, "slots").await).await;
+    waves
+        .survives(async |waves| {
+            let name = key(&waves.world, &waves.coupon);
+            let (slot, first) = (cluster.slot_of(&name).await.unwrap(), cluster.primary_of(&name).await.unwrap());
+            let primaries = &cluster.nodes()[..3];
+            let second = primaries.iter().find(|node| node.port() != first.port()).unwrap();
+            for to in [second, first] {
+                waves.next_while(10, async |_| cluster.move_slot(slot, to).await.unwrap()).await;
+                let asking = people(1);
+                eventually("the coupon is open on its new server", HEALED, async || {
+                    waves.api.claim(waves.coupon.id, &asking[0]).await.promised().is_some()
+                })
+                .await;
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_master_that_dies_or_stands_still_is_left_for_the_one_that_sentinels_promote() {
+    let group = RedisSentinels::start(RedisSentinelsOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}"));
+    let waves = Waves::begin(with_sentinels(&group, "sentinel").await).await;
+    waves
+        .survives(async |waves| {
+            let killed = group.current_master().await.unwrap();
+            waves
+                .next_while(10, async |_| {
+                    killed.kill().await.unwrap();
+                })
+                .await;
+            let frozen = group.master_after(killed).await.unwrap();
+            killed.start_again().await.unwrap();
+            group.wait_until_whole().await.unwrap();
+            let asking = people(1);
+            eventually("admission is open on the promoted one", HEALED, async || {
+                waves.api.claim(waves.coupon.id, &asking[0]).await.promised().is_some()
+            })
+            .await;
+            waves
+                .next_while(10, async |_| {
+                    frozen.freeze().await.unwrap();
+                    group.master_after(frozen).await.unwrap();
+                })
+                .await;
+            frozen.thaw().await.unwrap();
+            group.wait_until_whole().await.unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
+    let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start(RedisSentinelsOptions::default()));
+    let group = group.unwrap_or_else(|error| panic!("{error:#}"));
+    let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::new("redis-kind").await;
+    let (node, sentinel) = (cluster.nodes()[0].url(), group.urls());
+    let one_sentinel = sentinel.split(',').next().unwrap();
+    for (settings, words) in [
+        (vec![("REDIS_URL", node.as_str())], &["node of a cluster", "REDIS_MODE=cluster"][..]),
+        (vec![("REDIS_URL", one_sentinel)], &["leads to a Sentinel", "REDIS_SENTINEL_MASTER"]),
+        (vec![("REDIS_URL", &alone.url()), ("REDIS_MODE", "cluster")], &["no cluster", "REDIS_MODE=cluster"]),
+        (
+            vec![("REDIS_URL", &sentinel), ("REDIS_MODE", "sentinel"), ("REDIS_SENTINEL_MASTER", "other")],
+            &["no master of that name", "other"],
+        ),
+        (
+            vec![("REDIS_URL", &alone.url()), ("REDIS_MODE", "sentinel"), ("REDIS_SENTINEL_MASTER", "firstcome")],
+            &["leads to no Sentinel", "REDIS_MODE=sentinel"],
+        ),
+        (vec![("REDIS_MODE", "sentinel")], &["REDIS_SENTINEL_MASTER is missing"]),
+        (vec![("REDIS_SENTINEL_MASTER", "firstcome")], &["REDIS_MODE is not sentinel"]),
+        (vec![("REDIS_URL", &cluster.urls())], &["several nodes", "REDIS_MODE"]),
+    ] {
+        for (program, args) in PROCESSES.into_iter().filter(|(_, args)| *args != ["consume"]) {
+            refuses(&world.start(program, args, &settings), words).await;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Connections to the servers that hold the data. Each command goes to the server that has its
+//! key, once: no command is sent twice by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
+
+use super::router::{Router, Shard};
+use super::servers::Seeds;
+
+/// A connection that all callers share. It comes back by itself, also from a host that died without
+/// a word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
+/// asking the same server.
+#[derive(Clone)]
+pub struct SharedConnection {
+    router: Arc<Router>,
+    /// The one that is meant; else each command goes to the one that has its key.
+    only: Option<Arc<Shard>>,
+}
+
+impl SharedConnection {
+    /// Connections are made at first use.
+    pub(super) fn new(seeds: Arc<Seeds>, timeout: Duration) -> Result<Self, RedisError> {
+        Ok(Self { router: Arc::new(Router::new(seeds, timeout)?), only: None })
+    }
+
+    /// The same to the server processes that stand now, on connections of their own: it does not
+    /// come back by itself.
+    pub(super) async fn pinned(&self) -> Result<Self, RedisError> {
+        let shards = self.shards().await?;
+        Ok(Self { router: Arc::new(self.router.pinned(&shards).await?), only: None })
+    }
+
+    /// The servers that hold data; where they may change, as they were told a second ago at most.
+    pub(super) async fn shards(&self) -> Result<Arc<[Arc<Shard>]>, RedisError> {
+        match &self.only {
+            Some(only) => Ok([Arc::clone(only)].into()),
+            None => self.router.fresh().await,
+        }
+    }
+
+    /// A connection to this server only.
+    pub(super) fn to(&self, shard: &Arc<Shard>) -> Self {
+        Self { router: Arc::clone(&self.router), only: Some(Arc::clone(shard)) }
+    }
+
+    /// The server that has a key.
+    pub(super) async fn shard_of(&self, key: &str) -> Result<Arc<Shard>, RedisError> {
+        match &self.only {
+            Some(only) => Ok(Arc::clone(only)),
+            None => self.router.shard_of(key.as_bytes()).await,
+        }
+    }
+
+    /// Asks anew which servers hold the data, beside the caller.
+    pub(super) fn ask_soon(&self) {
+        self.router.ask_soon();
+    }
+
+    /// Leaves a server that is no master: its address may lead to another by now, or another be
+    /// named.
+    pub(super) fn leave(&self, shard: &Shard) {
+        shard.server.reconnect();
+        self.router.ask_soon();
+    }
+}
+
+impl ConnectionLike for SharedConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let shard = match &self.only {
+                Some(only) => Arc::clone(only),
+                None => self.router.of_command(cmd).await?,
+            };
+            self.router.send(&shard, cmd).await
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            match &self.only {
+                Some(only) => self.router.send_all(only, pipeline, offset, count).await,
+                None => self.router.send_anywhere(pipeline, offset, count).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.router.database()
+    }
+}

@@ -1,0 +1,154 @@
+//! The connection to one server. It comes back by itself, also from a host that died without a word
+//! or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on asking
+//! the same server. No command is sent twice by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::{Client, Cmd, Pipeline, RedisError, Value};
+
+use super::known_gate::KnownGate;
+
+/// Errors of a server that is no master, or not one yet: the address may lead to another by now.
+pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
+
+/// The least time between two replacements, so that a server that goes on refusing is not flooded
+/// with connections.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A server, and the connection to it.
+pub(super) struct Server {
+    /// Host and port.
+    pub(super) address: String,
+    link: Link,
+    pub(super) known_gate: ArcSwap<KnownGate>,
+}
+
+enum Link {
+    Lasting(Lasting),
+    /// To one server process; it ends with it.
+    Pinned(MultiplexedConnection),
+}
+
+struct Lasting {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: ArcSwap<Current>,
+    begun: Instant,
+}
+
+/// One connection to one server.
+struct Current {
+    manager: ConnectionManager,
+    made_at: Instant,
+    /// When the last reply came, in milliseconds since [`Lasting::begun`].
+    heard_at_ms: AtomicU64,
+}
+
+impl Server {
+    pub(super) fn lasting(address: String, client: Client, timeout: Duration) -> Result<Self, RedisError> {
+        let config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(timeout))
+            .set_connection_timeout(Some(timeout))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(1);
+        let current = ArcSwap::from_pointee(Current::new(&client, &config)?);
+        let link = Link::Lasting(Lasting { client, config, current, begun: Instant::now() });
+        Ok(Self { address, link, known_gate: ArcSwap::default() })
+    }
+
+    /// The same on a connection of its own, to its process and no other.
+    pub(super) async fn pinned(&self, timeout: Duration) -> Result<Self, RedisError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_response_timeout(Some(timeout))
+            .set_connection_timeout(Some(timeout));
+        let conn = match &self.link {
+            Link::Lasting(lasting) => lasting.client.get_multiplexed_async_connection_with_config(&config).await?,
+            Link::Pinned(conn) => conn.clone(),
+        };
+        let known_gate = ArcSwap::new(self.known_gate.load_full());
+        Ok(Self { address: self.address.clone(), link: Link::Pinned(conn), known_gate })
+    }
+
+    /// Goes on with a new connection: the address may lead to another server by now.
+    pub(super) fn reconnect(&self) {
+        if let Link::Lasting(lasting) = &self.link {
+            lasting.replace(&lasting.current.load_full());
+        }
+    }
+
+    pub(super) async fn send(&self, cmd: &Cmd) -> Result<Value, RedisError> {
+        let lasting = match &self.link {
+            Link::Lasting(lasting) => lasting,
+            Link::Pinned(conn) => return conn.clone().send_packed_command(cmd).await,
+        };
+        let (used, sent_at_ms) = (lasting.current.load_full(), lasting.now_ms());
+        let result = used.manager.clone().send_packed_command(cmd).await;
+        lasting.heed(&used, sent_at_ms, result.as_ref().map(std::slice::from_ref));
+        result
+    }
+
+    pub(super) async fn send_all(
+        &self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> Result<Vec<Value>, RedisError> {
+        let lasting = match &self.link {
+            Link::Lasting(lasting) => lasting,
+            Link::Pinned(conn) => return conn.clone().send_packed_commands(pipeline, offset, count).await,
+        };
+        let (used, sent_at_ms) = (lasting.current.load_full(), lasting.now_ms());
+        let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
+        lasting.heed(&used, sent_at_ms, result.as_deref());
+        result
+    }
+}
+
+impl Current {
+    fn new(client: &Client, config: &ConnectionManagerConfig) -> Result<Self, RedisError> {
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
+        Ok(Self { manager, made_at: Instant::now(), heard_at_ms: AtomicU64::new(0) })
+    }
+}
+
+impl Lasting {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Draws the conclusion from what came of a command. An error without a code is the client's
+    /// own: it sees by itself that a connection is lost, but not that one is silent.
+    fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
+        let wrong = |code: &str| WRONG_SERVER.contains(&code);
+        let (came, server_is_wrong) = match answer {
+            Ok(replies) => (true, replies.iter().any(|r| matches!(r, Value::ServerError(e) if wrong(e.code())))),
+            Err(error) => (error.code().is_some(), error.code().is_some_and(wrong)),
+        };
+        let is_silent = || used.heard_at_ms.load(Ordering::Relaxed) < sent_at_ms;
+        if server_is_wrong || answer.is_err_and(|error| !came && error.is_timeout() && is_silent()) {
+            self.replace(used);
+        } else if came {
+            used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn replace(&self, used: &Arc<Current>) {
+        if used.made_at.elapsed() < SETTLED {
+            return;
+        }
+        match Current::new(&self.client, &self.config) {
+            Ok(fresh) => {
+                let before = self.current.compare_and_swap(used, Arc::new(fresh));
+                if Arc::ptr_eq(&before, used) {
+                    tracing::warn!("Redis is silent or no master: connecting anew");
+                }
+            }
+            Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),
+        }
+    }
+}
