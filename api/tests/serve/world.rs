@@ -206,7 +206,14 @@ impl ServeWorld {
 
 fn redis_client(url: &str, prefix: &str) -> Redis {
     let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
-    Redis::new(&RedisSettings { url: url.into(), prefix: prefix.into(), timeout, mode: RedisMode::default(), durability }).unwrap()
+    Redis::new(&RedisSettings {
+        url: url.into(),
+        prefix: prefix.into(),
+        timeout,
+        mode: RedisMode::default(),
+        durability,
+    })
+    .unwrap()
 }
 
 /// The one Kafka that tests may kill; one test at a time has its guard.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::gate::Life;
+use firstcome_shared::redis::life::Life;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 

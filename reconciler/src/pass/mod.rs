@@ -38,6 +38,7 @@
 
 mod allow_lists;
 mod findings;
+mod gate;
 pub mod memory;
 mod order;
 mod rebuild;

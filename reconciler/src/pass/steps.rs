@@ -1,12 +1,12 @@
 //! The steps of one pass, and the state that they share.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
+use firstcome_shared::mysql::processes::Work;
+use firstcome_shared::redis::gate::{CouponFence, Generation};
+use firstcome_shared::redis::life::Life;
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use super::order::{Histories, most_urgent_first};
 use super::request::{Aborted, PassSettings, Request};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
-use crate::execute::{self, Patience};
+use crate::execute;
 use crate::plan;
 use crate::report::{ActionKind, Finding, Kind, Run};
 use crate::stores::Stores;
@@ -47,16 +47,16 @@ pub(super) struct PassGate {
     /// The life of Redis that the pass works in; `None` in a dry run after a loss.
     pub(super) life: Option<Life>,
     /// The servers of it to whose coupons the gate is open.
-    open: BTreeSet<usize>,
+    pub(super) open: BTreeSet<usize>,
     /// It was closed when the pass began.
     pub(super) was_closed: bool,
     /// A drop has opened of a coupon that this pass compares: its people met a closed gate.
-    has_begun: bool,
+    pub(super) has_begun: bool,
 }
 
 impl PassGate {
     /// To the coupons of every server.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.servers() == self.open)
     }
 }
@@ -94,8 +94,7 @@ impl<'a> Pass<'a> {
         self.enter_life().await?;
         let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
         // One that died after it had opened a coupon left the gate closed.
-        let open: Vec<CouponId> =
-            coupons.iter().copied().filter(|coupon| self.is_verified(&fences, *coupon)).collect();
+        let open: Vec<CouponId> = coupons.iter().copied().filter(|coupon| self.is_verified(&fences, *coupon)).collect();
         if let Some(life) = self.gate.life.clone().filter(|_| !self.request.dry_run) {
             self.open_gate(&life, life.servers_of(&open)).await?;
         }
@@ -131,62 +130,6 @@ impl<'a> Pass<'a> {
     /// Whether every drop is compared, and repaired.
     pub(super) fn covers_everything(&self) -> bool {
         self.request.covers_everything() && !self.request.dry_run
-    }
-
-    /// A pass that finds the gate closed lets a reopening that is under way end first, for so long
-    /// as one takes that meets no trouble. It holds the lock of reopening from then on.
-    async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Aborted> {
-        if self.request.work == Work::Reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
-            return Ok(None);
-        }
-        // The reopening does this coupon, too; this pass would open the gate after one coupon.
-        if self.request.work == Work::Change {
-            return Err(Aborted::AnotherLife);
-        }
-        let patience = self.settings.longest_in_flight + Duration::from_secs(5);
-        let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
-        tokio::select! {
-            lock = lock => Ok(lock?),
-            () = self.stop.cancelled() => Err(Aborted::Stopped),
-        }
-    }
-
-    /// Takes the life of Redis that stands, or begins one.
-    async fn enter_life(&mut self) -> Result<(), Aborted> {
-        let redis = &self.stores.redis;
-        let gate = redis.gate().await?;
-        let life = match gate.life() {
-            None if !self.request.dry_run => {
-                Some(execute::begin_life(redis, &gate).await?.ok_or(Aborted::AnotherLife)?)
-            }
-            life => life,
-        };
-        self.gate = PassGate { life, open: gate.open_servers(), was_closed: !gate.is_open(), has_begun: false };
-        if self.gate.was_closed {
-            // The wait begins here, not after what is read first.
-            self.memory.losses.note(self.loss_of_life());
-        }
-        Ok(())
-    }
-
-    /// The loss that ended the life before this one.
-    fn loss_of_life(&self) -> String {
-        self.gate.life.as_ref().map_or_else(String::new, Life::name)
-    }
-
-    fn is_verified(&self, fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
-        let fence = fences.get(&coupon);
-        self.gate.life.as_ref().zip(fence).is_some_and(|(life, fence)| life.has_verified(coupon, fence))
-    }
-
-    /// A pass that meets another life of Redis ends: what it read may be of the one before.
-    pub(super) async fn must_be_same_life(&self) -> Result<(), Aborted> {
-        let now = self.stores.redis.gate().await?.life();
-        match (now, &self.gate.life) {
-            (Some(now), Some(own)) if now.is_same(own) => Ok(()),
-            (None, None) => Ok(()),
-            _ => Err(Aborted::AnotherLife),
-        }
     }
 
     /// Reads what all drops have in common. Where Redis lost something, not before every claim from
@@ -335,66 +278,6 @@ impl<'a> Pass<'a> {
                 self.run.findings.push(Finding::general(Kind::FailedClaim, ActionKind::Report, detail));
             }
         }
-        Ok(())
-    }
-
-    /// Opens coupons that were closed and in which nothing is left that admission could trip over,
-    /// if this pass compared all of them; with the first one the gate opens. Without patience, one
-    /// that an operator is changing stays closed.
-    pub(super) async fn open_verified(&mut self, coupons: &[CouponId], patience: Patience) -> Result<(), Aborted> {
-        // Without the tail, messages could hold what a lost Redis forgot.
-        let may_open = self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
-        let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
-        let fenced = |coupon: &CouponId| Some((*coupon, self.context.generations.get(coupon)?.clone()));
-        let mut fenced: Vec<_> = coupons.iter().filter_map(fenced).collect();
-        if fenced.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        let renewed =
-            execute::renew_settings(self.stores, &ids, patience, &self.histories, self.settings.sealed_keys_ttl)
-                .await?;
-        fenced.retain(|(coupon, _)| renewed.contains(coupon));
-        if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
-            return Err(Aborted::AnotherLife);
-        }
-        for (coupon, _) in &fenced {
-            tracing::info!(%coupon, "the coupon is verified");
-            self.context.unverified.remove(coupon);
-        }
-        let opened: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        self.open_gate(&life, life.servers_of(&opened)).await
-    }
-
-    /// Opens the gate on these servers of the life, where it is not open yet.
-    async fn open_gate(&mut self, life: &Life, mut servers: BTreeSet<usize>) -> Result<(), Aborted> {
-        servers.retain(|server| !self.gate.open.contains(server));
-        if !servers.is_empty() {
-            if !execute::open_gate(&self.stores.redis, life, &servers).await? {
-                return Err(Aborted::AnotherLife);
-            }
-            self.gate.open.append(&mut servers);
-            tracing::info!("the admission gate is open");
-        }
-        Ok(())
-    }
-
-    /// What became of the gate, and of the coupons that were closed.
-    async fn report_gate(&mut self) -> Result<(), Aborted> {
-        let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
-        closed.sort_unstable();
-        // Where nothing was ever offered, nothing has to be verified.
-        let all_compared = self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
-        if let Some(life) = self.gate.life.clone().filter(|_| all_compared) {
-            let with_closed = life.servers_of(&closed);
-            self.open_gate(&life, &life.servers() - &with_closed).await?;
-        }
-        let (is_open, has_begun) = (self.gate.is_open(), self.gate.has_begun);
-        if self.gate.was_closed && (has_begun || !is_open) {
-            self.run.findings.push(findings::gate(self.request.dry_run, is_open, closed.is_empty()));
-        }
-        let told = is_open && !self.request.dry_run && self.request.drop.is_none();
-        self.run.findings.extend(closed.into_iter().filter(|_| told).map(findings::closed_coupon));
         Ok(())
     }
 }

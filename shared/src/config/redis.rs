@@ -15,8 +15,8 @@ use crate::tls::{Paths, Store, StoreAddress, Tls};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 struct RedisGiven {
-    /// Redis, as `redis://[[user]:password@]host:port[/database]`; `rediss://` is encrypted; several
-    /// nodes by commas
+    /// Redis, as `redis://[[user]:password@]host:port[/database]`, several nodes by commas;
+    /// `rediss://` is encrypted
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
     redis_url: SecretString,
     /// How Redis is run
@@ -123,7 +123,9 @@ fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
         ("PASSWORD", given.redis_sentinel_password.is_some()),
     ];
     if let Some((name, _)) = of_sentinel.iter().find(|(_, is_set)| *is_set && mode != ModeName::Sentinel) {
-        return Err(format!("REDIS_SENTINEL_{name} is set, but REDIS_MODE is not sentinel: set it, or leave the name out"));
+        return Err(format!(
+            "REDIS_SENTINEL_{name} is set, but REDIS_MODE is not sentinel: set it, or leave the name out"
+        ));
     }
     match mode {
         ModeName::Single if nodes.len() > 1 => {
@@ -131,7 +133,10 @@ fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
         }
         ModeName::Single => Ok(RedisMode::Single),
         ModeName::Sentinel => Ok(RedisMode::Sentinel(SentinelSettings {
-            master: given.redis_sentinel_master.clone().ok_or("REDIS_SENTINEL_MASTER is missing: the name under which the Sentinels watch the master")?,
+            master: given
+                .redis_sentinel_master
+                .clone()
+                .ok_or("REDIS_SENTINEL_MASTER is missing: the name under which the Sentinels watch the master")?,
             username: given.redis_sentinel_username.clone(),
             password: given.redis_sentinel_password.clone(),
         })),

@@ -2,9 +2,9 @@
 
 use redis::{RedisError, Value};
 
-use super::{Redis, SharedConnection};
 use super::client::is_noscript;
 use super::keys::DropKeys;
+use super::{Redis, SharedConnection};
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 

@@ -1,4 +1,5 @@
-//! One installation's Redis, and the scripts' texts and hashes. Each script stands in a `.lua` file of its own with its KEYS, ARGV, replies and invariant.
+//! One installation's Redis, and the scripts' texts and hashes. Each script stands in a `.lua` file
+//! of its own with its KEYS, ARGV, replies and invariant.
 
 use std::sync::Arc;
 use std::time::Duration;

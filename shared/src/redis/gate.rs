@@ -18,104 +18,20 @@ use redis::{RedisError, Value};
 
 use super::client::Script;
 use super::known_gate::{Epoch, KnownGate};
+use super::life::{Life, ServerLife};
 use super::router::Shard;
 use super::server::ServerFacts;
-use super::servers::{SlotRange, has_slot, slot_of_key};
+use super::servers::HashSlots;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
 static BEGIN_LIFE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
 static OPEN_COUPON: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
 
-/// What `fc:epoch` of one server says: `EPOCH SERVER new|open`. It is open once the script was
-/// loaded, so that a script that is missing then was lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServerLife {
-    pub(super) epoch: Epoch,
-    server: String,
-    loaded: bool,
-}
-
-impl ServerLife {
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
-        let (epoch, server, state) = (words.next()?, words.next()?, words.next()?);
-        // They become part of a script's text.
-        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let is_epoch = epoch.len() == 16 && is_hex(epoch);
-        (is_epoch && server.split(':').all(is_hex) && words.next().is_none()).then(|| Self {
-            epoch: Epoch(epoch.to_owned()),
-            server: server.to_owned(),
-            loaded: state == "open",
-        })
-    }
-
-    /// `run_id` of the server.
-    pub(super) fn run_id(&self) -> &str {
-        self.server.split_once(':').map_or(&*self.server, |(run_id, _)| run_id)
-    }
-
-    /// `master_replid2` of the server.
-    pub(super) fn promotion(&self) -> &str {
-        self.server.split_once(':').map_or("", |(_, promotion)| promotion)
-    }
-
-    fn text(&self, state: &str) -> String {
-        format!("{} {} {state}", self.epoch.0, self.server)
-    }
-}
-
-/// A life of Redis: of each server that holds data, in the order of their hash slots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life(Vec<(Vec<SlotRange>, ServerLife)>);
-
-impl Life {
-    /// Whether no server lost anything from one to the other, and each kept its hash slots.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let same = |((slots, life), (others, other)): (&(_, ServerLife), &(_, ServerLife))| {
-            slots == others && life.epoch == other.epoch
-        };
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
-    }
-
-    /// The epochs.
-    pub fn name(&self) -> String {
-        self.0.iter().map(|(_, life)| life.epoch.as_str()).collect::<Vec<_>>().join(",")
-    }
-
-    /// Whether the coupon was verified in this life.
-    pub fn has_verified(&self, coupon: CouponId, fence: &CouponFence) -> bool {
-        fence.verified.is_some() && fence.verified.as_ref() == self.of(coupon).map(|life| &life.epoch)
-    }
-
-    /// The servers that hold these coupons, by their order.
-    pub fn servers_of(&self, coupons: &[CouponId]) -> BTreeSet<usize> {
-        coupons.iter().filter_map(|coupon| self.place(*coupon)).collect()
-    }
-
-    /// All servers, by their order.
-    pub fn servers(&self) -> BTreeSet<usize> {
-        (0..self.0.len()).collect()
-    }
-
-    fn of(&self, coupon: CouponId) -> Option<&ServerLife> {
-        self.place(coupon).map(|at| &self.0[at].1)
-    }
-
-    fn place(&self, coupon: CouponId) -> Option<usize> {
-        if self.0.len() == 1 {
-            return Some(0);
-        }
-        // What stands between the braces of all its keys.
-        let slot = slot_of_key(coupon.to_string().as_bytes());
-        self.0.iter().position(|(slots, _)| has_slot(slots, slot))
-    }
-}
-
 /// The gate as it was read from one server.
 #[derive(Debug, Clone)]
 pub(super) struct ServerGate {
-    slots: Vec<SlotRange>,
+    hash_slots: Vec<HashSlots>,
     server: ServerFacts,
     /// `fc:epoch`, whatever stands there.
     text: String,
@@ -156,7 +72,7 @@ impl GateReading {
 
     /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
     pub fn life(&self) -> Option<Life> {
-        let lives = self.0.iter().map(|gate| Some((gate.slots.clone(), gate.life()?.clone())));
+        let lives = self.0.iter().map(|gate| Some((gate.hash_slots.clone(), gate.life()?.clone())));
         lives.collect::<Option<Vec<_>>>().map(Life)
     }
 }
@@ -197,7 +113,7 @@ impl Redis {
         if !server.is_master {
             self.conn.leave(shard);
         }
-        let gate = ServerGate { slots: shard.slots.clone(), server, text, life, has_script };
+        let gate = ServerGate { hash_slots: shard.hash_slots.clone(), server, text, life, has_script };
         let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
         shard.server.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
         Ok(gate)
@@ -217,26 +133,26 @@ impl Redis {
     /// another by now.
     pub async fn begin_life(&self, seen: &GateReading) -> Result<Option<Life>, RedisError> {
         let shards = self.conn.shards().await?;
-        if !shards.iter().map(|shard| &shard.slots).eq(seen.0.iter().map(|gate| &gate.slots)) {
+        if !shards.iter().map(|shard| &shard.hash_slots).eq(seen.0.iter().map(|gate| &gate.hash_slots)) {
             return Ok(None);
         }
         let mut lives = Vec::with_capacity(shards.len());
         for (shard, seen) in shards.iter().zip(&seen.0) {
             let life = match seen.life() {
-                Some(life) => life.clone(),
-                None => {
-                    let fresh = ServerLife { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
-                    let (key, args) = (self.epoch_key(shard), [seen.text.clone(), fresh.text("new")]);
-                    let now: String = BEGIN_LIFE.run(&mut self.conn.to(shard), &[&key], &args).await?;
-                    match ServerLife::parse(&now).filter(|life| life.server == fresh.server) {
-                        Some(life) => life,
-                        None => return Ok(None),
-                    }
-                }
+                Some(life) => Some(life.clone()),
+                None => self.begin_life_of(shard, seen).await?,
             };
-            lives.push((shard.slots.clone(), life));
+            let Some(life) = life else { return Ok(None) };
+            lives.push((shard.hash_slots.clone(), life));
         }
         Ok(Some(Life(lives)))
+    }
+
+    async fn begin_life_of(&self, shard: &Arc<Shard>, seen: &ServerGate) -> Result<Option<ServerLife>, RedisError> {
+        let fresh = ServerLife { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
+        let (key, args) = (self.epoch_key(shard), [seen.text.clone(), fresh.text("new")]);
+        let now: String = BEGIN_LIFE.run(&mut self.conn.to(shard), &[&key], &args).await?;
+        Ok(ServerLife::parse(&now).filter(|life| life.server == fresh.server))
     }
 
     /// Lets coupons open that are verified in this life, on these servers of it. `false` where the
@@ -244,7 +160,8 @@ impl Redis {
     pub async fn open_gate(&self, life: &Life, servers: &BTreeSet<usize>) -> Result<bool, RedisError> {
         let Some(standing) = self.standing_servers(life, servers).await? else { return Ok(false) };
         for (shard, life) in standing {
-            // Noted afterwards: a reader in between takes a missing script for lost where it was noted.
+            // Noted afterwards: a reader in between takes a missing script for lost where it was
+            // noted.
             let (mut conn, text) = (self.conn.to(&shard), self.claim_script(life).0);
             redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async::<Value>(&mut conn).await?;
             let (key, open) = (self.epoch_key(&shard), life.text("open"));
@@ -265,8 +182,8 @@ impl Redis {
         let shards = self.conn.shards().await?;
         let mut standing = Vec::with_capacity(servers.len());
         for at in servers {
-            let (Some(shard), Some((slots, life))) = (shards.get(*at), life.0.get(*at)) else { return Ok(None) };
-            if shard.slots != *slots || self.facts(&mut self.conn.to(shard)).await?.id() != life.server {
+            let (Some(shard), Some((hash_slots, life))) = (shards.get(*at), life.0.get(*at)) else { return Ok(None) };
+            if shard.hash_slots != *hash_slots || self.facts(&mut self.conn.to(shard)).await?.id() != life.server {
                 return Ok(None);
             }
             standing.push((Arc::clone(shard), life));
@@ -400,25 +317,4 @@ async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<Str
 /// A number of digits only; Rust's own parser takes a sign too.
 fn digits(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_life_is_read_as_it_was_written_and_garbage_is_none() {
-        let life = ServerLife { epoch: Epoch::fresh(), server: "0a:0b".into(), loaded: true };
-        assert_eq!(ServerLife::parse(&life.text("open")), Some(life.clone()));
-        for garbage in [
-            "",
-            "x",
-            "0123456789abcdef 0a:0b",
-            "0123456789abcde' 0a open",
-            "0123456789abcdef 0a open more",
-            "0123456789abcdef x' open",
-        ] {
-            assert_eq!(ServerLife::parse(garbage), None, "{garbage}");
-        }
-    }
 }

@@ -28,7 +28,7 @@ pub(super) struct Server {
 }
 
 enum Link {
-    Lasting(Lasting),
+    Lasting(Box<Lasting>),
     /// To one server process; it ends with it.
     Pinned(MultiplexedConnection),
 }
@@ -57,7 +57,7 @@ impl Server {
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(1);
         let current = ArcSwap::from_pointee(Current::new(&client, &config)?);
-        let link = Link::Lasting(Lasting { client, config, current, begun: Instant::now() });
+        let link = Link::Lasting(Box::new(Lasting { client, config, current, begun: Instant::now() }));
         Ok(Self { address, link, known_gate: ArcSwap::default() })
     }
 

@@ -9,6 +9,7 @@ mod connection;
 pub mod gate;
 pub mod keys;
 pub mod known_gate;
+pub mod life;
 mod link;
 pub mod reads;
 pub mod repair;

@@ -147,7 +147,8 @@ impl Redis {
         let names = [&*keys.meta, &keys.count, &keys.revision, &keys.verified];
         let args =
             [&*revision.to_string(), &quantity.to_string(), life.epoch.as_str(), life.run_id(), life.promotion()];
-        let (word, count): (String, Slot) = LOWER.run(&mut self.conn.to(&shard), &names, &args.map(str::to_owned)).await?;
+        let (word, count): (String, Slot) =
+            LOWER.run(&mut self.conn.to(&shard), &names, &args.map(str::to_owned)).await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),

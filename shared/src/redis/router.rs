@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, Value};
 
 use super::link::{Server, WRONG_SERVER};
-use super::servers::{Primary, SLOTS, Seeds, SlotRange, has_slot, slot_of_key};
+use super::servers::{HASH_SLOTS, HashSlots, Primary, Seeds, has_hash_slot, hash_slot};
 
 /// Errors after which the primaries are asked for anew: a hash slot moved, or another server is
 /// about to take over.
@@ -24,24 +24,29 @@ const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// One server that holds data, and its hash slots in order.
 pub(super) struct Shard {
     pub(super) server: Arc<Server>,
-    pub(super) slots: Vec<SlotRange>,
+    pub(super) hash_slots: Vec<HashSlots>,
     tag: OnceLock<u32>,
 }
 
 impl Shard {
-    fn new(server: Server, slots: Vec<SlotRange>) -> Arc<Self> {
-        Self::of(Arc::new(server), slots)
+    fn new(server: Server, hash_slots: Vec<HashSlots>) -> Arc<Self> {
+        Self::of(Arc::new(server), hash_slots)
     }
 
-    fn of(server: Arc<Server>, slots: Vec<SlotRange>) -> Arc<Self> {
-        Arc::new(Self { server, slots, tag: OnceLock::new() })
+    fn of(server: Arc<Server>, hash_slots: Vec<HashSlots>) -> Arc<Self> {
+        Arc::new(Self { server, hash_slots, tag: OnceLock::new() })
     }
 
     /// A hash tag of its first hash slot.
     pub(super) fn tag(&self) -> u32 {
-        let first = self.slots.first().map_or(0, |(first, _)| *first);
-        *self.tag.get_or_init(|| (0..).find(|tag: &u32| slot_of_key(tag.to_string().as_bytes()) == first).unwrap_or(0))
+        let first = self.hash_slots.first().map_or(0, |(first, _)| *first);
+        *self.tag.get_or_init(|| tag_in(first).unwrap_or(0))
     }
+}
+
+/// A hash tag in a hash slot: a number, since a million of them are in all hash slots.
+fn tag_in(slot: u16) -> Option<u32> {
+    (0..1_000_000).find(|tag| hash_slot(tag.to_string().as_bytes()) == slot)
 }
 
 /// Knows which server has which key.
@@ -66,7 +71,7 @@ impl Router {
             None => None,
             Some(client) => {
                 let server = Server::lasting(seeds.hosts_and_ports(), client?, timeout)?;
-                Some([Shard::new(server, vec![(0, SLOTS - 1)])].into())
+                Some([Shard::new(server, vec![(0, HASH_SLOTS - 1)])].into())
             }
         };
         Ok(Self::with(seeds, timeout, single, false))
@@ -88,7 +93,7 @@ impl Router {
     pub(super) async fn pinned(self: &Arc<Self>, shards: &[Arc<Shard>]) -> Result<Self, RedisError> {
         let pin = async |shard: &Arc<Shard>| {
             let server = shard.server.pinned(self.timeout).await?;
-            Ok::<_, RedisError>(Shard::new(server, shard.slots.clone()))
+            Ok::<_, RedisError>(Shard::new(server, shard.hash_slots.clone()))
         };
         let pinned = try_join_all(shards.iter().map(pin)).await.inspect_err(|_| self.ask_soon())?;
         Ok(Self::with(Arc::clone(&self.seeds), self.timeout, Some(pinned.into()), true))
@@ -120,8 +125,8 @@ impl Router {
         if let [only] = &*shards {
             return Ok(Arc::clone(only));
         }
-        let slot = slot_of_key(key);
-        shards.iter().find(|shard| has_slot(&shard.slots, slot)).cloned().ok_or_else(|| {
+        let slot = hash_slot(key);
+        shards.iter().find(|shard| has_hash_slot(&shard.hash_slots, slot)).cloned().ok_or_else(|| {
             self.ask_soon();
             (ErrorKind::Io, "no server of the cluster has this hash slot", slot.to_string()).into()
         })
@@ -143,7 +148,8 @@ impl Router {
         *asked_at = Some(Instant::now());
         let shards: Shards = told?.into_iter().map(|told| self.shard(told, before)).collect::<Result<_, _>>()?;
         self.told_at.store(Some(Arc::new(Instant::now())));
-        let is_same = |(a, b): (&Arc<Shard>, &Arc<Shard>)| a.server.address == b.server.address && a.slots == b.slots;
+        let is_same =
+            |(a, b): (&Arc<Shard>, &Arc<Shard>)| a.server.address == b.server.address && a.hash_slots == b.hash_slots;
         if before.len() == shards.len() && before.iter().zip(&*shards).all(is_same) {
             return Ok(known.unwrap_or(shards));
         }
@@ -160,7 +166,7 @@ impl Router {
             Some(shard) => Arc::clone(&shard.server),
             None => Arc::new(Server::lasting(address, self.seeds.client_of(&told)?, self.timeout)?),
         };
-        Ok(Shard::of(server, told.slots))
+        Ok(Shard::of(server, told.hash_slots))
     }
 
     /// Asks for the primaries beside the caller.
@@ -280,11 +286,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_hash_slot_has_a_tag() {
+        let found: std::collections::HashSet<u16> =
+            (0..1_000_000_u32).map(|tag| hash_slot(tag.to_string().as_bytes())).collect();
+        assert_eq!(found.len(), usize::from(HASH_SLOTS));
+        assert_eq!(tag_in(5_461).map(|tag| hash_slot(tag.to_string().as_bytes())), Some(5_461));
+    }
+
+    #[test]
     fn a_command_goes_by_its_first_key() {
-        let cmd = |words: &[&str]| words[1..].iter().fold(redis::cmd(words[0]), |mut cmd, word| {
-            cmd.arg(word);
-            cmd
-        });
+        let cmd = |words: &[&str]| {
+            words[1..].iter().fold(redis::cmd(words[0]), |mut cmd, word| {
+                cmd.arg(word);
+                cmd
+            })
+        };
         for (words, key) in [
             (&["GET", "a"][..], Some("a")),
             (&["EVALSHA", "hash", "2", "k1", "k2", "x"], Some("k1")),

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use redis::aio::ConnectionLike;
 use redis::{ErrorKind, RedisError};
 
-use super::{Redis, SharedConnection};
 use super::server::{ServerFacts, fields};
+use super::{Redis, SharedConnection};
 
 /// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
 /// replicas.

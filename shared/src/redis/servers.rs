@@ -39,24 +39,24 @@ pub struct SentinelSettings {
 const SILENT: Duration = Duration::from_secs(3);
 
 /// Hash slots of a cluster.
-pub(super) const SLOTS: u16 = 16_384;
+pub(super) const HASH_SLOTS: u16 = 16_384;
 
 /// The hash slot of a key: of what stands between its first braces, if anything does
 /// (redis.io, "Redis cluster specification", "Hash tags").
-pub(super) fn slot_of_key(key: &[u8]) -> u16 {
+pub(super) fn hash_slot(key: &[u8]) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|byte| *byte == b'}')?;
         (close > 0).then(|| &rest[..close])
     });
-    CRC.checksum(tag.unwrap_or(key)) % SLOTS
+    CRC.checksum(tag.unwrap_or(key)) % HASH_SLOTS
 }
 
 /// First and last hash slot of a range.
-pub(super) type SlotRange = (u16, u16);
+pub(super) type HashSlots = (u16, u16);
 
-pub(super) fn has_slot(ranges: &[SlotRange], slot: u16) -> bool {
+pub(super) fn has_hash_slot(ranges: &[HashSlots], slot: u16) -> bool {
     ranges.iter().any(|(first, last)| (*first..=*last).contains(&slot))
 }
 
@@ -65,7 +65,7 @@ pub(super) fn has_slot(ranges: &[SlotRange], slot: u16) -> bool {
 pub(super) struct Primary {
     pub(super) host: String,
     pub(super) port: u16,
-    pub(super) slots: Vec<SlotRange>,
+    pub(super) hash_slots: Vec<HashSlots>,
 }
 
 impl Primary {
@@ -140,7 +140,8 @@ impl Seeds {
         let mut asked = self.addresses.clone();
         if self.is_cluster() {
             let parts = known.iter().filter_map(|address| address.rsplit_once(':'));
-            let known = parts.filter_map(|(host, port)| Some(with_address(&self.addresses[0], host, port.parse().ok()?)));
+            let known =
+                parts.filter_map(|(host, port)| Some(with_address(&self.addresses[0], host, port.parse().ok()?)));
             let others: Vec<_> = known.filter(|info| asked.iter().all(|seed| seed.addr() != info.addr())).collect();
             asked.extend(others);
         }
@@ -183,7 +184,8 @@ impl Seeds {
                 let client = self.client(info.set_redis_settings(login))?;
                 let mut conn = client.get_multiplexed_async_connection_with_config(&config).await?;
                 let asked = redis::cmd("SENTINEL").arg("MASTER").arg(&settings.master).to_owned();
-                let told: Vec<String> = asked.query_async(&mut conn).await.map_err(|error| of_sentinel(error, settings))?;
+                let told: Vec<String> =
+                    asked.query_async(&mut conn).await.map_err(|error| of_sentinel(error, settings))?;
                 master_told(&told).ok_or_else(|| unexpected("Sentinel"))
             }
             RedisMode::Cluster | RedisMode::Single => {
@@ -191,7 +193,7 @@ impl Seeds {
                 let client = self.client(info)?;
                 let mut conn = client.get_multiplexed_async_connection_with_config(&config).await?;
                 let mut pipe = redis::pipe();
-                pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+                pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("HASH_SLOTS");
                 let (told, slots): (String, Value) = pipe.query_async(&mut conn).await.map_err(of_cluster)?;
                 let epoch = fields(&told).get("cluster_current_epoch").and_then(|text| text.trim().parse().ok());
                 let primaries = primaries_told(&slots, &host).ok_or_else(|| unexpected("the cluster"))?;
@@ -285,10 +287,10 @@ fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     let field = |name: &str| told.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
     let (host, port) = (field("ip")?.to_owned(), field("port")?.parse().ok()?);
     let epoch = field("config-epoch").and_then(|text| text.parse().ok()).unwrap_or(0);
-    Some((epoch, vec![Primary { host, port, slots: vec![(0, SLOTS - 1)] }]))
+    Some((epoch, vec![Primary { host, port, hash_slots: vec![(0, HASH_SLOTS - 1)] }]))
 }
 
-/// Out of `CLUSTER SLOTS`, which `asked` answered: a range, its primary, then replicas.
+/// Out of `CLUSTER HASH_SLOTS`, which `asked` answered: a range, its primary, then replicas.
 fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
     let Value::Array(ranges) = slots else { return None };
     let mut primaries: Vec<Primary> = Vec::new();
@@ -303,18 +305,18 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             _ => return None,
         };
         let (port, first, last) = (u16::try_from(*port).ok()?, u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
-        if first > last || last >= SLOTS {
+        if first > last || last >= HASH_SLOTS {
             return None;
         }
         match primaries.iter_mut().find(|known| known.host == host && known.port == port) {
-            Some(known) => known.slots.push((first, last)),
-            None => primaries.push(Primary { host, port, slots: vec![(first, last)] }),
+            Some(known) => known.hash_slots.push((first, last)),
+            None => primaries.push(Primary { host, port, hash_slots: vec![(first, last)] }),
         }
     }
     for primary in &mut primaries {
-        primary.slots.sort_unstable();
+        primary.hash_slots.sort_unstable();
     }
-    primaries.sort_by_key(|primary| primary.slots.first().copied());
+    primaries.sort_by_key(|primary| primary.hash_slots.first().copied());
     Some(primaries)
 }
 
@@ -325,13 +327,13 @@ mod tests {
     #[test]
     fn a_key_s_slot_is_redis_s() {
         // As `CLUSTER KEYSLOT` of Redis 7.0 says.
-        for (key, slot) in [("123456789", 12_739), ("foo", 12_182), ("{7}", slot_of_key(b"7")), ("", 0)] {
-            assert_eq!(slot_of_key(key.as_bytes()), slot, "{key}");
+        for (key, slot) in [("123456789", 12_739), ("foo", 12_182), ("{7}", hash_slot(b"7")), ("", 0)] {
+            assert_eq!(hash_slot(key.as_bytes()), slot, "{key}");
         }
-        assert_eq!(slot_of_key(b"fc:{7}:claimants"), slot_of_key(b"fc:{7}:drop:9:meta"));
-        assert_eq!(slot_of_key(b"foo{}{bar}"), slot_of_key(b"foo{}{bar}"));
-        assert_ne!(slot_of_key(b"foo{}{bar}"), slot_of_key(b"bar"));
-        assert_eq!(slot_of_key(b"foo{{bar}}zap"), slot_of_key(b"{bar"));
+        assert_eq!(hash_slot(b"fc:{7}:claimants"), hash_slot(b"fc:{7}:drop:9:meta"));
+        assert_eq!(hash_slot(b"foo{}{bar}"), hash_slot(b"foo{}{bar}"));
+        assert_ne!(hash_slot(b"foo{}{bar}"), hash_slot(b"bar"));
+        assert_eq!(hash_slot(b"foo{{bar}}zap"), hash_slot(b"{bar"));
     }
 
     #[test]
@@ -341,7 +343,8 @@ mod tests {
         assert_eq!(told, ["one:7001", "two:7002", "three:6379", "::1:9"]);
         assert_eq!(all[1].redis_settings().password(), Some("secret"));
         assert_eq!(all[2].redis_settings().password(), None);
-        for wrong in ["", "one:6379", "redis://one,", "redis://one,two:x", "redis://one,two:1/0", "redis://one,u@two:1"] {
+        for wrong in ["", "one:6379", "redis://one,", "redis://one,two:x", "redis://one,two:1/0", "redis://one,u@two:1"]
+        {
             assert!(addresses(wrong).is_err(), "{wrong}");
         }
     }
@@ -361,11 +364,13 @@ mod tests {
         assert_eq!(
             primaries,
             [
-                Primary { host: "asked".into(), port: 1, slots: vec![(0, 5000), (5002, 5460)] },
-                Primary { host: "b".into(), port: 2, slots: vec![(5001, 5001), (5461, 16383)] },
+                Primary { host: "asked".into(), port: 1, hash_slots: vec![(0, 5000), (5002, 5460)] },
+                Primary { host: "b".into(), port: 2, hash_slots: vec![(5001, 5001), (5461, 16383)] },
             ]
         );
-        for wrong in [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![range(3, 1, node(text("b"), 2))])] {
+        for wrong in
+            [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![range(3, 1, node(text("b"), 2))])]
+        {
             assert_eq!(primaries_told(&wrong, "asked"), None);
         }
     }

@@ -50,8 +50,14 @@ fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
 
 pub(crate) fn connect(url: &str) -> Redis {
     let timeout = Duration::from_secs(10);
-    Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout, mode: RedisMode::default(), durability: RedisDurability::default() })
-        .unwrap()
+    Redis::new(&RedisSettings {
+        url: url.into(),
+        prefix: "t".into(),
+        timeout,
+        mode: RedisMode::default(),
+        durability: RedisDurability::default(),
+    })
+    .unwrap()
 }
 
 fn user(person: PersonLetter) -> UserId {
@@ -79,7 +85,7 @@ impl ScriptWorld {
             Some(life) => life.clone(),
             None => redis.begin_life(&gate).await.unwrap().unwrap(),
         };
-        assert!(redis.open_gate(&life).await.unwrap());
+        assert!(redis.open_gate(&life, &life.servers()).await.unwrap());
         assert!(redis.open_coupons(&[(coupon, generation.clone())], &life).await.unwrap());
         assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
         Self { redis, keys, coupon, generation, meta, generations: 1 }

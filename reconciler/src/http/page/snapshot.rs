@@ -10,7 +10,7 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::gate::GateReading;
+use firstcome_shared::redis::gate::{CouponFence, GateReading};
 use firstcome_shared::redis::reads::DropNumbers;
 use tokio::time::timeout;
 
@@ -236,7 +236,9 @@ impl Reader {
         let Ok((numbers, fences)) = timeout(PATIENCE, read).await else { return (HashMap::new(), HashSet::new()) };
         let numbers = shown.iter().zip(numbers).filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
         let (life, fences) = (gate.life(), fences.unwrap_or_default());
-        let is_verified = |(coupon, fence): &(CouponId, _)| life.as_ref().is_some_and(|life| life.has_verified(*coupon, fence));
+        let is_verified = |(coupon, fence): &(CouponId, CouponFence)| {
+            life.as_ref().is_some_and(|life| life.has_verified(*coupon, fence.verified.as_ref()))
+        };
         let verified = coupons.into_iter().zip(fences).filter(is_verified);
         (numbers.collect(), verified.map(|(coupon, _)| coupon).collect())
     }
