@@ -1,5 +1,6 @@
 //! `firstcome-stack`: private real servers from the command line.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{MailOptions, Stack, StackOptions};
+use firstcome_stack::{MailOptions, RedisCluster, RedisClusterOptions, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -31,6 +32,9 @@ enum Command {
         /// Also write each mail into this folder, as .eml
         #[arg(long, value_name = "DIR")]
         mail_dir: Option<PathBuf>,
+        /// Redis as a cluster: three primaries with a replica each
+        #[arg(long)]
+        cluster: bool,
     },
     /// Open MySQL's client at a database
     Mysql {
@@ -47,7 +51,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup => firstcome_stack::setup().await,
-        Command::Run { env_file, mail_dir } => run(env_file, mail_dir).await,
+        Command::Run { env_file, mail_dir, cluster } => run(env_file, mail_dir, cluster).await,
         Command::Mysql { database_url, sql } => mysql(&database_url, sql.as_deref()),
     };
     match done {
@@ -65,14 +69,14 @@ fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>) -> Result<()> {
+async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, cluster: bool) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stopped = async {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     tokio::select! {
         // Dropping the future half-way drops what it started.
-        ended = serve(env_file.as_deref(), mail_dir) => ended,
+        ended = serve(env_file.as_deref(), mail_dir, cluster) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
             if let Some(file) = env_file {
@@ -83,12 +87,16 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>) -> Result<()>
     }
 }
 
-async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>) -> Result<()> {
+async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, cluster: bool) -> Result<()> {
     let begun = Instant::now();
     eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
     let mail = MailOptions { folder: mail_dir, ..MailOptions::default() };
     let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
-    let lines = stack.env().map(|(name, value)| format!("{name}={value}\n")).concat();
+    let mut env = BTreeMap::from(stack.env());
+    // In the place of the stack's one Redis, which nobody is told of.
+    let cluster = if cluster { Some(RedisCluster::start(RedisClusterOptions::default()).await?) } else { None };
+    env.extend(cluster.iter().flat_map(RedisCluster::env));
+    let lines: String = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     if let Some(path) = env_file {
         write_whole(path, &lines).with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -1,5 +1,7 @@
 //! Redis, durable by default, as the product demands it.
 
+use std::fs::File;
+
 use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -41,6 +43,9 @@ impl Default for RedisOptions {
     }
 }
 
+/// Empty at first. Holds what `CONFIG REWRITE` writes, as sentinels ask for; the arguments win.
+const FILE: &str = "redis.conf";
+
 /// A private Redis. No snapshots (`save ""`); `DEBUG` is allowed to loopback clients.
 pub type RedisServer = Server<RedisOptions>;
 
@@ -63,14 +68,16 @@ impl ServerKind for RedisOptions {
     const NAME: &'static str = "redis";
     const PORTS: usize = 1;
 
-    fn prepare(&self, _: &Instance) -> Result<()> {
+    fn prepare(&self, instance: &Instance) -> Result<()> {
+        File::create(instance.dir.join(FILE))?;
         fetch::redis()
     }
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let mut command: CommandLine = vec!["env".into()];
         command.extend(self.env.iter().map(|(name, value)| format!("{name}={value}").into()));
-        command.extend(["redis-server".into(), "--dir".into(), instance.data.clone().into()]);
+        let file = instance.dir.join(FILE);
+        command.extend(["redis-server".into(), file.into(), "--dir".into(), instance.data.clone().into()]);
         let port = instance.port().to_string();
         let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"];
         command.extend(fixed.map(Into::into));

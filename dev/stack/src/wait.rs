@@ -23,13 +23,21 @@ pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut(
 pub async fn eventually_some<T, E: std::fmt::Display>(
     what: &str,
     limit: Duration,
-    mut check: impl AsyncFnMut() -> Result<T, E>,
+    check: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
+    match within(limit, check).await {
+        Ok(value) => value,
+        Err(seen) => panic!("not within {limit:?}: {what}; last seen: {seen}"),
+    }
+}
+
+/// Waits until `check` gives a value; its last error after `limit`.
+pub(crate) async fn within<T, E>(limit: Duration, mut check: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
-        match check().await {
-            Ok(value) => return value,
-            Err(seen) => assert!(start.elapsed() < limit, "not within {limit:?}: {what}; last seen: {seen}"),
+        let seen = check().await;
+        if seen.is_ok() || start.elapsed() >= limit {
+            return seen;
         }
         sleep((start.elapsed() / 20).clamp(PAUSES[0], PAUSES[1])).await;
     }

@@ -9,6 +9,8 @@ mod mail_tls;
 mod mysql;
 mod proxy;
 mod redis;
+mod redis_cluster;
+mod redis_sentinels;
 mod smtp;
 
 use std::time::Duration;

@@ -1,0 +1,63 @@
+//! What a node of a Redis Cluster says of itself in `CLUSTER NODES`.
+
+use std::ops::RangeInclusive;
+
+use anyhow::{Context, Result};
+
+use crate::redis_group::{ask, words};
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The id of the node that it is a replica of; `None` for a primary.
+    pub(crate) primary: Option<String>,
+    /// Of two that claim a slot the higher is right.
+    pub(crate) epoch: u64,
+    slots: Vec<RangeInclusive<u16>>,
+}
+
+impl Place {
+    pub(crate) async fn of(port: u16) -> Result<Self> {
+        let nodes: String = ask(port, &words("CLUSTER NODES")).await?;
+        Self::read(&nodes).with_context(|| format!("Redis at port {port} has no place in {nodes:?}"))
+    }
+
+    /// `ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK SLOT…`, a line each.
+    fn read(nodes: &str) -> Option<Self> {
+        let own = nodes.lines().find(|line| line.contains("myself"))?;
+        let mut words = own.split(' ').skip(3);
+        let primary = words.next().filter(|id| *id != "-").map(str::to_owned);
+        let epoch = words.nth(2)?.parse().ok()?;
+        Some(Self { primary, epoch, slots: words.skip(1).filter_map(range).collect() })
+    }
+
+    pub(crate) fn serves(&self, slot: u16) -> bool {
+        self.primary.is_none() && self.slots.iter().any(|range| range.contains(&slot))
+    }
+}
+
+/// `7` or `0-5460`; a slot on its way, in brackets, stands among the others too while it is the
+/// node's own.
+fn range(word: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_out_of_the_list_of_nodes() {
+        let nodes = "\
+            07c3 127.0.0.1:30004@31004 slave e7d1 0 1426238317239 4 connected\n\
+            e7d1 127.0.0.1:30001@31001 myself,master - 0 0 3 connected 0-5460 7000 [93->-67ed] [94-<-67ed]\n";
+        let place = Place::read(nodes).unwrap();
+        assert_eq!(place, Place { primary: None, epoch: 3, slots: vec![0..=5460, 7000..=7000] });
+        assert!(place.serves(5460) && place.serves(7000) && !place.serves(5461));
+        let replica = "07c3 127.0.0.1:30004@31004 myself,slave e7d1 0 1426238317239 4 connected\n";
+        let place = Place::read(replica).unwrap();
+        assert_eq!(place, Place { primary: Some("e7d1".into()), epoch: 4, slots: vec![] });
+        assert!(!place.serves(0));
+        assert_eq!(Place::read("07c3 127.0.0.1:30004@31004 slave e7d1 0 0 4 connected\n"), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! Redis Cluster: three primaries that share the slots, each with replicas.
+
+use std::iter;
+use std::time::Duration;
+
+use ::redis::cmd;
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cluster_place::Place;
+use crate::ports::ReservedPort;
+use crate::redis::{RedisOptions, RedisServer};
+use crate::redis_group::{FENCE, LIMIT, ask, ask_within, field, replicates, together, urls, words};
+use crate::wait::within;
+
+const PRIMARIES: usize = 3;
+const SLOTS: usize = 16_384;
+
+/// Keys of a slot that move by one `MIGRATE`: the source serves nobody meanwhile.
+const MOVED_AT_ONCE: usize = 100;
+const MOVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a cluster is started.
+#[derive(Debug, Clone)]
+pub struct RedisClusterOptions {
+    /// Of each primary. Default 1: the replica that takes the place of a killed primary then has
+    /// none itself, and refuses writes (`NOREPLICAS`) until the killed one is started again and
+    /// follows it. With 2 the cluster takes writes as soon as a replica is promoted. With 0 nobody
+    /// takes a primary's place, and a primary writes alone.
+    pub replicas: usize,
+    /// After how long without an answer a node counts as failed. A fail-over ends one to two
+    /// seconds later. Default 2 s; Redis's own is 15 s, and the product demands that it is longer
+    /// than `min-replicas-max-lag`, which is 10 s here.
+    pub node_timeout: Duration,
+    /// How each node is started. Its `extra_args` win over those of the cluster.
+    pub redis: RedisOptions,
+}
+
+impl Default for RedisClusterOptions {
+    fn default() -> Self {
+        Self { replicas: 1, node_timeout: Duration::from_secs(2), redis: RedisOptions::default() }
+    }
+}
+
+/// A private Redis Cluster. Its nodes are [`RedisServer`]s: kill, freeze and start them again as
+/// such; they keep their place in the cluster.
+///
+/// A node keeps its number, whether it is a primary or a replica: ask [`RedisCluster::primary_of`]
+/// who serves a key now.
+#[derive(Debug)]
+pub struct RedisCluster {
+    nodes: Vec<RedisServer>,
+    /// The names that the nodes know each other by.
+    ids: Vec<String>,
+    replicas: usize,
+    buses: Vec<ReservedPort>,
+}
+
+impl RedisCluster {
+    /// Starts all nodes and waits until the cluster is whole. The first three are the primaries,
+    /// with a third of the slots each, in order.
+    pub async fn start(options: RedisClusterOptions) -> Result<Self> {
+        let count = PRIMARIES * (1 + options.replicas);
+        let started = together(iter::repeat_n(options.clone(), count).map(start_node)).await?;
+        let (nodes, buses): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+        let mut ids = Vec::with_capacity(count);
+        for node in &nodes {
+            ids.push(ask(node.port(), &words("CLUSTER MYID")).await?);
+        }
+        let cluster = Self { nodes, ids, replicas: options.replicas, buses };
+        cluster.join().await.context("the nodes of Redis do not become a cluster")?;
+        Ok(cluster)
+    }
+
+    async fn join(&self) -> Result<()> {
+        let (primaries, replicas) = self.nodes.split_at(PRIMARIES);
+        for (at, node) in primaries.iter().enumerate() {
+            let (first, last) = (at * SLOTS / PRIMARIES, (at + 1) * SLOTS / PRIMARIES - 1);
+            // Else all begin with the same epoch, and one gives way after the other.
+            self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1)).await?;
+            self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await?;
+        }
+        for (node, bus) in self.nodes.iter().zip(&self.buses).skip(1) {
+            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", node.port(), bus.number());
+            self.tell(&self.nodes[0], &meet).await?;
+        }
+        within(LIMIT, async || self.all_know_all().await).await?;
+        for (at, node) in replicas.iter().enumerate() {
+            self.tell(node, &format!("CLUSTER REPLICATE {}", self.ids[at % PRIMARIES])).await?;
+        }
+        self.wait_until_whole().await
+    }
+
+    async fn all_know_all(&self) -> Result<()> {
+        for node in &self.nodes {
+            let known: String = ask(node.port(), &words("CLUSTER NODES")).await?;
+            ensure!(self.ids.iter().all(|id| known.contains(id)), "port {} does not know all yet", node.port());
+        }
+        Ok(())
+    }
+
+    /// Waits until every node runs and has its place: all slots are served, nobody is called
+    /// failed, every replica has its primary's data and every primary takes writes.
+    pub async fn wait_until_whole(&self) -> Result<()> {
+        within(LIMIT, async || self.is_whole().await).await
+    }
+
+    async fn is_whole(&self) -> Result<()> {
+        for node in &self.nodes {
+            let port = node.port();
+            let info: String = ask(port, &words("CLUSTER INFO")).await?;
+            let served =
+                field(&info, "cluster_state") == Some("ok") && field(&info, "cluster_slots_ok") == Some("16384");
+            ensure!(served, "not all slots are served as port {port} sees it");
+            let seen: String = ask(port, &words("CLUSTER NODES")).await?;
+            ensure!(!seen.contains("fail"), "port {port} calls a node failed");
+            replicates(node, self.replicas > 0).await?;
+        }
+        Ok(())
+    }
+
+    /// All nodes, as `REDIS_URL` takes them.
+    pub fn urls(&self) -> String {
+        urls(&self.nodes)
+    }
+
+    /// The settings by which the product finds it.
+    pub fn env(&self) -> [(&'static str, String); 2] {
+        [("REDIS_MODE", "cluster".to_owned()), ("REDIS_URL", self.urls())]
+    }
+
+    /// All of them: three primaries and then their replicas, as long as nothing failed.
+    pub fn nodes(&self) -> &[RedisServer] {
+        &self.nodes
+    }
+
+    /// From 0 on.
+    pub fn node(&self, at: usize) -> Result<&RedisServer> {
+        self.nodes.get(at).with_context(|| format!("there is no node {at}"))
+    }
+
+    /// The slot of a key, by its part in braces if it has one.
+    pub async fn slot_of(&self, key: &str) -> Result<u16> {
+        for node in &self.nodes {
+            if let Ok(slot) = ask(node.port(), cmd("CLUSTER").arg("KEYSLOT").arg(key)).await {
+                return Ok(slot);
+            }
+        }
+        bail!("no node answers")
+    }
+
+    /// Who serves a key now. An error while nobody does: the primary is down or frozen, and no
+    /// replica has taken its place yet.
+    pub async fn primary_of(&self, key: &str) -> Result<&RedisServer> {
+        self.primary_of_slot(self.slot_of(key).await?).await
+    }
+
+    /// The same by the slot.
+    pub async fn primary_of_slot(&self, slot: u16) -> Result<&RedisServer> {
+        let places = self.places().await;
+        let claims = places.into_iter().filter(|(_, place)| place.serves(slot));
+        let newest = claims.max_by_key(|(_, place)| place.epoch);
+        newest.map(|(node, _)| node).with_context(|| format!("no primary of slot {slot} answers"))
+    }
+
+    /// Those of its replicas that answer.
+    pub async fn replicas_of(&self, primary: &RedisServer) -> Result<Vec<&RedisServer>> {
+        let id = self.id(primary)?;
+        let places = self.places().await.into_iter();
+        Ok(places.filter(|(_, place)| place.primary.as_deref() == Some(id)).map(|(node, _)| node).collect())
+    }
+
+    /// A replica takes the place of a primary that answers, which hands over and becomes its
+    /// replica (`CLUSTER FAILOVER`): no write is lost. Gives the new primary.
+    pub async fn fail_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
+        self.replace(primary, "CLUSTER FAILOVER").await
+    }
+
+    /// The same without a word to the primary or the other primaries
+    /// (`CLUSTER FAILOVER TAKEOVER`): what the replica does not have is lost.
+    pub async fn take_over(&self, primary: &RedisServer) -> Result<&RedisServer> {
+        self.replace(primary, "CLUSTER FAILOVER TAKEOVER").await
+    }
+
+    async fn replace(&self, primary: &RedisServer, command: &str) -> Result<&RedisServer> {
+        let replicas = self.replicas_of(primary).await?;
+        let replica = *replicas.first().context("no replica of this primary answers")?;
+        self.tell(replica, command).await?;
+        within(LIMIT, async || {
+            ensure!(Place::of(replica.port()).await?.primary.is_none(), "the replica is not promoted");
+            Ok(replica)
+        })
+        .await
+    }
+
+    /// Moves a slot with its keys to another primary, while clients go on: those who ask for a key
+    /// that has moved are sent on (`ASK`, then `MOVED`), and commands on several keys of which some
+    /// have moved are refused (`TRYAGAIN`). After an error half-way it can be called again.
+    pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
+        let from = self.primary_of_slot(slot).await?;
+        let (source, target) = (self.id(from)?, self.id(to)?);
+        if source != target {
+            self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
+            self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await?;
+            while self.move_some_keys(slot, from, to).await? {}
+        }
+        // The new owner first: else the slot would be nobody's for a moment.
+        for node in [to, from] {
+            self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there were any.
+    async fn move_some_keys(&self, slot: u16, from: &RedisServer, to: &RedisServer) -> Result<bool> {
+        let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
+        let keys: Vec<Vec<u8>> = ask(from.port(), &words(&some)).await?;
+        if !keys.is_empty() {
+            let mut migrate = cmd("MIGRATE");
+            let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
+            migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0).arg(limit_ms).arg("KEYS").arg(&keys);
+            let () = ask_within(MOVE_LIMIT, from.port(), &migrate).await.context("keys are not moved")?;
+        }
+        Ok(!keys.is_empty())
+    }
+
+    /// Of those that answer.
+    async fn places(&self) -> Vec<(&RedisServer, Place)> {
+        let asked: Vec<_> = self.nodes.iter().map(|node| (node, tokio::spawn(Place::of(node.port())))).collect();
+        let mut places = Vec::with_capacity(asked.len());
+        for (node, place) in asked {
+            if let Ok(Ok(place)) = place.await {
+                places.push((node, place));
+            }
+        }
+        places
+    }
+
+    fn id(&self, node: &RedisServer) -> Result<&str> {
+        let at = self.nodes.iter().position(|one| one.port() == node.port());
+        let id = at.and_then(|at| self.ids.get(at));
+        id.map(String::as_str).with_context(|| format!("port {} is no node of this cluster", node.port()))
+    }
+
+    async fn tell(&self, node: &RedisServer, command: &str) -> Result<()> {
+        ask(node.port(), &words(command)).await.with_context(|| format!("to {command}"))
+    }
+}
+
+/// With the port of its bus.
+async fn start_node(options: RedisClusterOptions) -> Result<(RedisServer, ReservedPort)> {
+    let bus = ReservedPort::find()?;
+    let mut redis = options.redis;
+    let fence = if options.replicas > 0 { FENCE.as_slice() } else { &[] };
+    let (bus_port, timeout_ms) = (bus.number().to_string(), options.node_timeout.as_millis().to_string());
+    let cluster = [
+        ["--cluster-enabled", "yes"],
+        ["--cluster-config-file", "nodes.conf"],
+        ["--cluster-announce-ip", "127.0.0.1"],
+        ["--cluster-port", &bus_port],
+        ["--cluster-node-timeout", &timeout_ms],
+    ];
+    let arguments = cluster.as_flattened().iter().chain(fence).map(|word| (*word).to_owned());
+    redis.extra_args.splice(..0, arguments);
+    Ok((RedisServer::start(redis).await?, bus))
+}

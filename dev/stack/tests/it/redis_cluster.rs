@@ -1,0 +1,157 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use firstcome_stack::{RedisCluster, RedisClusterOptions, RedisServer};
+
+use crate::{Wire, eventually, redis};
+
+async fn start() -> RedisCluster {
+    RedisCluster::start(RedisClusterOptions::default()).await.unwrap()
+}
+
+async fn setting(server: &RedisServer, name: &str) -> String {
+    let mut wire = Wire::connect(server.port()).await.unwrap();
+    assert_eq!(wire.ask(&format!("CONFIG GET {name}")).await.unwrap(), "*2");
+    for _ in 0..3 {
+        wire.hear().await.unwrap();
+    }
+    wire.hear().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
+    let cluster = start().await;
+    let urls: Vec<_> = cluster.nodes().iter().map(RedisServer::url).collect();
+    assert_eq!((urls.len(), urls.join(",")), (6, cluster.urls()));
+    assert_eq!(cluster.env()[0], ("REDIS_MODE", "cluster".to_owned()));
+    for (name, value) in [("appendfsync", "always"), ("min-replicas-to-write", "1"), ("min-replicas-max-lag", "10")] {
+        assert_eq!(setting(cluster.node(5).unwrap(), name).await, value);
+    }
+    let old = cluster.primary_of("a").await.unwrap();
+    assert_eq!(redis(old.port(), "SET a 1").await.unwrap(), "+OK");
+    for other in cluster.nodes().iter().filter(|node| node.port() != old.port()) {
+        let slot = cluster.slot_of("a").await.unwrap();
+        let moved = format!("-MOVED {slot} 127.0.0.1:{}", old.port());
+        assert_eq!(redis(other.port(), "SET a 1").await.unwrap(), moved);
+    }
+
+    old.kill().await.unwrap();
+    assert!(cluster.primary_of("a").await.is_err());
+    eventually("a replica is promoted", async || cluster.primary_of("a").await.is_ok()).await;
+    let new = cluster.primary_of("a").await.unwrap();
+    // It was the only one.
+    eventually("the slots are served", async || redis(new.port(), "GET a").await.unwrap() == "1").await;
+    assert!(redis(new.port(), "SET a 2").await.unwrap().starts_with("-NOREPLICAS"));
+
+    old.start_again().await.unwrap();
+    cluster.wait_until_whole().await.unwrap();
+    assert_eq!(cluster.primary_of("a").await.unwrap().port(), new.port());
+    assert_eq!(cluster.replicas_of(new).await.unwrap()[0].port(), old.port());
+    assert_eq!(redis(new.port(), "SET a 2").await.unwrap(), "+OK");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_replicas_each_the_promoted_one_takes_writes_without_the_frozen_primary() {
+    let options = RedisClusterOptions { replicas: 2, ..RedisClusterOptions::default() };
+    let cluster = RedisCluster::start(options).await.unwrap();
+    assert_eq!(cluster.nodes().len(), 9);
+    let old = cluster.primary_of("a").await.unwrap();
+    old.freeze().await.unwrap();
+    eventually("writes go on", async || {
+        let Ok(new) = cluster.primary_of("a").await else { return false };
+        redis(new.port(), "SET a 1").await.unwrap() == "+OK"
+    })
+    .await;
+    old.thaw().await.unwrap();
+    cluster.wait_until_whole().await.unwrap();
+    let new = cluster.primary_of("a").await.unwrap();
+    assert_ne!(new.port(), old.port());
+    assert_eq!(cluster.replicas_of(new).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_takes_over_on_demand() {
+    let cluster = start().await;
+    let old = cluster.primary_of("a").await.unwrap();
+    assert_eq!(redis(old.port(), "SET a 1").await.unwrap(), "+OK");
+    let new = cluster.fail_over(old).await.unwrap();
+    assert_eq!(cluster.primary_of("a").await.unwrap().port(), new.port());
+    cluster.wait_until_whole().await.unwrap();
+    assert_eq!(redis(new.port(), "GET a").await.unwrap(), "1");
+    assert!(cluster.fail_over(old).await.unwrap_err().to_string().contains("no replica"));
+
+    // `old` is the replica now, and asks nobody whether it may.
+    new.freeze().await.unwrap();
+    assert_eq!(cluster.take_over(new).await.unwrap().port(), old.port());
+    new.thaw().await.unwrap();
+    cluster.wait_until_whole().await.unwrap();
+    assert_eq!(cluster.primary_of("a").await.unwrap().port(), old.port());
+    assert_eq!(redis(old.port(), "GET a").await.unwrap(), "1");
+}
+
+/// One command at whoever is named by the answers, from the node at `port` on.
+async fn follow(wires: &mut HashMap<u16, Wire>, mut port: u16, command: &str) -> String {
+    let mut asking = false;
+    loop {
+        if !wires.contains_key(&port) {
+            wires.insert(port, Wire::connect(port).await.unwrap());
+        }
+        let wire = wires.get_mut(&port).unwrap();
+        if asking {
+            assert_eq!(wire.ask("ASKING").await.unwrap(), "+OK");
+        }
+        let answer = wire.ask(command).await.unwrap();
+        let words: Vec<_> = answer.split(' ').collect();
+        match words[..] {
+            [kind @ ("-MOVED" | "-ASK"), _, address] => {
+                asking = kind == "-ASK";
+                port = address.rsplit(':').next().unwrap().parse().unwrap();
+            }
+            ["-TRYAGAIN", ..] => {}
+            _ => return answer,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_moves_with_its_keys_while_clients_write() {
+    const KEYS: u64 = 500;
+    let cluster = start().await;
+    let slot = cluster.slot_of("{a}").await.unwrap();
+    let from = cluster.primary_of_slot(slot).await.unwrap();
+    let to = cluster.nodes()[..3].iter().find(|node| node.port() != from.port()).unwrap();
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    let writes = async {
+        let mut wires = HashMap::new();
+        while !stop.load(Ordering::Relaxed) {
+            let round = rounds.load(Ordering::Relaxed) + 1;
+            for key in 0..KEYS {
+                // One lost, or counted twice, and the count is another for good.
+                let counted = follow(&mut wires, from.port(), &format!("INCR {{a}}{key}")).await;
+                assert_eq!(counted, format!(":{round}"));
+            }
+            rounds.store(round, Ordering::Relaxed);
+        }
+    };
+    let moves = async {
+        eventually("there are keys", async || rounds.load(Ordering::Relaxed) > 0).await;
+        cluster.move_slot(slot, to).await.unwrap();
+        assert_eq!(cluster.primary_of("{a}").await.unwrap().port(), to.port());
+        cluster.move_slot(slot, from).await.unwrap();
+        cluster.move_slot(slot, from).await.unwrap();
+        cluster.move_slot(slot, to).await.unwrap();
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(writes, moves) }).await.unwrap();
+    let count =
+        async |node: &RedisServer| redis(node.port(), &format!("CLUSTER COUNTKEYSINSLOT {slot}")).await.unwrap();
+    assert_eq!((count(from).await, count(to).await), (":0".to_owned(), format!(":{KEYS}")));
+    // Nothing is left of the moves.
+    cluster.wait_until_whole().await.unwrap();
+    let moved = redis(from.port(), "GET {a}0").await.unwrap();
+    assert_eq!(moved, format!("-MOVED {slot} 127.0.0.1:{}", to.port()));
+    assert_eq!(redis(to.port(), "GET {a}0").await.unwrap(), rounds.load(Ordering::Relaxed).to_string());
+
+    assert!(cluster.move_slot(slot, &RedisServer::start(Default::default()).await.unwrap()).await.is_err());
+}
