@@ -11,7 +11,7 @@ mkdir -p "$folder"
 
 # One after the other: each has the machine to itself.
 status=0
-SCALE=full cargo test --profile "$profile" --workspace --locked --test it -- \
+SCALE=full cargo test --profile "$profile" --workspace --locked --features firstcome-shared/crash-points --test it -- \
     --nocapture --test-threads=1 ${WHAT:-operations::} 2>&1 | tee "$folder/log.txt" || status=$?
 
 awk -v profile="$profile" -v json="$folder/report.json" '
