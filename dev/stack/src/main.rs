@@ -96,7 +96,7 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, cluster: bool
     // In the place of the stack's one Redis, which nobody is told of.
     let cluster = if cluster { Some(RedisCluster::start(RedisClusterOptions::default()).await?) } else { None };
     env.extend(cluster.iter().flat_map(RedisCluster::env));
-    let lines: String = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let lines = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<Vec<_>>().concat();
     if let Some(path) = env_file {
         write_whole(path, &lines).with_context(|| format!("cannot write {}", path.display()))?;
     }
