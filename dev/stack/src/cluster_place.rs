@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::redis_group::{ask, words};
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ClusterPlace {
     /// The id of the node that it is a replica of; `None` for a primary.
     pub(crate) primary: Option<String>,
     /// Of two that claim a slot the higher is right.
@@ -15,7 +15,7 @@ pub(crate) struct Place {
     slots: Vec<RangeInclusive<u16>>,
 }
 
-impl Place {
+impl ClusterPlace {
     pub(crate) async fn of(port: u16) -> Result<Self> {
         let nodes: String = ask(port, &words("CLUSTER NODES")).await?;
         Self::read(&nodes).with_context(|| format!("Redis at port {port} has no place in {nodes:?}"))
@@ -51,13 +51,13 @@ mod tests {
         let nodes = "\
             07c3 127.0.0.1:30004@31004 slave e7d1 0 1426238317239 4 connected\n\
             e7d1 127.0.0.1:30001@31001 myself,master - 0 0 3 connected 0-5460 7000 [93->-67ed] [94-<-67ed]\n";
-        let place = Place::read(nodes).unwrap();
-        assert_eq!(place, Place { primary: None, epoch: 3, slots: vec![0..=5460, 7000..=7000] });
+        let place = ClusterPlace::read(nodes).unwrap();
+        assert_eq!(place, ClusterPlace { primary: None, epoch: 3, slots: vec![0..=5460, 7000..=7000] });
         assert!(place.serves(5460) && place.serves(7000) && !place.serves(5461));
         let replica = "07c3 127.0.0.1:30004@31004 myself,slave e7d1 0 1426238317239 4 connected\n";
-        let place = Place::read(replica).unwrap();
-        assert_eq!(place, Place { primary: Some("e7d1".into()), epoch: 4, slots: vec![] });
+        let place = ClusterPlace::read(replica).unwrap();
+        assert_eq!(place, ClusterPlace { primary: Some("e7d1".into()), epoch: 4, slots: vec![] });
         assert!(!place.serves(0));
-        assert_eq!(Place::read("07c3 127.0.0.1:30004@31004 slave e7d1 0 0 4 connected\n"), None);
+        assert_eq!(ClusterPlace::read("07c3 127.0.0.1:30004@31004 slave e7d1 0 0 4 connected\n"), None);
     }
 }

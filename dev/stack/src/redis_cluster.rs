@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::redis::cmd;
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cluster_place::Place;
+use crate::cluster_place::ClusterPlace;
 use crate::ports::ReservedPort;
 use crate::redis::{RedisOptions, RedisServer};
 use crate::redis_group::{FENCE, LIMIT, ask, ask_within, field, replicates, together, urls, words};
@@ -186,7 +186,7 @@ impl RedisCluster {
         let replica = *replicas.first().context("no replica of this primary answers")?;
         self.tell(replica, command).await?;
         within(LIMIT, async || {
-            ensure!(Place::of(replica.port()).await?.primary.is_none(), "the replica is not promoted");
+            ensure!(ClusterPlace::of(replica.port()).await?.primary.is_none(), "the replica is not promoted");
             Ok(replica)
         })
         .await
@@ -224,8 +224,8 @@ impl RedisCluster {
     }
 
     /// Of those that answer.
-    async fn places(&self) -> Vec<(&RedisServer, Place)> {
-        let asked: Vec<_> = self.nodes.iter().map(|node| (node, tokio::spawn(Place::of(node.port())))).collect();
+    async fn places(&self) -> Vec<(&RedisServer, ClusterPlace)> {
+        let asked: Vec<_> = self.nodes.iter().map(|node| (node, tokio::spawn(ClusterPlace::of(node.port())))).collect();
         let mut places = Vec::with_capacity(asked.len());
         for (node, place) in asked {
             if let Ok(Ok(place)) = place.await {

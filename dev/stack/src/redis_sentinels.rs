@@ -175,7 +175,7 @@ impl RedisSentinels {
         .await
     }
 
-    /// Has the sentinels promote a replica while the master is well (`SENTINEL FAILOVER`), and gives
+    /// Has the sentinels promote a replica while the master is well (`SENTINEL FAILOVER`); gives
     /// the new master. What the replica does not have is lost.
     pub async fn fail_over(&self) -> Result<&RedisServer> {
         let old = self.current_master().await?;

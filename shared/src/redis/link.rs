@@ -20,7 +20,7 @@ pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"]
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// A server, and the connection to it.
-pub(super) struct Server {
+pub(super) struct ServerLink {
     /// Host and port.
     pub(super) address: String,
     link: Link,
@@ -48,7 +48,7 @@ struct Current {
     heard_at_ms: AtomicU64,
 }
 
-impl Server {
+impl ServerLink {
     pub(super) fn lasting(address: String, client: Client, timeout: Duration) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(timeout))

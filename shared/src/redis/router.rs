@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::future::try_join_all;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, Value};
 
-use super::link::{Server, WRONG_SERVER};
+use super::link::{ServerLink, WRONG_SERVER};
 use super::servers::{HASH_SLOTS, HashSlots, Primary, Seeds, has_hash_slot, hash_slot};
 
 /// Errors after which the primaries are asked for anew: a hash slot moved, or another server is
@@ -23,17 +23,17 @@ const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// One server that holds data, and its hash slots in order.
 pub(super) struct Shard {
-    pub(super) server: Arc<Server>,
+    pub(super) server: Arc<ServerLink>,
     pub(super) hash_slots: Vec<HashSlots>,
     tag: OnceLock<u32>,
 }
 
 impl Shard {
-    fn new(server: Server, hash_slots: Vec<HashSlots>) -> Arc<Self> {
+    fn new(server: ServerLink, hash_slots: Vec<HashSlots>) -> Arc<Self> {
         Self::of(Arc::new(server), hash_slots)
     }
 
-    fn of(server: Arc<Server>, hash_slots: Vec<HashSlots>) -> Arc<Self> {
+    fn of(server: Arc<ServerLink>, hash_slots: Vec<HashSlots>) -> Arc<Self> {
         Arc::new(Self { server, hash_slots, tag: OnceLock::new() })
     }
 
@@ -70,7 +70,7 @@ impl Router {
         let single = match seeds.single() {
             None => None,
             Some(client) => {
-                let server = Server::lasting(seeds.hosts_and_ports(), client?, timeout)?;
+                let server = ServerLink::lasting(seeds.hosts_and_ports(), client?, timeout)?;
                 Some([Shard::new(server, vec![(0, HASH_SLOTS - 1)])].into())
             }
         };
@@ -164,7 +164,7 @@ impl Router {
         let address = told.address();
         let server = match before.iter().find(|shard| shard.server.address == address) {
             Some(shard) => Arc::clone(&shard.server),
-            None => Arc::new(Server::lasting(address, self.seeds.client_of(&told)?, self.timeout)?),
+            None => Arc::new(ServerLink::lasting(address, self.seeds.client_of(&told)?, self.timeout)?),
         };
         Ok(Shard::of(server, told.hash_slots))
     }
