@@ -193,7 +193,7 @@ impl Seeds {
                 let client = self.client(info)?;
                 let mut conn = client.get_multiplexed_async_connection_with_config(&config).await?;
                 let mut pipe = redis::pipe();
-                pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("HASH_SLOTS");
+                pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
                 let (told, slots): (String, Value) = pipe.query_async(&mut conn).await.map_err(of_cluster)?;
                 let epoch = fields(&told).get("cluster_current_epoch").and_then(|text| text.trim().parse().ok());
                 let primaries = primaries_told(&slots, &host).ok_or_else(|| unexpected("the cluster"))?;
@@ -290,7 +290,7 @@ fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     Some((epoch, vec![Primary { host, port, hash_slots: vec![(0, HASH_SLOTS - 1)] }]))
 }
 
-/// Out of `CLUSTER HASH_SLOTS`, which `asked` answered: a range, its primary, then replicas.
+/// Out of `CLUSTER SLOTS`, which `asked` answered: a range, its primary, then replicas.
 fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
     let Value::Array(ranges) = slots else { return None };
     let mut primaries: Vec<Primary> = Vec::new();
