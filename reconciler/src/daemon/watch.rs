@@ -59,7 +59,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
 
 /// `true` as well where Redis can't be reached: then there is nothing to reopen.
 async fn is_open(redis: &Redis, reachable: &mut bool) -> bool {
-    let gate = redis.gate_is_open().await;
+    let gate = redis.gate().await.map(|gate| gate.is_open_and_witnessed());
     if let Err(error) = &gate
         && *reachable
     {

@@ -152,7 +152,8 @@ impl<'a> Pass<'a> {
             }
             life => life.cloned(),
         };
-        self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
+        self.gate =
+            PassGate { life, is_open: gate.is_open_and_witnessed(), was_closed: !gate.is_open(), has_begun: false };
         if self.gate.was_closed {
             // The wait begins here, not after what is read first.
             self.memory.losses.note(self.loss_of_life());
