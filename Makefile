@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: compose-test help demo run rush drift mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
+.PHONY: compose-test upgrade-test help demo run rush drift mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -117,6 +117,10 @@ compose-test: ## docker-compose.yml on a real engine: a rush, kills, down and up
 	@cargo build --release $(system)
 	@target/release/firstcome-stack setup
 	@dev/compose-test/run.sh target/release
+
+upgrade-test: ## Old and new programs side by side under load, in both orders (OLD=a commit or tag; the one before migration 19)
+	@dev/setup.sh
+	@dev/upgrade-test.sh
 
 lint: ## Formatting, clippy, documentation, licences, docker-compose.yml
 	@dev/setup.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The tests of every change on real servers, then one line that sums up: all but those of single faults. `dev/test.sh faults` runs these, each
-# with its fault; the check has schedules of many faults at once instead. Other arguments go to `cargo test`.
+# with its fault; the check has schedules of many faults at once instead. `dev/test.sh upgrade` runs those that need programs of other releases
+# (dev/upgrade-test.sh). Other arguments go to `cargo test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,11 +23,14 @@ tests() { cargo test --workspace --locked --no-fail-fast "$@" 2>&1; }
 
 # Most of them cost several times what another test does: servers of their own, that are killed, silent or full.
 single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::clocks faults::redis_servers operations::silent_hosts)
+upgrades=(upgrade::)
 
 begun=$SECONDS
 status=0
 if [ "$*" = faults ]; then
     tests --test it -- "${single_faults[@]}" | tee "$log" || status=$?
+elif [ "$*" = upgrade ]; then
+    tests --test it -- "${upgrades[@]}" --nocapture | tee "$log" || status=$?
 elif [ $# -gt 0 ]; then
     tests "$@" | tee "$log" || status=$?
 else
@@ -47,7 +51,7 @@ else
     ) > "$log.others" &
     beside=$!
     set +m
-    tests --test it -- $(printf -- '--skip %s ' "${single_faults[@]}") | tee "$log" || status=$?
+    tests --test it -- $(printf -- '--skip %s ' "${single_faults[@]}" "${upgrades[@]}") | tee "$log" || status=$?
     wait "$beside" || status=$?
     tee -a "$log" < "$log.others"
 fi

@@ -87,20 +87,20 @@ async fn watch_redis(services: &Services) -> &'static str {
     let mut last = None;
     loop {
         ticks.tick().await;
-        let gate = services.redis.gate_is_open().await;
+        let closed = services.redis.gate().await.map(|gate| gate.why_closed());
         if let Ok(now_ms) = services.redis.time_ms().await {
             services.clock.set(now_ms);
         }
-        gauge!("firstcome_redis_up").set(f64::from(u8::from(gate.is_ok())));
-        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(gate, Ok(true)))));
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(closed.is_ok())));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(closed, Ok(None)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
         forget_sealed(services);
-        let state = gate.as_ref().ok().copied();
+        let state = closed.as_ref().ok().copied();
         if last != Some(state) {
-            match &gate {
-                Ok(true) => tracing::info!("admission is open"),
-                Ok(false) => tracing::warn!("admission is closed until the reconciler has verified Redis"),
+            match &closed {
+                Ok(None) => tracing::info!("admission is open"),
+                Ok(Some(why)) => tracing::warn!("{why}"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
             }
             last = Some(state);

@@ -119,7 +119,7 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
 pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
     // Without the URL, which may have a password.
     let options = Opts::from_url(url).map_err(|_| anyhow!("DATABASE_URL must be like mysql://USER@HOST:PORT/NAME"))?;
-    let mut command = fetch::to_command(&fetch::mysql()?.client());
+    let mut command = fetch::to_command(&fetch::mysql()?.client("mysql"));
     command.args(["--protocol=TCP", "--get-server-public-key"]);
     command.args([format!("--host={}", options.ip_or_hostname()), format!("--port={}", options.tcp_port())]);
     command.args(options.user().map(|user| format!("--user={user}")));

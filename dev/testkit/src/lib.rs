@@ -20,11 +20,13 @@ mod logs;
 mod mysql;
 mod process;
 mod redis;
+mod release;
 mod reply;
 mod roles;
 mod runs;
 mod rush;
 pub mod scale;
+mod shell;
 mod world;
 
 pub use answer::Answer;
@@ -40,10 +42,12 @@ pub use kafka::TestTopic;
 pub use mysql::{HeldTransaction, LOCK_WAITS, Sql, SqlRefusal};
 pub use process::Process;
 pub use redis::{OldCopy, PrefixedKeys};
+pub use release::Release;
 pub use reply::HttpReply;
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
+pub use shell::{Shell, commands_of};
 pub use world::{World, WorldStores, shared};
 
 /// Long enough for a busy machine; reached only when something is broken.

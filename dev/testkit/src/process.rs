@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use firstcome_stack::{Janitor, Program, built_program};
+use firstcome_stack::{Janitor, Program};
 use rustix::process::Signal;
 
 use crate::LIMIT;
@@ -21,9 +22,10 @@ pub struct Process(Program);
 
 impl Process {
     /// Starts `program args` with exactly this environment.
-    pub(crate) fn start(logs: &Logs, program: &str, args: &[&str], env: &BTreeMap<String, String>) -> Self {
-        let name = format!("{program}-{}", args.first().copied().unwrap_or("run"));
-        let mut command = Command::new(built_program(program).unwrap());
+    pub(crate) fn start(logs: &Logs, program: &Path, args: &[&str], env: &BTreeMap<String, String>) -> Self {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{name}-{}", args.first().copied().unwrap_or("run"));
+        let mut command = Command::new(program);
         command.args(args).env_clear().envs(env).current_dir(std::env::temp_dir());
         Self(Program::start(&name, &mut command, &logs.file(&name), &JANITOR).unwrap())
     }

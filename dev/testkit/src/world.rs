@@ -17,6 +17,7 @@ use crate::logs::Logs;
 use crate::mysql::Sql;
 use crate::process::Process;
 use crate::redis::PrefixedKeys;
+use crate::release::Release;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
@@ -120,6 +121,7 @@ pub struct World {
     pub mail: MailSink,
     database: String,
     env: Mutex<BTreeMap<String, String>>,
+    release: Mutex<Release>,
     logs: Logs,
     pub(crate) claims: RecordedClaims,
 }
@@ -174,8 +176,14 @@ impl World {
             mail,
             database,
             env: Mutex::new(env),
+            release: Mutex::default(),
             logs,
         }
+    }
+
+    /// Of which release the processes are that are started from now on.
+    pub fn use_release(&self, release: Release) {
+        *self.release.lock() = release;
     }
 
     pub fn database(&self) -> &str {
@@ -197,6 +205,11 @@ impl World {
         self.env.lock().get(name).cloned()
     }
 
+    /// All settings, by name.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        self.env.lock().clone()
+    }
+
     /// Copies what the processes said so far into a folder, a file each.
     pub fn keep_logs(&self, folder: &std::path::Path) -> std::io::Result<()> {
         self.logs.keep(folder)
@@ -208,7 +221,7 @@ impl World {
         let mut all = self.env.lock().clone();
         all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         all.retain(|_, value| !value.is_empty());
-        Process::start(&self.logs, program, args, &all)
+        Process::start(&self.logs, &self.release.lock().program(program), args, &all)
     }
 }
 

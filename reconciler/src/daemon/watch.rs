@@ -83,7 +83,7 @@ impl Seen {
         };
         self.reachable = true;
         match (gate.life(), &self.life) {
-            _ if !gate.is_open() => false,
+            _ if !gate.is_open_and_witnessed() => false,
             (Some(now), Some(compared)) => now.is_same(compared),
             (now, _) => {
                 self.life = now;

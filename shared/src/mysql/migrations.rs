@@ -1,7 +1,7 @@
 //! Making the tables. Safe when two start at once: one waits for the other, then finds nothing left
 //! to do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use diesel::migration::{MigrationName, MigrationSource};
@@ -18,6 +18,16 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// Longest wait for another process that migrates the same database.
 const LOCK_WAIT_SECONDS: i32 = 300;
 
+/// An ALTER waits for every transaction that has used its table, and everybody who comes after it
+/// waits behind it: rows, claims, questions. So it gives up after a second, lets them through, and
+/// is tried again. MySQL's default is a year.
+const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 1";
+/// How MySQL says so, in English on our connections.
+const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
+const FIND_IT: &str = "SELECT * FROM information_schema.innodb_trx ORDER BY trx_started";
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(300);
+
 /// Runs every migration that is still to run, and gives their names, oldest first.
 pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     let patient = DbSettings { limit: settings.limit.max(Duration::from_secs(30)), ..settings.clone() };
@@ -27,6 +37,7 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     if !got.context("the lock for migrating could not be asked for")? {
         bail!("another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for");
     }
+    diesel::sql_query(LOCK_WAIT).execute(&mut conn).await.context("lock_wait_timeout could not be set")?;
     let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
     // Before the first row, so that every backup with rows has it.
     Db::new(&patient)?.code_key().await.context("the key of the codes could not be drawn")?;
@@ -34,10 +45,26 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
 }
 
 fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
-    let mut harness = AsyncMigrationHarness::new(conn);
-    let done =
-        harness.run_pending_migrations(MIGRATIONS).map_err(|error| anyhow::anyhow!("a migration failed: {error}"))?;
-    Ok(done.iter().map(ToString::to_string).collect())
+    let (mut harness, mut done) = (AsyncMigrationHarness::new(conn), Vec::new());
+    let begun = Instant::now();
+    loop {
+        let next = match harness.has_pending_migration(MIGRATIONS) {
+            Ok(false) => return Ok(done),
+            Ok(true) => harness.run_next_migration(MIGRATIONS).map(|version| version.to_string()),
+            Err(error) => Err(error),
+        };
+        match next {
+            Ok(version) => done.push(version),
+            Err(error) if error.to_string().contains(LOCK_WAIT_OVER) => {
+                if begun.elapsed() > GIVEN_UP_AFTER {
+                    bail!("a transaction has kept a table that is to be changed for {GIVEN_UP_AFTER:?}: {FIND_IT}");
+                }
+                tracing::warn!("a transaction keeps a table that is to be changed, trying again: {FIND_IT}");
+                std::thread::sleep(AGAIN_AFTER);
+            }
+            Err(error) => bail!("a migration failed: {error}"),
+        }
+    }
 }
 
 /// Checks that every migration this build knows has run. It only reads: the user that services run
@@ -68,4 +95,46 @@ struct Ran {
 /// MySQL says so in words only, as far as diesel passes them on; in English on our connections.
 fn is_missing_table(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// The first migration of which this is asked.
+    const SINCE: &str = "2026-11-22-000020";
+
+    /// A rush goes on while tables are changed (docs/OPERATIONS.md, "Upgrade").
+    #[test]
+    fn a_change_of_a_table_says_that_nobody_waits_for_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
+        let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        for path in all.filter(|path| path.file_name().unwrap().to_str().unwrap() >= SINCE) {
+            let text = std::fs::read_to_string(path.join("up.sql")).unwrap();
+            assert_eq!(changes_that_wait(&text), Vec::<String>::new(), "in {}", path.display());
+        }
+    }
+
+    #[test]
+    fn changes_that_wait_are_told() {
+        let found = changes_that_wait(
+            "ALTER TABLE a ADD COLUMN b INT, ALGORITHM = INSTANT;\n\
+             ALTER TABLE a ADD KEY c (b), ALGORITHM = INPLACE, LOCK = NONE;\n-- ALTER TABLE in words\n\
+             SET @sql = IF(@todo, 'alter table a MODIFY b BIGINT', 'DO 0');\nCREATE INDEX d ON a (b);",
+        );
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("MODIFY") && found[1].contains("CREATE INDEX"), "{found:?}");
+    }
+
+    /// The statements that change a table and name no algorithm by which rows are read and written
+    /// meanwhile.
+    fn changes_that_wait(sql: &str) -> Vec<String> {
+        let lines: Vec<&str> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+        let text = lines.join("\n").to_uppercase();
+        let changes = |statement: &&str| {
+            ["ALTER TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX"].iter().any(|word| statement.contains(word))
+        };
+        let waits = |statement: &&str| !statement.contains("ALGORITHM = INSTANT") && !statement.contains("LOCK = NONE");
+        text.split(';').filter(changes).filter(waits).map(str::to_owned).collect()
+    }
 }

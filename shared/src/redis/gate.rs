@@ -8,6 +8,9 @@
 //! that server process, and only the reconciler loads it. It admits to a coupon whose `verified`
 //! key has the same epoch. So what an older life left behind, in keys, in the cache or in a
 //! process's memory, opens nothing.
+//!
+//! While a system is upgraded, releases with different texts of `claim.lua` share a life. A second
+//! script, the *witness*, is the same in all of them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -38,11 +41,27 @@ pub(super) struct ServerGate {
     /// The life that stands, if it is this server's.
     life: Option<ServerLife>,
     has_script: bool,
+    has_witness: bool,
 }
 
 impl ServerGate {
     pub(super) fn is_open(&self) -> bool {
         self.life.is_some() && self.has_script && self.server.is_master
+    }
+
+    /// The same, and other releases can tell that this life was not lost.
+    fn is_open_and_witnessed(&self) -> bool {
+        self.is_open() && self.has_witness
+    }
+
+    /// What keeps this process from admitting anybody; `None` where coupons that are verified are
+    /// open.
+    fn why_closed(&self) -> Option<&'static str> {
+        match self.life() {
+            _ if self.is_open() => None,
+            Some(life) if life.loaded && !self.has_script => Some(OTHER_RELEASE),
+            _ => Some(UNVERIFIED),
+        }
     }
 
     /// The life, while coupons that are verified in it are open.
@@ -51,9 +70,13 @@ impl ServerGate {
     }
 
     fn life(&self) -> Option<&ServerLife> {
-        self.life.as_ref().filter(|life| self.has_script || !life.loaded)
+        self.life.as_ref().filter(|life| self.has_script || self.has_witness || !life.loaded)
     }
 }
+
+const UNVERIFIED: &str = "admission is closed until the reconciler has verified Redis";
+const OTHER_RELEASE: &str =
+    "admission is open to another release only, which has another script: start a reconciler of this release";
 
 /// The gate as it was read from every server that holds data, in the order of their hash slots.
 #[derive(Debug, Clone)]
@@ -65,9 +88,20 @@ impl GateReading {
         self.0.iter().all(ServerGate::is_open)
     }
 
-    /// The servers whose gates are open, by their order.
+    /// The same, and other releases can tell that this life was not lost.
+    pub fn is_open_and_witnessed(&self) -> bool {
+        self.0.iter().all(ServerGate::is_open_and_witnessed)
+    }
+
+    /// What keeps this process from admitting anybody to some coupons; `None` where those that are
+    /// verified are open.
+    pub fn why_closed(&self) -> Option<&'static str> {
+        self.0.iter().find_map(ServerGate::why_closed)
+    }
+
+    /// The servers whose gates are open, to other releases too, by their order.
     pub fn open_servers(&self) -> BTreeSet<usize> {
-        self.0.iter().enumerate().filter(|(_, gate)| gate.is_open()).map(|(at, _)| at).collect()
+        self.0.iter().enumerate().filter(|(_, gate)| gate.is_open_and_witnessed()).map(|(at, _)| at).collect()
     }
 
     /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
@@ -106,14 +140,17 @@ impl Redis {
             Some(life) => self.claim_script(life).1,
             None => String::new(),
         };
-        let has_script = life.is_some() && {
-            let found: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(&script).query_async(&mut conn).await?;
-            found == [true]
+        let [has_script, has_witness] = match &life {
+            Some(life) => {
+                let witness = hash(&self.witness(life));
+                redis::cmd("SCRIPT").arg("EXISTS").arg(&script).arg(witness).query_async(&mut conn).await?
+            }
+            None => [false; 2],
         };
         if !server.is_master {
             self.conn.leave(shard);
         }
-        let gate = ServerGate { hash_slots: shard.hash_slots.clone(), server, text, life, has_script };
+        let gate = ServerGate { hash_slots: shard.hash_slots.clone(), server, text, life, has_script, has_witness };
         let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
         shard.server.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
         Ok(gate)
@@ -162,8 +199,12 @@ impl Redis {
         for (shard, life) in standing {
             // Noted afterwards: a reader in between takes a missing script for lost where it was
             // noted.
-            let (mut conn, text) = (self.conn.to(&shard), self.claim_script(life).0);
-            redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async::<Value>(&mut conn).await?;
+            let mut conn = self.conn.to(&shard);
+            let mut load = redis::pipe();
+            for text in [self.claim_script(life).0, self.witness(life)] {
+                load.cmd("SCRIPT").arg("LOAD").arg(text);
+            }
+            load.query_async::<Value>(&mut conn).await?;
             let (key, open) = (self.epoch_key(&shard), life.text("open"));
             let now: String = BEGIN_LIFE.run(&mut conn, &[&key], &[life.text("new"), open.clone()]).await?;
             if now != open {
@@ -267,9 +308,21 @@ impl Redis {
             life.promotion(),
             include_str!("scripts/claim.lua")
         );
-        let hash = redis::Script::new(&text).get_hash().to_owned();
+        let hash = hash(&text);
         (text, hash)
     }
+
+    /// A script that nobody calls. It is lost with admission's, and is the same in every release: one
+    /// with another admission script sees by it that this life stands, and loads its own beside it.
+    /// So this text must not change.
+    fn witness(&self, life: &ServerLife) -> String {
+        let (prefix, database) = (&self.prefix, self.seeds.database());
+        format!("-- witness of {} from {} of {prefix} in database {database}\nreturn 1", life.epoch.0, life.promotion())
+    }
+}
+
+fn hash(text: &str) -> String {
+    redis::Script::new(text).get_hash().to_owned()
 }
 
 static ENSURE_GENERATION: LazyLock<Script> =

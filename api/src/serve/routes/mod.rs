@@ -74,9 +74,8 @@ fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let gate = health::check(move || {
         let redis = redis.clone();
         async move {
-            match redis.gate_is_open().await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err("admission is closed until the reconciler has verified Redis".to_owned()),
+            match redis.gate().await {
+                Ok(gate) => gate.why_closed().map_or(Ok(()), |why| Err(why.to_owned())),
                 Err(error) => Err(format!("Redis cannot be reached: {error}")),
             }
         }

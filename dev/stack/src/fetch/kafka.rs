@@ -18,7 +18,7 @@ use crate::{cache, progress};
 
 pub(super) const VERSION: &str = "4.1.0";
 const OLDEST_JAVA: u32 = 17;
-const COPY_DEPENDENCIES: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
+const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1";
 
 /// One for each way to the broker.
 const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
@@ -43,26 +43,44 @@ pub(crate) fn kafka() -> Result<Kafka> {
     }
     let dir = cache::get(&format!("kafka-{VERSION}"), |part| {
         check_java()?;
-        if !exists("mvn") {
-            apt::install(&["maven"])?;
-        }
         progress::step("kafka", format!("downloading {VERSION} with Maven (about 43 MB)"));
         let pom = part.join("pom.xml");
         fs::write(&pom, include_str!("kafka-pom.xml").replace("@VERSION@", VERSION))?;
-        let mut maven = Command::new("mvn");
-        maven.args(["--batch-mode", "--no-transfer-progress", "--file"]).arg(pom).arg(COPY_DEPENDENCIES);
-        maven.arg("-DincludeScope=runtime").arg(format!("-DoutputDirectory={}", part.join("jars").display()));
-        // Not the user's own: nothing outside the cache folder changes.
-        let repository = part.join("repository");
-        maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
-        run(&mut maven)?;
-        fs::remove_dir_all(repository)?;
-        Ok(())
+        maven("copy-dependencies", ["--file".into(), pom.into(), "-DincludeScope=runtime".into()], part)
     })?;
     Ok(Kafka { jars: dir.join("jars") })
 }
 
+/// Runs a goal that puts jars into the folder `jars` of `part`.
+fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> Result<()> {
+    if !exists("mvn") {
+        apt::install(&["maven"])?;
+    }
+    let mut maven = Command::new("mvn");
+    maven.args(["--batch-mode", "--no-transfer-progress"]).arg(format!("{DEPENDENCY_PLUGIN}:{goal}")).args(arguments);
+    maven.arg(format!("-DoutputDirectory={}", part.join("jars").display()));
+    // Not the user's own: nothing outside the cache folder changes.
+    let repository = part.join("repository");
+    maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
+    run(&mut maven)?;
+    Ok(fs::remove_dir_all(repository)?)
+}
+
 impl Kafka {
+    /// `kafka-consumer-groups.sh`, which no server needs: its jar is fetched at the first use.
+    pub(crate) fn consumer_groups(&self) -> Result<CommandLine> {
+        let tools = cache::get(&format!("kafka-tools-{VERSION}"), |part| {
+            let artifact = format!("-Dartifact=org.apache.kafka:kafka-tools:{VERSION}");
+            progress::step("kafka", "downloading its command-line tools with Maven");
+            maven("copy", [artifact.into()], part)
+        })?;
+        let mut path = self.jars.join("*").into_os_string();
+        path.push(":");
+        path.push(tools.join("jars").join("*"));
+        let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        Ok(["java".into(), "-XX:TieredStopAtLevel=1".into(), "-cp".into(), path, class.into()].into())
+    }
+
     /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one:
     /// a start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote
     /// them loads them as usual. `heap` is an option of Java's, in place of the usual 384 MB.

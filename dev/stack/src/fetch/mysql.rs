@@ -60,9 +60,9 @@ impl Mysql {
         vec![libraries.join(loader).into(), "--library-path".into(), search, self.root.join(path).into()]
     }
 
-    /// `mysql`, the client, with all that does not differ between servers.
-    pub(crate) fn client(&self) -> CommandLine {
-        let mut command = self.program("usr/bin/mysql");
+    /// `mysql` or `mysqldump`, with all that does not differ between servers.
+    pub(crate) fn client(&self, name: &str) -> CommandLine {
+        let mut command = self.program(&format!("usr/bin/{name}"));
         // It must come first.
         command.push("--no-defaults".into());
         let mut character_sets = OsString::from("--character-sets-dir=");

@@ -1,5 +1,6 @@
 //! Operators and processes: changes of coupons, stops and kills.
 
+mod added_column;
 mod api_docs;
 mod catalogue;
 mod changes;

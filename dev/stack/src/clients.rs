@@ -1,0 +1,29 @@
+//! The stores' own command-line clients, as an operator has them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::fetch;
+use crate::process::CommandLine;
+
+/// Puts `mysql`, `mysqldump` and `kafka-consumer-groups.sh` into a folder, to be found by `PATH`.
+/// Those of MySQL ask 127.0.0.1 as `root`, at the port `MYSQL_TCP_PORT`. Blocks.
+pub fn put_clients(folder: &Path) -> Result<()> {
+    for name in ["mysql", "mysqldump"] {
+        let mut command = fetch::mysql()?.client(name);
+        let address = ["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--get-server-public-key"];
+        command.extend(address.map(Into::into));
+        put(&folder.join(name), &command)?;
+    }
+    put(&folder.join("kafka-consumer-groups.sh"), &fetch::kafka()?.consumer_groups()?)
+}
+
+fn put(path: &Path, command: &CommandLine) -> Result<()> {
+    let words: Vec<String> =
+        command.iter().map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
+    fs::write(path, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
+}

@@ -1,0 +1,66 @@
+//! A column is added to a large table.
+
+use std::time::Instant;
+
+use firstcome_testkit::scale::{is_full, measured};
+use firstcome_testkit::{
+    Fixture, LIMIT, MadeCoupon, World, all_issued, assert_exact, assert_nothing_found, eventually, people, rush,
+};
+
+use super::scale::sold_out;
+
+#[tokio::test]
+async fn a_column_is_added_to_many_rows_while_a_rush_goes_on() {
+    let what = "a column is added to a table of 1,000,000 rows in a rush: longest time from a claim to its row";
+    let longest = measured(what, "≤ 1000 ms", [20_000, 1_000_000], column_added).await;
+    // A busy machine may take longer than the target of a quiet one.
+    assert!(longest < 20_000.0, "{longest} ms");
+}
+
+/// Milliseconds from a claim to its row, the longest.
+async fn column_added(rows: u32) -> f64 {
+    let fixture = Fixture::new("column").await;
+    let world = &fixture.world;
+    sold_out(world, rows, true).await;
+    let quantity = if is_full() { 20_000 } else { 2_000 };
+    let coupon = fixture.api.open_coupon(quantity).await;
+    let users = people(quantity as usize);
+    let claims = tokio::spawn(rush(&[&fixture.api], coupon.id, &users, 50));
+    let issued = async |least: i64| {
+        let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+        eventually("the rush goes on", LIMIT, async || world.sql.number(&count).await >= least).await;
+    };
+    issued(100).await;
+    let begun = Instant::now();
+    let column = "ALTER TABLE issued_coupons ADD COLUMN note VARCHAR(100) NULL, ALGORITHM = INSTANT";
+    world.sql.query(column).await;
+    let took = begun.elapsed();
+    assert!(!claims.is_finished(), "the rush was over before the column was added");
+    let answers = claims.await.unwrap();
+    all_issued(world, coupon.drop, quantity as usize).await;
+    println!("upgrade: a column was added to {rows} rows in {took:?}; {}", latencies(world, &coupon).await);
+    assert_exact(world, &coupon, quantity, &answers).await;
+    let run = world.once_with(&["--coupon", &coupon.id.to_string()], &[]).await.run();
+    assert_nothing_found(&run);
+    longest(world, &coupon).await
+}
+
+const MILLIS: &str = "TIMESTAMPDIFF(MICROSECOND, claimed_at, issued_at) / 1000";
+
+async fn longest(world: &World, coupon: &MadeCoupon) -> f64 {
+    let longest = format!("SELECT MAX({MILLIS}) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    world.sql.query(&longest).await[0][0].parse().unwrap()
+}
+
+/// For a person to read.
+async fn latencies(world: &World, coupon: &MadeCoupon) -> String {
+    let at = |percent: u32| {
+        format!(
+            "(SELECT MIN(ms) FROM (SELECT {MILLIS} AS ms, CUME_DIST() OVER (ORDER BY {MILLIS}) AS share \
+             FROM issued_coupons WHERE drop_id = {}) ordered WHERE share >= {percent} / 100)",
+            coupon.drop
+        )
+    };
+    let row = world.sql.query(&format!("SELECT {}, {}, {}", at(50), at(99), at(100))).await.remove(0);
+    format!("from a claim to its row {} ms at 50 %, {} at 99 %, {} the longest", row[0], row[1], row[2])
+}

@@ -1,0 +1,122 @@
+//! People who come all the time, through a balancer that sends nobody to an API that is not ready.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use firstcome_testkit::{Answer, ApiClient, MadeCoupon, PromisedAnswer, eventually};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use crate::faults::waves::HEALED;
+
+/// How many ask at any time, and how often each: a hundred claims a second.
+const AT_ONCE: usize = 10;
+const EACH: Duration = Duration::from_millis(100);
+
+pub(super) struct Crowd {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+struct Shared {
+    coupon: i64,
+    rotation: Mutex<Vec<ApiClient>>,
+    people: AtomicUsize,
+    requests: AtomicUsize,
+    over: AtomicBool,
+    answers: Mutex<Vec<(Instant, PromisedAnswer)>>,
+}
+
+impl Crowd {
+    /// Begins to ask these APIs.
+    pub(super) fn begin(coupon: &MadeCoupon, apis: Vec<ApiClient>) -> Self {
+        let shared = Arc::new(Shared {
+            coupon: coupon.id,
+            rotation: Mutex::new(apis),
+            people: AtomicUsize::default(),
+            requests: AtomicUsize::default(),
+            over: AtomicBool::default(),
+            answers: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        for _ in 0..AT_ONCE {
+            tasks.spawn(ask_on(shared.clone()));
+        }
+        Self { shared, tasks }
+    }
+
+    /// From now on these APIs are asked.
+    pub(super) fn ask(&self, apis: Vec<ApiClient>) {
+        *self.shared.rotation.lock() = apis;
+    }
+
+    /// Waits until so many more have been answered.
+    pub(super) async fn goes_on(&self, answers: usize) {
+        let wanted = self.shared.answers.lock().len() + answers;
+        eventually("the crowd is answered", HEALED, async || self.shared.answers.lock().len() >= wanted).await;
+    }
+
+    /// Nobody comes any more. What everybody was told.
+    pub(super) async fn end(mut self) -> Told {
+        self.shared.over.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+        Told(std::mem::take(&mut self.shared.answers.lock()))
+    }
+}
+
+/// One person after the other, each until they have an answer that is no 503.
+async fn ask_on(shared: Arc<Shared>) {
+    let mut pace = tokio::time::interval(EACH);
+    let mut person = None;
+    while !shared.over.load(Ordering::Relaxed) || person.is_some() {
+        pace.tick().await;
+        let user = person.get_or_insert_with(|| format!("c-{}", shared.people.fetch_add(1, Ordering::Relaxed) + 1));
+        let request = shared.requests.fetch_add(1, Ordering::Relaxed);
+        let api = {
+            let apis = shared.rotation.lock();
+            apis[request % apis.len()].clone()
+        };
+        let answer = api.claim(shared.coupon, user).await;
+        shared.answers.lock().push((Instant::now(), (user.clone(), answer.clone())));
+        if !answer.is("unavailable") && !matches!(answer, Answer::Unknown(_)) {
+            person = None;
+        }
+    }
+}
+
+/// When who was told what.
+pub(super) struct Told(Vec<(Instant, PromisedAnswer)>);
+
+impl Told {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The answers that tell of no slot.
+    pub(super) fn refusals(&self) -> Vec<&PromisedAnswer> {
+        self.0.iter().map(|(_, told)| told).filter(|(_, answer)| answer.promised().is_none()).collect()
+    }
+
+    /// The longest time from one yes to the next in which somebody was told no.
+    pub(super) fn longest_closed(&self) -> Duration {
+        let (mut longest, mut last_yes, mut was_refused) = (Duration::ZERO, None, false);
+        for (at, (_, answer)) in &self.0 {
+            if answer.promised().is_none() {
+                was_refused = true;
+                continue;
+            }
+            if let Some(last_yes) = last_yes.replace(*at).filter(|_| was_refused) {
+                longest = longest.max(*at - last_yes);
+            }
+            was_refused = false;
+        }
+        longest
+    }
+
+    pub(super) fn answers(self) -> Vec<PromisedAnswer> {
+        self.0.into_iter().map(|(_, told)| told).collect()
+    }
+}

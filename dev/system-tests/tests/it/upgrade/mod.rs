@@ -1,0 +1,7 @@
+//! Programs of two releases side by side. `make upgrade-test` builds those of others and runs these.
+
+mod both_ways;
+mod crowd;
+mod orders;
+mod scripts;
+mod system;

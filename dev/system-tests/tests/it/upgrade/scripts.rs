@@ -1,0 +1,37 @@
+//! A release with another admission script: both are open in one life of Redis.
+
+use firstcome_testkit::{LIMIT, Release, eventually_some};
+
+use super::system::{Role, System};
+
+#[tokio::test]
+async fn a_release_with_another_admission_script_takes_over_and_gives_back_and_nobody_is_refused() {
+    let mut system = System::of(Release::This, "up-script").await;
+    for by in [Release::Next, Release::This] {
+        for role in [Role::Reconciler, Role::Consumer, Role::Api] {
+            system.replace(role, by).await;
+        }
+    }
+    system.ends_exact().await;
+}
+
+#[tokio::test]
+async fn an_api_that_comes_before_the_reconciler_of_its_release_is_not_ready_and_says_why() {
+    let mut system = System::of(Release::This, "up-early").await;
+    system.world.use_release(Release::Next);
+    let early = system.world.serve().await;
+    let sentence =
+        "admission is open to another release only, which has another script: start a reconciler of this release";
+    eventually_some("it says what it waits for", LIMIT, async || {
+        let reply = early.http().get("/readyz").await;
+        if reply.status == 503 && reply.text.contains(sentence) { Ok(()) } else { Err(reply.text) }
+    })
+    .await;
+    assert!(early.process.log().contains(sentence), "{}", early.process.log());
+    system.crowd.goes_on(40).await;
+    for role in [Role::Reconciler, Role::Consumer, Role::Api] {
+        system.replace(role, Release::Next).await;
+    }
+    assert_eq!(early.http().get("/readyz").await.status, 200);
+    system.ends_exact().await;
+}

@@ -1,0 +1,155 @@
+//! Two of each process, and a crowd, while one after the other is replaced by another release's.
+
+use std::collections::BTreeSet;
+
+use firstcome_testkit::{
+    ApiClient, Http, LIMIT, MadeCoupon, Process, ReconcilerClient, Release, Running, World, WorldStores, all_issued,
+    assert_exact, assert_nothing_found, eventually, eventually_some,
+};
+use serde_json::json;
+
+use super::crowd::Crowd;
+use crate::faults::waves::HEALED;
+
+/// More than come while processes are replaced.
+const QUANTITY: u32 = 100_000;
+
+/// Answers between two steps.
+const BETWEEN: usize = 40;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Role {
+    Reconciler,
+    Consumer,
+    Api,
+}
+
+pub(super) struct System {
+    pub(super) world: World,
+    pub(super) apis: Vec<Running<ApiClient>>,
+    consumers: Vec<Running<Http>>,
+    daemons: Vec<Running<ReconcilerClient>>,
+    coupon: MadeCoupon,
+    pub(super) crowd: Crowd,
+    /// The life of Redis in which the crowd came.
+    begun_in: String,
+}
+
+/// Makes and changes tables as this release does.
+pub(super) async fn migrate(world: &World, release: Release) {
+    world.use_release(release);
+    let migrate = world.start("firstcome-api", &["migrate"], &[]);
+    assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+}
+
+impl System {
+    /// Everything of one release, on tables of that release, under load.
+    pub(super) async fn of(release: Release, name: &str) -> Self {
+        let world = World::bare(WorldStores::shared().await, name).await;
+        world.set("RECONCILE_CRON", "* * * * * *");
+        migrate(&world, release).await;
+        let (mut apis, mut consumers, mut daemons) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..2 {
+            daemons.push(world.daemon().await);
+            consumers.push(world.consume().await);
+            apis.push(world.serve().await);
+        }
+        for api in &apis {
+            ready(api).await;
+        }
+        let coupon = apis[0].open_coupon(QUANTITY).await;
+        let crowd = Crowd::begin(&coupon, clients(&apis));
+        crowd.goes_on(BETWEEN).await;
+        let mut system = Self { world, apis, consumers, daemons, coupon, crowd, begun_in: String::new() };
+        system.begun_in = system.life().await;
+        system
+    }
+
+    /// Replaces both processes of a role, one after the other, each by one that runs beside it for a
+    /// while.
+    pub(super) async fn replace(&mut self, role: Role, by: Release) {
+        self.world.use_release(by);
+        for _ in 0..2 {
+            let (old, what) = match role {
+                Role::Reconciler => {
+                    let new = self.world.daemon().await;
+                    let passes = async || new.process.log().contains("pass ended");
+                    eventually("the new one runs passes beside the old", HEALED, passes).await;
+                    self.daemons.push(new);
+                    (self.daemons.remove(0).process, "reconciler")
+                }
+                Role::Consumer => {
+                    let new = self.world.consume().await;
+                    let has_partitions =
+                        async || new.metric("firstcome_consumer_rebalances_total", &[]).await >= Some(1.0);
+                    eventually("the new one has partitions beside the old", HEALED, has_partitions).await;
+                    self.consumers.push(new);
+                    (self.consumers.remove(0).process, "consumer")
+                }
+                Role::Api => {
+                    let new = self.world.serve().await;
+                    ready(&new).await;
+                    self.apis.push(new);
+                    self.crowd.ask(clients(&self.apis));
+                    self.crowd.goes_on(BETWEEN).await;
+                    self.crowd.ask(clients(&self.apis[1..]));
+                    (self.apis.remove(0).process, "API")
+                }
+            };
+            self.crowd.goes_on(BETWEEN).await;
+            stop(&old, what).await;
+            self.crowd.goes_on(BETWEEN).await;
+        }
+    }
+
+    /// The life of Redis that admission goes by.
+    async fn life(&self) -> String {
+        self.world.redis.command(&["GET", &self.world.redis.own("epoch")]).await
+    }
+
+    /// The crowd goes. Nobody was refused while the life of Redis was the same; everything is exact,
+    /// nobody is broken, and no pass of either release found anything.
+    pub(super) async fn ends_exact(self) {
+        let is_same_life = self.begun_in == self.life().await;
+        let Self { world, apis, consumers, daemons, coupon, crowd, .. } = self;
+        let told = crowd.end().await;
+        let (refusals, closed) = (told.refusals(), told.longest_closed());
+        println!("upgrade: {} answers, {} refusals, longest time without a yes {closed:?}", told.len(), refusals.len());
+        assert!(refusals.iter().all(|(_, answer)| answer.is("unavailable")), "{refusals:?}");
+        assert!(!is_same_life || refusals.is_empty(), "{refusals:?}");
+
+        let answers = told.answers();
+        let given: BTreeSet<&String> = answers.iter().map(|(user, _)| user).collect();
+        let given = u32::try_from(given.len()).unwrap();
+        all_issued(&world, coupon.drop, given as usize).await;
+        // So that it is given out.
+        let lowered = apis[0].patch(coupon.id, &json!({"quantity": given})).await;
+        assert_eq!(lowered.status, 200, "{lowered:?}");
+        assert_exact(&world, &coupon, given, &answers).await;
+        for process in daemons.iter().map(|it| &it.process).chain(consumers.iter().map(|it| &it.process)) {
+            assert_eq!(process.stop().await, 0, "{}", process.log());
+        }
+        assert_nothing_found(&world.pass().await);
+        for left in ["broken_promises", "failed_claims"] {
+            assert_eq!(world.sql.query(&format!("SELECT * FROM {left}")).await, Vec::<Vec<String>>::new());
+        }
+        let found = world.sql.query("SELECT kind, detail FROM reconcile_findings").await;
+        assert!(!is_same_life || found.is_empty(), "{found:?}");
+    }
+}
+
+fn clients(apis: &[Running<ApiClient>]) -> Vec<ApiClient> {
+    apis.iter().map(|api| ApiClient::clone(api)).collect()
+}
+
+async fn ready(api: &ApiClient) {
+    eventually_some("the API is ready", HEALED, async || {
+        let reply = api.http().get("/readyz").await;
+        if reply.status == 200 { Ok(()) } else { Err(reply.text) }
+    })
+    .await;
+}
+
+async fn stop(process: &Process, what: &str) {
+    assert_eq!(process.stop().await, 0, "the {what}: {}", process.log());
+}

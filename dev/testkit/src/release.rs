@@ -1,0 +1,32 @@
+//! Releases of the product whose programs a test starts side by side.
+
+use std::path::PathBuf;
+
+use firstcome_stack::built_program;
+
+/// Of which release programs are. Those of others are built by `make upgrade-test`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Release {
+    /// An older commit, in the folder `OLD_PROGRAMS`.
+    Old,
+    /// As they are here.
+    #[default]
+    This,
+    /// As they are here, with another admission script; in the folder `NEXT_PROGRAMS`.
+    Next,
+}
+
+impl Release {
+    /// Where a program of it is.
+    pub(crate) fn program(self, name: &str) -> PathBuf {
+        let folder = |variable: &str| {
+            let folder = std::env::var_os(variable);
+            PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `make upgrade-test`")))
+        };
+        match self {
+            Self::Old => folder("OLD_PROGRAMS").join(name),
+            Self::This => built_program(name).unwrap(),
+            Self::Next => folder("NEXT_PROGRAMS").join(name),
+        }
+    }
+}
