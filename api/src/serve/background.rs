@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
+use firstcome_shared::redis::gate::Openness;
 use metrics::{counter, gauge};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -87,20 +88,21 @@ async fn watch_redis(services: &Services) -> &'static str {
     let mut last = None;
     loop {
         ticks.tick().await;
-        let closed = services.redis.gate().await.map(|gate| gate.why_closed());
+        let openness = services.redis.openness().await;
         if let Ok(now_ms) = services.redis.time_ms().await {
             services.clock.set(now_ms);
         }
-        gauge!("firstcome_redis_up").set(f64::from(u8::from(closed.is_ok())));
-        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(closed, Ok(None)))));
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
         forget_sealed(services);
-        let state = closed.as_ref().ok().copied();
+        let state = openness.as_ref().ok().copied();
         if last != Some(state) {
-            match &closed {
-                Ok(None) => tracing::info!("admission is open"),
-                Ok(Some(why)) => tracing::warn!("{why}"),
+            match &openness {
+                Ok(Openness::Open) => tracing::info!("admission is open"),
+                Ok(Openness::InPart) => tracing::warn!("admission is open to the coupons of some Redis servers only"),
+                Ok(Openness::Closed(why)) => tracing::warn!("{why}"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
             }
             last = Some(state);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
 
@@ -96,15 +96,17 @@ impl Redis {
         &self.prefix
     }
 
-    /// Redis's own time, Unix milliseconds. Of several servers' clocks the earliest: nothing looks
-    /// older by it than it is.
+    /// Redis's own time, Unix milliseconds. Of several servers' clocks the earliest of those that
+    /// answer: nothing looks older by it than it is.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
         let time = async |shard: &Arc<Shard>| {
             let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.conn.to(shard)).await?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
-        let told = try_join_all(self.conn.shards().await?.iter().map(time)).await?;
-        told.into_iter().min().ok_or_else(|| (ErrorKind::Io, "no server of Redis is known").into())
+        let told = join_all(self.conn.shards().await?.iter().map(time)).await;
+        let earliest = told.iter().filter_map(|told| told.as_ref().ok()).min().copied();
+        let error = || told.into_iter().find_map(Result::err);
+        earliest.ok_or_else(|| error().unwrap_or_else(|| (ErrorKind::Io, "no server of Redis is known").into()))
     }
 
     /// What the server behind `conn` says of itself.

@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 
@@ -78,6 +78,17 @@ const UNVERIFIED: &str = "admission is closed until the reconciler has verified 
 const OTHER_RELEASE: &str =
     "admission is open to another release only, which has another script: start a reconciler of this release";
 
+/// How far admission is open, over all servers that hold data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Openness {
+    /// To all coupons that are verified
+    Open,
+    /// To those of some servers; others are closed or do not answer
+    InPart,
+    /// To none, and why
+    Closed(&'static str),
+}
+
 /// The gate as it was read from every server that holds data, in the order of their hash slots.
 #[derive(Debug, Clone)]
 pub struct GateReading(Vec<ServerGate>);
@@ -91,12 +102,6 @@ impl GateReading {
     /// The same, and other releases can tell that this life was not lost.
     pub fn is_open_and_witnessed(&self) -> bool {
         self.0.iter().all(ServerGate::is_open_and_witnessed)
-    }
-
-    /// What keeps this process from admitting anybody to some coupons; `None` where those that are
-    /// verified are open.
-    pub fn why_closed(&self) -> Option<&'static str> {
-        self.0.iter().find_map(ServerGate::why_closed)
     }
 
     /// The servers whose gates are open, to other releases too, by their order.
@@ -154,6 +159,26 @@ impl Redis {
         let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
         shard.server.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
         Ok(gate)
+    }
+
+    /// How far this process may admit people, as the servers say that answer.
+    ///
+    /// # Errors
+    /// Where none answers.
+    pub async fn openness(&self) -> Result<Openness, RedisError> {
+        let shards = self.conn.shards().await?;
+        let read = join_all(shards.iter().map(|shard| self.gate_of(shard))).await;
+        let answered: Vec<Option<&str>> = read.iter().flatten().map(ServerGate::why_closed).collect();
+        let is_away = answered.len() < read.len();
+        if let Some(error) = read.into_iter().find_map(Result::err).filter(|_| answered.is_empty()) {
+            return Err(error);
+        }
+        let why = answered.iter().copied().flatten().next();
+        Ok(match (answered.iter().any(Option::is_none), why) {
+            (true, None) if !is_away => Openness::Open,
+            (true, _) => Openness::InPart,
+            (false, why) => Openness::Closed(why.unwrap_or(UNVERIFIED)),
+        })
     }
 
     pub async fn gate_is_open(&self) -> Result<bool, RedisError> {

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use crc::{CRC_16_XMODEM, Crc};
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, Value};
+use tokio::time::{Instant, timeout_at};
 
 use super::server::fields;
 use crate::tls::Tls;
@@ -37,6 +39,9 @@ pub struct SentinelSettings {
 /// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter
 /// of an hour.
 const SILENT: Duration = Duration::from_secs(3);
+
+/// For so long others are waited for once one has told the primaries.
+const OTHERS: Duration = Duration::from_millis(200);
 
 /// Hash slots of a cluster.
 pub(super) const HASH_SLOTS: u16 = 16_384;
@@ -145,15 +150,24 @@ impl Seeds {
             let others: Vec<_> = known.filter(|info| asked.iter().all(|seed| seed.addr() != info.addr())).collect();
             asked.extend(others);
         }
-        let answers = join_all(asked.into_iter().map(|info| self.ask(info))).await;
+        let mut answers: FuturesUnordered<_> = asked.into_iter().map(|info| self.ask(info)).collect();
         let (mut latest, mut trouble) = (None::<(u64, Vec<Primary>)>, None);
-        for answer in answers {
-            match answer {
-                Ok((epoch, primaries)) if latest.as_ref().is_none_or(|(before, _)| *before < epoch) => {
-                    latest = Some((epoch, primaries));
+        let mut others_until = None;
+        loop {
+            let next = match others_until {
+                None => answers.next().await,
+                // A host that is silent keeps nobody.
+                Some(until) => timeout_at(until, answers.next()).await.ok().flatten(),
+            };
+            match next {
+                None => break,
+                Some(Err(error)) => trouble = Some(error),
+                Some(Ok((epoch, primaries))) => {
+                    others_until.get_or_insert_with(|| Instant::now() + OTHERS);
+                    if latest.as_ref().is_none_or(|(before, _)| *before < epoch) {
+                        latest = Some((epoch, primaries));
+                    }
                 }
-                Ok(_) => {}
-                Err(error) => trouble = Some(error),
             }
         }
         match (latest, trouble) {

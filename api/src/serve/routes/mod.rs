@@ -26,6 +26,7 @@ use firstcome_shared::http::health;
 use firstcome_shared::http::openapi::with_problems;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
+use firstcome_shared::redis::gate::Openness;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -74,8 +75,9 @@ fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let gate = health::check(move || {
         let redis = redis.clone();
         async move {
-            match redis.gate().await {
-                Ok(gate) => gate.why_closed().map_or(Ok(()), |why| Err(why.to_owned())),
+            match redis.openness().await {
+                Ok(Openness::Closed(why)) => Err(why.to_owned()),
+                Ok(_) => Ok(()),
                 Err(error) => Err(format!("Redis cannot be reached: {error}")),
             }
         }
