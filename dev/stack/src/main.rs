@@ -1,6 +1,5 @@
 //! `firstcome-stack`: private real servers from the command line.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -92,10 +91,13 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, cluster: bool
     eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
     let mail = MailOptions { folder: mail_dir, ..MailOptions::default() };
     let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
-    let mut env = BTreeMap::from(stack.env());
-    // In the place of the stack's one Redis, which nobody is told of.
+    let mut env = stack.env().to_vec();
     let cluster = if cluster { Some(RedisCluster::start(RedisClusterOptions::default()).await?) } else { None };
-    env.extend(cluster.iter().flat_map(RedisCluster::env));
+    if let Some(cluster) = &cluster {
+        // In the place of the stack's own Redis, which is left alone.
+        env.retain(|(name, _)| *name != "REDIS_URL");
+        env.extend(cluster.env());
+    }
     let lines = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<Vec<_>>().concat();
     if let Some(path) = env_file {
         write_whole(path, &lines).with_context(|| format!("cannot write {}", path.display()))?;

@@ -4,12 +4,12 @@ use std::iter;
 use std::time::Duration;
 
 use ::redis::cmd;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::cluster_place::ClusterPlace;
 use crate::ports::ReservedPort;
 use crate::redis::{RedisOptions, RedisServer};
-use crate::redis_group::{FENCE, LIMIT, ask, ask_within, field, replicates, together, urls, words};
+use crate::redis_group::{FENCE, LIMIT, ask, ask_within, field, logs, replicates, together, urls, words};
 use crate::wait::within;
 
 const PRIMARIES: usize = 3;
@@ -28,8 +28,10 @@ pub struct RedisClusterOptions {
     /// takes a primary's place, and a primary writes alone.
     pub replicas: usize,
     /// After how long without an answer a node counts as failed. A fail-over ends one to two
-    /// seconds later. Default 2 s; Redis's own is 15 s, and the product demands that it is longer
-    /// than `min-replicas-max-lag`, which is 10 s here.
+    /// seconds later. Default 2 s; Redis's own is 15 s, and the product demands that a fail-over
+    /// waits longer than `min-replicas-max-lag`, which is 10 s here. A primary that is killed or
+    /// frozen does not write meanwhile; for one that is cut off from the others, but not from
+    /// clients, set both.
     pub node_timeout: Duration,
     /// How each node is started. Its `extra_args` win over those of the cluster.
     pub redis: RedisOptions,
@@ -101,7 +103,7 @@ impl RedisCluster {
     /// Waits until every node runs and has its place: all slots are served, nobody is called
     /// failed, every replica has its primary's data and every primary takes writes.
     pub async fn wait_until_whole(&self) -> Result<()> {
-        within(LIMIT, async || self.is_whole().await).await
+        within(LIMIT, async || self.is_whole().await).await.map_err(|error| self.explain(&error))
     }
 
     async fn is_whole(&self) -> Result<()> {
@@ -190,6 +192,11 @@ impl RedisCluster {
             Ok(replica)
         })
         .await
+        .map_err(|error| self.explain(&error))
+    }
+
+    fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n{}", logs(&self.nodes))
     }
 
     /// Moves a slot with its keys to another primary, while clients go on: those who ask for a key

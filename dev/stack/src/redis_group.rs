@@ -62,6 +62,12 @@ pub(crate) async fn ask_within<T: FromRedisValue>(limit: Duration, port: u16, co
     answer.await.with_context(|| format!("Redis at port {port}"))
 }
 
+/// What they say themselves of the last moments, for an error.
+pub(crate) fn logs<'a, K: ServerKind>(servers: impl IntoIterator<Item = &'a Server<K>>) -> String {
+    let log = |server: &Server<K>| format!("--- {} at port {} ---\n{}", K::NAME, server.port(), server.log_tail(15));
+    servers.into_iter().map(log).collect::<Vec<_>>().join("\n")
+}
+
 /// A field of what `INFO` or `CLUSTER INFO` says.
 pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_end)

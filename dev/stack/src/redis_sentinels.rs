@@ -3,10 +3,10 @@
 use std::iter;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::redis::{RedisOptions, RedisServer};
-use crate::redis_group::{FENCE, LIMIT, ask, field, replicates, together, urls, words};
+use crate::redis_group::{FENCE, LIMIT, ask, field, logs, replicates, together, urls, words};
 use crate::sentinel::{SentinelOptions, SentinelServer};
 use crate::wait::within;
 
@@ -92,7 +92,7 @@ impl RedisSentinels {
     /// Waits until everything runs and has its place: the sentinels agree on the master, know each
     /// other and every replica, and every replica has the master's data.
     pub async fn wait_until_whole(&self) -> Result<()> {
-        within(LIMIT, async || self.is_whole().await).await
+        within(LIMIT, async || self.is_whole().await).await.map_err(|error| self.explain(&error))
     }
 
     async fn is_whole(&self) -> Result<()> {
@@ -173,10 +173,15 @@ impl RedisSentinels {
             Ok(master)
         })
         .await
+        .map_err(|error| self.explain(&error))
     }
 
-    /// Has the sentinels promote a replica while the master is well (`SENTINEL FAILOVER`); gives
-    /// the new master. What the replica does not have is lost.
+    fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n{}\n{}", logs(&self.sentinels), logs(&self.servers))
+    }
+
+    /// Has the sentinels promote a replica while the master is well (`SENTINEL FAILOVER`), and
+    /// gives the new master. What the replica does not have is lost.
     pub async fn fail_over(&self) -> Result<&RedisServer> {
         let old = self.current_master().await?;
         let sentinel = self.sentinels.first().context("there is no sentinel")?;

@@ -33,7 +33,7 @@ pub type SentinelServer = Server<SentinelOptions>;
 impl SentinelOptions {
     fn configuration(&self, instance: &Instance) -> Result<String> {
         let (name, port) = self.master;
-        let mut text = format!("port {}\nbind 127.0.0.1\ndir \"{}\"\n", instance.port(), instance.data.display());
+        let mut text = format!("port {}\nbind 127.0.0.1\ndir {}\n", instance.port(), instance.data.display());
         writeln!(text, "sentinel monitor {name} 127.0.0.1 {port} {}", self.quorum)?;
         writeln!(text, "sentinel down-after-milliseconds {name} {}", self.down_after.as_millis())?;
         writeln!(text, "sentinel failover-timeout {name} {}", self.failover_timeout.as_millis())?;

@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use crate::eventually;
 
 /// A process of its own that owns a whole stack, with temporary files in `tmp`.
-fn owner(tmp: &TempDir) -> Child {
+fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-stack"));
-    command.args(["run", "--env-file"]).arg(tmp.path().join("env")).env("TMPDIR", tmp.path());
+    command.arg("run").args(arguments).arg("--env-file").arg(tmp.path().join("env")).env("TMPDIR", tmp.path());
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -32,9 +32,14 @@ async fn eventually_nothing_is_left(tmp: &TempDir) {
 #[tokio::test]
 async fn nothing_is_left_of_an_owner_that_is_killed() {
     let tmp = tempfile::tempdir().unwrap();
-    let mut owner = owner(&tmp);
+    let mut owner = owner(&tmp, &["--cluster"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
-    assert_eq!((running_below(tmp.path()), folders(&tmp)), (3, 1));
+    // Each node of the cluster has a folder of its own.
+    assert_eq!((running_below(tmp.path()), folders(&tmp)), (9, 7));
+    let env = fs::read_to_string(tmp.path().join("env")).unwrap();
+    let redis: Vec<_> = env.lines().filter(|line| line.starts_with("REDIS_")).collect();
+    assert_eq!((redis.len(), redis[0]), (2, "REDIS_MODE=cluster"));
+    assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 6);
     owner.kill().unwrap();
     owner.wait().unwrap();
     eventually_nothing_is_left(&tmp).await;
@@ -44,7 +49,7 @@ async fn nothing_is_left_of_an_owner_that_is_killed() {
 async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
     for servers in [0, 1, 2] {
         let tmp = tempfile::tempdir().unwrap();
-        let mut owner = owner(&tmp);
+        let mut owner = owner(&tmp, &[]);
         eventually("it has begun", async || folders(&tmp) == 1 && running_below(tmp.path()) >= servers).await;
         owner.kill().unwrap();
         owner.wait().unwrap();
@@ -55,7 +60,7 @@ async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
 #[tokio::test]
 async fn an_interrupted_owner_leaves_nothing_and_ends_well() {
     let tmp = tempfile::tempdir().unwrap();
-    let mut owner = owner(&tmp);
+    let mut owner = owner(&tmp, &[]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
     for (line, start) in
