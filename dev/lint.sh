@@ -26,7 +26,7 @@ if [ "${1:-}" != compiled ]; then
     dev/type-names.sh
 
     step "shell scripts"
-    for script in .ci/run dev/*.sh dev/compose-test/{*.sh,*-entrypoint}; do
+    for script in .ci/run dev/*.sh deploy/restore/*.sh dev/compose-test/{*.sh,*-entrypoint}; do
         bash -n "$script"
     done
 

@@ -10,6 +10,7 @@ mod holders;
 mod mass_repairs;
 mod members;
 mod operators;
+mod other_release;
 mod page;
 mod page_acts;
 mod page_by_hand;
