@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 use crate::world::World;
 
-/// With the product's programs, the stores' clients, the folder `deploy` and a world's settings, in a
-/// folder of its own.
+/// With the product's programs, the stores' clients, the folder `deploy` and a world's settings, in
+/// a folder of its own.
 pub struct Shell {
     folder: TempDir,
     env: BTreeMap<String, OsString>,
@@ -41,7 +41,7 @@ impl Shell {
         self.env.insert(name.into(), value.into());
     }
 
-    /// Runs commands in the folder and gives what they print. Fails the test where one of them fails.
+    /// Runs commands in the folder and gives what they print. Fails the test where one fails.
     pub async fn run(&self, commands: &str) -> String {
         let script = format!("set -euo pipefail\n{commands}");
         let mut bash = Command::new("bash");

@@ -337,9 +337,9 @@ impl Redis {
         (text, hash)
     }
 
-    /// A script that nobody calls. It is lost with admission's, and is the same in every release: one
-    /// with another admission script sees by it that this life stands, and loads its own beside it.
-    /// So this text must not change.
+    /// A script that nobody calls. It is lost with admission's, and is the same in every release: a
+    /// release with another admission script sees by it that this life stands, and loads its own
+    /// beside it. So this text must not change.
     fn witness(&self, life: &ServerLife) -> String {
         let (prefix, database) = (&self.prefix, self.seeds.database());
         format!("-- witness of {} from {} of {prefix} in database {database}\nreturn 1", life.epoch.0, life.promotion())
