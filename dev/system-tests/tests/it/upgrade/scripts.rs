@@ -2,7 +2,7 @@
 
 use firstcome_testkit::{LIMIT, Release, eventually_some};
 
-use super::system::{Role, System};
+use super::system::{Role, System, migrate};
 
 #[tokio::test]
 async fn a_release_with_another_admission_script_takes_over_and_gives_back_and_nobody_is_refused() {
@@ -33,5 +33,14 @@ async fn an_api_that_comes_before_the_reconciler_of_its_release_is_not_ready_and
         system.replace(role, Release::Next).await;
     }
     assert_eq!(early.http().get("/readyz").await.status, 200);
+    system.ends_exact().await;
+}
+
+/// The programs of `OLD_PROGRAMS` leave none, unless a newer commit is chosen.
+#[tokio::test]
+async fn from_a_release_without_a_witness_admission_is_handed_over_by_one_reopening() {
+    let mut system = System::of(Release::Old, "up-unwitnessed").await;
+    migrate(&system.world, Release::Next).await;
+    system.replace_unwitnessed(Release::Next).await;
     system.ends_exact().await;
 }
