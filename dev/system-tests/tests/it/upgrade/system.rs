@@ -128,8 +128,8 @@ impl System {
         self.world.redis.command(&["GET", &self.world.redis.own("epoch")]).await
     }
 
-    /// The crowd goes. Nobody was refused unless a life of Redis began; everything is exact, nobody is
-    /// broken, and passes found nothing but that life.
+    /// The crowd goes. Nobody was refused unless a life of Redis began; everything is exact, nobody
+    /// is broken, and passes found nothing but that life.
     pub(super) async fn ends_exact(self) {
         let is_same_life = self.begun_in == self.life().await;
         let Self { world, apis, consumers, daemons, coupon, crowd, .. } = self;
