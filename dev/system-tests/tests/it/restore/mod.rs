@@ -1,4 +1,5 @@
-//! MySQL is lost, and a server that got an older dump takes its place, by the commands of OPERATIONS.
+//! MySQL is lost, and a server that got an older dump takes its place, by the commands of
+//! OPERATIONS.
 
 mod lost;
 

@@ -65,8 +65,8 @@ impl System {
         system
     }
 
-    /// Replaces both processes of a role, one after the other, each by one that runs beside it for a
-    /// while.
+    /// Replaces both processes of a role, one after the other, each by one that runs beside it for
+    /// a while.
     pub(super) async fn replace(&mut self, role: Role, by: Release) {
         self.world.use_release(by);
         for _ in 0..2 {
