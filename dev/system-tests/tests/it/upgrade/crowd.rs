@@ -14,7 +14,7 @@ use crate::faults::waves::HEALED;
 const AT_ONCE: usize = 10;
 const EACH: Duration = Duration::from_millis(100);
 
-pub(super) struct Crowd {
+pub(super) struct SteadyCrowd {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
 }
@@ -28,7 +28,7 @@ struct Shared {
     answers: Mutex<Vec<(Instant, PromisedAnswer)>>,
 }
 
-impl Crowd {
+impl SteadyCrowd {
     /// Begins to ask these APIs.
     pub(super) fn begin(coupon: &MadeCoupon, apis: Vec<ApiClient>) -> Self {
         let shared = Arc::new(Shared {

@@ -8,7 +8,7 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use super::crowd::Crowd;
+use super::crowd::SteadyCrowd;
 use crate::faults::waves::HEALED;
 
 /// More than come while processes are replaced.
@@ -30,7 +30,7 @@ pub(super) struct System {
     consumers: Vec<Running<Http>>,
     daemons: Vec<Running<ReconcilerClient>>,
     coupon: MadeCoupon,
-    pub(super) crowd: Crowd,
+    pub(super) crowd: SteadyCrowd,
     /// The life of Redis in which the crowd came.
     begun_in: String,
 }
@@ -58,7 +58,7 @@ impl System {
             ready(api).await;
         }
         let coupon = apis[0].open_coupon(QUANTITY).await;
-        let crowd = Crowd::begin(&coupon, clients(&apis));
+        let crowd = SteadyCrowd::begin(&coupon, clients(&apis));
         crowd.goes_on(BETWEEN).await;
         let mut system = Self { world, apis, consumers, daemons, coupon, crowd, begun_in: String::new() };
         system.begun_in = system.life().await;
