@@ -2,10 +2,10 @@
 
 use firstcome_testkit::Release;
 
-use super::system::{Role, System, migrate};
+use super::system::{SystemToUpgrade, UpgradedRole, migrate};
 
-async fn is_replaced(name: &str, order: [Role; 3]) {
-    let mut system = System::of(Release::Old, name).await;
+async fn is_replaced(name: &str, order: [UpgradedRole; 3]) {
+    let mut system = SystemToUpgrade::of(Release::Old, name).await;
     migrate(&system.world, Release::This).await;
     system.crowd.goes_on(100).await;
     for role in order {
@@ -16,19 +16,19 @@ async fn is_replaced(name: &str, order: [Role; 3]) {
 
 #[tokio::test]
 async fn tables_then_reconciler_consumers_and_apis() {
-    is_replaced("up-first", [Role::Reconciler, Role::Consumer, Role::Api]).await;
+    is_replaced("up-first", [UpgradedRole::Reconciler, UpgradedRole::Consumer, UpgradedRole::Api]).await;
 }
 
 #[tokio::test]
 async fn tables_then_apis_consumers_and_reconciler() {
-    is_replaced("up-last", [Role::Api, Role::Consumer, Role::Reconciler]).await;
+    is_replaced("up-last", [UpgradedRole::Api, UpgradedRole::Consumer, UpgradedRole::Reconciler]).await;
 }
 
 /// The new tables stay.
 #[tokio::test]
 async fn and_back_again() {
-    let mut system = System::of(Release::This, "up-back").await;
-    for role in [Role::Api, Role::Consumer, Role::Reconciler] {
+    let mut system = SystemToUpgrade::of(Release::This, "up-back").await;
+    for role in [UpgradedRole::Api, UpgradedRole::Consumer, UpgradedRole::Reconciler] {
         system.replace(role, Release::Old).await;
     }
     system.ends_exact().await;

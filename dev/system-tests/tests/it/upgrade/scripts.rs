@@ -2,13 +2,13 @@
 
 use firstcome_testkit::{LIMIT, Release, eventually_some};
 
-use super::system::{Role, System, migrate};
+use super::system::{SystemToUpgrade, UpgradedRole, migrate};
 
 #[tokio::test]
 async fn a_release_with_another_admission_script_takes_over_and_gives_back_and_nobody_is_refused() {
-    let mut system = System::of(Release::This, "up-script").await;
+    let mut system = SystemToUpgrade::of(Release::This, "up-script").await;
     for by in [Release::Next, Release::This] {
-        for role in [Role::Reconciler, Role::Consumer, Role::Api] {
+        for role in [UpgradedRole::Reconciler, UpgradedRole::Consumer, UpgradedRole::Api] {
             system.replace(role, by).await;
         }
     }
@@ -17,7 +17,7 @@ async fn a_release_with_another_admission_script_takes_over_and_gives_back_and_n
 
 #[tokio::test]
 async fn an_api_that_comes_before_the_reconciler_of_its_release_is_not_ready_and_says_why() {
-    let mut system = System::of(Release::This, "up-early").await;
+    let mut system = SystemToUpgrade::of(Release::This, "up-early").await;
     system.world.use_release(Release::Next);
     let early = system.world.serve().await;
     let sentence =
@@ -29,7 +29,7 @@ async fn an_api_that_comes_before_the_reconciler_of_its_release_is_not_ready_and
     .await;
     assert!(early.process.log().contains(sentence), "{}", early.process.log());
     system.crowd.goes_on(40).await;
-    for role in [Role::Reconciler, Role::Consumer, Role::Api] {
+    for role in [UpgradedRole::Reconciler, UpgradedRole::Consumer, UpgradedRole::Api] {
         system.replace(role, Release::Next).await;
     }
     assert_eq!(early.http().get("/readyz").await.status, 200);
@@ -39,7 +39,7 @@ async fn an_api_that_comes_before_the_reconciler_of_its_release_is_not_ready_and
 /// The programs of `OLD_PROGRAMS` leave none, unless a newer commit is chosen.
 #[tokio::test]
 async fn from_a_release_without_a_witness_admission_is_handed_over_by_one_reopening() {
-    let mut system = System::of(Release::Old, "up-unwitnessed").await;
+    let mut system = SystemToUpgrade::of(Release::Old, "up-unwitnessed").await;
     migrate(&system.world, Release::Next).await;
     system.replace_unwitnessed(Release::Next).await;
     system.ends_exact().await;

@@ -18,13 +18,13 @@ const QUANTITY: u32 = 100_000;
 const BETWEEN: usize = 40;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Role {
+pub(super) enum UpgradedRole {
     Reconciler,
     Consumer,
     Api,
 }
 
-pub(super) struct System {
+pub(super) struct SystemToUpgrade {
     pub(super) world: World,
     pub(super) apis: Vec<Running<ApiClient>>,
     consumers: Vec<Running<Http>>,
@@ -42,7 +42,7 @@ pub(super) async fn migrate(world: &World, release: Release) {
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
 }
 
-impl System {
+impl SystemToUpgrade {
     /// Everything of one release, on tables of that release, under load.
     pub(super) async fn of(release: Release, name: &str) -> Self {
         let world = World::bare(WorldStores::shared().await, name).await;
@@ -67,18 +67,18 @@ impl System {
 
     /// Replaces both processes of a role, one after the other, each by one that runs beside it for
     /// a while.
-    pub(super) async fn replace(&mut self, role: Role, by: Release) {
+    pub(super) async fn replace(&mut self, role: UpgradedRole, by: Release) {
         self.world.use_release(by);
         for _ in 0..2 {
             let (old, what) = match role {
-                Role::Reconciler => {
+                UpgradedRole::Reconciler => {
                     let new = self.world.daemon().await;
                     let passes = async || new.process.log().contains("pass ended");
                     eventually("the new one runs passes beside the old", HEALED, passes).await;
                     self.daemons.push(new);
                     (self.daemons.remove(0).process, "reconciler")
                 }
-                Role::Consumer => {
+                UpgradedRole::Consumer => {
                     let new = self.world.consume().await;
                     let has_partitions =
                         async || new.metric("firstcome_consumer_rebalances_total", &[]).await >= Some(1.0);
@@ -86,7 +86,7 @@ impl System {
                     self.consumers.push(new);
                     (self.consumers.remove(0).process, "consumer")
                 }
-                Role::Api => {
+                UpgradedRole::Api => {
                     let new = self.world.serve().await;
                     ready(&new).await;
                     self.apis.push(new);
@@ -120,7 +120,7 @@ impl System {
         for api in std::mem::replace(&mut self.apis, early) {
             stop(&api.process, "API").await;
         }
-        self.replace(Role::Consumer, by).await;
+        self.replace(UpgradedRole::Consumer, by).await;
     }
 
     /// The life of Redis that admission goes by.
