@@ -47,7 +47,7 @@ pub use reply::HttpReply;
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
-pub use shell::{Shell, commands_of};
+pub use shell::{OperatorsShell, commands_of};
 pub use world::{World, WorldStores, shared};
 
 /// Long enough for a busy machine; reached only when something is broken.

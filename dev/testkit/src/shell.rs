@@ -13,12 +13,12 @@ use crate::world::World;
 
 /// With the product's programs, the stores' clients, the folder `deploy` and a world's settings, in
 /// a folder of its own.
-pub struct Shell {
+pub struct OperatorsShell {
     folder: TempDir,
     env: BTreeMap<String, OsString>,
 }
 
-impl Shell {
+impl OperatorsShell {
     pub async fn of(world: &World) -> Self {
         let folder = tempfile::Builder::new().prefix("firstcome-shell-").tempdir().unwrap();
         let programs = folder.path().join("bin");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, Http, MadeCoupon, ReconcilerClient, Running, Shell, World, WorldStores, all_issued, commands_of,
+    Fixture, Http, MadeCoupon, OperatorsShell, ReconcilerClient, Running, World, WorldStores, all_issued, commands_of,
     coupon_body, eventually, people, rush,
 };
 use serde_json::json;
@@ -22,7 +22,7 @@ pub(super) struct Lost {
     pub(super) spring_people: Vec<String>,
     /// All rows at the end: coupon, drop, slot, person, code.
     pub(super) before: BTreeSet<Vec<String>>,
-    shell: Shell,
+    shell: OperatorsShell,
     address: FaultProxy,
     restored: MysqlServer,
     _redis: RedisServer,
@@ -37,7 +37,7 @@ impl Lost {
         let stores = WorldStores::shared().await.with_redis(&redis);
         let world = World::on(stores.with_mysql_at(&first.database_url_via(&address, "")), name).await;
         world.set("RECONCILE_CRON", "* * * * * *");
-        let mut shell = Shell::of(&world).await;
+        let mut shell = OperatorsShell::of(&world).await;
         shell.set("DATABASE", world.database());
         shell.set("MYSQL_TCP_PORT", &first.port().to_string());
         let fixture = Fixture::of(world).await;
