@@ -36,6 +36,14 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
         let moved = format!("-MOVED {slot} 127.0.0.1:{}", old.port());
         assert_eq!(redis(other.port(), "SET a 1").await.unwrap(), moved);
     }
+    let replica = cluster.replicas_of(old).await.unwrap()[0].port();
+    // It is told of a write after its answer.
+    eventually("the replica has it", async || {
+        let mut wire = Wire::connect(replica).await.unwrap();
+        assert_eq!(wire.ask("READONLY").await.unwrap(), "+OK");
+        wire.ask("GET a").await.unwrap() == "$1"
+    })
+    .await;
 
     old.kill().await.unwrap();
     assert!(cluster.primary_of("a").await.is_err());

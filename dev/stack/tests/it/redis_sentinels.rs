@@ -15,6 +15,10 @@ async fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     let first = group.current_master().await.unwrap();
     assert_eq!(first.port(), group.node(0).unwrap().port());
     assert_eq!(redis(first.port(), "SET a 1").await.unwrap(), "+OK");
+    for replica in &group.nodes()[1..] {
+        // Replicas are told of a write after its answer.
+        eventually("a replica has it", async || redis(replica.port(), "GET a").await.unwrap() == "1").await;
+    }
 
     first.kill().await.unwrap();
     let second = group.master_after(first).await.unwrap();
