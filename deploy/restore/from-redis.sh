@@ -44,14 +44,6 @@ INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity)
     SELECT t.drop_id, t.coupon_id, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
     FROM told_drops t JOIN coupons c ON c.id = t.coupon_id
     WHERE c.schedule IS NULL AND t.drop_id NOT IN (SELECT id FROM drops);
--- Settings: those of a coupon are in all its drops.
-UPDATE drops d JOIN told_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
-    SET d.quantity = t.quantity, d.opens_at = FROM_UNIXTIME(t.opens_ms / 1000), d.closes_at = FROM_UNIXTIME(t.closes_ms / 1000),
-        d.closed_early = COALESCE(t.closed_early, FALSE)
-    WHERE d.sealed_at IS NULL;
-UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER BY opens_ms DESC) AS place FROM told_drops) t
-        ON t.coupon_id = c.id AND t.place = 1
-    SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;
 -- Revocations, with the numbers that Redis knows; the rows that they void go into them.
 CREATE TEMPORARY TABLE void_claims AS
     SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
@@ -65,6 +57,15 @@ INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claime
     ON DUPLICATE KEY UPDATE again_from = COALESCE(revoked_coupons.again_from, FROM_UNIXTIME(v.over_ms / 1000));
 DELETE i FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
     WHERE (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000));
+-- Settings: those of a coupon are in all its drops.
+UPDATE drops d JOIN told_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
+    SET d.quantity = GREATEST(t.quantity, COALESCE((SELECT MAX(i.slot) FROM issued_coupons i WHERE i.drop_id = d.id), 0)),
+        d.opens_at = FROM_UNIXTIME(t.opens_ms / 1000), d.closes_at = FROM_UNIXTIME(t.closes_ms / 1000),
+        d.closed_early = COALESCE(t.closed_early, FALSE)
+    WHERE d.sealed_at IS NULL;
+UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER BY opens_ms DESC) AS place FROM told_drops) t
+        ON t.coupon_id = c.id AND t.place = 1
+    SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;
 COMMIT;
 SELECT t.coupon_id, t.drop_id AS 'drop that the restored schedule has not', FROM_UNIXTIME(t.opens_ms / 1000) AS opens_at FROM told_drops t
     WHERE t.drop_id NOT IN (SELECT id FROM drops);

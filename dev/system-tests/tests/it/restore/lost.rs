@@ -17,7 +17,7 @@ pub(super) struct Lost {
     pub(super) winter: MadeCoupon,
     /// Gave theirs back after the dump.
     pub(super) giver: String,
-    /// Made after the dump.
+    /// Made after the dump, one each in each drop; the first of these gave theirs back.
     pub(super) spring: MadeCoupon,
     pub(super) spring_people: Vec<String>,
     /// All rows at the end: coupon, drop, slot, person, code.
@@ -56,7 +56,10 @@ impl Lost {
         assert_eq!(api.patch(winter.id, &json!({"quantity": 23})).await.status, 200);
         assert_eq!(api.claim(winter.id, "more-1").await.promised(), Some((winter.drop, 21)));
         all_issued(&fixture.world, winter.drop, 21).await;
-        let (spring, spring_held) = fixture.held("Spring", 6, 5).await;
+        let mut body = coupon_body("Spring", 6, 0);
+        body["once_per"] = json!("drop");
+        let (spring, spring_held) = fixture.held_of(&body, 5).await;
+        api.give_back(spring.id, &spring_held[0].0).await.unwrap();
         assert_eq!(api.patch(spring.id, &json!({"paused": true})).await.status, 200);
         assert_eq!((fixture.consumer.process.stop().await, daemon.process.stop().await), (0, 0));
         let mut lost = Self {
