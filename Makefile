@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: compose-test upgrade-test help demo run rush drift mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
+.PHONY: attack compose-test upgrade-test help demo run rush drift mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -30,7 +30,7 @@ demo: ## The main job on real servers: a rush, faults, and the proof (QUANTITY=1
 	@$(build)
 	@exec $(programs)/firstcome-demo
 
-run: ## The whole system, left running until Ctrl-C, with commands to try (PROFILE=release for a fast one)
+run: ## The whole system, left running until Ctrl-C, with commands to try (PROFILE=release for a fast one, WATCH=1 with Prometheus)
 	@dev/setup.sh
 	@$(build)
 	@exec $(programs)/firstcome-run
@@ -93,6 +93,12 @@ scale: ## What must hold at any size, measured at full size, with targets (WHAT=
 	@profile=$${PROFILE:-release}; cargo build --profile $$profile --workspace --all-targets --locked; \
 		target/$${profile/dev/debug}/firstcome-stack setup
 	@dev/scale.sh
+
+attack: ## schemathesis against both services, with all its checks (CASES=2000 an operation, SEED=1)
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@CASES=$${CASES:-2000} dev/attack.sh
 
 crashes: ## Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
 	@dev/setup.sh

@@ -22,8 +22,10 @@ fi
 tests() { cargo test --workspace --locked --no-fail-fast "$@" 2>&1; }
 
 # Most of them cost several times what another test does: servers of their own, that are killed, silent or full.
-single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::clocks faults::redis_servers operations::silent_hosts)
+single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::clocks faults::redis_servers faults::mysql_failover operations::silent_hosts)
 upgrades=(upgrade::)
+# `make attack`: they need schemathesis.
+attacks=(attack::)
 
 begun=$SECONDS
 status=0
@@ -51,7 +53,7 @@ else
     ) > "$log.others" &
     beside=$!
     set +m
-    tests --test it -- $(printf -- '--skip %s ' "${single_faults[@]}" "${upgrades[@]}") | tee "$log" || status=$?
+    tests --test it -- $(printf -- '--skip %s ' "${single_faults[@]}" "${upgrades[@]}" "${attacks[@]}") | tee "$log" || status=$?
     wait "$beside" || status=$?
     tee -a "$log" < "$log.others"
 fi

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use firstcome_shared::config::{LogArgs, parse};
+use firstcome_shared::config::{LogArgs, TraceArgs, parse};
 use firstcome_shared::http::probe::ProbeArgs;
+use firstcome_shared::trace;
 use tokio::runtime::Builder;
 
 use crate::consume::{self, ConsumeArgs};
@@ -20,6 +21,8 @@ use crate::serve::{self, ServeArgs};
 pub struct Cli {
     #[command(flatten)]
     pub logs: LogArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -81,7 +84,11 @@ pub fn main() -> ExitCode {
         tracing::warn!(%error, "huge pages could not be switched off: this process will need more memory");
     }
     let runtime = Builder::new_multi_thread().enable_all().build();
-    let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(cli.run()));
+    let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let ended = runtime.block_on(cli.run());
+        trace::stop();
+        ended
+    });
     match ended {
         Ok(code) => code,
         Err(error) => {
@@ -95,8 +102,14 @@ impl Cli {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let shutdown = firstcome_shared::shutdown::on_signal()?;
         match self.command {
-            Command::Serve(args) => serve::run(*args, shutdown).await?,
-            Command::Consume(args) => consume::run(*args, shutdown).await?,
+            Command::Serve(args) => {
+                self.traces.start("firstcome-api")?;
+                serve::run(*args, shutdown).await?;
+            }
+            Command::Consume(args) => {
+                self.traces.start("firstcome-consumer")?;
+                consume::run(*args, shutdown).await?;
+            }
             Command::Migrate(args) => migrate::run(*args, shutdown).await?,
             Command::Coupon(args) => return Ok(coupon::run(*args).await),
             Command::Health(args) => args.ask().await?,

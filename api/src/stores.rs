@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use firstcome_shared::config::{StartArgs, StartError, wait_for};
+use firstcome_shared::http::fetch::FetchError;
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::mysql::{DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
+
+use crate::serve::auth::Identity;
 
 /// Longest wait for one answer of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
@@ -50,6 +53,17 @@ impl<'a> StoreWait<'a> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
         let at = format!("Redis at {}", redis.host_and_port());
         wait_for(&at, self.limit, self.shutdown, away, async || redis.check_at_start().await).await
+    }
+
+    /// Waits for the keys that tokens are checked with.
+    pub(crate) async fn keys(&self, identity: &Identity) -> Result<(), StartError> {
+        let Some(keys) = identity.key_set() else { return Ok(()) };
+        let away = |error: &FetchError| matches!(error, FetchError::Away(_));
+        let read = wait_for(&keys.to_string(), self.limit, self.shutdown, away, async || keys.read().await).await;
+        read.map_err(|error| match error {
+            StartError::Refused(why) => StartError::Refused(format!("{keys}: {why}")),
+            other => other,
+        })
     }
 
     /// Asks MySQL until it answers.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What Redis knows and a MySQL restored from an older dump does not: settings, coupons made since with their drops, and revocations. Prints
-# SQL and changes nothing (docs/OPERATIONS.md, "Restore MySQL from a dump"). Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX where it
-# is not fc.
+# What Redis knows and MySQL does not, where it was restored from an older dump or a replica took over that lagged: settings, coupons made
+# since with their drops, and revocations. Prints SQL and changes nothing (docs/OPERATIONS.md, "MySQL fails over" and "Restore MySQL from
+# a dump"). Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX where it is not fc.
 set -euo pipefail
 
 prefix=${REDIS_KEY_PREFIX:-fc}
@@ -15,7 +15,7 @@ cat << 'SQL'
 SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE told_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
     closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70));
-CREATE TEMPORARY TABLE told_revocations (number BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, field VARCHAR(90) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
+CREATE TEMPORARY TABLE told_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(90) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
 SQL
 
 fields=(quantity opens_at_ms closes_at_ms paused once_per waiting_list closed_early allow)
@@ -44,16 +44,18 @@ INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity)
     SELECT t.drop_id, t.coupon_id, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
     FROM told_drops t JOIN coupons c ON c.id = t.coupon_id
     WHERE c.schedule IS NULL AND t.drop_id NOT IN (SELECT id FROM drops);
--- Revocations, with the numbers that Redis knows; the rows that they void go into them.
+-- Revocations, with the numbers that Redis knows, unless others have them by now; the rows that they void go into them.
 CREATE TEMPORARY TABLE void_claims AS
     SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
         IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id
     FROM told_revocations t JOIN coupons c ON c.id = t.coupon_id;
+UPDATE void_claims v JOIN revoked_coupons r ON r.id = v.number SET v.number = NULL WHERE r.coupon_id <> v.coupon_id OR r.user_id <> v.user_id;
 INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from)
     SELECT v.number, v.coupon_id, COALESCE(i.drop_id, v.drop_id, (SELECT MIN(d.id) FROM drops d WHERE d.coupon_id = v.coupon_id)), v.user_id, i.slot,
         i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.over_ms IS NOT NULL, FROM_UNIXTIME(v.over_ms / 1000)
     FROM void_claims v LEFT JOIN issued_coupons i ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
         AND (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000))
+    ORDER BY v.number IS NULL
     ON DUPLICATE KEY UPDATE again_from = COALESCE(revoked_coupons.again_from, FROM_UNIXTIME(v.over_ms / 1000));
 DELETE i FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
     WHERE (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000));

@@ -4,7 +4,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::{Deserialize, Serialize, Serializer};
-use strum::{EnumString, IntoStaticStr};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
 /// What set a pass off.
@@ -43,7 +43,7 @@ pub enum Status {
 
 /// What a finding is about. docs/OPERATIONS.md has a section for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[derive(Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[derive(Serialize, Deserialize, IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
@@ -99,7 +99,7 @@ pub enum ActionKind {
     Rebuild,
     /// Set the drop's counter.
     SetCount,
-    /// Set the drop's settings in Redis.
+    /// Write settings to the store that lacks them.
     WriteMeta,
     /// Open the admission gate.
     GrantLicence,
@@ -108,7 +108,20 @@ pub enum ActionKind {
 }
 
 /// What became of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    VariantArray,
+    ToSchema
+)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
@@ -136,18 +149,32 @@ pub struct Finding {
     /// The slot, where it concerns one.
     pub slot: Option<i64>,
     /// The person, in full: the endpoint is for operators. Logs and mails mask it.
+    #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub action: ActionKind,
     /// What became of it.
     pub result: Outcome,
     /// More, for a person.
+    #[schema(example = "admitted, and no row came")]
     pub detail: String,
     /// A person must act: no later pass will repair it by itself.
     #[serde(default)]
     pub needs_person: bool,
 }
 
+/// What stands in a finding's detail before the trace of its claim, at the end.
+pub const TRACE: &str = "; trace ";
+
 impl Finding {
+    /// The detail without the trace, and the trace of its claim, where it has one.
+    pub fn detail_and_trace(&self) -> (&str, Option<&str>) {
+        let is_one = |id: &str| id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
+        match self.detail.rsplit_once(TRACE) {
+            Some((detail, trace)) if is_one(trace) => (detail, Some(trace)),
+            _ => (&self.detail, None),
+        }
+    }
+
     /// One of no drop in particular, for a person.
     pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
         Self {
@@ -206,6 +233,7 @@ pub struct DropReport {
     pub coupon_id: CouponId,
     /// Its name, as it was then.
     #[serde(default)]
+    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// The drop.
     pub drop_id: DropId,
@@ -241,11 +269,13 @@ pub struct Unlisted {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     /// Its id, in order of time.
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
     /// What set it off.
     pub trigger: Trigger,
     /// The name of the operator who asked for it, where one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Kim")]
     pub asked_by: Option<String>,
     /// Nothing was changed.
     pub dry_run: bool,
@@ -273,6 +303,7 @@ pub struct Run {
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
     /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]

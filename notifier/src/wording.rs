@@ -91,7 +91,7 @@ pub fn words(action: ActionKind) -> ActionWords {
         ActionKind::ResolveDuplicate => (6, "settled as duplicate", "settle as duplicate"),
         ActionKind::Rebuild => (7, "rebuilt in Redis", "rebuild in Redis"),
         ActionKind::SetCount => (8, "counter and free slots set right", "set counter and free slots right"),
-        ActionKind::WriteMeta => (9, "settings in Redis set right", "set the settings in Redis right"),
+        ActionKind::WriteMeta => (9, "settings set right", "set the settings right"),
         ActionKind::GrantLicence => (10, "admission reopened", "reopen admission"),
         ActionKind::Report => (11, "repaired", "repair"),
     };

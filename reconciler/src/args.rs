@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, secret};
+use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, TraceArgs, secret};
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
@@ -28,6 +28,9 @@ pub struct Cli {
     /// What is logged.
     #[command(flatten)]
     pub logs: LogArgs,
+    /// What is traced.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use firstcome_shared::config::parse;
-use firstcome_shared::shutdown;
+use firstcome_shared::config::{TraceArgs, parse};
+use firstcome_shared::{shutdown, trace};
 use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
@@ -20,7 +20,8 @@ pub fn main() -> ExitCode {
     let cli: Cli = parse(command());
     cli.logs.init();
     let done = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
-        let done = runtime.block_on(run(cli.command));
+        let done = runtime.block_on(run(cli.command, &cli.traces));
+        trace::stop();
         runtime.shutdown_timeout(THREADS_END_WITHIN);
         done
     });
@@ -36,8 +37,11 @@ fn command() -> clap::Command {
     Cli::command().mut_subcommand("once", soon)
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+async fn run(command: Command, traces: &TraceArgs) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
+    if matches!(command, Command::Daemon(_) | Command::Once(_)) {
+        traces.start("firstcome-reconciler")?;
+    }
     match command {
         Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
         Command::Once(args) => once::run(*args, stop).await,

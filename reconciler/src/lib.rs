@@ -21,6 +21,7 @@ pub mod record;
 pub mod stores;
 mod terminal;
 pub mod topic;
+mod traces;
 
 pub use firstcome_notifier as notify;
 pub use firstcome_notifier::report;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::Mutex;
+use strum::VariantArray as _;
 
-use crate::report::{Outcome, Run, Status};
+use crate::report::{Kind, Outcome, Run, Status, Trigger};
 
 /// Describes all metrics, those of mails too. Counters of failures start at zero, so that an alert
 /// sees the first.
@@ -31,21 +33,30 @@ pub(crate) fn describe() {
         counter!("firstcome_mails_total", "result" => result).absolute(0);
         counter!("firstcome_webhooks_total", "result" => result).absolute(0);
     }
-    counter!("firstcome_alertmanager_posts_total", "result" => "failed").absolute(0);
-    for trigger in ["cron", "endpoint", "startup"] {
-        counter!("firstcome_passes_total", "trigger" => trigger, "status" => "failed").absolute(0);
+    for result in ["sent", "failed"] {
+        counter!("firstcome_alertmanager_posts_total", "result" => result).absolute(0);
+    }
+    for trigger in [Trigger::Cron, Trigger::Endpoint, Trigger::Startup] {
+        for status in [Status::Clean, Status::Repaired, Status::Drift, Status::Braked, Status::Failed] {
+            counter!("firstcome_passes_total", "trigger" => trigger.as_str(), "status" => status.as_str()).absolute(0);
+        }
+    }
+    for kind in Kind::VARIANTS {
+        counter!("firstcome_findings_total", "kind" => kind.as_str()).absolute(0);
+        for result in Outcome::VARIANTS {
+            counter!("firstcome_repairs_total", "kind" => kind.as_str(), "result" => result.as_str()).absolute(0);
+        }
     }
     describe_histogram!("firstcome_pass_seconds", Unit::Seconds, "Length of passes");
     describe_histogram!("firstcome_pass_stage_seconds", Unit::Seconds, "Length of the stages of passes, by stage");
-    describe_gauge!(
-        "firstcome_pass_age_seconds",
-        Unit::Seconds,
-        "For how long the pass that runs now has been running"
-    );
+    let begun = "When the pass that runs now began, in Unix time; 0 where none runs";
+    describe_gauge!("firstcome_pass_start_timestamp_seconds", Unit::Seconds, begun);
+    gauge!("firstcome_pass_start_timestamp_seconds").set(0.0);
     describe_gauge!("firstcome_mails_waiting", "Mails in the outbox that are not sent yet");
     describe_gauge!("firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together");
-    let success = "When a pass over everything last ended well, in Unix time";
-    describe_gauge!("reconciler_last_success_timestamp_seconds", Unit::Seconds, success);
+    let success = "When a pass over everything of this process last ended well, in Unix time; 0 where none did";
+    describe_gauge!("firstcome_pass_last_success_timestamp_seconds", Unit::Seconds, success);
+    gauge!("firstcome_pass_last_success_timestamp_seconds").set(0.0);
     describe_gauge!("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it");
 }
 
@@ -59,14 +70,15 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     }
     if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]
-        gauge!("reconciler_last_success_timestamp_seconds")
+        gauge!("firstcome_pass_last_success_timestamp_seconds")
             .set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
     }
 }
 
-/// For how long the pass that runs now has been running.
-pub(crate) fn pass_age(age: Duration) {
-    gauge!("firstcome_pass_age_seconds").set(age.as_secs_f64());
+/// A pass began, or ended.
+#[allow(clippy::cast_precision_loss)] // until the year 287,000
+pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
+    gauge!("firstcome_pass_start_timestamp_seconds").set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
 /// What passes left in drops, as the series `firstcome_drift`. Not a gauge of the recorder, which
@@ -124,7 +136,7 @@ pub(crate) fn stage(name: &'static str, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Trigger, Unlisted};
+    use crate::report::{ActionKind, DropReport, Examined, Finding, Numbers, Unlisted};
 
     fn run(partial: bool, deep: bool, drops: &[(i64, usize, bool, bool)]) -> Run {
         let finding = Finding::general(Kind::Unfilled, ActionKind::Report, String::new());

@@ -1,7 +1,6 @@
 //! The passes of a process, one at a time, each asked for by a signal.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use parking_lot::Mutex;
@@ -23,8 +22,8 @@ struct Job {
     answer: oneshot::Sender<PassResult>,
 }
 
-/// The pass that runs now, and since when.
-type Current = Arc<Mutex<Option<(String, Instant)>>>;
+/// The pass that runs now.
+type Current = Arc<Mutex<Option<String>>>;
 
 #[derive(Clone)]
 pub struct Passes {
@@ -48,14 +47,15 @@ impl Passes {
     /// Starts a pass; gives its id and where its answer will come.
     pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), String> {
         let mut current = self.current.lock();
-        if let Some((running, _)) = current.as_ref() {
+        if let Some(running) = current.as_ref() {
             return Err(running.clone());
         }
         let run_id = new_run_id();
         let (answer, receiver) = oneshot::channel();
         match self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }) {
             Ok(()) => {
-                *current = Some((run_id.clone(), Instant::now()));
+                *current = Some(run_id.clone());
+                crate::metrics::pass_under_way(Some(Utc::now()));
                 Ok((run_id, receiver))
             }
             // The loop has stopped: the process is shutting down.
@@ -70,12 +70,7 @@ impl Passes {
 
     /// The pass that runs now.
     pub fn current(&self) -> Option<String> {
-        self.current.lock().as_ref().map(|(run_id, _)| run_id.clone())
-    }
-
-    /// For how long it has been running; zero where none is.
-    pub fn age(&self) -> Duration {
-        self.current.lock().as_ref().map_or(Duration::ZERO, |(_, began)| began.elapsed())
+        self.current.lock().clone()
     }
 }
 
@@ -102,7 +97,11 @@ impl PassLoop {
                 },
             };
             let answer = self.one(&job, &stop).await;
-            *self.current.lock() = None;
+            {
+                let mut current = self.current.lock();
+                *current = None;
+                crate::metrics::pass_under_way(None);
+            }
             if job.answer.send(answer).is_err() {
                 tracing::trace!("nobody waits for this pass's answer");
             }

@@ -6,6 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// A number as it stands in a path. Each has one name: `05` and `+5` are not 5, so that nobody
+/// walks round a limit that a gateway sets by path.
+pub fn canonical_number(text: &str) -> Option<i64> {
+    let has_one_form = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
+    if has_one_form { text.parse().ok() } else { None }
+}
+
 /// Number of a coupon, as MySQL gave it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
@@ -164,9 +171,40 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// The first character that a name must not hold. Names appear in mails' subjects, in terminals and
+/// on pages: no line breaks, nothing that reverses the text, and no two names that look alike. An
+/// emoji may have a joiner and a selector.
+pub fn unfit_in_a_name(text: &str) -> Option<char> {
+    let is_unfit = |c: char| {
+        let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}') || (is_invisible(c) && !is_of_emoji)
+    };
+    text.chars().find(|c| is_unfit(*c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_has_one_name_in_a_path() {
+        assert_eq!(canonical_number("5"), Some(5));
+        for other in ["", "0", "05", "+5", "-5", " 5", "5 ", "5.0", "0x5", "٥", "9223372036854775808"] {
+            assert_eq!(canonical_number(other), None, "{other:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_names_one_number_or_none_and_one_person_or_nobody(text in ".{0,70}", number in 1_i64..) {
+            proptest::prop_assert!(canonical_number(&text).is_none_or(|number| number.to_string() == text));
+            proptest::prop_assert_eq!(canonical_number(&number.to_string()), Some(number));
+            if let Ok(user) = text.parse::<UserId>() {
+                proptest::prop_assert_eq!(user.as_str(), &text);
+                proptest::prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b','));
+            }
+        }
+    }
 
     #[test]
     fn user_ids_are_checked_at_the_edge() {

@@ -1,11 +1,12 @@
-//! Making daily drops days ahead. Every API process and the reconciler do it, so that no single
-//! stopped process keeps a drop from opening; the schema keeps one drop a local date, however many
-//! do it at once.
+//! Making daily drops days ahead, and no number twice. Every API process and the reconciler do it,
+//! so that no single stopped process keeps a drop from opening; the schema keeps one drop a local
+//! date, however many do it at once.
 
 use chrono::{DateTime, Utc};
 
 use crate::coupon::{Coupon, Drop};
 use crate::mysql::{Db, DbError};
+use crate::redis::given::GivenNumbers;
 use crate::redis::keys::DropMeta;
 use crate::redis::{Redis, RedisError};
 use crate::schedule::Schedule;
@@ -15,9 +16,15 @@ use crate::schedule::Schedule;
 pub enum MakeError {
     #[error(transparent)]
     Db(#[from] DbError),
-    /// They were made but could not be made known to admission; the reconciler does that too.
+    /// None was made, or those that were are not known to admission; the reconciler does that too.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
+}
+
+/// Before a coupon or a drop is made: a MySQL that lost its last ones must not give their numbers
+/// to others, who would get the claims of those too. Gives MySQL's highest.
+pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, MakeError> {
+    Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
 
 /// Makes the drops that a daily coupon's schedule asks for and that are not among `drops`, loads
@@ -42,12 +49,13 @@ pub async fn make_ahead(
     // Read before anything is made: if Redis is emptied from here on, loading finds another
     // generation and does nothing.
     let generation = if drops.is_empty() {
-        redis.ensure_generation(coupon.id).await.map(Some)
+        Some(redis.ensure_generation(coupon.id).await?)
     } else {
-        redis.generation(coupon.id).await
+        redis.generation(coupon.id).await?
     };
+    skip_given_numbers(db, redis).await?;
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else { return Ok(0) };
-    if let Some(generation) = generation? {
+    if let Some(generation) = generation {
         for drop in &made {
             // Refused where the coupon was changed since; the reconciler loads it then.
             let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));

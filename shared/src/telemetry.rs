@@ -1,7 +1,15 @@
 //! Logs and metrics.
 
+use std::fmt;
+
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::http::request_id;
 
 /// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs,
 /// hundreds of times while no broker answers.
@@ -20,21 +28,47 @@ pub fn init_logs_as(filter: &str, json: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let already_set = if json {
-        builder.json().try_init().is_err()
+        builder.json().map_event_format(|line| WithRequestId { line, json }).try_init().is_err()
     } else {
-        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init().is_err()
+        let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        builder.map_event_format(|line| WithRequestId { line, json }).try_init().is_err()
     };
     if already_set {
         tracing::debug!("logs are set up already");
     }
 }
 
-/// Buckets, in seconds, for everything that is timed: from a script call to a pass over a million
-/// claims.
-const SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Lines with the id of the request that the task works on. Not by a span for each request: that
+/// costs an allocation and a lock for each, also where nothing is logged.
+struct WithRequestId<F> {
+    line: F,
+    json: bool,
+}
 
-/// Buckets for how many rows were handled at once.
+impl<S, N, F> FormatEvent<S, N> for WithRequestId<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(id) = request_id::current() else { return self.line.format_event(context, to, event) };
+        let mut line = String::new();
+        self.line.format_event(context, Writer::new(&mut line), event)?;
+        match line.trim_end().strip_suffix('}').filter(|_| self.json) {
+            Some(fields) => writeln!(to, "{fields},\"request_id\":\"{id}\"}}"),
+            None => writeln!(to, "{} request_id={id}", line.trim_end()),
+        }
+    }
+}
+
+/// Buckets, in seconds, for what a person waits for: from a script call to a deadline.
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Buckets, in seconds, for passes and their stages: up to one over ten million claims.
+const PASS_SECONDS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+
+/// Buckets for how many rows or claims were handled at once.
 const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0];
 
 /// How often timed calls are summed up.
@@ -51,7 +85,9 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Prefix("firstcome_pass_".into()), PASS_SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_rows".into()), ROWS)?
+        .set_buckets_for_metric(Matcher::Suffix("_claims".into()), ROWS)?
         .install_recorder()?;
     metrics::describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
     metrics::gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);

@@ -18,6 +18,7 @@ use super::read::record::Record;
 use super::read::source::Source;
 use super::watch::lag::LagWatch;
 use super::watch::report::{self, Health};
+use super::watch::traces;
 use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
 use super::write::{Written, write};
@@ -161,7 +162,9 @@ impl Worker {
             let Some(outcome) = self.attempt(part.clone())? else { break };
             match outcome.as_ref() {
                 Ok(written) => {
-                    report::count_batch(part.len(), begun.elapsed().as_secs_f64(), written);
+                    let took = begun.elapsed();
+                    report::count_batch(&part, took.as_secs_f64(), written);
+                    traces::batch(&self.setup.kafka, &part, took, written);
                     self.on_written(&part, written);
                     rest.drain(..allowed);
                 }

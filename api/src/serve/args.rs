@@ -62,6 +62,22 @@ pub struct HttpArgs {
     /// Most connections at a time; more wait until one closes
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
+    /// Most connections of one address at a time, more are closed at once; 0: no such limit. Behind
+    /// proxies all connections are theirs
+    #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 0)]
+    pub max_connections_per_address: u32,
+    /// Requests a second that one person may send, and a second's worth at once; more are answered
+    /// 429. 0: no limit
+    #[arg(long, env = "PERSON_RATE_LIMIT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub person_rate_limit: u32,
+    /// The same for one address (of IPv6: one network of 64 bits), as OPS_TRUSTED_PROXIES says
+    /// where requests come from
+    #[arg(long, env = "ADDRESS_RATE_LIMIT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub address_rate_limit: u32,
+    /// Another address, at which alone `/metrics` and `/openapi.json` are answered; not set: at
+    /// LISTEN_ADDR, to everybody
+    #[arg(long, env = "METRICS_ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Longest time for the head of a request, also between two requests of one connection, in
     /// milliseconds
     #[arg(long, env = "HEADER_READ_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
@@ -90,6 +106,7 @@ impl HttpArgs {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+            connections_of_address: usize::try_from(self.max_connections_per_address).ok().filter(|most| *most > 0),
             header_read: Duration::from_millis(self.header_read_timeout_ms),
             ..Limits::default()
         }

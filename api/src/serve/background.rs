@@ -1,5 +1,6 @@
-//! Background tasks: refresh the catalogue, make daily drops ahead, watch Redis and the producer.
-//! None of them ends by itself; one that does is a bug, and then the process stops.
+//! Background tasks: refresh the catalogue and the keys of tokens, make daily drops ahead, watch
+//! Redis and the producer. None of them ends by itself; one that does is a bug, and then the
+//! process stops.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -46,6 +47,9 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         }
     });
     tasks.spawn(async move { watch_redis(&redis).await });
+    if let Some(keys) = app.identity.key_set().map(Arc::clone) {
+        tasks.spawn(async move { keys.keep_fresh().await });
+    }
     tasks.spawn(async move {
         let mut ticks = every(WATCH_EVERY);
         loop {

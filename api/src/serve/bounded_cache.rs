@@ -37,6 +37,11 @@ impl<K: Eq + Hash + Clone, V> BoundedCache<K, V> {
         self.old.remove(key);
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.young.clear();
         self.old.clear();

@@ -1,6 +1,8 @@
 //! The metrics of `serve`.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+
+use super::claim::outcome;
 
 /// Describes all metrics. Counters of failures start at zero, so that an alert sees the first.
 pub(super) fn describe() {
@@ -16,7 +18,7 @@ pub(super) fn describe() {
         describe_counter!(name, meaning);
         counter!(name).absolute(0);
     }
-    describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
+    outcome::describe();
     describe_counter!("firstcome_http_requests_total", "Requests, by method, route and status");
     for (name, meaning) in [
         ("firstcome_http_request_seconds", "Time to answer, by method and route"),
@@ -33,12 +35,18 @@ pub(super) fn describe() {
         ("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it"),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
         ("firstcome_kafka_up", "1 while Kafka took the last claim it was given"),
-        ("firstcome_mysql_up", "1 while the last refresh of coupons succeeded"),
+        ("firstcome_jwt_keys_up", "1 while the last reading of a JWK Set succeeded"),
+        ("firstcome_mysql_up", "1 while MySQL answered when coupons were last read"),
     ] {
         describe_gauge!(name, meaning);
     }
-    describe_gauge!("firstcome_catalogue_age_seconds", Unit::Seconds, "Age of the coupons in memory");
+    // Reported where it changes.
+    gauge!("firstcome_kafka_up").set(1.0);
+    let read_at = "When the coupons in memory were last read from MySQL, in Unix time";
+    describe_gauge!("firstcome_catalogue_read_timestamp_seconds", Unit::Seconds, read_at);
     describe_gauge!("firstcome_catalogue_refresh_seconds", Unit::Seconds, "Time of the last refresh of coupons");
-    let silence = "Time since the reconciler last ended a pass well; infinite where it never has";
+    let success = "When a pass over everything last ended well, in Unix time; 0 where none ever did";
+    describe_gauge!("firstcome_pass_last_success_timestamp_seconds", Unit::Seconds, success);
+    let silence = "Time since then; infinite where it never has. Of the first contract: use the timestamp";
     describe_gauge!("reconciler_last_success_age_seconds", Unit::Seconds, silence);
 }

@@ -1,7 +1,7 @@
 //! `firstcome-api serve`: answers HTTP, admits people, makes and changes coupons.
 
 mod args;
-mod auth;
+pub(crate) mod auth;
 mod background;
 mod bounded_cache;
 mod bulkheads;
@@ -10,6 +10,7 @@ mod claim;
 mod fd_limit;
 mod metrics;
 mod page;
+mod rate_limit;
 mod routes;
 mod server;
 mod start;

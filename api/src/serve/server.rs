@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::problem::no_such_route;
 use firstcome_shared::http::{self, Limits};
 use firstcome_shared::telemetry;
 use tokio::net::{TcpListener, TcpSocket};
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::ServeArgs;
 use super::routes::claim::FastPath;
 use super::routes::middleware::RequestGuard;
-use super::routes::router;
+use super::routes::{for_machines, router};
 use super::state::App;
 use super::{background, fd_limit, metrics, start};
 
@@ -24,6 +26,8 @@ pub struct ApiServer {
     listener: TcpListener,
     address: SocketAddr,
     routes: FastPath,
+    /// The listener and the routes of METRICS_ADDR.
+    apart: Option<(TcpListener, Router)>,
     limits: Limits,
     refresh: Duration,
     shutdown_delay: Duration,
@@ -47,14 +51,22 @@ impl ApiServer {
         let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
         let address = listener.local_addr()?;
         let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
-        let routes = FastPath::new(&app, router(&app, token, prometheus, Arc::clone(&guard)), guard);
+        let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
+        let mut apart = None;
+        if let Some(wanted) = args.http.metrics_addr {
+            let own = listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)"))?;
+            tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone");
+            apart = Some((own, std::mem::take(&mut for_everybody).fallback(no_such_route)));
+        }
+        let routes = router(&app, token, for_everybody, Arc::clone(&guard));
+        let routes = FastPath::new(&app, routes, guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka,
         // then for the fallback.
         let drain = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
         let limits = Limits { drain, ..args.http.limits() };
         let shutdown_delay = args.http.shutdown_delay();
-        Ok(Some(Self { app, listener, address, routes, limits, refresh, shutdown_delay, drain }))
+        Ok(Some(Self { app, listener, address, routes, apart, limits, refresh, shutdown_delay, drain }))
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -72,6 +84,10 @@ impl ApiServer {
             tokio::time::sleep(delay).await;
             closing.cancel();
         });
+        if let Some((listener, routes)) = self.apart {
+            let limits = Limits { connections: MACHINES, drain: Duration::from_secs(1), ..self.limits };
+            tokio::spawn(http::serve(listener, routes, limits, close.clone()));
+        }
         let routes = self.routes;
         let serving = http::serve_by(self.listener, move |peer| routes.of(peer), self.limits, close.clone());
         tokio::pin!(serving);
@@ -91,6 +107,9 @@ impl ApiServer {
         }
     }
 }
+
+/// Connections to METRICS_ADDR at a time.
+const MACHINES: usize = 100;
 
 /// Connections that may wait to be accepted. A drop's crowd comes at once, and a client that the
 /// system refuses tries again only a second later. The system lowers this to its own limit.

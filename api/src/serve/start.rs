@@ -20,6 +20,7 @@ use super::claim::durability::Durability;
 use super::claim::in_flight::InFlightLimit;
 use super::claim::publisher::Fallback;
 use super::claim::publisher::Publisher;
+use super::rate_limit::RateLimits;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
@@ -29,12 +30,22 @@ const EXPORTS: usize = 4;
 /// `None` where `shutdown` came while a store was waited for.
 pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Services>> {
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
+    if identity.believes_anybody() && !args.http.listen_addr.ip().is_loopback() {
+        tracing::warn!(
+            "TRUSTED_HEADER_SECRET is not set: whoever reaches this process past the gateway can name any person"
+        );
+    }
     let mysql = Bulkheads::new(&args.mysql.settings(), args.http.question_timeout())?;
     let redis = Redis::new(&args.redis.settings()).context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);
     let (settings, kafka) = (args.mysql.settings(), args.kafka.settings());
-    let checked = tokio::try_join!(wait.tables(&settings), wait.redis_settings(&redis), wait.topic_or_away(&kafka));
-    let Some(((), (), partitions)) = unless_stopped(checked)? else { return Ok(None) };
+    let checked = tokio::try_join!(
+        wait.tables(&settings),
+        wait.redis_settings(&redis),
+        wait.topic_or_away(&kafka),
+        wait.keys(&identity)
+    );
+    let Some(((), (), partitions, ())) = unless_stopped(checked)? else { return Ok(None) };
     tracing::info!(partitions, "the stores that answer are set up safely");
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
@@ -57,6 +68,8 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
     );
     Ok(Some(Services {
         identity,
+        rate_limits: RateLimits::new(args.http.person_rate_limit, args.http.address_rate_limit),
+        proxies: args.http.ops_trusted_proxies,
         claims: Arc::new(claims),
         catalogue,
         remaining: RemainingCache::default(),

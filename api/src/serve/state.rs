@@ -2,22 +2,28 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::http::Problem;
 use firstcome_shared::redis::Redis;
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
-use super::auth::Identity;
+use super::auth::{Identity, Requester};
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::RedisClock;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::in_flight::InFlightLimit;
+use super::rate_limit::RateLimits;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
+    pub(crate) rate_limits: RateLimits,
+    /// How many proxies in front are believed where a request comes from.
+    pub(crate) proxies: u8,
     pub(crate) claims: Arc<ClaimService>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
@@ -34,6 +40,22 @@ pub(crate) struct Services {
 }
 
 pub(crate) type App = Arc<Services>;
+
+impl Services {
+    /// The person that a request is from, within their rate limit.
+    pub(crate) async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+        let requester = self.identity.find_person(headers).await?;
+        self.rate_limits.person(&requester.user)?;
+        Ok(requester)
+    }
+
+    /// The same by what is known already; `None` where that is not enough, or the answer is no.
+    pub(crate) fn known_requester(&self, headers: &HeaderMap) -> Option<Requester> {
+        let requester = self.identity.person(headers).ok()?;
+        self.rate_limits.person(&requester.user).ok()?;
+        Some(requester)
+    }
+}
 
 /// One operator's change of a coupon at a time in this process; revisions order the changes of
 /// several processes. Coupons whose numbers agree in the last bits share a lock.

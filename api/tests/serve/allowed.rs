@@ -3,13 +3,11 @@
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::domain::CouponId;
 use firstcome_stack::ProxyFault;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, stack, until, with};
 
-const SECRET: &str = "a secret of more than thirty-two bytes";
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
 async fn send(api: &InProcessApi, id: i64, verb: &str, body: &str) -> HttpAnswer {
@@ -305,7 +303,7 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
 #[tokio::test]
 async fn a_process_that_does_not_know_of_a_change_yet_judges_by_it_all_the_same() {
     let world = ServeWorld::new().await;
-    let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
+    let jwt = world.with_tokens();
     let api = jwt.api().await;
     let (id, _) = api.make(open(9)).await;
     // It reads its coupons once a minute.
@@ -331,18 +329,14 @@ async fn a_process_that_does_not_know_of_a_change_yet_judges_by_it_all_the_same(
 }
 
 fn token(user: &str, groups: &Value) -> String {
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let mut claims = json!({"sub": user, "exp": chrono::Utc::now().timestamp() + 3_600});
-    if !groups.is_null() {
-        claims["groups"] = groups.clone();
-    }
-    format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap())
+    let groups = if groups.is_null() { json!({}) } else { json!({"groups": groups}) };
+    bearer(user, &groups)
 }
 
 #[tokio::test]
 async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
     let world = ServeWorld::new().await;
-    let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
+    let jwt = world.with_tokens();
     let api = jwt.api().await;
     let (id, _) = api.make(with(with(open(2), "allow", "group:vip"), "waiting_list", 1)).await;
     let me = format!("/v1/coupons/{id}/claims/me");

@@ -284,10 +284,10 @@ async fn only_a_drop_that_has_not_opened_and_has_nobody_is_withheld() {
     assert_eq!(world.ask_redis::<String>(&["HGET", &keys.meta, "paused"]).await, "1");
     assert_eq!((withhold(8).await, withhold(9).await), (Withheld::Outdated, Withheld::Yes));
     world.ask_redis::<()>(&["ZADD", &keys.waiting, "1", "u-1"]).await;
-    let before = world.dump().await;
-    assert_eq!(withhold(10).await, Withheld::InUse);
     let (now, now_drop) = api.make(open(5)).await;
     let opened = world.keys(now, now_drop);
+    let before = world.dump().await;
+    assert_eq!(withhold(10).await, Withheld::InUse);
     assert_eq!(world.redis.withhold(&opened, 10).await.unwrap(), Withheld::InUse);
     assert_eq!(world.ask_redis::<String>(&["HGET", &opened.meta, "paused"]).await, "0");
     for (name, content) in before {

@@ -182,3 +182,71 @@ async fn metrics_have_route_and_outcome() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_person_and_one_address_are_held_to_their_rates_and_supervisors_are_not() {
+    let world = ServeWorld::new().await;
+    let api = world.with("person-rate-limit", 5).api().await;
+    let (id, _) = api.make(open(5)).await;
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        codes.push(api.claim(id, "u-1").await);
+    }
+    let (good, refused): (Vec<_>, Vec<_>) = codes.iter().partition(|answer| answer.status < 300);
+    assert!((5..8).contains(&good.len()) && !refused.is_empty(), "{codes:?}");
+    assert_eq!(refused[0].code(), (429, "too_many_requests"));
+    let wait: u64 = refused[0].headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=4).contains(&wait), "{wait}");
+    assert_eq!(api.claim(id, "u-2").await.status, 202, "another person");
+
+    // Behind one proxy: each asks from an address of its own, and forges what stands left of it.
+    let api = world.with("address-rate-limit", 5).with("ops-trusted-proxies", 1).api().await;
+    let from = async |address: &str, path: &str| {
+        api.ask(Method::GET, path, &[("x-forwarded-for", &format!("192.0.2.{}, {address}", address.len()))], "")
+            .await
+            .status
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..8 {
+        statuses.push(from("198.51.100.1", "/v1/coupons").await);
+    }
+    assert!(statuses[..5].iter().all(|status| *status == 200) && statuses.contains(&429), "{statuses:?}");
+    assert_eq!(from("198.51.100.2", "/v1/coupons").await, 200, "another address");
+    for _ in 0..20 {
+        assert_eq!(from("198.51.100.1", "/healthz").await, 200);
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_gets_another_when_one_ends() {
+    let world = ServeWorld::new().await;
+    let api = world.with("max-connections-per-address", 2).api().await;
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let (mut first, mut second) = (connect(&api).await, connect(&api).await);
+    let ok = Some("HTTP/1.1 200".to_owned());
+    assert_eq!((ask(&mut first).await, ask(&mut second).await), (ok.clone(), ok.clone()));
+    let mut third = connect(&api).await;
+    assert_eq!(timeout(LIMIT, ask(&mut third)).await.expect("it is closed"), None);
+    drop(first);
+    until("there is room again", async || timeout(LIMIT, ask(&mut connect(&api).await)).await.unwrap() == ok).await;
+}
+
+#[tokio::test]
+async fn metrics_and_the_document_are_answered_at_their_own_address_alone() {
+    let world = ServeWorld::new().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let api = world.with("metrics-addr", port).api().await;
+    let apart = async |path: &str| reqwest::get(format!("http://{port}{path}")).await.unwrap();
+    for path in ["/metrics", "/openapi.json"] {
+        assert_eq!(api.get(path).await.code(), (404, "not_found"), "{path}");
+        assert_eq!(apart(path).await.status(), 200, "{path}");
+    }
+    assert_eq!(api.get("/healthz").await.status, 200);
+    assert_eq!(apart("/v1/coupons").await.status(), 404);
+    assert!(apart("/metrics").await.text().await.unwrap().contains("firstcome_build_info"));
+}

@@ -7,6 +7,7 @@ mod bulkheads;
 mod catalogue;
 mod changes;
 mod defences;
+mod identity;
 mod issued;
 mod operators;
 mod pages;

@@ -94,7 +94,7 @@ async fn a_page_and_its_state_come_from_memory_while_both_stores_are_away() {
 #[tokio::test]
 async fn the_page_says_whether_a_person_must_bring_a_token() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
-    let with_tokens = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", "s".repeat(32));
+    let with_tokens = world.with_tokens();
     for (world, wants) in [(&world, "false"), (&with_tokens, "true")] {
         let api = world.api().await;
         let (id, _) = api.make(open(1)).await;

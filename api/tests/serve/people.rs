@@ -1,10 +1,9 @@
 //! Who people are, and where their claims stand.
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::world::{ServeWorld, open, until, with};
+use crate::world::{ServeWorld, bearer, open, until, with};
 
 #[tokio::test]
 async fn a_claim_is_accepted_then_issued_with_its_code() {
@@ -56,28 +55,25 @@ async fn a_sealed_drop_is_answered_from_mysql_alone() {
 
 #[tokio::test]
 async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
-    const SECRET: &str = "a secret of more than thirty-two bytes";
     let world = ServeWorld::new().await;
-    let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
-    let api = jwt.api().await;
+    let api = world.with_tokens().api().await;
     let (id, drop) = api.make(open(5)).await;
-    let token = |claims: Value| {
-        let key = EncodingKey::from_secret(SECRET.as_bytes());
-        format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap())
-    };
-    let hour = chrono::Utc::now().timestamp() + 3_600;
     let path = format!("/v1/coupons/{id}/claims");
     let before = world.dump().await;
     let ask = async |headers: &[(&str, &str)]| api.ask(Method::POST, &path, headers, "").await;
 
     assert_eq!(ask(&[("x-user-id", "u-1")]).await.code(), (401, "unauthorized"));
-    let expired = token(json!({"sub": "u-1", "exp": hour - 7_200}));
+    let expired = bearer("u-1", &json!({"exp": chrono::Utc::now().timestamp() - 3_600}));
     assert_eq!(ask(&[("authorization", &expired)]).await.code(), (401, "unauthorized"));
-    let unfit = token(json!({"sub": "u 1", "exp": hour}));
+    let unfit = bearer("u 1", &json!({}));
     assert_eq!(ask(&[("authorization", &unfit)]).await.code(), (400, "bad_user_id"));
+    let good = bearer("u-1", &json!({}));
+    for second in [good.clone(), bearer("u-2", &json!({})), "nonsense".to_owned()] {
+        let both = [("authorization", &*good), ("authorization", &*second)];
+        assert_eq!(ask(&both).await.code(), (400, "invalid"), "of two tokens a proxy may have checked the other");
+    }
     assert_eq!(world.dump().await, before);
 
-    let good = token(json!({"sub": "u-1", "exp": hour}));
     let claimed = ask(&[("authorization", &good), ("x-user-id", "u-2")]).await;
     assert_eq!(claimed.code(), (202, "accepted"));
     let score: Option<u32> = world.ask_redis(&["ZSCORE", &world.keys(id, drop).users, "u-1"]).await;

@@ -86,6 +86,7 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
     .await;
     let made = api.ops(Method::POST, "/v1/coupons", &open(1)).await;
     assert_eq!(made.status, 201, "the coupon stands, and the reconciler loads it");
+    assert!(made.json["id"].as_i64().unwrap() > id + 1_000, "nobody knows which numbers were given");
     assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
     assert_eq!(api.patch(id, json!({"quantity": 4, "name": "x"})).await.code(), (503, "unavailable"));
     let row = world.sql(&format!("SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}")).await;

@@ -11,6 +11,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{KafkaOptions, KafkaServer};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -21,6 +22,24 @@ pub(crate) use crate::support::{LIMIT, stack, until};
 use crate::support::{RunningProgram, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
+
+/// Of people's tokens, where a world has them.
+pub(crate) const ISSUER: &str = "shop";
+pub(crate) const AUDIENCE: &str = "coupons";
+const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
+
+/// What a token of this person says; `more` is said too, or instead.
+pub(crate) fn claims(user: &str, more: &Value) -> Value {
+    let mut claims = json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
+    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    claims
+}
+
+/// The same as the header `Authorization`.
+pub(crate) fn bearer(user: &str, more: &Value) -> String {
+    let key = EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
+    format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims(user, more), &key).unwrap())
+}
 
 /// Partitions of every topic here.
 const PARTITIONS: i32 = 2;
@@ -99,6 +118,12 @@ impl ServeWorld {
         let mut world = self.clone();
         world.settings.insert(setting, value.to_string());
         world
+    }
+
+    /// The same, in which people bring tokens.
+    pub(crate) fn with_tokens(&self) -> Self {
+        let by_token = self.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", TOKEN_SECRET);
+        by_token.with("jwt-issuer", ISSUER).with("jwt-audience", AUDIENCE)
     }
 
     pub(crate) async fn api(&self) -> InProcessApi {

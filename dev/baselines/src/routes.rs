@@ -14,6 +14,7 @@ use clap::Args;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::kafka::{KafkaSettings, Security};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::keys::DropKeys;
@@ -87,7 +88,7 @@ async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
     let (coupon_id, drop_id) = (CouponId(route.args.coupon), DropId(route.args.drop));
     let reply = route.redis.claim(&route.keys, drop_id, &user_id).await?;
     let Admission::Accepted(slot) = reply.admission else {
-        return Ok(Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response());
+        return Ok(Problem::new(Code::SoldOut, "all are given out").into_response());
     };
     let claimed_at = DateTime::from_timestamp_millis(reply.now_ms).context("Redis's time")?;
     let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };

@@ -120,6 +120,19 @@ impl System {
         self.apis.iter().map(Service::target).collect()
     }
 
+    /// What a Prometheus scrapes: the jobs of deploy/prometheus/prometheus.yml.
+    pub fn scrape_jobs(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let addresses = |services: &mut dyn Iterator<Item = &Service>| -> Result<Vec<String>> {
+            services.map(|service| Ok(service.target()?.to_string().replace("http://", ""))).collect()
+        };
+        let pages = self.pages.iter().map(|pages| &pages.service);
+        Ok(vec![
+            ("firstcome-api".into(), addresses(&mut self.apis.iter().chain(pages))?),
+            ("firstcome-consumer".into(), addresses(&mut self.consumers.iter())?),
+            ("firstcome-reconciler".into(), addresses(&mut [&self.reconciler].into_iter())?),
+        ])
+    }
+
     /// Asks every process to stop (SIGTERM) and waits. Says which did not end well.
     pub async fn stop(self) -> Vec<String> {
         let mut complaints = Vec::new();

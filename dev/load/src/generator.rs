@@ -51,7 +51,7 @@ impl CrowdPlan {
             coupon_id,
             crowd,
             connections,
-            identity: CrowdIdentity::TrustedHeader,
+            identity: CrowdIdentity::TrustedHeader(None),
             rate: None,
             patience: Duration::ZERO,
             warm_up: false,
@@ -140,8 +140,10 @@ impl CrowdWorker {
     }
 
     async fn ask(&mut self, identity: (&str, &str)) -> CrowdAnswer {
-        let headers = [identity];
-        let call = Call { method: "POST", path: &self.path, headers: &headers, body: b"" };
+        let proof = self.plan.identity.proof();
+        let both = [identity, proof.unwrap_or_default()];
+        let headers = &both[..=usize::from(proof.is_some())];
+        let call = Call { method: "POST", path: &self.path, headers, body: b"" };
         let connection = match &mut self.connection {
             Some(connection) => Ok(connection),
             None => Connection::open(self.plan.target(self.number)).await.map(|new| self.connection.insert(new)),

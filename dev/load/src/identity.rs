@@ -43,6 +43,9 @@ pub struct CrowdIdentityArgs {
     /// File with the private key to sign tokens with, in PEM form, for the other algorithms
     #[arg(long, env = "JWT_PRIVATE_KEY_FILE")]
     pub jwt_private_key_file: Option<PathBuf>,
+    /// What a gateway sends as `X-Gateway-Secret`; of two by a comma, the first is sent
+    #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
+    pub trusted_header_secret: Option<SecretString>,
     /// Issuer in the tokens (`iss`)
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
@@ -53,8 +56,8 @@ pub struct CrowdIdentityArgs {
 
 #[derive(Clone)]
 pub enum CrowdIdentity {
-    /// `X-User-Id`.
-    TrustedHeader,
+    /// `X-User-Id`, and the gateway's secret where there is one.
+    TrustedHeader(Option<SecretString>),
     /// `Authorization`, made beforehand: signing is no part of what is measured.
     Bearer(Vec<String>),
 }
@@ -63,7 +66,7 @@ impl fmt::Debug for CrowdIdentity {
     /// Without the tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TrustedHeader => f.write_str("TrustedHeader"),
+            Self::TrustedHeader(_) => f.write_str("TrustedHeader"),
             Self::Bearer(tokens) => write!(f, "Bearer({} tokens)", tokens.len()),
         }
     }
@@ -85,7 +88,11 @@ impl CrowdIdentity {
     /// One sentence about what is missing or can't be read, never with a secret.
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
-            (CrowdAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
+            (CrowdAuth::TrustedHeader, None) => {
+                let secret = args.trusted_header_secret.as_ref().map(|secret| secret.expose_secret().split(','));
+                let first = secret.and_then(|mut parts| parts.next()).filter(|first| !first.is_empty());
+                Ok(Self::TrustedHeader(first.map(SecretString::from)))
+            }
             (CrowdAuth::TrustedHeader, Some(_)) => bail!("--tokens is for --user-auth jwt"),
             (CrowdAuth::Jwt, Some(path)) => {
                 let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -101,16 +108,40 @@ impl CrowdIdentity {
     /// The header that says who a person is.
     pub fn header(&self, crowd: &Crowd, person: u32) -> (&'static str, String) {
         match self {
-            Self::TrustedHeader => ("x-user-id", crowd.user_id(person)),
+            Self::TrustedHeader(_) => ("x-user-id", crowd.user_id(person)),
             Self::Bearer(tokens) => ("authorization", tokens.get(person as usize).cloned().unwrap_or_default()),
         }
     }
+
+    /// The header by which a gateway proves that it is one.
+    pub fn proof(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::TrustedHeader(secret) => secret.as_ref().map(|secret| ("x-gateway-secret", secret.expose_secret())),
+            Self::Bearer(_) => None,
+        }
+    }
+}
+
+/// Of the tokens that [`token`] makes.
+const ISSUER: &str = "firstcome-load";
+const AUDIENCE: &str = "firstcome";
+
+/// Settings of an API that believes the tokens of [`token`].
+pub fn token_settings(secret: &str) -> [(&'static str, &str); 5] {
+    [
+        ("USER_AUTH", "jwt"),
+        ("JWT_ALGORITHM", "HS256"),
+        ("JWT_SECRET", secret),
+        ("JWT_ISSUER", ISSUER),
+        ("JWT_AUDIENCE", AUDIENCE),
+    ]
 }
 
 /// The token of one person, signed with a shared secret (HS256).
 pub fn token(secret: &str, user: &str) -> Result<String> {
     let iat = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let claims = JwtClaims { sub: user.to_owned(), exp: iat + GOOD_FOR.as_secs(), iat, iss: None, aud: None };
+    let exp = iat + GOOD_FOR.as_secs();
+    let claims = JwtClaims { sub: user.to_owned(), exp, iat, iss: Some(ISSUER), aud: Some(AUDIENCE) };
     encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
         .context("a token cannot be signed")
 }

@@ -11,6 +11,8 @@ pub struct Faults {
     pub flushes: u8,
     /// Somebody who writes dies.
     pub deaths: u8,
+    /// MySQL has what it had at an earlier moment: a replica that lagged took over.
+    pub mysql_gone_back: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum Wrong {
     SeenInMeta,
     /// A coupon opens after a loss with the revision that Redis came back with.
     OpenAtOldRevision,
+    /// What MySQL has lost is not taken from Redis.
+    NotRecovered,
 }
 
 /// The protocol of the settings.
@@ -100,6 +104,7 @@ pub struct State {
     life: u8,
     open: bool,
     mysql: RevisionSettings,
+    mysql_copy: Option<RevisionSettings>,
     /// Slots promised.
     given: u8,
     writers: Vec<Writer>,
@@ -114,12 +119,31 @@ pub enum Step {
     Copy,
     GoBack,
     Flush,
+    MysqlCopy,
+    MysqlGoesBack,
+}
+
+impl Writer {
+    /// A pass ends with the connection of its lock. A change that is under way is taken to end with
+    /// its connection too: two settings can have one number where it goes on behind a fail-over,
+    /// and another one took its number on the new server.
+    fn loses_connection(&mut self) {
+        match self {
+            Self::Pass(pass) => *pass = Pass::Idle,
+            Self::Change { stage: Change::Take | Change::Done, .. } => {}
+            Self::Change { stage, .. } => *stage = Change::GivenUp,
+        }
+    }
 }
 
 impl State {
-    fn take_revision(&mut self) -> RevisionSettings {
-        self.mysql.revision = self.mysql.revision.max(self.redis.seen) + 1;
-        self.mysql
+    /// MySQL with what it has lost: a revision is there before anything is in Redis with it.
+    fn recovered(&self) -> RevisionSettings {
+        let Redis { seen, quantity, .. } = self.redis;
+        if seen <= self.mysql.revision {
+            return self.mysql;
+        }
+        RevisionSettings { revision: seen, quantity: quantity.unwrap_or(self.mysql.quantity) }
     }
 
     fn lose(&mut self, redis: Redis) {
@@ -131,6 +155,19 @@ impl State {
 impl Revisions {
     fn is(&self, wrong: Wrong) -> bool {
         self.wrong == Some(wrong)
+    }
+
+    fn recover(&self, state: &mut State) {
+        if !self.is(Wrong::NotRecovered) {
+            state.mysql = state.recovered();
+        }
+    }
+
+    /// None is taken before what MySQL has lost is there again.
+    fn take_revision(&self, state: &mut State) -> RevisionSettings {
+        self.recover(state);
+        state.mysql.revision = state.mysql.revision.max(state.redis.seen) + 1;
+        state.mysql
     }
 
     /// `write_meta.lua`: whether the revision is not outdated.
@@ -149,7 +186,7 @@ impl Revisions {
         let again = if attempts < ATTEMPTS { Change::Take } else { Change::Done };
         let next = match stage {
             Change::Take => {
-                let read = state.take_revision();
+                let read = self.take_revision(state);
                 let lowers = to < read.quantity && !self.is(Wrong::LoweredLate);
                 return (attempts + 1, if lowers { Change::Lower(read) } else { Change::Commit(read) });
             }
@@ -183,7 +220,7 @@ impl Revisions {
             Change::Write(made) if self.write_meta(&mut state.redis, made) => Change::Done,
             Change::Write(_) if attempts > ATTEMPTS => Change::GivenUp,
             Change::Write(_) => Change::Follow,
-            Change::Follow => return (attempts + 1, Change::Write(state.take_revision())),
+            Change::Follow => return (attempts + 1, Change::Write(self.take_revision(state))),
             ended => ended,
         };
         (attempts, next)
@@ -192,11 +229,12 @@ impl Revisions {
     fn pass(&self, state: &mut State, pass: Pass) -> Pass {
         match pass {
             Pass::Idle => {
+                self.recover(state);
                 let matches = state.redis.quantity == Some(state.mysql.quantity);
                 match (matches, state.open) {
                     (true, true) => Pass::Idle,
                     (true, false) if self.is(Wrong::OpenAtOldRevision) => Pass::Open(state.life),
-                    _ => Pass::Write(state.life, state.take_revision()),
+                    _ => Pass::Write(state.life, self.take_revision(state)),
                 }
             }
             Pass::Write(life, settings) => {
@@ -254,6 +292,14 @@ impl Revisions {
                 state.faults.flushes -= 1;
                 state.lose(Redis::default());
             }
+            Step::MysqlCopy => state.mysql_copy = Some(state.mysql),
+            Step::MysqlGoesBack => {
+                state.faults.mysql_gone_back -= 1;
+                state.mysql = state.mysql_copy.take().unwrap_or(state.mysql);
+                for writer in &mut state.writers {
+                    writer.loses_connection();
+                }
+            }
         }
         state.writers.sort_unstable();
         if state.faults.gone_back == 0 {
@@ -274,7 +320,7 @@ impl Revisions {
     }
 }
 
-/// MySQL would refuse the row of a promise above the quantity.
+/// MySQL would refuse the row of a promise above the quantity, once it has what it has lost.
 pub const WITHIN: &str = "no slot above MySQL's quantity is promised";
 /// What an operator was answered holds for the next claim.
 pub const ACKNOWLEDGED: &str = "when every change is acknowledged, Redis has MySQL's quantity";
@@ -295,6 +341,7 @@ impl Model for Revisions {
             life: 1,
             open: true,
             mysql: RevisionSettings { revision: 1, quantity: QUANTITY },
+            mysql_copy: None,
             given: 0,
             writers,
             faults: self.faults,
@@ -313,10 +360,12 @@ impl Model for Revisions {
             steps.extend((goes_on || is_under_way).then_some(Step::Writer(at)));
             steps.extend((is_under_way && state.faults.deaths > 0).then_some(Step::Dies(at)));
         }
-        let Faults { gone_back, flushes, .. } = state.faults;
+        let Faults { gone_back, flushes, mysql_gone_back, .. } = state.faults;
         steps.extend((gone_back > 0 && state.copy.is_none()).then_some(Step::Copy));
         steps.extend((gone_back > 0 && state.copy.is_some()).then_some(Step::GoBack));
         steps.extend((flushes > 0).then_some(Step::Flush));
+        steps.extend((mysql_gone_back > 0 && state.mysql_copy.is_none()).then_some(Step::MysqlCopy));
+        steps.extend(state.mysql_copy.is_some().then_some(Step::MysqlGoesBack));
     }
 
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
@@ -330,10 +379,12 @@ impl Model for Revisions {
             let at_rest = |writer: &Writer| {
                 matches!(writer, Writer::Change { stage: Change::Done, .. } | Writer::Pass(Pass::Idle))
             };
-            !state.open || !state.writers.iter().all(at_rest) || state.redis.quantity == Some(state.mysql.quantity)
+            !state.open
+                || !state.writers.iter().all(at_rest)
+                || state.redis.quantity == Some(state.recovered().quantity)
         };
         vec![
-            Property::always(WITHIN, |_, state: &State| state.given <= state.mysql.quantity),
+            Property::always(WITHIN, |_, state: &State| state.given <= state.recovered().quantity),
             Property::always(ACKNOWLEDGED, acknowledged),
             Property::always(HEALS, |model: &Self, state: &State| model.heals(state)),
             Property::sometimes("a change is made", |_, state: &State| state.mysql.quantity != QUANTITY),
@@ -341,7 +392,7 @@ impl Model for Revisions {
     }
 }
 
-const NONE: Faults = Faults { gone_back: 0, flushes: 0, deaths: 0 };
+const NONE: Faults = Faults { gone_back: 0, flushes: 0, deaths: 0, mysql_gone_back: 0 };
 
 fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
     Revisions { faults, changes: changes.to_vec(), passes, wrong: None }
@@ -350,10 +401,13 @@ fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
 /// The right protocol under the faults it is to withstand.
 pub fn right() -> Vec<(&'static str, Revisions)> {
     let gone_back = Faults { gone_back: 1, ..NONE };
+    let mysql_gone_back = Faults { mysql_gone_back: 1, ..NONE };
     vec![
         ("an operator raises, another lowers, one dies", protocol(&[3, 1], 1, Faults { deaths: 1, ..NONE })),
         ("two operators lower, Redis goes back in time", protocol(&[1, 2], 1, gone_back)),
         ("an operator raises and another undoes it, Redis goes back in time", protocol(&[3, 2], 1, gone_back)),
+        ("an operator raises, another lowers, MySQL goes back in time", protocol(&[3, 1], 1, mysql_gone_back)),
+        ("two operators lower, MySQL goes back in time", protocol(&[1, 2], 1, mysql_gone_back)),
         ("two daemons and an operator, Redis is emptied", protocol(&[3], 2, Faults { flushes: 1, ..NONE })),
     ]
 }
@@ -367,6 +421,7 @@ pub fn wrong() -> Vec<(Wrong, Revisions)> {
         (Wrong::LoweredLate, protocol(&[1], 0, NONE)),
         (Wrong::SeenInMeta, protocol(&[3], 1, emptied)),
         (Wrong::OpenAtOldRevision, protocol(&[3, 2], 1, Faults { gone_back: 1, ..NONE })),
+        (Wrong::NotRecovered, protocol(&[3], 1, Faults { mysql_gone_back: 1, ..NONE })),
     ];
     cases.map(|(wrong, protocol)| (wrong, Revisions { wrong: Some(wrong), ..protocol })).into()
 }

@@ -2,11 +2,10 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use anyhow::Result;
 
 use crate::fetch;
+use crate::plain_http::get;
 use crate::process::CommandLine;
 use crate::server::{Instance, Server, ServerKind};
 
@@ -26,19 +25,6 @@ impl AlertmanagerServer {
     pub async fn alerts(&self) -> Result<String> {
         get(self.port(), "/api/v2/alerts").await
     }
-}
-
-/// A body. HTTP/1.0: it has no chunks.
-async fn get(port: u16, path: &str) -> Result<String> {
-    let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
-    connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
-    if !head.contains(" 200 ") {
-        bail!("{path} was answered with {answer:?}");
-    }
-    Ok(body.to_owned())
 }
 
 impl ServerKind for AlertmanagerOptions {

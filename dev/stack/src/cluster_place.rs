@@ -35,6 +35,17 @@ impl ClusterPlace {
     }
 }
 
+/// Who follows whom and serves what, by a list of nodes: lists of nodes that agree give the same.
+pub(crate) fn roles(nodes: &str) -> Vec<String> {
+    let role = |line: &str| {
+        let words = line.split(' ').enumerate().filter(|(at, _)| matches!(at, 0 | 3 | 8..));
+        words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+    };
+    let mut roles: Vec<_> = nodes.lines().map(role).collect();
+    roles.sort();
+    roles
+}
+
 /// `7` or `0-5460`; a slot on its way, in brackets, stands among the others too while it is the
 /// node's own.
 fn range(word: &str) -> Option<RangeInclusive<u16>> {
@@ -58,6 +69,10 @@ mod tests {
         let place = ClusterPlace::read(replica).unwrap();
         assert_eq!(place, ClusterPlace { primary: Some("e7d1".into()), epoch: 4, slots: vec![] });
         assert!(!place.serves(0));
+        let seen_by_other = "\
+            e7d1 127.0.0.1:30001@31001 master - 0 1426238317000 3 connected 0-5460 7000\n\
+            07c3 127.0.0.1:30004@31004 myself,slave e7d1 0 0 4 connected\n";
+        assert_eq!(roles(seen_by_other), ["07c3 e7d1", "e7d1 - 0-5460 7000"]);
         assert_eq!(ClusterPlace::read("07c3 127.0.0.1:30004@31004 slave e7d1 0 0 4 connected\n"), None);
     }
 }

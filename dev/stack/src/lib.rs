@@ -34,10 +34,14 @@ mod kafka_wire;
 mod listener;
 mod mail;
 mod mysql;
+mod mysql_pair;
+mod otlp;
+mod plain_http;
 mod ports;
 mod process;
 mod program;
 mod progress;
+mod prometheus;
 mod proxy;
 mod redis;
 mod redis_cluster;
@@ -64,7 +68,10 @@ pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
 pub use mysql::{
     MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows, table_statements, with_database,
 };
+pub use mysql_pair::{MysqlPair, Replication};
+pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use program::{Program, built_program, tail};
+pub use prometheus::{PrometheusOptions, PrometheusServer};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault, WireProtocol};
 pub use redis_cluster::{RedisCluster, RedisClusterOptions};
 pub use redis_sentinels::{RedisSentinels, RedisSentinelsOptions};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::redis::cmd;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::cluster_place::ClusterPlace;
+use crate::cluster_place::{ClusterPlace, roles};
 use crate::ports::ReservedPort;
 use crate::redis::{RedisOptions, RedisServer};
 use crate::redis_group::{FENCE, LIMIT, ask, ask_within, field, logs, replicates, together, urls, words};
@@ -18,6 +18,9 @@ const SLOTS: usize = 16_384;
 /// Keys of a slot that move by one `MIGRATE`: the source serves nobody meanwhile.
 const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Redis gives up a fail-over on demand after 5 s, and says so in its log only.
+const FAIL_OVER_LIMIT: Duration = Duration::from_secs(6);
 
 /// How a cluster is started.
 #[derive(Debug, Clone)]
@@ -100,13 +103,15 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Waits until every node runs and has its place: all slots are served, nobody is called
-    /// failed, every replica has its primary's data and every primary takes writes.
+    /// Waits until every node runs and has its place: all slots are served, all nodes agree who
+    /// follows whom, nobody is called failed, every replica has its primary's data and every
+    /// primary takes writes.
     pub async fn wait_until_whole(&self) -> Result<()> {
         within(LIMIT, async || self.is_whole().await).await.map_err(|error| self.explain(&error))
     }
 
     async fn is_whole(&self) -> Result<()> {
+        let mut agreed = None;
         for node in &self.nodes {
             let port = node.port();
             let info: String = ask(port, &words("CLUSTER INFO")).await?;
@@ -115,6 +120,9 @@ impl RedisCluster {
             ensure!(served, "not all slots are served as port {port} sees it");
             let seen: String = ask(port, &words("CLUSTER NODES")).await?;
             ensure!(!seen.contains("fail"), "port {port} calls a node failed");
+            let roles = roles(&seen);
+            // A primary ignores the fail-over to a replica that it doesn't know for its own yet.
+            ensure!(agreed.get_or_insert_with(|| roles.clone()) == &roles, "port {port} sees another cluster");
             replicates(node, self.replicas > 0).await?;
         }
         Ok(())
@@ -186,10 +194,14 @@ impl RedisCluster {
     async fn replace(&self, primary: &RedisServer, command: &str) -> Result<&RedisServer> {
         let replicas = self.replicas_of(primary).await?;
         let replica = *replicas.first().context("no replica of this primary answers")?;
-        self.tell(replica, command).await?;
-        within(LIMIT, async || {
-            ensure!(ClusterPlace::of(replica.port()).await?.primary.is_none(), "the replica is not promoted");
+        let promoted = async || {
+            let place = ClusterPlace::of(replica.port()).await?;
+            ensure!(place.primary.is_none(), "the replica at port {} is not promoted", replica.port());
             Ok(replica)
+        };
+        within(LIMIT, async || {
+            self.tell(replica, command).await?;
+            within(FAIL_OVER_LIMIT, promoted).await
         })
         .await
         .map_err(|error| self.explain(&error))

@@ -1,5 +1,6 @@
 //! Redis with replicas, and sentinels that promote one of them when the master is away.
 
+use std::collections::HashMap;
 use std::iter;
 use std::time::Duration;
 
@@ -167,13 +168,7 @@ impl RedisSentinels {
     /// Waits until another than this is the master, as a majority of the sentinels names it, and
     /// gives it.
     pub async fn master_after(&self, old: &RedisServer) -> Result<&RedisServer> {
-        within(LIMIT, async || {
-            let master = self.current_master().await?;
-            ensure!(master.port() != old.port(), "port {} is still the master", old.port());
-            Ok(master)
-        })
-        .await
-        .map_err(|error| self.explain(&error))
+        within(LIMIT, async || self.is_replaced(old).await).await.map_err(|error| self.explain(&error))
     }
 
     fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
@@ -185,8 +180,24 @@ impl RedisSentinels {
     pub async fn fail_over(&self) -> Result<&RedisServer> {
         let old = self.current_master().await?;
         let sentinel = self.sentinels.first().context("there is no sentinel")?;
-        let () = ask(sentinel.port(), &words(&format!("SENTINEL FAILOVER {MASTER}"))).await?;
-        self.master_after(old).await
+        within(LIMIT, async || {
+            let port = sentinel.port();
+            let seen: HashMap<String, String> = ask(port, &words(&format!("SENTINEL MASTER {MASTER}"))).await?;
+            let is_under_way = seen.get("flags").is_some_and(|flags| flags.contains("failover_in_progress"));
+            // It gives up when it has not heard of a good replica for a moment.
+            if !is_under_way && master_of(sentinel).await? == old.port() {
+                let () = ask(port, &words(&format!("SENTINEL FAILOVER {MASTER}"))).await?;
+            }
+            self.is_replaced(old).await
+        })
+        .await
+        .map_err(|error| self.explain(&error))
+    }
+
+    async fn is_replaced(&self, old: &RedisServer) -> Result<&RedisServer> {
+        let master = self.current_master().await?;
+        ensure!(master.port() != old.port(), "port {} is still the master", old.port());
+        Ok(master)
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,15 +102,27 @@ impl TestTopic {
                 let found = committed.find_partition(&this.name, partition).map(|element| element.offset());
                 (if let Some(Offset::Offset(at)) = found { at } else { 0 }, end)
             };
-            let partitions: Vec<i32> = committed
-                .elements()
-                .iter()
-                .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
-                .collect();
+            let partitions: Vec<i32> = committed.elements().iter().map(TopicPartitionListElem::partition).collect();
             partitions.into_iter().map(of).collect()
         })
         .await
         .unwrap()
+    }
+
+    /// Commits the ends, as if the group had read everything. No member of it may run.
+    pub async fn skip_all(&self) {
+        let (this, config) = (self.clone(), self.config());
+        let committed = tokio::task::spawn_blocking(move || {
+            let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
+            let mut ends = this.partitions(&reader);
+            let partitions: Vec<i32> = ends.elements().iter().map(TopicPartitionListElem::partition).collect();
+            for partition in partitions {
+                let end = reader.fetch_watermarks(&this.name, partition, PATIENCE).unwrap().1;
+                ends.set_partition_offset(&this.name, partition, Offset::Offset(end)).unwrap();
+            }
+            reader.commit(&ends, CommitMode::Sync).unwrap();
+        });
+        committed.await.unwrap();
     }
 
     /// How many messages the group has not committed.

@@ -17,6 +17,9 @@ const LINES: usize = 8;
 /// Most people that one line names.
 const PEOPLE: usize = 5;
 
+/// Most traces that one line names.
+const TRACES: usize = 3;
+
 /// Most stretches of slots that one line names.
 const STRETCHES: usize = 10;
 
@@ -136,7 +139,7 @@ pub(super) fn reasons(
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
-        let detail = wording::detail(&placed.1.detail, people);
+        let detail = wording::detail(placed.1.detail_and_trace().0, people);
         let key = (label(placed.1), wording::without_numbers(&detail));
         let at = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
             keys.push(key);
@@ -169,7 +172,7 @@ fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
     let details: Vec<&str> = group.iter().map(|(detail, _)| detail.as_str()).collect();
     let reason = Some(merged(&details)).filter(|reason| !reason.is_empty());
     let what = [label.map(str::to_owned), reason].into_iter().flatten().collect::<Vec<_>>().join(": ");
-    let whom = [slots(group), people(group)].into_iter().flatten().collect::<Vec<_>>().join(" · ");
+    let whom = [slots(group), people(group), traces(group)].into_iter().flatten().collect::<Vec<_>>().join(" · ");
     if whom.is_empty() { format!("{many}{what}") } else { format!("{many}{what} ({whom})") }
 }
 
@@ -205,6 +208,13 @@ fn people(group: &ReasonGroup<'_>) -> Option<String> {
     let people: Vec<String> =
         group.iter().filter_map(|(_, (_, finding))| finding.user_id.as_deref()).map(wording::person).collect();
     (1..=PEOPLE).contains(&people.len()).then(|| people.join(", "))
+}
+
+/// Where to look further, for those of them that were traced.
+fn traces(group: &ReasonGroup<'_>) -> Option<String> {
+    let traces: Vec<&str> = group.iter().filter_map(|(_, (_, finding))| finding.detail_and_trace().1).collect();
+    let more = if traces.len() > TRACES { ", …" } else { "" };
+    (!traces.is_empty()).then(|| format!("trace {}{more}", traces[..traces.len().min(TRACES)].join(", ")))
 }
 
 /// Texts that differ in numbers only, as one: a number that is not the same in all becomes a range.
@@ -292,6 +302,20 @@ mod tests {
             [
                 "4 × issued late: admitted 61–67 s ago, no row (slots 1–3, 7 · s•••11, s•••11, s•••11, s•••11)",
                 "issued late: no message (slot 9 · c•••-9)",
+            ]
+        );
+    }
+
+    #[test]
+    fn traces_are_named_and_keep_nothing_apart() {
+        let traced =
+            |slot: i64| finding(slot, "customer-1", &format!("no row; trace {}{slot}", "ab12".repeat(7) + "abc"));
+        assert_eq!(
+            grouped(&[traced(1), traced(2), finding(3, "customer-1", "no row"), finding(4, "u", "x; trace none")]),
+            [
+                "3 × issued late: no row (slots 1–3 · c•••-1, c•••-1, c•••-1 · trace ab12ab12ab12ab12ab12ab12ab12abc1, \
+                 ab12ab12ab12ab12ab12ab12ab12abc2)",
+                "issued late: x; trace none (slot 4 · u•••)",
             ]
         );
     }

@@ -9,6 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::trace::TraceContext;
 
 use crate::topic::{InFlight, Tail};
 
@@ -147,6 +148,8 @@ pub struct DeadLetter {
     pub claimed_at: Option<DateTime<Utc>>,
     /// Why it is there.
     pub reason: String,
+    /// The span that it came from, where it has a trace.
+    pub trace: Option<TraceContext>,
 }
 
 impl From<DeadLetterRow> for DeadLetter {
@@ -159,6 +162,7 @@ impl From<DeadLetterRow> for DeadLetter {
             user: row.user_id.and_then(|text| text.parse().ok()),
             claimed_at: row.claimed_at.map(|at| at.and_utc()),
             reason: row.reason,
+            trace: row.traceparent.and_then(|text| TraceContext::parse(text.as_bytes())),
         }
     }
 }

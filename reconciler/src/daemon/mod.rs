@@ -155,7 +155,6 @@ impl BySchedule {
 
     /// Mails what is late and begins what is due.
     async fn judge(&mut self, now: DateTime<Utc>) {
-        crate::metrics::pass_age(self.passes.age());
         for at in 0..self.schedules.len() {
             self.schedules[at].note_clock(now);
             let is_late = self.schedules[at].missed_since(now).is_some();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What a function that writes contains. A script counts as a write.
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
-                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\") self.begin_life_of( self.set_verified(";
+                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\") self.begin_life_of( self.set_verified( self.note_numbers_on(";
 
 /// `record` keeps the tables of runs, and nothing else.
 const OF_RUNS: &[&str] = &["begin_run", "finish_run", "prolong_run", "delete_old", "set_state", "hold_back"];
@@ -23,7 +23,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
 
 /// Names of the functions of `shared` whose text has one of the marks.
 fn functions_that_write(shared: &Path) -> Vec<String> {
-    let mut names = vec!["make_ahead".to_owned()];
+    let mut names = ["make_ahead", "recover", "skip_given_numbers"].map(str::to_owned).to_vec();
     for (_, text) in ["mysql", "redis"].iter().flat_map(|folder| sources(&shared.join(folder))) {
         for function in text.split("\n    pub async fn ").skip(1) {
             let body = function.split("\n    }\n").next().unwrap();

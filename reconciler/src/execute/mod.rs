@@ -7,14 +7,17 @@ mod allow_lists;
 mod by_hand;
 #[cfg(test)]
 mod law;
+mod recovered;
 mod redis;
 mod reopening;
 mod revocations;
 mod rows;
 mod sealing;
+mod traces;
 
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
 pub(crate) use by_hand::{EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up};
+pub(crate) use recovered::{lost_settings, recover_settings, settle_numbers, skip_given_numbers};
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
@@ -32,8 +35,10 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::GivenSlot;
 use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::trace::TraceContext;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
@@ -184,15 +189,21 @@ impl<'a> Executor<'a> {
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         crash_point(Point::RepairBegun);
-        let attempts = self.all_of(run).await?;
+        let (began, traces) = (Instant::now(), self.traces_of(run).await);
+        let mut attempts = self.all_of(run, &traces).await?;
+        self.trace_repairs(run, &traces, &mut attempts, began.elapsed());
         crash_point(Point::RepairDone);
         Ok(attempts)
     }
 
-    async fn all_of(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    async fn all_of(
+        &mut self,
+        run: &[Planned],
+        traces: &[Option<TraceContext>],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         match &run[0].action {
             Action::PutBack { .. } => self.put_back(run).await,
-            Action::Issue(_) => self.issue(run).await,
+            Action::Issue(_) => self.issue(run, traces).await,
             Action::ToFront { .. } => self.bring_to_front(run).await,
             Action::Promote { .. } => self.promote(run).await,
             Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await,
@@ -218,7 +229,7 @@ impl<'a> Executor<'a> {
             Action::WriteMeta => self.write_meta().await,
             Action::WriteAllowList => self.write_allow_list().await,
             Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
-            Action::Move { user, from } => self.move_person(user, *from).await,
+            Action::Move { user, from } => self.move_person(user, *from, item.trace).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,
@@ -238,7 +249,8 @@ impl<'a> Executor<'a> {
     /// from later claims by it.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
-        Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
+        let (coupon_id, drop_id, user_id) = (self.facts.coupon.id, self.facts.drop.id, user.clone());
+        Claim { coupon_id, drop_id, slot, user_id, claimed_at, trace: None }
     }
 
     pub(crate) fn must_go_on(&self) -> Result<(), ExecuteError> {

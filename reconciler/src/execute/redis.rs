@@ -12,6 +12,7 @@ use firstcome_shared::redis::life::Life;
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::{Done, GivenSlot, Holding, PutBack};
 use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::trace::TraceContext;
 use futures_util::future::join_all;
 
 use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
@@ -165,13 +166,19 @@ impl Executor<'_> {
 
     /// Another slot, with its row; without one, the head of the waiting list and the list of broken
     /// promises.
-    pub(super) async fn move_person(&self, user: &UserId, from: i64) -> Result<RepairAttempt, ExecuteError> {
+    pub(super) async fn move_person(
+        &self,
+        user: &UserId,
+        from: i64,
+        trace: Option<TraceContext>,
+    ) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
             Done::Applied(Some(GivenSlot { slot, at_ms })) => {
                 crash_point(Point::PersonMoved);
-                let written = self.write_row(&self.given(user, GivenSlot { slot, at_ms })).await?;
+                let claim = Claim { trace, ..self.given(user, GivenSlot { slot, at_ms }) };
+                let written = self.write_row(&claim).await?;
                 Ok(match written {
                     RepairAttempt::Done(_) => RepairAttempt::Done(Some(format!("moved to slot {slot}"))),
                     other => other,
@@ -276,7 +283,7 @@ impl Executor<'_> {
             // A few at a time: each looks for a free slot, and Redis serves others in between.
             let mut slots = Vec::with_capacity(some.len());
             for few in some.chunks(8) {
-                slots.extend(join_all(few.iter().map(|item| self.slot_for_letter(&item.action))).await);
+                slots.extend(join_all(few.iter().map(|item| self.slot_for_letter(item))).await);
             }
             crash_point(Point::PersonMoved);
             let slots: Vec<_> = slots.into_iter().collect::<Result<_, _>>()?;
@@ -303,8 +310,8 @@ impl Executor<'_> {
 
     /// Gives the person of a dead letter a slot in Redis: the letter, and the claim that it is now.
     /// What a store refuses keeps no other back.
-    async fn slot_for_letter(&self, action: &Action) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
-        let Action::Readmit { id, user, claimed_at } = action else {
+    async fn slot_for_letter(&self, item: &Planned) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
+        let Action::Readmit { id, user, claimed_at } = &item.action else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
         let generation = self.generation().await?;
@@ -312,7 +319,7 @@ impl Executor<'_> {
         Ok(match moved.map_err(ExecuteError::from) {
             Ok(Done::Applied(Some(given))) => {
                 let claim = self.given(user, given);
-                Ok((*id, Claim { claimed_at: claimed_at.or(claim.claimed_at), ..claim }))
+                Ok((*id, Claim { claimed_at: claimed_at.or(claim.claimed_at), trace: item.trace, ..claim }))
             }
             Ok(Done::Applied(None)) => Err(RepairAttempt::Left("no slot is left".into())),
             Ok(Done::Changed) => {

@@ -12,6 +12,7 @@ use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::repair::{Holding, PutBack};
+use firstcome_shared::trace::TraceContext;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
@@ -21,9 +22,16 @@ use crate::stores::Stores;
 
 impl Executor<'_> {
     /// Rows for many people, one statement for all of them.
-    pub(super) async fn issue(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let claim = |item: &Planned| if let Action::Issue(claim) = &item.action { Some(claim.clone()) } else { None };
-        let rows: Vec<(Claim, Option<i64>)> = run.iter().filter_map(claim).map(|claim| (claim, None)).collect();
+    pub(super) async fn issue(
+        &self,
+        run: &[Planned],
+        traces: &[Option<TraceContext>],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
+        let claim = |(item, trace): (&Planned, &Option<TraceContext>)| match &item.action {
+            Action::Issue(claim) => Some((Claim { trace: *trace, ..claim.clone() }, None)),
+            _ => None,
+        };
+        let rows: Vec<(Claim, Option<i64>)> = run.iter().zip(traces).filter_map(claim).collect();
         self.write_rows(&rows).await
     }
 
@@ -124,7 +132,7 @@ impl Executor<'_> {
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         self.must_go_on()?;
         let open = some.iter().zip(&attempts).filter(|(_, attempt)| attempt.is_none());
-        let rows: Vec<_> = open.map(|(letter, _)| (letter.claim.clone(), Some(letter.id))).collect();
+        let rows: Vec<_> = open.map(|(letter, _)| (letter.traced_claim(), Some(letter.id))).collect();
         let mut written = self.write_rows(&rows).await?.into_iter();
         crash_point(Point::RowReissued);
         attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
@@ -207,12 +215,17 @@ struct DeadLetterToIssue<'p> {
     id: i64,
     claim: &'p Claim,
     put_back: bool,
+    trace: Option<TraceContext>,
 }
 
 impl<'p> DeadLetterToIssue<'p> {
     fn of(item: &'p Planned) -> Option<Self> {
         let Action::IssueDeadLetter { id, claim, put_back } = &item.action else { return None };
-        Some(Self { id: *id, claim, put_back: *put_back })
+        Some(Self { id: *id, claim, put_back: *put_back, trace: item.trace })
+    }
+
+    fn traced_claim(&self) -> Claim {
+        Claim { trace: self.trace, ..self.claim.clone() }
     }
 
     fn holding(&self) -> Holding {

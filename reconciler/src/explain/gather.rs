@@ -11,8 +11,10 @@ use firstcome_shared::mysql::promises::BrokenPromiseRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
+use firstcome_shared::trace::TraceContext;
 
 use super::story::{Happening, OnSlot};
+use crate::report::TRACE;
 use crate::stores::Stores;
 
 /// What is known of a person.
@@ -33,9 +35,21 @@ pub(super) struct PersonFacts {
     pub(super) revoked: Vec<Revocation>,
     /// Something could not be asked.
     pub(super) blind: bool,
+    /// Traces of their claims, each once.
+    pub(super) traces: Vec<String>,
 }
 
 impl PersonFacts {
+    /// Notes a trace, and gives what a sentence says of it.
+    fn trace(&mut self, trace: Option<TraceContext>) -> String {
+        let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else { return String::new() };
+        let told = format!("{TRACE}{id}");
+        if !self.traces.contains(&id) {
+            self.traces.push(id);
+        }
+        told
+    }
+
     fn tell(&mut self, at: Option<DateTime<Utc>>, source: &'static str, what: String) {
         self.happenings.push(Happening { at, source, what });
     }
@@ -92,8 +106,11 @@ async fn redis(
             known.no_longer_known.push(format!("Redis does not have drop {}; the reconciler rebuilds it", drop.id));
         }
         if let Some(slot) = standing.slot {
-            let at = stores.redis.admitted_at(&keys, slot).await?.and_then(DateTime::from_timestamp_millis);
-            known.tell(at, "redis", format!("admitted to drop {} in slot {slot}", drop.id));
+            let at_ms = stores.redis.admitted_at(&keys, slot).await?;
+            let traces = stores.redis.traces(&keys, &[(slot, at_ms.unwrap_or(0))]).await?;
+            let trace = known.trace(traces.into_iter().next().flatten());
+            let at = at_ms.and_then(DateTime::from_timestamp_millis);
+            known.tell(at, "redis", format!("admitted to drop {} in slot {slot}{trace}", drop.id));
             known.admitted.push((drop.id, i64::from(slot)));
         }
         if let Some(place) = standing.position {
@@ -107,7 +124,8 @@ async fn redis(
 async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut PersonFacts) -> anyhow::Result<()> {
     known.rows = stores.db.rows_of_person(coupon.id, user).await?;
     for row in known.rows.clone() {
-        let what = format!("row in drop {}, slot {}, written by the {}", row.drop_id, row.slot, row.issued_by);
+        let trace = known.trace(stores.db.trace_on_slot(DropId(row.drop_id), row.slot).await?);
+        let what = format!("row in drop {}, slot {}, written by the {}{trace}", row.drop_id, row.slot, row.issued_by);
         known.tell(
             Some(row.claimed_at.and_utc()),
             "mysql",
@@ -139,10 +157,11 @@ fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
         _ => "put in by hand".to_owned(),
     };
     let why = row.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+    let trace = known.trace(row.traceparent.as_ref().and_then(|text| TraceContext::parse(text.as_bytes())));
     known.tell(
         Some(row.failed_at.and_utc()),
         "backup",
-        format!("failed claim {} ({place}): {}{why}", row.id, row.reason),
+        format!("failed claim {} ({place}): {}{why}{trace}", row.id, row.reason),
     );
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
@@ -214,8 +233,9 @@ async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, 
         Ok(found) => {
             for message in found.messages {
                 let read = if message.read { "read by the consumer" } else { "not read by the consumer yet" };
+                let trace = known.trace(message.trace);
                 let what = format!(
-                    "message at partition {}, offset {}: slot {} of drop {}, {read}",
+                    "message at partition {}, offset {}: slot {} of drop {}, {read}{trace}",
                     message.partition, message.offset, message.event.slot, message.event.drop_id
                 );
                 known.unread_messages += usize::from(!message.read);

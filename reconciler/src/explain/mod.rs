@@ -45,6 +45,7 @@ pub async fn explain(
         slot,
         happenings,
         no_longer_known: known.no_longer_known,
+        trace_ids: known.traces,
     }))
 }
 
@@ -109,6 +110,9 @@ fn print(story: &Story) {
     }
     for gone in &story.no_longer_known {
         println!("\n{}", hanging("no longer known: ", gone, width));
+    }
+    if !story.trace_ids.is_empty() {
+        println!("\n{}", hanging("trace: ", &story.trace_ids.join(", "), width));
     }
     println!("\n{}", hanging("now: ", &story.conclusion, width));
 }

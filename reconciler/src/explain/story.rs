@@ -14,8 +14,10 @@ pub struct Happening {
     /// When; `None` where that is not known.
     pub at: Option<DateTime<Utc>>,
     /// Where it is written: `redis`, `kafka`, `mysql`, `backup`, `reconciler`.
+    #[schema(example = "mysql")]
     pub source: &'static str,
     /// What happened.
+    #[schema(example = "the row was written by the consumer")]
     pub what: String,
 }
 
@@ -47,12 +49,15 @@ pub struct Story {
     /// The coupon.
     pub coupon_id: CouponId,
     /// Its name.
+    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// The person, in full: only operators see this.
+    #[schema(example = "u-37")]
     pub user_id: String,
     /// What holds now.
     pub holds: Holds,
     /// The same in a sentence, with what to do where something is to be done.
+    #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
     /// The drop it is about, where there is one.
     pub drop_id: Option<DropId>,
@@ -62,6 +67,8 @@ pub struct Story {
     pub happenings: Vec<Happening>,
     /// What is no longer known, or could not be asked.
     pub no_longer_known: Vec<String>,
+    /// Traces of their claims, where they were traced: the collector's pages have the rest.
+    pub trace_ids: Vec<String>,
 }
 
 /// Who is known on a slot.

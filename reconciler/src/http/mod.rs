@@ -1,6 +1,7 @@
 //! The reconciler's HTTP front, for operators.
 
 mod alerts;
+mod deadline;
 mod page;
 mod people;
 mod reconcile;
@@ -11,8 +12,10 @@ mod state;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::extract::MAX_BODY_BYTES;
 use firstcome_shared::http::health::{self, check};
 use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
@@ -96,7 +99,7 @@ pub fn router(
     let app = RouteState { stores, passes, notifier };
     let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
-    let openapi = with_problems(openapi);
+    let openapi = with_problems(openapi).to_json().unwrap_or_default();
     let checks = vec![
         (
             "mysql",
@@ -117,11 +120,15 @@ pub fn router(
         .route_layer(from_fn_with_state(token, require))
         .with_state(app)
         .merge(page)
-        .route("/openapi.json", axum::routing::get(async move || axum::Json(openapi)))
+        .route(
+            "/openapi.json",
+            axum::routing::get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi)),
+        )
         .merge(health::routes_with(checks, notes, render))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(axum::extract::DefaultBodyLimit::max(16 * 1024));
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(deadline::DEADLINE, deadline::guarded));
     Ok(routes)
 }
 

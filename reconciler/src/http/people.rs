@@ -1,9 +1,10 @@
 //! `GET /v1/coupons/{id}/people/{user_id}`.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use axum::extract::State;
+use firstcome_shared::domain::{CouponId, DropId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -11,6 +12,7 @@ use super::state::RouteState;
 use crate::explain::{self, Story};
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InDrop {
     /// What holds in this drop; else in the last one in which anything is known.
@@ -27,22 +29,19 @@ pub(super) struct InDrop {
     ),
     responses(
         (status = 200, description = "The story", body = Story),
-        (status = 400, description = "`bad_user_id`"),
+        (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
         (status = 503, description = "`unavailable`: a store did not answer"),
     )
 )]
 pub(super) async fn explain(
     State(app): State<RouteState>,
-    Path((id, user)): Path<(String, String)>,
-    query: Result<Query<InDrop>, axum::extract::rejection::QueryRejection>,
+    StrictPath((id, user)): StrictPath<(String, String)>,
+    StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
-    let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
-    let user: UserId = user
-        .parse()
-        .map_err(|e: firstcome_shared::domain::BadUserId| Problem::bad_request("bad_user_id", e.to_string()))?;
+    let user: UserId = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
-    let coupon = CouponId(id.parse().map_err(|_| no_such())?);
+    let coupon = CouponId(canonical_number(&id).ok_or_else(no_such)?);
     match explain::explain(&app.stores, coupon, query.drop_id.map(DropId), &user).await {
         Ok(Some(story)) => Ok(Json(story)),
         Ok(None) => Err(no_such()),

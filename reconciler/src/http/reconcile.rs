@@ -1,17 +1,17 @@
 //! `POST /v1/reconcile`.
 
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::extract::{RawBody, invalid};
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::{Problem, json};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::refusals::invalid;
 use super::state::RouteState;
 use crate::pass::{self, PassError, Request};
 use crate::report::{Run, Trigger};
@@ -45,6 +45,7 @@ impl Default for Body {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Started {
     /// Its id.
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     run_id: String,
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Started {
 pub(super) async fn reconcile(
     State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
-    body: Bytes,
+    RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
     let body: Body =
         if body.iter().all(u8::is_ascii_whitespace) { Body::default() } else { json::read(&body).map_err(invalid)? };
@@ -126,10 +127,6 @@ fn accepted(run_id: String) -> Response {
 }
 
 fn busy(running: &str) -> Problem {
-    Problem::new(
-        StatusCode::CONFLICT,
-        "pass_running",
-        "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended",
-    )
-    .with("run_id", running)
+    Problem::new(Code::PassRunning, "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended")
+        .with("run_id", running)
 }

@@ -1,13 +1,7 @@
 //! Refusals that several routes share.
 
-use std::borrow::Cow;
-
 use firstcome_shared::http::Problem;
-
-/// 400. The sentence names the field.
-pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::bad_request("invalid", detail)
-}
+use firstcome_shared::http::extract::invalid;
 
 /// The limit of a page.
 pub(super) fn within(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {

@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::refusals::{invalid, unavailable, within};
+use super::refusals::{unavailable, within};
 use super::state::RouteState;
 use crate::pass::memory::Progress;
 use crate::record::{self, RunSummary};
@@ -17,11 +18,13 @@ use crate::report::Run;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
     /// At most so many, newest first.
-    #[param(default = 20, maximum = 200)]
+    #[param(default = 20, minimum = 1, maximum = 200)]
     limit: Option<u32>,
     /// Only runs older than this one.
+    #[param(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     before: Option<String>,
 }
 
@@ -62,14 +65,12 @@ fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
     responses(
         (status = 200, description = "Runs, newest first", body = Runs),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
-        (status = 503, description = "`unavailable`"),
     )
 )]
 pub(super) async fn list(
     State(app): State<RouteState>,
-    query: Result<Query<RunsQuery>, axum::extract::rejection::QueryRejection>,
+    StrictQuery(query): StrictQuery<RunsQuery>,
 ) -> Result<Json<Runs>, Problem> {
-    let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = within(query.limit, 20, 200)?;
     if query.before.as_deref().is_some_and(|id| run_id(id).is_none()) {
         return Err(invalid("before must be the id of a run"));
@@ -81,9 +82,10 @@ pub(super) async fn list(
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RunQuery {
     /// At most so many findings.
-    #[param(default = 1000, maximum = 10000)]
+    #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<u32>,
     /// Only findings after this one, as `next_after` of the page before says.
     after: Option<i64>,
@@ -110,15 +112,13 @@ pub(super) struct RunPage {
         (status = 200, description = "The run", body = RunPage),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`"),
     )
 )]
 pub(super) async fn read(
     State(app): State<RouteState>,
-    Path(id): Path<String>,
-    query: Result<Query<RunQuery>, axum::extract::rejection::QueryRejection>,
+    StrictPath(id): StrictPath<String>,
+    StrictQuery(query): StrictQuery<RunQuery>,
 ) -> Result<Json<RunPage>, Problem> {
-    let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = within(query.limit, 1_000, 10_000)?;
     let no_such = || Problem::not_found(format!("there is no run {id:?}"));
     run_id(&id).ok_or_else(no_such)?;

@@ -42,6 +42,7 @@ mod gate;
 pub mod memory;
 mod order;
 mod rebuild;
+mod recovered;
 mod repeated;
 mod reports;
 mod request;
@@ -132,10 +133,12 @@ impl Reconciler {
 
     async fn recorded(&mut self, lock: &PassLock, request: &Request, mut run: Run, stop: &CancellationToken) -> Run {
         self.record_leftovers().await;
+        let began = Instant::now();
         let run = match self.under_lock(lock, request, &mut run, stop).await {
             Ok(()) => self.finish(run, request).await,
             Err(error) => self.fail(run, request, &error).await,
         };
+        crate::traces::export(&run, began.elapsed());
         // Before the lock is free: another process looks there once it has the lock.
         let made = request.due.as_ref().filter(|_| run.status != Status::Failed);
         for name in made.into_iter().flat_map(|due| due.counts_for) {

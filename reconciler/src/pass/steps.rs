@@ -89,10 +89,12 @@ impl<'a> Pass<'a> {
         } else {
             None
         };
+        self.report_lost_coupons().await?;
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
         let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        self.recover_settings(&mut drops, &fences).await?;
         // One that died after it had opened a coupon left the gate closed.
         let open: Vec<CouponId> = coupons.iter().copied().filter(|coupon| self.is_verified(&fences, *coupon)).collect();
         if let Some(life) = self.gate.life.clone().filter(|_| !self.request.dry_run) {

@@ -197,6 +197,7 @@ impl Planner<'_> {
                 slot: None,
                 user: None,
                 dead_letter: None,
+                trace: None,
                 detail,
                 action: Action::Report,
                 needs_person: false,

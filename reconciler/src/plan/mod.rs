@@ -22,6 +22,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::redis::repair::Holding;
+use firstcome_shared::trace::TraceContext;
 
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
 use crate::report::{ActionKind, Examined, Kind, Numbers};
@@ -139,6 +140,8 @@ pub struct Planned {
     pub user: Option<UserId>,
     /// The dead letter that it is about: of one person on one slot there may be several.
     pub dead_letter: Option<i64>,
+    /// The span that the claim came from, as far as a dead letter has it.
+    pub trace: Option<TraceContext>,
     /// What was seen, for a person.
     pub detail: String,
     pub action: Action,
@@ -302,14 +305,15 @@ impl<'a> Planner<'a> {
     ) {
         let needs_person = matches!(action, Action::Report);
         self.of_pages += usize::from(action.is_of_page());
-        let (slot, user, dead_letter) = (slot.into(), user.cloned(), None);
-        self.items.push(Planned { kind, slot, user, dead_letter, detail, action, needs_person });
+        let (slot, user, dead_letter, trace) = (slot.into(), user.cloned(), None, None);
+        self.items.push(Planned { kind, slot, user, dead_letter, trace, detail, action, needs_person });
     }
 
     fn push_dead_letter(&mut self, letter: &DeadLetter, slot: Option<i64>, action: Action, detail: String) {
         self.push(Kind::FailedClaim, slot, letter.user.as_ref(), action, detail);
         if let Some(item) = self.items.last_mut() {
             item.dead_letter = Some(letter.id);
+            item.trace = letter.trace;
         }
     }
 
@@ -317,7 +321,8 @@ impl<'a> Planner<'a> {
     /// than now.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at = claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
-        Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
+        let (coupon_id, drop_id, user_id) = (self.facts.coupon.id, self.facts.drop.id, user.clone());
+        Claim { coupon_id, drop_id, slot, user_id, claimed_at, trace: None }
     }
 }
 
@@ -328,6 +333,7 @@ pub fn loose(letter: &DeadLetter) -> Planned {
         slot: letter.slot,
         user: letter.user.clone(),
         dead_letter: Some(letter.id),
+        trace: letter.trace,
         detail: format!(
             "failed claim {}: {}; it names no drop that can be looked at (unknown, of another coupon, or sealed), so it is left for a person",
             letter.id, letter.reason

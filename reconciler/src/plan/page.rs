@@ -177,16 +177,22 @@ impl Planner<'_> {
                 }
                 _ if self.facts.slot(slot).is_none() => {
                     let detail = format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
-                    let action = Action::Move { user: (*user).clone(), from: slot };
-                    self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
+                    self.move_from(page, Kind::OverAdmitted, (slot, user), detail);
                 }
                 _ if keeper != Some(*user) => {
                     let detail = "another person holds this slot".to_owned();
-                    let action = Action::Move { user: (*user).clone(), from: slot };
-                    self.push(Kind::SlotConflict, slot, Some(user), action, detail);
+                    self.move_from(page, Kind::SlotConflict, (slot, user), detail);
                 }
                 _ => self.without_row(page, sorted, slot, user),
             }
+        }
+    }
+
+    fn move_from(&mut self, page: &SlotRange, kind: Kind, (slot, user): (i64, &UserId), detail: String) {
+        self.push(kind, slot, Some(user), Action::Move { user: user.clone(), from: slot }, detail);
+        if let Some(item) = self.items.last_mut() {
+            // The consumer could not write their row, and the dead letter knows the trace.
+            item.trace = page.dead_letters.iter().find(|of| of.user.as_ref() == Some(user)).and_then(|of| of.trace);
         }
     }
 

@@ -187,6 +187,7 @@ impl DropWorld {
                     user: u.clone(),
                     claimed_at: None,
                     reason: "test".into(),
+                    trace: None,
                 })
                 .collect(),
             admitted_at_ms: self.ages.iter().map(|(slot, age)| (*slot, NOW_MS - age)).collect(),

@@ -12,11 +12,14 @@ use crate::report::{ActionKind, Examined, Finding, Kind, Outcome, Run, Status, T
 /// A run as lists show it.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct RunSummary {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
+    #[schema(example = "cron")]
     pub trigger: String,
     pub dry_run: bool,
     pub deep: bool,
     pub confirmed: bool,
+    #[schema(example = "clean")]
     pub status: String,
     pub started_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -28,9 +31,11 @@ pub struct RunSummary {
     pub skipped: u32,
     pub failed: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
     /// The name of the operator who asked for it, where one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Kim")]
     pub asked_by: Option<String>,
 }
 

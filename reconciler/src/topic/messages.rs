@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::kafka::trace_of;
+use firstcome_shared::trace::TraceContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
@@ -23,6 +25,8 @@ pub struct PersonMessage {
     pub event: ClaimEvent,
     /// The consumer has dealt with it.
     pub read: bool,
+    /// The span that sent it, where it has a trace.
+    pub trace: Option<TraceContext>,
 }
 
 /// What the topic still tells of a person.
@@ -80,6 +84,7 @@ impl TopicReader {
                         offset: message.offset(),
                         at: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
                         event,
+                        trace: message.headers().and_then(trace_of),
                         read: committed.get(&message.partition()).is_some_and(|from| message.offset() < *from),
                     });
                 }

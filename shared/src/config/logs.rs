@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::http::access;
 use crate::telemetry::{self, DEFAULT_LOGS};
 
 /// What a process logs, and how.
@@ -15,6 +16,17 @@ pub struct LogArgs {
     /// How a line is written
     #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t)]
     log_format: LogFormat,
+    /// Whether each request is logged: method, path without ids of people, status, time, address
+    #[arg(long, env = "ACCESS_LOG", global = true, value_enum, default_value_t)]
+    access_log: AccessLog,
+}
+
+/// Whether each request is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum AccessLog {
+    #[default]
+    Off,
+    On,
 }
 
 /// How a line is written.
@@ -31,6 +43,9 @@ impl LogArgs {
     /// Logs to standard error from now on.
     pub fn init(&self) {
         telemetry::init_logs_as(&self.rust_log, self.log_format == LogFormat::Json);
+        if self.access_log == AccessLog::On {
+            access::log_requests();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod parse;
 mod redis;
 mod secret;
 mod start;
+mod traces;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -18,11 +19,12 @@ use clap::Args;
 
 pub use self::redis::RedisArgs;
 pub use kafka::KafkaArgs;
-pub use logs::{LogArgs, LogFormat};
+pub use logs::{AccessLog, LogArgs, LogFormat};
 pub use mysql::MysqlArgs;
 pub use parse::parse;
 pub use secret::{SecretParser, secret};
 pub use start::{StartError, wait_for};
+pub use traces::TraceArgs;
 
 /// How long an admission may take to reach Kafka. API and reconciler must be given the same.
 #[derive(Debug, Clone, Args)]

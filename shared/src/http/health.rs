@@ -39,13 +39,18 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
-/// [`routes`] with further checks whose answers are shown and do not make the service unready.
-pub fn routes_with_notes<S: Clone + Send + Sync + 'static>(
+/// `/healthz` and `/readyz` alone, with further checks whose answers are shown and do not make the
+/// service unready.
+pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
-    metrics: PrometheusHandle,
 ) -> Router<S> {
-    all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, rendered(metrics))
+    probes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() })
+}
+
+/// `/metrics` alone.
+pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
+    metrics_of(rendered(metrics))
 }
 
 /// The text that `/metrics` answers.
@@ -61,7 +66,7 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, rendered(metrics))
 }
 
-/// [`routes_with_notes`] for a service that writes its `/metrics` itself.
+/// [`routes`] and notes, for a service that writes its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
@@ -88,10 +93,18 @@ fn all_routes<S: Clone + Send + Sync + 'static>(
     readiness: Readiness,
     metrics: Render,
 ) -> Router<S> {
+    probes(alive, readiness).merge(metrics_of(metrics))
+}
+
+fn probes<S: Clone + Send + Sync + 'static>(alive: HealthCheck, readiness: Readiness) -> Router<S> {
     let readiness = Arc::new(readiness);
     Router::new()
         .route("/healthz", get(async move || healthy(&alive).await))
         .route("/readyz", get(async move || readiness.answer().await))
+}
+
+fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
+    Router::new()
         .route("/metrics", get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics())))
 }
 

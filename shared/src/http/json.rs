@@ -21,6 +21,13 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
+/// The same for a query string, of what axum says of it.
+pub(super) fn of_query(text: &str) -> String {
+    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let (path, text) = text.split_once(": ").unwrap_or(("", text));
+    of_field(path, text)
+}
+
 fn sentence(path: &str, error: &serde_json::Error) -> String {
     let (line, column, text) = (error.line(), error.column(), error.to_string());
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
@@ -47,12 +54,25 @@ fn of_field(path: &str, text: &str) -> String {
         format!("{} is missing", place(&name.replace('`', "")))
     } else if let Some(name) = text.strip_prefix("duplicate field ") {
         format!("{} is given twice", name.replace('`', ""))
+    } else if let Some(kind) = of_text(text) {
+        format!("{path} must be {kind}")
     } else if chrono(text) {
         format!("{path} must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00")
     } else if path.is_empty() {
         text.to_owned()
     } else {
         format!("{path}: {text}")
+    }
+}
+
+/// What a text should have been, where a query holds a number or a switch.
+fn of_text(text: &str) -> Option<&'static str> {
+    match text {
+        "invalid digit found in string" | "cannot parse integer from empty string" => Some("a whole number"),
+        "number too large to fit in target type" => Some("a smaller number"),
+        "number too small to fit in target type" => Some("a larger number"),
+        "provided string was not `true` or `false`" => Some("true or false"),
+        _ => None,
     }
 }
 

@@ -1,6 +1,10 @@
 //! The HTTP front both services share: the server itself, errors as problem+json, bodies, the ops
-//! token, health, what /openapi.json says of them, what pages have in common.
+//! token, health, request ids, the access log, what /openapi.json says of them, what pages have in
+//! common.
 
+pub(crate) mod access;
+pub mod extract;
+pub mod fetch;
 pub mod health;
 pub mod json;
 pub mod openapi;
@@ -8,7 +12,8 @@ pub mod ops;
 pub mod page;
 pub mod probe;
 pub mod problem;
-mod proxies;
+pub mod proxies;
+pub mod request_id;
 mod server;
 
 pub use problem::Problem;

@@ -1,7 +1,10 @@
 //! What both services' `/openapi.json` have in common.
 
+use utoipa::openapi::header::Header;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
 
 // Served by `health` and the routers; these only describe it.
 
@@ -22,32 +25,76 @@ pub fn bearer(description: &str) -> SecurityScheme {
     SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build())
 }
 
-/// Gives every error of the contract's routes its form, and the refusals of tokens where a route
-/// needs one, so that no route has to repeat them.
+/// Says of every route of the contract what no handler says, so that none has to repeat it: the
+/// headers that it reads, what it refuses besides, and the form of refusals.
 #[must_use]
 pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     for (_, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
         let reads = item.get.as_mut().map(|operation| (operation, false));
         let changes = [&mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten();
         for (operation, changes) in changes.map(|operation| (operation, true)).chain(reads) {
-            let for_operators = serde_json::to_string(&operation.security).is_ok_and(|names| names.contains("ops"));
-            let responses = &mut operation.responses.responses;
-            if operation.security.is_some() {
-                responses.entry("401".to_owned()).or_insert_with(|| Response::new("`unauthorized`").into());
-                if changes && for_operators {
-                    let read_only = "`read_only`: with the OPS_VIEW_TOKEN; nothing was changed";
-                    responses.entry("403".to_owned()).or_insert_with(|| Response::new(read_only).into());
-                }
-            }
-            for (status, response) in responses {
-                if let RefOr::T(response) = response
-                    && status.starts_with(['4', '5'])
-                {
-                    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-                    response.content.insert("application/problem+json".to_owned(), problem);
-                }
-            }
+            complete(operation, changes);
         }
     }
     openapi
+}
+
+/// What headers may hold.
+const USER_ID: &str = "^[A-Za-z0-9._@+|:=-]{1,64}$";
+/// Not looked at where no secret is set.
+const ANYTHING: &str = "";
+const NAME: &str = "^(?=.*[!-~])[ -~]{1,100}$";
+
+fn complete(operation: &mut Operation, changes: bool) {
+    let security = serde_json::to_string(&operation.security).unwrap_or_default();
+    let mut headers = Vec::new();
+    let mut refusals = vec![("503", "`unavailable`")];
+    if operation.request_body.is_some() {
+        refusals.push(("413", "`too_large`"));
+    }
+    if security.contains("person") {
+        headers.push(("X-User-Id", "The person, with USER_AUTH=trusted-header", "u-37", USER_ID));
+        let proof = "The TRUSTED_HEADER_SECRET, where the gateway has one";
+        headers.push(("X-Gateway-Secret", proof, "9f2c7b1de04a4c6f8b3e5d7a1c0f2e4b", ANYTHING));
+        refusals.push(("400", "`bad_user_id`, or `invalid`: the sentence names the header"));
+        refusals.push(("401", "`unauthorized`: nobody is named"));
+        refusals.push(("429", "`too_many_requests`: of this person, or from this address"));
+    }
+    if security.contains("ops") {
+        refusals.push(("400", "`invalid`: the sentence names the header"));
+        refusals.push(("401", "`unauthorized`"));
+        if changes {
+            headers.push(("X-Operator", "Your name, for the record of what operators did", "Kim", NAME));
+            refusals.push(("403", "`read_only`: with the OPS_VIEW_TOKEN; nothing was changed"));
+        }
+    }
+    let header = |(name, meaning, example, pattern): (&str, &str, &str, &str)| {
+        let header = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).required(Required::False);
+        let header = header.description(Some(meaning)).example(Some(example.into()));
+        header
+            .schema(Some(
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .pattern(Some(pattern).filter(|pattern| !pattern.is_empty())),
+            ))
+            .build()
+    };
+    operation.parameters.get_or_insert_default().extend(headers.into_iter().map(header));
+    let responses = &mut operation.responses.responses;
+    for (status, meaning) in refusals {
+        responses.entry(status.to_owned()).or_insert_with(|| Response::new(meaning).into());
+    }
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+        {
+            let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+            response.content.insert("application/problem+json".to_owned(), problem);
+            if ["429", "503"].contains(&status.as_str()) {
+                let mut seconds = Header::new(Object::with_type(Type::Integer));
+                seconds.description = Some("After how many seconds to try again".to_owned());
+                response.headers.insert("Retry-After".to_owned(), seconds);
+            }
+        }
+    }
 }

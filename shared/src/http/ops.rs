@@ -4,18 +4,57 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::extract::invalid;
+use super::problem::Code;
 use super::{Problem, proxies};
+use crate::domain::unfit_in_a_name;
 use crate::mysql::ops_actions::Operator;
 
 /// Shortest token, in characters.
 pub const MIN_TOKEN_CHARS: usize = 32;
+
+/// A secret that requests bring; while it is being replaced, the old and the new one.
+#[derive(Clone, Default)]
+pub struct Tokens(Arc<[SecretString]>);
+
+impl Tokens {
+    /// Takes a secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two by a
+    /// comma. `name` is the setting's.
+    ///
+    /// # Errors
+    /// With what is wrong, never with the secret.
+    pub fn read(name: &str, secret: &SecretString) -> Result<Self, String> {
+        let tokens: Vec<&str> = secret.expose_secret().split(',').collect();
+        if tokens.len() > 2 {
+            return Err(format!("{name} may hold two tokens by a comma, not more"));
+        }
+        for token in &tokens {
+            let chars = token.len();
+            if chars < MIN_TOKEN_CHARS {
+                return Err(format!(
+                    "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
+                ));
+            }
+            if !token.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(format!("{name} may hold printable ASCII characters without spaces only"));
+            }
+        }
+        Ok(Self(tokens.into_iter().map(SecretString::from).collect()))
+    }
+
+    /// Each is compared, so that the time does not say which one was close.
+    pub fn has(&self, given: &[u8]) -> bool {
+        let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);
+        self.0.iter().map(matches).fold(Choice::from(0), |any, one| any | one).into()
+    }
+}
 
 /// Longest `X-Operator`, in bytes.
 const MAX_NAME: usize = 100;
@@ -24,13 +63,12 @@ const MAX_NAME: usize = 100;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// The tokens that ops routes ask for; of each, while it is being replaced, the old and the new
-/// one.
+/// The tokens that ops routes ask for.
 #[derive(Clone)]
 pub struct OpsToken {
-    all: Arc<[SecretString]>,
+    all: Tokens,
     /// With these one may read, and change nothing.
-    view: Arc<[SecretString]>,
+    view: Tokens,
     /// How many proxies in front are believed where a request comes from.
     proxies: u8,
 }
@@ -49,14 +87,14 @@ impl OpsToken {
     /// With what is wrong, never with the token.
     #[allow(clippy::needless_pass_by_value, reason = "a secret is given away, not lent")]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        Ok(Self { all: read("OPS_TOKEN", &token)?, view: Arc::default(), proxies: 0 })
+        Ok(Self { all: Tokens::read("OPS_TOKEN", &token)?, view: Tokens::default(), proxies: 0 })
     }
 
     /// The same, and others that only read.
     pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
-        let view = read("OPS_VIEW_TOKEN", token)?;
-        if view.iter().any(|token| matches(&self.all, token.expose_secret()).into()) {
+        let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
+        if view.0.iter().any(|token| self.all.has(token.expose_secret().as_bytes())) {
             return Err("OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into());
         }
         Ok(Self { view, ..self })
@@ -75,10 +113,10 @@ impl OpsToken {
     }
 
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let (all, view) = (matches(&self.all, given), matches(&self.view, given));
-        if all.into() {
+        let (all, view) = (self.all.has(given.as_bytes()), self.view.has(given.as_bytes()));
+        if all {
             Some(Allowed::All)
-        } else if view.into() {
+        } else if view {
             Some(Allowed::View)
         } else {
             None
@@ -98,63 +136,46 @@ impl OpsToken {
         let allowed = token.and_then(|token| self.allows(token)).zip(token);
         let (allowed, token) = allowed.ok_or_else(|| {
             let detail = "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+            Problem::new(Code::Unauthorized, detail)
         })?;
         if allowed == Allowed::View && !matches!(*request.method(), Method::GET | Method::HEAD) {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "read_only", detail));
+            return Err(Problem::new(Code::ReadOnly, detail));
         }
         let from = self.address(request);
         Ok(Operator { name: name(request.headers())?, token: fingerprint(token), from })
     }
 }
 
-fn read(name: &str, token: &SecretString) -> Result<Arc<[SecretString]>, String> {
-    let tokens: Vec<&str> = token.expose_secret().split(',').collect();
-    if tokens.len() > 2 {
-        return Err(format!("{name} may hold two tokens by a comma, not more"));
-    }
-    for token in &tokens {
-        let chars = token.len();
-        if chars < MIN_TOKEN_CHARS {
-            return Err(format!(
-                "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
-            ));
-        }
-        if !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(format!("{name} may hold printable ASCII characters without spaces only"));
-        }
-    }
-    Ok(tokens.into_iter().map(SecretString::from).collect())
-}
-
-/// Each is compared, so that the time does not say which one was close.
-fn matches(tokens: &[SecretString], given: &str) -> Choice {
-    let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given.as_bytes());
-    tokens.iter().map(matches).fold(Choice::from(0), |any, one| any | one)
-}
-
 /// The token that a request brings. Of two, a proxy in front may have checked the other one.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (values.next(), values.next());
     if second.is_some() {
-        return Err(Problem::bad_request("invalid", "send one Authorization header, not several"));
+        return Err(invalid("send one Authorization header, not several"));
     }
-    let value = first.and_then(|value| value.to_str().ok()).and_then(|value| value.split_once(' '));
-    Ok(value.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim()))
+    Ok(first.and_then(bearer_token))
+}
+
+/// The token in a value of `Authorization`.
+pub fn bearer_token(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("x-operator") else { return Ok(None) };
-    let bad =
-        || Problem::bad_request("invalid", format!("X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8"));
+    let bad = || {
+        invalid(format!(
+            "X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8 without control or invisible characters"
+        ))
+    };
     std::str::from_utf8(value.as_bytes()).ok().and_then(operator_name).ok_or_else(bad).map(Some)
 }
 
 /// The name of an operator, if the text can be one.
 pub fn operator_name(text: &str) -> Option<String> {
-    let (is_fit, name) = (text.len() <= MAX_NAME && !text.chars().any(char::is_control), text.trim());
+    let (is_fit, name) = (text.len() <= MAX_NAME && unfit_in_a_name(text).is_none(), text.trim());
     (is_fit && !name.is_empty()).then(|| name.to_owned())
 }
 
@@ -193,6 +214,14 @@ mod tests {
         assert!(viewed("secret").unwrap().contains("OPS_VIEW_TOKEN"));
         assert!(viewed(&a).unwrap().contains("another token"));
         assert_eq!(viewed(&b), None);
+    }
+
+    #[test]
+    fn an_operator_s_name_shows_as_it_is() {
+        assert_eq!(operator_name(" 김 Kim ").as_deref(), Some("김 Kim"));
+        for unfit in ["", "  ", "Kim\u{202e}", "K\u{200b}im", "a\nb", &"x".repeat(101)] {
+            assert_eq!(operator_name(unfit), None, "{unfit:?}");
+        }
     }
 
     #[test]

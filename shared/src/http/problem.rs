@@ -6,23 +6,96 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
+
+/// The stable words for programs, of both services. A word means one thing wherever it stands, and
+/// comes with one status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Code {
+    /// The sentence names the field, header or parameter.
+    Invalid,
+    /// The gateway or the token names somebody who can't be a user.
+    BadUserId,
+    /// No token, or one that proves nothing.
+    Unauthorized,
+    /// The token only reads.
+    ReadOnly,
+    /// The coupon is for others.
+    NotAllowed,
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    SoldOut,
+    Paused,
+    NotOpen,
+    Revoked,
+    /// More is given out already.
+    BelowGivenOut,
+    PassRunning,
+    /// The alert is over.
+    NotFiring,
+    /// The alert concerns none.
+    NoDrop,
+    Closed,
+    ChangedMeanwhile,
+    TooLarge,
+    IdempotencyKeyUsed,
+    NotPossible,
+    /// Of one person, or from one address.
+    TooManyRequests,
+    Internal,
+    Unavailable,
+}
+
+impl Code {
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Invalid | Self::BadUserId => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::ReadOnly | Self::NotAllowed => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::SoldOut
+            | Self::Paused
+            | Self::NotOpen
+            | Self::Revoked
+            | Self::BelowGivenOut
+            | Self::PassRunning
+            | Self::NotFiring
+            | Self::NoDrop => StatusCode::CONFLICT,
+            Self::Closed => StatusCode::GONE,
+            Self::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::IdempotencyKeyUsed | Self::NotPossible => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
 
 /// An error as a client gets it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// `about:blank`: the code below tells the kind.
     #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
     kind: &'static str,
     /// The status in words.
+    #[schema(example = "Conflict")]
     title: &'static str,
     /// The HTTP status.
     #[schema(example = 409)]
     status: u16,
     /// Stable word for programs.
     #[schema(example = "sold_out")]
-    code: &'static str,
+    code: Code,
     /// What is wrong and what to do, for a person.
+    #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// More, by code: `opens_at`, `run_id`, …
     #[serde(flatten)]
@@ -33,8 +106,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with its status, stable code, and a sentence for a person.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    /// A problem with its stable code and a sentence for a person.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        let status = code.status();
         Self {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or("Error"),
@@ -53,26 +127,27 @@ impl Problem {
         self
     }
 
+    /// With `Retry-After`: the wait in whole seconds, and up to two more by chance.
+    #[must_use]
+    pub fn retry_after(mut self, wait: std::time::Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(rand::random_range(1..=3));
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
     /// 503 with `Retry-After`: the same request may succeed later. One to three seconds, by chance:
     /// those who were refused together do not come back together.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
-        problem.retry_after_seconds = Some(rand::random_range(1..=3));
-        problem
-    }
-
-    /// 400: the request can't be read.
-    pub fn bad_request(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, detail)
+        Self::new(Code::Unavailable, detail).retry_after(std::time::Duration::ZERO)
     }
 
     pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+        Self::new(Code::NotFound, detail)
     }
 
     /// 500; the reason is in the log, not in the answer.
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; the log has the reason")
+        Self::new(Code::Internal, "something went wrong here; the log has the reason")
     }
 
     /// The sentence for a person.
@@ -81,12 +156,12 @@ impl Problem {
     }
 
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        self.code.status()
     }
 
     /// The stable code.
     pub fn code(&self) -> &'static str {
-        self.code
+        self.code.into()
     }
 }
 
@@ -115,9 +190,5 @@ pub async fn no_such_route() -> Problem {
 /// Answer for a route that exists with another method.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_method() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "this route has other methods; see /openapi.json",
-    )
+    Problem::new(Code::MethodNotAllowed, "this route has other methods; see /openapi.json")
 }

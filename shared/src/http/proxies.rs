@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::HeaderMap;
 
 /// The client as the first of so many trusted proxies saw it; else the other end of the connection.
-pub(super) fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<IpAddr> {
+pub fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<IpAddr> {
     let Some(hop) = usize::from(trusted).checked_sub(1) else { return peer };
     let values = headers.get_all("x-forwarded-for").iter();
     // As one list, in the order in which they came.

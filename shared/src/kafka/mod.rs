@@ -5,6 +5,7 @@ mod error;
 mod safety;
 mod security;
 mod topic;
+mod trace;
 mod why_not;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub use error::TopicError;
 pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Security, SecurityProtocol};
 pub use topic::{check_topic, ensure_topic};
+pub use trace::trace_of;
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
 /// busy consumer used up what was fetched in a quarter of it, and waited for the rest.

@@ -44,6 +44,7 @@ pub struct Alert {
     #[serde(skip)]
     pub fingerprint: String,
     /// Its kind, as mails and docs/OPERATIONS.md name it.
+    #[schema(example = "unissued")]
     pub kind: String,
     /// The coupon, where it concerns one.
     pub coupon_id: Option<CouponId>,
@@ -53,6 +54,7 @@ pub struct Alert {
     #[serde(rename = "status")]
     pub state: AlertState,
     /// One line for a person.
+    #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
     /// What the last mail said, hashed.
     #[serde(skip)]
@@ -73,6 +75,7 @@ pub struct Alert {
     /// When a person took it on.
     pub acknowledged_at: Option<DateTime<Utc>>,
     /// Who took it on.
+    #[schema(example = "Kim")]
     pub acknowledged_by: Option<String>,
     /// Repairs that wait for the next mail.
     #[serde(skip)]
@@ -115,6 +118,7 @@ pub struct ListedAlert {
     /// Until when its drop's mails are silenced, if they are or were.
     pub silenced_until: Option<DateTime<Utc>>,
     /// Who silenced them.
+    #[schema(example = "Kim")]
     pub silenced_by: Option<String>,
 }
 

@@ -146,21 +146,24 @@ impl Db {
     }
 
     /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One
-    /// that another transaction is changing is left out: it keeps no other waiting.
+    /// that another transaction is changing is left out, since it keeps no other waiting, and one
+    /// of which MySQL has lost revisions.
     pub async fn take_revisions(&self, seen: Vec<(CouponId, u64)>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("take revisions", async move |conn| {
             conn.transaction(async |conn| {
                 let wanted = coupons::table.filter(coupons::id.eq_any(seen.iter().map(|(coupon, _)| coupon.0)));
-                let free: Vec<i64> = wanted.select(coupons::id).for_update().skip_locked().load(conn).await?;
-                let taken: Vec<_> = seen.iter().filter(|(coupon, _)| free.contains(&coupon.0)).collect();
-                diesel::sql_query(
-                    "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', seen BIGINT UNSIGNED PATH '$[1]')) j \
-                     STRAIGHT_JOIN coupons c FORCE INDEX (PRIMARY) ON c.id = j.id SET c.revision = GREATEST(c.revision, j.seen) + 1",
-                )
+                let free = wanted.select((coupons::id, coupons::revision)).for_update().skip_locked();
+                let free: HashMap<i64, u64> = free.load(conn).await?.into_iter().collect();
+                let is_behind = |coupon: CouponId, seen| free.get(&coupon.0).is_none_or(|revision| *revision < seen);
+                let taken: Vec<i64> =
+                    seen.iter().filter(|(coupon, seen)| !is_behind(*coupon, *seen)).map(|(coupon, _)| coupon.0).collect();
+                diesel::sql_query(format!(
+                    "UPDATE ({LISTED}) listed STRAIGHT_JOIN coupons c FORCE INDEX (PRIMARY) ON c.id = listed.id SET c.revision = c.revision + 1"
+                ))
                 .bind::<Text, _>(json(&taken)?)
                 .execute(conn)
                 .await?;
-                select_listed(conn, json(&free)?).await
+                select_listed(conn, json(&taken)?).await
             })
             .await
         })

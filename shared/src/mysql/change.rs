@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Map, Value, json};
 
@@ -54,18 +53,20 @@ pub enum Revision {
     Taken(Coupon, Vec<Drop>),
     /// It has this one; none was taken.
     Another(u64),
+    /// MySQL has lost some (docs/decisions/0026-mysql-gone-back.md); none was taken.
+    Behind,
     NoCoupon,
 }
 
 impl Db {
-    /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as
-    /// they are at that revision. A revision is a fencing token: with it one may write the coupon's
-    /// settings to Redis, until somebody takes a later one. Then neither that write nor the commit
-    /// of a change ([`Db::change_coupon`]) takes effect.
+    /// Takes the coupon's next revision, unless Redis has `seen` a later one than it has, and gives
+    /// the coupon and its drops as they are at that revision. A revision is a fencing token: with
+    /// it one may write the coupon's settings to Redis, until somebody takes a later one. Then
+    /// neither that write nor the commit of a change ([`Db::change_coupon`]) takes effect.
     pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         Ok(match self.take_revision_if(id, seen, None).await? {
             Revision::Taken(coupon, drops) => Some((coupon, drops)),
-            Revision::Another(_) | Revision::NoCoupon => None,
+            Revision::Another(_) | Revision::Behind | Revision::NoCoupon => None,
         })
     }
 
@@ -75,14 +76,13 @@ impl Db {
             conn.transaction(async |conn| {
                 let locked = coupons::table.find(id.0).select(coupons::revision).for_update();
                 let Some(found) = locked.first::<u64>(conn).await.optional()? else { return Ok(Revision::NoCoupon) };
+                if found < seen {
+                    return Ok(Revision::Behind);
+                }
                 if only.is_some_and(|only| only != found) {
                     return Ok(Revision::Another(found));
                 }
-                diesel::sql_query("UPDATE coupons SET revision = GREATEST(revision, ?) + 1 WHERE id = ?")
-                    .bind::<Unsigned<BigInt>, _>(seen)
-                    .bind::<BigInt, _>(id.0)
-                    .execute(conn)
-                    .await?;
+                diesel::update(coupons::table.find(id.0)).set(coupons::revision.eq(found + 1)).execute(conn).await?;
                 let taken = settings(conn, id).await?;
                 Ok(taken.map_or(Revision::NoCoupon, |(coupon, drops)| Revision::Taken(coupon, drops)))
             })
@@ -151,6 +151,47 @@ impl Db {
     }
 }
 
+impl Db {
+    /// Settings that MySQL has lost, with the revision that they had. `false`: it has that
+    /// revision, or a later one.
+    ///
+    /// # Errors
+    /// [`DbError`]; nothing was changed.
+    pub async fn recover_settings(&self, coupon: Coupon, drops: Vec<Drop>) -> Result<bool, DbError> {
+        self.run("recover settings", async move |conn| {
+            conn.transaction(async |conn| {
+                let row = coupons::table.find(coupon.id.0);
+                let locked: Option<u64> = row.select(coupons::revision).for_update().first(conn).await.optional()?;
+                if locked.is_none_or(|revision| revision >= coupon.revision) {
+                    return Ok(false);
+                }
+                let allow = coupon.allow.as_ref().map(ToString::to_string);
+                let fields = (
+                    coupons::revision.eq(coupon.revision),
+                    coupons::quantity.eq(coupon.quantity),
+                    coupons::paused.eq(coupon.paused),
+                    coupons::waiting_list.eq(coupon.waiting_list),
+                    coupons::schedule.eq(coupon.schedule.as_ref().map(super::json).transpose()?),
+                    coupons::allow_rule.eq(allow),
+                );
+                diesel::update(row).set(fields).execute(conn).await?;
+                for drop in &drops {
+                    let fields = (
+                        drops::quantity.eq(drop.quantity),
+                        drops::opens_at.eq(drop.opens_at.naive_utc()),
+                        drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
+                        drops::closed_early.eq(drop.closed_early),
+                    );
+                    diesel::update(drops::table.find(drop.id.0)).set(fields).execute(conn).await?;
+                }
+                Ok(true)
+            })
+            .await
+        })
+        .await
+    }
+}
+
 async fn change_fields(conn: &mut Conn, id: CouponId, change: &CouponChange) -> QueryResult<()> {
     let coupon = || coupons::table.find(id.0);
     if let Some(name) = &change.name {
@@ -209,7 +250,7 @@ async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, 
 }
 
 /// What differs, each field with what it was and what it is.
-fn difference(before: Option<&(Coupon, Vec<Drop>)>, after: Option<&(Coupon, Vec<Drop>)>) -> Value {
+pub(crate) fn difference(before: Option<&(Coupon, Vec<Drop>)>, after: Option<&(Coupon, Vec<Drop>)>) -> Value {
     let (before, after) = (before.map(fields).unwrap_or_default(), after.map(fields).unwrap_or_default());
     let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
     let changed = names.filter(|name| before.get(*name) != after.get(*name));

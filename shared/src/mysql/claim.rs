@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::trace::TraceContext;
 
 /// A claim that is to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,4 +14,6 @@ pub struct Claim {
     pub user_id: UserId,
     /// When they were admitted, if that is known; else the row says now.
     pub claimed_at: Option<DateTime<Utc>>,
+    /// The span that it came from, where it has a trace.
+    pub trace: Option<TraceContext>,
 }

@@ -63,7 +63,7 @@ mod tests {
 
     fn code(slot: Slot, user: &str, micros: i64) -> String {
         let user_id = user.parse().unwrap();
-        let claim = Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot, user_id, claimed_at: None };
+        let claim = Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot, user_id, claimed_at: None, trace: None };
         CodeKey::new(&[7; 32]).unwrap().code(&claim, DateTime::from_timestamp_micros(micros).unwrap())
     }
 

@@ -20,7 +20,7 @@ mod keep;
 mod look;
 mod many;
 
-pub use keep::{FailedClaim, MessageOrigin, UNPUBLISHED, keep, keep_unpublished};
+pub use keep::{FailedClaim, MessageOrigin, UNPUBLISHED, Unpublished, keep, keep_unpublished};
 pub use look::{Correction, DeadLetterQuery, Payload};
 pub use many::{COUNTED, DISCARDED_AT_ONCE, Matching, ReasonCount};
 
@@ -47,6 +47,8 @@ pub struct DeadLetterRow {
     pub resolution_detail: Option<String>,
     pub source_partition: Option<i32>,
     pub source_offset: Option<i64>,
+    /// The span that it came from, as W3C has it, where it has a trace.
+    pub traceparent: Option<String>,
 }
 
 impl Db {
@@ -236,7 +238,7 @@ const DELETED_AT_ONCE: usize = 500;
 const EXAMPLES: usize = 10;
 
 const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claimed_at, f.reason, f.error, f.failed_at, \
-                       f.resolved_at, f.resolution, f.resolution_detail, f.source_partition, f.source_offset";
+                       f.resolved_at, f.resolution, f.resolution_detail, f.source_partition, f.source_offset, f.traceparent";
 
 /// Grouped by what they name before the drops are looked up: three million may name a few.
 const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'name no drop' \

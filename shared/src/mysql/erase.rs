@@ -92,7 +92,7 @@ impl Db {
                 let mut rows = RowsByTable::new();
                 if !coupons.is_empty() {
                     for (table, texts) in [
-                        ("issued_coupons", ""),
+                        ("issued_coupons", ", traceparent = NULL"),
                         ("revoked_coupons", ", reason = 'erased', revoked_by = 'erased'"),
                         ("broken_promises", ", reason = 'erased'"),
                     ] {
@@ -101,7 +101,7 @@ impl Db {
                         rows.push((table, rename(conn, table, texts, &which, &user, &pseudonym).await?));
                     }
                 }
-                let texts = ", payload = NULL, error = NULL, resolution_detail = NULL";
+                let texts = ", payload = NULL, error = NULL, resolution_detail = NULL, traceparent = NULL";
                 let dealt_with = "resolved_at IS NOT NULL AND";
                 rows.push((
                     "failed_claims",

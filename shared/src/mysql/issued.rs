@@ -19,6 +19,7 @@ use super::slot_limits::SlotLimits;
 use super::void::take_out_void;
 use super::{Conn, Db, DbError, MOST_VALUES, Refusal, refusal};
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {
@@ -120,7 +121,7 @@ fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: Issued
     let issued_at = instant(now);
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     sql.push_str(
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit, traceparent) VALUES ",
     );
     for (i, (claim, code)) in claims.iter().zip(codes).enumerate() {
         if i > 0 {
@@ -131,7 +132,11 @@ fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: Issued
         push_text(&mut sql, claim.user_id.as_str());
         let claimed_at = instant(claim.claimed_at.unwrap_or(now));
         let (scope, limit) = limits.of(claim).map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
-        let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit})", by.as_str());
+        let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit},", by.as_str());
+        let _ = match claim.trace {
+            Some(trace) => write!(sql, "'{trace}')"),
+            None => write!(sql, "NULL)"),
+        };
     }
     sql
 }
@@ -251,6 +256,17 @@ impl Db {
         self.run("row on slot", async move |conn| Ok(on_slots(conn, drop, &[slot]).await?.pop())).await
     }
 
+    /// The trace of the row on a slot, where it has one.
+    pub async fn trace_on_slot(&self, drop: DropId, slot: Slot) -> Result<Option<TraceContext>, DbError> {
+        self.run("trace of a row", async move |conn| {
+            let on_slot = issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.eq(slot));
+            let row = issued_coupons::table.filter(on_slot).select(issued_coupons::traceparent);
+            let found: Option<Option<String>> = row.first(conn).await.optional()?;
+            Ok(found.flatten().and_then(|text| TraceContext::parse(text.as_bytes())))
+        })
+        .await
+    }
+
     /// The rows these people hold of one coupon, a thousand people a query.
     pub async fn rows_of_people(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<IssuedRow>, DbError> {
         let mut found = Vec::new();
@@ -330,7 +346,7 @@ mod tests {
 
     fn claim(user_id: UserId) -> Claim {
         let claimed_at = Some(DateTime::from_timestamp_nanos(1_796_104_800_123_456_789));
-        Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot: 37, user_id, claimed_at }
+        Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot: 37, user_id, claimed_at, trace: None }
     }
 
     #[test]
@@ -339,10 +355,14 @@ mod tests {
         let (claims, codes) = ([claim("u-37".parse().unwrap())], ["ABCD".to_owned()]);
         let sql = statement(&claims, &codes, &limits, IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
-        assert_eq!(columns.split(", ").count(), 10, "{columns}");
+        assert_eq!(columns.split(", ").count(), 11, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();
         assert_eq!(&parts[..4], ["(2", "37", "1", "'u-37'"]);
-        assert_eq!(&parts[5..], ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer'", "0", "0)"]);
+        let rest = ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer'", "0", "0", "NULL)"];
+        assert_eq!(&parts[5..], rest);
+        let traced = Claim { trace: Some(TraceContext::root()), ..claims[0].clone() };
+        let trace = format!(",'{}')", traced.trace.unwrap());
+        assert!(statement(&[traced], &codes, &limits, IssuedBy::Consumer, now).ends_with(&trace));
     }
 
     proptest! {

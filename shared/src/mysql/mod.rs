@@ -20,6 +20,7 @@ pub mod idempotency;
 pub mod issued;
 mod literal;
 pub mod migrations;
+pub mod numbers;
 pub mod opened;
 pub mod ops_actions;
 pub mod outbox;

@@ -76,7 +76,7 @@ impl Db {
                 .run("erase holders", async move |conn| {
                     // A drop that is not sealed any more is compared with what Redis knows.
                     diesel::sql_query(format!(
-                        "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id SET i.user_id = {PSEUDONYM} \
+                        "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id SET i.user_id = {PSEUDONYM}, i.traceparent = NULL \
                          WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND i.user_id NOT LIKE 'erased-%' \
                          AND d.sealed_at IS NOT NULL"
                     ))

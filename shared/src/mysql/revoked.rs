@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use diesel::dsl::sql;
+use diesel::dsl::{max, sql};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
@@ -65,6 +65,8 @@ pub struct NewRevocation {
     pub once_per: OncePer,
     /// Who revokes, for the record; `None`: the person.
     pub operator: Option<Operator>,
+    /// The number of their last revocation, as far as Redis knows.
+    pub after: i64,
 }
 
 impl NewRevocation {
@@ -163,10 +165,14 @@ impl Db {
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
+    // Redis heeds a person's highest, and a MySQL that lost that one would give a lower one.
+    let highest: Option<i64> = revoked_coupons::table.select(max(revoked_coupons::id)).first(conn).await?;
+    let number = (highest.unwrap_or(0) < new.after).then_some(new.after + 1);
     diesel::sql_query(
-        "INSERT INTO revoked_coupons (coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
+        "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
     )
+    .bind::<Nullable<BigInt>, _>(number)
     .bind::<BigInt, _>(new.coupon.0)
     .bind::<BigInt, _>(new.drop.0)
     .bind::<Nullable<Unsigned<diesel::sql_types::Integer>>, _>(new.slot)

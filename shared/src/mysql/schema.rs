@@ -69,6 +69,7 @@ diesel::table! {
         claimed_at -> Datetime,
         issued_at -> Datetime,
         issued_by -> Text,
+        traceparent -> Nullable<Text>,
     }
 }
 
@@ -134,6 +135,7 @@ diesel::table! {
         resolution -> Nullable<Text>,
         resolution_detail -> Nullable<Text>,
         resolved_by_run -> Nullable<Text>,
+        traceparent -> Nullable<Text>,
     }
 }
 

@@ -67,6 +67,37 @@ pub enum Admission {
     Unverified,
 }
 
+impl Admission {
+    /// The word for it in metrics and traces.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accepted(_) => "accepted",
+            Self::Already(..) => "already_claimed",
+            Self::Waiting(_) => "waiting",
+            Self::SoldOut => "sold_out",
+            Self::NotOpen(_) => "not_open",
+            Self::Closed(_) => "closed",
+            Self::Paused => "paused",
+            Self::Revoked => "revoked",
+            Self::NotAllowed => "not_allowed",
+            Self::Unloaded => "unloaded",
+            Self::ForGroup | Self::Unverified => "unverified",
+        }
+    }
+}
+
+impl AdmissionError {
+    /// The word for it in metrics and traces.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Closed => "no_licence",
+            Self::Unanswered => "redis_slow",
+            Self::Redis(_) => "redis_error",
+            Self::Unexpected => "unexpected",
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon is not

@@ -87,6 +87,11 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
+    /// The name of a key that each server has. In a cluster it is in the first of its hash slots.
+    pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
+        if self.seeds.is_cluster() { format!("{key}:{{{}}}", shard.tag()) } else { key }
+    }
+
     /// Whether the operator vouches that this Redis keeps what it promised.
     pub fn is_managed(&self) -> bool {
         self.durability == RedisDurability::Managed

@@ -121,6 +121,8 @@ impl GateReading {
 pub struct CouponFence {
     pub generation: Option<Generation>,
     pub verified: Option<Epoch>,
+    /// The highest revision whose settings were written here; 0 where none is known.
+    pub revision: u64,
 }
 
 impl Redis {
@@ -289,10 +291,8 @@ impl Redis {
         Ok(())
     }
 
-    /// Where a server's epoch stands. In a cluster each has its own, in its first hash slot.
     fn epoch_key(&self, shard: &Shard) -> String {
-        let key = keys::epoch(&self.prefix);
-        if self.seeds.is_cluster() { format!("{key}:{{{}}}", shard.tag()) } else { key }
+        self.server_key(keys::epoch(&self.prefix), shard)
     }
 
     async fn set_verified(&self, coupon: CouponId, generation: &Generation, epoch: &Epoch) -> Result<bool, RedisError> {
@@ -309,15 +309,17 @@ impl Redis {
             for coupon in some {
                 pipe.cmd("GET").arg(keys::generation(&self.prefix, *coupon));
                 pipe.cmd("GET").arg(keys::verified(&self.prefix, *coupon));
+                pipe.cmd("GET").arg(keys::revision(&self.prefix, *coupon));
             }
             let found: Vec<Value> = pipe.ignore_errors().query_async(&mut self.connection()).await?;
             let text = |value: Option<&Value>| match value {
                 Some(Value::BulkString(bytes)) => String::from_utf8(bytes.clone()).ok(),
                 _ => None,
             };
-            fences.extend(found.chunks(2).map(|pair| CouponFence {
-                generation: text(pair.first()).map(Generation),
-                verified: text(pair.get(1)).map(Epoch),
+            fences.extend(found.chunks(3).map(|three| CouponFence {
+                generation: text(three.first()).map(Generation),
+                verified: text(three.get(1)).map(Epoch),
+                revision: text(three.get(2)).map_or(0, |text| read_revision(&text)),
             }));
         }
         Ok(fences)
@@ -378,8 +380,7 @@ impl Redis {
 
     /// The highest revision of the coupon whose settings were written here; 0 where none is known.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let text = self.text(&keys::revision(&self.prefix, coupon)).await?;
-        Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0))
+        Ok(self.text(&keys::revision(&self.prefix, coupon)).await?.map_or(0, |text| read_revision(&text)))
     }
 }
 
@@ -392,7 +393,7 @@ async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<Str
     }
 }
 
-/// A number of digits only; Rust's own parser takes a sign too.
-fn digits(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+/// As the scripts read it; Rust's own parser takes a sign too. Anything else counts as never seen.
+fn read_revision(text: &str) -> u64 {
+    if text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().unwrap_or(0) } else { 0 }
 }

@@ -9,6 +9,7 @@
 //! | `…:free` | sorted set | slots given back, member and score the slot |
 //! | `…:waiting` | sorted set | member user id, score order of arrival |
 //! | `…:times` | hash | slot → instant of admission in ms by Redis's clock |
+//! | `…:traces` | hash | `SLOT:INSTANT` of an admission → its `traceparent`, a day |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot` of any claim (`once_per` coupon) |
 //! | `fc:{C}:revoked` | hash | user id → number of their last revocation |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
@@ -19,6 +20,8 @@
 //! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: a life of Redis, a fencing token |
 //! | `fc:epoch:{T}` | string | the same of one server of a cluster; `T` is in its first hash slot |
 //! | `fc:wake` | set | coupons that an operator changed while people waited |
+//! | `fc:given` | sorted set | `coupon` and `drop`, score the highest number that one was given |
+//! | `fc:given:{T}` | sorted set | the same on one server of a cluster |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
@@ -44,12 +47,15 @@ pub const DEFAULT_PREFIX: &str = "fc";
 /// The keys of one drop and its coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropKeys {
+    pub coupon: CouponId,
+    pub drop: DropId,
     pub meta: String,
     pub count: String,
     pub users: String,
     pub free: String,
     pub waiting: String,
     pub times: String,
+    pub traces: String,
     pub claimants: String,
     pub generation: String,
     pub revision: String,
@@ -63,12 +69,15 @@ impl DropKeys {
     pub fn new(prefix: &str, coupon: CouponId, drop: DropId) -> Self {
         let of_drop = |name: &str| format!("{prefix}:{{{coupon}}}:drop:{drop}:{name}");
         Self {
+            coupon,
+            drop,
             meta: of_drop("meta"),
             count: of_drop("count"),
             users: of_drop("users"),
             free: of_drop("free"),
             waiting: of_drop("waiting"),
             times: of_drop("times"),
+            traces: of_drop("traces"),
             claimants: claimants(prefix, coupon),
             generation: generation(prefix, coupon),
             revision: revision(prefix, coupon),
@@ -79,7 +88,7 @@ impl DropKeys {
         }
     }
 
-    /// The keys that belong to this drop alone.
+    /// The keys that belong to this drop alone, but `traces`, which expires by itself.
     pub fn own(&self) -> [&str; 6] {
         [&self.meta, &self.count, &self.users, &self.free, &self.waiting, &self.times]
     }
@@ -120,6 +129,11 @@ pub fn epoch(prefix: &str) -> String {
 /// The epoch in which the coupon was verified.
 pub fn verified(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:verified")
+}
+
+/// The highest numbers that coupons and drops were given.
+pub fn given(prefix: &str) -> String {
+    format!("{prefix}:given")
 }
 
 /// Coupons that the reconciler should compare at once.

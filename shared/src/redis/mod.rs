@@ -7,6 +7,7 @@ pub mod allow_list;
 pub mod client;
 mod connection;
 pub mod gate;
+pub mod given;
 pub mod keys;
 pub mod known_gate;
 pub mod life;
@@ -19,6 +20,7 @@ pub mod safety;
 pub mod server;
 pub(crate) mod servers;
 pub mod standing;
+mod traces;
 pub mod wake;
 mod why_not;
 

@@ -104,6 +104,7 @@ impl Redis {
         revision: u64,
         meta: &DropMeta,
     ) -> Result<Done<bool>, RedisError> {
+        self.note_numbers(keys.coupon, keys.drop).await?;
         let mut args = vec![generation.0.clone(), revision.to_string()];
         args.extend(meta.fields());
         let names = [

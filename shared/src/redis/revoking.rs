@@ -9,6 +9,7 @@ use redis::RedisError;
 use super::Redis;
 use super::client::Script;
 use super::keys::{self, DropKeys};
+use super::reads::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
@@ -53,6 +54,22 @@ impl Redis {
         let args = [drop.to_string(), user.to_owned(), field(once_per, drop, user), revocation.to_string(), over];
         let (_, until): (i64, i64) = REVOKE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         Ok(until)
+    }
+
+    /// The number of a person's last revocation that is known here; 0 where none is.
+    pub async fn last_revocation(
+        &self,
+        keys: &DropKeys,
+        (drop, once_per): (DropId, OncePer),
+        user: &str,
+    ) -> Result<i64, RedisError> {
+        let mut asked = redis::cmd("HGET");
+        asked.arg(&keys.revoked).arg(field(once_per, drop, user));
+        let text: Option<String> = match asked.query_async(&mut self.connection()).await {
+            Err(error) if is_about_data(&error) => None,
+            text => text?,
+        };
+        Ok(text.map_or(0, |text| number_of(&text).0.unwrap_or(0)))
     }
 
     /// Makes revocations of a coupon known; gives how many were not.
@@ -135,9 +152,14 @@ fn names(entry: Option<&str>, drop: i64) -> bool {
     entry.and_then(|entry| entry.split_once(':')).is_some_and(|(of, _)| of.parse() == Ok(drop))
 }
 
+/// Out of an entry of the revoked: the number, and until when claims are void.
+fn number_of(entry: &str) -> (Option<i64>, Option<&str>) {
+    let (id, over) = entry.split_once(':').map_or((entry, None), |(id, over)| (id, Some(over)));
+    (id.parse().ok(), over)
+}
+
 fn is_known(text: &str, revocation: &Revocation) -> bool {
-    let (id, over) = text.split_once(':').map_or((text, None), |(id, over)| (id, Some(over)));
-    let Ok(id) = id.parse::<i64>() else { return false };
+    let (Some(id), over) = number_of(text) else { return false };
     let ended = revocation.again_from_ms();
     id > revocation.id || id == revocation.id && over.and_then(|text| text.parse().ok()) == ended
 }

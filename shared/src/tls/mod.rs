@@ -1,6 +1,6 @@
-//! TLS to the stores: which authorities are trusted, who this process is, and what a handshake that
-//! fails means in words. Redis and MySQL use it as it is; librdkafka has OpenSSL, and is asked here
-//! only why it does not get through (docs/decisions/0020-tls.md).
+//! TLS to the stores, and to the issuer of tokens: which authorities are trusted, who this process
+//! is, and what a handshake that fails means in words. Redis and MySQL use it as it is; librdkafka
+//! has OpenSSL, and is asked here only why it does not get through (docs/decisions/0020-tls.md).
 
 mod fault;
 mod files;
@@ -20,12 +20,14 @@ use self::files::{Certificates, PrivateKey};
 pub(crate) use fault::cause;
 pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 
-/// A store that is reached over TLS, for the names of its settings.
+/// What is reached over TLS, for the names of its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
     Mysql,
     Kafka,
+    /// The keys of tokens, at their issuer.
+    Jwks,
 }
 
 impl Store {
@@ -35,6 +37,7 @@ impl Store {
             Self::Redis => "REDIS",
             Self::Mysql => "DATABASE",
             Self::Kafka => "KAFKA",
+            Self::Jwks => "JWT_JWKS",
         }
     }
 
@@ -44,6 +47,7 @@ impl Store {
             Self::Redis => "REDIS_URL",
             Self::Mysql => "DATABASE_URL",
             Self::Kafka => "KAFKA_BROKERS",
+            Self::Jwks => "JWT_JWKS_URL",
         }
     }
 }
@@ -108,7 +112,7 @@ impl Tls {
         Self { store, ca: None, identity: None }
     }
 
-    fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
         let prefix = self.store.prefix();
         let mut roots = RootCertStore::empty();
         match &self.ca {

@@ -5,6 +5,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{Fragments, Undecodable};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin};
+use firstcome_shared::trace::TraceContext;
 
 /// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in
 /// the dead-letter table too, and the consumer would never get past it.
@@ -21,9 +22,20 @@ pub(crate) struct Record {
     pub(crate) assignment: u64,
     pub(crate) payload: Vec<u8>,
     pub(crate) claim: Result<Claim, Box<Undecodable>>,
+    /// The span that sent it, where it has a trace.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl Record {
+    /// The same with its trace.
+    pub(super) fn of_trace(mut self, trace: Option<TraceContext>) -> Self {
+        self.trace = trace;
+        if let Ok(claim) = &mut self.claim {
+            claim.trace = trace;
+        }
+        self
+    }
+
     /// This message for the dead-letter table.
     pub(crate) fn failed(&self, reason: &'static str, error: &str) -> FailedClaim {
         let known = match &self.claim {
@@ -40,6 +52,7 @@ impl Record {
             reason,
             error: error.chars().take(LONGEST_ERROR).collect(),
             source: self.source.clone(),
+            trace: self.trace,
         }
     }
 }

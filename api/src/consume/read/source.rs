@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use chrono::Datelike as _;
 use firstcome_shared::event::{ClaimEvent, Undecodable};
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{KafkaSettings, trace_of};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::MessageOrigin;
 use rdkafka::Message as _;
@@ -85,7 +85,8 @@ impl Source {
             timestamp_ms: message.timestamp().to_millis(),
         };
         let assignment = self.group().assignment_of(message.partition())?;
-        Some(Record::new(origin, assignment, message.key(), message.payload()))
+        let record = Record::new(origin, assignment, message.key(), message.payload());
+        Some(record.of_trace(message.headers().and_then(trace_of)))
     }
 
     /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone,
@@ -154,7 +155,7 @@ impl Source {
 impl Record {
     pub(crate) fn new(source: MessageOrigin, assignment: u64, key: Option<&[u8]>, payload: Option<&[u8]>) -> Self {
         let payload = payload.unwrap_or_default();
-        Self { source, assignment, claim: decode(key, payload), payload: payload.to_vec() }
+        Self { source, assignment, claim: decode(key, payload), payload: payload.to_vec(), trace: None }
     }
 }
 
@@ -167,6 +168,7 @@ fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>>
         slot: event.slot,
         user_id: event.user_id,
         claimed_at: Some(event.claimed_at),
+        trace: None,
     };
     let refuse =
         |error: String| Err(Box::new(Undecodable { reason: "undecodable", error, fragments: fragments(&claim) }));

@@ -2,4 +2,5 @@
 
 pub(crate) mod lag;
 pub(crate) mod report;
+pub(crate) mod traces;
 pub(crate) mod watchdog;

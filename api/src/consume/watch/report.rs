@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::mysql::Db;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::Mutex;
 
+use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
 /// A loop without an iteration for so long is not alive. It iterates also while it waits for MySQL
@@ -120,6 +122,7 @@ pub(crate) const REBALANCES: &str = "firstcome_consumer_rebalances_total";
 pub(crate) const RETRIES: &str = "firstcome_consumer_retries_total";
 const BATCH_ROWS: &str = "firstcome_consumer_batch_rows";
 const BATCH_SECONDS: &str = "firstcome_consumer_batch_seconds";
+const ISSUE_DELAY: &str = "firstcome_issue_delay_seconds";
 const ISSUED: &str = "firstcome_consumer_issued_total";
 const AGAIN: &str = "firstcome_consumer_again_total";
 const REVOKED: &str = "firstcome_consumer_revoked_total";
@@ -130,7 +133,9 @@ const REFUSED: &str = "firstcome_consumer_refused_total";
 pub(crate) fn describe_metrics() {
     describe_gauge!(LAG, "Messages of the partitions this process reads that are not committed yet");
     describe_histogram!(BATCH_ROWS, "Messages in a batch");
-    describe_histogram!(BATCH_SECONDS, "Seconds to write a batch");
+    describe_histogram!(BATCH_SECONDS, Unit::Seconds, "Time to write a batch");
+    let delay = "Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again";
+    describe_histogram!(ISSUE_DELAY, Unit::Seconds, delay);
     for (name, meaning) in [
         (ISSUED, "Rows written"),
         (AGAIN, "Messages whose row was there: read again after a restart or a rebalance"),
@@ -143,16 +148,24 @@ pub(crate) fn describe_metrics() {
         counter!(name).absolute(0);
     }
     describe_counter!(REFUSED, "Messages kept in the dead-letter table, by reason");
+    for reason in ["undecodable", "unknown_drop", "slot_out_of_range", "slot_taken", "already_has_one", "bad_data"] {
+        counter!(REFUSED, "reason" => reason).absolute(0);
+    }
     gauge!(LAG).set(0.0);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
-pub(crate) fn count_batch(size: usize, seconds: f64, written: &Written) {
-    histogram!(BATCH_ROWS).record(size as f64);
+pub(crate) fn count_batch(batch: &[Arc<Record>], seconds: f64, written: &Written) {
+    histogram!(BATCH_ROWS).record(batch.len() as f64);
     histogram!(BATCH_SECONDS).record(seconds);
     counter!(ISSUED).increment(written.issued);
     counter!(AGAIN).increment(written.again);
     counter!(REVOKED).increment(written.revoked);
+    let (now, delay) = (Utc::now(), histogram!(ISSUE_DELAY));
+    for claimed_at in batch.iter().filter_map(|record| record.claim.as_ref().ok()?.claimed_at) {
+        // Below zero where this host's clock is behind that of Redis.
+        delay.record((now - claimed_at).to_std().unwrap_or_default().as_secs_f64());
+    }
     for (reason, count) in &written.refused {
         counter!(REFUSED, "reason" => *reason).increment(*count);
     }

@@ -86,7 +86,7 @@ mod tests {
 
     fn claim(coupon: i64, drop: i64, slot: Slot, user: &str) -> Claim {
         let (coupon_id, drop_id, user_id) = (CouponId(coupon), DropId(drop), user.parse().unwrap());
-        Claim { coupon_id, drop_id, slot, user_id, claimed_at: None }
+        Claim { coupon_id, drop_id, slot, user_id, claimed_at: None, trace: None }
     }
 
     fn row(coupon: i64, drop: i64, slot: Slot, user: &str) -> IssuedRow {

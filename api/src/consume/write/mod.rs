@@ -32,6 +32,8 @@ pub(crate) struct Written {
     pub(crate) revoked: u64,
     /// Dead letters, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
+    /// Why messages of traces that are exported became dead letters, by partition and offset.
+    pub(crate) refused_traces: BTreeMap<(i32, i64), &'static str>,
 }
 
 /// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error
@@ -99,6 +101,9 @@ impl BatchWrite<'_> {
 
     fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
         *self.done.refused.entry(reason).or_default() += 1;
+        if record.trace.is_some_and(|trace| trace.sampled) {
+            self.done.refused_traces.insert((record.source.partition, record.source.offset), reason);
+        }
         self.failed.push(record.failed(reason, error));
     }
 
@@ -274,7 +279,7 @@ mod tests {
         let insert_one = async |slot: Slot, name: &str| {
             let key = key.clone();
             let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
-            let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at) };
+            let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at), trace: None };
             db.run("insert", async move |conn| {
                 insert(conn, &[claim], &SlotLimits::default(), &key, IssuedBy::Consumer).await
             })

@@ -1,16 +1,27 @@
 //! Signed tokens (RFC 7519). A setting pins the algorithm, which is never taken from the token.
-//! `exp` and `sub` are required.
+//! Issuer, audience, `exp` and the person are required.
+
+mod claims;
+pub(crate) mod key_set;
+mod keys;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, header};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use firstcome_shared::config::path;
 use firstcome_shared::coupon::Group;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode};
+use firstcome_shared::http::fetch::HttpSource;
+use firstcome_shared::tls::Store;
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use self::claims::TokenClaims;
+use self::key_set::{KeySet, KeySource};
 
 /// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
@@ -18,32 +29,47 @@ pub struct JwtArgs {
     /// The one algorithm tokens are signed with
     #[arg(long, env = "JWT_ALGORITHM", value_parser = PossibleValuesParser::new(ALGORITHMS).try_map(|name| name.parse::<Algorithm>()))]
     pub jwt_algorithm: Option<Algorithm>,
-    /// Shared secret of at least 32 bytes, for HS256, HS384, HS512
+    /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// File with the public key in PEM form, for the other algorithms
-    #[arg(long, env = "JWT_PUBLIC_KEY_FILE")]
+    /// File with the one public key in PEM form, for the other algorithms
+    #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_parser = path)]
     pub jwt_public_key_file: Option<PathBuf>,
-    /// Who must have issued the token (`iss`); without it anybody who has the key
+    /// File with the issuer's public keys as a JWK Set; it is read again while this process runs
+    #[arg(long, env = "JWT_JWKS_FILE", value_parser = path)]
+    pub jwt_jwks_file: Option<PathBuf>,
+    /// Address of the issuer's public keys as a JWK Set: `https://…`, or `http://…` within a
+    /// network of your own
+    #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
+    pub jwt_jwks_url: Option<String>,
+    /// Certificate authorities to trust for JWT_JWKS_URL instead of the public ones, as a PEM file
+    #[arg(long, env = "JWT_JWKS_CA_FILE", value_parser = path)]
+    pub jwt_jwks_ca_file: Option<PathBuf>,
+    /// How often a JWK Set is read again, in seconds; a token that names an unknown key has it read
+    /// at once, at most every ten seconds
+    #[arg(long, env = "JWT_JWKS_REFRESH_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=86_400))]
+    pub jwt_jwks_refresh_seconds: u32,
+    /// Who must have issued the token (`iss`); required
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// Audience that the token must name (`aud`); without it any
+    /// Audience that the token must name (`aud`); required
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// The claim with the person; without it `sub`
+    #[arg(long, env = "JWT_USER_CLAIM")]
+    pub jwt_user_claim: Option<String>,
     /// The claim with a person's groups, a text or a list of texts, for coupons of a group; without
     /// it `groups`
     #[arg(long, env = "JWT_GROUPS_CLAIM")]
     pub jwt_groups_claim: Option<String>,
 }
 
-/// The claim with a person's groups, unless a setting names another.
+/// The claims with the person and with their groups, unless a setting names others.
+const USER_CLAIM: &str = "sub";
 const GROUPS_CLAIM: &str = "groups";
 
 const ALGORITHMS: [&str; 12] =
     ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
-
-/// Shortest shared secret: a shorter one can be guessed offline from one token.
-const MIN_SECRET_BYTES: usize = 32;
 
 /// How far the issuer's clock may be off, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
@@ -51,24 +77,33 @@ const LEEWAY_SECONDS: u64 = 30;
 impl JwtArgs {
     /// The name of any setting that is given.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
-        let given = [
-            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
-            ("JWT_SECRET", self.secret().is_some()),
-            ("JWT_PUBLIC_KEY_FILE", self.key_file().is_some()),
-            ("JWT_ISSUER", filled(self.jwt_issuer.as_ref()).is_some()),
-            ("JWT_AUDIENCE", filled(self.jwt_audience.as_ref()).is_some()),
-            ("JWT_GROUPS_CLAIM", filled(self.jwt_groups_claim.as_ref()).is_some()),
+        let texts = [
+            ("JWT_ISSUER", &self.jwt_issuer),
+            ("JWT_AUDIENCE", &self.jwt_audience),
+            ("JWT_USER_CLAIM", &self.jwt_user_claim),
+            ("JWT_GROUPS_CLAIM", &self.jwt_groups_claim),
         ];
-        given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
+        let others = [
+            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
+            ("JWT_JWKS_CA_FILE", filled_path(self.jwt_jwks_ca_file.as_ref()).is_some()),
+        ];
+        let texts = texts.map(|(name, text)| (name, filled(text.as_ref()).is_some()));
+        others.into_iter().chain(self.key_settings()).chain(texts).find_map(|(name, is_given)| is_given.then_some(name))
+    }
+
+    /// The settings that say where keys are, and which are given.
+    fn key_settings(&self) -> [(&'static str, bool); 4] {
+        [
+            ("JWT_SECRET", self.secret().is_some()),
+            ("JWT_PUBLIC_KEY_FILE", filled_path(self.jwt_public_key_file.as_ref()).is_some()),
+            ("JWT_JWKS_FILE", filled_path(self.jwt_jwks_file.as_ref()).is_some()),
+            ("JWT_JWKS_URL", filled(self.jwt_jwks_url.as_ref()).is_some()),
+        ]
     }
 
     // Compose files leave variables empty: that is no setting.
     fn secret(&self) -> Option<&SecretString> {
         self.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty())
-    }
-
-    fn key_file(&self) -> Option<&Path> {
-        self.jwt_public_key_file.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -76,139 +111,138 @@ fn filled(text: Option<&String>) -> Option<&String> {
     text.filter(|text| !text.is_empty())
 }
 
+fn filled_path(path: Option<&PathBuf>) -> Option<&Path> {
+    path.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty())
+}
+
 pub(crate) struct Verifier {
-    key: DecodingKey,
+    keys: Keys,
     rules: Validation,
+    user_claim: String,
     groups_claim: String,
 }
 
-#[derive(Deserialize)]
-struct TokenClaims {
-    sub: String,
+enum Keys {
+    One(DecodingKey),
+    Set(Arc<KeySet>),
 }
+
+/// Why a token is nobody's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TokenError {
+    Refused(&'static str),
+    /// It is signed with a key of this name, which is not known, or not yet.
+    UnknownKey(String),
+}
+
+const NOT_VALID: TokenError = TokenError::Refused("the token is not valid, or no longer; get a new one");
 
 impl Verifier {
     /// An error is one sentence about what is missing or contradicts itself, never with the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args.jwt_algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
-        let key = match (algorithm.family(), args.secret(), args.key_file()) {
-            (_, Some(_), Some(_)) => return Err("JWT_SECRET and JWT_PUBLIC_KEY_FILE are both set: choose one".into()),
-            (AlgorithmFamily::Hmac, Some(secret), None) => shared_secret(secret)?,
-            (AlgorithmFamily::Hmac, None, _) => return Err(format!("JWT_ALGORITHM={algorithm:?} needs JWT_SECRET")),
-            (_, None, Some(path)) => public_key(algorithm, path)?,
-            (_, _, None) => return Err(format!("JWT_ALGORITHM={algorithm:?} needs JWT_PUBLIC_KEY_FILE")),
+        let keys = keys(algorithm, args)?;
+        let required = |name: &str, text: Option<&String>, of: &str| {
+            let missing = || format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be believed");
+            filled(text).cloned().ok_or_else(missing)
         };
         let mut rules = Validation::new(algorithm);
         rules.leeway = LEEWAY_SECONDS;
         rules.validate_nbf = true;
-        let mut required = vec!["exp", "sub"];
-        if let Some(issuer) = filled(args.jwt_issuer.as_ref()) {
-            rules.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        if let Some(audience) = filled(args.jwt_audience.as_ref()) {
-            rules.set_audience(&[audience]);
-            required.push("aud");
-        } else {
-            rules.validate_aud = false;
-        }
-        if required.len() == 2 {
-            tracing::warn!(
-                "neither JWT_ISSUER nor JWT_AUDIENCE is set: every token made with the key is taken, for whatever it was meant"
-            );
-        }
-        rules.set_required_spec_claims(&required);
-        let groups_claim = filled(args.jwt_groups_claim.as_ref()).cloned().unwrap_or_else(|| GROUPS_CLAIM.to_owned());
-        Ok(Self { key, rules, groups_claim })
+        rules.set_issuer(&[required("JWT_ISSUER", args.jwt_issuer.as_ref(), "of any issuer")?]);
+        rules.set_audience(&[required("JWT_AUDIENCE", args.jwt_audience.as_ref(), "that was meant for others")?]);
+        rules.set_required_spec_claims(&["exp", "iss", "aud"]);
+        let claim = |given: Option<&String>, usual: &str| filled(given).map_or(usual, String::as_str).to_owned();
+        let user_claim = claim(args.jwt_user_claim.as_ref(), USER_CLAIM);
+        let groups_claim = claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM);
+        Ok(Self { keys, rules, user_claim, groups_claim })
     }
 
-    /// The `sub` of the request's token.
-    pub(crate) fn subject(&self, headers: &HeaderMap) -> Result<String, &'static str> {
-        let token = headers
-            .get(header::AUTHORIZATION)
-            .and_then(bearer)
-            .ok_or("say who this is for: send `Authorization: Bearer` with your token")?;
-        let decoded = decode::<TokenClaims>(token, &self.key, &self.rules).map_err(|error| {
-            tracing::debug!(%error, "a token was refused");
-            "the token is not valid, or no longer; get a new one"
-        })?;
+    /// The keys, where they are read again while this process runs.
+    pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
+        match &self.keys {
+            Keys::One(_) => None,
+            Keys::Set(set) => Some(set),
+        }
+    }
+
+    /// The person of a token.
+    pub(crate) fn person(&self, token: &str) -> Result<String, TokenError> {
+        let decoded = self.decode(token)?;
         // RFC 7515: a token with `crit` must be refused where its extensions are not understood.
         if decoded.header.crit.is_some() {
-            return Err("the token asks for extensions that this service does not know");
+            return Err(TokenError::Refused("the token asks for extensions that this service does not know"));
         }
-        Ok(decoded.claims.sub)
+        match decoded.claims.0.get(&self.user_claim) {
+            Some(Value::String(person)) => Ok(person.clone()),
+            _ => Err(TokenError::Refused("the token does not say who it is for, as a text")),
+        }
     }
 
     /// Whether a token names this group; `None` where it can't be read any more. Read from a token
-    /// that [`Verifier::subject`] has taken, and verified again: only coupons of a group ask.
-    pub(crate) fn names_group(&self, authorization: &HeaderValue, group: &Group) -> Option<bool> {
-        let token = bearer(authorization)?;
-        let decoded = decode::<Map<String, Value>>(token, &self.key, &self.rules);
-        let claims = match decoded {
-            Ok(decoded) => decoded.claims,
-            // It ended a moment ago.
-            Err(error) => {
-                tracing::debug!(%error, "the groups of a token could not be read");
-                return None;
-            }
-        };
-        Some(match claims.get(&self.groups_claim) {
+    /// that [`Verifier::person`] has taken, and verified again: only coupons of a group ask.
+    pub(crate) fn names_group(&self, token: &str, group: &Group) -> Option<bool> {
+        // It may have ended a moment ago.
+        let claims = self.decode(token).ok()?.claims;
+        Some(match claims.0.get(&self.groups_claim) {
             Some(Value::String(name)) => name == group.as_str(),
             // What is no text in the list is no group.
             Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some(group.as_str())),
             _ => false,
         })
     }
-}
 
-fn bearer(authorization: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-fn shared_secret(secret: &SecretString) -> Result<DecodingKey, String> {
-    let bytes = secret.expose_secret().as_bytes();
-    if bytes.len() < MIN_SECRET_BYTES {
-        return Err(format!("JWT_SECRET has {} bytes; it needs at least {MIN_SECRET_BYTES}", bytes.len()));
+    fn decode(&self, token: &str) -> Result<TokenData<TokenClaims>, TokenError> {
+        let refused = |error: Error| {
+            tracing::debug!(%error, "a token was refused");
+            NOT_VALID
+        };
+        let set = match &self.keys {
+            Keys::One(key) => return decode(token, key, &self.rules).map_err(refused),
+            Keys::Set(set) => set,
+        };
+        let header = decode_header(token).map_err(refused)?;
+        if !self.rules.algorithms.contains(&header.alg) {
+            return Err(refused(ErrorKind::InvalidAlgorithm.into()));
+        }
+        match (set.find(header.kid.as_deref()), header.kid) {
+            (Some(key), _) => decode(token, &key, &self.rules).map_err(refused),
+            (None, Some(name)) => Err(TokenError::UnknownKey(name)),
+            (None, None) => Err(TokenError::Refused("the token does not name the key that it is signed with (kid)")),
+        }
     }
-    Ok(DecodingKey::from_secret(bytes))
 }
 
-/// A key of 2,048 bits has as many in its modulus alone.
-const MIN_RSA_BYTES: usize = 2048 / 8;
-
-/// How many keys a PEM file holds, and how many bytes they have.
-fn pem_size(pem: &[u8]) -> (usize, usize) {
-    let text = String::from_utf8_lossy(pem);
-    let is_mark = |line: &&str| line.starts_with("-----");
-    let keys = text.lines().filter(|line| line.starts_with("-----BEGIN ")).count();
-    let base64: usize = text.lines().filter(|line| !is_mark(line)).map(|line| line.trim().len()).sum();
-    (keys, base64 * 3 / 4)
-}
-
-fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, String> {
-    let name = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("JWT_PUBLIC_KEY_FILE {name} cannot be read: {error}"))?;
-    if String::from_utf8_lossy(&pem).contains("PRIVATE KEY") {
-        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds a private key: give this process the public one only"));
+fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
+    let given: Vec<&str> = args.key_settings().into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
+    if let [first, second, ..] = given[..] {
+        return Err(format!("{first} and {second} are both set: choose one"));
     }
-    let (keys, bytes) = pem_size(&pem);
-    if keys > 1 {
-        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds {keys} keys: one is used, so give one"));
+    if filled_path(args.jwt_jwks_ca_file.as_ref()).is_some() && given != ["JWT_JWKS_URL"] {
+        return Err("JWT_JWKS_CA_FILE is set without JWT_JWKS_URL, for which it is".into());
     }
-    let key = match algorithm.family() {
-        AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&pem),
-        AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&pem),
-        _ => DecodingKey::from_rsa_pem(&pem),
+    let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
+    match (args.secret(), filled_path(args.jwt_public_key_file.as_ref())) {
+        (Some(secret), _) if is_shared => return Ok(Keys::One(keys::shared_secret(algorithm, secret)?)),
+        _ if is_shared => return Err(format!("JWT_ALGORITHM={algorithm:?} needs JWT_SECRET")),
+        (_, Some(path)) => return Ok(Keys::One(keys::public_key(algorithm, path)?)),
+        _ => {}
+    }
+    let file = filled_path(args.jwt_jwks_file.as_ref()).map(|path| KeySource::File(path.to_owned()));
+    let source = match (file, filled(args.jwt_jwks_url.as_ref())) {
+        (Some(file), _) => file,
+        (None, Some(url)) => KeySource::Url(HttpSource::new(Store::Jwks, url, args.jwt_jwks_ca_file.clone())?),
+        (None, None) => {
+            return Err(format!(
+                "JWT_ALGORITHM={algorithm:?} needs JWT_JWKS_URL, JWT_JWKS_FILE or JWT_PUBLIC_KEY_FILE"
+            ));
+        }
     };
-    // One trial finds a key that has only the outer form, before the first person does.
-    let key = key
-        .and_then(|key| jsonwebtoken::crypto::verify("", b"", &key, algorithm).map(|_| key))
-        .map_err(|_| format!("JWT_PUBLIC_KEY_FILE {name} holds no public key in PEM form that fits {algorithm:?}"))?;
-    if algorithm.family() == AlgorithmFamily::Rsa && bytes < MIN_RSA_BYTES {
-        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds a key that is too weak: RSA needs 2048 bits or more"));
+    if matches!(&source, KeySource::Url(source) if !source.is_encrypted()) {
+        tracing::warn!("JWT_JWKS_URL is http://: whoever is on the way can give this process keys of their own");
     }
-    Ok(key)
+    let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());
+    Ok(Keys::Set(Arc::new(KeySet::new(source, algorithm, refresh))))
 }
 
 #[cfg(test)]

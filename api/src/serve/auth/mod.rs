@@ -1,24 +1,29 @@
 //! Authentication of people: by a header that a gateway sets, or by a signed token. Never by the
 //! body or the path.
 
+pub(crate) mod gateway;
 pub(crate) mod jwt;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use clap::{Args, ValueEnum};
 use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::{bearer, bearer_token};
+use firstcome_shared::http::problem::Code;
+use secrecy::SecretString;
 
-use self::jwt::{JwtArgs, Verifier};
+use self::gateway::Gateway;
+use self::jwt::key_set::KeySet;
+use self::jwt::{JwtArgs, TokenError, Verifier};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UserAuth {
     /// `X-User-Id` is believed: only behind a gateway that sets it and drops what clients send
     TrustedHeader,
-    /// `Authorization: Bearer` with a JWT; the person is its `sub`
+    /// `Authorization: Bearer` with a JWT; the person is its `sub`, or JWT_USER_CLAIM
     Jwt,
 }
 
@@ -29,13 +34,18 @@ pub struct IdentityArgs {
     /// anybody
     #[arg(long, env = "USER_AUTH", value_enum)]
     pub user_auth: UserAuth,
+    /// What the gateway sends as `X-Gateway-Secret`, so that nobody else is believed: at least 32
+    /// printable ASCII characters, two by a comma while it is being replaced; for
+    /// USER_AUTH=trusted-header
+    #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
+    pub trusted_header_secret: Option<SecretString>,
     #[command(flatten)]
     pub jwt: JwtArgs,
 }
 
 /// Says who a request is from.
 pub(crate) enum Identity {
-    TrustedHeader,
+    TrustedHeader(Gateway),
     Jwt(Arc<Verifier>),
 }
 
@@ -54,20 +64,35 @@ impl Groups {
     /// Whether the person is of this group; `None` where that is not known: a gateway's header says
     /// nothing of groups, and a token may have ended a moment ago.
     pub(crate) fn have(&self, group: &Group) -> Option<bool> {
-        self.0.as_ref().and_then(|(verifier, authorization)| verifier.names_group(authorization, group))
+        let (verifier, authorization) = self.0.as_ref()?;
+        verifier.names_group(bearer_token(authorization)?, group)
     }
 }
 
-const USER_HEADER: &str = "x-user-id";
+/// Why a request is from nobody.
+pub(crate) enum Unidentified {
+    Refused(Problem),
+    /// The token is signed with a key of this name, which is not known, or not yet.
+    UnknownKey(String),
+}
+
+impl From<Problem> for Unidentified {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
 
 impl Identity {
     pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
         match args.user_auth {
             UserAuth::TrustedHeader => match args.jwt.any_setting() {
                 Some(name) => Err(format!("{name} is set but USER_AUTH=trusted-header ignores it: choose one")),
-                None => Ok(Self::TrustedHeader),
+                None => Gateway::new(args.trusted_header_secret.as_ref()).map(Self::TrustedHeader),
             },
-            UserAuth::Jwt => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Arc::new(verifier))),
+            UserAuth::Jwt => match gateway::given(args.trusted_header_secret.as_ref()) {
+                Some(_) => Err("TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt ignores it: choose one".into()),
+                None => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Arc::new(verifier))),
+            },
         }
     }
 
@@ -76,53 +101,56 @@ impl Identity {
         matches!(self, Self::Jwt(_))
     }
 
-    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+    /// Whether anybody who reaches this process can name the person.
+    pub(crate) fn believes_anybody(&self) -> bool {
+        matches!(self, Self::TrustedHeader(gateway) if !gateway.has_secret())
+    }
+
+    /// The keys of tokens, where they are read again while this process runs.
+    pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
+        match self {
+            Self::TrustedHeader(_) => None,
+            Self::Jwt(verifier) => verifier.key_set(),
+        }
+    }
+
+    /// Who it is, by what is known already.
+    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Unidentified> {
         let (id, groups) = match self {
-            Self::TrustedHeader => (only_one(headers)?.into_owned(), None),
+            Self::TrustedHeader(gateway) => (gateway.person(headers)?.into_owned(), None),
             Self::Jwt(verifier) => {
-                let id = verifier.subject(headers).map_err(unauthorized)?;
+                let missing = "say who this is for: send `Authorization: Bearer` with your token";
+                let token = bearer(headers)?.ok_or_else(|| unauthorized(missing))?;
+                let id = verifier.person(token).map_err(|error| match error {
+                    TokenError::Refused(why) => Unidentified::Refused(unauthorized(why)),
+                    TokenError::UnknownKey(name) => Unidentified::UnknownKey(name),
+                })?;
                 let authorization = headers.get(header::AUTHORIZATION).cloned();
                 (id, authorization.map(|value| (Arc::clone(verifier), value)))
             }
         };
-        let user = id.parse().map_err(|error| Problem::bad_request("bad_user_id", format!("{error}")))?;
+        let user = id.parse().map_err(|error| Problem::new(Code::BadUserId, format!("{error}")))?;
         Ok(Requester { user, groups: Groups(groups) })
     }
-}
 
-/// The one value of the header. Of two, one could be the gateway's and the other the client's own.
-fn only_one(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
-    let mut values = headers.get_all(USER_HEADER).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Err(unauthorized("say who this is for: X-User-Id is missing")),
-        (Some(_), Some(_)) => Err(Problem::bad_request("bad_user_id", "X-User-Id is given more than once")),
-        (Some(value), None) => Ok(String::from_utf8_lossy(value.as_bytes())),
+    /// The same; where a token names a new key, the issuer's keys are read again.
+    pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+        let mut found = self.person(headers);
+        if let (Err(Unidentified::UnknownKey(name)), Some(keys)) = (&found, self.key_set()) {
+            keys.read_for(name).await;
+            found = self.person(headers);
+        }
+        found.map_err(|nobody| match nobody {
+            Unidentified::Refused(problem) => problem,
+            // It may be a key of today, or none at all.
+            Unidentified::UnknownKey(_) if self.key_set().is_some_and(|keys| keys.problem().is_some()) => {
+                Problem::unavailable("the keys that tokens are signed with can't be read right now; try again")
+            }
+            Unidentified::UnknownKey(_) => unauthorized("the token is signed with a key that is not known here"),
+        })
     }
 }
 
 fn unauthorized(detail: &'static str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn person(values: &[&str]) -> Result<String, &'static str> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(USER_HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        }
-        Identity::TrustedHeader.person(&headers).map(|requester| requester.user.to_string()).map_err(|p| p.code())
-    }
-
-    #[test]
-    fn the_header_is_believed_once_and_only_in_the_form_of_a_user_id() {
-        assert_eq!(person(&["u-37"]), Ok("u-37".into()));
-        assert_eq!(person(&[]), Err("unauthorized"));
-        assert_eq!(person(&["u-1", "u-2"]), Err("bad_user_id"));
-        for bad in ["", "a b", "a,b", "ü", &"x".repeat(65)] {
-            assert_eq!(person(&[bad]), Err("bad_user_id"), "{bad:?}");
-        }
-    }
+    Problem::new(Code::Unauthorized, detail)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -96,7 +96,15 @@ impl Lookup {
             let mut ids: Vec<CouponId> = requests.iter().map(|request| request.id).collect();
             ids.sort_unstable();
             ids.dedup();
-            let read = async { with_drops(db, redis, db.coupons_by_id(ids).await?).await };
+            // A primary that was demoted does not know the newest.
+            let mut knows_all = true;
+            let read = async {
+                let mut coupons = db.of_primary().coupons_by_id(ids.clone()).await;
+                if let Err(DbError::ReadOnly { .. }) = coupons {
+                    (knows_all, coupons) = (false, db.coupons_by_id(ids).await);
+                }
+                with_drops(db, redis, coupons?).await
+            };
             let found: Option<HashMap<CouponId, Arc<CouponWithDrops>>> = match read.await {
                 Ok(found) => Some(found.into_iter().map(|one| (one.coupon.id, one)).collect()),
                 Err(error) => {
@@ -109,8 +117,10 @@ impl Lookup {
             }
             for request in requests.drain(..) {
                 let answer = match &found {
-                    Some(found) => found.get(&request.id).cloned().ok_or(LookupError::NoSuchCoupon(request.id)),
-                    None => Err(LookupError::Unavailable),
+                    Some(found) if knows_all || found.contains_key(&request.id) => {
+                        found.get(&request.id).cloned().ok_or(LookupError::NoSuchCoupon(request.id))
+                    }
+                    _ => Err(LookupError::Unavailable),
                 };
                 // The client may be gone.
                 let _ = request.answer.send(answer);

@@ -47,18 +47,25 @@ pub(crate) struct Catalogue {
 
 /// How the last refresh went.
 struct Refresh {
-    read_at: Instant,
     reconciled_at: Option<DateTime<Utc>>,
     /// The last ticket taken before this refresh began.
     served: u64,
-    succeeded: bool,
+    outcome: RefreshOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RefreshOutcome {
+    Fresh,
+    /// MySQL answers, from rows that may be old: the copy in memory stays in use.
+    ReadOnly,
+    Away,
 }
 
 impl Catalogue {
     /// Reads the coupons for the first time.
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
-        let first = Refresh { read_at: Instant::now(), reconciled_at, served: 0, succeeded: true };
+        let first = Refresh { reconciled_at, served: 0, outcome: RefreshOutcome::Fresh };
         let (live, last) = (ArcSwap::from_pointee(live), watch::Sender::new(first));
         let (lookup, pages) = (Lookup::new(), PageCache::new());
         Ok(Self { db, redis, live, lookup, pages, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
@@ -69,9 +76,9 @@ impl Catalogue {
         self.live.load_full()
     }
 
-    /// Whether the last refresh succeeded.
+    /// Whether MySQL answered the last time.
     pub(crate) fn mysql_up(&self) -> bool {
-        self.last.borrow().succeeded
+        self.last.borrow().outcome != RefreshOutcome::Away
     }
 
     /// One coupon; looked up in MySQL where it is not live.
@@ -107,7 +114,7 @@ impl Catalogue {
         let mut refreshes = self.last.subscribe();
         let served = tokio::time::timeout(TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
         match served {
-            Ok(Ok(last)) if last.succeeded => Ok(()),
+            Ok(Ok(last)) if last.outcome == RefreshOutcome::Fresh => Ok(()),
             _ => Err(LookupError::Unavailable),
         }
     }
@@ -132,11 +139,12 @@ impl Catalogue {
     async fn refresh(&self) {
         let served = self.tickets.load(Ordering::SeqCst);
         let before = self.live();
-        let had_succeeded = self.mysql_up();
+        let had = self.last.borrow().outcome;
         let begun = Instant::now();
-        match read(&self.db, &self.redis, &before).await {
+        // A primary that was demoted does not know the newest coupons and changes.
+        match read(&self.db.of_primary(), &self.redis, &before).await {
             Ok((live, reconciled_at)) => {
-                if !had_succeeded {
+                if had != RefreshOutcome::Fresh {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
                 gauge!("firstcome_catalogue_coupons").set(u32::try_from(live.len()).unwrap_or(u32::MAX));
@@ -145,14 +153,16 @@ impl Catalogue {
                 before.keys().filter(|id| !live.contains_key(id)).for_each(|id| self.lookup.forget(*id));
                 // Before `last`: a request that waits for this refresh must find its coupons.
                 self.live.store(Arc::new(live));
-                let read_at = Instant::now();
-                self.last.send_replace(Refresh { read_at, reconciled_at, served, succeeded: true });
+                gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
+                self.last.send_replace(Refresh { reconciled_at, served, outcome: RefreshOutcome::Fresh });
             }
             Err(error) => {
-                if had_succeeded {
+                if had == RefreshOutcome::Fresh {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
-                self.last.send_modify(|last| (last.served, last.succeeded) = (served, false));
+                let is_read_only = matches!(error, DbError::ReadOnly { .. });
+                let outcome = if is_read_only { RefreshOutcome::ReadOnly } else { RefreshOutcome::Away };
+                self.last.send_modify(|last| (last.served, last.outcome) = (served, outcome));
             }
         }
         self.report();
@@ -160,14 +170,19 @@ impl Catalogue {
 
     fn report(&self) {
         let last = self.last.borrow();
-        gauge!("firstcome_mysql_up").set(if last.succeeded { 1.0 } else { 0.0 });
-        gauge!("firstcome_catalogue_age_seconds").set(last.read_at.elapsed().as_secs_f64());
+        gauge!("firstcome_mysql_up").set(f64::from(u8::from(last.outcome != RefreshOutcome::Away)));
+        gauge!("firstcome_pass_last_success_timestamp_seconds").set(last.reconciled_at.map_or(0.0, unix_seconds));
         // Infinite until there was one, so that an alert on silence also sees a reconciler that
         // never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
         let age = last.reconciled_at.map_or(f64::INFINITY, |at| (Utc::now() - at).num_milliseconds() as f64 / 1e3);
         gauge!("reconciler_last_success_age_seconds").set(age);
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // until the year 287,000
+fn unix_seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_millis() as f64 / 1e3
 }
 
 /// Reads the live coupons. Those that did not change are taken over from `before`.

@@ -1,21 +1,23 @@
 //! Admission of one claim. Nothing here is retried: a client's retry finds `already_claimed`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
-use metrics::{Counter, counter};
+use metrics::Counter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::durability::{Durability, SecondStore};
-use super::in_flight::{InFlightLimit, WorkError};
+use super::in_flight::InFlightLimit;
 use super::micro_batch::{ClaimReply, MicroBatches};
+use super::outcome::ClaimOutcome;
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::Catalogue;
@@ -35,6 +37,7 @@ pub(crate) struct ClaimService {
     batches: Arc<MicroBatches>,
     /// Looked up once: nearly every claim of a crowd counts here.
     sold_out: Counter,
+    refused: LineLimit,
 }
 
 /// Most questions in flight. While MySQL is silent, each waits for `QUESTION_TIMEOUT_MS`.
@@ -64,9 +67,10 @@ impl ClaimService {
         let question_limit = in_flight.for_questions(MAX_QUESTIONS);
         let batches =
             MicroBatches::new(redis.clone(), shared_clock, Arc::clone(&durability), shared_limit, redis_timeout);
-        let sold_out = counter!("firstcome_claims_total", "outcome" => "sold_out");
+        let sold_out = ClaimOutcome::SoldOut.counter();
         let batches = Arc::new(batches);
-        Self { questions, operators, question_limit, redis, clock, catalogue, durability, batches, sold_out }
+        let refused = LineLimit::default();
+        Self { questions, operators, question_limit, redis, clock, catalogue, durability, batches, sold_out, refused }
     }
 
     pub(crate) fn durability(&self) -> &Durability {
@@ -75,13 +79,31 @@ impl ClaimService {
 
     /// Works one claim to its end. From the call to Redis on, the claim goes on without its caller.
     pub(crate) async fn admit(&self, id: CouponId, requester: Requester) -> Result<ClaimAnswer, ClaimRefusal> {
-        let coupon = self.catalogue.find(id).await?;
+        let coupon = self.catalogue.find(id).await.map_err(|error| {
+            let refusal = ClaimRefusal::from(error);
+            self.warn(id, "coupon_unknown", &refusal);
+            refusal
+        })?;
         let answer = self.ask(&coupon, &requester).await;
         match &answer {
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
-            other => counter!("firstcome_claims_total", "outcome" => outcome(other)).increment(1),
+            other => {
+                let outcome = ClaimOutcome::of(other);
+                outcome.counter().increment(1);
+                if let Err(refusal) = other {
+                    self.warn(id, outcome.into(), refusal);
+                }
+            }
         }
         answer
+    }
+
+    /// Says why claims are answered 503.
+    fn warn(&self, coupon: CouponId, reason: &'static str, refusal: &ClaimRefusal) {
+        let Some(why) = refusal.why_unavailable() else { return };
+        if let Some(left_out) = self.refused.allow(reason, Instant::now()) {
+            tracing::warn!(reason, %coupon, why, left_out, "a claim was answered 503");
+        }
     }
 
     async fn ask(&self, coupon: &Arc<CouponWithDrops>, requester: &Requester) -> Result<ClaimAnswer, ClaimRefusal> {
@@ -206,42 +228,6 @@ fn answer(drop_id: DropId, reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefus
         (Admission::Accepted(_) | Admission::Already(..), None) => Err(ClaimRefusal::NotDurable),
         (Admission::Waiting(position), _) => Ok(ClaimAnswer::Waiting { position }),
         (refused, _) => Err(ClaimRefusal::Refused(refused)),
-    }
-}
-
-/// The label in `firstcome_claims_total`.
-fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
-    match answer {
-        Ok(ClaimAnswer::Accepted { .. }) => "accepted",
-        Ok(ClaimAnswer::AlreadyClaimed { .. }) => "already_claimed",
-        Ok(ClaimAnswer::Waiting { .. }) => "waiting",
-        Err(ClaimRefusal::Refused(refused)) => match refused {
-            Admission::SoldOut => "sold_out",
-            Admission::Paused => "paused",
-            Admission::Revoked => "revoked",
-            Admission::NotAllowed => "not_allowed",
-            Admission::NotOpen(_) => "not_open",
-            Admission::Closed(_) => "closed",
-            Admission::Unloaded => "unloaded",
-            _ => "unverified",
-        },
-        Err(ClaimRefusal::NotAnswered(error)) => match **error {
-            AdmissionError::Closed => "no_licence",
-            AdmissionError::Unanswered => "redis_slow",
-            AdmissionError::Redis(_) => "redis_error",
-            AdmissionError::Unexpected => "unexpected",
-        },
-        Err(ClaimRefusal::NoDrop) => "closed",
-        Err(ClaimRefusal::NotDurable) => "not_held",
-        Err(ClaimRefusal::SealedUnknown) => "mysql_error",
-        Err(ClaimRefusal::Work(WorkError::TooMany)) => "shed",
-        Err(
-            ClaimRefusal::Work(WorkError::Panicked)
-            | ClaimRefusal::Coupon(_)
-            | ClaimRefusal::NothingHeld
-            | ClaimRefusal::HalfRevoked
-            | ClaimRefusal::StandingUnknown,
-        ) => "unexpected",
     }
 }
 

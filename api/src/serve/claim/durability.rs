@@ -9,6 +9,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::Db;
+use firstcome_shared::trace::TraceContext;
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -44,6 +45,8 @@ pub(super) struct AdmittedClaim {
     pub(super) now_ms: i64,
     /// Redis gave the slot just now.
     pub(super) is_new: bool,
+    /// The span of its request, where it has a trace.
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl Durability {
@@ -62,7 +65,7 @@ impl Durability {
     /// A claim may be published twice, by two processes or after a restart; the consumer ignores
     /// the second message.
     pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<SecondStore> {
-        let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new } = claim;
+        let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace } = claim;
         let drop = coupon.drop(drop_id);
         let id = self.writes.id(drop_id, slot, &user, admitted_at_ms);
         let claimed_at = instant(admitted_at_ms.unwrap_or(now_ms));
@@ -77,22 +80,22 @@ impl Durability {
         match has_row {
             Some(true) => Some(SecondStore::Kafka),
             // A dead letter would unseal its drop, which most likely has the row.
-            None => self.publish(&event).await.then_some(SecondStore::Kafka),
-            Some(false) => self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event)).await,
+            None => self.publish(&event, trace).await.then_some(SecondStore::Kafka),
+            Some(false) => self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event, trace)).await,
         }
     }
 
-    async fn publish(&self, event: &ClaimEvent) -> bool {
-        let published = self.publisher.publish(event).await;
+    async fn publish(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> bool {
+        let published = self.publisher.publish(event, trace).await;
         crash_point(Point::ClaimPublished);
         published
     }
 
-    async fn write(&self, event: &ClaimEvent) -> Option<SecondStore> {
-        if self.publish(event).await {
+    async fn write(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> Option<SecondStore> {
+        if self.publish(event, trace).await {
             return Some(SecondStore::Kafka);
         }
-        let kept = self.fallback.keep(event).await;
+        let kept = self.fallback.keep(event, trace).await;
         crash_point(Point::ClaimKept);
         if !kept {
             counter!("firstcome_claims_not_held_total").increment(1);

@@ -7,6 +7,8 @@
 //! arrived, so answers are linearizable: what one process acknowledged, the next claim at any
 //! process sees (docs/decisions/0010-micro-batches.md).
 
+mod traces;
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant, MAX_BATCH};
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::trace::{self, TraceContext};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use metrics::{Histogram, histogram};
@@ -51,6 +54,8 @@ struct PendingClaim {
     /// The group that the coupon is for, as far as is known here, and whether they are in it.
     group: Option<(Group, bool)>,
     arrived: Instant,
+    /// The span of its request, where it has a trace.
+    trace: Option<TraceContext>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
     /// Given back with the reply.
     _place: InFlightPermit,
@@ -112,7 +117,8 @@ impl MicroBatches {
         let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
         // Of nobody whose groups are not known a no is told.
         let group = group.and_then(|group| requester.groups.have(&group).map(|is_member| (group, is_member)));
-        let pending = PendingClaim { coupon, user, group, arrived: Instant::now(), reply, _place: place };
+        let (arrived, trace) = (Instant::now(), trace::current());
+        let pending = PendingClaim { coupon, user, group, arrived, trace, reply, _place: place };
         let drop = chosen.drop.id;
         if self.queues.join(drop, pending) {
             let (batches, keys) = (Arc::clone(self), chosen.keys.clone());
@@ -134,9 +140,11 @@ impl MicroBatches {
             if batch.is_empty() {
                 continue;
             }
-            match self.call(drop, keys, &batch).await {
+            let called = self.call(drop, keys, &batch).await;
+            traces::admissions(drop, &batch, &called);
+            match called {
                 Ok(replies) => {
-                    self.deliver(drop, batch.into_iter().zip(replies));
+                    self.deliver(drop, keys, batch.into_iter().zip(replies));
                     // Requests that wait on their sockets are read first, and join the next call.
                     tokio::task::yield_now().await;
                 }
@@ -185,6 +193,7 @@ impl MicroBatches {
     fn deliver(
         self: &Arc<Self>,
         drop_id: DropId,
+        keys: &DropKeys,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) {
         let mut with_slot = Vec::new();
@@ -207,12 +216,14 @@ impl MicroBatches {
         if with_slot.is_empty() {
             return;
         }
+        traces::keep(self, keys, &with_slot);
         let durability = Arc::clone(&self.durability);
         self.in_flight.spawn(async move {
             let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, AdmissionReply, DropId, Slot)| {
                 let (user, admitted_at_ms, now_ms) = (pending.user.clone(), reply.admitted_at_ms, reply.now_ms);
                 let is_new = matches!(reply.admission, Admission::Accepted(_));
-                let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new };
+                let trace = pending.trace;
+                let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace };
                 let stored = durability.ensure(&pending.coupon, claim).await;
                 pending.answer(reply, stored);
             };

@@ -8,6 +8,7 @@ pub(crate) mod in_flight;
 mod issued;
 mod micro_batch;
 pub(crate) mod my_claim;
+pub(crate) mod outcome;
 pub(crate) mod publisher;
 mod refusal;
 pub(crate) mod revoke;

@@ -8,6 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::standing::Standing;
+use firstcome_shared::trace;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -46,6 +47,7 @@ pub(crate) struct MyClaim {
     /// The slot; null where there is none.
     slot: Option<Slot>,
     /// What redeems the coupon; null until it is issued.
+    #[schema(example = "J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
     /// The place on the waiting list, 1 is next; null for others.
     position: Option<u32>,
@@ -133,7 +135,8 @@ impl ClaimService {
         // Revoked or moved since it was looked up.
         let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
         let now_ms = self.clock.now().timestamp_millis();
-        let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new: false };
+        let claim =
+            AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new: false, trace: trace::current() };
         self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)
     }
 }

@@ -7,11 +7,15 @@ use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
+use firstcome_shared::mysql::dead_letters::Unpublished;
 use firstcome_shared::mysql::{Db, DbError, dead_letters};
+use firstcome_shared::trace::{self, SpanEnd, SpanKind, TRACEPARENT, TraceContext, TraceSpan, key};
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -100,9 +104,9 @@ impl Publisher {
 
     /// Publishes an admission and waits for Kafka's acknowledgement. `false`: it did not come
     /// before the deadline, and the message may or may not reach the topic.
-    pub(super) async fn publish(&self, event: &ClaimEvent) -> bool {
+    pub(super) async fn publish(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> bool {
         let begun = Instant::now();
-        let problem = self.send(event).await.err();
+        let problem = self.send(event, trace).await.err();
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
         let queued = problem.is_none();
         if let Some(problem) = &problem {
@@ -113,9 +117,41 @@ impl Publisher {
         queued
     }
 
-    async fn send(&self, event: &ClaimEvent) -> Result<(), String> {
+    async fn send(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> Result<(), String> {
+        let Some(trace) = trace.filter(|trace| trace.sampled && trace::is_on()) else {
+            return self.send_with(event, trace).await.map(drop);
+        };
+        // The message carries the span of its sending, which ends with Kafka's acknowledgement.
+        let (begun, own) = (Instant::now(), trace.child());
+        let sent = self.send_with(event, Some(own)).await;
+        let topic = &self.kafka.topic;
+        if let Some(span) = TraceSpan::ended_now(own, format!("send {topic}"), SpanKind::Producer, begun.elapsed()) {
+            let span = span
+                .below(trace.span_id)
+                .with(key::MESSAGING_SYSTEM, "kafka")
+                .with(key::MESSAGING_OPERATION_NAME, "send")
+                .with(key::MESSAGING_OPERATION_TYPE, "send")
+                .with(key::MESSAGING_DESTINATION_NAME, topic.clone())
+                .with(key::MESSAGING_KAFKA_MESSAGE_KEY, event.key());
+            match &sent {
+                Ok(sent) => span
+                    .with(key::MESSAGING_DESTINATION_PARTITION_ID, sent.partition.to_string())
+                    .with(key::MESSAGING_KAFKA_OFFSET, sent.offset)
+                    .export(SpanEnd::Fine),
+                Err(_) => span.export(SpanEnd::Failed("not_acknowledged")),
+            }
+        }
+        sent.map(drop)
+    }
+
+    async fn send_with(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> Result<Delivery, String> {
         let (key, payload) = (event.key(), event.encode());
         let record = FutureRecord::to(&self.kafka.topic).key(&key).payload(&payload);
+        let record = match trace.map(|trace| trace.to_string()) {
+            Some(trace) => record
+                .headers(OwnedHeaders::new_with_capacity(1).insert(Header { key: TRACEPARENT, value: Some(&trace) })),
+            None => record,
+        };
         let partitions = self.partitions.load(Ordering::Relaxed);
         let partition = if partitions > 0 { i32::try_from(event.partition(partitions)).ok() } else { None };
         // Where librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claim.
@@ -129,7 +165,7 @@ impl Publisher {
         let delivery = sent.map_err(|(error, _)| error.to_string())?;
         crash_point(Point::ClaimSent);
         match tokio::time::timeout(self.deadline, delivery).await {
-            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Ok(sent))) => Ok(sent),
             Ok(Ok(Err((error, _)))) => Err(error.to_string()),
             Ok(Err(_)) => Err("the producer is gone".into()),
             Err(_) => Err(format!("no acknowledgement within {:?}", self.deadline)),
@@ -164,7 +200,7 @@ pub(crate) struct Fallback {
 }
 
 struct UnpublishedClaim {
-    claim: ClaimEvent,
+    claim: Unpublished,
     kept: oneshot::Sender<bool>,
 }
 
@@ -177,9 +213,10 @@ impl Fallback {
     }
 
     /// `false`: within the deadline it is not certain that the table has the claim.
-    pub(super) async fn keep(&self, claim: &ClaimEvent) -> bool {
+    pub(super) async fn keep(&self, claim: &ClaimEvent, trace: Option<TraceContext>) -> bool {
         let (kept, answer) = oneshot::channel();
-        if self.queue.try_send(UnpublishedClaim { claim: claim.clone(), kept }).is_err() {
+        let claim = Unpublished { claim: claim.clone(), trace };
+        if self.queue.try_send(UnpublishedClaim { claim, kept }).is_err() {
             return false;
         }
         matches!(tokio::time::timeout(self.deadline, answer).await, Ok(Ok(true)))
@@ -195,7 +232,7 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
         if batch.is_empty() {
             continue;
         }
-        let claims: Vec<ClaimEvent> = batch.iter().map(|one| one.claim.clone()).collect();
+        let claims: Vec<Unpublished> = batch.iter().map(|one| one.claim.clone()).collect();
         let written = insert(&db, claims, deadline).await;
         match &written {
             Ok(()) => counter!("firstcome_claims_backed_up_total").increment(batch.len() as u64),
@@ -214,10 +251,10 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
 
 /// One statement, tried once more where MySQL refused it: two processes that write the same claims
 /// can deadlock.
-async fn insert(db: &Db, claims: Vec<ClaimEvent>, deadline: Duration) -> Result<(), DbError> {
+async fn insert(db: &Db, claims: Vec<Unpublished>, deadline: Duration) -> Result<(), DbError> {
     let begun = Instant::now();
     let again = claims.clone();
-    let once = async |claims: Vec<ClaimEvent>, limit| {
+    let once = async |claims: Vec<Unpublished>, limit| {
         let keep =
             async move |conn: &mut firstcome_shared::mysql::Conn| dead_letters::keep_unpublished(conn, &claims).await;
         db.run_within(limit, "keep claims that are not published", keep).await
@@ -258,9 +295,9 @@ mod tests {
         let publisher = publisher("127.0.0.1:1");
         assert!(!publisher.renew_if_failed().unwrap(), "an unreachable broker is not a failure for good");
         publisher.renew().unwrap();
-        assert!(publisher.publish(&event(1)).await);
+        assert!(publisher.publish(&event(1), None).await);
         publisher.renew().unwrap();
-        assert!(publisher.publish(&event(2)).await);
+        assert!(publisher.publish(&event(2), Some(TraceContext::root())).await);
         assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);
     }
 }

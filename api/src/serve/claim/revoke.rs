@@ -93,9 +93,20 @@ impl ClaimService {
             Held::Revoked(earlier) => return self.finish(db, coupon, earlier.clone()).await,
         };
         let Order { reason, by, may_claim_again, operator, .. } = order;
-        let coupon_id = coupon.coupon.id;
-        let new =
-            NewRevocation { coupon: coupon_id, drop, slot, user, reason, by, may_claim_again, once_per, operator };
+        let known = self.redis.last_revocation(&keys, (drop, once_per), user.as_str()).await;
+        let (coupon_id, after) = (coupon.coupon.id, known.map_err(unknown)?);
+        let new = NewRevocation {
+            coupon: coupon_id,
+            drop,
+            slot,
+            user,
+            reason,
+            by,
+            may_claim_again,
+            once_per,
+            operator,
+            after,
+        };
         let revocation = write(db, new).await?;
         crash_point(Point::RevocationWritten);
         self.finish(db, coupon, revocation).await

@@ -16,7 +16,9 @@ use axum::{Json, Router};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::Peer;
+use firstcome_shared::http::proxies;
 use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::trace::RequestTrace;
 use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -37,15 +39,10 @@ use crate::serve::state::App;
 /// is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
-    params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("X-User-Id" = Option<String>, Header, description = "The person, with USER_AUTH=trusted-header", example = "u-37"),
-    ),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
         (status = 202, description = "`accepted`: a slot is yours; or `waiting`: a place on the waiting list", body = ClaimAnswer),
         (status = 200, description = "`already_claimed`: you hold one already", body = ClaimAnswer),
-        (status = 400, description = "`bad_user_id`"),
-        (status = 401, description = "`unauthorized`: nobody is named"),
         (status = 403, description = "`not_allowed`: the coupon is for people on its allow list, or of a group, and you are not \
             among them. Who holds one or waits already is told so instead"),
         (status = 404, description = "`not_found`"),
@@ -75,14 +72,9 @@ fn success(answer: ClaimAnswer) -> axum::response::Response {
 /// See where your claim stands
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("X-User-Id" = Option<String>, Header, description = "The person, with USER_AUTH=trusted-header", example = "u-37"),
-    ),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
         (status = 200, description = "Where it stands", body = MyClaim),
-        (status = 400, description = "`bad_user_id`"),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`"),
         (status = 503, description = "`unavailable`: what is known right now is not enough to say"),
     ),
@@ -134,10 +126,18 @@ impl Service<Request<Incoming>> for FastPath {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
+        if let Some(refused) = inner.over_address_limit(self.peer, &request) {
+            let trace = RequestTrace::of(request.headers());
+            return Box::pin(async move {
+                let answer = async { refused.into_response() };
+                Ok(inner.guard.answer("other", "other", trace, |body| body, answer).await.map(Either::Right))
+            });
+        }
         if let Some((id, requester)) = inner.as_claim(&request) {
+            let trace = RequestTrace::of(request.headers());
             return Box::pin(async move {
                 let work = inner.claim(id, requester);
-                Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", Either::Right, work).await)
+                Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", trace, Either::Right, work).await)
             });
         }
         if let Some(peer) = self.peer {
@@ -148,6 +148,17 @@ impl Service<Request<Incoming>> for FastPath {
 }
 
 impl Inner {
+    /// Why a request is refused whose address sends too many; a supervisor's questions are not
+    /// counted.
+    fn over_address_limit<B>(&self, peer: Option<Peer>, request: &Request<B>) -> Option<Problem> {
+        let limits = &self.app.rate_limits;
+        if !limits.has_addresses() || matches!(request.uri().path(), "/healthz" | "/readyz") {
+            return None;
+        }
+        let address = proxies::client(peer.map(|peer| peer.0.ip()), request.headers(), self.app.proxies)?;
+        limits.address(address).err()
+    }
+
     /// The coupon and the person of a claim that needs no router.
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
@@ -157,7 +168,7 @@ impl Inner {
             return None;
         }
         let id = request.uri().path().strip_prefix("/v1/coupons/")?.strip_suffix("/claims")?;
-        Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
+        Some((coupon_id(id)?, self.app.known_requester(headers)?))
     }
 
     async fn claim(&self, id: CouponId, requester: Requester) -> ClaimResponse {

@@ -25,7 +25,7 @@ use crate::serve::state::{App, Services};
 #[utoipa::path(
     get, path = "/v1/coupons/{id}", tag = "coupons",
     params(
-        ("id" = i64, Path, description = "Number of the coupon"),
+        ("id" = i64, Path, description = "Number of the coupon", example = 7),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you have: 304 while the settings are so"),
     ),
     responses(
@@ -34,7 +34,6 @@ use crate::serve::state::{App, Services};
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 304, description = "Its settings are those that you have"),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`"),
     )
 )]
 pub(crate) async fn one(
@@ -82,7 +81,6 @@ const MAX_LOOKED_AT: usize = 1_000;
     responses(
         (status = 200, description = "The coupons", body = Vec<CouponView>),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
-        (status = 503, description = "`unavailable`"),
     )
 )]
 pub(crate) async fn list(

@@ -9,12 +9,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
-use firstcome_shared::domain::OncePer;
+use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::redis::given::GivenNumbers;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::life::Life;
 use firstcome_shared::redis::{Redis, RedisError};
@@ -80,16 +82,12 @@ impl NewCouponBody {
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters"),
-        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
     ),
     responses(
         (status = 201, description = "The coupon, as it is now; `Location` names it", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 400, description = "`invalid`: the sentence names the field; nothing was made"),
-        (status = 401, description = "`unauthorized`"),
-        (status = 413, description = "`too_large`"),
         (status = 422, description = "`idempotency_key_used`: with another body; nothing was made"),
-        (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]
@@ -124,10 +122,15 @@ async fn make_once(
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
     let now = services.clock.now();
-    let life = services.redis.life().await;
     let Some(key) = key else {
-        return match db.create_coupon(body.check(now, &services.identity)?, now, by).await {
-            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
+        let new = body.check(now, &services.identity)?;
+        let before = ask_redis(services).await;
+        let made = async {
+            db.skip_numbers(before.as_ref().map(|before| before.given)).await?;
+            db.create_coupon(new, now, by).await
+        };
+        return match made.await {
+            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before).await),
             Err(error) => Err(mysql_unavailable(&error, "look at the list of coupons before you try again")),
         };
     };
@@ -137,8 +140,10 @@ async fn make_once(
         return repeated(services, earlier).await;
     }
     let new = body.check(now, &services.identity)?;
+    let before = ask_redis(services).await;
+    db.skip_numbers(before.as_ref().map(|before| before.given)).await.map_err(away)?;
     match db.create_coupon_once(key, new, now, by).await.map_err(away)? {
-        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
+        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before).await),
         Err(earlier) => repeated(services, earlier).await,
     }
 }
@@ -148,20 +153,49 @@ async fn repeated(services: &Services, earlier: EarlierRequest) -> Result<Arc<Co
         EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
         EarlierRequest::OtherBody => {
             let detail = "this Idempotency-Key came with another body before; nothing was made";
-            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_used", detail))
+            Err(Problem::new(Code::IdempotencyKeyUsed, detail))
+        }
+    }
+}
+
+/// What Redis said before a coupon was made.
+struct RedisBefore {
+    /// A MySQL that lost its last coupons must not give their numbers again.
+    given: GivenNumbers,
+    life: Option<Life>,
+}
+
+/// `None` where Redis is away: then nobody knows which numbers were given.
+async fn ask_redis(services: &Services) -> Option<RedisBefore> {
+    match services.redis.given_numbers().await {
+        Ok(given) => Some(RedisBefore { given, life: services.redis.life().await }),
+        Err(error) => {
+            tracing::warn!(%error, "Redis does not say which numbers were given: many are left out");
+            None
         }
     }
 }
 
 /// Makes a new coupon known to admission and to this process.
-async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>, life: Option<Life>) -> Arc<CouponWithDrops> {
+async fn see_to(
+    services: &Services,
+    coupon: Coupon,
+    drops: Vec<Drop>,
+    before: Option<RedisBefore>,
+) -> Arc<CouponWithDrops> {
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
-    if coupon.allow == Some(Allow::List) {
-        // It is empty, which Redis must know: what is not known lets nobody be told no.
-        super::allow_list::write(services, coupon.id).await;
-    }
-    if let Err(error) = load(&services.redis, &coupon, &drops, life).await {
-        tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
+    if let Some(before) = before {
+        let newest = drops.iter().map(|drop| drop.id).max().unwrap_or(DropId(0));
+        if let Err(error) = services.redis.note_numbers(coupon.id, newest).await {
+            tracing::warn!(%error, coupon = %coupon.id, "the numbers of a new coupon are not noted yet");
+        }
+        if coupon.allow == Some(Allow::List) {
+            // It is empty, which Redis must know: what is not known lets nobody be told no.
+            super::allow_list::write(services, coupon.id).await;
+        }
+        if let Err(error) = load(&services.redis, &coupon, &drops, before.life).await {
+            tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
+        }
     }
     // The client may ask this process for the coupon next; other processes look it up when they are
     // asked.

@@ -2,9 +2,10 @@
 //! the coupon's settings: what is left of a drop is no part of it.
 
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 
 use super::extract::invalid;
 
@@ -33,7 +34,7 @@ fn revision(tag: &str) -> Option<u64> {
 /// 412, with the revision that it has.
 pub(super) fn changed_meanwhile(revision: u64) -> Response {
     let detail = "the coupon was changed since you read it; read it again, and nothing was changed here";
-    let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", detail);
+    let problem = Problem::new(Code::ChangedMeanwhile, detail);
     (of(revision), problem.with("revision", revision)).into_response()
 }
 

@@ -1,4 +1,4 @@
-//! Around every request: a deadline, an answer after a panic, and metrics by route.
+//! Around every request: a deadline, an answer after a panic, metrics by route, and its trace.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -11,6 +11,8 @@ use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 use firstcome_shared::http::Problem;
+use firstcome_shared::line_limit::LineLimit;
+use firstcome_shared::trace::RequestTrace;
 use futures_util::FutureExt as _;
 use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::RwLock;
@@ -22,6 +24,7 @@ use super::extract::{MAX_BODY_BYTES, MAX_LIST_BYTES, too_large};
 pub(crate) struct RequestGuard {
     /// Longest time until an answer begins.
     timeout: Duration,
+    late: LineLimit,
     /// Each series is looked up in the registry once.
     metrics: RwLock<HashMap<(&'static str, StatusCode), ByPath>>,
 }
@@ -30,7 +33,7 @@ type ByPath = HashMap<String, (Counter, Histogram)>;
 
 impl RequestGuard {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { timeout, metrics: RwLock::default() }
+        Self { timeout, late: LineLimit::default(), metrics: RwLock::default() }
     }
 
     /// Answers one request by `work`; 503 after the deadline, 500 after a panic. `path` is the
@@ -40,21 +43,29 @@ impl RequestGuard {
         &self,
         method: &'static str,
         path: &str,
+        trace: RequestTrace,
         wrap: fn(Body) -> B,
         work: impl Future<Output = Response<B>>,
     ) -> Response<B> {
         let begun = Instant::now();
-        let work = AssertUnwindSafe(work).catch_unwind();
-        let response = match tokio::time::timeout_at(begun + self.timeout, work).await {
+        let work = AssertUnwindSafe(trace.within(work)).catch_unwind();
+        let mut response = match tokio::time::timeout_at(begun + self.timeout, work).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
                 // The panic itself is on standard error already.
                 tracing::error!("a request panicked");
                 Problem::internal().into_response().map(wrap)
             }
-            Err(_) => Problem::unavailable("this took too long; try again").into_response().map(wrap),
+            Err(_) => {
+                if let Some(left_out) = self.late.allow(method, std::time::Instant::now()) {
+                    tracing::warn!(path, limit = ?self.timeout, left_out, "a request was answered 503: no answer in time");
+                }
+                Problem::unavailable("this took too long; try again").into_response().map(wrap)
+            }
         };
-        self.record(method, path, response.status(), begun.elapsed());
+        let (status, took) = (response.status(), begun.elapsed());
+        self.record(method, path, status, took);
+        trace.end((method, path), status, took, response.headers_mut());
         response
     }
 
@@ -89,6 +100,7 @@ pub(crate) async fn guarded(
         Method::DELETE => "DELETE",
         _ => "other",
     };
+    let trace = RequestTrace::of(request.headers());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let path = path.as_ref().map_or("other", MatchedPath::as_str);
     let work = async {
@@ -96,7 +108,7 @@ pub(crate) async fn guarded(
         let most = if path.starts_with(allow_list::PATH) { MAX_LIST_BYTES } else { MAX_BODY_BYTES };
         if declares_more(request.headers(), most) { too_large(most).into_response() } else { next.run(request).await }
     };
-    guard.answer(method, path, |body| body, work).await
+    guard.answer(method, path, trace, |body| body, work).await
 }
 
 fn declares_more(headers: &HeaderMap, most: usize) -> bool {

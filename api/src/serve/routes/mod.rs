@@ -33,22 +33,33 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::middleware::{RequestGuard, guarded};
+use crate::serve::auth::Identity;
 use crate::serve::page;
 use crate::serve::state::App;
 
-pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, guard: Arc<RequestGuard>) -> Router {
-    let (routes, document) = contract(token).split_for_parts();
-    let document = with_problems(document).to_json().unwrap_or_default();
-    let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
+/// What is answered at LISTEN_ADDR; `more` too.
+pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<RequestGuard>) -> Router {
+    let (routes, _) = contract(token).split_for_parts();
     routes
-        .route("/openapi.json", get(openapi))
         .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
-        .merge(health::routes_with_notes(readiness(app), notes(app), prometheus))
+        .merge(health::routes_without_metrics(readiness(app), notes(app)))
+        .merge(more)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(extract::MAX_BODY_BYTES))
         .layer(from_fn_with_state(guard, guarded))
+}
+
+/// What costs much and is for machines: at METRICS_ADDR alone where that is set.
+pub(crate) fn for_machines(token: OpsToken, identity: &Identity, prometheus: PrometheusHandle) -> Router {
+    let (_, document) = contract(token).split_for_parts();
+    let document = with_problems(document);
+    let for_people = if identity.wants_token() { openapi::with_tokens } else { openapi::with_gateway };
+    let document = for_people(document);
+    let document = document.to_json().unwrap_or_default();
+    let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
+    Router::new().route("/openapi.json", get(openapi)).merge(health::metrics_route(prometheus))
 }
 
 /// The routes of the contract, with their description.
@@ -101,7 +112,13 @@ fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         let up = mysql.catalogue.mysql_up();
         async move { if up { Ok(()) } else { Err("coupons are those last read from MySQL".to_owned()) } }
     });
-    [("kafka", kafka), ("mysql", mysql)].into_iter().chain(health::durability_of(&app.redis)).collect()
+    let keys = app.identity.key_set().map(|keys| {
+        let keys = Arc::clone(keys);
+        let ask = health::check(move || std::future::ready(keys.problem().map_or(Ok(()), Err)));
+        ("jwt_keys", ask)
+    });
+    let always = [("kafka", kafka), ("mysql", mysql)].into_iter();
+    always.chain(keys).chain(health::durability_of(&app.redis)).collect()
 }
 
 #[cfg(test)]

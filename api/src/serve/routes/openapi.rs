@@ -3,6 +3,7 @@
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::openapi::{self, bearer};
 use utoipa::Modify;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
 
 /// The document without the handlers that the router adds.
@@ -31,10 +32,29 @@ impl Modify for SecuritySchemes {
     fn modify(&self, document: &mut OpenApi) {
         let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme("ops", bearer("The OPS_TOKEN"));
-        let person = "With USER_AUTH=jwt, a token whose `sub` is the person. With USER_AUTH=trusted-header the gateway in \
-            front sets `X-User-Id` instead, and nobody else can.";
+        let person = "With USER_AUTH=jwt, a token whose `sub` (or JWT_USER_CLAIM) is the person. With \
+            USER_AUTH=trusted-header the gateway in front sets `X-User-Id` instead, and nobody else can.";
         components.add_security_scheme("person", bearer(person));
     }
+}
+
+/// Where tokens name people, what a gateway sends is not looked at.
+pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+        for parameters in operations.into_iter().flatten().filter_map(|operation| operation.parameters.as_mut()) {
+            parameters.retain(|one| !["X-User-Id", "X-Gateway-Secret"].contains(&one.name.as_str()));
+        }
+    }
+    document
+}
+
+/// Where a gateway names the person, there is no token of theirs.
+pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
+    let components = document.components.get_or_insert_with(Components::new);
+    let header = ApiKeyValue::with_description("X-User-Id", "The person, as the gateway in front says");
+    components.add_security_scheme("person", SecurityScheme::ApiKey(ApiKey::Header(header)));
+    document
 }
 
 /// Whether a claim would be worked

@@ -1,9 +1,9 @@
 //! The answers to refused requests.
 
-use axum::http::StatusCode;
 use chrono::SecondsFormat;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 
@@ -19,7 +19,7 @@ impl From<ClaimRefusal> for Problem {
             ClaimRefusal::Work(error) => return error.into(),
             ClaimRefusal::Refused(admission) => return refused(admission),
             ClaimRefusal::NoDrop => {
-                return Self::new(StatusCode::GONE, "closed", "no drop of this coupon is open or planned");
+                return Self::new(Code::Closed, "no drop of this coupon is open or planned");
             }
             ClaimRefusal::NotAnswered(error) => match *error {
                 AdmissionError::Closed => "admission is closed for a check; try again",
@@ -42,22 +42,19 @@ impl From<ClaimRefusal> for Problem {
 }
 
 pub(crate) fn refused(admission: Admission) -> Problem {
-    let conflict = |code, detail: &'static str| Problem::new(StatusCode::CONFLICT, code, detail);
     let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
     match admission {
-        Admission::SoldOut => conflict("sold_out", "all are given out"),
-        Admission::Paused => conflict("paused", "this coupon is stopped for the moment; try again later"),
+        Admission::SoldOut => Problem::new(Code::SoldOut, "all are given out"),
+        Admission::Paused => Problem::new(Code::Paused, "this coupon is stopped for the moment; try again later"),
         Admission::Revoked => {
-            conflict("revoked", "what you had was given back or revoked, and you cannot have another")
+            Problem::new(Code::Revoked, "what you had was given back or revoked, and you cannot have another")
         }
         Admission::NotAllowed => {
             let detail = "this coupon is for certain people, and you are not among them";
-            Problem::new(StatusCode::FORBIDDEN, "not_allowed", detail)
+            Problem::new(Code::NotAllowed, detail)
         }
-        Admission::NotOpen(at) => conflict("not_open", "this coupon is not open yet").with("opens_at", time(at)),
-        Admission::Closed(at) => {
-            Problem::new(StatusCode::GONE, "closed", "this coupon is closed").with("closed_at", time(at))
-        }
+        Admission::NotOpen(at) => Problem::new(Code::NotOpen, "this coupon is not open yet").with("opens_at", time(at)),
+        Admission::Closed(at) => Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at)),
         // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come
         // here.
         _ => Problem::unavailable("this coupon is being checked; try again"),

@@ -23,10 +23,10 @@ const MAX_BY_CHARS: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(crate) struct RevokeBody {
     /// Why; kept with the revocation.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(example = "bought by a script", min_length = 1, max_length = 200)]
     reason: String,
     /// Who decided it.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(example = "Kim", min_length = 1, max_length = 100)]
     by: String,
     /// The drop; by default the one that is open or was open last.
     drop_id: Option<i64>,
@@ -41,14 +41,9 @@ pub(crate) struct RevokeBody {
 /// repeat: the answer is the same.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("X-User-Id" = Option<String>, Header, description = "The person, with USER_AUTH=trusted-header", example = "u-37"),
-    ),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
         (status = 200, description = "It is given back, and goes to the next", body = Revoked),
-        (status = 400, description = "`bad_user_id`"),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`: no such coupon, or nothing to give back"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
@@ -71,16 +66,13 @@ pub(crate) async fn give_back(
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("user_id" = String, Path, description = "The person, percent-encoded"),
-        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
+        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("user_id" = String, Path, description = "The person, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
     ),
     responses(
         (status = 200, description = "It is revoked, and goes to the next", body = Revoked),
         (status = 400, description = "`invalid`: the sentence names the field"),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`: no such coupon, or nothing to revoke"),
-        (status = 413, description = "`too_large`"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))

@@ -1,7 +1,7 @@
 //! Validation of operators' input, for creating and changing coupons.
 
 use firstcome_shared::coupon::Allow;
-use firstcome_shared::domain::{Slot, is_invisible};
+use firstcome_shared::domain::{Slot, unfit_in_a_name};
 use firstcome_shared::http::Problem;
 
 use crate::serve::auth::Identity;
@@ -22,16 +22,10 @@ pub(crate) fn name(name: &str) -> Result<String, Problem> {
 /// A line of text without space around it.
 pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
     let text = text.trim();
-    // They appear in mails' subjects, in terminals and on pages: no line breaks, nothing that
-    // reverses the text, and no two names that look alike. An emoji may have a joiner and selector.
-    let is_unfit = |c: char| {
-        let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
-        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}') || (is_invisible(c) && !is_of_emoji)
-    };
     if text.is_empty() || text.chars().count() > most {
         return Err(invalid(format!("{field} must have 1 to {most} characters")));
     }
-    if let Some(unfit) = text.chars().find(|c| is_unfit(*c)) {
+    if let Some(unfit) = unfit_in_a_name(text) {
         let detail =
             format!("{field} must not hold control or invisible characters: it holds U+{:04X}", u32::from(unfit));
         return Err(invalid(detail));
@@ -68,6 +62,7 @@ fn within(field: &str, number: i64, least: u32, most: u32) -> Result<u32, Proble
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::auth::gateway::Gateway;
 
     #[test]
     fn names_are_trimmed_and_can_break_neither_a_mail_nor_a_terminal() {
@@ -86,11 +81,13 @@ mod tests {
 
     #[test]
     fn a_coupon_of_a_group_needs_tokens() {
-        assert_eq!(allow("list", &Identity::TrustedHeader).unwrap(), Allow::List);
-        let refused = allow("group:vip", &Identity::TrustedHeader).unwrap_err();
+        assert_eq!(allow("list", &Identity::TrustedHeader(Gateway::default())).unwrap(), Allow::List);
+        let refused = allow("group:vip", &Identity::TrustedHeader(Gateway::default())).unwrap_err();
         assert_eq!(refused.code(), "invalid");
         assert!(refused.detail().contains("USER_AUTH=jwt"), "{}", refused.detail());
-        assert!(allow("vip", &Identity::TrustedHeader).unwrap_err().detail().starts_with("allow: "));
+        assert!(
+            allow("vip", &Identity::TrustedHeader(Gateway::default())).unwrap_err().detail().starts_with("allow: ")
+        );
     }
 
     #[test]

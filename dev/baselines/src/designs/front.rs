@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use firstcome_shared::domain::UserId;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::{self, Limits, Problem};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
@@ -39,7 +40,7 @@ pub(super) async fn serve<S: Issuer>(issuer: S) -> Result<()> {
 async fn claim<S: Issuer>(State(issuer): State<Arc<S>>, Path(_): Path<i64>, headers: HeaderMap) -> Response {
     let named = headers.get("x-user-id").and_then(|value| value.to_str().ok()).and_then(|id| id.parse::<UserId>().ok());
     let Some(user) = named else {
-        return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "no X-User-Id").into_response();
+        return Problem::new(Code::Unauthorized, "no X-User-Id").into_response();
     };
     match issuer.claim(&user).await {
         Ok(DesignReply::Accepted(slot)) => {
@@ -47,7 +48,7 @@ async fn claim<S: Issuer>(State(issuer): State<Arc<S>>, Path(_): Path<i64>, head
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
         Ok(DesignReply::Already) => Json(json!({"status": "already_claimed", "drop_id": 1, "slot": 0})).into_response(),
-        Ok(DesignReply::SoldOut) => Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response(),
+        Ok(DesignReply::SoldOut) => Problem::new(Code::SoldOut, "all are given out").into_response(),
         Err(error) => {
             eprintln!("a claim failed: {error:#}");
             Problem::unavailable("try again").into_response()

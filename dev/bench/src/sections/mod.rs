@@ -10,6 +10,7 @@ pub mod memory;
 pub mod passes;
 pub mod slow;
 pub mod start;
+pub mod traces;
 pub mod viewers;
 pub mod winners;
 
@@ -83,6 +84,7 @@ impl BenchStep {
             Self::Part(Part::Start) => start::measure(bench, size).await?,
             Self::Part(Part::Slow) => slow::measure(bench, size).await?,
             Self::Part(Part::Viewers) => viewers::measure(bench, size).await?,
+            Self::Part(Part::Traces) => traces::measure(bench, size).await?,
         };
         report.measurements.extend(measurements);
         Ok(())

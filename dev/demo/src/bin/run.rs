@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use clap::builder::FalseyValueParser;
 use firstcome_demo::system::{System, SystemOptions, stopped};
 use firstcome_load::ended;
 use firstcome_load::terminal::step;
+use firstcome_stack::{PrometheusOptions, PrometheusServer};
 
 /// Starts the whole system on servers of its own and leaves it running until Ctrl-C.
 #[derive(Parser)]
@@ -23,6 +25,9 @@ struct Cli {
     /// When a pass runs
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/5 * * * * *")]
     reconcile_cron: String,
+    /// Start a Prometheus too, with the rules of deploy/prometheus
+    #[arg(long, env = "WATCH", value_parser = FalseyValueParser::new())]
+    watch: bool,
     /// Folder for logs, mails and the file `env` with all addresses
     #[arg(long, default_value = "target/run")]
     folder: PathBuf,
@@ -52,8 +57,13 @@ async fn work(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(130));
         }
     };
+    let prometheus = if cli.watch { Some(watch(&system, &cli.folder).await?) } else { None };
     write_env(&system, &env_file)?;
     println!("{}", welcome(&system, &cli.folder)?);
+    if let Some(prometheus) = &prometheus {
+        let url = prometheus.url();
+        println!("Prometheus scrapes all of it: {url}/graph, {url}/alerts (dashboard for Grafana: deploy/grafana)\n");
+    }
     step(format!("{}: stopping; the data is deleted", stopped().await?));
     let _ = fs::remove_file(&env_file);
     let complaints = system.stop().await;
@@ -61,6 +71,14 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         eprintln!("{complaint}");
     }
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A Prometheus that scrapes every process, with the rules of deploy/prometheus.
+async fn watch(system: &System, folder: &Path) -> Result<PrometheusServer> {
+    step("starting Prometheus");
+    let rules = folder.join("rules.yml");
+    fs::write(&rules, include_str!("../../../../deploy/prometheus/rules.yml"))?;
+    PrometheusServer::start(PrometheusOptions { jobs: system.scrape_jobs()?, rules: vec![rules] }).await
 }
 
 /// Locks the folder for this process, and deletes what an earlier one left there.

@@ -35,7 +35,7 @@ impl Injector {
 
     async fn write_row(&self, user: &UserId, slot: Slot) -> Result<()> {
         let (coupon_id, drop_id) = self.target();
-        let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None };
+        let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None, trace: None };
         let key = self.db.code_key().await?;
         self.db
             .run("insert row", async move |conn| {

@@ -53,7 +53,8 @@ impl Injector {
         let (slot, user, once_per) = (Some(*slot), user.clone(), self.coupon.once_per);
         let (reason, by) = ("drift".to_owned(), "drift".to_owned());
         let (may_claim_again, operator) = (false, None);
-        let new = NewRevocation { coupon, drop, slot, user, reason, by, may_claim_again, once_per, operator };
+        let after = 0;
+        let new = NewRevocation { coupon, drop, slot, user, reason, by, may_claim_again, once_per, operator, after };
         Ok(self.db.revoke(new).await?)
     }
 

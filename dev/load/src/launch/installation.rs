@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::{Servers, Service};
+use crate::identity::token_settings;
 use crate::ops::{Ops, is_success};
 
 /// Six fields of cron that fire once a year: no pass runs unless it is asked for.
@@ -116,7 +117,7 @@ impl Installation {
     pub async fn pages_at(&self, address: &str, secret: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
         command.envs([("LISTEN_ADDR", address), ("COUPON_PAGE", "on")]);
-        command.envs([("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "HS256"), ("JWT_SECRET", secret)]);
+        command.envs(token_settings(secret));
         self.servers.spawn("pages", &mut command, "").await
     }
 

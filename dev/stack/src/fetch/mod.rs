@@ -1,30 +1,35 @@
 //! Fetching what the machine lacks. Everything here blocks.
 
-mod alertmanager;
 mod apt;
 mod browser;
 mod command;
 mod kafka;
 mod mysql;
+mod prometheus;
 mod redis;
 
 use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
-pub(crate) use self::alertmanager::alertmanager;
 pub(crate) use self::browser::{axe, browser};
 pub(crate) use self::kafka::{KAFKA_PASSWORD, KAFKA_USER, kafka, properties as kafka_properties};
 pub(crate) use self::mysql::{mysql, to_command};
+pub(crate) use self::prometheus::{alertmanager, prometheus};
 pub(crate) use self::redis::redis;
 use crate::progress;
 
 /// Fetches everything that is missing and says on stderr what it does: Debian packages
-/// (`redis-server`, `prometheus-alertmanager`, a Java runtime, Maven, Chromium; as root), MySQL,
-/// Kafka and axe (into the cache folder; nothing of the machine changes). Does nothing the second
-/// time.
+/// (`redis-server`, `prometheus`, `prometheus-alertmanager`, a Java runtime, Maven, Chromium; as
+/// root), MySQL, Kafka and axe (into the cache folder; nothing of the machine changes). Does
+/// nothing the second time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
-    let alertmanager = spawn_blocking(|| alertmanager().map(|()| progress::step("alertmanager", "ready")));
+    let watchers = spawn_blocking(|| {
+        prometheus()?;
+        alertmanager()?;
+        progress::step("prometheus", "ready, with alertmanager");
+        Ok(())
+    });
     let mysql = spawn_blocking(|| {
         let mysql = mysql()?;
         mysql.data_template()?;
@@ -42,14 +47,9 @@ pub async fn setup() -> Result<()> {
         progress::step("browser", "ready");
         Ok(())
     });
-    let (redis, alertmanager, mysql, kafka, browser) = tokio::try_join!(redis, alertmanager, mysql, kafka, browser)?;
-    let all = [
-        ("Redis", redis),
-        ("Alertmanager", alertmanager),
-        ("MySQL", mysql),
-        ("Kafka", kafka),
-        ("the browser", browser),
-    ];
+    let (redis, watchers, mysql, kafka, browser) = tokio::try_join!(redis, watchers, mysql, kafka, browser)?;
+    let all =
+        [("Redis", redis), ("Prometheus", watchers), ("MySQL", mysql), ("Kafka", kafka), ("the browser", browser)];
     let failed: Vec<_> = all
         .into_iter()
         .filter_map(|(name, result)| Some(format!("{name} is not ready: {:#}", result.err()?)))

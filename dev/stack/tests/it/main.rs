@@ -28,6 +28,13 @@ async fn redis(port: u16, command: &str) -> std::io::Result<String> {
     Wire::connect(port).await?.ask(command).await
 }
 
+/// A write that so many replicas have too: others die with their primary.
+async fn redis_and_replicas(port: u16, command: &str, replicas: usize) {
+    let mut wire = Wire::connect(port).await.unwrap();
+    assert_eq!(wire.ask(command).await.unwrap(), "+OK");
+    assert_eq!(wire.ask(&format!("WAIT {replicas} 0")).await.unwrap(), format!(":{replicas}"));
+}
+
 /// A connection that speaks lines.
 struct Wire(tokio::io::BufReader<tokio::net::TcpStream>);
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_stack::{RedisCluster, RedisClusterOptions, RedisOptions, RedisServer};
 
-use crate::{Wire, eventually, redis};
+use crate::{Wire, eventually, redis, redis_and_replicas};
 
 async fn start() -> RedisCluster {
     RedisCluster::start(RedisClusterOptions::default()).await.unwrap()
@@ -30,7 +30,7 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
         assert_eq!(setting(cluster.node(5).unwrap(), name).await, value);
     }
     let old = cluster.primary_of("a").await.unwrap();
-    assert_eq!(redis(old.port(), "SET a 1").await.unwrap(), "+OK");
+    redis_and_replicas(old.port(), "SET a 1", 1).await;
     for other in cluster.nodes().iter().filter(|node| node.port() != old.port()) {
         let slot = cluster.slot_of("a").await.unwrap();
         let moved = format!("-MOVED {slot} 127.0.0.1:{}", old.port());

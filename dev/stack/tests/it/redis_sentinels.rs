@@ -1,6 +1,6 @@
 use firstcome_stack::{RedisSentinels, RedisSentinelsOptions};
 
-use crate::{eventually, redis};
+use crate::{eventually, redis, redis_and_replicas};
 
 async fn start() -> RedisSentinels {
     RedisSentinels::start(RedisSentinelsOptions::default()).await.unwrap()
@@ -14,11 +14,7 @@ async fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     assert_eq!(group.env()[2], ("REDIS_SENTINEL_MASTER", group.master_name().to_owned()));
     let first = group.current_master().await.unwrap();
     assert_eq!(first.port(), group.node(0).unwrap().port());
-    assert_eq!(redis(first.port(), "SET a 1").await.unwrap(), "+OK");
-    for replica in &group.nodes()[1..] {
-        // Replicas are told of a write after its answer.
-        eventually("a replica has it", async || redis(replica.port(), "GET a").await.unwrap() == "1").await;
-    }
+    redis_and_replicas(first.port(), "SET a 1", 2).await;
 
     first.kill().await.unwrap();
     let second = group.master_after(first).await.unwrap();

@@ -2,6 +2,7 @@
 //! test names read as assertions. Build the binaries first: `cargo build --workspace`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 
+mod attack;
 mod checker;
 mod claims;
 mod consumer;
@@ -15,4 +16,5 @@ mod schema;
 mod start_up;
 mod tls;
 mod upgrade;
+mod watch;
 mod webhooks;

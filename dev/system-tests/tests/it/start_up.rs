@@ -94,10 +94,15 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "late").await;
     redis.stop().await.unwrap();
     let api = world.start("firstcome-api", &["serve"], &[("RUST_LOG", "info")]);
-    eventually("it says that it waits", LIMIT, async || api.log().contains("waiting")).await;
+    let address = redis.url().trim_start_matches("redis://").trim_end_matches('/').to_owned();
+    let waits =
+        || api.log().lines().filter(|line| line.contains("waiting for ")).map(str::to_owned).collect::<Vec<_>>();
+    eventually("it says that it waits", LIMIT, async || !waits().is_empty()).await;
     assert!(api.status().is_none());
     redis.start_again().await.unwrap();
     api.line("listening on ").await;
+    let [line] = &waits()[..] else { panic!("not one line: {}", api.log()) };
+    assert!(line.contains(&format!("waiting for Redis at {address}")) && line.contains("WARN"), "{line}");
     assert_eq!(api.stop().await, 0);
 }
 
@@ -154,7 +159,7 @@ async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
-    let cases: [(&str, &str, &[&str]); 23] = [
+    let cases: [(&str, &str, &[&str]); 26] = [
         ("KAFKA_GROUP_INSTANCE_ID", "a b", &["consume"]),
         ("CONSUME_REBALANCE", "sticky", &["consume"]),
         ("CONSUME_BATCH_MAX", "0", &["consume"]),
@@ -170,6 +175,9 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("USER_AUTH", "", &["serve"]),
         ("USER_AUTH", "anything", &["serve"]),
         ("USER_AUTH", "jwt", &["serve"]),
+        ("TRUSTED_HEADER_SECRET", "hunter2", &["serve"]),
+        ("JWT_JWKS_URL", "https://user:hunter2@127.0.0.1/keys", &["serve"]), // with USER_AUTH=trusted-header
+        ("JWT_JWKS_REFRESH_SECONDS", "0", &["serve"]),
         ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", &["serve", "consume", "daemon", "once"]),
         ("REDIS_URL", "hunter2@127.0.0.1", &["serve", "daemon", "once"]),
         ("KAFKA_BROKERS", "localhost", &["serve", "consume", "daemon", "once"]),

@@ -77,6 +77,7 @@ pub(super) struct StoryView {
     /// When, where it is written, what.
     pub(super) happenings: Vec<(String, &'static str, String)>,
     pub(super) no_longer_known: Vec<String>,
+    pub(super) traces: Vec<String>,
 }
 
 /// The form. What is searched for comes by POST: ids do not belong into logs and histories.
@@ -215,5 +216,6 @@ fn view(story: Story) -> StoryView {
             .map(|one| (at(one.at), one.source, line(&one.what, LONGEST)))
             .collect(),
         no_longer_known: story.no_longer_known,
+        traces: story.trace_ids,
     }
 }

@@ -89,6 +89,7 @@ fn spoil(page: &mut SlotRange, how: u32, at: usize) {
             user: Some(user(slot)),
             claimed_at: None,
             reason: String::new(),
+            trace: None,
         }),
         8 => page.claimants_wrong.push(user(slot)),
         9 => page.claimants_on_gaps.push((slot + 1, user(901))),

@@ -9,6 +9,7 @@ use crate::domain::UserId;
 use crate::event::ClaimEvent;
 use crate::mysql::Conn;
 use crate::mysql::schema::failed_claims;
+use crate::trace::TraceContext;
 
 /// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
 /// from another message on the same offset of a topic that was made anew.
@@ -40,6 +41,8 @@ pub struct FailedClaim {
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,
+    /// The span that sent it, where it has a trace.
+    pub trace: Option<TraceContext>,
 }
 
 impl FailedClaim {
@@ -71,6 +74,7 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
                 failed_claims::source_partition.eq(claim.source.partition),
                 failed_claims::source_offset.eq(claim.source.offset),
                 failed_claims::source_hash.eq(claim.source_hash()),
+                failed_claims::traceparent.eq(claim.trace.map(|trace| trace.to_string())),
             ))
             .on_conflict(diesel::dsl::DuplicatedKeys)
             .do_update()
@@ -84,13 +88,21 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
 /// The word for an admission that Kafka has not acknowledged in time.
 pub const UNPUBLISHED: &str = "unpublished";
 
+/// An admission that Kafka has not acknowledged.
+#[derive(Debug, Clone)]
+pub struct Unpublished {
+    pub claim: ClaimEvent,
+    /// The span of its request, where it has a trace.
+    pub trace: Option<TraceContext>,
+}
+
 /// Keeps admissions that Kafka has not acknowledged, in one statement; one that is kept already
 /// counts another attempt.
 ///
 /// # Errors
 /// Of the connection; none is kept then.
-pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryResult<()> {
-    let rows = claims.iter().map(|claim| {
+pub async fn keep_unpublished(conn: &mut Conn, claims: &[Unpublished]) -> QueryResult<()> {
+    let rows = claims.iter().map(|Unpublished { claim, trace }| {
         let payload = claim.encode().into_bytes();
         let source_hash = Sha256::new().chain_update(UNPUBLISHED).chain_update([0]).chain_update(&payload).finalize();
         (
@@ -103,6 +115,7 @@ pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryRe
             failed_claims::reason.eq(UNPUBLISHED),
             failed_claims::error.eq("Kafka had not acknowledged it when the answer was due"),
             failed_claims::source_hash.eq(source_hash.to_vec()),
+            failed_claims::traceparent.eq(trace.map(|trace| trace.to_string())),
         )
     });
     let rows: Vec<_> = rows.collect();

@@ -1,3 +1,5 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::Utc;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
@@ -6,17 +8,28 @@ use super::*;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
-fn hs256() -> JwtArgs {
-    JwtArgs { jwt_algorithm: Some(Algorithm::HS256), jwt_secret: Some(SECRET.into()), ..JwtArgs::default() }
+/// Whose tokens, and for whom.
+pub(super) fn meant() -> JwtArgs {
+    JwtArgs { jwt_issuer: Some("shop".into()), jwt_audience: Some("coupons".into()), ..JwtArgs::default() }
 }
 
-fn good() -> Value {
-    json!({"sub": "u-37", "exp": Utc::now().timestamp() + 600})
+fn hs256() -> JwtArgs {
+    JwtArgs { jwt_algorithm: Some(Algorithm::HS256), jwt_secret: Some(SECRET.into()), ..meant() }
+}
+
+pub(super) fn good() -> Value {
+    json!({"sub": "u-37", "iss": "shop", "aud": "coupons", "exp": Utc::now().timestamp() + 600})
 }
 
 fn with(name: &str, value: impl Into<Value>) -> Value {
     let mut claims = good();
     claims[name] = value.into();
+    claims
+}
+
+fn without(name: &str) -> Value {
+    let mut claims = good();
+    claims.as_object_mut().unwrap().remove(name);
     claims
 }
 
@@ -28,20 +41,44 @@ fn hs_token(claims: &Value) -> String {
     token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), claims)
 }
 
-fn subject(args: &JwtArgs, authorization: &str) -> Result<String, &'static str> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::AUTHORIZATION, HeaderValue::from_str(authorization).unwrap());
-    Verifier::new(args).unwrap().subject(&headers)
-}
-
 fn accepts(args: &JwtArgs, token: &str) -> bool {
-    subject(args, &format!("Bearer {token}")).is_ok()
+    Verifier::new(args).unwrap().person(token).is_ok()
 }
 
 #[test]
-fn the_person_is_the_subject_of_a_token_signed_as_set() {
-    assert_eq!(subject(&hs256(), &format!("Bearer {}", hs_token(&good()))), Ok("u-37".into()));
-    assert_eq!(subject(&hs256(), &format!("bearer  {}", hs_token(&good()))), Ok("u-37".into()));
+fn the_person_is_the_subject_of_a_token_signed_as_set_or_another_claim() {
+    assert_eq!(Verifier::new(&hs256()).unwrap().person(&hs_token(&good())), Ok("u-37".into()));
+    let other = Verifier::new(&JwtArgs { jwt_user_claim: Some("https://shop/id".into()), ..hs256() }).unwrap();
+    assert_eq!(other.person(&hs_token(&with("https://shop/id", "auth0|5f7c"))), Ok("auth0|5f7c".into()));
+    for nobody in [
+        good(),
+        with("https://shop/id", 37),
+        with("https://shop/id", json!(null)),
+        with("https://shop/id", json!(["u"])),
+    ] {
+        assert!(other.person(&hs_token(&nobody)).is_err(), "{nobody}");
+    }
+    let empty = JwtArgs { jwt_user_claim: Some(String::new()), ..hs256() };
+    assert_eq!(
+        Verifier::new(&empty).unwrap().person(&hs_token(&good())),
+        Ok("u-37".into()),
+        "an empty setting is none"
+    );
+}
+
+#[test]
+fn a_claim_that_is_given_twice_is_refused() {
+    let claims = good().to_string();
+    let twice = claims.replacen("\"sub\":\"u-37\"", "\"sub\":\"u-37\",\"sub\":\"u-38\"", 1);
+    assert_ne!(claims, twice);
+    let (head, _) = hs_token(&good()).split_once('.').map(|(head, rest)| (head.to_owned(), rest.to_owned())).unwrap();
+    let signed = |claims: &str| {
+        let message = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+        format!("{message}.{signature}")
+    };
+    assert!(accepts(&hs256(), &signed(&claims)) && !accepts(&hs256(), &signed(&twice)));
 }
 
 #[test]
@@ -61,32 +98,24 @@ fn a_token_that_proves_nothing_is_refused() {
         ("another key", token(Algorithm::HS256, &other_key, &good())),
         ("no signature", format!("{head_and_claims}.")),
         ("expired", hs_token(&with("exp", now - 3_600))),
-        ("never expires", hs_token(&json!({"sub": "u-37"}))),
+        ("never expires", hs_token(&without("exp"))),
         ("not valid yet", hs_token(&with("nbf", now + 3_600))),
-        ("nobody's", hs_token(&json!({"exp": now + 600}))),
+        ("nobody's", hs_token(&without("sub"))),
         ("a number for a person", hs_token(&with("sub", 37))),
         ("no token", "x".into()),
     ];
     for (why, token) in refused {
         assert!(!accepts(&hs256(), &token), "{why}");
     }
-    assert!(subject(&hs256(), &format!("Basic {whole}")).is_err());
-    assert!(Verifier::new(&hs256()).unwrap().subject(&HeaderMap::new()).is_err());
 }
 
 #[test]
-fn issuer_and_audience_are_asked_for_once_they_are_set() {
-    let issued = JwtArgs { jwt_issuer: Some("shop".into()), ..hs256() };
-    assert!(accepts(&issued, &hs_token(&with("iss", "shop"))));
-    assert!(!accepts(&issued, &hs_token(&with("iss", "elsewhere"))));
-    assert!(!accepts(&issued, &hs_token(&good())));
-
-    let meant = JwtArgs { jwt_audience: Some("coupons".into()), ..hs256() };
-    assert!(accepts(&meant, &hs_token(&with("aud", "coupons"))));
-    assert!(accepts(&meant, &hs_token(&with("aud", json!(["mail", "coupons"])))));
-    assert!(!accepts(&meant, &hs_token(&with("aud", "mail"))));
-    assert!(!accepts(&meant, &hs_token(&good())));
-    assert!(accepts(&hs256(), &hs_token(&with("aud", "mail"))), "not asked for");
+fn issuer_and_audience_are_asked_for() {
+    assert!(accepts(&hs256(), &hs_token(&with("aud", json!(["mail", "coupons"])))));
+    for other in [with("iss", "elsewhere"), without("iss"), with("aud", "mail"), with("aud", json!([])), without("aud")]
+    {
+        assert!(!accepts(&hs256(), &hs_token(&other)), "{other}");
+    }
 }
 
 fn key_file(pem: &str) -> (tempfile::NamedTempFile, PathBuf) {
@@ -97,7 +126,7 @@ fn key_file(pem: &str) -> (tempfile::NamedTempFile, PathBuf) {
 }
 
 fn with_key(algorithm: Algorithm, path: PathBuf) -> JwtArgs {
-    JwtArgs { jwt_algorithm: Some(algorithm), jwt_public_key_file: Some(path), ..JwtArgs::default() }
+    JwtArgs { jwt_algorithm: Some(algorithm), jwt_public_key_file: Some(path), ..meant() }
 }
 
 #[test]
@@ -126,6 +155,17 @@ lYIgM0ZUs1XmqR2I4wIDAQAB
 -----END PUBLIC KEY-----
 ";
 
+const RSA_2047: &str = "-----BEGIN PUBLIC KEY-----
+MIIBITANBgkqhkiG9w0BAQEFAAOCAQ4AMIIBCQKCAQBP1JHq5ij02UxikqA1ZGf7
+nzUMcLyFKs5xY3PKh/tU9Li3vvsFGiPXwf+EqsaMzWnGNbWGyL9lVGJfa/QSSOqz
+Cf6TpBvxHItTX0cvUaqUXeId5AOx/u4ro4UEAmxxzaXVltg4JWy8KM+xE+ZnAttc
+0WadrTNQvgD1Tfb7ZMLuOrBSBX58I1GqUN/xmbg/qHuqc9gcoXyFSfBBUX/KYwxj
+VRAdzMD0r4pmeXxShlBtdG7SPtGE6pRV1r6IU4OwItl8uY1mwBL6WCEs5WqP8B3n
+ueG820QmO1uJOH6lvJ86nsVMLtNpfNd79LZdM0bB+v3s/HoAy2K23D8YafWawmWt
+AgMBAAE=
+-----END PUBLIC KEY-----
+";
+
 #[test]
 fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
@@ -133,19 +173,34 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
     let (_private, private) = key_file(&ec.serialize_pem());
     let (_two, two) = key_file(&format!("{0}{0}", ec.public_key_pem()));
     let (_weak, weak) = key_file(RSA_1024);
+    let (_nearly, nearly) = key_file(RSA_2047);
+    let set =
+        |algorithm| JwtArgs { jwt_jwks_file: Some("keys.json".into()), jwt_algorithm: Some(algorithm), ..meant() };
     let short = JwtArgs { jwt_secret: Some("hunter2".into()), ..hs256() };
     let cases = [
         (JwtArgs::default(), "JWT_ALGORITHM"),
         (short, "32"),
         (JwtArgs { jwt_secret: Some(String::new().into()), ..hs256() }, "needs JWT_SECRET"),
-        (JwtArgs { jwt_algorithm: Some(Algorithm::RS256), ..JwtArgs::default() }, "JWT_PUBLIC_KEY_FILE"),
+        (JwtArgs { jwt_algorithm: Some(Algorithm::RS256), ..meant() }, "JWT_PUBLIC_KEY_FILE"),
         (JwtArgs { jwt_algorithm: Some(Algorithm::RS256), ..hs256() }, "JWT_PUBLIC_KEY_FILE"),
         (JwtArgs { jwt_public_key_file: Some(public.clone()), ..hs256() }, "choose one"),
         (with_key(Algorithm::HS256, public.clone()), "JWT_SECRET"),
         (with_key(Algorithm::RS256, public.clone()), "fits RS256"),
         (with_key(Algorithm::ES384, public), "fits ES384"),
         (with_key(Algorithm::ES256, two), "holds 2 keys"),
-        (with_key(Algorithm::RS256, weak), "too weak"),
+        (with_key(Algorithm::RS256, weak), "it has 1024 bits"),
+        (with_key(Algorithm::RS256, nearly), "it has 2047 bits"),
+        (JwtArgs { jwt_algorithm: Some(Algorithm::HS512), ..hs256() }, "HS512 needs at least 64"),
+        (JwtArgs { jwt_issuer: None, ..hs256() }, "needs JWT_ISSUER"),
+        (JwtArgs { jwt_issuer: Some(String::new()), ..hs256() }, "needs JWT_ISSUER"),
+        (JwtArgs { jwt_audience: None, ..hs256() }, "needs JWT_AUDIENCE"),
+        (JwtArgs { jwt_jwks_file: Some("keys.json".into()), ..hs256() }, "choose one"),
+        (JwtArgs { jwt_jwks_ca_file: Some("ca.pem".into()), ..hs256() }, "without JWT_JWKS_URL"),
+        (set(Algorithm::HS256), "needs JWT_SECRET"),
+        (
+            JwtArgs { jwt_jwks_url: Some("https://u:hunter2@issuer/".into()), ..with_key(Algorithm::ES256, "".into()) },
+            "JWT_JWKS_URL must look like",
+        ),
         (with_key(Algorithm::ES256, private), "private key"),
         (with_key(Algorithm::ES256, "no/such/file".into()), "cannot be read"),
     ];
@@ -159,8 +214,7 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
 #[test]
 fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     let named = |args: &JwtArgs, claims: &Value| {
-        let value = HeaderValue::from_str(&format!("Bearer {}", hs_token(claims))).unwrap();
-        Verifier::new(args).unwrap().names_group(&value, &"vip".parse().unwrap()) == Some(true)
+        Verifier::new(args).unwrap().names_group(&hs_token(claims), &"vip".parse().unwrap()) == Some(true)
     };
     for groups in [json!("vip"), json!(["vip"]), json!(["staff", "vip"]), json!([7, null, "vip", {}])] {
         assert!(named(&hs256(), &with("groups", groups.clone())), "{groups}");
@@ -179,13 +233,30 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
         assert!(!named(&hs256(), &with("groups", groups.clone())), "{groups}");
     }
     assert!(!named(&hs256(), &good()), "no such claim");
-    let ended = HeaderValue::from_str(&format!("Bearer {}", hs_token(&with("exp", 1)))).unwrap();
+    let ended = hs_token(&with("exp", 1));
     let known = Verifier::new(&hs256()).unwrap().names_group(&ended, &"vip".parse().unwrap());
     assert_eq!(known, None, "of a token that ended meanwhile nothing is known");
     let renamed = JwtArgs { jwt_groups_claim: Some("roles".into()), ..hs256() };
     assert!(named(&renamed, &with("roles", "vip")) && !named(&renamed, &with("groups", "vip")));
     let empty = JwtArgs { jwt_groups_claim: Some(String::new()), ..hs256() };
     assert!(named(&empty, &with("groups", "vip")), "an empty setting is none");
-    let over = json!({"sub": "u-37", "exp": Utc::now().timestamp() - 600, "groups": "vip"});
-    assert!(!named(&hs256(), &over), "a token that is over names none");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_that_was_not_signed_here_is_nobody(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
+        let verifier = Verifier::new(&hs256()).unwrap();
+        proptest::prop_assert!(verifier.person(&text).is_err());
+        // One byte of a good token is another. The last one of a part may have bits that say
+        // nothing.
+        let good = hs_token(&good());
+        let mut changed = good.clone().into_bytes();
+        let at = at % changed.len();
+        changed[at] = byte;
+        if let Ok(changed) = String::from_utf8(changed)
+            && changed.trim_end_matches(|c| c != '.') != good.trim_end_matches(|c| c != '.')
+        {
+            proptest::prop_assert!(verifier.person(&changed).is_err(), "{}", changed);
+        }
+    }
 }

@@ -21,11 +21,14 @@ use firstcome_shared::mysql::allow_list::ListChanged;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::people::{MAX_PEOPLE, PeopleBody};
+use super::change::recover_lost;
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use crate::percent::encoded;
@@ -61,6 +64,18 @@ pub(crate) struct AllowListChanged {
     revision: u64,
 }
 
+/// Ids of people, as /openapi.json describes them.
+pub(crate) struct ListedPeople;
+
+impl PartialSchema for ListedPeople {
+    fn schema() -> RefOr<Schema> {
+        let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9._@+|:=-]{1,64}$"));
+        ArrayBuilder::new().items(id).min_items(Some(1)).max_items(Some(MAX_PEOPLE)).into()
+    }
+}
+
+impl ToSchema for ListedPeople {}
+
 impl From<ListChanged> for AllowListChanged {
     fn from(ListChanged { now, changed, .. }: ListChanged) -> Self {
         Self { changed, people: now.people, revision: now.revision }
@@ -73,17 +88,12 @@ impl From<ListChanged> for AllowListChanged {
 /// none. Safe to repeat. The list counts while the coupon's `allow` is `list`.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
-    request_body(content((String = "text/plain"), (Vec<String> = "application/json"))),
-    params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
-    ),
+    request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
         (status = 200, description = "They are on it, and may claim", body = AllowListChanged),
         (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`"),
-        (status = 413, description = "`too_large`"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))
@@ -102,17 +112,12 @@ pub(crate) async fn add(
 /// Bodies are as for adding. Nothing is revoked: who holds one or waits already keeps it.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
-    request_body(content((String = "text/plain"), (Vec<String> = "application/json"))),
-    params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
-    ),
+    request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
         (status = 200, description = "They are not on it any more", body = AllowListChanged),
         (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`"),
-        (status = 413, description = "`too_large`"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
     security(("ops" = []))
@@ -133,13 +138,9 @@ pub(crate) async fn remove(
 /// claim.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
-    ),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
     responses(
         (status = 200, description = "Nobody is on it any more", body = AllowListChanged),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
@@ -176,6 +177,7 @@ async fn apply(
     by: Operator,
 ) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
+    recover_lost(services, id).await?;
     let seen = seen_revision(services, id).await;
     let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
     let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
@@ -188,6 +190,7 @@ async fn apply(
 
 async fn apply_empty(services: &Services, id: CouponId, by: Operator) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
+    recover_lost(services, id).await?;
     let seen = seen_revision(services, id).await;
     let changed = services.mysql.operators.empty_allow_list(id, seen, by).await;
     let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
@@ -251,6 +254,7 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
 #[into_params(parameter_in = Query)]
 pub(crate) struct AllowListQuery {
     /// Only people whose ids come after this one, byte by byte.
+    #[param(pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37")]
     after: Option<String>,
     /// Most people of a page, 1 to 10000.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
@@ -271,18 +275,18 @@ pub(crate) struct AllowListPage {
     #[schema(value_type = Vec<String>)]
     ids: Vec<UserId>,
     /// Path of the next page; null on the last.
+    #[schema(example = "/v1/coupons/7/allow-list?after=u-37&limit=1000")]
     next: Option<String>,
 }
 
 /// See a coupon's allow list
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(("id" = i64, Path, description = "Number of the coupon"), AllowListQuery),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7), AllowListQuery),
     responses(
         (status = 200, description = "The list, as MySQL has it", body = AllowListPage),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
         (status = 404, description = "`not_found`"),
-        (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]
@@ -326,14 +330,13 @@ pub(crate) struct OnAllowList {
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/allow-list/people/{user_id}", tag = "operators",
     params(
-        ("id" = i64, Path, description = "Number of the coupon"),
-        ("user_id" = String, Path, description = "The person, percent-encoded"),
+        ("id" = i64, Path, description = "Number of the coupon", example = 7),
+        ("user_id" = String, Path, description = "The person, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
     ),
     responses(
         (status = 200, description = "Whether they are, as MySQL has it", body = OnAllowList),
         (status = 400, description = "`invalid`: the sentence names the field"),
         (status = 404, description = "`not_found`: no such coupon"),
-        (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]

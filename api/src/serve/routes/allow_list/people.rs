@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
 
@@ -22,17 +22,21 @@ impl FromRequest<App> for PeopleBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let is_json =
+            media_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("application/json"));
         let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_LIST_BYTES),
             _ => invalid("the body could not be read"),
         })?;
-        people(&bytes).map(Self).map_err(invalid)
+        people(&bytes, is_json).map(Self).map_err(invalid)
     }
 }
 
-/// One id a line, or a JSON array: no id begins with `[`.
-fn people(bytes: &[u8]) -> Result<Vec<UserId>, String> {
-    let is_json = bytes.trim_ascii_start().starts_with(b"[");
+/// One id a line, or a JSON array: no id begins with `[`. What is said to be JSON is nothing else:
+/// `null` is an id of four letters otherwise.
+fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
+    let is_json = is_json || bytes.trim_ascii_start().starts_with(b"[");
     let (ids, place): (Vec<String>, _) = if is_json {
         // Without the parser's own words, which repeat a value.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
@@ -59,7 +63,7 @@ mod tests {
     use super::*;
 
     fn read(body: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
-        let mut ids: Vec<String> = people(body.as_ref())?.into_iter().map(String::from).collect();
+        let mut ids: Vec<String> = people(body.as_ref(), false)?.into_iter().map(String::from).collect();
         ids.sort_unstable();
         Ok(ids)
     }
@@ -97,6 +101,14 @@ mod tests {
         }
         let secret = bytes(b"a\nalice@example.com secret\n");
         assert!(!secret.contains("alice"), "an answer repeats no id: {secret}");
+    }
+
+    #[test]
+    fn what_is_said_to_be_json_is_an_array() {
+        assert_eq!(people(b"null", false).map(|ids| ids.len()), Ok(1));
+        for body in ["null", "a", "\"a\"", "7", "{}", ""] {
+            assert!(people(body.as_bytes(), true).unwrap_err().contains("no JSON array"), "{body:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! One attempt at a change, with a revision of its own.
 
-use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::change::CouponChange;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
@@ -164,7 +164,7 @@ impl<'a> ChangeAttempt<'a> {
         if refused {
             tracing::warn!(%error, coupon = %self.coupon.id, "a quantity was not lowered");
             let detail = "rows above that quantity are issued already; nothing was changed";
-            return Problem::new(StatusCode::CONFLICT, "below_given_out", detail);
+            return Problem::new(Code::BelowGivenOut, detail);
         }
         // Otherwise MySQL may have the change, and a quantity raised in Redis could give out slots
         // that MySQL refuses.
@@ -174,7 +174,7 @@ impl<'a> ChangeAttempt<'a> {
 
 fn below_given_out(drop: DropId, given_out: Slot) -> Problem {
     let detail = format!("{given_out} of drop {drop} are given out already; nothing was changed");
-    Problem::new(StatusCode::CONFLICT, "below_given_out", detail).with("given_out", given_out)
+    Problem::new(Code::BelowGivenOut, detail).with("given_out", given_out)
 }
 
 fn being_checked(drop: DropId) -> Problem {

@@ -19,7 +19,7 @@ use crate::serve::routes::validate;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChangeBody {
     /// What people call it.
-    #[schema(max_length = 200)]
+    #[schema(example = "Winter coupon", max_length = 200)]
     name: Option<String>,
     /// How many each drop gives out that is not closed, and each made from now on.
     #[schema(minimum = 1, maximum = 10_000_000)]

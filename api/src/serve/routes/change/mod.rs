@@ -24,9 +24,11 @@ use firstcome_shared::drops::make_ahead;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::change::Revision;
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::recover::{RecoverError, recover};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::Done;
+use tokio::time::timeout;
 
 use self::attempt::ChangeAttempt;
 pub(crate) use self::body::ChangeBody;
@@ -45,23 +47,19 @@ use crate::serve::state::{App, Services};
 #[utoipa::path(
     patch, path = "/v1/coupons/{id}", tag = "operators", request_body = ChangeBody,
     params(
-        ("id" = i64, Path, description = "Number of the coupon"),
+        ("id" = i64, Path, description = "Number of the coupon", example = 7),
         ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only while it is so",
             example = "\"7\""),
-        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
     ),
     responses(
         (status = 200, description = "The coupon as it is now", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 400, description = "`invalid`: the sentence names the field or header; nothing was changed"),
-        (status = 401, description = "`unauthorized`"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`below_given_out`, with `given_out`: more is given out already; nothing was changed"),
         (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: the coupon has another \
             revision than `If-Match`; nothing was changed"),
-        (status = 413, description = "`too_large`"),
         (status = 422, description = "`not_possible`: the sentence says what to do; nothing was changed"),
-        (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]
@@ -100,6 +98,7 @@ async fn apply(
     by: Operator,
 ) -> Result<Changed, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
+    recover_lost(services, id).await?;
     if wanted.windows != Windows::NONE {
         // What can't be done is refused before a revision is taken.
         let found = services.mysql.operators.coupon(id).await;
@@ -112,13 +111,16 @@ async fn apply(
     }
     for _ in 0..ATTEMPTS {
         let now = time(services, &wanted).await;
-        // Redis has no name. For the rest the revision must be above Redis's, since MySQL may have
-        // been restored from a backup.
+        // Redis has no name. For the rest no revision is taken while MySQL has lost one.
         let seen = if wanted.is_in_redis() { seen_revision(services, id).await } else { 0 };
         let taken = services.mysql.operators.take_revision_if(id, seen, only).await;
         let taken = match taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))? {
             Revision::Taken(coupon, drops) => (coupon, drops),
             Revision::Another(revision) => return Ok(Changed::Another(revision)),
+            Revision::Behind => {
+                recover_lost(services, id).await?;
+                continue;
+            }
             Revision::NoCoupon => return Err(no_such_coupon(id)),
         };
         // The revision that was asked for is this one by now.
@@ -130,6 +132,29 @@ async fn apply(
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
+}
+
+/// For so long Redis is asked what MySQL has lost.
+const ASKED_FOR: Duration = Duration::from_secs(1);
+
+/// Before a change: it must not count past what MySQL has lost, nor undo it. A silent Redis delays
+/// no change for long of what Redis does not have.
+pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<(), Problem> {
+    let why = match timeout(ASKED_FOR, services.redis.revision(id)).await {
+        Ok(Ok(_)) => match recover(&services.mysql.operators, &services.redis, id).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(lost)) => {
+                tracing::warn!(coupon = %id, changes = lost.changes, "MySQL had lost settings, which Redis has");
+                return Ok(());
+            }
+            Err(RecoverError::Db(error)) => return Err(mysql_unavailable(&error, "nothing was changed")),
+            Err(RecoverError::Redis(error)) => error.to_string(),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(elapsed) => elapsed.to_string(),
+    };
+    tracing::warn!(why, coupon = %id, "Redis could not be asked what MySQL has lost");
+    Ok(())
 }
 
 /// What comes after MySQL has the change.

@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 
-use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::change::{DropChange, Window};
 use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
@@ -47,7 +47,7 @@ pub(super) fn plan(
 
 /// 422. The sentence says what to do.
 fn impossible(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_possible", detail)
+    Problem::new(Code::NotPossible, detail)
 }
 
 fn close_at(

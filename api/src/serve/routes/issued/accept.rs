@@ -1,8 +1,9 @@
 //! JSON or CSV, by `Accept` (RFC 9110).
 
+use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, StatusCode};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 
 /// Whether the client would rather have CSV. Without a preference it gets JSON.
 pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
@@ -14,7 +15,7 @@ pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
     let [json, csv] = ["application/json", "text/csv"].map(|kind| quality(&ranges, kind));
     if json <= 0.0 && csv <= 0.0 {
         let detail = "this is application/json or text/csv; accept one of them";
-        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
+        return Err(Problem::new(Code::NotAcceptable, detail));
     }
     Ok(csv > json)
 }

@@ -31,6 +31,7 @@ pub(crate) struct IssuedQuery {
     /// Only this drop's; else those of all drops of the coupon, one after the other.
     drop_id: Option<i64>,
     /// Only rows behind this slot: of `drop_id`, of `after_drop_id`, or of the coupon's first drop.
+    #[param(value_type = i64, minimum = 0, maximum = 4_294_967_295_i64)]
     after_slot: Option<Slot>,
     /// Only rows of this drop behind `after_slot`, and of later drops.
     after_drop_id: Option<i64>,
@@ -47,6 +48,7 @@ const MAX_LIMIT: usize = 10_000;
 pub(crate) struct IssuedPage {
     issued: Vec<IssuedCoupon>,
     /// Path of the next page, also as `Link`; null on the last.
+    #[schema(example = "/v1/coupons/7/issued?drop_id=7&after_slot=1000&limit=1000")]
     next: Option<String>,
 }
 
@@ -58,12 +60,14 @@ struct IssuedCoupon {
     #[schema(example = "u-37")]
     user_id: String,
     /// What redeems it.
+    #[schema(example = "J4B3-K69R-NG6Z-CMPF")]
     code: String,
     /// When it was claimed.
     claimed_at: DateTime<Utc>,
     /// When its row was written.
     issued_at: DateTime<Utc>,
     /// `consumer` or `reconciler`.
+    #[schema(example = "consumer")]
     issued_by: String,
 }
 
@@ -89,7 +93,7 @@ impl From<IssuedRow> for IssuedCoupon {
 /// read too slowly, breaks the connection. While a drop runs, rows of lower slots may come later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators",
-    params(("id" = i64, Path, description = "Number of the coupon"), IssuedQuery),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7), IssuedQuery),
     responses(
         (status = 200, description = "The rows, by slot", content(
             (IssuedPage = "application/json"),

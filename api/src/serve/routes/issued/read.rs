@@ -1,6 +1,5 @@
 //! One page of rows.
 
-use axum::http::StatusCode;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 
@@ -10,5 +9,5 @@ use crate::serve::state::Services;
 pub(super) async fn page(services: &Services, which: HolderRange, limit: usize) -> Result<HoldersPage, Problem> {
     let found = services.mysql.operators.holders(which, limit).await;
     let found = found.map_err(|error| mysql_unavailable(&error, "try again"))?;
-    found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not_found", "this coupon has no such drop"))
+    found.ok_or_else(|| Problem::not_found("this coupon has no such drop"))
 }

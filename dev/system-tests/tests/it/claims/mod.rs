@@ -3,6 +3,7 @@
 mod acknowledged;
 mod answers;
 mod daily;
+mod identity;
 pub(crate) mod many;
 mod revoked;
 mod slow;

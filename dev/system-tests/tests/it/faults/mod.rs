@@ -7,6 +7,7 @@ mod disks;
 mod gate;
 mod judge;
 mod late;
+mod mysql_failover;
 mod outages;
 mod redis_servers;
 mod second_store;

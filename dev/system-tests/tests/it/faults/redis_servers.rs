@@ -7,9 +7,11 @@ use firstcome_stack::{
     RedisCluster, RedisClusterOptions, RedisOptions, RedisSentinels, RedisSentinelsOptions, RedisServer,
 };
 use firstcome_testkit::{
-    ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, eventually, holders, people,
-    rush,
+    ApiClient, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, coupon_body,
+    eventually, holders, people, rush,
 };
+
+use crate::drift::gone_back::mysql_loses;
 
 use super::waves::{HEALED, Waves, impatient};
 use crate::start_up::{PROCESSES, refuses};
@@ -174,6 +176,36 @@ async fn a_master_that_dies_or_stands_still_is_left_for_the_one_that_sentinels_p
             group.wait_until_whole().await.unwrap();
         })
         .await;
+}
+
+/// Each server has a note of the numbers of its own coupons; a pass notes all on each.
+#[tokio::test]
+async fn numbers_that_mysql_lost_are_known_whichever_primary_had_them_and_after_one_was_emptied() {
+    let cluster = cluster().await;
+    let fixture = Fixture::of(in_cluster(&cluster, "numbers").await).await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    let mut lost = api.open_coupon(40).await;
+    for _ in 0..2 {
+        lost = elsewhere(&cluster, world, api, &lost).await;
+        mysql_loses(world, &[&lost]).await;
+        let next = api.open_coupon(40).await;
+        assert!(next.id > lost.id && next.drop > lost.drop, "{next:?} after {lost:?}");
+        lost = next;
+    }
+    let once = world.once_with(&[], &[]).await;
+    assert!(once.code <= 1, "{}", once.log);
+    let emptied = cluster.primary_of(&key(world, &lost)).await.unwrap();
+    PrefixedKeys::new(&emptied.url(), "").command::<()>(&["FLUSHALL"]).await;
+    mysql_loses(world, &[&lost]).await;
+    let next = api.open_coupon(40).await;
+    assert!(next.id > lost.id && next.drop > lost.drop, "{next:?} after {lost:?}");
+
+    let away = cluster.primary_of(&key(world, &next)).await.unwrap();
+    away.freeze().await.unwrap();
+    mysql_loses(world, &[&next]).await;
+    let other = api.create_coupon(&coupon_body("Meanwhile", 5, 0)).await;
+    assert!(other.id > next.id && other.drop > next.drop, "{other:?} after {next:?}");
+    away.thaw().await.unwrap();
 }
 
 #[tokio::test]

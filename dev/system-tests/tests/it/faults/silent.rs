@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, ProxyFault, RedisOptions, RedisServer, WireProtocol};
+use firstcome_stack::{FaultProxy, MysqlPair, ProxyFault, RedisOptions, RedisServer, Replication, WireProtocol};
 use firstcome_testkit::{Answer, PrefixedKeys, WorldStores, eventually, shared};
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
@@ -81,48 +81,24 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
         .await;
 }
 
-/// Where a server's binary log ends.
-async fn log_end(server: &MysqlServer) -> (String, String) {
-    let status = server.query("SHOW BINARY LOG STATUS").await.unwrap();
-    (status[0][0].clone(), status[0][1].clone())
-}
-
-/// A server, a replica of it, and the address that leads to the first.
-async fn replicated() -> (MysqlServer, MysqlServer, FaultProxy) {
-    let replica = MysqlOptions { extra_args: vec!["--server-id=2".to_owned()] };
-    let (primary, replica) =
-        tokio::try_join!(MysqlServer::start(MysqlOptions::default()), MysqlServer::start(replica)).unwrap();
-    let ((file, at), port) = (log_end(&primary).await, primary.port());
-    let source = format!(
-        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'root', \
-         GET_SOURCE_PUBLIC_KEY = 1, SOURCE_LOG_FILE = '{file}', SOURCE_LOG_POS = {at}"
-    );
-    replica.query(&source).await.unwrap();
-    replica.query("START REPLICA").await.unwrap();
-    let address = primary.proxy().await.unwrap();
-    (primary, replica, address)
-}
-
 /// A fail-over as an operator makes it: nothing is lost, and nobody's connection ends.
-async fn fail_over(primary: &MysqlServer, replica: &MysqlServer, address: &FaultProxy) {
-    primary.query("SET GLOBAL super_read_only = ON").await.unwrap();
-    let (file, at) = log_end(primary).await;
-    let caught_up = replica.query(&format!("SELECT SOURCE_POS_WAIT('{file}', {at}, 60) >= 0")).await.unwrap();
-    assert_eq!(caught_up, [["1"]], "{:?}", replica.query("SHOW REPLICA STATUS").await);
-    replica.query("STOP REPLICA").await.unwrap();
-    address.set_upstream(replica.port());
+async fn fail_over(pair: &MysqlPair) {
+    pair.primary.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    pair.catch_up().await.unwrap();
+    pair.promote().await.unwrap();
+    pair.address.set_upstream(pair.replica.port());
 }
 
 #[tokio::test]
 async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
-    let (primary, replica, address) = replicated().await;
-    let stores = WorldStores::shared().await.with_mysql_at(&primary.database_url_via(&address, ""));
+    let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
+    let stores = WorldStores::shared().await.with_mysql_at(&pair.primary.database_url_via(&pair.address, ""));
     Waves::begin(impatient(stores, "read-only").await)
         .await
         .survives(async |waves| {
             // All connections of the pool are made.
             futures_util::future::join_all((0..64).map(|_| waves.api.try_me(waves.coupon.id, "nobody"))).await;
-            fail_over(&primary, &replica, &address).await;
+            fail_over(&pair).await;
             let begun = Instant::now();
             let rename = serde_json::json!({"name": "renamed"});
             eventually("the API's operators have left it", LEFT, async || {
@@ -144,7 +120,7 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
                 eventually("questions have left it", LEFT, is_told).await;
             }
             let rows = format!("SELECT COUNT(*) FROM {}.issued_coupons", waves.world.database());
-            assert_eq!(primary.query(&rows).await.unwrap(), [["20"]]);
+            assert_eq!(pair.primary.query(&rows).await.unwrap(), [["20"]]);
         })
         .await;
 }

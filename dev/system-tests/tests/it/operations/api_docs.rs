@@ -168,3 +168,73 @@ async fn the_page_of_routes_is_what_the_services_say() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(stands == page, "docs/API.md is not what the services say of their routes: make api-docs");
 }
+
+/// What a document leaves unsaid of its routes and types.
+fn gaps(document: &Value) -> Vec<String> {
+    let mut gaps = Vec::new();
+    let schemas = &document["components"]["schemas"];
+    let codes = list(&schemas["Code"]["enum"]);
+    for (path, item) in object(&document["paths"]) {
+        for (method, of) in object(item) {
+            let mut gap = |what: String| gaps.push(format!("{method} {path}: {what}"));
+            let needs: Vec<&String> = list(&of["security"]).iter().flat_map(object).map(|(name, _)| name).collect();
+            let mut statuses = Vec::new();
+            if path.starts_with("/v1/") {
+                statuses.push("503");
+                statuses.extend(if needs.is_empty() { &[][..] } else { &["400", "401"] });
+                statuses.extend(of["requestBody"].is_object().then_some("413"));
+                statuses.extend((needs.iter().any(|name| *name == "ops") && method != "get").then_some("403"));
+            }
+            for status in statuses.into_iter().filter(|status| of["responses"][*status].is_null()) {
+                gap(format!("{status} is not there"));
+            }
+            for (status, answer) in object(&of["responses"]) {
+                let words: Vec<&str> = text(answer, "description").split('`').collect();
+                let is_code = |word: &str| codes.iter().any(|code| code == word);
+                if path.starts_with("/v1/")
+                    && status.starts_with(['4', '5'])
+                    && !words.get(1).is_some_and(|w| is_code(w))
+                {
+                    gap(format!("{status} says no code: {words:?}"));
+                }
+                if status == "503" && path.starts_with("/v1/") && answer["headers"]["Retry-After"].is_null() {
+                    gap("503 has no Retry-After".into());
+                }
+            }
+            for one in list(&of["parameters"]) {
+                let of_text = one["schema"]["type"] == "string" && one["schema"]["enum"].is_null();
+                if text(one, "description").is_empty() || (of_text && one["example"].is_null()) {
+                    gap(format!("{} has no meaning or example", one["name"]));
+                }
+            }
+        }
+    }
+    for (name, schema) in object(schemas) {
+        for part in std::iter::once(schema).chain(list(&schema["oneOf"])).chain(list(&schema["allOf"])) {
+            for (field, of) in object(&part["properties"]) {
+                let types = match &of["type"] {
+                    Value::Array(types) => types.clone(),
+                    one => vec![one.clone()],
+                };
+                let says = !of["example"].is_null() || !of["enum"].is_null() || !of["format"].is_null();
+                if types.iter().any(|one| one == "string") && !says {
+                    gaps.push(format!("{name}.{field} has no example"));
+                }
+            }
+        }
+    }
+    gaps
+}
+
+#[tokio::test]
+async fn the_documents_of_both_services_are_complete_and_share_one_vocabulary_of_codes() {
+    let world = World::new("api-docs-complete").await;
+    let (api, daemon) = tokio::join!(world.serve(), world.daemon());
+    let documents = [api.http(), daemon.http()].map(async |http| http.get("/openapi.json").await.body);
+    let [api, daemon] = futures_util::future::join_all(documents).await.try_into().unwrap();
+    assert_eq!(gaps(&api), [""; 0]);
+    assert_eq!(gaps(&daemon), [""; 0]);
+    let codes = |document: &Value| document["components"]["schemas"]["Code"]["enum"].clone();
+    assert!(codes(&api).is_array());
+    assert_eq!(codes(&api), codes(&daemon));
+}

@@ -128,6 +128,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
         // As a writer of one field or one drop leaves it, who took a later revision and died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
+        world.sql.query(&format!("UPDATE coupons SET revision = 1000 WHERE id = {}", coupon.id)).await;
         world.redis.command::<()>(&["SET", &key, "1000"]).await;
     };
     assert_eq!(tokio::join!(pause, overtake), (200, ()));

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use firstcome_load::identity::token;
+use firstcome_load::identity::{token, token_settings};
 use firstcome_testkit::{ApiClient, Browser, Look, Running, World, eventually_some};
 use serde_json::{Value, json};
 
@@ -15,8 +15,7 @@ const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 
 /// An API that shows pages to people who bring a token.
 pub(super) async fn serve_pages(world: &World) -> Running<ApiClient> {
-    let jwt = [("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "HS256"), ("JWT_SECRET", SECRET)];
-    world.serve_with(&[&jwt[..], &[("COUPON_PAGE", "on")]].concat()).await
+    world.serve_with(&[&token_settings(SECRET)[..], &[("COUPON_PAGE", "on")]].concat()).await
 }
 
 /// A browser that shows the page of a coupon.

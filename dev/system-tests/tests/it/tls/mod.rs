@@ -3,6 +3,7 @@
 
 mod job;
 mod refused;
+mod secrets;
 
 use firstcome_stack::SecureServers;
 use firstcome_testkit::{World, WorldStores};

@@ -1,0 +1,98 @@
+//! A gateway in front that says who a person is, and proves that it is the gateway.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, HeaderValue};
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::Tokens;
+use firstcome_shared::http::problem::Code;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::unauthorized;
+
+pub(crate) const USER_HEADER: &str = "x-user-id";
+const SECRET_HEADER: &str = "x-gateway-secret";
+
+/// Whoever has the secret is the gateway; without one, whoever reaches this process.
+#[derive(Default)]
+pub(crate) struct Gateway(Option<Tokens>);
+
+/// Compose files leave variables empty: that is no setting.
+pub(super) fn given(secret: Option<&SecretString>) -> Option<&SecretString> {
+    secret.filter(|secret| !secret.expose_secret().is_empty())
+}
+
+impl Gateway {
+    pub(super) fn new(secret: Option<&SecretString>) -> Result<Self, String> {
+        given(secret).map(|secret| Tokens::read("TRUSTED_HEADER_SECRET", secret)).transpose().map(Self)
+    }
+
+    pub(super) fn has_secret(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The person whom the gateway names.
+    pub(super) fn person<'a>(&self, headers: &'a HeaderMap) -> Result<Cow<'a, str>, Problem> {
+        if let Some(secret) = &self.0 {
+            let given = only_one(headers, SECRET_HEADER)?;
+            if !given.is_some_and(|given| secret.has(given.as_bytes())) {
+                return Err(unauthorized(
+                    "this did not come by way of the gateway: X-Gateway-Secret is missing or wrong",
+                ));
+            }
+        }
+        let person = only_one(headers, USER_HEADER)?;
+        let person = person.ok_or_else(|| unauthorized("say who this is for: X-User-Id is missing"))?;
+        Ok(String::from_utf8_lossy(person.as_bytes()))
+    }
+}
+
+/// The one value of a header. Of two, one could be the gateway's and the other the client's own.
+fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) if name == USER_HEADER => Err(Problem::new(Code::BadUserId, "X-User-Id is given more than once")),
+        (_, Some(_)) => Err(unauthorized("X-Gateway-Secret is given more than once")),
+        (one, None) => Ok(one),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(gateway: &Gateway, given: &[(&'static str, &str)]) -> Result<String, &'static str> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        gateway.person(&headers).map(Cow::into_owned).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn the_header_is_believed_once() {
+        let gateway = Gateway::default();
+        assert_eq!(ask(&gateway, &[(USER_HEADER, "u-37")]), Ok("u-37".into()));
+        assert_eq!(ask(&gateway, &[]), Err("unauthorized"));
+        assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1"), (USER_HEADER, "u-2")]), Err("bad_user_id"));
+    }
+
+    #[test]
+    fn with_a_secret_only_its_holder_is_believed() {
+        let [old, new] = ["a", "b"].map(|letter| letter.repeat(32));
+        let gateway = Gateway::new(Some(&format!("{old},{new}").into())).unwrap();
+        for secret in [&old, &new] {
+            assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1"), (SECRET_HEADER, secret)]), Ok("u-1".into()));
+        }
+        for wrong in ["", &old[1..], &format!("{old}a"), &format!("{old},{new}"), &"c".repeat(32)] {
+            assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1"), (SECRET_HEADER, wrong)]), Err("unauthorized"), "{wrong}");
+        }
+        assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1")]), Err("unauthorized"));
+        let twice = [(USER_HEADER, "u-1"), (SECRET_HEADER, &*old), (SECRET_HEADER, &*old)];
+        assert_eq!(ask(&gateway, &twice), Err("unauthorized"));
+        assert_eq!(ask(&gateway, &[(SECRET_HEADER, &old)]), Err("unauthorized"), "and nobody is named");
+        let weak = Gateway::new(Some(&"hunter2".into())).err().unwrap();
+        assert!(weak.contains("TRUSTED_HEADER_SECRET has 7 characters") && !weak.contains("hunter2"), "{weak}");
+        assert!(!Gateway::new(Some(&"".into())).unwrap().has_secret(), "an empty setting is none");
+    }
+}

@@ -1,0 +1,82 @@
+//! How claims ended, as a metric counts them.
+
+use firstcome_shared::redis::admission::{Admission, AdmissionError};
+use metrics::{Counter, counter, describe_counter};
+use strum::{IntoStaticStr, VariantArray};
+
+use super::admit::ClaimAnswer;
+use super::in_flight::WorkError;
+use super::refusal::ClaimRefusal;
+
+/// The label `outcome` of `firstcome_claims_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum ClaimOutcome {
+    Accepted,
+    AlreadyClaimed,
+    Waiting,
+    SoldOut,
+    Paused,
+    Revoked,
+    NotAllowed,
+    NotOpen,
+    Closed,
+    Unloaded,
+    Unverified,
+    NoLicence,
+    RedisSlow,
+    RedisError,
+    MysqlError,
+    NotHeld,
+    Shed,
+    Unexpected,
+}
+
+impl ClaimOutcome {
+    pub(super) fn counter(self) -> Counter {
+        counter!("firstcome_claims_total", "outcome" => <&'static str>::from(self))
+    }
+
+    pub(super) fn of(answer: &Result<ClaimAnswer, ClaimRefusal>) -> Self {
+        match answer {
+            Ok(ClaimAnswer::Accepted { .. }) => Self::Accepted,
+            Ok(ClaimAnswer::AlreadyClaimed { .. }) => Self::AlreadyClaimed,
+            Ok(ClaimAnswer::Waiting { .. }) => Self::Waiting,
+            Err(ClaimRefusal::Refused(refused)) => match refused {
+                Admission::SoldOut => Self::SoldOut,
+                Admission::Paused => Self::Paused,
+                Admission::Revoked => Self::Revoked,
+                Admission::NotAllowed => Self::NotAllowed,
+                Admission::NotOpen(_) => Self::NotOpen,
+                Admission::Closed(_) => Self::Closed,
+                Admission::Unloaded => Self::Unloaded,
+                _ => Self::Unverified,
+            },
+            Err(ClaimRefusal::NotAnswered(error)) => match **error {
+                AdmissionError::Closed => Self::NoLicence,
+                AdmissionError::Unanswered => Self::RedisSlow,
+                AdmissionError::Redis(_) => Self::RedisError,
+                AdmissionError::Unexpected => Self::Unexpected,
+            },
+            Err(ClaimRefusal::NoDrop) => Self::Closed,
+            Err(ClaimRefusal::NotDurable) => Self::NotHeld,
+            Err(ClaimRefusal::SealedUnknown) => Self::MysqlError,
+            Err(ClaimRefusal::Work(WorkError::TooMany)) => Self::Shed,
+            Err(
+                ClaimRefusal::Work(WorkError::Panicked)
+                | ClaimRefusal::Coupon(_)
+                | ClaimRefusal::NothingHeld
+                | ClaimRefusal::HalfRevoked
+                | ClaimRefusal::StandingUnknown,
+            ) => Self::Unexpected,
+        }
+    }
+}
+
+/// Counts by every outcome from 0: one that first appears at 1 hides its first increase.
+pub(in crate::serve) fn describe() {
+    describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
+    for outcome in ClaimOutcome::VARIANTS {
+        outcome.counter().absolute(0);
+    }
+}

@@ -1,0 +1,120 @@
+//! What traces cost: claims a second with a hundredth of them exported, and with none; and beside a
+//! build without traces, where one is given.
+
+use anyhow::{Result, ensure};
+use firstcome_load::answer::AnswerKind;
+use firstcome_load::launch::{Installation, Service, until};
+use firstcome_load::terminal::step;
+use firstcome_load::workload::Workload;
+use firstcome_stack::OtlpReceiver;
+use mysql_async::prelude::Queryable as _;
+
+use super::figures::{median, spread};
+use crate::Bench;
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
+
+const PART: &str = "traces";
+/// In turns, so that what else the machine does hits all.
+const TURNS: usize = 7;
+const RATIO: &str = "0.01";
+
+/// Claims that all win, and claims of a crowd that comes too late.
+const CROWDS: [&str; 2] = ["everyone wins", "sold-out claims"];
+
+struct Side {
+    installation: Installation,
+    api: Service,
+    consumer: Service,
+    reconciler: Service,
+    /// By crowd, a turn each: claims a second, and microseconds of CPU of the API a claim.
+    turns: [Vec<(f64, f64)>; 2],
+}
+
+impl Side {
+    async fn start(mut installation: Installation, collector: Option<&OtlpReceiver>) -> Result<Self> {
+        if let Some(collector) = collector {
+            let settings =
+                [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()), ("OTEL_TRACES_SAMPLER_ARG", RATIO.into())];
+            installation.settings.extend(settings);
+        }
+        let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+        let consumer = installation.consumer().await?;
+        Ok(Self { installation, api, consumer, reconciler, turns: Default::default() })
+    }
+
+    async fn turn(&mut self, size: &BenchSize) -> Result<()> {
+        let people = size.winners / 4;
+        let coupon = self.installation.coupon(&self.api, people).await?;
+        let crowd = |people| {
+            Ok::<_, anyhow::Error>(Workload::once_each(self.api.address()?, coupon.id, people, size.connections))
+        };
+        let (won, cpu) = crowd(people)?.run_metered(self.api.pid()).await?;
+        ensure!(won.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", won.answers);
+        self.turns[0].push((won.per_second, cpu));
+        let mut conn = self.installation.mysql().await?;
+        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+        until("every row", async || Ok(conn.query_first(&rows).await? == Some(people))).await?;
+        conn.disconnect().await?;
+        let (lost, cpu) = crowd(size.many_requests)?.named("late-").run_metered(self.api.pid()).await?;
+        self.turns[1].push((lost.per_second, cpu));
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.consumer.stop().await?;
+        self.api.stop().await?;
+        self.reconciler.stop().await
+    }
+
+    fn middle(&self, crowd: usize, pick: fn(&(f64, f64)) -> f64) -> f64 {
+        median(self.turns[crowd].iter().map(pick).collect())
+    }
+}
+
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+    let collector = OtlpReceiver::start().await?;
+    let mut sides = vec![
+        Side::start(bench.install("traces_off").await?, None).await?,
+        Side::start(bench.install("traces_on").await?, Some(&collector)).await?,
+    ];
+    if let Some(build) = &bench.other_build {
+        let before = Installation::named(&bench.servers, "traces_before", Some(build)).await?;
+        sides.push(Side::start(before, None).await?);
+    }
+    for turn in 0..TURNS {
+        step(format!("claims with traces off and at {RATIO}, turn {} of {TURNS}", turn + 1));
+        // None is always the first.
+        for at in 0..sides.len() {
+            let at = (at + turn) % sides.len();
+            sides[at].turn(size).await?;
+        }
+    }
+    let mut measurements = Vec::new();
+    for crowd in 0..CROWDS.len() {
+        measurements.push(compared(crowd, (&sides[1], "a hundredth traced"), (&sides[0], "none")));
+        if let Some(before) = sides.get(2) {
+            measurements.push(compared(crowd, (&sides[0], "none traced"), (before, "the other build")));
+        }
+    }
+    for side in sides {
+        side.stop().await?;
+    }
+    let spans = collector.spans().len();
+    ensure!(spans > 0, "no span was exported");
+    step(format!("{spans} spans were exported"));
+    Ok(measurements)
+}
+
+fn compared(crowd: usize, (own, what): (&Side, &str), (other, beside): (&Side, &str)) -> Measurement {
+    let pairs = own.turns[crowd].iter().zip(&other.turns[crowd]);
+    let ratios: Vec<f64> = pairs.map(|(own, other)| own.0 / other.0).collect();
+    let (least, most) = spread(&ratios);
+    Measurement::of(PART, format!("{}, {what} ÷ {beside}", CROWDS[crowd]), median(ratios), "×")
+        .with("own/s", own.middle(crowd, |turn| turn.0))
+        .with("other/s", other.middle(crowd, |turn| turn.0))
+        .with("own CPU µs", own.middle(crowd, |turn| turn.1))
+        .with("other CPU µs", other.middle(crowd, |turn| turn.1))
+        .target(FigureTarget::AtLeast(0.97))
+        .note(format!("the middle of {TURNS} turns ({least:.2} to {most:.2}); CPU is the API's, a claim"))
+}

@@ -1,0 +1,114 @@
+//! Attacked by machine: schemathesis sends every route of both services what its document allows
+//! and what it does not, with all its checks, and in sequences; then everything still agrees.
+//!
+//! `make attack` (dev/attack.sh) has schemathesis fetched and runs these tests. `CASES` is how many
+//! cases an operation gets, `SEED` makes others of them.
+
+use std::path::Path;
+use std::process::Output;
+
+use firstcome_load::identity::{token, token_settings};
+use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, agreed, coupon_body, eventually};
+use serde_json::json;
+use tokio::process::Command;
+
+const JWT_SECRET: &str = "attacked-0123456789abcdef0123456789abcdef";
+
+/// Ids that are there, so that cases get past 404; and what no schema can say.
+const CONFIG: &str = r#"
+[parameters]
+"path.id" = 1
+"path.user_id" = "u-1"
+
+# What no schema says: values that contradict each other or come too late (a window that is over, a quantity below what is given out),
+# invisible characters, lines of a text.
+[[operations]]
+include-name = [
+    "POST /v1/coupons", "PATCH /v1/coupons/{id}", "POST /v1/coupons/{id}/people/{user_id}/revoke", "GET /v1/coupons/{id}/issued",
+    "POST /v1/coupons/{id}/allow-list/add", "POST /v1/coupons/{id}/allow-list/remove",
+    "POST /v1/reconcile", "POST /v1/alerts/{id}/silence", "POST /v1/alerts/{id}/acknowledge",
+    "GET /v1/alerts", "GET /v1/runs", "GET /v1/runs/{id}",
+]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412", "422", "429", "503"]
+
+# Who is on an emptied list can be asked.
+[[operations]]
+include-name = ["GET /v1/coupons/{id}/allow-list/people/{user_id}", "GET /v1/coupons/{id}/allow-list"]
+checks.use_after_free.enabled = false
+"#;
+
+fn from_env(name: &str, or: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| or.to_owned())
+}
+
+/// Attacks the service at this address, and gives what schemathesis said.
+async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Output {
+    let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS: run dev/attack.sh");
+    let config = folder.join("schemathesis.toml");
+    std::fs::write(&config, CONFIG).unwrap();
+    let mut command = Command::new(program);
+    command.arg("--config-file").arg(config).args(["run", &format!("{base}/openapi.json"), "--no-color"]);
+    command.args(["--max-examples", &from_env("CASES", "50"), "--seed", &from_env("SEED", "1")]);
+    command.args(["--generation-database", "none", "--continue-on-failure", "--warnings", "off", "--workers", "1"]);
+    if !but.is_empty() {
+        command.args(["--exclude-checks", but]);
+    }
+    for header in headers {
+        command.args(["-H", header]);
+    }
+    command.current_dir(folder).kill_on_drop(true).output().await.unwrap()
+}
+
+/// The line with the number of cases; fails on any failure.
+fn assert_held(what: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{what}:\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let cases = said.lines().find(|line| line.contains(" generated")).unwrap_or_else(|| panic!("{what}: {said}"));
+    println!("attack: {what}: {}", cases.trim());
+}
+
+/// MySQL and Redis agree on every drop there is, and each is within its quantity.
+async fn assert_all_agree(fixture: &Fixture) {
+    let world = &fixture.world;
+    let drops = world.sql.query("SELECT coupon_id, id, quantity FROM drops WHERE sealed_at IS NULL").await;
+    assert!(!drops.is_empty());
+    for row in drops {
+        let coupon = MadeCoupon { id: row[0].parse().unwrap(), drop: row[1].parse().unwrap(), body: json!(null) };
+        if world.redis.command(&["EXISTS", &world.redis.of_drop(coupon.id, coupon.drop, "meta")]).await {
+            let rows = agreed(&world.sql, &world.redis, &coupon).await.unwrap();
+            assert!(rows.len() <= row[2].parse().unwrap(), "{rows:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_case_breaks_either_service_or_what_was_promised() {
+    let fixture = Fixture::new("attack").await;
+    let world = &fixture.world;
+    for name in ["One", "Two", "Three"] {
+        fixture.api.create_coupon(&coupon_body(name, 50, 5)).await;
+    }
+    fixture.api.claim(1, "u-1").await;
+    let with_tokens = world.serve_with(&token_settings(JWT_SECRET)).await;
+    let daemon = world.daemon().await;
+    let folder = std::env::temp_dir().join(format!("firstcome-attack-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let ops = format!("Authorization: Bearer {OPS_TOKEN}");
+    let person = format!("Authorization: Bearer {}", token(JWT_SECRET, "u-1").unwrap());
+    let attacks: [(&str, &Http, Vec<String>, &str); 4] = [
+        ("API, as an operator", fixture.api.http(), vec![ops.clone(), "X-User-Id: u-1".into()], ""),
+        // Behind a gateway every X-User-Id is somebody's.
+        ("API, by nobody", fixture.api.http(), vec![], "ignored_auth"),
+        ("API with tokens, as a person", with_tokens.http(), vec![person], ""),
+        ("reconciler, as an operator", daemon.http(), vec![ops], ""),
+    ];
+    for (what, http, headers, but) in &attacks {
+        assert_held(what, &attack(&folder, http.base(), headers, but).await);
+        assert_eq!(http.get("/healthz").await.status, 200);
+    }
+    eventually("every message is read", LIMIT, async || world.topic.lag().await == 0).await;
+    let deep = world.once_with(&["--deep"], &[]).await;
+    assert!([0, 1].contains(&deep.code), "{}", deep.log);
+    assert_all_agree(&fixture).await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}

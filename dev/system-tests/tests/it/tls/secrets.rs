@@ -1,0 +1,176 @@
+//! Secrets are planted in every setting that has one, everything is logged (`RUST_LOG=trace`), and
+//! things go well and badly: none of the secrets is in a log, an answer, a mail or a table of runs.
+
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use firstcome_drift::Drift;
+use firstcome_load::identity::{token, token_settings};
+use firstcome_stack::PASSWORD;
+use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, World, eventually};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::drift::support::{injector, mailed};
+use crate::tls::{servers, world};
+
+const VIEW_TOKEN: &str = "planted-view-token-0123456789abcdef";
+const JWT_SECRET: &str = "planted-jwt-secret-0123456789abcdef";
+const GATEWAY_SECRET: &str = "planted-gateway-secret-0123456789abcdef";
+const WEBHOOK_SECRET: &str = "whsec_cGxhbnRlZC13ZWJob29rLXNlY3JldC0x";
+const SMTP_PASSWORD: &str = "planted-smtp-password";
+const WRONG: &str = "planted-wrong-password";
+
+/// A secret as it may be written down: plain, or as HTTP and SMTP send it.
+fn forms(secret: &str) -> Vec<String> {
+    let mut forms = vec![secret.to_owned(), BASE64_STANDARD.encode(secret), BASE64_STANDARD_NO_PAD.encode(secret)];
+    forms.extend(["", "x", "xx"].map(|before| {
+        // Inside a longer text that was encoded as one: from the first whole group on.
+        let encoded = BASE64_STANDARD_NO_PAD.encode(format!("{before}{secret}"));
+        let whole = encoded.len() / 4 * 4;
+        encoded[4..whole].to_owned()
+    }));
+    forms
+}
+
+fn assert_has_none(what: &str, text: &str, secrets: &[&str]) {
+    for secret in secrets {
+        for form in forms(secret) {
+            if let Some(at) = text.find(&form) {
+                let begin = text[..at].rfind('\n').map_or(0, |end| end + 1);
+                let line: String = text[begin..].chars().take(500).collect();
+                panic!("{what} has {form:?}, a form of {secret:?}: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
+    let world = world("tls-secrets").await;
+    for (name, value) in [
+        ("RUST_LOG", "trace"),
+        ("KAFKA_CONFIG_DEBUG", "all"),
+        ("OPS_VIEW_TOKEN", VIEW_TOKEN),
+        ("WEBHOOK_SECRET", WEBHOOK_SECRET),
+        ("WEBHOOK_URLS", "http://127.0.0.1:1/hook"),
+    ] {
+        world.set(name, value);
+    }
+    let fixture = Fixture::of(world).await;
+    let world = &fixture.world;
+    let person = token(JWT_SECRET, "u-1").unwrap();
+    let wrong_person = token("another-secret-0123456789abcdef0123456789", "u-1").unwrap();
+    let with_tokens = world.serve_with(&token_settings(JWT_SECRET)).await;
+    let behind_gateway = world.serve_with(&[("TRUSTED_HEADER_SECRET", GATEWAY_SECRET)]).await;
+    let smtp = world.setting("SMTP_URL").replace("smtp://", &format!("smtp://postman:{SMTP_PASSWORD}@"));
+    let (coupon, _) = fixture.held("Secrets", 20, 12).await;
+    let mut secrets = vec![
+        OPS_TOKEN,
+        VIEW_TOKEN,
+        JWT_SECRET,
+        GATEWAY_SECRET,
+        WEBHOOK_SECRET,
+        SMTP_PASSWORD,
+        PASSWORD,
+        WRONG,
+        &person,
+        &wrong_person,
+    ];
+    secrets.sort_unstable();
+
+    // All goes well, and people err.
+    let mut answers = Vec::new();
+    for bearer in [&person, &wrong_person, OPS_TOKEN, VIEW_TOKEN, WRONG] {
+        for (method, path) in [
+            (Method::POST, format!("/v1/coupons/{}/claims", coupon.id)),
+            (Method::GET, format!("/v1/coupons/{}/issued", coupon.id)),
+            (Method::POST, "/v1/coupons".to_owned()),
+        ] {
+            let request = with_tokens.http().request(method, &path).bearer_auth(bearer);
+            answers.push(Http::send(request.body(format!("{{\"name\":\"{}\"", "x".repeat(10)))).await.text);
+        }
+    }
+    for secret in [GATEWAY_SECRET, WRONG] {
+        let path = format!("/v1/coupons/{}/claims", coupon.id);
+        let request = behind_gateway.http().request(Method::POST, &path).header("x-user-id", "u-77");
+        answers.push(Http::send(request.header("x-gateway-secret", secret)).await.text);
+    }
+    let daemon = world.daemon().await;
+    let mut drift = injector(world, &coupon).await;
+    drift.make(Drift::Unissued, 2).await.unwrap();
+    drift.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    let login = Http::send(
+        daemon.http().request(Method::POST, "/login").body(format!("name=Kim&token={OPS_TOKEN}&token2={WRONG}")),
+    )
+    .await;
+    answers.push(login.text);
+    for http in [with_tokens.http(), fixture.api.http(), daemon.http(), &*fixture.consumer] {
+        for path in ["/metrics", "/readyz", "/healthz", "/openapi.json", "/nothing"] {
+            answers.push(http.get(path).await.text);
+        }
+    }
+    mailed(world, &["action needed", "Secrets"]).await;
+    // The mail server offers no login, and so is not given the password.
+    let refused = world.start("firstcome-reconciler", &["test-email"], &[("SMTP_URL", &smtp)]);
+    refused.ended(LIMIT).await;
+
+    by_wrong_settings(world).await;
+    nothing_has_one(world, &answers.join("\n"), &secrets).await;
+}
+
+/// Each process by a wrong password to each store, and by settings that are refused.
+async fn by_wrong_settings(world: &World) {
+    let servers = servers().await;
+    let wrong: [(&str, String); 8] = [
+        ("REDIS_URL", servers.redis_url(WRONG)),
+        ("DATABASE_URL", world.setting("DATABASE_URL").replace(PASSWORD, WRONG)),
+        ("KAFKA_SASL_PASSWORD", WRONG.to_owned()),
+        ("OPS_TOKEN", WRONG.to_owned()),
+        ("OPS_VIEW_TOKEN", OPS_TOKEN.to_owned()),
+        ("JWT_SECRET", WRONG.to_owned()),
+        ("WEBHOOK_SECRET", WRONG.to_owned()),
+        ("SMTP_URL", format!("smtp://postman:{WRONG}@127.0.0.1:no-port")),
+    ];
+    let programs = [
+        ("firstcome-api", "serve"),
+        ("firstcome-api", "consume"),
+        ("firstcome-api", "migrate"),
+        ("firstcome-reconciler", "once"),
+    ];
+    for (name, value) in &wrong {
+        let env = [(*name, value.as_str()), ("STARTUP_WAIT_SECONDS", "1"), ("REDIS_TIMEOUT_MS", "1000")];
+        let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
+        for process in &processes {
+            // Some do not read this setting, and begin to work.
+            eventually("it ends or works", LIMIT, async || {
+                process.status().is_some()
+                    || ["listening on ", "consuming "].iter().any(|word| process.stdout().contains(word))
+            })
+            .await;
+        }
+    }
+}
+
+async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
+    let logs = std::path::PathBuf::from(servers().await.certificates.path("secret-logs"));
+    world.keep_logs(&logs).unwrap();
+    let mut said = 0;
+    for file in std::fs::read_dir(&logs).unwrap() {
+        let path = file.unwrap().path();
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        assert_has_none(&path.display().to_string(), &text, secrets);
+        said += text.len();
+    }
+    assert!(said > 1_000_000, "everything was logged: {said} bytes");
+    assert_has_none("an answer", answers, secrets);
+    for mail in world.mail.mails() {
+        assert_has_none("a mail", &mail.text(), secrets);
+    }
+    for table in
+        ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "webhook_outbox", "ops_actions", "processes"]
+    {
+        let rows = world.sql.query(&format!("SELECT * FROM {table}")).await;
+        assert_has_none(table, &format!("{rows:?}"), secrets);
+    }
+}

@@ -1,0 +1,77 @@
+//! Traces of repairs: a span in the trace of each claim that a repair saved, where that is known,
+//! and one of them all in the trace of the pass.
+
+use std::time::Duration;
+
+use firstcome_shared::trace::{SpanEnd, SpanKind, TraceContext, TraceSpan, key};
+
+use super::{Executor, RepairAttempt};
+use crate::plan::{Action, Planned};
+use crate::report::{ActionKind, TRACE};
+use crate::traces;
+
+/// Most links of a span, by OpenTelemetry's default.
+const LINKS: usize = 128;
+
+impl Executor<'_> {
+    /// The trace of each claim that is repaired: a dead letter has it, and for a claim whose
+    /// message is lost Redis does, where it was sampled.
+    pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
+        if let Some(Planned { action: Action::Issue(_), .. }) = run.first() {
+            return self.traces_in_redis(run).await;
+        }
+        run.iter().map(|item| item.trace).collect()
+    }
+
+    async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
+        let admission = |item: &Planned| match &item.action {
+            // Of an admission whose instant is not known, none is kept.
+            Action::Issue(claim) => (claim.slot, claim.claimed_at.map_or(0, |at| at.timestamp_millis())),
+            _ => (0, 0),
+        };
+        let admissions: Vec<_> = run.iter().map(admission).collect();
+        self.redis.traces(&self.keys, &admissions).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "traces of claims are not known");
+            vec![None; run.len()]
+        })
+    }
+
+    /// Exports the spans, and notes each trace in what is told of the repair.
+    pub(super) fn trace_repairs(
+        &self,
+        run: &[Planned],
+        of_claims: &[Option<TraceContext>],
+        attempts: &mut [RepairAttempt],
+        took: Duration,
+    ) {
+        let Some(first) = run.first().filter(|first| first.action.kind() != ActionKind::Report) else { return };
+        let pass = traces::of_pass(self.run_id);
+        let repair = |context: TraceContext| {
+            let span =
+                TraceSpan::ended_now(context, format!("repair {}", first.kind.as_str()), SpanKind::Internal, took)?;
+            Some(
+                span.with(key::RUN, self.run_id.to_owned())
+                    .with(key::FINDING, first.kind.as_str())
+                    .with(key::COUPON, self.facts.coupon.id.0)
+                    .with(key::DROP, self.drop_id().0),
+            )
+        };
+        for (trace, attempt) in of_claims.iter().zip(attempts.iter_mut()) {
+            let Some(trace) = trace else { continue };
+            if let Some(span) = repair(trace.child()) {
+                let done = matches!(attempt, RepairAttempt::Done(_));
+                let end = if done { SpanEnd::Fine } else { SpanEnd::Failed("not_repaired") };
+                span.below_remote(*trace).linked(pass).with(key::OUTCOME, first.action.kind().as_str()).export(end);
+            }
+            if let RepairAttempt::Done(told) = attempt {
+                let before = told.take().unwrap_or_default();
+                *told = Some(format!("{before}{TRACE}{}", trace.trace_id).trim_start_matches("; ").to_owned());
+            }
+        }
+        if let Some((pass, span)) = pass.and_then(|pass| Some((pass, repair(pass.child())?))) {
+            let saved = of_claims.iter().flatten().copied().take(LINKS);
+            let number = i64::try_from(run.len()).unwrap_or(i64::MAX);
+            span.below(pass.span_id).with(key::REPAIRS, number).linked(saved).export(SpanEnd::Fine);
+        }
+    }
+}

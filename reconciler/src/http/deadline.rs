@@ -1,0 +1,60 @@
+//! Around every request of an operator: a deadline, and an answer after a panic.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use firstcome_shared::http::Problem;
+use futures_util::FutureExt as _;
+
+/// Longest time until an answer begins. A pass that is waited for has none.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The layer of the router.
+pub(super) async fn guarded(State(deadline): State<Duration>, request: Request, next: Next) -> Response {
+    let waits_for_a_pass = request.method() == Method::POST && request.uri().path() == "/v1/reconcile";
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let ended = if waits_for_a_pass { Ok(work.await) } else { tokio::time::timeout(deadline, work).await };
+    match ended {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            // The panic itself is on standard error already.
+            tracing::error!("a request panicked");
+            Problem::internal().into_response()
+        }
+        Err(_) => Problem::unavailable("this took too long; try again").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::{get, post};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_takes_too_long_or_panics_is_answered_and_a_pass_may_take_its_time() {
+        let deadline = Duration::from_millis(20);
+        let late = async move || tokio::time::sleep(5 * deadline).await;
+        let broken = async || -> String { panic!("as it should") };
+        let routes = Router::new()
+            .route("/late", get(std::future::pending::<()>))
+            .route("/broken", get(broken))
+            .route("/v1/reconcile", post(late))
+            .layer(from_fn_with_state(deadline, guarded));
+        for (method, path, status) in
+            [(Method::GET, "/late", 503), (Method::GET, "/broken", 500), (Method::POST, "/v1/reconcile", 200)]
+        {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let response = routes.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+        }
+    }
+}

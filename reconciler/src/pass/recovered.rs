@@ -1,0 +1,100 @@
+//! A MySQL that went back in time: what it has lost is taken from Redis before anything is
+//! compared. Else what people were promised by settings that MySQL has lost would be taken from
+//! them.
+
+use std::collections::HashMap;
+
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::gate::CouponFence;
+
+use super::request::Aborted;
+use super::steps::Pass;
+use crate::execute::{self, ExecuteError};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
+
+impl Pass<'_> {
+    /// Coupons that MySQL has lost and of which Redis has anything. Only a person knows their
+    /// names.
+    pub(super) async fn report_lost_coupons(&mut self) -> Result<(), Aborted> {
+        if !self.request.covers_everything() {
+            return Ok(());
+        }
+        if !self.request.dry_run {
+            execute::skip_given_numbers(self.stores).await?;
+        }
+        let Some(in_doubt) = self.stores.db.numbers_in_doubt().await? else { return Ok(()) };
+        let mut lost = Vec::new();
+        for some in in_doubt.without_coupon.chunks(1_000) {
+            let keys: Vec<_> = some.iter().map(|coupon| self.stores.redis.keys(*coupon, DropId(0))).collect();
+            let remembered = self.stores.redis.are_remembered(&keys).await?;
+            lost.extend(some.iter().zip(remembered).filter(|(_, remembered)| *remembered).map(|(coupon, _)| *coupon));
+        }
+        if !self.request.dry_run {
+            execute::settle_numbers(self.stores, in_doubt, &lost).await?;
+        }
+        for coupon in lost {
+            let detail = format!(
+                "MySQL has lost coupon {coupon}, of which Redis may hold what people were promised: put it back, and they get it"
+            );
+            let finding = Finding::general(Kind::Unissued, ActionKind::Report, detail);
+            self.run.findings.push(Finding { coupon_id: Some(coupon), ..finding });
+        }
+        Ok(())
+    }
+
+    /// Coupons with a later revision in Redis than in MySQL. In a dry run only the pass takes their
+    /// settings from Redis.
+    pub(super) async fn recover_settings(
+        &mut self,
+        drops: &mut Vec<(Coupon, Drop)>,
+        fences: &HashMap<CouponId, CouponFence>,
+    ) -> Result<(), Aborted> {
+        let is_behind = |coupon: &Coupon| fences.get(&coupon.id).is_some_and(|seen| seen.revision > coupon.revision);
+        let mut behind: Vec<CouponId> =
+            drops.iter().map(|(coupon, _)| coupon).filter(|c| is_behind(c)).map(|c| c.id).collect();
+        behind.dedup();
+        for id in behind {
+            // One that a store refuses keeps no other back, and is not judged by what MySQL has of
+            // it.
+            if let Err(error) = self.recover_settings_of(id, drops).await {
+                let why = error.about_data().ok_or(error)?;
+                self.note_recovered(id, Outcome::Failed, why);
+                drops.retain(|(coupon, _)| coupon.id != id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn recover_settings_of(&mut self, id: CouponId, drops: &mut [(Coupon, Drop)]) -> Result<(), ExecuteError> {
+        let (lost, result) = if self.request.dry_run {
+            (execute::lost_settings(self.stores, id).await?, Outcome::Planned)
+        } else {
+            (execute::recover_settings(self.stores, id).await?, Outcome::Applied)
+        };
+        // `None`: an operator had just changed it.
+        let Some(lost) = lost else { return Ok(()) };
+        for (coupon, drop) in drops.iter_mut().filter(|(coupon, _)| coupon.id == id) {
+            coupon.clone_from(&lost.coupon);
+            if let Some(own) = lost.drops.iter().find(|own| own.id == drop.id) {
+                drop.clone_from(own);
+            }
+        }
+        let revision = lost.coupon.revision;
+        let detail = format!(
+            "MySQL has lost changes of this coupon up to revision {revision}, which Redis has, but for its name and the days \
+             of a schedule: {}",
+            lost.changes
+        );
+        self.note_recovered(id, result, detail);
+        Ok(())
+    }
+
+    fn note_recovered(&mut self, coupon: CouponId, result: Outcome, detail: String) {
+        tracing::warn!(coupon_id = coupon.0, result = result.as_str(), detail, "MySQL has lost settings of a coupon");
+        let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
+        (finding.coupon_id, finding.result) = (Some(coupon), result);
+        finding.needs_person = result == Outcome::Failed;
+        self.run.findings.push(finding);
+    }
+}

@@ -1,0 +1,59 @@
+//! The access log: a line a request, without ids of people.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::http::{Method, Request, StatusCode};
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// Logs every request of this process from now on.
+pub(crate) fn log_requests() {
+    IS_ON.store(true, Ordering::Relaxed);
+}
+
+pub(super) struct Access {
+    method: Method,
+    path: String,
+    peer: SocketAddr,
+    begun: Instant,
+}
+
+/// `None` where nothing is logged.
+pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access> {
+    IS_ON.load(Ordering::Relaxed).then(|| {
+        let (method, path) = (request.method().clone(), without_people(request.uri().path()));
+        Access { method, path, peer, begun: Instant::now() }
+    })
+}
+
+impl Access {
+    pub(super) fn end(self, status: StatusCode) {
+        let Self { method, path, peer, begun } = self;
+        let took = begun.elapsed();
+        tracing::info!(target: "firstcome::access", %method, path, status = status.as_u16(), ?took, %peer, "request");
+    }
+}
+
+/// A path, of which what stands behind `people` is left out. What is asked behind `?` is never
+/// logged.
+fn without_people(path: &str) -> String {
+    let mut is_person = false;
+    let shown =
+        path.split('/').map(|part| if std::mem::replace(&mut is_person, part == "people") { "…" } else { part });
+    shown.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_named() {
+        assert_eq!(without_people("/v1/coupons/7/claims"), "/v1/coupons/7/claims");
+        assert_eq!(without_people("/v1/coupons/7/people/u-37/revoke"), "/v1/coupons/7/people/…/revoke");
+        assert_eq!(without_people("/v1/coupons/7/allow-list/people/people"), "/v1/coupons/7/allow-list/people/…");
+        assert_eq!(without_people("/people"), "/people");
+    }
+}

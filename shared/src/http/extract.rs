@@ -1,0 +1,154 @@
+//! Extractors of both services: what handlers take out of a request, read strictly. A wrong part
+//! becomes a problem that names it.
+
+use std::borrow::Cow;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::problem::Code;
+use super::{Problem, json};
+
+/// Largest body, in bytes. Only operators' requests have one that is read.
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+
+/// The bytes of a body.
+pub struct RawBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state).await;
+        bytes.map(Self).map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_BODY_BYTES),
+            _ => invalid("the body could not be read"),
+        })
+    }
+}
+
+/// A JSON body.
+pub struct JsonBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let RawBody(bytes) = RawBody::from_request(request, state).await?;
+        json::read(&bytes).map(Self).map_err(invalid)
+    }
+}
+
+/// A query string.
+pub struct StrictQuery<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|rejection| invalid(json::of_query(&rejection.body_text())))
+    }
+}
+
+/// The texts of a path. What is no percent-encoded UTF-8 names nothing.
+pub struct StrictPath<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(texts)| Self(texts)).map_err(|_| Problem::not_found("the path is no percent-encoded UTF-8"))
+    }
+}
+
+/// 400. The sentence names the field.
+pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
+    Problem::new(Code::Invalid, detail)
+}
+
+/// 413.
+pub fn too_large(most: usize) -> Problem {
+    let detail = format!("a body may have at most {most} bytes");
+    Problem::new(Code::TooLarge, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::{get, post};
+    use axum::{Router, extract::DefaultBodyLimit};
+    use http_body_util::BodyExt as _;
+    use serde::Deserialize;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)] // only whether it can be read matters
+    struct Page {
+        limit: Option<u32>,
+        after: Option<i64>,
+        state: Option<PageState>,
+        deep: Option<bool>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum PageState {
+        Open,
+        Closed,
+    }
+
+    async fn refusal(path: &str, body: &str) -> (u16, String, String) {
+        let routes = Router::new()
+            .route("/page", get(async |StrictQuery(_): StrictQuery<Page>| ()))
+            .route("/text/{text}", get(async |StrictPath(_): StrictPath<String>| ()))
+            .route("/body", post(async |JsonBody(_): JsonBody<Page>| ()))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        let response = routes.oneshot(request).await.unwrap();
+        let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+        assert!(status == 200 || kind.as_deref() == Some("application/problem+json"), "{path}: {kind:?}");
+        (status, text("code"), text("detail"))
+    }
+
+    #[tokio::test]
+    async fn a_query_is_refused_in_words_that_people_write() {
+        assert_eq!(refusal("/page?limit=3&state=open&deep=true", "").await.0, 200);
+        for (query, says) in [
+            ("limit=many", "limit must be a whole number"),
+            ("limit=-1", "limit must be a whole number"),
+            ("limit=", "limit must be a whole number"),
+            ("limit=99999999999", "limit must be a smaller number"),
+            ("after=-99999999999999999999", "after must be a larger number"),
+            ("deep=yes", "deep must be true or false"),
+            ("state=shut", "state: there is no shut, there is open or closed"),
+            ("max=3", "there is no field max, there are limit, after, state, deep"),
+            ("limit=1&limit=2", "limit is given twice"),
+        ] {
+            let refused = refusal(&format!("/page?{query}"), "").await;
+            assert_eq!(refused, (400, "invalid".into(), says.into()), "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_and_paths_are_refused_as_problems() {
+        assert_eq!(refusal("/body", "[null,null]").await.2, "the body must be a JSON object");
+        let (status, code, _) = refusal("/body", &"x".repeat(MAX_BODY_BYTES + 1)).await;
+        assert_eq!((status, code.as_str()), (413, "too_large"));
+        let (status, code, _) = refusal("/text/%ff", "").await;
+        assert_eq!((status, code.as_str()), (404, "not_found"));
+        assert_eq!(refusal("/text/%F0%9F%98%80", "").await.0, 200);
+    }
+}

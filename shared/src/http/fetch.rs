@@ -1,0 +1,226 @@
+//! One GET over a connection of its own: no pool, no redirect, no proxy, a bounded body, and one
+//! deadline for all of it, from the look-up of the name on.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt as _, Collected, Empty, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, HOST, USER_AGENT};
+use hyper::rt::{Read, Write};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::tls::{Paths, Store, Tls, cause};
+
+/// Longest that all of it may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Most that is read of the head and the body of an answer, in bytes.
+const HEAD: usize = 16 * 1024;
+const BODY: usize = 256 * 1024;
+
+/// Where something is read.
+pub struct HttpSource {
+    host: String,
+    port: u16,
+    /// As the header `Host` has it.
+    authority: String,
+    path: String,
+    tls: Option<Tls>,
+}
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody answered; the next attempt may fare better.
+    #[error("{0}")]
+    Away(String),
+    /// Waiting does not mend it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl fmt::Display for HttpSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.authority)
+    }
+}
+
+impl HttpSource {
+    /// Takes an address, and a file of authorities to trust instead of the public ones.
+    ///
+    /// # Errors
+    /// One sentence with the setting to change.
+    pub fn new(store: Store, url: &str, ca: Option<PathBuf>) -> Result<Self, String> {
+        let (prefix, name) = (store.prefix(), store.address());
+        let wrong = || format!("{name} must look like https://host/path, without user and password");
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(wrong)?;
+        if host.is_empty() || authority.as_str().contains('@') {
+            return Err(wrong());
+        }
+        let paths = Paths::new(ca, None, None);
+        let (tls, default_port) = match uri.scheme_str() {
+            Some("https") => (Some(Tls::new(store, &paths)?), 443),
+            Some("http") if paths.first().is_some() => {
+                return Err(format!("{prefix}_CA_FILE is set, but {name} is http://: write https://, or leave it out"));
+            }
+            Some("http") => (None, 80),
+            _ => return Err(wrong()),
+        };
+        Ok(Self {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: uri.port_u16().unwrap_or(default_port),
+            authority: authority.to_string(),
+            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+            tls,
+        })
+    }
+
+    /// Whether nobody on the way can change what is read.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads it.
+    pub async fn get(&self) -> Result<Bytes, FetchError> {
+        let answer = timeout(LIMIT, self.exchange()).await;
+        answer.unwrap_or_else(|_| Err(FetchError::Away(format!("no answer within {LIMIT:?}"))))
+    }
+
+    async fn exchange(&self) -> Result<Bytes, FetchError> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(away)?;
+        let Some(tls) = &self.tls else { return self.talk(TokioIo::new(stream)).await };
+        let name = ServerName::try_from(self.host.clone()).map_err(away)?;
+        let config = tls.client_config().map_err(FetchError::Refused)?;
+        match TlsConnector::from(config).connect(name, stream).await {
+            Ok(stream) => self.talk(TokioIo::new(stream)).await,
+            Err(error) => Err(match cause(&error) {
+                Some(reason) => FetchError::Refused(tls.sentence(reason)),
+                None => away(error),
+            }),
+        }
+    }
+
+    async fn talk(&self, io: impl Read + Write + Unpin) -> Result<Bytes, FetchError> {
+        let request = Request::get(&self.path)
+            .header(HOST, &self.authority)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("firstcome/", env!("CARGO_PKG_VERSION")))
+            .body(Empty::<Bytes>::new())
+            .map_err(away)?;
+        let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(away)?;
+        let mut connection = pin!(connection);
+        let mut answer = pin!(async {
+            let response = sender.send_request(request).await.map_err(away)?;
+            let status = response.status();
+            if status != StatusCode::OK {
+                let said = format!("it answered {status}");
+                let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+                return Err(if may_pass { FetchError::Away(said) } else { FetchError::Refused(said) });
+            }
+            let body = Limited::new(response.into_body(), BODY).collect().await;
+            let too_long = || FetchError::Refused(format!("it answered more than {BODY} bytes"));
+            let why = |error: Box<dyn Error + Send + Sync>| {
+                if error.is::<LengthLimitError>() { too_long() } else { away(error) }
+            };
+            body.map(Collected::to_bytes).map_err(why)
+        });
+        tokio::select! {
+            answer = &mut answer => answer,
+            // What it has read by its end, the answer has.
+            _ = &mut connection => answer.await,
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+fn away(error: impl fmt::Display) -> FetchError {
+    FetchError::Away(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use firstcome_stack::CertificateFolder;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use super::*;
+
+    /// A server with this certificate that answers `{}`; gives its port.
+    async fn server(files: &CertificateFolder, name: &str) -> u16 {
+        let certificate = CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();
+        let key = PrivateKeyDer::from_pem_file(files.path(&format!("{name}.key"))).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let tls = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not believe it breaks off.
+                let Ok(mut stream) = tls.accept(stream).await else { continue };
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn only_a_server_whose_certificate_can_be_verified_is_believed() {
+        let files = CertificateFolder::make().unwrap();
+        let get = async |port: u16, ca: &str| {
+            let ca = (!ca.is_empty()).then(|| PathBuf::from(files.path(ca)));
+            let source = HttpSource::new(Store::Jwks, &format!("https://127.0.0.1:{port}/keys"), ca);
+            source.unwrap_or_else(|why| panic!("{why}")).get().await
+        };
+        let good = server(&files, "server").await;
+        assert_eq!(get(good, "ca.pem").await.unwrap(), "{}");
+        let expired = server(&files, "expired").await;
+        for (port, ca, says) in [
+            (good, "foreign-ca.pem", "JWT_JWKS_CA_FILE"),
+            (good, "", "name its own by JWT_JWKS_CA_FILE"),
+            (expired, "ca.pem", "has expired"),
+        ] {
+            let error = get(port, ca).await.unwrap_err();
+            assert!(matches!(&error, FetchError::Refused(why) if why.contains(says)), "{says}: {error}");
+        }
+    }
+
+    #[test]
+    fn wrong_addresses_are_refused_by_the_setting_s_name() {
+        let source = |url: &str, ca: Option<&str>| HttpSource::new(Store::Jwks, url, ca.map(PathBuf::from));
+        let fine = source("http://127.0.0.1:8443/keys?a=b", None).ok().unwrap();
+        assert_eq!((fine.host.as_str(), fine.port, fine.path.as_str()), ("127.0.0.1", 8443, "/keys?a=b"));
+        let fine = source("https://[::1]", Some("")).ok().unwrap();
+        assert_eq!((fine.host.as_str(), fine.port, fine.path.as_str(), fine.is_encrypted()), ("::1", 443, "/", true));
+        for (url, ca, says) in [
+            ("", None, "JWT_JWKS_URL must look like"),
+            ("issuer.example.com/keys", None, "JWT_JWKS_URL must look like"),
+            ("ftp://issuer.example.com/keys", None, "JWT_JWKS_URL must look like"),
+            ("https://user:hunter2@issuer.example.com/keys", None, "without user and password"),
+            ("http://issuer.example.com/keys", Some("ca.pem"), "JWT_JWKS_CA_FILE is set, but JWT_JWKS_URL is http://"),
+            ("https://issuer.example.com/keys", Some("no/such.pem"), "JWT_JWKS_CA_FILE no/such.pem can't be read"),
+        ] {
+            let refused = source(url, ca).err().unwrap_or_default();
+            assert!(refused.contains(says) && !refused.contains("hunter2"), "{url}: {refused}");
+        }
+    }
+}

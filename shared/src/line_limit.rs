@@ -1,0 +1,49 @@
+//! A limit for lines that a crowd would write by the thousand.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+const A_LINE_EACH: Duration = Duration::from_secs(1);
+
+/// One line a second for each reason.
+#[derive(Debug, Default)]
+pub struct LineLimit {
+    /// When the last line was written, and how many were left out since.
+    by_reason: Mutex<HashMap<&'static str, (Instant, u64)>>,
+}
+
+impl LineLimit {
+    /// `Some`: the line may be written, and so many were left out since the one before.
+    pub fn allow(&self, reason: &'static str, now: Instant) -> Option<u64> {
+        let mut by_reason = self.by_reason.lock();
+        let Some((last, left_out)) = by_reason.get_mut(reason) else {
+            by_reason.insert(reason, (now, 0));
+            return Some(0);
+        };
+        if now.saturating_duration_since(*last) < A_LINE_EACH {
+            *left_out += 1;
+            return None;
+        }
+        *last = now;
+        Some(std::mem::take(left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_gets_a_line_a_second_which_says_how_many_were_left_out() {
+        let (limit, start) = (LineLimit::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(limit.allow("redis_error", at(0)), Some(0));
+        assert_eq!(limit.allow("redis_error", at(1)), None);
+        assert_eq!(limit.allow("shed", at(2)), Some(0), "another reason has lines of its own");
+        assert_eq!(limit.allow("redis_error", at(999)), None);
+        assert_eq!(limit.allow("redis_error", at(1_000)), Some(2));
+        assert_eq!(limit.allow("redis_error", at(5_000)), Some(0));
+    }
+}

@@ -1,0 +1,153 @@
+//! Numbers of coupons and drops that MySQL must not give, although it does not know to whom they
+//! were given ([`crate::redis::given`]).
+
+use std::ops::RangeInclusive;
+
+use diesel::prelude::*;
+use diesel::result::Error::RollbackTransaction;
+use diesel::sql_types::BigInt;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::runs::set_state;
+use super::schema::{code_key, coupons, reconciler_state};
+use super::{Conn, Db, DbError};
+use crate::domain::CouponId;
+use crate::redis::given::GivenNumbers;
+
+/// Name of the numbers among which are those of lost coupons: `FIRST-LAST`.
+const LOST_COUPONS: &str = "lost_coupons";
+
+/// Most numbers that are looked through, at each end: what is lost was given last, or right behind
+/// what is left.
+const AT_MOST: usize = 10_000;
+
+/// Numbers left out where nobody knows which were given: more than a replica lags.
+const LEFT_OUT: i64 = 1_000;
+
+#[derive(QueryableByName)]
+struct Highest {
+    #[diesel(sql_type = BigInt)]
+    coupon: i64,
+    #[diesel(sql_type = BigInt)]
+    drop_id: i64,
+}
+
+/// Numbers of which MySQL did not know that they were given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumbersInDoubt {
+    kept: String,
+    /// Those that MySQL has no coupon of.
+    pub without_coupon: Vec<CouponId>,
+}
+
+impl Db {
+    /// From here on MySQL gives higher numbers than these; `None`: nobody knows which were given.
+    /// Those of coupons that it did not know are kept in mind. Gives its highest.
+    pub async fn skip_numbers(&self, given: Option<GivenNumbers>) -> Result<GivenNumbers, DbError> {
+        self.run("skip numbers", async move |conn| {
+            let highest = diesel::sql_query(
+                "SELECT (SELECT COALESCE(MAX(id), 0) FROM coupons) AS coupon, \
+                 (SELECT COALESCE(MAX(id), 0) FROM drops) AS drop_id",
+            );
+            let Highest { coupon, drop_id } = highest.get_result(conn).await?;
+            let given = given.unwrap_or(GivenNumbers { coupon: coupon + LEFT_OUT, drop: drop_id + LEFT_OUT });
+            let highest = GivenNumbers { coupon, drop: drop_id };
+            if coupon >= given.coupon && drop_id >= given.drop {
+                return Ok(highest);
+            }
+            // A number that an insert names counts as given, also when the insert is undone.
+            match conn.transaction(async |conn| insert(conn, coupon.max(given.coupon), given.drop).await).await {
+                Ok(()) | Err(RollbackTransaction) => {}
+                Err(error) => return Err(error),
+            }
+            // Without a later coupon, the last drops may have been taken away by an operator.
+            if coupon < given.coupon {
+                keep_in_mind(conn, coupon + 1..=given.coupon).await?;
+            }
+            Ok(highest)
+        })
+        .await
+    }
+
+    /// The numbers that are kept in mind.
+    pub async fn numbers_in_doubt(&self) -> Result<Option<NumbersInDoubt>, DbError> {
+        self.run("numbers in doubt", async |conn| {
+            let Some(numbers) = in_mind(conn).await? else { return Ok(None) };
+            let (first, last) = (*numbers.start(), *numbers.end());
+            let known = coupons::table.filter(coupons::id.between(first, last)).select(coupons::id);
+            let known: Vec<i64> = known.order(coupons::id).load(conn).await?;
+            let unknown = || numbers.clone().filter(|number| known.binary_search(number).is_err());
+            let mut without_coupon: Vec<CouponId> =
+                unknown().take(AT_MOST).chain(unknown().rev().take(AT_MOST)).map(CouponId).collect();
+            without_coupon.sort_unstable();
+            without_coupon.dedup();
+            Ok(Some(NumbersInDoubt { kept: text_of(&numbers), without_coupon }))
+        })
+        .await
+    }
+
+    /// Of the numbers in doubt these are of lost coupons, in order: no others are kept in mind.
+    pub async fn settle_numbers(&self, seen: NumbersInDoubt, lost: &[CouponId]) -> Result<(), DbError> {
+        let left = lost.first().zip(lost.last()).map(|(first, last)| text_of(&(first.0..=last.0)));
+        if left.as_ref() == Some(&seen.kept) {
+            return Ok(());
+        }
+        self.run("settle numbers", async move |conn| {
+            // Where others came to them meanwhile, the next pass does it.
+            let kept = reconciler_state::table.find(LOST_COUPONS).filter(reconciler_state::value.eq(seen.kept));
+            match left {
+                Some(left) => diesel::update(kept).set(reconciler_state::value.eq(left)).execute(conn).await?,
+                None => diesel::delete(kept).execute(conn).await?,
+            };
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn insert(conn: &mut Conn, coupon: i64, drop: i64) -> QueryResult<()> {
+    // One at a time, by a row that is always there: several that wait for a row which is undone
+    // then, or that lock the end of an empty table, are a deadlock.
+    code_key::table.select(code_key::id).for_update().load::<i8>(conn).await?;
+    diesel::sql_query(
+        "INSERT INTO coupons (id, name, quantity, once_per) VALUES (?, '', 1, 'coupon') ON DUPLICATE KEY UPDATE id = id",
+    )
+    .bind::<BigInt, _>(coupon)
+    .execute(conn)
+    .await?;
+    diesel::sql_query(
+        "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (?, ?, UTC_TIMESTAMP(3), 1) \
+         ON DUPLICATE KEY UPDATE id = id",
+    )
+    // 0 would be the next number.
+    .bind::<BigInt, _>(drop.max(1))
+    .bind::<BigInt, _>(coupon)
+    .execute(conn)
+    .await?;
+    Err(RollbackTransaction)
+}
+
+fn text_of(numbers: &RangeInclusive<i64>) -> String {
+    format!("{}-{}", numbers.start(), numbers.end())
+}
+
+async fn in_mind(conn: &mut Conn) -> QueryResult<Option<RangeInclusive<i64>>> {
+    let kept = reconciler_state::table.find(LOST_COUPONS).select(reconciler_state::value);
+    let kept: Option<String> = kept.first(conn).await.optional()?;
+    let range = |text: String| {
+        let (first, last) = text.split_once('-')?;
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    Ok(kept.and_then(range))
+}
+
+async fn keep_in_mind(conn: &mut Conn, numbers: RangeInclusive<i64>) -> QueryResult<()> {
+    let before = in_mind(conn).await?;
+    let first = before.as_ref().map_or(*numbers.start(), |kept| *kept.start().min(numbers.start()));
+    let last = before.as_ref().map_or(*numbers.end(), |kept| *kept.end().max(numbers.end()));
+    if before == Some(first..=last) {
+        return Ok(());
+    }
+    tracing::warn!(first, last, "MySQL may have lost coupons: these numbers are given to no others");
+    set_state(conn, LOST_COUPONS, &text_of(&(first..=last))).await
+}

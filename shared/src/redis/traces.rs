@@ -1,0 +1,52 @@
+//! Traces of admissions, where a claim was sampled: a repair of a claim whose message is lost finds
+//! its trace here. Nothing rests on them.
+
+use redis::RedisError;
+
+use super::Redis;
+use super::keys::DropKeys;
+use crate::domain::Slot;
+use crate::trace::TraceContext;
+
+/// For so long after the last one, in seconds. By then each claim has its row, which has the trace.
+const KEPT: u64 = 24 * 60 * 60;
+
+/// An admission: its slot, and its instant by Redis's clock in ms. A slot that was freed and given
+/// anew is another one.
+type AdmissionKey = (Slot, i64);
+
+impl Redis {
+    /// Keeps the traces of admissions for a day.
+    pub async fn keep_traces(
+        &self,
+        keys: &DropKeys,
+        traces: &[(AdmissionKey, TraceContext)],
+    ) -> Result<(), RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HSET").arg(&keys.traces);
+        for (admission, trace) in traces {
+            pipe.arg(field(*admission)).arg(trace.to_string());
+        }
+        pipe.ignore().cmd("EXPIRE").arg(&keys.traces).arg(KEPT).ignore();
+        pipe.query_async(&mut self.connection()).await
+    }
+
+    /// The traces of admissions, in the order asked, where they are known.
+    pub async fn traces(
+        &self,
+        keys: &DropKeys,
+        admissions: &[AdmissionKey],
+    ) -> Result<Vec<Option<TraceContext>>, RedisError> {
+        if admissions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fields: Vec<String> = admissions.iter().copied().map(field).collect();
+        let found: Vec<Option<String>> =
+            redis::cmd("HMGET").arg(&keys.traces).arg(fields).query_async(&mut self.connection()).await?;
+        Ok(found.into_iter().map(|text| TraceContext::parse(text?.as_bytes())).collect())
+    }
+}
+
+fn field((slot, at_ms): AdmissionKey) -> String {
+    format!("{slot}:{at_ms}")
+}

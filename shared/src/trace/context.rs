@@ -1,0 +1,134 @@
+//! Which trace something belongs to, as W3C's `traceparent` has it.
+
+use std::fmt;
+
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+
+/// The header of a request, of an answer and of a message.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// A span of a trace: what comes next is its child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    /// Its spans are exported.
+    pub sampled: bool,
+}
+
+impl TraceContext {
+    /// A new trace.
+    pub fn root() -> Self {
+        // An id of zeros is none. It comes once in 2^64.
+        let (trace, span): ([u8; 16], u64) = (rand::random(), rand::random());
+        Self { trace_id: TraceId::from_bytes(trace), span_id: span_id(span), sampled: true }
+    }
+
+    /// A new span of the same trace.
+    #[must_use]
+    pub fn child(self) -> Self {
+        Self { span_id: span_id(rand::random()), ..self }
+    }
+
+    /// Reads a `traceparent`; of a version that is not known, what is known of it.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let (known, rest) = text.split_at_checked(55)?;
+        let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else { return None };
+        let (trace, span) = (trace.get(..32)?, trace.get(32..)?.strip_prefix(b"-")?);
+        let version = number(&[*a, *b])?;
+        let has_its_length = if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|next| *next == b'-') };
+        let (high, low) = (number(&trace[..16])?, number(&trace[16..])?);
+        let trace_id = (u128::from(high) << 64) | u128::from(low);
+        let (span_id, flags) = (number(span)?, number(&[*flag_a, *flag_b])?);
+        let is_valid = version != 0xff && has_its_length && trace_id != 0 && span_id != 0;
+        is_valid.then(|| Self {
+            trace_id: TraceId::from_bytes(trace_id.to_be_bytes()),
+            span_id: SpanId::from_bytes(span_id.to_be_bytes()),
+            sampled: flags & 1 == 1,
+        })
+    }
+
+    /// As OpenTelemetry has it.
+    pub(super) fn as_span(self) -> SpanContext {
+        let flags = if self.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+        SpanContext::new(self.trace_id, self.span_id, flags, false, TraceState::NONE)
+    }
+}
+
+/// The `traceparent`.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{}-{}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+    }
+}
+
+fn span_id(number: u64) -> SpanId {
+    SpanId::from_bytes(number.max(1).to_be_bytes())
+}
+
+/// Lower-case digits only, 16 at most: as the standard has it.
+fn number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |number: u64, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some((number << 4) | u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn the_standard_s_example_is_read_and_written_to_the_letter() {
+        let context = TraceContext::parse(GOOD.as_bytes()).unwrap();
+        assert_eq!(context.trace_id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(context.sampled);
+        assert_eq!(context.to_string(), GOOD);
+        let unsampled = GOOD.replace("-01", "-00");
+        assert!(!TraceContext::parse(unsampled.as_bytes()).unwrap().sampled);
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_none_and_a_later_version_is_read_as_far_as_it_is_known() {
+        for bad in [
+            "",
+            "00",
+            &GOOD[..54],
+            &format!("{GOOD}-x"),
+            &format!("{GOOD} "),
+            &GOOD.to_uppercase(),
+            &GOOD.replace("00-4", "ff-4"),
+            &GOOD.replace("00-4", "0x-4"),
+            &GOOD.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+            &GOOD.replace("00f067aa0ba902b7", &"0".repeat(16)),
+            &GOOD.replace("-01", "-+1"),
+            &GOOD.replace("-00f", "_00f"),
+        ] {
+            assert_eq!(TraceContext::parse(bad.as_bytes()), None, "{bad:?}");
+        }
+        let later = GOOD.replace("00-4", "cc-4");
+        for good in [later.clone(), format!("{later}-what-comes-then")] {
+            assert!(TraceContext::parse(good.as_bytes()).is_some(), "{good}");
+        }
+        assert_eq!(TraceContext::parse(format!("{later}.").as_bytes()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_and_what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
+            let _ = TraceContext::parse(&bytes);
+            let made = TraceContext::root();
+            prop_assert_eq!(TraceContext::parse(made.to_string().as_bytes()), Some(made));
+            let child = made.child();
+            prop_assert!(child.trace_id == made.trace_id && child.span_id != made.span_id);
+        }
+    }
+}
