@@ -23,6 +23,9 @@ use super::state::ScreenState;
 use crate::execute::{self, EraseError};
 use crate::notify::wording::{capital, count};
 
+/// How often a change is asked for at most, when passes take revisions in between.
+const ATTEMPTS: usize = 3;
+
 /// A change as the API takes it.
 struct Change {
     what: &'static str,
@@ -31,12 +34,12 @@ struct Change {
     body: Value,
     coupon: CouponId,
     drop: Option<DropId>,
-    /// The coupon's revision, where the change is judged by what it was.
-    revision: Option<u64>,
+    /// The coupon as it was when the change was judged, where that matters.
+    judged: Option<Coupon>,
 }
 
-/// Asks the API, and notes who asked from where: the API sees this process only. Gives the answer
-/// where it is a refusal.
+/// Asks the API, and notes once who asked from where: the API sees this process only. Gives the
+/// answer where it is a refusal.
 async fn ask(page: &ScreenState, session: &Session, change: Change) -> Option<Response> {
     let Some(api) = &page.api else {
         let why = "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon.";
@@ -44,14 +47,28 @@ async fn ask(page: &ScreenState, session: &Session, change: Change) -> Option<Re
     };
     let detail = json!({"asked_for": change.what, "body": change.body});
     let act = OperatorAct { action: "ask_api", coupon: Some(change.coupon), drop: change.drop, detail };
-    if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
+    let db = &page.app.stores.db;
+    if let Err(error) = db.record_act(session.operator.clone(), act).await {
         return Some(unavailable(error));
     }
-    let tag = change.revision.map(|revision| ("if-match", format!("\"{revision}\"")));
-    match api.ask(change.method, &change.path, change.body, session.name(), tag).await {
-        Ok(_) => None,
-        Err(refused) => Some(notice(refused.status, "Not done", &refused.why)),
+    let mut revision = change.judged.as_ref().map(|coupon| coupon.revision);
+    for left in (0..ATTEMPTS).rev() {
+        let tag = revision.map(|revision| ("if-match", format!("\"{revision}\"")));
+        let (method, body) = (change.method.clone(), change.body.clone());
+        let refused = api.ask(method, &change.path, body, session.name(), tag).await.err()?;
+        // A pass has a revision of its own for what it writes. What a person changed stops this.
+        if let Some(judged) = &change.judged
+            && refused.status == StatusCode::PRECONDITION_FAILED
+            && left > 0
+            && let Ok(Some((now, _))) = db.coupon(change.coupon).await
+            && now.quantity == judged.quantity
+        {
+            revision = Some(now.revision);
+        } else {
+            return Some(notice(refused.status, "Not done", &refused.why));
+        }
     }
+    None
 }
 
 #[derive(Deserialize)]
@@ -104,20 +121,11 @@ pub(super) async fn coupon(
     }
     let path = format!("/v1/coupons/{}", coupon.id);
     let then = format!("/coupons/{}/drops/{}", coupon.id, drop.id);
-    let mut revision = coupon.revision;
-    for last in [false, false, true] {
-        let if_match = (what == "raise").then_some(revision);
-        let (method, path, body) = (Method::PATCH, path.clone(), body.clone());
-        let change = Change { what, method, path, body, coupon: coupon.id, drop: Some(drop.id), revision: if_match };
-        let Some(answer) = ask(&page, &session, change).await else { break };
-        if answer.status() != StatusCode::PRECONDITION_FAILED || last {
-            return answer;
-        }
-        // A pass has a revision of its own for what it writes. What a person changed stops this.
-        match page.app.stores.db.coupon(coupon.id).await {
-            Ok(Some((now, _))) if now.quantity == coupon.quantity => revision = now.revision,
-            _ => return answer,
-        }
+    let (coupon_id, drop) = (coupon.id, Some(drop.id));
+    let judged = (what == "raise").then_some(coupon);
+    let change = Change { what, method: Method::PATCH, path, body, coupon: coupon_id, drop, judged };
+    if let Some(refused) = ask(&page, &session, change).await {
+        return refused;
     }
     Redirect::to(&then).into_response()
 }
@@ -238,7 +246,7 @@ pub(super) async fn revoke(
     let encoded = utf8_percent_encode(person.as_str(), NON_ALPHANUMERIC);
     let path = format!("/v1/coupons/{}/people/{encoded}/revoke", coupon.id);
     let drop = drop.map(DropId);
-    let change = Change { what: "revoke", method: Method::POST, path, body, coupon: coupon.id, drop, revision: None };
+    let change = Change { what: "revoke", method: Method::POST, path, body, coupon: coupon.id, drop, judged: None };
     if let Some(refused) = ask(&page, &session, change).await {
         return refused;
     }
