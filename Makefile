@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: attack compose-test upgrade-test help demo run rush drift mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
+.PHONY: attack compose-test upgrade-test help demo run rush drift fuzz mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -100,6 +100,12 @@ attack: ## schemathesis against both services, with all its checks (CASES=2000 a
 	@target/debug/firstcome-stack setup
 	@CASES=$${CASES:-2000} dev/attack.sh
 
+fuzz: ## Properties of what comes from outside, with other random inputs each time (MINUTES=10 CASES=5000; of a release)
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@dev/fuzz.sh
+
 crashes: ## Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
 	@dev/setup.sh
 	@cargo build --workspace --all-targets --locked
@@ -120,7 +126,7 @@ soak: ## Mixed traffic and faults for half an hour; memory, sockets, statements 
 
 compose-test: ## docker-compose.yml on a real engine: a rush, kills, down and up again, in release builds; says NOT SHOWN where there is no engine
 	@dev/setup.sh
-	@cargo build --release $(system)
+	@dev/auditable.sh --release $(subst --locked ,,$(system))
 	@target/release/firstcome-stack setup
 	@dev/compose-test/run.sh target/release
 

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Completes the folder of an image that has our binaries in usr/local/bin: what they load, certificate authorities, a user.
+# Completes the folder of an image that has our binaries in usr/local/bin: what they load, what they were built of (an SBOM, CycloneDX, for
+# binaries of dev/auditable.sh), certificate authorities, a user.
 set -euo pipefail
+
+tools=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}/auditable-1/bin
 
 image=${1:?the folder of the image}
 for program in "$image"/usr/local/bin/*; do
     # Lines of ldd are "name => path (address)" or "path (address)".
     ldd "$program" | grep -o '/[^ ]*' | sort -u | xargs cp --parents --dereference --update --target-directory "$image"
+    install -d "$image/usr/share/sbom"
+    "$tools/auditable2cdx" "$program" >"$image/usr/share/sbom/$(basename "$program").cdx.json"
 done
 install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$image/etc/ssl/certs/ca-certificates.crt"
 install -d -m 1777 "$image/tmp"

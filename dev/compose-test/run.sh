@@ -110,6 +110,15 @@ say "our image: $((size / 1000000)) MB, user $(docker image inspect -f '{{.Confi
 for tool in sh bash busybox curl; do
     ! docker run --rm --entrypoint "$tool" firstcome -c true >/dev/null 2>&1 || fail "our image has $tool"
 done
+created=$(docker create firstcome)
+for program in firstcome-api firstcome-reconciler; do
+    bill=$(docker cp "$created:/usr/share/sbom/$program.cdx.json" - | tar -xO)
+    for part in tokio rdkafka-sys openssl-sys; do
+        grep -q "\"name\": *\"$part\"" <<<"$bill" || fail "the bill of materials of $program lacks $part"
+    done
+done
+docker rm "$created" >/dev/null
+say "each program has its bill of materials: $(grep -o '"purl"' <<<"$bill" | wc -l) parts of $program"
 
 say "up from nothing"
 compose up -d >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; fail "up"; }

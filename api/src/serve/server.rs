@@ -18,7 +18,7 @@ use super::routes::claim::FastPath;
 use super::routes::middleware::RequestGuard;
 use super::routes::{for_machines, router};
 use super::state::App;
-use super::{background, fd_limit, metrics, start};
+use super::{background, fd_limit, metrics, start, starting};
 
 /// A server that has passed every check of start-up and accepts connections.
 pub struct ApiServer {
@@ -36,7 +36,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Waits for the stores, checks them, and listens. `None` where `shutdown` came first.
+    /// Listens, waits for the stores, and checks them; answers meanwhile that it starts. `None`
+    /// where `shutdown` came first.
     pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
         let token = OpsToken::new(args.http.ops_token.clone());
         let token =
@@ -45,16 +46,21 @@ impl ApiServer {
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
         fd_limit::raise(args.http.max_connections);
-        let Some(app) = start::services(&args, shutdown).await? else { return Ok(None) };
-        let app = Arc::new(app);
         let wanted = args.http.listen_addr;
-        let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
+        let socket = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
+        tracing::info!(address = %socket.local_addr()?, "starting");
+        let started = Box::pin(start::services(&args, shutdown));
+        let started = starting::answer_during(socket.try_clone()?, args.http.limits(), started).await?;
+        let Some(app) = started? else { return Ok(None) };
+        let app = Arc::new(app);
+        let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
         let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
         let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
         let mut apart = None;
         if let Some(wanted) = args.http.metrics_addr {
             let own = listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)"))?;
+            let own = TcpListener::from_std(own)?;
             tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone");
             apart = Some((own, std::mem::take(&mut for_everybody).fallback(no_such_route)));
         }
@@ -115,11 +121,11 @@ const MACHINES: usize = 100;
 /// system refuses tries again only a second later. The system lowers this to its own limit.
 const BACKLOG: u32 = 16_384;
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(BACKLOG)?.into_std()
 }
 
 /// Claims go on without their clients; after them, the producer sends what it still has.

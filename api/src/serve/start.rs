@@ -14,6 +14,7 @@ use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::RedisClock;
+use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::durability::Durability;
@@ -73,6 +74,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         claims: Arc::new(claims),
         catalogue,
         remaining: RemainingCache::default(),
+        listed: ListedPages::default(),
         change_locks: ChangeLocks::default(),
         exports: Arc::new(Semaphore::new(EXPORTS)),
         in_flight,

@@ -14,6 +14,7 @@ use super::auth::{Identity, Requester};
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::RedisClock;
+use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::in_flight::InFlightLimit;
@@ -27,6 +28,7 @@ pub(crate) struct Services {
     pub(crate) claims: Arc<ClaimService>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
+    pub(crate) listed: ListedPages,
     pub(crate) change_locks: ChangeLocks,
     /// Lists of holders that may be sent at a time.
     pub(crate) exports: Arc<Semaphore>,

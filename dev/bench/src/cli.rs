@@ -47,6 +47,8 @@ pub enum Part {
     Slow,
     /// Claims while thousands have the coupon's page open
     Viewers,
+    /// Claims while lists of coupons are asked for without end
+    Anonymous,
     /// Claims with traces exported and without, in turns; with --against, with another build too
     Traces,
 }

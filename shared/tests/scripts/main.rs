@@ -25,8 +25,6 @@ use command::{ScriptCommand, ScriptRepair, Start, Tamper, commands};
 use model::Model;
 use world::ScriptWorld;
 
-const CASES: u32 = 256;
-
 #[test]
 fn the_scripts_do_what_their_model_says() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -35,7 +33,7 @@ fn the_scripts_do_what_their_model_says() {
     let server = runtime.block_on(RedisServer::start(options)).unwrap();
     let coupon = Cell::new(0);
     let seen = RefCell::new(Seen::default());
-    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+    let config = Config { failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let result = TestRunner::new(config).run(&commands(), |(start, commands)| {
         coupon.set(coupon.get() + 1);
         let url = server.url();
@@ -148,7 +146,11 @@ impl Seen {
         println!(
             "{answers} commands: {accepted} accepted, {waiting} waiting, {sold_out} sold out, {unverified} unverified, {stale} stale, {together} calls of several"
         );
-        assert!([accepted, waiting, sold_out, unverified, stale, together].iter().all(|count| *count > CASES / 4));
+        assert!(
+            [accepted, waiting, sold_out, unverified, stale, together]
+                .iter()
+                .all(|count| *count > Config::default().cases / 4)
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 //! away the last snapshot stays in use, and claims go on.
 
 pub(crate) mod coupon_with_drops;
+pub(crate) mod listed;
 mod lookup;
 mod pages;
 pub(crate) mod remaining;
@@ -38,6 +39,8 @@ pub(crate) struct Catalogue {
     redis: Redis,
     /// Each claim reads it, so it has no lock.
     live: ArcSwap<LiveCoupons>,
+    /// Of `live`: counts refreshes.
+    version: AtomicU64,
     lookup: Lookup,
     pages: PageCache,
     last: watch::Sender<Refresh>,
@@ -68,12 +71,19 @@ impl Catalogue {
         let first = Refresh { reconciled_at, served: 0, outcome: RefreshOutcome::Fresh };
         let (live, last) = (ArcSwap::from_pointee(live), watch::Sender::new(first));
         let (lookup, pages) = (Lookup::new(), PageCache::new());
-        Ok(Self { db, redis, live, lookup, pages, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
+        let [version, tickets] = [const { AtomicU64::new(0) }; 2];
+        Ok(Self { db, redis, live, version, lookup, pages, last, tickets, wanted: Notify::new() })
     }
 
     /// The live coupons.
     pub(crate) fn live(&self) -> Arc<LiveCoupons> {
         self.live.load_full()
+    }
+
+    /// Another number after each refresh. Read before [`Self::live`], so that nothing old is taken
+    /// for new.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
     }
 
     /// Whether MySQL answered the last time.
@@ -153,6 +163,7 @@ impl Catalogue {
                 before.keys().filter(|id| !live.contains_key(id)).for_each(|id| self.lookup.forget(*id));
                 // Before `last`: a request that waits for this refresh must find its coupons.
                 self.live.store(Arc::new(live));
+                self.version.fetch_add(1, Ordering::SeqCst);
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
                 self.last.send_replace(Refresh { reconciled_at, served, outcome: RefreshOutcome::Fresh });
             }

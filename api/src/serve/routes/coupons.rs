@@ -3,9 +3,8 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::header::LINK;
+use axum::http::header::{CONTENT_TYPE, LINK};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::coupon::DropState;
@@ -19,6 +18,7 @@ use super::extract::{CouponPath, StrictQuery, invalid};
 use super::view::{CouponView, show, show_one};
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+use crate::serve::catalogue::listed::ListedPage;
 use crate::serve::state::{App, Services};
 
 /// See one coupon
@@ -75,28 +75,37 @@ const MAX_LOOKED_AT: usize = 1_000;
 /// List coupons, in order of their numbers
 ///
 /// Where there may be more, the `Link` header names the next page. A page of a state may have fewer
-/// than `limit` then, or none.
+/// than `limit` then, or none. How much is left is up to half a second old.
 #[utoipa::path(
     get, path = "/v1/coupons", tag = "coupons", params(Listing),
     responses(
         (status = 200, description = "The coupons", body = Vec<CouponView>),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 503, description = "`unavailable`, with `Retry-After`: too many ask for lists, or a store does not answer"),
     )
 )]
 pub(crate) async fn list(
     State(app): State<App>,
     StrictQuery(asked): StrictQuery<Listing>,
-) -> Result<(HeaderMap, Json<Vec<CouponView>>), Problem> {
+) -> Result<Response, Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    let (candidates, more) = candidates(&app, &asked, limit).await?;
+    let key = (asked.state, limit, asked.after);
+    let page = app.listed.of(key, app.catalogue.version(), || make_page(&app, &asked, limit)).await?;
+    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers: HeaderMap = page.next.map(|link| (LINK, link)).into_iter().chain([json]).collect();
+    Ok((headers, page.body).into_response())
+}
+
+async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPage, Problem> {
+    let (candidates, more) = candidates(app, asked, limit).await?;
     let mut page = Vec::new();
     let mut looked_at = 0;
     for part in candidates.chunks(PART) {
         looked_at += part.len();
-        let views = show(&app, &part.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
+        let views = show(app, &part.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
         page.extend(views.into_iter().filter(|view| asked.state.is_none() || view.state() == asked.state));
         if page.len() > limit {
             break;
@@ -108,9 +117,12 @@ pub(crate) async fn list(
     } else {
         candidates.get(looked_at.wrapping_sub(1)).filter(|_| more).map(|last| last.coupon.id)
     };
-    let mut headers = HeaderMap::new();
-    headers.extend(last.and_then(|last| next_page(&asked, limit, last)).map(|link| (LINK, link)));
-    Ok((headers, Json(page)))
+    let next = last.and_then(|last| next_page(asked, limit, last));
+    let body = serde_json::to_vec(&page).map_err(|error| {
+        tracing::error!(%error, "a list of coupons can't be written");
+        Problem::internal()
+    })?;
+    Ok(ListedPage { body: body.into(), next })
 }
 
 /// The coupons that are looked at for one page, and whether there may be more behind them. A state

@@ -1,5 +1,6 @@
 //! What is measured, a module a part.
 
+pub mod anonymous;
 pub mod ceilings;
 pub mod claims;
 pub mod comparison;
@@ -84,6 +85,7 @@ impl BenchStep {
             Self::Part(Part::Start) => start::measure(bench, size).await?,
             Self::Part(Part::Slow) => slow::measure(bench, size).await?,
             Self::Part(Part::Viewers) => viewers::measure(bench, size).await?,
+            Self::Part(Part::Anonymous) => anonymous::measure(bench, size).await?,
             Self::Part(Part::Traces) => traces::measure(bench, size).await?,
         };
         report.measurements.extend(measurements);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually};
+use firstcome_testkit::{Fixture, Http, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually};
+use reqwest::Method;
 
 use crate::faults::waves::{HEALED, follows, impatient};
 
@@ -95,12 +96,26 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     redis.stop().await.unwrap();
     let api = world.start("firstcome-api", &["serve"], &[("RUST_LOG", "info")]);
     let address = redis.url().trim_start_matches("redis://").trim_end_matches('/').to_owned();
+    // It says that it starts until then, to whoever asks.
+    let said = || Some(api.log().split_once(" starting address=")?.1.split_whitespace().next()?.to_owned());
+    eventually("it listens", LIMIT, async || said().is_some()).await;
+    let at = said().unwrap();
+    let http = Http::new(&format!("http://{at}"));
+    let (health, ready) = (http.get("/healthz").await, http.get("/readyz").await);
+    assert_eq!((health.status, ready.status), (200, 503), "{health:?} {ready:?}");
+    let claim = Http::send(http.request(Method::POST, "/v1/coupons/1/claims").header("X-User-Id", "u-1")).await;
+    let told = (claim.status, claim.body["code"].as_str(), claim.retry_after());
+    assert!(matches!(told, (503, Some("unavailable"), Some(1..=3))), "{claim:?}");
     let waits =
         || api.log().lines().filter(|line| line.contains("waiting for ")).map(str::to_owned).collect::<Vec<_>>();
     eventually("it says that it waits", LIMIT, async || !waits().is_empty()).await;
     assert!(api.status().is_none());
     redis.start_again().await.unwrap();
-    api.line("listening on ").await;
+    let line = api.line("listening on ").await;
+    assert!(line.ends_with(&at), "{line} {at}");
+    // It answers for itself now: that nothing has verified this Redis yet.
+    let ready = http.get("/readyz").await;
+    assert_eq!(ready.body["checks"]["process"], "ok", "{ready:?}");
     let [line] = &waits()[..] else { panic!("not one line: {}", api.log()) };
     assert!(line.contains(&format!("waiting for Redis at {address}")) && line.contains("WARN"), "{line}");
     assert_eq!(api.stop().await, 0);

@@ -1,0 +1,169 @@
+//! Claims a second of which everyone wins, while nobody in particular asks for lists of coupons as
+//! often as makes a million requests in five minutes: the dearest that may be asked without a name.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use firstcome_load::answer::AnswerKind;
+use firstcome_load::launch::{Installation, InstallationCoupon, Service, until};
+use firstcome_load::terminal::step;
+use firstcome_load::workload::Workload;
+use mysql_async::prelude::Queryable as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::figures::{median, spread};
+use crate::Bench;
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
+
+const PART: &str = "anonymous";
+/// Requests a second, all together.
+const RATE: u32 = 1_000_000 / 300;
+const CONNECTIONS: u32 = 64;
+/// Coupons that are listed.
+const LISTED: u32 = 300;
+/// Without them and beside them, in turns, so that what else the machine does hits both.
+const TURNS: u32 = 5;
+
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+    let installation = bench.install("anonymous").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let consumer = installation.consumer().await?;
+    let mut coupons = Vec::new();
+    for _ in 0..2 * TURNS {
+        coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
+    }
+    for _ in coupons.len()..LISTED as usize {
+        installation.coupon(&api, 1).await?;
+    }
+    step(format!("everyone wins beside {RATE} lists of coupons a second, in turns with claims alone"));
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let seen = Arc::new(Seen::default());
+    for pair in coupons.chunks_exact(2) {
+        alone.push(rate(&installation, &api, pair[0], size).await?);
+        let mut asking = JoinSet::new();
+        for number in 0..CONNECTIONS {
+            asking.spawn(ask_again_and_again(api.address()?, number, Arc::clone(&seen)));
+        }
+        until("lists are asked for", async || Ok(seen.total() > u64::from(RATE))).await?;
+        seen.begin();
+        beside.push(rate(&installation, &api, pair[1], size).await?);
+        seen.end();
+        ensure!(asking.try_join_next().is_none(), "who asked for lists stopped");
+    }
+    consumer.stop().await?;
+    api.stop().await?;
+    reconciler.stop().await?;
+    let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
+    let (least, most) = spread(&ratios);
+    let what = format!("everyone wins beside {RATE} lists of coupons a second ÷ alone");
+    let (lists, refused, asked) = seen.a_second();
+    ensure!(lists > 0.0, "not one list was answered");
+    let measurement = Measurement::of(PART, what, median(ratios), "×")
+        .with("beside them/s", median(beside))
+        .with("alone/s", median(alone))
+        .with("lists/s", lists)
+        .with("refused/s", refused);
+    Ok(vec![measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
+        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests a second on {CONNECTIONS} connections, no two \
+         neighbours for the same page; who asks takes from the same processors"
+    ))])
+}
+
+/// Claims a second while everyone wins; waits for their rows, so that the next turn does not share
+/// the machine with them.
+async fn rate(installation: &Installation, api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<f64> {
+    let people = coupon.quantity;
+    let tally = Workload::once_each(api.address()?, coupon.id, people, size.connections).run().await?;
+    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    let mut conn = installation.mysql().await?;
+    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;
+    conn.disconnect().await?;
+    Ok(tally.per_second)
+}
+
+#[derive(Default)]
+struct Seen {
+    lists: AtomicU64,
+    refused: AtomicU64,
+    measured: parking_lot::Mutex<Counted>,
+}
+
+/// What was seen while claims were measured.
+#[derive(Default)]
+struct Counted {
+    begun: Option<(Instant, u64, u64)>,
+    seconds: f64,
+    lists: u64,
+    refused: u64,
+}
+
+impl Seen {
+    fn now(&self) -> (u64, u64) {
+        (self.lists.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+
+    fn total(&self) -> u64 {
+        let (lists, refused) = self.now();
+        lists + refused
+    }
+
+    fn begin(&self) {
+        let (lists, refused) = self.now();
+        self.measured.lock().begun = Some((Instant::now(), lists, refused));
+    }
+
+    fn end(&self) {
+        let (lists, refused) = self.now();
+        let mut measured = self.measured.lock();
+        if let Some((begun, lists_before, refused_before)) = measured.begun.take() {
+            measured.seconds += begun.elapsed().as_secs_f64();
+            measured.lists += lists - lists_before;
+            measured.refused += refused - refused_before;
+        }
+    }
+
+    /// Lists, refusals and both.
+    #[allow(clippy::cast_precision_loss, reason = "millions")]
+    fn a_second(&self) -> (f64, f64, f64) {
+        let measured = self.measured.lock();
+        let a_second = |count: u64| count as f64 / measured.seconds;
+        (a_second(measured.lists), a_second(measured.refused), a_second(measured.lists + measured.refused))
+    }
+}
+
+/// Asks by the clock on one connection, until it is dropped.
+async fn ask_again_and_again(target: SocketAddr, number: u32, seen: Arc<Seen>) -> Result<()> {
+    let mut connection = BufReader::new(TcpStream::connect(target).await?);
+    let mut clock = interval(Duration::from_secs(CONNECTIONS.into()) / RATE);
+    // Behind, as a server makes them who answers late, all that are due are asked at once.
+    clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut body = Vec::new();
+    for turn in 0_u32.. {
+        clock.tick().await;
+        let after = (turn * CONNECTIONS + number) % LISTED;
+        let request = format!("GET /v1/coupons?limit=1000&after={after} HTTP/1.1\r\nhost: x\r\n\r\n");
+        connection.get_mut().write_all(request.as_bytes()).await?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            ensure!(connection.read_line(&mut head).await? > 0, "hung up after {head:?}");
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        body.resize(length.context("no length")?.parse()?, 0);
+        connection.read_exact(&mut body).await?;
+        let count = match head.split(' ').nth(1) {
+            Some("200") => &seen.lists,
+            Some("503" | "429") => &seen.refused,
+            _ => anyhow::bail!("{head}"),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
