@@ -49,8 +49,9 @@ impl ApiServer {
         let wanted = args.http.listen_addr;
         let socket = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
         tracing::info!(address = %socket.local_addr()?, "starting");
-        let started = Box::pin(start::services(&args, shutdown));
-        let started = starting::answer_during(socket.try_clone()?, args.http.limits(), started).await?;
+        let started = start::services(&args, shutdown);
+        let started = starting::answer_during(socket.try_clone()?, args.http.limits(), started);
+        let started = Box::pin(started).await?;
         let Some(app) = started? else { return Ok(None) };
         let app = Arc::new(app);
         let listener = TcpListener::from_std(socket)?;
