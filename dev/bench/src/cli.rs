@@ -47,6 +47,8 @@ pub enum Part {
     Slow,
     /// Claims while thousands have the coupon's page open
     Viewers,
+    /// 1, 2 and 4 APIs and consumers, one coupon and eight, one Redis and a cluster
+    Scaling,
     /// Claims while lists of coupons are asked for without end
     Anonymous,
     /// Claims with traces exported and without, in turns; with --against, with another build too

@@ -6,6 +6,7 @@
 //! - [`revisions`]: operators, passes and rebuilds that write a coupon's settings.
 //! - [`revoking`]: a claim that is revoked, and the next holder of its slot.
 //! - [`sealing`]: claims on a drop that is sealed.
+//! - [`stripes`]: one coupon over several shards, a design (docs/SCALING.md).
 //!
 //! Each has protocols with one rule left out. Each of those must be caught, or the model would show
 //! nothing. Sold-out answers have no lease and are not here: Redis computes each of them
@@ -16,6 +17,7 @@ pub mod gate;
 pub mod revisions;
 pub mod revoking;
 pub mod sealing;
+pub mod stripes;
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -54,6 +56,8 @@ pub fn cases() -> Vec<Case> {
     add(&mut all, "revoking", false, revoking::wrong());
     add(&mut all, "sealing", true, sealing::right());
     add(&mut all, "sealing", false, sealing::wrong());
+    add(&mut all, "stripes", true, stripes::right());
+    add(&mut all, "stripes", false, stripes::wrong());
     all
 }
 

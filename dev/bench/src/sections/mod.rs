@@ -9,6 +9,7 @@ pub mod exact;
 mod figures;
 pub mod memory;
 pub mod passes;
+pub mod scaling;
 pub mod slow;
 pub mod start;
 pub mod traces;
@@ -85,6 +86,7 @@ impl BenchStep {
             Self::Part(Part::Start) => start::measure(bench, size).await?,
             Self::Part(Part::Slow) => slow::measure(bench, size).await?,
             Self::Part(Part::Viewers) => viewers::measure(bench, size).await?,
+            Self::Part(Part::Scaling) => scaling::measure(bench, size).await?,
             Self::Part(Part::Anonymous) => anonymous::measure(bench, size).await?,
             Self::Part(Part::Traces) => traces::measure(bench, size).await?,
         };
