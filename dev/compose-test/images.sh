@@ -32,7 +32,7 @@ cp -a "$cache"/mysql/root "$work/mysql/root"
 cp mysql-entrypoint "$work/mysql/"
 has mysql:8.4 || image mysql:8.4 mysql.Dockerfile "$work/mysql"
 has redis:7-alpine || image redis:7-alpine redis.Dockerfile "$work/mail"
-cp -a "$cache"/kafka-*/jars "$work/kafka/libs"
+cp -a "$cache"/kafka-[0-9]*/jars "$work/kafka/libs"
 cp kafka-entrypoint "$work/kafka/"
 has apache/kafka:4.1.0 || image apache/kafka:4.1.0 kafka.Dockerfile "$work/kafka"
 cp mailpit "$work/mail/"
@@ -41,7 +41,7 @@ has axllent/mailpit:v1.27 || image axllent/mailpit:v1.27 mailpit.Dockerfile "$wo
 # Ours is the second half of dev/Dockerfile, as it stands there: the first half needs a registry of images, so the same commands ran
 # outside of it.
 cp "$binaries"/firstcome-api "$binaries"/firstcome-reconciler "$work/firstcome/image/usr/local/bin/"
-strip --strip-debug "$work"/firstcome/image/usr/local/bin/*
+strip "$work"/firstcome/image/usr/local/bin/*
 ../image.sh "$work/firstcome/image"
 sed -n '/^FROM scratch/,$p' ../Dockerfile | sed 's/^COPY --from=build /COPY /' >"$work/firstcome.Dockerfile"
 image firstcome "$work/firstcome.Dockerfile" "$work/firstcome"
