@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: attack compose-test upgrade-test help demo run rush drift fuzz mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup
+.PHONY: attack compose-test upgrade-test help demo run rush drift fuzz mysql bench flame picture pictures api-docs test faults scale crashes chaos soak lint setup valkey-test
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -80,6 +80,12 @@ test: ## The tests of every change, on real servers; set-up included
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup
 	@dev/test.sh
+
+valkey-test: ## The tests of every change on Valkey instead of Redis, fetched from Debian's backports
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@dev/valkey-test.sh
 
 faults: ## The other tests: single faults of processes, servers, hosts, disks and clocks, one after the other (of a release)
 	@dev/setup.sh

@@ -11,7 +11,7 @@ root=$cache/schemathesis-$version
 if [ ! -e "$root/whole" ]; then
     if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
         [ "$(id -u)" -eq 0 ] || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
-        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-venv >/dev/null
+        apt-get -qq -o DPkg::Lock::Timeout=300 update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends python3-venv >/dev/null
     fi
     echo "[attack] fetching schemathesis $version into $cache" >&2
     # Whole only when its last file is there; the programs of a virtual environment name its folder, so it can't be moved.

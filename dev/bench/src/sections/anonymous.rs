@@ -31,38 +31,66 @@ const LISTED: u32 = 300;
 /// Without them and beside them, in turns, so that what else the machine does hits both.
 const TURNS: u32 = 5;
 
+/// What they ask for.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// No two neighbours for the same page, so that hardly any was made before.
+    EachAnother,
+    /// Pages of all coupons, made before: much to send.
+    AllTheSame,
+}
+
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("anonymous").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
     let mut coupons = Vec::new();
-    for _ in 0..2 * TURNS {
-        coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
+    for _ in 0..4 * TURNS {
+        coupons.push(installation.coupon(&api, size.winners / TURNS / 2).await?);
     }
     for _ in coupons.len()..LISTED as usize {
         installation.coupon(&api, 1).await?;
     }
-    step(format!("everyone wins beside {RATE} lists of coupons a second, in turns with claims alone"));
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    let seen = Arc::new(Seen::default());
-    for pair in coupons.chunks_exact(2) {
-        alone.push(rate(&installation, &api, pair[0], size).await?);
-        let mut asking = JoinSet::new();
-        for number in 0..CONNECTIONS {
-            asking.spawn(ask_again_and_again(api.address()?, number, Arc::clone(&seen)));
-        }
-        until("lists are asked for", async || Ok(seen.total() > u64::from(RATE))).await?;
-        seen.begin();
-        beside.push(rate(&installation, &api, pair[1], size).await?);
-        seen.end();
-        ensure!(asking.try_join_next().is_none(), "who asked for lists stopped");
+    let (first, second) = coupons.split_at(2 * TURNS as usize);
+    let mut measurements = Vec::new();
+    for (asked, coupons) in [(Asked::EachAnother, first), (Asked::AllTheSame, second)] {
+        measurements.push(beside(&installation, &api, (asked, coupons), size).await?);
     }
     consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
+    Ok(measurements)
+}
+
+async fn beside(
+    installation: &Installation,
+    api: &Service,
+    (asked, coupons): (Asked, &[InstallationCoupon]),
+    size: &BenchSize,
+) -> Result<Measurement> {
+    let pages = match asked {
+        Asked::EachAnother => "pages of their own",
+        Asked::AllTheSame => "one page",
+    };
+    step(format!("everyone wins beside {RATE} lists of coupons a second, {pages}, in turns with claims alone"));
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let seen = Arc::new(Seen::default());
+    for pair in coupons.chunks_exact(2) {
+        alone.push(rate(installation, api, pair[0], size).await?);
+        let mut asking = JoinSet::new();
+        let before = seen.total();
+        for number in 0..CONNECTIONS {
+            asking.spawn(ask_again_and_again(api.address()?, (asked, number), Arc::clone(&seen)));
+        }
+        until("lists are asked for", async || Ok(seen.total() > before + u64::from(RATE))).await?;
+        seen.begin();
+        beside.push(rate(installation, api, pair[1], size).await?);
+        seen.end();
+        ensure!(asking.try_join_next().is_none(), "who asked for lists stopped");
+    }
     let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
     let (least, most) = spread(&ratios);
-    let what = format!("everyone wins beside {RATE} lists of coupons a second ÷ alone");
+    let what = format!("everyone wins beside {RATE} lists of coupons a second, {pages} ÷ alone");
     let (lists, refused, asked) = seen.a_second();
     ensure!(lists > 0.0, "not one list was answered");
     let measurement = Measurement::of(PART, what, median(ratios), "×")
@@ -70,10 +98,10 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         .with("alone/s", median(alone))
         .with("lists/s", lists)
         .with("refused/s", refused);
-    Ok(vec![measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests a second on {CONNECTIONS} connections, no two \
-         neighbours for the same page; who asks takes from the same processors"
-    ))])
+    Ok(measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
+        "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests a second on {CONNECTIONS} connections were \
+         answered, lists of up to {LISTED} coupons; who asks takes from the same processors"
+    )))
 }
 
 /// Claims a second while everyone wins; waits for their rows, so that the next turn does not share
@@ -140,7 +168,7 @@ impl Seen {
 }
 
 /// Asks by the clock on one connection, until it is dropped.
-async fn ask_again_and_again(target: SocketAddr, number: u32, seen: Arc<Seen>) -> Result<()> {
+async fn ask_again_and_again(target: SocketAddr, (asked, number): (Asked, u32), seen: Arc<Seen>) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(target).await?);
     let mut clock = interval(Duration::from_secs(CONNECTIONS.into()) / RATE);
     // Behind, as a server makes them who answers late, all that are due are asked at once.
@@ -148,7 +176,10 @@ async fn ask_again_and_again(target: SocketAddr, number: u32, seen: Arc<Seen>) -
     let mut body = Vec::new();
     for turn in 0_u32.. {
         clock.tick().await;
-        let after = (turn * CONNECTIONS + number) % LISTED;
+        let after = match asked {
+            Asked::EachAnother => (turn * CONNECTIONS + number) % LISTED,
+            Asked::AllTheSame => 0,
+        };
         let request = format!("GET /v1/coupons?limit=1000&after={after} HTTP/1.1\r\nhost: x\r\n\r\n");
         connection.get_mut().write_all(request.as_bytes()).await?;
         let mut head = String::new();
