@@ -44,7 +44,7 @@ fn requests() -> usize {
 }
 
 /// Everybody who asks for a coupon, each until they are answered yes or no.
-struct Crowd {
+struct AskingCrowd {
     coupons: Vec<MadeCoupon>,
     apis: Mutex<[ApiClient; 2]>,
     permits: Semaphore,
@@ -52,7 +52,7 @@ struct Crowd {
     answers: Mutex<Vec<Vec<PromisedAnswer>>>,
 }
 
-impl Crowd {
+impl AskingCrowd {
     fn new(coupons: Vec<MadeCoupon>, apis: [ApiClient; 2]) -> Arc<Self> {
         let (apis, answers) = (Mutex::new(apis), Mutex::new(vec![Vec::new(); coupons.len()]));
         Arc::new(Self { coupons, apis, permits: Semaphore::new(AT_ONCE), asked: AtomicUsize::new(0), answers })
@@ -91,13 +91,13 @@ impl Crowd {
 }
 
 /// Two processes of each kind.
-struct Processes {
+struct TwoOfEach {
     apis: [Running<ApiClient>; 2],
     consumers: [Running<Http>; 2],
     daemons: [Running<ReconcilerClient>; 2],
 }
 
-impl Processes {
+impl TwoOfEach {
     async fn start(world: &World) -> Self {
         let (apis, consumers, daemons) = tokio::join!(
             async { [world.serve().await, world.serve().await] },
@@ -113,7 +113,7 @@ impl Processes {
     }
 
     /// Those that were killed are started again, and the crowd finds them.
-    async fn start_again(&mut self, world: &World, crowd: &Crowd) {
+    async fn start_again(&mut self, world: &World, crowd: &AskingCrowd) {
         let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
         crowd.apis.lock()[0] = ApiClient::clone(&api);
         (self.apis[0], self.consumers[0], self.daemons[0]) = (api, consumer, daemon);
@@ -153,7 +153,7 @@ async fn spread_coupons(stack: &ClusterStack, world: &World, api: &ApiClient, qu
 async fn one_of_everything_dies<'a>(
     stack: &'a ClusterStack,
     world: &World,
-    processes: &Processes,
+    processes: &TwoOfEach,
     coupon: &MadeCoupon,
 ) -> &'a RedisServer {
     let redis = primary_of(stack, world, coupon).await;
@@ -178,7 +178,7 @@ async fn redis_is_whole(stack: &ClusterStack, world: &World, dead: &RedisServer,
 #[tokio::test]
 async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exact_within_a_minute() {
     let (stack, world) = begin().await;
-    let mut processes = Processes::start(&world).await;
+    let mut processes = TwoOfEach::start(&world).await;
     let api = &processes.apis[0];
     eventually("admission is open", HEALED, async || api.http().get("/readyz").await.status == 200).await;
 
@@ -186,7 +186,7 @@ async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exa
     let everybody = people(requests() / COUPONS);
     let quantity = u32::try_from(everybody.len() * 9 / 10).unwrap();
     let coupons = spread_coupons(&stack, &world, api, quantity).await;
-    let crowd = Crowd::new(coupons, processes.apis.each_ref().map(|api| ApiClient::clone(api)));
+    let crowd = AskingCrowd::new(coupons, processes.apis.each_ref().map(|api| ApiClient::clone(api)));
     let begun = Instant::now();
     let rush = tokio::spawn(crowd.clone().come(everybody));
     let before = requests() - STILL_TO_COME.min(requests() / 2);
