@@ -17,7 +17,7 @@ struct Args {
     #[command(subcommand)]
     verb: Verb,
     /// On clusters: a Redis Cluster, three brokers, MySQL with a replica that takes over. What
-    /// breaks are single servers of them, and our processes. (About 3 GB a worker.)
+    /// breaks are single servers of them, and our processes. (About 2.5 GB a worker.)
     #[arg(long, env = "CLUSTER", global = true, value_parser = FalseyValueParser::new())]
     cluster: bool,
 }
