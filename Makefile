@@ -118,7 +118,7 @@ crashes: ## Every crash point, again and again, on real servers, with a table (C
 	@target/debug/firstcome-stack setup
 	@CYCLES=$${CYCLES:-100} cargo test --workspace --locked --test it cycles:: -- --nocapture
 
-chaos: ## Seeded fault schedules on real servers, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)
+chaos: ## Seeded fault schedules on real servers, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1; REPLAY=seed or file)
 	@dev/setup.sh
 	@cargo build $(system) -p firstcome-chaos
 	@target/debug/firstcome-stack setup

@@ -18,6 +18,8 @@ use crate::worker::CampaignWorker;
 pub struct Campaign {
     pub first: u64,
     pub seeds: u64,
+    /// On clusters, instead of one server a store.
+    pub clusters: bool,
     /// Only schedules with a fault whose name has this in it.
     pub fault: Option<String>,
     pub workers: usize,
@@ -46,12 +48,13 @@ impl Campaign {
             if seed >= self.first + self.seeds {
                 return Ok(());
             }
-            let schedule = FaultSchedule::draw(seed);
+            let schedule =
+                if self.clusters { FaultSchedule::draw_on_clusters(seed) } else { FaultSchedule::draw(seed) };
             let wanted = |name: &str| self.fault.as_ref().is_none_or(|part| name.contains(part));
             if !schedule.faults.iter().any(|timed| wanted(&timed.fault.name())) {
                 continue;
             }
-            let folder = self.out.join(format!("seed-{seed}"));
+            let folder = self.out.join(format!("{}seed-{seed}", if self.clusters { "cluster-" } else { "" }));
             let ran = worker.try_twice(&schedule, &folder).await;
             let done = {
                 let mut report = report.lock();

@@ -230,6 +230,25 @@ pub enum Fault {
     /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can
     /// be promised against it. It is there to show that the judge sees a lost promise.
     EveryCopyDeleted,
+    /// On clusters: the primary of a coupon is killed, or with `frozen` stands still, and is back
+    /// after `ms`; as a replica, if its own has taken over by then. (Coupons are numbered from 0.)
+    RedisPrimary {
+        number: usize,
+        frozen: bool,
+        ms: u64,
+    },
+    /// On clusters: a broker is killed, or with `frozen` stands still, and is back after `ms`.
+    Broker {
+        id: i32,
+        frozen: bool,
+        ms: u64,
+    },
+    /// On clusters: MySQL's primary is killed, or with `frozen` out of reach. After `ms` its
+    /// replica takes over behind the same address, and it comes back as the replica.
+    MysqlFailOver {
+        frozen: bool,
+        ms: u64,
+    },
 }
 
 impl Fault {
@@ -292,8 +311,15 @@ impl Fault {
             Self::MysqlDeadlocks { .. } => "mysql deadlocks".into(),
             Self::MysqlDiskFull { .. } => "mysql disk full".into(),
             Self::EveryCopyDeleted => "every copy deleted".into(),
+            Self::RedisPrimary { frozen, .. } => format!("{} redis primary", broken_off(*frozen)),
+            Self::Broker { frozen, .. } => format!("{} broker", broken_off(*frozen)),
+            Self::MysqlFailOver { frozen, .. } => format!("{} mysql primary", broken_off(*frozen)),
         }
     }
+}
+
+fn broken_off(frozen: bool) -> &'static str {
+    if frozen { "freeze" } else { "kill" }
 }
 
 impl fmt::Display for Fault {
@@ -310,6 +336,8 @@ impl fmt::Display for Fault {
             Self::WrongType { key, ms } => write!(out, " in place of `{}` for {ms} ms or more", key.name()),
             Self::Garbage { ms, .. } => write!(out, " for {ms} ms or more"),
             Self::Flush | Self::EveryCopyDeleted => Ok(()),
+            Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),
+            Self::Broker { id, ms, .. } => write!(out, " {id} for {ms} ms"),
             Self::KillServer { ms, .. }
             | Self::FreezeServer { ms, .. }
             | Self::Wire { ms, .. }
@@ -321,7 +349,8 @@ impl fmt::Display for Fault {
             | Self::MysqlReadOnly { ms }
             | Self::MysqlLocks { ms }
             | Self::MysqlDeadlocks { ms }
-            | Self::MysqlDiskFull { ms } => write!(out, " for {ms} ms"),
+            | Self::MysqlDiskFull { ms }
+            | Self::MysqlFailOver { ms, .. } => write!(out, " for {ms} ms"),
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! - [`schedule`]: who asks for how many, which [`fault`] comes when, and what is expected besides
 //!   exactness ([`expect`]). A seed gives one schedule.
-//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`supervisor`]: our processes,
-//!   restarted when they end; [`system`]: both, for one schedule: the system under test.
+//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several of each;
+//!   [`tested`]: one or the other; [`supervisor`]: our processes, restarted when they end;
+//!   [`system`]: all, for one schedule: the system under test.
 //! - [`inject()`]: makes a fault happen and says whether it took effect.
 //! - [`clients`]: people who ask until they are answered, recorded in a history
 //!   (`firstcome-histories`).
@@ -16,6 +17,8 @@
 
 pub mod campaign;
 pub mod clients;
+mod cluster_schedule;
+pub mod clusters;
 pub mod evidence;
 pub mod expect;
 pub mod fault;
@@ -31,6 +34,7 @@ pub mod shrink;
 pub mod soak;
 pub mod supervisor;
 pub mod system;
+pub mod tested;
 pub mod verify;
 mod wait;
 pub mod worker;

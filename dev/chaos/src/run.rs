@@ -17,8 +17,8 @@ use crate::fault::Fault;
 use crate::inject::{Effect, ODD_PEOPLE, inject};
 use crate::operators::Operators;
 use crate::schedule::{FaultSchedule, Timed};
-use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
+use crate::tested::TestedServers;
 use crate::verify;
 use crate::wait::pause;
 
@@ -55,7 +55,7 @@ pub struct ScheduleResult {
 ///
 /// # Errors
 /// When the machine or a server failed, not the product: nothing is shown then.
-pub async fn run(servers: &Arc<ProxiedServers>, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
+pub async fn run(servers: &Arc<TestedServers>, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
     let system = SystemUnderTest::start(Arc::clone(servers), schedule).await.context("before the first fault")?;

@@ -12,7 +12,7 @@ use crate::expect::Expect;
 use crate::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
 
 /// Processes of each kind in a drawn schedule.
-const EACH: usize = 2;
+pub(crate) const EACH: usize = 2;
 
 /// Settings of processes that give up early, so that a short schedule sees it.
 pub const IMPATIENT: [(&str, &str); 5] = [
@@ -52,6 +52,9 @@ pub struct FaultSchedule {
     /// An operator puts people on that list and takes people off, all the time.
     #[serde(default)]
     pub relisted: bool,
+    /// Whether each store is several servers.
+    #[serde(default)]
+    pub clusters: bool,
     /// Processes of each kind. Of daemons there are two, unless a fault is one of the daemon's.
     pub processes: usize,
     /// So many operators change the coupons all the time.
@@ -108,6 +111,7 @@ impl FaultSchedule {
             revoke_percent: if rng.random_bool(0.7) { rng.random_range(2..=15) } else { 0 },
             listed,
             relisted,
+            clusters: false,
             processes: EACH,
             operators: if rng.random_bool(0.5) { 2 } else { 0 },
             pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
@@ -131,6 +135,7 @@ impl FaultSchedule {
             revoke_percent: 0,
             listed: 0,
             relisted: false,
+            clusters: false,
             processes: 1,
             operators: 0,
             pollers: 0,
@@ -293,6 +298,9 @@ impl fmt::Display for FaultSchedule {
         }
         if *pollers > 0 {
             write!(out, ", {pollers} poll")?;
+        }
+        if self.clusters {
+            out.write_str(", on clusters")?;
         }
         for timed in &self.faults {
             write!(out, "\n  {:>5} ms  {}", timed.at_ms, timed.fault)?;

@@ -19,8 +19,8 @@ use crate::inject::inject;
 use crate::resources::Resources;
 use crate::run::{announce, record_end_of};
 use crate::schedule::FaultSchedule;
-use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
+use crate::tested::TestedServers;
 use crate::wait::pause;
 
 /// A new coupon this often.
@@ -61,7 +61,7 @@ struct SoakTally {
 /// Runs for so many minutes, prints the resources in use, and says whether all was well.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
-    let servers = Arc::new(ProxiedServers::start().await?);
+    let servers = Arc::new(TestedServers::start(false).await?);
     // Short times of keeping, so that half an hour shows what is thrown away.
     let settings = [("CLEAN_RUNS_KEPT_SECONDS", "120"), ("SEALED_KEYS_TTL_SECONDS", "60")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();

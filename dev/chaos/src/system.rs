@@ -8,21 +8,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use firstcome_histories::Recorder;
-use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores};
+use firstcome_testkit::{ApiClient, Http, MadeCoupon, PrefixedKeys, World};
 use serde_json::json;
 
-use crate::fault::{Fault, FaultyStore};
+use crate::clusters::ClusteredServers;
+use crate::fault::Fault;
 use crate::replica::{Replica, follow};
 use crate::schedule::{FaultSchedule, Timed};
 use crate::servers::ProxiedServers;
 use crate::supervisor::Supervisor;
+use crate::tested::TestedServers;
 use crate::wait::{pause, until};
 
 const READY: Duration = Duration::from_secs(40);
 
 /// Everything that a schedule happens to.
 pub struct SystemUnderTest {
-    pub servers: Arc<ProxiedServers>,
+    pub servers: Arc<TestedServers>,
     pub supervisor: Supervisor,
     /// Database, keys, topic, mails and logs. Its own connections go past the proxies.
     pub world: World,
@@ -48,11 +50,8 @@ const SETTINGS: [(&str, &str); 6] = [
 impl SystemUnderTest {
     /// Starts the system and makes the coupons. What it needs to keep running is
     /// [`SystemUnderTest::supervise`].
-    pub async fn start(servers: Arc<ProxiedServers>, schedule: &FaultSchedule) -> Result<Self> {
-        let stores = WorldStores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
-        let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;
-        world.set("REDIS_URL", &servers.redis_url());
-        world.set("DATABASE_URL", &servers.database_url(world.database()));
+    pub async fn start(servers: Arc<TestedServers>, schedule: &FaultSchedule) -> Result<Self> {
+        let world = servers.world(&format!("chaos{}", schedule.seed)).await;
         let own = schedule.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in SETTINGS.into_iter().chain(own) {
             world.set(name, value);
@@ -73,17 +72,18 @@ impl SystemUnderTest {
         };
         let needs_replica = |timed: &Timed| matches!(timed.fault, Fault::StaleReplica { .. } | Fault::Demotion { .. });
         if schedule.faults.iter().any(needs_replica) {
-            *system.replica.lock().await = Some(follow(&system.servers).await?);
+            *system.replica.lock().await = Some(follow(system.single()?).await?);
         }
-        system.written_before = std::fs::metadata(system.servers.append_only_file()?)?.len();
+        if let Ok(servers) = system.single() {
+            system.written_before = std::fs::metadata(servers.append_only_file()?)?.len();
+        }
         Ok(system)
     }
 
     async fn open(&self, schedule: &FaultSchedule) -> Result<Vec<MadeCoupon>> {
         let all = schedule.processes;
         ensure!(until(READY, || self.supervisor.apis().len() == all).await, "the APIs did not start");
-        let epoch = self.world.redis.own("epoch");
-        while !self.redis().try_command::<bool>(&["EXISTS", &epoch]).await? {
+        while !self.is_open().await? {
             pause(50).await;
         }
         let mut coupons = Vec::new();
@@ -92,6 +92,15 @@ impl SystemUnderTest {
             coupons.push(self.make_coupon(schedule, allow, "INTERVAL 30 MINUTE").await?);
         }
         Ok(coupons)
+    }
+
+    /// Whether a daemon has opened admission.
+    async fn is_open(&self) -> Result<bool> {
+        if self.servers.are_clusters() {
+            let api = self.supervisor.any_api().context("no API runs")?;
+            return Ok(Http::new(&api).get("/readyz").await.status == 200);
+        }
+        Ok(self.redis().try_command(&["EXISTS", &self.world.redis.own("epoch")]).await?)
     }
 
     /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
@@ -148,15 +157,22 @@ impl SystemUnderTest {
 
     /// The keys in the Redis that is the master now.
     pub fn redis(&self) -> PrefixedKeys {
-        PrefixedKeys::new(&self.servers.redis().url(), &self.world.setting("REDIS_KEY_PREFIX"))
+        self.servers.redis(&self.world.setting("REDIS_KEY_PREFIX"))
+    }
+
+    /// The servers, for a fault of single ones.
+    pub(crate) fn single(&self) -> Result<&ProxiedServers> {
+        self.servers.single()
+    }
+
+    /// The servers, for a fault of clusters.
+    pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
+        self.servers.clusters()
     }
 
     /// No proxy disturbs.
     pub async fn heal(&self) -> Result<()> {
-        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
-            self.servers.proxy(store).set(firstcome_stack::ProxyFault::Pass).await?;
-        }
-        Ok(())
+        self.servers.heal().await
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 
 use crate::run::{ScheduleResult, run};
 use crate::schedule::FaultSchedule;
-use crate::servers::ProxiedServers;
+use crate::tested::TestedServers;
 
 /// After so many schedules a worker takes new servers: topics and logs of the old ones pile up.
 const FRESH_AFTER: u32 = 40;
@@ -18,7 +18,7 @@ const FRESH_AFTER: u32 = 40;
 /// A worker's servers, renewed now and then.
 #[derive(Default)]
 pub struct CampaignWorker {
-    servers: Option<Arc<ProxiedServers>>,
+    servers: Option<Arc<TestedServers>>,
     used: u32,
 }
 
@@ -35,14 +35,12 @@ impl CampaignWorker {
     }
 
     pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
-        if self.used >= FRESH_AFTER {
-            self.servers = None;
-        }
-        let servers = if let Some(servers) = self.servers.take() {
+        let fit = |servers: &Arc<TestedServers>| servers.are_clusters() == schedule.clusters;
+        let servers = if let Some(servers) = self.servers.take().filter(fit).filter(|_| self.used < FRESH_AFTER) {
             servers
         } else {
             self.used = 0;
-            Arc::new(ProxiedServers::start().await?)
+            Arc::new(TestedServers::start(schedule.clusters).await?)
         };
         self.used += 1;
         if folder.exists() {

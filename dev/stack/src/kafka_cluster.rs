@@ -1,14 +1,20 @@
 //! Three Kafkas that are one cluster: each is a broker and a voter of the controllers' quorum.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::kafka::{KafkaOptions, KafkaServer};
 use crate::kafka_node::KafkaNode;
+use crate::kafka_wire;
 use crate::ports::ReservedPort;
+use crate::wait::within;
 
 const BROKERS: usize = 3;
+
+/// How long one that was dead or frozen may take to be counted among the living.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A private Kafka with three brokers.
 #[derive(Debug)]
@@ -26,6 +32,18 @@ impl KafkaCluster {
         // Side by side: one alone is no majority of the controllers.
         let (first, second, third) = tokio::try_join!(start(1), start(2), start(3))?;
         Ok(Self { brokers: [first, second, third] })
+    }
+
+    /// Waits until each broker knows all three as alive: only then is a topic made on all.
+    pub async fn wait_until_whole(&self) -> Result<()> {
+        within(LIMIT, async || {
+            for broker in &self.brokers {
+                let known = kafka_wire::brokers(broker.port()).await?;
+                ensure!(known.len() == BROKERS, "the broker at port {} knows {known:?}", broker.port());
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// All three, for `bootstrap.servers`.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{MailOptions, RedisCluster, RedisClusterOptions, Stack, StackOptions};
+use firstcome_stack::{ClusterStack, MailOptions, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -31,7 +31,10 @@ enum Command {
         /// Also write each mail into this folder, as .eml
         #[arg(long, value_name = "DIR")]
         mail_dir: Option<PathBuf>,
-        /// Redis as a cluster: three primaries with a replica each
+        /// Stores that outlive any one server: a Redis Cluster of three primaries with a replica
+        /// each, three Kafka brokers of which each has every message, and a MySQL primary with a
+        /// semi-synchronous replica behind one address, which leads to the replica when the primary
+        /// is killed. About 2 GB of memory
         #[arg(long)]
         cluster: bool,
     },
@@ -88,23 +91,28 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, cluster: bool
 
 async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, cluster: bool) -> Result<()> {
     let begun = Instant::now();
-    eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
     let mail = MailOptions { folder: mail_dir, ..MailOptions::default() };
-    let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
-    let mut env = stack.env().to_vec();
-    let cluster = if cluster { Some(RedisCluster::start(RedisClusterOptions::default()).await?) } else { None };
-    if let Some(cluster) = &cluster {
-        // In the place of the stack's own Redis, which is left alone.
-        env.retain(|(name, _)| *name != "REDIS_URL");
-        env.extend(cluster.env());
+    if cluster {
+        eprintln!("[stack] starting a Redis Cluster, three Kafka brokers, MySQL with a replica, and a mail sink");
+        let stack = ClusterStack::start(mail).await?;
+        tell(env_file, &stack.env(), begun)?;
+        return stack.watch_mysql(|news| eprintln!("[stack] {news}")).await;
     }
+    eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
+    let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
+    tell(env_file, &stack.env(), begun)?;
+    std::future::pending().await
+}
+
+/// Everything runs: what programs need to find it.
+fn tell(env_file: Option<&Path>, env: &[(&'static str, String)], begun: Instant) -> Result<()> {
     let lines = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<Vec<_>>().concat();
     if let Some(path) = env_file {
         write_whole(path, &lines).with_context(|| format!("cannot write {}", path.display()))?;
     }
     print!("{lines}");
     eprintln!("[stack] ready after {:.1} s; Ctrl-C ends it", begun.elapsed().as_secs_f64());
-    std::future::pending().await
+    Ok(())
 }
 
 /// By renaming, so that a program which waits for the file never reads half of it.

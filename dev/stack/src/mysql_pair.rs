@@ -1,5 +1,6 @@
 //! A MySQL primary, its replica, and the address that leads to whichever of them is in office.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -22,11 +23,16 @@ pub enum Replication {
 /// Two servers and one address.
 #[derive(Debug)]
 pub struct MysqlPair {
+    /// The primary at first.
     pub primary: MysqlServer,
     /// It takes no writes before it is promoted.
     pub replica: MysqlServer,
     /// Leads to the primary at first.
     pub address: FaultProxy,
+    replication: Replication,
+    second_in_office: AtomicBool,
+    /// The last server id that was given.
+    ids: AtomicU32,
 }
 
 impl MysqlPair {
@@ -42,66 +48,125 @@ impl MysqlPair {
             MysqlServer::start(MysqlOptions { extra_args })
         };
         let (primary, replica) = tokio::try_join!(server(1), server(2))?;
+        let address = primary.proxy().await?;
+        let (second_in_office, ids) = (AtomicBool::new(false), AtomicU32::new(2));
+        let pair = Self { primary, replica, address, replication, second_in_office, ids };
+        pair.follow().await?;
+        pair.waits_for_replica().await;
+        Ok(pair)
+    }
+
+    /// The primary of now.
+    pub fn in_office(&self) -> &MysqlServer {
+        if self.second_in_office.load(Ordering::Relaxed) { &self.replica } else { &self.primary }
+    }
+
+    /// The other one: a replica, or the primary of before.
+    fn other(&self) -> &MysqlServer {
+        if self.second_in_office.load(Ordering::Relaxed) { &self.primary } else { &self.replica }
+    }
+
+    /// The other one becomes a replica of the primary, and has all that it has.
+    async fn follow(&self) -> Result<()> {
         let source = format!(
             "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = 'root', \
              GET_SOURCE_PUBLIC_KEY = 1, SOURCE_AUTO_POSITION = 1",
-            primary.port()
+            self.in_office().port()
         );
         for sql in [&*source, "START REPLICA", "SET GLOBAL super_read_only = ON"] {
-            replica.query(sql).await?;
+            self.other().query(sql).await?;
         }
-        let address = primary.proxy().await?;
-        let pair = Self { primary, replica, address };
-        pair.catch_up().await?;
-        if replication == Replication::SemiSynchronous {
+        self.catch_up().await
+    }
+
+    async fn waits_for_replica(&self) {
+        if self.replication == Replication::SemiSynchronous {
             let waits = "SELECT variable_value FROM performance_schema.global_status \
                          WHERE variable_name = 'Rpl_semi_sync_source_clients'";
             eventually("the primary waits for the replica", LIMIT, async || {
-                pair.primary.query(waits).await.is_ok_and(|rows| rows == [["1"]])
+                self.in_office().query(waits).await.is_ok_and(|rows| rows == [["1"]])
             })
             .await;
         }
-        Ok(pair)
     }
 
     /// Waits until the replica has all that the primary has.
     pub async fn catch_up(&self) -> Result<()> {
-        let all = &self.primary.query("SELECT @@global.gtid_executed").await?[0][0];
+        let all = &self.in_office().query("SELECT @@global.gtid_executed").await?[0][0];
         self.replica_has(all).await
     }
 
     async fn replica_has(&self, transactions: &str) -> Result<()> {
-        let transactions = transactions.replace('\n', "");
+        let (replica, transactions) = (self.other(), transactions.replace('\n', ""));
         let wait = format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{transactions}', {})", LIMIT.as_secs());
-        let timed_out = self.replica.query(&wait).await?;
-        ensure!(timed_out == [["0"]], "the replica lags: {:?}", self.replica.query("SHOW REPLICA STATUS").await);
+        let timed_out = replica.query(&wait).await?;
+        ensure!(timed_out == [["0"]], "the replica lags: {:?}", replica.query("SHOW REPLICA STATUS").await);
         Ok(())
     }
 
     /// From here on the replica gets nothing: it lacks what is written until it is promoted.
     pub async fn stop_replication(&self) -> Result<()> {
         self.catch_up().await?;
-        self.replica.query("STOP REPLICA").await.map(drop)
+        self.other().query("STOP REPLICA").await.map(drop)
     }
 
     /// The primary's host is out of reach: connections stay open and nothing passes on them, and
     /// new ones hang.
     pub async fn lose_primary(&self) -> Result<()> {
         self.address.set(ProxyFault::BlackHole).await?;
-        self.primary.freeze().await
+        self.in_office().freeze().await
     }
 
-    /// The replica carries out all that it received, and takes writes.
+    /// The replica carries out all that it received, and takes writes: it is the primary.
     pub async fn promote(&self) -> Result<()> {
-        self.replica.query("STOP REPLICA IO_THREAD").await?;
+        let replica = self.other();
+        replica.query("STOP REPLICA IO_THREAD").await?;
         let received = "SELECT received_transaction_set FROM performance_schema.replication_connection_status";
-        if self.replica.query("SELECT service_state FROM performance_schema.replication_applier_status").await?
-            == [["ON"]]
-        {
-            self.replica_has(&self.replica.query(received).await?[0][0]).await?;
+        if replica.query("SELECT service_state FROM performance_schema.replication_applier_status").await? == [["ON"]] {
+            self.replica_has(&replica.query(received).await?[0][0]).await?;
         }
         for sql in ["STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL read_only = OFF"] {
-            self.replica.query(sql).await?;
+            replica.query(sql).await?;
+        }
+        self.second_in_office.fetch_xor(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A change of the primary as a whole: the replica is promoted, and the address leads to it.
+    pub async fn fail_over(&self) -> Result<()> {
+        self.promote().await?;
+        self.lead_to(self.in_office()).await
+    }
+
+    /// The primary of before, dead, frozen or well, is back as the replica of the one that is in
+    /// office, and takes no writes. What it alone has, a commit that was never answered, is thrown
+    /// away with all its data. From here on the pair can fail over once more.
+    pub async fn take_back(&self) -> Result<()> {
+        let (now, before) = (self.in_office(), self.other());
+        if before.pid().is_some() {
+            before.kill().await?;
+        }
+        before.start_again().await?;
+        let had = before.query("SELECT @@global.gtid_executed").await?[0][0].replace('\n', "");
+        let known = now.query(&format!("SELECT GTID_SUBSET('{had}', @@global.gtid_executed)")).await?;
+        if known != [["1"]] {
+            before.kill().await?;
+            before.start_empty().await?;
+            // A server skips what its own id has written, and it lacks all that.
+            let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
+            before.query(&format!("SET GLOBAL server_id = {id}")).await?;
+        }
+        let semi_synchronous = self.replication == Replication::SemiSynchronous;
+        if semi_synchronous {
+            before.query("SET GLOBAL rpl_semi_sync_source_enabled = OFF").await?;
+        }
+        self.follow().await?;
+        if semi_synchronous {
+            now.query("SET GLOBAL rpl_semi_sync_source_enabled = ON").await?;
+            // Connected anew, it is one that the primary waits for.
+            before.query("STOP REPLICA IO_THREAD").await?;
+            before.query("START REPLICA IO_THREAD").await?;
+            self.waits_for_replica().await;
         }
         Ok(())
     }

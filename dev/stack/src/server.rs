@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -175,6 +175,19 @@ impl<K: ServerKind> Server<K> {
         let process = slot.insert(process.await??);
         self.pid.store(process.pid(), Ordering::Relaxed);
         self.wait_until_it_answers(process).await.map_err(|error| self.explain(&error))
+    }
+
+    /// Starts it after its end with none of the data it had: a new server on the same port.
+    pub async fn start_empty(&self) -> Result<()> {
+        let (options, at) = (self.options.clone(), self.instance()?.clone());
+        ensure!(self.pid().is_none(), "{} is running", K::NAME);
+        let emptied = tokio::task::spawn_blocking(move || {
+            fs::remove_dir_all(&at.data)?;
+            fs::create_dir_all(&at.data)?;
+            options.prepare(&at)
+        });
+        emptied.await??;
+        self.start_again().await
     }
 
     async fn wait_until_it_answers(&self, process: &ServerProcess) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Makes a fault happen, undoes it after its time, and says whether it really took effect.
 
+mod clusters;
 mod effect;
 mod garbage;
 mod mysql;
@@ -34,17 +35,17 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             Ok(Effect::of(during, took, if took { "stepped" } else { "it does not run" }))
         }
         Fault::KillServer { store, ms } => {
-            let _alone = system.servers.alone(*store).await;
-            system.servers.kill(*store).await?;
+            let _alone = system.single()?.alone(*store).await;
+            system.single()?.kill(*store).await?;
             let during = lasting(*ms).await;
-            system.servers.start_again(*store).await?;
+            system.single()?.start_again(*store).await?;
             Ok(Effect::of(during, true, "killed and started again"))
         }
         Fault::FreezeServer { store, ms } => {
-            let _alone = system.servers.alone(*store).await;
-            system.servers.hold(*store, true).await?;
+            let _alone = system.single()?.alone(*store).await;
+            system.single()?.hold(*store, true).await?;
             let during = lasting(*ms).await;
-            system.servers.hold(*store, false).await?;
+            system.single()?.hold(*store, false).await?;
             Ok(Effect::of(during, true, "held still"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
@@ -66,6 +67,9 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::WrongType { key, ms } => garbage::wrong_type(system, *key, *ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system).await,
+        Fault::RedisPrimary { number, frozen, ms } => clusters::redis_primary(system, *number, *frozen, *ms).await,
+        Fault::Broker { id, frozen, ms } => clusters::broker(system, *id, *frozen, *ms).await,
+        Fault::MysqlFailOver { frozen, ms } => clusters::mysql_fail_over(system, *frozen, *ms).await,
     }
 }
 
@@ -116,8 +120,8 @@ async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
 }
 
 async fn disturb(system: &SystemUnderTest, store: FaultyStore, wire: WireFault, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(store).await;
-    let proxy = system.servers.proxy(store);
+    let _alone = system.single()?.alone(store).await;
+    let proxy = system.single()?.proxy(store);
     let before = proxy.counters();
     proxy
         .set(match wire {
@@ -144,17 +148,17 @@ async fn disturb(system: &SystemUnderTest, store: FaultyStore, wire: WireFault, 
 }
 
 async fn silence(system: &SystemUnderTest, store: FaultyStore, process: bool, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(store).await;
-    let proxy = system.servers.proxy(store);
+    let _alone = system.single()?.alone(store).await;
+    let proxy = system.single()?.proxy(store);
     let open = proxy.counters().open;
     proxy.set(ProxyFault::BlackHole).await?;
     proxy.strand_now();
     if process {
-        system.servers.kill(store).await?;
+        system.single()?.kill(store).await?;
     }
     let during = lasting(ms).await;
     if process {
-        system.servers.start_again(store).await?;
+        system.single()?.start_again(store).await?;
     }
     proxy.set(ProxyFault::Pass).await?;
     Ok(Effect::of(during, open > 0, format!("{open} connections silent for good")))

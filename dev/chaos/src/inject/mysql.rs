@@ -14,8 +14,8 @@ use crate::system::{SystemUnderTest, number};
 use crate::wait::{lasting, pause, until};
 
 pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
-    let mysql = &system.servers.mysql;
+    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
+    let mysql = &system.single()?.mysql;
     mysql.query("SET GLOBAL super_read_only = ON").await?;
     let during = lasting(ms).await;
     mysql.query("SET GLOBAL super_read_only = OFF").await?;
@@ -25,7 +25,7 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
 
 /// Another client locks the drop.
 pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
     let mut other = other_client(system).await?;
     other.query_drop("BEGIN").await?;
@@ -44,7 +44,7 @@ const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNIO
 
 /// Another client takes the same locks in the other order, again and again.
 pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
     let begun = Instant::now();
     let mut other = other_client(system).await?;
@@ -76,7 +76,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
 
 /// Another client's lock lets no statement of some kind go on.
 pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let mut other = other_client(system).await?;
     other.query_drop(lock).await?;
     let during = lasting(ms).await;
@@ -91,14 +91,14 @@ pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Resul
 
 /// Its files may not grow: it ends itself when it can't write its log, and is started again.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
-    let pid = system.servers.pid(FaultyStore::Mysql).context("MySQL does not run")?;
+    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
+    let pid = system.single()?.pid(FaultyStore::Mysql).context("MySQL does not run")?;
     let begun = Instant::now();
     files_up_to(pid, Some(1))?;
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
     let during = begun..Instant::now();
-    system.servers.kill(FaultyStore::Mysql).await?;
-    system.servers.start_again(FaultyStore::Mysql).await?;
+    system.single()?.kill(FaultyStore::Mysql).await?;
+    system.single()?.start_again(FaultyStore::Mysql).await?;
     Ok(Effect::of(during, true, if ended { "ended itself" } else { "writes failed" }))
 }
 

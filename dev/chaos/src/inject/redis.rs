@@ -35,20 +35,20 @@ fn forgotten(before: u64, after: u64) -> Effect {
 
 /// Killed, and back without the last part of what it wrote.
 pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
-    system.servers.kill(FaultyStore::Redis).await?;
-    let file = std::fs::File::options().write(true).open(system.servers.append_only_file()?)?;
+    system.single()?.kill(FaultyStore::Redis).await?;
+    let file = std::fs::File::options().write(true).open(system.single()?.append_only_file()?)?;
     let length = file.metadata()?.len();
     let written = length.saturating_sub(system.written_before());
     file.set_len(length - written * percent / 100)?;
-    system.servers.start_again(FaultyStore::Redis).await?;
+    system.single()?.start_again(FaultyStore::Redis).await?;
     Ok(forgotten(before, people(system).await?))
 }
 
 /// Emptied in the same process.
 pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
     system.redis().try_command::<()>(&["FLUSHALL"]).await?;
     Ok(forgotten(before, 0))
@@ -56,20 +56,20 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
 
 /// Killed, and back with a copy of an earlier moment.
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
-    let old = OldCopy::of(&system.servers.redis())?;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let old = OldCopy::of(&system.single()?.redis())?;
     pause(age_ms).await;
     let before = people(system).await?;
-    system.servers.kill(FaultyStore::Redis).await?;
-    old.put_back(&system.servers.redis())?;
-    system.servers.start_again(FaultyStore::Redis).await?;
+    system.single()?.kill(FaultyStore::Redis).await?;
+    old.put_back(&system.single()?.redis())?;
+    system.single()?.start_again(FaultyStore::Redis).await?;
     Ok(forgotten(before, people(system).await?))
 }
 
 /// A replica that follows the master no more, and is `lag_ms` behind it.
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
-    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(&system.servers).await? };
+    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(system.single()?).await? };
     link.set(ProxyFault::Cut).await?;
     PrefixedKeys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
     pause(lag_ms).await;
@@ -78,20 +78,20 @@ async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServe
 
 /// A replica that no longer hears of the master takes its place.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let server = left_behind(system, lag_ms).await?;
-    let master = system.servers.redis();
+    let master = system.single()?.redis();
     let before = people(system).await?;
-    system.servers.promote(Arc::new(server)).await?;
+    system.single()?.promote(Arc::new(server)).await?;
     master.kill().await?;
     Ok(forgotten(before, people(system).await?))
 }
 
 /// The master takes over the older data of a replica, and is promoted again in the same process.
 pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let older = left_behind(system, lag_ms).await?;
-    let master = system.servers.redis();
+    let master = system.single()?.redis();
     let before = people(system).await?;
     let begun = Instant::now();
     let command = PrefixedKeys::new(&master.url(), "");
@@ -104,34 +104,34 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
 
 /// Its clock, by which windows open and close, is off by so many seconds.
 pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let time = async || anyhow::Ok(redis.try_command::<(i64, i64)>(&["TIME"]).await?.0);
     let before = time().await?;
-    system.servers.redis_clock.set(seconds)?;
+    system.single()?.redis_clock.set(seconds)?;
     let stepped = time().await? - before;
     let during = lasting(ms).await;
-    system.servers.redis_clock.set(0)?;
+    system.single()?.redis_clock.set(0)?;
     Ok(Effect::of(during, (stepped - seconds).abs() < 5, format!("it stepped by {stepped} s")))
 }
 
 /// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it
 /// can't keep.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
-    let pid = system.servers.pid(FaultyStore::Redis).context("Redis does not run")?;
-    let length = std::fs::metadata(system.servers.append_only_file()?)?.len();
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let pid = system.single()?.pid(FaultyStore::Redis).context("Redis does not run")?;
+    let length = std::fs::metadata(system.single()?.append_only_file()?)?.len();
     files_up_to(pid, Some(length + 100))?;
     let begun = Instant::now();
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
-    system.servers.kill(FaultyStore::Redis).await?;
-    system.servers.start_again(FaultyStore::Redis).await?;
+    system.single()?.kill(FaultyStore::Redis).await?;
+    system.single()?.start_again(FaultyStore::Redis).await?;
     Ok(Effect::of(begun..begun, ended, if ended { "ended itself" } else { "nothing was written" }))
 }
 
 /// New keys are refused.
 pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let before = refused(&redis).await?;
     redis.try_command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await?;

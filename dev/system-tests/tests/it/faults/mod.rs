@@ -2,6 +2,7 @@
 
 mod brokers;
 mod clocks;
+mod clusters;
 mod cycles;
 mod disks;
 mod gate;

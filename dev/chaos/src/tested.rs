@@ -1,0 +1,87 @@
+//! The servers of a schedule: one of each store, or several.
+
+use anyhow::{Context as _, Result};
+use firstcome_stack::ProxyFault;
+use firstcome_testkit::{PrefixedKeys, World, WorldStores};
+
+use crate::clusters::ClusteredServers;
+use crate::fault::FaultyStore;
+use crate::servers::ProxiedServers;
+
+/// What a worker runs its schedules on.
+pub enum TestedServers {
+    Single(Box<ProxiedServers>),
+    Clusters(Box<ClusteredServers>),
+}
+
+impl TestedServers {
+    pub async fn start(clusters: bool) -> Result<Self> {
+        Ok(if clusters {
+            Self::Clusters(Box::new(ClusteredServers::start().await?))
+        } else {
+            Self::Single(Box::new(ProxiedServers::start().await?))
+        })
+    }
+
+    pub fn are_clusters(&self) -> bool {
+        matches!(self, Self::Clusters(_))
+    }
+
+    pub(crate) fn single(&self) -> Result<&ProxiedServers> {
+        let Self::Single(servers) = self else { anyhow::bail!("this fault is one of single servers") };
+        Ok(servers)
+    }
+
+    pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
+        let Self::Clusters(servers) = self else { anyhow::bail!("this fault is one of clusters") };
+        Ok(servers)
+    }
+
+    /// A world whose own connections go past what faults break, and whose processes' do not.
+    pub(crate) async fn world(&self, name: &str) -> World {
+        match self {
+            Self::Single(servers) => {
+                let stores = WorldStores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
+                let world = World::on(stores, name).await;
+                world.set("REDIS_URL", &servers.redis_url());
+                world.set("DATABASE_URL", &servers.database_url(world.database()));
+                world
+            }
+            Self::Clusters(servers) => {
+                let world = World::on(servers.stores(), name).await;
+                world.set("DATABASE_URL", &servers.database_url(world.database()));
+                world
+            }
+        }
+    }
+
+    /// The keys with this prefix, on whatever servers have them now.
+    pub(crate) fn redis(&self, prefix: &str) -> PrefixedKeys {
+        match self {
+            Self::Single(servers) => PrefixedKeys::new(&servers.redis().url(), prefix),
+            Self::Clusters(servers) => PrefixedKeys::new(&servers.stack.redis.urls(), prefix),
+        }
+    }
+
+    /// No proxy disturbs.
+    pub(crate) async fn heal(&self) -> Result<()> {
+        // Each fault of a cluster ends by itself.
+        let Self::Single(servers) = self else { return Ok(()) };
+        for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
+            servers.proxy(store).set(ProxyFault::Pass).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes them whole and empty for the next schedule.
+    ///
+    /// # Errors
+    /// When a server does not answer any more: they are lost, take new ones.
+    pub async fn restore(&self) -> Result<()> {
+        match self {
+            Self::Single(servers) => servers.restore().await,
+            Self::Clusters(servers) => servers.restore().await,
+        }
+        .context("the servers are lost")
+    }
+}

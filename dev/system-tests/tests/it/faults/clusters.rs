@@ -1,0 +1,234 @@
+//! Redis, Kafka and MySQL as clusters, a rush on ten coupons, and one of everything dies at once:
+//! every coupon is exact within a minute.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use firstcome_stack::{ClusterStack, MailOptions, RedisServer};
+use firstcome_testkit::{
+    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, WorldStores, assert_exact,
+    eventually, exact, people,
+};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::waves::HEALED;
+
+const COUPONS: usize = 10;
+
+/// Requests in hand at any time.
+const AT_ONCE: usize = 200;
+
+/// When everything dies, so many have not asked yet; or half of them, if they are fewer.
+const STILL_TO_COME: usize = 15_000;
+
+/// A hundred thousand requests on a busy machine.
+const RUSH: Duration = Duration::from_secs(600);
+
+/// From the end of the last fault.
+const EXACT_WITHIN: Duration = Duration::from_secs(60);
+
+/// Of the processes: passes all the time, and no waiting that the test need not see.
+const SETTINGS: [(&str, &str); 4] = [
+    ("RECONCILE_CRON", "*/2 * * * * *"),
+    ("REDIS_TIMEOUT_MS", "2000"),
+    ("PUBLISH_DEADLINE_MS", "1000"),
+    ("DATABASE_TIMEOUT_MS", "5000"),
+];
+
+/// How many ask, all coupons together; `REQUESTS=100000` for a release.
+fn requests() -> usize {
+    std::env::var("REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+}
+
+/// Everybody who asks for a coupon, each until they are answered yes or no.
+struct AskingCrowd {
+    coupons: Vec<MadeCoupon>,
+    apis: Mutex<[ApiClient; 2]>,
+    permits: Semaphore,
+    asked: AtomicUsize,
+    answers: Mutex<Vec<Vec<PromisedAnswer>>>,
+}
+
+impl AskingCrowd {
+    fn new(coupons: Vec<MadeCoupon>, apis: [ApiClient; 2]) -> Arc<Self> {
+        let (apis, answers) = (Mutex::new(apis), Mutex::new(vec![Vec::new(); coupons.len()]));
+        Arc::new(Self { coupons, apis, permits: Semaphore::new(AT_ONCE), asked: AtomicUsize::new(0), answers })
+    }
+
+    /// Those of all coupons in turns; none who waits holds others up.
+    async fn come(self: Arc<Self>, everybody: Vec<String>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for (number, person) in everybody.into_iter().enumerate() {
+            for coupon in 0..self.coupons.len() {
+                let (crowd, person) = (self.clone(), person.clone());
+                tasks.spawn(async move { crowd.until_answered(coupon, number, &person).await });
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    }
+
+    /// By turns at both APIs.
+    async fn until_answered(&self, coupon: usize, number: usize, person: &str) {
+        for attempt in 0.. {
+            let permit = self.permits.acquire().await.unwrap();
+            let api = self.apis.lock()[(number + attempt) % 2].clone();
+            let answer = api.claim(self.coupons[coupon].id, person).await;
+            drop(permit);
+            self.asked.fetch_add(usize::from(attempt == 0), Ordering::Relaxed);
+            let settled = answer.promised().is_some() || answer.is("sold_out");
+            self.answers.lock()[coupon].push((person.to_owned(), answer));
+            if settled {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+/// Two processes of each kind.
+struct TwoOfEach {
+    apis: [Running<ApiClient>; 2],
+    consumers: [Running<Http>; 2],
+    daemons: [Running<ReconcilerClient>; 2],
+}
+
+impl TwoOfEach {
+    async fn start(world: &World) -> Self {
+        let (apis, consumers, daemons) = tokio::join!(
+            async { [world.serve().await, world.serve().await] },
+            async { [world.consume().await, world.consume().await] },
+            async { [world.daemon().await, world.daemon().await] },
+        );
+        Self { apis, consumers, daemons }
+    }
+
+    /// The first of each kind is killed.
+    async fn kill_one_each(&self) {
+        tokio::join!(self.apis[0].process.kill(), self.consumers[0].process.kill(), self.daemons[0].process.kill());
+    }
+
+    /// Those that were killed are started again, and the crowd finds them.
+    async fn start_again(&mut self, world: &World, crowd: &AskingCrowd) {
+        let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
+        crowd.apis.lock()[0] = ApiClient::clone(&api);
+        (self.apis[0], self.consumers[0], self.daemons[0]) = (api, consumer, daemon);
+    }
+}
+
+async fn begin() -> (ClusterStack, World) {
+    let stack = ClusterStack::start(MailOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let mysql = stack.mysql.primary.database_url_via(&stack.mysql.address, "");
+    let stores = WorldStores::at("", &mysql, "").with_redis_servers(&stack.redis.urls(), &stack.redis.env());
+    let stores = stores.with_kafka_cluster(&stack.kafka);
+    let world = World::on(stores, "clusters").await;
+    for (name, value) in SETTINGS {
+        world.set(name, value);
+    }
+    (stack, world)
+}
+
+async fn primary_of<'a>(stack: &'a ClusterStack, world: &World, coupon: &MadeCoupon) -> &'a RedisServer {
+    stack.redis.primary_of(&world.redis.claimants(coupon.id)).await.unwrap()
+}
+
+/// Ten coupons, some on each primary.
+async fn spread_coupons(stack: &ClusterStack, world: &World, api: &ApiClient, quantity: u32) -> Vec<MadeCoupon> {
+    let (mut coupons, mut primaries) = (Vec::new(), BTreeSet::new());
+    for _ in 0..COUPONS {
+        let coupon = api.open_coupon(quantity).await;
+        primaries.insert(primary_of(stack, world, &coupon).await.port());
+        coupons.push(coupon);
+    }
+    assert_eq!(primaries.len(), 3, "coupons are on each primary");
+    coupons
+}
+
+/// A primary of Redis, a broker, MySQL's primary and one process of each kind, at the same moment.
+/// Gives the Redis.
+async fn one_of_everything_dies<'a>(
+    stack: &'a ClusterStack,
+    world: &World,
+    processes: &TwoOfEach,
+    coupon: &MadeCoupon,
+) -> &'a RedisServer {
+    let redis = primary_of(stack, world, coupon).await;
+    let broker = stack.kafka.broker(world.topic.leader(0).await.unwrap()).unwrap();
+    let (one, two, three, ()) =
+        tokio::join!(redis.kill(), broker.kill(), stack.mysql.primary.kill(), processes.kill_one_each());
+    one.and(two).and(three).unwrap();
+    redis
+}
+
+/// A replica is the primary of this coupon, and the one that died is back as its replica.
+async fn redis_is_whole(stack: &ClusterStack, world: &World, dead: &RedisServer, coupon: &MadeCoupon) {
+    let key = world.redis.claimants(coupon.id);
+    eventually("a replica of Redis has taken over", HEALED, async || {
+        stack.redis.primary_of(&key).await.is_ok_and(|now| now.port() != dead.port())
+    })
+    .await;
+    dead.start_again().await.unwrap();
+    stack.redis.wait_until_whole().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exact_within_a_minute() {
+    let (stack, world) = begin().await;
+    let mut processes = TwoOfEach::start(&world).await;
+    let api = &processes.apis[0];
+    eventually("admission is open", HEALED, async || api.http().get("/readyz").await.status == 200).await;
+
+    // Nine in ten get one, so that slots are left when everything dies.
+    let everybody = people(requests() / COUPONS);
+    let quantity = u32::try_from(everybody.len() * 9 / 10).unwrap();
+    let coupons = spread_coupons(&stack, &world, api, quantity).await;
+    let crowd = AskingCrowd::new(coupons, processes.apis.each_ref().map(|api| ApiClient::clone(api)));
+    let begun = Instant::now();
+    let rush = tokio::spawn(crowd.clone().come(everybody));
+    let before = requests() - STILL_TO_COME.min(requests() / 2);
+    eventually("most have asked", RUSH, async || crowd.asked.load(Ordering::Relaxed) >= before).await;
+
+    let dead = one_of_everything_dies(&stack, &world, &processes, &crowd.coupons[0]).await;
+    let (died, died_after) = (Instant::now(), begun.elapsed());
+    tokio::join!(
+        redis_is_whole(&stack, &world, dead, &crowd.coupons[0]),
+        async { stack.mysql.fail_over().await.unwrap() },
+        processes.start_again(&world, &crowd),
+    );
+    // One broker and one MySQL stay dead: the others go on without them.
+    let last_fault = Instant::now();
+    rush.await.unwrap();
+    let rushed = begun.elapsed();
+    for coupon in &crowd.coupons {
+        let left = EXACT_WITHIN.saturating_sub(last_fault.elapsed());
+        firstcome_testkit::eventually_some("the coupon is exact", left, async || {
+            exact(&world.sql, &world.redis, coupon, quantity).await
+        })
+        .await;
+    }
+    let (since_last, since_kills) = (last_fault.elapsed(), died.elapsed());
+    let answers = std::mem::take(&mut *crowd.answers.lock());
+    println!(
+        "{} requests for {COUPONS} × {quantity} in {rushed:.1?}, everything died after {died_after:.1?}; exact \
+         {since_last:.1?} after the last fault, {since_kills:.1?} after the kills",
+        answers.iter().map(Vec::len).sum::<usize>(),
+    );
+    assert!(since_last <= EXACT_WITHIN, "exact {since_last:?} after the last fault");
+
+    for (coupon, answers) in crowd.coupons.iter().zip(&answers) {
+        assert_exact(&world, coupon, quantity, answers).await;
+    }
+    assert!(world.sql.query("SELECT * FROM broken_promises").await.is_empty());
+    eventually("a deep pass finds nothing", HEALED, async || {
+        let once = world.once_with(&["--deep"], &[]).await;
+        once.code == 0 && once.run().all_findings().count() == 0
+    })
+    .await;
+    for process in [&processes.apis[1].process, &processes.consumers[1].process, &processes.daemons[1].process] {
+        assert_eq!(process.status(), None, "{}", process.log());
+    }
+}
