@@ -11,7 +11,7 @@ if [ "${1:-}" != compiled ]; then
     cargo fmt --all --check
 
     step "comments within 100 columns"
-    if git ls-files '*.rs' | LC_ALL=C.UTF-8 xargs grep -nP '^(?=\s*//).{101}'; then
+    if git ls-files --cached --others --exclude-standard '*.rs' | LC_ALL=C.UTF-8 xargs grep -nP '^(?=\s*//).{101}'; then
         echo "[lint] wrap these comments at 100 columns" >&2
         exit 1
     fi

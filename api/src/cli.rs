@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use firstcome_shared::config::{LogArgs, TraceArgs, parse};
@@ -72,6 +73,9 @@ impl HealthArgs {
     }
 }
 
+/// How long a thread that a client library or a file holds may hold up the end of the process.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
+
 /// Runs what the command line asks for. An ordinary function: each program that awaits an async
 /// body compiles it again.
 pub fn main() -> ExitCode {
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let ended = runtime.block_on(cli.run());
         trace::stop();
+        runtime.shutdown_timeout(THREADS_END_WITHIN);
         ended
     });
     match ended {

@@ -7,8 +7,8 @@ use firstcome_shared::config::{StartArgs, StartError, wait_for};
 use firstcome_shared::http::fetch::FetchError;
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::mysql::{DbError, DbSettings, migrations};
-use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::safety::Unsafe;
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::auth::Identity;
@@ -38,7 +38,11 @@ impl<'a> StoreWait<'a> {
 
     /// Checks the topic where Kafka answers; `None` where it is away: claims go on without it.
     pub(crate) async fn topic_or_away(&self, kafka: &KafkaSettings) -> Result<Option<usize>, StartError> {
-        match check_topic(kafka, KAFKA_LIMIT).await {
+        let checked = tokio::select! {
+            () = self.shutdown.cancelled() => return Err(StartError::Stopped(format!("Kafka at {}", kafka.brokers))),
+            checked = check_topic(kafka, KAFKA_LIMIT) => checked,
+        };
+        match checked {
             Ok(partitions) => Ok(Some(partitions)),
             Err(error @ TopicError::Unreachable { .. }) => {
                 tracing::warn!(%error, "starting without Kafka: claims go to the dead-letter table until it answers");
@@ -53,6 +57,16 @@ impl<'a> StoreWait<'a> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
         let at = format!("Redis at {}", redis.host_and_port());
         wait_for(&at, self.limit, self.shutdown, away, async || redis.check_at_start().await).await
+    }
+
+    /// Asks Redis until it answers.
+    pub(crate) async fn redis<T, Fut: Future<Output = Result<T, RedisError>>>(
+        &self,
+        redis: &Redis,
+        ask: impl FnMut() -> Fut,
+    ) -> Result<T, StartError> {
+        let at = format!("Redis at {}", redis.host_and_port());
+        wait_for(&at, self.limit, self.shutdown, |_| true, ask).await
     }
 
     /// Waits for the keys that tokens are checked with.

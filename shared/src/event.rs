@@ -4,6 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::schedule::instants::is_leap_second;
 
 /// The version this build writes and reads.
 pub const VERSION: u64 = 1;
@@ -106,7 +107,8 @@ impl ClaimEvent {
             Err(error) => return refuse("undecodable", format!("user_id: {error}")),
         };
         let claimed_at = match DateTime::parse_from_rfc3339(&wire.claimed_at) {
-            Ok(at) => at.with_timezone(&Utc),
+            Ok(at) if !is_leap_second(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
+            Ok(_) => return refuse("undecodable", "claimed_at: a leap second".to_owned()),
             Err(error) => return refuse("undecodable", format!("claimed_at: {error}")),
         };
         let slot = match Slot::try_from(wire.slot) {
@@ -128,7 +130,8 @@ fn fragments(payload: &[u8]) -> Fragments {
         user_id: text("user_id").and_then(|t| t.parse().ok()),
         claimed_at: text("claimed_at")
             .and_then(|t| DateTime::parse_from_rfc3339(t).ok())
-            .map(|at| at.with_timezone(&Utc)),
+            .map(|at| at.with_timezone(&Utc))
+            .filter(|at| !is_leap_second(at)),
     }
 }
 
@@ -149,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_claim_is_refused_with_a_reason_and_what_could_be_read() {
-        let cases: [(&str, &str); 8] = [
+        let cases: [(&str, &str); 9] = [
             ("", "undecodable"),
             ("not json", "undecodable"),
             ("[]", "undecodable"),
@@ -158,6 +161,7 @@ mod tests {
             (&GOOD.replace(":37,", ":0,"), "slot_out_of_range"),
             (&GOOD.replace(":37,", ":-1,"), "slot_out_of_range"),
             (&GOOD.replace("u-37", "u 37"), "undecodable"),
+            (&GOOD.replace("00:00.123", "00:60.123"), "undecodable"),
         ];
         for (payload, reason) in cases {
             let refused = ClaimEvent::decode(payload.as_bytes()).unwrap_err();

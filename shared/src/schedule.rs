@@ -186,12 +186,17 @@ pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
 
 /// Instants as people write them, refused in words that say what is missing.
 pub mod instants {
-    use chrono::{DateTime, NaiveDateTime, Utc};
+    use chrono::{DateTime, NaiveDateTime, Timelike as _, Utc};
     use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    /// MySQL has no leap second: `23:59:60` is no instant here.
+    pub fn is_leap_second(at: &DateTime<Utc>) -> bool {
+        at.nanosecond() >= 1_000_000_000
+    }
 
     fn read(text: &str) -> Result<DateTime<Utc>, String> {
         let no_zone = |text: &str| text.parse::<NaiveDateTime>().is_ok();
-        text.parse().map_err(|_| {
+        text.parse().ok().filter(|at| !is_leap_second(at)).ok_or_else(|| {
             if no_zone(text) {
                 format!("{text:?} has no time zone; write {text}Z or {text}+09:00")
             } else {

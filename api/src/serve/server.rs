@@ -48,9 +48,16 @@ impl ApiServer {
         fd_limit::raise(args.http.max_connections);
         let wanted = args.http.listen_addr;
         let socket = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
+        let own = args
+            .http
+            .metrics_addr
+            .map(|wanted| listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)")));
+        let own = own.transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
         let started = start::services(&args, shutdown);
-        let started = starting::answer_during(socket.try_clone()?, args.http.limits(), started);
+        let mut sockets = vec![socket.try_clone()?];
+        sockets.extend(own.as_ref().map(std::net::TcpListener::try_clone).transpose()?);
+        let started = starting::answer_during(sockets, args.http.limits(), started);
         let started = Box::pin(started).await?;
         let Some(app) = started? else { return Ok(None) };
         let app = Arc::new(app);
@@ -59,8 +66,7 @@ impl ApiServer {
         let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
         let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
         let mut apart = None;
-        if let Some(wanted) = args.http.metrics_addr {
-            let own = listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)"))?;
+        if let Some(own) = own {
             let own = TcpListener::from_std(own)?;
             tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone");
             apart = Some((own, std::mem::take(&mut for_everybody).fallback(no_such_route)));

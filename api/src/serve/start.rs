@@ -51,9 +51,17 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 
+    // A store that answered and went away again is waited for once more.
+    let read = tokio::try_join!(
+        wait.redis(&redis, async || redis.time_ms().await),
+        wait.mysql(&settings, async || Ok(Catalogue::load(mysql.catalogue.clone(), redis.clone())
+            .await
+            .map_err(anyhow::Error::from)?))
+    );
+    let Some((now, catalogue)) = unless_stopped(read)? else { return Ok(None) };
     let clock = Arc::new(RedisClock::default());
-    clock.set(redis.time_ms().await.context("Redis does not tell its time")?);
-    let catalogue = Arc::new(Catalogue::load(mysql.catalogue.clone(), redis.clone()).await?);
+    clock.set(now);
+    let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
     let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
     let durability = Durability::new(publisher, fallback, mysql.questions.clone());

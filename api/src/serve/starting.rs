@@ -5,32 +5,44 @@ use std::future::{Future, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::map_response;
+use axum::response::Response;
 use firstcome_shared::http::{self, Limits, Problem, health};
+use futures_util::future::join_all;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for the last of these answers.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Runs `start`, and answers at this socket until it ends. Whoever accepts at the socket after it
+/// Runs `start`, and answers at these sockets until it ends. Whoever accepts at a socket after it
 /// misses no connection: those of meanwhile wait in the operating system's queue.
 pub(super) async fn answer_during<T>(
-    socket: std::net::TcpListener,
+    sockets: Vec<std::net::TcpListener>,
     limits: Limits,
     start: impl Future<Output = T>,
 ) -> std::io::Result<T> {
     let started = CancellationToken::new();
-    let listener = tokio::net::TcpListener::from_std(socket)?;
-    let answering = http::serve(listener, routes(), Limits { drain: DRAIN, ..limits }, started.clone());
+    let listeners: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?;
+    let limits = Limits { drain: DRAIN, ..limits };
+    let answering = listeners.into_iter().map(|listener| http::serve(listener, routes(), limits, started.clone()));
     let start = async {
         let ended = start.await;
         started.cancel();
         ended
     };
-    Ok(tokio::join!(start, answering).0)
+    Ok(tokio::join!(start, join_all(answering)).0)
 }
 
 fn routes() -> Router {
     let waiting = health::check(|| ready(Err("this process starts; its log names the store it waits for".to_owned())));
     health::routes_without_metrics(vec![("process", waiting)], Vec::new())
         .fallback(async || Problem::unavailable("this server starts, and can't answer this yet: try again"))
+        .layer(map_response(async |mut answer: Response| {
+            // The server that follows has connections of its own.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            answer
+        }))
 }

@@ -44,6 +44,7 @@ async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
         (with(open(1), "schedule", once("1999-12-01T06:00:00Z", "2026-12-01T06:00:00Z")), "2000"),
         (with(open(1), "schedule", once("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")), "closes_at is over"),
         (with(open(1), "schedule", once("2026-01-01T00:00:00", "2030-01-02T00:00:00Z")), "no time zone"),
+        (with(open(1), "schedule", once("2026-12-31T23:59:60Z", "2030-01-02T00:00:00Z")), "is not an instant"),
         (with(open(1), "schedule", once("2026-01-01T00:00:00Z", "tomorrow")), "not an instant"),
         (with(open(1), "schedule", daily("2026-12-02", "2026-12-01")), "last_day"),
         (with(open(1), "schedule", daily("2020-12-02", "2020-12-03")), "last_day"),

@@ -100,7 +100,7 @@ const DEATHS: usize = 1;
 const LOSSES: usize = 2;
 const RETURNS: usize = 3;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Somebody claims, at a stripe.
     Ask(usize, usize),

@@ -84,6 +84,7 @@ pub(super) struct Silence {
     /// No mails about the alert's drop until then; at most 30 days ahead. A time that is past ends
     /// the silence.
     #[schema(example = "2026-12-01T14:00:00Z")]
+    #[serde(deserialize_with = "firstcome_shared::schedule::instants::one")]
     until: DateTime<Utc>,
     /// Your name, 1 to 100 characters.
     #[schema(example = "Kim")]

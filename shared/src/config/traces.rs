@@ -43,7 +43,9 @@ impl TraceArgs {
 /// Empty counts as not set.
 fn endpoint(text: &str) -> Result<String, String> {
     let wanted = "it must look like http://host:4318; a collector that speaks TLS needs one beside this process";
-    let is_one = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.query().is_none();
+    // What stands before an @ would be a password, and in a log.
+    let is_plain = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let is_one = |uri: &Uri| uri.scheme_str() == Some("http") && is_plain(uri) && uri.query().is_none();
     match text.parse::<Uri>() {
         _ if text.is_empty() => Ok(String::new()),
         Ok(uri) if is_one(&uri) => Ok(text.to_owned()),
@@ -65,7 +67,7 @@ mod tests {
         for good in ["", "http://127.0.0.1:4318", "http://collector:4318/", "http://gateway/otlp"] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["collector:4318", "https://collector:4318", "grpc://x", "http://x?y=z", "http://"] {
+        for bad in ["collector:4318", "https://collector:4318", "grpc://x", "http://x?y=z", "http://", "http://a:b@x"] {
             assert!(endpoint(bad).unwrap_err().contains("http://host:4318"), "{bad}");
         }
         assert_eq!(ratio("0.01"), Ok(0.01));

@@ -30,7 +30,10 @@ pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access>
 
 impl Access {
     pub(super) fn end(self, status: StatusCode) {
-        let Self { method, path, peer, begun } = self;
+        let Self { method, mut path, peer, begun } = self;
+        if matches!(status.as_u16(), 400 | 404 | 405) {
+            path = without_unknown(&path);
+        }
         let took = begun.elapsed();
         tracing::info!(target: "firstcome::access", %method, path, status = status.as_u16(), ?took, %peer, "request");
     }
@@ -45,6 +48,34 @@ fn without_people(path: &str) -> String {
     shown.collect::<Vec<_>>().join("/")
 }
 
+/// What paths of routes are made of, numbers aside.
+const PARTS: [&str; 17] = [
+    "v1",
+    "coupons",
+    "claims",
+    "me",
+    "issued",
+    "people",
+    "revoke",
+    "allow-list",
+    "add",
+    "remove",
+    "reconcile",
+    "runs",
+    "alerts",
+    "silence",
+    "acknowledge",
+    "drops",
+    "c",
+];
+
+/// A path that may be no route's, of which anything may be somebody's id: only words of routes and
+/// numbers are left.
+fn without_unknown(path: &str) -> String {
+    let is_known = |part: &str| PARTS.contains(&part) || part.bytes().all(|byte| byte.is_ascii_digit());
+    path.split('/').map(|part| if is_known(part) { part } else { "…" }).collect::<Vec<_>>().join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +86,13 @@ mod tests {
         assert_eq!(without_people("/v1/coupons/7/people/u-37/revoke"), "/v1/coupons/7/people/…/revoke");
         assert_eq!(without_people("/v1/coupons/7/allow-list/people/people"), "/v1/coupons/7/allow-list/people/…");
         assert_eq!(without_people("/people"), "/people");
+        for (path, shown) in [
+            ("/v1/coupons/5/claims/u-37", "/v1/coupons/5/claims/…"),
+            ("/nope/u-37", "/…/…"),
+            ("/v1/coupons/u-37", "/v1/coupons/…"),
+            ("/v1/coupons/7/claims", "/v1/coupons/7/claims"),
+        ] {
+            assert_eq!(without_unknown(path), shown);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Pages of the list of coupons as they were answered last. Anybody may ask for them, and a page of
-//! a thousand coupons costs as much to make as a hundred claims: one is made at a time, with a pause
-//! nine times as long after it, so that all who ask take a tenth of one processor at most.
+//! a thousand coupons costs as much to make as a hundred claims: one is made at a time, with a
+//! pause nine times as long after it, so that all who ask take a tenth of one processor at most.
+//! The pages that most ask for have a turn of their own, and nobody can keep others from them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -25,11 +26,19 @@ const KEPT: usize = 8;
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Most requests that wait for their page to be made.
+/// Most pages that are waited for in one turn; all who want the same one wait together.
 const MOST_WAITING: usize = 32;
 
-/// What was asked for: state, limit, after.
-pub(crate) type PageKey = (Option<DropState>, usize, Option<i64>);
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PageKey {
+    pub(crate) state: Option<DropState>,
+    pub(crate) limit: usize,
+    /// Zero: from the first one.
+    pub(crate) after: i64,
+    /// One of the few with which a list begins.
+    pub(crate) is_first: bool,
+}
 
 #[derive(Clone)]
 pub(crate) struct ListedPage {
@@ -47,14 +56,21 @@ struct Kept {
 
 pub(crate) struct ListedPages {
     kept: Mutex<BoundedCache<PageKey, Kept>>,
-    waiting: AtomicUsize,
+    first: Turn,
+    others: Turn,
+}
+
+#[derive(Default)]
+struct Turn {
+    /// How many wait for which page.
+    waiting: Mutex<HashMap<PageKey, usize>>,
     /// When the next page may be made.
-    turn: tokio::sync::Mutex<Option<Instant>>,
+    next: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Default for ListedPages {
     fn default() -> Self {
-        Self { kept: BoundedCache::new(KEPT).into(), waiting: AtomicUsize::new(0), turn: tokio::sync::Mutex::default() }
+        Self { kept: BoundedCache::new(KEPT).into(), first: Turn::default(), others: Turn::default() }
     }
 }
 
@@ -72,19 +88,22 @@ impl ListedPages {
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
-        let _waiting = Waiting::among(&self.waiting)
+        let turn = if key.is_first { &self.first } else { &self.others };
+        let _waiting = turn
+            .wait_for(key)
             .ok_or_else(|| Problem::unavailable("too many ask for lists of coupons right now: try again"))?;
-        let turn = self.turn.lock().await;
-        if let Some(next) = *turn {
-            tokio::time::sleep_until(next).await;
-        }
+        let next = turn.next.lock().await;
         // Another request may have made this page meanwhile.
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
-        let making = Making { begun: Instant::now(), turn };
+        if let Some(next) = *next {
+            tokio::time::sleep_until(next).await;
+        }
+        let making = Making { begun: Instant::now(), next };
         let page = make().await?;
-        self.kept.lock().insert(key, Kept { made: making.begun, version, page: page.clone() });
+        self.kept.lock().insert(key, Kept { made: Instant::now(), version, page: page.clone() });
+        drop(making);
         Ok(page)
     }
 
@@ -95,32 +114,45 @@ impl ListedPages {
     }
 }
 
-/// One of those who wait, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn among(waiting: &'a AtomicUsize) -> Option<Self> {
-        let one = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < MOST_WAITING).then_some(one)
+impl Turn {
+    fn wait_for(&self, key: PageKey) -> Option<Waiting<'_>> {
+        let mut waiting = self.waiting.lock();
+        let is_room = waiting.len() < MOST_WAITING || waiting.contains_key(&key);
+        is_room.then(|| {
+            *waiting.entry(key).or_default() += 1;
+            Waiting { turn: self, key }
+        })
     }
+}
+
+/// One of those who wait, until it is dropped.
+struct Waiting<'a> {
+    turn: &'a Turn,
+    key: PageKey,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut waiting = self.turn.waiting.lock();
+        if let Some(count) = waiting.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.key);
+            }
+        }
     }
 }
 
 /// A page is made; the pause begins when it is dropped, also by a client that hangs up.
 struct Making<'a> {
     begun: Instant,
-    turn: MutexGuard<'a, Option<Instant>>,
+    next: MutexGuard<'a, Option<Instant>>,
 }
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         let pause = (self.begun.elapsed() * PAUSE).min(LONGEST_PAUSE);
-        *self.turn = Some(Instant::now() + pause);
+        *self.next = Some(Instant::now() + pause);
     }
 }
 
@@ -128,7 +160,11 @@ impl Drop for Making<'_> {
 mod tests {
     use super::*;
 
-    const KEY: PageKey = (None, 100, None);
+    const KEY: PageKey = PageKey { state: None, limit: 100, after: 0, is_first: true };
+
+    fn after(after: i64) -> PageKey {
+        PageKey { after, is_first: false, ..KEY }
+    }
 
     async fn ask(pages: &ListedPages, key: PageKey, version: u64, text: &'static str, takes: u64) -> Bytes {
         let make = async || {
@@ -149,33 +185,52 @@ mod tests {
         kept(now + FRESH_FOR, "kept");
         assert_eq!(ask(&pages, KEY, 1, "made", 0).await, "kept");
         assert_eq!(ask(&pages, KEY, 2, "of another catalogue", 0).await, "of another catalogue");
-        assert_eq!(ask(&pages, (None, 100, Some(7)), 1, "of another key", 0).await, "of another key");
+        assert_eq!(ask(&pages, after(7), 1, "of another key", 0).await, "of another key");
         kept(now, "old");
         tokio::time::sleep_until(now + FRESH_FOR).await;
         assert_eq!(ask(&pages, KEY, 1, "made", 0).await, "made");
+        // All who come at once wait for one, however many they are.
+        let pages = ListedPages::default();
+        let answers = futures_util::future::join_all((0..500).map(|_| ask(&pages, after(1), 1, "page", 5))).await;
+        assert_eq!(answers.len(), 500);
     }
 
     #[tokio::test]
-    async fn making_pages_takes_a_tenth_of_the_time_and_those_who_wait_are_bounded() {
+    async fn making_pages_takes_a_tenth_of_the_time_and_what_is_waited_for_is_bounded() {
         let pages = ListedPages::default();
         let begun = Instant::now();
-        for after in 0..11 {
-            ask(&pages, (None, 100, Some(after)), 1, "page", 4).await;
+        for number in 1..12 {
+            ask(&pages, after(number), 1, "page", 4).await;
         }
         assert!(begun.elapsed() >= Duration::from_millis(10 * 40 + 4), "{:?}", begun.elapsed());
         // Who hangs up while a page is made leaves its pause behind.
-        let hung_up = ask(&pages, (None, 1, None), 1, "page", 60_000);
+        let hung_up = ask(&pages, after(20), 1, "page", 60_000);
         assert!(tokio::time::timeout(Duration::from_millis(60), hung_up).await.is_err());
         let begun = Instant::now();
-        ask(&pages, (None, 2, None), 1, "page", 0).await;
+        ask(&pages, after(21), 1, "page", 0).await;
         assert!(begun.elapsed() >= Duration::from_millis(9 * 10), "{:?}", begun.elapsed());
-        let many = (0..100).map(|after| {
+        let many = (0..100).map(|number| {
             let make = async || Ok(ListedPage { body: "page".into(), next: None });
-            pages.of((None, 3, Some(after)), 1, make)
+            pages.of(after(30 + number), 1, make)
         });
         let answers = futures_util::future::join_all(many).await;
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         assert_eq!(refused, 100 - MOST_WAITING);
-        assert_eq!(pages.waiting.load(Ordering::Relaxed), 0);
+        assert!(pages.others.waiting.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_odd_pages_without_end_keeps_nobody_from_the_first_one() {
+        let pages = ListedPages::default();
+        let odd = futures_util::future::join_all((1..30).map(|number| ask(&pages, after(number), 1, "odd", 1_000)));
+        let plain = async {
+            tokio::task::yield_now().await;
+            ask(&pages, KEY, 1, "plain", 0).await
+        };
+        let first = tokio::select! {
+            _ = odd => panic!("the odd ones came first"),
+            plain = plain => plain,
+        };
+        assert_eq!(first, "plain");
     }
 }

@@ -18,7 +18,7 @@ use super::extract::{CouponPath, StrictQuery, invalid};
 use super::view::{CouponView, show, show_one};
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
-use crate::serve::catalogue::listed::ListedPage;
+use crate::serve::catalogue::listed::{ListedPage, PageKey};
 use crate::serve::state::{App, Services};
 
 /// See one coupon
@@ -92,7 +92,9 @@ pub(crate) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    let key = (asked.state, limit, asked.after);
+    // Numbers begin at 1.
+    let after = asked.after.map_or(0, |after| after.max(0));
+    let key = PageKey { state: asked.state, limit, after, is_first: after == 0 && limit == DEFAULT_LIMIT };
     let page = app.listed.of(key, app.catalogue.version(), || make_page(&app, &asked, limit)).await?;
     let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let headers: HeaderMap = page.next.map(|link| (LINK, link)).into_iter().chain([json]).collect();
