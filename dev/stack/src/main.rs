@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{ClusterStack, MailOptions, Stack, StackOptions};
+use firstcome_stack::{ClusterStack, MailOptions, RedisSentinels, RedisSentinelsOptions, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -37,6 +37,10 @@ enum Command {
         /// is killed. About 2 GB of memory
         #[arg(long)]
         cluster: bool,
+        /// The addresses are of a Redis master with replicas and three Sentinels, instead of those
+        /// of the Redis Cluster
+        #[arg(long, requires = "cluster")]
+        sentinels: bool,
     },
     /// Open MySQL's client at a database
     Mysql {
@@ -53,7 +57,14 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup => firstcome_stack::setup().await,
-        Command::Run { env_file, mail_dir, cluster } => run(env_file, mail_dir, cluster).await,
+        Command::Run { env_file, mail_dir, cluster, sentinels } => {
+            let kind = match (cluster, sentinels) {
+                (false, _) => StackKind::Single,
+                (true, false) => StackKind::Cluster,
+                (true, true) => StackKind::Sentinels,
+            };
+            run(env_file, mail_dir, kind).await
+        }
         Command::Mysql { database_url, sql } => mysql(&database_url, sql.as_deref()),
     };
     match done {
@@ -71,14 +82,22 @@ fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, cluster: bool) -> Result<()> {
+/// One server of each store, or three; and how three Redis are found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StackKind {
+    Single,
+    Cluster,
+    Sentinels,
+}
+
+async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stopped = async {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     tokio::select! {
         // Dropping the future half-way drops what it started.
-        ended = serve(env_file.as_deref(), mail_dir, cluster) => ended,
+        ended = serve(env_file.as_deref(), mail_dir, kind) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
             if let Some(file) = env_file {
@@ -89,13 +108,23 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, cluster: bool
     }
 }
 
-async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, cluster: bool) -> Result<()> {
+async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
     let begun = Instant::now();
     let mail = MailOptions { folder: mail_dir, ..MailOptions::default() };
-    if cluster {
+    if kind != StackKind::Single {
         eprintln!("[stack] starting a Redis Cluster, three Kafka brokers, MySQL with a replica, and a mail sink");
         let stack = ClusterStack::start(mail).await?;
-        tell(env_file, &stack.env(), begun)?;
+        let mut env = stack.env();
+        let _watched = if kind == StackKind::Sentinels {
+            eprintln!("[stack] starting a Redis master with replicas, and three Sentinels");
+            let watched = RedisSentinels::start(RedisSentinelsOptions::default()).await?;
+            env.retain(|(name, _)| !name.starts_with("REDIS_"));
+            env.extend(watched.env());
+            Some(watched)
+        } else {
+            None
+        };
+        tell(env_file, &env, begun)?;
         return stack.watch_mysql(|news| eprintln!("[stack] {news}")).await;
     }
     eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");

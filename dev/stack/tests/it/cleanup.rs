@@ -34,12 +34,28 @@ async fn nothing_is_left_of_an_owner_that_is_killed() {
     let tmp = tempfile::tempdir().unwrap();
     let mut owner = owner(&tmp, &["--cluster"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
-    // Each node of the cluster has a folder of its own.
-    assert_eq!((running_below(tmp.path()), folders(&tmp)), (9, 7));
+    // Six Redis, three brokers and two MySQL, each with a folder of its own.
+    assert_eq!((running_below(tmp.path()), folders(&tmp)), (11, 11));
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
     let redis: Vec<_> = env.lines().filter(|line| line.starts_with("REDIS_")).collect();
     assert_eq!((redis.len(), redis[0]), (2, "REDIS_MODE=cluster"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 6);
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    eventually_nothing_is_left(&tmp).await;
+}
+
+#[tokio::test]
+async fn a_stack_may_have_its_redis_behind_sentinels() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut owner = owner(&tmp, &["--cluster", "--sentinels"]);
+    eventually("the stack is up", async || tmp.path().join("env").exists()).await;
+    let env = fs::read_to_string(tmp.path().join("env")).unwrap();
+    let redis: Vec<_> = env.lines().filter(|line| line.starts_with("REDIS_")).collect();
+    assert_eq!((redis.len(), redis[0]), (3, "REDIS_MODE=sentinel"));
+    assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 3);
+    // A master, its two replicas and three Sentinels more.
+    assert_eq!(running_below(tmp.path()), 17);
     owner.kill().unwrap();
     owner.wait().unwrap();
     eventually_nothing_is_left(&tmp).await;
