@@ -1,6 +1,6 @@
-//! Pages of the list of coupons as they were answered last. Anybody may ask for them, and a page of
-//! a thousand coupons costs as much to make as a hundred claims: one is made at a time, with a
-//! pause nine times as long after it, so that all who ask take a tenth of one processor at most.
+//! Pages of the list of coupons as they were answered last. Anybody may ask for them, and they are
+//! the dearest answers that need no name: one is made at a time, with a pause nine times as long
+//! after it, so that all who ask take a tenth of one processor at most.
 //! The pages that most ask for have a turn of their own, and nobody can keep others from them.
 
 use std::collections::HashMap;
