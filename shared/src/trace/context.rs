@@ -19,9 +19,21 @@ pub struct TraceContext {
 impl TraceContext {
     /// A new trace.
     pub fn root() -> Self {
-        // An id of zeros is none. It comes once in 2^64.
-        let (trace, span): ([u8; 16], u64) = (rand::random(), rand::random());
-        Self { trace_id: TraceId::from_bytes(trace), span_id: span_id(span), sampled: true }
+        Self::root_of(rand::random())
+    }
+
+    /// A new trace, with this lower half of its id.
+    pub(super) fn root_of(lower: u64) -> Self {
+        // An id of zeros is none.
+        let upper = rand::random::<u64>().max(1);
+        let trace = (u128::from(upper) << 64) | u128::from(lower);
+        Self { trace_id: TraceId::from_bytes(trace.to_be_bytes()), span_id: span_id(rand::random()), sampled: true }
+    }
+
+    /// The lower half of the trace's id.
+    pub(super) fn lower(self) -> u64 {
+        let [.., a, b, c, d, e, f, g, h] = self.trace_id.to_bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
     /// A new span of the same trace.

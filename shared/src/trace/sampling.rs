@@ -1,7 +1,6 @@
 //! Which traces are exported: OpenTelemetry's samplers, by their names.
 
 use clap::ValueEnum;
-use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _};
 
 use super::TraceContext;
 
@@ -28,12 +27,15 @@ pub enum SamplerName {
     ParentBasedTraceIdRatio,
 }
 
-/// The decision for each request, made once: what follows obeys it.
+/// The decision for each request, made once: what follows obeys it. It is that of OpenTelemetry's
+/// SDK, from the same part of the trace's id, so that every process of a trace decides alike; an id
+/// is only made for what is sampled.
 #[derive(Debug)]
 pub(super) struct Sampling {
     obeys_parent: bool,
     pub(super) is_off: bool,
-    root: Sampler,
+    /// Ids whose lower half, halved, is below it are sampled.
+    bound: u64,
 }
 
 impl Sampling {
@@ -44,28 +46,36 @@ impl Sampling {
         Self {
             obeys_parent: matches!(name, ParentBasedAlwaysOff | ParentBasedAlwaysOn | ParentBasedTraceIdRatio),
             is_off: name == AlwaysOff,
-            root: match name {
-                AlwaysOn | ParentBasedAlwaysOn => Sampler::AlwaysOn,
-                AlwaysOff | ParentBasedAlwaysOff => Sampler::AlwaysOff,
-                TraceIdRatio | ParentBasedTraceIdRatio => Sampler::TraceIdRatioBased(ratio),
+            bound: match name {
+                AlwaysOn | ParentBasedAlwaysOn => 1 << 63,
+                AlwaysOff | ParentBasedAlwaysOff => 0,
+                TraceIdRatio | ParentBasedTraceIdRatio => share(ratio),
             },
         }
     }
 
+    fn samples(&self, lower: u64) -> bool {
+        lower >> 1 < self.bound
+    }
+
     /// The span of a request; `None`: it has no trace.
     pub(super) fn begin(&self, parent: Option<TraceContext>) -> Option<TraceContext> {
-        let trace = match parent {
-            Some(parent) if self.obeys_parent => return Some(if parent.sampled { parent.child() } else { parent }),
-            Some(parent) => TraceContext { sampled: true, ..parent.child() },
-            None => TraceContext::root(),
-        };
-        let kind = &opentelemetry::trace::SpanKind::Server;
-        let decided = self.root.should_sample(None, trace.trace_id, "", kind, &[], &[]).decision;
-        if decided == SamplingDecision::RecordAndSample {
-            return Some(trace);
+        match parent {
+            Some(parent) if self.obeys_parent => Some(if parent.sampled { parent.child() } else { parent }),
+            Some(parent) if self.samples(parent.lower()) => Some(TraceContext { sampled: true, ..parent.child() }),
+            Some(parent) => Some(TraceContext { sampled: false, ..parent }),
+            None => {
+                let lower = rand::random();
+                self.samples(lower).then(|| TraceContext::root_of(lower))
+            }
         }
-        parent.map(|parent| TraceContext { sampled: false, ..parent })
     }
+}
+
+/// A ratio of 2^63.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^63")]
+fn share(ratio: f64) -> u64 {
+    (ratio.clamp(0.0, 1.0) * 2_f64.powi(63)) as u64
 }
 
 #[cfg(test)]
@@ -95,6 +105,25 @@ mod tests {
                 assert_eq!(begun.trace_id, asked.trace_id, "{name}: the trace goes on");
                 assert_eq!(begun.sampled, begun.span_id != parent.span_id, "{name}: what is exported is a span");
             }
+        }
+    }
+
+    #[test]
+    fn each_trace_is_decided_as_opentelemetry_s_sdk_decides_it() {
+        use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _};
+        let kind = &opentelemetry::trace::SpanKind::Server;
+        for ratio in [0.0, 0.01, 0.3, 0.999, 1.0] {
+            let own = Sampling::new(SamplerName::TraceIdRatio, ratio);
+            let sdk = Sampler::TraceIdRatioBased(ratio);
+            let mut sampled = 0;
+            for _ in 0..2_000 {
+                let trace = TraceContext::root();
+                let decided = sdk.should_sample(None, trace.trace_id, "", kind, &[], &[]).decision;
+                let decided = decided == SamplingDecision::RecordAndSample;
+                assert_eq!(own.begin(Some(trace)).map(|begun| begun.sampled), Some(decided), "{ratio} {trace}");
+                sampled += u32::from(decided);
+            }
+            assert_eq!((sampled > 0, sampled < 2_000), (ratio > 0.0, ratio < 1.0), "{ratio}: {sampled}");
         }
     }
 
