@@ -46,7 +46,8 @@ impl Planner<'_> {
             return;
         }
         // Redis has the slot that they were promised; else it is the slot that the dead letter
-        // names, if nobody holds it. What is revoked there is no promise: an old copy of Redis has it.
+        // names, if nobody holds it. What is revoked there is no promise: an old copy of Redis has
+        // it.
         let admitted = page.now_on_slot.get(user).copied().filter(|slot| !page.is_void(*slot, user));
         let row_is_anothers = |slot: i64| sorted.rows.get(&slot).is_some_and(|row| row.user != *user);
         let on_the_way = |slot: i64| sorted.in_flight.get(&slot).is_some_and(|on| on.iter().any(|m| m.user != *user));

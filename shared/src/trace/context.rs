@@ -31,9 +31,9 @@ impl TraceContext {
     }
 
     /// The lower half of the trace's id.
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
     pub(super) fn lower(self) -> u64 {
-        let [.., a, b, c, d, e, f, g, h] = self.trace_id.to_bytes();
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+        u128::from_be_bytes(self.trace_id.to_bytes()) as u64
     }
 
     /// A new span of the same trace.
