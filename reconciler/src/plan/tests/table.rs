@@ -1,5 +1,7 @@
 //! Each finding: what is seen, and what is called for.
 
+use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+
 use super::*;
 
 fn found(kind: Kind, slot: i64, who: u32) -> (Kind, Option<i64>, Option<String>) {
@@ -345,4 +347,37 @@ fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate()
     let plan = world.plan();
     assert!(plan.items.iter().all(|item| matches!(item.action, Action::Report)), "{:#?}", plan.items);
     assert_eq!(plan.items.len(), 11);
+}
+
+#[test]
+fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_revoked_one() {
+    // They had slot 4, it was revoked, and they were promised slot 11. Then Redis went back.
+    let mut world = DropWorld::exact(20, 10);
+    world.rows.remove(&4);
+    world.failed.push((1, Some(11), Some(user(4))));
+    world.ages.insert(4, 60_000);
+    let facts = world.facts();
+    let mut page = world.page(1, None);
+    let until = at(NOW_MS - 30_000).naive_utc();
+    let revocation = Revocation {
+        id: 1,
+        coupon_id: 1,
+        drop_id: 1,
+        slot: Some(4),
+        user_id: user(4).to_string(),
+        reason: "asked for it".into(),
+        revoked_by: "Kim".into(),
+        may_claim_again: true,
+        revoked_at: until,
+        again_from: Some(until),
+    };
+    page.revoked = Revocations::new(vec![revocation], OncePer::Drop, DropId(1));
+    page.dead_letters[0].claimed_at = Some(at(NOW_MS - 10_000));
+    let mut planner = Planner::new(RepairPolicy::default(), &facts);
+    planner.page(&page);
+    let issued = planner.finish().items.into_iter().filter_map(|item| match item.action {
+        Action::IssueDeadLetter { claim, put_back, .. } => Some((claim.slot, claim.user_id, put_back)),
+        _ => None,
+    });
+    assert_eq!(issued.collect::<Vec<_>>(), [(11, user(4), true)]);
 }
