@@ -52,14 +52,7 @@ impl Sql {
 
     /// [`Sql::try_query`] for what must not be refused.
     pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
-        loop {
-            match self.try_query(sql).await {
-                Ok(rows) => return rows,
-                // A deadlock, in which MySQL chose this statement: it asks for it again.
-                Err(refused) if refused.code == 1213 => {}
-                Err(refused) => panic!("MySQL refused {sql}: {refused:?}"),
-            }
-        }
+        self.try_query(sql).await.unwrap_or_else(|refused| panic!("MySQL refused {sql}: {refused:?}"))
     }
 
     /// The refusal of a statement that must be refused.

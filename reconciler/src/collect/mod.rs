@@ -268,6 +268,10 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRang
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
     // The last read: who was revoked since the first one has lost a row or a slot by it.
     if !people.is_empty() && stores.db.has_revocations(coupon).await? {
+        // Of a person of this page, the slot may be on another.
+        let on_slots: HashSet<i64> = page.now_on_slot.values().copied().collect();
+        let unknown: Vec<i64> = on_slots.into_iter().filter(|slot| !page.admitted_at_ms.contains_key(slot)).collect();
+        page.admitted_at_ms.extend(stores.redis.admission_times(&keys, &unknown).await?);
         let revoked = stores.db.revocations_of_people(coupon, &people).await?;
         page.revoked = Revocations::new(revoked, once_per, drop);
     }

@@ -7,17 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, InstallationCoupon, Service, until};
 use firstcome_load::terminal::step;
-use firstcome_load::workload::Workload;
-use mysql_async::prelude::Queryable as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::figures::{median, spread};
+use super::winning::everyone_wins;
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -76,7 +74,8 @@ async fn beside(
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let seen = Arc::new(Seen::default());
     for pair in coupons.chunks_exact(2) {
-        alone.push(rate(installation, api, pair[0], size).await?);
+        alone.push(everyone_wins(api, pair[0], size).await?.0);
+        installation.every_row(pair[0]).await?;
         let mut asking = JoinSet::new();
         let before = seen.total();
         for number in 0..CONNECTIONS {
@@ -84,8 +83,9 @@ async fn beside(
         }
         until("lists are asked for", async || Ok(seen.total() > before + u64::from(RATE))).await?;
         seen.begin();
-        beside.push(rate(installation, api, pair[1], size).await?);
+        beside.push(everyone_wins(api, pair[1], size).await?.0);
         seen.end();
+        installation.every_row(pair[1]).await?;
         ensure!(asking.try_join_next().is_none(), "who asked for lists stopped");
     }
     let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
@@ -102,19 +102,6 @@ async fn beside(
         "the middle of {TURNS} turns ({least:.2} to {most:.2}); {asked:.0} requests a second on {CONNECTIONS} connections were \
          answered, lists of up to {LISTED} coupons; who asks takes from the same processors"
     )))
-}
-
-/// Claims a second while everyone wins; waits for their rows, so that the next turn does not share
-/// the machine with them.
-async fn rate(installation: &Installation, api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<f64> {
-    let people = coupon.quantity;
-    let tally = Workload::once_each(api.address()?, coupon.id, people, size.connections).run().await?;
-    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
-    let mut conn = installation.mysql().await?;
-    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;
-    conn.disconnect().await?;
-    Ok(tally.per_second)
 }
 
 #[derive(Default)]

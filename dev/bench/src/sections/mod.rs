@@ -15,6 +15,7 @@ pub mod start;
 pub mod traces;
 pub mod viewers;
 pub mod winners;
+mod winning;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

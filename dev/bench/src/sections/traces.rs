@@ -3,11 +3,10 @@
 
 use anyhow::{Result, ensure};
 use firstcome_load::answer::AnswerKind;
-use firstcome_load::launch::{Installation, Service, until};
+use firstcome_load::launch::{Installation, Service};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_stack::OtlpReceiver;
-use mysql_async::prelude::Queryable as _;
 
 use super::figures::{median, spread};
 use crate::Bench;
@@ -52,10 +51,7 @@ impl Side {
         let (won, cpu) = crowd(people)?.run_metered(self.api.pid()).await?;
         ensure!(won.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", won.answers);
         self.turns[0].push((won.per_second, cpu));
-        let mut conn = self.installation.mysql().await?;
-        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-        until("every row", async || Ok(conn.query_first(&rows).await? == Some(people))).await?;
-        conn.disconnect().await?;
+        self.installation.every_row(coupon).await?;
         let (lost, cpu) = crowd(size.many_requests)?.named("late-").run_metered(self.api.pid()).await?;
         self.turns[1].push((lost.per_second, cpu));
         Ok(())

@@ -8,16 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_load::answer::AnswerKind;
-use firstcome_load::launch::{Installation, InstallationCoupon, Service, until};
+use firstcome_load::launch::until;
 use firstcome_load::terminal::step;
-use firstcome_load::workload::Workload;
-use mysql_async::prelude::Queryable as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::figures::{median, spread};
+use super::winning::everyone_wins;
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -50,8 +48,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     ));
     let (mut alone, mut beside, mut looks) = (Vec::new(), Vec::new(), Vec::new());
     for pair in coupons.chunks_exact(2) {
-        alone.push(rate(&api, pair[0], size).await?.0);
-        every_row(&installation, pair[0]).await?;
+        alone.push(everyone_wins(&api, pair[0], size).await?.0);
+        installation.every_row(pair[0]).await?;
         let seen = Arc::new(Seen::default());
         let mut viewers = open(api.address()?, pair[1].id, every, &seen);
         for _ in 0..OPERATORS {
@@ -63,7 +61,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         };
         until("all pages are open", are_open).await?;
         let [answered, live] = [&seen.answered, &seen.live].map(|count| count.load(Ordering::Relaxed));
-        let (per_second, seconds) = rate(&api, pair[1], size).await?;
+        let (per_second, seconds) = everyone_wins(&api, pair[1], size).await?;
         beside.push(per_second);
         let answered = seen.answered.load(Ordering::Relaxed) - answered;
         let live = seen.live.load(Ordering::Relaxed) - live;
@@ -78,7 +76,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         let (answered, live) = (answered as f64 / seconds, live as f64 / seconds.floor() / f64::from(OPERATORS));
         ensure!(live > 0.5, "an operations page was told {live:.1} times a second");
         looks.push(answered);
-        every_row(&installation, pair[1]).await?;
+        installation.every_row(pair[1]).await?;
     }
     consumer.stop().await?;
     api.stop().await?;
@@ -99,23 +97,6 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
          for the own claim; each asks for the state every {} s, as the server tells it, on a connection of its own",
         every.as_secs()
     ))])
-}
-
-/// Claims a second while everyone wins, and how many seconds it took.
-async fn rate(api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<(f64, f64)> {
-    let people = coupon.quantity;
-    let tally = Workload::once_each(api.address()?, coupon.id, people, size.connections).run().await?;
-    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
-    Ok((tally.per_second, tally.seconds))
-}
-
-/// Waits for the rows of a turn, so that the next one does not share the machine with them.
-async fn every_row(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
-    let mut conn = installation.mysql().await?;
-    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;
-    conn.disconnect().await?;
-    Ok(())
 }
 
 #[derive(Default)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use chrono::{TimeDelta, Utc};
 use firstcome_stack::built_program;
+use mysql_async::prelude::Queryable as _;
 use mysql_async::{Opts, OptsBuilder};
 use serde_json::Value;
 use tokio::process::Command;
@@ -178,6 +179,14 @@ impl Installation {
             }
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until everybody whom a coupon was given to has their row.
+    pub async fn every_row(&self, coupon: InstallationCoupon) -> Result<()> {
+        let mut conn = self.mysql().await?;
+        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+        until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;
+        Ok(conn.disconnect().await?)
     }
 
     pub async fn mysql(&self) -> Result<mysql_async::Conn> {

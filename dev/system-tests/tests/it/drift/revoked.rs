@@ -3,7 +3,7 @@
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, assert_kept, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, rows};
 use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs};
@@ -107,4 +107,41 @@ async fn a_revocation_of_which_redis_knows_another_end_is_mended() {
     assert_eq!(&now, stands);
     clean_pass(world, &coupon).await;
     assert!(api.claim(coupon.id, user).await.is_accepted());
+}
+
+/// Redis goes back to a copy that has a person on the slot they gave back. What they were promised
+/// since stands in a dead letter alone, of another page.
+#[tokio::test]
+async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_revoked_one_of_another_page() {
+    let fixture = Fixture::new("d-revoked-old").await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    world.set("RECONCILE_PAGE_SLOTS", "10");
+    let (coupon, held) = fixture.held("Old", 21, 20).await;
+    let (user, _) = held.iter().find(|(_, answer)| answer.promised().unwrap().1 == 4).unwrap();
+    let own = format!("{{{}}}", coupon.id);
+    let old: Vec<String> = world.redis.names().await.into_iter().filter(|name| name.contains(&own)).collect();
+    for name in &old {
+        assert_eq!(world.redis.command::<i64>(&["COPY", name, &format!("old:{name}")]).await, 1);
+    }
+    api.revoke(coupon.id, user, &json!({"reason": "fraud", "by": "Ann", "may_claim_again": true})).await.unwrap();
+    assert_eq!(api.claim(coupon.id, "next").await.promised().unwrap().1, 4);
+    assert_eq!(api.claim(coupon.id, user).await.promised().unwrap().1, 21);
+    all_issued(world, coupon.drop, 21).await;
+    api.give_back(coupon.id, "next").await.unwrap();
+    let last = format!("FROM issued_coupons WHERE drop_id = {} AND slot = 21", coupon.drop);
+    let columns = "coupon_id, drop_id, slot, user_id, claimed_at";
+    let letter = format!("INSERT INTO failed_claims ({columns}, reason) SELECT {columns}, 'by hand' {last}");
+    world.sql.query(&letter).await;
+    world.sql.query(&format!("DELETE {last}")).await;
+    for name in world.redis.names().await.iter().filter(|name| name.contains(&own)) {
+        world.redis.command::<i64>(&["DEL", name]).await;
+    }
+    for name in &old {
+        world.redis.command::<()>(&["RENAME", &format!("old:{name}"), name]).await;
+    }
+    world.pass().await;
+    assert_eq!(rows(world, coupon.drop).await.get(&21), Some(user));
+    banned(&fixture, &coupon, &["next"]).await;
+    assert_whole(world, &coupon, 21, 20).await;
+    clean_pass(world, &coupon).await;
 }

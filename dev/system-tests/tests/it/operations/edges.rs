@@ -4,6 +4,8 @@ use firstcome_testkit::{Http, HttpReply, coupon_body, open_world};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
+use super::operators::firing_alert;
+
 async fn refused(request: RequestBuilder, status: u16, code: &str, says: &str) {
     let reply: HttpReply = Http::send(request).await;
     let found = (reply.status, reply.content_type.as_str(), reply.body["code"].as_str());
@@ -16,13 +18,7 @@ async fn both_services_read_bodies_queries_paths_and_names_alike() {
     let (world, api) = open_world("edges").await;
     let coupon = api.open_coupon(3).await;
     let daemon = world.settled_daemon().await;
-    let alert = format!(
-        "INSERT INTO alerts (id, fingerprint, kind, coupon_id, drop_id, status, summary, content_hash, first_seen_at, \
-         last_seen_at) VALUES (77, REPEAT('a', 64), 'unfilled', {}, {}, 'firing', 'x', REPEAT('b', 64), \
-         UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))",
-        coupon.id, coupon.drop
-    );
-    world.sql.query(&alert).await;
+    firing_alert(&world, &coupon).await;
     let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
     let acts = world.sql.number("SELECT COUNT(*) FROM ops_actions").await;
     let own = format!("/v1/coupons/{}", coupon.id);

@@ -1,6 +1,6 @@
 //! The reconciler's routes: who may do what, and the record of who did it.
 
-use firstcome_testkit::{Http, OPS_TOKEN, coupon_body, open_world};
+use firstcome_testkit::{Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world};
 use reqwest::Method;
 use serde_json::json;
 
@@ -8,12 +8,8 @@ use super::page::Visitor;
 
 const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
 
-#[tokio::test]
-async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does_none() {
-    let (world, api) = open_world("ops-actions").await;
-    let coupon = api.open_coupon(3).await;
-    let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
-    let http = daemon.http();
+/// Alert 77, of the coupon's drop.
+pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
     let alert = format!(
         "INSERT INTO alerts (id, fingerprint, kind, coupon_id, drop_id, status, summary, content_hash, first_seen_at, \
          last_seen_at) VALUES (77, REPEAT('a', 64), 'unfilled', {}, {}, 'firing', 'x', REPEAT('b', 64), \
@@ -21,6 +17,15 @@ async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does
         coupon.id, coupon.drop
     );
     world.sql.query(&alert).await;
+}
+
+#[tokio::test]
+async fn passes_acknowledgements_and_silences_are_recorded_and_a_view_token_does_none() {
+    let (world, api) = open_world("ops-actions").await;
+    let coupon = api.open_coupon(3).await;
+    let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
+    let http = daemon.http();
+    firing_alert(&world, &coupon).await;
     let changes = [
         ("/v1/alerts/77/acknowledge", json!({"by": "Kim"})),
         ("/v1/alerts/77/silence", json!({"by": "Kim", "until": "2020-01-01T00:00:00Z"})),
