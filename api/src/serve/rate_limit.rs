@@ -16,7 +16,7 @@ use super::bounded_cache::BoundedCache;
 
 const SHARDS: usize = 16;
 
-/// Whom each shard remembers, at least. Whoever is forgotten has a full second's worth again.
+/// Whom each shard remembers, at least. A person who is forgotten has a full second's worth again.
 const KEPT: usize = 8_192;
 
 const NAME: &str = "firstcome_rate_limited_total";
@@ -49,7 +49,7 @@ impl RateLimits {
     }
 }
 
-/// Whoever has one address of IPv6 has the 64 bits behind it too.
+/// Anybody who has one address of IPv6 has the 64 bits behind it too.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_whoever_comes() {
+    fn memory_is_bounded_however_many_come() {
         let limiter = Limiter::new("address", 1).unwrap();
         let now = Instant::now();
         for n in 0..1_000_000_u32 {

@@ -33,7 +33,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
     if identity.believes_anybody() && !args.http.listen_addr.ip().is_loopback() {
         tracing::warn!(
-            "TRUSTED_HEADER_SECRET is not set: whoever reaches this process past the gateway can name any person"
+            "TRUSTED_HEADER_SECRET is not set: anybody who reaches this process past the gateway can name any person"
         );
     }
     let mysql = Bulkheads::new(&args.mysql.settings(), args.http.question_timeout())?;

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for the last of these answers.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Runs `start`, and answers at these sockets until it ends. Whoever accepts at a socket after it
-/// misses no connection: those of meanwhile wait in the operating system's queue.
+/// Runs `start`, and answers at these sockets until it ends. The server that takes them over misses
+/// no connection: those of meanwhile wait in the operating system's queue.
 pub(super) async fn answer_during<T>(
     sockets: Vec<std::net::TcpListener>,
     limits: Limits,

@@ -144,7 +144,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Whoever was told yes is told the same slot here, or that it is not known at the moment.
+    /// Anybody who was told yes is told the same slot here, or that it is not known at the moment.
     async fn look_up(&self, person: ChaosPerson) {
         let Some(api) = self.system.supervisor.any_api() else { return pause(100).await };
         let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);

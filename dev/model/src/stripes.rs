@@ -302,7 +302,7 @@ impl Stripes {
 pub const ONE_EACH: &str = "no slot has two holders, and nobody two slots";
 pub const ALL_THERE: &str = "left alone, each slot is at one stripe";
 pub const EXACT: &str = "left alone, nobody waits while a slot is free";
-pub const KEPT: &str = "left alone, whoever has a row holds its slot";
+pub const KEPT: &str = "left alone, who has a row holds its slot";
 
 impl Model for Stripes {
     type State = State;

@@ -90,7 +90,7 @@ fn as_expected(rust: &str) -> &str {
         "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "an object",
-        _ if rust.starts_with("struct ") => "an object",
+        _ if rust.starts_with("struct ") || rust.starts_with("internally tagged enum ") => "an object",
         _ => rust,
     }
 }

@@ -164,7 +164,11 @@ pub fn bearer_token(value: &HeaderValue) -> Option<&str> {
 }
 
 fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("x-operator") else { return Ok(None) };
+    let mut values = headers.get_all("x-operator").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(invalid("send one X-Operator header, not several"));
+    }
     let bad = || {
         invalid(format!(
             "X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8 without control or invisible characters"

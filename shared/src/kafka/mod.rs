@@ -100,7 +100,7 @@ impl KafkaSettings {
             .set("fetch.max.bytes", FETCHED_AT_ONCE)
             .set("fetch.message.max.bytes", "131072")
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS)
-            // Whoever joins or leaves stops the partitions that change hands, and no other.
+            // A consumer that joins or leaves stops the partitions that change hands, and no other.
             .set("partition.assignment.strategy", "cooperative-sticky");
         config
     }

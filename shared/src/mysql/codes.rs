@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_claims_the_same_slot_again_gets_another() {
+    fn who_claims_the_same_slot_again_gets_another() {
         let one = code(37, "u-37", 0);
         for other in [code(37, "u-37", 1_000), code(37, "u-38", 0), code(38, "u-37", 0)] {
             assert_ne!(one, other);

@@ -13,7 +13,7 @@ use super::unauthorized;
 pub(crate) const USER_HEADER: &str = "x-user-id";
 const SECRET_HEADER: &str = "x-gateway-secret";
 
-/// Whoever has the secret is the gateway; without one, whoever reaches this process.
+/// Anybody who has the secret is the gateway; without one, anybody who reaches this process.
 #[derive(Default)]
 pub(crate) struct Gateway(Option<Tokens>);
 

@@ -173,6 +173,10 @@ impl Verifier {
         if decoded.header.crit.is_some() {
             return Err(TokenError::Refused("the token asks for extensions that this service does not know"));
         }
+        // RFC 7519: one text. The library takes a list that names the issuer among others.
+        if !decoded.claims.0.get("iss").is_some_and(Value::is_string) {
+            return Err(NOT_VALID);
+        }
         match decoded.claims.0.get(&self.user_claim) {
             Some(Value::String(person)) => Ok(person.clone()),
             _ => Err(TokenError::Refused("the token does not say who it is for, as a text")),
@@ -239,7 +243,7 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
         }
     };
     if matches!(&source, KeySource::Url(source) if !source.is_encrypted()) {
-        tracing::warn!("JWT_JWKS_URL is http://: whoever is on the way can give this process keys of their own");
+        tracing::warn!("JWT_JWKS_URL is http://: anybody who is on the way can give this process keys of their own");
     }
     let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());
     Ok(Keys::Set(Arc::new(KeySet::new(source, algorithm, refresh))))

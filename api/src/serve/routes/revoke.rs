@@ -62,7 +62,7 @@ pub(crate) async fn give_back(
 /// Revoke a person's coupon
 ///
 /// Its slot goes to the next. Safe to repeat: what is revoked stays so, with its first reason. But
-/// whoever may claim again may have done so: a repeat revokes that claim too.
+/// anybody who may claim again may have done so: a repeat revokes that claim too.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(

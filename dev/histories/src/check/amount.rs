@@ -47,7 +47,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
         waits |= without && matches!(answer, RecordedAnswer::Waiting { .. });
     }
     let asked = wanted.len() as u64;
-    // Whoever waits is to get what is left, however many people asked.
+    // Anybody who waits is to get what is left, however many people asked.
     (asked >= quantity || waits).then_some(Violation::TooFew { drop, rows, quantity, asked })
 }
 

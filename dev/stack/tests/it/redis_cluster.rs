@@ -99,7 +99,7 @@ async fn a_replica_takes_over_on_demand() {
     assert_eq!(redis(old.port(), "GET a").await.unwrap(), "1");
 }
 
-/// One command at whoever is named by the answers, from the node at `port` on.
+/// One command at the node that the answers name, from the node at `port` on.
 async fn follow(wires: &mut HashMap<u16, Wire>, mut port: u16, command: &str) -> String {
     let mut asking = false;
     loop {

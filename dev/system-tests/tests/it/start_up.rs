@@ -96,7 +96,7 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     redis.stop().await.unwrap();
     let api = world.start("firstcome-api", &["serve"], &[("RUST_LOG", "info")]);
     let address = redis.url().trim_start_matches("redis://").trim_end_matches('/').to_owned();
-    // It says that it starts until then, to whoever asks.
+    // It says that it starts until then, to anybody who asks.
     let said = || Some(api.log().split_once(" starting address=")?.1.split_whitespace().next()?.to_owned());
     eventually("it listens", LIMIT, async || said().is_some()).await;
     let at = said().unwrap();

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use super::keys;
 
-/// Shortest time between two readings that tokens cause: whoever makes up names of keys costs the
-/// issuer no more. No name is remembered.
+/// Shortest time between two readings that tokens cause: made-up names of keys cost the issuer no
+/// more. No name is remembered.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// Longest time until the next attempt after one that failed.

@@ -143,7 +143,7 @@ const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE d
     AND state = 'Waiting for table metadata lock'";
 
 #[tokio::test]
-async fn whoever_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_finding() {
+async fn who_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_finding() {
     let fixture = Fixture::new("d-raised").await;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;

@@ -67,7 +67,7 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_any
     let other = api.open_coupon(5).await;
     assert!(other.id > lost.id && other.drop > lost.drop, "{other:?}");
     assert_unused(&fixture, &other).await;
-    // Whoever does not want it back takes it out of Redis.
+    // Who does not want it back takes it out of Redis.
     for key in world.redis.names().await.iter().filter(|key| key.contains(&format!("{{{}}}", lost.id))) {
         world.redis.command::<i64>(&["DEL", key]).await;
     }

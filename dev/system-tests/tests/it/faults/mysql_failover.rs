@@ -89,7 +89,7 @@ async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_be
             let told = waves.api.claim(later.id, "u-1").await;
             assert!(told.is_accepted() || told.is("unavailable"), "{told:?}");
 
-            // Whoever is on it leaves it, although its connections live.
+            // Its clients leave it, although their connections live.
             pair.address.set_upstream(pair.replica.port());
             waves.issued(60).await;
             no_dead_letter(waves).await;

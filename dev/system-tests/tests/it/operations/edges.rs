@@ -39,6 +39,8 @@ async fn both_services_read_bodies_queries_paths_and_names_alike() {
         }
         let twice = http.ops(Method::POST, post).header("authorization", "Bearer another").body("{}");
         refused(twice, 400, "invalid", "one Authorization header").await;
+        let twice = http.ops(Method::POST, post).header("x-operator", "Kim").header("x-operator", "Lee").body("{}");
+        refused(twice, 400, "invalid", "one X-Operator header").await;
         refused(http.request(Method::POST, post), 401, "unauthorized", "OPS_TOKEN").await;
     }
     let ops = |method, path: &str| daemon.http().ops(method, path);
@@ -55,6 +57,10 @@ async fn both_services_read_bodies_queries_paths_and_names_alike() {
     refused(ops(Method::GET, &format!("{own}/people/u%201")), 400, "invalid", "user_id: a user id has").await;
     refused(ops(Method::GET, &format!("{own}/people/u-1?drop=1")), 400, "invalid", "there is no field drop").await;
     refused(ops(Method::POST, "/v1/reconcile").json(&json!({"confirm": true})), 400, "invalid", "confirm needs").await;
+    let mut without = coupon_body("x", 1, 0);
+    without["schedule"] = json!(null);
+    let says = "schedule must be an object, not null";
+    refused(api.http().ops(Method::POST, "/v1/coupons").json(&without), 400, "invalid", says).await;
     for name in ["a\u{202e}b", "a\u{200f}b", "a\u{200b}b"] {
         let body = coupon_body(name, 1, 0);
         refused(api.http().ops(Method::POST, "/v1/coupons").json(&body), 400, "invalid", "name must not hold").await;
