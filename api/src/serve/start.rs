@@ -64,7 +64,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
     let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
     let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
-    let durability = Durability::new(publisher, fallback, mysql.questions.clone());
+    let durability = Durability::new(publisher, fallback, mysql.questions.clone(), args.publish.longest_in_flight());
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = ClaimService::new(
         (mysql.questions.clone(), mysql.operators.clone()),

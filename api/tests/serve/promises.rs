@@ -36,6 +36,29 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
     join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
 }
 
+/// The reconciler rebuilds a lost Redis after both deadlines: from a claim that was admitted before
+/// the loss and reached Kafka after it, the slot may have been taken by then.
+#[tokio::test]
+async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_it_is_asked_again() {
+    let world = ServeWorld::new().await;
+    let proxy = stack().await.redis.proxy().await.unwrap();
+    let own = world
+        .with("redis-url", stack().await.redis.url_via(&proxy))
+        .with("redis-timeout-ms", 10_000)
+        .with("publish-deadline-ms", 1_000)
+        .with("backup-deadline-ms", 500);
+    let api = own.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    queued(&api, id).await;
+    // Redis takes long, Kafka does not.
+    proxy.set(ProxyFault::Delay(Duration::from_millis(1_600))).await.unwrap();
+    assert_eq!(api.claim(id, "late").await.code(), (503, "unavailable"));
+    assert_eq!(api.mine(id, "late").await.code(), (503, "unavailable"));
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    until("it is told", async || api.claim(id, "late").await.code() == (200, "already_claimed")).await;
+    assert!(world.payloads().await.iter().any(|one| one["user_id"] == "late" && one["drop_id"] == drop));
+}
+
 #[tokio::test]
 async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_nothing_before() {
     let world = ServeWorld::new().await;

@@ -80,7 +80,7 @@ pub async fn headers(
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
     let with_promises = stores.db.drops_with_broken_promises().await?;
-    let sizes = drops.iter().map(|(_, drop)| (drop.id, drop.quantity)).collect();
+    let sizes = drops.iter().map(|(coupon, drop)| ((coupon.id, drop.id), drop.quantity)).collect();
     let messages = match &context.tail {
         Some(tail) => tail.messages.extents(sizes).await?,
         None => vec![Extent::default(); drops.len()],
@@ -282,7 +282,8 @@ impl DropHeader {
     async fn messages_on(&self, (from, to): Range) -> io::Result<Vec<InFlight>> {
         let Some(messages) = &self.messages else { return Ok(Vec::new()) };
         let slot = |number: i64| Slot::try_from(number.max(0)).unwrap_or(Slot::MAX);
-        messages.page((self.drop_id(), self.facts.drop.quantity), (slot(from), to.map(slot))).await
+        let drop = (self.facts.coupon.id, self.drop_id());
+        messages.page((drop, self.facts.drop.quantity), (slot(from), to.map(slot))).await
     }
 
     /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.

@@ -1,6 +1,6 @@
-//! The topic's unread messages, sorted by drop and slot. A few stay in memory; more are written to
-//! a file without a name as *sorted runs*, of which a page of slots reads its part. So memory stays
-//! flat, however long the consumer stood still (docs/PERFORMANCE.md has the figures).
+//! The topic's unread messages, sorted by coupon, drop and slot. A few stay in memory; more are
+//! written to a file without a name as *sorted runs*, of which a page of slots reads its part. So
+//! memory stays flat, however long the consumer stood still (docs/PERFORMANCE.md has the figures).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 
 /// A message that the consumer has not dealt with.
@@ -35,8 +35,15 @@ const OF_A_SLOT: usize = 100;
 /// Most messages read on slots that are none of a drop's.
 const BESIDE_AT_MOST: usize = 1_000;
 
-/// What sorts messages: drop and slot.
-type MessageKey = (i64, Slot);
+/// A drop as a message names it. One that names a drop with another coupon than its own is none of
+/// the drop's: the consumer makes a dead letter of it.
+pub(crate) type NamedDrop = (CouponId, DropId);
+
+/// What sorts messages.
+type MessageKey = (NamedDrop, Slot);
+
+/// Bytes of a key in a block: two numbers of eight, and one of four.
+const KEY_BYTES: usize = 20;
 
 /// Takes in messages in the order of the topic.
 pub(super) struct TailWriter {
@@ -55,7 +62,7 @@ pub(crate) struct Extent {
     pub(crate) highest: Slot,
 }
 
-/// Messages by drop and slot; on one slot in the order of the topic.
+/// Messages by coupon, drop and slot; on one slot in the order of the topic.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     file: Option<File>,
@@ -80,7 +87,7 @@ impl TailWriter {
 
     pub(super) fn push(&mut self, event: &ClaimEvent) -> io::Result<()> {
         let at = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        self.keys.push(((event.drop_id.0, event.slot), at));
+        self.keys.push((((event.coupon_id, event.drop_id), event.slot), at));
         self.bytes.extend(event.claimed_at.timestamp_micros().to_le_bytes());
         // A user id has 64 letters at most.
         let user = event.user_id.as_str().as_bytes();
@@ -116,13 +123,14 @@ impl TailWriter {
     fn run(&mut self, begin: u64) -> SortedRun {
         let (mut keys, messages) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.bytes));
         keys.sort_by_key(|(key, _)| *key);
-        let mut bytes = Vec::with_capacity(messages.len() + keys.len() * size_of::<MessageKey>());
+        let mut bytes = Vec::with_capacity(messages.len() + keys.len() * KEY_BYTES);
         let mut blocks = Vec::with_capacity(keys.len().div_ceil(BLOCK));
         for block in keys.chunks(BLOCK) {
             blocks.push((block[0].0, begin + bytes.len() as u64));
-            for ((drop, slot), at) in block {
+            for (((coupon, drop), slot), at) in block {
                 let rest = &messages[*at as usize..];
-                bytes.extend(drop.to_le_bytes());
+                bytes.extend(coupon.0.to_le_bytes());
+                bytes.extend(drop.0.to_le_bytes());
                 bytes.extend(slot.to_le_bytes());
                 bytes.extend(&rest[..9 + usize::from(rest[8])]);
             }
@@ -142,11 +150,11 @@ fn unnamed() -> io::Result<File> {
 impl Messages {
     /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred of each slot,
     /// `most` in all.
-    fn on_slots(&self, drop: DropId, (from, to): (Slot, Slot), most: usize) -> io::Result<Vec<InFlight>> {
+    fn on_slots(&self, drop: NamedDrop, (from, to): (Slot, Slot), most: usize) -> io::Result<Vec<InFlight>> {
         let (mut found, mut seen) = (Vec::new(), HashMap::new());
         for run in &self.runs {
             let mut left = most;
-            run.visit(self.file.as_ref(), ((drop.0, from), (drop.0, to)), |message| {
+            run.visit(self.file.as_ref(), ((drop, from), (drop, to)), |message| {
                 let on_slot = seen.entry(message.key.1).or_insert(0);
                 *on_slot += 1;
                 if *on_slot <= OF_A_SLOT {
@@ -162,22 +170,22 @@ impl Messages {
     }
 
     /// The highest slot with a message of a drop, up to `limit`; `None` without any.
-    fn highest(&self, drop: DropId, limit: Slot) -> io::Result<Option<Slot>> {
+    fn highest(&self, drop: NamedDrop, limit: Slot) -> io::Result<Option<Slot>> {
         let mut highest = None;
         for run in &self.runs {
             // Where this block has none of the drop's, none before it has.
-            let Some(at) = run.blocks.partition_point(|(key, _)| *key <= (drop.0, limit)).checked_sub(1) else {
+            let Some(at) = run.blocks.partition_point(|(key, _)| *key <= (drop, limit)).checked_sub(1) else {
                 continue;
             };
             let block = run.block(self.file.as_ref(), at)?;
-            let own = messages(&block).map(|message| message.key).filter(|key| key.0 == drop.0 && key.1 <= limit);
+            let own = messages(&block).map(|message| message.key).filter(|key| key.0 == drop && key.1 <= limit);
             highest = highest.max(own.map(|(_, slot)| slot).max());
         }
         Ok(highest)
     }
 
     /// Where messages of these drops, each with its quantity, are.
-    pub(crate) async fn extents(self: &Arc<Self>, drops: Vec<(DropId, Slot)>) -> io::Result<Vec<Extent>> {
+    pub(crate) async fn extents(self: &Arc<Self>, drops: Vec<(NamedDrop, Slot)>) -> io::Result<Vec<Extent>> {
         self.ask(move |messages| {
             let extent = |(drop, quantity)| {
                 let any = messages.highest(drop, Slot::MAX)?.is_some();
@@ -192,7 +200,7 @@ impl Messages {
     /// slots that are none of the drop's a few.
     pub(crate) async fn page(
         self: &Arc<Self>,
-        (drop, quantity): (DropId, Slot),
+        (drop, quantity): (NamedDrop, Slot),
         (from, to): (Slot, Option<Slot>),
     ) -> io::Result<Vec<InFlight>> {
         self.ask(move |messages| {
@@ -274,20 +282,21 @@ impl Message<'_> {
 
 fn messages(mut block: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
-        let (drop, rest) = block.split_first_chunk()?;
+        let (coupon, rest) = block.split_first_chunk()?;
+        let (drop, rest) = rest.split_first_chunk()?;
         let (slot, rest) = rest.split_first_chunk()?;
         let (micros, rest) = rest.split_first_chunk()?;
         let (length, rest) = rest.split_first()?;
         let (user, rest) = rest.split_at_checked(usize::from(*length))?;
         block = rest;
-        let key = (i64::from_le_bytes(*drop), Slot::from_le_bytes(*slot));
+        let drop = (CouponId(i64::from_le_bytes(*coupon)), DropId(i64::from_le_bytes(*drop)));
+        let key = (drop, Slot::from_le_bytes(*slot));
         Some(Message { key, micros: i64::from_le_bytes(*micros), user })
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::domain::CouponId;
     use proptest::prelude::*;
 
     use super::*;
@@ -295,30 +304,32 @@ mod tests {
     proptest! {
         #[test]
         fn a_page_finds_the_messages_of_its_slots_in_memory_and_in_the_file(
-            sent in prop::collection::vec((1..4_i64, 1..40_u32, "[a-z]{1,9}"), 0..600),
+            sent in prop::collection::vec((1..3_i64, 1..4_i64, 1..40_u32, "[a-z]{1,9}"), 0..600),
             limit in prop::sample::select(vec![300, 4_000, usize::MAX]),
             (from, to) in (0..45_u32, 0..45_u32),
         ) {
             let mut writer = TailWriter::new(limit);
-            for (drop, slot, user) in &sent {
+            for (coupon, drop, slot, user) in &sent {
                 let claimed_at = DateTime::<Utc>::from_timestamp_micros(i64::from(*slot) * 1_001).unwrap();
                 let user_id = user.parse().unwrap();
-                let event = ClaimEvent { coupon_id: CouponId(1), drop_id: DropId(*drop), slot: *slot, user_id, claimed_at };
+                let (coupon_id, drop_id) = (CouponId(*coupon), DropId(*drop));
+                let event = ClaimEvent { coupon_id, drop_id, slot: *slot, user_id, claimed_at };
                 writer.push(&event).unwrap();
             }
             let messages = writer.finish();
-            for drop in 0..5 {
-                let mut own: Vec<_> = sent.iter().filter(|(of, ..)| *of == drop).collect();
-                own.sort_by_key(|(_, slot, _)| *slot);
-                let expected: Vec<_> = own.iter().filter(|(_, slot, _)| (from..=to).contains(slot)).collect();
-                let found = messages.on_slots(DropId(drop), (from, to), usize::MAX).unwrap();
+            for (coupon, drop) in (0..4).flat_map(|coupon| (0..5).map(move |drop| (coupon, drop))) {
+                let mut own: Vec<_> = sent.iter().filter(|(of, at, ..)| (*of, *at) == (coupon, drop)).collect();
+                own.sort_by_key(|(_, _, slot, _)| *slot);
+                let expected: Vec<_> = own.iter().filter(|(_, _, slot, _)| (from..=to).contains(slot)).collect();
+                let named = (CouponId(coupon), DropId(drop));
+                let found = messages.on_slots(named, (from, to), usize::MAX).unwrap();
                 prop_assert_eq!(found.len(), expected.len());
-                for (message, (_, slot, user)) in found.iter().zip(expected) {
+                for (message, (_, _, slot, user)) in found.iter().zip(expected) {
                     prop_assert_eq!((message.slot, message.user.as_str()), (*slot, user.as_str()));
                     prop_assert_eq!(message.claimed_at.timestamp_micros(), i64::from(*slot) * 1_001);
                 }
-                let highest = own.iter().map(|(_, slot, _)| *slot).filter(|slot| *slot <= to).max();
-                prop_assert_eq!(messages.highest(DropId(drop), to).unwrap(), highest);
+                let highest = own.iter().map(|(_, _, slot, _)| *slot).filter(|slot| *slot <= to).max();
+                prop_assert_eq!(messages.highest(named, to).unwrap(), highest);
             }
         }
     }
@@ -336,9 +347,10 @@ mod tests {
         push(2, "second".into());
         (0..5_000).for_each(|n| push(10 + n, format!("u-{n}")));
         let messages = writer.finish();
-        let found = messages.on_slots(DropId(1), (0, 9), usize::MAX).unwrap();
+        let drop = (CouponId(1), DropId(1));
+        let found = messages.on_slots(drop, (0, 9), usize::MAX).unwrap();
         assert_eq!((found.len(), found[0].user.as_str(), found[100].slot), (101, "u-0", 2));
-        let found = messages.on_slots(DropId(1), (10, Slot::MAX), 1_000).unwrap();
+        let found = messages.on_slots(drop, (10, Slot::MAX), 1_000).unwrap();
         assert_eq!((found.len(), found[999].slot), (1_000, 1_009));
     }
 }

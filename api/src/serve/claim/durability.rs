@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
@@ -13,6 +14,7 @@ use firstcome_shared::trace::TraceContext;
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::issued::IssuedClaims;
 use super::publisher::Fallback;
@@ -33,10 +35,13 @@ pub(crate) struct Durability {
     issued: IssuedClaims,
     publisher: Publisher,
     fallback: Fallback,
+    longest_in_flight: Duration,
 }
 
 /// A claim that has a slot in Redis.
 pub(super) struct AdmittedClaim {
+    /// Before Redis was asked.
+    pub(super) asked_at: Instant,
     pub(super) drop_id: DropId,
     pub(super) slot: Slot,
     pub(super) user: UserId,
@@ -50,8 +55,11 @@ pub(super) struct AdmittedClaim {
 }
 
 impl Durability {
-    pub(crate) fn new(publisher: Publisher, fallback: Fallback, questions: Db) -> Self {
-        Self { writes: Singleflight::default(), issued: IssuedClaims::new(questions), publisher, fallback }
+    /// `longest_in_flight`: how long after a loss of Redis the reconciler rebuilds it at the
+    /// earliest, from what the second stores hold by then.
+    pub(crate) fn new(publisher: Publisher, fallback: Fallback, questions: Db, longest_in_flight: Duration) -> Self {
+        let (writes, issued) = (Singleflight::default(), IssuedClaims::new(questions));
+        Self { writes, issued, publisher, fallback, longest_in_flight }
     }
 
     pub(crate) fn publisher(&self) -> &Publisher {
@@ -64,8 +72,12 @@ impl Durability {
     ///
     /// A claim may be published twice, by two processes or after a restart; the consumer ignores
     /// the second message.
+    ///
+    /// Each store has a deadline of its own, and Redis's answer may have taken long before them, or
+    /// this process may have stood still in between. A claim that a second store took later than
+    /// the reconciler waits for may have been missing where a lost Redis was rebuilt.
     pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<SecondStore> {
-        let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace } = claim;
+        let AdmittedClaim { asked_at, drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace } = claim;
         let drop = coupon.drop(drop_id);
         let id = self.writes.id(drop_id, slot, &user, admitted_at_ms);
         let claimed_at = instant(admitted_at_ms.unwrap_or(now_ms));
@@ -77,12 +89,18 @@ impl Durability {
         } else {
             self.issued.has_row(&event).await
         };
-        match has_row {
+        let stored = match has_row {
             Some(true) => Some(SecondStore::Kafka),
             // A dead letter would unseal its drop, which most likely has the row.
             None => self.publish(&event, trace).await.then_some(SecondStore::Kafka),
             Some(false) => self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event, trace)).await,
+        };
+        let is_late = asked_at.elapsed() > self.longest_in_flight;
+        if is_late && stored.is_some() {
+            counter!("firstcome_claims_not_held_total").increment(1);
+            tracing::debug!(drop = %drop_id, slot, "a second store took an admission too late, and it is not promised");
         }
+        stored.filter(|_| !is_late)
     }
 
     async fn publish(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> bool {

@@ -134,8 +134,8 @@ impl MicroBatches {
     async fn call_until_queue_is_empty(self: Arc<Self>, drop: DropId, keys: &DropKeys) {
         let mut caller = self.queues.caller(drop);
         while let Some(mut batch) = caller.next() {
-            let now = Instant::now();
-            let late = batch.extract_if(.., |pending| now.duration_since(pending.arrived) > self.max_wait);
+            let asked_at = Instant::now();
+            let late = batch.extract_if(.., |pending| asked_at.duration_since(pending.arrived) > self.max_wait);
             refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
             if batch.is_empty() {
                 continue;
@@ -144,7 +144,7 @@ impl MicroBatches {
             traces::admissions(drop, &batch, &called);
             match called {
                 Ok(replies) => {
-                    self.deliver(drop, keys, batch.into_iter().zip(replies));
+                    self.deliver(drop, keys, asked_at, batch.into_iter().zip(replies));
                     // Requests that wait on their sockets are read first, and join the next call.
                     tokio::task::yield_now().await;
                 }
@@ -194,6 +194,7 @@ impl MicroBatches {
         self: &Arc<Self>,
         drop_id: DropId,
         keys: &DropKeys,
+        asked_at: Instant,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) {
         let mut with_slot = Vec::new();
@@ -223,7 +224,7 @@ impl MicroBatches {
                 let (user, admitted_at_ms, now_ms) = (pending.user.clone(), reply.admitted_at_ms, reply.now_ms);
                 let is_new = matches!(reply.admission, Admission::Accepted(_));
                 let trace = pending.trace;
-                let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace };
+                let claim = AdmittedClaim { asked_at, drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace };
                 let stored = durability.ensure(&pending.coupon, claim).await;
                 pending.answer(reply, stored);
             };

@@ -10,6 +10,7 @@ use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::standing::Standing;
 use firstcome_shared::trace;
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::admit::ClaimService;
@@ -127,7 +128,7 @@ impl ClaimService {
         slot: Slot,
         user: UserId,
     ) -> Result<(), ClaimRefusal> {
-        let keys = self.redis.keys(coupon.coupon.id, drop_id);
+        let (asked_at, keys) = (Instant::now(), self.redis.keys(coupon.coupon.id, drop_id));
         let admitted = self.redis.admitted_person_at(&keys, (drop_id, slot), &user).await.map_err(|error| {
             tracing::debug!(%error, "when a claim was admitted could not be looked up");
             ClaimRefusal::StandingUnknown
@@ -135,8 +136,16 @@ impl ClaimService {
         // Revoked or moved since it was looked up.
         let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
         let now_ms = self.clock.now().timestamp_millis();
-        let claim =
-            AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new: false, trace: trace::current() };
+        let claim = AdmittedClaim {
+            asked_at,
+            drop_id,
+            slot,
+            user,
+            admitted_at_ms,
+            now_ms,
+            is_new: false,
+            trace: trace::current(),
+        };
         self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)
     }
 }

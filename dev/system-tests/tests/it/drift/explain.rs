@@ -10,15 +10,20 @@ use crate::drift::support::injector;
 
 /// The story at the endpoint, which is the same on the command line.
 async fn story(fixture: &Fixture, daemon: &Running<ReconcilerClient>, coupon: &MadeCoupon, user: &str) -> Value {
-    let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
-    let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
-    assert_eq!(reply.status, 200, "{reply:?}");
+    let reply = at_the_endpoint(daemon, coupon, user).await;
     let args = ["explain", "--json", "--coupon", &coupon.id.to_string(), "--user", user];
     let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
-    assert_eq!(told, reply.body, "one story");
+    assert_eq!(told, reply, "one story");
     told
+}
+
+async fn at_the_endpoint(daemon: &Running<ReconcilerClient>, coupon: &MadeCoupon, user: &str) -> Value {
+    let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
+    let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.body
 }
 
 /// What happened, in order, as `source: what`.
@@ -94,9 +99,13 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
     assert_told(&told, &["redis:", "waiting list", "position 1"]);
 
     assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 22})).await.status, 200);
-    // The daemon does it at once, or this pass does.
+    // The daemon does it at once, or this pass does; a pass is recorded at its end.
     fixture.world.pass().await;
     for user in [broken.as_str(), "w-1"] {
+        eventually("the promotion is recorded", LIMIT, async || {
+            lines(&at_the_endpoint(&daemon, &coupon, user).await).iter().any(|line| line.contains("promote applied"))
+        })
+        .await;
         let told = story(&fixture, &daemon, &coupon, user).await;
         assert_eq!(told["holds"], "issued", "{told:#}");
         assert_told(&told, &["reconciler:", "promote applied", "promoted to slot", "(pass "]);

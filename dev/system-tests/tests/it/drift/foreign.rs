@@ -1,7 +1,8 @@
 //! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Fixture, MadeCoupon, World, all_issued, open_world, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, World, all_issued, open_world, redis_holders, rows};
+use serde_json::json;
 
 use crate::drift::support::clean_pass;
 
@@ -140,6 +141,24 @@ async fn of_several_dead_letters_of_one_person_on_one_slot_each_is_named() {
         let named = run.drops[0].findings.iter().any(|f| f.detail.starts_with(&name) && f.needs_person);
         assert!(named, "{id}: {run:#?}");
     }
+}
+
+/// The consumer is away, so the message is unread when the pass looks for whom Redis lost.
+#[tokio::test]
+async fn a_message_that_names_a_drop_with_another_coupon_puts_nobody_on_its_slot() {
+    let (world, api) = open_world("other-coupon").await;
+    let (coupon, other) = (api.open_coupon(3).await, api.open_coupon(3).await);
+    for user in ["u-1", "u-2"] {
+        assert!(api.claim(coupon.id, user).await.is_accepted());
+    }
+    api.give_back(coupon.id, "u-1").await.unwrap();
+    let message = json!({"v": 1, "coupon_id": other.id, "drop_id": coupon.drop, "slot": 1, "user_id": "u-odd",
+                         "claimed_at": "2026-01-01T00:00:00.000Z"});
+    world.topic.produce(None, "odd", message.to_string().as_bytes()).await;
+    let once = world.once_with(&[], &[]).await;
+    assert!(once.run().all_findings().all(|found| found.user_id.as_deref() != Some("u-odd")), "{}", once.log);
+    assert_eq!(redis_holders(&world, &coupon).await.into_values().collect::<Vec<_>>(), ["u-2"]);
+    assert!(rows(&world, coupon.drop).await.values().all(|user| user != "u-odd"));
 }
 
 const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
