@@ -242,15 +242,20 @@ impl Executor<'_> {
     pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let generation = self.generation().await?;
         let planned: HashSet<&UserId> = run.iter().filter_map(|item| item.user.as_ref()).collect();
-        let (mut slots, mut beyond) = (HashMap::new(), 0);
+        let (mut slots, mut beyond, mut left_without) = (HashMap::new(), 0, 0);
         while self.left > 0 && !self.stop.is_cancelled() {
             let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PROMOTED_AT_ONCE);
-            let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await?
+            let Done::Applied(promoted) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await?
             else {
                 break;
             };
+            left_without += promoted.left_without;
+            let people = promoted.people;
             if people.is_empty() {
-                break;
+                if promoted.left_without == 0 {
+                    break;
+                }
+                continue;
             }
             crash_point(Point::PersonPromoted);
             let claims: Vec<_> = people.iter().map(|(user, given)| (self.given(user, *given), None)).collect();
@@ -266,6 +271,9 @@ impl Executor<'_> {
         }
         let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.get(user)) {
             Some(slot) => RepairAttempt::Done(Some(format!("promoted to slot {slot}"))),
+            None if left_without > 0 && !item.user.as_ref().is_some_and(|user| UserId::has_form(user.as_str())) => {
+                RepairAttempt::Done(Some("taken off the waiting list: nobody can claim by such a name".into()))
+            }
             None => RepairAttempt::Changed("the waiting list has changed meanwhile".into()),
         };
         let mut attempts: Vec<RepairAttempt> = run.iter().map(attempt).collect();

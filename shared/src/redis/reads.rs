@@ -197,12 +197,14 @@ impl Redis {
         Ok(found > 0)
     }
 
-    /// The first people on a drop's waiting list, in order, `limit` at most.
+    /// The first names on a drop's waiting list, in order, `limit` at most. What a hand put there
+    /// need not be text.
     pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
         let mut cmd = redis::cmd("ZRANGE");
-        let names: Vec<String> = cmd.arg(&keys.waiting).arg(0).arg(last).query_async(&mut self.connection()).await?;
-        Ok(names.into_iter().map(UserId::from_store).collect())
+        let names: Vec<Vec<u8>> = cmd.arg(&keys.waiting).arg(0).arg(last).query_async(&mut self.connection()).await?;
+        let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
+        Ok(names.iter().map(text).map(UserId::from_store).collect())
     }
 
     /// The slots `from..=to` at one moment; without `to`, all from `from` on.

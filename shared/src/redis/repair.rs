@@ -81,6 +81,15 @@ pub struct GivenSlot {
     pub at_ms: i64,
 }
 
+/// What became of the head of a waiting list.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// Who got which slot, in order.
+    pub people: Vec<(UserId, GivenSlot)>,
+    /// How many left the list without one: they hold one, are revoked, or no person has the name.
+    pub left_without: u32,
+}
+
 /// What became of one holding in [`Redis::put_back`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutBack {
@@ -293,8 +302,7 @@ impl Redis {
         Ok(if word == "ok" { Done::Applied(()) } else { Done::Stale })
     }
 
-    /// Gives what is free to the people first on the waiting list, at most `limit` of them, and
-    /// tells who got which slot, and when.
+    /// Gives what is free to the people first on the waiting list, at most `limit` of them.
     ///
     /// # Errors
     /// When Redis can't be reached; some may have been promoted.
@@ -304,16 +312,17 @@ impl Redis {
         generation: &Generation,
         drop: DropId,
         limit: u32,
-    ) -> Result<Done<Vec<(UserId, GivenSlot)>>, RedisError> {
+    ) -> Result<Done<Promoted>, RedisError> {
         let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
         let reply: Vec<String> = PROMOTE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         if reply.first().is_none_or(|w| w != "ok") {
             return Ok(Done::Stale);
         }
         let at_ms = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let left_without = reply.get(2).and_then(|text| text.parse().ok()).unwrap_or(0);
         let given = |pair: &[String]| Some((pair[0].parse().ok()?, GivenSlot { slot: pair[1].parse().ok()?, at_ms }));
-        let promoted = reply.get(2..).unwrap_or_default().chunks_exact(2).filter_map(given);
-        Ok(Done::Applied(promoted.collect()))
+        let people = reply.get(3..).unwrap_or_default().chunks_exact(2).filter_map(given).collect();
+        Ok(Done::Applied(Promoted { people, left_without }))
     }
 
     /// Makes people a coupon's claimants, or only those who are none: person, drop and slot.

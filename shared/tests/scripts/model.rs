@@ -354,7 +354,7 @@ impl Model {
         let Some((quantity, paused)) = self.meta.filter(|_| self.adds_up()) else { return Done::Stale };
         let limit = if paused { 0 } else { limit };
         let mut promoted = Vec::new();
-        for _ in 0..limit {
+        while promoted.len() < limit as usize {
             let Some((_, person)) = self.waiting.first().copied() else { break };
             if !self.holds(person) && !self.is_banned(person) {
                 // As admission: a slot that somebody holds is never given, whatever the count says.

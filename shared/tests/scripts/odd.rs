@@ -1,11 +1,12 @@
 //! What a hand may put into a drop's keys, with numbers that add up all the same.
 
-use firstcome_shared::domain::OncePer;
+use firstcome_shared::domain::{CouponId, OncePer, UserId};
+use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
 use crate::promotion::ask;
-use crate::world::ScriptWorld;
+use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
 async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody() {
@@ -34,4 +35,59 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
             assert_eq!(world.apply(&ScriptCommand::Claim(people)).await.0, format!("[{expected}]"), "{commands:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_behind_is_promoted() {
+    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let server = RedisServer::start(options).await.unwrap();
+    let start = Start { quantity: 300, waiting_list: 0, once_per: OncePer::Coupon };
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (redis, keys) = (&world.redis, &world.keys);
+    let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
+    names.extend([Vec::new(), vec![b'b'; 64], vec![b'b'; 65], b"last".to_vec()]);
+    let mut conn = redis.connection();
+    for (place, name) in names.iter().enumerate() {
+        redis::cmd("ZADD").arg(&keys.waiting).arg(place).arg(name).query_async::<()>(&mut conn).await.unwrap();
+    }
+    let first = redis.first_waiting(keys, 1_000).await.unwrap();
+    let people: Vec<UserId> = first.into_iter().filter(|name| UserId::has_form(name.as_str())).collect();
+    assert_eq!(people.len(), 26 + 26 + 10 + 8 + 2, "the letters of an id, and two whole ones");
+
+    let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
+    let mut promoted = Vec::new();
+    // The last of these is fewer than it may be, and nobody is left.
+    for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
+        let Done::Applied(some) = redis.promote(keys, &generation, DROP, limit).await.unwrap() else { panic!("stale") };
+        assert!(some.people.len() <= at_most);
+        promoted.extend(some.people.into_iter().map(|(user, _)| user));
+    }
+    assert_eq!(promoted, people);
+    assert_eq!(redis.first_waiting(keys, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn however_many_at_the_head_of_the_line_hold_a_slot_already_the_next_person_is_promoted() {
+    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let server = RedisServer::start(options).await.unwrap();
+    let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (redis, keys, mut conn) = (&world.redis, &world.keys, world.redis.connection());
+    let mut claimants = redis::cmd("HSET");
+    let mut waiting = redis::cmd("ZADD");
+    claimants.arg(&keys.claimants);
+    waiting.arg(&keys.waiting);
+    for n in 0..2_500 {
+        claimants.arg(format!("u-{n}")).arg(format!("99:{n}"));
+        waiting.arg(n).arg(format!("u-{n}"));
+    }
+    claimants.query_async::<()>(&mut conn).await.unwrap();
+    waiting.arg(9_999).arg("next").query_async::<()>(&mut conn).await.unwrap();
+    let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let Done::Applied(some) = redis.promote(keys, &generation, DROP, 1).await.unwrap() else { panic!("stale") };
+        left.push((some.left_without, some.people.len()));
+    }
+    assert_eq!(left, [(1_000, 0), (1_000, 0), (500, 1)]);
 }

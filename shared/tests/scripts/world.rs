@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{Done, GivenSlot, Holding};
+use firstcome_shared::redis::repair::{Done, Holding, Promoted};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 
 use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
@@ -174,9 +174,8 @@ impl ScriptWorld {
             }
             ScriptRepair::Promote(limit) => {
                 let promoted = redis.promote(keys, generation, DROP, *limit).await.unwrap();
-                let slots = |all: Vec<(UserId, GivenSlot)>| {
-                    all.into_iter().map(|(who, given)| (who, given.slot)).collect::<Vec<_>>()
-                };
+                let slots =
+                    |all: Promoted| all.people.into_iter().map(|(who, given)| (who, given.slot)).collect::<Vec<_>>();
                 format!("{:?}", map(promoted, slots))
             }
         }

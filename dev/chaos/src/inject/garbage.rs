@@ -205,7 +205,10 @@ impl<'a> Found<'a> {
     async fn is_there(&self, place: &Place) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
-            Place::Member { key, name } => score(&redis, key, name).await?.is_some(),
+            // On the waiting list of a drop that is full it is in nobody's way.
+            Place::Member { key, name } => {
+                score(&redis, key, name).await?.is_some() && !(key.ends_with(":waiting") && self.is_full().await?)
+            }
             Place::Score { key, name } => {
                 let score = score(&redis, key, name.as_bytes()).await?;
                 score.is_some_and(|score| score.fract() != 0.0 || !(1.0..1e9).contains(&score))
@@ -221,6 +224,13 @@ impl<'a> Found<'a> {
                 number(self.system, &resolved).await? == 0
             }
         })
+    }
+
+    async fn is_full(&self) -> Result<bool> {
+        let (redis, users, meta) = (self.system.redis(), self.key("users"), self.key("meta"));
+        let quantity: Option<u64> = redis.try_command(&["HGET", &meta, "quantity"]).await?;
+        let held: u64 = redis.try_command(&["ZCARD", &users]).await?;
+        Ok(quantity.is_some_and(|quantity| held >= quantity))
     }
 
     /// Whether a finding names it: the dead letter, or the drop and that a person is needed.

@@ -2,11 +2,12 @@
 -- list, in order.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 generation  2 drop id  3 at most so many
--- Reply {stale} | {ok, now, user, slot, user, slot, …}; now: Redis's time in ms
+-- Reply {stale} | {ok, now, left, user, slot, user, slot, …}; now: Redis's time in ms; left: how many
+--       left the list without a slot, 1,000 at most
 -- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
--- is revoked, leaves the list without a slot. Nobody is promoted while the coupon is paused, and of
--- a drop that was closed early only people whose promise is broken: `to_front.lua` gives them
--- scores up to 0.
+-- is revoked, leaves the list without a slot, and so does a name that is no user id (`UserId` in
+-- Rust). Nobody is promoted while the coupon is paused, and of a drop that was closed early only
+-- people whose promise is broken: `to_front.lua` gives them scores up to 0.
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
@@ -14,16 +15,18 @@ if not quantity or not count then return {'stale'} end
 if count ~= redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4]) then return {'stale'} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local reply = {'ok', now}
+local reply = {'ok', now, 0}
 if meta[3] == '1' then return reply end
-for _ = 1, tonumber(ARGV[3]) do
+while #reply < 3 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
     local first = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
     local user = first[1]
     if not user or (meta[4] == '1' and tonumber(first[2]) > 0) then break end
     local holds = redis.call('ZSCORE', KEYS[3], user) or (meta[2] == 'coupon' and redis.call('HGET', KEYS[6], user))
     local ban = redis.call('HGET', KEYS[9], meta[2] == 'coupon' and user or ARGV[2] .. ':' .. user)
-    if holds or (ban and now <= (tonumber(string.match(ban, '^%d+:(%d+)$') or '') or now)) then
+    local is_id = #user >= 1 and #user <= 64 and not string.find(user, '[^%w._@+|:=-]')
+    if holds or not is_id or (ban and now <= (tonumber(string.match(ban, '^%d+:(%d+)$') or '') or now)) then
         redis.call('ZREM', KEYS[8], user)
+        reply[3] = reply[3] + 1
     else
         local slot = nil
         local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')

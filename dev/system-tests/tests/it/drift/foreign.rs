@@ -1,7 +1,7 @@
 //! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Fixture, MadeCoupon, World, all_issued, open_world, redis_holders, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, World, all_issued, coupon_body, open_world, redis_holders, rows};
 use serde_json::json;
 
 use crate::drift::support::clean_pass;
@@ -159,6 +159,28 @@ async fn a_message_that_names_a_drop_with_another_coupon_puts_nobody_on_its_slot
     assert!(once.run().all_findings().all(|found| found.user_id.as_deref() != Some("u-odd")), "{}", once.log);
     assert_eq!(redis_holders(&world, &coupon).await.into_values().collect::<Vec<_>>(), ["u-2"]);
     assert!(rows(&world, coupon.drop).await.values().all(|user| user != "u-odd"));
+}
+
+/// `firstcome-reconciler` reads names as text, and this is none.
+#[tokio::test]
+async fn a_name_at_the_head_of_the_line_that_nobody_can_have_leaves_it_and_keeps_nobody_waiting() {
+    let fixture = Fixture::new("d-odd-line").await;
+    let (coupon, _) = fixture.held_of(&coupon_body("Line", 2, 5), 2).await;
+    for user in ["w-1", "w-2"] {
+        fixture.api.claim(coupon.id, user).await;
+    }
+    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    for name in [&b"\xff\xfe\x00"[..], b"odd person"] {
+        fixture.world.redis.try_command::<i64>(&[b"ZADD", waiting.as_bytes(), b"-5", name]).await.unwrap();
+    }
+    clean_pass(&fixture.world, &coupon).await;
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 4})).await.status, 200);
+    let run = fixture.world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:?}");
+    assert!(run.all_findings().any(|found| found.detail.contains("taken off the waiting list")), "{run:?}");
+    assert_eq!(rows(&fixture.world, coupon.drop).await.into_values().skip(2).collect::<Vec<_>>(), ["w-1", "w-2"]);
+    assert_eq!(redis_holders(&fixture.world, &coupon).await.len(), 4);
+    clean_pass(&fixture.world, &coupon).await;
 }
 
 const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
