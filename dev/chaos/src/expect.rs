@@ -30,8 +30,6 @@ pub enum Expect {
     /// Some claim was admitted although its answer did not come or said no: a retry is answered
     /// `already_claimed`.
     AdmittedUnheard,
-    /// No promise is broken, not even a listed one. (After a single fault that is expected anyway.)
-    NoneListed,
     /// The consumer wrote every row, and no claim failed.
     ByConsumer,
     /// The log of a process says so.
@@ -71,7 +69,6 @@ impl Expect {
                 (number > 0).then(|| format!("{number} claims failed or have a row that the consumer did not write"))
             }
             // The judge of every schedule says it.
-            Self::NoneListed => None,
             Self::Logged(text) => (!logged(shown.logs, text)).then(|| format!("no log says `{text}`")),
         }
     }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use firstcome_chaos::expect::Expect::{
-    self, AdmittedUnheard, ByConsumer, Logged, NoPromise, NoneListed, Queued, Refusals, Refused, Unavailable, Unqueued,
+    self, AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable, Unqueued,
 };
 use firstcome_chaos::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
 use firstcome_chaos::run::ScheduleResult;
@@ -121,7 +121,7 @@ faults! {
     a_reconciler_killed_in_mid_rush_breaks_no_promise:
         [Fault::Kill { role: ProcessRole::Reconciler, number: 0, ms: 500 }], [Queued];
     all_processes_killed_in_mid_rush_and_started_again_break_no_promise:
-        [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [NoneListed];
+        [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [];
     // Clocks. The coupon opened half an hour ago and closes in half an hour.
     a_clock_of_an_api_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
     a_clock_of_an_api_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
@@ -203,12 +203,12 @@ faults! {
     // Two at once: no yes before a second store beside Redis has the claim.
     with_kafka_and_mysql_down_nobody_is_promised_anything_and_a_retry_has_its_slot:
         [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
-        [NoPromise, AdmittedUnheard, NoneListed];
+        [NoPromise, AdmittedUnheard];
 }
 
 #[tokio::test]
 async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
-    let people_who_ask = FaultSchedule { operators: 2, pollers: 8, processes: 2, ..schedule(vec![], vec![NoneListed]) };
+    let people_who_ask = FaultSchedule { operators: 2, pollers: 8, processes: 2, ..schedule(vec![], vec![]) };
     survives("operators", &people_who_ask).await;
 }
 
@@ -221,7 +221,7 @@ async fn claimants_of_another_type_are_named() {
 /// Redis forgets people whose claims only the dead-letter table has by then.
 #[tokio::test]
 async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
-    let mut both = schedule(vec![Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], vec![Refusals, NoneListed]);
+    let mut both = schedule(vec![Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], vec![Refusals]);
     both.faults.push(Timed { at_ms: AT_MS + MS - 500, fault: Fault::Flush });
     survives("kafka_down_and_redis_emptied", &both).await;
 }
@@ -239,7 +239,7 @@ async fn two_consumers_killed_again_and_again_in_mid_batch_leave_no_gap_and_no_d
         let point = points[kill / 2 % points.len()].into();
         Fault::Crash { role: ProcessRole::Consumer, number: kill % 2, point, ms: 10_000 }
     };
-    let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer, NoneListed]);
+    let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer]);
     let people = u32::try_from(kills() * 100).unwrap();
     let crowd_ms = u64::from(people) * 25;
     let long = FaultSchedule { processes: 2, quantity: people, people: people + 20, crowd_ms, ..short };
