@@ -126,6 +126,8 @@ async fn header(
 ) -> Result<DropHeader, CollectError> {
     let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
     let first_waiting = stores.redis.first_waiting(keys, if numbers.waiting > 0 { left } else { 0 }).await?;
+    let was_waited_for =
+        !numbers.are_lost() || context.lost.contains(&drop.id) || context.unverified.contains(&coupon.id);
     // A counter far beyond the quantity is reported, not walked.
     let quantity = i64::from(drop.quantity);
     let mut facts = DropFacts {
@@ -140,7 +142,7 @@ async fn header(
         first_waiting,
         failed_claims,
         read_at_ms: context.read_at_ms,
-        tail_known: context.tail.is_some(),
+        tail_known: context.tail.is_some() && was_waited_for,
         promises: Promises::default(),
         revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),

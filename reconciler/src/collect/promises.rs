@@ -31,7 +31,8 @@ pub(super) async fn of_drop(stores: &Stores, coupon: &Coupon, drop: &Drop) -> Re
                 continue;
             }
             promises.open += 1;
-            if out {
+            // A name that nobody can have does not stay on the list.
+            if out && UserId::has_form(user.as_str()) {
                 promises.out_of_line.push((user, slot));
             }
         }

@@ -25,6 +25,8 @@ pub struct PassContext {
     pub tail: Option<Arc<Tail>>,
     /// Coupons not verified in this life of Redis, which may be older than what it promised.
     pub unverified: HashSet<CouponId>,
+    /// Drops that were seen to be lost before the pass waited for what may be on its way.
+    pub lost: HashSet<DropId>,
 }
 
 /// A drop as a whole.
@@ -52,7 +54,7 @@ pub struct DropFacts {
     /// it.
     pub read_at_ms: i64,
     /// Whether the topic's unread tail is known; else a message may still be there for every
-    /// admission.
+    /// admission. Of a drop that was lost later than the pass waited, it may still come.
     pub tail_known: bool,
     pub promises: Promises,
     pub revocations: DropRevocations,
@@ -298,6 +300,7 @@ impl SlotRange {
             .collect();
         let last = self.to.unwrap_or(i64::MAX).min(self.count).min(quantity);
         questions.gaps = (self.from.max(1)..=last).filter(|slot| !taken.contains(slot)).collect();
+        questions.ask_times.extend(&questions.gaps);
         questions
     }
 }

@@ -242,14 +242,14 @@ impl Executor<'_> {
     pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let generation = self.generation().await?;
         let planned: HashSet<&UserId> = run.iter().filter_map(|item| item.user.as_ref()).collect();
-        let (mut slots, mut beyond, mut left_without) = (HashMap::new(), 0, 0);
+        let (mut slots, mut beyond, mut no_user_ids) = (HashMap::new(), 0, 0);
         while self.left > 0 && !self.stop.is_cancelled() {
             let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PROMOTED_AT_ONCE);
             let Done::Applied(promoted) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await?
             else {
                 break;
             };
-            left_without += promoted.left_without;
+            no_user_ids += promoted.no_user_ids;
             let people = promoted.people;
             if people.is_empty() {
                 if promoted.left_without == 0 {
@@ -271,14 +271,19 @@ impl Executor<'_> {
         }
         let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.get(user)) {
             Some(slot) => RepairAttempt::Done(Some(format!("promoted to slot {slot}"))),
-            None if left_without > 0 && !item.user.as_ref().is_some_and(|user| UserId::has_form(user.as_str())) => {
+            None if no_user_ids > 0 && !item.user.as_ref().is_some_and(|user| UserId::has_form(user.as_str())) => {
                 RepairAttempt::Done(Some("taken off the waiting list: nobody can claim by such a name".into()))
             }
             None => RepairAttempt::Changed("the waiting list has changed meanwhile".into()),
         };
         let mut attempts: Vec<RepairAttempt> = run.iter().map(attempt).collect();
-        if let (Some(RepairAttempt::Done(Some(detail))), 1..) = (attempts.first_mut(), beyond) {
-            *detail = format!("{detail}; with them {beyond} more people of the line");
+        if let Some(RepairAttempt::Done(Some(detail))) = attempts.first_mut() {
+            if beyond > 0 {
+                *detail += format!("; with them {beyond} more people of the line").as_str();
+            }
+            if no_user_ids > 1 {
+                *detail += format!("; {no_user_ids} names that nobody can have left it").as_str();
+            }
         }
         Ok(attempts)
     }

@@ -168,6 +168,10 @@ impl LossClock {
         self.0.lock().entry(loss).or_insert_with(Instant::now);
     }
 
+    pub(super) fn forget(&self, loss: &str) {
+        self.0.lock().remove(loss);
+    }
+
     /// How long to wait until nothing from before these losses can be in flight.
     pub(super) fn wait_needed(&self, losses: Vec<String>, longest_in_flight: Duration) -> Duration {
         let (mut known, now) = (self.0.lock(), Instant::now());

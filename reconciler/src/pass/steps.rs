@@ -1,9 +1,9 @@
 //! The steps of one pass, and the state that they share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::gate::{CouponFence, Generation};
 use firstcome_shared::redis::life::Life;
@@ -149,7 +149,8 @@ impl<'a> Pass<'a> {
             most_urgent_first(drops, &self.histories, now_ms);
         }
         self.gate.has_begun = drops.iter().any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
-        let losses = self.losses(drops, &fences, now_ms).await;
+        let (losses, lost) = self.losses(drops, &fences, now_ms).await;
+        self.context.lost = lost;
         let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
@@ -164,20 +165,20 @@ impl<'a> Pass<'a> {
     }
 
     /// What claims may still be in flight from before: the life before this one, for coupons that
-    /// are not verified; a drop that was lost within this life.
+    /// are not verified; a drop that was lost within this life. And these drops.
     async fn losses(
         &self,
         drops: &[(Coupon, Drop)],
         fences: &HashMap<CouponId, CouponFence>,
         now_ms: i64,
-    ) -> Vec<String> {
+    ) -> (Vec<String>, HashSet<DropId>) {
         let life = self.loss_of_life();
         // By the clock of the server that is gone it may have been open.
         let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
         let was_open = |(coupon, drop): &(Coupon, Drop)| {
             self.context.unverified.contains(&coupon.id) && drop.opens_at.timestamp_millis() <= maybe_open
         };
-        let mut losses = Vec::new();
+        let (mut losses, mut lost) = (Vec::new(), HashSet::new());
         if drops.iter().any(was_open) {
             losses.push(life.clone());
         }
@@ -185,12 +186,18 @@ impl<'a> Pass<'a> {
         let keys: Vec<_> = opened.iter().map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id)).collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;
         for ((coupon, drop), numbers) in opened.iter().zip(numbers) {
-            if numbers.is_ok_and(|numbers| numbers.are_lost()) {
-                let generation = fences.get(&coupon.id).and_then(|fence| fence.generation.as_ref());
-                losses.push(format!("{life} {:?}", (drop.id, generation)));
+            let Ok(numbers) = numbers else { continue };
+            let generation = fences.get(&coupon.id).and_then(|fence| fence.generation.as_ref());
+            let loss = format!("{life} {:?}", (drop.id, generation));
+            if numbers.are_lost() {
+                losses.push(loss);
+                lost.insert(drop.id);
+            } else {
+                // The next time that it is lost is another loss.
+                self.memory.losses.forget(&loss);
             }
         }
-        losses
+        (losses, lost)
     }
 
     /// The context, with the fences that are known. A topic that can't be read is reported, and the
@@ -201,6 +208,7 @@ impl<'a> Pass<'a> {
         let (mut context, kafka) = collect::context(self.stores).await?;
         context.generations = std::mem::take(&mut self.context.generations);
         context.unverified = std::mem::take(&mut self.context.unverified);
+        context.lost = std::mem::take(&mut self.context.lost);
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             self.run.error = Some(detail.clone());

@@ -26,6 +26,9 @@ impl Planner<'_> {
             self.unfilled();
         }
         let waits = !self.facts.tail_known && self.wait_for_the_topic();
+        if self.absent > 0 {
+            self.items.retain(|item| !needs_counter(&item.action));
+        }
         self.items.sort_by_key(|item| rank(&item.action));
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
         let repairs = self.items.iter().map(|item| weight(item, gaps)).sum::<usize>() + self.beyond.weight;
@@ -59,7 +62,7 @@ impl Planner<'_> {
         self.push(Kind::RedisLost, None, None, Action::Rebuild { holdings, before }, detail);
     }
 
-    /// While the topic can't be read, an unread message may promise any slot to anybody. Until then
+    /// While the tail is not known, an unread message may promise any slot to anybody. Until then
     /// no slot is given to a person who does not hold it already, and a lost drop is not rebuilt:
     /// promises that only messages prove would be given away. Gives whether a repair has to wait.
     fn wait_for_the_topic(&mut self) -> bool {
@@ -83,7 +86,7 @@ impl Planner<'_> {
             };
             if must_wait {
                 item.action = Action::Report;
-                item.detail.push_str("; it waits until the topic can be read");
+                item.detail.push_str("; it waits until what is on its way is known");
             }
             waits |= must_wait;
         }
@@ -235,6 +238,18 @@ impl Planner<'_> {
             && self.numbers.failed_claims == 0
             && !(self.facts.waiting > 0 && self.promotable() > 0)
     }
+}
+
+/// Repairs that set the counter, give slots by it, or follow from one that does.
+fn needs_counter(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::SetCount
+            | Action::Move { .. }
+            | Action::Readmit { .. }
+            | Action::ResolveDuplicate { .. }
+            | Action::Promote { .. }
+    )
 }
 
 /// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a row

@@ -221,7 +221,9 @@ pub struct Plan {
 ///
 /// Independently of the sum, `gaps` must be 0: slots up to the counter that nobody holds and that
 /// are not free, and free slots that are held. (One of each would even out in the sum.) Where the
-/// equation fails, the repair is [`Action::SetCount`].
+/// equation fails, the repair is [`Action::SetCount`]. It and what needs the counter wait for the
+/// `absent`: nobody holds their slots, which were given out just now, so somebody was deleted whose
+/// claim may be on its way.
 #[derive(Debug)]
 pub struct Planner<'a> {
     policy: RepairPolicy,
@@ -242,6 +244,7 @@ pub struct Planner<'a> {
     leaving: i64,
     highest_returning: i64,
     gaps: u64,
+    absent: u64,
     /// Highest slot that is held or free and one of the drop's; only reported.
     highest: i64,
     people_without_row: u64,
@@ -274,6 +277,7 @@ impl<'a> Planner<'a> {
             leaving: 0,
             highest_returning: 0,
             gaps: 0,
+            absent: 0,
             highest: 0,
             people_without_row: 0,
             people_of_dead_letters: HashSet::new(),

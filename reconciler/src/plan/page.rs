@@ -189,7 +189,14 @@ impl Planner<'_> {
     }
 
     fn move_from(&mut self, page: &SlotRange, kind: Kind, (slot, user): (i64, &UserId), detail: String) {
-        self.push(kind, slot, Some(user), Action::Move { user: user.clone(), from: slot }, detail);
+        let (user_id, from) = (user.clone(), slot);
+        // Nobody was promised anything by a name that nobody can have.
+        let action = if UserId::has_form(user.as_str()) {
+            Action::Move { user: user_id, from }
+        } else {
+            Action::Withdraw { user: user_id, from }
+        };
+        self.push(kind, slot, Some(user), action, detail);
         if let Some(item) = self.items.last_mut() {
             // The consumer could not write their row, and the dead letter knows the trace.
             item.trace = page.dead_letters.iter().find(|of| of.user.as_ref() == Some(user)).and_then(|of| of.trace);
@@ -228,14 +235,12 @@ impl Planner<'_> {
         let message = sorted.message(slot, user);
         let at = admitted.or_else(|| message.map(|m| m.claimed_at.timestamp_millis()));
         let age = at.map(|at| self.facts.read_at_ms.saturating_sub(at));
-        // Many were admitted after the pass read the clock, and that may be long ago.
-        let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
         let patience = if message.is_some() || !self.facts.tail_known {
             self.policy.overdue_ms
         } else {
             self.policy.publish_deadline_ms
         };
-        if age.is_some_and(|age| age < patience) && at.is_some_and(|at| at <= latest) {
+        if at.is_some_and(|at| self.is_young(page, at, patience)) {
             if message.is_none() {
                 self.young += 1;
             }
@@ -257,6 +262,13 @@ impl Planner<'_> {
         };
         let action = Action::Issue(self.claim(number, user, claimed_at));
         self.push(Kind::Unissued, slot, Some(user), action, detail);
+    }
+
+    /// Admitted too short a time ago to be judged.
+    fn is_young(&self, page: &SlotRange, at: i64, patience: i64) -> bool {
+        // Many were admitted after the pass read the clock, and that may be long ago.
+        let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
+        self.facts.read_at_ms.saturating_sub(at) < patience && at <= latest
     }
 
     /// Nobody can claim by such a name, so nobody was promised the slot.
@@ -331,7 +343,7 @@ impl Planner<'_> {
     }
 
     /// Counts gaps: slots up to the counter that nobody holds and that are not free, and free slots
-    /// that are held.
+    /// that are held; and of the first the absent.
     fn free_and_gaps(&mut self, page: &SlotRange, sorted: &Sorted, restored: &HashSet<i64>) {
         for slot in &page.free {
             if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
@@ -347,7 +359,16 @@ impl Planner<'_> {
         let known = |slot: &i64| sorted.owners.contains_key(slot) || free.contains(slot) || restored.contains(slot);
         // Never beyond the quantity: a counter far too high must not make this walk for ever.
         let last = page.to.unwrap_or(i64::MAX).min(page.count).min(i64::from(self.facts.drop.quantity));
-        self.gaps += (page.from.max(1)..=last).filter(|slot| !known(slot)).count() as u64;
+        for slot in (page.from.max(1)..=last).filter(|slot| !known(slot)) {
+            let given = page.admitted_at_ms.get(&slot);
+            if given.is_some_and(|at| self.is_young(page, *at, self.policy.publish_deadline_ms)) {
+                (self.absent, self.young) = (self.absent + 1, self.young + 1);
+                self.people_without_row += 1;
+                self.people_returning += 1;
+            } else {
+                self.gaps += 1;
+            }
+        }
     }
 }
 

@@ -26,9 +26,11 @@ pub fn current() -> Option<RequestId> {
 }
 
 impl RequestId {
-    /// The one that the request has, where it is well-formed; else a new one.
+    /// The one that the request has, where it is one and well-formed; else a new one.
     pub fn of(headers: &HeaderMap) -> Self {
-        headers.get(REQUEST_ID).and_then(|given| Self::parse(given.as_bytes())).unwrap_or_else(Self::random)
+        let mut given = headers.get_all(REQUEST_ID).iter();
+        let only = given.next().filter(|_| given.next().is_none());
+        only.and_then(|given| Self::parse(given.as_bytes())).unwrap_or_else(Self::random)
     }
 
     fn parse(given: &[u8]) -> Option<Self> {
@@ -99,6 +101,8 @@ mod tests {
             let made = of(bad.as_bytes());
             assert!(made.len() == 16 && made.bytes().all(|digit| digit.is_ascii_hexdigit()), "{bad:?} {made}");
         }
+        let two = HeaderMap::from_iter(["one", "two"].map(|id| (REQUEST_ID, HeaderValue::from_static(id))));
+        assert_eq!(RequestId::of(&two).as_str().len(), 16);
         let made = || RequestId::of(&HeaderMap::new());
         assert_ne!(made(), made());
     }

@@ -88,6 +88,8 @@ pub struct Promoted {
     pub people: Vec<(UserId, GivenSlot)>,
     /// How many left the list without one: they hold one, are revoked, or no person has the name.
     pub left_without: u32,
+    /// Of these, names that no person can have.
+    pub no_user_ids: u32,
 }
 
 /// What became of one holding in [`Redis::put_back`].
@@ -319,10 +321,10 @@ impl Redis {
             return Ok(Done::Stale);
         }
         let at_ms = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let left_without = reply.get(2).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let number = |at: usize| reply.get(at).and_then(|text| text.parse().ok()).unwrap_or(0);
         let given = |pair: &[String]| Some((pair[0].parse().ok()?, GivenSlot { slot: pair[1].parse().ok()?, at_ms }));
-        let people = reply.get(3..).unwrap_or_default().chunks_exact(2).filter_map(given).collect();
-        Ok(Done::Applied(Promoted { people, left_without }))
+        let people = reply.get(4..).unwrap_or_default().chunks_exact(2).filter_map(given).collect();
+        Ok(Done::Applied(Promoted { people, left_without: number(2), no_user_ids: number(3) }))
     }
 
     /// Makes people a coupon's claimants, or only those who are none: person, drop and slot.

@@ -106,6 +106,9 @@ proptest! {
     fn redis_adds_up_afterwards_and_is_filled_while_people_wait(world in worlds()) {
         let mut mended = world;
         repair(&mut mended);
+        // No claim is on its way any more.
+        mended.ages.clear();
+        repair(&mut mended);
         let slots: BTreeSet<i64> = mended.users.values().copied().collect();
         prop_assert_eq!(slots.len(), mended.users.len(), "two people on one slot");
         prop_assert!(slots.iter().all(|s| (1..=i64::from(mended.quantity)).contains(s)));

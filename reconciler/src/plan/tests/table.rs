@@ -104,6 +104,21 @@ fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
 }
 
 #[test]
+fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
+    let mut world = DropWorld::exact(12, 9);
+    world.users.remove(&user(9));
+    world.rows.remove(&9);
+    world.waiting.push(user(20));
+    world.ages.insert(9, 1_999);
+    let plan = world.plan();
+    assert_eq!(plan.items, [], "not even a promotion");
+    assert_eq!((plan.young, plan.exact, plan.left), (1, false, 3));
+    world.ages.insert(9, 2_000);
+    assert!(world.plan().items.iter().any(|item| item.action == Action::SetCount));
+    mended(world);
+}
+
+#[test]
 fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
     let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(99), 4);
@@ -210,7 +225,7 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
     let reports = |world: &DropWorld| {
         let plan = world.plan();
         assert!(!plan.exact && !plan.sealable, "{plan:#?}");
-        plan.items.iter().all(|item| item.action == Action::Report && item.detail.contains("until the topic"))
+        plan.items.iter().all(|item| item.action == Action::Report && item.detail.contains("until what is on its way"))
     };
     let mut lost = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
     (lost.meta, lost.count) = (None, None);

@@ -2,8 +2,8 @@
 -- list, in order.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 generation  2 drop id  3 at most so many
--- Reply {stale} | {ok, now, left, user, slot, user, slot, …}; now: Redis's time in ms; left: how many
---       left the list without a slot, 1,000 at most
+-- Reply {stale} | {ok, now, left, odd, user, slot, user, slot, …}; now: Redis's time in ms; left: how
+--       many left the list without a slot, 1,000 at most; odd: of these, names that are no user id
 -- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
 -- is revoked, leaves the list without a slot, and so does a name that is no user id (`UserId` in
 -- Rust). Nobody is promoted while the coupon is paused, and of a drop that was closed early only
@@ -15,9 +15,9 @@ if not quantity or not count then return {'stale'} end
 if count ~= redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4]) then return {'stale'} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local reply = {'ok', now, 0}
+local reply = {'ok', now, 0, 0}
 if meta[3] == '1' then return reply end
-while #reply < 3 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
+while #reply < 4 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
     local first = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
     local user = first[1]
     if not user or (meta[4] == '1' and tonumber(first[2]) > 0) then break end
@@ -27,6 +27,7 @@ while #reply < 3 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
     if holds or not is_id or (ban and now <= (tonumber(string.match(ban, '^%d+:(%d+)$') or '') or now)) then
         redis.call('ZREM', KEYS[8], user)
         reply[3] = reply[3] + 1
+        if not is_id then reply[4] = reply[4] + 1 end
     else
         local slot = nil
         local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')

@@ -183,6 +183,23 @@ async fn a_name_at_the_head_of_the_line_that_nobody_can_have_leaves_it_and_keeps
     clean_pass(&fixture.world, &coupon).await;
 }
 
+#[tokio::test]
+async fn a_name_beyond_the_quantity_that_nobody_can_have_loses_its_slot_and_is_promised_nothing() {
+    let fixture = Fixture::new("d-odd-beyond").await;
+    let (coupon, _) = fixture.held_of(&coupon_body("Beyond", 2, 5), 2).await;
+    fixture.api.claim(coupon.id, "w-1").await;
+    let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
+    fixture.world.redis.command::<i64>(&["ZADD", &users, "500", "odd person", "1", "another one"]).await;
+    let run = fixture.world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:?}");
+    assert_eq!(fixture.world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 0);
+    clean_pass(&fixture.world, &coupon).await;
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 3})).await.status, 200);
+    fixture.world.pass().await;
+    assert_eq!(rows(&fixture.world, coupon.drop).await.get(&3).map(String::as_str), Some("w-1"));
+    clean_pass(&fixture.world, &coupon).await;
+}
+
 const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
 
 #[tokio::test]

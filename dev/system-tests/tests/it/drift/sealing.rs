@@ -285,7 +285,11 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     redis.start_again().await.unwrap();
     world.pass().await;
     let slot = answers[0].1.promised().unwrap().1;
-    fixture.api.revoke(coupon.id, &answers[0].0, &json!({"reason": "fraud", "by": "Ann"})).await.unwrap();
+    let fraud = json!({"reason": "fraud", "by": "Ann"});
+    eventually("the API reaches Redis again", LIMIT, async || {
+        fixture.api.revoke(coupon.id, &answers[0].0, &fraud).await.is_ok()
+    })
+    .await;
     eventually("Dave has a row", LIMIT, async || {
         world.pass().await;
         fixture.api.me(coupon.id, dave).await["status"] == "issued"

@@ -1,13 +1,14 @@
 //! No yes before a second store beside Redis has the claim: two faults at once lose no promise.
 
 use firstcome_reconciler::report::{Kind, Run};
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, ApiClient, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
-    assert_clean, assert_exact, eventually_some, holders, kinds, people, rows, rush, tally,
+    assert_clean, assert_exact, coupon_body, eventually, eventually_some, holders, kinds, people, rows, rush, tally,
 };
+use serde_json::json;
 
-use super::waves::kafka_behind_proxy;
+use super::waves::{kafka_behind_proxies, kafka_behind_proxy};
 
 /// Redis dies and comes back with what it had.
 async fn back_to(copy: OldCopy, redis: &RedisServer) {
@@ -90,4 +91,38 @@ async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back(
     mended(&world).await;
     all_issued(&world, coupon.drop, 6).await;
     filled_up(&world, &api, &coupon, answers).await;
+}
+
+/// A hand takes one person out of Redis while only the API knows of their claim.
+#[tokio::test]
+async fn a_claim_on_its_way_keeps_its_slot_although_its_person_was_deleted_and_a_pass_set_the_counter_right() {
+    let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
+    let world = World::on(WorldStores::shared().await.with_kafka(kafka), "second-deleted").await;
+    let fixture = Fixture::of(world).await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    let mut body = coupon_body("Twenty", 20, 0);
+    // Else the coupon's claimants have the person, too.
+    body["once_per"] = json!("drop");
+    let (coupon, mut answers) = fixture.held_of(&body, 5).await;
+    let slow = world.serve_with(&[("KAFKA_BROKERS", &format!("127.0.0.1:{}", way.port()))]).await;
+    assert_eq!(slow.me(coupon.id, "u-6").await["status"], "none", "it knows the coupon");
+    way.set(ProxyFault::BlackHole).await.unwrap();
+
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let passed = async {
+        eventually("it is admitted", LIMIT, async || world.redis.command::<i64>(&["ZREM", &users, "u-6"]).await == 1)
+            .await;
+        let once = world.once_with(&[], &[]).await;
+        (once, api.claim(coupon.id, "u-7").await)
+    };
+    let (answer, (once, next)) = tokio::join!(slow.claim(coupon.id, "u-6"), passed);
+    assert_eq!(answer.promised(), Some((coupon.drop, 6)), "{answer:?}");
+    assert_eq!(once.code, 0, "{}", once.log);
+    answers.push(("u-6".into(), answer));
+    if let Some((_, slot)) = next.promised() {
+        assert_ne!(slot, 6, "{}", once.log);
+        answers.push(("u-7".into(), next));
+    }
+    mended(world).await;
+    filled_up(world, api, &coupon, answers).await;
 }

@@ -1,0 +1,49 @@
+//! A drop that Redis loses while everything else of it stays: a hand deleted its keys. Claims may
+//! be on their way all the same, and each such loss is waited for.
+
+use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, eventually, redis_holders};
+
+const WAITS: &str = "waiting for what may still be on its way";
+
+async fn delete(fixture: &Fixture, coupon: &MadeCoupon) {
+    let own = |name| fixture.world.redis.of_drop(coupon.id, coupon.drop, name);
+    fixture.world.redis.command::<()>(&["DEL", &own("meta"), &own("users"), &own("count"), &own("times")]).await;
+}
+
+async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
+    redis_holders(&fixture.world, coupon).await.len() == 5
+}
+
+#[tokio::test]
+async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
+    let fixture = Fixture::new("d-lost-twice").await;
+    let daemon = fixture.world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let (coupon, _) = fixture.held("Twice", 20, 5).await;
+    let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
+    for times in 1..=2 {
+        delete(&fixture, &coupon).await;
+        eventually("it is made anew", LIMIT, async || has_everybody(&fixture, &coupon).await).await;
+        assert_eq!(daemon.process.log().matches(WAITS).count(), times, "{}", daemon.process.log());
+        let before = fixture.world.sql.number(clean).await;
+        eventually("a pass finds nothing", LIMIT, async || fixture.world.sql.number(clean).await > before).await;
+    }
+}
+
+#[tokio::test]
+async fn a_drop_that_is_lost_after_the_wait_has_begun_is_left_to_the_next_pass() {
+    let fixture = Fixture::new("d-lost-late").await;
+    let (first, _) = fixture.held("First", 20, 5).await;
+    let (second, _) = fixture.held("Second", 20, 5).await;
+    delete(&fixture, &first).await;
+    let pass = fixture.world.start("firstcome-reconciler", &["once"], &[]);
+    eventually("it waits", LIMIT, async || pass.log().contains(WAITS)).await;
+    delete(&fixture, &second).await;
+    pass.ended(LIMIT).await;
+    assert!(has_everybody(&fixture, &first).await, "{}", pass.log());
+    assert!(!has_everybody(&fixture, &second).await, "{}", pass.log());
+    let told = format!("SELECT detail FROM reconcile_findings WHERE drop_id = {}", second.drop);
+    let told = fixture.world.sql.query(&told).await.concat().concat();
+    assert!(told.contains("it waits until what is on its way is known"), "{told}");
+    let next = fixture.world.once_with(&[], &[]).await;
+    assert!(has_everybody(&fixture, &second).await, "{}", next.log);
+}
