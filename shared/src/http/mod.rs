@@ -5,6 +5,7 @@
 pub(crate) mod access;
 pub mod extract;
 pub mod fetch;
+mod gather;
 pub mod health;
 pub mod json;
 pub mod openapi;

@@ -23,6 +23,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::access;
+use super::gather::Gathered;
 use super::ops::Peer;
 use super::request_id::RequestId;
 
@@ -93,8 +94,7 @@ pub async fn serve_by<S, B>(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read)
-        // One small write costs the kernel less than a gathered one.
-        .writev(false)
+        .writev(true)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     let slots = Arc::new(Semaphore::new(limits.connections));
     let addresses = AddressCounts::new(limits.connections_of_address);
@@ -119,7 +119,7 @@ pub async fn serve_by<S, B>(
         let watcher = graceful.watcher();
         let builder = builder.clone();
         tokio::spawn(async move {
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let connection = builder.serve_connection(TokioIo::new(Gathered(stream)), service);
             if let Err(error) = watcher.watch(connection).await {
                 if error.is_timeout() || is_write_timeout(&error) {
                     metrics::counter!(HUNG_UP_ON).increment(1);

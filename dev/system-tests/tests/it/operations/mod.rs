@@ -6,6 +6,7 @@ mod catalogue;
 mod changes;
 mod closing;
 mod command_line;
+mod connections;
 mod edges;
 mod holders;
 mod logs;
