@@ -96,7 +96,6 @@ async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
         ("?after_slot=-1", (400, "invalid")),
         ("?slot=1", (400, "invalid")),
         (&format!("?drop_id={drop}&after_drop_id={drop}"), (400, "invalid")),
-        (&format!("?after_drop_id={drop}"), (400, "invalid")),
         (&format!("?drop_id={foreign}"), (404, "not_found")),
     ] {
         for accept in ["application/json", "text/csv"] {

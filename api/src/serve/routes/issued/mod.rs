@@ -31,9 +31,9 @@ pub(crate) struct IssuedQuery {
     /// Only this drop's; else those of all drops of the coupon, one after the other.
     drop_id: Option<i64>,
     /// Only rows behind this slot: of `drop_id`, of `after_drop_id`, or of the coupon's first drop.
-    #[param(value_type = i64, minimum = 0, maximum = 4_294_967_295_i64)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     after_slot: Option<Slot>,
-    /// Only rows of this drop behind `after_slot`, which it needs, and of later drops.
+    /// Only rows of this drop behind `after_slot`, and of later drops.
     after_drop_id: Option<i64>,
     /// Most rows of a page, 1 to 10000. A CSV has all, unless this is given.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
@@ -118,9 +118,6 @@ pub(crate) async fn issued(
     }
     if asked.drop_id.is_some() && asked.after_drop_id.is_some() {
         return Err(invalid("after_drop_id is for all drops; with drop_id give after_slot alone"));
-    }
-    if asked.after_drop_id.is_some() && asked.after_slot.is_none() {
-        return Err(invalid("after_drop_id needs after_slot, the last slot that you have of that drop"));
     }
     let wants_csv = accept::wants_csv(&headers)?;
     app.catalogue.find(id).await?;

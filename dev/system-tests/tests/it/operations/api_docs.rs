@@ -203,6 +203,10 @@ fn gaps(document: &Value) -> Vec<String> {
             }
             for one in list(&of["parameters"]) {
                 let of_text = one["schema"]["type"] == "string" && one["schema"]["enum"].is_null();
+                // No service asks for one.
+                if one["in"] == "query" && one["required"] == true {
+                    gap(format!("{} is required", one["name"]));
+                }
                 if text(one, "description").is_empty() || (of_text && one["example"].is_null()) {
                     gap(format!("{} has no meaning or example", one["name"]));
                 }
