@@ -31,6 +31,11 @@ include-name = [
 ]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412", "422", "429", "503"]
 
+# An operator's case may have closed the coupon.
+[[operations]]
+include-name = "POST /v1/coupons/{id}/claims"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "410", "429", "503"]
+
 # Who is on an emptied list can be asked, and where a claim stands that was given back.
 [[operations]]
 include-name = ["GET /v1/coupons/{id}/claims/me", "GET /v1/coupons/{id}/allow-list/people/{user_id}", "GET /v1/coupons/{id}/allow-list"]
