@@ -6,7 +6,8 @@ use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, stack, until, with};
+use crate::stores_away::behind_redis;
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, until, with};
 
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
@@ -191,8 +192,7 @@ async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_re
 #[tokio::test]
 async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
     let world = ServeWorld::new().await;
-    let proxy = stack().await.redis.proxy().await.unwrap();
-    let other = world.with("redis-url", stack().await.redis.url_via(&proxy)).with("redis-timeout-ms", 500);
+    let (other, proxy) = behind_redis(&world).await;
     let (api, hindered) = tokio::join!(world.api(), other.api());
     let (id, _) = api.make(with_list(5)).await;
     let nobody = empty(&api, id).await;
@@ -252,8 +252,7 @@ async fn a_view_token_reads_lists_and_changes_none() {
 #[tokio::test]
 async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the_next_one() {
     let world = ServeWorld::new().await;
-    let proxy = stack().await.redis.proxy().await.unwrap();
-    let other = world.with("redis-url", stack().await.redis.url_via(&proxy)).with("redis-timeout-ms", 500);
+    let (other, proxy) = behind_redis(&world).await;
     let (api, hindered) = tokio::join!(world.api(), other.api());
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;

@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::world::{InProcessApi, LIMIT, OPS_TOKEN, ServeWorld, open, stack, until, with};
+use crate::stores_away::behind_redis;
+use crate::world::{InProcessApi, LIMIT, OPS_TOKEN, ServeWorld, open, until, with};
 
 async fn connect(api: &InProcessApi) -> TcpStream {
     TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap()
@@ -18,12 +19,8 @@ async fn connect(api: &InProcessApi) -> TcpStream {
 #[tokio::test]
 async fn more_claims_than_can_be_worked_are_refused_at_once() {
     let world = ServeWorld::new().await;
-    let proxy = stack().await.redis.proxy().await.unwrap();
-    let slow = world
-        .with("redis-url", stack().await.redis.url_via(&proxy))
-        .with("redis-timeout-ms", 20_000)
-        .with("max-claims-in-hand", 1);
-    let api = slow.api().await;
+    let (proxied, proxy) = behind_redis(&world).await;
+    let api = proxied.with("redis-timeout-ms", 20_000).with("max-claims-in-hand", 1).api().await;
     let (id, _) = api.make(open(5)).await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     let (first, second) = (api.claim(id, "u-1"), api.claim(id, "u-2"));

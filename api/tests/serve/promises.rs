@@ -7,6 +7,7 @@ use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::stores_away::behind_redis;
 use crate::world::{HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with};
 
 /// A world whose Kafka can be taken away, behind a proxy before MySQL.
@@ -41,12 +42,9 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
 #[tokio::test]
 async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_it_is_asked_again() {
     let world = ServeWorld::new().await;
-    let proxy = stack().await.redis.proxy().await.unwrap();
-    let own = world
-        .with("redis-url", stack().await.redis.url_via(&proxy))
-        .with("redis-timeout-ms", 10_000)
-        .with("publish-deadline-ms", 1_000)
-        .with("backup-deadline-ms", 500);
+    let (proxied, proxy) = behind_redis(&world).await;
+    let own =
+        proxied.with("redis-timeout-ms", 10_000).with("publish-deadline-ms", 1_000).with("backup-deadline-ms", 500);
     let api = own.api().await;
     let (id, drop) = api.make(open(5)).await;
     queued(&api, id).await;

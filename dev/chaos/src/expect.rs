@@ -68,7 +68,6 @@ impl Expect {
                 let number = shown.not_by_consumer;
                 (number > 0).then(|| format!("{number} claims failed or have a row that the consumer did not write"))
             }
-            // The judge of every schedule says it.
             Self::Logged(text) => (!logged(shown.logs, text)).then(|| format!("no log says `{text}`")),
         }
     }

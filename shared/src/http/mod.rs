@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub mod extract;
 pub mod fetch;
 mod gather;
+pub mod headers;
 pub mod health;
 pub mod json;
 pub mod openapi;

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::extract::invalid;
+use super::headers::{GivenTwice, only_value};
 use super::problem::Code;
 use super::{Problem, proxies};
 use crate::domain::unfit_in_a_name;
@@ -149,12 +150,9 @@ impl OpsToken {
 
 /// The token that a request brings. Of two, a proxy in front may have checked the other one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (first, second) = (values.next(), values.next());
-    if second.is_some() {
-        return Err(invalid("send one Authorization header, not several"));
-    }
-    Ok(first.and_then(bearer_token))
+    let value = only_value(headers, header::AUTHORIZATION);
+    let value = value.map_err(|GivenTwice| invalid("send one Authorization header, not several"))?;
+    Ok(value.and_then(bearer_token))
 }
 
 /// The token in a value of `Authorization`.
@@ -164,11 +162,9 @@ pub fn bearer_token(value: &HeaderValue) -> Option<&str> {
 }
 
 fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all("x-operator").iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(invalid("send one X-Operator header, not several"));
-    }
+    let value = only_value(headers, "x-operator");
+    let value = value.map_err(|GivenTwice| invalid("send one X-Operator header, not several"))?;
+    let Some(value) = value else { return Ok(None) };
     let bad = || {
         invalid(format!(
             "X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8 without control or invisible characters"

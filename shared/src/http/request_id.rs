@@ -4,6 +4,8 @@ use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::headers::only_value;
+
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id that is taken from a request.
@@ -28,8 +30,7 @@ pub fn current() -> Option<RequestId> {
 impl RequestId {
     /// The one that the request has, where it is one and well-formed; else a new one.
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut given = headers.get_all(REQUEST_ID).iter();
-        let only = given.next().filter(|_| given.next().is_none());
+        let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.and_then(|given| Self::parse(given.as_bytes())).unwrap_or_else(Self::random)
     }
 

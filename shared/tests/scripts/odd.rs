@@ -37,12 +37,16 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
     }
 }
 
+async fn opened(quantity: u32) -> (RedisServer, ScriptWorld) {
+    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
+    let start = Start { quantity, waiting_list: 0, once_per: OncePer::Coupon };
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    (server, world)
+}
+
 #[tokio::test]
 async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_behind_is_promoted() {
-    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
-    let server = RedisServer::start(options).await.unwrap();
-    let start = Start { quantity: 300, waiting_list: 0, once_per: OncePer::Coupon };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, world) = opened(300).await;
     let (redis, keys) = (&world.redis, &world.keys);
     let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
     names.extend([Vec::new(), vec![b'b'; 64], vec![b'b'; 65], b"last".to_vec()]);
@@ -68,10 +72,7 @@ async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_b
 
 #[tokio::test]
 async fn however_many_at_the_head_of_the_line_hold_a_slot_already_the_next_person_is_promoted() {
-    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
-    let server = RedisServer::start(options).await.unwrap();
-    let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, world) = opened(1).await;
     let (redis, keys, mut conn) = (&world.redis, &world.keys, world.redis.connection());
     let mut claimants = redis::cmd("HSET");
     let mut waiting = redis::cmd("ZADD");

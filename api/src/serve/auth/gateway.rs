@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderValue};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::ops::Tokens;
 use firstcome_shared::http::problem::Code;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -49,12 +50,10 @@ impl Gateway {
 
 /// The one value of a header. Of two, one could be the gateway's and the other the client's own.
 fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (_, Some(_)) if name == USER_HEADER => Err(Problem::new(Code::BadUserId, "X-User-Id is given more than once")),
-        (_, Some(_)) => Err(unauthorized("X-Gateway-Secret is given more than once")),
-        (one, None) => Ok(one),
-    }
+    only_value(headers, name).map_err(|GivenTwice| match name {
+        USER_HEADER => Problem::new(Code::BadUserId, "X-User-Id is given more than once"),
+        _ => unauthorized("X-Gateway-Secret is given more than once"),
+    })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
@@ -106,10 +107,9 @@ pub(crate) async fn create(
 
 /// The request's key, with what it asks for: bodies that say the same are the same.
 fn idempotency_key(headers: &HeaderMap, body: &NewCouponBody) -> Result<Option<IdempotencyKey>, Problem> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && values.next().is_none());
-    let key = key.ok_or_else(|| invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters"))?;
+    let bad = || invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters");
+    let Some(value) = only_value(headers, "idempotency-key").map_err(|GivenTwice| bad())? else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(bad)?;
     let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
     Ok(Some(IdempotencyKey::new(key.to_owned(), &body)))
 }

@@ -5,6 +5,7 @@ use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::problem::Code;
 
 use super::extract::invalid;
@@ -15,10 +16,9 @@ pub(in crate::serve) fn of(revision: u64) -> [(HeaderName, String); 1] {
 
 /// The revision that a change is for; `None`: any.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let mut values = headers.get_all(IF_MATCH).iter();
-    let Some(value) = values.next() else { return Ok(None) };
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
-    let text = value.to_str().ok().filter(|_| values.next().is_none()).map(str::trim).ok_or_else(bad)?;
+    let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else { return Ok(None) };
+    let text = value.to_str().ok().map(str::trim).ok_or_else(bad)?;
     if text == "*" {
         return Ok(None);
     }

@@ -1,0 +1,17 @@
+//! Headers that may come once.
+
+use axum::http::header::AsHeaderName;
+use axum::http::{HeaderMap, HeaderValue};
+
+/// A header came more than once: a proxy in front may have looked at another value than we do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenTwice;
+
+/// The one value of a header; `None` without one.
+pub fn only_value(headers: &HeaderMap, name: impl AsHeaderName) -> Result<Option<&HeaderValue>, GivenTwice> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(GivenTwice),
+        (one, None) => Ok(one),
+    }
+}
