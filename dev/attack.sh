@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # schemathesis against both services, on real servers. Fetches it once, into the cache folder, and does no more than that with `fetch`.
-# CASES=50 cases an operation, SEED=1; a release has CASES=2000 (`make attack`).
+# CASES=50 cases an operation, SEED=1, ONLY=tokens the sets with that in their names; a release has CASES=2000 (`make attack`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

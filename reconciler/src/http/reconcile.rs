@@ -66,8 +66,7 @@ pub(super) async fn reconcile(
     Extension(operator): Extension<Operator>,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
-    let body: Body =
-        if body.iter().all(u8::is_ascii_whitespace) { Body::default() } else { json::read(&body).map_err(invalid)? };
+    let body: Body = if body.is_empty() { Body::default() } else { json::read(&body).map_err(invalid)? };
     if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
         let detail = "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
         return Err(invalid(detail));

@@ -1,6 +1,10 @@
-//! Gathers messages into a batch, by count and by time.
+//! Gathers messages into a batch, by count, by time, and until no more come.
 
 use std::time::{Duration, Instant};
+
+/// A batch is also ready when none came for this part of the longest wait: when a rush is over, the
+/// last of it wait for nobody.
+const GAP: u32 = 4;
 
 /// A batch is ready by whichever limit comes first.
 #[derive(Debug, Clone, Copy)]
@@ -15,19 +19,20 @@ pub(crate) struct BatchLimits {
 #[derive(Debug)]
 pub(crate) struct NextBatch<T> {
     messages: Vec<T>,
-    /// When the first message arrived.
-    since: Option<Instant>,
+    /// When the first message arrived, and when the last.
+    arrived: Option<(Instant, Instant)>,
 }
 
 impl<T> Default for NextBatch<T> {
     fn default() -> Self {
-        Self { messages: Vec::new(), since: None }
+        Self { messages: Vec::new(), arrived: None }
     }
 }
 
 impl<T> NextBatch<T> {
     pub(crate) fn push(&mut self, message: T, now: Instant) {
-        self.since.get_or_insert(now);
+        let first = self.arrived.map_or(now, |(first, _)| first);
+        self.arrived = Some((first, now));
         self.messages.push(message);
     }
 
@@ -37,7 +42,12 @@ impl<T> NextBatch<T> {
 
     /// Whether they may be written without waiting for more.
     pub(crate) fn is_ready(&self, limits: BatchLimits, now: Instant) -> bool {
-        self.len() >= limits.max || self.since.is_some_and(|since| now >= since + limits.wait)
+        self.len() >= limits.max || self.deadline(limits).is_some_and(|deadline| now >= deadline)
+    }
+
+    /// When it is ready though it is not full; `None`: it is empty.
+    fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
+        self.arrived.map(|(first, last)| (first + limits.wait).min(last + limits.wait / GAP))
     }
 
     /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is
@@ -54,11 +64,10 @@ impl<T> NextBatch<T> {
             let Some(first) = next(idle) else { return self.messages };
             self.push(first, now());
         }
-        let deadline = self.since.unwrap_or_else(&now) + limits.wait;
         while self.len() < limits.max {
-            let left = deadline.saturating_duration_since(now());
+            let left = self.deadline(limits).map_or(Duration::ZERO, |at| at.saturating_duration_since(now()));
             match next(left) {
-                Some(message) => self.messages.push(message),
+                Some(message) => self.push(message, now()),
                 // `next` may return early, because it also serves rebalances.
                 None if left.is_zero() => break,
                 None => {}
@@ -97,14 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_ends_by_count_or_by_time_from_its_first_message() {
+    fn a_batch_ends_by_count_by_time_from_its_first_message_or_where_no_more_come() {
         for (arrivals, max, wait, expected, ready_at) in [
-            (&[][..], 3, 10, &[][..], 100),
-            (&[0, 0, 0, 0], 3, 10, &[0, 0, 0], 0),         // full: no wait
-            (&[40], 3, 10, &[40], 50),                     // alone: waits for others, from its own arrival
-            (&[40, 45, 50, 51], 9, 10, &[40, 45, 50], 50), // the fourth is too late
-            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0),             // no wait at all still takes what is there
-            (&[0], 1, 10, &[0], 0),
+            (&[][..], 3, 12, &[][..], 100),
+            (&[0, 0, 0, 0], 3, 12, &[0, 0, 0], 0), // full: no wait
+            (&[40], 3, 12, &[40], 43),             // alone, from its own arrival
+            (&[40, 43, 47], 9, 12, &[40, 43], 46), // the third is too late after the second
+            (&[40, 43, 46, 49, 52, 53], 9, 12, &[40, 43, 46, 49, 52], 52), // and the sixth after the first
+            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0),     // no wait at all still takes what is there
+            (&[0], 1, 12, &[0], 0),
         ] {
             assert_eq!(gathered(arrivals, max, wait), (expected.to_vec(), ready_at), "{arrivals:?} {max} {wait}");
         }
@@ -113,15 +123,21 @@ mod tests {
     #[test]
     fn messages_that_came_during_a_write_have_waited_already() {
         let start = Instant::now();
-        let limits = BatchLimits { max: 3, wait: Duration::from_millis(10) };
+        let after = |ms| start + Duration::from_millis(ms);
+        let limits = BatchLimits { max: 30, wait: Duration::from_millis(12) };
         let mut ahead = NextBatch::default();
-        assert!(!ahead.is_ready(limits, start + Duration::from_secs(9)), "no message, nothing to write");
+        assert!(!ahead.is_ready(limits, after(9_000)), "no message, nothing to write");
+        for message in 0..6 {
+            ahead.push(message, after(2 * message));
+            assert!(!ahead.is_ready(limits, after((2 * message + 2).min(11))), "more come");
+        }
+        assert!(ahead.is_ready(limits, after(12)), "its time is over");
+        let mut ahead = NextBatch::default();
         ahead.push(1, start);
-        assert!(!ahead.is_ready(limits, start + Duration::from_millis(9)));
-        assert!(ahead.is_ready(limits, start + Duration::from_millis(10)), "its time is over");
-        ahead.push(2, start + Duration::from_millis(9));
+        assert!(ahead.is_ready(limits, after(3)), "no more come");
+        ahead.push(2, after(3));
         let mut waits = Vec::new();
-        let clock = Cell::new(start + Duration::from_millis(7));
+        let clock = Cell::new(after(4));
         let batch = ahead.gather(
             limits,
             IDLE,
@@ -132,8 +148,9 @@ mod tests {
                 None
             },
         );
-        assert_eq!((batch, waits), (vec![1, 2], vec![3, 0]), "three milliseconds were left");
+        assert_eq!((batch, waits), (vec![1, 2], vec![2, 0]), "two milliseconds were left");
 
+        let limits = BatchLimits { max: 3, ..limits };
         let mut full = NextBatch::default();
         for message in 1..=3 {
             full.push(message, start);
@@ -150,11 +167,14 @@ mod tests {
                 at += *gap;
                 *gap = at;
             }
-            let (batch, ready_at) = gathered(&gaps, max, 10);
+            let (batch, ready_at) = gathered(&gaps, max, 12);
             proptest::prop_assert!(batch.len() <= max);
             proptest::prop_assert_eq!(&batch[..], &gaps[..batch.len()]);
             if let Some(first) = batch.first() {
-                proptest::prop_assert!(ready_at <= first + 10);
+                proptest::prop_assert!(ready_at <= first + 12);
+            }
+            if let Some(last) = batch.last() {
+                proptest::prop_assert!(ready_at <= last + 3);
             }
         }
     }

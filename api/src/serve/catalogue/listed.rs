@@ -1,6 +1,6 @@
 //! Pages of the list of coupons as they were answered last. Anybody may ask for them, and they are
 //! the dearest answers that need no name: one is made at a time, with a pause nine times as long
-//! after it, so that all who ask take a tenth of one processor at most.
+//! after it, so that all who ask take a tenth of one processor at most. What is sent has a bound.
 //! The pages that most ask for have a turn of their own, and nobody can keep others from them.
 
 use std::collections::HashMap;
@@ -25,6 +25,10 @@ const KEPT: usize = 8;
 /// answered late took no processor meanwhile.
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Most bytes a second of all pages but the first, and a second's worth at once: a page of a
+/// thousand coupons is long, and a request for it short.
+const MOST_SENT: u32 = 64 << 20;
 
 /// Most pages that are waited for in one turn; all who want the same one wait together.
 const MOST_WAITING: usize = 32;
@@ -58,6 +62,8 @@ pub(crate) struct ListedPages {
     kept: Mutex<BoundedCache<PageKey, Kept>>,
     first: Turn,
     others: Turn,
+    /// When as much will have been sent as [`MOST_SENT`] allows by then.
+    sent_by: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -70,7 +76,12 @@ struct Turn {
 
 impl Default for ListedPages {
     fn default() -> Self {
-        Self { kept: BoundedCache::new(KEPT).into(), first: Turn::default(), others: Turn::default() }
+        Self {
+            kept: BoundedCache::new(KEPT).into(),
+            first: Turn::default(),
+            others: Turn::default(),
+            sent_by: Mutex::default(),
+        }
     }
 }
 
@@ -85,13 +96,36 @@ impl ListedPages {
     where
         Fut: Future<Output = Result<ListedPage, Problem>>,
     {
+        let page = self.kept_or_made(key, version, make).await?;
+        if key.is_first || self.may_send(page.body.len(), Instant::now()) { Ok(page) } else { Err(too_many()) }
+    }
+
+    /// The generic cell rate algorithm, in bytes.
+    fn may_send(&self, bytes: usize, now: Instant) -> bool {
+        let mut sent_by = self.sent_by.lock();
+        let begins = sent_by.map_or(now, |sent_by| sent_by.max(now));
+        let may = begins - now < Duration::from_secs(1);
+        if may {
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            *sent_by = Some(begins + Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT)));
+        }
+        may
+    }
+
+    async fn kept_or_made<Fut>(
+        &self,
+        key: PageKey,
+        version: u64,
+        make: impl FnOnce() -> Fut,
+    ) -> Result<ListedPage, Problem>
+    where
+        Fut: Future<Output = Result<ListedPage, Problem>>,
+    {
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
         let turn = if key.is_first { &self.first } else { &self.others };
-        let _waiting = turn
-            .wait_for(key)
-            .ok_or_else(|| Problem::unavailable("too many ask for lists of coupons right now: try again"))?;
+        let _waiting = turn.wait_for(key).ok_or_else(too_many)?;
         let next = turn.next.lock().await;
         // Another request may have made this page meanwhile.
         if let Some(page) = self.fresh(&key, version) {
@@ -112,6 +146,10 @@ impl ListedPages {
         let found = kept.get(key).filter(|kept| kept.version == version && kept.made.elapsed() < FRESH_FOR)?;
         Some(found.page.clone())
     }
+}
+
+fn too_many() -> Problem {
+    Problem::unavailable("too many ask for lists of coupons right now: try again")
 }
 
 impl Turn {
@@ -222,6 +260,24 @@ mod tests {
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         assert_eq!(refused, 100 - MOST_WAITING);
         assert!(pages.others.waiting.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_in_a_second_is_bounded_but_for_the_first_page() {
+        let pages = ListedPages::default();
+        let now = Instant::now();
+        let mebibyte = 1 << 20;
+        let sent = |at: Duration| (0..1_000).filter(|_| pages.may_send(mebibyte, now + at)).count();
+        assert_eq!(sent(Duration::ZERO), 64);
+        assert_eq!(sent(Duration::from_millis(500)), 32);
+        assert_eq!(sent(Duration::from_secs(60)), 64, "what was not sent is not saved for later");
+        assert!(pages.may_send(1 << 30, now + Duration::from_secs(70)), "however long one is");
+        assert!(!pages.may_send(1, now + Duration::from_secs(100)));
+
+        *pages.sent_by.lock() = Some(Instant::now() + Duration::from_secs(60));
+        let make = async || Ok(ListedPage { body: "page".into(), next: None });
+        assert!(pages.of(after(1), 1, make).await.is_err());
+        assert_eq!(ask(&pages, KEY, 1, "first", 0).await, "first");
     }
 
     #[tokio::test]

@@ -5,19 +5,17 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::Drop;
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::Counter;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::durability::{Durability, SecondStore};
 use super::in_flight::InFlightLimit;
 use super::micro_batch::{ClaimReply, MicroBatches};
-use super::outcome::ClaimOutcome;
+use super::outcome::{ClaimAnswer, ClaimOutcome};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::Catalogue;
@@ -229,33 +227,4 @@ fn answer(drop_id: DropId, reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefus
         (Admission::Waiting(position), _) => Ok(ClaimAnswer::Waiting { position }),
         (refused, _) => Err(ClaimRefusal::Refused(refused)),
     }
-}
-
-/// A claim that got a slot or a place on the waiting list.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "status", rename_all = "snake_case")]
-#[schema(as = Claim)]
-pub(crate) enum ClaimAnswer {
-    /// A slot, just now.
-    Accepted {
-        /// In which drop.
-        drop_id: DropId,
-        /// Which slot.
-        slot: Slot,
-        /// Whether the message is certain to be on the topic. If not, the dead-letter table holds
-        /// it, and the coupon comes all the same, a little later.
-        queued: bool,
-    },
-    /// This person holds a slot already.
-    AlreadyClaimed {
-        /// In which drop.
-        drop_id: DropId,
-        /// Which slot.
-        slot: Slot,
-    },
-    /// A place on the waiting list.
-    Waiting {
-        /// 1 is next.
-        position: u32,
-    },
 }

@@ -13,5 +13,5 @@ pub(crate) mod publisher;
 mod refusal;
 pub(crate) mod revoke;
 
-pub(crate) use admit::ClaimAnswer;
+pub(crate) use outcome::ClaimAnswer;
 pub(crate) use refusal::ClaimRefusal;

@@ -1,12 +1,43 @@
-//! How claims ended, as a metric counts them.
+//! How claims end: what a person is answered, and what a metric counts.
 
+use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::{Counter, counter, describe_counter};
+use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
+use utoipa::ToSchema;
 
-use super::admit::ClaimAnswer;
 use super::in_flight::WorkError;
 use super::refusal::ClaimRefusal;
+
+/// A claim that got a slot or a place on the waiting list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schema(as = Claim)]
+pub(crate) enum ClaimAnswer {
+    /// A slot, just now.
+    Accepted {
+        /// In which drop.
+        drop_id: DropId,
+        /// Which slot.
+        slot: Slot,
+        /// Whether the message is certain to be on the topic. If not, the dead-letter table holds
+        /// it, and the coupon comes all the same, a little later.
+        queued: bool,
+    },
+    /// This person holds a slot already.
+    AlreadyClaimed {
+        /// In which drop.
+        drop_id: DropId,
+        /// Which slot.
+        slot: Slot,
+    },
+    /// A place on the waiting list.
+    Waiting {
+        /// 1 is next.
+        position: u32,
+    },
+}
 
 /// The label `outcome` of `firstcome_claims_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]

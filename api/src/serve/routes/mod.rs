@@ -10,6 +10,7 @@ pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
+mod recover;
 mod refusals;
 mod revoke;
 mod validate;

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::figures::{median, spread};
-use super::winning::everyone_wins;
+use super::winning::{Winning, everyone_wins};
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -27,7 +27,7 @@ const CONNECTIONS: u32 = 64;
 /// Coupons that are listed.
 const LISTED: u32 = 300;
 /// Without them and beside them, in turns, so that what else the machine does hits both.
-const TURNS: u32 = 5;
+const TURNS: u32 = 15;
 
 /// What they ask for.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let consumer = installation.consumer().await?;
     let mut coupons = Vec::new();
     for _ in 0..4 * TURNS {
-        coupons.push(installation.coupon(&api, size.winners / TURNS / 2).await?);
+        coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
     }
     for _ in coupons.len()..LISTED as usize {
         installation.coupon(&api, 1).await?;
@@ -74,7 +74,7 @@ async fn beside(
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let seen = Arc::new(Seen::default());
     for pair in coupons.chunks_exact(2) {
-        alone.push(everyone_wins(api, pair[0], size).await?.0);
+        alone.push(everyone_wins(api, pair[0], size).await?);
         installation.every_row(pair[0]).await?;
         let mut asking = JoinSet::new();
         let before = seen.total();
@@ -83,19 +83,24 @@ async fn beside(
         }
         until("lists are asked for", async || Ok(seen.total() > before + u64::from(RATE))).await?;
         seen.begin();
-        beside.push(everyone_wins(api, pair[1], size).await?.0);
+        beside.push(everyone_wins(api, pair[1], size).await?);
         seen.end();
         installation.every_row(pair[1]).await?;
         ensure!(asking.try_join_next().is_none(), "who asked for lists stopped");
     }
-    let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
+    let ratios: Vec<f64> =
+        beside.iter().zip(&alone).map(|(beside, alone)| beside.per_second / alone.per_second).collect();
     let (least, most) = spread(&ratios);
+    let cpu = |turns: &[Winning]| turns.iter().map(|turn| turn.cpu_seconds).sum::<f64>();
+    let each = (cpu(&beside) - cpu(&alone)) * 1e6 / seen.answered();
+    let per_second = |turns: &[Winning]| median(turns.iter().map(|turn| turn.per_second).collect());
     let what = format!("everyone wins beside {RATE} lists of coupons a second, {pages} ÷ alone");
     let (lists, refused, asked) = seen.a_second();
     ensure!(lists > 0.0, "not one list was answered");
     let measurement = Measurement::of(PART, what, median(ratios), "×")
-        .with("beside them/s", median(beside))
-        .with("alone/s", median(alone))
+        .with("beside them/s", per_second(&beside))
+        .with("alone/s", per_second(&alone))
+        .with("API CPU µs a request", each)
         .with("lists/s", lists)
         .with("refused/s", refused);
     Ok(measurement.target(FigureTarget::AtLeast(0.9)).note(format!(
@@ -143,6 +148,12 @@ impl Seen {
             measured.lists += lists - lists_before;
             measured.refused += refused - refused_before;
         }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "millions")]
+    fn answered(&self) -> f64 {
+        let measured = self.measured.lock();
+        (measured.lists + measured.refused) as f64
     }
 
     /// Lists, refusals and both.

@@ -41,7 +41,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let worst = took.iter().copied().fold(0.0, f64::max);
     Ok(vec![
         Measurement::of(PART, "last admission → exact rows, median", median(took.clone()), "ms")
-            .target(FigureTarget::AtMost(50.0)),
+            .target(FigureTarget::AtMost(25.0)),
         Measurement::of(PART, "last admission → exact rows, p99", percentile_99(took), "ms")
             .target(FigureTarget::AtMost(100.0))
             .with("worst ms", worst)

@@ -1,9 +1,9 @@
 //! What traces cost: claims a second with a hundredth of them exported, and with none; and beside a
 //! build without traces, where one is given.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use firstcome_load::answer::AnswerKind;
-use firstcome_load::launch::{Installation, Service};
+use firstcome_load::launch::{Installation, InstallationCoupon, Service};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_stack::OtlpReceiver;
@@ -14,8 +14,9 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "traces";
-/// In turns, so that what else the machine does hits all.
-const TURNS: usize = 7;
+/// In turns, so that what else the machine does hits all. A turn differs from the next by a tenth:
+/// they are many, so that their middle is nearer than the target.
+const TURNS: [usize; 2] = [31, 41];
 const RATIO: &str = "0.01";
 
 /// Claims that all win, and claims of a crowd that comes too late.
@@ -28,6 +29,8 @@ struct Side {
     reconciler: Service,
     /// By crowd, a turn each: claims a second, and microseconds of CPU of the API a claim.
     turns: [Vec<(f64, f64)>; 2],
+    /// Given out.
+    sold_out: Option<InstallationCoupon>,
 }
 
 impl Side {
@@ -39,20 +42,28 @@ impl Side {
         }
         let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
         let consumer = installation.consumer().await?;
-        Ok(Self { installation, api, consumer, reconciler, turns: Default::default() })
+        Ok(Self { installation, api, consumer, reconciler, turns: Default::default(), sold_out: None })
     }
 
-    async fn turn(&mut self, size: &BenchSize) -> Result<()> {
-        let people = size.winners / 4;
+    /// Everybody of a crowd gets a coupon of a new one.
+    async fn all_win(&mut self, size: &BenchSize) -> Result<()> {
+        let people = size.winners / 10;
         let coupon = self.installation.coupon(&self.api, people).await?;
-        let crowd = |people| {
-            Ok::<_, anyhow::Error>(Workload::once_each(self.api.address()?, coupon.id, people, size.connections))
-        };
-        let (won, cpu) = crowd(people)?.run_metered(self.api.pid()).await?;
+        let crowd = Workload::once_each(self.api.address()?, coupon.id, people, size.connections);
+        let (won, cpu) = crowd.run_metered(self.api.pid()).await?;
         ensure!(won.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", won.answers);
         self.turns[0].push((won.per_second, cpu));
         self.installation.every_row(coupon).await?;
-        let (lost, cpu) = crowd(size.many_requests)?.named("late-").run_metered(self.api.pid()).await?;
+        self.sold_out = Some(coupon);
+        Ok(())
+    }
+
+    /// Nobody of a crowd gets one of a coupon that is given out.
+    async fn all_lose(&mut self, size: &BenchSize) -> Result<()> {
+        let coupon = self.sold_out.context("no coupon is given out yet")?;
+        let crowd = Workload::once_each(self.api.address()?, coupon.id, size.many_requests, size.connections);
+        let (lost, cpu) = crowd.named("late-").run_metered(self.api.pid()).await?;
+        ensure!(lost.count(AnswerKind::SoldOut) == u64::from(size.many_requests), "not all lost: {:?}", lost.answers);
         self.turns[1].push((lost.per_second, cpu));
         Ok(())
     }
@@ -78,12 +89,15 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         let before = Installation::named(&bench.servers, "traces_before", Some(build)).await?;
         sides.push(Side::start(before, None).await?);
     }
-    for turn in 0..TURNS {
-        step(format!("claims with traces off and at {RATIO}, turn {} of {TURNS}", turn + 1));
-        // None is always the first.
-        for at in 0..sides.len() {
-            let at = (at + turn) % sides.len();
-            sides[at].turn(size).await?;
+    for (crowd, turns) in TURNS.into_iter().enumerate() {
+        step(format!("{} with traces off and at {RATIO}, {turns} turns", CROWDS[crowd]));
+        for turn in 0..turns {
+            // None is always the first.
+            for at in 0..sides.len() {
+                let at = (at + turn) % sides.len();
+                let side = &mut sides[at];
+                if crowd == 0 { side.all_win(size).await? } else { side.all_lose(size).await? }
+            }
         }
     }
     let mut measurements = Vec::new();
@@ -112,5 +126,5 @@ fn compared(crowd: usize, (own, what): (&Side, &str), (other, beside): (&Side, &
         .with("own CPU µs", own.middle(crowd, |turn| turn.1))
         .with("other CPU µs", other.middle(crowd, |turn| turn.1))
         .target(FigureTarget::AtLeast(0.97))
-        .note(format!("the middle of {TURNS} turns ({least:.2} to {most:.2}); CPU is the API's, a claim"))
+        .note(format!("the middle of {} turns ({least:.2} to {most:.2}); CPU is the API's, a claim", TURNS[crowd]))
 }

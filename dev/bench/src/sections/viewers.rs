@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::figures::{median, spread};
-use super::winning::everyone_wins;
+use super::winning::{Winning, everyone_wins};
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -48,7 +48,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     ));
     let (mut alone, mut beside, mut looks) = (Vec::new(), Vec::new(), Vec::new());
     for pair in coupons.chunks_exact(2) {
-        alone.push(everyone_wins(&api, pair[0], size).await?.0);
+        alone.push(everyone_wins(&api, pair[0], size).await?.per_second);
         installation.every_row(pair[0]).await?;
         let seen = Arc::new(Seen::default());
         let mut viewers = open(api.address()?, pair[1].id, every, &seen);
@@ -61,7 +61,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         };
         until("all pages are open", are_open).await?;
         let [answered, live] = [&seen.answered, &seen.live].map(|count| count.load(Ordering::Relaxed));
-        let (per_second, seconds) = everyone_wins(&api, pair[1], size).await?;
+        let Winning { per_second, seconds, .. } = everyone_wins(&api, pair[1], size).await?;
         beside.push(per_second);
         let answered = seen.answered.load(Ordering::Relaxed) - answered;
         let live = seen.live.load(Ordering::Relaxed) - live;

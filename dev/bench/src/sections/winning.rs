@@ -7,10 +7,18 @@ use firstcome_load::workload::Workload;
 
 use crate::cli::BenchSize;
 
-/// Claims a second, and how many seconds it took.
-pub(super) async fn everyone_wins(api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<(f64, f64)> {
+/// What a crowd had of it.
+pub(super) struct Winning {
+    pub(super) per_second: f64,
+    pub(super) seconds: f64,
+    /// Of the API, for all that it did meanwhile.
+    pub(super) cpu_seconds: f64,
+}
+
+pub(super) async fn everyone_wins(api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<Winning> {
     let people = coupon.quantity;
-    let tally = Workload::once_each(api.address()?, coupon.id, people, size.connections).run().await?;
+    let crowd = Workload::once_each(api.address()?, coupon.id, people, size.connections);
+    let (tally, cpu) = crowd.run_metered(api.pid()).await?;
     ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
-    Ok((tally.per_second, tally.seconds))
+    Ok(Winning { per_second: tally.per_second, seconds: tally.seconds, cpu_seconds: cpu * f64::from(people) / 1e6 })
 }

@@ -28,8 +28,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::people::{MAX_PEOPLE, PeopleBody};
-use super::change::recover_lost;
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
+use super::recover::recover_lost;
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};

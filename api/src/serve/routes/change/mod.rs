@@ -24,16 +24,15 @@ use firstcome_shared::drops::make_ahead;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::change::Revision;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::recover::{RecoverError, recover};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::Done;
-use tokio::time::timeout;
 
 use self::attempt::ChangeAttempt;
 pub(crate) use self::body::ChangeBody;
 use self::body::{WantedChange, Windows};
 use super::extract::{CouponPath, JsonBody};
+use super::recover::recover_lost;
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{CouponView, show_one};
 use super::{allow_list, etag};
@@ -132,29 +131,6 @@ async fn apply(
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
-}
-
-/// For so long Redis is asked what MySQL has lost.
-const ASKED_FOR: Duration = Duration::from_secs(1);
-
-/// Before a change: it must not count past what MySQL has lost, nor undo it. A silent Redis delays
-/// no change for long of what Redis does not have.
-pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<(), Problem> {
-    let why = match timeout(ASKED_FOR, services.redis.revision(id)).await {
-        Ok(Ok(_)) => match recover(&services.mysql.operators, &services.redis, id).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(lost)) => {
-                tracing::warn!(coupon = %id, changes = lost.changes, "MySQL had lost settings, which Redis has");
-                return Ok(());
-            }
-            Err(RecoverError::Db(error)) => return Err(mysql_unavailable(&error, "nothing was changed")),
-            Err(RecoverError::Redis(error)) => error.to_string(),
-        },
-        Ok(Err(error)) => error.to_string(),
-        Err(elapsed) => elapsed.to_string(),
-    };
-    tracing::warn!(why, coupon = %id, "Redis could not be asked what MySQL has lost");
-    Ok(())
 }
 
 /// What comes after MySQL has the change.

@@ -25,7 +25,9 @@ async fn both_services_read_bodies_queries_paths_and_names_alike() {
     for (http, post, page) in [(api.http(), "/v1/coupons", "/v1/coupons"), (daemon.http(), "/v1/reconcile", "/v1/runs")]
     {
         let send = |body: &str| http.ops(Method::POST, post).body(body.to_owned());
-        refused(send("[null,null]"), 400, "invalid", "the body must be a JSON object").await;
+        for body in ["[null,null]", "\t", " \n"] {
+            refused(send(body), 400, "invalid", "the body must be a JSON object").await;
+        }
         refused(send("{\"quantitiy\": 1}"), 400, "invalid", "there is no field quantitiy, there are").await;
         refused(send(&"x".repeat(17_000)), 413, "too_large", "a body may have at most 16384 bytes").await;
         let get = |path: &str| http.ops(Method::GET, path);
