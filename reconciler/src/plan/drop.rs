@@ -1,5 +1,9 @@
 //! Plans a drop as a whole, after its last page.
 
+use std::collections::HashSet;
+
+use firstcome_shared::domain::UserId;
+
 use super::{Action, Plan, Planned, Planner};
 use crate::report::{Kind, Numbers};
 
@@ -25,6 +29,7 @@ impl Planner<'_> {
             self.promises();
             self.unfilled();
         }
+        self.letters_of_the_moved();
         let waits = !self.facts.tail_known && self.wait_for_the_topic();
         if self.absent > 0 {
             self.items.retain(|item| !needs_counter(&item.action));
@@ -50,6 +55,24 @@ impl Planner<'_> {
         }
     }
 
+    /// Who is moved gets a row by that. The page of a dead letter may not show it: the slot of its
+    /// person can be on another one, and the row of that slot another person's.
+    fn letters_of_the_moved(&mut self) {
+        let moved = |item: &Planned| match &item.action {
+            Action::Move { user, .. } => Some(user.clone()),
+            _ => None,
+        };
+        let moved: HashSet<UserId> = self.items.iter().filter_map(moved).collect();
+        for item in &mut self.items {
+            if let Action::IssueDeadLetter { id, claim, .. } = &item.action
+                && moved.contains(&claim.user_id)
+            {
+                item.action = Action::ResolveDuplicate { id: *id, user: claim.user_id.clone() };
+                item.detail.push_str(": its person is moved to another slot");
+            }
+        }
+    }
+
     fn lost(&mut self) {
         let holdings = std::mem::take(&mut self.rebuild);
         let (before, known) = (self.rebuilt, self.rebuilt + holdings.len());
@@ -67,6 +90,7 @@ impl Planner<'_> {
     /// promises that only messages prove would be given away. Gives whether a repair has to wait.
     fn wait_for_the_topic(&mut self) -> bool {
         let (lost, opened) = (self.facts.is_lost(), self.facts.has_opened());
+        let mut without_row = HashSet::new();
         let mut waits = false;
         for item in &mut self.items {
             let must_wait = match &item.action {
@@ -85,10 +109,16 @@ impl Planner<'_> {
                 | Action::Promote { .. } => true,
             };
             if must_wait {
-                item.action = Action::Report;
-                item.detail.push_str("; it waits until what is on its way is known");
+                wait(item);
+                without_row.extend(item.user.clone());
             }
             waits |= must_wait;
+        }
+        // Nothing is resolved by a row that does not come.
+        for item in &mut self.items {
+            if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user)) {
+                wait(item);
+            }
         }
         waits
     }
@@ -238,6 +268,12 @@ impl Planner<'_> {
             && self.numbers.failed_claims == 0
             && !(self.facts.waiting > 0 && self.promotable() > 0)
     }
+}
+
+/// Until what is on its way is known.
+fn wait(item: &mut Planned) {
+    item.action = Action::Report;
+    item.detail.push_str("; it waits until what is on its way is known");
 }
 
 /// Repairs that set the counter, give slots by it, or follow from one that does.

@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(sent(Duration::from_millis(500)), 32);
         assert_eq!(sent(Duration::from_secs(60)), 64, "what was not sent is not saved for later");
         assert!(pages.may_send(1 << 30, now + Duration::from_secs(70)), "however long one is");
-        assert!(!pages.may_send(1, now + Duration::from_secs(100)));
+        assert!(!pages.may_send(1, now + Duration::from_secs(80)));
 
         *pages.sent_by.lock() = Some(Instant::now() + Duration::from_secs(60));
         let make = async || Ok(ListedPage { body: "page".into(), next: None });

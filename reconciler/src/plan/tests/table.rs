@@ -119,6 +119,22 @@ fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
 }
 
 #[test]
+fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
+    // Two on slot 9, which another page has than a dead letter that names no slot; and slot 1 was
+    // given out just now.
+    let mut world = DropWorld::exact(9, 0);
+    (world.count, world.users) = (Some(7), [(user(1), 9), (user(2), 9)].into());
+    world.ages.insert(1, 100);
+    world.failed.push((1, None, Some(user(2))));
+    world.apply(&world.plan());
+    assert_eq!(world.rows, [(9, user(1))].into());
+    assert_eq!(world.findings(), [], "the move waits, and so does what follows from it");
+    world.ages.clear();
+    let world = mended(world);
+    assert_eq!((world.users.len(), world.rows.len(), world.failed.len()), (2, 2, 0));
+}
+
+#[test]
 fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
     let mut world = DropWorld::exact(12, 10);
     world.users.insert(user(99), 4);
