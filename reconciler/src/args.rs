@@ -163,13 +163,13 @@ impl ReconcileArgs {
         PassSettings {
             policy: RepairPolicy {
                 publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms).unwrap_or(i64::MAX),
+                in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis()).unwrap_or(i64::MAX),
                 overdue_ms: i64::from(of.reconcile_overdue_ms),
                 repair_limit_percent: of.reconcile_brake_percent,
                 repair_limit_at_least: usize::try_from(of.reconcile_brake_at_least).unwrap_or(usize::MAX),
                 confirmed: false,
                 kept: 2 * usize::try_from(of.reconcile_page_slots).unwrap_or(usize::MAX / 2),
             },
-            longest_in_flight: self.publish.longest_in_flight(),
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
             failed_claims_kept: Duration::from_secs(u64::from(of.failed_claims_kept_seconds)),
             people_kept: of.people_kept_seconds.map(Duration::from_secs),

@@ -78,9 +78,7 @@ impl TuningArgs {
     }
 
     pub(super) fn limits(&self) -> BatchLimits {
-        BatchLimits {
-            max: usize::from(self.consume_batch_max),
-            wait: Duration::from_millis(self.consume_batch_wait_ms),
-        }
+        let wait = Duration::from_millis(self.consume_batch_wait_ms);
+        BatchLimits { max: usize::from(self.consume_batch_max), ..BatchLimits::waiting(wait, wait) }
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let lag = LagWatch::start(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
     let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.liveness)?;
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
-    let BatchLimits { max: size, wait } = setup.limits;
+    let BatchLimits { max: size, wait, .. } = setup.limits;
     let (next_batch, backoff) = (NextBatch::default(), Backoff::default());
     let mut worker = Worker { setup, source, throttle, backoff, next_batch, size, wait, deadline: None };
     let ended = worker.run();
@@ -121,7 +121,10 @@ impl Worker {
     }
 
     fn limits(&self) -> BatchLimits {
-        BatchLimits { max: self.size.min(self.throttle.most()), wait: self.wait }
+        BatchLimits {
+            max: self.size.min(self.throttle.most()),
+            ..BatchLimits::waiting(self.wait, self.setup.limits.wait)
+        }
     }
 
     fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {

@@ -103,7 +103,7 @@ pub struct Executor<'a> {
     pub(crate) generation: OnceCell<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
-    /// The counter is repaired once all pages are.
+    /// The counter is repaired once all pages are, or by a later pass.
     counts_later: bool,
     restored: &'a RestoredIn,
 }
@@ -148,20 +148,20 @@ impl<'a> Executor<'a> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let (mut count_is_wrong, mut moving) = (false, false);
         self.left = plan.left;
+        self.counts_later = plan.counter_waits;
         for run in runs_of_a_kind(&plan.items) {
             self.must_go_on()?;
             // Who is moved needs the counter and the free slots right, which a move keeps as right
             // as they are. Rows follow from where people are.
             let moves = matches!(run[0].action, Action::Move { .. });
-            let comes_before =
-                matches!(run[0].action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount);
-            if moves && !moving || count_is_wrong && !comes_before && !moves {
+            let comes_before = run[0].action.comes_before_the_counter();
+            let is_counter = matches!(run[0].action, Action::SetCount);
+            if moves && !moving || count_is_wrong && !comes_before && !is_counter && !moves {
                 self.repair_count().await?;
                 count_is_wrong = false;
             }
             moving = moves;
-            count_is_wrong |=
-                matches!(run[0].action, Action::PutBack { .. } | Action::Move { .. } | Action::Withdraw { .. });
+            count_is_wrong |= comes_before || moves;
             attempts.extend(self.run_of_a_kind(run).await?);
         }
         if count_is_wrong {
@@ -182,9 +182,9 @@ impl<'a> Executor<'a> {
         Ok(attempts)
     }
 
-    /// Makes the counter add up after the last page.
-    pub async fn end_pages(&mut self) -> Result<(), ExecuteError> {
-        self.counts_later = false;
+    /// Makes the counter add up after the last page, unless it waits by the plan.
+    pub async fn end_pages(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
+        self.counts_later = plan.counter_waits;
         self.repair_count().await.map(drop)
     }
 

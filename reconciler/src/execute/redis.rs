@@ -117,7 +117,7 @@ impl Executor<'_> {
             Done::Stale => return Ok(RepairAttempt::Changed(EMPTIED.into())),
         }
         crash_point(Point::DropLoaded);
-        let counted = self.repair_count().await?;
+        let counted = self.repair_count_now().await?;
         Ok(match counted {
             RepairAttempt::Done(_) if taken > 0 => {
                 RepairAttempt::Done(Some(format!("{taken} slots were another's already")))
@@ -127,10 +127,12 @@ impl Executor<'_> {
         })
     }
 
+    /// Until it is repaired, a counter that does not add up keeps admission closed to the drop.
     pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
-        if self.counts_later {
-            return Ok(RepairAttempt::Done(None));
-        }
+        if self.counts_later { Ok(RepairAttempt::Done(None)) } else { self.repair_count_now().await }
+    }
+
+    async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.repair_count(&self.keys, &generation).await? {
             Done::Applied(0) => RepairAttempt::Done(None),

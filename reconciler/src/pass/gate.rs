@@ -24,7 +24,7 @@ impl Pass<'_> {
         if self.request.work == Work::Change {
             return Err(Aborted::AnotherLife);
         }
-        let patience = self.settings.longest_in_flight + Duration::from_secs(5);
+        let patience = self.settings.longest_in_flight() + Duration::from_secs(5);
         let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
         tokio::select! {
             lock = lock => Ok(lock?),

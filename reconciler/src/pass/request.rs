@@ -123,8 +123,6 @@ impl Aborted {
 #[derive(Debug, Clone)]
 pub struct PassSettings {
     pub policy: RepairPolicy,
-    /// Longest time that a claim is in flight between Redis and the topic or the dead-letter table.
-    pub longest_in_flight: Duration,
     /// How long keys of sealed drops stay in Redis.
     pub sealed_keys_ttl: Duration,
     /// How long resolved dead letters are kept.
@@ -144,12 +142,16 @@ impl PassSettings {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }
 
+    /// Longest time that a claim is in flight between Redis and the topic or the dead-letter table.
+    pub(super) fn longest_in_flight(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.policy.in_flight_ms).unwrap_or_default())
+    }
+
     /// The same with the deadlines of the slowest process of the API.
     pub(super) fn with_deadlines(&self, slowest: Deadlines) -> Self {
         let mut settings = self.clone();
         settings.policy.publish_deadline_ms = settings.policy.publish_deadline_ms.max(slowest.publish_ms);
-        let in_flight = Duration::from_millis(u64::try_from(slowest.in_flight_ms).unwrap_or_default());
-        settings.longest_in_flight = settings.longest_in_flight.max(in_flight);
+        settings.policy.in_flight_ms = settings.policy.in_flight_ms.max(slowest.in_flight_ms);
         settings
     }
 }

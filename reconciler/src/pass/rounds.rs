@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -96,11 +97,11 @@ impl Pass<'_> {
             if again.drops.is_empty() {
                 break;
             }
-            if again.too_young {
-                self.sleep(self.settings.publish_deadline()).await?;
+            if !again.wait.is_zero() {
+                self.sleep(again.wait).await?;
             }
             // Nobody is admitted to a closed coupon, so its messages stay those that were read.
-            if again.too_young || !is_closed {
+            if !again.wait.is_zero() || !is_closed {
                 self.context = self.fresh_context().await?;
             }
             todo = self.as_of_now(again.drops).await?;
@@ -139,11 +140,11 @@ impl Pass<'_> {
                 Ok(next) => next,
             };
             self.memory.progress.drops_done.fetch_add(u64::from(round == 0), Relaxed);
-            again.too_young |= next.too_young;
+            again.wait = again.wait.max(next.wait);
             if next.compare_again {
                 repaired.insert(coupon);
             }
-            if next.too_young || next.compare_again {
+            if !next.wait.is_zero() || next.compare_again {
                 again.drops.push(drop);
             }
             let is_last = drops.peek().is_none_or(|next| next.0.id != coupon);
@@ -194,8 +195,12 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
-        let awaited = self.request.is_awaited() && round == 0;
-        let mut next = Next { compare_again: false, too_young: plan.young > 0 && awaited };
+        let wait = match &plan {
+            plan if plan.young == 0 || !self.request.is_awaited() || round > 0 => Duration::ZERO,
+            plan if plan.counter_waits => self.settings.longest_in_flight(),
+            _ => self.settings.publish_deadline(),
+        };
+        let mut next = Next { compare_again: false, wait };
         // People on slots that an operator has just added are none too many. The last repairs are
         // carried out in any case: each looks whether it still applies.
         if round + 1 < ROUNDS && plan.items.iter().any(by_settings) && self.is_outdated(header).await? {
@@ -211,9 +216,9 @@ impl Pass<'_> {
         if self.request.dry_run || held_back.is_some() {
             ledger.planned(coupon, drop, &plan.items, &held_back.unwrap_or_default());
             ledger.unnamed(&plan.beyond, Outcome::Planned);
-        } else if !plan.beyond.is_empty() && !ledger.has_repaired_pages && round < ROUNDS {
+        } else if !plan.beyond.is_empty() && !plan.pages_wait && !ledger.has_repaired_pages && round < ROUNDS {
             self.must_be_same_life().await?;
-            self.repair_pages(header, ledger).await?;
+            self.repair_pages(header, &plan, ledger).await?;
             next.compare_again = true;
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
@@ -281,7 +286,7 @@ impl Pass<'_> {
 
     /// Carries out repairs that are too many to be kept, page by page, and nothing else: the next
     /// comparison finds what other repairs are left.
-    async fn repair_pages(&self, header: &DropHeader, ledger: &mut FindingLedger) -> Result<(), Aborted> {
+    async fn repair_pages(&self, header: &DropHeader, plan: &Plan, ledger: &mut FindingLedger) -> Result<(), Aborted> {
         let (began, coupon) = (Instant::now(), header.facts.coupon.id);
         let mut planner = Planner::new(self.settings.policy, &header.facts);
         let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
@@ -292,7 +297,7 @@ impl Pass<'_> {
             let attempts = executor.carry_out_page(&items).await?;
             ledger.attempts(coupon, header.drop_id(), &items, &attempts);
         }
-        executor.end_pages().await?;
+        executor.end_pages(plan).await?;
         crate::metrics::stage("execute", began.elapsed());
         Ok(())
     }
@@ -337,9 +342,8 @@ impl Pass<'_> {
     /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
-        let in_flight = i64::try_from(self.settings.longest_in_flight.as_millis()).unwrap_or(i64::MAX);
         let now_ms = header.facts.read_at_ms.min(chrono::Utc::now().timestamp_millis());
-        closed.is_some_and(|at| at.saturating_add(in_flight) < now_ms)
+        closed.is_some_and(|at| at.saturating_add(self.settings.policy.in_flight_ms) < now_ms)
     }
 }
 
@@ -352,7 +356,7 @@ fn by_settings(item: &Planned) -> bool {
 #[derive(Default)]
 struct Again {
     drops: Vec<(Coupon, Drop)>,
-    too_young: bool,
+    wait: Duration,
     /// Coupons that were closed, and in which nothing is left to compare.
     verified: Vec<CouponId>,
 }
@@ -365,5 +369,5 @@ struct Next {
     compare_again: bool,
     /// An admission is too young to be judged, and somebody waits for the answer: it is given the
     /// time that it may take.
-    too_young: bool,
+    wait: Duration,
 }

@@ -151,7 +151,7 @@ impl<'a> Pass<'a> {
         self.gate.has_begun = drops.iter().any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
         let (losses, lost) = self.losses(drops, &fences, now_ms).await;
         self.context.lost = lost;
-        let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight);
+        let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight());
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
             self.sleep(wait).await?;

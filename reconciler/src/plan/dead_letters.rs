@@ -1,5 +1,7 @@
 //! Plans what resolves the dead letters of a page.
 
+use std::collections::HashSet;
+
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
@@ -10,7 +12,7 @@ use crate::collect::snapshot::{DeadLetter, SlotRange};
 use crate::report::Kind;
 
 impl Planner<'_> {
-    pub(super) fn dead_letters(&mut self, page: &SlotRange, sorted: &Sorted) {
+    pub(super) fn dead_letters(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, "it names no person"),
@@ -23,14 +25,20 @@ impl Planner<'_> {
                     let detail = format!("{}: another one of its person is dealt with", name(letter));
                     self.duplicate(letter, user, detail);
                 }
-                Some(user) => self.dead_letter(page, sorted, letter, user),
+                Some(user) => self.dead_letter(page, sorted, (letter, user), restored),
             }
         }
     }
 
-    fn dead_letter(&mut self, page: &SlotRange, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
+    fn dead_letter(
+        &mut self,
+        page: &SlotRange,
+        sorted: &Sorted,
+        (letter, user): (&DeadLetter, &UserId),
+        restored: &mut HashSet<i64>,
+    ) {
         let before = self.items.len();
-        self.decide(page, sorted, letter, user);
+        self.decide(page, sorted, (letter, user), restored);
         // One that is left is told by name, or only counted.
         let planned = &self.items[before..];
         if !planned.is_empty() && planned.iter().all(|item| !matches!(item.action, Action::Report)) {
@@ -38,7 +46,13 @@ impl Planner<'_> {
         }
     }
 
-    fn decide(&mut self, page: &SlotRange, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
+    fn decide(
+        &mut self,
+        page: &SlotRange,
+        sorted: &Sorted,
+        (letter, user): (&DeadLetter, &UserId),
+        restored: &mut HashSet<i64>,
+    ) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
         if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
             let detail = format!("{}: its person holds one already", name(letter));
@@ -67,7 +81,9 @@ impl Planner<'_> {
                 self.rebuild_with(page, user, slot, letter);
             }
             let detail = name(letter);
-            self.slots_for_letters += u64::from(put_back);
+            if put_back {
+                self.returns(slot, restored);
+            }
             self.given.insert(i64::from(slot));
             let action = Action::IssueDeadLetter { id: letter.id, claim, put_back };
             self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
@@ -85,6 +101,17 @@ impl Planner<'_> {
         } else {
             self.leave(letter, "its slot is another's and no slot is left");
         }
+    }
+
+    /// Its person comes back onto the slot, as one with a message does.
+    fn returns(&mut self, slot: Slot, restored: &mut HashSet<i64>) {
+        let slot = i64::from(slot);
+        // A message of theirs may say the same.
+        let is_counted = !restored.insert(slot);
+        self.returning += i64::from(!is_counted);
+        self.people_returning += i64::from(!is_counted);
+        self.highest = self.highest.max(slot);
+        self.highest_returning = self.highest_returning.max(slot);
     }
 
     /// A dead letter may be the only copy of a promise, and a drop that is loaded without its

@@ -44,6 +44,8 @@ impl Planner<'_> {
             sealable: exact && self.sealable(),
             exact,
             left: self.promotable(),
+            counter_waits: self.absent > 0 || !self.facts.tail_known,
+            pages_wait: self.facts.is_lost() && !self.facts.tail_known,
             repairs,
             // While the gate is closed nobody is admitted, and comparing is what it waits for.
             over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,
@@ -109,8 +111,10 @@ impl Planner<'_> {
                 | Action::Promote { .. } => true,
             };
             if must_wait {
+                // Who holds another one already has a row.
+                let has_row = matches!(item.action, Action::Withdraw { .. });
+                without_row.extend(item.user.clone().filter(|_| !has_row));
                 wait(item);
-                without_row.extend(item.user.clone());
             }
             waits |= must_wait;
         }
@@ -288,8 +292,9 @@ fn needs_counter(action: &Action) -> bool {
     )
 }
 
-/// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a row
-/// go to their slots, and the counter is set, before anybody is moved: else one could be moved onto
+/// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a row,
+/// a message or a dead letter go to their slots before the counter is set, which gives what nobody
+/// holds to whoever claims next; and it is set before anybody is moved: else one could be moved onto
 /// a slot that is another's.
 pub(super) fn rank(action: &Action) -> u8 {
     match action {
@@ -298,15 +303,16 @@ pub(super) fn rank(action: &Action) -> u8 {
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
         Action::Withdraw { .. } => 3,
         Action::PutBack { .. } => 4,
-        Action::SetCount => 5,
-        Action::Move { .. } => 6,
-        Action::Issue(_) => 7,
-        Action::IssueDeadLetter { .. } => 8,
-        Action::Readmit { .. } => 9,
-        Action::ResolveDuplicate { .. } => 10,
-        Action::ToFront { .. } => 11,
-        Action::Promote { .. } => 12,
-        Action::Report => 13,
+        Action::IssueDeadLetter { put_back: true, .. } => 5,
+        Action::SetCount => 6,
+        Action::Move { .. } => 7,
+        Action::Issue(_) => 8,
+        Action::IssueDeadLetter { put_back: false, .. } => 9,
+        Action::Readmit { .. } => 10,
+        Action::ResolveDuplicate { .. } => 11,
+        Action::ToFront { .. } => 12,
+        Action::Promote { .. } => 13,
+        Action::Report => 14,
     }
 }
 

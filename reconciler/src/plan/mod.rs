@@ -32,6 +32,9 @@ use crate::report::{ActionKind, Examined, Kind, Numbers};
 pub struct RepairPolicy {
     /// An admission younger than this may still be on its way to the topic, in milliseconds.
     pub publish_deadline_ms: i64,
+    /// An admission younger than this may still be on its way to the topic or the dead-letter
+    /// table, in milliseconds.
+    pub in_flight_ms: i64,
     /// A message that waits on the topic for longer than this is issued here, in milliseconds.
     pub overdue_ms: i64,
     /// Most repairs of a drop in one pass, in percent of its quantity.
@@ -49,6 +52,7 @@ impl Default for RepairPolicy {
     fn default() -> Self {
         Self {
             publish_deadline_ms: 2_000,
+            in_flight_ms: 3_000,
             overdue_ms: 60_000,
             repair_limit_percent: 20,
             repair_limit_at_least: 50,
@@ -150,6 +154,11 @@ pub struct Planned {
 }
 
 impl Action {
+    /// Whether it gives or takes a slot of somebody's own, and leaves the counter for later.
+    pub(crate) fn comes_before_the_counter(&self) -> bool {
+        matches!(self, Self::PutBack { .. } | Self::Withdraw { .. } | Self::IssueDeadLetter { put_back: true, .. })
+    }
+
     pub fn kind(&self) -> ActionKind {
         match self {
             Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
@@ -181,6 +190,11 @@ pub struct Plan {
     pub young: u64,
     /// Slots that nobody will hold after the repairs: as many people may be promoted.
     pub left: u64,
+    /// Nothing may set the counter, nor what would follow from it: slots that nobody holds may be
+    /// of people whose claims are on their way, or whose messages are unread.
+    pub counter_waits: bool,
+    /// The repairs of single pages wait, too.
+    pub pages_wait: bool,
     /// How many repairs count towards the repair limit.
     pub repairs: usize,
     /// More repairs than the limit: nothing may be changed until a person confirms.

@@ -112,7 +112,7 @@ impl Planner<'_> {
         if self.facts.is_lost() || self.facts.gate_closed || page.count > 0 {
             self.unheld_messages(page, &sorted, &mut restored);
         }
-        self.dead_letters(page, &sorted);
+        self.dead_letters(page, &sorted, &mut restored);
         self.claimants(page, &sorted, &mut restored);
         self.free_and_gaps(page, &sorted, &restored);
     }
@@ -361,7 +361,7 @@ impl Planner<'_> {
         let last = page.to.unwrap_or(i64::MAX).min(page.count).min(i64::from(self.facts.drop.quantity));
         for slot in (page.from.max(1)..=last).filter(|slot| !known(slot)) {
             let given = page.admitted_at_ms.get(&slot);
-            if given.is_some_and(|at| self.is_young(page, *at, self.policy.publish_deadline_ms)) {
+            if given.is_some_and(|at| self.is_young(page, *at, self.policy.in_flight_ms)) {
                 (self.absent, self.young) = (self.absent + 1, self.young + 1);
                 self.people_without_row += 1;
                 self.people_returning += 1;

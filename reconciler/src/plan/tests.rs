@@ -220,16 +220,23 @@ impl DropWorld {
     fn apply(&mut self, plan: &Plan) {
         let mut unsettled = false;
         for item in &plan.items {
-            let goes_back = matches!(item.action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount);
+            let comes_before = item.action.comes_before_the_counter();
+            let goes_back = comes_before || matches!(item.action, Action::SetCount);
             let moves = matches!(item.action, Action::Move { .. });
             if unsettled && !goes_back || moves {
-                self.settle();
+                self.settle_unless(plan.counter_waits);
                 unsettled = false;
             }
-            unsettled |= moves || matches!(item.action, Action::PutBack { .. } | Action::Withdraw { .. });
+            unsettled |= moves || comes_before;
             self.one(&item.action);
         }
         if unsettled {
+            self.settle_unless(plan.counter_waits);
+        }
+    }
+
+    fn settle_unless(&mut self, counter_waits: bool) {
+        if !counter_waits {
             self.settle();
         }
     }
@@ -255,7 +262,6 @@ impl DropWorld {
                 if self.row_of(&claim.user_id).is_none() {
                     if *put_back {
                         self.put_back(&claim.user_id, i64::from(claim.slot), false);
-                        self.settle();
                     }
                     self.insert(claim.slot, &claim.user_id);
                 }

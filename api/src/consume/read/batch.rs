@@ -2,10 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// A batch is also ready when none came for this part of the longest wait: when a rush is over, the
-/// last of it wait for nobody.
-const GAP: u32 = 4;
-
 /// A batch is ready by whichever limit comes first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
@@ -13,6 +9,16 @@ pub(crate) struct BatchLimits {
     pub(crate) max: usize,
     /// Longest wait of its first message.
     pub(crate) wait: Duration,
+    /// Longest wait of its last message: when a rush is over, nobody else comes.
+    pub(crate) gap: Duration,
+}
+
+impl BatchLimits {
+    /// The last message waits a quarter as long as the first, but at least half of the setting, so
+    /// that what trickles in is not written one by one.
+    pub(crate) fn waiting(wait: Duration, set: Duration) -> Self {
+        Self { max: usize::MAX, wait, gap: (wait / 4).max(set / 2) }
+    }
 }
 
 /// Messages that wait to be written, in order.
@@ -47,7 +53,7 @@ impl<T> NextBatch<T> {
 
     /// When it is ready though it is not full; `None`: it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
-        self.arrived.map(|(first, last)| (first + limits.wait).min(last + limits.wait / GAP))
+        self.arrived.map(|(first, last)| (first + limits.wait).min(last + limits.gap))
     }
 
     /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is
@@ -92,7 +98,7 @@ mod tests {
         let clock = Cell::new(start);
         let mut waiting = arrivals.iter().copied().peekable();
         let batch = NextBatch::default().gather(
-            BatchLimits { max, wait: Duration::from_millis(wait_ms) },
+            BatchLimits { max, wait: Duration::from_millis(wait_ms), gap: Duration::from_millis(wait_ms / 4) },
             IDLE,
             || clock.get(),
             |longest| {
@@ -121,10 +127,18 @@ mod tests {
     }
 
     #[test]
+    fn the_last_message_waits_a_part_of_what_the_first_does() {
+        let ms = Duration::from_millis;
+        let gaps =
+            [(10, 10), (20, 10), (40, 10), (0, 0)].map(|(wait, set)| BatchLimits::waiting(ms(wait), ms(set)).gap);
+        assert_eq!(gaps, [ms(5), ms(5), ms(10), ms(0)]);
+    }
+
+    #[test]
     fn messages_that_came_during_a_write_have_waited_already() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let limits = BatchLimits { max: 30, wait: Duration::from_millis(12) };
+        let limits = BatchLimits { max: 30, wait: Duration::from_millis(12), gap: Duration::from_millis(3) };
         let mut ahead = NextBatch::default();
         assert!(!ahead.is_ready(limits, after(9_000)), "no message, nothing to write");
         for message in 0..6 {

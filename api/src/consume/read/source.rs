@@ -68,7 +68,9 @@ impl Source {
         if !self.group().is_paused() && !self.carried.is_empty() {
             return Ok(Some(self.carried.remove(0)));
         }
-        let error = match self.consumer.poll(longest) {
+        // librdkafka waits for whole milliseconds, and its client spins for the rest.
+        let whole = Duration::from_millis(u64::try_from(longest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+        let error = match self.consumer.poll(whole) {
             None => return Ok(None),
             Some(Ok(message)) => return Ok(self.record(&message)),
             Some(Err(error)) => error,

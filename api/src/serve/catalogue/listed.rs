@@ -26,8 +26,8 @@ const KEPT: usize = 8;
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Most bytes a second of all pages but the first, and a second's worth at once: a page of a
-/// thousand coupons is long, and a request for it short.
+/// Most bytes a second of all long pages, and a second's worth at once: a page of a thousand coupons
+/// is long, and a request for it short.
 const MOST_SENT: u32 = 64 << 20;
 
 /// Most pages that are waited for in one turn; all who want the same one wait together.
@@ -42,6 +42,8 @@ pub(crate) struct PageKey {
     pub(crate) after: i64,
     /// One of the few with which a list begins.
     pub(crate) is_first: bool,
+    /// Of more coupons than a page has that names no limit.
+    pub(crate) is_long: bool,
 }
 
 #[derive(Clone)]
@@ -96,20 +98,22 @@ impl ListedPages {
     where
         Fut: Future<Output = Result<ListedPage, Problem>>,
     {
-        let page = self.kept_or_made(key, version, make).await?;
-        if key.is_first || self.may_send(page.body.len(), Instant::now()) { Ok(page) } else { Err(too_many()) }
+        if key.is_long && !self.may_send(Instant::now()) {
+            return Err(too_many());
+        }
+        self.kept_or_made(key, version, make).await
     }
 
-    /// The generic cell rate algorithm, in bytes.
-    fn may_send(&self, bytes: usize, now: Instant) -> bool {
+    /// The generic cell rate algorithm, in bytes: of long pages that [`Self::sends`] was told of.
+    fn may_send(&self, now: Instant) -> bool {
+        self.sent_by.lock().is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
+    }
+
+    pub(crate) fn sends(&self, bytes: usize, now: Instant) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let takes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT));
         let mut sent_by = self.sent_by.lock();
-        let begins = sent_by.map_or(now, |sent_by| sent_by.max(now));
-        let may = begins - now < Duration::from_secs(1);
-        if may {
-            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            *sent_by = Some(begins + Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(MOST_SENT)));
-        }
-        may
+        *sent_by = Some(sent_by.map_or(now, |sent_by| sent_by.max(now)) + takes);
     }
 
     async fn kept_or_made<Fut>(
@@ -198,7 +202,7 @@ impl Drop for Making<'_> {
 mod tests {
     use super::*;
 
-    const KEY: PageKey = PageKey { state: None, limit: 100, after: 0, is_first: true };
+    const KEY: PageKey = PageKey { state: None, limit: 100, after: 0, is_first: true, is_long: false };
 
     fn after(after: i64) -> PageKey {
         PageKey { after, is_first: false, ..KEY }
@@ -263,21 +267,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_in_a_second_is_bounded_but_for_the_first_page() {
+    async fn what_is_sent_of_long_pages_in_a_second_is_bounded() {
         let pages = ListedPages::default();
         let now = Instant::now();
         let mebibyte = 1 << 20;
-        let sent = |at: Duration| (0..1_000).filter(|_| pages.may_send(mebibyte, now + at)).count();
+        let send = |bytes, at: Duration| {
+            let may = pages.may_send(now + at);
+            if may {
+                pages.sends(bytes, now + at);
+            }
+            may
+        };
+        let sent = |at: Duration| (0..1_000).filter(|_| send(mebibyte, at)).count();
         assert_eq!(sent(Duration::ZERO), 64);
         assert_eq!(sent(Duration::from_millis(500)), 32);
         assert_eq!(sent(Duration::from_secs(60)), 64, "what was not sent is not saved for later");
-        assert!(pages.may_send(1 << 30, now + Duration::from_secs(70)), "however long one is");
-        assert!(!pages.may_send(1, now + Duration::from_secs(80)));
+        assert!(send(1 << 30, Duration::from_secs(70)), "however long one is");
+        assert!(!send(1, Duration::from_secs(80)));
 
         *pages.sent_by.lock() = Some(Instant::now() + Duration::from_secs(60));
-        let make = async || Ok(ListedPage { body: "page".into(), next: None });
-        assert!(pages.of(after(1), 1, make).await.is_err());
-        assert_eq!(ask(&pages, KEY, 1, "first", 0).await, "first");
+        let long = PageKey { limit: 101, is_long: true, ..after(1) };
+        let refused = pages.of(long, 1, async || panic!("it is made and not sent")).await;
+        assert!(refused.is_err());
+        assert_eq!(ask(&pages, after(1), 1, "short", 0).await, "short");
     }
 
     #[tokio::test]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::etag;
@@ -86,6 +87,7 @@ const MAX_LOOKED_AT: usize = 1_000;
 )]
 pub(crate) async fn list(
     State(app): State<App>,
+    method: Method,
     StrictQuery(asked): StrictQuery<Listing>,
 ) -> Result<Response, Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
@@ -94,8 +96,12 @@ pub(crate) async fn list(
     }
     // Numbers begin at 1.
     let after = asked.after.map_or(0, |after| after.max(0));
-    let key = PageKey { state: asked.state, limit, after, is_first: after == 0 && limit == DEFAULT_LIMIT };
+    let is_first = after == 0 && limit == DEFAULT_LIMIT;
+    let key = PageKey { state: asked.state, limit, after, is_first, is_long: limit > DEFAULT_LIMIT };
     let page = app.listed.of(key, app.catalogue.version(), || make_page(&app, &asked, limit)).await?;
+    if key.is_long && method == Method::GET {
+        app.listed.sends(page.body.len(), Instant::now());
+    }
     let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let headers: HeaderMap = page.next.map(|link| (LINK, link)).into_iter().chain([json]).collect();
     Ok((headers, page.body).into_response())

@@ -3,6 +3,7 @@
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
 use super::*;
+use crate::report::ActionKind;
 
 fn found(kind: Kind, slot: i64, who: u32) -> (Kind, Option<i64>, Option<String>) {
     (kind, Some(slot), Some(format!("u-{who}")))
@@ -109,12 +110,46 @@ fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
     world.users.remove(&user(9));
     world.rows.remove(&9);
     world.waiting.push(user(20));
-    world.ages.insert(9, 1_999);
+    world.ages.insert(9, 2_999);
     let plan = world.plan();
     assert_eq!(plan.items, [], "not even a promotion");
     assert_eq!((plan.young, plan.exact, plan.left), (1, false, 3));
-    world.ages.insert(9, 2_000);
+    world.ages.insert(9, 3_000);
     assert!(world.plan().items.iter().any(|item| item.action == Action::SetCount));
+    mended(world);
+}
+
+#[test]
+fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
+    let mut deleted = DropWorld::exact(12, 9);
+    deleted.users.retain(|who, _| *who != user(2) && *who != user(8));
+    deleted.rows.remove(&8);
+    let young = DropWorld { ages: [(8, 100)].into(), ..deleted.clone() };
+    let unread = DropWorld { topic_away: true, ..deleted.clone() };
+    for (mut world, why) in [(young, "given out just now"), (unread, "its message may be unread")] {
+        assert_eq!(world.findings().first(), Some(&found(Kind::MissingAdmission, 2, 2)), "{why}");
+        world.apply(&world.plan());
+        assert_eq!((world.users.get(&user(2)), world.count), (Some(&2), Some(9)), "{why}");
+        assert!(world.free.is_empty(), "{why}");
+        assert!(world.plan().counter_waits && !world.plan().exact, "{why}");
+    }
+    deleted.apply(&deleted.plan());
+    assert_eq!(deleted.free, [8].into());
+}
+
+/// A counter that is set gives what nobody holds to whoever claims next.
+#[test]
+fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
+    let mut world = DropWorld::exact(12, 9);
+    world.users.retain(|who, _| *who != user(8) && *who != user(9));
+    world.rows.retain(|slot, _| *slot < 8);
+    world.failed.push((1, Some(9), Some(user(9))));
+    let kinds: Vec<_> = world.plan().items.iter().map(|item| item.action.kind()).collect();
+    assert_eq!(kinds, [ActionKind::Issue, ActionKind::SetCount], "slot 8 is nobody's");
+    world.count = Some(7);
+    world.failed[0].1 = Some(8);
+    let plan = world.plan();
+    assert_eq!(plan.items.len(), 1, "with it the counter adds up: {:?}", plan.items);
     mended(world);
 }
 

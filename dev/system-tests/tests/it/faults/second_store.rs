@@ -1,5 +1,8 @@
 //! No yes before a second store beside Redis has the claim: two faults at once lose no promise.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
 use firstcome_reconciler::report::{Kind, Run};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
@@ -93,9 +96,19 @@ async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back(
     filled_up(&world, &api, &coupon, answers).await;
 }
 
-/// A hand takes one person out of Redis while only the API knows of their claim.
 #[tokio::test]
 async fn a_claim_on_its_way_keeps_its_slot_although_its_person_was_deleted_and_a_pass_set_the_counter_right() {
+    deleted_on_the_way(&["u-6"]).await;
+}
+
+/// Putting back the other one is no reason to set the counter.
+#[tokio::test]
+async fn a_claim_on_its_way_keeps_its_slot_although_another_person_was_deleted_too_and_put_back() {
+    deleted_on_the_way(&["u-1", "u-6"]).await;
+}
+
+/// A hand takes people out of Redis while only the API knows of the claim of one of them.
+async fn deleted_on_the_way(people: &[&str]) {
     let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
     let world = World::on(WorldStores::shared().await.with_kafka(kafka), "second-deleted").await;
     let fixture = Fixture::of(world).await;
@@ -110,10 +123,27 @@ async fn a_claim_on_its_way_keeps_its_slot_although_its_person_was_deleted_and_a
 
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let passed = async {
-        eventually("it is admitted", LIMIT, async || world.redis.command::<i64>(&["ZREM", &users, "u-6"]).await == 1)
-            .await;
-        let once = world.once_with(&[], &[]).await;
-        (once, api.claim(coupon.id, "u-7").await)
+        let is_there = async || world.redis.command::<Option<f64>>(&["ZSCORE", &users, "u-6"]).await.is_some();
+        eventually("it is admitted", LIMIT, is_there).await;
+        for person in people {
+            assert_eq!(world.redis.command::<i64>(&["ZREM", &users, person]).await, 1);
+        }
+        let is_over = AtomicBool::new(false);
+        let pass = async {
+            let once = world.once_with(&[], &[]).await;
+            is_over.store(true, Relaxed);
+            once
+        };
+        // In the middle of the pass, too: it waits for the one on the way.
+        let claims = async {
+            loop {
+                let answer = api.claim(coupon.id, "u-7").await;
+                if answer.promised().is_some() || is_over.load(Relaxed) {
+                    return answer;
+                }
+            }
+        };
+        tokio::join!(pass, claims)
     };
     let (answer, (once, next)) = tokio::join!(slow.claim(coupon.id, "u-6"), passed);
     assert_eq!(answer.promised(), Some((coupon.drop, 6)), "{answer:?}");
