@@ -292,10 +292,10 @@ fn needs_counter(action: &Action) -> bool {
     )
 }
 
-/// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a row,
-/// a message or a dead letter go to their slots before the counter is set, which gives what nobody
-/// holds to whoever claims next; and it is set before anybody is moved: else one could be moved onto
-/// a slot that is another's.
+/// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a
+/// row, a message or a dead letter go to their slots before the counter is set, which gives what
+/// nobody holds to whoever claims next; and it is set before anybody is moved: else one could be
+/// moved onto a slot that is another's.
 pub(super) fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta | Action::WriteAllowList => 0,

@@ -26,8 +26,8 @@ const KEPT: usize = 8;
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Most bytes a second of all long pages, and a second's worth at once: a page of a thousand coupons
-/// is long, and a request for it short.
+/// Most bytes a second of all long pages, and a second's worth at once: a page of a thousand
+/// coupons is long, and a request for it short.
 const MOST_SENT: u32 = 64 << 20;
 
 /// Most pages that are waited for in one turn; all who want the same one wait together.
