@@ -79,6 +79,6 @@ impl TuningArgs {
 
     pub(super) fn limits(&self) -> BatchLimits {
         let wait = Duration::from_millis(self.consume_batch_wait_ms);
-        BatchLimits { max: usize::from(self.consume_batch_max), ..BatchLimits::waiting(wait, wait) }
+        BatchLimits::new(usize::from(self.consume_batch_max), wait, wait)
     }
 }

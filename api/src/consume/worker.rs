@@ -121,10 +121,7 @@ impl Worker {
     }
 
     fn limits(&self) -> BatchLimits {
-        BatchLimits {
-            max: self.size.min(self.throttle.most()),
-            ..BatchLimits::waiting(self.wait, self.setup.limits.wait)
-        }
+        BatchLimits::new(self.size.min(self.throttle.most()), self.wait, self.setup.limits.wait)
     }
 
     fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {

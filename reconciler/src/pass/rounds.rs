@@ -195,10 +195,12 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
-        let wait = match &plan {
-            plan if plan.young == 0 || !self.request.is_awaited() || round > 0 => Duration::ZERO,
-            plan if plan.counter_waits => self.settings.longest_in_flight(),
-            _ => self.settings.publish_deadline(),
+        let wait = if plan.young == 0 || !self.request.is_awaited() || round > 0 {
+            Duration::ZERO
+        } else if plan.counter_waits {
+            self.settings.longest_in_flight()
+        } else {
+            self.settings.publish_deadline()
         };
         let mut next = Next { compare_again: false, wait };
         // People on slots that an operator has just added are none too many. The last repairs are

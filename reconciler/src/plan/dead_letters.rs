@@ -82,7 +82,7 @@ impl Planner<'_> {
             }
             let detail = name(letter);
             if put_back {
-                self.returns(slot, restored);
+                self.comes_back(slot.into(), restored);
             }
             self.given.insert(i64::from(slot));
             let action = Action::IssueDeadLetter { id: letter.id, claim, put_back };
@@ -101,17 +101,6 @@ impl Planner<'_> {
         } else {
             self.leave(letter, "its slot is another's and no slot is left");
         }
-    }
-
-    /// Its person comes back onto the slot, as one with a message does.
-    fn returns(&mut self, slot: Slot, restored: &mut HashSet<i64>) {
-        let slot = i64::from(slot);
-        // A message of theirs may say the same.
-        let is_counted = !restored.insert(slot);
-        self.returning += i64::from(!is_counted);
-        self.people_returning += i64::from(!is_counted);
-        self.highest = self.highest.max(slot);
-        self.highest_returning = self.highest_returning.max(slot);
     }
 
     /// A dead letter may be the only copy of a promise, and a drop that is loaded without its

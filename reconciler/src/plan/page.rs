@@ -140,6 +140,17 @@ impl Planner<'_> {
         );
     }
 
+    /// Its person comes back onto a slot. A message, a dead letter and the claimants may all say
+    /// so.
+    pub(super) fn comes_back(&mut self, slot: i64, restored: &mut HashSet<i64>) {
+        if restored.insert(slot) {
+            self.returning += 1;
+            self.people_returning += 1;
+        }
+        self.highest = self.highest.max(slot);
+        self.highest_returning = self.highest_returning.max(slot);
+    }
+
     fn put_back(&mut self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>, certain: bool, why: &str) {
         self.highest_returning = self.highest_returning.max(i64::from(slot));
         let holding =
@@ -288,10 +299,7 @@ impl Planner<'_> {
             let known_to_be_given = self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
             let first = sorted.in_flight.get(&slot).and_then(|m| m.first()).is_some_and(|m| m.user == message.user);
             if !held && !elsewhere && known_to_be_given && first && self.facts.slot(slot).is_some() {
-                restored.insert(slot);
-                self.returning += 1;
-                self.people_returning += 1;
-                self.highest = self.highest.max(slot);
+                self.comes_back(slot, restored);
                 self.put_back(
                     message.slot,
                     &message.user,
@@ -331,10 +339,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(number) = self.facts.slot(*slot) {
-                restored.insert(*slot);
-                self.returning += 1;
-                self.people_returning += 1;
-                self.highest = self.highest.max(*slot);
+                self.comes_back(*slot, restored);
                 self.put_back(number, user, None, false, "is in the coupon's list of claimants");
                 let action = Action::Issue(self.claim(number, user, None));
                 self.push(Kind::Unissued, *slot, Some(user), action, "promised, and no row came".to_owned());

@@ -13,6 +13,7 @@ use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises,
 use crate::report::Kind;
 use crate::topic::InFlight;
 
+mod free;
 mod properties;
 mod table;
 

@@ -16,8 +16,8 @@ pub(crate) struct BatchLimits {
 impl BatchLimits {
     /// The last message waits a quarter as long as the first, but at least half of the setting, so
     /// that what trickles in is not written one by one.
-    pub(crate) fn waiting(wait: Duration, set: Duration) -> Self {
-        Self { max: usize::MAX, wait, gap: (wait / 4).max(set / 2) }
+    pub(crate) fn new(max: usize, wait: Duration, set: Duration) -> Self {
+        Self { max, wait, gap: (wait / 4).max(set / 2) }
     }
 }
 
@@ -129,8 +129,7 @@ mod tests {
     #[test]
     fn the_last_message_waits_a_part_of_what_the_first_does() {
         let ms = Duration::from_millis;
-        let gaps =
-            [(10, 10), (20, 10), (40, 10), (0, 0)].map(|(wait, set)| BatchLimits::waiting(ms(wait), ms(set)).gap);
+        let gaps = [(10, 10), (20, 10), (40, 10), (0, 0)].map(|(wait, set)| BatchLimits::new(1, ms(wait), ms(set)).gap);
         assert_eq!(gaps, [ms(5), ms(5), ms(10), ms(0)]);
     }
 

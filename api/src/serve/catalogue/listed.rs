@@ -40,10 +40,20 @@ pub(crate) struct PageKey {
     pub(crate) limit: usize,
     /// Zero: from the first one.
     pub(crate) after: i64,
+}
+
+/// Coupons of a page that names no limit.
+pub(crate) const DEFAULT_LIMIT: usize = 100;
+
+impl PageKey {
     /// One of the few with which a list begins.
-    pub(crate) is_first: bool,
-    /// Of more coupons than a page has that names no limit.
-    pub(crate) is_long: bool,
+    fn is_first(&self) -> bool {
+        self.after == 0 && self.limit == DEFAULT_LIMIT
+    }
+
+    pub(crate) fn is_long(&self) -> bool {
+        self.limit > DEFAULT_LIMIT
+    }
 }
 
 #[derive(Clone)]
@@ -98,7 +108,7 @@ impl ListedPages {
     where
         Fut: Future<Output = Result<ListedPage, Problem>>,
     {
-        if key.is_long && !self.may_send(Instant::now()) {
+        if key.is_long() && !self.may_send(Instant::now()) {
             return Err(too_many());
         }
         self.kept_or_made(key, version, make).await
@@ -128,7 +138,7 @@ impl ListedPages {
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
-        let turn = if key.is_first { &self.first } else { &self.others };
+        let turn = if key.is_first() { &self.first } else { &self.others };
         let _waiting = turn.wait_for(key).ok_or_else(too_many)?;
         let next = turn.next.lock().await;
         // Another request may have made this page meanwhile.
@@ -202,10 +212,10 @@ impl Drop for Making<'_> {
 mod tests {
     use super::*;
 
-    const KEY: PageKey = PageKey { state: None, limit: 100, after: 0, is_first: true, is_long: false };
+    const KEY: PageKey = PageKey { state: None, limit: DEFAULT_LIMIT, after: 0 };
 
     fn after(after: i64) -> PageKey {
-        PageKey { after, is_first: false, ..KEY }
+        PageKey { after, ..KEY }
     }
 
     async fn ask(pages: &ListedPages, key: PageKey, version: u64, text: &'static str, takes: u64) -> Bytes {
@@ -286,7 +296,7 @@ mod tests {
         assert!(!send(1, Duration::from_secs(80)));
 
         *pages.sent_by.lock() = Some(Instant::now() + Duration::from_secs(60));
-        let long = PageKey { limit: 101, is_long: true, ..after(1) };
+        let long = PageKey { limit: DEFAULT_LIMIT + 1, ..after(1) };
         let refused = pages.of(long, 1, async || panic!("it is made and not sent")).await;
         assert!(refused.is_err());
         assert_eq!(ask(&pages, after(1), 1, "short", 0).await, "short");

@@ -19,7 +19,7 @@ use super::extract::{CouponPath, StrictQuery, invalid};
 use super::view::{CouponView, show, show_one};
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
-use crate::serve::catalogue::listed::{ListedPage, PageKey};
+use crate::serve::catalogue::listed::{DEFAULT_LIMIT, ListedPage, PageKey};
 use crate::serve::state::{App, Services};
 
 /// See one coupon
@@ -64,7 +64,6 @@ pub(crate) struct Listing {
     after: Option<i64>,
 }
 
-const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
 /// Coupons of one round trip to Redis while a page is filled.
@@ -96,10 +95,9 @@ pub(crate) async fn list(
     }
     // Numbers begin at 1.
     let after = asked.after.map_or(0, |after| after.max(0));
-    let is_first = after == 0 && limit == DEFAULT_LIMIT;
-    let key = PageKey { state: asked.state, limit, after, is_first, is_long: limit > DEFAULT_LIMIT };
+    let key = PageKey { state: asked.state, limit, after };
     let page = app.listed.of(key, app.catalogue.version(), || make_page(&app, &asked, limit)).await?;
-    if key.is_long && method == Method::GET {
+    if key.is_long() && method == Method::GET {
         app.listed.sends(page.body.len(), Instant::now());
     }
     let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));

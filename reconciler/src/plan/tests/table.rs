@@ -3,18 +3,17 @@
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
 use super::*;
-use crate::report::ActionKind;
 
-fn found(kind: Kind, slot: i64, who: u32) -> (Kind, Option<i64>, Option<String>) {
+pub(super) fn found(kind: Kind, slot: i64, who: u32) -> (Kind, Option<i64>, Option<String>) {
     (kind, Some(slot), Some(format!("u-{who}")))
 }
 
-fn of_drop(kind: Kind) -> (Kind, Option<i64>, Option<String>) {
+pub(super) fn of_drop(kind: Kind) -> (Kind, Option<i64>, Option<String>) {
     (kind, None, None)
 }
 
 /// Repairs, and expects a world in which nothing more is found; exact, unless a promise is broken.
-fn mended(mut world: DropWorld) -> DropWorld {
+pub(super) fn mended(mut world: DropWorld) -> DropWorld {
     world.apply(&world.plan());
     assert_eq!(world.findings(), [], "{world:#?}");
     assert_eq!(world.plan().exact, world.broken.is_empty(), "{world:#?}");
@@ -93,80 +92,6 @@ fn a_counter_that_does_not_add_up_is_set_right() {
     nobody.count = Some(-1);
     assert_eq!(nobody.findings(), [of_drop(Kind::CountMismatch)]);
     assert_eq!(mended(nobody).count, Some(0));
-}
-
-#[test]
-fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
-    let mut world = DropWorld::exact(12, 10);
-    world.users.remove(&user(4));
-    world.rows.remove(&4);
-    assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
-    assert_eq!(mended(world).free, BTreeSet::from([4]));
-}
-
-#[test]
-fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
-    let mut world = DropWorld::exact(12, 9);
-    world.users.remove(&user(9));
-    world.rows.remove(&9);
-    world.waiting.push(user(20));
-    world.ages.insert(9, 2_999);
-    let plan = world.plan();
-    assert_eq!(plan.items, [], "not even a promotion");
-    assert_eq!((plan.young, plan.exact, plan.left), (1, false, 3));
-    world.ages.insert(9, 3_000);
-    assert!(world.plan().items.iter().any(|item| item.action == Action::SetCount));
-    mended(world);
-}
-
-#[test]
-fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
-    let mut deleted = DropWorld::exact(12, 9);
-    deleted.users.retain(|who, _| *who != user(2) && *who != user(8));
-    deleted.rows.remove(&8);
-    let young = DropWorld { ages: [(8, 100)].into(), ..deleted.clone() };
-    let unread = DropWorld { topic_away: true, ..deleted.clone() };
-    for (mut world, why) in [(young, "given out just now"), (unread, "its message may be unread")] {
-        assert_eq!(world.findings().first(), Some(&found(Kind::MissingAdmission, 2, 2)), "{why}");
-        world.apply(&world.plan());
-        assert_eq!((world.users.get(&user(2)), world.count), (Some(&2), Some(9)), "{why}");
-        assert!(world.free.is_empty(), "{why}");
-        assert!(world.plan().counter_waits && !world.plan().exact, "{why}");
-    }
-    deleted.apply(&deleted.plan());
-    assert_eq!(deleted.free, [8].into());
-}
-
-/// A counter that is set gives what nobody holds to whoever claims next.
-#[test]
-fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
-    let mut world = DropWorld::exact(12, 9);
-    world.users.retain(|who, _| *who != user(8) && *who != user(9));
-    world.rows.retain(|slot, _| *slot < 8);
-    world.failed.push((1, Some(9), Some(user(9))));
-    let kinds: Vec<_> = world.plan().items.iter().map(|item| item.action.kind()).collect();
-    assert_eq!(kinds, [ActionKind::Issue, ActionKind::SetCount], "slot 8 is nobody's");
-    world.count = Some(7);
-    world.failed[0].1 = Some(8);
-    let plan = world.plan();
-    assert_eq!(plan.items.len(), 1, "with it the counter adds up: {:?}", plan.items);
-    mended(world);
-}
-
-#[test]
-fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
-    // Two on slot 9, which another page has than a dead letter that names no slot; and slot 1 was
-    // given out just now.
-    let mut world = DropWorld::exact(9, 0);
-    (world.count, world.users) = (Some(7), [(user(1), 9), (user(2), 9)].into());
-    world.ages.insert(1, 100);
-    world.failed.push((1, None, Some(user(2))));
-    world.apply(&world.plan());
-    assert_eq!(world.rows, [(9, user(1))].into());
-    assert_eq!(world.findings(), [], "the move waits, and so does what follows from it");
-    world.ages.clear();
-    let world = mended(world);
-    assert_eq!((world.users.len(), world.rows.len(), world.failed.len()), (2, 2, 0));
 }
 
 #[test]
