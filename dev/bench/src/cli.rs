@@ -132,7 +132,7 @@ impl BenchSize {
             many_requests: 100_000,
             winners: 200_000,
             killed: 2_000,
-            rushes: 50,
+            rushes: 200,
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
             sealed: 1_000,
