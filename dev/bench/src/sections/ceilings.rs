@@ -20,7 +20,9 @@ const PART: &str = "ceilings";
 /// Each of two servers is measured so often, in turns, so that what else the machine does hits
 /// both.
 const TURNS: u32 = 11;
-/// The same, in an open loop.
+/// Of the crowd beside [`BenchSize::connections`]: the more people wait, the more go in one call.
+const MANY_CONNECTIONS: usize = 256;
+/// Turns in an open loop.
 const CLOCK_TURNS: u32 = 5;
 
 /// The answers of a crowd, and the microseconds of CPU that each request took the server.
@@ -63,16 +65,29 @@ async fn sold_out(
 ) -> Result<Vec<Measurement>> {
     let nothing = bench.nothing().await?;
     let coupon = sold(installation, api, size).await?;
-    let workload =
-        |target, name: &str| Workload::once_each(target, coupon.id, size.many_requests, size.connections).named(name);
+    let (few, rate) = in_turns(&nothing, api, coupon, size.many_requests, size.connections).await?;
+    let (many, _) = in_turns(&nothing, api, coupon, size.many_requests, MANY_CONNECTIONS).await?;
+    let by_the_clock = by_the_clock(api, &nothing, size, coupon, rate / 2.0).await?;
+    nothing.kill().await?;
+    Ok(vec![few, many, by_the_clock])
+}
+
+/// A ratio, and how many sold-out claims a second were answered.
+async fn in_turns(
+    nothing: &Service,
+    api: &Service,
+    coupon: InstallationCoupon,
+    people: u32,
+    connections: usize,
+) -> Result<(Measurement, f64)> {
     let (mut idle, mut lost): (Vec<Turn>, Vec<Turn>) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        let mut order = [(&nothing, "n", &mut idle), (api, "l", &mut lost)];
+        let mut order = [(nothing, "n", &mut idle), (api, "l", &mut lost)];
         // Neither is always the first.
         order.rotate_left(turn as usize % 2);
         for (service, prefix, turns) in order {
-            let workload = workload(service.address()?, &format!("{prefix}{turn}-"));
-            turns.push(workload.run_metered(service.pid()).await?);
+            let workload = Workload::once_each(service.address()?, coupon.id, people, connections);
+            turns.push(workload.named(&format!("{prefix}{turn}-")).run_metered(service.pid()).await?);
         }
     }
     let middle = |turns: &[Turn], pick: fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
@@ -81,19 +96,17 @@ async fn sold_out(
     let crowd_share = middle(&idle, |t| t.0.cpu_seconds / t.0.seconds);
     let ratios: Vec<f64> = lost.iter().zip(&idle).map(|(lost, idle)| lost.0.per_second / idle.0.per_second).collect();
     let (least, most) = spread(&ratios);
-    let ratio = Measurement::of(PART, "sold-out claims ÷ do-nothing route", median(ratios), "×")
+    let what = format!("sold-out claims ÷ do-nothing route, {connections} connections");
+    let ratio = Measurement::of(PART, what, median(ratios), "×")
         .with("sold out/s", lost_rate)
         .with("nothing/s", idle_rate)
-        .with("cores the crowd took", crowd_share);
-    let by_the_clock = by_the_clock(api, &nothing, size, coupon, lost_rate / 2.0).await?;
-    nothing.kill().await?;
-    Ok(vec![
-        ratio.target(FigureTarget::AtLeast(0.75)).note(format!(
+        .with("cores the crowd took", crowd_share)
+        .target(FigureTarget::AtLeast(0.75))
+        .note(format!(
             "the middle of {TURNS} turns ({least:.2} to {most:.2}), each one beside the other; a claim takes the API {lost_cpu:.1} µs of \
              CPU, the route that does nothing {idle_cpu:.1} µs"
-        )),
-        by_the_clock,
-    ])
+        ));
+    Ok((ratio, lost_rate))
 }
 
 /// A coupon that is sold out.
