@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, LINK};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, LINK, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
+use tokio::time::sleep;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API")]
@@ -44,6 +45,9 @@ pub(super) struct Client {
 
 /// Longest silence of the API.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for one page where the API is busy, all tries together.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
@@ -82,8 +86,17 @@ impl Client {
         self.page(self.for_operators(Method::GET, path)?).await
     }
 
+    /// Waits where the API is busy: a list of many pages is answered at a bounded rate.
     async fn page(&self, request: RequestBuilder) -> Result<(Value, Option<String>), CommandFailure> {
-        let response = self.send(request).await?;
+        let mut left = LONGEST_WAIT;
+        let response = loop {
+            let Some(attempt) = request.try_clone() else { break self.exchange(request).await? };
+            let response = self.exchange(attempt).await?;
+            let Some(wait) = wait_asked_for(&response).filter(|wait| *wait <= left) else { break response };
+            left = left.saturating_sub(wait);
+            sleep(wait).await;
+        };
+        let response = succeeded(response).await?;
         let link = response.headers().get(LINK).and_then(|link| link.to_str().ok());
         let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
         Ok((self.json(response).await?, next))
@@ -144,21 +157,36 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CommandFailure> {
-        let response = request.send().await.map_err(|error| {
+        succeeded(self.exchange(request).await?).await
+    }
+
+    /// The answer, whatever it says.
+    async fn exchange(&self, request: RequestBuilder) -> Result<Response, CommandFailure> {
+        request.send().await.map_err(|error| {
             let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
             CommandFailure::NotAsked(format!("the API at {} {why}: is it running, and is API_URL right?", self.base))
-        })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let problem: Value = response.json().await.unwrap_or_default();
-        Err(failure(status, problem["detail"].as_str()))
+        })
     }
 
     fn cut(&self, error: &reqwest::Error) -> CommandFailure {
         CommandFailure::NotAsked(format!("the answer of the API at {} broke off ({error}); try again", self.base))
     }
+}
+
+async fn succeeded(response: Response) -> Result<Response, CommandFailure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let problem: Value = response.json().await.unwrap_or_default();
+    Err(failure(status, problem["detail"].as_str()))
+}
+
+/// `Retry-After` of an answer that a later one may replace.
+fn wait_asked_for(response: &Response) -> Option<Duration> {
+    let seconds =
+        response.headers().get(RETRY_AFTER).filter(|_| response.status() == StatusCode::SERVICE_UNAVAILABLE)?;
+    seconds.to_str().ok()?.parse().ok().map(|seconds| Duration::from_secs(seconds).max(SHORTEST_WAIT))
 }
 
 fn failure(status: StatusCode, detail: Option<&str>) -> CommandFailure {
@@ -169,5 +197,55 @@ fn failure(status: StatusCode, detail: Option<&str>) -> CommandFailure {
         (_, None) => CommandFailure::NotAsked(format!("no API of ours answered ({status}): is API_URL right?")),
         (_, Some(detail)) if status.is_client_error() => CommandFailure::Refused(detail.to_owned()),
         (_, Some(detail)) => CommandFailure::NotAsked(detail.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::http::StatusCode as Status;
+    use axum::http::header::RETRY_AFTER;
+    use axum::response::IntoResponse as _;
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A list that is refused `busy` times with this `Retry-After`, and how often it was asked for.
+    async fn asked(busy: u32, retry_after: &'static str) -> (Result<Value, CommandFailure>, u32) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = asked.clone();
+        let answer = async move || {
+            if counter.fetch_add(1, Ordering::Relaxed) < busy {
+                let problem = Json(json!({"detail": "too many ask for lists"}));
+                return (Status::SERVICE_UNAVAILABLE, [(RETRY_AFTER, retry_after)], problem).into_response();
+            }
+            Json(json!(["a coupon"])).into_response()
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api_url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(answer))).await });
+        let args = ApiArgs { api_url, ops_token: None, operator: None, json: true };
+        let Ok(client) = Client::new(&args) else { panic!("no client") };
+        let page = client.get("/").await.map(|(page, _)| page);
+        server.abort();
+        (page, asked.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_page_is_asked_for_again_where_the_api_is_busy() {
+        let (page, asked) = asked(2, "0").await;
+        assert!(matches!(page, Ok(page) if page == json!(["a coupon"])));
+        assert_eq!(asked, 3);
+    }
+
+    #[tokio::test]
+    async fn an_api_that_is_busy_for_long_is_not_waited_for() {
+        let (page, asked) = asked(u32::MAX, "11").await;
+        assert!(matches!(page, Err(CommandFailure::NotAsked(why)) if why == "too many ask for lists"));
+        assert_eq!(asked, 1);
     }
 }

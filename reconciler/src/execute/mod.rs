@@ -148,7 +148,8 @@ impl<'a> Executor<'a> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let (mut count_is_wrong, mut moving) = (false, false);
         self.left = plan.left;
-        self.counts_later = plan.counter_waits;
+        // The people of repairs that are beyond those of the plan are not back yet.
+        self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
         for run in runs_of_a_kind(&plan.items) {
             self.must_go_on()?;
             // Who is moved needs the counter and the free slots right, which a move keeps as right
@@ -182,9 +183,9 @@ impl<'a> Executor<'a> {
         Ok(attempts)
     }
 
-    /// Makes the counter add up after the last page, unless it waits by the plan.
-    pub async fn end_pages(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
-        self.counts_later = plan.counter_waits;
+    /// Makes the counter add up after the last page, unless it waits.
+    pub async fn end_pages(&mut self, counter_waits: bool) -> Result<(), ExecuteError> {
+        self.counts_later = counter_waits;
         self.repair_count().await.map(drop)
     }
 

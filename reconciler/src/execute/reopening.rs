@@ -103,13 +103,15 @@ async fn restore_history(
         // MySQL answers for it from here on.
         redis.expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO).await?;
     }
-    let is_one_each = coupon.once_per == OncePer::Coupon && history.opened > 1;
+    // A revocation unseals its drop, so there is nothing to forget or to add for a Redis that knows
+    // of the last sealing. Who claimed again after theirs is rightly a claimant of that drop.
+    let is_older = coupon.once_per == OncePer::Coupon && history.opened > 1 && !saw_sealing;
     if history.revocations > 0 {
         let compared: HashSet<i64> =
             drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.id.0).collect();
         let mut after = 0;
         while let Some(page) = restore_revocations_after(db, redis, coupon, &mut after).await? {
-            if is_one_each {
+            if is_older {
                 let earlier = page.iter().filter(|one| !compared.contains(&one.drop_id));
                 let of_drops: Vec<_> = earlier.map(|one| (one.user_id.as_str(), DropId(one.drop_id))).collect();
                 redis.forget_claimants(coupon.id, &of_drops).await?;
@@ -117,7 +119,7 @@ async fn restore_history(
         }
     }
     // Not only where a drop is sealed: a revocation may have unsealed it just now.
-    if is_one_each && !saw_sealing {
+    if is_older {
         restore_claimants(db, redis, coupon, Restored::All).await?;
     }
     Ok(())

@@ -151,11 +151,11 @@ impl Memory {
 }
 
 /// Inaccuracy of timers, and what a message or a row may take on its way, beyond the deadlines.
-const MARGIN: Duration = Duration::from_millis(250);
+pub(super) const MARGIN: Duration = Duration::from_millis(250);
 
-/// Since when losses of Redis are known to this process. A loss belongs to a life of Redis, or to a
-/// drop that was lost within one. Admissions from before it may still be in flight: to the topic
-/// until the publishing deadline has passed, then to the dead-letter table until its deadline has.
+/// Since when losses of Redis are known to this process, each by the life that it ended. Admissions
+/// from before it may still be in flight: to the topic until the publishing deadline has passed,
+/// then to the dead-letter table until its deadline has.
 #[derive(Clone, Default)]
 pub struct LossClock(Arc<Mutex<HashMap<String, Instant>>>);
 
@@ -163,23 +163,18 @@ pub struct LossClock(Arc<Mutex<HashMap<String, Instant>>>);
 const LOSSES_AT_MOST: usize = 10_000;
 
 impl LossClock {
-    /// Notes a loss when it is first seen.
-    pub(super) fn note(&self, loss: String) {
-        self.0.lock().entry(loss).or_insert_with(Instant::now);
-    }
-
-    pub(super) fn forget(&self, loss: &str) {
-        self.0.lock().remove(loss);
-    }
-
-    /// How long to wait until nothing from before these losses can be in flight.
-    pub(super) fn wait_needed(&self, losses: Vec<String>, longest_in_flight: Duration) -> Duration {
-        let (mut known, now) = (self.0.lock(), Instant::now());
+    /// Notes a loss when it is first seen, and gives when that was.
+    pub(super) fn note(&self, loss: String) -> Instant {
+        let mut known = self.0.lock();
         if known.len() > LOSSES_AT_MOST {
             known.clear();
         }
-        let latest = losses.into_iter().map(|loss| *known.entry(loss).or_insert(now)).max();
-        latest.map_or(Duration::ZERO, |seen| (seen + longest_in_flight + MARGIN).saturating_duration_since(now))
+        *known.entry(loss).or_insert_with(Instant::now)
+    }
+
+    /// How long to wait until nothing from before this loss can be in flight.
+    pub(super) fn wait_needed(&self, loss: String, longest_in_flight: Duration) -> Duration {
+        (self.note(loss) + longest_in_flight + MARGIN).saturating_duration_since(Instant::now())
     }
 }
 

@@ -299,7 +299,8 @@ impl Pass<'_> {
             let attempts = executor.carry_out_page(&items).await?;
             ledger.attempts(coupon, header.drop_id(), &items, &attempts);
         }
-        executor.end_pages(plan).await?;
+        // Somebody may have lost their slot while the pages were repaired.
+        executor.end_pages(plan.counter_waits || planner.has_absent()).await?;
         crate::metrics::stage("execute", began.elapsed());
         Ok(())
     }

@@ -1,17 +1,19 @@
 //! The steps of one pass, and the state that they share.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::gate::{CouponFence, Generation};
 use firstcome_shared::redis::life::Life;
+use firstcome_shared::redis::reads::DropNumbers;
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
 use super::findings;
-use super::memory::{Memory, TopicAnswer};
+use super::memory::{MARGIN, Memory, TopicAnswer};
 use super::order::{Histories, most_urgent_first};
 use super::request::{Aborted, PassSettings, Request};
 use crate::collect::snapshot::DeadLetter;
@@ -149,9 +151,8 @@ impl<'a> Pass<'a> {
             most_urgent_first(drops, &self.histories, now_ms);
         }
         self.gate.has_begun = drops.iter().any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
-        let (losses, lost) = self.losses(drops, &fences, now_ms).await;
-        self.context.lost = lost;
-        let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight());
+        self.context.lost = self.lost(drops, now_ms).await;
+        let wait = self.wait_for_claims(drops, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
             self.sleep(wait).await?;
@@ -164,40 +165,33 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// What claims may still be in flight from before: the life before this one, for coupons that
-    /// are not verified; a drop that was lost within this life. And these drops.
-    async fn losses(
-        &self,
-        drops: &[(Coupon, Drop)],
-        fences: &HashMap<CouponId, CouponFence>,
-        now_ms: i64,
-    ) -> (Vec<String>, HashSet<DropId>) {
-        let life = self.loss_of_life();
-        // By the clock of the server that is gone it may have been open.
-        let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
-        let was_open = |(coupon, drop): &(Coupon, Drop)| {
-            self.context.unverified.contains(&coupon.id) && drop.opens_at.timestamp_millis() <= maybe_open
-        };
-        let (mut losses, mut lost) = (Vec::new(), HashSet::new());
-        if drops.iter().any(was_open) {
-            losses.push(life.clone());
-        }
+    /// The open drops that Redis has not.
+    async fn lost(&self, drops: &[(Coupon, Drop)], now_ms: i64) -> HashSet<DropId> {
         let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
         let keys: Vec<_> = opened.iter().map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id)).collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;
-        for ((coupon, drop), numbers) in opened.iter().zip(numbers) {
-            let Ok(numbers) = numbers else { continue };
-            let generation = fences.get(&coupon.id).and_then(|fence| fence.generation.as_ref());
-            let loss = format!("{life} {:?}", (drop.id, generation));
-            if numbers.are_lost() {
-                losses.push(loss);
-                lost.insert(drop.id);
-            } else {
-                // The next time that it is lost is another loss.
-                self.memory.losses.forget(&loss);
-            }
+        let with_numbers = opened.iter().zip(numbers);
+        let is_lost = |numbers: &Result<DropNumbers, _>| numbers.as_ref().is_ok_and(DropNumbers::are_lost);
+        with_numbers.filter(|(_, numbers)| is_lost(numbers)).map(|((_, drop), _)| drop.id).collect()
+    }
+
+    /// How long to wait until nothing can be in flight from before a loss.
+    fn wait_for_claims(&self, drops: &[(Coupon, Drop)], now_ms: i64) -> Duration {
+        let is_closed = |coupon: &Coupon| self.context.unverified.contains(&coupon.id);
+        // By the clock of the server that is gone it may have been open.
+        let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
+        let was_open =
+            |(coupon, drop): &(Coupon, Drop)| is_closed(coupon) && drop.opens_at.timestamp_millis() <= maybe_open;
+        let longest_in_flight = self.settings.longest_in_flight();
+        // The coupon was open when this drop was lost. That may have been a moment ago, whatever a
+        // pass before this one saw.
+        if drops.iter().any(|(coupon, drop)| self.context.lost.contains(&drop.id) && !is_closed(coupon)) {
+            longest_in_flight + MARGIN
+        } else if drops.iter().any(was_open) {
+            self.memory.losses.wait_needed(self.loss_of_life(), longest_in_flight)
+        } else {
+            Duration::ZERO
         }
-        (losses, lost)
     }
 
     /// The context, with the fences that are known. A topic that can't be read is reported, and the
@@ -217,7 +211,7 @@ impl<'a> Pass<'a> {
         Ok(context)
     }
 
-    pub(super) async fn sleep(&self, wait: std::time::Duration) -> Result<(), Aborted> {
+    pub(super) async fn sleep(&self, wait: Duration) -> Result<(), Aborted> {
         tokio::select! {
             () = tokio::time::sleep(wait) => Ok(()),
             () = self.stop.cancelled() => Err(Aborted::Stopped),

@@ -51,6 +51,11 @@ impl Planner<'_> {
         self.of_pages = most;
     }
 
+    /// Whether a slot that was given out just now has no holder on the pages so far.
+    pub fn has_absent(&self) -> bool {
+        self.absent > 0
+    }
+
     /// The repairs of one page, in the order in which they are to be carried out, once it is
     /// decided that the drop is to be repaired.
     pub fn repairs_of(&mut self, page: &SlotRange) -> Vec<Planned> {

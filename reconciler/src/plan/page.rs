@@ -292,13 +292,14 @@ impl Planner<'_> {
     /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
     /// admission.
     fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
+        let elsewhere = |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
         for message in &page.in_flight {
             let slot = i64::from(message.slot);
             let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
-            let elsewhere = page.now_on_slot.contains_key(&message.user) || page.has_row.contains_key(&message.user);
             let known_to_be_given = self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
-            let first = sorted.in_flight.get(&slot).and_then(|m| m.first()).is_some_and(|m| m.user == message.user);
-            if !held && !elsewhere && known_to_be_given && first && self.facts.slot(slot).is_some() {
+            let on_slot = sorted.in_flight.get(&slot).into_iter().flatten();
+            let first = on_slot.map(|message| &message.user).find(|user| !elsewhere(user));
+            if !held && first == Some(&message.user) && known_to_be_given && self.facts.slot(slot).is_some() {
                 self.comes_back(slot, restored);
                 self.put_back(
                     message.slot,

@@ -1,7 +1,9 @@
 //! A drop that Redis loses while everything else of it stays: a hand deleted its keys. Claims may
 //! be on their way all the same, and each such loss is waited for.
 
+use firstcome_reconciler::report::Status;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, eventually, redis_holders};
+use serde_json::json;
 
 const WAITS: &str = "waiting for what may still be on its way";
 
@@ -26,6 +28,20 @@ async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
         assert_eq!(daemon.process.log().matches(WAITS).count(), times, "{}", daemon.process.log());
         let before = fixture.world.sql.number(clean).await;
         eventually("a pass finds nothing", LIMIT, async || fixture.world.sql.number(clean).await > before).await;
+    }
+}
+
+/// No pass has seen the drop whole in between.
+#[tokio::test]
+async fn a_drop_that_is_lost_again_before_the_next_pass_is_waited_for_again() {
+    let fixture = Fixture::new("d-lost-again").await;
+    let daemon = fixture.world.daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")]).await;
+    let (coupon, _) = fixture.held("Again", 20, 5).await;
+    for times in 1..=2 {
+        delete(&fixture, &coupon).await;
+        assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Repaired);
+        assert!(has_everybody(&fixture, &coupon).await);
+        assert_eq!(daemon.process.log().matches(WAITS).count(), times, "{}", daemon.process.log());
     }
 }
 

@@ -303,3 +303,27 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     reopened(&fixture, &redis, &coupon).await;
     assert_eq!(fixture.api.claim(coupon.id, dave).await, Answer::Already { drop: coupon.drop, slot });
 }
+
+/// Nothing is lost in this restart: the list of claimants is right as it is.
+#[tokio::test]
+async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_after_a_restart() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-won-again").await;
+    let (world, mut body) = (&fixture.world, one_day());
+    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
+    body["schedule"]["closes"] = json!("23:59");
+    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    let (coupon, answers) = fixture.held_of(&body, 2).await;
+    let ann = answers[0].0.as_str();
+    let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
+    fixture.api.revoke(coupon.id, ann, &order).await.unwrap();
+    let (drop, slot) = fixture.api.claim(coupon.id, ann).await.promised().unwrap();
+    all_issued(world, coupon.drop, 2).await;
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    until_sealed(&fixture, &coupon).await;
+    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    redis.kill().await.unwrap();
+    reopened(&fixture, &redis, &coupon).await;
+    assert_eq!(fixture.api.claim(coupon.id, ann).await, Answer::Already { drop, slot });
+}
