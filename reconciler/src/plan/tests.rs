@@ -46,6 +46,8 @@ struct DropWorld {
     lasts_ms: i64,
     failed: Vec<(i64, Option<i64>, Option<UserId>)>,
     broken: BTreeSet<UserId>,
+    /// Most repairs of single pages that a plan keeps.
+    kept: usize,
 }
 
 fn user(n: u32) -> UserId {
@@ -79,7 +81,12 @@ impl DropWorld {
             lasts_ms: 0,
             failed: Vec::new(),
             broken: BTreeSet::new(),
+            kept: RepairPolicy::default().kept,
         }
+    }
+
+    fn policy(&self) -> RepairPolicy {
+        RepairPolicy { kept: self.kept, ..RepairPolicy::default() }
     }
 
     fn facts(&self) -> DropFacts {
@@ -203,7 +210,7 @@ impl DropWorld {
 
     fn plan(&self) -> Plan {
         let facts = self.facts();
-        let mut planner = Planner::new(RepairPolicy::default(), &facts);
+        let mut planner = Planner::new(self.policy(), &facts);
         for page in self.pages() {
             planner.page(&page);
         }
@@ -219,21 +226,36 @@ impl DropWorld {
 /// Repairs, acting as the Lua scripts and MySQL's schema do.
 impl DropWorld {
     fn apply(&mut self, plan: &Plan) {
+        let counter_waits = plan.counter_waits || !plan.beyond.is_empty();
         let mut unsettled = false;
         for item in &plan.items {
             let comes_before = item.action.comes_before_the_counter();
             let goes_back = comes_before || matches!(item.action, Action::SetCount);
             let moves = matches!(item.action, Action::Move { .. });
             if unsettled && !goes_back || moves {
-                self.settle_unless(plan.counter_waits);
+                self.settle_unless(counter_waits);
                 unsettled = false;
             }
             unsettled |= moves || comes_before;
             self.one(&item.action);
         }
         if unsettled {
-            self.settle_unless(plan.counter_waits);
+            self.settle_unless(counter_waits);
         }
+    }
+
+    /// Repairs that are too many to be kept: of each page, as it is by then.
+    fn apply_pages(&mut self, plan: &Plan) {
+        let facts = self.facts();
+        let mut planner = Planner::new(self.policy(), &facts);
+        let mut number = 0;
+        while let Some(page) = self.pages().into_iter().nth(number) {
+            for item in planner.repairs_of(&page) {
+                self.one(&item.action);
+            }
+            number += 1;
+        }
+        self.settle_unless(plan.counter_waits || planner.has_absent());
     }
 
     fn settle_unless(&mut self, counter_waits: bool) {
@@ -326,6 +348,9 @@ impl DropWorld {
         let used: BTreeSet<i64> = self.users.values().copied().collect();
         self.free = (1..=top).filter(|slot| !used.contains(slot)).collect();
         self.count = Some(highest);
+        // Whoever claims next gets what is free, or the slot after the last.
+        let given_away = self.rows.keys().find(|slot| !used.contains(&i64::from(**slot)));
+        assert_eq!(given_away, None, "it has a row, and could be given to another: {self:#?}");
     }
 
     fn next_slot(&mut self) -> Option<i64> {

@@ -92,3 +92,15 @@ fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
     let world = mended(world);
     assert_eq!((world.users.len(), world.rows.len(), world.failed.len()), (2, 2, 0));
 }
+
+/// A conflict of before has moved the first of them, and the consumer is behind.
+#[test]
+fn of_two_messages_on_a_slot_that_one_counts_whose_person_holds_no_other() {
+    let mut world = DropWorld::exact(12, 9);
+    world.users.remove(&user(4));
+    world.rows.remove(&4);
+    world.in_flight = vec![(4, user(2)), (4, user(4))];
+    assert_eq!(world.findings(), [found(Kind::MissingAdmission, 4, 4)]);
+    world.apply(&world.plan());
+    assert_eq!((world.users.get(&user(4)), world.free.len()), (Some(&4), 0));
+}
