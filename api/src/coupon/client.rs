@@ -78,20 +78,22 @@ impl Client {
 
     /// The answer, and the path of the next page.
     pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
-        self.page(self.request(Method::GET, path)).await
+        self.page(|| Ok(self.request(Method::GET, path))).await
     }
 
     /// The same with the token.
     pub(super) async fn get_ops(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
-        self.page(self.for_operators(Method::GET, path)?).await
+        self.page(|| self.for_operators(Method::GET, path)).await
     }
 
     /// Waits where the API is busy: a list of many pages is answered at a bounded rate.
-    async fn page(&self, request: RequestBuilder) -> Result<(Value, Option<String>), CommandFailure> {
+    async fn page(
+        &self,
+        request: impl Fn() -> Result<RequestBuilder, CommandFailure>,
+    ) -> Result<(Value, Option<String>), CommandFailure> {
         let mut left = LONGEST_WAIT;
         let response = loop {
-            let Some(attempt) = request.try_clone() else { break self.exchange(request).await? };
-            let response = self.exchange(attempt).await?;
+            let response = self.exchange(request()?).await?;
             let Some(wait) = wait_asked_for(&response).filter(|wait| *wait <= left) else { break response };
             left = left.saturating_sub(wait);
             sleep(wait).await;

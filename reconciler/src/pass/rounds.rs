@@ -214,11 +214,13 @@ impl Pass<'_> {
         report.after = plan.numbers;
         report.exact = plan.exact;
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
+        // A lost drop is made anew first.
+        let by_pages = !plan.beyond.is_empty() && !header.facts.is_lost();
         let has_repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
         if self.request.dry_run || held_back.is_some() {
             ledger.planned(coupon, drop, &plan.items, &held_back.unwrap_or_default());
             ledger.unnamed(&plan.beyond, Outcome::Planned);
-        } else if !plan.beyond.is_empty() && !plan.pages_wait && !ledger.has_repaired_pages && round < ROUNDS {
+        } else if by_pages && !ledger.has_repaired_pages && round < ROUNDS {
             self.must_be_same_life().await?;
             self.repair_pages(header, &plan, ledger).await?;
             next.compare_again = true;

@@ -45,7 +45,6 @@ impl Planner<'_> {
             exact,
             left: self.promotable(),
             counter_waits: self.absent > 0 || !self.facts.tail_known,
-            pages_wait: self.facts.is_lost(),
             repairs,
             // While the gate is closed nobody is admitted, and comparing is what it waits for.
             over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,

@@ -193,8 +193,6 @@ pub struct Plan {
     /// Nothing may set the counter, nor what would follow from it: slots that nobody holds may be
     /// of people whose claims are on their way, or whose messages are unread.
     pub counter_waits: bool,
-    /// The repairs of single pages wait, too: a lost drop is made anew first.
-    pub pages_wait: bool,
     /// How many repairs count towards the repair limit.
     pub repairs: usize,
     /// More repairs than the limit: nothing may be changed until a person confirms.

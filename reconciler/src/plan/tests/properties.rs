@@ -71,7 +71,7 @@ fn repair_in_one_pass(world: &mut DropWorld) -> bool {
         if actionable(&plan).is_empty() {
             return true;
         }
-        if plan.beyond.is_empty() || plan.pages_wait || has_repaired_pages {
+        if plan.beyond.is_empty() || world.facts().is_lost() || has_repaired_pages {
             world.apply(&plan);
         } else {
             world.apply_pages(&plan);

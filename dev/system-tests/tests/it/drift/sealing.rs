@@ -6,8 +6,8 @@ use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, WorldStores, all_issued, assert_kept, eventually,
-    eventually_some, people,
+    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued, assert_kept,
+    eventually, eventually_some, people,
 };
 use serde_json::{Value, json};
 
@@ -180,15 +180,26 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
 
+fn two_days() -> Value {
+    let mut body = one_day();
+    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
+    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    body
+}
+
+/// By MySQL, from which a pass tells Redis.
+async fn open_next_day(world: &World) {
+    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+}
+
 /// A day that was sealed after Redis had been copied, and the copy that is back. Of three slots two
 /// were given out before the copy; of these one was revoked since, and the third was given out.
 async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), &format!("d-{once_per}")).await;
-    let (world, mut body) = (&fixture.world, one_day());
-    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
+    let (world, mut body) = (&fixture.world, two_days());
     body["schedule"]["closes"] = json!("23:59");
-    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
     body["once_per"] = json!(once_per);
     let (coupon, mut answers) = fixture.held_of(&body, 2).await;
     redis.stop().await.unwrap();
@@ -225,8 +236,7 @@ async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
 #[tokio::test]
 async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
     let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
-    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    fixture.world.sql.query(open).await;
+    open_next_day(&fixture.world).await;
     reopened(&fixture, &redis, &coupon).await;
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
@@ -272,9 +282,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
 async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_next_day() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-again").await;
-    let (world, mut body) = (&fixture.world, one_day());
-    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
-    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    let (world, mut body) = (&fixture.world, two_days());
     body["waiting_list"] = json!(1);
     let (coupon, answers) = fixture.held_of(&body, 3).await;
     let dave = "w-dave";
@@ -296,8 +304,7 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     })
     .await;
     until_sealed(&fixture, &coupon).await;
-    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
+    open_next_day(world).await;
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
     reopened(&fixture, &redis, &coupon).await;
@@ -309,10 +316,8 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
 async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_after_a_restart() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-won-again").await;
-    let (world, mut body) = (&fixture.world, one_day());
-    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
+    let (world, mut body) = (&fixture.world, two_days());
     body["schedule"]["closes"] = json!("23:59");
-    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
     let (coupon, answers) = fixture.held_of(&body, 2).await;
     let ann = answers[0].0.as_str();
     let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
@@ -321,8 +326,7 @@ async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_
     all_issued(world, coupon.drop, 2).await;
     assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
     until_sealed(&fixture, &coupon).await;
-    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
+    open_next_day(world).await;
     redis.kill().await.unwrap();
     reopened(&fixture, &redis, &coupon).await;
     assert_eq!(fixture.api.claim(coupon.id, ann).await, Answer::Already { drop, slot });
