@@ -21,7 +21,7 @@ use super::watch::report::{self, Health};
 use super::watch::traces;
 use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
-use super::write::{Written, write};
+use super::write::{ROW_LOCKED, Written, write, write_by_drop};
 
 /// Longest sleep of the loop, so that it sees a stop soon.
 const IDLE: Duration = Duration::from_millis(100);
@@ -37,6 +37,9 @@ const PREFETCH_POLL: Duration = Duration::from_millis(1);
 const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after that.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// After so many attempts that met a lock, two seconds each, whose rows are locked is left out.
+const LOCK_WAITS: u32 = 3;
 
 /// A batch with so many messages is large.
 const LARGE: usize = 64;
@@ -69,6 +72,8 @@ pub(crate) struct Worker {
     next_batch: NextBatch<Arc<Record>>,
     /// Most messages in one transaction now. Halved where MySQL takes too long.
     size: usize,
+    /// Attempts in a row in which another client of MySQL had rows locked.
+    lock_waits: u32,
     /// How long the first message of the next batch waits for others. Longer while batches are
     /// large, because rows cost less in large transactions.
     wait: Duration,
@@ -86,7 +91,7 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
     let BatchLimits { max: size, wait, .. } = setup.limits;
     let (next_batch, backoff) = (NextBatch::default(), Backoff::default());
-    let mut worker = Worker { setup, source, throttle, backoff, next_batch, size, wait, deadline: None };
+    let mut worker = Worker { setup, source, throttle, backoff, next_batch, size, lock_waits: 0, wait, deadline: None };
     let ended = worker.run();
     drop(watchdog);
     worker.source.close(lag, LEAVE);
@@ -183,9 +188,10 @@ impl Worker {
     /// One transaction. `None` where the deadline of a stop came first.
     fn attempt(&mut self, batch: Vec<Arc<Record>>) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
-        let (db, own) = (self.setup.db.clone(), batch.clone());
+        let (db, own, by_drop) = (self.setup.db.clone(), batch.clone(), self.lock_waits >= LOCK_WAITS);
         self.setup.runtime.spawn(async move {
-            result.send_replace(Some(Arc::new(write(&db, own).await)));
+            let written = if by_drop { write_by_drop(&db, own).await } else { write(&db, own).await };
+            result.send_replace(Some(Arc::new(written)));
         });
         self.source.group().set_in_flight(Some(InFlightBatch { batch, outcome: outcome.clone() }));
         let waited = self.prefetch(&outcome).and_then(|()| {
@@ -221,6 +227,9 @@ impl Worker {
         self.throttle.spend(part.len());
         self.source.group().written(part);
         self.setup.health.mysql(None);
+        if !written.refused.contains_key(ROW_LOCKED) {
+            self.lock_waits = 0;
+        }
         if self.backoff.end() {
             tracing::info!(rows = written.issued, again = written.again, "MySQL takes batches again");
         }
@@ -237,6 +246,7 @@ impl Worker {
         if self.backoff.is_due_for_log(Instant::now()) {
             tracing::warn!(%error, messages = size, "a batch could not be written; it is tried again until it is");
         }
+        self.lock_waits = if error.is_lock_wait() { self.lock_waits + 1 } else { 0 };
         if matches!(error, DbError::TimedOut { .. }) {
             // A slow MySQL would never finish a batch that is too large.
             self.size = (size / 2).max(1);

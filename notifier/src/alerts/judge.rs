@@ -298,8 +298,13 @@ impl Judge<'_> {
     }
 
     /// Whether this pass would have seen the drift if it were still there. One that failed may not
-    /// have come so far, and neither may a process that has just begun to watch the consumers.
+    /// have come so far, and neither may a process that has just begun to watch the consumers. A
+    /// drop that it sealed was verified, and no pass looks at it again.
     fn is_over(&self, alert: &Alert) -> bool {
+        let is_sealed = |drop| self.run.drops.iter().any(|report| report.drop_id == drop && report.sealed);
+        if alert.drop_id.is_some_and(is_sealed) {
+            return true;
+        }
         self.run.status != Status::Failed
             && match alert.drop_id {
                 Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop && was_compared(report)),

@@ -139,13 +139,12 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Carries out every repair in order; one answer for each item of the plan.
+    /// Carries out every repair in order, and adds what became of it to `attempts`, item by item.
     ///
     /// # Errors
     /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then
-    /// stands.
-    pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let mut attempts = Vec::with_capacity(plan.items.len());
+    /// stands, and is among the attempts.
+    pub async fn carry_out(&mut self, plan: &Plan, attempts: &mut Vec<RepairAttempt>) -> Result<(), ExecuteError> {
         let (mut count_is_wrong, mut moving) = (false, false);
         self.left = plan.left;
         // The people of repairs that are beyond those of the plan are not back yet.
@@ -163,24 +162,27 @@ impl<'a> Executor<'a> {
             }
             moving = moves;
             count_is_wrong |= comes_before || moves;
-            attempts.extend(self.run_of_a_kind(run).await?);
+            self.run_of_a_kind(run, attempts).await?;
         }
         if count_is_wrong {
             self.repair_count().await?;
         }
-        Ok(attempts)
+        Ok(())
     }
 
     /// Carries out the repairs of one page. The counter is set by [`Executor::end_pages`]: until
     /// then admission is closed to the drop.
-    pub async fn carry_out_page(&mut self, items: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    pub async fn carry_out_page(
+        &mut self,
+        items: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
         self.counts_later = true;
-        let mut attempts = Vec::with_capacity(items.len());
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
-            attempts.extend(self.run_of_a_kind(run).await?);
+            self.run_of_a_kind(run, attempts).await?;
         }
-        Ok(attempts)
+        Ok(())
     }
 
     /// Makes the counter add up after the last page, unless it waits.
@@ -189,30 +191,33 @@ impl<'a> Executor<'a> {
         self.repair_count().await.map(drop)
     }
 
-    async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    async fn run_of_a_kind(&mut self, run: &[Planned], attempts: &mut Vec<RepairAttempt>) -> Result<(), ExecuteError> {
         crash_point(Point::RepairBegun);
         let (began, traces) = (Instant::now(), self.traces_of(run).await);
-        let mut attempts = self.all_of(run, &traces).await?;
-        self.trace_repairs(run, &traces, &mut attempts, began.elapsed());
+        let mut own = Vec::with_capacity(run.len());
+        let ended = self.all_of(run, &traces, &mut own).await;
+        self.trace_repairs(run, &traces, &mut own, began.elapsed());
+        attempts.append(&mut own);
+        ended?;
         crash_point(Point::RepairDone);
-        Ok(attempts)
+        Ok(())
     }
 
     async fn all_of(
         &mut self,
         run: &[Planned],
         traces: &[Option<TraceContext>],
-    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        match &run[0].action {
-            Action::PutBack { .. } => self.put_back(run).await,
-            Action::Issue(_) => self.issue(run, traces).await,
-            Action::ToFront { .. } => self.bring_to_front(run).await,
-            Action::Promote { .. } => self.promote(run).await,
-            Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await,
-            Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await,
-            Action::Readmit { .. } => self.readmit(run).await,
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
+        let together = match &run[0].action {
+            Action::PutBack { .. } => self.put_back(run).await?,
+            Action::Issue(_) => self.issue(run, traces).await?,
+            Action::ToFront { .. } => self.bring_to_front(run).await?,
+            Action::Promote { .. } => self.promote(run).await?,
+            Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await?,
+            Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await?,
+            Action::Readmit { .. } => self.readmit(run).await?,
             _ => {
-                let mut attempts = Vec::with_capacity(run.len());
                 for item in run {
                     self.must_go_on()?;
                     // One that a store refuses keeps no other of the drop back.
@@ -221,9 +226,11 @@ impl<'a> Executor<'a> {
                         Ok(attempt) => attempt,
                     });
                 }
-                Ok(attempts)
+                return Ok(());
             }
-        }
+        };
+        attempts.extend(together);
+        Ok(())
     }
 
     async fn one(&self, item: &Planned) -> Result<RepairAttempt, ExecuteError> {

@@ -4,15 +4,24 @@ use std::collections::HashMap;
 
 use firstcome_shared::domain::{CouponId, DropId};
 
+use super::request::Obstacle;
 use crate::execute::RepairAttempt;
 use crate::plan::{Action, Beyond, Planned};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
 
-/// A drop of which a store holds what can't be read or is refused. The other store is whole, as far
-/// as is known, so nothing is lost; a person removes what does not belong there.
-pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: &str) -> Finding {
-    let kind = if why.starts_with("Redis") { Kind::CountMismatch } else { Kind::Unissued };
-    let detail = format!("the drop can't be examined or repaired, since a store holds what is none of ours: {why}");
+/// A drop of which a store holds what can't be read or is refused, or has rows locked. The other
+/// store is whole, as far as is known, so nothing is lost; a person removes what does not belong
+/// there, or ends who holds the lock.
+pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: &Obstacle) -> Finding {
+    let foreign =
+        |why| format!("the drop can't be examined or repaired, since a store holds what is none of ours: {why}");
+    let (kind, detail) = match why {
+        Obstacle::Foreign(why) if why.starts_with("Redis") => (Kind::CountMismatch, foreign(why)),
+        Obstacle::Foreign(why) => (Kind::Unissued, foreign(why)),
+        Obstacle::Locked(why) => {
+            (Kind::Unissued, format!("rows of the drop are locked by another client of MySQL: {why}"))
+        }
+    };
     let of_drop = Finding::general(kind, ActionKind::Report, detail);
     Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, ..of_drop }
 }
@@ -45,6 +54,8 @@ pub(super) struct FindingLedger {
     unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
     /// Repairs were carried out page by page.
     pub(super) has_repaired_pages: bool,
+    /// The last repairs were not compared again so far.
+    is_unconfirmed: bool,
 }
 
 /// Most findings of a drop that are named, each with its person. A million people may miss their
@@ -104,6 +115,7 @@ impl FindingLedger {
 
     /// Notes what became of a plan's items.
     pub(super) fn attempts(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], attempts: &[RepairAttempt]) {
+        self.is_unconfirmed |= !attempts.is_empty();
         for (item, attempt) in items.iter().zip(attempts) {
             let mut noted = finding(item, coupon, drop, Outcome::Applied);
             match attempt {
@@ -129,6 +141,7 @@ impl FindingLedger {
     /// needed. What live traffic has added since was not tried, so it has not failed: the next pass
     /// repairs it. With the gate closed only rows can be missing anew.
     pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], gate_closed: bool) {
+        self.is_unconfirmed = false;
         for item in items {
             let mut noted = finding(item, coupon, drop, Outcome::Failed);
             let comes_by_itself = matches!(item.kind, Kind::Unissued | Kind::FailedClaim | Kind::Unfilled);
@@ -164,6 +177,10 @@ impl FindingLedger {
             ..Finding::general(kind, action, format!("{number} more like these, which are not named one by one"))
         });
         self.order.extend(more);
+        if self.is_unconfirmed {
+            let applied = self.order.iter_mut().filter(|finding| finding.result == Outcome::Applied);
+            applied.for_each(|finding| add(&mut finding.detail, Some("the pass ended before it compared again")));
+        }
         self.order
     }
 }

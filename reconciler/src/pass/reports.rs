@@ -6,6 +6,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::findings::{self, FindingLedger};
+use super::request::Obstacle;
 use crate::plan::Plan;
 use crate::report::{DropReport, Numbers};
 
@@ -34,9 +35,9 @@ impl Reports {
         self.of_coupon.get(&coupon).into_iter().flatten().all(|at| self.drops[*at].1.is_whole())
     }
 
-    /// What is stored of this drop can't be read, or the stores refuse its repair.
-    pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: &str) {
-        tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, why, "a drop could not be worked on");
+    /// What is stored of this drop can't be read, or its repair is refused or held up.
+    pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: &Obstacle) {
+        tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, ?why, "a drop could not be worked on");
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;
         ledger.note(findings::unworkable(coupon.id, drop.id, why), None);

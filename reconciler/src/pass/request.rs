@@ -108,14 +108,27 @@ pub(super) enum Aborted {
     AnotherLife,
 }
 
+/// Why one drop can't be worked on, where the others can; with what the store said.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// A store holds what can't be read, or refuses a repair.
+    Foreign(String),
+    /// Another client of MySQL has its rows locked.
+    Locked(String),
+}
+
 impl Aborted {
-    /// What is wrong with what is stored of one drop, where the others can be worked on.
-    pub(super) fn of_one_drop(&self) -> Option<String> {
-        match self {
-            Self::Collect(error) => error.about_data(),
-            Self::Execute(error) => error.about_data(),
-            _ => None,
-        }
+    /// What is wrong with one drop, where the others can be worked on.
+    pub(super) fn of_one_drop(&self) -> Option<Obstacle> {
+        let (why, mysql) = match self {
+            Self::Collect(error) => (error.about_data()?, None),
+            Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error) if error.is_about_data() => {
+                (error.to_string(), Some(error))
+            }
+            Self::Execute(error) => (error.about_data()?, None),
+            _ => return None,
+        };
+        Some(if mysql.is_some_and(DbError::is_lock_wait) { Obstacle::Locked(why) } else { Obstacle::Foreign(why) })
     }
 }
 

@@ -69,15 +69,21 @@ impl Pass<'_> {
     pub(super) async fn compare_and_repair(&mut self, drops: Vec<(Coupon, Drop)>) -> Result<(), Aborted> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
+        let ended = self.all_portions(drops, &mut reports).await;
+        // Also of a pass that ends early: no later one finds what this one has repaired.
+        self.run.drops = reports.into_drops();
+        self.run.partial = ended.is_err() || !self.request.covers_everything();
+        ended
+    }
+
+    async fn all_portions(&mut self, drops: Vec<(Coupon, Drop)>, reports: &mut Reports) -> Result<(), Aborted> {
         let mut put_off = Vec::new();
         for portion in portions(drops, &self.context.unverified, &self.histories) {
-            put_off.extend(self.one_portion(portion, &mut reports).await?);
+            put_off.extend(self.one_portion(portion, reports).await?);
         }
         for coupon in put_off {
             self.open_verified(&[coupon], Patience::Waits).await?;
         }
-        self.run.drops = reports.into_drops();
-        self.run.partial = !self.request.covers_everything();
         Ok(())
     }
 
@@ -228,10 +234,12 @@ impl Pass<'_> {
             self.must_be_same_life().await?;
             let began = Instant::now();
             let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
-            let attempts = executor.carry_out(&plan).await?;
+            let mut attempts = Vec::with_capacity(plan.items.len());
+            let ended = executor.carry_out(&plan, &mut attempts).await;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);
             ledger.unnamed(&plan.beyond, Outcome::Failed);
+            ended?;
             next.compare_again = true;
         } else {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
@@ -298,8 +306,10 @@ impl Pass<'_> {
         ledger.begin_pages();
         while let Some(page) = pages.try_next().await? {
             let items = planner.repairs_of(&page);
-            let attempts = executor.carry_out_page(&items).await?;
+            let mut attempts = Vec::with_capacity(items.len());
+            let ended = executor.carry_out_page(&items, &mut attempts).await;
             ledger.attempts(coupon, header.drop_id(), &items, &attempts);
+            ended?;
         }
         // Somebody may have lost their slot while the pages were repaired.
         executor.end_pages(plan.counter_waits || planner.has_absent()).await?;

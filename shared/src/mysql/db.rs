@@ -76,7 +76,7 @@ impl DbError {
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
-        self.is_refusal() || matches!(self, Self::Query { source, .. } if unreadable(source))
+        self.is_refusal() || self.is_lock_wait() || matches!(self, Self::Query { source, .. } if unreadable(source))
     }
 }
 

@@ -36,6 +36,21 @@ pub(crate) struct Written {
     pub(crate) refused_traces: BTreeMap<(i32, i64), &'static str>,
 }
 
+impl Written {
+    fn add(&mut self, other: Self) {
+        self.issued += other.issued;
+        self.again += other.again;
+        self.revoked += other.revoked;
+        for (reason, count) in other.refused {
+            *self.refused.entry(reason).or_default() += count;
+        }
+        self.refused_traces.extend(other.refused_traces);
+    }
+}
+
+/// Why a message whose drop is locked became a dead letter.
+pub(crate) const ROW_LOCKED: &str = "row_locked";
+
 /// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error
 /// nothing is written, or everything is and MySQL's answer was lost; writing the batch again is
 /// right in both cases.
@@ -51,6 +66,37 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
         .await?;
     crash_point(Point::RowsCommitted);
     Ok(written)
+}
+
+/// [`write`], each drop in a transaction of its own. A drop of which another client of MySQL has
+/// rows locked keeps no other drop back: its messages become dead letters, and the reconciler
+/// issues them once it can.
+pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
+    let mut by_drop: BTreeMap<Option<DropId>, Vec<Arc<Record>>> = BTreeMap::new();
+    for record in batch {
+        by_drop.entry(record.claim.as_ref().ok().map(|claim| claim.drop_id)).or_default().push(record);
+    }
+    let mut done = Written::default();
+    for of_drop in by_drop.into_values() {
+        match write(db, of_drop.clone()).await {
+            Err(error) if error.is_lock_wait() => done.add(keep_locked(db, of_drop, error.to_string()).await?),
+            written => done.add(written?),
+        }
+    }
+    Ok(done)
+}
+
+async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<Written, DbError> {
+    let failed: Vec<FailedClaim> = batch.iter().map(|record| record.failed(ROW_LOCKED, &error)).collect();
+    db.run("keep what is locked", async move |conn| {
+        conn.transaction(async |conn| dead_letters::keep(conn, &failed).await).await
+    })
+    .await?;
+    let refused = BTreeMap::from([(ROW_LOCKED, batch.len() as u64)]);
+    let traced = batch.iter().filter(|record| record.trace.is_some_and(|trace| trace.sampled));
+    let place = |record: &Arc<Record>| (record.source.partition, record.source.offset);
+    let refused_traces = traced.map(|record| (place(record), ROW_LOCKED)).collect();
+    Ok(Written { refused, refused_traces, ..Written::default() })
 }
 
 async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits, key: &CodeKey) -> QueryResult<Written> {

@@ -37,7 +37,7 @@ pub struct FailedClaim {
     pub claimed_at: Option<DateTime<Utc>>,
     pub payload: Vec<u8>,
     /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
-    /// `unknown_drop`, `bad_data`.
+    /// `unknown_drop`, `bad_data`, `row_locked`.
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,

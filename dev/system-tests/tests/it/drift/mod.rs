@@ -13,6 +13,7 @@ pub(crate) mod gone_back;
 pub(crate) mod kinds;
 mod left;
 mod load;
+mod locked;
 mod lost;
 mod many;
 mod metrics;
