@@ -1,9 +1,11 @@
-//! A drop's broken promises, compared with its rows and its waiting list, page by page.
+//! A drop's broken promises, compared with its rows, its revocations and its waiting list, page by
+//! page.
 
 use std::collections::HashSet;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{OncePer, UserId};
+use firstcome_shared::mysql::revoked::Revocations;
 
 use super::error::CollectError;
 use super::snapshot::Promises;
@@ -24,9 +26,12 @@ pub(super) async fn of_drop(stores: &Stores, coupon: &Coupon, drop: &Drop) -> Re
         // Where one each is allowed, a row in another drop is the one that they may hold.
         let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
         let held: HashSet<&str> = rows.iter().filter(|r| counts(r.drop_id)).map(|r| r.user_id.as_str()).collect();
+        // Revoking closes promises, but not one that a pass listed in the same moment.
+        let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
+        let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
         let out = stores.redis.out_of_line(&keys, coupon.once_per, &people).await?;
         for ((user, slot), out) in page.into_iter().zip(out) {
-            if held.contains(user.as_str()) {
+            if held.contains(user.as_str()) || revoked.voids(&user, None) {
                 promises.kept.push(user);
                 continue;
             }

@@ -68,7 +68,7 @@ pub struct DropFacts {
 pub struct Promises {
     /// Those whose people have no row.
     pub open: u64,
-    /// People who have their row by now.
+    /// People who have their row by now, or whose claim is revoked: nothing is owed any more.
     pub kept: Vec<UserId>,
     /// Of the open ones: people who neither hold a slot nor stand at the head of the waiting list,
     /// with the slot that was promised.
@@ -234,7 +234,12 @@ impl SlotRange {
 
     /// Whether what a person holds in Redis is void.
     pub fn is_void(&self, slot: i64, user: &UserId) -> bool {
-        !self.revoked.is_empty() && self.revoked.voids(user, self.admitted_at_ms.get(&slot).copied())
+        self.voiding(slot, user).is_some()
+    }
+
+    /// The revocation by which it is.
+    pub fn voiding(&self, slot: i64, user: &UserId) -> Option<&Revocation> {
+        self.revoked.voiding(user, self.admitted_at_ms.get(&slot).copied())
     }
 
     /// Whether every slot given out has the same person in Redis and in MySQL, and there is nothing

@@ -105,7 +105,9 @@ async fn restore_history(
     }
     // A revocation unseals its drop, so there is nothing to forget or to add for a Redis that knows
     // of the last sealing. Who claimed again after theirs is rightly a claimant of that drop.
-    let is_older = coupon.once_per == OncePer::Coupon && history.opened > 1 && !saw_sealing;
+    // The next drop may open hours after this, so one that is sealed is enough.
+    let has_earlier = history.opened > 1 || history.last_sealing().is_some();
+    let is_older = coupon.once_per == OncePer::Coupon && has_earlier && !saw_sealing;
     if history.revocations > 0 {
         let compared: HashSet<i64> =
             drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.id.0).collect();

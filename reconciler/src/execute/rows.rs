@@ -281,7 +281,8 @@ pub(crate) async fn delete_resolved_dead_letters(db: &Db, kept: std::time::Durat
     Ok(())
 }
 
-/// Notes that broken promises are mended: their people have rows by now, in whatever way they came.
+/// Notes that broken promises are mended: their people have rows by now, in whatever way they came,
+/// or what they had is revoked.
 pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
     if !people.is_empty() {
         tracing::info!(drop_id = drop.0, people = people.len(), "broken promises are mended");

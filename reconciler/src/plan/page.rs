@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{OncePer, Slot, UserId};
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
-use crate::collect::snapshot::{RowFacts, SlotRange};
+use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::Kind;
 use crate::topic::InFlight;
 
@@ -173,9 +174,9 @@ impl Planner<'_> {
             if row_owner == Some(user) {
                 continue;
             }
-            if page.is_void(slot, user) {
-                // Found with its revocation, unless that is under way.
+            if let Some(revocation) = page.voiding(slot, user) {
                 self.people_without_row += 1;
+                self.revoked_elsewhere(slot, user, revocation);
                 continue;
             }
             match page.has_row.get(*user) {
@@ -197,6 +198,19 @@ impl Planner<'_> {
                 _ => self.without_row(page, sorted, slot, user),
             }
         }
+    }
+
+    /// What is revoked of this drop is found with its revocation, unless that is under way. But one
+    /// of another drop may void a claim in this one: its person claimed before Redis knew of it.
+    fn revoked_elsewhere(&mut self, slot: i64, user: &UserId, revocation: &Revocation) {
+        if revocation.drop_id == self.facts.drop.id.0 {
+            return;
+        }
+        let (user, revocation) = (user.clone(), revocation.clone());
+        let half = HalfRevoked { revocation, user, admitted: Some(slot), has_row: false, is_named: false };
+        let detail = format!("it is revoked with drop {}, and Redis still has it", half.revocation.drop_id);
+        let holder = half.user.clone();
+        self.push(Kind::RevokedAdmission, slot, Some(&holder), Action::Revoke(Box::new(half)), detail);
     }
 
     fn move_from(&mut self, page: &SlotRange, kind: Kind, (slot, user): (i64, &UserId), detail: String) {

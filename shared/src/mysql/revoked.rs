@@ -315,7 +315,12 @@ impl Revocations {
 
     /// Whether a claim that was admitted then (Unix milliseconds) is void.
     pub fn voids(&self, user: &UserId, admitted_at_ms: Option<i64>) -> bool {
-        self.0.get(user.as_str()).is_some_and(|all| all.iter().any(|one| one.voids(admitted_at_ms)))
+        self.voiding(user, admitted_at_ms).is_some()
+    }
+
+    /// The first that makes it void.
+    pub fn voiding(&self, user: &UserId, admitted_at_ms: Option<i64>) -> Option<&Revocation> {
+        self.0.get(user.as_str())?.iter().find(|one| one.voids(admitted_at_ms))
     }
 
     /// [`Revocations::voids`] with an instant.

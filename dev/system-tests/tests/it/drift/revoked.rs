@@ -145,3 +145,26 @@ async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_rev
     assert_whole(world, &coupon, 21, 20).await;
     clean_pass(world, &coupon).await;
 }
+
+/// A pass lists a promise as broken in the moment in which it is given back.
+#[tokio::test]
+async fn a_promise_that_was_given_back_does_not_stay_listed_as_broken() {
+    let fixture = Fixture::new("d-revoked-listed").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Listed", 5, 5).await;
+    let gave_back = answers[0].0.as_str();
+    fixture.api.give_back(coupon.id, gave_back).await.unwrap();
+    for user in [gave_back, "has-none-yet"] {
+        let values = format!("{}, '{user}', {}, 1, 'no slot was left for them', 'by hand'", coupon.drop, coupon.id);
+        let columns = "drop_id, user_id, coupon_id, slot, reason, run_id";
+        world.sql.query(&format!("INSERT INTO broken_promises ({columns}) VALUES ({values})")).await;
+    }
+    // One pass puts the other in line and gives them the free slot, the next sees their row.
+    world.once_with(&[], &[]).await;
+    world.once_with(&[], &[]).await;
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL").await, 0);
+    assert_eq!(fixture.api.me(coupon.id, "has-none-yet").await["status"], "issued");
+    banned(&fixture, &coupon, &[gave_back]).await;
+    assert_whole(world, &coupon, 5, 5).await;
+    clean_pass(world, &coupon).await;
+}

@@ -3,7 +3,7 @@
 
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
 use firstcome_drift::Drift;
-use firstcome_reconciler::report::{Kind, Status};
+use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued, assert_kept,
@@ -233,15 +233,34 @@ async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
     fixture.world.pass().await;
 }
 
+async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
+    for (user, answer) in answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn who_won_on_a_sealed_day_that_redis_forgot_long_before_the_next_does_not_win_on_it() {
+    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
+    reopened(&fixture, &redis, &coupon).await;
+    open_next_day(&fixture.world).await;
+    fixture.world.pass().await;
+    assert_still_theirs(&fixture, &coupon, &answers).await;
+    let late = eventually_some("the API knows that the next day is open", LIMIT, async || {
+        fixture.api.claim(coupon.id, "u-late").await.promised().ok_or("not yet")
+    })
+    .await;
+    assert!(late.0 != coupon.drop && late.1 == 1, "{late:?}");
+    assert_still_theirs(&fixture, &coupon, &answers).await;
+}
+
 #[tokio::test]
 async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
     let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
     open_next_day(&fixture.world).await;
     reopened(&fixture, &redis, &coupon).await;
-    for (user, answer) in &answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
-    }
+    assert_still_theirs(&fixture, &coupon, &answers).await;
     // Nor is one who may claim again kept from it by what Redis knew.
     for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
         let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
@@ -330,4 +349,33 @@ async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_
     redis.kill().await.unwrap();
     reopened(&fixture, &redis, &coupon).await;
     assert_eq!(fixture.api.claim(coupon.id, ann).await, Answer::Already { drop, slot });
+}
+
+/// An API that died after its first step: who waited on one day gave the place back, and claimed on
+/// the next before Redis was told.
+#[tokio::test]
+async fn a_claim_that_a_revocation_of_another_day_voids_is_taken_back_and_its_slot_is_free() {
+    let fixture = Fixture::new("d-void-elsewhere").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held_of(&two_days(), 1).await;
+    let first = world.sql.number("SELECT MIN(id) FROM drops").await;
+    until_sealed(&fixture, &coupon).await;
+    open_next_day(world).await;
+    world.pass().await;
+    let (drop, slot) = eventually_some("the API knows that the next day is open", LIMIT, async || {
+        fixture.api.claim(coupon.id, "w-gone").await.promised().ok_or("not yet")
+    })
+    .await;
+    all_issued(world, drop, 1).await;
+    world.sql.query("DELETE FROM issued_coupons WHERE user_id = 'w-gone'").await;
+    let values = format!("{}, {first}, 'w-gone', 'given back', 'w-gone', 0", coupon.id);
+    let columns = "coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
+    world.sql.query(&format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})")).await;
+    let run = world.pass().await;
+    let found: Vec<_> = run.all_findings().map(|f| (f.kind, f.slot, f.result)).collect();
+    assert_eq!(found, [(Kind::RevokedAdmission, Some(i64::from(slot)), Outcome::Applied)], "{run:#?}");
+    assert!(fixture.api.claim(coupon.id, "w-gone").await.is("revoked"));
+    assert_eq!(fixture.api.claim(coupon.id, "w-next").await.promised(), Some((drop, slot)));
+    all_issued(world, drop, 1).await;
+    assert_eq!(world.pass().await.status, Status::Clean);
 }
