@@ -7,6 +7,7 @@ use redis::{RedisError, Value};
 
 use super::Redis;
 use super::client::Script;
+use super::gate::seen_revision;
 use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -181,10 +182,11 @@ impl Redis {
     }
 }
 
-/// `REVISION:PEOPLE`
+/// `REVISION:PEOPLE`. A longer revision, put there by hand, counts as none: the coupon's next one
+/// is above it, and the scripts could not compare that.
 fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
-    Some(AllowList { revision: revision.parse().ok()?, people: people.parse().ok()? })
+    Some(AllowList { revision: seen_revision(revision)?, people: people.parse().ok()? })
 }
 
 fn read(value: Option<&Value>) -> Option<AllowList> {

@@ -319,7 +319,7 @@ impl Redis {
             fences.extend(found.chunks(3).map(|three| CouponFence {
                 generation: text(three.first()).map(Generation),
                 verified: text(three.get(1)).map(Epoch),
-                revision: text(three.get(2)).map_or(0, |text| read_revision(&text)),
+                revision: text(three.get(2)).and_then(|text| seen_revision(&text)).unwrap_or(0),
             }));
         }
         Ok(fences)
@@ -380,7 +380,7 @@ impl Redis {
 
     /// The highest revision of the coupon whose settings were written here; 0 where none is known.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        Ok(self.text(&keys::revision(&self.prefix, coupon)).await?.map_or(0, |text| read_revision(&text)))
+        Ok(self.text(&keys::revision(&self.prefix, coupon)).await?.and_then(|text| seen_revision(&text)).unwrap_or(0))
     }
 }
 
@@ -393,7 +393,8 @@ async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<Str
     }
 }
 
-/// As the scripts read it; Rust's own parser takes a sign too. Anything else counts as never seen.
-fn read_revision(text: &str) -> u64 {
-    if text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().unwrap_or(0) } else { 0 }
+/// As the scripts read it; Rust's own parser takes a sign too.
+pub(super) fn seen_revision(text: &str) -> Option<u64> {
+    let is_one = text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_one)
 }

@@ -93,6 +93,13 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
         ask::<firstcome_shared::redis::Value>(&server, &spoil).await;
         assert_eq!(claim(&mut world, "xba").await, "[Unverified, Unverified, Already(DropId(3), 1)]", "{spoil:?}");
     }
+    // Nor does a revision that no coupon can have keep a list out, or become a coupon's.
+    ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
+    assert_eq!(world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(), 0);
+    let added = users(&["c"]);
+    let change = world.redis.change_allow_list(CouponId(1), 5, list(6, 3), OnList::Add, &added);
+    assert_eq!(change.await.unwrap(), ListFollowed::Other);
+    assert_eq!(write(&world.redis, 1, 5, &["a", "b"]).await, ListReplaced::Yes);
     only_for(&server, &world, "friends").await;
     assert_eq!(claim(&mut world, "b").await, "[Unverified]", "a rule that is none of ours");
     // An empty list is a list.

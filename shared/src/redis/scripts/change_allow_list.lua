@@ -5,9 +5,10 @@
 -- Reply ok | known (the list here has this change already) | other (it is another list than the one before, or not whole:
 -- it must be written anew). `ok` alone changes anything, unless the size does not come out: then `other`, and admission
 -- sees that, too.
--- What no program of ours wrote there counts as no list, whatever its type.
+-- What no program of ours wrote there counts as no list, whatever its type or length.
 local text = redis.pcall('GET', KEYS[2])
 local revision, size = string.match(type(text) == 'string' and text or '', '^(%d+):(%d+)$')
+if revision and #revision > 15 then revision, size = nil, nil end
 revision, size = tonumber(revision or '') or 0, tonumber(size or '') or 0
 local now = redis.pcall('SCARD', KEYS[1])
 if now == size and revision >= tonumber(ARGV[2]) then return 'known' end

@@ -3,10 +3,10 @@
 -- KEYS  1 allowed  2 allow_list  3 the new list  4 name for the old one
 -- ARGV  1 revision of the new list  2 people on it
 -- Reply ok | outdated | incomplete (what was gathered is not all: Redis was emptied meanwhile, say). Only `ok` changes anything.
--- What no program of ours wrote there counts as no list, whatever its type.
+-- What no program of ours wrote there counts as no list, whatever its type or length.
 local text = redis.pcall('GET', KEYS[2])
 local seen = string.match(type(text) == 'string' and text or '', '^(%d+):%d+$')
-if tonumber(seen or '') and tonumber(seen) > tonumber(ARGV[1]) then
+if seen and #seen <= 15 and tonumber(seen) > tonumber(ARGV[1]) then
     redis.call('UNLINK', KEYS[3])
     return 'outdated'
 end
