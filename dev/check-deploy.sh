@@ -71,6 +71,8 @@ def compose():
             if not source.startswith((".", "/")) and source not in volumes:
                 problems.append(f"{where} uses the volume {source}, which is not declared")
         if service.get("image") == "firstcome":
+            if service["command"][0] == "firstcome-reconciler" and "/tmp" not in service.get("tmpfs", []):
+                problems.append(f"{where} can write no file: it keeps a long unread tail of the topic in /tmp")
             check(where, service["command"], service.get("environment") or {})
 
 
@@ -112,6 +114,10 @@ def kubernetes():
             )
             if not restricted:
                 problems.append(f"{where}: its security context is not restricted")
+            mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts") or []}
+            kept = {volume["name"] for volume in pod.get("volumes") or [] if "emptyDir" in volume}
+            if container["args"][0] == "firstcome-reconciler" and mounts.get("/tmp") not in kept:
+                problems.append(f"{where}: it can write no file: it keeps a long unread tail of the topic in /tmp")
             if "memory" not in container["resources"]["limits"]:
                 problems.append(f"{where}: its memory has no limit")
     for kind, keys in data.items():

@@ -11,7 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
-use crate::topic::TopicReader;
+use crate::topic::{TopicReader, warn_unless_writable};
 
 /// Connections to every store. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +33,7 @@ impl Stores {
 
 /// Waits for the stores and refuses settings that lose promises.
 pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -> anyhow::Result<()> {
+    warn_unless_writable();
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));
     let mysql = format!("MySQL at {}", stores.db_settings.url.host_and_port());
     wait_for(&mysql, limit, stop, away, async || stores.db.ping().await).await?;

@@ -8,4 +8,4 @@ mod tail;
 pub use messages::{PersonMessage, PersonMessages};
 pub use reader::{Tail, TopicReader, Unread};
 pub use tail::InFlight;
-pub(crate) use tail::{Extent, Messages};
+pub(crate) use tail::{Extent, Messages, warn_unless_writable};

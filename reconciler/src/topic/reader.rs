@@ -168,7 +168,7 @@ impl TopicReader {
             },
         );
         consumer.unassign()?;
-        kept.with_context(|| format!("{} cannot take what memory has no room for", std::env::temp_dir().display()))?;
+        kept.with_context(|| format!("{} (TMPDIR) has no room for the messages", std::env::temp_dir().display()))?;
         tail.messages = Arc::new(writer.finish());
         match read? {
             0 => Ok(tail),

@@ -147,6 +147,15 @@ fn unnamed() -> io::Result<File> {
     Ok(file)
 }
 
+/// Says at start where a long tail could not be kept: it comes when consumers stand still, and
+/// then every pass would fail.
+pub(crate) fn warn_unless_writable() {
+    if let Err(error) = unnamed() {
+        let folder = std::env::temp_dir();
+        tracing::warn!(%error, folder = %folder.display(), "no file can be written: set TMPDIR to a folder with room");
+    }
+}
+
 impl Messages {
     /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred of each slot,
     /// `most` in all.

@@ -155,7 +155,8 @@ pub async fn ensure_topic(
     // Whatever the brokers' own defaults are.
     let topic = NewTopic::new(&settings.topic, partitions, TopicReplication::Fixed(replication))
         .set("min.insync.replicas", &in_sync)
-        .set("cleanup.policy", "delete");
+        .set("cleanup.policy", "delete")
+        .set("compression.type", "producer");
     let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
     let results = admin.create_topics([&topic], &options).await.map_err(|e| settings.unreachable(e.to_string()))?;
     match results.into_iter().next() {
