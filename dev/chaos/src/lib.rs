@@ -24,6 +24,7 @@ pub mod expect;
 pub mod fault;
 pub mod inject;
 pub mod operators;
+mod place;
 mod replica;
 pub mod report;
 pub mod resources;

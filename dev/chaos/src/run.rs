@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::clients::Clients;
 use crate::evidence::{Answered, Evidence, TriedFault};
 use crate::fault::Fault;
-use crate::inject::{Effect, ODD_PEOPLE, inject};
+use crate::inject::{Effect, ODD_PEOPLE, inject, remove_what_came_back};
 use crate::operators::Operators;
 use crate::schedule::{FaultSchedule, Timed};
 use crate::system::SystemUnderTest;
@@ -177,6 +177,7 @@ async fn until_healed_and_exact(
         let faults = futures_util::future::try_join_all(schedule.faults.iter().map(|timed| at_its_time(system, timed)));
         let (hits, ()) = tokio::join!(faults, operators.until_people_came());
         system.heal().await?;
+        remove_what_came_back(system).await?;
         operators.stop().await;
         anyhow::Ok((hits?, Instant::now()))
     };

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::clusters::ClusteredServers;
 use crate::fault::Fault;
+use crate::place::Place;
 use crate::replica::{Replica, follow};
 use crate::schedule::{FaultSchedule, Timed};
 use crate::servers::ProxiedServers;
@@ -34,6 +35,8 @@ pub struct SystemUnderTest {
     written_before: u64,
     /// What was seen to be wrong while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
+    /// Garbage that a fault has put somewhere, with the last finding before it.
+    garbage: Mutex<Vec<(u64, Place)>>,
 }
 
 /// Of the processes of every schedule: passes every second, and no waiting that a schedule need not
@@ -64,6 +67,7 @@ impl SystemUnderTest {
             coupons: Vec::new(),
             written_before: 0,
             wrong: Mutex::default(),
+            garbage: Mutex::default(),
         };
         system.coupons = tokio::select! {
             opened = system.open(schedule) => opened?,
@@ -144,6 +148,14 @@ impl SystemUnderTest {
     /// Notes something that must not be.
     pub(crate) fn object(&self, what: String) {
         self.wrong.lock().insert(what);
+    }
+
+    pub(crate) fn note_garbage(&self, places: impl Iterator<Item = (u64, Place)>) {
+        self.garbage.lock().extend(places);
+    }
+
+    pub(crate) fn put_garbage(&self) -> Vec<(u64, Place)> {
+        self.garbage.lock().clone()
     }
 
     pub(crate) fn objections(&self) -> Vec<String> {

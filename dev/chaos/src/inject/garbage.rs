@@ -8,6 +8,7 @@ use firstcome_testkit::{MadeCoupon, PrefixedKeys};
 
 use super::effect::Effect;
 use crate::fault::{DropKey, Junk};
+use crate::place::Place;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
@@ -38,7 +39,18 @@ pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result
         Junk::Messages => found.messages().await,
         Junk::DeadLetters => found.dead_letters().await,
     };
+    found.note(&places);
     found.until_gone(&places, ms).await
+}
+
+/// What another fault has brought back, since a person removed it: a server that was some seconds
+/// behind when it took over, say. The person removes it again.
+pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
+    let Some(coupon) = system.coupons().first() else { return Ok(()) };
+    for (finding, place) in system.put_garbage() {
+        Found { system, coupon, finding, put: true }.until_gone(&[place], 0).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) -> Result<Effect> {
@@ -54,27 +66,9 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
     found.redis(&[b"DEL", name.as_bytes()]).await;
     found.redis(&[command.as_bytes(), name.as_bytes(), b"junk"]).await;
     let kind = if key == DropKey::Count { "list" } else { "string" };
-    found.until_gone(&[Place::Type { name, kind }], ms).await
-}
-
-/// Where garbage is.
-enum Place {
-    /// A member of a sorted set.
-    Member {
-        key: String,
-        name: Vec<u8>,
-    },
-    /// A member on a score that is no slot.
-    Score {
-        key: String,
-        name: &'static str,
-    },
-    Type {
-        name: String,
-        kind: &'static str,
-    },
-    /// Dead letters of which this holds.
-    DeadLetters(String),
+    let places = [Place::Type { name, kind }];
+    found.note(&places);
+    found.until_gone(&places, ms).await
 }
 
 /// One person's garbage, and what is known about it.
@@ -90,6 +84,10 @@ impl<'a> Found<'a> {
     async fn new(system: &'a SystemUnderTest, coupon: &'a MadeCoupon) -> Self {
         let finding = number(system, "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings").await.unwrap_or(0);
         Self { system, coupon, finding, put: false }
+    }
+
+    fn note(&self, places: &[Place]) {
+        self.system.note_garbage(places.iter().map(|place| (self.finding, place.clone())));
     }
 
     /// A command to the master. One that failed may have run all the same.

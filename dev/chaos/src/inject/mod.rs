@@ -7,7 +7,7 @@ mod mysql;
 mod redis;
 
 pub use effect::Effect;
-pub(crate) use garbage::ODD_PEOPLE;
+pub(crate) use garbage::{ODD_PEOPLE, remove_what_came_back};
 
 use std::time::{Duration, Instant};
 
