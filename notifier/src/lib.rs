@@ -51,9 +51,6 @@ pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
 pub use test_email::test_email;
 pub use webhooks::{AlertmanagerStanding, RefusedList, WebhookArgs, test_webhook};
 
-/// The word of an outage in docs/OPERATIONS.md.
-const MYSQL: &str = "mysql_unreachable";
-
 /// Name in `reconciler_state` of when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
 
@@ -160,48 +157,6 @@ impl Notifier {
         self.can_record(now).await?;
         self.wake();
         Ok(())
-    }
-
-    /// The one mail that does not go through the outbox, since that is in MySQL, which can't be
-    /// used, or refuses what a pass would record.
-    fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
-        if !self.outage.note_failure(is_away, now, self.settings.policy) {
-            return;
-        }
-        let links = &self.settings.links;
-        let mail =
-            if is_away { render::database_gone(reason, now, links) } else { render::cannot_record(reason, now, links) };
-        let mail = match mail {
-            Ok(mail) => mail,
-            Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
-        };
-        let since = self.outage.mailed_since().unwrap_or(now);
-        let event = WebhookEvent::of_notice(EventKind::Drift, MYSQL, since, now, &mail);
-        let relays = self.relays.clone();
-        tokio::spawn(async move {
-            join_all(relays.iter().map(|relay| relay.post_directly(&event, now))).await;
-        });
-        self.wake();
-        let Some(sender) = self.sender.clone() else { return };
-        let settings = self.settings.clone();
-        tokio::spawn(async move {
-            for to in &settings.recipients {
-                if let Err(error) = sender.send_directly(&mail, to, &settings.domain, now).await {
-                    tracing::error!(
-                        error = format!("{error:#}"),
-                        to,
-                        "the mail that nothing can be recorded could not be sent"
-                    );
-                }
-            }
-        });
-    }
-
-    async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(outage) = self.outage.note_success() else { return Ok(()) };
-        let mail = render::can_record(outage.was_away, outage.since, now, &self.settings.links)?;
-        let event = WebhookEvent::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
-        Ok(record::enqueue(&self.db, mail, event, self.settings.clone(), now).await?)
     }
 
     /// Earlier runs first, whose repairs could not be recorded while MySQL was away.

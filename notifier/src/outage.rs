@@ -4,46 +4,153 @@
 use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use crate::alerts::{MailPolicy, is_repair};
 use crate::clock::elapsed;
 use crate::report::Run;
+use crate::webhooks::{EventKind, WebhookEvent};
+use crate::{Notifier, record, render};
 
-/// Since when nothing can be recorded, and when that was last mailed.
+/// The word of an outage in docs/OPERATIONS.md.
+const MYSQL: &str = "mysql_unreachable";
+
+/// Since when nothing can be recorded, and who has heard of it.
 #[derive(Debug, Default)]
 pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Outage {
     pub(super) since: DateTime<Utc>,
-    mailed: Option<DateTime<Utc>>,
     /// MySQL did not answer, at least once.
     pub(super) was_away: bool,
+    /// When it was last time for a notice.
+    noticed: Option<DateTime<Utc>>,
+    /// Mails of that notice that no mail server has taken yet.
+    unsent: Vec<DirectMail>,
+    /// Mails that were sent or are being sent.
+    handed_out: usize,
+}
+
+/// A mail past the outbox to one recipient. Each attempt has the same id, since a server may have
+/// taken the mail without saying so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DirectMail {
+    pub(super) to: String,
+    pub(super) id: Uuid,
+}
+
+/// What a failure asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Notice {
+    pub(super) since: DateTime<Utc>,
+    /// It is time for a new notice: programs hear of it too.
+    pub(super) is_new: bool,
+    /// Those that wait, of this notice or an earlier attempt of it.
+    pub(super) mails: Vec<DirectMail>,
 }
 
 impl OutageNotifier {
-    /// Notes a failure. Whether it is to be mailed.
-    pub(super) fn note_failure(&self, is_away: bool, now: DateTime<Utc>, policy: MailPolicy) -> bool {
+    /// Notes a failure. What is to be sent now.
+    pub(super) fn note_failure(
+        &self,
+        is_away: bool,
+        now: DateTime<Utc>,
+        policy: MailPolicy,
+        recipients: &[String],
+    ) -> Option<Notice> {
         let mut state = self.0.lock();
-        let outage = state.get_or_insert(Outage { since: now, mailed: None, was_away: false });
+        let outage = state.get_or_insert_with(|| Outage::begun(now));
         outage.was_away |= is_away;
-        let is_due = elapsed(outage.since, now) >= policy.patience
-            && outage.mailed.is_none_or(|at| elapsed(at, now) >= policy.cooldown);
-        if is_due {
-            outage.mailed = Some(now);
+        let is_new = elapsed(outage.since, now) >= policy.patience
+            && outage.noticed.is_none_or(|at| elapsed(at, now) >= policy.cooldown);
+        if is_new {
+            outage.noticed = Some(now);
+            outage.unsent = recipients.iter().map(|to| DirectMail { to: to.clone(), id: Uuid::now_v7() }).collect();
         }
-        is_due
+        let mails = std::mem::take(&mut outage.unsent);
+        outage.handed_out += mails.len();
+        (is_new || !mails.is_empty()).then_some(Notice { since: outage.since, is_new, mails })
     }
 
-    /// Since when nothing can be recorded, if that was mailed.
-    pub(super) fn mailed_since(&self) -> Option<DateTime<Utc>> {
-        self.0.lock().as_ref().filter(|outage| outage.mailed.is_some()).map(|outage| outage.since)
+    /// A mail that could not be sent waits for the next failure, unless it can never be sent or the
+    /// outage is over.
+    pub(super) fn not_sent(&self, since: DateTime<Utc>, mail: DirectMail, is_final: bool) {
+        let mut state = self.0.lock();
+        let Some(outage) = state.as_mut().filter(|outage| outage.since == since) else { return };
+        outage.handed_out -= 1;
+        // A newer notice has another mail for them.
+        if !is_final && outage.unsent.iter().all(|other| other.to != mail.to) {
+            outage.unsent.push(mail);
+        }
     }
 
-    /// Notes a success. The outage that it ends, if that was mailed.
+    /// Since when nothing can be recorded, if it was time for a notice.
+    pub(super) fn noticed_since(&self) -> Option<DateTime<Utc>> {
+        self.0.lock().as_ref().filter(|outage| outage.noticed.is_some()).map(|outage| outage.since)
+    }
+
+    /// Notes a success. The outage that it ends, if it was time for a notice.
     pub(super) fn note_success(&self) -> Option<Outage> {
-        self.0.lock().take().filter(|outage| outage.mailed.is_some())
+        self.0.lock().take().filter(|outage| outage.noticed.is_some())
+    }
+}
+
+impl Outage {
+    fn begun(since: DateTime<Utc>) -> Self {
+        Self { since, was_away: false, noticed: None, unsent: Vec::new(), handed_out: 0 }
+    }
+
+    /// Whether anybody has a mail about it, or may have one soon.
+    pub(super) fn is_mailed(&self) -> bool {
+        self.handed_out > 0
+    }
+}
+
+impl Notifier {
+    /// The one mail that does not go through the outbox, since that is in MySQL, which can't be
+    /// used, or refuses what a pass would record.
+    pub(super) fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
+        // Without a mail server nobody hears of it.
+        let recipients = self.sender.as_ref().map_or(&[][..], |_| &self.settings.recipients);
+        let Some(notice) = self.outage.note_failure(is_away, now, self.settings.policy, recipients) else { return };
+        let links = &self.settings.links;
+        let mail =
+            if is_away { render::database_gone(reason, now, links) } else { render::cannot_record(reason, now, links) };
+        let mail = match mail {
+            Ok(mail) => mail,
+            Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
+        };
+        if notice.is_new {
+            let event = WebhookEvent::of_notice(EventKind::Drift, MYSQL, notice.since, now, &mail);
+            let relays = self.relays.clone();
+            tokio::spawn(async move {
+                join_all(relays.iter().map(|relay| relay.post_directly(&event, now))).await;
+            });
+            self.wake();
+        }
+        let Some(sender) = self.sender.clone() else { return };
+        let (outage, domain) = (self.outage.clone(), self.settings.domain.clone());
+        tokio::spawn(async move {
+            for one in notice.mails {
+                let id = format!("{}@{domain}", one.id);
+                if let Err(failure) = sender.send_directly(&mail, &one.to, &id, now).await {
+                    let (error, to) = (failure.reason, &one.to);
+                    tracing::error!(error, to, "the mail that nothing can be recorded could not be sent");
+                    outage.not_sent(notice.since, one, failure.is_final);
+                }
+            }
+        });
+    }
+
+    pub(super) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let Some(outage) = self.outage.note_success() else { return Ok(()) };
+        let mail = render::can_record(outage.was_away, outage.since, now, &self.settings.links)?;
+        let event = WebhookEvent::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
+        let mail = outage.is_mailed().then_some(mail);
+        Ok(record::enqueue(&self.db, mail, event, self.settings.clone(), now).await?)
     }
 }
 
@@ -105,21 +212,63 @@ impl AdmissionWatch {
 mod tests {
     use super::*;
 
+    const COOLDOWN: i64 = 4 * 3_600;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn failed(outage: &OutageNotifier, seconds: i64) -> Option<Notice> {
+        let policy = MailPolicy { cooldown: TimeDelta::seconds(COOLDOWN), patience: TimeDelta::seconds(60) };
+        outage.note_failure(true, at(seconds), policy, &["a".to_owned(), "b".to_owned()])
+    }
+
     #[test]
     fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
-        let policy = MailPolicy { cooldown: TimeDelta::hours(4), patience: TimeDelta::seconds(60) };
         let outage = OutageNotifier::default();
-        let failed = |at| outage.note_failure(true, at, policy);
-        let over = || outage.note_success().map(|outage| outage.since);
-        let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let at = |seconds| start + TimeDelta::seconds(seconds);
-        assert!(!failed(at(0)) && !failed(at(30)));
+        let failed = |seconds| failed(&outage, seconds).map(|notice| (notice.is_new, notice.mails.len()));
+        let over = || outage.note_success().map(|outage| (outage.since, outage.is_mailed()));
+        assert_eq!((failed(0), failed(30)), (None, None));
         assert_eq!(over(), None);
-        assert!(!failed(at(100)));
-        assert!(failed(at(160)));
-        assert!(!failed(at(161)));
-        assert!(failed(at(160 + 4 * 3_600)));
-        assert_eq!(over(), Some(at(100)));
+        assert_eq!(failed(100), None);
+        assert_eq!(failed(160), Some((true, 2)));
+        assert_eq!(failed(161), None);
+        assert_eq!(failed(160 + COOLDOWN), Some((true, 2)));
+        assert_eq!(over(), Some((at(100), true)));
         assert_eq!(over(), None);
+    }
+
+    #[test]
+    fn who_has_not_got_the_mail_gets_it_at_a_later_failure_under_the_same_id() {
+        let outage = OutageNotifier::default();
+        failed(&outage, 0);
+        let first = failed(&outage, 60).unwrap();
+        assert_eq!(failed(&outage, 70), None, "it is being sent");
+        outage.not_sent(first.since, first.mails[1].clone(), false);
+        let second = failed(&outage, 80).unwrap();
+        assert_eq!((second.is_new, &second.mails[..]), (false, &first.mails[1..]));
+        outage.not_sent(first.since, first.mails[1].clone(), true);
+        assert_eq!(failed(&outage, 90), None, "refused for good");
+        assert!(outage.note_success().unwrap().is_mailed(), "the other has it");
+    }
+
+    #[test]
+    fn an_outage_that_nobody_could_be_mailed_about_is_not_mailed() {
+        let outage = OutageNotifier::default();
+        failed(&outage, 0);
+        let notice = failed(&outage, 60).unwrap();
+        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false));
+        assert!(!outage.note_success().unwrap().is_mailed());
+    }
+
+    #[test]
+    fn a_mail_about_an_outage_that_is_over_waits_for_no_other() {
+        let outage = OutageNotifier::default();
+        failed(&outage, 0);
+        let notice = failed(&outage, 60).unwrap();
+        assert!(outage.note_success().unwrap().is_mailed(), "they may get it yet");
+        assert_eq!(failed(&outage, 100), None);
+        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false));
+        assert_eq!(failed(&outage, 110), None);
     }
 }

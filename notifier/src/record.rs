@@ -56,10 +56,10 @@ pub(super) async fn record_pass(
     .await
 }
 
-/// Enqueues a mail that belongs to no pass.
+/// Enqueues an event that belongs to no pass, and its mail.
 pub(super) async fn enqueue(
     db: &Db,
-    mail: Rendered,
+    mail: Option<Rendered>,
     event: WebhookEvent,
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
@@ -67,7 +67,8 @@ pub(super) async fn enqueue(
     db.run("enqueue mail", async move |conn| {
         conn.transaction(async |conn| {
             settings.subscriptions.enqueue(conn, std::slice::from_ref(&event), now).await?;
-            put_in_outbox(conn, &mail, None, None, &settings, now).await.map(drop)
+            let Some(mail) = &mail else { return Ok(()) };
+            put_in_outbox(conn, mail, None, None, &settings, now).await.map(drop)
         })
         .await
     })

@@ -12,7 +12,6 @@ use lettre::Message;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use super::args::Sending;
 use super::clock::Clock;
@@ -59,24 +58,20 @@ impl Sender {
         &self,
         mail: &Rendered,
         to: &str,
-        domain: &str,
+        message_id: &str,
         now: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
-        let to = to.parse()?;
-        let message_id = format!("{}@{domain}", Uuid::now_v7());
+    ) -> Result<(), DeliveryFailure> {
         let envelope = Envelope {
             from: &self.from,
-            to: &to,
+            to: &mailbox(to)?,
             subject: &mail.subject,
-            message_id: &message_id,
+            message_id,
             thread: None,
             date: now,
             text: &mail.text,
             html: &mail.html,
         };
-        let raw = envelope.message()?.formatted();
-        let server = &self.sending.server;
-        server.deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {}).await?;
+        self.deliver(&envelope).await?;
         metrics::counter!("firstcome_mails_total", "result" => "sent").increment(1);
         Ok(())
     }
@@ -110,12 +105,9 @@ impl Sender {
     }
 
     async fn hand_over(&self, mail: &LeasedMail) -> Result<(), DeliveryFailure> {
-        let failure = |is_final, reason| DeliveryFailure { is_final, reason, retry_after: None };
-        let unusable = |error: anyhow::Error| failure(true, format!("{error:#}"));
-        let to: Mailbox = mail.recipient.parse().map_err(|_| unusable(anyhow::anyhow!("not an address")))?;
         let envelope = Envelope {
             from: &self.from,
-            to: &to,
+            to: &mailbox(&mail.recipient)?,
             subject: &mail.subject,
             message_id: &mail.message_id,
             thread: mail.thread_refs.as_deref(),
@@ -123,13 +115,25 @@ impl Sender {
             text: &mail.body_text,
             html: &mail.body_html,
         };
-        let raw = envelope.message().map_err(unusable)?.formatted();
-        self.sending
-            .server
-            .deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {})
+        self.deliver(&envelope).await
+    }
+
+    async fn deliver(&self, envelope: &Envelope<'_>) -> Result<(), DeliveryFailure> {
+        let raw = envelope.message().map_err(|error| failure(true, format!("{error:#}")))?.formatted();
+        let server = &self.sending.server;
+        server
+            .deliver(self.sending.limit, &self.from.email, &envelope.to.email, &raw, &mut |_| {})
             .await
             .map_err(|error: SendError| failure(error.is_final(), error.to_string()))
     }
+}
+
+fn mailbox(address: &str) -> Result<Mailbox, DeliveryFailure> {
+    address.parse().map_err(|_| failure(true, "not an address".to_owned()))
+}
+
+fn failure(is_final: bool, reason: String) -> DeliveryFailure {
+    DeliveryFailure { is_final, reason, retry_after: None }
 }
 
 fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {

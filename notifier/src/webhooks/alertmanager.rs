@@ -179,7 +179,7 @@ impl Alertmanager {
                 before.iter().filter(fires).cloned().collect()
             }
         };
-        let outage = self.outage.mailed_since().map(|since| {
+        let outage = self.outage.noticed_since().map(|since| {
             (
                 since,
                 "mysql_unreachable",

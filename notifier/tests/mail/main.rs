@@ -6,6 +6,7 @@ mod alertmanager;
 mod desk;
 mod mailed;
 mod operators;
+mod outages;
 mod outbox;
 mod receiver;
 mod rendered;

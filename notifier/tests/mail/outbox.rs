@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_stack::{Behaviour, ProxyFault, SinkEncryption};
+use firstcome_stack::{Behaviour, SinkEncryption};
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::{A, B, Desk, SOON, id, mysql};
+use crate::desk::{A, B, Desk, SOON, id};
 use crate::mailed::{clean, drift, repaired};
 
 /// Longest that a pass may wait for the tables; a mail server has no part in it.
@@ -209,60 +208,4 @@ async fn a_sender_with_a_mail_in_hand_stops_within_seconds() {
     }
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(8), sender).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn that_mysql_cannot_be_used_is_said_only_when_that_is_so() {
-    let desk = Desk::new(A).await;
-    let notifier = desk.notifier();
-    desk.run("RENAME TABLE alerts TO away").await;
-    for n in 0..3 {
-        let now = desk.clock.turn(TimeDelta::minutes(1));
-        notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap_err();
-    }
-    desk.until_there_are(1).await;
-    desk.run("RENAME TABLE away TO alerts").await;
-    notifier.after_pass(&clean("r9"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
-    notifier.flush(SOON).await.unwrap();
-    let subjects = desk.subjects(A);
-    assert!(subjects[0].starts_with("[firstcome] action needed: alerts cannot be recorded (MySQL: record alerts"));
-    assert_eq!(subjects[1..], ["[firstcome] resolved: Alerts can be recorded again, after 3 min"]);
-}
-
-#[tokio::test]
-async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
-    let desk = Desk::new(A).await;
-    let proxy = mysql().await.proxy().await.unwrap();
-    let url = mysql().await.database_url_via(&proxy, &desk.database);
-    let settings = DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_millis(500) };
-    let db = Db::new(&settings).unwrap();
-    let notifier = desk.notifier_with(&db, &desk.args);
-    notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
-
-    proxy.set(ProxyFault::Cut).await.unwrap();
-    assert!(notifier.after_pass(&repaired("r1"), desk.clock.now()).await.is_err());
-    for n in 2..5 {
-        let now = desk.clock.turn(TimeDelta::minutes(2));
-        assert!(notifier.after_pass(&clean(&format!("r{n}")), now).await.is_err());
-    }
-    desk.until_there_are(1).await;
-    let subject = &desk.subjects(A)[0];
-    assert!(subject.starts_with("[firstcome] action needed: MySQL cannot be used"), "{subject}");
-
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    // The pool pauses after a connection that failed.
-    while db.ping().await.is_err() {
-        tokio::task::yield_now().await;
-    }
-    let now = desk.clock.turn(TimeDelta::minutes(2));
-    notifier.after_pass(&clean("r6"), now).await.unwrap();
-    notifier.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.subjects(A)[1..],
-        [
-            "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)",
-            "[firstcome] resolved: MySQL can be used again, after 8 min",
-        ],
-        "what was repaired meanwhile is told too"
-    );
 }

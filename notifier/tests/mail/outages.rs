@@ -1,0 +1,119 @@
+//! MySQL that can't be used for a while: people hear of it past the outbox, and of its end once.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use firstcome_notifier::Clock as _;
+use firstcome_shared::mysql::{Db, DbSettings};
+use firstcome_stack::{Behaviour, FaultProxy, ProxyFault, eventually};
+
+use crate::desk::{A, B, Desk, SOON, mysql};
+use crate::mailed::{clean, repaired};
+
+/// A desk's MySQL behind a proxy.
+struct FarMysql {
+    proxy: FaultProxy,
+    db: Db,
+}
+
+impl FarMysql {
+    async fn of(desk: &Desk) -> Self {
+        let proxy = mysql().await.proxy().await.unwrap();
+        let url = mysql().await.database_url_via(&proxy, &desk.database);
+        let settings = DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_millis(500) };
+        Self { proxy, db: Db::new(&settings).unwrap() }
+    }
+
+    async fn comes_back(&self) {
+        self.proxy.set(ProxyFault::Pass).await.unwrap();
+        // The pool pauses after a connection that failed.
+        eventually("MySQL answers", SOON, async || self.db.ping().await.is_ok()).await;
+    }
+}
+
+#[tokio::test]
+async fn that_mysql_cannot_be_used_is_said_only_when_that_is_so() {
+    let desk = Desk::new(A).await;
+    let notifier = desk.notifier();
+    desk.run("RENAME TABLE alerts TO away").await;
+    for n in 0..3 {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap_err();
+    }
+    desk.until_there_are(1).await;
+    desk.run("RENAME TABLE away TO alerts").await;
+    notifier.after_pass(&clean("r9"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    let subjects = desk.subjects(A);
+    assert!(subjects[0].starts_with("[firstcome] action needed: alerts cannot be recorded (MySQL: record alerts"));
+    assert_eq!(subjects[1..], ["[firstcome] resolved: Alerts can be recorded again, after 3 min"]);
+}
+
+#[tokio::test]
+async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
+    let desk = Desk::new(A).await;
+    let mysql = FarMysql::of(&desk).await;
+    let notifier = desk.notifier_with(&mysql.db, &desk.args);
+    notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
+
+    mysql.proxy.set(ProxyFault::Cut).await.unwrap();
+    assert!(notifier.after_pass(&repaired("r1"), desk.clock.now()).await.is_err());
+    for n in 2..5 {
+        let now = desk.clock.turn(TimeDelta::minutes(2));
+        assert!(notifier.after_pass(&clean(&format!("r{n}")), now).await.is_err());
+    }
+    desk.until_there_are(1).await;
+    let subject = &desk.subjects(A)[0];
+    assert!(subject.starts_with("[firstcome] action needed: MySQL cannot be used"), "{subject}");
+
+    mysql.comes_back().await;
+    let now = desk.clock.turn(TimeDelta::minutes(2));
+    notifier.after_pass(&clean("r6"), now).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    assert_eq!(
+        desk.subjects(A)[1..],
+        [
+            "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)",
+            "[firstcome] resolved: MySQL can be used again, after 8 min",
+        ],
+        "what was repaired meanwhile is told too"
+    );
+}
+
+#[tokio::test]
+async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_was_down_at_first() {
+    let desk = Desk::new(&format!("{A},{B}")).await;
+    let mysql = FarMysql::of(&desk).await;
+    let notifier = desk.notifier_with(&mysql.db, &desk.args);
+    notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
+    mysql.proxy.set(ProxyFault::Cut).await.unwrap();
+    let fails = async || {
+        // Some thousand of these make no cooldown.
+        let now = desk.clock.turn(TimeDelta::seconds(1));
+        notifier.after_pass(&clean("r1"), now).await.unwrap_err();
+    };
+    desk.sink.set(Behaviour::Down).await.unwrap();
+    fails().await;
+    desk.clock.turn(TimeDelta::minutes(1));
+    for _ in 0..3 {
+        fails().await;
+    }
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    eventually("each has the mail", SOON, async || {
+        fails().await;
+        desk.sink.mails().len() >= 2
+    })
+    .await;
+    for _ in 0..3 {
+        fails().await;
+    }
+    mysql.comes_back().await;
+    notifier.after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    for to in [A, B] {
+        let subjects = desk.subjects(to);
+        let [gone, back] = &subjects[..] else { panic!("{to}: {subjects:?}") };
+        assert!(gone.starts_with("[firstcome] action needed: MySQL cannot be used"), "{gone}");
+        assert!(back.starts_with("[firstcome] resolved: MySQL can be used again"), "{back}");
+    }
+}
