@@ -96,6 +96,13 @@ impl OutageNotifier {
     pub(super) fn note_success(&self) -> Option<Outage> {
         self.0.lock().take().filter(|outage| outage.noticed.is_some())
     }
+
+    /// Its end could not be enqueued: it goes on, together with one that began since.
+    pub(super) fn put_back(&self, outage: Outage) {
+        let mut state = self.0.lock();
+        let was_away = outage.was_away || state.as_ref().is_some_and(|newer| newer.was_away);
+        *state = Some(Outage { was_away, ..outage });
+    }
 }
 
 impl Outage {
@@ -150,7 +157,11 @@ impl Notifier {
         let mail = render::can_record(outage.was_away, outage.since, now, &self.settings.links)?;
         let event = WebhookEvent::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
         let mail = outage.is_mailed().then_some(mail);
-        Ok(record::enqueue(&self.db, mail, event, self.settings.clone(), now).await?)
+        let enqueued = record::enqueue(&self.db, mail, event, self.settings.clone(), now).await;
+        if enqueued.is_err() {
+            self.outage.put_back(outage);
+        }
+        Ok(enqueued?)
     }
 }
 

@@ -117,3 +117,24 @@ async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_was_down_at_
         assert!(back.starts_with("[firstcome] resolved: MySQL can be used again"), "{back}");
     }
 }
+
+#[tokio::test]
+async fn the_end_of_an_outage_is_mailed_though_its_first_mail_cannot_be_queued() {
+    let desk = Desk::new(A).await;
+    let notifier = desk.notifier();
+    desk.run("RENAME TABLE alerts TO away").await;
+    for _ in 0..3 {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&clean("r1"), now).await.unwrap_err();
+    }
+    desk.until_there_are(1).await;
+    desk.run("RENAME TABLE away TO alerts, mail_outbox TO away").await;
+    notifier.after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap_err();
+    desk.run("RENAME TABLE away TO mail_outbox").await;
+    for n in 3..5 {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap();
+    }
+    notifier.flush(SOON).await.unwrap();
+    assert_eq!(desk.subjects(A)[1..], ["[firstcome] resolved: Alerts can be recorded again, after 4 min"]);
+}
