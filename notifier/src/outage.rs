@@ -165,8 +165,8 @@ impl Notifier {
     }
 }
 
-/// The unsent queue: runs that repaired something and could not be recorded, oldest first. Runs
-/// that left something are not in it: the next pass sees that too.
+/// The unsent queue: runs that repaired or sealed something and could not be recorded, oldest
+/// first. Others are not in it: the next pass sees too what they left, but it skips sealed drops.
 #[derive(Debug, Default)]
 pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
 
@@ -176,7 +176,8 @@ const UNSENT: usize = 20;
 impl UnsentRuns {
     pub(super) fn keep(&self, run: &Run, at: DateTime<Utc>) {
         let mut runs = self.0.lock();
-        if runs.len() < UNSENT && !run.dry_run && run.all_findings().any(is_repair) {
+        let says_more = run.all_findings().any(is_repair) || run.drops.iter().any(|drop| drop.sealed);
+        if runs.len() < UNSENT && !run.dry_run && says_more {
             runs.push_back((run.clone(), at));
         }
     }

@@ -114,7 +114,8 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
         format!("{place}{}", summary(pass, notice))
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
-    let is_alone = pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
+    // The mail begins with it then.
+    let is_alone = subject(pass).0 == "information";
     let information = pass.verdict.information.iter().filter(|_| !is_alone || pass.verdict.information.len() > 1);
     let lines: Vec<String> = problems.chain(information).map(line).collect();
     (!lines.is_empty()).then(|| {

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
+use firstcome_notifier::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_stack::{Behaviour, FaultProxy, ProxyFault, eventually};
 
-use crate::desk::{A, B, Desk, SOON, mysql};
-use crate::mailed::{clean, repaired};
+use crate::desk::{A, B, Desk, SOON, mysql, parsed};
+use crate::mailed::{clean, drift, repaired};
+use crate::world::{drop_report, general, run};
 
 /// A desk's MySQL behind a proxy.
 struct FarMysql {
@@ -137,4 +139,28 @@ async fn the_end_of_an_outage_is_mailed_though_its_first_mail_cannot_be_queued()
     }
     notifier.flush(SOON).await.unwrap();
     assert_eq!(desk.subjects(A)[1..], ["[firstcome] resolved: Alerts can be recorded again, after 4 min"]);
+}
+
+#[tokio::test]
+async fn what_a_pass_says_of_a_drop_that_it_sealed_is_told_once_alerts_can_be_recorded() {
+    let desk = Desk::new(A).await;
+    let notifier = desk.notifier();
+    notifier.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
+    desk.run("RENAME TABLE alerts TO away").await;
+    let unfilled = general(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, "closed with 5 of 100 slots left");
+    let mut sealed = drop_report(1, "Winter coupon", 7, vec![unfilled]);
+    sealed.sealed = true;
+    let now = desk.clock.turn(TimeDelta::seconds(20));
+    notifier.after_pass(&run("r2", Status::Clean, vec![sealed]), now).await.unwrap_err();
+    desk.run("RENAME TABLE away TO alerts").await;
+    notifier.after_pass(&run("r3", Status::Clean, Vec::new()), desk.clock.turn(TimeDelta::seconds(20))).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: 1 unrepaired failed claim · Winter coupon · 100 of 100 issued"]
+    );
+    let text = parsed(&desk.sink.mails()[1]).body_text(0).unwrap().replace("\r\n", " ");
+    assert!(text.contains("closed with 5 of 100 slots left"), "{text}");
+    let alerts = desk.query("SELECT kind, status FROM alerts ORDER BY kind").await;
+    assert_eq!(alerts, [["failed_claim", "resolved"], ["unfilled", "told"]]);
 }
