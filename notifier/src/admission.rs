@@ -13,25 +13,51 @@ use super::{Notifier, record, render};
 /// A restart of Redis closes admission for seconds: nobody is woken for it.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
-/// Name in `reconciler_state`: `closed SINCE MAILED_AT` from the mail on, then `open`.
+/// How often a process notes that it sees admission open; well within the patience.
+const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
+
+/// Name in `reconciler_state`: `closed SINCE MAILED_AT`, or `unreachable` instead, from the mail
+/// on; then `open`.
 const FACT: &str = "admission";
 
+/// Name in `reconciler_state` of when a process last noted that it sees admission open.
+const SEEN_OPEN: &str = "admission_seen_open";
+
+/// What a process sees of the admission gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeenGate {
+    Open,
+    Closed,
+    /// Redis can't be reached from here. The APIs may reach it all the same.
+    Unreachable,
+}
+
 impl Notifier {
-    /// Takes note once a second whether admission is open. Mails when it has been closed for half a
-    /// minute, and then when it is open again.
-    pub async fn admission(&self, is_open: bool, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let now = now.trunc_subsecs(3);
-        let (since, is_mailed) = {
+    /// Takes note once a second of the admission gate. Mails when it has been closed, or out of
+    /// sight of every daemon, for half a minute, and then when it is open again.
+    pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let (now, is_open) = (now.trunc_subsecs(3), gate == SeenGate::Open);
+        {
             let mut seen = self.admission.0.lock();
-            let since = if is_open { seen.closed_since.take() } else { Some(*seen.closed_since.get_or_insert(now)) };
-            if is_open && let Some(since) = since {
+            seen.is_reachable = gate != SeenGate::Unreachable;
+            if !is_open {
+                seen.closed_since.get_or_insert(now);
+            } else if let Some(since) = seen.closed_since.take() {
                 seen.before = Some((since, now));
             }
-            (since, seen.is_mailed)
+        }
+        match gate {
+            SeenGate::Open => self.note_open(now).await?,
+            SeenGate::Closed => {}
+            SeenGate::Unreachable => self.look_elsewhere(now).await?,
+        }
+        let (since, is_mailed) = {
+            let seen = self.admission.0.lock();
+            (seen.closed_since, seen.is_mailed)
         };
-        match since.filter(|_| !is_open) {
+        match since {
             Some(since) if is_mailed != Some(true) && elapsed(since, now) >= PATIENCE => {
-                self.mail_closed(since, now).await?;
+                self.mail_closed(gate, since, now).await?;
             }
             // Another process, or this one before its restart, may have mailed that it is closed.
             None if is_mailed != Some(false) => self.mail_open(now).await?,
@@ -42,13 +68,41 @@ impl Notifier {
         Ok(())
     }
 
-    async fn mail_closed(&self, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
+    /// For processes that cannot reach Redis.
+    async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let noted = self.admission.0.lock().noted_at;
+        if noted.is_none_or(|at| elapsed(at, now) >= NOTE_EVERY) {
+            self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
+            let mut seen = self.admission.0.lock();
+            // Its own note is no other's.
+            (seen.noted_at, seen.elsewhere) = (Some(now), None);
+        }
+        Ok(())
+    }
+
+    /// While another process goes on noting that admission is open, this one only lost its own way
+    /// to Redis: whatever this one mailed holds no more, and its patience begins anew. The clocks
+    /// of two hosts may differ, so what counts is that the note changes.
+    async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
+        let mut seen = self.admission.0.lock();
+        if seen.elsewhere.as_ref().is_some_and(|before| *before != note) {
+            (seen.closed_since, seen.is_mailed) = (Some(now), None);
+        }
+        seen.elsewhere = Some(note);
+        Ok(())
+    }
+
+    async fn mail_closed(&self, gate: SeenGate, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let is_closed = gate == SeenGate::Closed;
         let (links, cooldown) = (self.settings.links.clone(), self.settings.policy.cooldown);
         let decide = move |fact: Option<&str>| {
-            let mailed = fact.and_then(closed).is_some_and(|(_, mailed_at)| elapsed(mailed_at, now) < cooldown);
-            let fact = format!("closed {} {}", since.to_rfc3339(), now.to_rfc3339());
+            let mailed = fact.and_then(mailed).is_some_and(|(.., mailed_at)| elapsed(mailed_at, now) < cooldown);
+            let word = if is_closed { CLOSED } else { UNREACHABLE };
+            let fact = format!("{word} {} {}", since.to_rfc3339(), now.to_rfc3339());
             let notice = || {
-                let mail = render::admission_closed(since, now, &links)?;
+                let mail = if is_closed { render::admission_closed } else { render::redis_unreachable };
+                let mail = mail(since, now, &links)?;
                 let event = WebhookEvent::of_notice(EventKind::Drift, "admission_closed", since, now, &mail);
                 Ok(StandaloneMail { mail, fact, event: Some(event) })
             };
@@ -60,20 +114,25 @@ impl Notifier {
     async fn mail_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let links = self.settings.links.clone();
         let decide = move |fact: Option<&str>| {
-            let notice = |(since, _)| {
-                let mail = render::admission_open(since, now, &links)?;
+            let notice = |(is_closed, since, _)| {
+                let mail = render::admission_open(is_closed, since, now, &links)?;
                 let event = WebhookEvent::of_notice(EventKind::Resolved, "admission_closed", since, now, &mail);
                 Ok(StandaloneMail { mail, fact: "open".to_owned(), event: Some(event) })
             };
-            fact.and_then(closed).map(notice).transpose()
+            fact.and_then(mailed).map(notice).transpose()
         };
         Ok(record::enqueue_once(&self.db, Arc::clone(&self.settings), now, FACT.to_owned(), decide).await?)
     }
 }
 
-/// Since when it is closed and when that was mailed, where the fact says so.
-fn closed(fact: &str) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
-    let (since, mailed_at) = fact.strip_prefix("closed ")?.split_once(' ')?;
+const CLOSED: &str = "closed";
+const UNREACHABLE: &str = "unreachable";
+
+/// What was mailed, where its end was not: whether admission was seen closed, since when, and when
+/// the mail was.
+fn mailed(fact: &str) -> Option<(bool, DateTime<Utc>, DateTime<Utc>)> {
+    let (word, times) = fact.split_once(' ').filter(|(word, _)| [CLOSED, UNREACHABLE].contains(word))?;
+    let (since, mailed_at) = times.split_once(' ')?;
     let instant = |text| DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
-    Some((instant(since)?, instant(mailed_at)?))
+    Some((word == CLOSED, instant(since)?, instant(mailed_at)?))
 }

@@ -42,6 +42,7 @@ use send::Sender;
 use settings::MailSettings;
 use webhooks::{Alertmanager, EventKind, Receivers, Relay, WebhookEvent};
 
+pub use admission::SeenGate;
 pub use args::{NotifyArgs, Sending};
 pub use clock::{Clock, SystemClock};
 pub use firstcome_shared::mysql::alerts::ListedAlert;

@@ -195,25 +195,31 @@ impl UnsentRuns {
 #[derive(Debug, Default)]
 pub(super) struct AdmissionWatch(pub(super) Mutex<AdmissionSeen>);
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct AdmissionSeen {
+    /// Or since when Redis can't be reached, and no other process has noted that it is open.
     pub(super) closed_since: Option<DateTime<Utc>>,
     /// The last time that it was closed and opened again.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// What the tables say of it, as far as this process knows.
     pub(super) is_mailed: Option<bool>,
+    pub(super) is_reachable: bool,
+    /// When this process last noted that it is open.
+    pub(super) noted_at: Option<DateTime<Utc>>,
+    /// The last note of any process, if this one has read it since it lost its way to Redis.
+    pub(super) elsewhere: Option<String>,
 }
 
 impl AdmissionWatch {
-    /// Since when admission is closed, if that was mailed.
-    pub(super) fn mailed_since(&self) -> Option<DateTime<Utc>> {
-        let seen = *self.0.lock();
-        seen.closed_since.filter(|_| seen.is_mailed == Some(true))
+    /// Since when admission is closed, if that was mailed, and whether Redis can be reached.
+    pub(super) fn mailed_since(&self) -> Option<(DateTime<Utc>, bool)> {
+        let seen = self.0.lock();
+        seen.closed_since.filter(|_| seen.is_mailed == Some(true)).map(|since| (since, seen.is_reachable))
     }
 
     /// For how long admission was closed until this run ended, or until it was opened during it.
     pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
-        let (seen, end) = (*self.0.lock(), run.finished_at?);
+        let (seen, end) = (self.0.lock(), run.finished_at?);
         let closed = seen.closed_since.map(|since| (since, end));
         let closed = closed.or(seen.before.filter(|(_, until)| *until >= run.started_at));
         closed.map(|(since, until)| until - since).filter(|lasted| *lasted > TimeDelta::zero())

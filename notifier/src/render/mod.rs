@@ -14,6 +14,7 @@ pub use groups::PassMail;
 pub use lead::what_to_do;
 pub use letter::{Links, Rendered};
 pub use notices::{
-    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, test, webhooks_off,
+    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, redis_unreachable,
+    test, webhooks_off,
 };
 pub use pass::pass;

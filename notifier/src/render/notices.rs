@@ -132,21 +132,49 @@ pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>, link
 /// The mail while admission is closed.
 pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
-    let todo = "Check that Redis answers. If it does, the last runs say why it is not verified.";
+    let todo = "Look at the last runs: they say why Redis is not verified.";
+    let title = format!("Claims have got 503 for {lasts}: Redis was away, or lost data and is not verified yet.");
+    let subject = format!("admission has been closed for {lasts}");
+    about_redis((subject, &title), todo, ("Closed", since), now, links)
+}
+
+/// The mail while no reconciler reaches Redis. What the APIs reach is not known.
+pub fn redis_unreachable(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+    let lasts = duration(now - since);
+    let todo = "Check that Redis answers. If it does, look for what is between it and the reconciler.";
+    let title = format!(
+        "The reconciler has not reached Redis for {lasts}. If the APIs cannot reach it either, claims get 503."
+    );
+    let subject = format!("Redis has not been reached for {lasts}");
+    about_redis((subject, &title), todo, ("Not reached", since), now, links)
+}
+
+fn about_redis(
+    (subject, title): (String, &str),
+    todo: &str,
+    (what, since): (&str, DateTime<Utc>),
+    now: DateTime<Utc>,
+    links: &Links,
+) -> anyhow::Result<Rendered> {
     let ask = Block::Command { what: "Ask Redis".to_owned(), line: "redis-cli -u \"$REDIS_URL\" ping".to_owned() };
-    let mut blocks = with_runs(todo, vec![format!("Closed: {}", time(since))], vec![ask], links, "redis_lost");
+    let mut blocks = with_runs(todo, vec![format!("{what}: {}", time(since))], vec![ask], links, "redis_lost");
     if let Some(first) = links.on_page("What is closed, and which store is away, in a browser", "/") {
         blocks.insert(1, first);
     }
-    let subject = format!("action needed: admission has been closed for {lasts}");
-    let title = format!("Claims have got 503 for {lasts}: Redis is away, or lost data and is not verified yet.");
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
-    notice(("action", MailTone::Bad), subject, now, (&title, lead), blocks)
+    notice(("action", MailTone::Bad), format!("action needed: {subject}"), now, (title, lead), blocks)
 }
 
-/// The notice that admission is open again.
-pub fn admission_open(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
-    over("Admission is open again", since, now, links)
+/// The notice that admission is open again; or that a reconciler sees it open, where none reached
+/// Redis.
+pub fn admission_open(
+    was_closed: bool,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    links: &Links,
+) -> anyhow::Result<Rendered> {
+    let what = if was_closed { "Admission is open again" } else { "Redis can be reached, and admission is open" };
+    over(what, since, now, links)
 }
 
 fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {

@@ -187,9 +187,15 @@ impl Alertmanager {
                 "Bring MySQL back; nothing else is to be done.",
             )
         });
-        let admission = self.admission.mailed_since().map(|since| {
-            let todo = "See that Redis answers, then why passes cannot verify it: the last runs say so.";
-            (since, "admission_closed", "Admission is closed: claims get 503", todo)
+        let admission = self.admission.mailed_since().map(|(since, is_reachable)| {
+            let (summary, todo) = if is_reachable {
+                let todo = "See why passes cannot verify Redis: the last runs say so.";
+                ("Admission is closed: claims get 503", todo)
+            } else {
+                let todo = "See that Redis answers, and that the reconciler's host reaches it.";
+                ("The reconciler cannot reach Redis: if the APIs cannot either, claims get 503", todo)
+            };
+            (since, "admission_closed", summary, todo)
         });
         for (since, kind, summary, todo) in outage.into_iter().chain(admission) {
             let alert = of_process(since, (kind, summary, todo), links).with(&self.labels);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use firstcome_notifier::{Clock as _, Notifier, WebhookArgs};
+use firstcome_notifier::{Clock as _, Notifier, SeenGate, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_stack::{AlertmanagerOptions, AlertmanagerServer, ProxyFault, eventually};
 use serde_json::Value;
@@ -85,15 +85,15 @@ async fn it_is_told_of_no_more_than_mails_say() {
     let later = desk.clock.turn(TimeDelta::hours(1));
     notifier.after_pass(&drift("r2", &[3]), later).await.unwrap();
     assert_eq!(told(&notifier, &alertmanager).await.len(), 1);
-    notifier.admission(false, later).await.unwrap();
+    notifier.admission(SeenGate::Closed, later).await.unwrap();
     assert_eq!(told(&notifier, &alertmanager).await.len(), 1, "a restart of Redis wakes nobody");
-    notifier.admission(false, desk.clock.turn(TimeDelta::seconds(31))).await.unwrap();
+    notifier.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::seconds(31))).await.unwrap();
     let two = told(&notifier, &alertmanager).await;
     assert_eq!(
         (&two[1]["labels"]["kind"], &two[1]["labels"]["severity"]),
         (&"admission_closed".into(), &"critical".into())
     );
-    notifier.admission(true, desk.clock.turn(TimeDelta::seconds(5))).await.unwrap();
+    notifier.admission(SeenGate::Open, desk.clock.turn(TimeDelta::seconds(5))).await.unwrap();
     let two = told(&notifier, &alertmanager).await;
     assert_eq!((two[1].get("endsAt").is_some(), two[0].get("endsAt")), (true, None));
 }

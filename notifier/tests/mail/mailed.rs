@@ -1,11 +1,11 @@
 //! What is told, when, and how often, across restarts.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::report::{ActionKind, Kind, Outcome, Run, Status};
+use firstcome_notifier::report::{ActionKind, Kind, Run, Status};
 use firstcome_notifier::{Clock as _, MissedRun};
 
 use crate::desk::{A, B, Desk, SOON, args, parsed};
-use crate::world::{applied, drop_report, general, left, run};
+use crate::world::{applied, drop_report, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
     let findings = vec![applied(Kind::Unissued, 37, ActionKind::Issue, "no row and no message")];
@@ -211,51 +211,6 @@ async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once
     one.daily_digest(later, later).await.unwrap();
     one.flush(SOON).await.unwrap();
     assert_eq!(desk.subjects(A).len(), 3);
-}
-
-#[tokio::test]
-async fn admission_that_stays_closed_is_mailed_by_one_process_and_its_end_too() {
-    let desk = Desk::new(A).await;
-    let daemons = [desk.notifier(), desk.notifier()];
-    let looks = async |is_open: bool, seconds: i64| {
-        for _ in 0..seconds {
-            let now = desk.clock.turn(TimeDelta::seconds(1));
-            for daemon in &daemons {
-                daemon.admission(is_open, now).await.unwrap();
-            }
-        }
-    };
-    looks(true, 1).await;
-    looks(false, 29).await; // a restart
-    looks(true, 1).await;
-    looks(false, 45).await;
-    // One that was started meanwhile, and another that ended.
-    let restarted = desk.notifier();
-    restarted.admission(true, desk.clock.now()).await.unwrap();
-    looks(true, 2).await;
-    restarted.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.subjects(A),
-        [
-            "[firstcome] action needed: admission has been closed for 30 s",
-            "[firstcome] resolved: Admission is open again, after 44 s",
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_repair_says_for_how_long_admission_was_closed() {
-    let desk = Desk::new(A).await;
-    let notifier = desk.notifier();
-    let (from, to) = (desk.clock.now(), desk.clock.turn(TimeDelta::seconds(7)));
-    notifier.admission(false, from).await.unwrap();
-    let mut run = repaired("r1");
-    run.findings = vec![general(Kind::RedisLost, ActionKind::GrantLicence, Outcome::Applied, "it was closed")];
-    (run.started_at, run.finished_at) = (from + TimeDelta::seconds(2), Some(to));
-    notifier.after_pass(&run, to).await.unwrap();
-    notifier.flush(SOON).await.unwrap();
-    let text = parsed(&desk.sink.mails()[0]).body_text(0).unwrap().replace("\r\n", " ");
-    assert!(text.contains("claims got 503, for 7 s"), "{text}");
 }
 
 #[tokio::test]

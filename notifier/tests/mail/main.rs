@@ -2,6 +2,7 @@
 //! server; and what goes out beside them, to webhooks and Alertmanager.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admission;
 mod alertmanager;
 mod desk;
 mod mailed;

@@ -333,6 +333,7 @@ fn a_missed_run_and_mysql_gone() {
     let run = MissedRun { because: Some(because.to_owned()), noticed_at: at(400), ..run };
     keep("run_missed_because_of_a_pass", &missed(&run, &linked()).unwrap());
     keep("admission_closed", &render::admission_closed(at(0), at(31), &linked()).unwrap());
+    keep("redis_unreachable", &render::redis_unreachable(at(0), at(31), &linked()).unwrap());
     keep(
         "alerts_not_recorded",
         &render::cannot_record("MySQL: record alerts: Lock wait timeout", at(90), &linked()).unwrap(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use chrono::TimeDelta;
 use firstcome_notifier::report::{DropReport, Kind, Numbers, Run, Status};
-use firstcome_notifier::{Clock as _, WebhookArgs, test_webhook};
+use firstcome_notifier::{Clock as _, SeenGate, WebhookArgs, test_webhook};
 use firstcome_stack::SinkEncryption;
 use tokio_util::sync::CancellationToken;
 
@@ -87,9 +87,9 @@ async fn a_broken_promise_and_what_is_of_no_pass_are_posted_too_and_only_what_wa
         notifier.flush(SOON).await.unwrap();
     }
     let begun = desk.clock.now();
-    everything.admission(false, begun).await.unwrap();
-    everything.admission(false, desk.clock.turn(TimeDelta::seconds(31))).await.unwrap();
-    everything.admission(true, desk.clock.turn(TimeDelta::seconds(5))).await.unwrap();
+    everything.admission(SeenGate::Closed, begun).await.unwrap();
+    everything.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::seconds(31))).await.unwrap();
+    everything.admission(SeenGate::Open, desk.clock.turn(TimeDelta::seconds(5))).await.unwrap();
     everything.flush(SOON).await.unwrap();
     only_broken.flush(SOON).await.unwrap();
     let mut whats = all.whats();

@@ -11,7 +11,7 @@ use firstcome_shared::redis::life::Life;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::notify::Notifier;
+use crate::notify::{Notifier, SeenGate};
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
 use crate::report::{Run, Status, Trigger};
@@ -107,8 +107,7 @@ async fn pass_beside(
     Ok(run)
 }
 
-/// Tells the notifier once a second whether admission is open, until `stop`. A Redis that does not
-/// answer admits nobody.
+/// Tells the notifier once a second whether admission is open, until `stop`.
 pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -117,8 +116,13 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let is_open = redis.gate_is_open().await.unwrap_or(false);
-        if let Err(error) = notifier.admission(is_open, Utc::now()).await {
+        // `redis` above logs that it can't be reached.
+        let gate = match redis.gate_is_open().await {
+            Ok(true) => SeenGate::Open,
+            Ok(false) => SeenGate::Closed,
+            Err(_) => SeenGate::Unreachable,
+        };
+        if let Err(error) = notifier.admission(gate, Utc::now()).await {
             tracing::debug!(error = format!("{error:#}"), "the mail about admission is not in the outbox yet");
         }
     }

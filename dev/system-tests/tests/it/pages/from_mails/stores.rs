@@ -11,7 +11,7 @@ use super::label::{ALL_LIVE, OPEN_PROBLEMS};
 use super::phone::Phone;
 use crate::drift::support::{assert_settled, mailed, mailed_within};
 
-/// Admission is closed for half a minute before anybody is woken.
+/// Redis is away for half a minute before anybody is woken.
 const HALF_A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     redis.kill().await.unwrap();
     assert_eq!(daemon.ask(&json!({})).await.status, 200, "a pass that failed is recorded");
     let failed = mailed(&f.world, &["action needed: a pass failed: Redis"]).await;
-    let closed = mailed_within(&f.world, &["action needed: admission has been closed for"], HALF_A_MINUTE).await;
+    let closed = mailed_within(&f.world, &["action needed: Redis has not been reached for"], HALF_A_MINUTE).await;
     // Not before: there are two browsers for all tests.
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-run-failed", &failed).await;
@@ -43,7 +43,7 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     phone.tap_again("mail-run-failed", &failed, ALL_LIVE).await;
     phone.pass(&["repaired", "nothing found"]).await;
     mailed(&f.world, &["resolved: a pass failed"]).await;
-    let open = mailed(&f.world, &["resolved: Admission is open again"]).await;
+    let open = mailed(&f.world, &["resolved: Redis can be reached, and admission is open"]).await;
     phone.read("mail-admission-open", &open).await;
     phone.tap(&open, OPEN_PROBLEMS).await;
     phone.shows("No alert is open.").await;
