@@ -91,11 +91,13 @@ struct Left {
     findings: usize,
     /// Only deep passes look at the drop.
     sealed: bool,
+    seen_at: DateTime<Utc>,
 }
 
 impl DriftSeries {
     pub(crate) fn after(&self, run: &Run) {
-        if run.status == Status::Failed {
+        // A dry run leaves what a pass would repair.
+        if run.status == Status::Failed || run.dry_run {
             return;
         }
         let mut known = self.0.lock();
@@ -108,9 +110,15 @@ impl DriftSeries {
             if findings == 0 || (drop.sealed && drop.exact) {
                 known.remove(&place);
             } else {
-                known.insert(place, Left { findings, sealed: drop.sealed });
+                known.insert(place, Left { findings, sealed: drop.sealed, seen_at: run.started_at });
             }
         }
+    }
+
+    /// Another process has looked at all that a schedule's pass looks at, and has the series of what
+    /// it left. Those of this one would stay for as long as the other makes the runs.
+    pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
+        self.0.lock().retain(|_, left| left.seen_at > ended || left.sealed && !is_deep);
     }
 
     pub(crate) fn render(&self) -> String {
@@ -171,14 +179,18 @@ mod tests {
         }
     }
 
+    fn series(drift: &DriftSeries) -> Vec<String> {
+        let text = drift.render();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("firstcome_drift{coupon=\"1\",drop="));
+        lines.map(str::to_owned).collect()
+    }
+
     #[test]
     fn a_series_ends_with_what_is_left_in_its_drop() {
         let drift = DriftSeries::default();
         let seen = |partial, deep, drops: &[_]| {
             drift.after(&run(partial, deep, drops));
-            let text = drift.render();
-            let lines = text.lines().filter_map(|line| line.strip_prefix("firstcome_drift{coupon=\"1\",drop="));
-            lines.map(str::to_owned).collect::<Vec<_>>()
+            series(&drift)
         };
         assert_eq!(seen(false, false, &[(7, 2, false, false), (8, 0, true, false)]), ["\"7\"} 2"]);
         assert_eq!(seen(true, false, &[(8, 1, true, false)]), ["\"7\"} 2", "\"8\"} 1"], "a pass over one drop");
@@ -190,5 +202,21 @@ mod tests {
         assert_eq!(seen(false, true, &[(9, 1, false, true)]), ["\"9\"} 1"], "a sealed drop with rows gone");
         assert_eq!(seen(false, false, &[]), ["\"9\"} 1"], "only a deep pass looks at it again");
         assert_eq!(seen(false, true, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_series_ends_with_a_later_run_of_another_process_and_with_no_dry_run() {
+        let drift = DriftSeries::default();
+        let seen = run(false, true, &[(7, 1, false, false), (9, 1, false, true)]);
+        drift.after(&seen);
+        drift.after(&Run { dry_run: true, ..run(false, true, &[(8, 1, false, false)]) });
+        assert_eq!(series(&drift), ["\"7\"} 1", "\"9\"} 1"]);
+        drift.made_elsewhere(seen.started_at - chrono::TimeDelta::seconds(1), true);
+        assert_eq!(series(&drift), ["\"7\"} 1", "\"9\"} 1"], "an earlier one");
+        let later = seen.started_at + chrono::TimeDelta::seconds(1);
+        drift.made_elsewhere(later, false);
+        assert_eq!(series(&drift), ["\"9\"} 1"], "only a deep pass looks at a sealed drop");
+        drift.made_elsewhere(later, true);
+        assert_eq!(series(&drift), [""; 0]);
     }
 }

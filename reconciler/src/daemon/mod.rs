@@ -160,7 +160,7 @@ impl BySchedule {
             let is_late = self.schedules[at].missed_since(now).is_some();
             // Nobody else runs one beside a pass of this process, which tells itself how it ended.
             if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some()) {
-                self.schedules[at].recall(&self.db, now).await;
+                self.recall(at, now).await;
             }
             self.mail_missed(at, now).await;
             let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == ScheduledJob::Reconcile;
@@ -196,7 +196,7 @@ impl BySchedule {
             Some(Ok(run)) if run.status == Status::Failed => RunAttempt::Failed(run.error.unwrap_or_default()),
             Some(Ok(_)) => RunAttempt::Ran,
             Some(Err(error @ PassError::NotFound(_))) => RunAttempt::Failed(error.to_string()),
-            Some(Err(PassError::Made)) => return self.recall(event, now).await,
+            Some(Err(PassError::Made)) => return self.recall_all(event, now).await,
             Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
         };
         if attempt == RunAttempt::Busy {
@@ -209,11 +209,21 @@ impl BySchedule {
     }
 
     /// Another process has made the run.
-    async fn recall(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
-        for schedule in &mut self.schedules {
-            if event.counts_for().contains(&schedule.event.state_name()) {
-                schedule.recall(&self.db, now).await;
+    async fn recall_all(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
+        for at in 0..self.schedules.len() {
+            if event.counts_for().contains(&self.schedules[at].event.state_name()) {
+                self.recall(at, now).await;
             }
+        }
+    }
+
+    /// Another process may have made the run. That one shows what is left, then.
+    async fn recall(&mut self, at: usize, now: DateTime<Utc>) {
+        let schedule = &mut self.schedules[at];
+        if let Some(ended) = schedule.recall(&self.db, now).await
+            && schedule.event != ScheduledJob::Digest
+        {
+            self.passes.drift().made_elsewhere(ended, schedule.event == ScheduledJob::Deep);
         }
     }
 

@@ -187,12 +187,15 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Another process may have made the run. An instant in the future is another clock's mistake.
-    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) {
+    /// Another process may have made the run: when that ended, if it has. An instant in the future
+    /// is another clock's mistake.
+    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match record::recall(db, self.event.state_name()).await {
-            Ok(Some(at)) if at <= now && at > self.last => self.ran(at),
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read"),
+            Ok(made) => made.filter(|at| *at <= now && *at > self.last).inspect(|at| self.ran(*at)),
+            Err(error) => {
+                tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read");
+                None
+            }
         }
     }
 

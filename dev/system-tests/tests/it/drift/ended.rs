@@ -165,6 +165,25 @@ async fn a_short_restart_of_redis_is_no_mail() {
 }
 
 #[tokio::test]
+async fn a_daemon_shows_no_drift_that_the_pass_of_another_has_seen_mended() {
+    let fixture = Fixture::new("d-elsewhere").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Elsewhere", 20, 20).await;
+    injector(world, &coupon).await.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let own = format!("drop=\"{}\"", coupon.drop);
+    let left = async || daemon.http().metric("firstcome_drift", &[&own]).await;
+    eventually("the daemon has seen what is left", LIMIT, async || left().await == Some(2.0)).await;
+    // From now on another process makes all runs.
+    let _holder = holder(world).await;
+    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    assert_eq!(left().await, Some(2.0));
+    let now = "DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%f+00:00')";
+    world.sql.query(&format!("UPDATE reconciler_state SET value = {now} WHERE name = 'last_run:reconcile'")).await;
+    eventually("the series ends with the other's run", LIMIT, async || left().await.is_none()).await;
+}
+
+#[tokio::test]
 async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs() {
     let fixture = Fixture::new("d-twice").await;
     let world = &fixture.world;
