@@ -1,7 +1,8 @@
-//! The reconciler's clock steps by two hours, forwards and back: its schedules go on. (Clocks of
-//! the others: `single`.)
+//! The reconciler's clock steps by two hours, forwards and back: its schedules go on. An API whose
+//! host's clock is ahead forgets nothing. (Clocks in a rush: `single`.)
 
-use firstcome_testkit::{Clocks, WorldStores, eventually};
+use firstcome_testkit::{ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, eventually};
+use reqwest::Method;
 
 use super::waves::{HEALED, Waves, impatient};
 
@@ -36,4 +37,30 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
             }
         })
         .await;
+}
+
+/// An API whose host's clock is off by so many seconds.
+async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClient> {
+    let clock = clocks.clock("api").unwrap();
+    clock.set(seconds).unwrap();
+    let env = clock.env();
+    world.serve_with(&env.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+}
+
+#[tokio::test]
+async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
+    let (world, clocks) = (World::new("clock-keys").await, Clocks::new().unwrap());
+    let api = world.serve().await;
+    let body = coupon_body("once", 5, 0);
+    let make = async || {
+        let request = api.http().ops(Method::POST, "/v1/coupons").header("idempotency-key", "k-1");
+        Http::send(request.json(&body)).await.body["id"].as_i64().unwrap()
+    };
+    let made = make().await;
+    let old = "INSERT INTO idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 30 DAY)";
+    world.sql.query(old).await;
+    let _ahead = api_at(&world, &clocks, 8 * 86_400).await;
+    let left = "SELECT COUNT(*) FROM idempotency_keys WHERE idempotency_key = 'old'";
+    eventually("it has cleaned up", LIMIT, async || world.sql.number(left).await == 0).await;
+    assert_eq!(make().await, made, "the same coupon");
 }
