@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
+use diesel::dsl::sql;
+use diesel::mysql::Mysql;
 use diesel::prelude::*;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Datetime, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
@@ -121,9 +124,7 @@ impl Db {
     /// while, the last that has opened, in order of opening. What this costs depends on how many
     /// are live.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        // A day's margin for zones.
-        let today = (Utc::now().date_naive() - TimeDelta::days(1)).to_string();
-        self.run("read catalogue", async move |conn| select_coupons(conn, LIVE, UNSEALED, today).await).await
+        self.run("read catalogue", async |conn| select_coupons(conn, LIVE, UNSEALED, None).await).await
     }
 
     /// Those of these coupons that exist, as [`Db::catalogue`] gives live ones.
@@ -213,9 +214,10 @@ impl Db {
     }
 }
 
-/// Coupons as queries, each with one parameter: a date, and a JSON array of numbers.
-const LIVE: &str =
-    "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id FROM coupons WHERE daily_until >= ?";
+/// Coupons as queries. A day's margin for zones.
+const LIVE: &str = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
+     UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
+/// The parameter is a JSON array of numbers.
 pub(super) const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
 
@@ -224,7 +226,17 @@ const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.pa
      c.allow_rule, c.allow_list_revision, c.allow_list_people";
 
 async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
-    select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), ids).await
+    select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), Some(&ids))
+        .await
+}
+
+/// A query with the ids that it is about, where it has them as a parameter.
+fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql, SqlQuery> {
+    let query = diesel::sql_query(query).into_boxed();
+    match ids {
+        Some(ids) => query.bind::<Text, _>(ids),
+        None => query,
+    }
 }
 
 /// Coupons with their drops. `which` gives their ids and `unsealed` their unsealed drops.
@@ -234,24 +246,15 @@ async fn select_coupons(
     conn: &mut Conn,
     which: &str,
     unsealed: &str,
-    parameter: String,
+    ids: Option<&str>,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     // STRAIGHT_JOIN: an optimizer without statistics might begin with all coupons there are.
-    let found: Vec<CouponRow> = diesel::sql_query(format!(
-        "SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
-    ))
-    .bind::<Text, _>(&parameter)
-    .load(conn)
-    .await?;
+    let coupons = format!("SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
+    let found: Vec<CouponRow> = about(coupons, ids).load(conn).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    let query = diesel::sql_query(unsealed);
-    let mut drops: Vec<DropRow> = if unsealed.contains('?') {
-        query.bind::<Text, _>(&parameter).load(conn).await?
-    } else {
-        query.load(conn).await?
-    };
+    let mut drops: Vec<DropRow> = about(unsealed, ids).load(conn).await?;
     drops.extend(last_opened(conn, &found, &drops).await?);
     drops.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at, drop.id));
     drops.dedup_by_key(|drop| drop.id);
@@ -264,7 +267,8 @@ const SETTLED: TimeDelta = TimeDelta::minutes(1);
 /// The last drop that has opened of each coupon that has none open for a while, where it is sealed.
 /// One that has just opened is passed over: a claim may be a retry of one in the drop before.
 async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow]) -> QueryResult<Vec<DropRow>> {
-    let now = Utc::now().naive_utc();
+    // Not this host's clock, which may be ahead: the last drop would be missed until the next opens.
+    let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)")).get_result(conn).await?;
     let is_open = |drop: &&DropRow| drop.opens_at < now - SETTLED && drop.closes_at.is_none_or(|at| at > now);
     let open: HashSet<i64> = unsealed.iter().filter(is_open).map(|drop| drop.coupon_id).collect();
     let ids: Vec<i64> = coupons.iter().map(|coupon| coupon.id).filter(|id| !open.contains(id)).collect();
@@ -341,7 +345,7 @@ pub(super) async fn insert_coupon(
         ))
         .execute(conn)
         .await?;
-    let id = last_insert_id(conn).await?;
+    let id = diesel::select(sql::<BigInt>("CAST(LAST_INSERT_ID() AS SIGNED)")).get_result::<i64>(conn).await?;
     insert_drops(conn, CouponId(id), new.quantity, &new.schedule.drops_from(now)).await?;
     let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
     let detail = json!({
@@ -389,15 +393,4 @@ pub(super) async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Dr
         .load(conn)
         .await?;
     Ok(rows.into_iter().map(Drop::from).collect())
-}
-
-#[derive(QueryableByName)]
-struct LastId {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-}
-
-async fn last_insert_id(conn: &mut Conn) -> QueryResult<i64> {
-    let row: LastId = diesel::sql_query("SELECT CAST(LAST_INSERT_ID() AS SIGNED) AS id").get_result(conn).await?;
-    Ok(row.id)
 }

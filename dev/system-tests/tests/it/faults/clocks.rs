@@ -1,8 +1,10 @@
 //! The reconciler's clock steps by two hours, forwards and back: its schedules go on. An API whose
 //! host's clock is ahead forgets nothing. (Clocks in a rush: `single`.)
 
+use chrono::{TimeDelta, Utc};
 use firstcome_testkit::{ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, eventually};
 use reqwest::Method;
+use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
 
@@ -63,4 +65,35 @@ async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
     let left = "SELECT COUNT(*) FROM idempotency_keys WHERE idempotency_key = 'old'";
     eventually("it has cleaned up", LIMIT, async || world.sql.number(left).await == 0).await;
     assert_eq!(make().await, made, "the same coupon");
+}
+
+#[tokio::test]
+async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next_opens() {
+    let (world, clocks) = (World::new("clock-last-drop").await, Clocks::new().unwrap());
+    let today = Utc::now().date_naive();
+    let mut body = coupon_body("daily", 5, 0);
+    body["once_per"] = json!("drop");
+    body["schedule"] = json!({
+        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "first_day": today, "last_day": today + TimeDelta::days(1),
+    });
+    let maker = world.serve().await;
+    let coupon = maker.create_coupon(&body).await;
+    assert_eq!(maker.process.stop().await, 0);
+    // The first drop is over and sealed, and the second opens in an hour.
+    let window = |opens, closes| {
+        let at = |hours| format!("UTC_TIMESTAMP(3) + INTERVAL {hours} HOUR");
+        format!("UPDATE drops SET opens_at = {}, closes_at = {}", at(opens), at(closes))
+    };
+    let sealed =
+        format!("{}, sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1 WHERE id = {}", window(-3, -1), coupon.drop);
+    world.sql.query(&sealed).await;
+    world.sql.query(&format!("{} WHERE id <> {}", window(1, 3), coupon.drop)).await;
+    let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
+    let row = format!("{}, 1, {}, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer'", coupon.drop, coupon.id);
+    world.sql.query(&format!("INSERT INTO issued_coupons ({columns}) VALUES ({row})")).await;
+    world.open().await;
+    let ahead = api_at(&world, &clocks, 7_200).await;
+    let mine = ahead.me(coupon.id, "u-1").await;
+    assert_eq!((&mine["status"], &mine["drop_id"]), (&json!("issued"), &json!(coupon.drop)), "{mine}");
 }
