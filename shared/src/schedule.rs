@@ -166,7 +166,10 @@ impl Schedule {
 fn daily_drop(zone: Tz, day: NaiveDate, opens: NaiveTime, closes: NaiveTime) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
-    let closes_at = instant(zone, closing_day.and_time(closes))?;
+    // At the latest where the next day's opens: a closing that is skipped is moved on, perhaps
+    // past that.
+    let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
+    let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
     (closes_at > opens_at).then_some(PlannedDrop { local_date: day, opens_at, closes_at: Some(closes_at) })
 }
 

@@ -1,6 +1,6 @@
 //! Changing windows and waiting lists, closing, and conditions on the revision.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike as _, Utc};
 use firstcome_shared::redis::repair::Withheld;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -212,6 +212,39 @@ async fn closing_today_s_drop_leaves_tomorrow_s() {
     assert_eq!(closed.json["current_drop"]["state"], "closed");
     assert_eq!(closed.json["next_drop"]["state"], "scheduled");
     assert_eq!(assert_agree(&world, id).await.iter().filter(|row| row[4] == "1").count(), 1);
+}
+
+#[tokio::test]
+async fn a_drop_is_not_moved_to_open_before_the_one_that_stays_has_closed() {
+    let (world, api) = ServeWorld::with_api().await;
+    // Where it is between 12:00 and 13:00 now.
+    let zone = format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12);
+    let today = Utc::now().date_naive();
+    let id = daily(&api, &zone, "11:00", "11:00").await;
+    let last = daily(&api, &zone, "11:00", "11:00").await;
+    assert_eq!(api.patch(last, json!({"last_day": today})).await.status, 200);
+    let all = async || {
+        let revisions = world.sql("SELECT id, revision, paused FROM {db}.coupons").await;
+        (assert_agree(&world, id).await, assert_agree(&world, last).await, revisions)
+    };
+    let before = all().await;
+    for (coupon, body) in [
+        (id, json!({"opens": "10:00"})),
+        (id, json!({"opens": "10:00", "closes": "10:00", "paused": true})),
+        // The day after does not exist yet.
+        (last, json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)})),
+    ] {
+        let refused = api.patch(coupon, body.clone()).await;
+        assert_eq!(refused.code(), (422, "not_possible"), "{body}");
+        assert!(refused.json["detail"].as_str().unwrap().contains("send close_now too"), "{body}: {refused:?}");
+    }
+    assert_eq!(all().await, before);
+
+    assert_eq!(api.patch(id, json!({"opens": "11:00:01", "closes": "10:00"})).await.status, 200);
+    assert_eq!(api.patch(id, json!({"opens": "10:00", "close_now": true})).await.status, 200);
+    let windows: Vec<[i64; 2]> =
+        assert_agree(&world, id).await.iter().map(|row| [&row[2], &row[3]].map(|at| at.parse().unwrap())).collect();
+    assert!(windows.len() > 1 && windows.windows(2).all(|w| w[0][1] <= w[1][0]), "{windows:?}");
 }
 
 #[tokio::test]

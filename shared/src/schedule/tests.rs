@@ -65,6 +65,15 @@ fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
 }
 
 #[test]
+fn a_window_whose_closing_is_moved_on_ends_where_the_next_day_opens() {
+    // Until 02:59, which is skipped on 2026-03-08 and would be 03:59, after the next opening.
+    let schedule = daily("America/New_York", "03:00", "02:59", "2026-03-06", "2026-03-08");
+    let windows: Vec<_> = schedule.drops_from(utc("2026-03-06T00:00:00Z")).into_iter().map(|d| d.closes_at).collect();
+    let closes = ["2026-03-07T07:59:00Z", "2026-03-08T07:00:00Z", "2026-03-09T06:59:00Z"].map(|at| Some(utc(at)));
+    assert_eq!(windows, closes);
+}
+
+#[test]
 fn a_window_may_pass_midnight() {
     let drops =
         daily("Asia/Seoul", "23:00", "01:00", "2026-12-01", "2026-12-01").drops_from(utc("2026-12-01T15:30:00Z"));
@@ -127,8 +136,9 @@ proptest! {
         zone in prop::sample::select(vec!["Europe/Berlin", "America/New_York", "Pacific/Apia", "Australia/Lord_Howe"]),
         days in 0_i64..9_000,
         opens in 0_u32..1_440,
-        closes in 0_u32..1_440,
+        open_for in prop_oneof![1_u32..=1_440, 1_380_u32..=1_440],
     ) {
+        let closes = (opens + open_for) % 1_440;
         let first = NaiveDate::from_ymd_opt(2005, 1, 1).unwrap() + TimeDelta::days(days);
         let time = |m: u32| NaiveTime::from_hms_opt(m / 60, m % 60, 0).unwrap();
         let schedule = Schedule::Daily {
@@ -137,5 +147,6 @@ proptest! {
         let drops = schedule.drops_from(instant(Tz::UTC, first.and_time(NaiveTime::MIN)).unwrap());
         prop_assert!(drops.iter().all(|d| d.closes_at.unwrap() > d.opens_at));
         prop_assert!(drops.windows(2).all(|w| w[0].opens_at < w[1].opens_at && w[0].local_date < w[1].local_date));
+        prop_assert!(drops.windows(2).all(|w| w[0].closes_at.unwrap() <= w[1].opens_at), "one open at a time");
     }
 }

@@ -42,7 +42,34 @@ pub(super) fn plan(
     if wanted.close_now {
         close_now(coupon, drops, now, &mut plan)?;
     }
+    check_one_open_at_a_time(drops, &plan, now)?;
     Ok(plan)
+}
+
+/// Of two drops that are open at once, admission takes the later one: nobody gets anything of the
+/// earlier one any more, and who tries again takes a second coupon.
+fn check_one_open_at_a_time(drops: &[Drop], plan: &WindowPlan, now: DateTime<Utc>) -> Result<(), Problem> {
+    let change_of = |drop: &Drop| plan.drops.iter().find(|change| change.id == drop.id);
+    let stays = |drop: &&Drop| is_not_closed(drop, now) && change_of(drop).is_none();
+    let moved = plan.drops.iter().filter_map(|change| change.to).map(|to| (to.opens_at, to.closes_at));
+    // Days that the new schedule has and the old had not.
+    let is_new = |day: &PlannedDrop| drops.iter().all(|drop| drop.local_date != Some(day.local_date));
+    let days = plan.schedule.iter().flat_map(|schedule| schedule.drops_from(now)).filter(is_new);
+    for (opens_at, closes_at) in moved.chain(days.map(|day| (day.opens_at, day.closes_at))) {
+        let begins_before = |end: Option<DateTime<Utc>>, opens_at| end.is_none_or(|end| opens_at < end);
+        let overlaps =
+            |drop: &&Drop| begins_before(drop.closes_at, opens_at) && begins_before(closes_at, drop.opens_at);
+        if let Some(drop) = drops.iter().filter(stays).find(overlaps) {
+            let until = drop.closes_at.map_or_else(|| "for good".to_owned(), |at| format!("until {}", at.to_rfc3339()));
+            return Err(impossible(format!(
+                "the drop that opens at {} stays open {until}, and another would be open at the same time, from {} on: \
+                 give other times, or if it is open already, send close_now too",
+                drop.opens_at.to_rfc3339(),
+                opens_at.to_rfc3339()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// 422. The sentence says what to do.
