@@ -9,6 +9,7 @@ mod changes;
 mod defences;
 mod identity;
 mod issued;
+mod next_day;
 mod operators;
 mod pages;
 mod people;

@@ -157,7 +157,7 @@ async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
 }
 
 /// A daily coupon with today's and tomorrow's drop.
-async fn two_days(world: &ServeWorld, api: &InProcessApi, once_per: &str) -> (i64, i64, i64) {
+pub(crate) async fn two_days(world: &ServeWorld, api: &InProcessApi, once_per: &str) -> (i64, i64, i64) {
     let today = Utc::now().date_naive();
     let days = json!({
         "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
@@ -225,7 +225,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
 }
 
 /// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
-async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
+pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
     let at = |ms| Utc::now() + TimeDelta::milliseconds(ms);
     let text = |ms| at(ms).naive_utc().format("%Y-%m-%d %H:%M:%S%.3f").to_string();
     let set = format!("opens_at = '{}', closes_at = '{}'", text(opens), text(closes));

@@ -9,6 +9,8 @@ use crate::domain::{DropId, Slot, UserId};
 /// Where one person stands in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
+    /// Redis's clock, Unix milliseconds.
+    pub now_ms: i64,
     pub loaded: bool,
     /// Whether Redis has the drop and its gate is open. Otherwise what is missing below may only be
     /// lost.
@@ -24,7 +26,7 @@ pub struct Standing {
 impl Redis {
     /// Where `user` stands.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
-        type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>, String);
+        type Replies = ((i64, i64), Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>, String);
         let shard = self.conn.shard_of(&keys.meta).await?;
         let mut gate = shard.server.known_gate.load_full();
         if !gate.open {
@@ -32,19 +34,20 @@ impl Redis {
             gate = shard.server.known_gate.load_full();
         }
         let mut pipe = redis::pipe();
-        pipe.cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
+        pipe.cmd("TIME").cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
         pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
         // Last: what was read before it is of this server, if this is.
         pipe.cmd("INFO").arg("replication");
-        let (script, verified, known, score, rank, claimant, replication): Replies =
+        let ((seconds, micros), script, verified, known, score, rank, claimant, replication): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
+            now_ms: seconds * 1_000 + micros / 1_000,
             loaded: known,
             trusted: gate.open
                 && gate.is_of(&replication)

@@ -122,14 +122,12 @@ impl ClaimService {
             }
             reply => reply?,
         };
-        if is_over_or_early(&reply) {
-            // This process's clock may have chosen the wrong drop; Redis's own time has come with
-            // the reply. The first call admitted nobody then.
-            let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
-            if by_redis.drop.id != chosen.drop.id {
-                chosen = by_redis;
-                reply = self.batches.ask(coupon, by_redis, requester).await?;
-            }
+        // This process's clock may have chosen the wrong drop; Redis's own time has come with the
+        // reply. The first call admitted nobody then.
+        let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
+        if by_redis.drop.id != chosen.drop.id && is_of_another(chosen.drop, by_redis.drop, &reply) {
+            chosen = by_redis;
+            reply = self.batches.ask(coupon, by_redis, requester).await?;
         }
         if is_over_or_early(&reply) {
             return self.ask_drop_before(coupon, chosen, requester, reply).await;
@@ -196,6 +194,15 @@ impl ClaimService {
             None => Err(ClaimRefusal::Refused(Admission::Closed(closed_at))),
         }
     }
+}
+
+/// Whether the claim is for `by_redis` rather than for the drop that was `asked`. Who held one of
+/// that is told so also after it closed, and a retry of that claim is nothing else.
+fn is_of_another(asked: &Drop, by_redis: &Drop, reply: &ClaimReply) -> bool {
+    let is_about_earlier = matches!(reply.admission, Admission::Already(..) | Admission::Revoked)
+        && by_redis.is_open_at(instant(reply.now_ms))
+        && !is_retry(asked, reply);
+    is_over_or_early(reply) || is_about_earlier
 }
 
 fn is_over_or_early(reply: &ClaimReply) -> bool {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::Revocation;
+use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::Standing;
 use firstcome_shared::trace;
 use serde::Serialize;
@@ -17,7 +18,7 @@ use super::admit::ClaimService;
 use super::durability::AdmittedClaim;
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::{Groups, Requester};
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 
 /// Where a claim stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -68,6 +69,9 @@ impl MyClaim {
     }
 }
 
+/// Longer than this process's idea of Redis's time lags behind.
+const OPENS_SOON: TimeDelta = TimeDelta::seconds(10);
+
 impl ClaimService {
     /// Where a person's claim stands.
     pub(crate) async fn my_claim(
@@ -82,15 +86,8 @@ impl ClaimService {
 
     async fn look_up(&self, coupon: &CouponWithDrops, requester: Requester) -> Result<MyClaim, ClaimRefusal> {
         let Requester { user, groups } = requester;
-        let shown = drop_to_show(coupon, self.clock.now());
-        let in_redis = async {
-            match shown.filter(|one| one.drop.sealed_at.is_none()) {
-                Some(one) => self.redis.standing(one.keys, &user).await,
-                // Redis forgets sealed drops, so that it knows nothing of one says nothing.
-                None => Ok(Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None }),
-            }
-        };
-        let (record, standing) = tokio::join!(self.questions.person(coupon.coupon.id, &user), in_redis);
+        let in_redis = self.standing_shown(coupon, &user);
+        let (record, (shown, standing)) = tokio::join!(self.questions.person(coupon.coupon.id, &user), in_redis);
         if let Err(error) = &record {
             tracing::debug!(%error, "a claim is looked up without MySQL");
         }
@@ -107,6 +104,44 @@ impl ClaimService {
             self.ensure_durable(coupon, drop_id, slot, user).await?;
         }
         Ok(claim)
+    }
+
+    /// The drop that the answer is about, and where the person stands in it by Redis.
+    async fn standing_shown<'a>(
+        &self,
+        coupon: &'a CouponWithDrops,
+        user: &UserId,
+    ) -> (Option<DropWithKeys<'a>>, Result<Standing, RedisError>) {
+        let now = self.clock.now();
+        let shown = drop_to_show(coupon, now);
+        let standing = self.standing_in(coupon, shown, user, now).await;
+        // This process's idea of Redis's time is as old as the reply that it came with: the next
+        // drop may have opened, and this person may have been admitted to it.
+        let Ok(found) = &standing else { return (shown, standing) };
+        let now = instant(found.now_ms);
+        let by_redis = drop_to_show(coupon, now);
+        if by_redis.map(|one| one.drop.id) == shown.map(|one| one.drop.id) {
+            return (shown, standing);
+        }
+        (by_redis, self.standing_in(coupon, by_redis, user, now).await)
+    }
+
+    async fn standing_in(
+        &self,
+        coupon: &CouponWithDrops,
+        shown: Option<DropWithKeys<'_>>,
+        user: &UserId,
+        now: DateTime<Utc>,
+    ) -> Result<Standing, RedisError> {
+        if let Some(one) = shown.filter(|one| one.drop.sealed_at.is_none()) {
+            return self.redis.standing(one.keys, user).await;
+        }
+        // Redis forgets sealed drops, so that it knows nothing of one says nothing. It need not be
+        // asked, except for the time where another drop is about to open.
+        let is_near = coupon.next(now).is_some_and(|next| next.drop.opens_at - now <= OPENS_SOON);
+        let asked_ms = if is_near { self.redis.time_ms().await.ok() } else { None };
+        let now_ms = asked_ms.unwrap_or(now.timestamp_millis());
+        Ok(Standing { now_ms, loaded: true, trusted: true, slot: None, position: None, claimant: None })
     }
 
     /// Whether admission would let them in; `None` where everybody is, and where it is not known.
@@ -213,7 +248,8 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Standing = Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None };
+    const NOWHERE: Standing =
+        Standing { now_ms: 0, loaded: true, trusted: true, slot: None, position: None, claimant: None };
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::admit::ClaimService;
 use super::my_claim::drop_to_show;
 use super::refusal::ClaimRefusal;
-use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
 const ATTEMPTS: usize = 3;
 
@@ -76,7 +76,11 @@ impl ClaimService {
     ) -> Result<Revoked, ClaimRefusal> {
         let shown = match order.drop {
             Some(id) => drop_named(db, coupon, id).await?,
-            None => drop_to_show(coupon, self.clock.now()).map(|one| one.drop.clone()),
+            None => {
+                // This process's idea of Redis's time lags behind: the next drop may have opened.
+                let now_ms = self.redis.time_ms().await.map_err(unknown)?;
+                drop_to_show(coupon, instant(now_ms)).map(|one| one.drop.clone())
+            }
         };
         let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
         let keys = self.redis.keys(coupon.coupon.id, shown.id);

@@ -1,0 +1,97 @@
+//! One each in each drop, in the moments in which the next drop opens, and after.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_stack::{FaultProxy, ProxyFault};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::promises::{move_window, two_days};
+use crate::stores_away::behind_redis;
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, until};
+
+const HOUR: i64 = 3_600_000;
+
+/// Long enough for both APIs to read the new windows.
+const OPENS_IN: i64 = 4_000;
+
+/// How long each word to and from Redis takes on the slow way.
+const SLOW: Duration = Duration::from_millis(800);
+
+/// An API that is near its Redis, and one that is far from it.
+async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultProxy) {
+    let (far, redis) = behind_redis(world).await;
+    (world.api().await, far.with("redis-timeout-ms", 10_000).with("coupon-page", "on").api().await, redis)
+}
+
+async fn give_back(api: &InProcessApi, coupon: i64, user: &str, query: &str) -> HttpAnswer {
+    let path = format!("/v1/coupons/{coupon}/claims/me{query}");
+    api.ask(Method::DELETE, &path, &[("x-user-id", user)], "").await
+}
+
+/// Slows the way to Redis: what that API takes for Redis's time is from before then on.
+async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
+    redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
+    let lag_ms = async || {
+        let state = api.get(&format!("/c/{coupon}/state")).await;
+        Utc::now().timestamp_millis() - state.json["now_ms"].as_i64().unwrap()
+    };
+    until("its clock lags behind", async || lag_ms().await >= 700).await;
+}
+
+/// Returns when the second drop has just opened, of which both APIs knew before.
+async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64) {
+    let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
+    let knows = async |api: &InProcessApi| {
+        let next = show(api).await["next_drop"]["opens_at"].as_str().unwrap_or_default().to_owned();
+        next.parse::<DateTime<Utc>>().is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
+    };
+    until("both know when", async || knows(near).await && knows(far).await).await;
+    until("it opens", async || show(near).await["current_drop"]["id"] == second).await;
+}
+
+#[tokio::test]
+async fn an_api_far_from_redis_takes_a_winner_of_the_drop_before_for_no_winner_of_the_next() {
+    let world = ServeWorld::new().await;
+    let (near, far, redis) = near_and_far(&world).await;
+    let (id, first, second) = two_days(&world, &near, "drop").await;
+    for (user, slot) in [("winner", "1"), ("gave-back", "2")] {
+        assert_eq!(near.claim(id, user).await.code(), (202, "accepted"));
+        // Not in the last moments of the drop: a claim after it is no retry.
+        let long_ago = (Utc::now() - TimeDelta::minutes(30)).timestamp_millis().to_string();
+        world.ask_redis::<()>(&["HSET", &world.keys(id, first).times, slot, &long_ago]).await;
+    }
+    assert_eq!(give_back(&near, id, "gave-back", "").await.status, 200);
+    slow_down(&far, &redis, id).await;
+    move_window(&world, id, first, [-HOUR, OPENS_IN]).await;
+    move_window(&world, id, second, [OPENS_IN, HOUR]).await;
+    second_opens([&near, &far], id, second).await;
+    for user in ["shown", "leaves"] {
+        assert_eq!(near.claim(id, user).await.json["drop_id"], second);
+    }
+    let (winner, gave_back, shown, leaves) = tokio::join!(
+        far.claim(id, "winner"),
+        far.claim(id, "gave-back"),
+        far.mine(id, "shown"),
+        give_back(&far, id, "leaves", ""),
+    );
+    let heard = [winner, gave_back, shown, leaves].map(|one| (one.json["status"].clone(), one.json["drop_id"].clone()));
+    let expected = ["accepted", "accepted", "accepted", "revoked"].map(|status| (json!(status), json!(second)));
+    assert_eq!(heard, expected);
+}
+
+#[tokio::test]
+async fn an_api_far_from_redis_shows_a_claim_of_a_drop_that_has_just_opened_after_a_sealed_one() {
+    let world = ServeWorld::new().await;
+    let (near, far, redis) = near_and_far(&world).await;
+    let (id, first, second) = two_days(&world, &near, "drop").await;
+    move_window(&world, id, first, [-2 * HOUR, -HOUR]).await;
+    let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0";
+    world.sql(&format!("UPDATE {{db}}.drops SET {sealed} WHERE id = {first}")).await;
+    slow_down(&far, &redis, id).await;
+    move_window(&world, id, second, [OPENS_IN, HOUR]).await;
+    second_opens([&near, &far], id, second).await;
+    assert_eq!(near.claim(id, "u-1").await.json["drop_id"], second);
+    assert_eq!(far.mine(id, "u-1").await.code(), (200, "accepted"));
+}
