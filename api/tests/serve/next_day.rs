@@ -95,3 +95,27 @@ async fn an_api_far_from_redis_shows_a_claim_of_a_drop_that_has_just_opened_afte
     assert_eq!(near.claim(id, "u-1").await.json["drop_id"], second);
     assert_eq!(far.mine(id, "u-1").await.code(), (200, "accepted"));
 }
+
+#[tokio::test]
+async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, first, second) = two_days(&world, &api, "drop").await;
+    let (of_first, of_second) = (format!("?drop_id={first}"), format!("?drop_id={second}"));
+    assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
+    assert_eq!(give_back(&api, id, "u-1", &of_second).await.code(), (404, "not_found"), "nothing of that");
+    let given_back = give_back(&api, id, "u-1", &of_first).await;
+    assert_eq!(given_back.json, json!({"status": "revoked", "drop_id": first, "slot": 1}));
+
+    move_window(&world, id, first, [-2 * HOUR, -HOUR]).await;
+    move_window(&world, id, second, [-HOUR / 2, HOUR]).await;
+    let path = format!("/v1/coupons/{id}");
+    until("the next is open", async || api.get(&path).await.json["current_drop"]["id"] == second).await;
+    let next = api.claim(id, "u-1").await;
+    assert_eq!((next.code(), &next.json["drop_id"]), ((202, "accepted"), &json!(second)));
+    assert_eq!(give_back(&api, id, "u-1", &of_first).await.json, given_back.json, "the answer that was lost");
+    assert_eq!(api.mine(id, "u-1").await.code(), (200, "accepted"), "still held");
+    for (wrong, answer) in [("?drop_id=4711", (404, "not_found")), ("?drop_id=x", (400, "invalid"))] {
+        assert_eq!(give_back(&api, id, "u-1", wrong).await.code(), answer, "{wrong}");
+    }
+    assert_eq!(give_back(&api, id, "u-1", "").await.json["drop_id"], second, "that of the moment");
+}

@@ -179,7 +179,7 @@ function take(answer) {
   else if (answer.status === 401 || code === "bad_user_id") forget();
   else if (answer.status < 300) meet(answer.body);
   else if (code === "sold_out" || code === "not_allowed") note = code;
-  else if (code === "revoked") mine = { status: code };
+  else if (code === "revoked") mine = { status: code, drop_id: server.drop_id };
   else if (code === "paused" || code === "closed") server.state = code;
   else if (code === "not_open") {
     server.state = "scheduled";
@@ -248,9 +248,10 @@ async function giveBack() {
   asking = false;
   work = "loading";
   render();
-  const answer = await settle("DELETE", `${claims}/me`);
+  // Repeated after the next drop has opened, it must not take that one's.
+  const answer = await settle("DELETE", `${claims}/me${server.one_per_drop ? `?drop_id=${mine.drop_id}` : ""}`);
   work = null;
-  if (answer?.status === 200) mine = { status: "revoked" };
+  if (answer?.status === 200) mine = answer.body;
   else if (answer?.status === 404) mine = null;
   else note = "refused";
   render();

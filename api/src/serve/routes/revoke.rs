@@ -6,9 +6,9 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{CouponPath, JsonBody, Person, PersonPath};
+use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery};
 use super::validate;
 use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
@@ -35,15 +35,26 @@ pub(crate) struct RevokeBody {
     may_claim_again: bool,
 }
 
+/// Of which drop a person gives a coupon back.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct GiveBackQuery {
+    /// The drop, as the claim has it; by default the one that is open or was open last.
+    drop_id: Option<i64>,
+}
+
 /// Give your coupon back
 ///
 /// Or leave the waiting list. It is final: a claim is answered 409 `revoked` from then on. Safe to
-/// repeat: the answer is the same.
+/// repeat: the answer is the same. Where one each is allowed in each drop, name it: without
+/// `drop_id` the answer is about the drop of the moment, and a repeat may meet the next one.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon", example = 7)),
+    params(("id" = i64, Path, description = "Number of the coupon", example = 7), GiveBackQuery),
     responses(
         (status = 200, description = "It is given back, and goes to the next", body = Revoked),
+        (status = 400, description = "`bad_user_id`, or `invalid`: the sentence names the header or parameter"),
         (status = 404, description = "`not_found`: no such coupon, or nothing to give back"),
         (status = 503, description = "`unavailable`: repeat it to be certain"),
     ),
@@ -53,9 +64,10 @@ pub(crate) async fn give_back(
     State(app): State<App>,
     Person(Requester { user, .. }): Person,
     CouponPath(id): CouponPath,
+    StrictQuery(asked): StrictQuery<GiveBackQuery>,
 ) -> Result<Json<Revoked>, Problem> {
-    let (reason, by) = ("given back".to_owned(), user.to_string());
-    let order = Order { drop: None, reason, by, may_claim_again: false, operator: None };
+    let (drop, reason, by) = (asked.drop_id.map(DropId), "given back".to_owned(), user.to_string());
+    let order = Order { drop, reason, by, may_claim_again: false, operator: None };
     Ok(Json(app.claims.revoke(id, user, order).await?))
 }
 

@@ -246,3 +246,26 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     page.browser.reload().await;
     page.until(&["revoked"]).await;
 }
+
+#[tokio::test]
+async fn where_each_drop_gives_one_the_page_gives_back_the_one_that_it_shows() {
+    let f = Fixture::new("page-back-drop").await;
+    let pages = serve_pages(&f.world).await;
+    let mut body = coupon_body("Winter coupon", 1, 0);
+    body["once_per"] = "drop".into();
+    let coupon = f.api.create_coupon(&body).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["issued"]).await;
+    for button in ["#back", "#yes"] {
+        page.browser.click(button).await;
+    }
+    page.until(&["revoked"]).await;
+    let asked = page.browser.run("return performance.getEntriesByType('resource').map(one => one.name)").await;
+    let named = format!("/claims/me?drop_id={}", coupon.drop);
+    assert!(asked.as_array().unwrap().iter().any(|url| url.as_str().unwrap().ends_with(&named)), "{asked}");
+    page.browser.reload().await;
+    page.until(&["revoked"]).await;
+}
