@@ -2,8 +2,8 @@
 //! again and mailed, and an accepted pass can always be read.
 
 use firstcome_drift::Drift;
-use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually, shared};
 use reqwest::Method;
 use serde_json::json;
 
@@ -162,6 +162,29 @@ async fn a_short_restart_of_redis_is_no_mail() {
     assert_eq!(daemon.process.stop().await, 0);
     assert_eq!(world.sql.number("SELECT COUNT(*) FROM mail_outbox").await, 0, "{:?}", subjects(world));
     assert_eq!(world.sql.number("SELECT COUNT(*) FROM alerts WHERE status = 'firing'").await, 0);
+}
+
+#[tokio::test]
+async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
+    let fixture = Fixture::new("d-cut-off").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Cut off", 20, 10).await;
+    let redis = &shared().await.redis;
+    let proxy = redis.proxy().await.unwrap();
+    let via = redis.url_via(&proxy);
+    let env = [("REDIS_URL", via.as_str()), ("REDIS_TIMEOUT_MS", "1000")];
+    let (_other, cut_off) = (world.daemon().await, world.daemon_with(&env).await);
+    let log = || cut_off.process.log();
+    proxy.set(ProxyFault::Cut).await.unwrap();
+    eventually("it has lost Redis", LIMIT, async || log().contains("Redis cannot be reached")).await;
+    // The patience is half a minute.
+    let lost = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
+    let is_over = async || world.sql.number("SELECT UNIX_TIMESTAMP()").await > lost + 35;
+    eventually("its patience is over", LIMIT * 2, is_over).await;
+    assert!(fixture.api.claim(coupon.id, "u-late").await.promised().is_some(), "claims go on");
+    // That a pass of this daemon failed may be mailed.
+    let of_claims = "SELECT COUNT(*) FROM mail_outbox WHERE body_text LIKE '%503%' OR subject LIKE '%been reached%'";
+    assert_eq!(world.sql.number(of_claims).await, 0, "{:?}", subjects(world));
 }
 
 #[tokio::test]
