@@ -115,8 +115,8 @@ impl DriftSeries {
         }
     }
 
-    /// Another process has looked at all that a schedule's pass looks at, and has the series of what
-    /// it left. Those of this one would stay for as long as the other makes the runs.
+    /// Another process has looked at all that a schedule's pass looks at, and has the series of
+    /// what it left. Those of this one would stay for as long as the other makes the runs.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
         self.0.lock().retain(|_, left| left.seen_at > ended || left.sealed && !is_deep);
     }
