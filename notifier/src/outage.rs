@@ -44,7 +44,7 @@ pub(super) struct DirectMail {
 
 /// What a failure asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Notice {
+pub(super) struct DueNotice {
     pub(super) since: DateTime<Utc>,
     /// It is time for a new notice: programs hear of it too.
     pub(super) is_new: bool,
@@ -60,7 +60,7 @@ impl OutageNotifier {
         now: DateTime<Utc>,
         policy: MailPolicy,
         recipients: &[String],
-    ) -> Option<Notice> {
+    ) -> Option<DueNotice> {
         let mut state = self.0.lock();
         let outage = state.get_or_insert_with(|| Outage::begun(now));
         outage.was_away |= is_away;
@@ -72,7 +72,7 @@ impl OutageNotifier {
         }
         let mails = std::mem::take(&mut outage.unsent);
         outage.handed_out += mails.len();
-        (is_new || !mails.is_empty()).then_some(Notice { since: outage.since, is_new, mails })
+        (is_new || !mails.is_empty()).then_some(DueNotice { since: outage.since, is_new, mails })
     }
 
     /// A mail that could not be sent waits for the next failure, unless it can never be sent or the
@@ -236,7 +236,7 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    fn failed(outage: &OutageNotifier, seconds: i64) -> Option<Notice> {
+    fn failed(outage: &OutageNotifier, seconds: i64) -> Option<DueNotice> {
         let policy = MailPolicy { cooldown: TimeDelta::seconds(COOLDOWN), patience: TimeDelta::seconds(60) };
         outage.note_failure(true, at(seconds), policy, &["a".to_owned(), "b".to_owned()])
     }
