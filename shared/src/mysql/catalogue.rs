@@ -267,7 +267,7 @@ const SETTLED: TimeDelta = TimeDelta::minutes(1);
 /// The last drop that has opened of each coupon that has none open for a while, where it is sealed.
 /// One that has just opened is passed over: a claim may be a retry of one in the drop before.
 async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow]) -> QueryResult<Vec<DropRow>> {
-    // Not this host's clock, which may be ahead: the last drop would be missed until the next opens.
+    // Not this host's clock: were it ahead, the last drop would be missed until the next opens.
     let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)")).get_result(conn).await?;
     let is_open = |drop: &&DropRow| drop.opens_at < now - SETTLED && drop.closes_at.is_none_or(|at| at > now);
     let open: HashSet<i64> = unsealed.iter().filter(is_open).map(|drop| drop.coupon_id).collect();

@@ -74,13 +74,12 @@ impl ClaimService {
         user: UserId,
         order: Order,
     ) -> Result<Revoked, ClaimRefusal> {
-        let shown = match order.drop {
-            Some(id) => drop_named(db, coupon, id).await?,
-            None => {
-                // This process's idea of Redis's time lags behind: the next drop may have opened.
-                let now_ms = self.redis.time_ms().await.map_err(unknown)?;
-                drop_to_show(coupon, instant(now_ms)).map(|one| one.drop.clone())
-            }
+        let shown = if let Some(id) = order.drop {
+            drop_named(db, coupon, id).await?
+        } else {
+            // This process's idea of Redis's time lags behind: the next drop may have opened.
+            let now_ms = self.redis.time_ms().await.map_err(unknown)?;
+            drop_to_show(coupon, instant(now_ms)).map(|one| one.drop.clone())
         };
         let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
         let keys = self.redis.keys(coupon.coupon.id, shown.id);
