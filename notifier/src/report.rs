@@ -249,10 +249,19 @@ pub struct DropReport {
     pub before: Numbers,
     /// As the next check showed.
     pub after: Numbers,
+    /// The pass repaired the drop and ended, or had to leave it, before it compared it again: both
+    /// numbers are of before the repairs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unconfirmed: bool,
     /// How much was examined.
     pub examined: Examined,
     /// What was found.
     pub findings: Vec<Finding>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Drops of a run that it does not list one by one, since nothing was found in them.

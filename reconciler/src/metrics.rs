@@ -157,6 +157,7 @@ mod tests {
             sealed,
             before: Numbers::default(),
             after: Numbers::default(),
+            unconfirmed: false,
             examined: Examined::default(),
             findings: vec![finding.clone(); left],
         };

@@ -40,6 +40,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// After so many attempts that met a lock, two seconds each, whose rows are locked is left out.
 const LOCK_WAITS: u32 = 3;
+/// For so long after a lock, drops are written one by one.
+const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 /// A batch with so many messages is large.
 const LARGE: usize = 64;
@@ -72,8 +74,10 @@ pub(crate) struct Worker {
     next_batch: NextBatch<Arc<Record>>,
     /// Most messages in one transaction now. Halved where MySQL takes too long.
     size: usize,
-    /// Attempts in a row in which another client of MySQL had rows locked.
+    /// Attempts at one batch in which another client of MySQL had rows locked.
     lock_waits: u32,
+    /// When rows were left out last for that.
+    locked_at: Option<Instant>,
     /// How long the first message of the next batch waits for others. Longer while batches are
     /// large, because rows cost less in large transactions.
     wait: Duration,
@@ -91,7 +95,18 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
     let BatchLimits { max: size, wait, .. } = setup.limits;
     let (next_batch, backoff) = (NextBatch::default(), Backoff::default());
-    let mut worker = Worker { setup, source, throttle, backoff, next_batch, size, lock_waits: 0, wait, deadline: None };
+    let mut worker = Worker {
+        setup,
+        source,
+        throttle,
+        backoff,
+        next_batch,
+        size,
+        lock_waits: 0,
+        locked_at: None,
+        wait,
+        deadline: None,
+    };
     let ended = worker.run();
     drop(watchdog);
     worker.source.close(lag, LEAVE);
@@ -188,7 +203,7 @@ impl Worker {
     /// One transaction. `None` where the deadline of a stop came first.
     fn attempt(&mut self, batch: Vec<Arc<Record>>) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
-        let (db, own, by_drop) = (self.setup.db.clone(), batch.clone(), self.lock_waits >= LOCK_WAITS);
+        let (db, own, by_drop) = (self.setup.db.clone(), batch.clone(), self.meets_locks());
         self.setup.runtime.spawn(async move {
             let written = if by_drop { write_by_drop(&db, own).await } else { write(&db, own).await };
             result.send_replace(Some(Arc::new(written)));
@@ -223,12 +238,19 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether drops are written one by one. For a while also after a lock: who holds it may hold it
+    /// still, and three waits for each of its claims would be the others'.
+    fn meets_locks(&self) -> bool {
+        self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
+    }
+
     fn on_written(&mut self, part: &[Arc<Record>], written: &Written) {
         self.throttle.spend(part.len());
         self.source.group().written(part);
         self.setup.health.mysql(None);
-        if !written.refused.contains_key(ROW_LOCKED) {
-            self.lock_waits = 0;
+        self.lock_waits = 0;
+        if written.refused.contains_key(ROW_LOCKED) {
+            self.locked_at = Some(Instant::now());
         }
         if self.backoff.end() {
             tracing::info!(rows = written.issued, again = written.again, "MySQL takes batches again");
@@ -246,7 +268,7 @@ impl Worker {
         if self.backoff.is_due_for_log(Instant::now()) {
             tracing::warn!(%error, messages = size, "a batch could not be written; it is tried again until it is");
         }
-        self.lock_waits = if error.is_lock_wait() { self.lock_waits + 1 } else { 0 };
+        self.lock_waits += u32::from(error.is_lock_wait());
         if matches!(error, DbError::TimedOut { .. }) {
             // A slow MySQL would never finish a batch that is too large.
             self.size = (size / 2).max(1);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, observe};
+use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable, observe};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
@@ -203,8 +203,12 @@ impl Judge<'_> {
             return None;
         }
         if !alert.was_mailed() {
-            let of_stores =
-                seen.drop_id.is_none() && matches!(seen.about, About::RunFailed | About::Left(Kind::RedisLost));
+            let of_stores = match seen.about {
+                About::RunFailed | About::Left(Kind::RedisLost) => seen.drop_id.is_none(),
+                // Somebody's lock, say, which may be a matter of seconds.
+                About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
+                _ => false,
+            };
             return (!of_stores || !self.is_brief(alert.first_seen_at)).then_some(NoticeReason::New);
         }
         if alert.state == AlertState::Information {

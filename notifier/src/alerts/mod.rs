@@ -249,8 +249,11 @@ fn content(about: About, findings: &[Finding]) -> String {
         kinds.sort();
         return hash(kinds);
     }
+    let is_unworkable = is_unworkable(findings);
     hash(findings.iter().map(|f| {
         let detail = match (f.kind, f.slot, &f.user_id) {
+            // What a store answered differs by what was tried.
+            _ if is_unworkable => f.detail.split(':').next().unwrap_or_default().to_owned(),
             // Names the entry of the dead-letter table. Of many, only their number changes.
             (Kind::FailedClaim, None, None) if f.detail.starts_with("failed claim ") => f.detail.clone(),
             (_, None, None) => wording::without_numbers(&f.detail),

@@ -47,6 +47,7 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
         sealed: false,
         before: Numbers::default(),
         after: Numbers::default(),
+        unconfirmed: false,
         examined: crate::report::Examined::default(),
         findings,
     };

@@ -112,6 +112,9 @@ pub(crate) fn everyone<'a>(pass: &'a PassMail<'_>) -> HashSet<&'a str> {
 }
 
 pub(super) fn issued(report: &DropReport) -> String {
+    if report.unconfirmed {
+        return "not compared again".to_owned();
+    }
     if !was_examined(report) {
         return "not examined".to_owned();
     }

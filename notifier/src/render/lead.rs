@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use super::groups::{PassMail, issued};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Notice, NoticeReason, Observation};
-use crate::report::{ActionKind, DropReport, Finding, Kind};
+use crate::report::{ActionKind, DropReport, Finding, Kind, Status};
 use crate::wording;
 
 /// What happened: the most pressing first, which is the title, then the rest.
@@ -37,7 +37,9 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     parts.retain(|part| !part.is_empty());
     if verdict.problems.is_empty() {
         parts.extend(state(pass));
-        let todo = if verdict.earlier.is_empty() && has_rebuilt(pass) {
+        let todo = if pass.run.status == Status::Failed {
+            "The pass ended before it was through, and the next one goes on: nothing is to be done unless a mail says so."
+        } else if verdict.earlier.is_empty() && has_rebuilt(pass) {
             "Nothing is to be done tonight; who runs the coupons may want to tell those who waited."
         } else if verdict.earlier.is_empty() {
             "Nothing is to be done."
@@ -65,7 +67,10 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     let rebuilt = with(ActionKind::Rebuild);
     if rebuilt > 0 {
         let drops = wording::count(rebuilt, "drop was", "drops were");
-        let are_kept = pass.run.drops.iter().all(|report| report.exact) && pass.verdict.problems.is_empty();
+        // A pass that failed may not have come to all drops.
+        let are_kept = pass.run.status != Status::Failed
+            && pass.run.drops.iter().all(|report| report.exact)
+            && pass.verdict.problems.is_empty();
         let kept = if are_kept { ", and every promise is kept" } else { "" };
         parts.push(format!("Redis lost data: {drops} rebuilt from MySQL and Kafka{kept}."));
         parts.push(
@@ -93,6 +98,7 @@ fn state(pass: &PassMail<'_>) -> Option<String> {
     let exact = match (report.exact, report.after.rows == u64::from(report.quantity)) {
         (true, true) => ", exact",
         (true, false) => ", every promise has its row",
+        (false, _) if report.unconfirmed => " since its repairs",
         (false, _) => ", not exact yet",
     };
     Some(format!("{}: {}{exact}.", pass.coupon_of(drop).1, issued(report)))

@@ -177,6 +177,7 @@ fn numbers(pass: &PassMail<'_>) -> Option<Section> {
     let reports: Vec<&DropReport> = pass.drops().into_iter().filter_map(|drop| pass.report(drop)).collect();
     let blocks = match reports.as_slice() {
         [] => return None,
+        [one] if one.unconfirmed => return None,
         [one] => vec![Block::Table(changes(&one.before, &one.after)?)],
         many => drops_table(pass, many),
     };
@@ -189,7 +190,7 @@ fn drops_table(pass: &PassMail<'_>, reports: &[&DropReport]) -> Vec<Block> {
         let repairs = report.findings.iter().filter(|finding| is_repair(finding)).count() as u64;
         cells([
             &format!("{name}, drop {}", report.drop_id),
-            &wording::grouped(report.after.rows),
+            &if report.unconfirmed { "not known".to_owned() } else { wording::grouped(report.after.rows) },
             &wording::grouped(u64::from(report.quantity)),
             &wording::grouped(repairs),
         ])

@@ -204,7 +204,7 @@ fn place(pass: &PassMail<'_>, coupon: Option<CouponId>, drop: Option<DropId>) ->
         "coupon": drop.map(|drop| pass.coupon_of(drop).1),
         "drop_id": drop.map(|id| id.0),
         "quantity": report.map(|report| report.quantity),
-        "issued": report.map(|report| report.after.rows),
+        "issued": report.filter(|report| !report.unconfirmed).map(|report| report.after.rows),
     }))
 }
 

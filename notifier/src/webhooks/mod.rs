@@ -22,7 +22,7 @@ use diesel::result::QueryResult;
 use firstcome_shared::mysql::Conn;
 use firstcome_shared::mysql::webhooks::{self, NewWebhook};
 
-use crate::report::{Numbers, Run};
+use crate::report::{DropReport, Numbers, Run};
 
 pub(crate) use alertmanager::Alertmanager;
 pub use args::WebhookArgs;
@@ -86,8 +86,10 @@ impl Subscriptions {
         let ids: Vec<i64> = run.drops.iter().map(|report| report.drop_id.0).collect();
         let said = webhooks::said_of(conn, &ids).await?;
         let mut enqueued = 0;
-        // A drop that could not be worked on has no numbers.
-        for report in run.drops.iter().filter(|report| report.after != Numbers::default()) {
+        // A drop that could not be worked on has no numbers, and one that was not compared again old
+        // ones.
+        let has_numbers = |report: &&DropReport| report.after != Numbers::default() && !report.unconfirmed;
+        for report in run.drops.iter().filter(has_numbers) {
             let said = said.get(&report.drop_id);
             // Another process has recorded a later pass meanwhile.
             let is_late = said.is_some_and(|said| said.run_id >= run.run_id);

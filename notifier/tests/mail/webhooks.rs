@@ -268,6 +268,13 @@ fn sells(id: &str, after: Numbers) -> Run {
     run(id, Status::Clean, vec![report])
 }
 
+/// The pass ended first: its numbers are of before its repairs.
+fn not_compared_again(mut run: Run) -> Run {
+    run.status = Status::Failed;
+    run.drops[0].unconfirmed = true;
+    run
+}
+
 #[tokio::test]
 async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
     let receiver = Receiver::start().await;
@@ -289,6 +296,7 @@ async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
         sells("r2", numbers(50, 50, 0)), // another process was slow
         Run { dry_run: true, ..sells("r4", numbers(70, 70, 0)) },
         sells("r5", numbers(99, 100, 1)),
+        not_compared_again(sells("r51", numbers(60, 100, 0))),
         sells("r6", numbers(100, 100, 0)),
         sells("r7", numbers(100, 100, 0)),
         sells("r70", numbers(99, 100, 1)), // somebody gave back

@@ -56,6 +56,7 @@ pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Find
         sealed: false,
         before: Numbers { rows: 100 - lost.min(100) - still.min(100 - lost.min(100)), failed_claims, ..after },
         after: Numbers { rows: 100 - still.min(100), failed_claims: still, ..after },
+        unconfirmed: false,
         examined: Examined { users: 100, rows: 100 - lost.min(100), failed_claims },
         findings,
     }

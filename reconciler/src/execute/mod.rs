@@ -106,6 +106,8 @@ pub struct Executor<'a> {
     /// The counter is repaired once all pages are, or by a later pass.
     counts_later: bool,
     restored: &'a RestoredIn,
+    /// A lock of another client of MySQL, which one repair met after it had done what counts.
+    met_lock: Mutex<Option<DbError>>,
 }
 
 /// Coupons whose claimants a pass has restored from their rows, each in one life of Redis: it reads
@@ -136,6 +138,7 @@ impl<'a> Executor<'a> {
             left: 0,
             counts_later: false,
             restored,
+            met_lock: Mutex::default(),
         }
     }
 
@@ -213,18 +216,23 @@ impl<'a> Executor<'a> {
             Action::PutBack { .. } => self.put_back(run).await?,
             Action::Issue(_) => self.issue(run, traces).await?,
             Action::ToFront { .. } => self.bring_to_front(run).await?,
-            Action::Promote { .. } => self.promote(run).await?,
-            Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await?,
+            Action::Promote { .. } => return self.promote(run, attempts).await,
+            Action::IssueDeadLetter { .. } => return self.issue_dead_letters(run, attempts).await,
             Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await?,
             Action::Readmit { .. } => self.readmit(run).await?,
             _ => {
                 for item in run {
                     self.must_go_on()?;
-                    // One that a store refuses keeps no other of the drop back.
+                    // One that a store refuses keeps no other of the drop back. Behind a lock each
+                    // would wait.
                     attempts.push(match self.one(item).await {
+                        Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => return Err(error.into()),
                         Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
                         Ok(attempt) => attempt,
                     });
+                    if let Some(error) = self.met_lock.lock().take() {
+                        return Err(error.into());
+                    }
                 }
                 return Ok(());
             }

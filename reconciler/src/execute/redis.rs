@@ -1,9 +1,9 @@
 //! Repairs in Redis.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::UserId;
+use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::redis::gate::Generation;
@@ -20,6 +20,15 @@ const NO_REVISION: &str = "the drop is gone, or its coupon is being changed; the
 
 /// People promoted in one script and one statement.
 const PROMOTED_AT_ONCE: u32 = 1_000;
+
+/// What became of a waiting list until now.
+#[derive(Default)]
+struct PromotedSoFar {
+    /// Slots of those who have one now.
+    slots: HashMap<UserId, Slot>,
+    /// Names that nobody can have, which have left it.
+    no_user_ids: u32,
+}
 
 const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
 
@@ -177,11 +186,16 @@ impl Executor<'_> {
             Done::Applied(Some(GivenSlot { slot, at_ms })) => {
                 crash_point(Point::PersonMoved);
                 let claim = Claim { trace, ..self.given(user, GivenSlot { slot, at_ms }) };
-                let written = self.write_row(&claim).await?;
-                Ok(match written {
-                    RepairAttempt::Done(_) => RepairAttempt::Done(Some(format!("moved to slot {slot}"))),
+                let moved = format!("moved to slot {slot}");
+                match self.write_row(&claim).await {
+                    // No later pass sees that they were moved.
+                    Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
+                        *self.met_lock.lock() = Some(error);
+                        Ok(RepairAttempt::Done(Some(format!("{moved}, without a row so far"))))
+                    }
+                    Ok(RepairAttempt::Done(_)) => Ok(RepairAttempt::Done(Some(moved))),
                     other => other,
-                })
+                }
             }
             Done::Applied(None) => {
                 // Listed first: a crash in between leaves a listed person with a slot, which the
@@ -238,45 +252,28 @@ impl Executor<'_> {
     /// Gives what is left to the people first in line, until nobody waits or nothing is left: while
     /// somebody waits, admission sends everybody to the end of the line. The order is that of the
     /// waiting list by now, which may be longer than what was planned.
-    pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let generation = self.generation().await?;
-        let planned: HashSet<&UserId> = run.iter().filter_map(|item| item.user.as_ref()).collect();
-        let (mut slots, mut beyond, mut no_user_ids) = (HashMap::new(), 0, 0);
-        while self.left > 0 && !self.stop.is_cancelled() {
-            let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PROMOTED_AT_ONCE);
-            let Done::Applied(promoted) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await?
-            else {
-                break;
-            };
-            no_user_ids += promoted.no_user_ids;
-            let people = promoted.people;
-            if people.is_empty() {
-                if promoted.left_without == 0 {
-                    break;
-                }
-                continue;
-            }
-            crash_point(Point::PersonPromoted);
-            let claims: Vec<_> = people.iter().map(|(user, given)| (self.given(user, *given), None)).collect();
-            self.write_rows(&claims).await?;
-            self.left = self.left.saturating_sub(people.len() as u64);
-            for (user, GivenSlot { slot, .. }) in people {
-                if planned.contains(&user) {
-                    slots.insert(user, slot);
-                } else {
-                    beyond += 1;
-                }
-            }
-        }
-        let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.get(user)) {
+    pub(super) async fn promote(
+        &mut self,
+        run: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
+        let mut promoted = PromotedSoFar::default();
+        let ended = self.promote_all(&mut promoted).await;
+        let PromotedSoFar { mut slots, no_user_ids } = promoted;
+        let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.remove(user)) {
             Some(slot) => RepairAttempt::Done(Some(format!("promoted to slot {slot}"))),
             None if no_user_ids > 0 && !item.user.as_ref().is_some_and(|user| UserId::has_form(user.as_str())) => {
                 RepairAttempt::Done(Some("taken off the waiting list: nobody can claim by such a name".into()))
             }
             None => RepairAttempt::Changed("the waiting list has changed meanwhile".into()),
         };
-        let mut attempts: Vec<RepairAttempt> = run.iter().map(attempt).collect();
-        if let Some(RepairAttempt::Done(Some(detail))) = attempts.first_mut() {
+        let mut own: Vec<RepairAttempt> = run.iter().map(attempt).collect();
+        if ended.is_err() {
+            // The rest was not tried: they were promoted in order of the line.
+            own.truncate(own.iter().take_while(|attempt| matches!(attempt, RepairAttempt::Done(_))).count());
+        }
+        if let Some(RepairAttempt::Done(Some(detail))) = own.first_mut() {
+            let beyond = slots.len();
             if beyond > 0 {
                 *detail += format!("; with them {beyond} more people of the line").as_str();
             }
@@ -284,7 +281,32 @@ impl Executor<'_> {
                 *detail += format!("; {no_user_ids} names that nobody can have left it").as_str();
             }
         }
-        Ok(attempts)
+        attempts.append(&mut own);
+        ended
+    }
+
+    async fn promote_all(&mut self, promoted: &mut PromotedSoFar) -> Result<(), ExecuteError> {
+        let generation = self.generation().await?;
+        while self.left > 0 && !self.stop.is_cancelled() {
+            let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PROMOTED_AT_ONCE);
+            let Done::Applied(some) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await? else {
+                break;
+            };
+            promoted.no_user_ids += some.no_user_ids;
+            let people = some.people;
+            if people.is_empty() {
+                if some.left_without == 0 {
+                    break;
+                }
+                continue;
+            }
+            crash_point(Point::PersonPromoted);
+            self.left = self.left.saturating_sub(people.len() as u64);
+            let claims: Vec<_> = people.iter().map(|(user, given)| (self.given(user, *given), None)).collect();
+            promoted.slots.extend(people.into_iter().map(|(user, given)| (user, given.slot)));
+            self.write_rows(&claims).await?;
+        }
+        Ok(())
     }
 
     /// Dead letters whose people get another slot, many at a time: first all slots, then all rows.

@@ -80,14 +80,21 @@ impl Executor<'_> {
     /// Dead letters become rows in their slots, in batches: while the rows of some are written, the
     /// next people are put back. Nobody is put back later than necessary, since a slot that is
     /// skipped closes the drop until all are and the counter is repaired, once.
-    pub(super) async fn issue_dead_letters(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    pub(super) async fn issue_dead_letters(
+        &self,
+        run: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
         let letters: Vec<DeadLetterToIssue> = run.iter().filter_map(DeadLetterToIssue::of).collect();
         let batches: Vec<&[DeadLetterToIssue]> = letters.chunks(AT_ONCE).collect();
         let (decided, mut to_write) = mpsc::channel(batches.len().max(1));
         let written = stream::poll_fn(|context| to_write.poll_recv(context))
             .map(|(at, attempts)| self.write_letters(batches[at], attempts))
             .buffered(WRITERS)
-            .try_concat();
+            .try_for_each(|some| {
+                attempts.extend(some);
+                std::future::ready(Ok(()))
+            });
         // Both to their ends: an error of the writers must not keep the counter from being
         // repaired.
         let (admitted, written) = tokio::join!(self.admit_letters(&batches, decided), written);

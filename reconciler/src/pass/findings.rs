@@ -55,7 +55,7 @@ pub(super) struct FindingLedger {
     /// Repairs were carried out page by page.
     pub(super) has_repaired_pages: bool,
     /// The last repairs were not compared again so far.
-    is_unconfirmed: bool,
+    pub(super) is_unconfirmed: bool,
 }
 
 /// Most findings of a drop that are named, each with its person. A million people may miss their
@@ -179,7 +179,7 @@ impl FindingLedger {
         self.order.extend(more);
         if self.is_unconfirmed {
             let applied = self.order.iter_mut().filter(|finding| finding.result == Outcome::Applied);
-            applied.for_each(|finding| add(&mut finding.detail, Some("the pass ended before it compared again")));
+            applied.for_each(|finding| add(&mut finding.detail, Some("it was not compared again in this pass")));
         }
         self.order
     }

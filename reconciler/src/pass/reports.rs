@@ -47,8 +47,9 @@ impl Reports {
         self.drops
             .into_iter()
             .map(|(report, ledger)| {
+                let unconfirmed = ledger.is_unconfirmed;
                 let findings = ledger.into_findings(report.coupon_id, report.drop_id);
-                DropReport { findings, ..report }
+                DropReport { findings, unconfirmed, ..report }
             })
             .collect()
     }
@@ -64,6 +65,7 @@ fn first_report(coupon: &Coupon, drop: &Drop, plan: &Plan) -> DropReport {
         sealed: false,
         before: plan.numbers,
         after: Numbers::default(),
+        unconfirmed: false,
         examined: plan.examined,
         findings: Vec::new(),
     }

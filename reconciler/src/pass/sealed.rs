@@ -125,6 +125,7 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
         sealed: true,
         before: numbers,
         after: numbers,
+        unconfirmed: false,
         examined: Examined { rows, ..Examined::default() },
         findings,
     }

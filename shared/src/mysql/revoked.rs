@@ -108,10 +108,21 @@ impl Db {
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default().naive_utc();
         self.run("end a revocation", async move |conn| {
             let this = revoked_coupons::table.find(id).filter(revoked_coupons::may_claim_again);
-            diesel::update(this.filter(revoked_coupons::again_from.is_null()))
+            let ends = diesel::update(this.filter(revoked_coupons::again_from.is_null()))
                 .set(revoked_coupons::again_from.eq(at))
                 .execute(conn)
                 .await?;
+            if ends > 0 {
+                // One that a pass has listed since it was written.
+                diesel::sql_query(
+                    "UPDATE broken_promises b JOIN revoked_coupons r ON r.id = ? AND r.coupon_id = b.coupon_id AND r.user_id = b.user_id \
+                     SET b.mended_at = UTC_TIMESTAMP(3) \
+                     WHERE b.mended_at IS NULL AND (r.person_scope = 0 OR r.person_scope = b.drop_id)",
+                )
+                .bind::<BigInt, _>(id)
+                .execute(conn)
+                .await?;
+            }
             let stands = revoked_coupons::table.find(id).select(revoked_coupons::again_from);
             let stands: Option<NaiveDateTime> = stands.first(conn).await?;
             Ok(stands.map_or(again_from_ms, |at| at.and_utc().timestamp_millis()))

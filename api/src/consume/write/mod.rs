@@ -76,14 +76,19 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
     for record in batch {
         by_drop.entry(record.claim.as_ref().ok().map(|claim| claim.drop_id)).or_default().push(record);
     }
-    let mut done = Written::default();
+    let (mut done, mut failed) = (Written::default(), None);
     for of_drop in by_drop.into_values() {
-        match write(db, of_drop.clone()).await {
-            Err(error) if error.is_lock_wait() => done.add(keep_locked(db, of_drop, error.to_string()).await?),
-            written => done.add(written?),
+        let written = match write(db, of_drop.clone()).await {
+            Err(error) if error.is_lock_wait() => keep_locked(db, of_drop, error.to_string()).await,
+            written => written,
+        };
+        match written {
+            Ok(written) => done.add(written),
+            // The others first: the whole batch is written again.
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Ok(done)
+    failed.map_or(Ok(done), Err)
 }
 
 async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<Written, DbError> {

@@ -27,6 +27,22 @@ fn a_name_can_do_no_harm() {
     }
 }
 
+/// It was stopped after the first drops: nobody has looked at the others.
+#[test]
+fn only_a_pass_that_came_to_its_end_says_that_every_promise_is_kept() {
+    let rebuilt = general(Kind::RedisLost, ActionKind::Rebuild, Outcome::Applied, "97 people put back");
+    let whole =
+        run("0193a1f2-7c00-7d31-8000-0000000000ac", Status::Repaired, vec![drop_report(1, WINTER, 7, vec![rebuilt])]);
+    let stopped = Run { status: Status::Failed, stopped: true, partial: true, ..whole.clone() };
+    let text = |run: &Run| {
+        let text = mail(&[(at(1), run)], &[], &linked()).unwrap().text;
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(text(&whole).contains("every promise is kept"), "{}", text(&whole));
+    let stopped = text(&stopped);
+    assert!(!stopped.contains("every promise is kept") && stopped.contains("the next one goes on"), "{stopped}");
+}
+
 #[test]
 fn a_long_name_leaves_room_for_what_happened() {
     let mut run = repaired();

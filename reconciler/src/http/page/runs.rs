@@ -322,6 +322,7 @@ mod tests {
             sealed: false,
             before: Numbers::default(),
             after: Numbers::default(),
+            unconfirmed: false,
             examined: Examined::default(),
             findings: vec![finding],
         };

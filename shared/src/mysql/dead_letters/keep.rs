@@ -58,24 +58,30 @@ impl FailedClaim {
     }
 }
 
+/// Dead letters written in one statement: a message may have some kilobytes.
+const AT_ONCE: usize = 200;
+
 /// Keeps failed claims; one that is kept already counts another attempt.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    for claim in failed {
-        diesel::insert_into(failed_claims::table)
-            .values((
+    for some in failed.chunks(AT_ONCE) {
+        let row = |claim: &FailedClaim| {
+            (
                 failed_claims::coupon_id.eq(claim.coupon_id),
                 failed_claims::drop_id.eq(claim.drop_id),
                 failed_claims::slot.eq(claim.slot),
-                failed_claims::user_id.eq(claim.user_id.as_ref().map(UserId::as_str)),
+                failed_claims::user_id.eq(claim.user_id.as_ref().map(ToString::to_string)),
                 failed_claims::claimed_at.eq(claim.claimed_at.map(|at| at.naive_utc())),
-                failed_claims::payload.eq(&claim.payload),
+                failed_claims::payload.eq(claim.payload.clone()),
                 failed_claims::reason.eq(claim.reason),
-                failed_claims::error.eq(&claim.error),
+                failed_claims::error.eq(claim.error.clone()),
                 failed_claims::source_partition.eq(claim.source.partition),
                 failed_claims::source_offset.eq(claim.source.offset),
                 failed_claims::source_hash.eq(claim.source_hash()),
                 failed_claims::traceparent.eq(claim.trace.map(|trace| trace.to_string())),
-            ))
+            )
+        };
+        diesel::insert_into(failed_claims::table)
+            .values(some.iter().map(row).collect::<Vec<_>>())
             .on_conflict(diesel::dsl::DuplicatedKeys)
             .do_update()
             .set(failed_claims::attempts.eq(failed_claims::attempts + 1))

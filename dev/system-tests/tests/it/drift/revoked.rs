@@ -168,3 +168,27 @@ async fn a_promise_that_was_given_back_does_not_stay_listed_as_broken() {
     assert_whole(world, &coupon, 5, 5).await;
     clean_pass(world, &coupon).await;
 }
+
+/// A pass lists it between the steps of a revocation that lets its person claim again.
+#[tokio::test]
+async fn a_promise_that_is_listed_while_it_is_revoked_is_closed_at_the_end_of_the_revocation() {
+    let fixture = Fixture::new("d-revoked-between").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Between", 5, 5).await;
+    let gone = answers[0].0.as_str();
+    world
+        .sql
+        .query(
+            "CREATE TRIGGER lists BEFORE UPDATE ON revoked_coupons FOR EACH ROW \
+             INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
+             VALUES (NEW.drop_id, NEW.user_id, NEW.coupon_id, 1, 'no slot was left for them', 'by hand') \
+             ON DUPLICATE KEY UPDATE mended_at = NULL",
+        )
+        .await;
+    let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
+    fixture.api.revoke(coupon.id, gone, &order).await.unwrap();
+    world.sql.query("DROP TRIGGER lists").await;
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 1);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL").await, 0);
+    clean_pass(world, &coupon).await;
+}
