@@ -50,7 +50,7 @@ pub enum Violation {
     )]
     TurnedAway { coupon: u64, person: String, line: usize },
     #[error(
-        "denied: {person} was promised slot {slot} of drop {drop}, and was told in line {line} that the coupon is for others"
+        "denied: {person} was promised slot {slot} of drop {drop}, and was told in line {line} that they have none"
     )]
     Denied { drop: u64, slot: i64, person: String, line: usize },
     #[error(

@@ -13,12 +13,14 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     for op in history.operations.iter().filter(|op| op.act == OperationKind::Claim) {
         let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else { continue };
         let (coupon, person) = (op.coupon, &op.person);
+        if matches!(answer, RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }) {
+            found.extend(denied(history, index, op, line));
+        }
         let given = match answer {
             RecordedAnswer::NotAllowed => {
                 if !may_be(history, index, (coupon, person), false, (op.line, line)) {
                     found.push(Violation::TurnedAway { coupon, person: person.clone(), line });
                 }
-                found.extend(denied(history, index, op, line));
                 continue;
             }
             // A slot just now is given by this request; anything else may be from an earlier one.
@@ -34,7 +36,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// A promise that stands, to a person who asks again and is told that the coupon is for others.
+/// A promise that stands, to a person who asks again and is told that they have none.
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();

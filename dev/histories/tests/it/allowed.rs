@@ -159,6 +159,9 @@ fn taking_somebody_off_revokes_nothing() {
     assert!(found(events).contains(&Violation::Lost { drop: DROP, slot: 1, person: "a".into() }));
     let no = asks(20, "a", RecordedAnswer::NotAllowed);
     assert!(matches!(&with([&no])[..], [Violation::Denied { slot: 1, .. }]));
+    for other in [RecordedAnswer::SoldOut, RecordedAnswer::Waiting { position: 3 }] {
+        assert!(matches!(&with([&asks(20, "a", other.clone())])[..], [Violation::Denied { slot: 1, .. }]), "{other:?}");
+    }
     let broken = RecordedEvent::Broken { drop: DROP, person: "a".into(), slot: Some(1) };
     assert_eq!(with([&no, &[broken]]), [], "what is listed as broken is no promise");
     let revoking = RecordedEvent::Revoking { op: 21, coupon: 1, drop: Some(DROP), person: "a".into(), again: true };
