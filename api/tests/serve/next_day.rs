@@ -119,3 +119,21 @@ async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon
     }
     assert_eq!(give_back(&api, id, "u-1", "").await.json["drop_id"], second, "that of the moment");
 }
+
+/// By the catalogue, and by this process's clock, the first drop has just closed; by Redis's not.
+#[tokio::test]
+async fn who_is_admitted_to_a_drop_that_is_not_over_by_redis_takes_nothing_of_the_next() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, first, second) = two_days(&world, &api, "drop").await;
+    move_window(&world, id, second, [-2_000, HOUR]).await;
+    move_window(&world, id, first, [-HOUR, -2_000]).await;
+    until("it knows the windows", async || {
+        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"] == second
+    })
+    .await;
+    let later = (Utc::now() + TimeDelta::hours(1)).timestamp_millis().to_string();
+    world.ask_redis::<()>(&["HSET", &world.keys(id, first).meta, "closes_at_ms", &later]).await;
+    assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
+    let held: u64 = world.ask_redis(&["ZCARD", &world.keys(id, second).users]).await;
+    assert_eq!(held, 0);
+}
