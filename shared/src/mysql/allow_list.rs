@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Datetime, Nullable, Text, Unsigned};
+use diesel::sql_types::{BigInt, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Value, json};
 
 use super::ops_actions::{Operator, OperatorAct};
+use super::runs::before;
 use super::schema::{coupon_allow_list, coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::AllowList;
@@ -179,18 +179,15 @@ impl Db {
     /// were sealed as long ago, each with its revision. Who gives such a coupon more days uploads
     /// its list first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
-        let kept = TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX);
-        let before = Utc::now().checked_sub_signed(kept).unwrap_or_default().naive_utc();
+        let Some(before) = before(kept) else { return Ok(Vec::new()) };
         self.run_within(LONG, "old allow lists", async move |conn| {
-            let found: Vec<Old> = diesel::sql_query(
+            let found: Vec<Old> = diesel::sql_query(format!(
                 "SELECT c.id, c.revision FROM coupons c WHERE c.allow_list_people > 0 \
-                 AND (c.allow_list_changed_at IS NULL OR c.allow_list_changed_at <= ?) \
+                 AND (c.allow_list_changed_at IS NULL OR c.allow_list_changed_at <= {before}) \
                  AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
-                 AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND (d.sealed_at IS NULL OR d.sealed_at > ?)) \
-                 ORDER BY c.id LIMIT 100",
-            )
-            .bind::<Datetime, _>(before)
-            .bind::<Datetime, _>(before)
+                 AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND (d.sealed_at IS NULL OR d.sealed_at > {before})) \
+                 ORDER BY c.id LIMIT 100"
+            ))
             .load(conn)
             .await?;
             Ok(found.into_iter().map(|one| (CouponId(one.id), one.revision)).collect())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Datetime, Text};
+use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -298,26 +298,26 @@ const AT_ONCE: u32 = 1_000;
 /// How long one of these is kept.
 type Time = fn(&Retention) -> Duration;
 
-/// What is deleted by its age alone, in the order of an index.
+/// What is deleted by its age alone, in the order of an index. `{before}`: see [`before`].
 const BY_AGE: &[(&str, Time)] = &[
     // A finding that is over and that no run refers to any more: see `delete_old_findings`.
-    ("reconcile_findings WHERE seen_from IS NULL AND created_at < ? ORDER BY created_at", |kept| kept.runs),
-    ("alerts WHERE status = 'resolved' AND last_seen_at < ? ORDER BY last_seen_at", |kept| kept.alerts),
-    ("alerts WHERE status = 'told' AND last_seen_at < ? ORDER BY last_seen_at", |kept| kept.alerts),
-    ("mail_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
-    ("mail_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
-    ("webhook_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
-    ("webhook_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
+    ("reconcile_findings WHERE seen_from IS NULL AND created_at < {before} ORDER BY created_at", |kept| kept.runs),
+    ("alerts WHERE status = 'resolved' AND last_seen_at < {before} ORDER BY last_seen_at", |kept| kept.alerts),
+    ("alerts WHERE status = 'told' AND last_seen_at < {before} ORDER BY last_seen_at", |kept| kept.alerts),
+    ("mail_outbox WHERE sent_at < {before} ORDER BY sent_at", |kept| kept.mails),
+    ("mail_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at", |kept| kept.mails),
+    ("webhook_outbox WHERE sent_at < {before} ORDER BY sent_at", |kept| kept.mails),
+    ("webhook_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at", |kept| kept.mails),
     // What is not sealed may still be told of.
     (
-        "webhook_drops WHERE updated_at < ? AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
+        "webhook_drops WHERE updated_at < {before} AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
          AND d.sealed_at IS NULL) ORDER BY updated_at",
         |kept| kept.runs,
     ),
     // What they were is looked up by drop; without it the next pass shows them once more.
-    ("held_back WHERE planned_at < ? ORDER BY planned_at", |kept| kept.runs),
-    ("ops_actions WHERE at < ? ORDER BY at", |kept| kept.runs),
-    ("broken_promises WHERE mended_at < ? ORDER BY mended_at", |kept| kept.mended_promises),
+    ("held_back WHERE planned_at < {before} ORDER BY planned_at", |kept| kept.runs),
+    ("ops_actions WHERE at < {before} ORDER BY at", |kept| kept.runs),
+    ("broken_promises WHERE mended_at < {before} ORDER BY mended_at", |kept| kept.mended_promises),
 ];
 
 impl Db {
@@ -328,12 +328,9 @@ impl Db {
         self.delete_old_findings().await?;
         super::webhooks::give_up_orphans(self, Utc::now() - ORPHANED_AFTER, Utc::now()).await?;
         for (what, time) in BY_AGE {
-            let Some(before) = ago(time(&kept)) else { continue };
-            let sql = format!("DELETE FROM {what} LIMIT {AT_ONCE}");
-            self.run("delete what is old", async move |conn| {
-                diesel::sql_query(sql).bind::<Datetime, _>(before).execute(conn).await
-            })
-            .await?;
+            let Some(before) = before(time(&kept)) else { continue };
+            let sql = format!("DELETE FROM {} LIMIT {AT_ONCE}", what.replace("{before}", &before));
+            self.run("delete what is old", async move |conn| diesel::sql_query(sql).execute(conn).await).await?;
         }
         Ok(())
     }
@@ -341,7 +338,7 @@ impl Db {
     /// The last clean run stays through any time of trouble, and so does a run whose reports
     /// another one refers to.
     async fn delete_old_runs(&self, kept: Duration, nothing_new: bool) -> Result<(), DbError> {
-        let Some(before) = ago(kept) else { return Ok(()) };
+        let Some(before) = before(kept) else { return Ok(()) };
         self.run("delete old runs", async move |conn| {
             let clean = reconcile_runs::table.filter(reconcile_runs::status.eq("clean"));
             let last: Option<String> = clean
@@ -353,10 +350,10 @@ impl Db {
                 .optional()?;
             let sql = format!(
                 "DELETE r FROM reconcile_runs r JOIN (SELECT id FROM reconcile_runs o WHERE o.nothing_new = {nothing_new} \
-                 AND o.started_at < ? AND o.status <> 'running' AND o.id <> ? AND NOT EXISTS \
+                 AND o.started_at < {before} AND o.status <> 'running' AND o.id <> ? AND NOT EXISTS \
                  (SELECT 1 FROM reconcile_runs l WHERE l.drops_run = o.id) ORDER BY o.started_at LIMIT {AT_ONCE}) old USING (id)"
             );
-            let delete = diesel::sql_query(sql).bind::<Datetime, _>(before);
+            let delete = diesel::sql_query(sql);
             delete.bind::<Text, _>(last.unwrap_or_default()).execute(conn).await.map(|_| ())
         })
         .await
@@ -375,7 +372,10 @@ impl Db {
     }
 }
 
-/// `None`: longer than time itself, so nothing is old.
-fn ago(kept: Duration) -> Option<NaiveDateTime> {
-    Utc::now().checked_sub_signed(TimeDelta::from_std(kept).ok()?).map(|at| at.naive_utc())
+/// The instant before which what is kept for so long is old, as SQL, by MySQL's clock: a process
+/// whose own is ahead would delete what is young. `None`: longer than a hundred years, so nothing
+/// is.
+pub(super) fn before(kept: Duration) -> Option<String> {
+    let seconds = Some(kept.as_secs()).filter(|seconds| *seconds <= 100 * 366 * 86_400)?;
+    Some(format!("UTC_TIMESTAMP(3) - INTERVAL {seconds} SECOND"))
 }

@@ -97,3 +97,24 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
     let mine = ahead.me(coupon.id, "u-1").await;
     assert_eq!((&mine["status"], &mine["drop_id"]), (&json!("issued"), &json!(coupon.drop)), "{mine}");
 }
+
+#[tokio::test]
+async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young() {
+    let (world, clocks) = (World::new("clock-retention").await, Clocks::new().unwrap());
+    world.open().await;
+    let old = "INSERT INTO ops_actions (at, action, token, detail) VALUES";
+    world
+        .sql
+        .query(&format!(
+            "{old} (UTC_TIMESTAMP(3), 'young', 't', '{{}}'), (UTC_TIMESTAMP(3) - INTERVAL 3 YEAR, 'old', 't', '{{}}')"
+        ))
+        .await;
+    let runs = "SELECT COUNT(*) FROM reconcile_runs";
+    let before = world.sql.number(runs).await;
+    let clock = clocks.clock("once").unwrap();
+    clock.set(3 * 366 * 86_400).unwrap();
+    let env = clock.env();
+    world.once_with(&[], &env.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
+    assert_eq!(world.sql.query("SELECT action FROM ops_actions WHERE action IN ('young', 'old')").await, [["young"]]);
+    assert_eq!(world.sql.number(runs).await, before + 1);
+}
