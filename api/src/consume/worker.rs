@@ -238,8 +238,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether drops are written one by one. For a while also after a lock: who holds it may hold it
-    /// still, and three waits for each of its claims would be the others'.
+    /// Whether drops are written one by one. For a while also after a lock: it may last, and three
+    /// waits for each of its claims would be the others'.
     fn meets_locks(&self) -> bool {
         self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
     }

@@ -86,8 +86,8 @@ impl Subscriptions {
         let ids: Vec<i64> = run.drops.iter().map(|report| report.drop_id.0).collect();
         let said = webhooks::said_of(conn, &ids).await?;
         let mut enqueued = 0;
-        // A drop that could not be worked on has no numbers, and one that was not compared again old
-        // ones.
+        // A drop that could not be worked on has no numbers; one that was not compared again has
+        // old ones.
         let has_numbers = |report: &&DropReport| report.after != Numbers::default() && !report.unconfirmed;
         for report in run.drops.iter().filter(has_numbers) {
             let said = said.get(&report.drop_id);
