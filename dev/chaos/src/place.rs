@@ -2,7 +2,7 @@
 
 /// Where garbage is.
 #[derive(Clone)]
-pub(crate) enum Place {
+pub(crate) enum GarbagePlace {
     /// A member of a sorted set.
     Member {
         key: String,

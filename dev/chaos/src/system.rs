@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::clusters::ClusteredServers;
 use crate::fault::Fault;
-use crate::place::Place;
+use crate::place::GarbagePlace;
 use crate::replica::{Replica, follow};
 use crate::schedule::{FaultSchedule, Timed};
 use crate::servers::ProxiedServers;
@@ -36,7 +36,7 @@ pub struct SystemUnderTest {
     /// What was seen to be wrong while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
     /// Garbage that a fault has put somewhere, with the last finding before it.
-    garbage: Mutex<Vec<(u64, Place)>>,
+    garbage: Mutex<Vec<(u64, GarbagePlace)>>,
 }
 
 /// Of the processes of every schedule: passes every second, and no waiting that a schedule need not
@@ -150,11 +150,11 @@ impl SystemUnderTest {
         self.wrong.lock().insert(what);
     }
 
-    pub(crate) fn note_garbage(&self, places: impl Iterator<Item = (u64, Place)>) {
+    pub(crate) fn note_garbage(&self, places: impl Iterator<Item = (u64, GarbagePlace)>) {
         self.garbage.lock().extend(places);
     }
 
-    pub(crate) fn put_garbage(&self) -> Vec<(u64, Place)> {
+    pub(crate) fn put_garbage(&self) -> Vec<(u64, GarbagePlace)> {
         self.garbage.lock().clone()
     }
 

@@ -8,7 +8,7 @@ use firstcome_testkit::{MadeCoupon, PrefixedKeys};
 
 use super::effect::Effect;
 use crate::fault::{DropKey, Junk};
-use crate::place::Place;
+use crate::place::GarbagePlace;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
@@ -66,7 +66,7 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
     found.redis(&[b"DEL", name.as_bytes()]).await;
     found.redis(&[command.as_bytes(), name.as_bytes(), b"junk"]).await;
     let kind = if key == DropKey::Count { "list" } else { "string" };
-    let places = [Place::Type { name, kind }];
+    let places = [GarbagePlace::Type { name, kind }];
     found.note(&places);
     found.until_gone(&places, ms).await
 }
@@ -86,7 +86,7 @@ impl<'a> Found<'a> {
         Self { system, coupon, finding, put: false }
     }
 
-    fn note(&self, places: &[Place]) {
+    fn note(&self, places: &[GarbagePlace]) {
         self.system.note_garbage(places.iter().map(|place| (self.finding, place.clone())));
     }
 
@@ -99,16 +99,16 @@ impl<'a> Found<'a> {
         self.system.redis().of_drop(self.coupon.id, self.coupon.drop, name)
     }
 
-    async fn scores(&mut self) -> Vec<Place> {
+    async fn scores(&mut self) -> Vec<GarbagePlace> {
         let key = self.key("users");
         for (score, name) in ODD_SCORES.iter().zip(ODD_PEOPLE) {
             self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()]).await;
         }
-        ODD_PEOPLE.into_iter().map(|name| Place::Score { key: key.clone(), name }).collect()
+        ODD_PEOPLE.into_iter().map(|name| GarbagePlace::Score { key: key.clone(), name }).collect()
     }
 
     /// On the next slots, as if admission had put them there; and at the head of the line.
-    async fn names(&mut self) -> Vec<Place> {
+    async fn names(&mut self) -> Vec<GarbagePlace> {
         const ADMIT: &str = "local count = tonumber(redis.call('GET', KEYS[1]) or '')
              if not count or count >= tonumber(redis.call('HGET', KEYS[3], 'quantity') or '0') then return end
              redis.call('ZADD', KEYS[2], count + 1, ARGV[1])
@@ -121,20 +121,21 @@ impl<'a> Found<'a> {
         }
         self.redis(&[b"ZADD", waiting.as_bytes(), b"-5", NAMES[2]]).await;
         let both = [users, waiting];
-        let places =
-            both.iter().flat_map(|key| NAMES.map(|name| Place::Member { key: key.clone(), name: name.to_vec() }));
+        let places = both
+            .iter()
+            .flat_map(|key| NAMES.map(|name| GarbagePlace::Member { key: key.clone(), name: name.to_vec() }));
         places.collect()
     }
 
-    async fn free(&mut self) -> Vec<Place> {
+    async fn free(&mut self) -> Vec<GarbagePlace> {
         let key = self.key("free");
         for (score, name) in NOT_FREE {
             self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()]).await;
         }
-        NOT_FREE.map(|(_, name)| Place::Member { key: key.clone(), name: name.into() }).into()
+        NOT_FREE.map(|(_, name)| GarbagePlace::Member { key: key.clone(), name: name.into() }).into()
     }
 
-    async fn messages(&mut self) -> Vec<Place> {
+    async fn messages(&mut self) -> Vec<GarbagePlace> {
         let MadeCoupon { id, drop, .. } = self.coupon;
         let claim = |coupon: i64, drop: i64, slot: i64, user: &str| {
             format!(
@@ -153,13 +154,15 @@ impl<'a> Found<'a> {
         let mut places = Vec::new();
         for message in messages {
             let (partition, offset) = self.system.world.topic.produce(None, "odd", &message).await;
-            places.push(Place::DeadLetters(format!("source_partition = {partition} AND source_offset = {offset}")));
+            places.push(GarbagePlace::DeadLetters(format!(
+                "source_partition = {partition} AND source_offset = {offset}"
+            )));
             self.put = true;
         }
         places
     }
 
-    async fn dead_letters(&mut self) -> Vec<Place> {
+    async fn dead_letters(&mut self) -> Vec<GarbagePlace> {
         let MadeCoupon { id, drop, .. } = self.coupon;
         let letters = format!(
             "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, payload) VALUES
@@ -176,15 +179,15 @@ impl<'a> Found<'a> {
             }
             pause(500).await;
         }
-        vec![Place::DeadLetters(format!("reason = '{BY_HAND}'"))]
+        vec![GarbagePlace::DeadLetters(format!("reason = '{BY_HAND}'"))]
     }
 
     /// Waits until the product has removed or named each, and removes what it has named.
-    async fn until_gone(&self, places: &[Place], ms: u64) -> Result<Effect> {
+    async fn until_gone(&self, places: &[GarbagePlace], ms: u64) -> Result<Effect> {
         let begun = Instant::now();
         pause(ms).await;
         let mut removed = 0;
-        let may_be_there = |place: &&Place| self.put || !matches!(place, Place::DeadLetters(_));
+        let may_be_there = |place: &&GarbagePlace| self.put || !matches!(place, GarbagePlace::DeadLetters(_));
         for place in places.iter().filter(may_be_there) {
             while self.is_there(place).await.unwrap_or(true) {
                 if self.is_named(place).await.unwrap_or(false) {
@@ -200,23 +203,23 @@ impl<'a> Found<'a> {
         Ok(Effect::of(begun..Instant::now(), self.put || removed > 0, note))
     }
 
-    async fn is_there(&self, place: &Place) -> Result<bool> {
+    async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
             // On the waiting list of a drop that is full it is in nobody's way.
-            Place::Member { key, name } => {
+            GarbagePlace::Member { key, name } => {
                 score(&redis, key, name).await?.is_some() && !(key.ends_with(":waiting") && self.is_full().await?)
             }
-            Place::Score { key, name } => {
+            GarbagePlace::Score { key, name } => {
                 let score = score(&redis, key, name.as_bytes()).await?;
                 score.is_some_and(|score| score.fract() != 0.0 || !(1.0..1e9).contains(&score))
             }
-            Place::Type { name, kind } => {
+            GarbagePlace::Type { name, kind } => {
                 redis.try_command::<String>(&["TYPE", name]).await? == *kind
                     && (*kind == "list" || redis.try_command::<String>(&["GET", name]).await? == "junk")
             }
             // A message may not have been read yet.
-            Place::DeadLetters(of) => {
+            GarbagePlace::DeadLetters(of) => {
                 let resolved =
                     format!("SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}");
                 number(self.system, &resolved).await? == 0
@@ -232,11 +235,11 @@ impl<'a> Found<'a> {
     }
 
     /// Whether a finding names it: the dead letter, or the drop and that a person is needed.
-    async fn is_named(&self, place: &Place) -> Result<bool> {
+    async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!("(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)", self.finding);
         let named = match place {
-            Place::DeadLetters(of) => format!(
+            GarbagePlace::DeadLetters(of) => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
                  AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]')) OR NULL) FROM failed_claims c WHERE {of}"
@@ -250,17 +253,17 @@ impl<'a> Found<'a> {
         Ok(number(self.system, &named).await? > 0)
     }
 
-    async fn remove(&self, place: &Place) -> Result<()> {
+    async fn remove(&self, place: &GarbagePlace) -> Result<()> {
         let redis = self.system.redis();
         match place {
-            Place::Member { key, name } => {
+            GarbagePlace::Member { key, name } => {
                 command(&redis, &[b"ZREM", key.as_bytes(), name.as_slice()]).await?;
                 let claimants = redis.claimants(self.coupon.id);
                 command(&redis, &[b"HDEL", claimants.as_bytes(), name.as_slice()]).await?;
             }
-            Place::Score { key, name } => command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?,
-            Place::Type { name, .. } => command(&redis, &[b"DEL", name.as_bytes()]).await?,
-            Place::DeadLetters(of) => {
+            GarbagePlace::Score { key, name } => command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?,
+            GarbagePlace::Type { name, .. } => command(&redis, &[b"DEL", name.as_bytes()]).await?,
+            GarbagePlace::DeadLetters(of) => {
                 let discard = format!(
                     "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'
                      WHERE {of} AND resolved_at IS NULL"
@@ -271,13 +274,13 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    fn said(&self, place: &Place) -> String {
+    fn said(&self, place: &GarbagePlace) -> String {
         let drop = self.coupon.drop;
         match place {
-            Place::Member { key, name } => format!("{} in {key} of drop {drop}", String::from_utf8_lossy(name)),
-            Place::Score { key, name } => format!("{name} in {key}"),
-            Place::Type { name, .. } => format!("a key of another type, {name}"),
-            Place::DeadLetters(of) => format!("dead letters, {of}"),
+            GarbagePlace::Member { key, name } => format!("{} in {key} of drop {drop}", String::from_utf8_lossy(name)),
+            GarbagePlace::Score { key, name } => format!("{name} in {key}"),
+            GarbagePlace::Type { name, .. } => format!("a key of another type, {name}"),
+            GarbagePlace::DeadLetters(of) => format!("dead letters, {of}"),
         }
     }
 }
