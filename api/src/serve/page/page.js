@@ -19,12 +19,11 @@ let server = null; // the state that the server told last
 let readAt = 0; // when, by performance.now()
 let mine = null; // the own claim
 let work = null; // "loading", "claiming" or "trying" while one is under way
-let note = null; // what the last claim was refused with
+let note = null, noteDrop = null; // what the last claim was refused with, and of which drop
 let unsure = false; // whether an answer to this claim was lost: it may have been a yes
 let misses = 0; // states that did not come, in a row
 let asking = false; // whether to give it back
-let copied = false;
-let poll, ticker;
+let poll, ticker, copied = false;
 
 // ---- words
 
@@ -129,6 +128,7 @@ async function refresh() {
     server = answer.body;
     readAt = (before + performance.now()) / 2;
     misses = 0;
+    if (note !== "expired" && noteDrop !== server.drop_id) note = null; // a new day
   } else misses += 1;
   render();
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
@@ -175,19 +175,20 @@ function opensSoon(answer) {
 
 function take(answer) {
   const code = answer?.body.code;
-  if (!answer) note = "stopped";
+  if (!answer) refuse("stopped");
   else if (answer.status === 401 || code === "bad_user_id") forget();
   else if (answer.status < 300) meet(answer.body);
-  else if (code === "sold_out" || code === "not_allowed") note = code;
+  else if (code === "sold_out" || code === "not_allowed") refuse(code);
   else if (code === "revoked") mine = { status: code, drop_id: server.drop_id };
   else if (code === "paused" || code === "closed") server.state = code;
-  else if (code === "not_open") {
-    server.state = "scheduled";
-    server.opens_at_ms = Date.parse(answer.body.opens_at);
-  } else note = "refused";
+  else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
+  else refuse("refused");
   render();
-  if (!mine && !note) refreshIn(server.poll_after_ms ?? 10_000);
+  // Those who are refused in a rush ask for the next day when it is over.
+  if (!mine && note !== "expired") refreshIn(note ? 60_000 : (server.poll_after_ms ?? 10_000));
 }
+
+const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 
 // Of `claims` and of `claims/me`.
 function meet(claim) {
@@ -195,7 +196,7 @@ function meet(claim) {
   // What is promised stays so until something else is known of it.
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
-  if (!mine && claim.allowed === false && server.state !== "closed") note = "not_allowed";
+  if (!mine && claim.allowed === false && server.state !== "closed") refuse("not_allowed");
   follow();
 }
 
@@ -299,7 +300,7 @@ function ofWork() {
 function ofNote() {
   const total = count(server.quantity);
   if (note === "sold_out" || note === "not_allowed")
-    return { view: note, label: say(note), detail: say(`${note}_why`, { total }), button: say("again"), act: claim };
+    return { view: note, label: say(note), detail: say(`${note}_why`, { total }), button: canClaim() && say("again"), act: claim };
   if (note === "stopped") return { view: note, label: say("stopped"), detail: say("stopped_why"), button: say("again"), act: begin };
   return { view: "refused", label: say("refused"), detail: say("refused_why") };
 }

@@ -4,7 +4,7 @@
 use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};
 
-use super::support::{BrowserPage, LIMIT, serve_pages};
+use super::support::{BrowserPage, LIMIT, serve_pages, until};
 
 /// From the next load on, `claims/me` and the state are answered so.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
@@ -67,6 +67,70 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
     page.browser.click("#back").await;
     page.browser.click("#yes").await;
     page.until(&["revoked"]).await;
+}
+
+/// From the next load on, questions about claims are answered as `replies` has it, by method, and
+/// the state has what `told` has. Status 0: ten minutes pass, and no answer comes.
+fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
+    format!(
+        "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
+         const [ask, replies, clock] = [(window.realFetch ??= window.fetch), {replies}, performance.now.bind(performance)];
+         window.told = {told};
+         window.fetch = async (url, options) => {{
+           const answer = (body, status) => new Response(JSON.stringify(body), {{ status }});
+           const [status, body] = (String(url).includes('/claims') && replies[options.method]) || [];
+           if (status) return answer(body, status);
+           if (status === 0) {{
+             performance.now = () => clock() + 700_000;
+             throw new TypeError('lost');
+           }}
+           const real = await ask(url, options);
+           return answer({{ ...await real.json(), ...window.told }}, real.status);
+         }}; }}"
+    )
+}
+
+/// A drop of a daily coupon, as its state tells of it.
+fn of_day(drop: i64, state: &str) -> Value {
+    let opens_at_ms = chrono::Utc::now().timestamp_millis() + if state == "scheduled" { 3_600_000 } else { -1 };
+    json!({"one_per_drop": true, "drop_id": drop, "state": state, "opens_at_ms": opens_at_ms})
+}
+
+/// The server tells this from now on, and the page asks at once.
+async fn tell(page: &BrowserPage, told: &Value) {
+    let look = "document.dispatchEvent(new Event('visibilitychange'))";
+    page.browser.run(&format!("window.told = {told}; {look}")).await;
+}
+
+#[tokio::test]
+async fn what_a_claim_of_one_day_was_refused_with_is_said_no_more_on_the_next() {
+    let (world, _api) = open_world("page-next-day").await;
+    let pages = serve_pages(&world).await;
+    let coupon = pages.open_coupon(100).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    for (status, code, view) in
+        [(409, "sold_out", "sold_out"), (403, "not_allowed", "not_allowed"), (400, "invalid", "refused")]
+    {
+        let replies = json!({"POST": [status, {"code": code}], "GET": [200, {"status": "none"}]});
+        page.browser.prepare(&stubbed(coupon.id, &replies, &of_day(1, "open"))).await;
+        page.browser.reload().await;
+        page.until(&["open"]).await;
+        page.browser.click("#main").await;
+        page.until(&[view]).await;
+        if view != "refused" {
+            // The same day leaves it, without a button that does nothing.
+            tell(&page, &of_day(1, "closed")).await;
+            until(&page.browser, "document.querySelector('#main').hidden").await;
+            assert_eq!(page.view().await, view);
+        }
+        tell(&page, &of_day(2, "scheduled")).await;
+        page.until(&["scheduled"]).await;
+        tell(&page, &of_day(2, "open")).await;
+        page.until(&["open"]).await;
+        assert!(page.is_on().await, "after {code}");
+    }
 }
 
 #[tokio::test]
