@@ -251,11 +251,9 @@ async function giveBack() {
   render();
   // Repeated after the next drop has opened, it must not take that one's.
   const answer = await settle("DELETE", `${claims}/me${server.one_per_drop ? `?drop_id=${mine.drop_id}` : ""}`);
-  work = null;
-  if (answer?.status === 200) mine = answer.body;
-  else if (answer?.status === 404) mine = null;
-  else note = "refused";
-  render();
+  work = mine = null;
+  if (answer?.status === 404) refresh(); // there is none
+  else take(answer);
 }
 
 async function copy() {

@@ -134,6 +134,35 @@ async fn what_a_claim_of_one_day_was_refused_with_is_said_no_more_on_the_next() 
 }
 
 #[tokio::test]
+async fn giving_back_that_fails_is_told_and_leaves_nothing_for_the_next_day() {
+    let (world, _api) = open_world("page-not-back").await;
+    let pages = serve_pages(&world).await;
+    let coupon = pages.open_coupon(100).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    let give_back = async |status: u16, view: &str| {
+        let issued = json!({"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 1});
+        let replies = json!({"GET": [200, issued], "DELETE": [status, {"code": "of the test"}]});
+        page.browser.prepare(&stubbed(coupon.id, &replies, &of_day(1, "open"))).await;
+        page.browser.reload().await;
+        page.until(&["issued"]).await;
+        for button in ["#back", "#yes"] {
+            page.browser.click(button).await;
+        }
+        page.until(&[view]).await;
+    };
+    give_back(400, "refused").await;
+    tell(&page, &of_day(2, "scheduled")).await;
+    page.until(&["scheduled"]).await;
+    give_back(404, "open").await;
+    give_back(0, "stopped").await;
+    page.browser.click("#main").await;
+    page.until(&["issued"]).await;
+    give_back(401, "expired").await;
+}
+
+#[tokio::test]
 async fn a_part_of_the_page_that_is_missing_is_a_complaint_and_another_answer_404_is_none() {
     let (world, _api) = open_world("page-missing").await;
     let pages = serve_pages(&world).await;
