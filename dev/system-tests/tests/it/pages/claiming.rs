@@ -268,4 +268,11 @@ async fn where_each_drop_gives_one_the_page_gives_back_the_one_that_it_shows() {
     assert!(asked.as_array().unwrap().iter().any(|url| url.as_str().unwrap().ends_with(&named)), "{asked}");
     page.browser.reload().await;
     page.until(&["revoked"]).await;
+    // In another browser they claim once more, and are told so: here nothing tells before.
+    page.browser.prepare(NOT_BESIDE).await;
+    page.browser.run("localStorage.clear()").await;
+    page.browser.reload().await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["revoked"]).await;
 }
