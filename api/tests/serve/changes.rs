@@ -290,6 +290,25 @@ async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
 }
 
 #[tokio::test]
+async fn a_quantity_below_what_is_given_out_is_refused_and_takes_no_revision() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, _) = api.make(open(5)).await;
+    for user in ["u-1", "u-2", "u-3"] {
+        assert_eq!(api.claim(id, user).await.status, 202);
+    }
+    let tag = api.get(&format!("/v1/coupons/{id}")).await.headers["etag"].to_str().unwrap().to_owned();
+    let meant_for = [("if-match", tag.as_str())];
+    let before = world.dump().await;
+    let refused = patch_with(&api, id, &meant_for, &json!({"quantity": 2})).await;
+    assert_eq!((refused.code(), &refused.json["given_out"]), ((409, "below_given_out"), &json!(3)), "{refused:?}");
+    assert_eq!(world.dump().await, before);
+    // Who corrects the number is not told that somebody else has changed the coupon.
+    let corrected = patch_with(&api, id, &meant_for, &json!({"quantity": 4})).await;
+    assert_eq!((corrected.status, &corrected.json["quantity"]), (200, &json!(4)), "{corrected:?}");
+    assert_agree(&world, id).await;
+}
+
+#[tokio::test]
 async fn who_has_the_settings_already_is_told_so() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;

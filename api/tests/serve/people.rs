@@ -35,6 +35,49 @@ async fn a_claim_is_accepted_then_issued_with_its_code() {
 }
 
 #[tokio::test]
+async fn nobody_keeps_what_one_person_holds() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, drop) = api.make(open(1)).await;
+    assert_eq!(api.claim(id, "u-1").await.status, 202);
+    world.issue((id, drop), 1, "u-1").await;
+    let path = format!("/v1/coupons/{id}/claims/me");
+    for (method, status) in [(Method::GET, "issued"), (Method::DELETE, "revoked")] {
+        let answer = api.ask(method.clone(), &path, &[("x-user-id", "u-1")], "").await;
+        assert_eq!(answer.json["status"], status, "{answer:?}");
+        // It names a code, and a gateway's header does not tell a cache whose it is.
+        assert_eq!(
+            answer.headers.get("cache-control").map(|value| value.as_bytes()),
+            Some(&b"no-store"[..]),
+            "{method}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
+    let api = ServeWorld::new().await.with("coupon-page", "on").api().await;
+    let (id, _) = api.make(open(1)).await;
+    let coded: String = id.to_string().bytes().map(|digit| format!("%{digit:02X}")).collect();
+    for other in [coded, format!("0{id}"), format!("+{id}"), format!("{id}%20")] {
+        for (method, rest) in [(Method::GET, ""), (Method::POST, "/claims"), (Method::GET, "/claims/me")] {
+            let path = format!("/v1/coupons/{other}{rest}");
+            let answer = api.ask(method, &path, &[("x-user-id", "u:1")], "").await;
+            assert_eq!(answer.code(), (404, "not_found"), "{path}");
+        }
+        for path in [format!("/c/{other}"), format!("/c/{other}/state")] {
+            assert_eq!(api.get(&path).await.status, 404, "{path}");
+        }
+        // The id of a person is no coupon's.
+        let path = format!("/v1/coupons/{other}/people/{id}/revoke");
+        assert_eq!(api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"})).await.status, 404, "{path}");
+    }
+    assert_eq!(api.claim(id, "u:1").await.status, 202);
+    let path = format!("/v1/coupons/{id}/people/u%3A1/revoke");
+    let revoked = api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"})).await;
+    assert_eq!(revoked.code(), (200, "revoked"), "{revoked:?}");
+}
+
+#[tokio::test]
 async fn a_sealed_drop_is_answered_from_mysql_alone() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = world.make_over(&api, 3).await;

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::Uri;
 use firstcome_shared::domain::{CouponId, DropId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
@@ -36,12 +37,15 @@ pub(super) struct InDrop {
 )]
 pub(super) async fn explain(
     State(app): State<RouteState>,
-    StrictPath((id, user)): StrictPath<(String, String)>,
+    StrictPath((_id, user)): StrictPath<(String, String)>,
+    uri: Uri,
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
     let user: UserId = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
+    // As it was sent: a coupon has one path, and axum decodes the parts of a path.
+    let id = uri.path().split('/').nth(3).unwrap_or_default();
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
-    let coupon = CouponId(canonical_number(&id).ok_or_else(no_such)?);
+    let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
     match explain::explain(&app.stores, coupon, query.drop_id.map(DropId), &user).await {
         Ok(Some(story)) => Ok(Json(story)),
         Ok(None) => Err(no_such()),

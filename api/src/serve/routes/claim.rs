@@ -28,6 +28,7 @@ use tower::ServiceExt as _;
 use super::extract::{CouponPath, Person, coupon_id};
 use super::middleware::RequestGuard;
 use super::refusals::refused;
+use super::view::{NotKept, not_kept};
 use crate::serve::auth::Requester;
 use crate::serve::claim::my_claim::MyClaim;
 use crate::serve::claim::{ClaimAnswer, ClaimRefusal};
@@ -84,8 +85,8 @@ pub(crate) async fn mine(
     State(app): State<App>,
     Person(requester): Person,
     CouponPath(id): CouponPath,
-) -> Result<Json<MyClaim>, Problem> {
-    Ok(Json(app.claims.my_claim(id, requester).await?))
+) -> Result<NotKept<MyClaim>, Problem> {
+    Ok(not_kept(app.claims.my_claim(id, requester).await?))
 }
 
 /// The router with the fast path before it. A service of hyper's, which is called by reference:

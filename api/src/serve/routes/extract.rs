@@ -1,7 +1,7 @@
 //! Extractors of the API: the coupon and the person of a request. A wrong part becomes a problem
 //! that names it. What both services read alike is shared.
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
 use firstcome_shared::domain::{CouponId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
@@ -18,16 +18,25 @@ pub(crate) fn coupon_id(text: &str) -> Option<CouponId> {
     canonical_number(text).map(CouponId)
 }
 
-/// The coupon that a path names. Other text names no coupon.
+/// The coupon that a path names. Other text names no coupon, nor does a number that is
+/// percent-encoded: a rule by path in front of this service would not know it.
 pub(crate) struct CouponPath(pub(crate) CouponId);
+
+impl CouponPath {
+    fn of(parts: &Parts) -> Result<Self, Problem> {
+        // As it was sent: axum decodes the parts of a path.
+        let pattern = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let place = pattern.split('/').position(|part| part == "{id}");
+        let text = place.and_then(|place| parts.uri.path().split('/').nth(place)).unwrap_or_default();
+        coupon_id(text).map(Self).ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
+    }
+}
 
 impl FromRequestParts<App> for CouponPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let text =
-            Path::<String>::from_request_parts(parts, app).await.map_or_else(|_| String::new(), |Path(text)| text);
-        coupon_id(&text).map(Self).ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        Self::of(parts)
     }
 }
 
@@ -38,9 +47,9 @@ impl FromRequestParts<App> for PersonPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let CouponPath(id) = CouponPath::of(parts)?;
         let path = Path::<(String, String)>::from_request_parts(parts, app).await;
-        let Path((id, user)) = path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
-        let id = coupon_id(&id).ok_or_else(|| Problem::not_found(format!("there is no coupon {id:?}")))?;
+        let Path((_, user)) = path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
         let user = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
         Ok(Self(id, user))
     }

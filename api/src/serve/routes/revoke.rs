@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery};
 use super::validate;
+use super::view::{NotKept, not_kept};
 use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
 use crate::serve::state::App;
@@ -65,10 +66,10 @@ pub(crate) async fn give_back(
     Person(Requester { user, .. }): Person,
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<GiveBackQuery>,
-) -> Result<Json<Revoked>, Problem> {
+) -> Result<NotKept<Revoked>, Problem> {
     let (drop, reason, by) = (asked.drop_id.map(DropId), "given back".to_owned(), user.to_string());
     let order = Order { drop, reason, by, may_claim_again: false, operator: None };
-    Ok(Json(app.claims.revoke(id, user, order).await?))
+    Ok(not_kept(app.claims.revoke(id, user, order).await?))
 }
 
 /// Revoke a person's coupon

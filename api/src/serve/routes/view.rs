@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, DropState};
@@ -117,6 +117,13 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
         }
     };
     coupons.iter().map(view).collect()
+}
+
+/// An answer about people, which no cache keeps: a gateway's header does not tell it whose it is.
+pub(crate) type NotKept<T> = ([(HeaderName, &'static str); 1], Json<T>);
+
+pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
+    ([(CACHE_CONTROL, "no-store")], Json(body))
 }
 
 /// One coupon as it is now, with its `ETag`. Not to be kept: a browser that revalidates by the tag

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::drops::find;
 use super::html::{not_understood, notice, unavailable, unless_named};
-use super::people::{self, Search};
+use super::people;
 use super::session::Session;
 use super::state::ScreenState;
 use crate::execute::{self, EraseError};
@@ -217,10 +217,7 @@ pub(super) async fn give_up(
     let place = (coupon.id, DropId(asked.drop));
     match execute::give_up(&page.app.stores, place, &person, session.operator.clone()).await {
         Ok(0) => notice(StatusCode::CONFLICT, "Nothing is open", "No broken promise to them is open in that drop."),
-        Ok(_) => {
-            let [coupon, drop] = [coupon.id.to_string(), asked.drop.to_string()];
-            people::found(&page, &session, Search { coupon, drop, person: person.to_string() }).await
-        }
+        Ok(_) => Redirect::to(people::GIVEN_UP).into_response(),
         Err(error) => unavailable(error),
     }
 }
@@ -250,6 +247,5 @@ pub(super) async fn revoke(
     if let Some(refused) = ask(&page, &session, change).await {
         return refused;
     }
-    let (coupon, person) = (coupon.id.to_string(), person.to_string());
-    people::found(&page, &session, Search { coupon, person, ..Search::default() }).await
+    Redirect::to(people::REVOKED).into_response()
 }

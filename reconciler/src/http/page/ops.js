@@ -36,25 +36,44 @@ function show(html) {
 }
 
 let source = null;
+let silence = 0;
+
+// The server says something every second. A connection that goes silent raises no error.
+const SILENT_MS = 15_000;
+
+function leave() {
+  clearTimeout(silence);
+  source?.close();
+  source = null;
+  say("away");
+}
+
+function hear() {
+  clearTimeout(silence);
+  silence = setTimeout(() => { leave(); listen(); }, SILENT_MS);
+}
 
 function listen() {
   source = new EventSource(status.dataset.source);
+  hear();
   source.addEventListener("message", ({ data }) => {
     const { at, html } = JSON.parse(data);
     if (html !== null) show(html);
     document.querySelector("#clock").textContent = at;
     say("live");
+    hear();
   });
   source.addEventListener("error", () => {
-    say(source.readyState === EventSource.CLOSED ? "ended" : "away");
+    const hasEnded = source.readyState === EventSource.CLOSED;
+    if (hasEnded) clearTimeout(silence);
+    say(hasEnded ? "ended" : "away");
   });
 }
 
 function follow() {
   if (document.hidden) {
     // Nobody looks: the server need not either.
-    source?.close();
-    source = null;
+    leave();
   } else if (!source) {
     listen();
   }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::State;
-use axum::extract::rejection::FormRejection;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Form};
@@ -27,6 +27,8 @@ struct PeopleScreen<'a> {
     top: Top<'a>,
     /// What was searched for.
     asked: &'a Search,
+    /// What was done just now.
+    done: &'static str,
     /// Why nothing was found.
     wrong: &'a str,
     /// Those on a slot on which several are known.
@@ -80,9 +82,28 @@ pub(super) struct StoryView {
     pub(super) traces: Vec<String>,
 }
 
+/// What an act about a person leads to: away from its form, which a reload would send again.
+#[derive(Deserialize)]
+pub(super) struct JustDone {
+    #[serde(default)]
+    done: String,
+}
+
+pub(super) const REVOKED: &str = "/people?done=revoked";
+pub(super) const GIVEN_UP: &str = "/people?done=given-up";
+
 /// The form. What is searched for comes by POST: ids do not belong into logs and histories.
-pub(super) async fn form(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
-    answer(StatusCode::OK, &screen(&page, &session, &Search::default()))
+pub(super) async fn form(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<JustDone>, QueryRejection>,
+) -> Response {
+    let done = match query.as_ref().map(|Query(just)| just.done.as_str()) {
+        Ok("revoked") => "Revoked. Search for them again to see it.",
+        Ok("given-up") => "Noted. Search for them again to see it.",
+        _ => "",
+    };
+    answer(StatusCode::OK, &PeopleScreen { done, ..screen(&page, &session, &Search::default()) })
 }
 
 pub(super) async fn search(
@@ -94,14 +115,9 @@ pub(super) async fn search(
     for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
         *field = field.trim().to_owned();
     }
-    found(&page, &session, asked).await
-}
-
-/// The story of a person, or why there is none.
-pub(super) async fn found(page: &ScreenState, session: &Session, mut asked: Search) -> Response {
     let made = async {
-        let found = look(page, session, &mut asked).await;
-        let none = screen(page, session, &asked);
+        let found = look(&page, &session, &mut asked).await;
+        let none = screen(&page, &session, &asked);
         match found {
             Ok(Found::Story(story)) => answer(StatusCode::OK, &PeopleScreen { story: Some(&view(story)), ..none }),
             Ok(Found::Several(people)) => answer(StatusCode::OK, &PeopleScreen { several: &people, ..none }),
@@ -114,7 +130,7 @@ pub(super) async fn found(page: &ScreenState, session: &Session, mut asked: Sear
 /// With nobody's story.
 fn screen<'a>(page: &ScreenState, session: &'a Session, asked: &'a Search) -> PeopleScreen<'a> {
     let top = Top::new("One person", "people", Some(session));
-    PeopleScreen { top, asked, wrong: "", several: &[], story: None, has_api: page.api.is_some() }
+    PeopleScreen { top, asked, done: "", wrong: "", several: &[], story: None, has_api: page.api.is_some() }
 }
 
 /// Puts the person and the drop that a slot leads to into what was asked for.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{CACHE_CONTROL, HeaderName};
 use axum::{Extension, Json};
 use firstcome_shared::allow_list::{Followed, Which, follow};
 use firstcome_shared::coupon::Allow;
@@ -31,6 +30,7 @@ use self::people::{MAX_PEOPLE, PeopleBody};
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
 use super::recover::recover_lost;
 use super::refusals::{mysql_unavailable, no_such_coupon};
+use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 
@@ -294,7 +294,7 @@ pub(crate) async fn read(
     State(app): State<App>,
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<AllowListQuery>,
-) -> Result<([(HeaderName, &'static str); 1], Json<AllowListPage>), Problem> {
+) -> Result<NotKept<AllowListPage>, Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_PEOPLE).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_PEOPLE}")));
@@ -311,7 +311,7 @@ pub(crate) async fn read(
     ids.truncate(limit);
     let next = ids.last().filter(|_| has_more).map(|last| next_page(id, last, limit));
     let (people, revision) = (coupon.allow_list.people, coupon.allow_list.revision);
-    Ok(([(CACHE_CONTROL, "no-store")], Json(AllowListPage { allow: coupon.allow, people, revision, ids, next })))
+    Ok(not_kept(AllowListPage { allow: coupon.allow, people, revision, ids, next }))
 }
 
 fn next_page(id: CouponId, last: &UserId, limit: usize) -> String {
@@ -343,11 +343,11 @@ pub(crate) struct OnAllowList {
 pub(crate) async fn find(
     State(app): State<App>,
     PersonPath(id, user): PersonPath,
-) -> Result<([(HeaderName, &'static str); 1], Json<OnAllowList>), Problem> {
+) -> Result<NotKept<OnAllowList>, Problem> {
     let db = &app.mysql.operators;
     app.catalogue.find(id).await?;
     let on_list = db.is_allowed(id, &user).await.map_err(|error| mysql_unavailable(&error, "try again"))?;
-    Ok(([(CACHE_CONTROL, "no-store")], Json(OnAllowList { user_id: user, on_list })))
+    Ok(not_kept(OnAllowList { user_id: user, on_list }))
 }
 
 #[cfg(test)]

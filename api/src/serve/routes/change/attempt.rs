@@ -82,8 +82,7 @@ impl<'a> ChangeAttempt<'a> {
     async fn change_redis(&self, plan: &WindowPlan) -> Result<Option<(ChangedDrops<'_>, Vec<DropId>)>, Problem> {
         let mut changed = ChangedDrops::new();
         if let Some(new) = self.wanted.quantity {
-            changed = self.open.iter().filter(|(drop, _)| drop.quantity > new).collect();
-            self.check_given_out(&changed, new).await?;
+            changed = self.check_quantity().await?;
             if !self.lower(&changed, new).await? {
                 return Ok(None);
             }
@@ -114,8 +113,11 @@ impl<'a> ChangeAttempt<'a> {
         Ok(Some((changed, in_use)))
     }
 
-    /// Checks all drops before any is changed, so that a conflict changes nothing.
-    async fn check_given_out(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<(), Problem> {
+    /// The drops that get fewer, all of which have given out no more than that. All are checked
+    /// before any is changed, so that a conflict changes nothing.
+    pub(super) async fn check_quantity(&self) -> Result<ChangedDrops<'_>, Problem> {
+        let Some(new) = self.wanted.quantity else { return Ok(ChangedDrops::new()) };
+        let lowered: ChangedDrops<'_> = self.open.iter().filter(|(drop, _)| drop.quantity > new).collect();
         let keys: Vec<&DropKeys> = lowered.iter().map(|(_, keys)| keys).collect();
         let given_out = self.services.redis.given_out(&keys).await.map_err(|error| redis_away(&error))?;
         for ((drop, _), given_out) in lowered.iter().zip(given_out) {
@@ -124,7 +126,7 @@ impl<'a> ChangeAttempt<'a> {
                 return Err(below_given_out(drop.id, given_out));
             }
         }
-        Ok(())
+        Ok(lowered)
     }
 
     /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out.

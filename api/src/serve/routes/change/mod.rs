@@ -98,15 +98,17 @@ async fn apply(
 ) -> Result<Changed, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
-    if wanted.windows != Windows::NONE {
-        // What can't be done is refused before a revision is taken.
+    if wanted.windows != Windows::NONE || wanted.quantity.is_some() {
+        // What can't be done is refused before a revision is taken: corrected, it goes with the same
+        // `If-Match`.
         let found = services.mysql.operators.coupon(id).await;
         let found = found.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
         let (coupon, drops) = found.ok_or_else(|| no_such_coupon(id))?;
         if only.is_some_and(|only| only != coupon.revision) {
             return Ok(Changed::Another(coupon.revision));
         }
-        windows::plan(&coupon, &drops, &wanted.windows, time(services, &wanted).await)?;
+        let now = time(services, &wanted).await;
+        ChangeAttempt::new(services, (coupon, drops), &wanted, now)?.check_quantity().await?;
     }
     for _ in 0..ATTEMPTS {
         let now = time(services, &wanted).await;

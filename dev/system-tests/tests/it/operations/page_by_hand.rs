@@ -87,7 +87,9 @@ async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the
         assert!(story.contains(&format!("Note that 1 person was told, of drop {drop}")), "{story}");
         let named = |name| whom.into_iter().chain([("name", name)]).collect::<Vec<_>>();
         assert_eq!(act(&kim, "/people/give-up", &named("Winter")).await.0, 400);
-        let (status, story) = act(&kim, "/people/give-up", &named("Winter coupon")).await;
+        assert_eq!(act(&kim, "/people/give-up", &named("Winter coupon")).await.0, 303);
+        assert!(kim.text("/people?done=given-up").await.contains("Noted. Search for them again to see it."));
+        let (status, story) = act(&kim, "/people", &whom).await;
         assert!(status == 200 && !story.contains("Note that 1 person was told"), "{status} {story}");
         assert_eq!(f.world.sql.number(open).await, 2 - n);
         assert_eq!(act(&kim, "/people/give-up", &named("Winter coupon")).await.0, 409);

@@ -1,5 +1,7 @@
 //! The operations page, for the person on duty: at a desk, and on a phone at night.
 
+use std::time::{Duration, Instant};
+
 use firstcome_drift::Drift;
 use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
@@ -88,6 +90,31 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
     proxy.set(ProxyFault::Cut).await.unwrap();
     until(&browser, "document.querySelector('#live').innerText.includes('connection lost, trying again')").await;
     assert_eq!(browser.run("return document.querySelector('#live').dataset.state").await, json!("away"));
+    injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until_title(&browser, "3 people were told yes and have no row yet").await;
+    assert_eq!(browser.run("return window.same").await, json!(true));
+}
+
+#[tokio::test]
+async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_again_without_a_reload() {
+    let f = Fixture::new("page-silent").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
+    let daemon = f.world.settled_daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let port = daemon.http().base().rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = FaultProxy::start(port).await.unwrap();
+    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    browser.visit(&format!("http://127.0.0.1:{}", proxy.port())).await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    browser.run("window.same = true").await;
+
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
+    let since = Instant::now();
+    until(&browser, "document.querySelector('#live').dataset.state === 'away'").await;
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
     injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
     proxy.set(ProxyFault::Pass).await.unwrap();
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
