@@ -46,7 +46,7 @@ async fn nobody_keeps_what_one_person_holds() {
         assert_eq!(answer.json["status"], status, "{answer:?}");
         // It names a code, and a gateway's header does not tell a cache whose it is.
         assert_eq!(
-            answer.headers.get("cache-control").map(|value| value.as_bytes()),
+            answer.headers.get("cache-control").map(reqwest::header::HeaderValue::as_bytes),
             Some(&b"no-store"[..]),
             "{method}"
         );
@@ -57,7 +57,7 @@ async fn nobody_keeps_what_one_person_holds() {
 async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
     let api = ServeWorld::new().await.with("coupon-page", "on").api().await;
     let (id, _) = api.make(open(1)).await;
-    let coded: String = id.to_string().bytes().map(|digit| format!("%{digit:02X}")).collect();
+    let coded = id.to_string().bytes().map(|digit| format!("%{digit:02X}")).collect::<Vec<_>>().concat();
     for other in [coded, format!("0{id}"), format!("+{id}"), format!("{id}%20")] {
         for (method, rest) in [(Method::GET, ""), (Method::POST, "/claims"), (Method::GET, "/claims/me")] {
             let path = format!("/v1/coupons/{other}{rest}");

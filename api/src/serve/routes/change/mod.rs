@@ -99,8 +99,8 @@ async fn apply(
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     if wanted.windows != Windows::NONE || wanted.quantity.is_some() {
-        // What can't be done is refused before a revision is taken: corrected, it goes with the same
-        // `If-Match`.
+        // What can't be done is refused before a revision is taken: corrected, it goes with the
+        // same `If-Match`.
         let found = services.mysql.operators.coupon(id).await;
         let found = found.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
         let (coupon, drops) = found.ok_or_else(|| no_such_coupon(id))?;

@@ -50,7 +50,7 @@ async fn both_services_read_bodies_queries_paths_and_names_alike() {
         let path = format!("/v1/alerts/{id}/acknowledge");
         refused(ops(Method::POST, &path).json(&json!({"by": "Kim"})), 404, "not_found", "there is no alert").await;
     }
-    let coded: String = coupon.id.to_string().bytes().map(|digit| format!("%{digit:02X}")).collect();
+    let coded = coupon.id.to_string().bytes().map(|digit| format!("%{digit:02X}")).collect::<Vec<_>>().concat();
     for id in [format!("0{}", coupon.id), format!("+{}", coupon.id), coded] {
         refused(ops(Method::GET, &format!("/v1/coupons/{id}/people/u-1")), 404, "not_found", "there is no coupon")
             .await;

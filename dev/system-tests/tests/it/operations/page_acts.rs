@@ -202,8 +202,8 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
     let slot = f.world.sql.number("SELECT slot FROM issued_coupons WHERE user_id = 'u-2'").await;
     let (_, story) = ask("/people", &[("coupon", id.as_str()), ("person", "u-2")]).await;
     assert!(story.contains(&format!(">Revoke slot {slot} of drop {drop} from 1 person</button>")), "{story}");
-    // It leads away from the form, so that a reload revokes nothing again, and nobody's id is in the
-    // address.
+    // It leads away from the form, so that a reload revokes nothing again; and nobody's id is in
+    // the address.
     let request = kim.request(Method::POST, "/people/revoke").header(ORIGIN, &kim.base);
     let form: Vec<(&str, &str)> = revoke("u-2", "Winter coupon").into_iter().chain([("csrf", csrf.as_str())]).collect();
     let revoked = filled_in(request, &form).send().await.unwrap();
