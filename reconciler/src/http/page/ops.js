@@ -38,7 +38,8 @@ function show(html) {
 let source = null;
 let silence = 0;
 
-// The server says something every second. A connection that goes silent raises no error.
+// The server says something every second, or a few seconds later while a store is silent. A
+// connection that goes silent raises no error.
 const SILENT_MS = 15_000;
 
 function leave() {
@@ -63,8 +64,8 @@ function listen() {
     say("live");
     hear();
   });
-  source.addEventListener("error", () => {
-    const hasEnded = source.readyState === EventSource.CLOSED;
+  source.addEventListener("error", ({ target }) => {
+    const hasEnded = target.readyState === EventSource.CLOSED;
     if (hasEnded) clearTimeout(silence);
     say(hasEnded ? "ended" : "away");
   });
