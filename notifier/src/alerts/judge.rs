@@ -305,18 +305,13 @@ impl Judge<'_> {
     /// have come so far, and neither may a process that has just begun to watch the consumers. A
     /// drop that it sealed was verified, and no pass looks at it again.
     fn is_over(&self, alert: &Alert) -> bool {
-        let is_sealed = |drop| self.run.drops.iter().any(|report| report.drop_id == drop && report.sealed);
-        if alert.drop_id.is_some_and(is_sealed) {
-            return true;
+        let has_failed = self.run.status == Status::Failed;
+        let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
+        match alert.drop_id {
+            Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop && is_past(report)),
+            None if has_failed || self.run.partial => false,
+            None => alert.kind != About::Stalled.word() || self.since(alert.last_seen_at) >= self.policy.patience * 2,
         }
-        self.run.status != Status::Failed
-            && match alert.drop_id {
-                Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop && was_compared(report)),
-                None if alert.kind == About::Stalled.word() => {
-                    !self.run.partial && self.since(alert.last_seen_at) >= self.policy.patience * 2
-                }
-                None => !self.run.partial,
-            }
     }
 }
 

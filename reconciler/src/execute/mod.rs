@@ -106,8 +106,6 @@ pub struct Executor<'a> {
     /// The counter is repaired once all pages are, or by a later pass.
     counts_later: bool,
     restored: &'a RestoredIn,
-    /// A lock of another client of MySQL, which one repair met after it had done what counts.
-    met_lock: Mutex<Option<DbError>>,
 }
 
 /// Coupons whose claimants a pass has restored from their rows, each in one life of Redis: it reads
@@ -138,7 +136,6 @@ impl<'a> Executor<'a> {
             left: 0,
             counts_later: false,
             restored,
-            met_lock: Mutex::default(),
         }
     }
 
@@ -225,14 +222,12 @@ impl<'a> Executor<'a> {
                     self.must_go_on()?;
                     // One that a store refuses keeps no other of the drop back. Behind a lock each
                     // would wait.
-                    attempts.push(match self.one(item).await {
+                    let attempt = match self.one(item, attempts).await {
                         Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => return Err(error.into()),
                         Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
                         Ok(attempt) => attempt,
-                    });
-                    if let Some(error) = self.met_lock.lock().take() {
-                        return Err(error.into());
-                    }
+                    };
+                    attempts.push(attempt);
                 }
                 return Ok(());
             }
@@ -241,12 +236,13 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    async fn one(&self, item: &Planned) -> Result<RepairAttempt, ExecuteError> {
+    /// What became of one. A repair that fails after it has done what counts is among the attempts.
+    async fn one(&self, item: &Planned, attempts: &mut Vec<RepairAttempt>) -> Result<RepairAttempt, ExecuteError> {
         match &item.action {
             Action::WriteMeta => self.write_meta().await,
             Action::WriteAllowList => self.write_allow_list().await,
             Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
-            Action::Move { user, from } => self.move_person(user, *from, item.trace).await,
+            Action::Move { user, from } => self.move_person(user, *from, item.trace, attempts).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,

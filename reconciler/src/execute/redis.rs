@@ -179,6 +179,7 @@ impl Executor<'_> {
         user: &UserId,
         from: i64,
         trace: Option<TraceContext>,
+        attempts: &mut Vec<RepairAttempt>,
     ) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
@@ -190,8 +191,8 @@ impl Executor<'_> {
                 match self.write_row(&claim).await {
                     // No later pass sees that they were moved.
                     Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
-                        *self.met_lock.lock() = Some(error);
-                        Ok(RepairAttempt::Done(Some(format!("{moved}, without a row so far"))))
+                        attempts.push(RepairAttempt::Done(Some(format!("{moved}, without a row so far"))));
+                        Err(error.into())
                     }
                     Ok(RepairAttempt::Done(_)) => Ok(RepairAttempt::Done(Some(moved))),
                     other => other,

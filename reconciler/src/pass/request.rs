@@ -120,15 +120,15 @@ pub(super) enum Obstacle {
 impl Aborted {
     /// What is wrong with one drop, where the others can be worked on.
     pub(super) fn of_one_drop(&self) -> Option<Obstacle> {
-        let (why, mysql) = match self {
-            Self::Collect(error) => (error.about_data()?, None),
-            Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error) if error.is_about_data() => {
-                (error.to_string(), Some(error))
+        match self {
+            Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error) if error.is_lock_wait() => {
+                Some(Obstacle::Locked(error.to_string()))
             }
-            Self::Execute(error) => (error.about_data()?, None),
-            _ => return None,
-        };
-        Some(if mysql.is_some_and(DbError::is_lock_wait) { Obstacle::Locked(why) } else { Obstacle::Foreign(why) })
+            Self::Mysql(error) => error.is_about_data().then(|| Obstacle::Foreign(error.to_string())),
+            Self::Execute(error) => error.about_data().map(Obstacle::Foreign),
+            Self::Collect(error) => error.about_data().map(Obstacle::Foreign),
+            _ => None,
+        }
     }
 }
 

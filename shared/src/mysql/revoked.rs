@@ -112,20 +112,14 @@ impl Db {
                 .set(revoked_coupons::again_from.eq(at))
                 .execute(conn)
                 .await?;
+            let stands = revoked_coupons::table.find(id);
+            let stands = stands.select((Revocation::as_select(), sql::<BigInt>("person_scope")));
+            let (stands, scope): (Revocation, i64) = stands.first(conn).await?;
             if ends > 0 {
                 // One that a pass has listed since it was written.
-                diesel::sql_query(
-                    "UPDATE broken_promises b JOIN revoked_coupons r ON r.id = ? AND r.coupon_id = b.coupon_id AND r.user_id = b.user_id \
-                     SET b.mended_at = UTC_TIMESTAMP(3) \
-                     WHERE b.mended_at IS NULL AND (r.person_scope = 0 OR r.person_scope = b.drop_id)",
-                )
-                .bind::<BigInt, _>(id)
-                .execute(conn)
-                .await?;
+                close_promises(conn, &stands, scope).await?;
             }
-            let stands = revoked_coupons::table.find(id).select(revoked_coupons::again_from);
-            let stands: Option<NaiveDateTime> = stands.first(conn).await?;
-            Ok(stands.map_or(again_from_ms, |at| at.and_utc().timestamp_millis()))
+            Ok(stands.again_from_ms().unwrap_or(again_from_ms))
         })
         .await
     }

@@ -92,16 +92,16 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
 }
 
 async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<Written, DbError> {
-    let failed: Vec<FailedClaim> = batch.iter().map(|record| record.failed(ROW_LOCKED, &error)).collect();
+    let key = db.code_key().await?;
     db.run("keep what is locked", async move |conn| {
-        conn.transaction(async |conn| dead_letters::keep(conn, &failed).await).await
+        let mut write = BatchWrite { key: &key, done: Written::default(), failed: Vec::new() };
+        for record in &batch {
+            write.refuse(record, ROW_LOCKED, &error);
+        }
+        conn.transaction(async |conn| dead_letters::keep(conn, &write.failed).await).await?;
+        Ok(write.done)
     })
-    .await?;
-    let refused = BTreeMap::from([(ROW_LOCKED, batch.len() as u64)]);
-    let traced = batch.iter().filter(|record| record.trace.is_some_and(|trace| trace.sampled));
-    let place = |record: &Arc<Record>| (record.source.partition, record.source.offset);
-    let refused_traces = traced.map(|record| (place(record), ROW_LOCKED)).collect();
-    Ok(Written { refused, refused_traces, ..Written::default() })
+    .await
 }
 
 async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits, key: &CodeKey) -> QueryResult<Written> {

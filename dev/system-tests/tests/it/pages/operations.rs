@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use firstcome_drift::Drift;
 use firstcome_stack::{FaultProxy, ProxyFault};
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
+use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running};
 use serde_json::json;
 
 use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until, until_title};
@@ -72,10 +72,8 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     assert_eq!(browser.run(marks).await, json!([0, true, "quiet"]), "a mark a pass, the newest first");
 }
 
-#[tokio::test]
-async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_reload() {
-    let f = Fixture::new("page-away").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
+/// The first screen, live, of a daemon that the browser reaches through a proxy.
+async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProxy, Browser) {
     let daemon = f.world.settled_daemon().await;
     daemon.reconcile(&json!({})).await;
     let port = daemon.http().base().rsplit(':').next().unwrap().parse().unwrap();
@@ -86,6 +84,14 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
     until_title(&browser, "Everything is as promised").await;
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
     browser.run("window.same = true").await;
+    (daemon, proxy, browser)
+}
+
+#[tokio::test]
+async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_reload() {
+    let f = Fixture::new("page-away").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
+    let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
 
     proxy.set(ProxyFault::Cut).await.unwrap();
     until(&browser, "document.querySelector('#live').innerText.includes('connection lost, trying again')").await;
@@ -101,15 +107,7 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
 async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_again_without_a_reload() {
     let f = Fixture::new("page-silent").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let daemon = f.world.settled_daemon().await;
-    daemon.reconcile(&json!({})).await;
-    let port = daemon.http().base().rsplit(':').next().unwrap().parse().unwrap();
-    let proxy = FaultProxy::start(port).await.unwrap();
-    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
-    browser.visit(&format!("http://127.0.0.1:{}", proxy.port())).await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
-    browser.run("window.same = true").await;
+    let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
 
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     let since = Instant::now();
