@@ -12,7 +12,8 @@ PROFILE ?= dev
 programs := target/$(subst dev,debug,$(PROFILE))
 # One selection of packages for all, so that nothing is built twice with other features (dev/features.sh).
 system := --locked -p firstcome-api -p firstcome-reconciler -p firstcome-load -p firstcome-demo -p firstcome-drift -p firstcome-stack
-build := echo "[firstcome] building the programs ($(PROFILE))" >&2; cargo build --profile $(PROFILE) $(system)
+# Cargo prints only what goes wrong.
+build := echo "[firstcome] building the programs ($(PROFILE)); the first time takes minutes" >&2; cargo build --quiet --profile $(PROFILE) $(system)
 
 running := test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }; \
 	set -a; . target/run/env; set +a

@@ -1,52 +1,66 @@
 #!/usr/bin/env bash
-# docker-compose.yml and deploy/kubernetes are well formed, and name only settings that the programs have.
+# docker-compose.yml, deploy/kubernetes and the chart's schema: well formed, and with only settings that the programs have. `names` writes
+# the names of settings into the schema. What needs helm or the schemas of Kubernetes is in dev/helm.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=python3
-if ! python3 -c 'import yaml' >/dev/null 2>&1; then
-    python=/usr/bin/python3
-    if ! "$python" -c 'import yaml' >/dev/null 2>&1; then
-        [ "$(id -u)" -eq 0 ] || { echo "python3-yaml is missing: apt-get install python3-yaml" >&2; exit 1; }
-        apt-get -qq update && apt-get -qq install -y --no-install-recommends python3-yaml >/dev/null
-    fi
-fi
-
-"$python" - <<'PY'
+dev/python-yaml.sh - "$@" <<'PY'
 import glob
+import json
 import re
 import sys
 import yaml
 
+SCHEMA = "deploy/helm/firstcome/values.schema.json"
 problems = []
 
 
-def settings(*folders):
-    """What the command line of a program takes from the environment."""
-    sources = [path for folder in folders for path in glob.glob(f"{folder}/**/*.rs", recursive=True)]
-    text = "".join(open(path, encoding="utf-8").read() for path in sources)
-    return set(re.findall(r'\benv = "([A-Z0-9_]+)"', text)) | {"RUST_LOG"}
+class Settings:
+    """What a command takes from the environment, and which of it is secret: what `--help` does not show."""
+
+    def __init__(self, *folders):
+        sources = [path for folder in folders for path in [*glob.glob(f"{folder}/**/*.rs", recursive=True), *glob.glob(f"{folder}.rs")]]
+        text = "".join(open(path, encoding="utf-8").read().split("#[cfg(test)]")[0] for path in sources)
+        found = re.findall(r'\benv = "([A-Z0-9_]+)"([^\]]*)\]', text)
+        self.secret = {name for name, rest in found if "hide_env_values" in rest}
+        self.all = {name for name, _ in found} | {"RUST_LOG"}
+
+    def has(self, name):
+        return name in self.all or re.match("(KAFKA_CONFIG|OTEL)_", name)
 
 
 known = {
-    "firstcome-api": settings("api/src", "shared/src"),
-    "firstcome-reconciler": settings("reconciler/src", "shared/src", "notifier/src"),
+    ("firstcome-api", "serve"): Settings("api/src/serve", "shared/src"),
+    ("firstcome-api", "consume"): Settings("api/src/consume", "shared/src"),
+    ("firstcome-api", "migrate"): Settings("api/src/migrate", "shared/src"),
+    ("firstcome-reconciler", "daemon"): Settings("reconciler/src", "shared/src", "notifier/src"),
 }
 ports = {"serve": ("LISTEN_ADDR", "8080"), "consume": ("CONSUME_LISTEN_ADDR", "8082"), "daemon": ("LISTEN_ADDR", "8081")}
+secret = set.union(*(one.secret for one in known.values()))
+# Of secrets, a consumer and a migration have only these.
+few = {"DATABASE_URL", "KAFKA_SASL_PASSWORD"}
 
 
 def check(where, command, environment):
-    """A process: its program, its settings, and that others can reach it."""
+    """A process: its program, its settings, that others can reach it, and that it has no secret that it does not need."""
     program, role = command
-    if program not in known:
-        problems.append(f"{where}: there is no program {program}")
+    if (program, role) not in known:
+        problems.append(f"{where}: there is no {program} {role}")
         return
-    for name in sorted(set(environment) - known[program]):
-        problems.append(f"{where}: {program} has no setting {name}")
+    for name in sorted(environment):
+        if not known[program, role].has(name):
+            problems.append(f"{where}: {program} {role} has no setting {name}")
     if role in ports:
         name, port = ports[role]
         if environment.get(name) != f"0.0.0.0:{port}":
             problems.append(f"{where}: {name} must be 0.0.0.0:{port}")
+    if role in ("consume", "migrate"):
+        for name in sorted((secret - few) & set(environment)):
+            problems.append(f"{where}: it does not need the secret {name}")
+    if role == "daemon":
+        for name in ("PUBLIC_URL", "API_PUBLIC_URL"):
+            if not environment.get(name):
+                problems.append(f"{where}: {name} is not set, so mails lead to the machine of whoever reads them")
 
 
 def compose():
@@ -70,40 +84,73 @@ def compose():
             source = volume.split(":")[0]
             if not source.startswith((".", "/")) and source not in volumes:
                 problems.append(f"{where} uses the volume {source}, which is not declared")
+        # Every user of the machine sees arguments.
+        said = [*(service.get("command") or []), *(service.get("healthcheck", {}).get("test") or [])]
+        for argument in said:
+            if re.search(r"(--requirepass|--password|-p|-a)[ =]?[\"']?\$", argument):
+                problems.append(f"{where}: a password stands in the arguments of a process")
+        for published in service.get("ports") or []:
+            host, port, inner = published.split(":")
+            if host != "127.0.0.1":
+                problems.append(f"{where}: {port} is published to other machines")
+            # docs/OPERATIONS.md says what listens where.
+            if port in [port for _, port in ports.values()] and port != inner:
+                problems.append(f"{where}: {port} is the usual port of another program")
         if service.get("image") == "firstcome":
             if service["command"][0] == "firstcome-reconciler" and "/tmp" not in service.get("tmpfs", []):
                 problems.append(f"{where} can write no file: it keeps a long unread tail of the topic in /tmp")
             check(where, service["command"], service.get("environment") or {})
+        elif not re.search(r":v?[0-9]+\.[0-9]+\.[0-9]+(-[a-z]+)?$", service["image"]):
+            problems.append(f"{where}: {service['image']} is no exact version")
 
 
 def kubernetes():
     read = {path: list(yaml.safe_load_all(open(path, encoding="utf-8"))) for path in glob.glob("deploy/kubernetes/*.yaml")}
     objects = [(path, one) for path, all in read.items() for one in all]
-    data = {one["kind"]: one.get("data") or one.get("stringData") for _, one in objects if one["kind"] in ("ConfigMap", "Secret")}
-    kinds = {"configMapKeyRef": "ConfigMap", "secretKeyRef": "Secret"}
-    used, labels = set(), []
+    data = {
+        (one["kind"], one["metadata"]["name"]): one.get("data") or one.get("stringData") or {}
+        for _, one in objects if one["kind"] in ("ConfigMap", "Secret")
+    }
+    for (kind, name), keys in data.items():
+        for key in sorted(set(keys) & secret if kind == "ConfigMap" else set(keys) - secret):
+            problems.append(f"deploy/kubernetes: {key} is in the {kind} {name}")
+        for key in ("OPS_TOKEN", "TRUSTED_HEADER_SECRET"):
+            if len(keys.get(key, "")) >= 32:
+                problems.append(f"deploy/kubernetes: start-up would take the {key} that everybody can read here")
+    used, labels, guarded = set(), [], []
     for path, one in objects:
+        if one["kind"] == "NetworkPolicy":
+            guarded.append(one["spec"]["podSelector"]["matchLabels"])
         if one["kind"] not in ("Deployment", "Job"):
             continue
         template = one["spec"]["template"]
         labels.append(template["metadata"]["labels"])
         pod = template["spec"]
+        if pod["automountServiceAccountToken"]:
+            problems.append(f"{path}: its pods have a token of the cluster")
         for container in pod["containers"]:
             where = f"{path}: {container['name']}"
             environment = {}
-            for variable in container["env"]:
-                name, value = variable["name"], variable.get("value")
-                for reference, source in (variable.get("valueFrom") or {}).items():
-                    kind, key = kinds[reference], source["key"]
-                    used.add((kind, key))
-                    value = data[kind].get(key)
-                if value is None:
-                    problems.append(f"{where}: {name} is set nowhere")
-                environment[name] = value
+            for source in container["envFrom"]:
+                [(reference, name)] = [(kind, of["name"]) for kind, of in source.items()]
+                key = ({"configMapRef": "ConfigMap", "secretRef": "Secret"}[reference], name)
+                used.add(key)
+                if key not in data:
+                    problems.append(f"{where}: there is no {key[0]} {name}")
+                environment.update(data.get(key, {}))
             check(where, container["args"], environment)
-            ours = ports.get(container["args"][1])
-            if ours and container["ports"][0]["containerPort"] != int(ours[1]):
-                problems.append(f"{where}: it listens on {ours[1]}")
+            role = container["args"][1]
+            if role in ports and container["ports"][0]["containerPort"] != int(ports[role][1]):
+                problems.append(f"{where}: it listens on {ports[role][1]}")
+            if role == "serve" and environment.get("USER_AUTH") == "trusted-header" and "TRUSTED_HEADER_SECRET" not in environment:
+                problems.append(f"{where}: without TRUSTED_HEADER_SECRET every pod can claim for anybody")
+            # Requests come for some seconds after a pod was told to stop.
+            delay = int(environment.get("SHUTDOWN_DELAY_MS", 0)) // 1000
+            delay += container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            if role in ("serve", "daemon") and not 3 <= delay <= pod["terminationGracePeriodSeconds"] - 20:
+                problems.append(f"{where}: it goes on for {delay} s after it was told to stop")
+            if not re.search(r":[0-9.]+$|@sha256:", container["image"]):
+                problems.append(f"{where}: its image has no version")
             security = container["securityContext"]
             restricted = (
                 pod["securityContext"]["runAsNonRoot"]
@@ -120,22 +167,50 @@ def kubernetes():
                 problems.append(f"{where}: it can write no file: it keeps a long unread tail of the topic in /tmp")
             if "memory" not in container["resources"]["limits"]:
                 problems.append(f"{where}: its memory has no limit")
-    for kind, keys in data.items():
-        for key in sorted(set(keys) - {key for of, key in used if of == kind}):
-            problems.append(f"deploy/kubernetes: nothing uses {key} of the {kind}")
+    for kind, name in sorted(set(data) - used):
+        problems.append(f"deploy/kubernetes: nothing uses the {kind} {name}")
+    for has in labels:
+        if has not in guarded:
+            problems.append(f"deploy/kubernetes: no NetworkPolicy guards {has}")
     for path, one in objects:
-        selector = one.get("spec", {}).get("selector")
+        spec = one.get("spec", {})
+        selector = spec.get("selector") or spec.get("podSelector")
         wanted = selector and selector.get("matchLabels", selector)
         if wanted and not any(wanted.items() <= has.items() for has in labels):
             problems.append(f"{path}: {one['kind']} {one['metadata']['name']} selects no pod")
 
 
+def schema(write):
+    """The chart's schema refuses names that its programs do not have, and secrets among the settings."""
+    text = open(SCHEMA, encoding="utf-8").read()
+    read = json.loads(text)
+    own = dict(zip(("api", "consumer", "migrate", "reconciler"), known.values()))
+    shared = [own["api"], own["reconciler"]]
+    groups = {"everywhere": [*own.values()], "apiAndReconciler": shared, **{group: [one] for group, one in own.items()}}
+    for group, of in groups.items():
+        all = set.intersection(*(one.all for one in of))
+        read["$defs"][group + "Names"]["anyOf"][0]["enum"] = sorted(all - secret)
+        read["$defs"][group + "Secrets"]["anyOf"][0]["enum"] = sorted(all & secret)
+    wanted = json.dumps(read, indent=2) + "\n"
+    if write:
+        open(SCHEMA, "w", encoding="utf-8").write(wanted)
+    elif wanted != text:
+        problems.append(f"{SCHEMA}: the programs have other settings now: dev/check-deploy.sh names")
+
+
+schema(write=sys.argv[1:] == ["names"])
 compose()
 kubernetes()
 for problem in problems:
     print(problem, file=sys.stderr)
 sys.exit(bool(problems))
 PY
+
+# Without helm it can still be seen that one was changed and the other was not.
+if ! sha256sum --check --quiet deploy/kubernetes/SHA256SUMS; then
+    echo "deploy/kubernetes is rendered from deploy/helm/firstcome: change the chart, then run dev/helm.sh render" >&2
+    exit 1
+fi
 
 if docker compose version >/dev/null 2>&1; then
     # The secrets have no default on purpose.

@@ -22,6 +22,15 @@ if [ "${1:-}" != compiled ]; then
         echo "[lint] these have \"test = false\" in their Cargo.toml: take it away, or move the tests" >&2
         exit 1
     fi
+    step "no swallowed answers in dev tools"
+    # A refused request is an error, and not an empty answer. Faults are injected into stores that are broken on purpose.
+    if ! git ls-files --cached --others --exclude-standard 'dev/*/src/*.rs' | grep -v -e '^dev/testkit/' -e '^dev/chaos/src/inject/' |
+        xargs perl -0777 -ne 'while (/\.await\s*\.(unwrap_or_default|unwrap_or|ok)\(/g) {
+            print "$ARGV:", 1 + ($` =~ tr/\n//), ": .await.$1(…)\n"; $found = 1 } END { $? = $found }'; then
+        echo "[lint] pass these errors on, or match on them" >&2
+        exit 1
+    fi
+
     step "type names"
     dev/type-names.sh
 
@@ -30,7 +39,7 @@ if [ "${1:-}" != compiled ]; then
         bash -n "$script"
     done
 
-    step "docker-compose.yml, deploy/kubernetes"
+    step "docker-compose.yml, deploy"
     dev/check-deploy.sh
 
     step "dependencies: licences, bans, sources"
@@ -41,6 +50,9 @@ if [ "${1:-}" != compiled ]; then
 fi
 
 if [ "${1:-}" != quick ]; then
+    step "the chart and deploy/kubernetes, by helm and the API of Kubernetes"
+    dev/helm.sh check
+
     step "clippy"
     cargo clippy --workspace --all-targets --locked -- -D warnings
 

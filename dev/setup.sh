@@ -39,7 +39,7 @@ if [ "$(printf '%s\n' "$need_rust" "${rust%%-*}" | sort -V | head -n 1)" != "$ne
     fail "Rust $rust is too old: $need_rust or newer is needed (rustup update stable)"
 fi
 
-# A C compiler, make and perl with its modules: librdkafka, OpenSSL, zlib and ring are built from source.
+# A C compiler, make and perl with its modules: librdkafka, OpenSSL, zlib, zstd and ring are built from source.
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have c++ || packages+=(g++)

@@ -22,7 +22,7 @@ fi
 tests() { cargo test --workspace --locked --no-fail-fast "$@" 2>&1; }
 
 # Most of them cost several times what another test does: servers of their own, that are killed, silent or full.
-single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::clocks faults::redis_servers faults::mysql_failover faults::clusters operations::silent_hosts)
+single_faults=(faults::single faults::brokers faults::silent faults::disks faults::late faults::memory faults::clocks faults::redis_servers faults::mysql_failover faults::clusters operations::silent_hosts whole::)
 upgrades=(upgrade::)
 # `make attack`: they need schemathesis.
 attacks=(attack::)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use firstcome_shared::config::{LogArgs, TraceArgs, parse};
+use firstcome_shared::config::{LogArgs, TraceArgs, listen_address, parse};
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::trace;
 use tokio::runtime::Builder;
@@ -50,10 +50,10 @@ struct HealthArgs {
     #[command(flatten)]
     probe: ProbeArgs,
     /// Where `serve` listens
-    #[arg(long, env = "LISTEN_ADDR", default_value = serve::LISTEN_ADDR)]
+    #[arg(long, env = "LISTEN_ADDR", default_value = serve::LISTEN_ADDR, value_parser = listen_address)]
     listen_addr: SocketAddr,
     /// Where `consume` listens
-    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = consume::LISTEN_ADDR)]
+    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = consume::LISTEN_ADDR, value_parser = listen_address)]
     consume_listen_addr: SocketAddr,
 }
 

@@ -30,13 +30,13 @@ image() {
 mkdir -p "$work/mysql" "$work/kafka" "$work/mail" "$work/firstcome/image/usr/local/bin"
 cp -a "$cache"/mysql/root "$work/mysql/root"
 cp mysql-entrypoint "$work/mysql/"
-has mysql:8.4 || image mysql:8.4 mysql.Dockerfile "$work/mysql"
-has redis:7-alpine || image redis:7-alpine redis.Dockerfile "$work/mail"
+has mysql:8.4.6 || image mysql:8.4.6 mysql.Dockerfile "$work/mysql"
+has redis:7.4.5-alpine || image redis:7.4.5-alpine redis.Dockerfile "$work/mail"
 cp -a "$cache"/kafka-[0-9]*/jars "$work/kafka/libs"
 cp kafka-entrypoint "$work/kafka/"
 has apache/kafka:4.1.0 || image apache/kafka:4.1.0 kafka.Dockerfile "$work/kafka"
 cp mailpit "$work/mail/"
-has axllent/mailpit:v1.27 || image axllent/mailpit:v1.27 mailpit.Dockerfile "$work/mail"
+has axllent/mailpit:v1.27.0 || image axllent/mailpit:v1.27.0 mailpit.Dockerfile "$work/mail"
 
 # Ours is the second half of dev/Dockerfile, as it stands there: the first half needs a registry of images, so the same commands ran
 # outside of it.

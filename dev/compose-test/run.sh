@@ -80,7 +80,7 @@ all_well() {
         until_true "$service is healthy" is_healthy "$service"
     done
     until_true "api-1 admits" is_open 8080
-    until_true "api-2 admits" is_open 8082
+    until_true "api-2 admits" is_open 8083
 }
 sql() {
     docker exec -e MYSQL_PWD="$MYSQL_PASSWORD" "$(container mysql)" mysql -h 127.0.0.1 -u firstcome -N -e "$1" firstcome
@@ -92,7 +92,7 @@ database() {
 rush() {
     local quantity=$1 people=$2
     shift 2
-    "$binaries/rush" --url http://127.0.0.1:8080 --url http://127.0.0.1:8082 --ops-token "$OPS_TOKEN" --quantity "$quantity" \
+    "$binaries/rush" --url http://127.0.0.1:8080 --url http://127.0.0.1:8083 --ops-token "$OPS_TOKEN" --quantity "$quantity" \
         --people "$people" --connections 32 --patience 120 "$@" >"$work/rush.log" 2>&1 || { cat "$work/rush.log" >&2; return 1; }
 }
 is_clean() { compose exec -T reconciler firstcome-reconciler once --deep; }

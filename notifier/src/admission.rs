@@ -13,6 +13,10 @@ use super::{Notifier, record, render};
 /// A restart of Redis closes admission for seconds: nobody is woken for it.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
+/// How often a process looks whether another mail is due while admission stays closed: after the
+/// cooldown, or because nobody got the last one.
+const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
+
 /// How often a process notes that it sees admission open; well within the patience.
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
@@ -51,19 +55,21 @@ impl Notifier {
             SeenGate::Closed => {}
             SeenGate::Unreachable => self.look_elsewhere(now).await?,
         }
-        let (since, is_mailed) = {
+        let (since, is_mailed, asked_at) = {
             let seen = self.admission.0.lock();
-            (seen.closed_since, seen.is_mailed)
+            (seen.closed_since, seen.is_mailed, seen.asked_at)
         };
+        let asks = is_mailed != Some(true) || asked_at.is_none_or(|at| elapsed(at, now) >= ASK_EVERY);
         match since {
-            Some(since) if is_mailed != Some(true) && elapsed(since, now) >= PATIENCE => {
-                self.mail_closed(gate, since, now).await?;
-            }
+            Some(since) if asks && elapsed(since, now) >= PATIENCE => self.mail_closed(gate, since, now).await?,
             // Another process, or this one before its restart, may have mailed that it is closed.
             None if is_mailed != Some(false) => self.mail_open(now).await?,
             _ => return Ok(()),
         }
-        self.admission.0.lock().is_mailed = Some(!is_open);
+        {
+            let mut seen = self.admission.0.lock();
+            (seen.is_mailed, seen.asked_at) = (Some(!is_open), Some(now));
+        }
         self.wake();
         Ok(())
     }

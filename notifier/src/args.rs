@@ -24,7 +24,8 @@ pub struct NotifyArgs {
     /// at once). Without it mails stay in the outbox
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
-    /// Timeout for one mail, all steps together, in milliseconds
+    /// Timeout for one mail, all steps together up to its content, in milliseconds. The server may
+    /// take ten minutes to accept the content
     #[arg(long, env = "SMTP_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub smtp_timeout_ms: u64,
     /// Certificate authorities to trust for the mail server beside the usual ones, as a PEM file
@@ -52,17 +53,22 @@ pub struct NotifyArgs {
     /// Address of the API as operators reach it; mails show it in commands
     #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
     pub api_public_url: Option<String>,
-    /// The API's own address, as http://127.0.0.1:8080: with it one pauses, raises and revokes at
-    /// the operations page, and mails lead there; without it by `firstcome-api coupon`
+    /// The API's own address, as http://127.0.0.1:8080 or https://host:port: with it one pauses,
+    /// raises and revokes at the operations page, and mails lead there; without it by
+    /// `firstcome-api coupon`
     #[arg(long, env = "API_URL", help_heading = "HTTP")]
     pub api_url: Option<String>,
+    /// File of the certificate authorities to trust if API_URL is https://, in PEM form; else the
+    /// public ones
+    #[arg(long, env = "API_CA_FILE", value_name = "FILE", value_parser = path, help_heading = "HTTP")]
+    pub api_ca_file: Option<PathBuf>,
 }
 
 /// Where mails are sent: all of it, or none.
 #[derive(Debug, Clone)]
 pub struct Sending {
     pub server: SmtpServer,
-    /// Timeout for one mail, all steps together.
+    /// Timeout for one mail, all steps together up to its content.
     pub limit: Duration,
 }
 

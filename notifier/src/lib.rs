@@ -8,6 +8,7 @@
 mod admission;
 pub mod alerts;
 mod args;
+mod case;
 mod clock;
 mod operators;
 mod outage;
@@ -38,7 +39,7 @@ use clock::elapsed;
 use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
 use record::StandaloneMail;
 use relay::Outbox;
-use send::Sender;
+use send::{MailsUnderWay, Sender};
 use settings::MailSettings;
 use webhooks::{Alertmanager, EventKind, Receivers, Relay, WebhookEvent};
 
@@ -111,6 +112,7 @@ impl Notifier {
             clock,
             wake: wake.clone(),
             has_given_up_old: Arc::default(),
+            under_way: MailsUnderWay::default(),
         });
         let (receivers, (outage, admission)) = (Arc::new(receivers), watches);
         let unsent = Arc::default();
@@ -138,7 +140,16 @@ impl Notifier {
     /// Says in the log what becomes of mails, events and alerts.
     pub fn announce(&self) {
         self.receivers.announce();
-        announce(self.sender.as_ref().map(|sender| &sender.sending), self.settings.recipients.len());
+        let sending = self.sender.as_ref().map(|sender| &sender.sending);
+        announce(sending, self.settings.recipients.len());
+        if sending.is_some_and(|sending| !render::is_local(&sending.server.address.host)) {
+            for render::DeadLink { setting, address, of } in self.settings.links.dead() {
+                tracing::warn!(
+                    "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address \
+                     by which people reach {of}"
+                );
+            }
+        }
     }
 
     /// Records the alerts of a pass and mails what is new. To be called once a pass has ended,
@@ -230,6 +241,11 @@ impl Notifier {
         self.alertmanagers.iter().for_each(|alertmanager| alertmanager.wake.notify_one());
     }
 
+    /// Where people are led to.
+    pub fn links(&self) -> &render::Links {
+        &self.settings.links
+    }
+
     /// How it is with each Alertmanager, as this process tells it.
     pub fn alertmanagers(&self) -> Vec<AlertmanagerStanding> {
         self.alertmanagers.iter().map(Alertmanager::standing).collect()
@@ -273,6 +289,7 @@ impl Notifier {
 
 async fn all_rounds(outbox: &impl Outbox) -> Result<(), DbError> {
     while outbox.round().await? > 0 {}
+    outbox.settle().await;
     Ok(())
 }
 

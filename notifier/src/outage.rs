@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::alerts::{MailPolicy, is_repair};
 use crate::clock::elapsed;
+use crate::relay;
 use crate::report::Run;
 use crate::webhooks::{EventKind, WebhookEvent};
 use crate::{Notifier, record, render};
@@ -32,6 +33,8 @@ pub(super) struct Outage {
     unsent: Vec<DirectMail>,
     /// Mails that were sent or are being sent.
     handed_out: usize,
+    /// Some recipient has the mail of that notice.
+    is_taken: bool,
 }
 
 /// A mail past the outbox to one recipient. Each attempt has the same id, since a server may have
@@ -40,6 +43,20 @@ pub(super) struct Outage {
 pub(super) struct DirectMail {
     pub(super) to: String,
     pub(super) id: Uuid,
+    /// Attempts that failed.
+    attempts: u32,
+    due_at: DateTime<Utc>,
+}
+
+impl DirectMail {
+    fn new(to: &str, due_at: DateTime<Utc>) -> Self {
+        Self { to: to.to_owned(), id: Uuid::now_v7(), attempts: 0, due_at }
+    }
+
+    fn is_due(&self, now: DateTime<Utc>) -> bool {
+        // No backoff is that long: the clock has been set back.
+        self.due_at <= now || self.due_at > now + TimeDelta::minutes(75)
+    }
 }
 
 /// What a failure asks for.
@@ -68,22 +85,31 @@ impl OutageNotifier {
             && outage.noticed.is_none_or(|at| elapsed(at, now) >= policy.cooldown);
         if is_new {
             outage.noticed = Some(now);
-            outage.unsent = recipients.iter().map(|to| DirectMail { to: to.clone(), id: Uuid::now_v7() }).collect();
+            outage.is_taken = false;
+            outage.unsent = recipients.iter().map(|to| DirectMail::new(to, now)).collect();
         }
-        let mails = std::mem::take(&mut outage.unsent);
+        let mails: Vec<DirectMail> = outage.unsent.extract_if(.., |mail| mail.is_due(now)).collect();
         outage.handed_out += mails.len();
         (is_new || !mails.is_empty()).then_some(DueNotice { since: outage.since, is_new, mails })
     }
 
-    /// A mail that could not be sent waits for the next failure, unless it can never be sent or the
-    /// outage is over.
-    pub(super) fn not_sent(&self, since: DateTime<Utc>, mail: DirectMail, is_final: bool) {
+    /// A server has taken a mail about the outage that began then.
+    pub(super) fn sent(&self, since: DateTime<Utc>) {
+        if let Some(outage) = self.0.lock().as_mut().filter(|outage| outage.since == since) {
+            outage.is_taken = true;
+        }
+    }
+
+    /// A mail that could not be sent is due again after a pause, unless the outage is over, or the
+    /// address was refused for good while another recipient has the mail: as in the outbox.
+    pub(super) fn not_sent(&self, since: DateTime<Utc>, mail: DirectMail, is_final: bool, now: DateTime<Utc>) {
         let mut state = self.0.lock();
         let Some(outage) = state.as_mut().filter(|outage| outage.since == since) else { return };
         outage.handed_out -= 1;
         // A newer notice has another mail for them.
-        if !is_final && outage.unsent.iter().all(|other| other.to != mail.to) {
-            outage.unsent.push(mail);
+        if !(is_final && outage.is_taken) && outage.unsent.iter().all(|other| other.to != mail.to) {
+            let due_at = now + relay::backoff(mail.attempts);
+            outage.unsent.push(DirectMail { attempts: mail.attempts + 1, due_at, ..mail });
         }
     }
 
@@ -107,7 +133,7 @@ impl OutageNotifier {
 
 impl Outage {
     fn begun(since: DateTime<Utc>) -> Self {
-        Self { since, was_away: false, noticed: None, unsent: Vec::new(), handed_out: 0 }
+        Self { since, was_away: false, noticed: None, unsent: Vec::new(), handed_out: 0, is_taken: false }
     }
 
     /// Whether anybody has a mail about it, or may have one soon.
@@ -141,14 +167,21 @@ impl Notifier {
         let Some(sender) = self.sender.clone() else { return };
         let (outage, domain) = (self.outage.clone(), self.settings.domain.clone());
         tokio::spawn(async move {
-            for one in notice.mails {
+            let (sender, mail, outage) = (&sender, &mail, &outage);
+            let sends = notice.mails.into_iter().map(|one| {
                 let id = format!("{}@{domain}", one.id);
-                if let Err(failure) = sender.send_directly(&mail, &one.to, &id, now).await {
-                    let (error, to) = (failure.reason, &one.to);
-                    tracing::error!(error, to, "the mail that nothing can be recorded could not be sent");
-                    outage.not_sent(notice.since, one, failure.is_final);
+                async move {
+                    match sender.send_directly(mail, &one.to, &id, now).await {
+                        Ok(()) => outage.sent(notice.since),
+                        Err(failure) => {
+                            let (error, to) = (failure.reason, &one.to);
+                            tracing::error!(error, to, "the mail that nothing can be recorded could not be sent");
+                            outage.not_sent(notice.since, one, failure.is_final, sender.clock.now());
+                        }
+                    }
                 }
-            }
+            });
+            join_all(sends).await;
         });
     }
 
@@ -203,6 +236,8 @@ pub(super) struct AdmissionSeen {
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// What the tables say of it, as far as this process knows.
     pub(super) is_mailed: Option<bool>,
+    /// When this process last asked them.
+    pub(super) asked_at: Option<DateTime<Utc>>,
     pub(super) is_reachable: bool,
     /// When this process last noted that it is open.
     pub(super) noted_at: Option<DateTime<Utc>>,
@@ -262,12 +297,24 @@ mod tests {
         failed(&outage, 0);
         let first = failed(&outage, 60).unwrap();
         assert_eq!(failed(&outage, 70), None, "it is being sent");
-        outage.not_sent(first.since, first.mails[1].clone(), false);
-        let second = failed(&outage, 80).unwrap();
-        assert_eq!((second.is_new, &second.mails[..]), (false, &first.mails[1..]));
-        outage.not_sent(first.since, first.mails[1].clone(), true);
-        assert_eq!(failed(&outage, 90), None, "refused for good");
-        assert!(outage.note_success().unwrap().is_mailed(), "the other has it");
+        outage.not_sent(first.since, first.mails[1].clone(), false, at(70));
+        assert_eq!(failed(&outage, 80), None, "not before its pause is over");
+        let second = failed(&outage, 110).unwrap();
+        let [mail] = &second.mails[..] else { panic!("{second:?}") };
+        assert_eq!((second.is_new, &mail.to, mail.id), (false, &first.mails[1].to, first.mails[1].id));
+        outage.sent(first.since);
+        outage.not_sent(first.since, mail.clone(), true, at(110));
+        assert_eq!(failed(&outage, 1_000), None, "the other has it, so the refusal is about the address");
+        assert!(outage.note_success().unwrap().is_mailed());
+    }
+
+    #[test]
+    fn a_mail_that_all_recipients_are_refused_is_sent_again() {
+        let outage = OutageNotifier::default();
+        failed(&outage, 0);
+        let notice = failed(&outage, 60).unwrap();
+        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, true, at(60)));
+        assert_eq!(failed(&outage, 100).map(|again| (again.is_new, again.mails.len())), Some((false, 2)));
     }
 
     #[test]
@@ -275,7 +322,7 @@ mod tests {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
-        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false));
+        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false, at(60)));
         assert!(!outage.note_success().unwrap().is_mailed());
     }
 
@@ -286,7 +333,7 @@ mod tests {
         let notice = failed(&outage, 60).unwrap();
         assert!(outage.note_success().unwrap().is_mailed(), "they may get it yet");
         assert_eq!(failed(&outage, 100), None);
-        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false));
+        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false, at(60)));
         assert_eq!(failed(&outage, 110), None);
     }
 }

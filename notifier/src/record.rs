@@ -116,9 +116,14 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let mut seen = repair_fingerprints(run, &broken);
     seen.extend(observe(run, &broken).into_iter().map(|o| o.fingerprint));
     let known = alerts::open_or_seen(conn, &seen).await?;
-    let concerned: Vec<i64> = known.iter().filter_map(|alert| Some(alert.drop_id?.0)).chain(examined).collect();
-    let mut memory =
-        AlertMemory { broken, silenced_until: alerts::silences(conn, &concerned).await?, ..AlertMemory::default() };
+    let of_alerts: Vec<i64> = known.iter().filter_map(|alert| Some(alert.drop_id?.0)).collect();
+    let concerned: Vec<i64> = of_alerts.iter().copied().chain(examined).collect();
+    let mut memory = AlertMemory {
+        broken,
+        silenced_until: alerts::silences(conn, &concerned).await?,
+        gone: alerts::gone(conn, &of_alerts).await?,
+        ..AlertMemory::default()
+    };
     for alert in known {
         memory.alerts.insert(alert.fingerprint.clone(), alert);
     }

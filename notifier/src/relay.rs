@@ -30,8 +30,13 @@ pub(super) const GIVE_UP_DAYS: i64 = 3;
 
 /// An outbox, and how its rows are delivered.
 pub(super) trait Outbox: Sync {
-    /// Tries what is due. Gives how many rows were tried.
+    /// Tries what is due. Gives how many rows were tried; slow deliveries may still be under way.
     fn round(&self) -> impl Future<Output = Result<usize, DbError>> + Send;
+
+    /// Waits for the deliveries that rounds left under way.
+    fn settle(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// Records how a delivery ended.
     fn keep(
@@ -50,10 +55,11 @@ pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &Cancella
         let tried = tokio::select! {
             tried = &mut round => tried,
             () = shutdown.cancelled() => {
-                if timeout(GRACE, round).await.is_err() {
-                    tracing::warn!("mails or webhooks were still being handed over at shutdown; they are tried again after their lease");
-                }
-                return;
+                let rest = async {
+                    drop(round.await);
+                    outbox.settle().await;
+                };
+                return finish(rest).await;
             }
         };
         match tried {
@@ -69,10 +75,19 @@ pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &Cancella
             Err(_) => {}
         }
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return finish(outbox.settle()).await,
             () = wake.notified() => {}
             () = tokio::time::sleep(POLL) => {}
         }
+    }
+}
+
+/// Waits for what is under way at shutdown, for a few seconds at most.
+async fn finish(rest: impl Future<Output = ()>) {
+    if timeout(GRACE, rest).await.is_err() {
+        tracing::warn!(
+            "mails or webhooks were still being handed over at shutdown; they are tried again after their lease"
+        );
     }
 }
 
@@ -92,7 +107,7 @@ pub(super) async fn record(outbox: &impl Outbox, id: i64, outcome: DeliveryOutco
 
 /// Why something was not delivered.
 pub(super) struct DeliveryFailure {
-    /// Trying again is no use.
+    /// It was refused for good.
     pub(super) is_final: bool,
     pub(super) reason: String,
     /// The other side asked to be left alone for so long.
@@ -112,7 +127,7 @@ impl DeliveryFailure {
 
 /// Doubles with each attempt; a fifth more or less, so that what failed together does not come back
 /// together.
-fn backoff(attempts: u32) -> TimeDelta {
+pub(super) fn backoff(attempts: u32) -> TimeDelta {
     let (first, longest) = BACKOFF_SECONDS;
     let seconds = (first << attempts.min(16)).min(longest);
     TimeDelta::milliseconds(seconds * rand::rng().random_range(800..=1_200))

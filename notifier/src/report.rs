@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
+pub use crate::case::FindingCase;
+
 /// What set a pass off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -69,7 +71,7 @@ pub enum Kind {
     RedisLost,
     /// Something does not move or can't be reached.
     Stalled,
-    /// A store is set up by now so that it may lose promises.
+    /// A store is set up by now so that it may lose promises, or the codes that people were shown.
     UnsafeSetting,
 }
 
@@ -154,12 +156,15 @@ pub struct Finding {
     pub action: ActionKind,
     /// What became of it.
     pub result: Outcome,
-    /// More, for a person.
+    /// More, for a person. It never holds a user id: that is `user_id`, which mails mask.
     #[schema(example = "admitted, and no row came")]
     pub detail: String,
     /// A person must act: no later pass will repair it by itself.
     #[serde(default)]
     pub needs_person: bool,
+    /// What sets it apart from others of its kind, for mails.
+    #[serde(skip)]
+    pub case: FindingCase,
 }
 
 /// What stands in a finding's detail before the trace of its claim, at the end.
@@ -187,6 +192,7 @@ impl Finding {
             result: Outcome::Skipped,
             detail,
             needs_person: true,
+            case: FindingCase::Plain,
         }
     }
 }
@@ -257,6 +263,19 @@ pub struct DropReport {
     pub examined: Examined,
     /// What was found.
     pub findings: Vec<Finding>,
+}
+
+impl DropReport {
+    /// Whether the drop is exact, in words. A claim that failed and of whose person Redis knows
+    /// nothing is no promise as far as is known: it does not make the drop inexact, but says so.
+    pub fn exactness(&self) -> String {
+        match (self.exact, self.after.failed_claims) {
+            (false, _) => "not exact".to_owned(),
+            (true, 0) => "exact".to_owned(),
+            (true, 1) => "exact for everybody whom Redis knows; 1 failed claim is left".to_owned(),
+            (true, many) => format!("exact for everybody whom Redis knows; {many} failed claims are left"),
+        }
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

@@ -1,7 +1,9 @@
 //! The relay of the mails' outbox.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
@@ -11,13 +13,24 @@ use futures_util::future::join_all;
 use lettre::Message;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::args::Sending;
 use super::clock::Clock;
 use super::relay::{self, DeliveryFailure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::render::Rendered;
 use super::smtp::SendError;
+
+/// Most mails on their way at once, give or take one for each recipient.
+const AT_ONCE: usize = 16;
+
+/// How long a round waits for its mails. A server that scans a mail for longer delays no other one.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// How often the lease of a mail that is still on its way is renewed.
+const RENEW: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub(super) struct Sender {
@@ -26,29 +39,65 @@ pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
-    /// Whether the mails were given up that nobody could send for days before this process began.
+    /// Whether this process has already given up the mails that nobody could send for days before
+    /// it began.
     pub(super) has_given_up_old: Arc<AtomicBool>,
+    pub(super) under_way: MailsUnderWay,
+}
+
+/// The mails that are being handed over, each in its own task.
+#[derive(Clone)]
+pub(super) struct MailsUnderWay {
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+}
+
+impl Default for MailsUnderWay {
+    fn default() -> Self {
+        let tasks = TaskTracker::new();
+        // Only a closed tracker says when it is empty.
+        tasks.close();
+        Self { tasks, places: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
 }
 
 impl Outbox for Sender {
-    /// One mail a recipient, and all recipients at once.
+    /// Leases one mail a recipient, and sends all of them at once.
     async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         if !self.has_given_up_old.load(Ordering::Relaxed) {
             self.give_up_old(now).await?;
         }
-        let lease = now + self.sending.limit + RECORDING;
-        let mails = outbox::lease(&self.db, now, lease).await?;
-        join_all(mails.iter().map(|mail| self.send(mail))).await;
+        let MailsUnderWay { tasks, places } = &self.under_way;
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { return Ok(0) };
+        let mails = outbox::lease(&self.db, now, self.lease_end()).await?;
+        let tried = mails.len();
+        let places =
+            std::iter::once(Some(place)).chain(std::iter::repeat_with(|| Arc::clone(places).try_acquire_owned().ok()));
+        let sends = mails.into_iter().zip(places).map(|(mail, place)| {
+            let sender = self.clone();
+            tasks.spawn(async move {
+                sender.send(&mail).await;
+                drop(place);
+            })
+        });
+        drop(timeout(ROUND, join_all(sends)).await);
         if let Ok(waiting) = outbox::waiting(&self.db).await {
             #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 mails
             metrics::gauge!("firstcome_mails_waiting").set(waiting as f64);
         }
-        Ok(mails.len())
+        Ok(tried)
+    }
+
+    async fn settle(&self) {
+        self.under_way.tasks.wait().await;
     }
 
     async fn keep(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
-        outbox::record_outcome(&self.db, id, outcome, now).await
+        match outcome {
+            DeliveryOutcome::GivenUp(error) => outbox::give_up(&self.db, id, error, now).await,
+            other => outbox::record_outcome(&self.db, id, other, now).await,
+        }
     }
 }
 
@@ -93,15 +142,46 @@ impl Sender {
 
     async fn send(&self, mail: &LeasedMail) {
         crash_point(Point::MailDue);
-        let handed_over = self.hand_over(mail).await;
+        let handed_over = tokio::select! {
+            handed_over = self.hand_over(mail) => handed_over,
+            never = self.renew_lease(mail.id) => match never {},
+        };
         crash_point(Point::MailSent);
         let now = self.clock.now();
         let outcome = match handed_over {
             Ok(()) => DeliveryOutcome::Sent,
-            Err(failure) => failure.outcome(mail.created_at.and_utc(), mail.attempts, now),
+            Err(failure) => {
+                let is_final = failure.is_final && self.has_another_recipient(mail).await;
+                DeliveryFailure { is_final, ..failure }.outcome(mail.created_at.and_utc(), mail.attempts, now)
+            }
         };
         log(mail, &outcome);
         relay::record(self, mail.id, outcome, now).await;
+    }
+
+    /// A server that refuses a mail to everybody has a fault that passes (a relay rule, a policy):
+    /// nobody has the mail then, so it is tried again. Once somebody has it, the refusal of another
+    /// address is about that address.
+    async fn has_another_recipient(&self, mail: &LeasedMail) -> bool {
+        let taken = outbox::was_taken(&self.db, mail.id).await;
+        taken.unwrap_or_else(|error| {
+            tracing::debug!(%error, mail.id, "whether another recipient has a mail is not known; it is tried again");
+            false
+        })
+    }
+
+    fn lease_end(&self) -> DateTime<Utc> {
+        self.clock.now() + self.sending.limit + RECORDING
+    }
+
+    /// The first lease is short, so that the mail of a sender that died does not wait for long.
+    async fn renew_lease(&self, id: i64) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            if let Err(error) = outbox::renew(&self.db, id, self.lease_end()).await {
+                tracing::debug!(%error, id, "the lease of a mail could not be renewed");
+            }
+        }
     }
 
     async fn hand_over(&self, mail: &LeasedMail) -> Result<(), DeliveryFailure> {

@@ -17,6 +17,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use url::Url;
 
+/// Longest wait for the answer to the mail itself: a server may scan it before it answers. RFC
+/// 5321, 4.5.3.2.6: a client that gives up earlier sends further copies of a mail that has arrived.
+pub(crate) const CONTENT_LIMIT: Duration = Duration::from_secs(600);
+
 /// A mail server, and how to log in.
 #[derive(Clone)]
 pub struct SmtpServer {
@@ -65,12 +69,12 @@ pub struct SendError {
     pub step: SmtpStep,
     /// lettre's error; `None` when time ran out.
     pub cause: Option<lettre::transport::smtp::Error>,
-    /// How long it was tried for at most.
+    /// Longest time that it could take.
     pub limit: Duration,
 }
 
 impl SendError {
-    /// The server will never take this mail for this recipient: trying again is no use.
+    /// The server refuses this mail for this recipient for good, or so it says.
     pub fn is_final(&self) -> bool {
         let permanent = self.cause.as_ref().is_some_and(lettre::transport::smtp::Error::is_permanent);
         permanent && matches!(self.step, SmtpStep::Recipient | SmtpStep::Content)
@@ -117,8 +121,8 @@ impl SmtpServer {
         open && self.credentials.is_some()
     }
 
-    /// Hands over one mail within `limit`, all steps together. `done` hears of each step that
-    /// succeeded.
+    /// Hands over one mail: all steps up to the content within `limit`, and the content within
+    /// ten minutes. Calls `done` after each step that succeeded.
     ///
     /// # Errors
     /// [`SendError`]. After one at [`SmtpStep::Content`] without an answer the server may have the
@@ -132,21 +136,28 @@ impl SmtpServer {
         done: &mut (dyn FnMut(SmtpStep) + Send),
     ) -> Result<(), SendError> {
         let mut step = SmtpStep::Connect;
-        let dialogue = self.dialogue(limit, from, to, mail, &mut step, done);
-        // lettre's own timeout covers connecting only; a server that says nothing later would hold
-        // this for ever.
-        match timeout(limit, dialogue).await {
-            Ok(Ok(mut connection)) => {
-                // The mail is the server's now; whether it says goodbye does not matter.
-                drop(timeout(Duration::from_secs(1), connection.quit()).await);
-                Ok(())
-            }
-            Ok(Err(cause)) => Err(SendError { step, cause: Some(cause), limit }),
-            Err(_) => Err(SendError { step, cause: None, limit }),
+        // lettre's own timeout covers connecting only: without this one, a server that falls silent
+        // later would block for ever.
+        let opened = timeout(limit, self.open(limit, from, to, mail, &mut step, done)).await;
+        let failed = |step, cause, limit| SendError { step, cause, limit };
+        let mut smtp = match opened {
+            Ok(Ok(smtp)) => smtp,
+            Ok(Err(cause)) => return Err(failed(step, Some(cause), limit)),
+            Err(_) => return Err(failed(step, None, limit)),
+        };
+        let step = SmtpStep::Content;
+        match timeout(CONTENT_LIMIT, smtp.message(mail)).await {
+            Ok(Ok(_)) => done(step),
+            Ok(Err(cause)) => return Err(failed(step, Some(cause), CONTENT_LIMIT)),
+            Err(_) => return Err(failed(step, None, CONTENT_LIMIT)),
         }
+        // The server has the mail; whether it says goodbye does not matter.
+        drop(timeout(Duration::from_secs(1), smtp.quit()).await);
+        Ok(())
     }
 
-    async fn dialogue(
+    /// The dialogue up to the server's word that the content may come.
+    async fn open(
         &self,
         limit: Duration,
         from: &Mailbox,
@@ -179,8 +190,6 @@ impl SmtpServer {
         done(*step);
         *step = SmtpStep::Content;
         smtp.command(Data).await?;
-        smtp.message(mail).await?;
-        done(*step);
         Ok(smtp)
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::args::{NotifyArgs, Sending};
 use super::render::{self, Rendered};
 use super::send::Envelope;
-use super::smtp::{Encryption, SendError, SmtpStep};
+use super::smtp::{CONTENT_LIMIT, Encryption, SendError, SmtpStep};
 
 /// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were
 /// taken by the server.
@@ -43,7 +43,7 @@ fn settings(sending: &Sending, from: &Mailbox, to: &[Mailbox]) -> String {
     let _ = writeln!(text, "encryption  {}", address.encryption);
     let _ = writeln!(text, "login       {user}");
     let _ = writeln!(text, "from        {from}\nto          {}", to.join(", "));
-    let _ = write!(text, "time limit  {:?} a mail", sending.limit);
+    let _ = write!(text, "time limit  {:?} up to the mail itself, then {CONTENT_LIMIT:?}", sending.limit);
     if sending.server.shows_password() {
         text.push_str("\nwarning     the password can be read on the way: use ?tls=required or smtps://");
     }

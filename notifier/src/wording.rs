@@ -1,11 +1,18 @@
 //! The wording of mails and lists: a noun for each kind, a label for each action; and texts that
 //! others wrote (names of coupons, errors of stores, payloads) made fit for one line of them.
+//!
+//! User ids are masked where they are inserted ([`person`]), never by a search in a sentence: an id
+//! may be a number or a word of the sentence. The detail of a finding holds none.
+
+mod errors;
 
 use std::collections::{BTreeMap, HashSet};
 
-use firstcome_shared::domain::{UserId, is_invisible};
+use firstcome_shared::domain::{HIDDEN, UserId, is_invisible};
 
 use crate::report::{ActionKind, Finding, Kind};
+
+pub use errors::plainly;
 
 /// A number with its noun.
 pub fn count(n: usize, one: &str, many: &str) -> String {
@@ -82,16 +89,16 @@ pub struct ActionWords {
 pub fn words(action: ActionKind) -> ActionWords {
     let (rank, done, to_do) = match action {
         ActionKind::Issue => (0, "issued late", "write the row"),
-        ActionKind::Readmit => (1, "admitted anew", "admit anew in a free slot"),
+        ActionKind::Readmit => (1, "admitted again", "admit again in a free slot"),
         ActionKind::Move => (2, "moved to another slot", "move to another slot"),
         ActionKind::Promote => (3, "promoted from the waiting list", "promote from the waiting list"),
-        ActionKind::Withdraw => (4, "taken off a second slot", "take off the second slot"),
+        ActionKind::Withdraw => (4, "taken back", "take the slot back"),
         ActionKind::Revoke => (4, "revoked", "finish the revocation"),
         ActionKind::PutBack => (5, "put back into Redis", "put back into Redis"),
-        ActionKind::ResolveDuplicate => (6, "settled as duplicate", "settle as duplicate"),
+        ActionKind::ResolveDuplicate => (6, "resolved as duplicate", "resolve as duplicate"),
         ActionKind::Rebuild => (7, "rebuilt in Redis", "rebuild in Redis"),
-        ActionKind::SetCount => (8, "counter and free slots set right", "set counter and free slots right"),
-        ActionKind::WriteMeta => (9, "settings set right", "set the settings right"),
+        ActionKind::SetCount => (8, "counter and free slots corrected", "correct the counter and the free slots"),
+        ActionKind::WriteMeta => (9, "settings corrected", "correct the settings"),
         ActionKind::GrantLicence => (10, "admission reopened", "reopen admission"),
         ActionKind::Report => (11, "repaired", "repair"),
     };
@@ -102,7 +109,7 @@ pub fn words(action: ActionKind) -> ActionWords {
 pub const LONGEST: usize = 300;
 
 /// One line without control, direction and invisible characters, with single spaces, of `longest`
-/// characters at most.
+/// characters at most. It is cut between words, unless that would lose much of it.
 pub fn line(text: &str, longest: usize) -> String {
     let visible = text.chars().filter(|c| !is_invisible(*c)).map(|c| if c.is_control() { ' ' } else { c });
     let visible: String = visible.collect();
@@ -111,16 +118,21 @@ pub fn line(text: &str, longest: usize) -> String {
         return single;
     }
     let kept: String = single.chars().take(longest.saturating_sub(1)).collect();
-    format!("{}…", kept.trim_end())
+    let goes_on = single[kept.len()..].starts_with(|c: char| c != ' ');
+    let whole_words = kept.rfind(' ').filter(|at| goes_on && *at * 3 > kept.len() * 2);
+    let kept = whole_words.map_or(kept.as_str(), |at| &kept[..at]);
+    format!("{}…", kept.trim_end_matches([' ', ',', ';', ':', '·', '(']))
 }
 
-/// A person's id as a mail may show it.
+/// A user id as a mail may show it.
 pub fn person(id: &str) -> String {
-    id.parse::<UserId>().map_or_else(|_| "•••".to_owned(), |user| user.masked())
+    id.parse::<UserId>().map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
 }
 
-/// [`line()`] of a detail, with the ids of these people masked, and all that looks like an e-mail
-/// address.
+/// [`line()`] of a text from the database that may hold user ids: dead letters, and findings that a
+/// version before this one recorded. Masks the ids of these people and all e-mail addresses. An id
+/// that could be a number or a word of the text is not searched for: texts of stores, which quote
+/// it, lose what they quote when they are recorded.
 #[allow(clippy::implicit_hasher)] // nobody brings another one
 pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut out = String::with_capacity(text.len());
@@ -143,7 +155,7 @@ fn is_id_char(c: char) -> bool {
 fn masked_word(word: &str, people: &HashSet<&str>) -> String {
     // An id at the end of a sentence has the full stop on it.
     let bare = word.trim_end_matches('.');
-    let hide = |word: &str| people.contains(word) || word.contains('@');
+    let hide = |word: &str| word.contains('@') || is_unmistakable(word) && people.contains(word);
     if hide(word) {
         person(word)
     } else if hide(bare) {
@@ -154,6 +166,11 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
     } else {
         word.to_owned()
     }
+}
+
+/// Neither a number nor what could be a word of a sentence.
+fn is_unmistakable(id: &str) -> bool {
+    id.len() > 3 && !id.bytes().all(|c| c.is_ascii_digit()) && !id.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
 }
 
 /// Signs that an id may have, and that may as well stand before or after one.
@@ -196,16 +213,21 @@ mod tests {
     fn a_long_name_is_cut_where_it_can_be_seen() {
         assert_eq!(line(&"x".repeat(61), 60), format!("{}…", "x".repeat(59)));
         assert_eq!(line(&"가".repeat(60), 60).chars().count(), 60);
+        assert_eq!(line("4,120 messages wait, the oldest for 95 s", 24), "4,120 messages wait…");
+        assert_eq!(line("4,120 messages wait", 19), "4,120 messages wait");
+        assert_eq!(line("messages wait, and more", 16), "messages wait…");
+        assert_eq!(line("a verylongwordthatgoeson", 12), "a verylongw…");
     }
 
     #[test]
-    fn ids_in_details_are_masked() {
-        let people = HashSet::from(["customer-4711", "u-3"]);
+    fn ids_in_stored_texts_are_masked_unless_they_could_be_its_words() {
+        let people = HashSet::from(["customer-4711", "u-37", "1", "slot", "a"]);
         let masked = |text| detail(text, &people);
         assert_eq!(masked("slot 3 is held by customer-4711."), "slot 3 is held by c•••11.");
-        assert_eq!(masked("u-3 and u-33"), "u••• and u-33");
-        assert_eq!(masked("payload of bob@example.com, twice"), "payload of b•••@e•••, twice");
-        assert_eq!(masked("user=u-3: not u-3|4"), "user=u•••: not u•••|4");
+        assert_eq!(masked("u-37 and u-33"), "u•••7 and u-33");
+        assert_eq!(masked("payload of bob@example.com, twice"), "payload of •••@e•••, twice");
+        assert_eq!(masked("user=u-37: not u-37|4"), "user=u•••7: not u•••7|4");
+        assert_eq!(masked("a failed claim 1 on slot 1"), "a failed claim 1 on slot 1");
         assert_eq!(person("not an id"), "•••");
     }
 }

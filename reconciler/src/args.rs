@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, TraceArgs, secret};
+use firstcome_shared::config::{
+    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, TraceArgs, listen_address, secret,
+};
+use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
@@ -62,7 +65,7 @@ pub struct DaemonHealthArgs {
     #[command(flatten)]
     pub probe: ProbeArgs,
     /// Where the daemon listens
-    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
 }
 
@@ -229,7 +232,7 @@ pub struct ScheduleArgs {
 #[command(next_help_heading = "HTTP")]
 pub struct DaemonHttpArgs {
     /// Address to listen on
-    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
     /// Token of the operators, at least 32 characters; two by a comma while it is being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
@@ -243,7 +246,17 @@ pub struct DaemonHttpArgs {
     pub ops_trusted_proxies: u8,
 }
 
+/// Operators and their browsers, few of which share a network.
+const CONNECTIONS: usize = 500;
+const CONNECTIONS_OF_ADDRESS: usize = 250;
+
 impl DaemonHttpArgs {
+    /// What one client may ask. Behind trusted proxies all connections come from their addresses.
+    pub fn limits(&self) -> Limits {
+        let connections_of_address = (self.ops_trusted_proxies == 0).then_some(CONNECTIONS_OF_ADDRESS);
+        Limits { connections: CONNECTIONS, connections_of_address, ..Limits::DEFAULT }
+    }
+
     /// The token, checked.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());

@@ -1,6 +1,6 @@
 //! `firstcome-reconciler once`: one pass now, its result on the terminal.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
 use crate::notify::Notifier;
-use crate::notify::wording::{count, detail, person, words};
+use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
+use crate::topic::warn_unless_writable;
 
 /// Most findings shown of one drop; `--json` and the endpoint show all.
 const SHOWN: usize = 50;
@@ -31,6 +32,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
     let stores = args.reconcile.stores.handles()?;
+    warn_unless_writable();
     crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
@@ -93,9 +95,8 @@ fn print(run: &Run, full_ids: bool) {
     if unchanged > 0 {
         println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
     }
-    let people: HashSet<&str> = run.all_findings().filter_map(|finding| finding.user_id.as_deref()).collect();
     for finding in run.all_findings().take(SHOWN) {
-        let text = text_of(finding, (!full_ids).then_some(&people));
+        let text = text_of(finding, full_ids);
         println!("{}", hanging(&format!("{:>12}  ", outcome(finding)), &text, width));
     }
     let total = run.all_findings().count();
@@ -113,7 +114,7 @@ fn print(run: &Run, full_ids: bool) {
         count(total, "finding", "findings")
     );
     if let Some(error) = &run.error {
-        println!("{}", hanging("failed: ", error, width));
+        println!("{}", hanging("failed: ", &plainly(error), width));
     }
     let sections = sections(run);
     if !sections.is_empty() {
@@ -132,10 +133,10 @@ fn outcome(finding: &Finding) -> &'static str {
     }
 }
 
-/// A finding in a sentence, in which `masked` people are masked.
-fn text_of(finding: &Finding, masked: Option<&HashSet<&str>>) -> String {
-    let id = |user: &str| if masked.is_some() { person(user) } else { user.to_owned() };
-    let text = masked.map_or_else(|| finding.detail.clone(), |people| detail(&finding.detail, people));
+/// A finding in a sentence.
+fn text_of(finding: &Finding, full_ids: bool) -> String {
+    let id = |user: &str| if full_ids { user.to_owned() } else { person(user) };
+    let text = if full_ids { finding.detail.clone() } else { line(&finding.detail, LONGEST) };
     let drop = finding.drop_id.map(|drop| format!(", drop {drop}")).unwrap_or_default();
     let slot = finding.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
     let user = finding.user_id.as_deref().map(|user| format!(", {}", id(user))).unwrap_or_default();
@@ -172,7 +173,7 @@ fn lines_of(drop: &DropReport) -> (String, String) {
         ("in flight", before.in_flight.to_string(), after.in_flight.to_string()),
     ]
     .map(|(name, before, after)| number(name, before, after));
-    let exact = if drop.exact { "exact" } else { "NOT exact" };
+    let exact = if drop.exact { drop.exactness() } else { "NOT exact".to_owned() };
     let broken = match after.broken_promises {
         0 => String::new(),
         1 => ", 1 broken promise".to_owned(),
@@ -188,7 +189,31 @@ fn lines_of(drop: &DropReport) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Kind;
+    use crate::report::{Examined, FindingCase, Kind, Numbers};
+
+    #[test]
+    fn a_drop_is_called_exact_beside_failed_claims_only_with_the_reason() {
+        let drop = |exact, failed_claims| {
+            let numbers = Numbers { users: 18, rows: 18, failed_claims, ..Numbers::default() };
+            lines_of(&DropReport {
+                coupon_id: CouponId(1),
+                coupon_name: "Winter".to_owned(),
+                drop_id: DropId(7),
+                quantity: 20,
+                exact,
+                sealed: false,
+                before: numbers,
+                after: numbers,
+                unconfirmed: false,
+                examined: Examined::default(),
+                findings: vec![],
+            })
+            .0
+        };
+        assert_eq!(drop(true, 0), "Winter · coupon 1, drop 7: 18 of 20 issued, exact");
+        assert!(drop(true, 2).ends_with("exact for everybody whom Redis knows; 2 failed claims are left"));
+        assert_eq!(drop(false, 2), "Winter · coupon 1, drop 7: 18 of 20 issued, NOT exact");
+    }
 
     #[test]
     fn what_a_finding_asks_of_a_person_is_said_without_the_words_of_the_tables() {
@@ -200,16 +225,21 @@ mod tests {
             user_id: Some("customer-4711".to_owned()),
             action: ActionKind::Report,
             result: Outcome::Skipped,
-            detail: "failed claim 3 of customer-4711".to_owned(),
+            detail: "failed claim 3 (slot_taken)".to_owned(),
             needs_person: true,
+            case: FindingCase::Plain,
         };
-        let people = HashSet::from(["customer-4711"]);
-        let masked = text_of(&left, Some(&people));
+        let masked = text_of(&left, false);
         assert_eq!(outcome(&left), "left for you");
-        assert_eq!(masked, "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 of c•••11");
+        assert_eq!(masked, "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)");
+        for id in ["3", "slot", "claim", "7"] {
+            let number = text_of(&Finding { user_id: Some(id.to_owned()), ..left.clone() }, false);
+            let masked = masked.replace("c•••11", &person(id));
+            assert_eq!(number, masked, "{id}");
+        }
         let issued = Finding { action: ActionKind::Issue, result: Outcome::Applied, needs_person: false, ..left };
-        let full = text_of(&issued, None);
+        let full = text_of(&issued, true);
         assert_eq!(outcome(&issued), "applied");
-        assert!(full.contains("customer-4711: failed claim 3 of customer-4711 (issued late)"), "{full}");
+        assert!(full.contains("customer-4711: failed claim 3 (slot_taken) (issued late)"), "{full}");
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use chrono::Utc;
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::DriftSeries;
@@ -23,7 +22,16 @@ struct Job {
 }
 
 /// The pass that runs now.
-type Current = Arc<Mutex<Option<String>>>;
+type Current = watch::Sender<Option<String>>;
+
+/// Why a pass was not started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotStarted {
+    /// This pass of the same process runs. It may be waiting for its lock and never get it.
+    Running(String),
+    /// The process is shutting down.
+    Stopping,
+}
 
 #[derive(Clone)]
 pub struct Passes {
@@ -37,29 +45,45 @@ impl Passes {
     /// A runner, and the loop to drive it with.
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
-        let current = Arc::new(Mutex::new(None));
+        let current = Current::default();
         let drift = Arc::<DriftSeries>::default();
         let progress = Arc::clone(&reconciler.memory.progress);
-        let passes = Self { current: Arc::clone(&current), progress, jobs: sender, drift: Arc::clone(&drift) };
+        let passes = Self { current: current.clone(), progress, jobs: sender, drift: Arc::clone(&drift) };
         (passes, PassLoop { reconciler, notifier, jobs, current, drift })
     }
 
     /// Starts a pass; gives its id and where its answer will come.
-    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), String> {
-        let mut current = self.current.lock();
-        if let Some(running) = current.as_ref() {
-            return Err(running.clone());
-        }
+    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), NotStarted> {
         let run_id = new_run_id();
-        let (answer, receiver) = oneshot::channel();
-        match self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }) {
-            Ok(()) => {
+        let mut running = None;
+        self.current.send_if_modified(|current| {
+            running.clone_from(current);
+            if current.is_none() {
                 *current = Some(run_id.clone());
-                crate::metrics::pass_under_way(Some(Utc::now()));
-                Ok((run_id, receiver))
             }
-            // The loop has stopped: the process is shutting down.
-            Err(_) => Err("none: the reconciler is stopping".to_owned()),
+            running.is_none()
+        });
+        if let Some(running) = running {
+            return Err(NotStarted::Running(running));
+        }
+        let (answer, receiver) = oneshot::channel();
+        if self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }).is_err() {
+            // The loop has stopped.
+            self.current.send_replace(None);
+            return Err(NotStarted::Stopping);
+        }
+        crate::metrics::pass_under_way(Some(Utc::now()));
+        Ok((run_id, receiver))
+    }
+
+    /// Waits until this pass of the same process is recorded as begun, or has ended without that:
+    /// another process had the lock. Gives whether it is recorded.
+    pub async fn is_recorded(&self, run_id: &str) -> bool {
+        let mut current = self.current.subscribe();
+        tokio::select! {
+            biased;
+            () = self.progress.until_begun(run_id) => true,
+            () = async { drop(current.wait_for(|current| current.as_deref() != Some(run_id)).await) } => false,
         }
     }
 
@@ -70,7 +94,7 @@ impl Passes {
 
     /// The pass that runs now.
     pub fn current(&self) -> Option<String> {
-        self.current.lock().clone()
+        self.current.borrow().clone()
     }
 }
 
@@ -97,11 +121,8 @@ impl PassLoop {
                 },
             };
             let answer = self.one(&job, &stop).await;
-            {
-                let mut current = self.current.lock();
-                *current = None;
-                crate::metrics::pass_under_way(None);
-            }
+            crate::metrics::pass_under_way(None);
+            self.current.send_replace(None);
             if job.answer.send(answer).is_err() {
                 tracing::trace!("nobody waits for this pass's answer");
             }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use firstcome_shared::config::wait_for;
+use firstcome_shared::config::{StartError, wait_for};
 use firstcome_shared::kafka::{TopicError, check_topic};
 use firstcome_shared::mysql::processes::{ProcessRow, owner};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
@@ -11,7 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
-use crate::topic::{TopicReader, warn_unless_writable};
+use crate::topic::TopicReader;
 
 /// Connections to every store. Cheap to clone.
 #[derive(Clone)]
@@ -32,12 +32,18 @@ impl Stores {
 }
 
 /// Waits for the stores and refuses settings that lose promises.
-pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -> anyhow::Result<()> {
-    warn_unless_writable();
+///
+/// # Errors
+/// [`StartError`]: `Missing` if a store does not answer, also after it has answered once.
+pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));
     let mysql = format!("MySQL at {}", stores.db_settings.url.host_and_port());
     wait_for(&mysql, limit, stop, away, async || stores.db.ping().await).await?;
-    migrations::check(&stores.db_settings).await?;
+    let missing = |reason: String| StartError::Missing { store: mysql.clone(), waited: limit, reason };
+    migrations::check(&stores.db_settings).await.map_err(|error| match error.downcast_ref() {
+        Some(error) if away(error) => missing(error.to_string()),
+        _ => StartError::Refused(format!("{error:#}")),
+    })?;
     wait_for(
         &format!("Redis at {}", stores.redis.host_and_port()),
         limit,
@@ -64,6 +70,6 @@ pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -
         publish_deadline_ms: 0,
         fallback_deadline_ms: 0,
     };
-    let others = stores.db.processes().await?;
-    others.iter().find_map(|other| own.disagreement(other)).map_or(Ok(()), |sentence| Err(anyhow::anyhow!(sentence)))
+    let others = stores.db.processes().await.map_err(|error| missing(error.to_string()))?;
+    others.iter().find_map(|other| own.disagreement(other)).map_or(Ok(()), |it| Err(StartError::Refused(it)))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -132,6 +132,60 @@ pub struct Drop {
     pub sealed_at: Option<DateTime<Utc>>,
 }
 
+/// What decides whether a message can add a row to a drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropWindow {
+    pub opens_at: DateTime<Utc>,
+    pub closes_at: Option<DateTime<Utc>>,
+    pub is_sealed: bool,
+}
+
+/// Why a message adds no row to its drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimFault {
+    /// The drop was verified exact: everybody who was promised a coupon of it has a row.
+    SealedDrop,
+    /// The drop was not open at the instant of the claim.
+    OutsideWindow,
+}
+
+impl ClaimFault {
+    /// The reason of its dead letter.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::SealedDrop => "sealed_drop",
+            Self::OutsideWindow => "outside_window",
+        }
+    }
+
+    /// For a person; without user ids.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::SealedDrop => "the drop is sealed, and nobody in it has this claim",
+            Self::OutsideWindow => "the drop was not open when it was claimed",
+        }
+    }
+}
+
+impl DropWindow {
+    /// How far an admission may lie outside the window. Redis admits by the window that it has, and
+    /// an operator's change reaches MySQL first.
+    const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+
+    /// What is wrong with a claim of a message that was admitted then. An unknown instant
+    /// contradicts no window.
+    pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
+        let is_outside = |at: DateTime<Utc>| {
+            at < self.opens_at - Self::TOLERANCE || self.closes_at.is_some_and(|closes| at >= closes + Self::TOLERANCE)
+        };
+        if self.is_sealed {
+            Some(ClaimFault::SealedDrop)
+        } else {
+            claimed_at.filter(|at| is_outside(*at)).map(|_| ClaimFault::OutsideWindow)
+        }
+    }
+}
+
 /// What a drop is doing, as people see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +222,10 @@ impl Drop {
         }
     }
 
+    pub fn window(&self) -> DropWindow {
+        DropWindow { opens_at: self.opens_at, closes_at: self.closes_at, is_sealed: self.sealed_at.is_some() }
+    }
+
     /// Whether the window contains `now`.
     pub fn is_open_at(&self, now: DateTime<Utc>) -> bool {
         self.opens_at <= now && self.closes_at.is_none_or(|closes| now < closes)
@@ -176,8 +234,6 @@ impl Drop {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
 
     fn at(minute: i64) -> DateTime<Utc> {
@@ -206,6 +262,26 @@ mod tests {
             assert!(bad.parse::<Allow>().is_err(), "{bad:?}");
         }
         assert!(format!("group:{}", "x".repeat(65)).parse::<Allow>().is_err());
+    }
+
+    #[test]
+    fn a_message_adds_a_row_only_near_the_window_of_a_drop_that_is_not_sealed() {
+        let (d, endless) = (drop(1, 10, 20), Drop { closes_at: None, ..drop(1, 10, 20) });
+        let outside = Some(ClaimFault::OutsideWindow);
+        for (minute, of_drop, of_endless) in [
+            (4, outside, outside),
+            (5, None, None),
+            (10, None, None),
+            (24, None, None),
+            (25, outside, None),
+            (9_000, outside, None),
+        ] {
+            assert_eq!(d.window().fault(Some(at(minute))), of_drop, "minute {minute}");
+            assert_eq!(endless.window().fault(Some(at(minute))), of_endless, "minute {minute}");
+        }
+        assert_eq!(d.window().fault(None), None);
+        let sealed = Drop { sealed_at: Some(at(30)), ..d }.window();
+        assert_eq!([None, Some(at(15)), Some(at(50))].map(|at| sealed.fault(at)), [Some(ClaimFault::SealedDrop); 3]);
     }
 
     #[test]

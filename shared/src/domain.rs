@@ -48,6 +48,9 @@ impl fmt::Display for DropId {
 #[schema(value_type = String, example = "u-37")]
 pub struct UserId(String);
 
+/// Stands for what a masked id does not show.
+pub const HIDDEN: &str = "•••";
+
 /// Why a text is not a user id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + - | : =; this one {0}")]
@@ -78,14 +81,20 @@ impl UserId {
     }
 
     /// Enough to tell people apart who are known already, too little to learn who they are: the
-    /// first character, and the last one or two of an id that is long enough. An e-mail address
-    /// shows that of its name, and the first character of its host.
+    /// first character, and the last one or two. An id of up to three characters shows nothing, so
+    /// different ids may look alike. An e-mail address shows that of its name, and the first
+    /// character of its host.
     pub fn masked(&self) -> String {
+        const SHORT: usize = 3;
+        if self.0.chars().count() <= SHORT {
+            return HIDDEN.to_owned();
+        }
         let (name, host) = self.0.split_once('@').map_or((self.0.as_str(), None), |(name, host)| (name, Some(host)));
-        let host = host.map(|host| format!("@{}•••", host.chars().take(1).collect::<String>()));
-        let first = name.chars().next().unwrap_or('•');
-        let last = if name.is_ascii() { name.len().saturating_sub(2).div_euclid(2).min(2) } else { 0 };
-        format!("{first}•••{}{}", &name[name.len() - last..], host.unwrap_or_default())
+        let host = host.map(|host| format!("@{}{HIDDEN}", host.chars().take(1).collect::<String>()));
+        let shows_some = name.chars().count() > SHORT;
+        let first = name.chars().next().filter(|_| shows_some).map(String::from).unwrap_or_default();
+        let last = if name.is_ascii() && shows_some { (name.len() - 2).div_euclid(2).min(2) } else { 0 };
+        format!("{first}{HIDDEN}{}{}", &name[name.len() - last..], host.unwrap_or_default())
     }
 }
 
@@ -221,9 +230,14 @@ mod tests {
         let masked = |id: &str| id.parse::<UserId>().unwrap().masked();
         assert_eq!(
             (masked("u1"), masked("u-37"), masked("customer-4711")),
-            ("u•••".into(), "u•••7".into(), "c•••11".into())
+            ("•••".into(), "u•••7".into(), "c•••11".into())
         );
+        for short in ["7", "a", "42", "999", "bob", "@", "a@b"] {
+            assert_eq!(masked(short), HIDDEN, "{short}");
+        }
+        assert_eq!((masked("4711"), masked("100000")), ("4•••1".into(), "1•••00".into()));
         assert_eq!(masked("person-005@example.com"), "p•••05@e•••");
+        assert_eq!(masked("al@example.com"), "•••@e•••");
         assert_eq!(format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()), "a•••e@e•••");
     }
 }

@@ -15,6 +15,7 @@ pub mod http;
 pub mod kafka;
 pub mod line_limit;
 pub mod mysql;
+pub mod quoted;
 pub mod recover;
 pub mod redis;
 pub mod schedule;

@@ -2,6 +2,7 @@
 //! zone.
 
 mod preview;
+pub mod time_zone;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
 pub use chrono_tz::Tz;
@@ -26,6 +27,7 @@ pub enum Schedule {
     /// One drop a local date, from `first_day` to `last_day`, both included.
     Daily {
         /// IANA name, such as `Asia/Seoul`.
+        #[serde(with = "time_zone")]
         #[schema(value_type = String, example = "Asia/Seoul")]
         time_zone: Tz,
         /// Local time of opening, `HH:MM` or `HH:MM:SS`.
@@ -79,6 +81,14 @@ pub enum BadSchedule {
 pub const DAYS_AHEAD: i64 = 7;
 
 impl Schedule {
+    /// The zone in which a daily coupon has its times.
+    pub fn time_zone(&self) -> Option<Tz> {
+        match self {
+            Self::Once { .. } => None,
+            Self::Daily { time_zone, .. } => Some(*time_zone),
+        }
+    }
+
     /// Checks what the types can't say.
     pub fn check(&self) -> Result<(), BadSchedule> {
         use chrono::Datelike as _;

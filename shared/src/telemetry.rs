@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::http::request_id;
+use crate::http::{request_id, wrong_tokens};
 
 /// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs,
 /// hundreds of times while no broker answers.
@@ -91,6 +91,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     metrics::describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
     metrics::gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    wrong_tokens::describe();
     keep_small(handle.clone());
     Ok(HANDLE.get_or_init(|| handle).clone())
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, value_parser};
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
 
 use super::read::batch::BatchLimits;
 use super::read::membership::{Membership, Rebalance, instance_id};
@@ -29,7 +29,7 @@ pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
 #[command(next_help_heading = "Consumer")]
 pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`
-    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = LISTEN_ADDR)]
+    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub consume_listen_addr: SocketAddr,
     /// Most claims written in one transaction
     // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL

@@ -83,8 +83,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let worker = start_worker(&args, db, Arc::clone(&health), shutdown.clone())?;
     say(&format!("listening on http://{address}"));
     let done = CancellationToken::new();
-    let limits = Limits { connections: 100, drain: Duration::from_secs(1), ..Limits::default() };
-    let front = tokio::spawn(serve(listener, router, limits, done.clone()));
+    let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let ended = tokio::select! {
         ended = worker => ended.context("the consumer's thread failed")?,
         () = overdue(&shutdown) => {

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::path::{Path, PathBuf};
 
+use axum::http::Method;
 use clap::Args;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, CommandFailure};

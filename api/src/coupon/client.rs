@@ -1,20 +1,31 @@
 //! The API's client: each failure is one sentence that says what to do.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::body::Bytes;
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_MATCH, LINK, RETRY_AFTER};
+use axum::http::request::Builder;
+use axum::http::{Method, Request, Response, StatusCode};
 use clap::Args;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, LINK, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use firstcome_shared::config::path;
+use firstcome_shared::http::api_client::CouponApiClient;
+use firstcome_shared::http::fetch::FetchError;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API")]
 pub(super) struct ApiArgs {
-    /// Where the API is
+    /// Where the API is, as http://host:port or https://host:port
     #[arg(long, env = "API_URL", default_value = "http://127.0.0.1:8080", global = true)]
     pub(super) api_url: String,
+    /// File of the certificate authorities to trust at https://, in PEM form; else the public ones
+    #[arg(long, env = "API_CA_FILE", value_name = "FILE", value_parser = path, global = true)]
+    pub(super) api_ca_file: Option<PathBuf>,
     /// The operators' token; of two by a comma, the first is sent
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, global = true)]
     pub(super) ops_token: Option<SecretString>,
@@ -37,7 +48,7 @@ pub(super) enum CommandFailure {
 }
 
 pub(super) struct Client {
-    http: reqwest::Client,
+    api: CouponApiClient,
     base: String,
     token: Option<SecretString>,
     operator: Option<String>,
@@ -52,33 +63,24 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        if !base.starts_with("http://") {
-            let why = "API_URL must begin with http://: give the API's own address, not that of a gateway with TLS";
-            return Err(CommandFailure::NotAsked(why.into()));
-        }
-        let http = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).no_proxy().build();
-        let http = http.map_err(|error| CommandFailure::NotAsked(error.to_string()))?;
+        let api = CouponApiClient::new(&base, args.api_ca_file.clone()).map_err(CommandFailure::NotAsked)?;
         // While it is being replaced, the setting holds two.
         let first =
             |token: &SecretString| token.expose_secret().split(',').next().unwrap_or_default().to_owned().into();
-        Ok(Self { http, base, token: args.ops_token.as_ref().map(first), operator: args.operator.clone() })
+        Ok(Self { api, base, token: args.ops_token.as_ref().map(first), operator: args.operator.clone() })
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
-    }
-
-    fn for_operators(&self, method: Method, path: &str) -> Result<RequestBuilder, CommandFailure> {
+    fn for_operators(&self, method: Method, path: &str) -> Result<Builder, CommandFailure> {
         let token = self.token.as_ref().ok_or_else(|| {
             CommandFailure::NotAsked("this needs the operators' token: set OPS_TOKEN as the API has it".to_owned())
         })?;
-        let request = self.request(method, path).bearer_auth(token.expose_secret());
+        let request = request(method, path).header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
         Ok(self.operator.iter().fold(request, |request, name| request.header("x-operator", name.as_bytes())))
     }
 
     /// The answer, and the path of the next page.
     pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
-        self.page(|| Ok(self.request(Method::GET, path))).await
+        self.page(|| Ok(request(Method::GET, path))).await
     }
 
     /// The same with the token.
@@ -89,16 +91,16 @@ impl Client {
     /// Waits where the API is busy: a list of many pages is answered at a bounded rate.
     async fn page(
         &self,
-        request: impl Fn() -> Result<RequestBuilder, CommandFailure>,
+        request: impl Fn() -> Result<Builder, CommandFailure>,
     ) -> Result<(Value, Option<String>), CommandFailure> {
         let mut left = LONGEST_WAIT;
         let response = loop {
-            let response = self.exchange(request()?).await?;
+            let response = self.exchange(without_body(request()?)?).await?;
             let Some(wait) = wait_asked_for(&response).filter(|wait| *wait <= left) else { break response };
             left = left.saturating_sub(wait);
             sleep(wait).await;
         };
-        let response = succeeded(response).await?;
+        let response = self.succeeded(response).await?;
         let link = response.headers().get(LINK).and_then(|link| link.to_str().ok());
         let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
         Ok((self.json(response).await?, next))
@@ -111,15 +113,15 @@ impl Client {
         body: &Value,
         idempotency_key: Option<&str>,
     ) -> Result<Value, CommandFailure> {
-        let request = self.for_operators(method, path)?.json(body);
+        let request = self.for_operators(method, path)?;
         let request = idempotency_key.iter().fold(request, |request, key| request.header("idempotency-key", *key));
-        self.json(self.send(request).await?).await
+        self.json(self.send(with_json(request, body)?).await?).await
     }
 
     /// Sends a text.
     pub(super) async fn send_text(&self, path: &str, text: String) -> Result<Value, CommandFailure> {
-        let request = self.for_operators(Method::POST, path)?.header(CONTENT_TYPE, "text/plain").body(text);
-        self.json(self.send(request).await?).await
+        let request = self.for_operators(Method::POST, path)?.header(CONTENT_TYPE, "text/plain");
+        self.json(self.send(request.body(text.into()).map_err(unfit)?).await?).await
     }
 
     /// Changes a coupon while it has this revision.
@@ -129,10 +131,10 @@ impl Client {
         body: &Value,
         revision: Option<u64>,
     ) -> Result<Value, CommandFailure> {
-        let request = self.for_operators(Method::PATCH, path)?.json(body);
+        let request = self.for_operators(Method::PATCH, path)?;
         let tag = revision.map(|revision| format!("\"{revision}\""));
         let request = tag.iter().fold(request, |request, tag| request.header(IF_MATCH, tag));
-        self.json(self.send(request).await?).await
+        self.json(self.send(with_json(request, body)?).await?).await
     }
 
     /// Gives the CSV to `write`, part by part.
@@ -142,10 +144,10 @@ impl Client {
         write: impl Fn(&str) -> Result<(), CommandFailure>,
     ) -> Result<(), CommandFailure> {
         let request = self.for_operators(Method::GET, path)?.header(ACCEPT, "text/csv");
-        let mut response = self.send(request).await?;
+        let mut response = self.send(without_body(request)?).await?;
         // A part may end within a character, never a line.
         let mut rest = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|error| self.cut(&error))? {
+        while let Some(part) = self.part(&mut response).await? {
             rest.extend_from_slice(&part);
             let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             let lines: Vec<u8> = rest.drain(..whole).collect();
@@ -154,38 +156,80 @@ impl Client {
         Ok(())
     }
 
-    async fn json(&self, response: Response) -> Result<Value, CommandFailure> {
-        response.json().await.map_err(|error| self.cut(&error))
+    async fn json(&self, response: Response<Incoming>) -> Result<Value, CommandFailure> {
+        let text = self.text(response).await?;
+        serde_json::from_slice(&text).map_err(|error| self.cut(&error))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, CommandFailure> {
-        succeeded(self.exchange(request).await?).await
+    async fn text(&self, mut response: Response<Incoming>) -> Result<Vec<u8>, CommandFailure> {
+        let mut text = Vec::new();
+        while let Some(part) = self.part(&mut response).await? {
+            text.extend_from_slice(&part);
+        }
+        Ok(text)
+    }
+
+    /// The next bytes of an answer.
+    async fn part(&self, response: &mut Response<Incoming>) -> Result<Option<Bytes>, CommandFailure> {
+        loop {
+            let frame = timeout(PATIENCE, response.body_mut().frame()).await.map_err(|error| self.cut(&error))?;
+            let Some(frame) = frame else { return Ok(None) };
+            // A frame of trailers holds none.
+            if let Ok(bytes) = frame.map_err(|error| self.cut(&error))?.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Incoming>, CommandFailure> {
+        self.succeeded(self.exchange(request).await?).await
     }
 
     /// The answer, whatever it says.
-    async fn exchange(&self, request: RequestBuilder) -> Result<Response, CommandFailure> {
-        request.send().await.map_err(|error| {
-            let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
-            CommandFailure::NotAsked(format!("the API at {} {why}: is it running, and is API_URL right?", self.base))
-        })
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Incoming>, CommandFailure> {
+        let why = match timeout(PATIENCE, self.api.send(request)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(FetchError::Refused(why))) => format!("cannot be trusted: {why}"),
+            Ok(Err(FetchError::Away(_))) => "cannot be reached: is it running, and is API_URL right?".to_owned(),
+            Err(_) => "does not answer: is it running, and is API_URL right?".to_owned(),
+        };
+        Err(CommandFailure::NotAsked(format!("the API at {} {why}", self.base)))
     }
 
-    fn cut(&self, error: &reqwest::Error) -> CommandFailure {
+    fn cut(&self, error: &dyn std::fmt::Display) -> CommandFailure {
         CommandFailure::NotAsked(format!("the answer of the API at {} broke off ({error}); try again", self.base))
+    }
+
+    async fn succeeded(&self, response: Response<Incoming>) -> Result<Response<Incoming>, CommandFailure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = self.text(response).await.unwrap_or_default();
+        let problem: Value = serde_json::from_slice(&text).unwrap_or_default();
+        Err(failure(status, problem["detail"].as_str()))
     }
 }
 
-async fn succeeded(response: Response) -> Result<Response, CommandFailure> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let problem: Value = response.json().await.unwrap_or_default();
-    Err(failure(status, problem["detail"].as_str()))
+fn request(method: Method, path: &str) -> Builder {
+    Request::builder().method(method).uri(path)
+}
+
+fn without_body(request: Builder) -> Result<Request<Bytes>, CommandFailure> {
+    request.body(Bytes::new()).map_err(unfit)
+}
+
+fn with_json(request: Builder, body: &Value) -> Result<Request<Bytes>, CommandFailure> {
+    request.header(CONTENT_TYPE, "application/json").body(body.to_string().into()).map_err(unfit)
+}
+
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+fn unfit(error: axum::http::Error) -> CommandFailure {
+    CommandFailure::NotAsked(format!("OPS_TOKEN, OPERATOR or an argument does not fit into a request: {error}"))
 }
 
 /// `Retry-After` of an answer that a later one may replace.
-fn wait_asked_for(response: &Response) -> Option<Duration> {
+fn wait_asked_for<B>(response: &Response<B>) -> Option<Duration> {
     let seconds =
         response.headers().get(RETRY_AFTER).filter(|_| response.status() == StatusCode::SERVICE_UNAVAILABLE)?;
     seconds.to_str().ok()?.parse().ok().map(|seconds| Duration::from_secs(seconds).max(SHORTEST_WAIT))
@@ -207,8 +251,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use axum::http::StatusCode as Status;
-    use axum::http::header::RETRY_AFTER;
     use axum::response::IntoResponse as _;
     use axum::routing::get;
     use axum::{Json, Router};
@@ -223,14 +265,14 @@ mod tests {
         let answer = async move || {
             if counter.fetch_add(1, Ordering::Relaxed) < busy {
                 let problem = Json(json!({"detail": "too many ask for lists"}));
-                return (Status::SERVICE_UNAVAILABLE, [(RETRY_AFTER, retry_after)], problem).into_response();
+                return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, retry_after)], problem).into_response();
             }
             Json(json!(["a coupon"])).into_response()
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api_url = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(answer))).await });
-        let args = ApiArgs { api_url, ops_token: None, operator: None, json: true };
+        let args = ApiArgs { api_url, api_ca_file: None, ops_token: None, operator: None, json: true };
         let Ok(client) = Client::new(&args) else { panic!("no client") };
         let page = client.get("/").await.map(|(page, _)| page);
         server.abort();

@@ -2,19 +2,21 @@
 
 mod allow;
 mod client;
+mod edit;
 mod openings;
 mod output;
 mod table;
 
 use std::process::ExitCode;
 
+use axum::http::Method;
 use chrono::{NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use self::allow::AllowWhat;
 use self::client::{ApiArgs, Client, CommandFailure};
+use self::edit::EditArgs;
 use self::output::print;
 use crate::percent::encoded;
 
@@ -28,7 +30,8 @@ pub struct CouponArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum CouponCommand {
-    /// Make a coupon: with --opens-at it opens once, with --time-zone daily
+    /// Create a coupon that opens once, or daily
+    #[command(before_help = CREATE_EXAMPLES)]
     Create(Box<CreateArgs>),
     /// List coupons
     List {
@@ -49,8 +52,21 @@ enum CouponCommand {
         /// How many each drop gives out from now on
         quantity: u32,
     },
+    /// Change its name, its waiting list, or when it closes and opens
+    Edit {
+        #[command(flatten)]
+        id: Id,
+        #[command(flatten)]
+        what: EditArgs,
+    },
     /// Close the open drop, at once and for good
-    Close(Id),
+    Close {
+        #[command(flatten)]
+        id: Id,
+        /// Close it; without this flag, the command only shows what it would close
+        #[arg(long)]
+        yes: bool,
+    },
     /// Who holds what
     Winners {
         #[command(flatten)]
@@ -109,6 +125,18 @@ enum OncePerArg {
     Coupon,
     Drop,
 }
+
+/// Which flags go together.
+const CREATE_EXAMPLES: &str = "\
+Opens once (without --closes-at it stays open):
+  firstcome-api coupon create --name Winter --quantity 500 \\
+    --opens-at 2026-12-01T15:00:00+09:00 --closes-at 2026-12-01T18:00:00+09:00
+
+Opens daily (without --last-day it goes on; --once-per drop: one for each person and day):
+  firstcome-api coupon create --name Winter --quantity 500 --once-per drop \\
+    --time-zone Asia/Seoul --opens 15:00 --closes 18:00 --first-day 2026-12-01
+
+With --preview the command shows the next ten openings and creates nothing.";
 
 #[derive(Debug, Clone, Args)]
 struct CreateArgs {
@@ -212,7 +240,7 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
     };
     match &args.command {
         CouponCommand::Create(create) if create.preview => {
-            let preview = openings::preview(&create.body()["schedule"], Utc::now(), json);
+            let preview = openings::preview(&create.body(), Utc::now(), json);
             print(&preview.map_err(CommandFailure::Refused)?)
         }
         CouponCommand::Create(create) => {
@@ -225,7 +253,8 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
         CouponCommand::Pause(id) => change(*id, json!({"paused": true})).await,
         CouponCommand::Resume(id) => change(*id, json!({"paused": false})).await,
         CouponCommand::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
-        CouponCommand::Close(id) => change(*id, json!({"close_now": true})).await,
+        CouponCommand::Edit { id, what } => change(*id, what.body()).await,
+        CouponCommand::Close { id, yes } => edit::close(client, json, *id, *yes).await,
         CouponCommand::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
         CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
@@ -313,4 +342,24 @@ async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Res
         None => format!("a place of drop {}", revoked["drop_id"]),
     };
     print(&format!("revoked: {place}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn the_examples_of_create_are_commands_that_can_be_read() {
+        let commands =
+            CREATE_EXAMPLES.split("\n\n").filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));
+        let mut read = 0;
+        for command in commands {
+            Cli::try_parse_from(command.split_whitespace()).unwrap_or_else(|error| panic!("{command}: {error}"));
+            read += 1;
+        }
+        assert_eq!(read, 2);
+    }
 }

@@ -3,18 +3,22 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Local, Utc};
+use firstcome_shared::http::json;
 use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule};
 use serde_json::{Value, json};
 
-/// The next ten openings of a coupon that is not made yet; an error says why it can't be made.
-pub(super) fn preview(schedule: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
-    let wrong = |why: String| format!("schedule: {why}");
-    let planned: Schedule = serde_json::from_value(schedule.clone()).map_err(|error| wrong(error.to_string()))?;
+use crate::serve::NewCouponBody;
+
+/// The next ten openings of a coupon that does not exist yet. It is refused as the API would refuse
+/// to create it.
+pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
+    let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
+    let planned = body.check(now, None).map_err(|problem| problem.detail().to_owned())?.schedule;
     let openings = match &planned {
         Schedule::Once { .. } => planned.preview(now, &Local),
         Schedule::Daily { time_zone, .. } => planned.preview(now, time_zone),
     };
-    let openings = openings.map_err(|error| wrong(error.to_string()))?;
+    let openings = openings.map_err(|error| format!("schedule: {error}"))?;
     if !json {
         return Ok(table(&openings, zone_of(&planned)).trim_start().to_owned());
     }
@@ -82,7 +86,8 @@ mod tests {
         assert_eq!(text.lines().count(), 13, "{text}");
         assert!(text.contains("Fri 2026-12-04 15:00 +09:00  2026-12-04 06:00"), "today's has opened: {text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        let preview_of = |schedule: &Value| preview(schedule, "2026-12-03T06:00:01Z".parse().unwrap(), true);
+        let body = |schedule: &Value| json!({"name": "x", "quantity": 1, "once_per": "coupon", "schedule": schedule});
+        let preview_of = |schedule: &Value| preview(&body(schedule), "2026-12-03T06:00:01Z".parse().unwrap(), true);
         let told: Value = serde_json::from_str(&preview_of(&endless).unwrap()).unwrap();
         assert_eq!(told.as_array().unwrap().len(), 10, "{told}");
         let today = json!({"opens_at": "2026-12-03T06:00:00Z", "closes_at": "2026-12-03T09:00:00Z", "at_once": true});
@@ -91,11 +96,17 @@ mod tests {
             json!({"type": "once", "opens_at": "2027-01-02T00:00:00Z", "closes_at": "2027-01-01T00:00:00Z"});
         assert!(preview_of(&backwards).unwrap_err().contains("later than opens_at"));
         let begun = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z"});
-        let text = preview(&begun, "2026-12-03T06:00:01Z".parse().unwrap(), false).unwrap();
+        let text = preview(&body(&begun), "2026-12-03T06:00:01Z".parse().unwrap(), false).unwrap();
         assert!(text.contains("stays open") && text.contains("it opens at once"), "{text}");
         let over = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": "2026-01-02T00:00:00Z"});
         assert!(preview_of(&over).unwrap_err().contains("would never open"));
         assert!(next_ten(&over, "2026-12-03T06:00:01Z".parse().unwrap()).contains("no opening"));
         assert!(next_ten(&Value::Null, Utc::now()).contains("by hand"));
+        for (field, value) in [("quantity", json!(0)), ("name", json!(" ")), ("allow", json!("vip"))] {
+            let mut wrong = body(&endless);
+            wrong[field] = value;
+            let refused = preview(&wrong, "2026-12-03T06:00:01Z".parse().unwrap(), true).unwrap_err();
+            assert!(refused.contains(field), "{refused}");
+        }
     }
 }

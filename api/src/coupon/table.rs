@@ -64,7 +64,7 @@ fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn left(drop: &Value) -> String {
+pub(super) fn left(drop: &Value) -> String {
     match (&drop["remaining"], &drop["quantity"]) {
         (_, Value::Null) => String::new(),
         (Value::Null, quantity) => format!("? of {quantity}"),
@@ -89,7 +89,7 @@ fn width(text: &str) -> usize {
 }
 
 /// The text, cut where it is too wide.
-fn fit(text: &str, most: usize) -> String {
+pub(super) fn fit(text: &str, most: usize) -> String {
     if width(text) <= most {
         return text.to_owned();
     }

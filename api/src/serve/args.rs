@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, listen_address};
 use firstcome_shared::http::Limits;
 use secrecy::SecretString;
 
-use super::auth::IdentityArgs;
+use super::auth::{IdentityArgs, UserAuth};
 
 /// Whether people get a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,7 +46,7 @@ pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8080";
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
     /// Token for operators' routes, at least 32 printable ASCII characters; two by a comma while it
     /// is being replaced
@@ -59,13 +59,16 @@ pub struct HttpArgs {
     /// many entries from the right of `X-Forwarded-For`; 0: that of the connection
     #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     pub ops_trusted_proxies: u8,
-    /// Most connections at a time; more wait until one closes
+    /// Most connections at a time; if all are open, a new one takes the place of the one that has
+    /// been idle longest, or waits until a request ends
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Most connections of one address at a time, more are closed at once; 0: no such limit. Behind
-    /// proxies all connections are theirs
-    #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 0)]
-    pub max_connections_per_address: u32,
+    /// Most connections of one address (of IPv6: one network of 64 bits) at a time; a new one
+    /// takes the place of an idle one of the same address, or is closed. 0: no limit. Not set: half
+    /// of MAX_CONNECTIONS, at least 2,048; no limit if USER_AUTH=trusted-header or
+    /// OPS_TRUSTED_PROXIES says that connections come from proxies
+    #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS")]
+    pub max_connections_per_address: Option<u32>,
     /// Requests a second that one person may send, and a second's worth at once; more are answered
     /// 429. 0: no limit
     #[arg(long, env = "PERSON_RATE_LIMIT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
@@ -76,7 +79,7 @@ pub struct HttpArgs {
     pub address_rate_limit: u32,
     /// Another address, at which alone `/metrics` and `/openapi.json` are answered; not set: at
     /// LISTEN_ADDR, to everybody
-    #[arg(long, env = "METRICS_ADDR")]
+    #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]
     pub metrics_addr: Option<SocketAddr>,
     /// Longest time for the head of a request, also between two requests of one connection, in
     /// milliseconds
@@ -102,16 +105,26 @@ pub struct HttpArgs {
     pub coupon_page: CouponPage,
 }
 
-impl HttpArgs {
+/// A proxy in front that is not set as trusted, or the NAT of a company, has no more connections to
+/// one process: proxies keep at most some hundred to a server by default.
+const ADDRESS_AT_LEAST: u32 = 2_048;
+
+impl ServeArgs {
     pub(crate) fn limits(&self) -> Limits {
+        let http = &self.http;
+        let is_behind_proxies = self.identity.user_auth == UserAuth::TrustedHeader || http.ops_trusted_proxies > 0;
+        let share = if is_behind_proxies { 0 } else { (http.max_connections / 2).max(ADDRESS_AT_LEAST) };
+        let of_address = http.max_connections_per_address.unwrap_or(share);
         Limits {
-            connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
-            connections_of_address: usize::try_from(self.max_connections_per_address).ok().filter(|most| *most > 0),
-            header_read: Duration::from_millis(self.header_read_timeout_ms),
-            ..Limits::default()
+            connections: usize::try_from(http.max_connections).unwrap_or(usize::MAX),
+            connections_of_address: usize::try_from(of_address).ok().filter(|most| *most > 0),
+            header_read: Duration::from_millis(http.header_read_timeout_ms),
+            ..Limits::DEFAULT
         }
     }
+}
 
+impl HttpArgs {
     pub(crate) fn shutdown_delay(&self) -> Duration {
         Duration::from_millis(self.shutdown_delay_ms)
     }

@@ -33,8 +33,8 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         "the lookup of coupons"
     });
     tasks.spawn(async move {
-        topic.claims.durability().publisher().find_topic().await;
-        std::future::pending().await
+        topic.claims.durability().publisher().watch_topic().await;
+        "the watch over the topic"
     });
     tasks.spawn(async move {
         let mut ticks = every(MAKE_EVERY);

@@ -14,7 +14,6 @@ mod rate_limit;
 mod routes;
 mod server;
 mod start;
-mod starting;
 mod state;
 
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,7 @@ pub(crate) use args::LISTEN_ADDR;
 pub use args::{CouponPage, HttpArgs, ServeArgs};
 pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
+pub(crate) use routes::create::NewCouponBody;
 pub use server::ApiServer;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are

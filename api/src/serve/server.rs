@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use axum::Router;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::problem::no_such_route;
-use firstcome_shared::http::{self, Limits};
+use firstcome_shared::http::{self, Limits, health, starting};
 use firstcome_shared::telemetry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::args::ServeArgs;
 use super::routes::claim::FastPath;
 use super::routes::middleware::RequestGuard;
-use super::routes::{for_machines, router};
+use super::routes::{for_machines, notes, readiness, router};
 use super::state::App;
-use super::{background, fd_limit, metrics, start, starting};
+use super::{background, fd_limit, metrics, start};
 
 /// A server that has passed every check of start-up and accepts connections.
 pub struct ApiServer {
@@ -57,7 +57,7 @@ impl ApiServer {
         let started = start::services(&args, shutdown);
         let mut sockets = vec![socket.try_clone()?];
         sockets.extend(own.as_ref().map(std::net::TcpListener::try_clone).transpose()?);
-        let started = starting::answer_during(sockets, args.http.limits(), started);
+        let started = starting::answer_during(sockets, args.limits(), started);
         let started = Box::pin(started).await?;
         let Some(app) = started? else { return Ok(None) };
         let app = Arc::new(app);
@@ -68,8 +68,9 @@ impl ApiServer {
         let mut apart = None;
         if let Some(own) = own {
             let own = TcpListener::from_std(own)?;
-            tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone");
-            apart = Some((own, std::mem::take(&mut for_everybody).fallback(no_such_route)));
+            tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone, health there as well");
+            let probes = health::routes_without_metrics(readiness(&app), notes(&app));
+            apart = Some((own, std::mem::take(&mut for_everybody).merge(probes).fallback(no_such_route)));
         }
         let routes = router(&app, token, for_everybody, Arc::clone(&guard));
         let routes = FastPath::new(&app, routes, guard);
@@ -77,7 +78,7 @@ impl ApiServer {
         // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka,
         // then for the fallback.
         let drain = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
-        let limits = Limits { drain, ..args.http.limits() };
+        let limits = Limits { drain, ..args.limits() };
         let shutdown_delay = args.http.shutdown_delay();
         Ok(Some(Self { app, listener, address, routes, apart, limits, refresh, shutdown_delay, drain }))
     }
@@ -98,8 +99,7 @@ impl ApiServer {
             closing.cancel();
         });
         if let Some((listener, routes)) = self.apart {
-            let limits = Limits { connections: MACHINES, drain: Duration::from_secs(1), ..self.limits };
-            tokio::spawn(http::serve(listener, routes, limits, close.clone()));
+            tokio::spawn(http::serve(listener, routes, Limits::FOR_MACHINES, close.clone()));
         }
         let routes = self.routes;
         let serving = http::serve_by(self.listener, move |peer| routes.of(peer), self.limits, close.clone());
@@ -120,9 +120,6 @@ impl ApiServer {
         }
     }
 }
-
-/// Connections to METRICS_ADDR at a time.
-const MACHINES: usize = 100;
 
 /// Connections that may wait to be accepted. A drop's crowd comes at once, and a client that the
 /// system refuses tries again only a second later. The system lowers this to its own limit.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use firstcome_shared::http::seats::Seats;
 use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::redis::Redis;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -25,8 +25,10 @@ use super::rate_limit::RateLimits;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Lists of holders sent at a time. Each may last as long as its client reads.
+/// Lists of holders sent at a time, to operators and to viewers. Each may last as long as its
+/// client reads.
 const EXPORTS: usize = 4;
+const EXPORTS_TO_VIEWERS: usize = 2;
 
 /// `None` where `shutdown` came while a store was waited for.
 pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Services>> {
@@ -84,7 +86,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         remaining: RemainingCache::default(),
         listed: ListedPages::default(),
         change_locks: ChangeLocks::default(),
-        exports: Arc::new(Semaphore::new(EXPORTS)),
+        exports: Seats::new(EXPORTS, EXPORTS_TO_VIEWERS),
         in_flight,
         clock,
         mysql,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::seats::Seats;
 use firstcome_shared::redis::Redis;
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
@@ -31,7 +32,7 @@ pub(crate) struct Services {
     pub(crate) listed: ListedPages,
     pub(crate) change_locks: ChangeLocks,
     /// Lists of holders that may be sent at a time.
-    pub(crate) exports: Arc<Semaphore>,
+    pub(crate) exports: Seats,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) clock: Arc<RedisClock>,
     pub(crate) mysql: Bulkheads,

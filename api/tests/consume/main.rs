@@ -3,6 +3,7 @@
 
 mod faults;
 mod issuing;
+mod judged;
 mod processes;
 mod refusals;
 #[path = "../support/mod.rs"]

@@ -73,7 +73,8 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     let (client, url) = (api.client.clone(), format!("{}/v1/coupons/{over}/claims", api.base));
     let claims = crowd(150, |number| client.post(&url).header("x-user-id", format!("p-{number}"))).await;
     for number in 0..20 {
-        assert_eq!(api.claim(id, &format!("b-{number}")).await.code(), (202, "accepted"), "beside a finished coupon");
+        let answer = api.claim(id, &format!("b-{number}")).await;
+        assert_eq!(answer.code(), (202, "accepted"), "beside a finished coupon: {answer:?}");
     }
     drop_all(claims).await;
     assert!(api.metric("firstcome_questions_shed_total").await > 0.0);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use firstcome_stack::ProxyFault;
+use firstcome_stack::{HogKind, Hogs, ProxyFault};
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -83,14 +83,21 @@ async fn heads_and_bodies_have_bounds() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_have_a_cap_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;
-    let api = world.with("max-connections", 2).with("header-read-timeout-ms", 400).api().await;
-    let _idle = [connect(&api).await, connect(&api).await];
-    // The third waits until the first two are hung up on, then is served.
-    let served = timeout(LIMIT, api.get("/healthz")).await.expect("it is served");
-    assert_eq!(served.status, 200);
+    let api = world.with("max-connections", 50).api().await;
+    let (id, _) = api.make(open(50)).await;
+    let address = api.base.trim_start_matches("http://").parse().unwrap();
+    for (n, kind) in HogKind::ALL.into_iter().enumerate() {
+        let hogs = Hogs::start(address, kind, "/openapi.json", 100);
+        hogs.have_opened(50).await;
+        for probe in ["/healthz", "/readyz"] {
+            let failed = hogs.failed_probes(probe).await;
+            assert!(failed.is_empty(), "{kind:?} {probe}: {failed:?}");
+        }
+        assert_eq!(api.claim(id, &format!("u-{n}")).await.status, 202, "{kind:?}");
+    }
 }
 
 #[tokio::test]
@@ -215,22 +222,23 @@ async fn one_person_and_one_address_are_held_to_their_rates_and_supervisors_are_
 }
 
 #[tokio::test]
-async fn one_address_has_so_many_connections_and_gets_another_when_one_ends() {
+async fn one_address_has_so_many_connections_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;
     let api = world.with("max-connections-per-address", 2).api().await;
     let ask = async |stream: &mut TcpStream| {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.ok()?;
-        Some(String::from_utf8_lossy(&answer).into_owned())
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"{\"status\":\"ok\"}") {
+            answer.push(stream.read_u8().await.ok()?);
+        }
+        Some(answer.starts_with(b"HTTP/1.1 200"))
     };
     let (mut first, mut second) = (connect(&api).await, connect(&api).await);
-    let ok = Some("HTTP/1.1 200".to_owned());
-    assert_eq!((ask(&mut first).await, ask(&mut second).await), (ok.clone(), ok.clone()));
+    assert_eq!((ask(&mut first).await, ask(&mut second).await), (Some(true), Some(true)));
     let mut third = connect(&api).await;
-    assert_eq!(timeout(LIMIT, ask(&mut third)).await.expect("it is closed"), None);
-    drop(first);
-    until("there is room again", async || timeout(LIMIT, ask(&mut connect(&api).await)).await.unwrap() == ok).await;
+    assert_eq!(timeout(LIMIT, ask(&mut third)).await.unwrap(), Some(true), "an idle one makes room");
+    let (first, second) = (ask(&mut first).await, ask(&mut second).await);
+    assert!(first.is_some() != second.is_some(), "one of the two is closed: {first:?} {second:?}");
 }
 
 #[tokio::test]
@@ -243,7 +251,9 @@ async fn metrics_and_the_document_are_answered_at_their_own_address_alone() {
         assert_eq!(api.get(path).await.code(), (404, "not_found"), "{path}");
         assert_eq!(apart(path).await.status(), 200, "{path}");
     }
-    assert_eq!(api.get("/healthz").await.status, 200);
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!((api.get(path).await.status, apart(path).await.status().as_u16()), (200, 200), "{path}");
+    }
     assert_eq!(apart("/v1/coupons").await.status(), 404);
     assert!(apart("/metrics").await.text().await.unwrap().contains("firstcome_build_info"));
 }

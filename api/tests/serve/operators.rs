@@ -49,6 +49,10 @@ async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
         (with(open(1), "schedule", daily("2026-12-02", "2026-12-01")), "last_day"),
         (with(open(1), "schedule", daily("2020-12-02", "2020-12-03")), "last_day"),
         (with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "time_zone", "Mars/Base")), "schedule"),
+        (
+            with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "time_zone", "Asia/Seul")),
+            "did you mean Asia/Seoul?",
+        ),
         (with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "opens", "25:00")), "25:00"),
         (json!({}), "name"),
         (json!([]), "object"),

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::stores_away::{behind_mysql, behind_redis};
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, with};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, until, with};
 
 async fn page(api: &InProcessApi, path: &str, headers: &[(&str, &str)]) -> (u16, String, HttpAnswer) {
     let answer = api.ask(Method::GET, path, headers, "").await;
@@ -23,6 +23,36 @@ async fn there_is_no_page_unless_it_is_switched_on() {
     for path in [format!("/c/{id}"), format!("/c/{id}/state"), "/c/assets/page-0.js".into()] {
         assert_eq!(api.get(&path).await.code(), (404, "not_found"), "{path}");
     }
+    let off = api.get(&format!("/c/{id}")).await;
+    assert!(off.json["detail"].as_str().unwrap().contains("COUPON_PAGE=on"), "{off:?}");
+}
+
+#[tokio::test]
+async fn the_state_is_sold_out_from_the_last_slot_until_one_comes_back() {
+    let world = ServeWorld::new().await.with("coupon-page", "on");
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, _) = api.make(with(open(1), "waiting_list", 1)).await;
+    let shows = async |state: &str, can_wait: bool| {
+        for api in [&api, &other] {
+            until(&format!("the page says {state}"), async || {
+                let said = api.get(&format!("/c/{id}/state")).await.json;
+                said["state"] == state && said["can_wait"] == can_wait
+            })
+            .await;
+        }
+    };
+    let gives_back = async |user: &str| {
+        let path = format!("/v1/coupons/{id}/claims/me");
+        assert_eq!(api.ask(Method::DELETE, &path, &[("x-user-id", user)], "").await.status, 200);
+    };
+    shows("open", false).await;
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    shows("sold_out", true).await;
+    assert_eq!(api.claim(id, "u-2").await.code(), (202, "waiting"));
+    shows("sold_out", false).await;
+    gives_back("u-2").await;
+    gives_back("u-1").await;
+    shows("open", false).await;
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ enum By {
 /// Everyone of a schedule.
 pub struct Clients<'a> {
     system: &'a SystemUnderTest,
+    schedule: &'a FaultSchedule,
     coupons: Vec<MadeCoupon>,
     api: ApiClient,
     answers: Mutex<Answers>,
@@ -48,17 +49,23 @@ struct Answers {
 
 impl<'a> Clients<'a> {
     /// Nobody has asked yet.
-    pub fn new(system: &'a SystemUnderTest, coupons: Vec<MadeCoupon>, recorder: Recorder) -> Self {
-        Self { system, coupons, api: ApiClient::patient("", PATIENCE, recorder), answers: Mutex::default() }
+    pub fn new(
+        system: &'a SystemUnderTest,
+        schedule: &'a FaultSchedule,
+        coupons: Vec<MadeCoupon>,
+        recorder: Recorder,
+    ) -> Self {
+        Self { system, schedule, coupons, api: ApiClient::patient("", PATIENCE, recorder), answers: Mutex::default() }
     }
 
     /// Everyone comes in their time and asks until they are answered.
-    pub async fn come(&self, schedule: &FaultSchedule) {
+    pub async fn come(&self) {
+        let schedule = self.schedule;
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
         // So many that those who are left still want more than there are slots.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
         let mut returns = vec![most; self.coupons.len()];
-        let people = self.everyone(schedule.people).map(|person| {
+        let people = self.everyone().map(|person| {
             let after = rng.random_range(0..schedule.crowd_ms);
             let revoked = rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
             returns[person.0] -= u32::from(revoked);
@@ -81,8 +88,8 @@ impl<'a> Clients<'a> {
         futures_util::future::join_all(people).await;
     }
 
-    fn everyone(&self, people: u32) -> impl Iterator<Item = ChaosPerson> + use<> {
-        let coupons = self.coupons.len();
+    fn everyone(&self) -> impl Iterator<Item = ChaosPerson> + use<> {
+        let (people, coupons) = (self.schedule.people, self.coupons.len());
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
     }
 
@@ -109,7 +116,7 @@ impl<'a> Clients<'a> {
 
     async fn revoke(&self, person: ChaosPerson, by: By) -> bool {
         let Some(api) = self.system.supervisor.any_api() else { return false };
-        let (coupon, name, api) = (self.coupons[person.0].id, format!("u-{}", person.1), self.api.moved_to(&api));
+        let (coupon, name, api) = (self.coupons[person.0].id, self.schedule.user_id(person.1), self.api.moved_to(&api));
         let again = by == By::OperatorOnce;
         let body = serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
         let answer =
@@ -119,20 +126,21 @@ impl<'a> Clients<'a> {
     }
 
     /// Those who have no slot ask once more; true when all of them were answered.
-    pub async fn the_others_ask_again(&self, people: u32) -> bool {
+    pub async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
         let holds = |person: &ChaosPerson| settled.get(person).is_some_and(|answer| answer.promised().is_some());
-        self.ask_all(self.everyone(people).filter(|person| !holds(person))).await
+        self.ask_all(self.everyone().filter(|person| !holds(person))).await
     }
 
     /// Everyone asks once more; true when all were answered.
-    pub async fn all_ask_again(&self, people: u32) -> bool {
-        self.ask_all(self.everyone(people)).await
+    pub async fn all_ask_again(&self) -> bool {
+        self.ask_all(self.everyone()).await
     }
 
     /// People ask what they hold, so many at a time, for ever.
-    pub async fn poll(&self, schedule: &FaultSchedule) {
-        futures_util::future::join_all((0..schedule.pollers).map(|_| self.poll_alone(schedule.people))).await;
+    pub async fn poll(&self) {
+        let (pollers, people) = (self.schedule.pollers, self.schedule.people);
+        futures_util::future::join_all((0..pollers).map(|_| self.poll_alone(people))).await;
         std::future::pending::<()>().await;
     }
 
@@ -149,7 +157,9 @@ impl<'a> Clients<'a> {
         let Some(api) = self.system.supervisor.any_api() else { return pause(100).await };
         let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
-        let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &format!("u-{}", person.1)).await else { return };
+        let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &self.schedule.user_id(person.1)).await else {
+            return;
+        };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
         let held = held.filter(|_| !self.answers.lock().revoked.contains(&person));
         match (reply.status, held) {
@@ -172,7 +182,7 @@ impl<'a> Clients<'a> {
     /// One request, recorded. True when the answer settles it for now.
     async fn ask(&self, person: ChaosPerson) -> bool {
         let Some(api) = self.system.supervisor.any_api() else { return false };
-        let (coupon, name) = (&self.coupons[person.0], format!("u-{}", person.1));
+        let (coupon, name) = (&self.coupons[person.0], self.schedule.user_id(person.1));
         let asked = Instant::now();
         let answer = self.api.moved_to(&api).try_claim(coupon.id, Some(coupon.drop), &name).await;
         let mut answers = self.answers.lock();
@@ -201,7 +211,7 @@ impl<'a> Clients<'a> {
     /// `(coupon, name)`.
     pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
         let Answers { all, mut outside, denied, .. } = self.answers.into_inner();
-        let named = denied.into_iter().map(|((coupon, number), what)| ((coupon, format!("u-{number}")), what));
+        let named = denied.into_iter().map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
         let wrong = named.filter(|(person, _)| !listed.contains(person));
         outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)

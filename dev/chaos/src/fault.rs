@@ -76,6 +76,20 @@ pub enum Junk {
     DeadLetters,
 }
 
+/// A batch of messages that is none of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForeignBatch {
+    /// Claims that have rows, sent again by a mirror that compresses.
+    Mirrored,
+    /// Claims of strangers, at instants outside the window.
+    Forged,
+    /// Messages that expand to a thousand times what the broker stores.
+    Oversized,
+    /// One that the broker's disk has changed: no client can read it.
+    Garbled,
+}
+
 /// A key of a drop or of its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -131,6 +145,18 @@ pub enum Fault {
         role: ProcessRole,
         number: usize,
         seconds: i64,
+        ms: u64,
+    },
+    /// Connections that ask for nothing, or politely for `/healthz`, take what a process has for
+    /// `ms`. Probes must get through.
+    Hogs {
+        role: ProcessRole,
+        number: usize,
+        ms: u64,
+    },
+    /// Every process of ours is killed and starts while this server cannot be reached, for `ms`.
+    ColdStart {
+        store: FaultyStore,
         ms: u64,
     },
     /// SIGKILL of a server, started again after `ms`.
@@ -222,6 +248,20 @@ pub enum Fault {
         junk: Junk,
         ms: u64,
     },
+    /// Another producer writes to the topic. What is no claim is named; then a person removes it,
+    /// but not before `ms`.
+    Batch {
+        batch: ForeignBatch,
+        ms: u64,
+    },
+    /// The topic gets more partitions.
+    MorePartitions {
+        partitions: usize,
+    },
+    /// The mail server refuses every recipient for good, for `ms`.
+    MailsRefused {
+        ms: u64,
+    },
     /// Somebody overwrites a key with one of another type; then as above.
     WrongType {
         key: DropKey,
@@ -258,7 +298,8 @@ impl Fault {
             Self::Kill { role, .. }
             | Self::Freeze { role, .. }
             | Self::Crash { role, .. }
-            | Self::Clock { role, .. } => Some(*role),
+            | Self::Clock { role, .. }
+            | Self::Hogs { role, .. } => Some(*role),
             _ => None,
         }
     }
@@ -270,6 +311,8 @@ impl Fault {
             Self::Freeze { role, .. } => format!("freeze {}", role.name()),
             Self::Crash { role, .. } => format!("crash point in {}", role.name()),
             Self::Clock { role, .. } => format!("clock step of {}", role.name()),
+            Self::Hogs { role, .. } => format!("connection hogs at {}", role.name()),
+            Self::ColdStart { store, .. } => format!("cold start without {}", store.name()),
             Self::KillServer { store, .. } => format!("kill {}", store.name()),
             Self::FreezeServer { store, .. } => format!("freeze {}", store.name()),
             Self::Wire { store, wire, .. } => {
@@ -299,6 +342,14 @@ impl Fault {
                 };
                 format!("garbage {what}")
             }
+            Self::Batch { batch, .. } => match batch {
+                ForeignBatch::Mirrored => "batch of a mirror".into(),
+                ForeignBatch::Forged => "batch of a forger".into(),
+                ForeignBatch::Oversized => "oversized batch".into(),
+                ForeignBatch::Garbled => "garbled batch".into(),
+            },
+            Self::MorePartitions { .. } => "more partitions".into(),
+            Self::MailsRefused { .. } => "mails refused".into(),
             Self::WrongType { .. } => "key of another type".into(),
             Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
             Self::Flush => "redis FLUSHALL".into(),
@@ -326,7 +377,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.name())?;
         match self {
-            Self::Kill { number, ms, .. } | Self::Freeze { number, ms, .. } => write!(out, " {number} for {ms} ms"),
+            Self::Kill { number, ms, .. } | Self::Freeze { number, ms, .. } | Self::Hogs { number, ms, .. } => {
+                write!(out, " {number} for {ms} ms")
+            }
             Self::Crash { number, point, .. } => write!(out, " {number} at {point}"),
             Self::Clock { number, seconds, ms, .. } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
@@ -334,14 +387,17 @@ impl fmt::Display for Fault {
             Self::StaleReplica { lag_ms } | Self::Demotion { lag_ms } => write!(out, ", {lag_ms} ms behind"),
             Self::RedisClock { seconds, ms } => write!(out, " by {seconds} s for {ms} ms"),
             Self::WrongType { key, ms } => write!(out, " in place of `{}` for {ms} ms or more", key.name()),
-            Self::Garbage { ms, .. } => write!(out, " for {ms} ms or more"),
+            Self::Garbage { ms, .. } | Self::Batch { ms, .. } => write!(out, " for {ms} ms or more"),
+            Self::MorePartitions { partitions } => write!(out, ": {partitions}"),
             Self::Flush | Self::EveryCopyDeleted => Ok(()),
             Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),
             Self::Broker { id, ms, .. } => write!(out, " {id} for {ms} ms"),
-            Self::KillServer { ms, .. }
+            Self::ColdStart { ms, .. }
+            | Self::KillServer { ms, .. }
             | Self::FreezeServer { ms, .. }
             | Self::Wire { ms, .. }
             | Self::Silent { ms, .. }
+            | Self::MailsRefused { ms }
             | Self::MysqlTableHangs { ms }
             | Self::MysqlWritesHang { ms }
             | Self::RedisDiskFull { ms }

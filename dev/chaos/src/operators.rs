@@ -83,7 +83,8 @@ impl<'a> Operators<'a> {
         while !self.enough.load(Ordering::Relaxed) {
             let first = rng.random_range(0..self.schedule.people);
             let numbers = first..first + rng.random_range(1..=5);
-            let people: Vec<String> = numbers.map(|number| format!("u-{}", number % self.schedule.people)).collect();
+            let people: Vec<String> =
+                numbers.map(|number| self.schedule.user_id(number % self.schedule.people)).collect();
             self.list(coupon, &people, rng.random_bool(0.5)).await;
             pause(rng.random_range(20..300)).await;
         }

@@ -146,13 +146,13 @@ struct Played {
 
 /// Faults, healing, and the wait until everything is exact.
 async fn play(system: &SystemUnderTest, schedule: &FaultSchedule, recorder: &Recorder) -> Result<Played> {
-    let clients = Clients::new(system, system.coupons().to_vec(), recorder.clone());
+    let clients = Clients::new(system, schedule, system.coupons().to_vec(), recorder.clone());
     let operators = Operators::new(system, schedule, recorder.clone());
     let (hits, healed, exact) = tokio::select! {
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
         () = operators.work() => unreachable!("pauses are ended for ever"),
         () = watch_rows(system, recorder) => unreachable!("rows are watched for ever"),
-        () = clients.poll(schedule) => unreachable!("people ask for ever"),
+        () = clients.poll() => unreachable!("people ask for ever"),
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {
@@ -184,14 +184,14 @@ async fn until_healed_and_exact(
     // People without an answer when everything has healed go on asking, until the deadline.
     let answered = async {
         let patience = tokio::time::sleep(Duration::from_millis(schedule.ends_ms()) + DEADLINE);
-        tokio::select! { () = clients.come(schedule) => true, () = patience => false }
+        tokio::select! { () = clients.come() => true, () = patience => false }
     };
     let (answered, broken) = tokio::join!(answered, broken);
     let (hits, healed) = broken?;
     if !answered {
         return Ok((hits, healed, Err("some people were not answered".to_owned())));
     }
-    let exact = until_exact(system, schedule, clients, healed).await;
+    let exact = until_exact(system, clients, healed).await;
     Ok((hits, healed, exact))
 }
 
@@ -237,7 +237,6 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
 /// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
-    schedule: &FaultSchedule,
     clients: &Clients<'_>,
     healed: Instant,
 ) -> std::result::Result<Instant, String> {
@@ -248,7 +247,7 @@ async fn until_exact(
                 let at = Instant::now();
                 // A retry is always safe: everyone hears the same as before, and a pass finds
                 // nothing to do.
-                if !clients.all_ask_again(schedule.people).await {
+                if !clients.all_ask_again().await {
                     "somebody who asked again was not answered".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
@@ -262,7 +261,7 @@ async fn until_exact(
             Err(not_yet) => why = not_yet.to_string(),
         }
         // A slot that came free goes to the next who asks.
-        clients.the_others_ask_again(schedule.people).await;
+        clients.the_others_ask_again().await;
         pause(200).await;
     }
     Err(why)

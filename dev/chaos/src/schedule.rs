@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
 use crate::expect::Expect;
-use crate::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
+use crate::fault::{DropKey, Fault, FaultyStore, ForeignBatch, Junk, ProcessRole, WireFault};
 
 /// Processes of each kind in a drawn schedule.
 pub(crate) const EACH: usize = 2;
@@ -37,6 +37,9 @@ pub struct FaultSchedule {
     pub once_per: String,
     /// How many people ask for each coupon.
     pub people: u32,
+    /// User ids are plain numbers, as from a column that counts up; otherwise `u-1`, `u-2`, ….
+    #[serde(default)]
+    pub numeric_ids: bool,
     /// Over how long they come.
     pub crowd_ms: u64,
     /// So many in a hundred ask again as soon as they are answered.
@@ -96,6 +99,9 @@ impl FaultSchedule {
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> =
             (0..number).map(|_| Timed { at_ms: rng.random_range(200..latest), fault: fault(&mut rng) }).collect();
+        if let Some(late) = later_vocabulary(seed, latest) {
+            faults.push(late);
+        }
         faults.sort_by_key(|timed| timed.at_ms);
         let (listed, relisted) = allow_list(seed, people);
         Self {
@@ -105,6 +111,7 @@ impl FaultSchedule {
             waiting_list: if rng.random_bool(0.3) { quantity / 4 } else { 0 },
             once_per: if rng.random_bool(0.5) { "coupon" } else { "drop" }.into(),
             people,
+            numeric_ids: seed.is_multiple_of(2),
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
             // More people ask than there are slots and revocations together.
@@ -130,6 +137,7 @@ impl FaultSchedule {
             waiting_list: 0,
             once_per: "coupon".into(),
             people: 100,
+            numeric_ids: false,
             crowd_ms: 4_000,
             repeat_percent: 20,
             revoke_percent: 0,
@@ -155,9 +163,14 @@ impl FaultSchedule {
         self.faults.iter().any(|hit| matches!(hit.fault, Fault::RedisClock { seconds: 1.., .. }))
     }
 
-    /// Who is on the allow list from the begin. People come in no order.
+    /// The user id of a person.
+    pub fn user_id(&self, number: u32) -> String {
+        if self.numeric_ids { (number + 1).to_string() } else { format!("u-{number}") }
+    }
+
+    /// The allow list at the start. People arrive in random order.
     pub fn listed_people(&self) -> Vec<String> {
-        (0..self.listed).map(|number| format!("u-{number}")).collect()
+        (0..self.listed).map(|number| self.user_id(number)).collect()
     }
 
     /// When the last fault is over at the latest, if none waits for another: milliseconds since the
@@ -176,6 +189,26 @@ fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     }
     let percent = *[40, 67, 90].choose(&mut rng).unwrap_or(&67);
     (people * percent / 100, rng.random_bool(0.6))
+}
+
+/// One more fault, in half of the seeds. Drawn apart from the rest, which a seed gave before.
+fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
+    let (at_ms, ms) = (rng.random_range(200..latest), rng.random_range(500..=3_000));
+    let role = *[ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].choose(&mut rng)?;
+    let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(&mut rng)?;
+    let fault = match rng.random_range(0..16) {
+        0 => Fault::Batch { batch: ForeignBatch::Mirrored, ms },
+        1 => Fault::Batch { batch: ForeignBatch::Forged, ms },
+        2 => Fault::Batch { batch: ForeignBatch::Oversized, ms },
+        3 => Fault::Batch { batch: ForeignBatch::Garbled, ms },
+        4 => Fault::MorePartitions { partitions: rng.random_range(4..=9) },
+        5 => Fault::MailsRefused { ms: ms + 2_000 },
+        6 => Fault::Hogs { role, number: rng.random_range(0..EACH), ms: ms + 2_000 },
+        7 => Fault::ColdStart { store, ms: ms + 1_000 },
+        _ => return None,
+    };
+    Some(Timed { at_ms, fault })
 }
 
 fn fault(rng: &mut StdRng) -> Fault {
@@ -347,7 +380,7 @@ mod tests {
         assert!(drawn.iter().all(|schedule| schedule.listed < schedule.people));
     }
 
-    /// 4 faults for each of 3 processes, 2, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
-    /// 6 of garbage.
-    const KINDS: usize = 4 * 3 + 9 * 3 + 8 + 6 + 6;
+    /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
+    /// 6 of garbage, 4 batches, more partitions and refused mails.
+    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 2;
 }

@@ -145,14 +145,14 @@ async fn one_coupon(
     let path = out.join(format!("coupon-{number}.jsonl"));
     let recorder = Recorder::create(&path)?;
     announce(&coupon, schedule, &recorder);
-    let clients = Clients::new(system, vec![coupon.clone()], recorder.clone());
     let schedule = FaultSchedule { seed: number, ..schedule.clone() };
+    let clients = Clients::new(system, &schedule, vec![coupon.clone()], recorder.clone());
     let _ = tokio::time::timeout(ASKED_FOR, async {
-        clients.come(&schedule).await;
+        clients.come().await;
         // A slot that came free goes to the next who asks.
         loop {
             pause(5_000).await;
-            clients.the_others_ask_again(schedule.people).await;
+            clients.the_others_ask_again().await;
         }
     })
     .await;

@@ -67,6 +67,11 @@ impl Supervisor {
         of_role[number % of_role.len()]
     }
 
+    /// Every process, in a fixed order.
+    pub fn all(&self) -> &[Supervised] {
+        &self.processes
+    }
+
     /// Keeps all of them running, for ever.
     pub async fn supervise(&self, world: &World) {
         loop {
@@ -120,6 +125,10 @@ impl Supervised {
         let mut env: Vec<(&str, &str)> = clock.iter().map(|(name, value)| (*name, value.as_str())).collect();
         env.extend(crash_at.map(|point| ("FIRSTCOME_CRASH_AT", point)));
         world.start(program, &[verb], &env)
+    }
+
+    pub fn role(&self) -> ProcessRole {
+        self.role
     }
 
     /// Where it accepts requests.

@@ -190,8 +190,10 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
         "SELECT kind, COALESCE(slot, 0), COALESCE(user_id, ''), action, result, COALESCE(detail, '') FROM {} LIMIT 5",
         of_run(run)
     );
-    let rows = system.world.sql.rows(&sql).await.unwrap_or_default();
-    rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; ")
+    match system.world.sql.rows(&sql).await {
+        Ok(rows) => rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; "),
+        Err(error) => format!("its findings could not be read: {error:#}"),
+    }
 }
 
 /// People whom the system lists: those who lost a promise, and those whose slot is not the promised

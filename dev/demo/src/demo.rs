@@ -15,11 +15,10 @@ use firstcome_load::table;
 use firstcome_load::tally::{CrowdProgress, Tally};
 use firstcome_load::terminal::{ProgressLine, grouped, step};
 use firstcome_stack::Mail;
-use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
 
 use crate::faults::{self, Forger};
-use crate::outcome::{DemoOutcome, subject};
+use crate::outcome::{DemoOutcome, is_about_a_repair};
 use crate::proof::Proof;
 use crate::system::{System, SystemOptions};
 
@@ -34,6 +33,8 @@ const POLL: Duration = Duration::from_millis(100);
 const COPIES: usize = 5;
 /// What a consumer counts when a message is refused.
 const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
+/// What the reconciler counts when a pass ends.
+const PASSES_METRIC: &str = "firstcome_passes_total";
 
 #[derive(Debug, Clone)]
 pub struct DemoSize {
@@ -63,7 +64,10 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     step(format!("fault 1: MySQL refuses every {}th slot from the consumer", faults::REFUSED_EVERY));
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
-    step(format!("fault 2: a message that is no claim; {} met it", system.consumers[victim].name()));
+    step(format!(
+        "fault 2: a message that is no claim; {} read it, and keeps it for a person to look at",
+        system.consumers[victim].name()
+    ));
     until_open(system, coupon_id).await?;
 
     let tally = rush(size, system, coupon_id, victim).await?;
@@ -71,25 +75,25 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     for (user_id, promise) in tally.promises.iter().take(COPIES) {
         forger.copies(coupon_id, user_id, *promise).await?;
     }
-    step(format!("fault 4: {COPIES} claims came twice, and once more in a version nobody knows"));
+    step(format!("fault 4: {COPIES} claims came twice, and once more in a version that no program knows"));
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
     faults::refuse_no_more(&system.servers.stack.mysql).await?;
-    let last_pass = system.reconciler()?.reconcile().await;
-    let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
+    let last_pass = system.reconciler()?.reconcile().await?;
+    let passes = faults::sum(&system.reconciler.metrics().await?, PASSES_METRIC);
+    let passes = passes.with_context(|| format!("the reconciler has no metric {PASSES_METRIC}"))?;
     let mails = mails(system).await;
     let proof = if proof.exact() {
         Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?
     } else {
         proof
     };
-    let last_pass = last_pass.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
-    Ok(DemoOutcome { tally, proof, mails, last_pass, passes: count_runs(&runs), complaints: Vec::new() })
+    Ok(DemoOutcome { tally, proof, mails, last_pass, passes, complaints: Vec::new() })
 }
 
 async fn make_coupon(api: &Ops, size: &DemoSize) -> Result<i64> {
     let opens_at = Utc::now() + OPENS_AFTER;
-    let (_, made) = api.make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1)).await?;
+    let made = api.make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1)).await?;
     made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))
 }
 
@@ -100,12 +104,11 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
     for target in system.targets()? {
         let api = Ops { target, token: String::new() };
         loop {
-            let (_, text) = api.get_text(&path).await?;
-            let coupon: Value = serde_json::from_str(&text).unwrap_or_default();
+            let coupon = api.get(&path).await?;
             if coupon["current_drop"]["state"] == "open" {
                 break;
             }
-            anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "the coupon does not open: {text}");
+            anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "the coupon does not open: {coupon}");
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -126,9 +129,12 @@ async fn rush(size: &DemoSize, system: &mut System, coupon_id: i64, victim: usiz
     let news = Cell::new(None);
     let kill = async {
         progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
-        let (name, admitted) = (consumer.name().to_owned(), progress.count(AnswerKind::Accepted));
+        let (name, before) = (consumer.name().to_owned(), progress.count(AnswerKind::Accepted));
         consumer.kill().await?;
-        news.set(Some(format!("fault 3: {name} was killed (SIGKILL) when {admitted} people were admitted")));
+        let after = progress.count(AnswerKind::Accepted);
+        news.set(Some(format!(
+            "fault 3: SIGKILL to {name} after {before} admissions; {after} people were admitted when it was gone"
+        )));
         anyhow::Ok(())
     };
     let rushing = async {
@@ -189,14 +195,8 @@ async fn until_exact(size: &DemoSize, system: &System, coupon_id: i64, tally: &T
 /// The mails so far, once one says that the coupon was repaired.
 async fn mails(system: &System) -> Vec<Mail> {
     step("waiting for the mail");
-    let repaired = |mail: &Mail| subject(mail).contains("repaired");
-    if system.servers.stack.mail.wait_for(repaired, MAIL_LIMIT).await.is_err() {
+    if system.servers.stack.mail.wait_for(is_about_a_repair, MAIL_LIMIT).await.is_err() {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
     }
     system.servers.stack.mail.mails()
-}
-
-fn count_runs(runs: &Value) -> usize {
-    let list = runs.as_array().or_else(|| runs.as_object()?.values().find_map(Value::as_array));
-    list.map_or(0, Vec::len)
 }

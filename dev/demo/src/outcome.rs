@@ -7,7 +7,7 @@ use firstcome_stack::Mail;
 use mail_parser::MessageParser;
 use serde_json::Value;
 
-use crate::proof::Proof;
+use crate::proof::{Proof, RefusedClaims};
 
 #[derive(Debug)]
 pub struct DemoOutcome {
@@ -16,8 +16,8 @@ pub struct DemoOutcome {
     pub mails: Vec<Mail>,
     /// A pass of the reconciler after everything, as the endpoint gave it.
     pub last_pass: Value,
-    /// Passes it took until then.
-    pub passes: usize,
+    /// Passes until then, this one too.
+    pub passes: u64,
     /// Processes that did not stop as they should.
     pub complaints: Vec<String>,
 }
@@ -41,13 +41,13 @@ impl DemoOutcome {
         row("  by the reconciler", proof.by_reconciler as u64);
         row("refused, kept in the dead-letter table", proof.refused_in_all());
         for refused in &proof.refused {
-            row(&format!("  {} ({} left for a person)", refused.reason, refused.open), refused.count);
+            row(&format!("  {}{}", refused.reason, left(refused)), refused.count);
         }
         row("promised and without their row", proof.promised_without_row.len() as u64);
         row("over-issued", proof.over_issued as u64);
         row("duplicates", proof.duplicates as u64);
         row("answers that contradict each other", tally.contradictions.len() as u64);
-        row("passes of the reconciler", self.passes as u64);
+        row("passes of the reconciler", self.passes);
         rows.push(("a last pass says".into(), self.last_pass_in_words()));
         #[allow(clippy::cast_precision_loss, reason = "seconds for people to read")]
         rows.push(("from the last admission to exact".into(), format!("{:.1} s", proof.settled_after_ms as f64 / 1e3)));
@@ -62,19 +62,51 @@ impl DemoOutcome {
         let exact = !drops.is_empty() && drops.iter().all(|drop| drop["exact"] == true);
         match (exact, left) {
             (true, 0) => "exact, nothing left".into(),
-            (true, left) => format!("exact, {left} message(s) left for a person"),
+            (true, 1) => format!("exact; 1 message is left for a person: {OWN_GARBAGE}"),
+            (true, left) => format!("exact; {left} messages are left for a person, 1 of them is {OWN_GARBAGE}"),
             (false, _) => format!("not exact ({})", self.last_pass["status"].as_str().unwrap_or("it did not run")),
         }
     }
 }
 
-pub(crate) fn subject(mail: &Mail) -> String {
+/// The only message that nobody can repair.
+const OWN_GARBAGE: &str = "the demo's own garbage (fault 2)";
+
+fn left(refused: &RefusedClaims) -> String {
+    if refused.open == 0 { String::new() } else { format!(": {} left for a person", refused.open) }
+}
+
+fn subject(mail: &Mail) -> String {
     let parsed = MessageParser::default().parse(&mail.raw);
     parsed.and_then(|message| message.subject().map(str::to_owned)).unwrap_or_default()
 }
 
+impl DemoOutcome {
+    /// The mails with a heading each: what was repaired, then what the demo itself caused.
+    pub fn mails_as_text(&self) -> String {
+        let mut mails: Vec<_> = self.mails.iter().map(|mail| (!is_about_a_repair(mail), mail)).collect();
+        mails.sort_by_key(|(is_garbage, _)| *is_garbage);
+        let text = |(is_garbage, mail)| {
+            let about = if is_garbage { OWN_GARBAGE } else { "what the reconciler repaired" };
+            format!("─── mail: {about} {}\n{}\n\n", "─".repeat(20), without_commands(&mail_as_text(mail)))
+        };
+        mails.into_iter().map(text).collect()
+    }
+}
+
+pub(crate) fn is_about_a_repair(mail: &Mail) -> bool {
+    subject(mail).contains("repaired")
+}
+
+fn without_commands(mail: &str) -> String {
+    match mail.split_once("\nCommands\n") {
+        Some((text, _)) => format!("{}\n\n[… its commands; its links led to servers of this run]", text.trim_end()),
+        None => mail.to_owned(),
+    }
+}
+
 /// A mail as a person reads it.
-pub fn mail_as_text(mail: &Mail) -> String {
+fn mail_as_text(mail: &Mail) -> String {
     let parsed = MessageParser::default().parse(&mail.raw);
     let text = parsed.and_then(|message| message.body_text(0).map(|text| text.trim_end().replace("\r\n", "\n")));
     let text = text.unwrap_or_else(|| mail.text());

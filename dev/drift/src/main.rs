@@ -62,7 +62,7 @@ fn kinds() -> String {
 
 async fn run(cli: Cli) -> Result<()> {
     let mut injector = Injector::new(&cli.stores, cli.coupon, cli.drop).await?;
-    if cli.drop.is_none() {
+    if cli.coupon.is_none() && cli.drop.is_none() {
         let (coupon, drop) = injector.target();
         println!(
             "chosen: coupon {coupon}, drop {drop} (the newest with rows, if any has); COUPON=ID or DROP=ID names another"

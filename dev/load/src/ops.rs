@@ -1,8 +1,10 @@
 //! A client of the operators' routes: few requests, each on a connection of its own.
 
+use std::error::Error;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -21,75 +23,107 @@ pub struct Ops {
     pub token: String,
 }
 
+/// A request that was not answered with 2xx.
+#[derive(Debug)]
+pub struct RefusedRequest {
+    path: String,
+    pub status: u16,
+    body: String,
+}
+
+impl RefusedRequest {
+    /// The status of a request that was refused; `None` for another error.
+    pub fn status_of(error: &anyhow::Error) -> Option<u16> {
+        error.downcast_ref::<Self>().map(|refused| refused.status)
+    }
+}
+
+impl fmt::Display for RefusedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was answered with {}: {}", self.path, self.status, start_of(&self.body))
+    }
+}
+
+impl Error for RefusedRequest {}
+
+/// Every method but [`Ops::readiness`] fails on an answer that is not 2xx, with status and body.
 impl Ops {
     /// `GET`, read as JSON.
     pub async fn get(&self, path: &str) -> Result<Value> {
-        parse(self.call("GET", path, b"").await?, path)
+        read(&self.text("GET", path, b"").await?, path)
+    }
+
+    /// `GET`, as text.
+    pub async fn get_text(&self, path: &str) -> Result<String> {
+        self.text("GET", path, b"").await
     }
 
     /// `POST` with a JSON body, read as JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        parse(self.call("POST", path, &serde_json::to_vec(body)?).await?, path)
+        read(&self.text("POST", path, &serde_json::to_vec(body)?).await?, path)
     }
 
-    /// `POST` with a JSON body, whatever the status; an answer that is not JSON is `null`.
-    pub async fn try_post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
-        let (status, body) = self.call("POST", path, &serde_json::to_vec(body)?).await?;
-        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    /// Whether a service is ready, and what it says of it.
+    pub async fn readiness(&self) -> Result<(bool, String)> {
+        let path = "/readyz";
+        match self.call("GET", path, b"").await? {
+            (200, body) => Ok((true, body)),
+            (503, body) => Ok((false, body)),
+            (status, body) => Err(RefusedRequest { path: path.to_owned(), status, body }.into()),
+        }
     }
 
-    /// `GET`, as text, whatever the status.
-    pub async fn get_text(&self, path: &str) -> Result<(u16, String)> {
-        let (status, body) = self.call("GET", path, b"").await?;
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    }
-
-    /// Makes a coupon with one drop, open from `opens_at` for so long; gives the answer.
+    /// Makes a coupon with one drop, open from `opens_at` for so long.
     pub async fn make_coupon(
         &self,
         name: &str,
         quantity: u32,
         opens_at: DateTime<Utc>,
         lasts: TimeDelta,
-    ) -> Result<(u16, Value)> {
+    ) -> Result<Value> {
         let body = json!({
             "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": 0,
             "schedule": {"type": "once", "opens_at": opens_at, "closes_at": opens_at + lasts},
         });
-        self.try_post("/v1/coupons", &body).await
+        self.post("/v1/coupons", &body).await
     }
 
     /// Has the reconciler make a pass and waits for it; one that runs already is waited for first.
     pub async fn reconcile(&self) -> Result<Value> {
         let begun = Instant::now();
         loop {
-            let (status, run) = self.try_post("/v1/reconcile", &json!({"wait": true})).await?;
-            if status != CONFLICT {
-                return Ok(run);
+            let run = self.post("/v1/reconcile", &json!({"wait": true})).await;
+            match run {
+                Err(error) if RefusedRequest::status_of(&error) == Some(CONFLICT) => {}
+                run => return run,
             }
             ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn call(&self, method: &'static str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
+    async fn text(&self, method: &'static str, path: &str, body: &[u8]) -> Result<String> {
+        match self.call(method, path, body).await? {
+            (200..300, body) => Ok(body),
+            (status, body) => Err(RefusedRequest { path: path.to_owned(), status, body }.into()),
+        }
+    }
+
+    async fn call(&self, method: &'static str, path: &str, body: &[u8]) -> Result<(u16, String)> {
         let bearer = format!("Bearer {}", self.token);
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         let call = Call { method, path, headers: &headers, body };
         let mut connection = Connection::open(&self.target).await?;
         let (status, body) = connection.send(&call).await?;
-        Ok((status, body.to_vec()))
+        Ok((status, String::from_utf8_lossy(body).into_owned()))
     }
 }
 
-fn parse((status, body): (u16, Vec<u8>), path: &str) -> Result<Value> {
-    if !is_success(status) {
-        bail!("{path} was answered with {status}: {}", String::from_utf8_lossy(&body));
-    }
-    serde_json::from_slice(&body).with_context(|| format!("{path} was answered with something that is not JSON"))
+fn read(text: &str, path: &str) -> Result<Value> {
+    let value = serde_json::from_str(text);
+    value.with_context(|| format!("{path} was answered with something that is not JSON: {}", start_of(text)))
 }
 
-/// Whether a status says yes.
-pub fn is_success(status: u16) -> bool {
-    (200..300).contains(&status)
+fn start_of(text: &str) -> String {
+    text.chars().take(300).collect()
 }

@@ -156,7 +156,10 @@ impl RedisSentinels {
     pub async fn current_master(&self) -> Result<&RedisServer> {
         let mut named = Vec::with_capacity(SENTINELS);
         for sentinel in &self.sentinels {
-            named.extend(master_of(sentinel).await.ok());
+            // One that is down has no voice.
+            if let Ok(master) = master_of(sentinel).await {
+                named.push(master);
+            }
         }
         let by_most = |server: &&RedisServer| {
             let voices = named.iter().filter(|port| **port == server.port()).count();

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -19,6 +21,10 @@ pub struct TestTopic {
 }
 
 impl TestTopic {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn new(brokers: &str, name: &str, group: &str) -> Self {
         Self { brokers: brokers.to_owned(), name: name.to_owned(), group: group.to_owned() }
     }
@@ -37,8 +43,13 @@ impl TestTopic {
 
     /// Sends many messages without keys.
     pub async fn produce_many(&self, payloads: impl Iterator<Item: AsRef<[u8]>>) {
-        let producer: FutureProducer =
-            self.config().set("linger.ms", "20").set("queue.buffering.max.messages", "0").create().unwrap();
+        let producer: FutureProducer = self
+            .config()
+            .set("linger.ms", "20")
+            .set("batch.size", "60000")
+            .set("queue.buffering.max.messages", "0")
+            .create()
+            .unwrap();
         let send = |payload: &[u8]| {
             let record = FutureRecord::<str, [u8]>::to(&self.name).payload(payload);
             producer.send_result(record).map_err(|(error, _)| error).unwrap()
@@ -47,6 +58,46 @@ impl TestTopic {
         for delivered in sent.collect::<Vec<_>>() {
             delivered.await.unwrap().map_err(|(error, _)| error).unwrap();
         }
+    }
+
+    /// Sends one batch of a producer that is none of ours, however far it expands; gives the first
+    /// offset. `codec` is a name of Kafka's.
+    pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
+        const LARGEST: &str = "500000000";
+        let mut config = self.config();
+        config.set("compression.codec", codec).set("linger.ms", "60000").set("queue.buffering.max.kbytes", "1000000");
+        config.set("message.max.bytes", LARGEST).set("batch.size", LARGEST);
+        let producer: FutureProducer = config.create().unwrap();
+        let send = |payload: &Vec<u8>| {
+            let record = FutureRecord::<str, [u8]>::to(&self.name).partition(partition).payload(payload);
+            producer.send_result(record).map_err(|(error, _)| error).unwrap()
+        };
+        let sent: Vec<_> = payloads.iter().map(send).collect();
+        // What waits is sent at once, as one batch.
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(PATIENCE));
+        let mut offsets = Vec::new();
+        for delivered in sent {
+            offsets.push(delivered.await.unwrap().map_err(|(error, _)| error).unwrap().offset);
+        }
+        flushed.await.unwrap().unwrap();
+        offsets[0]
+    }
+
+    /// Gives the topic so many partitions.
+    pub async fn grow(&self, partitions: usize) {
+        let admin: AdminClient<_> = self.config().create().unwrap();
+        let more = NewPartitions::new(&self.name, partitions);
+        let done =
+            admin.create_partitions([&more], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
+        assert!(done[0].is_ok(), "{done:?}");
+    }
+
+    /// A setting of the topic, as it is in force.
+    pub async fn topic_setting(&self, name: &str) -> String {
+        let admin: AdminClient<_> = self.config().create().unwrap();
+        let topic = [ResourceSpecifier::Topic(&self.name)];
+        let told = admin.describe_configs(&topic, &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        told.get(name).and_then(|entry| entry.value.clone()).unwrap()
     }
 
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {

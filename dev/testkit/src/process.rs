@@ -16,6 +16,9 @@ use crate::logs::Logs;
 /// `Drop` does not run when the owner is killed: the janitor kills what is left then.
 static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
+/// For a mount namespace that ends with the process. `exec`: signals reach the program itself.
+const REMOUNT: &str = r#"mount -o remount,bind,ro / && exec "$0" "$@""#;
+
 /// A running process of the product. Killed when dropped.
 #[derive(Debug)]
 pub struct Process(Program);
@@ -26,8 +29,28 @@ impl Process {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{name}-{}", args.first().copied().unwrap_or("run"));
         let mut command = Command::new(program);
-        command.args(args).env_clear().envs(env).current_dir(std::env::temp_dir());
-        Self(Program::start(&name, &mut command, &logs.file(&name), &JANITOR).unwrap())
+        command.args(args);
+        Self::start_command(logs, &name, command, env)
+    }
+
+    /// The same with a root file system that can't be written to, as a container has it; if this
+    /// process may mount.
+    pub(crate) fn start_read_only(logs: &Logs, program: &Path, args: &[&str], env: &BTreeMap<String, String>) -> Self {
+        static MAY_MOUNT: LazyLock<bool> = LazyLock::new(|| {
+            let tried = Command::new("unshare").args(["--mount", "sh", "-c", REMOUNT]).arg("true").output();
+            tried.is_ok_and(|tried| tried.status.success())
+        });
+        if !*MAY_MOUNT {
+            return Self::start(logs, program, args, env);
+        }
+        let mut command = Command::new("/usr/bin/unshare");
+        command.args(["--mount", "sh", "-c", REMOUNT]).arg(program).args(args);
+        Self::start_command(logs, &args.join("-"), command, env)
+    }
+
+    fn start_command(logs: &Logs, name: &str, mut command: Command, env: &BTreeMap<String, String>) -> Self {
+        command.env_clear().envs(env).current_dir(std::env::temp_dir());
+        Self(Program::start(name, &mut command, &logs.file(name), &JANITOR).unwrap())
     }
 
     pub fn pid(&self) -> u32 {

@@ -223,6 +223,12 @@ impl World {
         all.retain(|_, value| !value.is_empty());
         Process::start(&self.logs, &self.release.lock().program(program), args, &all)
     }
+
+    /// Starts a program with these settings and none of this world's, on a file system that it
+    /// can't write to.
+    pub fn start_alone(&self, program: &str, args: &[&str], env: &BTreeMap<String, String>) -> Process {
+        Process::start_read_only(&self.logs, &self.release.lock().program(program), args, env)
+    }
 }
 
 /// What every process is given besides the addresses of the stores.

@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable, observe};
+use super::{
+    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_mailed_once, is_unworkable, observe,
+};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
@@ -129,6 +131,11 @@ impl Judge<'_> {
         self.silence(drop).is_some_and(|until| until > self.now)
     }
 
+    /// Whether the silence of its drop holds for this alert.
+    fn is_silent(&self, alert: &Alert) -> bool {
+        self.is_silenced(alert.drop_id) && may_be_silent(alert)
+    }
+
     fn since(&self, at: DateTime<Utc>) -> TimeDelta {
         elapsed(at, self.now)
     }
@@ -140,7 +147,7 @@ impl Judge<'_> {
             0..=2 => TimeDelta::zero(),
             mails => TimeDelta::minutes(1 << (mails - 3).min(16)).min(self.policy.cooldown),
         };
-        !self.is_silenced(alert.drop_id) && alert.last_mailed_at.is_none_or(|at| self.since(at) >= pause)
+        !self.is_silent(alert) && alert.last_mailed_at.is_none_or(|at| self.since(at) >= pause)
     }
 
     /// The alert as this pass sees it, before anything is mailed.
@@ -157,7 +164,7 @@ impl Judge<'_> {
         // What comes and goes within the patience has not been over.
         let unmailed =
             known.filter(|known| !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at)));
-        let is_information = seen.about == About::ClosedBelowQuantity;
+        let is_information = is_mailed_once(seen.about, &seen.findings);
         Alert {
             kind: seen.about.word().to_owned(),
             coupon_id: seen.coupon_id,
@@ -211,13 +218,15 @@ impl Judge<'_> {
             };
             return (!of_stores || !self.is_brief(alert.first_seen_at)).then_some(NoticeReason::New);
         }
-        if alert.state == AlertState::Information {
+        let is_told = seen.about == About::ClosedBelowQuantity || alert.content_hash == seen.content_hash;
+        if alert.state == AlertState::Information && is_told {
             return None;
         }
         if alert.content_hash != seen.content_hash {
             return Some(NoticeReason::Changed);
         }
-        let silence_ended = self.silence(alert.drop_id).is_some_and(|until| alert.last_mailed_at < Some(until));
+        let silence = self.silence(alert.drop_id).filter(|_| may_be_silent(alert));
+        let silence_ended = silence.is_some_and(|until| alert.last_mailed_at < Some(until));
         let due = alert.last_mailed_at.is_some_and(|at| self.since(at) >= self.policy.cooldown);
         (alert.acknowledged_at.is_none() && (due || silence_ended)).then_some(NoticeReason::Repeat)
     }
@@ -235,8 +244,8 @@ impl Judge<'_> {
                 alert.acknowledged_by = None;
             }
             let since = alert.first_seen_at;
-            let list =
-                if alert.state == AlertState::Information { &mut verdict.information } else { &mut verdict.problems };
+            let is_information = seen.about == About::ClosedBelowQuantity;
+            let list = if is_information { &mut verdict.information } else { &mut verdict.problems };
             list.push(Notice { observation: seen, reason, since });
         }
         verdict.alerts.push(alert);
@@ -252,7 +261,7 @@ impl Judge<'_> {
             AlertState::Resolved if known.owes_notice() => {}
             _ => return,
         }
-        if alert.was_mailed() && !self.is_silenced(alert.drop_id) {
+        if alert.was_mailed() && !self.is_silent(&alert) {
             alert.last_mailed_at = Some(self.now);
             alert.mails += 1;
             verdict.resolved.push(alert.clone());
@@ -303,16 +312,22 @@ impl Judge<'_> {
 
     /// Whether this pass would have seen the drift if it were still there. One that failed may not
     /// have come so far, and neither may a process that has just begun to watch the consumers. A
-    /// drop that it sealed was verified, and no pass looks at it again.
+    /// drop that it sealed was verified, and no pass looks at it again; nor at one that is gone.
     fn is_over(&self, alert: &Alert) -> bool {
         let has_failed = self.run.status == Status::Failed;
         let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
         match alert.drop_id {
+            Some(drop) if self.memory.gone.contains(&drop) => true,
             Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop && is_past(report)),
             None if has_failed || self.run.partial => false,
             None => alert.kind != About::Stalled.word() || self.since(alert.last_seen_at) >= self.policy.patience * 2,
         }
     }
+}
+
+/// What is critical is mailed in spite of a silence: who silenced the drop did not know of it.
+fn may_be_silent(alert: &Alert) -> bool {
+    !About::of_word(&alert.kind).is_some_and(About::is_critical)
 }
 
 /// Neither held back by the repair limit nor failed as a whole.

@@ -20,7 +20,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use sha2::{Digest as _, Sha256};
 
-use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
 use crate::wording;
 
 use firstcome_shared::mysql::alerts::REPAIRED;
@@ -81,6 +81,8 @@ pub struct AlertMemory {
     pub silenced_until: HashMap<DropId, DateTime<Utc>>,
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
+    /// Drops of these alerts that are deleted, or whose coupon is.
+    pub gone: HashSet<DropId>,
 }
 
 /// One problem, or one piece of information.
@@ -118,8 +120,12 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
             continue;
         }
         if let Some(about) = about(finding) {
-            let reason =
-                if about == About::Stalled { wording::without_numbers(&finding.detail) } else { String::new() };
+            let reason = match &finding.case {
+                FindingCase::MessagesLost(_) => "messages lost".to_owned(),
+                FindingCase::UsersMissing(_) => "users missing".to_owned(),
+                _ if about == About::Stalled => wording::without_numbers(&finding.detail),
+                _ => String::new(),
+            };
             groups.entry((about, coupon, drop, reason)).or_default().push(finding.clone());
         }
     }
@@ -127,9 +133,7 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
         let key = (About::BrokenPromise, Some(promise.coupon_id), Some(promise.drop_id), String::new());
         groups.entry(key).or_default().push(as_finding(promise));
     }
-    let named = run.all_findings().filter_map(|finding| finding.user_id.as_deref());
-    let everyone: HashSet<&str> = named.chain(broken.iter().map(|promise| promise.user_id.as_str())).collect();
-    groups.into_iter().map(|(key, findings)| observation(key, findings, &everyone)).collect()
+    groups.into_iter().map(|(key, findings)| observation(key, findings)).collect()
 }
 
 /// Where something was repaired (`None` stands for no drop), and how much. That the admission gate
@@ -182,11 +186,7 @@ fn about(finding: &Finding) -> Option<About> {
     }
 }
 
-fn observation(
-    (about, coupon_id, drop_id, reason): Key,
-    mut findings: Vec<Finding>,
-    everyone: &HashSet<&str>,
-) -> Observation {
+fn observation((about, coupon_id, drop_id, reason): Key, mut findings: Vec<Finding>) -> Observation {
     findings.sort_by(|a, b| (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail)));
     let class = match about {
         About::Left(_) => "left",
@@ -197,7 +197,7 @@ fn observation(
     Observation {
         fingerprint: hash([format!("{class}/{}/{place:?}/{reason}", about.word())]),
         content_hash: content(about, &findings),
-        summary: summary(about, &findings, everyone),
+        summary: summary(about, &findings),
         about,
         coupon_id,
         drop_id,
@@ -205,30 +205,45 @@ fn observation(
     }
 }
 
-/// One line about a problem, with the ids of `everyone` masked.
-fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> String {
+/// One line about a problem. Details hold no user ids.
+fn summary(about: About, findings: &[Finding]) -> String {
     let n = findings.len();
-    let seen = || findings.first().map(|finding| wording::detail(&finding.detail, everyone)).unwrap_or_default();
+    let seen = || findings.first().map(|finding| wording::line(&finding.detail, wording::LONGEST)).unwrap_or_default();
+    let of_case = || common_case(findings)?.summary(n);
     match about {
-        About::RunFailed => format!("a pass failed: {}", seen()),
-        About::Braked => format!("{} held back until a person confirms", wording::count(n, "repair is", "repairs are")),
+        About::RunFailed => format!("a pass failed: {}", wording::plainly(&seen())),
+        About::Braked => format!("{} for a confirmation", wording::count(n, "repair waits", "repairs wait")),
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
-        // What a store answered says nothing to who is woken by it; the mail and the run have it.
-        About::Left(_) if is_unworkable(findings) => {
-            let whole = seen();
-            whole.split_once(": ").map_or(whole.clone(), |(what, _)| what.to_owned())
-        }
-        // A single finding of no person says it best itself.
-        About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => seen(),
-        About::Left(kind) => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
-        About::Stalled | About::ClosedBelowQuantity => seen(),
+        About::Left(kind) => of_case().unwrap_or_else(|| match findings {
+            // What a store answered tells the person on duty nothing; the mail and the run have it.
+            [_] if is_unworkable(findings) => {
+                let whole = seen();
+                whole.split_once(": ").map_or(whole.clone(), |(what, _)| what.to_owned())
+            }
+            // A single finding of no user says it best itself.
+            [one] if one.slot.is_none() && one.user_id.is_none() => seen(),
+            _ => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
+        }),
+        About::Stalled | About::ClosedBelowQuantity => of_case().unwrap_or_else(seen),
     }
+}
+
+/// The case that all of them are of.
+pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
+    let first = &findings.first()?.case;
+    findings.iter().all(|finding| finding.case.is_like(first)).then_some(first)
 }
 
 /// A drop, as a whole, could not be examined.
 pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
     let is_whole = |one: &Finding| one.slot.is_none() && one.user_id.is_none();
     matches!(findings, [one] if is_whole(one) && one.action == ActionKind::Report && one.result == Outcome::Failed)
+}
+
+/// Only the run that found it can tell it: the next one does not see it, and has not ended it.
+fn is_mailed_once(about: About, findings: &[Finding]) -> bool {
+    let of_a_loss = |finding: &Finding| matches!(finding.case, FindingCase::UsersMissing(_));
+    about == About::ClosedBelowQuantity || findings.iter().any(of_a_loss)
 }
 
 /// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so
@@ -253,7 +268,8 @@ fn content(about: About, findings: &[Finding]) -> String {
     hash(findings.iter().map(|f| {
         let detail = match (f.kind, f.slot, &f.user_id) {
             // What a store answered differs by what was tried.
-            _ if is_unworkable => f.detail.split(':').next().unwrap_or_default().to_owned(),
+            _ if is_unworkable => f.detail.split(": ").next().unwrap_or_default().to_owned(),
+            _ if is_mailed_once(about, findings) => f.detail.clone(),
             // Names the entry of the dead-letter table. Of many, only their number changes.
             (Kind::FailedClaim, None, None) if f.detail.starts_with("failed claim ") => f.detail.clone(),
             (_, None, None) => wording::without_numbers(&f.detail),
@@ -288,6 +304,7 @@ fn as_finding(promise: &BrokenPromise) -> Finding {
         result: Outcome::Skipped,
         detail: promise.reason.clone(),
         needs_person: true,
+        case: FindingCase::Plain,
     }
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
-use crate::report::{ActionKind, DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
+use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status, Trigger};
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
 
@@ -26,6 +26,7 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
         result,
         detail: format!("admitted {slot} s ago"),
         needs_person: false,
+        case: FindingCase::Plain,
     }
 }
 

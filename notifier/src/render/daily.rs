@@ -1,7 +1,9 @@
 //! The daily digest: problems first, then runs, finished drops, totals.
 
 use chrono::{DateTime, Utc};
+use firstcome_shared::mysql::digest::LostMails;
 pub use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, OpenAlert};
+use lettre::message::Mailbox;
 
 use super::groups::cells;
 use super::lead::duration;
@@ -19,20 +21,27 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let problems = day.open_total;
     let nobody_looked = total == 0;
     let broken = (day.broken > 0).then(|| broken(day.broken));
+    let without_mail = day.lost_mails.iter().filter(|lost| lost.sent == 0).count();
+    let without_mail =
+        (without_mail > 0).then(|| wording::count(without_mail, "address gets no mail", "addresses get no mail"));
     let state = match (problems, nobody_looked) {
         (_, true) => "no pass has ended".to_owned(),
-        (0, _) if broken.is_none() => "nothing is open".to_owned(),
+        (0, _) if broken.is_none() && without_mail.is_none() => "nothing is open".to_owned(),
         (n, _) => {
             let open = (n > 0).then(|| {
                 format!("{} open", wording::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems"))
             });
-            broken.into_iter().chain(open).collect::<Vec<_>>().join(", ")
+            without_mail.into_iter().chain(broken).chain(open).collect::<Vec<_>>().join(", ")
         }
     };
     let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
     Letter {
         kind: "digest",
-        tone: if problems > 0 || day.broken > 0 || nobody_looked { MailTone::Bad } else { MailTone::Good },
+        tone: if problems > 0 || day.broken > 0 || nobody_looked || !day.lost_mails.is_empty() {
+            MailTone::Bad
+        } else {
+            MailTone::Good
+        },
         subject: format!(
             "daily digest: {state} · {runs} · {}",
             wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
@@ -51,7 +60,7 @@ fn footer(has_commands: bool) -> Vec<String> {
 }
 
 fn open(day: &DailyDigest, links: &Links) -> Section {
-    let mut blocks = Vec::new();
+    let mut blocks = lost_mails(day, links);
     let nobody_looked = day.runs.is_empty();
     if nobody_looked {
         let todo = "Find out now why the reconciler does not run. If Redis restarts meanwhile, nobody can claim.";
@@ -59,7 +68,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
         blocks.push(once("A pass by hand", None, ""));
         blocks.push(links.section("run_missed"));
     }
-    if day.open.is_empty() && day.broken == 0 {
+    if day.open.is_empty() && day.broken == 0 && day.lost_mails.is_empty() {
         let nothing =
             if nobody_looked { "No problem is recorded, but nobody looked." } else { "Nothing needs a person." };
         blocks.push(Block::Paragraph(nothing.to_owned()));
@@ -87,6 +96,28 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
         blocks.push(links.section("broken_promise"));
     }
     Section { title: "Problems".to_owned(), blocks }
+}
+
+/// First of all: who reads this is the only one who can tell the others.
+fn lost_mails(day: &DailyDigest, links: &Links) -> Vec<Block> {
+    if day.lost_mails.is_empty() {
+        return Vec::new();
+    }
+    let line = |lost: &LostMails| {
+        let given_up = usize::try_from(lost.given_up).unwrap_or(usize::MAX);
+        let address = lost.recipient.parse::<Mailbox>().map(|to| to.email.to_string()).unwrap_or_default();
+        let rest = match lost.sent {
+            0 => "that address gets nothing".to_owned(),
+            sent => wording::count(usize::try_from(sent).unwrap_or(usize::MAX), "other arrived", "others arrived"),
+        };
+        let address = wording::person(&address);
+        let (one, many) = (format!("mail to {address} was"), format!("mails to {address} were"));
+        format!("{} refused or given up: {rest}", wording::count(given_up, &one, &many))
+    };
+    let todo = "Check the address in ALERT_TO, then run: firstcome-reconciler test-email";
+    let mut blocks = vec![Block::List(day.lost_mails.iter().map(line).collect()), Block::Todo(todo.to_owned())];
+    blocks.extend(links.on_page("Which mails, and why, in a browser", "/deliveries"));
+    blocks
 }
 
 fn broken(promises: u64) -> String {

@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 
 use super::letter::{Links, Table, TableRow};
 use crate::alerts::{AlertVerdict, is_repair};
-use crate::report::{ActionKind, DropReport, Finding, Numbers, Outcome, Run};
+use crate::report::{ActionKind, DropReport, Finding, FindingCase, Numbers, Outcome, Run};
 use crate::wording;
 
 /// Most lines of a list; the run has the others.
@@ -105,12 +105,6 @@ impl<'a> PassMail<'a> {
     }
 }
 
-/// Every id that must not stand in full in any detail.
-pub(crate) fn everyone<'a>(pass: &'a PassMail<'_>) -> HashSet<&'a str> {
-    let notice = pass.verdict.problems.iter().flat_map(|notice| &notice.observation.findings);
-    pass.run.all_findings().chain(notice).filter_map(|finding| finding.user_id.as_deref()).collect()
-}
-
 pub(super) fn issued(report: &DropReport) -> String {
     if report.unconfirmed {
         return "not compared again".to_owned();
@@ -120,6 +114,13 @@ pub(super) fn issued(report: &DropReport) -> String {
     }
     let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
     format!("{rows} of {quantity} issued")
+}
+
+/// Whether admission to the drop answers 503 by its own numbers, as they were last seen.
+pub(super) fn is_shut(report: &DropReport) -> bool {
+    let held = i64::try_from(report.after.users + report.after.free).unwrap_or(i64::MAX);
+    let has_wrong_key = |finding: &Finding| matches!(finding.case, FindingCase::KeyOfWrongType { .. });
+    was_examined(report) && report.after.count != held || report.findings.iter().any(has_wrong_key)
 }
 
 /// A drop that something foreign in a store kept from being examined has no numbers.
@@ -133,16 +134,12 @@ fn was_examined(report: &DropReport) -> bool {
 
 /// One line a label and reason, the largest group first. Numbers in a reason count as equal: they
 /// are given as a range.
-pub(super) fn reasons(
-    findings: &[Placed<'_>],
-    people: &HashSet<&str>,
-    label: impl Fn(&Finding) -> Option<String>,
-) -> Vec<String> {
+pub(super) fn reasons(findings: &[Placed<'_>], label: impl Fn(&Finding) -> Option<String>) -> Vec<String> {
     // What a line says of all: the label, and the reason without its numbers.
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
-        let detail = wording::detail(placed.1.detail_and_trace().0, people);
+        let detail = wording::line(placed.1.detail_and_trace().0, wording::LONGEST);
         let key = (label(placed.1), wording::without_numbers(&detail));
         let at = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
             keys.push(key);
@@ -287,12 +284,13 @@ mod tests {
             result: Outcome::Applied,
             detail: detail.to_owned(),
             needs_person: false,
+            case: FindingCase::Plain,
         }
     }
 
     fn grouped(findings: &[Finding]) -> Vec<String> {
         let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
-        reasons(&placed, &HashSet::new(), |_| Some("issued late".to_owned()))
+        reasons(&placed, |_| Some("issued late".to_owned()))
     }
 
     #[test]
@@ -318,7 +316,7 @@ mod tests {
             [
                 "3 × issued late: no row (slots 1–3 · c•••-1, c•••-1, c•••-1 · trace ab12ab12ab12ab12ab12ab12ab12abc1, \
                  ab12ab12ab12ab12ab12ab12ab12abc2)",
-                "issued late: x; trace none (slot 4 · u•••)",
+                "issued late: x; trace none (slot 4 · •••)",
             ]
         );
     }

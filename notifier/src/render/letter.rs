@@ -158,6 +158,12 @@ impl Section {
 }
 
 impl Block {
+    /// A command as a page shows it, where it wraps by itself: a narrow screen would leave the
+    /// backslash of a line alone on the next.
+    fn in_one_line(line: &str) -> String {
+        line.replace(" \\\n", " ")
+    }
+
     fn as_text(&self) -> String {
         match self {
             Self::Paragraph(text) => wrap(text, "", ""),
@@ -240,8 +246,17 @@ pub struct Links {
 }
 
 impl Links {
-    fn reconciler(&self) -> &str {
+    /// The coupon page, as it is sent to people.
+    pub fn coupon_page(&self, coupon: CouponId) -> String {
+        format!("{}/c/{coupon}", self.api.as_deref().unwrap_or(API).trim_end_matches('/'))
+    }
+
+    pub(super) fn reconciler(&self) -> &str {
         self.public.as_deref().unwrap_or(RECONCILER)
+    }
+
+    pub(super) fn api(&self) -> &str {
+        self.api.as_deref().unwrap_or(API)
     }
 
     /// The address of a section of docs/OPERATIONS.md, where that can be read.
@@ -303,7 +318,7 @@ impl Links {
     }
 
     fn change(&self, what: &str, coupon: CouponId, body: &str) -> Block {
-        let api = self.api.as_deref().unwrap_or(API);
+        let api = self.api();
         curl(what, &[JSON, &format!("-X PATCH -d '{body}'")], &format!("{api}/v1/coupons/{coupon}"))
     }
 

@@ -89,7 +89,7 @@ fn notice(
 
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
-    let reason = wording::line(reason, wording::LONGEST);
+    let reason = wording::line(&wording::plainly(reason), wording::LONGEST);
     let mut blocks = vec![Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned())];
     // The other screens need MySQL.
     blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));

@@ -5,11 +5,12 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 
-use super::groups::{PassMail, Placed, cells, changes, everyone, issued, open_label, reasons};
-use super::lead::{commands, duration, is_one_sentence, lead, subject, summary, what_to_do};
+use super::cases::{commands, what_to_do_here};
+use super::groups::{PassMail, Placed, cells, changes, issued, open_label, reasons};
+use super::lead::{duration, is_one_sentence, lead, subject, summary};
 use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
-use crate::alerts::{About, Alert, Notice, Observation, is_repair, is_unworkable};
-use crate::report::{DropReport, Kind, Run, Trigger};
+use crate::alerts::{About, Alert, Notice, Observation, common_case, is_repair, is_unworkable};
+use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
 use crate::wording;
 
 /// Problems with a section of their own.
@@ -26,11 +27,10 @@ pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
         "information" => MailTone::Plain,
         _ => MailTone::Good,
     };
-    let people = everyone(pass);
     let mut sections: Vec<Section> =
-        pass.verdict.problems.iter().take(PROBLEMS).map(|notice| problem(pass, notice, &people)).collect();
+        pass.verdict.problems.iter().take(PROBLEMS).map(|notice| problem(pass, notice)).collect();
     sections.extend(more_problems(pass));
-    sections.extend(repaired(pass, &people));
+    sections.extend(repaired(pass));
     sections.extend(resolved(pass));
     sections.extend(numbers(pass));
     sections.push(closing(pass));
@@ -39,7 +39,7 @@ pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
 }
 
 /// One problem: where it is, what to do, and the reasons.
-fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Section {
+fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     let seen = &notice.observation;
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
     let place = seen.drop_id.map(|drop| {
@@ -51,7 +51,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Sect
     if pass.verdict.problems.len() > 1 {
         blocks.push(Block::Heading(summary(pass, notice)));
     }
-    blocks.push(Block::Todo(what_to_do(seen.about).to_owned()));
+    blocks.push(Block::Todo(what_to_do_here(pass, seen)));
     let (in_browser, by_command) = (on_page(pass, seen), commands(seen, report, pass.links));
     // Commands come after it: a telephone runs none. Not so what the page can't do.
     let is_for_api = matches!(seen.about, About::Braked | About::BrokenPromise);
@@ -61,11 +61,12 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Sect
         blocks.extend(in_browser.into_iter().chain(by_command));
     }
     // Where the mail begins with all of it, it is not said again.
-    let is_shortened = matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings);
+    let says_all = matches!(common_case(&seen.findings), Some(FindingCase::KeyOfWrongType { .. }));
+    let is_shortened = matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings) && !says_all;
     if is_shortened || !is_one_sentence(seen) {
         let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
         blocks.push(Block::Heading("Why".to_owned()));
-        blocks.push(Block::List(reasons(&findings, people, open_label)));
+        blocks.push(Block::List(reasons(&findings, open_label)));
     }
     blocks.push(pass.links.section(seen.about.word()));
     Section { title: place.unwrap_or_default(), blocks }
@@ -84,12 +85,14 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
+            let can_raise =
+                pass.links.page_changes_coupons && seen.findings.iter().any(|f| f.case == FindingCase::NoSlotLeft);
             let label = match (seen.about, pass.links.page_changes_coupons) {
                 (About::Braked, true) => "Pause the coupon, or see and confirm the repairs, in a browser",
                 (About::Braked, false) => "See and confirm the repairs, in a browser",
                 (About::BrokenPromise, true) => "Raise the quantity, in a browser",
-                (_, true) if is_letter => "Run a pass over this drop, or raise its quantity, in a browser",
-                (_, false) if is_letter => "Run a pass over this drop, in a browser",
+                _ if is_letter && can_raise => "Run a pass over this drop, or raise its quantity, in a browser",
+                _ if is_letter => "Run a pass over this drop, in a browser",
                 _ => "This drop, in a browser",
             };
             (label, format!("/coupons/{coupon}/drops/{drop}"))
@@ -128,7 +131,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
 }
 
 /// What was repaired, all drops together.
-fn repaired(pass: &PassMail<'_>, people: &HashSet<&str>) -> Option<Section> {
+fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
         let were = if earlier.starts_with("1 repair ") { "was" } else { "were" };
@@ -140,9 +143,7 @@ fn repaired(pass: &PassMail<'_>, people: &HashSet<&str>) -> Option<Section> {
     }
     let repairs = pass.repairs();
     if !repairs.is_empty() {
-        blocks.push(Block::List(reasons(&repairs, people, |finding| {
-            Some(wording::words(finding.action).done.to_owned())
-        })));
+        blocks.push(Block::List(reasons(&repairs, |finding| Some(wording::words(finding.action).done.to_owned()))));
     }
     (!blocks.is_empty()).then(|| Section { title: "Repaired by itself".to_owned(), blocks })
 }

@@ -2,8 +2,6 @@
 //! drops, to events. An event goes out exactly where a mail does; ids of people are masked as
 //! there.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::webhooks::SaidOfDrop;
@@ -108,8 +106,8 @@ fn instant(at: DateTime<Utc>) -> String {
 
 /// What a pass has to say: what is mailed of it, but for what closed below its quantity.
 pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
-    let (verdict, people) = (pass.verdict, render::everyone(pass));
-    let problems = verdict.problems.iter().map(|notice| problem(pass, notice, &people));
+    let verdict = pass.verdict;
+    let problems = verdict.problems.iter().map(|notice| problem(pass, notice));
     let resolved = verdict.resolved.iter().map(|alert| resolved(pass, alert));
     let mut events: Vec<WebhookEvent> = problems.chain(resolved).take(ALERTS).collect();
     let more = (verdict.problems.len() + verdict.resolved.len()).saturating_sub(ALERTS);
@@ -123,7 +121,7 @@ pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
     events
 }
 
-fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> WebhookEvent {
+fn problem(pass: &PassMail<'_>, notice: &Notice) -> WebhookEvent {
     let seen = &notice.observation;
     let status = match notice.reason {
         NoticeReason::New => "new",
@@ -135,7 +133,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Webh
         .iter()
         .take(FINDINGS)
         .map(|finding| {
-            let detail = wording::detail(&finding.detail, people);
+            let detail = wording::line(&finding.detail, wording::LONGEST);
             let person = finding.user_id.as_deref().map(wording::person);
             json!({"kind": finding.kind.as_str(), "slot": finding.slot, "user_id": person, "detail": detail})
         })
@@ -146,7 +144,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice, people: &HashSet<&str>) -> Webh
         "kind": seen.about.word(),
         "status": status,
         "summary": seen.summary,
-        "what_to_do": render::what_to_do(seen.about),
+        "what_to_do": render::what_to_do_here(pass, seen),
         "since": instant(notice.since),
         "findings": findings,
         "findings_total": seen.findings.len(),

@@ -39,6 +39,17 @@ async fn admission_that_stays_closed_is_mailed_by_one_process_and_its_end_too() 
 }
 
 #[tokio::test]
+async fn admission_that_stays_closed_is_mailed_again_after_the_cooldown() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    for _ in 0..(5 * 60) {
+        daemon.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    }
+    daemon.flush(SOON).await.unwrap();
+    assert_eq!(desk.subjects(A).len(), 2, "in five hours: {:?}", desk.subjects(A));
+}
+
+#[tokio::test]
 async fn a_repair_says_for_how_long_admission_was_closed() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();

@@ -156,6 +156,7 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
         public_url: None,
         api_public_url: None,
         api_url: None,
+        api_ca_file: None,
     }
 }
 

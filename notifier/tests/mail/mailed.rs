@@ -94,8 +94,24 @@ async fn a_silenced_drop_is_kept_and_told_when_the_silence_ends() {
 }
 
 #[tokio::test]
-async fn a_broken_promise_stands_until_it_is_mended() {
+async fn an_alert_of_a_drop_that_is_gone_is_over_and_its_end_is_mailed_once() {
     let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    desk.pass(&drift("r1", &[3])).await;
+    desk.run("DELETE FROM drops WHERE id = 7").await;
+    desk.run("DELETE FROM coupons WHERE id = 1").await;
+    for id in ["r2", "r3"] {
+        desk.pass(&run(id, Status::Clean, Vec::new())).await;
+    }
+    assert_eq!(desk.subjects(A)[1..], ["[firstcome] resolved: 1 unrepaired failed claim · coupon 1 · drop 7"]);
+    assert_eq!(desk.query("SELECT status FROM alerts").await, [["resolved"]]);
+}
+
+#[tokio::test]
+async fn a_broken_promise_stands_until_it_is_mended_and_no_silence_of_its_drop_hides_it() {
+    let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7").await;
     desk.run(
         "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
          VALUES (7, 'customer-00101', 1, 101, 'no slot was free', 'r1')",

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use firstcome_notifier::Clock as _;
+use firstcome_notifier::{Clock as _, MissedRun, SeenGate};
 use firstcome_shared::domain::DropId;
-use firstcome_stack::{Behaviour, SinkEncryption};
+use firstcome_stack::{Behaviour, SinkEncryption, eventually};
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::{A, B, Desk, SOON, id};
+use crate::desk::{A, B, Desk, SOON, id, parsed};
 use crate::mailed::{clean, drift, repaired};
 
 /// Longest that a pass may wait for the tables; a mail server has no part in it.
@@ -77,16 +77,104 @@ async fn one_refused_recipient_is_given_up_and_the_other_gets_one_mail() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     desk.sink.set(Behaviour::RefuseRecipient(A.to_owned())).await.unwrap();
     desk.pass(&repaired("r1")).await;
+    // Refused, perhaps, before the other had the mail.
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.notifier().flush(SOON).await.unwrap();
     assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (0, 1));
-    let rows =
-        desk.query("SELECT recipient, attempts, given_up_at IS NULL, last_error FROM mail_outbox ORDER BY id").await;
-    assert_eq!(rows[0][..3], [A, "1", "0"]);
-    assert!(rows[0][3].contains("name the recipient") && rows[0][3].contains("nobody of that name"), "{rows:?}");
-    assert_eq!(rows[1], [B, "1", "1", "NULL"]);
+    let rows = desk.query("SELECT recipient, given_up_at IS NULL, last_error FROM mail_outbox ORDER BY id").await;
+    assert_eq!(rows[0][..2], [A, "0"]);
+    assert!(rows[0][2].contains("name the recipient") && rows[0][2].contains("nobody of that name"), "{rows:?}");
+    assert_eq!(rows[1], [B, "1", "NULL"]);
+    let now = desk.clock.turn(TimeDelta::hours(23));
     desk.sink.set(Behaviour::Normal).await.unwrap();
-    desk.clock.turn(TimeDelta::days(1));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(desk.sink.mails().len(), 1, "what was given up is not tried again");
+    desk.notifier().daily_digest(now, now).await.unwrap();
+    desk.notifier().flush(SOON).await.unwrap();
+    let mails = desk.sink.mails();
+    let text = parsed(mails.last().unwrap()).body_text(0).unwrap().replace("\r\n", " ");
+    let says = "was refused or given up: that address gets nothing";
+    assert!(text.contains(says) && !text.contains(A), "{text}");
+}
+
+#[tokio::test]
+async fn a_mail_that_a_server_refuses_to_all_arrives_when_the_server_is_right_again() {
+    let desk = Desk::new(&format!("{A},{B}")).await;
+    desk.sink.set(Behaviour::RefuseRecipients).await.unwrap();
+    desk.pass(&drift("r1", &[3])).await;
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&drift("r2", &[3])).await;
+    assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_a_mail_that_is_given_up_was_about_is_mailed_again() {
+    let mut desk = Desk::new(&format!("{A},{B}")).await;
+    desk.args.alert_cooldown_seconds = 30 * 86_400;
+    let daemon = desk.notifier();
+    let sees = async |id: &str| {
+        daemon.after_pass(&drift(id, &[3]), desk.clock.now()).await.unwrap();
+        daemon.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+        daemon.missed_run(missed(desk.clock.now())).await.unwrap();
+        daemon.flush(SOON).await.unwrap();
+    };
+    desk.sink.set(Behaviour::RefuseRecipients).await.unwrap();
+    daemon.admission(SeenGate::Closed, desk.clock.now()).await.unwrap();
+    sees("r1").await;
+    desk.clock.turn(TimeDelta::hours(71));
+    sees("r2").await;
+    let open = "SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL";
+    assert_eq!(desk.query(open).await, [["6"]], "three mails to each are tried for three days");
+    desk.clock.turn(TimeDelta::hours(2));
+    daemon.flush(SOON).await.unwrap();
+    assert_eq!(desk.query(open).await, [["0"]]);
+    assert_eq!(desk.query("SELECT status, last_mailed_at FROM alerts").await, [["firing", "NULL"]]);
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    sees("r3").await;
+    assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (3, 3), "{:?}", desk.subjects(A));
+}
+
+fn missed(now: chrono::DateTime<chrono::Utc>) -> MissedRun {
+    let expected_at = crate::world::at(-3_600);
+    MissedRun { schedule: "DEEP_CRON".to_owned(), expected_at, noticed_at: now, because: None }
+}
+
+#[tokio::test]
+async fn a_mail_that_one_recipient_has_is_given_up_for_the_other_without_another_mail() {
+    let desk = Desk::new(&format!("{A},{B}")).await;
+    desk.sink.set(Behaviour::RefuseRecipient(A.to_owned())).await.unwrap();
+    desk.pass(&drift("r1", &[3])).await;
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&drift("r2", &[3])).await;
+    assert_eq!(desk.query("SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL").await, [["1"]]);
+    assert_eq!(desk.query("SELECT last_mailed_at IS NULL, mails FROM alerts").await, [["0", "1"]]);
+}
+
+#[tokio::test]
+async fn a_server_that_scans_a_mail_for_long_gets_one_copy_and_delays_no_other_mail() {
+    let mut desk = Desk::new(A).await;
+    // The other steps, all together, keep this limit.
+    desk.args.smtp_timeout_ms = 300;
+    desk.sink.set(Behaviour::SlowAfterData(Duration::from_secs(6))).await.unwrap();
+    let (first, second) = (desk.notifier(), desk.notifier());
+    first.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
+    let slow = tokio::spawn(async move { first.flush(SOON).await });
+    desk.until_there_are(1).await;
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    // As long as it is on its way, its lease is renewed.
+    desk.clock.turn(TimeDelta::seconds(30));
+    let renewed = "SELECT COUNT(*) FROM mail_outbox WHERE leased_until > '2026-12-01 06:01:10'";
+    eventually("the lease is renewed", SOON, async || desk.query(renewed).await == [["1"]]).await;
+    let now = desk.clock.turn(TimeDelta::seconds(40));
+    second.after_pass(&drift("r2", &[3, 4]), now).await.unwrap();
+    second.flush(Duration::from_secs(2)).await.unwrap();
+    assert_eq!(desk.sink.mails().len(), 2, "another mail does not wait, and this one is not sent again");
+    slow.await.unwrap().unwrap();
+    desk.clock.turn(TimeDelta::hours(1));
+    second.flush(SOON).await.unwrap();
+    let rows = desk.query("SELECT attempts, sent_at IS NULL FROM mail_outbox").await;
+    assert_eq!((desk.sink.mails().len(), rows), (2, vec![vec!["1".to_owned(), "0".to_owned()]; 2]));
 }
 
 #[tokio::test]
@@ -110,12 +198,17 @@ async fn a_silent_server_holds_no_pass_and_the_mail_comes_when_it_speaks() {
 
 #[tokio::test]
 async fn a_mail_whose_fate_is_unknown_comes_again_under_the_same_id() {
-    let mut desk = Desk::new(A).await;
-    desk.args.smtp_timeout_ms = 300;
+    let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterData).await.unwrap();
-    desk.pass(&repaired("r1")).await;
+    let sender = desk.notifier();
+    sender.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    let stop = CancellationToken::new();
+    let sending = tokio::spawn(sender.run_sender(stop.clone()));
+    desk.until_there_are(1).await;
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(8), sending).await.expect("a mail in hand delays no end").unwrap();
     desk.sink.set(Behaviour::Normal).await.unwrap();
-    desk.clock.turn(TimeDelta::minutes(1));
+    desk.clock.turn(TimeDelta::minutes(5));
     desk.notifier().flush(SOON).await.unwrap();
     let ids: Vec<String> = desk.sink.mails().iter().map(id).collect();
     assert_eq!(ids.len(), 2);

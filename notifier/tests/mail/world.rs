@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::{
-    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
+    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status, Trigger,
 };
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -22,6 +22,7 @@ pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome
         result,
         detail: String::new(),
         needs_person: false,
+        case: FindingCase::Plain,
     }
 }
 
@@ -35,6 +36,10 @@ pub(crate) fn left(kind: Kind, slot: i64, detail: &str) -> Finding {
         needs_person: true,
         ..finding(kind, slot, ActionKind::Report, Outcome::Skipped)
     }
+}
+
+pub(crate) fn cased(case: FindingCase, finding: Finding) -> Finding {
+    Finding { case, ..finding }
 }
 
 /// A finding of no person and no slot.

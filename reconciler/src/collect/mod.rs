@@ -142,7 +142,7 @@ async fn header(
         first_waiting,
         failed_claims,
         read_at_ms: context.read_at_ms,
-        tail_known: context.tail.is_some() && was_waited_for,
+        tail_known: context.knows_the_tail() && was_waited_for,
         promises: Promises::default(),
         revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),
@@ -200,7 +200,14 @@ pub async fn page(
         }
     };
     let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, (low, high)).await?) };
-    let messages = async { Ok::<_, CollectError>(header.messages_on((from, to)).await?) };
+    let messages = async {
+        let mut messages = header.messages_on((from, to)).await?;
+        if !messages.is_empty() {
+            let erased = stores.db.erased_claims((coupon, drop), (low, high)).await?;
+            messages.retain(|message| !erased.contain(drop, message.slot, message.claimed_at));
+        }
+        Ok::<_, CollectError>(messages)
+    };
     let (rows, claimants_wrong, dead_letters, in_flight) =
         tokio::try_join!(rows, claimants, dead_letters(stores, header, (from, to)), messages)?;
     let mut page = SlotRange {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::dead_letters::{DeadLetterRow, UNREADABLE};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::trace::TraceContext;
@@ -27,6 +27,13 @@ pub struct PassContext {
     pub unverified: HashSet<CouponId>,
     /// Drops that were seen to be lost before the pass waited for what may be on its way.
     pub lost: HashSet<DropId>,
+}
+
+impl PassContext {
+    /// Whether every unread message is known.
+    pub fn knows_the_tail(&self) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.unreadable.is_empty())
+    }
 }
 
 /// A drop as a whole.
@@ -150,6 +157,10 @@ pub struct DeadLetter {
     pub claimed_at: Option<DateTime<Utc>>,
     /// Why it is there.
     pub reason: String,
+    /// Of messages that no client could read: where they are, and why.
+    pub unreadable: Option<String>,
+    /// Only a message says so ([`DeadLetterRow::is_of_message`]).
+    pub is_of_message: bool,
     /// The span that it came from, where it has a trace.
     pub trace: Option<TraceContext>,
 }
@@ -157,12 +168,14 @@ pub struct DeadLetter {
 impl From<DeadLetterRow> for DeadLetter {
     fn from(row: DeadLetterRow) -> Self {
         Self {
+            is_of_message: row.is_of_message(),
             id: row.id,
             coupon: row.coupon_id.map(CouponId),
             drop: row.drop_id.map(DropId),
             slot: row.slot,
             user: row.user_id.and_then(|text| text.parse().ok()),
             claimed_at: row.claimed_at.map(|at| at.and_utc()),
+            unreadable: row.error.filter(|_| row.reason == UNREADABLE),
             reason: row.reason,
             trace: row.traceparent.and_then(|text| TraceContext::parse(text.as_bytes())),
         }

@@ -2,6 +2,7 @@
 //! around one serial loop of passes.
 
 pub mod schedule;
+mod start;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::http::starting;
 use firstcome_shared::mysql::Db;
+use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
@@ -23,41 +26,67 @@ use crate::args::DaemonArgs;
 use crate::http::CouponApi;
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Reconciler, Request};
-use crate::passes::{PassResult, Passes};
+use crate::passes::{NotStarted, PassResult, Passes};
 use crate::report::{Status, Trigger};
+use crate::stores::Stores;
+use crate::topic::warn_unless_writable;
 
 /// Longest wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs until told to stop.
+/// Runs until told to stop. Listens and sends mails from the beginning, and works once the stores
+/// are there.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let stores = args.reconcile.stores.handles()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
-    // The deep pass first: it does what the other would have done.
-    let crons = [
-        (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
-        (ScheduledJob::Reconcile, args.schedules.reconcile_cron.as_str()),
-        (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
-    ];
-    // Once it listens, a MySQL that is away does not end it.
-    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let mut schedules = Vec::with_capacity(crons.len());
-    for (event, text) in crons {
-        schedules.push(CronSchedule::load(&stores.db, event, text, tolerance).await?);
-    }
-    let listener = TcpListener::bind(args.http.listen_addr)
+    warn_unless_writable();
+    let socket = TcpListener::bind(args.http.listen_addr)
         .await
-        .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?;
-    let address = listener.local_addr()?;
+        .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?
+        .into_std()?;
+    let address = socket.local_addr()?;
     let mut notify = args.notify.clone();
     // Commands in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
     notify.public_url.get_or_insert_with(|| format!("http://{}", reachable(address)));
     let notifier = Notifier::new(stores.db.clone(), &notify, &args.webhooks)?;
     let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
-    let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
+    tracing::info!(%address, "starting");
+    let tasks = TaskTracker::new();
+    tasks.spawn(notifier.clone().run_sender(stop.clone()));
+    tasks.spawn(watch::admission(stores.redis.clone(), notifier.clone(), stop.clone()));
+    let ended = started(&args, stores, socket, notifier, metrics, &tasks, &stop).await;
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        tracing::warn!("something was still under way after {GRACE:?} and is cut; the next pass mends what it left");
+    }
+    ended
+}
+
+/// Waits for the stores, then works until told to stop.
+async fn started(
+    args: &DaemonArgs,
+    stores: Stores,
+    socket: std::net::TcpListener,
+    notifier: Notifier,
+    metrics: PrometheusHandle,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    // The deep pass first: it does what the other would have done.
+    let crons = [
+        (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
+        (ScheduledJob::Reconcile, args.schedules.reconcile_cron.as_str()),
+        (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
+    ];
+    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
+    let (token, api) = (args.http.token()?, api(args)?);
+    let mut reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
+    let waiting = start::wait_for_stores(&mut reconciler, &notifier, &crons, tolerance, stop);
+    let waiting = starting::answer_during(vec![socket.try_clone()?], args.http.limits(), waiting);
+    let Some(schedules) = Box::pin(waiting).await?? else { return Ok(()) };
     let beside = || {
         let mut beside = Reconciler::new(stores.clone(), args.reconcile.settings());
         beside.memory.losses = reconciler.memory.losses.clone();
@@ -65,35 +94,16 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     };
     let (reopening, after_changes) = (beside(), beside());
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
-    let router = crate::http::router(
-        stores.clone(),
-        passes.clone(),
-        notifier.clone(),
-        args.http.token()?,
-        api(&args)?,
-        metrics,
-        stop.clone(),
-    )?;
-    let tasks = TaskTracker::new();
+    let listener = TcpListener::from_std(socket)?;
+    let address = listener.local_addr()?;
+    let router =
+        crate::http::router(stores.clone(), passes.clone(), notifier.clone(), token, api, metrics, stop.clone())?;
     tasks.spawn(pass_loop.run(stop.clone()));
-    tasks.spawn(firstcome_shared::http::serve(
-        listener,
-        router,
-        firstcome_shared::http::Limits::default(),
-        stop.clone(),
-    ));
-    tasks.spawn(notifier.clone().run_sender(stop.clone()));
+    tasks.spawn(firstcome_shared::http::serve(listener, router, args.http.limits(), stop.clone()));
     tasks.spawn(watch::redis(reopening, notifier.clone(), stop.clone()));
-    tasks.spawn(watch::admission(stores.redis.clone(), notifier.clone(), stop.clone()));
     tasks.spawn(watch::changes(after_changes, notifier.clone(), stop.clone()));
     println!("listening on http://{address}");
-    let scheduled = BySchedule::new(stores.db, passes, notifier, schedules).run(&crons, stop.clone()).await;
-    stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        tracing::warn!("something was still under way after {GRACE:?} and is cut; the next pass mends what it left");
-    }
-    scheduled
+    BySchedule::new(stores.db, passes, notifier, schedules).run(&crons, stop.clone()).await
 }
 
 /// The API, where its address is set.
@@ -101,7 +111,8 @@ fn api(args: &DaemonArgs) -> anyhow::Result<Option<CouponApi>> {
     let url = args.notify.api_url.as_deref().filter(|url| !url.is_empty());
     // While the token is being replaced, the setting holds two.
     let first = args.http.ops_token.expose_secret().split(',').next().unwrap_or_default();
-    url.map(|url| CouponApi::new(url, first.to_owned().into())).transpose()
+    let ca = args.notify.api_ca_file.clone();
+    url.map(|url| CouponApi::new(url, ca, first.to_owned().into())).transpose()
 }
 
 /// `0.0.0.0` can be listened on, not asked.
@@ -186,7 +197,10 @@ impl BySchedule {
                 self.under_way = Some(UnderWay { event, began, answer });
             }
             // It is due until it has run.
-            Err(running) => tracing::trace!(running, schedule = event.setting(), "a pass is running already"),
+            Err(NotStarted::Running(running)) => {
+                tracing::trace!(running, schedule = event.setting(), "a pass is running already");
+            }
+            Err(NotStarted::Stopping) => {}
         }
     }
 

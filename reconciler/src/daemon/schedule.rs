@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::{Db, DbError};
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
@@ -139,16 +139,14 @@ impl CronSchedule {
         })
     }
 
-    /// As it stands in MySQL; one that never ran counts from now.
-    pub(super) async fn load(db: &Db, event: ScheduledJob, text: &str, tolerance: TimeDelta) -> anyhow::Result<Self> {
-        let last = if let Some(at) = record::recall(db, event.state_name()).await? {
-            at
-        } else {
-            let now = Utc::now();
-            record::remember(db, event.state_name(), now).await?;
-            now
-        };
-        Self::new(event, text, last, tolerance)
+    /// When its run last ended, as MySQL has it; a schedule that never ran counts from now.
+    pub(super) async fn last_run(db: &Db, event: ScheduledJob) -> Result<DateTime<Utc>, DbError> {
+        if let Some(at) = record::recall(db, event.state_name()).await? {
+            return Ok(at);
+        }
+        let now = Utc::now();
+        record::remember(db, event.state_name(), now).await?;
+        Ok(now)
     }
 
     /// The first run that is due and has not been made.

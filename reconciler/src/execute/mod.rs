@@ -31,6 +31,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
@@ -50,7 +51,7 @@ use crate::stores::Stores;
 /// Why repairs stopped before the end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
-    #[error("Redis cannot be reached: {0}")]
+    #[error("Redis cannot be reached: {}", without_values(.0))]
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
@@ -63,7 +64,7 @@ impl ExecuteError {
     /// What is wrong with what is stored of one drop; `None` where a store is away.
     pub fn about_data(&self) -> Option<String> {
         match self {
-            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {error}")),
+            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {}", without_values(error))),
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
             Self::Stopped => None,
         }
@@ -86,6 +87,8 @@ pub enum RepairAttempt {
     Done(Option<String>),
     /// What it was based on has changed meanwhile; nothing was done.
     Changed(String),
+    /// MySQL refused the row, for this reason.
+    Refused(String),
     /// No repair was possible; a person must decide.
     Left(String),
     /// It was no repair.

@@ -49,7 +49,11 @@ impl Executor<'_> {
             let claims = some.iter().map(|(claim, _)| claim.clone()).collect();
             let resolutions = some.iter().filter_map(|(claim, letter)| Some(issued((*letter)?, claim.slot))).collect();
             match (self.db.reissue(claims, resolutions, self.run_id).await, some) {
-                (Ok(()), _) => attempts.extend(some.iter().map(|_| RepairAttempt::Done(None))),
+                (Ok(other_codes), _) => {
+                    let is_other = |claim: &Claim| other_codes.contains(&(claim.drop_id, claim.slot));
+                    let done = |(claim, _): &(Claim, _)| is_other(claim).then(|| OTHER_CODE.to_owned());
+                    attempts.extend(some.iter().map(|row| RepairAttempt::Done(done(row))));
+                }
                 (Err(error), [(claim, letter)]) if error.is_refusal() => {
                     let attempt = self.why_refused(claim, &error).await?;
                     if let (RepairAttempt::Done(_), Some(id)) = (&attempt, letter) {
@@ -73,7 +77,7 @@ impl Executor<'_> {
                 RepairAttempt::Done(Some("the row was there already".into()))
             }
             Some(_) => RepairAttempt::Changed("the slot has another person's row".into()),
-            None => RepairAttempt::Changed(format!("MySQL refused the row: {}", without_values(&error.to_string()))),
+            None => RepairAttempt::Refused(error.why_refused().unwrap_or_else(|| error.to_string())),
         })
     }
 
@@ -214,6 +218,9 @@ impl Executor<'_> {
     }
 }
 
+/// A hand has changed the row that has the code.
+const OTHER_CODE: &str = "another row has the code that its person was shown, so it got a new one: tell the person";
+
 /// Batches whose rows are written at the same time.
 const WRITERS: usize = 2;
 
@@ -262,13 +269,6 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
     Ok(())
 }
 
-/// What MySQL says, without the values it quotes: a user id stands among them in a form that no
-/// mask finds.
-fn without_values(text: &str) -> String {
-    let parts = text.split('\'').enumerate();
-    parts.map(|(n, part)| if n % 2 == 0 { part } else { "'…'" }).collect()
-}
-
 /// Unseals drops that a dead letter names, or that have a broken promise: one is open there after
 /// all.
 pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
@@ -295,15 +295,4 @@ pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(),
         tracing::info!(drop_id = drop.0, people = people.len(), "broken promises are mended");
     }
     db.mend_broken_promises(drop, people).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_values;
-
-    #[test]
-    fn what_mysql_quotes_is_left_out() {
-        assert_eq!(without_values("Duplicate entry '1-u-37-0' for key 'one'"), "Duplicate entry '…' for key '…'");
-        assert_eq!(without_values("MySQL is away"), "MySQL is away");
-    }
 }

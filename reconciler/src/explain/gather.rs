@@ -14,7 +14,7 @@ use firstcome_shared::redis::RedisError;
 use firstcome_shared::trace::TraceContext;
 
 use super::story::{Happening, OnSlot};
-use crate::report::TRACE;
+use crate::report::{Outcome, TRACE};
 use crate::stores::Stores;
 
 /// What is known of a person.
@@ -33,6 +33,8 @@ pub(super) struct PersonFacts {
     pub(super) broken: Vec<(DropId, String)>,
     /// What was revoked, oldest first.
     pub(super) revoked: Vec<Revocation>,
+    /// Why the last pass that tried a repair for them could not make it.
+    pub(super) not_repaired: Option<String>,
     /// Something could not be asked.
     pub(super) blind: bool,
     /// Traces of their claims, each once.
@@ -145,10 +147,18 @@ async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Pers
             known.unresolved.push(row);
         }
     }
-    for (at, what) in passes_together(stores.db.findings_about(coupon.id, user).await?) {
+    let findings = stores.db.findings_about(coupon.id, user).await?;
+    known.not_repaired = findings.last().and_then(|(last, _)| not_repaired(last));
+    for (at, what) in passes_together(findings) {
         known.tell(Some(at), "reconciler", what);
     }
     broken(stores, coupon, user, known).await
+}
+
+/// Why a repair is not made. What is only reported waits for a person for the same reason.
+fn not_repaired(last: &FindingRow) -> Option<String> {
+    let is_left = last.result == Outcome::Failed.as_str() || last.needs_person;
+    last.detail.clone().filter(|_| is_left)
 }
 
 fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {

@@ -41,17 +41,23 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
         return (Holds::Broken, sentence, Some(*drop), None);
     }
     if let Some((drop, slot)) = known.admitted.iter().rfind(|(drop, _)| is_it(*drop)).copied() {
-        let way = if known.unread_messages > 0 {
-            "its message waits for the consumer"
-        } else {
-            "no row yet and no unread message: the next pass of the reconciler writes the row"
+        let way = match &known.not_repaired {
+            _ if known.unread_messages > 0 => "its message waits for the consumer".to_owned(),
+            None => "no row yet and no unread message: the next pass of the reconciler writes the row".to_owned(),
+            Some(why) => {
+                format!("no row yet, and the last pass could not write it: {why}; see docs/OPERATIONS.md#unissued")
+            }
         };
         return (Holds::Accepted, format!("they were given slot {slot} of drop {drop}; {way}"), Some(drop), Some(slot));
     }
     if let Some(failed) = known.unresolved.iter().rfind(|letter| letter.drop_id.is_none_or(|drop| is_it(DropId(drop))))
     {
+        let outcome = match &known.not_repaired {
+            None => "the next pass resolves it, or says why it cannot".to_owned(),
+            Some(why) => format!("the last pass could not resolve it: {why}"),
+        };
         let sentence = format!(
-            "failed claim {} ({}) is open: the next pass resolves it, or a person must decide; see docs/OPERATIONS.md#failed_claim",
+            "failed claim {} ({}) is open: {outcome}; see docs/OPERATIONS.md#failed_claim",
             failed.id, failed.reason
         );
         return (Holds::Failed, sentence, failed.drop_id.map(DropId), failed.slot);
@@ -121,6 +127,20 @@ mod tests {
             Holds::Broken
         );
         assert_eq!(word(PersonFacts { waiting: vec![(DropId(1), 3)], ..PersonFacts::default() }), Holds::Waiting);
+    }
+
+    #[test]
+    fn a_row_that_the_last_pass_could_not_write_is_not_promised_for_the_next() {
+        let admitted = PersonFacts { admitted: vec![(DropId(1), 4)], ..PersonFacts::default() };
+        let sentence = |known: &PersonFacts| verdict(known, Question::default()).1;
+        assert!(sentence(&admitted).contains("the next pass of the reconciler writes the row"));
+        let why = "MySQL refused the row: the table `slot_limits` has no limit of this drop";
+        let refused = PersonFacts { not_repaired: Some(why.to_owned()), ..admitted };
+        assert!(
+            sentence(&refused).contains(why) && !sentence(&refused).contains("next pass"),
+            "{}",
+            sentence(&refused)
+        );
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) struct Silence {
 
 /// Silence the mails about an alert's drop until a time
 ///
-/// Alerts go on being kept.
+/// Alerts go on being kept. A broken promise, or a loss of data in Redis, is mailed all the same.
 #[utoipa::path(
     post, path = "/v1/alerts/{id}/silence", tag = "alerts", request_body = Silence, security(("ops" = [])),
     params(("id" = i64, Path, description = "The alert")),

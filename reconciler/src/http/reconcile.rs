@@ -1,5 +1,7 @@
 //! `POST /v1/reconcile`.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,10 +12,14 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::{Problem, json};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::refusals::unavailable;
 use super::state::RouteState;
 use crate::pass::{self, PassError, Request};
+use crate::passes::{NotStarted, PassResult};
 use crate::report::{Run, Trigger};
 
 /// What to compare, and how.
@@ -57,7 +63,7 @@ pub(super) struct Started {
         (status = 202, description = "Started; `Location` has its address", body = Started),
         (status = 400, description = "`invalid`: the sentence names the field"),
         (status = 404, description = "`not_found`: no such coupon or drop"),
-        (status = 409, description = "`pass_running`: in this process or another; `run_id` names it"),
+        (status = 409, description = "`pass_running`: in this process or another; `run_id` names it and can be read"),
         (status = 503, description = "`unavailable`: the pass could not begin, or the process is stopping"),
     )
 )]
@@ -93,31 +99,68 @@ pub(super) enum AskedPass {
     Ended(Box<Run>),
 }
 
-/// Runs a pass, and waits for its end or its beginning.
+/// Longest wait for the record of a pass that has the lock, or for the lock to be free again.
+const UNRECORDED: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs a pass, and waits for its end or its beginning. Refused while another one runs, by the id
+/// of one that is recorded: of the other process if that has the lock.
 pub(super) async fn run(app: &RouteState, request: Request, wait: bool) -> Result<AskedPass, Problem> {
     // Before the answer: a 202 must not lead to a run that never was.
     if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
     }
-    let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
+    let deadline = Instant::now() + UNRECORDED;
+    loop {
+        let running = match app.passes.start(request.clone()) {
+            Ok((run_id, answer)) => match asked(app, run_id, answer, wait).await? {
+                Some(asked) => return Ok(asked),
+                None => app.stores.db.running_run().await.map_err(unavailable)?,
+            },
+            Err(NotStarted::Running(run_id)) => app.passes.is_recorded(&run_id).await.then_some(run_id),
+            Err(NotStarted::Stopping) => return Err(stopping()),
+        };
+        if let Some(running) = running {
+            return Err(busy(&running));
+        }
+        // Another process has just taken the lock, or has just given it back.
+        if Instant::now() >= deadline {
+            let holder = app.stores.db.pass_holder().await.map_err(unavailable)?;
+            let holder = holder.map_or_else(|| "another process had the pass lock".to_owned(), |it| it.to_string());
+            return Err(Problem::unavailable(format!("the pass could not begin: {holder}")));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What became of a pass of this process; `None` if another process has the lock.
+async fn asked(
+    app: &RouteState,
+    run_id: String,
+    answer: oneshot::Receiver<PassResult>,
+    wait: bool,
+) -> Result<Option<AskedPass>, Problem> {
     let answer = tokio::select! {
         biased;
-        () = app.passes.progress.until_begun(&run_id), if !wait => return Ok(AskedPass::Begun(run_id)),
+        () = app.passes.progress.until_begun(&run_id), if !wait => return Ok(Some(AskedPass::Begun(run_id))),
         answer = answer => answer,
     };
     match answer {
-        Ok(Ok(run)) if wait => Ok(AskedPass::Ended(Box::new(run))),
+        Ok(Ok(run)) if wait => Ok(Some(AskedPass::Ended(Box::new(run)))),
         Ok(Ok(Run { error: Some(error), .. })) => {
             Err(Problem::unavailable(format!("the pass could not begin: {error}")))
         }
-        Ok(Ok(_)) => Ok(AskedPass::Begun(run_id)),
-        Ok(Err(PassError::Busy | PassError::Made)) => {
-            let running = app.stores.db.running_run().await.ok().flatten();
-            Err(busy(running.as_deref().unwrap_or("unknown")))
-        }
+        Ok(Ok(_)) => Ok(Some(AskedPass::Begun(run_id))),
+        Ok(Err(PassError::Busy | PassError::Made)) => Ok(None),
         Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),
-        Err(_) => Err(Problem::unavailable("the reconciler is stopping")),
+        Err(_) => Err(stopping()),
     }
+}
+
+fn stopping() -> Problem {
+    Problem::unavailable("the reconciler is stopping")
 }
 
 fn accepted(run_id: String) -> Response {

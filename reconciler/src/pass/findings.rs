@@ -3,27 +3,37 @@
 use std::collections::HashMap;
 
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::reads::WrongKey;
 
 use super::request::Obstacle;
 use crate::execute::RepairAttempt;
 use crate::plan::{Action, Beyond, Planned};
-use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
+use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status};
 
-/// A drop of which a store holds what can't be read or is refused, or has rows locked. The other
-/// store is whole, as far as is known, so nothing is lost; a person removes what does not belong
-/// there, or ends who holds the lock.
-pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: &Obstacle) -> Finding {
-    let foreign =
-        |why| format!("the drop can't be examined or repaired, since a store holds what is none of ours: {why}");
-    let (kind, detail) = match why {
-        Obstacle::Foreign(why) if why.starts_with("Redis") => (Kind::CountMismatch, foreign(why)),
-        Obstacle::Foreign(why) => (Kind::Unissued, foreign(why)),
+/// A drop that cannot be compared: a store holds what can't be read or refuses it, or rows are
+/// locked. The other store is whole as far as is known, so nothing is lost; a person removes what
+/// does not belong there, or ends the client that holds the lock.
+pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Finding {
+    let foreign = |store, why| {
+        format!(
+            "no pass can compare or repair this drop, since {store} holds something that Firstcome did not write: {why}"
+        )
+    };
+    let (kind, detail, case) = match why {
+        Obstacle::KeyOfWrongType { wrong, knows_earlier_days } => {
+            let WrongKey { key, found, wanted } = &wrong;
+            let detail = format!("the key `{key}` in Redis is {found} and should be {wanted}");
+            (Kind::CountMismatch, detail, FindingCase::KeyOfWrongType { wrong, knows_earlier_days })
+        }
+        Obstacle::Redis(why) => (Kind::CountMismatch, foreign("Redis", why), FindingCase::Plain),
+        Obstacle::Mysql(why) => (Kind::Unissued, foreign("MySQL", why), FindingCase::Plain),
         Obstacle::Locked(why) => {
-            (Kind::Unissued, format!("rows of the drop are locked by another client of MySQL: {why}"))
+            let detail = format!("rows of the drop are locked by another client of MySQL: {why}");
+            (Kind::Unissued, detail, FindingCase::RowsLocked)
         }
     };
     let of_drop = Finding::general(kind, ActionKind::Report, detail);
-    Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, ..of_drop }
+    Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, case, ..of_drop }
 }
 
 /// A planned item of no drop of this pass.
@@ -42,6 +52,7 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
         result,
         detail: item.detail.clone(),
         needs_person: item.needs_person,
+        case: item.case.clone(),
     }
 }
 
@@ -50,6 +61,8 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
 pub(super) struct FindingLedger {
     order: Vec<Finding>,
     index: HashMap<FindingKey, usize>,
+    /// Why MySQL refused the rows of the last attempts.
+    refused: HashMap<FindingKey, String>,
     /// How many of a kind are beyond those that are named.
     unnamed: HashMap<(Kind, ActionKind, Outcome), usize>,
     /// Repairs were carried out page by page.
@@ -118,11 +131,20 @@ impl FindingLedger {
         self.is_unconfirmed |= !attempts.is_empty();
         for (item, attempt) in items.iter().zip(attempts) {
             let mut noted = finding(item, coupon, drop, Outcome::Applied);
+            let key = key(&noted, item.dead_letter);
+            self.refused.remove(&key);
             match attempt {
                 RepairAttempt::Done(more) => add(&mut noted.detail, more.as_deref()),
                 RepairAttempt::Changed(why) => {
                     noted.result = Outcome::Skipped;
                     add(&mut noted.detail, Some(why));
+                }
+                RepairAttempt::Refused(why) => {
+                    noted.result = Outcome::Skipped;
+                    refuse(&mut noted, why);
+                    if self.refused.len() < NAMED_AT_MOST {
+                        self.refused.insert(key, why.clone());
+                    }
                 }
                 RepairAttempt::Left(why) => {
                     noted.needs_person = true;
@@ -145,9 +167,12 @@ impl FindingLedger {
         for item in items {
             let mut noted = finding(item, coupon, drop, Outcome::Failed);
             let comes_by_itself = matches!(item.kind, Kind::Unissued | Kind::FailedClaim | Kind::Unfilled);
+            let key = key(&noted, item.dead_letter);
             if matches!(item.action, Action::Report) {
                 noted.result = Outcome::Skipped;
-            } else if !self.index.contains_key(&key(&noted, item.dead_letter)) && (comes_by_itself || !gate_closed) {
+            } else if let Some(why) = self.refused.get(&key) {
+                refuse(&mut noted, why);
+            } else if !self.index.contains_key(&key) && (comes_by_itself || !gate_closed) {
                 noted.result = Outcome::Skipped;
                 add(&mut noted.detail, Some("it came after the last repairs; the next pass repairs it"));
             }
@@ -160,12 +185,7 @@ impl FindingLedger {
     /// given yet, is nothing to admission.
     pub(super) fn is_whole(&self) -> bool {
         let named = self.order.iter().map(|finding| (finding.kind, finding.action, finding.result));
-        named.chain(self.unnamed.keys().copied()).all(|(kind, action, result)| match result {
-            Outcome::Applied => true,
-            Outcome::Skipped => kind != Kind::RedisLost,
-            _ if action == ActionKind::Report => false,
-            _ => matches!(kind, Kind::Unissued | Kind::Unfilled),
-        })
+        !named.chain(self.unnamed.keys().copied()).any(|(kind, action, result)| keeps_closed(kind, action, result))
     }
 
     pub(super) fn into_findings(mut self, coupon: CouponId, drop: DropId) -> Vec<Finding> {
@@ -183,6 +203,21 @@ impl FindingLedger {
         }
         self.order
     }
+}
+
+/// Whether admission could trip over it.
+fn keeps_closed(kind: Kind, action: ActionKind, result: Outcome) -> bool {
+    match result {
+        Outcome::Applied => false,
+        Outcome::Skipped => kind == Kind::RedisLost,
+        _ if action == ActionKind::Report => true,
+        _ => !matches!(kind, Kind::Unissued | Kind::Unfilled),
+    }
+}
+
+fn refuse(noted: &mut Finding, why: &str) {
+    add(&mut noted.detail, Some(&format!("MySQL refused the row: {why}")));
+    noted.case = FindingCase::RowRefused(why.to_owned());
 }
 
 fn add(detail: &mut String, more: Option<&str>) {
@@ -208,9 +243,22 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
     finding
 }
 
-/// A coupon that could not be verified after a loss.
-pub(super) fn closed_coupon(coupon: CouponId) -> Finding {
-    let detail = format!("coupon {coupon} stays closed, since something is left in it that admission could trip over");
+/// A coupon that could not be verified after a loss, with the first reason among the reports.
+pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
+    let of_coupon = drops.iter().filter(|drop| drop.coupon_id == coupon);
+    let mut reasons = of_coupon
+        .flat_map(|drop| drop.findings.iter().map(|finding| (drop.drop_id, finding)))
+        .filter(|(_, finding)| keeps_closed(finding.kind, finding.action, finding.result))
+        .filter(|(_, finding)| !matches!(finding.case, FindingCase::UsersMissing(_)));
+    let why = match (reasons.next(), reasons.count()) {
+        (None, _) => "this pass could not verify it, and the next one tries again".to_owned(),
+        (Some((drop, first)), more) => {
+            let slot = first.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
+            let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+            format!("in drop {drop}{slot}, {}{more}", first.detail)
+        }
+    };
+    let detail = format!("coupon {coupon} stays closed and answers 503: {why}");
     let finding = Finding::general(Kind::RedisLost, ActionKind::GrantLicence, detail);
     Finding { coupon_id: Some(coupon), result: Outcome::Failed, ..finding }
 }
@@ -230,5 +278,73 @@ pub(super) fn status(run: &Run) -> Status {
         Status::Repaired
     } else {
         Status::Clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::UserId;
+
+    use super::*;
+    use crate::report::{Examined, Numbers};
+
+    const PLACE: (CouponId, DropId) = (CouponId(1), DropId(7));
+
+    fn issue(slot: i64) -> Planned {
+        Planned {
+            kind: Kind::Unissued,
+            slot: Some(slot),
+            user: Some(UserId::from_store(slot.to_string())),
+            dead_letter: None,
+            trace: None,
+            detail: "admitted 64 s ago, no row, and no message waits".to_owned(),
+            action: Action::SetCount,
+            needs_person: false,
+            case: FindingCase::Plain,
+        }
+    }
+
+    #[test]
+    fn a_row_that_mysql_refuses_is_left_with_the_reason() {
+        let (mut ledger, items) = (FindingLedger::default(), [issue(4), issue(5)]);
+        let why = "the table `slot_limits` has no limit of this drop";
+        let attempts = [RepairAttempt::Refused(why.to_owned()), RepairAttempt::Done(None)];
+        ledger.attempts(PLACE.0, PLACE.1, &items, &attempts);
+        ledger.still_there(PLACE.0, PLACE.1, &items[..1], false);
+        let findings = ledger.into_findings(PLACE.0, PLACE.1);
+        assert_eq!(findings[0].case, FindingCase::RowRefused(why.to_owned()));
+        assert_eq!((findings[0].result, findings[0].needs_person), (Outcome::Failed, true));
+        assert!(findings[0].detail.ends_with(why), "{}", findings[0].detail);
+        assert_eq!((findings[1].result, &findings[1].case), (Outcome::Applied, &FindingCase::Plain));
+    }
+
+    #[test]
+    fn a_closed_coupon_gives_the_first_reason_of_its_own() {
+        let report = |coupon, findings| DropReport {
+            coupon_id: CouponId(coupon),
+            coupon_name: String::new(),
+            drop_id: DropId(7),
+            quantity: 100,
+            exact: false,
+            sealed: false,
+            before: Numbers::default(),
+            after: Numbers::default(),
+            unconfirmed: false,
+            examined: Examined::default(),
+            findings,
+        };
+        let found = |detail: &str| Finding {
+            slot: Some(9),
+            result: Outcome::Failed,
+            ..Finding::general(Kind::SlotConflict, ActionKind::Move, detail.to_owned())
+        };
+        let missing = Finding { case: FindingCase::UsersMissing(1), ..found("1 is missing") };
+        let drops = [
+            report(2, vec![found("another coupon's")]),
+            report(1, vec![missing, found("two on a slot"), found("more")]),
+        ];
+        let closed = closed_coupon(CouponId(1), &drops).detail;
+        assert_eq!(closed, "coupon 1 stays closed and answers 503: in drop 7, slot 9, two on a slot (and 1 more)");
+        assert!(closed_coupon(CouponId(3), &drops).detail.contains("could not verify it"));
     }
 }

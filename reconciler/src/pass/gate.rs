@@ -79,7 +79,8 @@ impl Pass<'_> {
     /// that an operator is changing stays closed.
     pub(super) async fn open_verified(&mut self, coupons: &[CouponId], patience: Patience) -> Result<(), Aborted> {
         // Without the tail, messages could hold what a lost Redis forgot.
-        let may_open = self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
+        let is_known = self.run.error.is_none() && self.context.knows_the_tail();
+        let may_open = is_known && !self.request.dry_run && self.request.drop.is_none();
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
         let fenced = |coupon: &CouponId| Some((*coupon, self.context.generations.get(coupon)?.clone()));
         let mut fenced: Vec<_> = coupons.iter().filter_map(fenced).collect();
@@ -130,7 +131,9 @@ impl Pass<'_> {
             self.run.findings.push(findings::gate(self.request.dry_run, is_open, closed.is_empty()));
         }
         let told = is_open && !self.request.dry_run && self.request.drop.is_none();
-        self.run.findings.extend(closed.into_iter().filter(|_| told).map(findings::closed_coupon));
+        let drops = &self.run.drops;
+        let closed = closed.into_iter().filter(|_| told).map(|coupon| findings::closed_coupon(coupon, drops));
+        self.run.findings.extend(closed);
         Ok(())
     }
 }

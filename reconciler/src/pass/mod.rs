@@ -39,6 +39,7 @@
 mod allow_lists;
 mod findings;
 mod gate;
+mod known;
 pub mod memory;
 mod order;
 mod rebuild;
@@ -60,7 +61,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::execute::ExecuteError;
 use crate::record::{self, How};
-use crate::report::{ActionKind, Finding, Kind, Run, Status};
+use crate::report::{ActionKind, Finding, Kind, Run, Status, Trigger};
 use crate::stores::Stores;
 use memory::Memory;
 use request::Aborted;
@@ -196,15 +197,20 @@ impl Reconciler {
         run
     }
 
+    /// Records as a failed run that no pass can begin. The same reason again prolongs that run.
+    pub(crate) async fn cannot_begin(&mut self, reason: String) -> Run {
+        let mut run = blank(&Request::new(Trigger::Startup), &new_run_id());
+        failed(&mut run, reason);
+        self.record_unless_repeated(&mut run, How { is_beside_passes: true, ..How::default() }).await;
+        run
+    }
+
     async fn fail(&mut self, mut run: Run, request: &Request, error: &Aborted) -> Run {
-        run.finished_at = Some(Utc::now());
-        run.status = Status::Failed;
+        failed(&mut run, error.to_string());
         // A loss is told by the run that reopens admission.
         run.stopped = matches!(error, Aborted::Stopped | Aborted::AnotherLife);
         // Another pass may be recorded at the same time.
         run.partial |= matches!(error, Aborted::LockLost);
-        run.error = Some(error.to_string());
-        run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");
         self.record(&mut run, request).await;
         run
@@ -259,6 +265,13 @@ impl Reconciler {
             self.record_or_keep(&run, how).await;
         }
     }
+}
+
+fn failed(run: &mut Run, error: String) {
+    run.finished_at = Some(Utc::now());
+    run.status = Status::Failed;
+    run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, error.clone()));
+    run.error = Some(error);
 }
 
 /// Who asked for the pass, and for what.

@@ -16,6 +16,8 @@ pub(super) struct Reports {
     drops: Vec<(DropReport, FindingLedger)>,
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
+    /// How many revocations each drop has that was compared.
+    pub(super) revoked: HashMap<DropId, u64>,
 }
 
 impl Reports {
@@ -36,7 +38,7 @@ impl Reports {
     }
 
     /// What is stored of this drop can't be read, or its repair is refused or held up.
-    pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: &Obstacle) {
+    pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: Obstacle) {
         tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, ?why, "a drop could not be worked on");
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;

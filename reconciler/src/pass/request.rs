@@ -8,7 +8,9 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::processes::{Deadlines, Work};
 use firstcome_shared::mysql::runs::Retention;
+use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::reads::WrongKey;
 
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;
@@ -96,7 +98,7 @@ pub(super) enum Aborted {
     Collect(#[from] CollectError),
     #[error(transparent)]
     Execute(#[from] ExecuteError),
-    #[error("Redis cannot be reached: {0}")]
+    #[error("Redis cannot be reached: {}", without_values(.0))]
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
@@ -108,11 +110,15 @@ pub(super) enum Aborted {
     AnotherLife,
 }
 
-/// Why one drop can't be worked on, where the others can; with what the store said.
+/// Why one drop can't be worked on while the others can; with what the store said.
 #[derive(Debug)]
 pub(super) enum Obstacle {
-    /// A store holds what can't be read, or refuses a repair.
-    Foreign(String),
+    /// Redis holds what can't be read.
+    Redis(String),
+    /// A key in Redis has another type than Firstcome gives it.
+    KeyOfWrongType { wrong: WrongKey, knows_earlier_days: bool },
+    /// MySQL holds what can't be read, or refuses a repair.
+    Mysql(String),
     /// Another client of MySQL has its rows locked.
     Locked(String),
 }
@@ -124,9 +130,11 @@ impl Aborted {
             Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error) if error.is_lock_wait() => {
                 Some(Obstacle::Locked(error.to_string()))
             }
-            Self::Mysql(error) => error.is_about_data().then(|| Obstacle::Foreign(error.to_string())),
-            Self::Execute(error) => error.about_data().map(Obstacle::Foreign),
-            Self::Collect(error) => error.about_data().map(Obstacle::Foreign),
+            Self::Execute(ExecuteError::Mysql(error))
+            | Self::Collect(CollectError::Mysql(error))
+            | Self::Mysql(error) => error.is_about_data().then(|| Obstacle::Mysql(error.to_string())),
+            Self::Execute(error) => error.about_data().map(Obstacle::Redis),
+            Self::Collect(error) => error.about_data().map(Obstacle::Redis),
             _ => None,
         }
     }

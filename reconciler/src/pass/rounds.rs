@@ -16,7 +16,7 @@ use super::findings::FindingLedger;
 use super::order::portions;
 use super::rebuild::put_back;
 use super::reports::Reports;
-use super::request::Aborted;
+use super::request::{Aborted, Obstacle};
 use super::steps::Pass;
 use crate::collect::snapshot::SlotRange;
 use crate::collect::{self, CollectError, DropHeader};
@@ -70,9 +70,13 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
+        let revoked = std::mem::take(&mut reports.revoked);
         // Also of a pass that ends early: no later one finds what this one has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
+        if ended.is_ok() && !self.request.dry_run {
+            self.compare_with_known(&revoked).await;
+        }
         ended
     }
 
@@ -140,7 +144,8 @@ impl Pass<'_> {
             // The boundary: what is stored of one drop keeps no other drop back.
             let next = match self.one_drop_of(headers.pop_front(), plan, round, reports).await {
                 Err(error) => {
-                    reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?);
+                    let why = self.with_the_key(&drop, error.of_one_drop().ok_or(error)?).await;
+                    reports.unworkable(&drop, why);
                     Next::default()
                 }
                 Ok(next) => next,
@@ -160,6 +165,20 @@ impl Pass<'_> {
             }
         }
         Ok(again)
+    }
+
+    /// An error of Redis names no key: where one has a wrong type, that is the reason.
+    async fn with_the_key(&self, (coupon, drop): &(Coupon, Drop), why: Obstacle) -> Obstacle {
+        let Obstacle::Redis(said) = why else { return why };
+        let keys = self.stores.redis.keys(coupon.id, drop.id);
+        match self.stores.redis.wrong_key(&keys).await {
+            Ok(Some(wrong)) => Obstacle::KeyOfWrongType { knows_earlier_days: wrong.key == keys.claimants, wrong },
+            Ok(None) => Obstacle::Redis(said),
+            Err(error) => {
+                tracing::warn!(coupon_id = coupon.id.0, %error, "Redis did not tell the types of a drop's keys");
+                Obstacle::Redis(said)
+            }
+        }
     }
 
     async fn one_drop_of(
@@ -215,6 +234,7 @@ impl Pass<'_> {
             return Ok(Next { compare_again: true, ..next });
         }
         let held_back = self.held_back(header.drop_id(), &plan).await?;
+        reports.revoked.insert(header.drop_id(), header.facts.revocations.number);
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.quantity = header.facts.drop.quantity;
         report.after = plan.numbers;

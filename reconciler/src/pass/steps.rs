@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::kafka::UnreadableRange;
+use firstcome_shared::mysql::code_key::CodeKeyFault;
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::gate::{CouponFence, Generation};
 use firstcome_shared::redis::life::Life;
@@ -20,8 +22,9 @@ use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
 use crate::execute;
 use crate::plan;
-use crate::report::{ActionKind, Finding, Kind, Run};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Run};
 use crate::stores::Stores;
+use crate::topic::PastTheEnd;
 
 /// Most that clocks of hosts differ by: after a fail-over a drop may have been open by the clock of
 /// the server before, and not yet by that of the one that stands.
@@ -111,8 +114,11 @@ impl<'a> Pass<'a> {
             self.report_unsafe_redis().await?;
         }
         self.compare_and_repair(drops).await?;
-        if self.request.covers_everything() {
+        if self.request.work == Work::Pass {
             self.report_loose_dead_letters().await?;
+        }
+        if self.request.covers_everything() {
+            self.report_code_key().await?;
             self.report_unsafe_topic(topic).await?;
         }
         if self.request.deep {
@@ -222,7 +228,8 @@ impl<'a> Pass<'a> {
     /// wrong with the topic.
     fn report_stalled_consumer(&mut self) {
         let Some(tail) = &self.context.tail else { return };
-        let mut told = tail.problems.clone();
+        let lost = messages_lost(&tail.past_the_end);
+        let unreadable: Vec<Finding> = tail.unreadable.iter().map(unreadable).collect();
         let limit = self.settings.stall_after;
         let (stuck, longest) = self.memory.stuck_partitions(&tail.partitions, limit, tokio::time::Instant::now());
         if !stuck.is_empty() {
@@ -232,10 +239,10 @@ impl<'a> Pass<'a> {
             let place =
                 if is_some { format!("partition {} of the topic", names.join(", ")) } else { "the topic".into() };
             let seconds = longest.as_secs();
-            told.push(format!("{unread} messages wait on {place} and the consumer has not moved for {seconds} s"));
+            let detail = format!("{unread} messages wait on {place} and the consumer has not moved for {seconds} s");
+            self.run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
         }
-        let told = told.into_iter().map(|detail| Finding::general(Kind::Stalled, ActionKind::Report, detail));
-        self.run.findings.extend(told);
+        self.run.findings.extend(unreadable.into_iter().chain(lost));
     }
 
     /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
@@ -264,6 +271,20 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// A key with which rows that are written again get other codes than people were shown.
+    async fn report_code_key(&mut self) -> Result<(), Aborted> {
+        let detail = match self.stores.db.check_code_key().await? {
+            None => return Ok(()),
+            Some(CodeKeyFault::Lost) => "the table code_key is empty although there are coupons",
+            Some(CodeKeyFault::Other) => "the key in the table code_key does not make the codes of older coupons",
+        };
+        self.report_unsafe(format!(
+            "{detail}: a row that is written again gets another code than its person was shown. Put the key back from a \
+             backup of MySQL, see \"The key of the codes\" in OPERATIONS.md"
+        ));
+        Ok(())
+    }
+
     fn report_unsafe(&mut self, detail: String) {
         self.run.findings.push(Finding::general(Kind::UnsafeSetting, ActionKind::Report, detail));
     }
@@ -271,19 +292,44 @@ impl<'a> Pass<'a> {
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by
     /// their number.
     async fn report_loose_dead_letters(&mut self) -> Result<(), Aborted> {
-        for loose in self.stores.db.loose_dead_letters().await? {
+        for loose in self.stores.db.loose_dead_letters(self.request.coupon, self.request.drop).await? {
+            self.run.unlisted.examined.failed_claims += loose.number;
             if loose.number <= loose.examples.len() as u64 {
                 let letters = loose.examples.into_iter().map(DeadLetter::from);
-                let loose = letters.map(|it| findings::of_no_drop(&plan::loose(&it), it.coupon, it.drop));
+                let loose = letters.map(|it| findings::of_no_drop(&plan::loose(&it, &loose.why), it.coupon, it.drop));
                 self.run.findings.extend(loose);
             } else {
                 let examples: Vec<i64> = loose.examples.iter().map(|letter| letter.id).take(3).collect();
                 let detail = plan::many_loose(loose.number, &loose.why, &examples);
-                self.run.findings.push(Finding::general(Kind::FailedClaim, ActionKind::Report, detail));
+                let many = Finding::general(Kind::FailedClaim, ActionKind::Report, detail);
+                self.run.findings.push(Finding { case: FindingCase::NamesNoDrop, ..many });
             }
         }
         Ok(())
     }
+}
+
+/// One finding for all partitions that end before what the consumer has committed.
+fn unreadable(range: &UnreadableRange) -> Finding {
+    let detail = format!(
+        "{range}. No promise is lost: within seconds a consumer leaves it out and keeps a dead letter in its place"
+    );
+    Finding { case: FindingCase::Unreadable, ..Finding::general(Kind::Stalled, ActionKind::Report, detail) }
+}
+
+fn messages_lost(past_the_end: &[PastTheEnd]) -> Option<Finding> {
+    let PastTheEnd { partition, committed, end } = past_the_end.first()?;
+    let more = match past_the_end.len() - 1 {
+        0 => String::new(),
+        1 => "; 1 more partition ends too early".to_owned(),
+        more => format!("; {more} more partitions end too early"),
+    };
+    let detail = format!(
+        "Kafka has lost messages: partition {partition} of the topic ends at offset {end}, and the consumers have read up \
+         to offset {committed}{more}"
+    );
+    let case = FindingCase::MessagesLost(past_the_end.iter().map(|at| at.partition).collect());
+    Some(Finding { case, ..Finding::general(Kind::Stalled, ActionKind::Report, detail) })
 }
 
 fn coupons_of(drops: &[(Coupon, Drop)]) -> Vec<CouponId> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
@@ -9,20 +10,20 @@ use firstcome_shared::redis::repair::Holding;
 use super::page::Sorted;
 use super::{Action, Planner};
 use crate::collect::snapshot::{DeadLetter, SlotRange};
-use crate::report::Kind;
+use crate::report::{FindingCase, Kind};
 
 impl Planner<'_> {
     pub(super) fn dead_letters(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for letter in &page.dead_letters {
             match &letter.user {
-                None => self.leave(letter, "it names no person"),
+                None => self.leave(letter, FindingCase::NamesNobody, "it names no user"),
                 Some(user) if page.revoked.voids_at(user, letter.claimed_at) => {
                     let detail = format!("{}: its claim was given back or revoked", name(letter));
                     let action = Action::ResolveRevoked { id: letter.id };
                     self.push_dead_letter(letter, letter.slot, action, detail);
                 }
                 Some(user) if self.people_of_dead_letters.contains(user) => {
-                    let detail = format!("{}: another one of its person is dealt with", name(letter));
+                    let detail = format!("{}: another failed claim of its user is resolved", name(letter));
                     self.duplicate(letter, user, detail);
                 }
                 Some(user) => self.dead_letter(page, sorted, (letter, user), restored),
@@ -55,7 +56,7 @@ impl Planner<'_> {
     ) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
         if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
-            let detail = format!("{}: its person holds one already", name(letter));
+            let detail = format!("{}: its user already holds one", name(letter));
             self.duplicate(letter, user, detail);
             return;
         }
@@ -70,6 +71,11 @@ impl Planner<'_> {
                 || sorted.owners(slot).iter().any(|on| *on != user)
                 || (self.facts.is_lost() && on_the_way(slot))
         };
+        let fault = self.facts.drop.window().fault(letter.claimed_at).filter(|_| letter.is_of_message);
+        if let (None, Some(fault)) = (admitted, fault) {
+            self.leave(letter, FindingCase::Plain, not_of_drop(fault));
+            return;
+        }
         let in_its_slot = admitted
             .filter(|slot| !row_is_anothers(*slot))
             .or_else(|| letter.slot.filter(|slot| admitted.is_none() && !anothers(*slot) && !self.given.contains(slot)))
@@ -89,17 +95,17 @@ impl Planner<'_> {
             self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
         } else if admitted.is_some() {
             // The conflict is found by itself: it moves them and writes their row.
-            let detail = format!("{}: its person is moved to another slot", name(letter));
+            let detail = format!("{}: its user moves to another slot", name(letter));
             self.duplicate(letter, user, detail);
         } else if letter.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
-            self.leave(letter, "the drop has no such slot, and Redis does not know its person");
+            self.leave(letter, FindingCase::NoSuchSlot, "the drop has no such slot, and Redis does not know its user");
         } else if self.has_room() {
-            let detail = format!("{}: its slot is another's", name(letter));
+            let detail = format!("{}: another user has its slot", name(letter));
             self.slots_for_letters += 1;
             let action = Action::Readmit { id: letter.id, user: user.clone(), claimed_at: letter.claimed_at };
             self.push_dead_letter(letter, letter.slot, action, detail);
         } else {
-            self.leave(letter, "its slot is another's and no slot is left");
+            self.leave(letter, FindingCase::NoSlotLeft, "another user has its slot and no slot is left");
         }
     }
 
@@ -139,18 +145,35 @@ impl Planner<'_> {
         any && self.slots_for_letters < self.left()
     }
 
-    fn leave(&mut self, letter: &DeadLetter, why: &'static str) {
+    fn leave(&mut self, letter: &DeadLetter, case: FindingCase, why: &'static str) {
         if self.left.is_full(why, letter.id) {
             return;
         }
-        let detail = format!("{}: {why}, so it is left for a person", name(letter));
+        let detail = format!("{}: {why}", name(letter));
         self.push_dead_letter(letter, letter.slot, Action::Report, detail);
+        if let Some(item) = self.items.last_mut() {
+            item.case = case;
+        }
     }
 }
 
-/// A dead letter as mails and runs name it.
-fn name(letter: &DeadLetter) -> String {
+/// Why a message's claim is not issued, although there may be a slot for it.
+fn not_of_drop(fault: ClaimFault) -> &'static str {
+    match fault {
+        ClaimFault::SealedDrop => "the drop is sealed, and Redis does not know its user",
+        ClaimFault::OutsideWindow => "the drop was not open when it was claimed, and Redis does not know its user",
+    }
+}
+
+/// A dead letter as mails and runs name it. A reason that was entered manually may be any text,
+/// with a user id in it: only a word of Firstcome's form is shown.
+pub(super) fn name(letter: &DeadLetter) -> String {
     let DeadLetter { id, reason, .. } = letter;
-    let meaning = if reason == UNPUBLISHED { ", Kafka did not acknowledge it in time" } else { "" };
-    format!("failed claim {id} ({reason}{meaning})")
+    let is_word = reason.len() > 3 && reason.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let is_user = letter.user.as_ref().is_some_and(|user| user.as_str() == reason);
+    match reason.as_str() {
+        UNPUBLISHED => format!("failed claim {id} ({UNPUBLISHED}: Kafka did not acknowledge it in time)"),
+        word if is_word && !is_user => format!("failed claim {id} ({word})"),
+        _ => format!("failed claim {id} (its page has the reason)"),
+    }
 }

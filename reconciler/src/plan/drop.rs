@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use firstcome_shared::domain::UserId;
 
 use super::{Action, Plan, Planned, Planner};
-use crate::report::{Kind, Numbers};
+use crate::report::{FindingCase, Kind, Numbers};
 
 impl Planner<'_> {
     pub fn finish(mut self) -> Plan {
@@ -69,7 +69,7 @@ impl Planner<'_> {
                 && moved.contains(&claim.user_id)
             {
                 item.action = Action::ResolveDuplicate { id: *id, user: claim.user_id.clone() };
-                item.detail.push_str(": its person is moved to another slot");
+                item.detail.push_str(": its user moves to another slot");
             }
         }
     }
@@ -237,6 +237,7 @@ impl Planner<'_> {
                 detail,
                 action: Action::Report,
                 needs_person: false,
+                case: FindingCase::Plain,
             });
         }
     }

@@ -25,7 +25,7 @@ use firstcome_shared::redis::repair::Holding;
 use firstcome_shared::trace::TraceContext;
 
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
-use crate::report::{ActionKind, Examined, Kind, Numbers};
+use crate::report::{ActionKind, Examined, FindingCase, Kind, Numbers};
 
 /// What may be repaired, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,8 @@ pub struct Planned {
     pub action: Action,
     /// Only a person can mend it.
     pub needs_person: bool,
+    /// What sets it apart from others of its kind, for mails.
+    pub case: FindingCase,
 }
 
 impl Action {
@@ -322,7 +324,8 @@ impl<'a> Planner<'a> {
         let needs_person = matches!(action, Action::Report);
         self.of_pages += usize::from(action.is_of_page());
         let (slot, user, dead_letter, trace) = (slot.into(), user.cloned(), None, None);
-        self.items.push(Planned { kind, slot, user, dead_letter, trace, detail, action, needs_person });
+        let case = FindingCase::Plain;
+        self.items.push(Planned { kind, slot, user, dead_letter, trace, detail, action, needs_person, case });
     }
 
     fn push_dead_letter(&mut self, letter: &DeadLetter, slot: Option<i64>, action: Action, detail: String) {
@@ -342,24 +345,28 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// A dead letter that names no drop of this pass: only a person can resolve it.
-pub fn loose(letter: &DeadLetter) -> Planned {
+/// A dead letter that names no drop of this pass, and why not: only a person can resolve it.
+pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
+    let name = dead_letters::name(letter);
+    let (case, detail) = match (&letter.unreadable, &letter.user) {
+        (Some(cause), _) => (FindingCase::Unreadable, format!("{name}: {cause}; discard it after the next pass")),
+        (None, Some(_)) => (FindingCase::NamesNoDrop, format!("{name} names {why}")),
+        (None, None) => (FindingCase::NamesNobody, format!("{name} names no user, and {why}")),
+    };
     Planned {
         kind: Kind::FailedClaim,
         slot: letter.slot,
         user: letter.user.clone(),
         dead_letter: Some(letter.id),
         trace: letter.trace,
-        detail: format!(
-            "failed claim {}: {}; it names no drop that can be looked at (unknown, of another coupon, or sealed), so it is left for a person",
-            letter.id, letter.reason
-        ),
+        detail,
         action: Action::Report,
         needs_person: true,
+        case,
     }
 }
 
-/// Dead letters that are too many to be told one by one.
+/// Dead letters that are too many to be named one by one.
 pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
-    format!("{number} failed claims {why}, so they are left for a person ({})", for_example(examples))
+    format!("{number} failed claims name {why} ({})", for_example(examples))
 }

@@ -9,7 +9,7 @@ use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
-use crate::report::Kind;
+use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
 
 /// An admission that is later than its reading, by more than a clock is corrected by in small
@@ -298,21 +298,26 @@ impl Planner<'_> {
 
     /// Nobody can claim by such a name, so nobody was promised the slot.
     fn no_user_id(&mut self, slot: i64, name: &UserId) {
-        let detail = "this name is no user id, so nobody can claim by it and no row is written; a person takes it \
-                      out of the drop's `users` and the coupon's `claimants` in Redis";
+        let detail = "the name on this slot in Redis is no user id, so nobody waits for a coupon";
         self.push(Kind::Unissued, slot, Some(name), Action::Report, detail.to_owned());
+        if let Some(item) = self.items.last_mut() {
+            item.case = FindingCase::NoUserId;
+        }
     }
 
     /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
     /// admission.
     fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         let elsewhere = |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
+        // A message that contradicts its drop proves nothing.
+        let window = self.facts.drop.window();
         for message in &page.in_flight {
             let slot = i64::from(message.slot);
             let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
             let known_to_be_given = self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
             let on_slot = sorted.in_flight.get(&slot).into_iter().flatten();
-            let first = on_slot.map(|message| &message.user).find(|user| !elsewhere(user));
+            let mut likely = on_slot.filter(|message| window.fault(Some(message.claimed_at)).is_none());
+            let first = likely.find(|message| !elsewhere(&message.user)).map(|message| &message.user);
             if !held && first == Some(&message.user) && known_to_be_given && self.facts.slot(slot).is_some() {
                 self.comes_back(slot, restored);
                 self.put_back(

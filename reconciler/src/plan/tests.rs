@@ -14,6 +14,7 @@ use crate::report::Kind;
 use crate::topic::InFlight;
 
 mod free;
+mod messages;
 mod properties;
 mod table;
 
@@ -195,6 +196,8 @@ impl DropWorld {
                     user: u.clone(),
                     claimed_at: None,
                     reason: "test".into(),
+                    unreadable: None,
+                    is_of_message: true,
                     trace: None,
                 })
                 .collect(),

@@ -7,7 +7,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::runs::{FindingRow, RunListRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{ActionKind, Examined, Finding, Kind, Outcome, Run, Status, Trigger, Unlisted};
+use crate::report::{ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted};
 
 /// A run as lists show it.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
@@ -104,6 +104,7 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
     let places: HashMap<_, _> = run.drops.iter().enumerate().map(|(at, report)| (report.drop_id, at)).collect();
     for row in findings {
         let finding = Finding {
+            case: FindingCase::Plain,
             kind: word(&row.kind, Kind::Stalled),
             coupon_id: row.coupon_id.map(CouponId),
             drop_id: row.drop_id.map(DropId),

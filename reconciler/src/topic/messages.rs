@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::reader::{ANSWER, ReadLimit, TopicReader, Unread, read_to_the_ends};
+use super::reader::{ANSWER, ReadLimit, TailRead, TopicReader, Unread, read_to_the_ends};
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -67,9 +67,9 @@ impl TopicReader {
         let (ranges, _) = self.ranges(&consumer, ANSWER)?;
         let committed = ranges.iter().map(|range| (range.partition, range.from)).collect();
         let ends = self.assign_since(&consumer, &committed, since, &mut found.unknown)?;
-        let left = read_to_the_ends(
+        let TailRead { left, unreadable } = read_to_the_ends(
             &consumer,
-            &self.settings.topic,
+            &self.settings,
             ends,
             ReadLimit::At(Instant::now() + self.limit),
             || {},
@@ -90,6 +90,7 @@ impl TopicReader {
                 }
             },
         )?;
+        found.unknown.extend(unreadable.iter().map(ToString::to_string));
         if left > 0 {
             found.unknown.push(format!("{left} partitions could not be read to their end in time"));
         }

@@ -6,6 +6,6 @@ mod reader;
 mod tail;
 
 pub use messages::{PersonMessage, PersonMessages};
-pub use reader::{Tail, TopicReader, Unread};
+pub use reader::{PastTheEnd, Tail, TopicReader, Unread};
 pub use tail::InFlight;
 pub(crate) use tail::{Extent, Messages, warn_unless_writable};

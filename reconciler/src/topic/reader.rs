@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
+use firstcome_shared::kafka::{KafkaSettings, Prober, TopicError, UnreadableCause, UnreadableRange, check_topic};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -24,8 +24,20 @@ pub struct Tail {
     /// Messages in all, also those that are no claims.
     pub unread: u64,
     pub partitions: Vec<Unread>,
-    /// What a person should know of the topic itself.
-    pub problems: Vec<String>,
+    /// What no client can read of it. Until the consumer has left it out, there may be a message
+    /// for any admission in it.
+    pub unreadable: Vec<UnreadableRange>,
+    /// Partitions that end before what the consumer has committed.
+    pub past_the_end: Vec<PastTheEnd>,
+}
+
+/// A partition that ends before the offset that the consumer has committed: it lost messages, or
+/// somebody moved the offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastTheEnd {
+    pub partition: i32,
+    pub committed: i64,
+    pub end: i64,
 }
 
 /// What of a partition the consumer has not dealt with.
@@ -140,10 +152,10 @@ impl TopicReader {
     fn read_blocking(
         &self,
         consumer: &BaseConsumer,
-        (ranges, problems): (Vec<Unread>, Vec<String>),
+        (ranges, past_the_end): (Vec<Unread>, Vec<PastTheEnd>),
     ) -> anyhow::Result<Tail> {
         let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
-        let mut tail = Tail { partitions: ranges, problems, ..Tail::default() };
+        let mut tail = Tail { partitions: ranges, past_the_end, ..Tail::default() };
         if unread.is_empty() {
             return Ok(tail);
         }
@@ -155,7 +167,7 @@ impl TopicReader {
         let (mut writer, mut kept) = (TailWriter::new(IN_MEMORY), Ok(()));
         let read = read_to_the_ends(
             consumer,
-            &self.settings.topic,
+            &self.settings,
             unread,
             ReadLimit::WithoutMessage(self.limit),
             || self.moves(),
@@ -170,18 +182,20 @@ impl TopicReader {
         consumer.unassign()?;
         kept.with_context(|| format!("{} (TMPDIR) has no room for the messages", std::env::temp_dir().display()))?;
         tail.messages = Arc::new(writer.finish());
-        match read? {
-            0 => Ok(tail),
-            left => bail!("the topic's unread messages could not be read in time; {left} partitions are left"),
+        let TailRead { left, unreadable } = read?;
+        if left > 0 {
+            bail!("the topic's unread messages could not be read in time; {left} partitions are left");
         }
+        tail.unreadable = unreadable;
+        Ok(tail)
     }
 
-    /// The partitions, and what is wrong with them.
+    /// The partitions, and those that end too early.
     pub(super) fn ranges(
         &self,
         consumer: &BaseConsumer,
         answer: Duration,
-    ) -> anyhow::Result<(Vec<Unread>, Vec<String>)> {
+    ) -> anyhow::Result<(Vec<Unread>, Vec<PastTheEnd>)> {
         let metadata = consumer.fetch_metadata(Some(&self.settings.topic), answer)?;
         let topic = metadata.topics().first().context("no such topic")?;
         let mut wanted = TopicPartitionList::new();
@@ -192,34 +206,25 @@ impl TopicReader {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
         let committed = consumer.committed_offsets(wanted, answer)?;
-        let (mut ranges, mut problems) = (Vec::new(), Vec::new());
+        let (mut ranges, mut past_the_end) = (Vec::new(), Vec::new());
         for element in committed.elements() {
             self.moves();
             let partition = element.partition();
             let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, answer)?;
             let committed = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
-            let (from, problem) = unread_from(committed, low, end);
-            problems.extend(problem.map(|what| format!("partition {partition} of the topic: {what}")));
+            let from = unread_from(committed, low, end);
+            let too_far = committed.filter(|offset| *offset > end);
+            past_the_end.extend(too_far.map(|committed| PastTheEnd { partition, committed, end }));
             ranges.push(Unread { partition, from, end });
         }
-        Ok((ranges, problems))
+        Ok((ranges, past_the_end))
     }
 }
 
-/// From where on a partition is unread, and what is wrong with that.
-fn unread_from(committed: Option<i64>, low: i64, end: i64) -> (i64, Option<String>) {
-    match committed {
-        // The consumer begins anew there: these messages are in nobody's hands.
-        Some(offset) if offset > end => (
-            low,
-            Some(format!(
-                "the consumer has read up to offset {offset} and the end is {end}, so the topic was made anew or has \
-                 lost messages"
-            )),
-        ),
-        Some(offset) => (offset.max(low), None),
-        None => (low, None),
-    }
+/// From where on a partition is unread. Beyond the end the consumer begins again: the messages
+/// there are in nobody's hands.
+fn unread_from(committed: Option<i64>, low: i64, end: i64) -> i64 {
+    committed.filter(|offset| *offset <= end).map_or(low, |offset| offset.max(low))
 }
 
 /// A partition that is being read.
@@ -262,21 +267,30 @@ impl ReadLimit {
     }
 }
 
-/// Hands every message of the assigned partitions to `take`, up to each partition's end. Gives how
-/// many partitions were not read to their end within the limit. Errors that librdkafka gets over
-/// by itself, old ones too, end nothing, unless no message comes for a while.
+/// How far partitions were read.
+pub(super) struct TailRead {
+    /// Partitions that were not read to their end within the limit.
+    pub(super) left: usize,
+    pub(super) unreadable: Vec<UnreadableRange>,
+}
+
+/// Hands every message of the assigned partitions to `take`, up to each partition's end, but for
+/// what no client can read. Errors that librdkafka gets over by itself, old ones too, end nothing,
+/// unless no message comes for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
-    topic: &str,
+    settings: &KafkaSettings,
     ranges: impl IntoIterator<Item = Unread>,
     limit: ReadLimit,
     is_alive: impl Fn(),
     mut take: impl FnMut(&BorrowedMessage<'_>),
-) -> Result<usize, KafkaError> {
+) -> Result<TailRead, KafkaError> {
+    let topic = &settings.topic;
     let reading = |it: Unread| (it.partition, Reading { next: it.from, end: it.end, was_early: false });
     let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
     let mut trouble: Option<(Instant, KafkaError)> = None;
     let mut last = Instant::now();
+    let (mut unreadable, mut looked_at) = (Vec::new(), None::<Instant>);
     while !open.is_empty() && !limit.is_over(last) {
         is_alive();
         match consumer.poll(POLL) {
@@ -296,6 +310,14 @@ pub(super) fn read_to_the_ends(
                 }
             }
             Some(Err(error)) if is_final(&error) => return Err(error),
+            Some(Err(error)) if UnreadableCause::of(&error).is_some() => {
+                if looked_at.is_none_or(|at| at.elapsed() > LOOK_EVERY) {
+                    let found = leave_out_unreadable(consumer, settings, &mut open, &is_alive)?;
+                    (looked_at, last) = (found.is_empty().then(Instant::now), Instant::now());
+                    unreadable.extend(found);
+                }
+                trouble.get_or_insert((Instant::now(), error));
+            }
             Some(Err(error)) => {
                 tracing::debug!(%error, "reading the topic goes on");
                 trouble.get_or_insert((Instant::now(), error));
@@ -303,6 +325,10 @@ pub(super) fn read_to_the_ends(
             Some(Ok(message)) => {
                 (trouble, last) = (None, Instant::now());
                 let Some(reading) = open.get_mut(&message.partition()) else { continue };
+                // Behind an unreadable batch librdkafka may begin anew.
+                if message.offset() < reading.next {
+                    continue;
+                }
                 if message.offset() < reading.end {
                     take(&message);
                 }
@@ -316,8 +342,31 @@ pub(super) fn read_to_the_ends(
             return Err(error);
         }
     }
-    Ok(open.len())
+    Ok(TailRead { left: open.len(), unreadable })
 }
+
+/// Finds what can't be read where partitions stand, by fresh clients, and goes on behind it.
+fn leave_out_unreadable(
+    consumer: &BaseConsumer,
+    settings: &KafkaSettings,
+    open: &mut HashMap<i32, Reading>,
+    is_alive: impl Fn(),
+) -> Result<Vec<UnreadableRange>, KafkaError> {
+    let mut found = Vec::new();
+    for (partition, reading) in open.iter_mut() {
+        is_alive();
+        let Some(range) = Prober::new(settings)?.look(*partition, reading.next)? else { continue };
+        reading.next = range.next;
+        // Also behind the end: nothing before it may come once more.
+        consumer.seek(&settings.topic, *partition, Offset::Offset(range.next), ANSWER)?;
+        found.push(range);
+    }
+    open.retain(|_, reading| reading.next < reading.end);
+    Ok(found)
+}
+
+/// Between two looks that found nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Longest wait for the next message.
 const POLL: Duration = Duration::from_millis(100);
@@ -365,12 +414,11 @@ mod tests {
 
     #[test]
     fn an_offset_beyond_the_end_leaves_everything_unread_and_is_told() {
-        assert_eq!(unread_from(None, 3, 9), (3, None));
-        assert_eq!(unread_from(Some(5), 3, 9), (5, None));
-        assert_eq!(unread_from(Some(1), 3, 9), (3, None));
-        assert_eq!(unread_from(Some(9), 3, 9), (9, None));
-        let (from, problem) = unread_from(Some(120), 0, 40);
-        assert!(from == 0 && problem.is_some_and(|what| what.contains("120") && what.contains("40")));
+        assert_eq!(unread_from(None, 3, 9), 3);
+        assert_eq!(unread_from(Some(5), 3, 9), 5);
+        assert_eq!(unread_from(Some(1), 3, 9), 3);
+        assert_eq!(unread_from(Some(9), 3, 9), 9);
+        assert_eq!(unread_from(Some(120), 0, 40), 0);
     }
 
     #[tokio::test]

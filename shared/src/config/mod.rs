@@ -12,6 +12,7 @@ mod start;
 mod traces;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl PublishArgs {
 #[command(next_help_heading = "Start-up")]
 pub struct StartArgs {
     /// Longest wait at start-up for a store that does not answer yet, in seconds; then the process
-    /// says which and stops
+    /// says which and stops. The reconciler's daemon goes on waiting, and mails
     #[arg(long, env = "STARTUP_WAIT_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     pub startup_wait_seconds: u64,
 }
@@ -79,6 +80,12 @@ impl StartArgs {
 #[allow(clippy::unnecessary_wraps)] // as clap takes it
 pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(text.into())
+}
+
+/// Parser of an address to listen on: the standard library's error does not say what is missing.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let example = "127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
+    text.parse().map_err(|_| format!("give an IP address and a port, such as {example}"))
 }
 
 #[cfg(test)]
@@ -108,6 +115,14 @@ mod tests {
         let said = refused("mysql://root@h/d", "hunter2@h");
         assert!(said.contains("--redis-url") && said.contains("redis://host") && !said.contains("hunter2"), "{said}");
         assert!(Both::try_parse_from(["x", "--database-url", "mysql://r:p@h/d", "--redis-url", "redis://h"]).is_ok());
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_an_ip_address_with_a_port() {
+        assert_eq!(listen_address("[::1]:0").unwrap().port(), 0);
+        for wrong in ["localhost", "localhost:8080", "127.0.0.1", ":8080", ""] {
+            assert!(listen_address(wrong).unwrap_err().contains("such as 127.0.0.1:8080"), "{wrong}");
+        }
     }
 
     #[test]

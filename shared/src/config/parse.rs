@@ -1,11 +1,45 @@
-//! Reading the command line. Of a setting that is missing, the error also names the variable.
+//! Reading the command line. If a setting is missing, the error also names the variable.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, Error, Parser};
+use clap::{Arg, Command, Error, Parser};
 
-/// What the command line asks for; where it can't be read, says why and ends the process.
+/// Settings that `-h` shows: what most installations set. `--help` shows all.
+const SHORT_HELP: [&str; 19] = [
+    "ALERT_FROM",
+    "ALERT_TO",
+    "API_URL",
+    "CONSUME_LISTEN_ADDR",
+    "COUPON_PAGE",
+    "DATABASE_URL",
+    "JWT_ALGORITHM",
+    "JWT_AUDIENCE",
+    "JWT_ISSUER",
+    "JWT_JWKS_URL",
+    "KAFKA_BROKERS",
+    "LISTEN_ADDR",
+    "OPERATOR",
+    "OPS_TOKEN",
+    "PUBLIC_URL",
+    "RECONCILE_CRON",
+    "REDIS_URL",
+    "SMTP_URL",
+    "USER_AUTH",
+];
+
+/// Leaves the other settings to `--help`, in the commands below too.
+fn with_short_help(command: Command) -> Command {
+    let is_rare = |arg: &Arg| arg.get_env().is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name));
+    let shorten = |arg: Arg| {
+        let hidden = is_rare(&arg);
+        arg.hide_short_help(hidden)
+    };
+    command.mut_args(shorten).mut_subcommands(with_short_help)
+}
+
+/// What the command line asks for. If it can't be read, prints why and ends the process.
 #[expect(clippy::disallowed_methods, reason = "as clap's own exit: nothing has begun yet that had to end")]
-pub fn parse<Cli: Parser>(mut command: Command) -> Cli {
+pub fn parse<Cli: Parser>(command: Command) -> Cli {
+    let mut command = with_short_help(command);
     let read = match command.try_get_matches_from_mut(std::env::args_os()) {
         Ok(matches) => Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command)),
         Err(error) => Err(error),
@@ -52,6 +86,8 @@ mod tests {
     struct Line {
         #[arg(long, env = "OF_THIS_TEST_URL")]
         of_this_test_url: String,
+        #[arg(long, env = "REDIS_URL", default_value = "x")]
+        redis_url: String,
         #[arg(long)]
         opens_at: i64,
     }
@@ -65,5 +101,18 @@ mod tests {
         assert_eq!(missing_of(&[]).as_deref(), Some("OF_THIS_TEST_URL"));
         assert_eq!(missing_of(&["--of-this-test-url=x"]), None);
         assert_eq!(missing_of(&["--of-this-test-url=x", "--opens-at=one"]), None);
+    }
+
+    #[test]
+    fn the_short_help_leaves_rare_settings_to_the_long_one() {
+        let nested = || with_short_help(Command::new("y").subcommand(Line::command().name("x")));
+        let short = nested().find_subcommand_mut("x").unwrap().render_help().to_string();
+        let long = nested().find_subcommand_mut("x").unwrap().render_long_help().to_string();
+        for usual in ["--redis-url", "--opens-at"] {
+            assert!(short.contains(usual) && long.contains(usual), "{short}");
+        }
+        // The line of usage names what is required.
+        let listed = |help: &str| help.split_once("Options:").is_some_and(|(_, it)| it.contains("--of-this-test-url"));
+        assert!(!listed(&short) && listed(&long), "{short}");
     }
 }

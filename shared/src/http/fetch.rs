@@ -11,15 +11,12 @@ use axum::body::Bytes;
 use http_body_util::{BodyExt as _, Collected, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
-use hyper::rt::{Read, Write};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::tls::{Paths, Store, Tls, cause};
+use super::origin::Origin;
+use crate::tls::Store;
 
 /// Longest that all of it may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -30,12 +27,8 @@ const BODY: usize = 256 * 1024;
 
 /// Where something is read.
 pub struct HttpSource {
-    host: String,
-    port: u16,
-    /// As the header `Host` has it.
-    authority: String,
+    origin: Origin,
     path: String,
-    tls: Option<Tls>,
 }
 
 /// Why nothing was read.
@@ -51,7 +44,7 @@ pub enum FetchError {
 
 impl fmt::Display for HttpSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.authority)
+        self.origin.fmt(f)
     }
 }
 
@@ -61,34 +54,13 @@ impl HttpSource {
     /// # Errors
     /// One sentence with the setting to change.
     pub fn new(store: Store, url: &str, ca: Option<PathBuf>) -> Result<Self, String> {
-        let (prefix, name) = (store.prefix(), store.address());
-        let wrong = || format!("{name} must look like https://host/path, without user and password");
-        let uri: Uri = url.parse().map_err(|_| wrong())?;
-        let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(wrong)?;
-        if host.is_empty() || authority.as_str().contains('@') {
-            return Err(wrong());
-        }
-        let paths = Paths::new(ca, None, None);
-        let (tls, default_port) = match uri.scheme_str() {
-            Some("https") => (Some(Tls::new(store, &paths)?), 443),
-            Some("http") if paths.first().is_some() => {
-                return Err(format!("{prefix}_CA_FILE is set, but {name} is http://: write https://, or leave it out"));
-            }
-            Some("http") => (None, 80),
-            _ => return Err(wrong()),
-        };
-        Ok(Self {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: uri.port_u16().unwrap_or(default_port),
-            authority: authority.to_string(),
-            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-            tls,
-        })
+        let (origin, path) = Origin::new(store, url, "https://host/path", ca)?;
+        Ok(Self { origin, path })
     }
 
     /// Whether nobody on the way can change what is read.
     pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+        self.origin.is_encrypted()
     }
 
     /// Reads it.
@@ -98,30 +70,18 @@ impl HttpSource {
     }
 
     async fn exchange(&self) -> Result<Bytes, FetchError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(away)?;
-        let Some(tls) = &self.tls else { return self.talk(TokioIo::new(stream)).await };
-        let name = ServerName::try_from(self.host.clone()).map_err(away)?;
-        let config = tls.client_config().map_err(FetchError::Refused)?;
-        match TlsConnector::from(config).connect(name, stream).await {
-            Ok(stream) => self.talk(TokioIo::new(stream)).await,
-            Err(error) => Err(match cause(&error) {
-                Some(reason) => FetchError::Refused(tls.sentence(reason)),
-                None => away(error),
-            }),
-        }
-    }
-
-    async fn talk(&self, io: impl Read + Write + Unpin) -> Result<Bytes, FetchError> {
+        let io = TokioIo::new(self.origin.connect().await?);
         let request = Request::get(&self.path)
-            .header(HOST, &self.authority)
+            .header(HOST, &self.origin.authority)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("firstcome/", env!("CARGO_PKG_VERSION")))
             .body(Empty::<Bytes>::new())
-            .map_err(away)?;
-        let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(away)?;
+            .map_err(FetchError::away)?;
+        let (mut sender, connection) =
+            http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(FetchError::away)?;
         let mut connection = pin!(connection);
         let mut answer = pin!(async {
-            let response = sender.send_request(request).await.map_err(away)?;
+            let response = sender.send_request(request).await.map_err(FetchError::away)?;
             let status = response.status();
             if status != StatusCode::OK {
                 let said = format!("it answered {status}");
@@ -131,7 +91,7 @@ impl HttpSource {
             let body = Limited::new(response.into_body(), BODY).collect().await;
             let too_long = || FetchError::Refused(format!("it answered more than {BODY} bytes"));
             let why = |error: Box<dyn Error + Send + Sync>| {
-                if error.is::<LengthLimitError>() { too_long() } else { away(error) }
+                if error.is::<LengthLimitError>() { too_long() } else { FetchError::away(error) }
             };
             body.map(Collected::to_bytes).map_err(why)
         });
@@ -143,13 +103,15 @@ impl HttpSource {
     }
 }
 
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
-fn away(error: impl fmt::Display) -> FetchError {
-    FetchError::Away(error.to_string())
+impl FetchError {
+    #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+    pub(super) fn away(error: impl fmt::Display) -> Self {
+        Self::Away(error.to_string())
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use firstcome_stack::CertificateFolder;
@@ -164,7 +126,7 @@ mod tests {
     use super::*;
 
     /// A server with this certificate that answers `{}`; gives its port.
-    async fn server(files: &CertificateFolder, name: &str) -> u16 {
+    pub(in crate::http) async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
         let certificate = CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();
         let key = PrivateKeyDer::from_pem_file(files.path(&format!("{name}.key"))).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
@@ -191,9 +153,9 @@ mod tests {
             let source = HttpSource::new(Store::Jwks, &format!("https://127.0.0.1:{port}/keys"), ca);
             source.unwrap_or_else(|why| panic!("{why}")).get().await
         };
-        let good = server(&files, "server").await;
+        let good = https_server(&files, "server").await;
         assert_eq!(get(good, "ca.pem").await.unwrap(), "{}");
-        let expired = server(&files, "expired").await;
+        let expired = https_server(&files, "expired").await;
         for (port, ca, says) in [
             (good, "foreign-ca.pem", "JWT_JWKS_CA_FILE"),
             (good, "", "name its own by JWT_JWKS_CA_FILE"),
@@ -208,9 +170,9 @@ mod tests {
     fn wrong_addresses_are_refused_by_the_setting_s_name() {
         let source = |url: &str, ca: Option<&str>| HttpSource::new(Store::Jwks, url, ca.map(PathBuf::from));
         let fine = source("http://127.0.0.1:8443/keys?a=b", None).ok().unwrap();
-        assert_eq!((fine.host.as_str(), fine.port, fine.path.as_str()), ("127.0.0.1", 8443, "/keys?a=b"));
+        assert_eq!((fine.to_string().as_str(), fine.path.as_str()), ("127.0.0.1:8443", "/keys?a=b"));
         let fine = source("https://[::1]", Some("")).ok().unwrap();
-        assert_eq!((fine.host.as_str(), fine.port, fine.path.as_str(), fine.is_encrypted()), ("::1", 443, "/", true));
+        assert_eq!((fine.to_string().as_str(), fine.path.as_str(), fine.is_encrypted()), ("[::1]", "/", true));
         for (url, ca, says) in [
             ("", None, "JWT_JWKS_URL must look like"),
             ("issuer.example.com/keys", None, "JWT_JWKS_URL must look like"),

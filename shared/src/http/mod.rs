@@ -3,20 +3,28 @@
 //! common.
 
 pub(crate) mod access;
+mod activity;
+pub mod api_client;
+mod connections;
 pub mod extract;
 pub mod fetch;
 mod gather;
 pub mod headers;
 pub mod health;
 pub mod json;
+pub mod network;
 pub mod openapi;
 pub mod ops;
+mod origin;
 pub mod page;
 pub mod probe;
 pub mod problem;
 pub mod proxies;
 pub mod request_id;
+pub mod seats;
 mod server;
+pub mod starting;
+pub(crate) mod wrong_tokens;
 
 pub use problem::Problem;
 pub use server::{Limits, serve, serve_by};

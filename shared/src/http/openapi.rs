@@ -63,6 +63,7 @@ fn complete(operation: &mut Operation, changes: bool) {
     if security.contains("ops") {
         refusals.push(("400", "`invalid`: the sentence names the header"));
         refusals.push(("401", "`unauthorized`"));
+        refusals.push(("429", "`too_many_requests`: too many wrong tokens came from this address"));
         if changes {
             headers.push(("X-Operator", "Your name, for the record of what operators did", "Kim", NAME));
             refusals.push(("403", "`read_only`: with the OPS_VIEW_TOKEN; nothing was changed"));

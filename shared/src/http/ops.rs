@@ -2,18 +2,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use hmac::{Hmac, Mac as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::extract::invalid;
 use super::headers::{GivenTwice, only_value};
 use super::problem::Code;
+use super::wrong_tokens::WrongTokens;
 use super::{Problem, proxies};
 use crate::domain::unfit_in_a_name;
 use crate::mysql::ops_actions::Operator;
@@ -57,6 +62,12 @@ impl Tokens {
     }
 }
 
+/// Requests of viewers at a time. The other connections to MySQL are left to operators.
+const VIEWERS_AT_ONCE: usize = 2;
+
+/// How long a viewer's request waits for its turn.
+const VIEWER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Longest `X-Operator`, in bytes.
 const MAX_NAME: usize = 100;
 
@@ -72,6 +83,15 @@ pub struct OpsToken {
     view: Tokens,
     /// How many proxies in front are believed where a request comes from.
     proxies: u8,
+    wrong: Arc<WrongTokens>,
+    viewers: Arc<Semaphore>,
+}
+
+/// A token that allows nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongToken {
+    /// How long its address stays throttled.
+    pub throttled: Option<Duration>,
 }
 
 /// What a token allows.
@@ -88,7 +108,9 @@ impl OpsToken {
     /// With what is wrong, never with the token.
     #[allow(clippy::needless_pass_by_value, reason = "a secret is given away, not lent")]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        Ok(Self { all: Tokens::read("OPS_TOKEN", &token)?, view: Tokens::default(), proxies: 0 })
+        let all = Tokens::read("OPS_TOKEN", &token)?;
+        let viewers = Arc::new(Semaphore::new(VIEWERS_AT_ONCE));
+        Ok(Self { all, view: Tokens::default(), proxies: 0, wrong: Arc::default(), viewers })
     }
 
     /// The same, and others that only read.
@@ -124,27 +146,96 @@ impl OpsToken {
         }
     }
 
-    /// Who logs in at a page, under this name, and what they may do; `None` for a token that allows
-    /// nothing.
-    pub fn log_in(&self, token: &str, name: String, from: Option<IpAddr>) -> Option<(Operator, Allowed)> {
-        let allowed = self.allows(token)?;
-        Some((Operator { name: Some(name), token: fingerprint(token), from }, allowed))
+    /// The signer of a token that logs in at a page; `None` for a token that allows nothing.
+    pub fn signer(&self, token: &str) -> Option<TokenSigner> {
+        TokenSigner::new(token, self.allows(token)?)
     }
 
-    /// Who asks, where the request may be worked.
-    fn judge(&self, request: &Request) -> Result<Operator, Problem> {
-        let token = bearer(request.headers())?;
-        let allowed = token.and_then(|token| self.allows(token)).zip(token);
-        let (allowed, token) = allowed.ok_or_else(|| {
+    /// The signers of all tokens that count now.
+    pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
+        let of =
+            |tokens: &Tokens, allowed| tokens.0.iter().map(move |token| (token.clone(), allowed)).collect::<Vec<_>>();
+        let all = of(&self.all, Allowed::All).into_iter().chain(of(&self.view, Allowed::View));
+        all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
+    }
+
+    /// What a token from this address allows. Wrong ones are counted, logged and throttled.
+    async fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Allowed, WrongToken> {
+        let throttled = self.wrong.delay(from).await;
+        self.allows(token).ok_or_else(|| {
+            self.wrong.note(from);
+            WrongToken { throttled }
+        })
+    }
+
+    /// The signer of a token with which somebody logs in at a page.
+    ///
+    /// # Errors
+    /// [`WrongToken`].
+    pub async fn log_in(&self, token: &str, from: Option<IpAddr>) -> Result<TokenSigner, WrongToken> {
+        let allowed = self.check(token, from).await?;
+        TokenSigner::new(token, allowed).ok_or(WrongToken { throttled: None })
+    }
+
+    /// A viewer's turn; `None` if too many of them ask.
+    pub async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Who asks, and what they may do, if they may ask this.
+    async fn judge(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        from: Option<IpAddr>,
+    ) -> Result<(Operator, Allowed), Problem> {
+        let wrong = || {
             let detail = "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
             Problem::new(Code::Unauthorized, detail)
+        };
+        let token = bearer(headers)?.ok_or_else(wrong)?;
+        let allowed = self.check(token, from).await.map_err(|WrongToken { throttled }| match throttled {
+            None => wrong(),
+            Some(wait) => {
+                let detail = "too many wrong tokens come from your address; the right one is still accepted";
+                Problem::new(Code::TooManyRequests, detail).retry_after(wait)
+            }
         })?;
-        if allowed == Allowed::View && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        if allowed == Allowed::View && !matches!(*method, Method::GET | Method::HEAD) {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
             return Err(Problem::new(Code::ReadOnly, detail));
         }
-        let from = self.address(request);
-        Ok(Operator { name: name(request.headers())?, token: fingerprint(token), from })
+        Ok((Operator { name: name(headers)?, token: fingerprint(token), from }, allowed))
+    }
+}
+
+/// Signs for one operators' token: what it signed counts until that token is withdrawn, in every
+/// process that has the token.
+pub struct TokenSigner {
+    key: Hmac<Sha256>,
+    pub allowed: Allowed,
+    /// Names the token in `ops_actions`.
+    pub fingerprint: String,
+}
+
+impl TokenSigner {
+    /// The key is derived, so that no signature is one of the token itself.
+    fn new(token: &str, allowed: Allowed) -> Option<Self> {
+        // HMAC takes keys of any length.
+        let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
+        let derived = derived.chain_update(b"firstcome operations page").finalize().into_bytes();
+        let key = Hmac::new_from_slice(&derived).ok()?;
+        Some(Self { key, allowed, fingerprint: fingerprint(token) })
+    }
+
+    /// A signature over `text`, in hexadecimal; `purpose` keeps those of different uses apart.
+    pub fn sign(&self, purpose: &str, text: &str) -> String {
+        let mac = self.key.clone().chain_update(purpose).chain_update(b"\n").chain_update(text);
+        format!("{:x}", mac.finalize().into_bytes())
+    }
+
+    pub fn has_signed(&self, purpose: &str, text: &str, signature: &str) -> bool {
+        self.sign(purpose, text).as_bytes().ct_eq(signature.as_bytes()).into()
     }
 }
 
@@ -185,19 +276,35 @@ fn fingerprint(token: &str) -> String {
 }
 
 /// Middleware: lets only requests with a token pass that allows them; handlers find the
-/// [`Operator`] in the extensions.
+/// [`Operator`] and what is [`Allowed`] in the extensions.
 pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
-    match token.judge(&request) {
-        Ok(operator) => {
-            request.extensions_mut().insert(operator);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
-    }
+    let (from, headers) = (token.address(&request), request.headers().clone());
+    let (operator, allowed) = match token.judge(request.method(), &headers, from).await {
+        Ok(judged) => judged,
+        Err(problem) => return problem.into_response(),
+    };
+    let _turn = match allowed {
+        Allowed::All => None,
+        Allowed::View => match token.viewer_turn().await {
+            Some(turn) => Some(turn),
+            None => return Problem::unavailable("too many viewers ask at a time; try again").into_response(),
+        },
+    };
+    request.extensions_mut().insert(operator);
+    request.extensions_mut().insert(allowed);
+    next.run(request).await
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use futures_util::future::join_all;
+    use tokio::time::Instant;
+    use tower::ServiceExt as _;
+
     use super::*;
 
     #[test]
@@ -238,5 +345,69 @@ mod tests {
             assert_eq!(two.allows(token), Some(allowed));
         }
         assert_eq!((two.allows(&format!("{a},{b}")), two.allows("")), (None, None));
+    }
+
+    #[test]
+    fn a_signature_counts_for_one_token_one_purpose_and_one_text() {
+        let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
+        let two = OpsToken::new(format!("{a},{b}").into()).unwrap().with_view(Some(&c.clone().into())).unwrap();
+        let signer = two.signer(&b).unwrap();
+        let signature = signer.sign("session", "Kim");
+        let signs =
+            |token: &OpsToken| token.signers().map(|one| one.has_signed("session", "Kim", &signature)).collect();
+        let by_two: Vec<bool> = signs(&two);
+        assert_eq!(by_two, [false, true, false]);
+        let by_one: Vec<bool> = signs(&OpsToken::new(a.into()).unwrap());
+        assert_eq!(by_one, [false], "its token was withdrawn");
+        assert!(!signer.has_signed("form", "Kim", &signature) && !signer.has_signed("session", "Lee", &signature));
+        assert!(!signer.has_signed("session", "Kim", "") && two.signer("none").is_none());
+        assert_eq!((two.signer(&c).unwrap().allowed, signer.allowed), (Allowed::View, Allowed::All));
+    }
+
+    /// Asks a route of operators with this token; gives the status, and `Retry-After` if any.
+    async fn ask(token: &OpsToken, given: &str, from: &str) -> (u16, Option<u64>) {
+        let routes = Router::new().route("/", get(async || ())).layer(from_fn_with_state(token.clone(), require));
+        let mut request =
+            Request::get("/").header("authorization", format!("Bearer {given}")).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Peer(SocketAddr::new(from.parse().unwrap(), 4711)));
+        let answer = routes.oneshot(request).await.unwrap();
+        let wait = answer.headers().get(header::RETRY_AFTER).map(|wait| wait.to_str().unwrap().parse().unwrap());
+        (answer.status().as_u16(), wait)
+    }
+
+    #[tokio::test]
+    async fn guessing_is_slowed_and_the_right_token_gets_in_all_the_same() {
+        let right = "a".repeat(32);
+        let token = OpsToken::new(right.clone().into()).unwrap();
+        let began = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(ask(&token, "wrong", "2001:db8::1").await, (401, None));
+        }
+        assert_eq!(ask(&token, "wrong", "2001:db8:0:1::1").await, (401, None), "another network");
+        assert!(began.elapsed() < Duration::from_millis(900), "these do not wait");
+        let asked = ["wrong", "wrong", &right].map(|given| async {
+            let began = Instant::now();
+            let answer = ask(&token, given, "2001:db8::2").await;
+            assert!(began.elapsed() >= Duration::from_secs(1), "each token from this network waits");
+            answer
+        });
+        let [first, second, right] = join_all(asked).await.try_into().unwrap();
+        for (status, wait) in [first, second] {
+            assert!(status == 429 && wait.is_some_and(|wait| (1..=62).contains(&wait)), "{status} {wait:?}");
+        }
+        assert_eq!(right, (200, None), "the right token gets in");
+    }
+
+    #[tokio::test]
+    async fn viewers_who_fill_their_places_keep_no_operator_out() {
+        let [all, view] = ["a", "b"].map(|letter| letter.repeat(32));
+        let token = OpsToken::new(all.clone().into()).unwrap().with_view(Some(&view.clone().into())).unwrap();
+        let turns = [token.viewer_turn().await.unwrap(), token.viewer_turn().await.unwrap()];
+        let viewer = ask(&token, &view, "192.0.2.7");
+        tokio::pin!(viewer);
+        assert!(timeout(Duration::from_millis(100), &mut viewer).await.is_err(), "a viewer waits");
+        assert_eq!(ask(&token, &all, "192.0.2.7").await, (200, None), "an operator does not");
+        drop(turns);
+        assert_eq!(viewer.await, (200, None));
     }
 }

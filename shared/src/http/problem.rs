@@ -44,7 +44,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// Of one person, or from one address.
+    /// Of one person, or from one address; also wrong tokens.
     TooManyRequests,
     Internal,
     Unavailable,

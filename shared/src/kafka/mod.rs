@@ -6,6 +6,7 @@ mod safety;
 mod security;
 mod topic;
 mod trace;
+mod unreadable;
 mod why_not;
 
 use std::time::Duration;
@@ -17,13 +18,23 @@ pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Security, SecurityProtocol};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
+pub use unreadable::{Prober, UnreadableCause, UnreadableRange};
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
 /// busy consumer used up what was fetched in a quarter of it, and waited for the rest.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// Most bytes of one answer: it must come within the socket's time limit, also by a slow line.
-const FETCHED_AT_ONCE: &str = "1048576";
+/// Most bytes of a batch of messages, as it is stored: the topic's `max.message.bytes`, and what a
+/// client fetches at once. It bounds memory: 64 KiB expand to 66 MiB at most (gzip), and one batch
+/// that is larger, from before the topic had this limit, is fetched alone.
+pub const LARGEST_BATCH: usize = 65_536;
+
+/// Most bytes of a batch that a producer writes. The rest of [`LARGEST_BATCH`] is for what Kafka
+/// adds to it.
+const WRITTEN_AT_ONCE: usize = 61_440;
+
+/// Most bytes of one answer, and of a batch once it is decompressed with zstd.
+const LARGEST_ANSWER: &str = "33554432";
 
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
@@ -52,7 +63,9 @@ impl KafkaSettings {
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
             .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "1000")
+            // New partitions are noticed within seconds. The default is five minutes.
+            .set("topic.metadata.refresh.interval.ms", "2000");
         self.security.apply(&mut config);
         config
     }
@@ -71,6 +84,8 @@ impl KafkaSettings {
             .set("request.timeout.ms", deadline.as_millis().max(1_000).to_string())
             .set("socket.timeout.ms", deadline.as_millis().max(1_000).to_string())
             .set("linger.ms", "1")
+            .set("batch.size", WRITTEN_AT_ONCE.to_string())
+            .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())
             // Bounded: when Kafka is away, memory does not grow; the claim is answered with
             // `queued: false`.
             .set("queue.buffering.max.messages", "100000")
@@ -78,16 +93,11 @@ impl KafkaSettings {
         config
     }
 
-    /// A consumer of the group. Nothing is committed or stored unless the code says so, a new group
-    /// starts at the first message (the default skips what is there), and a dead one's partitions
-    /// are taken over within ten seconds.
+    /// A consumer of the group. A new group starts at the first message (the default skips what is
+    /// there), and a dead consumer's partitions are taken over within ten seconds.
     pub fn group_consumer(&self) -> ClientConfig {
-        let mut config = self.base();
+        let mut config = self.fetching();
         config
-            .set("group.id", &self.group)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "60000")
@@ -96,10 +106,6 @@ impl KafkaSettings {
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")
             .set("queued.max.messages.kbytes", "16384")
-            // The whole answer has the socket's time limit.
-            .set("fetch.max.bytes", FETCHED_AT_ONCE)
-            .set("fetch.message.max.bytes", "131072")
-            .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS)
             // A consumer that joins or leaves stops the partitions that change hands, and no other.
             .set("partition.assignment.strategy", "cooperative-sticky");
         config
@@ -108,18 +114,35 @@ impl KafkaSettings {
     /// A reader outside the group: it sees the group's offsets and any message, and never causes a
     /// rebalance as long as it assigns partitions itself and does not subscribe.
     pub fn reader(&self) -> ClientConfig {
+        let mut config = self.fetching();
+        config
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "5")
+            // A message takes several times its bytes once it was fetched: some 10 MB in all.
+            .set("queued.max.messages.kbytes", "2048");
+        config
+    }
+
+    /// What all consumers have in common: nothing is committed or stored unless the code says so,
+    /// and what is fetched fits into memory.
+    fn fetching(&self) -> ClientConfig {
+        let largest = LARGEST_BATCH.to_string();
         let mut config = self.base();
         config
             .set("group.id", &self.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
-            .set("enable.partition.eof", "true")
-            .set("fetch.wait.max.ms", "5")
-            // A message takes several times its bytes once it was fetched: some 10 MB in all.
-            .set("queued.max.messages.kbytes", "2048")
-            .set("fetch.max.bytes", FETCHED_AT_ONCE)
-            .set("fetch.message.max.bytes", "131072")
+            // A foreign transaction that stays open would hide our messages behind it, and the end
+            // of the topic with them: after a loss of Redis their slots would be given away.
+            .set("isolation.level", "read_uncommitted")
+            // Without it, a batch that the broker's disk has garbled is read as other claims.
+            .set("check.crcs", "true")
+            // librdkafka raises `fetch.max.bytes` to `message.max.bytes`.
+            .set("message.max.bytes", &largest)
+            .set("fetch.max.bytes", &largest)
+            .set("fetch.message.max.bytes", &largest)
+            .set("receive.message.max.bytes", LARGEST_ANSWER)
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS);
         config
     }

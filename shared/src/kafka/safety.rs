@@ -1,16 +1,35 @@
-//! Settings of the topic under which a message is lost, or never read, that Kafka has acknowledged.
+//! Settings of the topic under which a message is lost that Kafka has acknowledged, or takes more
+//! memory than its readers have.
+
+use super::LARGEST_BATCH;
 
 /// Replicas that must have a message before it is acknowledged, where there are so many.
 pub(super) const IN_SYNC: usize = 2;
 
+pub(super) const BATCH_SETTING: &str = "max.message.bytes";
+
+/// What to change in a topic that allows larger batches than its readers can expand.
+pub(super) fn what_expands<'a>(topic: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let largest: usize = value(BATCH_SETTING)?.parse().ok()?;
+    (largest > LARGEST_BATCH).then(|| {
+        format!(
+            "the topic {topic:?} allows batches of {largest} bytes ({BATCH_SETTING}), which may expand to more than a \
+             consumer's memory; run `firstcome-api migrate`, or {}",
+            change(topic, &format!("{BATCH_SETTING}={LARGEST_BATCH}"))
+        )
+    })
+}
+
+fn change(topic: &str, setting: &str) -> String {
+    format!(
+        "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"
+    )
+}
+
 /// What to change in a topic with so many replicas, whose settings `value` gives; `None` where it
 /// loses nothing.
 pub(super) fn what_loses<'a>(topic: &str, replicas: usize, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
-    let change = |setting: &str| {
-        format!(
-            "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"
-        )
-    };
+    let change = |setting: &str| change(topic, setting);
     let policy = value("cleanup.policy").unwrap_or_default();
     if policy.split(',').any(|one| one.trim() == "compact") {
         return Some(format!(
@@ -25,14 +44,6 @@ pub(super) fn what_loses<'a>(topic: &str, replicas: usize, value: impl Fn(&str) 
             "the topic {topic:?} acknowledges nothing: a partition has {replicas} replicas, and min.insync.replicas asks \
              for more; {}",
             change(&format!("min.insync.replicas={}", replicas.min(IN_SYNC)))
-        ));
-    }
-    // Our build of librdkafka has no zstd, and reads the same place again for ever.
-    if value("compression.type") == Some("zstd") {
-        return Some(format!(
-            "the topic {topic:?} is compressed anew by its broker, in a form that is not read here \
-             (compression.type=zstd); {}",
-            change("compression.type=producer")
         ));
     }
     // With one replica there is nobody to fall back on.
@@ -89,8 +100,20 @@ mod tests {
                 "{replicas} {policy} {unclean} {in_sync}: {said:?}"
             );
         }
-        let zstd = what_loses("claims", 1, |name| (name == "compression.type").then_some("zstd")).unwrap();
-        assert!(zstd.ends_with("--add-config compression.type=producer"), "{zstd}");
         assert_eq!(what_loses("claims", 3, |_| None), None, "what a broker does not tell is not guessed");
+    }
+
+    #[test]
+    fn topic_is_refused_for_its_batches_and_not_for_its_compression() {
+        let with = |setting: &'static str, value: &'static str| {
+            let value = move |name: &str| (name == setting).then_some(value);
+            what_loses("claims", 1, value).or_else(|| what_expands("claims", value))
+        };
+        let large = with("max.message.bytes", "1048588").unwrap();
+        assert!(large.contains("1048588") && large.ends_with("--add-config max.message.bytes=65536"), "{large}");
+        assert_eq!(with("max.message.bytes", "65536"), None);
+        for codec in ["producer", "gzip", "snappy", "lz4", "zstd"] {
+            assert_eq!(with("compression.type", codec), None, "{codec}");
+        }
     }
 }

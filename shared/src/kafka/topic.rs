@@ -3,21 +3,26 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::KafkaSettings;
 use super::error::TopicError;
-use super::safety::{IN_SYNC, what_loses};
+use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
 use super::why_not::{Failures, NoMetadata};
+use super::{KafkaSettings, LARGEST_BATCH};
 
 /// The first wait for an answer; each further one is twice as long. Between them it is looked
 /// whether the brokers refused, of which a call that waits says nothing until its time is up.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// Between two looks whether a broker knows a new setting.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Most events that are looked at between two waits.
 const EVENTS: usize = 50;
@@ -40,7 +45,8 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
     match settings.config_of_topic(limit).await? {
         Some(config) => {
             let value = |name: &str| config.get(name)?.value.as_deref();
-            what_loses(&settings.topic, replicas, value).map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
+            let wrong = what_loses(&settings.topic, replicas, value).or_else(|| what_expands(&settings.topic, value));
+            wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
         }
         None => Ok(partitions),
     }
@@ -134,12 +140,54 @@ impl KafkaSettings {
         Ok(None)
     }
 
+    /// Lowers the topic's limit of a batch, and says whether it did. Kafka's request replaces all
+    /// settings of a topic, so this sends the others too, as they were a moment ago.
+    async fn limit_batches(&self, limit: Duration) -> Result<bool, TopicError> {
+        let allows_large =
+            |config: &ConfigResource| what_expands(&self.topic, |name| config.get(name)?.value.as_deref()).is_some();
+        let Some(config) = self.config_of_topic(limit).await?.filter(allows_large) else { return Ok(false) };
+        let largest = LARGEST_BATCH.to_string();
+        let mut changed = AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set(BATCH_SETTING, &largest);
+        let own = config.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        for entry in own.filter(|entry| entry.name != BATCH_SETTING) {
+            // Kafka keeps the value from this user, so it would be lost.
+            let Some(value) = &entry.value else { return Ok(false) };
+            changed = changed.set(&entry.name, value);
+        }
+        let admin = self.admin_client()?;
+        let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
+        let altered = admin.alter_configs([&changed], &options).await;
+        tokio::task::spawn_blocking(move || drop(admin));
+        let refused = match altered.map(|results| results.into_iter().next()) {
+            Ok(Some(Ok(_))) => None,
+            Ok(Some(Err((_, code)))) => Some(code.to_string()),
+            Ok(None) => Some("no answer".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = refused {
+            tracing::warn!(
+                topic = self.topic,
+                why,
+                "Kafka does not let this process lower {BATCH_SETTING} of the topic"
+            );
+            return Ok(false);
+        }
+        // Not every broker knows it at once.
+        let until = Instant::now() + limit;
+        while self.config_of_topic(limit).await?.is_some_and(|config| allows_large(&config)) && Instant::now() < until {
+            tokio::time::sleep(AGAIN).await;
+        }
+        tracing::info!(topic = self.topic, largest, "{BATCH_SETTING} of the topic is lowered");
+        Ok(true)
+    }
+
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
         self.admin().create().map_err(|error| self.unreachable(error.to_string()))
     }
 }
 
-/// Makes the topic where it is missing; `true` if this call made it.
+/// Makes the topic if it is missing; `true` if this call made it. A topic that exists gets the
+/// limit of [`LARGEST_BATCH`].
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,
@@ -148,15 +196,20 @@ pub async fn ensure_topic(
 ) -> Result<bool, TopicError> {
     match check_topic(settings, limit).await {
         Err(TopicError::Missing(_)) => {}
+        Err(TopicError::Setting(_)) if settings.limit_batches(limit).await? => {
+            return check_topic(settings, limit).await.map(|_| false);
+        }
         other => return other.map(|_| false),
     }
     let admin = settings.admin_client()?;
     let in_sync = IN_SYNC.min(usize::try_from(replication).unwrap_or(IN_SYNC)).to_string();
+    let largest_batch = LARGEST_BATCH.to_string();
     // Whatever the brokers' own defaults are.
     let topic = NewTopic::new(&settings.topic, partitions, TopicReplication::Fixed(replication))
         .set("min.insync.replicas", &in_sync)
         .set("cleanup.policy", "delete")
-        .set("compression.type", "producer");
+        .set("compression.type", "producer")
+        .set(BATCH_SETTING, &largest_batch);
     let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
     let results = admin.create_topics([&topic], &options).await.map_err(|e| settings.unreachable(e.to_string()))?;
     match results.into_iter().next() {

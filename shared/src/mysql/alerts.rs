@@ -11,7 +11,7 @@ use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
-use super::schema::{alerts, broken_promises, drops, reconciler_state};
+use super::schema::{alerts, broken_promises, coupons, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -63,7 +63,7 @@ pub struct Alert {
     pub first_seen_at: DateTime<Utc>,
     /// When a pass last saw it.
     pub last_seen_at: DateTime<Utc>,
-    /// When it was last mailed.
+    /// When its last mail was queued; none if no recipient could get that mail.
     pub last_mailed_at: Option<DateTime<Utc>>,
     /// Mails since it was last quiet for a whole cooldown.
     pub mails: u32,
@@ -265,6 +265,17 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
         found.extend(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))));
     }
     Ok(found)
+}
+
+/// Those of these drops that are deleted, or whose coupon is: no pass looks at them again.
+pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
+    let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
+    for some in of.chunks(MOST_VALUES) {
+        let there = drops::table.inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)));
+        let there: Vec<i64> = there.filter(drops::id.eq_any(some)).select(drops::id).load(conn).await?;
+        gone.retain(|drop| !there.contains(&drop.0));
+    }
+    Ok(gone)
 }
 
 /// The broken promises of these drops.

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops};
 use super::{Conn, Db, DbError, json};
-use crate::coupon::{Allow, AllowList, Coupon, Drop};
+use crate::coupon::{Allow, AllowList, Coupon, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
 
@@ -94,6 +94,9 @@ pub struct NewCoupon {
     pub allow: Option<Allow>,
 }
 
+/// Coupons found by a name.
+const NAMED: i64 = 50;
+
 impl Db {
     /// Makes a coupon and the drops its schedule asks for from `now` on, in one transaction.
     ///
@@ -144,6 +147,23 @@ impl Db {
                 .await
         });
         self.coupons_by_id(ids.await?.into_iter().map(CouponId).collect()).await
+    }
+
+    /// Coupons whose names have this text; that name alone, where there is one.
+    pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
+        let text = text.to_owned();
+        self.run("coupons by name", async move |conn| {
+            let named: Vec<i64> =
+                coupons::table.filter(coupons::name.eq(&text)).select(coupons::id).limit(NAMED).load(conn).await?;
+            if !named.is_empty() {
+                return Ok(named.into_iter().map(CouponId).collect());
+            }
+            let has_text = sql::<diesel::sql_types::Bool>("LOCATE(").bind::<Text, _>(&text).sql(", name) > 0");
+            let found: Vec<i64> =
+                coupons::table.filter(has_text).order(coupons::id).select(coupons::id).limit(NAMED).load(conn).await?;
+            Ok(found.into_iter().map(CouponId).collect())
+        })
+        .await
     }
 
     /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One
@@ -308,20 +328,22 @@ pub struct DropRules {
     pub quantity: Slot,
     /// In which scope one person may hold one.
     pub once_per: OncePer,
+    pub window: DropWindow,
 }
 
 /// The rules of those of these drops that exist.
 pub async fn rules_of_drops(conn: &mut Conn, ids: &[DropId]) -> QueryResult<HashMap<DropId, DropRules>> {
     let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
-    let rows: Vec<(i64, i64, u32, String)> = drops::table
+    let rows: Vec<(DropRow, String)> = drops::table
         .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
         .filter(drops::id.eq_any(ids))
-        .select((drops::id, drops::coupon_id, drops::quantity, coupons::once_per))
+        .select((DropRow::as_select(), coupons::once_per))
         .load(conn)
         .await?;
-    let rules = |(id, coupon, quantity, once_per): (i64, i64, u32, String)| {
-        let once_per = once_per.parse().unwrap_or(OncePer::Coupon);
-        (DropId(id), DropRules { coupon_id: CouponId(coupon), quantity, once_per })
+    let rules = |(row, once_per): (DropRow, String)| {
+        let (drop, once_per) = (Drop::from(row), once_per.parse().unwrap_or(OncePer::Coupon));
+        let Drop { id, coupon_id, quantity, .. } = drop;
+        (id, DropRules { coupon_id, quantity, once_per, window: drop.window() })
     };
     Ok(rows.into_iter().map(rules).collect())
 }

@@ -1,0 +1,119 @@
+//! The installation's key of codes (docs/decisions/0021-codes.md): reading and drawing it, and
+//! whether rows have the codes that it makes.
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use rand::RngExt as _;
+
+use super::claim::Claim;
+use super::codes::{CodeKey, is_derived};
+use super::erased::is_pseudonym;
+use super::issued::IssuedRow;
+use super::schema::{code_key, issued_coupons};
+use super::{Conn, Db, DbError, Refusal, refusal};
+use crate::domain::{CouponId, DropId, UserId};
+
+/// Rows at each end of the table of which some are compared with the key.
+const SAMPLE: i64 = 100;
+
+/// Rows compared, those that were issued first. A hand may have changed some rows; a key that makes
+/// none of these codes is another than theirs.
+const COMPARED: usize = 5;
+
+/// Why a row that is written again would get another code than its person was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeKeyFault {
+    Lost,
+    /// It does not make the codes of the rows that were issued first.
+    Other,
+}
+
+impl Db {
+    /// The installation's key, read once a pool.
+    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
+        let read = || self.run("key of the codes", async |conn| read_or_draw(conn).await);
+        self.code_key.get_or_try_init(read).await.cloned()
+    }
+
+    /// Draws the key right after its table was made. Rows that are there already have random codes.
+    pub(super) async fn draw_first_code_key(&self) -> Result<(), DbError> {
+        self.run("first key of the codes", async |conn| {
+            let since = if has_rows(conn).await? { Utc::now() } else { DateTime::UNIX_EPOCH };
+            draw(conn, since).await
+        })
+        .await
+    }
+
+    /// Compares the stored key with rows. Costs the same whatever the size of the table.
+    pub async fn check_code_key(&self) -> Result<Option<CodeKeyFault>, DbError> {
+        self.run("compare the key of the codes", async |conn| {
+            let stored = code_key::table.select((code_key::secret, code_key::since));
+            let Some((secret, since)) = stored.first::<(Vec<u8>, NaiveDateTime)>(conn).await.optional()? else {
+                return Ok(has_rows(conn).await?.then_some(CodeKeyFault::Lost));
+            };
+            let key = key(&secret)?;
+            let all = || issued_coupons::table.select(IssuedRow::as_select());
+            let mut rows: Vec<IssuedRow> =
+                all().order((issued_coupons::drop_id, issued_coupons::slot)).limit(SAMPLE).load(conn).await?;
+            let last = all().order((issued_coupons::drop_id.desc(), issued_coupons::slot.desc())).limit(SAMPLE);
+            rows.extend(last.load(conn).await?);
+            rows.retain(|row| row.issued_at >= since && is_derived(&row.code) && !is_pseudonym(&row.user_id));
+            rows.sort_unstable_by_key(|row| (row.issued_at, row.drop_id, row.slot));
+            rows.dedup_by_key(|row| (row.drop_id, row.slot));
+            let first = &rows[..rows.len().min(COMPARED)];
+            let is_other = first.len() > 1 && first.iter().all(|row| code(&key, row) != row.code);
+            Ok(is_other.then_some(CodeKeyFault::Other))
+        })
+        .await
+    }
+}
+
+fn code(key: &CodeKey, row: &IssuedRow) -> String {
+    let claim = Claim {
+        coupon_id: CouponId(row.coupon_id),
+        drop_id: DropId(row.drop_id),
+        slot: row.slot,
+        user_id: UserId::from_store(row.user_id.clone()),
+        claimed_at: None,
+        trace: None,
+    };
+    key.code(&claim, row.claimed_at.and_utc())
+}
+
+fn key(secret: &[u8]) -> QueryResult<CodeKey> {
+    CodeKey::new(secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
+}
+
+async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
+    let any: Option<i64> = issued_coupons::table.select(issued_coupons::drop_id).first(conn).await.optional()?;
+    Ok(any.is_some())
+}
+
+/// The key, drawn if there is none: claims that come now need codes, whatever became of an older
+/// key.
+async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
+    let stored = code_key::table.select(code_key::secret);
+    if let Some(secret) = stored.first::<Vec<u8>>(conn).await.optional()? {
+        return key(&secret);
+    }
+    if has_rows(conn).await? {
+        tracing::error!(
+            "the table code_key was empty although there are coupons, and a new key was drawn: a row that is written \
+             again gets another code than its person was shown. Put the key back from a backup of MySQL, see \
+             \"The key of the codes\" in OPERATIONS.md"
+        );
+    }
+    draw(conn, DateTime::UNIX_EPOCH).await?;
+    key(&stored.first::<Vec<u8>>(conn).await?)
+}
+
+/// Of two that draw at the same time one wins, and both read that key.
+async fn draw(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<()> {
+    let drawn: [u8; 32] = rand::rng().random();
+    let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]), code_key::since.eq(since.naive_utc()));
+    match diesel::insert_into(code_key::table).values(row).execute(conn).await {
+        Err(error) if refusal(&error) != Some(Refusal::Duplicate) => Err(error),
+        _ => Ok(()),
+    }
+}

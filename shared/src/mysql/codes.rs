@@ -39,6 +39,12 @@ pub fn random_code() -> String {
     written(rand::rng().random())
 }
 
+/// Whether a text has the form of the codes made here. Rows that a hand inserts have others.
+pub(super) fn is_derived(code: &str) -> bool {
+    let is_group = |group: &str| group.len() == 4 && group.bytes().all(|digit| ALPHABET.contains(&digit));
+    code.len() == 19 && code.split('-').all(is_group)
+}
+
 /// Letters and digits that can't be taken for one another (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
@@ -73,8 +79,12 @@ mod tests {
         let codes: HashSet<String> = derived.chain((0..5_000).map(|_| random_code())).collect();
         assert_eq!(codes.len(), 10_000);
         for code in codes {
-            assert_eq!(code.len(), 19);
-            assert!(code.bytes().all(|b| b == b'-' || ALPHABET.contains(&b)), "{code}");
+            assert!(is_derived(&code), "{code}");
+        }
+        for other in
+            ["", "1DV5-630B-SAGH-X9Q", "1DV5630BSAGHX9QK000", "erased-0123456789abcdef0123", "A1B2C3D4E5F6A7B8C9D0"]
+        {
+            assert!(!is_derived(other), "{other}");
         }
     }
 

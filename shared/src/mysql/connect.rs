@@ -188,20 +188,22 @@ pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> 
     let opts = Opts::from_url(&url).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
     let opts = OptsBuilder::from_opts(opts).init(vec![SETTINGS]).stmt_cache_size(0).client_found_rows(true);
     let tls = address.tls();
-    let opts = opts.ssl_opts(tls.map(Tls::for_mysql));
-    Conn::try_from(mysql_async::Conn::new(opts).await.map_err(|error| why_not(error, tls))?).await
+    let opts: Opts = opts.ssl_opts(tls.map(Tls::for_mysql)).into();
+    let conn = mysql_async::Conn::new(opts.clone()).await;
+    Conn::try_from(conn.map_err(|error| why_not(error, opts.db_name(), tls))?).await
 }
 
-/// Access to the database denied, access denied, unknown database, access denied without a
-/// password.
-const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1049, 1698];
+/// Access to the database denied, access denied, access denied without a password.
+const DOES_NOT_LET_IN: [u16; 3] = [1044, 1045, 1698];
+
+const UNKNOWN_DATABASE: u16 = 1049;
 
 /// `require_secure_transport` is on.
 const WANTS_TLS: u16 = 3159;
 
 /// Tells a wrong user, password, database or certificate, which is a wrong setting, from a server
 /// that is busy or stops.
-fn why_not(error: mysql_async::Error, tls: Option<&Tls>) -> ConnectionError {
+fn why_not(error: mysql_async::Error, database: Option<&str>, tls: Option<&Tls>) -> ConnectionError {
     if let (Some(tls), Some(reason)) = (tls, tls::cause(&error)) {
         return ConnectionError::InvalidConnectionUrl(tls.sentence(reason));
     }
@@ -212,6 +214,12 @@ fn why_not(error: mysql_async::Error, tls: Option<&Tls>) -> ConnectionError {
         mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => ConnectionError::InvalidConnectionUrl(
             "it does not speak TLS: give it a certificate, or set DATABASE_TLS=off on a private network".to_owned(),
         ),
+        mysql_async::Error::Server(error) if error.code == UNKNOWN_DATABASE => {
+            let name = database.unwrap_or_default();
+            ConnectionError::InvalidConnectionUrl(format!(
+                "it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL"
+            ))
+        }
         mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
             let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
             let certificate = if may_need_certificate { "; a user may also need DATABASE_CERT_FILE" } else { "" };

@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish};
+use crate::quoted::without_values;
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
@@ -47,7 +48,7 @@ pub enum DbError {
     #[error("MySQL did not answer {what} within {limit:?}")]
     TimedOut { what: &'static str, limit: Duration },
     /// MySQL, or the connection to it, answered with an error.
-    #[error("MySQL: {what}: {source}")]
+    #[error("MySQL: {what}: {}", in_logs(source))]
     Query { what: &'static str, source: diesel::result::Error },
     /// The server may be a primary that was demoted, and its rows old ([`Db::of_primary`]). A write
     /// may have taken effect.
@@ -63,6 +64,21 @@ impl DbError {
     /// nothing.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
+    }
+
+    /// Why the schema refused a row, in a sentence without the values of the row.
+    pub fn why_refused(&self) -> Option<String> {
+        let Self::Query { source, .. } = self else { return None };
+        let said = without_values(source);
+        Some(match refusal(source)? {
+            Refusal::Duplicate => "another row has this slot, this person or this code".to_owned(),
+            Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
+                "the table `slot_limits` has no limit of this drop".to_owned()
+            }
+            Refusal::SlotOutOfRange => "the slot is not one of the drop's".to_owned(),
+            Refusal::Revoked => "the claim is revoked".to_owned(),
+            Refusal::UnknownDrop | Refusal::BadData => said,
+        })
     }
 
     /// Another transaction has had a row locked for long.
@@ -274,6 +290,11 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
             }
         }
     }
+}
+
+/// A refusal quotes the row that was refused, and so its person.
+fn in_logs(error: &diesel::result::Error) -> String {
+    if refusal(error).is_some() { without_values(error) } else { error.to_string() }
 }
 
 #[cfg(test)]

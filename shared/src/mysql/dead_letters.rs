@@ -20,7 +20,7 @@ mod keep;
 mod look;
 mod many;
 
-pub use keep::{FailedClaim, MessageOrigin, UNPUBLISHED, Unpublished, keep, keep_unpublished};
+pub use keep::{CORRECTED, FailedClaim, MessageOrigin, UNPUBLISHED, UNREADABLE, Unpublished, keep, keep_unpublished};
 pub use look::{Correction, DeadLetterQuery, Payload};
 pub use many::{COUNTED, DISCARDED_AT_ONCE, Matching, ReasonCount};
 
@@ -49,6 +49,14 @@ pub struct DeadLetterRow {
     pub source_offset: Option<i64>,
     /// The span that it came from, as W3C has it, where it has a trace.
     pub traceparent: Option<String>,
+}
+
+impl DeadLetterRow {
+    /// Whether only a message says so. Anybody who can write to the topic could have sent it. An
+    /// API or a person wrote the others.
+    pub fn is_of_message(&self) -> bool {
+        self.source_partition.is_some() && self.reason != CORRECTED
+    }
 }
 
 impl Db {
@@ -139,11 +147,19 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters that name no drop of which a pass could issue them, counted by
-    /// why, each with a few examples. Where they are few, the examples are all of them.
-    pub async fn loose_dead_letters(&self) -> Result<Vec<LooseDeadLetters>, DbError> {
+    /// The unresolved dead letters that name no drop in which a pass could issue them, of one
+    /// coupon or drop if it is given; counted by why, each with a few examples. If they are few,
+    /// the examples are all of them.
+    pub async fn loose_dead_letters(
+        &self,
+        coupon: Option<CouponId>,
+        drop: Option<DropId>,
+    ) -> Result<Vec<LooseDeadLetters>, DbError> {
         self.run_within(LONG, "count loose dead letters", async move |conn| {
-            let groups: Vec<LooseGroup> = diesel::sql_query(LOOSE).load(conn).await?;
+            let of_coupon = coupon.map(|CouponId(id)| format!(" AND (g.coupon_id = {id} OR d.coupon_id = {id})"));
+            let of_drop = drop.map(|DropId(id)| format!(" AND g.drop_id = {id}"));
+            let which = [of_coupon, of_drop].map(Option::unwrap_or_default).concat();
+            let groups: Vec<LooseGroup> = diesel::sql_query(format!("{LOOSE}{which} GROUP BY why")).load(conn).await?;
             let mut loose = Vec::with_capacity(groups.len());
             for group in groups {
                 let first: Vec<&str> = group.first_ids.split(',').take(EXAMPLES).collect();
@@ -241,15 +257,15 @@ const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claime
                        f.resolved_at, f.resolution, f.resolution_detail, f.source_partition, f.source_offset, f.traceparent";
 
 /// Grouped by what they name before the drops are looked up: three million may name a few.
-const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'name no drop' \
-         WHEN d.id IS NULL THEN 'name a drop that does not exist' \
-         WHEN g.coupon_id <> d.coupon_id THEN 'name a drop of another coupon than theirs' \
-         ELSE 'name a drop that is sealed' END AS why, \
+const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'no drop' \
+         WHEN d.id IS NULL THEN 'a drop that does not exist' \
+         WHEN g.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
+         ELSE 'a drop that is sealed' END AS why, \
      CAST(SUM(g.number) AS SIGNED) AS number, GROUP_CONCAT(g.first_id ORDER BY g.first_id) AS first_ids \
      FROM (SELECT drop_id, coupon_id, COUNT(*) AS number, MIN(id) AS first_id FROM failed_claims \
            WHERE resolved_at IS NULL GROUP BY drop_id, coupon_id) g \
      LEFT JOIN drops d ON d.id = g.drop_id \
-     WHERE d.id IS NULL OR d.sealed_at IS NOT NULL OR g.coupon_id <> d.coupon_id GROUP BY why";
+     WHERE (d.id IS NULL OR d.sealed_at IS NOT NULL OR g.coupon_id <> d.coupon_id)";
 
 #[derive(QueryableByName)]
 struct Counted {
@@ -272,7 +288,7 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// What they have in common, as a predicate.
+    /// What they name instead of a drop that passes compare.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,

@@ -47,6 +47,16 @@ pub struct DigestDrop {
     pub rows: u32,
 }
 
+/// An address of which mails were given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostMails {
+    /// As it stands in a header.
+    pub recipient: String,
+    pub given_up: u64,
+    /// Mails to the same address that a server took.
+    pub sent: u64,
+}
+
 /// What the daily digest says: everything of a stretch of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DailyDigest {
@@ -72,6 +82,8 @@ pub struct DailyDigest {
     pub examined: [u64; 3],
     /// Mails sent, waiting, given up, and given up because no mail server was set for days.
     pub mails: [u64; 4],
+    /// Mails given up by address, without those that no mail server was set for.
+    pub lost_mails: Vec<LostMails>,
     /// The operator vouches for Redis, and nothing checks it.
     pub redis_is_managed: bool,
 }
@@ -101,6 +113,7 @@ pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Dail
             sealed_total,
             examined,
             mails: mails(conn, since, until).await?,
+            lost_mails: lost_mails(conn, since, until).await?,
             redis_is_managed: false,
         })
     })
@@ -220,4 +233,25 @@ async fn mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> Q
     let untried: i64 = given_up.filter(mail_outbox::last_error.eq(UNTRIED)).count().get_result(conn).await?;
     let given_up: i64 = given_up.count().get_result(conn).await?;
     Ok([sent, waiting, given_up, untried].map(unsigned))
+}
+
+async fn lost_mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<Vec<LostMails>> {
+    let given_up = mail_outbox::given_up_at.ge(since).and(mail_outbox::given_up_at.lt(until));
+    let was_tried = mail_outbox::last_error.is_null().or(mail_outbox::last_error.ne(UNTRIED));
+    let lost: Vec<(String, i64)> = mail_outbox::table
+        .filter(mail_outbox::sent_at.is_null().and(given_up).and(was_tried))
+        .group_by(mail_outbox::recipient)
+        .order(mail_outbox::recipient)
+        .limit(LINES)
+        .select((mail_outbox::recipient, count_star()))
+        .load(conn)
+        .await?;
+    let mut all = Vec::with_capacity(lost.len());
+    for (recipient, given_up) in lost {
+        let sent = mail_outbox::sent_at.ge(since).and(mail_outbox::sent_at.lt(until));
+        let sent = mail_outbox::table.filter(sent.and(mail_outbox::recipient.eq(&recipient)));
+        let sent: i64 = sent.count().get_result(conn).await?;
+        all.push(LostMails { given_up: unsigned(given_up), sent: unsigned(sent), recipient });
+    }
+    Ok(all)
 }

@@ -1,5 +1,5 @@
-//! Erasing a person: their id gives way to a pseudonym wherever a table names it, and the texts of
-//! those rows go. The rows stay, so that totals stay exact.
+//! Erasing a person: a pseudonym replaces their id in every table, random texts replace their
+//! codes, and the free texts of those rows go. The rows stay, so that totals stay exact.
 
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// What takes the place of a text that may name a person.
 pub(super) const GONE: &str = "erased";
+
+/// A random text for each row, in place of an id or of a code: a code is derived from the id, so
+/// with the key anybody could try ids until one has this code.
+pub(super) const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 
 /// Rows by table.
 pub type RowsByTable = Vec<(&'static str, usize)>;
@@ -91,9 +95,12 @@ impl Db {
                 }
                 let mut rows = RowsByTable::new();
                 if !coupons.is_empty() {
+                    let code = format!(", code = {RANDOM}, traceparent = NULL");
+                    let revoked_code =
+                        format!(", code = IF(code IS NULL, NULL, {RANDOM}), reason = '{GONE}', revoked_by = '{GONE}'");
                     for (table, texts) in [
-                        ("issued_coupons", ", traceparent = NULL"),
-                        ("revoked_coupons", ", reason = 'erased', revoked_by = 'erased'"),
+                        ("issued_coupons", &*code),
+                        ("revoked_coupons", &*revoked_code),
                         ("broken_promises", ", reason = 'erased'"),
                     ] {
                         // By the unique key, which begins with the coupon.
@@ -101,7 +108,9 @@ impl Db {
                         rows.push((table, rename(conn, table, texts, &which, &user, &pseudonym).await?));
                     }
                 }
-                let texts = ", payload = NULL, error = NULL, resolution_detail = NULL, traceparent = NULL";
+                // The hash is over the message, which has the id.
+                let texts =
+                    ", payload = NULL, source_hash = NULL, error = NULL, resolution_detail = NULL, traceparent = NULL";
                 let dealt_with = "resolved_at IS NOT NULL AND";
                 rows.push((
                     "failed_claims",

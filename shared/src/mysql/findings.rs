@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Nullable};
 use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
 
@@ -209,6 +210,27 @@ impl Db {
             found.sort_unstable_by_key(|(id, _)| *id);
             found.truncate(limit as usize);
             Ok(found)
+        })
+        .await
+    }
+
+    /// What a pass last said of a dead letter that it left, and when. The table has no column for
+    /// its number: each such sentence begins with it.
+    pub async fn why_left(&self, letter: i64, drop: Option<i64>) -> Result<Option<(String, NaiveDateTime)>, DbError> {
+        self.run("why a dead letter stays", async move |conn| {
+            let begins = |sign: char| format!("failed claim {letter}{sign}%");
+            let said = reconcile_findings::detail.like(begins(' ')).or(reconcile_findings::detail.like(begins(':')));
+            // By the index of a drop's findings and their results.
+            let of_drop = diesel::dsl::sql::<Bool>("drop_id <=> ").bind::<Nullable<BigInt>, _>(drop);
+            let left = reconcile_findings::result.eq("skipped");
+            reconcile_findings::table
+                .filter(of_drop)
+                .filter(left.and(reconcile_findings::kind.eq("failed_claim")).and(said))
+                .order(reconcile_findings::created_at.desc())
+                .select((reconcile_findings::detail.assume_not_null(), reconcile_findings::created_at))
+                .first(conn)
+                .await
+                .optional()
         })
         .await
     }

@@ -8,16 +8,16 @@ use diesel::prelude::*;
 use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
-use rand::RngExt as _;
 
 use super::claim::Claim;
 use super::codes::{CodeKey, random_code};
 use super::dead_letters::{Resolution, resolve};
+use super::inserted::{TakenOut, take_out};
 use super::literal::push_text;
-use super::schema::{code_key, issued_coupons, revoked_coupons};
+use super::schema::issued_coupons;
 use super::slot_limits::SlotLimits;
-use super::void::take_out_void;
-use super::{Conn, Db, DbError, MOST_VALUES, Refusal, refusal};
+use super::{Conn, Db, DbError, MOST_VALUES};
+use crate::coupon::ClaimFault;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::trace::TraceContext;
 
@@ -53,8 +53,20 @@ pub struct IssuedRow {
     pub issued_by: String,
 }
 
-/// Inserts claims as one multi-row statement: all of them, or none. Those that are revoked are
-/// taken out again; gives how many rows stand. To be called in a transaction.
+/// What became of claims that were to become rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InsertedRows {
+    /// How many rows there are.
+    pub rows: usize,
+    /// Claims of messages that their drop can't have; they got no row. All others without a row are
+    /// void.
+    pub faults: Vec<(DropId, Slot, ClaimFault)>,
+    /// Rows that have a new code, because another row has the one that follows from their claim.
+    pub other_codes: Vec<(DropId, Slot)>,
+}
+
+/// Inserts claims as one multi-row statement: all of them, or none. Deletes the rows again that
+/// must not stand. To be called in a transaction.
 ///
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
 /// each described by MySQL in a packet of its own before the values are even sent, and it is used
@@ -65,9 +77,10 @@ pub async fn insert(
     limits: &SlotLimits,
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<usize> {
+) -> QueryResult<InsertedRows> {
+    let mut inserted = InsertedRows::default();
     if claims.is_empty() {
-        return Ok(0);
+        return Ok(inserted);
     }
     let now = Utc::now();
     let mut codes: Vec<String> = claims.iter().map(|claim| key.code(claim, claim.claimed_at.unwrap_or(now))).collect();
@@ -75,15 +88,16 @@ pub async fn insert(
         // A hand gave the row of one of them to somebody else. A person without a row is worse off
         // than one with another code.
         Err(error) if is_code_taken(&error) => {
-            replace_taken(conn, &mut codes).await?;
+            let taken = replace_taken(conn, &mut codes).await?;
+            inserted.other_codes = taken.into_iter().map(|at| (claims[at].drop_id, claims[at].slot)).collect();
             conn.batch_execute(&statement(claims, &codes, limits, by, now)).await?;
         }
         done => done?,
     }
-    if !is_any_revoked(conn, claims).await? {
-        return Ok(claims.len());
-    }
-    Ok(claims.len() - take_out_void(conn, claims).await?)
+    let TakenOut { void, faults } = take_out(conn, claims, by).await?;
+    inserted.rows = claims.len() - void - faults.len();
+    inserted.faults = faults;
+    Ok(inserted)
 }
 
 /// By the end of the message: a user id that it quotes may say anything.
@@ -92,27 +106,16 @@ fn is_code_taken(error: &diesel::result::Error) -> bool {
     matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
 }
 
-/// Draws a code for each that a row has.
-async fn replace_taken(conn: &mut Conn, codes: &mut [String]) -> QueryResult<()> {
+/// Draws a code for each that a row has; gives their places.
+async fn replace_taken(conn: &mut Conn, codes: &mut [String]) -> QueryResult<Vec<usize>> {
     let with_these = issued_coupons::table.filter(issued_coupons::code.eq_any(codes.iter()));
     let taken: HashSet<String> = with_these.select(issued_coupons::code).load(conn).await?.into_iter().collect();
     tracing::warn!(codes = taken.len(), "rows of others have the codes of claims: these get other codes");
-    for code in codes.iter_mut().filter(|code| taken.contains(*code)) {
-        *code = random_code();
+    let places: Vec<usize> = (0..codes.len()).filter(|at| taken.contains(&codes[*at])).collect();
+    for at in &places {
+        codes[*at] = random_code();
     }
-    Ok(())
-}
-
-/// Whether any of these claims' coupons has a revocation. Nearly always none has, and then this
-/// locks nothing. After the insert, and with a locking read: a revocation that is being written has
-/// inserted itself before it looked for a row, so one of the two waits for the other and sees it.
-async fn is_any_revoked(conn: &mut Conn, claims: &[Claim]) -> QueryResult<bool> {
-    let mut coupons: Vec<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();
-    coupons.sort_unstable();
-    coupons.dedup();
-    let of_coupons = revoked_coupons::table.filter(revoked_coupons::coupon_id.eq_any(coupons));
-    let any = of_coupons.select(revoked_coupons::coupon_id).limit(1).for_share().load::<i64>(conn).await?;
-    Ok(!any.is_empty())
+    Ok(places)
 }
 
 /// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
@@ -282,13 +285,14 @@ impl Db {
     }
 
     /// Writes the rows of repairs, and resolves the dead letters that they were: all of it, or
-    /// nothing, also where one of them is revoked.
+    /// nothing, also if one of them is void. Gives the rows that have another code than follows
+    /// from their claim.
     pub async fn reissue(
         &self,
         mut claims: Vec<Claim>,
         resolutions: Vec<Resolution>,
         run_id: &str,
-    ) -> Result<(), DbError> {
+    ) -> Result<Vec<(DropId, Slot)>, DbError> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
         // In the order of the primary key, as the consumer writes them: one waits for the other.
@@ -296,10 +300,12 @@ impl Db {
         self.run("issue rows", async move |conn| {
             let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
             conn.transaction(async |conn| {
-                if insert(conn, &claims, &limits, &key, IssuedBy::Reconciler).await? < claims.len() {
+                let inserted = insert(conn, &claims, &limits, &key, IssuedBy::Reconciler).await?;
+                if inserted.rows < claims.len() {
                     return Err(revoked_meanwhile());
                 }
-                resolve(conn, &resolutions, &run_id).await
+                resolve(conn, &resolutions, &run_id).await?;
+                Ok(inserted.other_codes)
             })
             .await
         })
@@ -311,31 +317,6 @@ impl Db {
 fn revoked_meanwhile() -> diesel::result::Error {
     let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
     diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))
-}
-
-impl Db {
-    /// The installation's key, read once a pool.
-    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
-        let read = || self.run("key of the codes", async |conn| read_code_key(conn).await);
-        self.code_key.get_or_try_init(read).await.cloned()
-    }
-}
-
-/// The key, drawn where there is none. Of two that draw at once one wins, and both read that.
-async fn read_code_key(conn: &mut Conn) -> QueryResult<CodeKey> {
-    let stored = code_key::table.select(code_key::secret);
-    let found: Option<Vec<u8>> = stored.first(conn).await.optional()?;
-    let secret = if let Some(secret) = found {
-        secret
-    } else {
-        let drawn: [u8; 32] = rand::rng().random();
-        let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
-        match diesel::insert_into(code_key::table).values(row).execute(conn).await {
-            Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
-            _ => stored.first(conn).await?,
-        }
-    };
-    CodeKey::new(&secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
 }
 
 #[cfg(test)]

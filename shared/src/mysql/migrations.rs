@@ -11,12 +11,15 @@ use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::db::get_lock;
-use super::{Conn, Db, DbSettings};
+use super::{Conn, Db, DbError, DbSettings};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
 /// Longest wait for another process that migrates the same database.
 const LOCK_WAIT_SECONDS: i32 = 300;
+
+/// The migration that makes the table of the key of codes.
+const CODE_KEY_TABLE: &str = "20261122000017";
 
 /// An ALTER waits for every transaction that has used its table, and everybody who comes after it
 /// waits behind it: rows, claims, questions. So it gives up after a second, lets them through, and
@@ -40,7 +43,11 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     diesel::sql_query(LOCK_WAIT).execute(&mut conn).await.context("lock_wait_timeout could not be set")?;
     let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
     // Before the first row, so that every backup with rows has it.
-    Db::new(&patient)?.code_key().await.context("the key of the codes could not be drawn")?;
+    let db = Db::new(&patient)?;
+    if done.iter().any(|version| version == CODE_KEY_TABLE) {
+        db.draw_first_code_key().await.context("the key of the codes could not be drawn")?;
+    }
+    db.code_key().await.context("the key of the codes could not be read")?;
     Ok(done)
 }
 
@@ -75,7 +82,7 @@ pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
         .load(&mut conn)
         .await
         .or_else(|error| if is_missing_table(&error) { Ok(Vec::new()) } else { Err(error) })
-        .context("the state of the tables could not be read")?;
+        .map_err(|source| DbError::Query { what: "read which migrations ran", source })?;
     let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
         .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
     let has_run = |name: &dyn MigrationName| ran.iter().any(|ran| ran.version == name.version().to_string());

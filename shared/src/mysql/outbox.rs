@@ -7,8 +7,8 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
-use super::schema::mail_outbox;
-use super::{Conn, Db, DbError};
+use super::schema::{alerts as alerts_table, mail_outbox, reconciler_state};
+use super::{Conn, Db, DbError, alerts};
 
 /// Rows read for one round.
 const ROUND: i64 = 64;
@@ -37,28 +37,33 @@ macro_rules! deliveries {
             outcome: DeliveryOutcome,
             now: DateTime<Utc>,
         ) -> Result<(), DbError> {
+            db.run("record a delivery", async move |conn| note_outcome(conn, id, outcome, now).await).await
+        }
+
+        async fn note_outcome(
+            conn: &mut Conn,
+            id: i64,
+            outcome: DeliveryOutcome,
+            now: DateTime<Utc>,
+        ) -> QueryResult<()> {
             let now = now.naive_utc();
-            db.run("record a delivery", async move |conn| {
-                let row = $table::table.filter($table::id.eq(id).and($table::sent_at.is_null()));
-                let counted =
-                    ($table::attempts.eq($table::attempts + 1), $table::leased_until.eq(None::<NaiveDateTime>));
-                match outcome {
-                    DeliveryOutcome::Sent => {
-                        let sent = ($table::sent_at.eq(now), $table::last_error.eq(None::<String>));
-                        diesel::update(row).set((counted, sent)).execute(conn).await
-                    }
-                    DeliveryOutcome::Retry(at, error) => {
-                        let later = ($table::next_attempt_at.eq(at.naive_utc()), $table::last_error.eq(error));
-                        diesel::update(row).set((counted, later)).execute(conn).await
-                    }
-                    DeliveryOutcome::GivenUp(error) => {
-                        let given_up = ($table::given_up_at.eq(now), $table::last_error.eq(error));
-                        diesel::update(row).set((counted, given_up)).execute(conn).await
-                    }
+            let row = $table::table.filter($table::id.eq(id).and($table::sent_at.is_null()));
+            let counted = ($table::attempts.eq($table::attempts + 1), $table::leased_until.eq(None::<NaiveDateTime>));
+            match outcome {
+                DeliveryOutcome::Sent => {
+                    let sent = ($table::sent_at.eq(now), $table::last_error.eq(None::<String>));
+                    diesel::update(row).set((counted, sent)).execute(conn).await
                 }
-                .map(|_| ())
-            })
-            .await
+                DeliveryOutcome::Retry(at, error) => {
+                    let later = ($table::next_attempt_at.eq(at.naive_utc()), $table::last_error.eq(error));
+                    diesel::update(row).set((counted, later)).execute(conn).await
+                }
+                DeliveryOutcome::GivenUp(error) => {
+                    let given_up = ($table::given_up_at.eq(now), $table::last_error.eq(error));
+                    diesel::update(row).set((counted, given_up)).execute(conn).await
+                }
+            }
+            .map(|_| ())
         }
 
         /// How many wait to be sent.
@@ -176,19 +181,113 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
     .await
 }
 
+/// Renews the lease of a mail that is still being handed over.
+pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError> {
+    db.run("renew the lease of a mail", async move |conn| {
+        let open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+        let row = mail_outbox::table.filter(mail_outbox::id.eq(id).and(open));
+        diesel::update(row).set(mail_outbox::leased_until.eq(until.naive_utc())).execute(conn).await.map(|_| ())
+    })
+    .await
+}
+
+/// Whether a server has taken this mail for any of its recipients.
+pub async fn was_taken(db: &Db, id: i64) -> Result<bool, DbError> {
+    db.run("look for other recipients of a mail", async move |conn| {
+        let Some(mail) = MailRows::of(conn, id).await? else { return Ok(false) };
+        mail.was_taken(conn).await
+    })
+    .await
+}
+
+/// One mail with all its rows, one for each recipient: their Message-IDs begin alike.
+struct MailRows {
+    created_at: NaiveDateTime,
+    /// Pattern of its Message-IDs.
+    ids: String,
+}
+
+impl MailRows {
+    async fn of(conn: &mut Conn, id: i64) -> QueryResult<Option<Self>> {
+        let row = mail_outbox::table.find(id).select((mail_outbox::created_at, mail_outbox::message_id));
+        let row: Option<(NaiveDateTime, String)> = row.first(conn).await.optional()?;
+        // A UUID, a full stop, the number of the recipient.
+        let ids = |message_id: &str| message_id.split_once('.').map(|(mail, _)| format!("{mail}.%"));
+        Ok(row.and_then(|(created_at, message_id)| Some(Self { created_at, ids: ids(&message_id)? })))
+    }
+
+    async fn was_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
+        // By the index. The clock of another process may be behind.
+        let sent = mail_outbox::sent_at.ge(self.created_at - TimeDelta::days(1));
+        let rows = mail_outbox::table.filter(sent.and(mail_outbox::message_id.like(&self.ids)));
+        Ok(rows.count().get_result::<i64>(conn).await? > 0)
+    }
+
+    async fn may_be_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
+        let open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+        let rows = mail_outbox::table.filter(open.and(mail_outbox::message_id.like(&self.ids)));
+        Ok(rows.count().get_result::<i64>(conn).await? > 0)
+    }
+}
+
+/// Gives a mail to one recipient up. If no recipient has it or may get it yet, nobody was told: its
+/// alerts count as not mailed, so that the next pass that sees them mails them again.
+pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Result<(), DbError> {
+    db.run("give up a mail", async move |conn| {
+        conn.transaction(async |conn| {
+            // Two recipients of one mail are given up one after the other, and no pass judges
+            // meanwhile by alerts as they were.
+            alerts::lock(conn).await?;
+            note_outcome(conn, id, DeliveryOutcome::GivenUp(error), now).await?;
+            let Some(mail) = MailRows::of(conn, id).await? else { return Ok(()) };
+            if mail.was_taken(conn).await? || mail.may_be_taken(conn).await? {
+                return Ok(());
+            }
+            not_mailed(conn, &[mail.created_at]).await
+        })
+        .await
+    })
+    .await
+}
+
+/// Nobody got the mails that were queued at these instants: what they were about is due again.
+/// Alerts keep when their last mail was queued; facts of other mails (`reconciler_state`) end with
+/// it.
+async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult<()> {
+    diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq_any(queued_at)))
+        .set(alerts_table::last_mailed_at.eq(None::<NaiveDateTime>))
+        .execute(conn)
+        .await?;
+    for at in queued_at {
+        let mailed = reconciler_state::value.like(format!("% {}", at.and_utc().to_rfc3339()));
+        diesel::update(reconciler_state::table.filter(mailed))
+            .set(reconciler_state::value.eq(""))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
 /// The error of mails that [`give_up_untried`] gave up.
 pub(super) const UNTRIED: &str = "no mail server was set for days";
 
 /// Gives up mails from before then that were never tried. Gives how many.
 pub async fn give_up_untried(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
     db.run_within(std::time::Duration::from_secs(30), "give up old mails", async move |conn| {
-        let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
-        let is_old = mail_outbox::attempts.eq(0).and(mail_outbox::created_at.lt(before.naive_utc()));
-        diesel::update(mail_outbox::table.filter(is_open.and(is_old)))
-            .set((mail_outbox::given_up_at.eq(now.naive_utc()), mail_outbox::last_error.eq(UNTRIED)))
-            .execute(conn)
-            .await
-            .map(|given_up| given_up as u64)
+        conn.transaction(async |conn| {
+            alerts::lock(conn).await?;
+            let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+            let is_old = mail_outbox::attempts.eq(0).and(mail_outbox::created_at.lt(before.naive_utc()));
+            let old = mail_outbox::table.filter(is_open.and(is_old));
+            let queued_at: Vec<NaiveDateTime> = old.select(mail_outbox::created_at).distinct().load(conn).await?;
+            let given_up = diesel::update(old)
+                .set((mail_outbox::given_up_at.eq(now.naive_utc()), mail_outbox::last_error.eq(UNTRIED)))
+                .execute(conn)
+                .await?;
+            not_mailed(conn, &queued_at).await?;
+            Ok(given_up as u64)
+        })
+        .await
     })
     .await
 }

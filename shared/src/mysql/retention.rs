@@ -6,15 +6,15 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
-use super::erase::GONE;
+use super::erase::{GONE, RANDOM};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
 
 /// Slots renamed in one statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// A pseudonym for each row: nobody can tell which rows were of one person.
-const PSEUDONYM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
+/// Rows that still name a person. The code of an erased row does, if an earlier release left it.
+const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
 /// A drop that was sealed long ago and still names people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
@@ -63,7 +63,8 @@ impl Db {
         .await
     }
 
-    /// Puts a pseudonym in place of everybody who holds a row of a sealed drop; gives how many.
+    /// Puts a pseudonym in place of everybody who holds a row of a sealed drop, another one in each
+    /// row, so that nobody can tell which rows were of one person; gives how many.
     pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
         let last = self.run("last slot of a drop", async move |conn| {
             let query = diesel::sql_query("SELECT MAX(slot) AS slot FROM issued_coupons WHERE drop_id = ?");
@@ -76,8 +77,9 @@ impl Db {
                 .run("erase holders", async move |conn| {
                     // A drop that is not sealed any more is compared with what Redis knows.
                     diesel::sql_query(format!(
-                        "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id SET i.user_id = {PSEUDONYM}, i.traceparent = NULL \
-                         WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND i.user_id NOT LIKE 'erased-%' \
+                        "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
+                         SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
+                         WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} \
                          AND d.sealed_at IS NOT NULL"
                     ))
                     .bind::<BigInt, _>(drop.0)
@@ -97,14 +99,15 @@ impl Db {
         self.run("erase people of a drop", async move |conn| {
             conn.transaction(async |conn| {
                 let promises = format!(
-                    "UPDATE broken_promises SET user_id = {PSEUDONYM}, reason = '{GONE}' \
+                    "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
                      WHERE drop_id = ? AND mended_at IS NOT NULL AND user_id NOT LIKE 'erased-%'"
                 );
                 let mut erased = diesel::sql_query(promises).bind::<BigInt, _>(drop.0).execute(conn).await?;
                 if coupon_is_over {
                     let revocations = format!(
-                        "UPDATE revoked_coupons SET user_id = {PSEUDONYM}, reason = '{GONE}', revoked_by = '{GONE}' \
-                         WHERE drop_id = ? AND user_id NOT LIKE 'erased-%'"
+                        "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, NULL, {RANDOM}), \
+                         reason = '{GONE}', revoked_by = '{GONE}' \
+                         WHERE drop_id = ? AND {NAMES_SOMEBODY}"
                     );
                     erased += diesel::sql_query(revocations).bind::<BigInt, _>(drop.0).execute(conn).await?;
                 }

@@ -316,6 +316,7 @@ const BY_AGE: &[(&str, Time)] = &[
     ),
     // What they were is looked up by drop; without it the next pass shows them once more.
     ("held_back WHERE planned_at < {before} ORDER BY planned_at", |kept| kept.runs),
+    ("known_admissions WHERE seen_at < {before} ORDER BY seen_at", |kept| kept.runs),
     ("ops_actions WHERE at < {before} ORDER BY at", |kept| kept.runs),
     ("broken_promises WHERE mended_at < {before} ORDER BY mended_at", |kept| kept.mended_promises),
 ];

@@ -29,6 +29,7 @@ diesel::table! {
     code_key (id) {
         id -> TinyInt,
         secret -> Binary,
+        since -> Datetime,
     }
 }
 
@@ -198,6 +199,14 @@ diesel::table! {
         run_id -> Text,
         created_at -> Datetime,
         mended_at -> Nullable<Datetime>,
+    }
+}
+
+diesel::table! {
+    known_admissions (drop_id) {
+        drop_id -> BigInt,
+        users -> Unsigned<BigInt>,
+        seen_at -> Datetime,
     }
 }
 

@@ -2,6 +2,7 @@
 //! of drops, which keeps them from it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
@@ -9,8 +10,8 @@ use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::catalogue::LISTED;
-use super::dead_letters::list;
-use super::schema::{drops, failed_claims, revoked_coupons};
+use super::dead_letters::{CORRECTED, list};
+use super::schema::{drops, failed_claims, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES, json};
 use crate::domain::{CouponId, DropId};
 
@@ -47,6 +48,9 @@ impl CouponHistory {
     }
 }
 
+/// Longest count of the rows of one drop.
+const LONG: Duration = Duration::from_secs(120);
+
 /// Coupons in one statement: each counts entries of two indexes, perhaps thousands.
 const HISTORIES_AT_ONCE: usize = 200;
 
@@ -76,11 +80,12 @@ impl Db {
     }
 
     /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
-    /// saw it close, since an operator has moved that meanwhile, or something of it was revoked
-    /// since there were so many revocations, or it is sealed already.
+    /// saw it close, since an operator has moved that meanwhile; or its rows or revocations are not
+    /// those that were verified; or it is sealed already.
     ///
     /// A revocation locks its drop after it has inserted itself: it is either committed before the
-    /// drop is locked here, and counted, or it unseals the drop afterwards.
+    /// drop is locked here, and counted, or it unseals the drop afterwards. A consumer locks a
+    /// closed drop after it has inserted rows: they are counted, or it finds the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,
@@ -88,13 +93,17 @@ impl Db {
         rows: u32,
         revocations: u64,
     ) -> Result<bool, DbError> {
-        self.run("seal drop", async move |conn| {
+        self.run_within(LONG, "seal drop", async move |conn| {
             conn.transaction(async |conn| {
                 let closing = drops::closes_at.eq(closes_at.map(|at| at.naive_utc()));
                 let drop = drops::table.find(id.0).filter(drops::sealed_at.is_null().and(closing));
                 let own = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(id.0)).count();
                 let locked = drop.select(drops::id).for_update().load::<i64>(conn).await?;
                 if locked.is_empty() || u64::try_from(own.get_result::<i64>(conn).await?) != Ok(revocations) {
+                    return Ok(false);
+                }
+                let written = issued_coupons::table.filter(issued_coupons::drop_id.eq(id.0)).count();
+                if written.get_result::<i64>(conn).await? != i64::from(rows) {
                     return Ok(false);
                 }
                 // One that was unsealed may name people anew.
@@ -134,8 +143,8 @@ impl Db {
         .await
     }
 
-    /// Unseals the drops that have slots left and of which an unresolved dead letter could be
-    /// issued: a promise may be open there after all. Gives their number.
+    /// Unseals the drops of which an unresolved dead letter could be issued: a promise may be open
+    /// there after all. Gives their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
         const AT_ONCE: usize = 5_000;
         let (mut unsealed, mut after) = (0, i64::MIN);
@@ -207,15 +216,18 @@ impl Db {
     }
 }
 
-/// Those of these drops that are sealed with slots left, and have a dead letter with a person on a
-/// slot of theirs or on none.
+/// Those of these drops that are sealed and have a dead letter with a person on a slot of theirs or
+/// on none, if there is a slot for it: the drop was sealed with slots left, or has lost the row on
+/// that slot. No message unseals a drop: whoever was promised a coupon of it had a row by then.
 async fn unseal(conn: &mut Conn, named: &[i64]) -> QueryResult<usize> {
     diesel::sql_query(format!(
-        "UPDATE drops d SET d.sealed_at = NULL, d.sealed_rows = NULL \
-         WHERE d.id IN ({}) AND d.sealed_at IS NOT NULL AND COALESCE(d.sealed_rows, 0) < d.quantity \
+        "UPDATE drops d SET d.sealed_at = NULL, d.sealed_rows = NULL WHERE d.id IN ({}) AND d.sealed_at IS NOT NULL \
          AND EXISTS (SELECT 1 FROM failed_claims f WHERE f.resolved_at IS NULL AND f.drop_id = d.id \
              AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) AND f.user_id IS NOT NULL \
-             AND (f.slot IS NULL OR f.slot BETWEEN 1 AND d.quantity))",
+             AND (f.source_partition IS NULL OR f.reason = '{CORRECTED}') \
+             AND (f.slot IS NULL OR f.slot BETWEEN 1 AND d.quantity) \
+             AND (COALESCE(d.sealed_rows, 0) < d.quantity OR f.slot IS NOT NULL AND NOT EXISTS \
+                 (SELECT 1 FROM issued_coupons i WHERE i.drop_id = f.drop_id AND i.slot = f.slot)))",
         list(named.iter().copied())
     ))
     .execute(conn)

@@ -1,4 +1,5 @@
-//! Claims that a revocation voids never become rows (docs/decisions/0013-revoking.md).
+//! Claims that never become rows: those that a revocation voids
+//! (docs/decisions/0013-revoking.md), and those of people who were erased since.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -6,9 +7,10 @@ use std::fmt::Write as _;
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
+use diesel_async::RunQueryDsl;
 
 use super::claim::Claim;
+use super::erased::ErasedClaims;
 use super::literal::push_text;
 use super::{Conn, MOST_VALUES};
 
@@ -32,30 +34,10 @@ impl VoidFor {
     }
 }
 
-/// Takes claims that are revoked out of the rows that were just inserted, in the same transaction;
-/// gives their number.
-pub(super) async fn take_out_void(conn: &mut Conn, claims: &[Claim]) -> QueryResult<usize> {
-    let mut taken = 0;
-    for claims in claims.chunks(MOST_VALUES) {
-        let claims: Vec<&Claim> = claims.iter().collect();
-        let void = void_among(conn, &claims).await?;
-        if !void.is_empty() {
-            let mut sql = String::from("DELETE FROM issued_coupons WHERE (drop_id, slot) IN (");
-            for (i, claim) in void.iter().enumerate() {
-                // Writing to a `String` does not fail.
-                let _ = write!(sql, "{}({},{})", if i > 0 { "," } else { "" }, claim.drop_id, claim.slot);
-            }
-            sql.push(')');
-            conn.batch_execute(&sql).await?;
-            taken += void.len();
-        }
-    }
-    Ok(taken)
-}
-
-/// Those of these claims that are revoked. Locks what it reads until the transaction ends.
+/// Those of these claims that are void. Locks the revocations that it reads until the transaction
+/// ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
-    let mut void = Vec::new();
+    let mut void = ErasedClaims::among(conn, claims).await?;
     for claims in claims.chunks(MOST_VALUES) {
         let mut sql = String::from(
             "SELECT coupon_id, user_id, person_scope, again_from FROM revoked_coupons WHERE (coupon_id, user_id) IN (",

@@ -19,6 +19,7 @@
 //! | `fc:{C}:verified` | string | the epoch in which the coupon was verified |
 //! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: a life of Redis, a fencing token |
 //! | `fc:epoch:{T}` | string | the same of one server of a cluster; `T` is in its first hash slot |
+//! | `fc:ended:{S}` | string | an operator's session that was ended early; expires with it |
 //! | `fc:wake` | set | coupons that an operator changed while people waited |
 //! | `fc:given` | sorted set | `coupon` and `drop`, score the highest number that one was given |
 //! | `fc:given:{T}` | sorted set | the same on one server of a cluster |
@@ -93,6 +94,21 @@ impl DropKeys {
         [&self.meta, &self.count, &self.users, &self.free, &self.waiting, &self.times]
     }
 
+    /// The keys that admission cannot do without, with Redis's words for their types.
+    pub fn types(&self) -> [(&str, &'static str); 9] {
+        [
+            (&self.meta, "hash"),
+            (&self.count, "string"),
+            (&self.users, "zset"),
+            (&self.free, "zset"),
+            (&self.waiting, "zset"),
+            (&self.claimants, "hash"),
+            (&self.revoked, "hash"),
+            (&self.allowed, "set"),
+            (&self.allow_list, "string"),
+        ]
+    }
+
     /// The keys of its coupon that end with the coupon. The generation first: a coupon without one
     /// counts as lost, whatever else is left.
     pub fn of_coupon(&self) -> [&str; 7] {
@@ -134,6 +150,11 @@ pub fn verified(prefix: &str, coupon: CouponId) -> String {
 /// The highest numbers that coupons and drops were given.
 pub fn given(prefix: &str) -> String {
     format!("{prefix}:given")
+}
+
+/// Whether an operator's session was ended before its time.
+pub fn ended_session(prefix: &str, session: &str) -> String {
+    format!("{prefix}:ended:{session}")
 }
 
 /// Coupons that the reconciler should compare at once.

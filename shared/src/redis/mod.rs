@@ -6,6 +6,7 @@ pub mod admission;
 pub mod allow_list;
 pub mod client;
 mod connection;
+mod ended_sessions;
 mod expiry;
 pub mod gate;
 pub mod given;

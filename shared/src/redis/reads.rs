@@ -19,6 +19,33 @@ pub struct Stock {
     pub quantity: Slot,
     pub held: u32,
     pub paused: bool,
+    /// How many people are on the waiting list, and how many may be.
+    pub waiting: u32,
+    pub waiting_list: u32,
+}
+
+/// What a person gets who claims now, as `claim.lua` decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    Slot,
+    /// A place on the waiting list.
+    Place,
+    Nothing,
+}
+
+impl Stock {
+    /// For display only: the next claim may change it.
+    pub fn prospect(&self) -> Prospect {
+        let left = self.quantity.saturating_sub(self.held);
+        // What comes free goes to the people who wait already.
+        if self.waiting == 0 && left > 0 {
+            Prospect::Slot
+        } else if self.waiting < self.waiting_list.max(left) {
+            Prospect::Place
+        } else {
+            Prospect::Nothing
+        }
+    }
 }
 
 impl Redis {
@@ -29,15 +56,23 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for keys in drops {
-            pipe.cmd("HMGET").arg(&keys.meta).arg("quantity").arg("paused").cmd("ZCARD").arg(&keys.users);
+            pipe.cmd("HMGET").arg(&keys.meta).arg("quantity").arg("paused").arg("waiting_list");
+            pipe.cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.waiting);
         }
         let replies: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
-        let read = |pair: &[Value]| {
-            let (quantity, paused) = <(Option<String>, Option<String>)>::from_redis_value_ref(pair.first()?).ok()?;
-            let held = u32::from_redis_value_ref(pair.get(1)?).ok()?;
-            Some(Stock { quantity: quantity?.parse().ok()?, held, paused: paused.is_some_and(|p| p == "1") })
+        let read = |replies: &[Value]| {
+            let [meta, users, waiting] = replies else { return None };
+            let [quantity, paused, waiting_list] = <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
+            Some(Stock {
+                quantity: quantity?.parse().ok()?,
+                held: u32::from_redis_value_ref(users).ok()?,
+                paused: paused.is_some_and(|p| p == "1"),
+                waiting: u32::from_redis_value_ref(waiting).ok()?,
+                // As `claim.lua` reads it: no list where the field is missing or no number.
+                waiting_list: waiting_list.and_then(|places| places.parse().ok()).unwrap_or(0),
+            })
         };
-        Ok(replies.chunks(2).map(read).collect())
+        Ok(replies.chunks(3).map(read).collect())
     }
 
     /// The highest slot given out in each drop, in the order asked; `None` for one that admission
@@ -120,7 +155,47 @@ pub fn is_about_data(error: &RedisError) -> bool {
             .is_some_and(|errors| errors.iter().any(|(_, e)| of_a_key(e.code(), e.details().unwrap_or_default())))
 }
 
+/// A key that has another type than Firstcome gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongKey {
+    pub key: String,
+    /// The type it has.
+    pub found: &'static str,
+    /// The type it should have.
+    pub wanted: &'static str,
+}
+
+/// Redis's word for a type, and a person's.
+const TYPES: [(&str, &str); 6] = [
+    ("string", "a string"),
+    ("list", "a list"),
+    ("set", "a set"),
+    ("zset", "a sorted set"),
+    ("hash", "a hash"),
+    ("stream", "a stream"),
+];
+
+fn type_in_words(word: &str) -> &'static str {
+    TYPES.iter().find(|(name, _)| *name == word).map_or("of an unknown type", |(_, words)| words)
+}
+
 impl Redis {
+    /// The first key of a drop or its coupon that has another type than Firstcome gives it.
+    pub async fn wrong_key(&self, keys: &DropKeys) -> Result<Option<WrongKey>, RedisError> {
+        let wanted = keys.types();
+        let mut pipe = redis::pipe();
+        for (key, _) in wanted {
+            pipe.cmd("TYPE").arg(key);
+        }
+        let found: Vec<String> = pipe.query_async(&mut self.connection()).await?;
+        let wrong = wanted.iter().zip(found).find(|((_, wanted), found)| found != "none" && found != wanted);
+        Ok(wrong.map(|((key, wanted), found)| WrongKey {
+            key: (*key).to_owned(),
+            found: type_in_words(&found),
+            wanted: type_in_words(wanted),
+        }))
+    }
+
     /// The numbers of many drops, in the order asked. One that can't be read keeps no other back.
     pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
         let mut numbers = Vec::with_capacity(drops.len());

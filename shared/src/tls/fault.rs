@@ -58,7 +58,7 @@ impl Tls {
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
         let kafka = if self.store == Store::Kafka { ", and KAFKA_SECURITY_PROTOCOL" } else { "" };
-        if self.store == Store::Jwks {
+        if matches!(self.store, Store::Jwks | Store::Api) {
             format!("it asks this process for a certificate ({alert}), and it has none")
         } else if self.has_identity() {
             format!("it does not take the certificate of this process ({alert}): see {prefix}_CERT_FILE{kafka}")

@@ -28,6 +28,8 @@ pub enum Store {
     Kafka,
     /// The keys of tokens, at their issuer.
     Jwks,
+    /// The API, for operators' programs.
+    Api,
 }
 
 impl Store {
@@ -38,6 +40,7 @@ impl Store {
             Self::Mysql => "DATABASE",
             Self::Kafka => "KAFKA",
             Self::Jwks => "JWT_JWKS",
+            Self::Api => "API",
         }
     }
 
@@ -48,6 +51,7 @@ impl Store {
             Self::Mysql => "DATABASE_URL",
             Self::Kafka => "KAFKA_BROKERS",
             Self::Jwks => "JWT_JWKS_URL",
+            Self::Api => "API_URL",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a hand may put into a drop's keys, with numbers that add up all the same.
 
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
+use firstcome_shared::redis::reads::WrongKey;
 use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 
@@ -34,6 +35,25 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
             let people = person.chars().collect();
             assert_eq!(world.apply(&ScriptCommand::Claim(people)).await.0, format!("[{expected}]"), "{commands:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_named_with_the_type_that_it_should_have() {
+    let (server, world) = opened(3).await;
+    let (redis, keys) = (&world.redis, &world.keys);
+    assert_eq!(redis.wrong_key(keys).await.unwrap(), None);
+    for (key, made, found, wanted) in [
+        (&keys.free, "LPUSH", "a list", "a sorted set"),
+        (&keys.users, "SADD", "a set", "a sorted set"),
+        (&keys.claimants, "LPUSH", "a list", "a hash"),
+        (&keys.count, "LPUSH", "a list", "a string"),
+    ] {
+        ask::<firstcome_shared::redis::Value>(&server, &["DEL", key]).await;
+        ask::<firstcome_shared::redis::Value>(&server, &[made, key, "x"]).await;
+        let wrong = WrongKey { key: key.clone(), found, wanted };
+        assert_eq!(redis.wrong_key(keys).await.unwrap(), Some(wrong));
+        ask::<firstcome_shared::redis::Value>(&server, &["DEL", key]).await;
     }
 }
 

@@ -100,6 +100,11 @@ impl GroupContext {
         self.health.kafka(Some(why.to_owned()));
     }
 
+    /// So many partitions wait at messages that can't be read. That is no loop that stands still.
+    pub(crate) fn holds(&self, partitions: usize) {
+        self.health.holds(partitions);
+    }
+
     /// Sets the batch that a rebalance has to wait for.
     pub(crate) fn set_in_flight(&self, batch: Option<InFlightBatch>) {
         self.assignment.lock().in_flight = batch;
@@ -116,7 +121,7 @@ impl GroupContext {
         let assignment = &mut *guard;
         for record in batch {
             if assignment.owned.get(&record.source.partition) == Some(&record.assignment) {
-                assignment.offsets.written(record.source.partition, record.source.offset);
+                assignment.offsets.written(record.source.partition, record.last_offset);
             }
         }
     }

@@ -5,3 +5,4 @@ pub(crate) mod group;
 pub(crate) mod membership;
 pub(crate) mod record;
 pub(crate) mod source;
+mod unreadable;

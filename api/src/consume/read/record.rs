@@ -3,8 +3,9 @@
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{Fragments, Undecodable};
+use firstcome_shared::kafka::UnreadableRange;
 use firstcome_shared::mysql::claim::Claim;
-use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin};
+use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
 
 /// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in
@@ -15,11 +16,20 @@ pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 /// message.
 pub(super) const LONGEST_ERROR: usize = 500;
 
+/// Most bytes of a message that a dead letter keeps.
+pub(super) const KEPT_BYTES: usize = 4_096;
+
+/// A message with more bytes is no claim, and is not parsed.
+pub(super) const LONGEST_MESSAGE: usize = 65_536;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) source: MessageOrigin,
+    /// The last offset that it stands for.
+    pub(crate) last_offset: i64,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
+    /// The first bytes of the message. A batch of messages may expand to more than memory has.
     pub(crate) payload: Vec<u8>,
     pub(crate) claim: Result<Claim, Box<Undecodable>>,
     /// The span that sent it, where it has a trace.
@@ -27,6 +37,15 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Stands for messages that Kafka's client cannot read.
+    pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
+        let (topic, partition, offset) = (topic.to_owned(), range.partition, range.from);
+        let source = MessageOrigin { topic, partition, offset, timestamp_ms: None };
+        let error = format!("{range}; passes issue the promises in them from Redis");
+        let claim = Err(Box::new(Undecodable { reason: UNREADABLE, error, fragments: Fragments::default() }));
+        Self { source, last_offset: range.next - 1, assignment, payload: Vec::new(), claim, trace: None }
+    }
+
     /// The same with its trace.
     pub(super) fn of_trace(mut self, trace: Option<TraceContext>) -> Self {
         self.trace = trace;

@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::Datelike as _;
-use firstcome_shared::event::{ClaimEvent, Undecodable};
-use firstcome_shared::kafka::{KafkaSettings, trace_of};
+use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
+use firstcome_shared::kafka::{KafkaSettings, UnreadableCause, trace_of};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::MessageOrigin;
-use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::group::GroupContext;
 use super::membership::Membership;
-use super::record::{Record, YEARS, fragments};
+use super::record::{KEPT_BYTES, LONGEST_ERROR, LONGEST_MESSAGE, Record, YEARS, fragments};
+use super::unreadable::{Position, UnreadableWatch, WatchStep};
 use crate::consume::watch::lag::LagWatch;
 use crate::consume::watch::watchdog::LivenessLimits;
 
@@ -28,11 +30,18 @@ const LOG_AGAIN: Duration = Duration::from_secs(30);
 /// Time to serve events of the group.
 const SERVE: Duration = Duration::from_millis(5);
 
+/// Longest wait until librdkafka's own thread has taken a new position.
+const SEEK: Duration = Duration::from_secs(5);
+
 pub(crate) struct Source {
+    settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
     /// Records that arrived although fetching was paused. They come first when it is resumed.
     carried: Vec<Record>,
+    /// By partition its assignment and the offset after the last record.
+    read: BTreeMap<i32, (u64, i64)>,
+    unreadable: UnreadableWatch,
     /// When each error was logged last.
     logged: BTreeMap<String, Instant>,
 }
@@ -51,7 +60,15 @@ impl Source {
         let consumer: BaseConsumer<GroupContext> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;
         consumer.subscribe(&[&settings.topic]).context("the topic could not be subscribed to")?;
-        Ok(Self { consumer: Arc::new(consumer), membership, carried: Vec::new(), logged: BTreeMap::new() })
+        Ok(Self {
+            settings: settings.clone(),
+            consumer: Arc::new(consumer),
+            membership,
+            carried: Vec::new(),
+            read: BTreeMap::new(),
+            unreadable: UnreadableWatch::default(),
+            logged: BTreeMap::new(),
+        })
     }
 
     pub(crate) fn consumer(&self) -> &Arc<BaseConsumer<GroupContext>> {
@@ -65,18 +82,86 @@ impl Source {
     /// The next record. `None`: none arrived within `longest`, or an event of the group was served.
     /// An error means that this consumer does not recover.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
+        self.attend_to_unreadable()?;
         if !self.group().is_paused() && !self.carried.is_empty() {
             return Ok(Some(self.carried.remove(0)));
         }
         // librdkafka waits for whole milliseconds, and its client spins for the rest.
         let whole = Duration::from_millis(u64::try_from(longest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-        let error = match self.consumer.poll(whole) {
-            None => return Ok(None),
-            Some(Ok(message)) => return Ok(self.record(&message)),
-            Some(Err(error)) => error,
-        };
-        self.tolerate(error)?;
+        let consumer = Arc::clone(&self.consumer);
+        match consumer.poll(whole) {
+            None => {}
+            Some(Ok(message)) => return self.take(&message),
+            Some(Err(error)) if UnreadableCause::of(&error).is_some() => self.unreadable.error(),
+            Some(Err(error)) => self.tolerate(error)?,
+        }
         Ok(None)
+    }
+
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<Option<Record>> {
+        let (partition, offset) = (message.partition(), message.offset());
+        let Some(at) = self.position(partition) else { return Ok(None) };
+        if !self.unreadable.takes(at, offset) {
+            self.consumer.pause(&self.only(partition))?;
+            return Ok(None);
+        }
+        self.read.insert(partition, (at.assignment, offset + 1));
+        Ok(self.record(message))
+    }
+
+    /// Where a partition of ours is read.
+    fn position(&self, partition: i32) -> Option<Position> {
+        let assignment = self.group().assignment_of(partition)?;
+        let read = self.read.get(&partition).filter(|(of, _)| *of == assignment);
+        Some(Position { partition, assignment, next: read.map(|(_, next)| *next) })
+    }
+
+    fn only(&self, partition: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.settings.topic, partition);
+        list
+    }
+
+    /// Looks for what the client could not read, and leaves it out once that is certain.
+    fn attend_to_unreadable(&mut self) -> anyhow::Result<()> {
+        if self.unreadable.is_idle() {
+            return Ok(());
+        }
+        let (group, held) = (Arc::clone(self.group()), self.unreadable.held());
+        self.unreadable.keep(|at| group.assignment_of(at.partition) == Some(at.assignment));
+        let mut watch = std::mem::take(&mut self.unreadable);
+        let steps = watch.steps(Instant::now(), |partition| self.position(partition));
+        let positions = || group.partitions().into_iter().filter_map(|partition| self.position(partition)).collect();
+        if let Some(positions) = watch.due(Instant::now(), positions) {
+            watch.look(&self.settings, positions)?;
+        }
+        self.unreadable = watch;
+        if !steps.is_empty() || self.unreadable.held() != held {
+            group.holds(self.unreadable.held());
+        }
+        for step in steps {
+            match step {
+                WatchStep::Hold { partition } => self.consumer.pause(&self.only(partition))?,
+                WatchStep::Release { partition, next } => self.go_on(partition, next)?,
+                WatchStep::LeaveOut { assignment, range } => {
+                    self.carried.push(Record::unreadable(&self.settings.topic, assignment, &range));
+                    self.read.insert(range.partition, (assignment, range.next));
+                    self.go_on(range.partition, range.next)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a partition from here that was held. The seek comes first: librdkafka resumes there.
+    fn go_on(&self, partition: i32, next: i64) -> anyhow::Result<()> {
+        if let Err(error) = self.consumer.seek(&self.settings.topic, partition, Offset::Offset(next), SEEK) {
+            tracing::warn!(%error, partition, next, "the partition is read again from where it was");
+        }
+        if !self.group().is_paused() {
+            self.consumer.resume(&self.only(partition))?;
+        }
+        Ok(())
     }
 
     fn record(&self, message: &BorrowedMessage<'_>) -> Option<Record> {
@@ -132,7 +217,13 @@ impl Source {
         if self.group().is_paused() {
             self.group().set_paused(false);
             let assigned = self.consumer.assignment()?;
-            self.consumer.resume(&assigned)?;
+            let mut fetched = TopicPartitionList::with_capacity(assigned.count());
+            for partition in assigned.elements().iter().map(TopicPartitionListElem::partition) {
+                if !self.unreadable.is_held(partition) {
+                    fetched.add_partition(&self.settings.topic, partition);
+                }
+            }
+            self.consumer.resume(&fetched)?;
         }
         Ok(())
     }
@@ -157,8 +248,22 @@ impl Source {
 impl Record {
     pub(crate) fn new(source: MessageOrigin, assignment: u64, key: Option<&[u8]>, payload: Option<&[u8]>) -> Self {
         let payload = payload.unwrap_or_default();
-        Self { source, assignment, claim: decode(key, payload), payload: payload.to_vec(), trace: None }
+        let bytes = payload.len() + key.unwrap_or_default().len();
+        let claim = if bytes > LONGEST_MESSAGE {
+            let error = format!("the message has {bytes} bytes, and a claim {LONGEST_MESSAGE} at most");
+            Err(Box::new(Undecodable { reason: "undecodable", error, fragments: Fragments::default() }))
+        } else {
+            decode(key, payload)
+        };
+        // Copies only what is kept: a batch of messages may expand to more than memory has.
+        let claim = claim.map_err(|refused| Box::new(Undecodable { error: shortened(&refused.error), ..*refused }));
+        let payload = payload[..payload.len().min(KEPT_BYTES)].to_vec();
+        Self { last_offset: source.offset, source, assignment, claim, payload, trace: None }
     }
+}
+
+fn shortened(error: &str) -> String {
+    error.chars().take(LONGEST_ERROR).collect()
 }
 
 fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>> {
@@ -190,7 +295,6 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::consume::read::record::LONGEST_ERROR;
 
     const GOOD: &str =
         r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
@@ -236,10 +340,18 @@ pub(crate) mod tests {
 
     #[test]
     fn an_error_that_quotes_the_message_is_cut() {
-        let record = record(0, 0, 0, &GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(100_000))));
-        let refused = record.claim.as_ref().unwrap_err();
-        assert!(refused.error.len() > 100_000);
-        assert_eq!(record.failed(refused.reason, &refused.error).error.chars().count(), LONGEST_ERROR);
+        let record = record(0, 0, 0, &GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(20_000))));
+        assert_eq!(record.claim.unwrap_err().error.chars().count(), LONGEST_ERROR);
+        assert_eq!(record.payload.len(), KEPT_BYTES);
+    }
+
+    #[test]
+    fn message_that_is_too_long_for_a_claim_is_not_parsed() {
+        let long = GOOD.replace("\"v\"", &format!("\"x\":\"{}\",\"v\"", "x".repeat(LONGEST_MESSAGE)));
+        let record = record(0, 0, 0, &long);
+        let refused = record.claim.unwrap_err();
+        assert_eq!(refused.error, format!("the message has {} bytes, and a claim 65536 at most", long.len()));
+        assert_eq!((refused.reason, record.payload.len()), ("undecodable", KEPT_BYTES));
     }
 
     proptest! {

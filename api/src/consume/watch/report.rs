@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::dead_letters::UNREADABLE;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::Mutex;
 
@@ -70,6 +72,12 @@ impl Health {
         *self.kafka.lock() = trouble;
     }
 
+    /// So many partitions wait until messages that can't be read are left out.
+    pub(crate) fn holds(&self, partitions: usize) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        gauge!(HELD).set(u32::try_from(partitions).unwrap_or(u32::MAX));
+    }
+
     pub(crate) fn set_backlog(&self, backlog: bool) {
         self.backlog.store(backlog, Ordering::Relaxed);
     }
@@ -119,6 +127,7 @@ impl Health {
 pub(crate) const LAG: &str = "firstcome_consumer_lag";
 pub(crate) const COMMIT_FAILURES: &str = "firstcome_consumer_commit_failures_total";
 pub(crate) const REBALANCES: &str = "firstcome_consumer_rebalances_total";
+const HELD: &str = "firstcome_consumer_held_partitions";
 pub(crate) const RETRIES: &str = "firstcome_consumer_retries_total";
 const BATCH_ROWS: &str = "firstcome_consumer_batch_rows";
 const BATCH_SECONDS: &str = "firstcome_consumer_batch_seconds";
@@ -132,6 +141,7 @@ const REFUSED: &str = "firstcome_consumer_refused_total";
 /// increase.
 pub(crate) fn describe_metrics() {
     describe_gauge!(LAG, "Messages of the partitions this process reads that are not committed yet");
+    describe_gauge!(HELD, "Partitions that wait at messages that can't be read, until they are left out");
     describe_histogram!(BATCH_ROWS, "Messages in a batch");
     describe_histogram!(BATCH_SECONDS, Unit::Seconds, "Time to write a batch");
     let delay = "Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again";
@@ -148,10 +158,14 @@ pub(crate) fn describe_metrics() {
         counter!(name).absolute(0);
     }
     describe_counter!(REFUSED, "Messages kept in the dead-letter table, by reason");
-    for reason in ["undecodable", "unknown_drop", "slot_out_of_range", "slot_taken", "already_has_one", "bad_data"] {
+    let faults = [ClaimFault::SealedDrop, ClaimFault::OutsideWindow].map(ClaimFault::reason);
+    let others =
+        ["undecodable", "unknown_drop", "slot_out_of_range", "slot_taken", "already_has_one", "bad_data", UNREADABLE];
+    for reason in faults.into_iter().chain(others) {
         counter!(REFUSED, "reason" => reason).absolute(0);
     }
     gauge!(LAG).set(0.0);
+    gauge!(HELD).set(0.0);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a batch is small")]

@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 
+use chrono::NaiveDateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::mysql::catalogue::DropRules;
 use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::erased::{as_stored, is_pseudonym};
 use firstcome_shared::mysql::issued::IssuedRow;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,25 +27,41 @@ pub(super) enum ClaimVerdict {
 pub(super) fn classify(claims: &[&Claim], rows: &[IssuedRow], rules: &HashMap<DropId, DropRules>) -> Vec<ClaimVerdict> {
     let mut holders = Holders::default();
     for row in rows {
-        holders.add(DropId(row.drop_id), row.slot, CouponId(row.coupon_id), &row.user_id);
+        let holder = Holder { user: &row.user_id, claimed_at: Some(row.claimed_at) };
+        holders.add(DropId(row.drop_id), row.slot, CouponId(row.coupon_id), holder);
     }
     claims.iter().map(|claim| holders.judge(claim, rules)).collect()
+}
+
+#[derive(Clone, Copy)]
+struct Holder<'a> {
+    user: &'a str,
+    claimed_at: Option<NaiveDateTime>,
+}
+
+impl Holder<'_> {
+    /// Whether this claim is the one that the holder has the slot by. Of an erased person the
+    /// instant is left.
+    fn has(&self, claim: &Claim) -> bool {
+        let same_instant = || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
+        self.user == claim.user_id.as_str() || is_pseudonym(self.user) && same_instant()
+    }
 }
 
 /// Who holds what: existing rows, and claims that will become rows.
 #[derive(Default)]
 struct Holders<'a> {
-    slots: HashMap<(DropId, Slot), &'a str>,
+    slots: HashMap<(DropId, Slot), Holder<'a>>,
     /// By coupon, person and scope. Each claim has two entries, for the whole coupon and for its
     /// drop; the rule says which counts.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
 impl<'a> Holders<'a> {
-    fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, user: &'a str) {
-        self.slots.insert((drop, slot), user);
+    fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, holder: Holder<'a>) {
+        self.slots.insert((drop, slot), holder);
         for scope in [None, Some(drop)] {
-            self.people.entry((coupon, user, scope)).or_insert((drop, slot));
+            self.people.entry((coupon, holder.user, scope)).or_insert((drop, slot));
         }
     }
 
@@ -61,7 +79,9 @@ impl<'a> Holders<'a> {
             return refused("slot_out_of_range", format!("slot {slot} is outside 1 to {}", rule.quantity));
         }
         let holder = self.slots.get(&(drop, slot)).copied();
-        if holder == Some(user) {
+        let in_drop = self.people.contains_key(&(claim.coupon_id, user, Some(drop)));
+        // In a sealed drop also on another slot: their promise was kept there.
+        if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
             return ClaimVerdict::AlreadyIssued;
         }
         // Before `slot_taken`: a person who has a slot already lost nothing.
@@ -69,17 +89,21 @@ impl<'a> Holders<'a> {
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused("already_has_one", format!("this person holds slot {slot} of drop {drop}"));
         }
+        if let Some(fault) = rule.window.fault(claim.claimed_at) {
+            return refused(fault.reason(), fault.explanation().to_owned());
+        }
         if holder.is_some() {
             return refused("slot_taken", format!("slot {slot} of drop {drop} is another person's"));
         }
-        self.add(drop, slot, claim.coupon_id, user);
+        self.add(drop, slot, claim.coupon_id, Holder { user, claimed_at: claim.claimed_at.map(as_stored) });
         ClaimVerdict::Issue
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
+    use chrono::{DateTime, TimeDelta};
+    use firstcome_shared::coupon::DropWindow;
     use proptest::prelude::*;
 
     use super::*;
@@ -96,11 +120,16 @@ mod tests {
     }
 
     /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in
-    /// each.
+    /// each. Drop 40 of coupon 4 is sealed, and the others close an hour after the epoch.
     fn rules() -> HashMap<DropId, DropRules> {
-        let rule = |coupon, once_per| DropRules { coupon_id: CouponId(coupon), quantity: 5, once_per };
-        let all = [(10, 1, OncePer::Coupon), (11, 1, OncePer::Coupon), (20, 2, OncePer::Drop), (21, 2, OncePer::Drop)];
-        all.into_iter().map(|(drop, coupon, once_per)| (DropId(drop), rule(coupon, once_per))).collect()
+        let (opens_at, closes_at) = (DateTime::UNIX_EPOCH, Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1)));
+        let rule = |drop, coupon, once_per| {
+            let window = DropWindow { opens_at, closes_at, is_sealed: drop == 40 };
+            (DropId(drop), DropRules { coupon_id: CouponId(coupon), quantity: 5, once_per, window })
+        };
+        let once = [(10, 1), (11, 1), (40, 4)].map(|(drop, coupon)| rule(drop, coupon, OncePer::Coupon));
+        let each = [(20, 2), (21, 2)].map(|(drop, coupon)| rule(drop, coupon, OncePer::Drop));
+        once.into_iter().chain(each).collect()
     }
 
     fn words(claims: &[Claim], rows: &[IssuedRow]) -> Vec<&'static str> {
@@ -134,6 +163,35 @@ mod tests {
             (claim(2, 10, 1, "ann"), "unknown_drop"),
             (claim(1, 10, 1, "Ann"), "slot_taken"), // ids are told apart by case
         ] {
+            assert_eq!(words(std::slice::from_ref(&claim), &rows), [expected], "{claim:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_judged_by_its_drop_s_window_and_seal_and_an_erased_row_by_its_instant() {
+        let at = |hours| Some(DateTime::UNIX_EPOCH + TimeDelta::hours(hours));
+        let rows = [
+            row(1, 10, 1, "erased-0123456789abcdef0123"),
+            row(1, 10, 2, "bob"),
+            row(4, 40, 1, "erased-00000000000000000001"),
+            row(4, 40, 2, "ann"),
+        ];
+        for (claim, claimed_at, expected) in [
+            (claim(1, 10, 1, "eve"), at(0), "again"),
+            (claim(1, 10, 1, "eve"), at(1), "slot_taken"),
+            (claim(1, 10, 1, "eve"), None, "slot_taken"),
+            (claim(1, 10, 2, "eve"), at(0), "slot_taken"), // the same instant as Bob
+            (claim(1, 10, 1, "eve"), at(2), "outside_window"),
+            (claim(1, 10, 3, "eve"), at(2), "outside_window"),
+            (claim(1, 10, 2, "bob"), at(2), "again"),
+            (claim(1, 10, 3, "bob"), at(2), "already_has_one"),
+            (claim(4, 40, 1, "eve"), at(0), "again"),
+            (claim(4, 40, 1, "eve"), at(1), "sealed_drop"),
+            (claim(4, 40, 3, "eve"), at(0), "sealed_drop"),
+            (claim(4, 40, 3, "ann"), at(0), "again"), // was moved to slot 2
+            (claim(4, 40, 2, "eve"), at(0), "sealed_drop"),
+        ] {
+            let claim = Claim { claimed_at, ..claim };
             assert_eq!(words(std::slice::from_ref(&claim), &rows), [expected], "{claim:?}");
         }
     }

@@ -115,7 +115,7 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits, k
     }
     // The common case: one statement inserts them all.
     match write.insert(conn, &claims, limits).await {
-        Ok(issued) => write.count(claims.len(), issued),
+        Ok(()) => {}
         Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
         Err(error) => return Err(error),
     }
@@ -138,16 +138,19 @@ struct BatchWrite<'k> {
 impl BatchWrite<'_> {
     /// In the order of the primary key: two consumers that write the same rows then wait for each
     /// other and don't deadlock.
-    async fn insert(&self, conn: &mut Conn, claims: &[Pair<'_>], limits: &SlotLimits) -> QueryResult<u64> {
-        let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
-        claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-        insert(conn, &claims, limits, self.key, IssuedBy::Consumer).await.map(|rows| rows as u64)
-    }
-
-    /// Of so many claims so many became rows; the others are revoked.
-    fn count(&mut self, claims: usize, issued: u64) {
-        self.done.issued += issued;
-        self.done.revoked += claims as u64 - issued;
+    async fn insert(&mut self, conn: &mut Conn, claims: &[Pair<'_>], limits: &SlotLimits) -> QueryResult<()> {
+        let mut sorted: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
+        sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
+        let inserted = insert(conn, &sorted, limits, self.key, IssuedBy::Consumer).await?;
+        for (drop, slot, fault) in &inserted.faults {
+            let is_it = |(_, claim): &&Pair<'_>| (claim.drop_id, claim.slot) == (*drop, *slot);
+            if let Some((record, _)) = claims.iter().find(is_it) {
+                self.refuse(record, fault.reason(), fault.explanation());
+            }
+        }
+        self.done.issued += inserted.rows as u64;
+        self.done.revoked += (claims.len() - inserted.rows - inserted.faults.len()) as u64;
+        Ok(())
     }
 
     fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
@@ -165,7 +168,7 @@ impl BatchWrite<'_> {
         // Without the limits that were read: they may be outdated, and the reason for the refusal.
         // The schema reads its own.
         match self.insert(conn, &accepted, &SlotLimits::default()).await {
-            Ok(issued) => self.count(accepted.len(), issued),
+            Ok(()) => {}
             // Another process wrote in between.
             Err(error) if refusal(&error).is_some() => {
                 for pair in accepted {
@@ -205,10 +208,7 @@ impl BatchWrite<'_> {
     async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
         for _ in 0..ATTEMPTS {
             let error = match self.insert(conn, &[pair], &SlotLimits::default()).await {
-                Ok(issued) => {
-                    self.count(1, issued);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             match refusal(&error) {
@@ -279,114 +279,4 @@ impl Existing {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use chrono::{DateTime, Utc};
-    use firstcome_shared::domain::OncePer;
-    use firstcome_shared::event::ClaimEvent;
-    use firstcome_shared::mysql::catalogue::NewCoupon;
-    use firstcome_shared::mysql::ops_actions::Operator;
-    use firstcome_shared::mysql::{DbSettings, migrations};
-    use firstcome_shared::schedule::Schedule;
-    use firstcome_stack::{MysqlServer, StackOptions};
-    use tokio::sync::OnceCell;
-
-    use super::*;
-    use crate::consume::read::source::tests::record;
-
-    async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
-        loop {
-            // Mostly a deadlock. The loop retries too.
-            if let Ok(written) = write(db, batch.to_vec()).await {
-                return written;
-            }
-        }
-    }
-
-    /// With a database of its own on the server that these tests share.
-    async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
-        static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
-        let start = async || MysqlServer::start(StackOptions::without_fsync().mysql).await.unwrap();
-        let mysql = MYSQL.get_or_init(start).await;
-        mysql.query(&format!("CREATE DATABASE {database}")).await.unwrap();
-        let url = mysql.database_url(database).into();
-        let settings = DbSettings { url, pool_size: 8, limit: Duration::from_secs(30) };
-        migrations::migrate(&settings).await.unwrap();
-        let db = Db::new(&settings).unwrap();
-        let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
-        let (name, once_per) = ("Winter".into(), OncePer::Coupon);
-        let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule, allow: None };
-        let (coupon, drops) = db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
-        (mysql, db, coupon.id, drops[0].id)
-    }
-
-    /// Rows are written as text, so a name that was put into a store by hand must do no harm.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
-        let (_, db, coupon_id, drop_id) = shop("names", 100).await;
-        let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
-        let key = db.code_key().await.unwrap();
-        let insert_one = async |slot: Slot, name: &str| {
-            let key = key.clone();
-            let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
-            let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at), trace: None };
-            db.run("insert", async move |conn| {
-                insert(conn, &[claim], &SlotLimits::default(), &key, IssuedBy::Consumer).await
-            })
-            .await
-        };
-        let names = ["o'clock", "'); DROP TABLE issued_coupons; -- ", "a\\", "\"`%_\\'", "two words", "\u{1}\n", ""];
-        for (slot, name) in (1..).zip(names) {
-            assert_eq!(insert_one(slot, name).await.unwrap(), 1, "{name:?}");
-        }
-        let slots: Vec<Slot> = (1..=7).collect();
-        let mut rows = db.run("rows", async move |conn| on_slots(conn, drop_id, &slots).await).await.unwrap();
-        rows.sort_by_key(|row| row.slot);
-        assert_eq!(rows.iter().map(|row| row.user_id.as_str()).collect::<Vec<_>>(), names);
-        assert_eq!(rows[0].claimed_at.and_utc().timestamp_millis(), claimed_at.timestamp_millis());
-        for (slot, name) in [(8, "josé"), (9, &*"x".repeat(65)), (101, "u-1")] {
-            let DbError::Query { source, .. } = insert_one(slot, name).await.unwrap_err() else { panic!("{name}") };
-            assert!(refusal(&source).is_some(), "{name}: {source}");
-        }
-    }
-
-    /// As when a partition moves while its old owner still writes: what was read is outdated at
-    /// once.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
-        let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
-
-        // Each writer overlaps with half of the slots before it; some have other people, some
-        // people other slots.
-        let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
-            .map(|writer| {
-                let claims = (1..=100_u32).map(|i| {
-                    let slot = writer * 40 + i;
-                    let user = if i % 7 == writer { slot + 1_000 } else { slot + i % 3 };
-                    let user_id = format!("u-{user}").parse().unwrap();
-                    let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at: DateTime::UNIX_EPOCH };
-                    Arc::new(record(i32::try_from(writer).unwrap(), i64::from(i), 0, &event.encode()))
-                });
-                claims.collect()
-            })
-            .collect();
-        let twice = batches.iter().chain(&batches);
-        let results = futures_util::future::join_all(twice.map(|batch| written(&db, batch))).await;
-
-        let count = async |from: &str| -> u64 {
-            let sql = format!("SELECT COUNT(*) FROM batches.{from}");
-            mysql.query(&sql).await.unwrap()[0][0].parse().unwrap()
-        };
-        let rows = count("issued_coupons").await;
-        assert_eq!(results.iter().map(|w| w.issued).sum::<u64>(), rows);
-        for record in batches.iter().flatten() {
-            let claim = record.claim.as_ref().unwrap();
-            let (slot, user, at) = (claim.slot, &claim.user_id, &record.source);
-            let row = count(&format!("issued_coupons WHERE slot = {slot} AND user_id = '{user}'")).await;
-            let (partition, offset) = (at.partition, at.offset);
-            let kept = format!("failed_claims WHERE source_partition = {partition} AND source_offset = {offset}");
-            assert_eq!(row + count(&kept).await, 1, "{slot} {partition} {offset}");
-        }
-    }
-}
+mod tests;

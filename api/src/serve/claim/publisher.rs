@@ -34,6 +34,9 @@ pub(crate) struct Publisher {
 /// While Kafka was away at start-up: how often it is asked for the topic, and the longest wait.
 const FIND_EVERY: Duration = Duration::from_secs(2);
 
+/// How often Kafka is asked for the topic's partitions, and the longest wait.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
 impl Publisher {
     /// A producer for the topic of claims, which has so many partitions; `None` where Kafka is
     /// away. It connects by itself.
@@ -50,8 +53,25 @@ impl Publisher {
         self.partitions.store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Asks for the topic until Kafka has answered once.
-    pub(crate) async fn find_topic(&self) {
+    /// Asks for the topic until Kafka has answered once, and from then on for its partitions: a
+    /// topic may get more.
+    pub(crate) async fn watch_topic(&self) {
+        self.find_topic().await;
+        loop {
+            tokio::time::sleep(COUNT_EVERY).await;
+            let (producer, topic) = (self.producer(), self.kafka.topic.clone());
+            let asked = tokio::task::spawn_blocking(move || {
+                let metadata = producer.client().fetch_metadata(Some(&topic), COUNT_EVERY).ok()?;
+                Some(metadata.topics().iter().find(|one| one.name() == topic)?.partitions().len())
+            });
+            // Nobody has to know that Kafka is away: claims tell.
+            if let Some(partitions) = asked.await.ok().flatten().filter(|partitions| *partitions > 0) {
+                self.set_partitions(partitions);
+            }
+        }
+    }
+
+    async fn find_topic(&self) {
         while self.partitions.load(Ordering::Relaxed) == 0 {
             match check_topic(&self.kafka, FIND_EVERY).await {
                 Ok(partitions) => {

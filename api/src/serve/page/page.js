@@ -14,6 +14,7 @@ const tokenKey = "firstcome:token";
 const PATIENCE_MS = 10_000; // for one answer
 const GIVE_UP_MS = 600_000; // for all attempts together
 const LONGEST_PAUSE_MS = 10_000;
+const LOOK_MS = 2_000; // how long the own claim may keep the button away
 
 let server = null; // the state that the server told last
 let readAt = 0; // when, by performance.now()
@@ -23,13 +24,14 @@ let note = null, noteDrop = null; // what the last claim was refused with, and o
 let unsure = false; // whether an answer to this claim was lost: it may have been a yes
 let misses = 0; // states that did not come, in a row
 let asking = false; // whether to give it back
+let looked = false; // whether the own claim was asked for; until then nothing is shown that a holder would mistake
 let poll, ticker, copied = false;
 
 // ---- words
 
 const say = (key, values = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const count = (number) => number.toLocaleString(language);
-const at = (ms) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(ms);
+const at = (ms) => new Intl.DateTimeFormat(language, { dateStyle: "long", timeStyle: "short" }).format(ms);
 const place = (n) => say(`place_${new Intl.PluralRules(language, { type: "ordinal" }).select(n)}`, { n: count(n) });
 
 function countdown(ms) {
@@ -146,7 +148,8 @@ function refreshIn(ms) {
 
 // Where each drop gives one, a claim of the drop before is shown until the next is near.
 const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;
-const canClaim = () => server?.state === "open" && (!mine || isEarlier());
+const isOpen = () => server?.state === "open" || server?.state === "sold_out";
+const canClaim = () => isOpen() && (!mine || isEarlier());
 
 async function claim() {
   if (work || !canClaim()) return; // a double tap is one claim
@@ -178,25 +181,33 @@ function take(answer) {
   if (!answer) refuse("stopped");
   else if (answer.status === 401 || code === "bad_user_id") forget();
   else if (answer.status < 300) meet(answer.body);
-  else if (code === "sold_out" || code === "not_allowed") refuse(code);
+  else if (code === "not_allowed") refuse(code);
   else if (code === "revoked") mine = { status: code, drop_id: server.drop_id };
+  else if (code === "sold_out") Object.assign(server, { state: code, can_wait: false });
   else if (code === "paused" || code === "closed") server.state = code;
   else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
   else refuse("refused");
   render();
-  // Those who are refused in a rush ask for the next day when it is over.
-  if (!mine && note !== "expired") refreshIn(note ? 60_000 : (server.poll_after_ms ?? 10_000));
+  // Those who are refused in a rush ask for the next day, or whether one came back, when it is over.
+  if (!mine && note !== "expired") refreshIn(note ? 60_000 : code === "sold_out" ? 20_000 : (server.poll_after_ms ?? 10_000));
 }
 
 const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 
+// What the browser keeps of a place on a waiting list: the drop, and a checksum of whose it is.
+const placeMark = (drop) => `waiting ${drop} ${[...(token ?? "")].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) | 0, 0)}`;
+
 // Of `claims` and of `claims/me`.
 function meet(claim) {
+  const waited = mine?.status === "waiting" ? mine.drop_id === server.drop_id : recall("localStorage", own) === placeMark(server.drop_id);
   if (claim.status === "already_claimed") mine = { ...claim, status: "accepted", old: true, already: !unsure };
   // What is promised stays so until something else is known of it.
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
+  if (mine) keep("localStorage", own, mine.status === "waiting" ? placeMark(mine.drop_id) : "tried");
   if (!mine && claim.allowed === false && server.state !== "closed") refuse("not_allowed");
+  // Redis alone has waiting lists: one that was lost is gone.
+  else if (!mine && waited && server.state !== "closed") refuse("lost_place");
   follow();
 }
 
@@ -226,17 +237,26 @@ async function follow() {
     render();
   }
   following = false;
-  if (!mine && !note) refresh();
+  if (!mine && note !== "expired") refresh();
 }
 
-// Who holds one may come by another browser. The button works meanwhile.
+// A holder may come by another browser. In a rush, and where no answer comes, the button does not wait for it.
 async function lookBeside() {
-  await pause(server.look_after_ms + Math.random() * 3000);
+  const show = () => {
+    looked = true;
+    render();
+  };
+  const late = setTimeout(show, server.look_after_ms ? 0 : LOOK_MS);
+  if (server.look_after_ms) await pause(server.look_after_ms + Math.random() * 3000);
   const answer = !work && !mine && !note && (await ask("GET", `${claims}/me`));
-  if (answer.status === 200 && !work && !mine && !note) take(answer);
+  clearTimeout(late);
+  looked = true;
+  if ([200, 401].includes(answer.status) && !work && !mine && !note) take(answer);
+  else render();
 }
 
 async function lookUp() {
+  looked = true;
   work = "loading";
   render();
   const answer = await settle("GET", `${claims}/me`);
@@ -284,8 +304,10 @@ function ofClaim() {
       return { view: "waiting", label: say("waiting"), big: place(mine.position), detail: say("waiting_why") };
     case "broken":
       return { view: "broken", label: say("broken"), big: mine.position ? place(mine.position) : "", detail: say("broken_why") };
-    default:
-      return { view: "revoked", label: say("revoked"), detail: say("revoked_why") };
+    default: {
+      const what = mine.slot === null ? "left" : "revoked"; // a place on the waiting list has no slot
+      return { view: "revoked", label: say(what), detail: say(`${what}_why`) };
+    }
   }
 }
 
@@ -295,10 +317,13 @@ function ofWork() {
   return { view: "trying", label: say("trying"), detail: say("trying_why"), button: say("claiming") };
 }
 
+const claimButton = () => (server.state === "open" ? say("get") : server.can_wait ? say("join") : say("try_anyway"));
+
 function ofNote() {
-  const total = count(server.quantity);
-  if (note === "sold_out" || note === "not_allowed")
-    return { view: note, label: say(note), detail: say(`${note}_why`, { total }), button: canClaim() && say("again"), act: claim };
+  if (note === "not_allowed")
+    return { view: note, label: say(note), detail: say("not_allowed_why"), button: canClaim() && say("again"), act: claim };
+  if (note === "lost_place")
+    return { view: note, label: say(note), detail: say("lost_place_why"), button: canClaim() && claimButton(), act: claim };
   if (note === "stopped") return { view: note, label: say("stopped"), detail: say("stopped_why"), button: say("again"), act: begin };
   return { view: "refused", label: say("refused"), detail: say("refused_why") };
 }
@@ -313,7 +338,10 @@ function ofState() {
       return { view: state, label: say("paused"), detail: say("paused_why"), button: say("get") };
     case "open":
       return { view: state, label: say("open"), detail: closes ? say("open_until", { time: at(closes) }) : say("open_why"),
-        button: say("get"), act: claim };
+        button: claimButton(), act: claim };
+    case "sold_out":
+      return { view: server.can_wait ? "can_wait" : state, label: say("sold_out"),
+        detail: say(server.can_wait ? "can_wait_why" : "sold_out_why"), button: claimButton(), act: claim };
     default:
       return { view: "closed", label: say("closed"), detail: closes ? say("closed_at", { time: at(closes) }) : say("closed_why") };
   }
@@ -323,7 +351,7 @@ function ofAll() {
   if (note === "expired") return { view: "expired", label: say("expired"), detail: say("expired_why") };
   if (wantsToken && !token) return { view: "who", label: say("who"), detail: say("who_why") };
   if (!server && misses > 1) return { view: "away", label: say("away"), detail: say("away_why") };
-  if (!server) return { view: "loading", label: say("loading") };
+  if (!server || !looked) return { view: "loading", label: say("loading") };
   if (work) return ofWork();
   if (mine && !isEarlier()) return ofClaim();
   return note ? ofNote() : ofState();
@@ -352,6 +380,11 @@ function render() {
   button.hidden = !shown.button;
   button.setAttribute("aria-disabled", String(!shown.act));
   write(button, shown.button ?? "");
+  const waits = mine?.status === "waiting";
+  write(part("back"), say(waits ? "leave" : "give_back"));
+  write(part("ask"), say(waits ? "leave_sure" : "sure"));
+  write(part("yes"), say(waits ? "yes_leave" : "yes_back"));
+  write(part("keep"), say(waits ? "stay" : "keep"));
   const giveable = !work && ["accepted", "issued", "waiting"].includes(mine?.status);
   part("back").hidden = !giveable || asking;
   part("sure").hidden = !giveable || !asking;
@@ -365,13 +398,13 @@ function passTime() {
     server.state = "open";
     refreshIn(60_000); // no question in the rush
   }
-  if (server.state === "open" && server.closes_at_ms && now() >= server.closes_at_ms) {
+  if (isOpen() && server.closes_at_ms && now() >= server.closes_at_ms) {
     server.state = "closed";
     refreshIn(5_000); // there may be a next one
   }
   const { state, opens_at_ms: opens, closes_at_ms: closes } = server;
   if (state === "scheduled") ticker = setTimeout(render, ((opens - now()) % 1000) + 1);
-  else if (state === "open" && closes) ticker = setTimeout(render, Math.min(closes - now(), 3_600_000) + 1);
+  else if (isOpen() && closes) ticker = setTimeout(render, Math.min(closes - now(), 3_600_000) + 1);
 }
 
 part("main").addEventListener("click", () => shown.act?.());
@@ -391,10 +424,15 @@ async function begin() {
   if (wantsToken && !token) return;
   await refresh();
   while (!server) await pause(1000);
-  if (recall("sessionStorage", own) === "trying" && canClaim()) return claim();
+  if (recall("sessionStorage", own) === "trying" && canClaim()) {
+    looked = true;
+    return claim();
+  }
   if (recall("localStorage", own) || server.state === "closed" || server.state === "paused") return lookUp();
   // Null where a crowd waits for an opening: it asks no store.
   if (server.look_after_ms != null) return lookBeside();
+  looked = true;
+  render();
 }
 
 begin();

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::{DropId, OncePer, Slot};
+use firstcome_shared::redis::reads::{Prospect, Stock};
 use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
@@ -22,8 +23,11 @@ const CROWD_MS: i64 = 600_000;
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct PageState {
-    /// Never `sold_out`: that is Redis's to say, and a claim is told.
+    /// `sold_out` is for display: a claim goes to Redis all the same. Where Redis does not answer,
+    /// it is `open`.
     state: DropState,
+    /// Whether a claim would get a place on the waiting list.
+    can_wait: bool,
     drop_id: Option<DropId>,
     /// Whether who holds one of an earlier drop may have one of this.
     one_per_drop: bool,
@@ -42,9 +46,12 @@ pub(super) struct PageState {
 }
 
 impl PageState {
-    pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Self {
+    /// `stock`: of the drop that a claim is for, where it is known.
+    pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>, stock: Option<Stock>) -> Self {
         let drop = coupon.for_claim(now).map(|one| one.drop);
-        let state = match drop.map(|drop| drop.state(now, coupon.coupon.paused, 1)) {
+        let prospect = stock.map_or(Prospect::Slot, |stock| stock.prospect());
+        let paused = stock.map_or(coupon.coupon.paused, |stock| stock.paused);
+        let state = match drop.map(|drop| drop.state(now, paused, u32::from(prospect == Prospect::Slot))) {
             None | Some(DropState::Sealed) => DropState::Closed,
             Some(state) => state,
         };
@@ -52,6 +59,7 @@ impl PageState {
         let until_opening = opens_at_ms.map_or(0, |opens| opens - now.timestamp_millis());
         Self {
             state,
+            can_wait: prospect == Prospect::Place,
             drop_id: drop.map(|drop| drop.id),
             one_per_drop: coupon.coupon.once_per == OncePer::Drop,
             now_ms: now.timestamp_millis(),
@@ -71,8 +79,9 @@ impl PageState {
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
-        DropState::Open | DropState::SoldOut => Some(60_000),
-        DropState::Paused => Some(10_000),
+        DropState::Open => Some(60_000),
+        // A slot that comes back is shown soon.
+        DropState::SoldOut | DropState::Paused => Some(10_000),
         DropState::Closed | DropState::Sealed => None,
     }
 }
@@ -95,7 +104,7 @@ mod tests {
     async fn the_state_follows_the_clock_and_says_when_to_ask_again() {
         let coupon_of_two = coupon(&[(10, 20), (30, 40)]);
         let said = |minute| {
-            let state = PageState::of(&coupon_of_two, at(minute));
+            let state = PageState::of(&coupon_of_two, at(minute), None);
             (state.state, state.drop_id.unwrap().0, state.poll_after_ms)
         };
         assert_eq!(said(0), (DropState::Scheduled, 1, Some(60_000)));
@@ -104,11 +113,28 @@ mod tests {
         assert_eq!(said(20), (DropState::Scheduled, 2, Some(60_000)), "the next");
         assert_eq!(said(40), (DropState::Closed, 2, None));
         assert_eq!(poll_after_ms(DropState::Scheduled, 1), Some(5_000));
-        let look = |drops: &[(i64, i64)], minute| PageState::of(&coupon(drops), at(minute)).look_after_ms;
+        let look = |drops: &[(i64, i64)], minute| PageState::of(&coupon(drops), at(minute), None).look_after_ms;
         let far = [(10, 20), (40, 50)];
         assert_eq!([look(&far, 0), look(&far, 10), look(&far, 11)], [None, Some(10_000), Some(0)]);
         assert_eq!([look(&far, 20), look(&far, 31), look(&far, 50)], [Some(0), None, None], "a crowd gathers");
-        let none = PageState::of(&coupon(&[]), at(0));
+        let none = PageState::of(&coupon(&[]), at(0), None);
         assert_eq!((none.state, none.opens_at_ms, none.quantity), (DropState::Closed, None, 10));
+    }
+
+    #[tokio::test]
+    async fn sold_out_is_what_a_claim_would_get_and_only_while_the_drop_is_open() {
+        let full = Stock { quantity: 10, held: 10, paused: false, waiting: 0, waiting_list: 0 };
+        let said = |stock: Stock, minute| {
+            let state = PageState::of(&coupon(&[(10, 20)]), at(minute), Some(stock));
+            (state.state, state.can_wait, state.poll_after_ms)
+        };
+        assert_eq!(said(full, 15), (DropState::SoldOut, false, Some(10_000)));
+        assert_eq!(said(Stock { waiting: 4, waiting_list: 5, ..full }, 15), (DropState::SoldOut, true, Some(10_000)));
+        assert!(!said(Stock { waiting: 5, waiting_list: 5, ..full }, 15).1, "the list is full");
+        assert_eq!(said(Stock { held: 9, ..full }, 15), (DropState::Open, false, Some(60_000)));
+        // A slot that came back goes to the first in line.
+        assert_eq!(said(Stock { held: 9, waiting: 1, ..full }, 15).0, DropState::SoldOut);
+        assert_eq!(said(Stock { paused: true, ..full }, 15).0, DropState::Paused);
+        assert_eq!([said(full, 9).0, said(full, 20).0], [DropState::Scheduled, DropState::Closed]);
     }
 }

@@ -59,7 +59,8 @@ pub(crate) struct NewCouponBody {
 }
 
 impl NewCouponBody {
-    fn check(self, now: DateTime<Utc>, identity: &Identity) -> Result<NewCoupon, Problem> {
+    /// The same checks for `POST` and for the command line's preview, which knows no `identity`.
+    pub(crate) fn check(self, now: DateTime<Utc>, identity: Option<&Identity>) -> Result<NewCoupon, Problem> {
         let new = NewCoupon {
             name: validate::name(&self.name)?,
             quantity: validate::quantity(self.quantity)?,
@@ -123,7 +124,7 @@ async fn make_once(
     let db = &services.mysql.operators;
     let now = services.clock.now();
     let Some(key) = key else {
-        let new = body.check(now, &services.identity)?;
+        let new = body.check(now, Some(&services.identity))?;
         let before = ask_redis(services).await;
         let made = async {
             db.skip_numbers(before.as_ref().map(|before| before.given)).await?;
@@ -139,7 +140,7 @@ async fn make_once(
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
-    let new = body.check(now, &services.identity)?;
+    let new = body.check(now, Some(&services.identity))?;
     let before = ask_redis(services).await;
     db.skip_numbers(before.as_ref().map(|before| before.given)).await.map_err(away)?;
     match db.create_coupon_once(key, new, now, by).await.map_err(away)? {

@@ -4,7 +4,7 @@ pub(crate) mod allow_list;
 mod change;
 pub(crate) mod claim;
 mod coupons;
-mod create;
+pub(super) mod create;
 pub(super) mod etag;
 pub(super) mod extract;
 mod issued;
@@ -14,7 +14,7 @@ mod recover;
 mod refusals;
 mod revoke;
 mod validate;
-mod view;
+pub(super) mod view;
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
 
 /// Ready means that a claim would be worked. Claims go on without MySQL or Kafka, so only Redis is
 /// asked.
-fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
+pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let redis = app.redis.clone();
     let gate = health::check(move || {
         let redis = redis.clone();
@@ -103,7 +103,7 @@ fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
 }
 
 /// What claims go on without, for a person who looks.
-fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
+pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
         let problem = kafka.claims.durability().publisher().problem();

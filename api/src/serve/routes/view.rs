@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::http::Problem;
+use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::Stock;
 use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
@@ -92,13 +93,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     let shown = coupons.iter().flat_map(|coupon| [coupon.current(now), coupon.next(now)]).flatten();
     // Redis has forgotten sealed drops; the catalogue has their rows, read from MySQL.
     let live: Vec<_> = shown.filter(|one| one.drop.sealed_at.is_none()).map(|one| (one.drop.id, one.keys)).collect();
-    let stocks = match tokio::time::timeout(REDIS_TIMEOUT, services.remaining.of(&services.redis, &live)).await {
-        Ok(Ok(stocks)) => stocks,
-        unknown => {
-            tracing::debug!(?unknown, "what is left of drops is shown as unknown");
-            HashMap::new()
-        }
-    };
+    let stocks = stocks(services, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;
         let drop = |one: DropWithKeys| drop_view(coupon, one, stocks.get(&one.drop.id).copied(), now);
@@ -117,6 +112,17 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
         }
     };
     coupons.iter().map(view).collect()
+}
+
+/// What is left of drops, for display; without those of which it is not known now.
+pub(crate) async fn stocks(services: &Services, drops: &[(DropId, &DropKeys)]) -> HashMap<DropId, Stock> {
+    match tokio::time::timeout(REDIS_TIMEOUT, services.remaining.of(&services.redis, drops)).await {
+        Ok(Ok(stocks)) => stocks,
+        unknown => {
+            tracing::debug!(?unknown, "what is left of drops is shown as unknown");
+            HashMap::new()
+        }
+    }
 }
 
 /// An answer about people, which no cache keeps: a gateway's header does not tell it whose it is.
@@ -166,12 +172,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_follows_redis_and_is_unknown_without_it() {
-        let stock = |quantity, held| Some(Stock { quantity, held, paused: false });
+        let full = Stock { quantity: 10, held: 10, paused: false, waiting: 0, waiting_list: 0 };
+        let stock = |quantity, held| Some(Stock { quantity, held, ..full });
         assert_eq!(shown(stock(10, 3), 15), (Some(7), DropState::Open));
         assert_eq!(shown(stock(10, 10), 15), (Some(0), DropState::SoldOut));
         assert_eq!(shown(stock(8, 3), 15), (Some(5), DropState::Open), "Redis has been lowered already");
         assert_eq!(shown(stock(12, 3), 15), (Some(7), DropState::Open), "MySQL has not been raised yet");
-        assert_eq!(shown(Some(Stock { quantity: 10, held: 3, paused: true }), 15), (Some(7), DropState::Paused));
+        assert_eq!(shown(Some(Stock { held: 3, paused: true, ..full }), 15), (Some(7), DropState::Paused));
         assert_eq!(shown(None, 15), (None, DropState::Open));
         assert_eq!(shown(None, 5), (None, DropState::Scheduled));
         assert_eq!(shown(stock(10, 3), 20), (Some(7), DropState::Closed));

@@ -22,7 +22,7 @@ pub async fn listen(router: Router) -> Result<()> {
     let listener = listener()?;
     println!("listening on http://{}", listener.local_addr()?);
     let stop = CancellationToken::new();
-    http::serve(listener, router, Limits::default(), stop).await;
+    http::serve(listener, router, Limits::DEFAULT, stop).await;
     Ok(())
 }
 

@@ -138,8 +138,8 @@ async fn one(
 async fn knows(installation: &Installation, api: &Service, coupons: &[InstallationCoupon]) -> Result<bool> {
     installation.until_ready(api).await?;
     for coupon in coupons {
-        let (_, shown) = installation.ops(api)?.get_text(&format!("/v1/coupons/{}", coupon.id)).await?;
-        if !shown.contains("\"state\":\"open\"") {
+        let shown = installation.ops(api)?.get(&format!("/v1/coupons/{}", coupon.id)).await?;
+        if shown["current_drop"]["state"] != "open" {
             return Ok(false);
         }
     }

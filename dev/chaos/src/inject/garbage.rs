@@ -31,7 +31,7 @@ const NAMED_WITHIN: Duration = Duration::from_secs(90);
 /// Puts it there, and waits until it is gone.
 pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
-    let mut found = Found::new(system, coupon).await;
+    let mut found = PlacedGarbage::new(system, coupon).await;
     let places = match junk {
         Junk::Scores => found.scores().await,
         Junk::Names => found.names().await,
@@ -48,14 +48,14 @@ pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result
 pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
     let Some(coupon) = system.coupons().first() else { return Ok(()) };
     for (finding, place) in system.put_garbage() {
-        Found { system, coupon, finding, put: true }.until_gone(&[place], 0).await?;
+        PlacedGarbage { system, coupon, finding, put: true }.until_gone(&[place], 0).await?;
     }
     Ok(())
 }
 
 pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
-    let mut found = Found::new(system, coupon).await;
+    let mut found = PlacedGarbage::new(system, coupon).await;
     let redis = system.redis();
     let name = match key {
         DropKey::Claimants => redis.claimants(coupon.id),
@@ -72,7 +72,7 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
 }
 
 /// One person's garbage, and what is known about it.
-struct Found<'a> {
+pub(super) struct PlacedGarbage<'a> {
     system: &'a SystemUnderTest,
     coupon: &'a MadeCoupon,
     /// Findings up to this one are older.
@@ -80,13 +80,18 @@ struct Found<'a> {
     put: bool,
 }
 
-impl<'a> Found<'a> {
-    async fn new(system: &'a SystemUnderTest, coupon: &'a MadeCoupon) -> Self {
+impl<'a> PlacedGarbage<'a> {
+    pub(super) async fn new(system: &'a SystemUnderTest, coupon: &'a MadeCoupon) -> Self {
         let finding = number(system, "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings").await.unwrap_or(0);
         Self { system, coupon, finding, put: false }
     }
 
-    fn note(&self, places: &[GarbagePlace]) {
+    /// Notes that the garbage is there.
+    pub(super) fn was_put(&mut self) {
+        self.put = true;
+    }
+
+    pub(super) fn note(&self, places: &[GarbagePlace]) {
         self.system.note_garbage(places.iter().map(|place| (self.finding, place.clone())));
     }
 
@@ -183,7 +188,7 @@ impl<'a> Found<'a> {
     }
 
     /// Waits until the product has removed or named each, and removes what it has named.
-    async fn until_gone(&self, places: &[GarbagePlace], ms: u64) -> Result<Effect> {
+    pub(super) async fn until_gone(&self, places: &[GarbagePlace], ms: u64) -> Result<Effect> {
         let begun = Instant::now();
         pause(ms).await;
         let mut removed = 0;

@@ -1,8 +1,10 @@
 //! Makes a fault happen, undoes it after its time, and says whether it really took effect.
 
+mod batches;
 mod clusters;
 mod effect;
 mod garbage;
+mod hogs;
 mod mysql;
 mod redis;
 
@@ -12,7 +14,7 @@ pub(crate) use garbage::{ODD_PEOPLE, remove_what_came_back};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_stack::ProxyFault;
+use firstcome_stack::{Behaviour, ProxyFault};
 
 use crate::fault::{Fault, FaultyStore, WireFault};
 use crate::supervisor::Supervised;
@@ -34,6 +36,12 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             process.set_clock(0)?;
             Ok(Effect::of(during, took, if took { "stepped" } else { "it does not run" }))
         }
+        Fault::Hogs { role, number, ms } => {
+            let process = system.supervisor.process(*role, *number);
+            let _alone = process.busy.lock().await;
+            hogs::hold(system, process, *ms).await
+        }
+        Fault::ColdStart { store, ms } => cold_start(system, *store, *ms).await,
         Fault::KillServer { store, ms } => {
             let _alone = system.single()?.alone(*store).await;
             system.single()?.kill(*store).await?;
@@ -64,6 +72,18 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::MysqlTableHangs { ms } => mysql::hang(system, "LOCK TABLES issued_coupons WRITE", *ms).await,
         Fault::MysqlWritesHang { ms } => mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await,
         Fault::Garbage { junk, ms } => garbage::put(system, *junk, *ms).await,
+        Fault::Batch { batch, ms } => batches::send(system, *batch, *ms).await,
+        Fault::MorePartitions { partitions } => {
+            let _alone = system.single()?.alone(FaultyStore::Kafka).await;
+            system.world.topic.grow(*partitions).await;
+            Ok(Effect::now(true, "the topic has grown"))
+        }
+        Fault::MailsRefused { ms } => {
+            system.world.mail.set(Behaviour::RefuseRecipients).await?;
+            let during = lasting(*ms).await;
+            system.world.mail.set(Behaviour::Normal).await?;
+            Ok(Effect::of(during, true, "every recipient was refused"))
+        }
         Fault::WrongType { key, ms } => garbage::wrong_type(system, *key, *ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system).await,
@@ -103,6 +123,23 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
         }
         _ => Effect::now(false, "no fault of a process"),
     }
+}
+
+async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Result<Effect> {
+    let _alone = system.single()?.alone(store).await;
+    let mut busy = Vec::new();
+    for process in system.supervisor.all() {
+        busy.push(process.busy.lock().await);
+    }
+    system.single()?.proxy(store).set(ProxyFault::Cut).await?;
+    let mut killed = 0;
+    for process in system.supervisor.all() {
+        killed += u32::from(process.kill().await);
+        process.come_back(None);
+    }
+    let during = lasting(ms).await;
+    system.single()?.proxy(store).set(ProxyFault::Pass).await?;
+    Ok(Effect::of(during, killed > 0, format!("{killed} processes started without it")))
 }
 
 /// The row of a person who has one, and their admission.

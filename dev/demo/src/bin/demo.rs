@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use firstcome_demo::demo::{DemoSize, run};
-use firstcome_demo::outcome::mail_as_text;
 use firstcome_demo::system::{SystemOptions, stopped};
 use firstcome_load::ended;
 use firstcome_load::terminal::step;
@@ -65,10 +64,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(130));
         }
     };
-    for mail in &outcome.mails {
-        println!("─── mail ───────────────────────────────────────────────\n{}\n", mail_as_text(mail));
-    }
-    println!("{}", outcome.table());
+    println!("{}{}", outcome.mails_as_text(), outcome.table());
     for complaint in &outcome.complaints {
         println!("{complaint}");
     }

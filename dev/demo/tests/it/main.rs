@@ -3,3 +3,4 @@
 
 mod compose;
 mod faults;
+mod whole;

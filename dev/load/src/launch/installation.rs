@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Servers, Service};
 use crate::identity::token_settings;
-use crate::ops::{Ops, is_success};
+use crate::ops::Ops;
 
 /// Six fields of cron that fire once a year: no pass runs unless it is asked for.
 const NEVER: &str = "0 0 0 1 1 *";
@@ -149,8 +149,8 @@ impl Installation {
     pub async fn until_ready(&self, api: &Service) -> Result<()> {
         let (ops, begun) = (self.ops(api)?, Instant::now());
         loop {
-            let (status, body) = ops.get_text("/readyz").await?;
-            if is_success(status) {
+            let (is_ready, body) = ops.readiness().await?;
+            if is_ready {
                 return Ok(());
             }
             if begun.elapsed() > LIMIT {
@@ -163,12 +163,12 @@ impl Installation {
     /// Makes a coupon that is open now, and waits until it can be claimed.
     pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<InstallationCoupon> {
         let ops = self.ops(api)?;
-        let (_, made) = ops.make_coupon("Bench", quantity, Utc::now(), TimeDelta::hours(6)).await?;
+        let made = ops.make_coupon("Bench", quantity, Utc::now(), TimeDelta::hours(6)).await?;
         let id = made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))?;
         let begun = Instant::now();
         loop {
             let coupon = ops.get(&format!("/v1/coupons/{id}")).await?;
-            let (_, ready) = ops.get_text("/readyz").await?;
+            let (_, ready) = ops.readiness().await?;
             let open = coupon["current_drop"]["state"] == "open";
             if open && serde_json::from_str::<Value>(&ready).is_ok_and(|ready| ready["status"] == "ok") {
                 let drop = coupon["current_drop"]["id"].as_i64().context("no drop")?;

@@ -56,8 +56,7 @@ impl Service {
 
     /// Its metrics, as Prometheus reads them.
     pub async fn metrics(&self) -> Result<String> {
-        let (_, text) = Ops { target: self.target()?, token: String::new() }.get_text("/metrics").await?;
-        Ok(text)
+        Ops { target: self.target()?, token: String::new() }.get_text("/metrics").await
     }
 
     pub fn log_tail(&self) -> String {

@@ -21,7 +21,7 @@ use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
 use crate::identity::CrowdIdentity;
 use crate::measure::Database;
-use crate::ops::{Ops, is_success};
+use crate::ops::{Ops, RefusedRequest};
 use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::{CrowdProgress, Tally};
@@ -112,22 +112,19 @@ async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Resu
 /// A coupon as a target shows it; `null` where it does not know it.
 async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops { target: target.clone(), token: String::new() };
-    let (status, text) = ops.get_text(&format!("/v1/coupons/{id}")).await?;
-    match status {
-        404 => Ok(Value::Null),
-        200 => serde_json::from_str(&text).with_context(|| format!("{target} is no Firstcome: {}", start_of(&text))),
-        _ => bail!("{target} answered {status} when asked for coupon {id}: {}", start_of(&text)),
+    match ops.get(&format!("/v1/coupons/{id}")).await {
+        Err(error) if RefusedRequest::status_of(&error) == Some(404) => Ok(Value::Null),
+        found => found.with_context(|| format!("{target} was asked for coupon {id}")),
     }
 }
 
 async fn make(target: &Target, token: &str, quantity: u32) -> Result<i64> {
     let ops = Ops { target: target.clone(), token: token.to_owned() };
-    let (status, coupon) = ops.make_coupon("Rehearsal", quantity, Utc::now(), TimeDelta::hours(1)).await?;
-    let hint = if status == 401 { ": is --ops-token that of the API?" } else { "" };
-    ensure!(is_success(status), "{target} answered {status} when asked to make a coupon{hint} {coupon}");
+    let made = ops.make_coupon("Rehearsal", quantity, Utc::now(), TimeDelta::hours(1)).await;
+    let coupon = made.map_err(|error| {
+        let is_unauthorized = RefusedRequest::status_of(&error) == Some(401);
+        let hint = if is_unauthorized { ": is --ops-token that of the API?" } else { "" };
+        error.context(format!("{target} did not make a coupon{hint}"))
+    })?;
     coupon["id"].as_i64().with_context(|| format!("{target} is no Firstcome: the new coupon has no id"))
-}
-
-fn start_of(text: &str) -> String {
-    text.chars().take(120).collect()
 }

@@ -49,6 +49,11 @@ pub enum Behaviour {
     Refuse,
     /// Refuses this address for good (550 to `RCPT TO`), takes the others.
     RefuseRecipient(String),
+    /// Refuses every address for good (550 to `RCPT TO`), as a server with a wrong relay rule does.
+    RefuseRecipients,
+    /// Takes the mail (it is kept) and answers the final dot this much later, as a server does that
+    /// scans mails.
+    SlowAfterData(Duration),
     /// Accepts connections and then never says a word.
     SilentAfterAccept,
     /// Takes the mail (it is kept) and never answers the final dot: the sender cannot know.

@@ -131,8 +131,12 @@ impl SmtpSession {
             return self.say("503 5.5.1 MAIL first").await;
         }
         let Some(to) = address(rest, "TO:") else { return self.say("501 5.5.4 RCPT TO:<address>").await };
-        if matches!(self.shared.behaviour(), Behaviour::RefuseRecipient(refused) if refused.eq_ignore_ascii_case(&to)) {
-            return self.say("550 5.1.1 nobody of that name").await;
+        match self.shared.behaviour() {
+            Behaviour::RefuseRecipient(refused) if refused.eq_ignore_ascii_case(&to) => {
+                return self.say("550 5.1.1 nobody of that name").await;
+            }
+            Behaviour::RefuseRecipients => return self.say("550 5.7.1 relaying denied").await,
+            _ => {}
         }
         self.to.push(to);
         self.say("250 2.1.5 go on").await
@@ -145,6 +149,8 @@ impl SmtpSession {
         self.say("354 end with a dot").await?;
         let raw = self.content().await?;
         let from = self.from.take().unwrap_or_default();
+        // Read before the mail is kept: who waits for the mail may change it then.
+        let behaviour = self.shared.behaviour();
         let mail = Mail { from, to: std::mem::take(&mut self.to), raw, received_at: SystemTime::now() };
         if mail.raw.len() > LARGEST {
             return self.say("552 5.3.4 too large").await;
@@ -152,8 +158,10 @@ impl SmtpSession {
         if self.shared.keep(mail, NUMBER.fetch_add(1, Ordering::Relaxed)).await.is_err() {
             return self.say("451 4.3.0 cannot write it down").await;
         }
-        if self.shared.behaviour() == Behaviour::SilentAfterData {
-            return listen_in_silence(&mut self.stream).await;
+        match behaviour {
+            Behaviour::SilentAfterData => return listen_in_silence(&mut self.stream).await,
+            Behaviour::SlowAfterData(time) => tokio::time::sleep(time).await,
+            _ => {}
         }
         self.say("250 2.0.0 kept").await
     }

@@ -16,7 +16,7 @@ mod smtp;
 use std::time::Duration;
 
 /// Long enough for a busy machine; reached only when something is broken.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits until a condition holds.
 async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {

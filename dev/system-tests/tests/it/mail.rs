@@ -1,14 +1,12 @@
 //! A mail server that misbehaves delays mails and nothing else; when it is well again they arrive,
 //! once.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::Behaviour;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, ReconcilerClient, Running, World, eventually};
-use mail_parser::MessageParser;
 use serde_json::json;
 
 use crate::drift::support::{injector, subjects};
@@ -61,13 +59,6 @@ async fn all_sent(world: &World) {
     .await;
 }
 
-fn message_ids(world: &World) -> Vec<String> {
-    let id = |mail: &firstcome_stack::Mail| {
-        MessageParser::default().parse(&mail.raw).unwrap().message_id().expect("a Message-ID").to_owned()
-    };
-    world.mail.mails().iter().map(id).collect()
-}
-
 #[tokio::test]
 async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back() {
     let fixture = Fixture::new("d-mail").await;
@@ -92,24 +83,6 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
         assert!(subjects[0].contains("repaired") && subjects[0].contains(&name), "{subjects:?}");
     }
     assert_eq!(daemon.process.stop().await, 0);
-}
-
-#[tokio::test]
-async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_message_id() {
-    let fixture = Fixture::new("d-mail-id").await;
-    let world = &fixture.world;
-    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "1000")]).await;
-    let (coupon, _) = fixture.held("Twice", 20, 20).await;
-    daemon.reconcile(&json!({})).await;
-    all_sent(world).await;
-    world.mail.clear();
-    mended_meanwhile(&fixture, &daemon, &coupon, Behaviour::SilentAfterData).await;
-    assert_eq!(world.mail.mails().len(), 1, "it came, but nobody said so");
-    world.mail.set(Behaviour::Normal).await.unwrap();
-    due_and_woken(world, &daemon).await;
-    all_sent(world).await;
-    let ids = message_ids(world);
-    assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (2, 1), "readers see one mail: {ids:?}");
 }
 
 #[tokio::test]

@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::Kind;
-use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, Http, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Fixture, Http, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually, shared,
+};
 use reqwest::Method;
 
+use crate::drift::support::{mailed, subjects};
 use crate::faults::waves::{HEALED, follows, impatient};
 
 const NOWHERE: [(&str, &str, &str); 3] = [
@@ -46,8 +49,8 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
             if args == ["consume"] && store == "Redis" {
                 continue;
             }
-            // The API starts without Kafka: it keeps claims in MySQL meanwhile.
-            if args == ["serve"] && store == "Kafka" {
+            // The API starts without Kafka: it keeps claims in MySQL meanwhile. The daemon waits.
+            if args == ["serve"] && store == "Kafka" || args == ["daemon"] {
                 continue;
             }
             let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
@@ -57,6 +60,66 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
     for (store, process) in started {
         refuses(&process, &[store]).await;
     }
+}
+
+/// Starts a daemon while a store is away: it listens, and those on duty are mailed. A process that
+/// ended instead would be started again, each time for less than the patience.
+async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &str) -> Process {
+    let mut all = vec![("STARTUP_WAIT_SECONDS", "1"), ("ALERT_PATIENCE_SECONDS", "3"), ("REDIS_TIMEOUT_MS", "1000")];
+    all.extend(env);
+    let daemon = world.start("firstcome-reconciler", &["daemon"], &all);
+    let said = || Some(daemon.log().split_once(" starting address=")?.1.split_whitespace().next()?.to_owned());
+    eventually("it listens", LIMIT, async || said().is_some()).await;
+    let http = Http::new(&format!("http://{}", said().unwrap()));
+    for (path, status) in [("/healthz", 200), ("/readyz", 503), ("/", 503), ("/v1/runs", 503)] {
+        assert_eq!(http.get(path).await.status, status, "{path}");
+    }
+    mailed(world, &["action needed: ", subject]).await;
+    let mails = world.mail.mails();
+    assert!(mails.iter().all(|mail| mail.to == ["duty@example.com"]), "{mails:?}");
+    assert!(daemon.status().is_none(), "{}", daemon.log());
+    daemon
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_without_mysql_mails_and_works_once_it_is_there() {
+    let world = World::new("cold-mysql").await;
+    let proxy = shared().await.mysql.proxy().await.unwrap();
+    let via = shared().await.mysql.database_url_via(&proxy, world.database());
+    proxy.set(ProxyFault::Cut).await.unwrap();
+    let daemon = starts_without_a_store(&world, &[("DATABASE_URL", &via)], "MySQL cannot be used").await;
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    daemon.line("listening on ").await;
+    mailed(&world, &["resolved: MySQL can be used again"]).await;
+    assert_eq!(daemon.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(WorldStores::shared().await.with_redis(&redis), "cold-redis").await;
+    redis.stop().await.unwrap();
+    let daemon = starts_without_a_store(&world, &[], "a pass failed: Redis refuses connections").await;
+    redis.start_again().await.unwrap();
+    daemon.line("listening on ").await;
+    mailed(&world, &["resolved: a pass failed: Redis refuses connections"]).await;
+    let failed = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'failed'";
+    assert_eq!(world.sql.number(failed).await, 1, "all attempts are one run");
+    assert_eq!(daemon.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() {
+    let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1")];
+    let (alone, helped) = tokio::join!(World::new("cold-kafka"), World::new("cold-kafka-helped"));
+    let _works = helped.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let waits = helped.start("firstcome-reconciler", &["daemon"], &nowhere);
+    let daemon = starts_without_a_store(&alone, &nowhere, "a pass failed: Kafka cannot be reached").await;
+    assert_eq!(daemon.stop().await, 0);
+    eventually("it waits", LIMIT, async || waits.log().contains("waiting for Kafka")).await;
+    let subjects = subjects(&helped);
+    assert!(subjects.is_empty(), "{subjects:?}");
+    assert_eq!(waits.stop().await, 0);
 }
 
 #[tokio::test]
@@ -174,7 +237,7 @@ async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
-    let cases: [(&str, &str, &[&str]); 26] = [
+    let cases: [(&str, &str, &[&str]); 27] = [
         ("KAFKA_GROUP_INSTANCE_ID", "a b", &["consume"]),
         ("CONSUME_REBALANCE", "sticky", &["consume"]),
         ("CONSUME_BATCH_MAX", "0", &["consume"]),
@@ -196,6 +259,7 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", &["serve", "consume", "daemon", "once"]),
         ("REDIS_URL", "hunter2@127.0.0.1", &["serve", "daemon", "once"]),
         ("KAFKA_BROKERS", "localhost", &["serve", "consume", "daemon", "once"]),
+        ("LISTEN_ADDR", "localhost", &["serve", "daemon"]),
         ("RECONCILE_CRON", "every minute", &["daemon"]),
         ("SMTP_URL", "http://127.0.0.1", &["daemon"]),
         ("WEBHOOK_URLS", "https://127.0.0.1/hunter2", &["daemon", "once"]), // without WEBHOOK_SECRET
@@ -379,13 +443,14 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     is_told("appendonly yes").await;
     set("appendonly", "yes").await;
     assert_eq!(told().await, []);
-    world.topic.alter(&[("cleanup.policy", "compact")]).await;
+    let (compacted, limit) = (("cleanup.policy", "compact"), ("max.message.bytes", "65536"));
+    world.topic.alter(&[compacted, limit]).await;
     // A broker may tell the settings of before for an instant.
     eventually("the topic's setting is told", HEALED, async || {
         matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
     })
     .await;
-    world.topic.alter(&[]).await;
+    world.topic.alter(&[limit]).await;
     eventually("it is right again", HEALED, async || told().await.is_empty()).await;
 }
 

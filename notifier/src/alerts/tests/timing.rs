@@ -41,6 +41,29 @@ fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
 }
 
 #[test]
+fn a_silence_hides_no_critical_finding_of_its_drop() {
+    let mut duty = Duty::default();
+    duty.silence(60);
+    let lost = run(Status::Drift, vec![left(Kind::RedisLost, 3), left(Kind::FailedClaim, 4)]);
+    assert_eq!(duty.sees(0, &lost), "redis_lost New");
+    assert_eq!(duty.sees(1, &lost), "", "mailed once");
+    assert_eq!(duty.sees(60, &lost), "failed_claim New", "the silence is over");
+    assert_eq!(duty.sees(61, &clean()), "failed_claim resolved, redis_lost resolved");
+}
+
+#[test]
+fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
+    for after in [general(Status::Clean, Vec::new()), failed("Redis cannot be reached: refused")] {
+        let mut duty = Duty::default();
+        duty.sees(0, &one_left());
+        let after = Run { drops: Vec::new(), ..after };
+        assert!(!duty.sees(1, &after).contains("failed_claim"), "no pass looked at it");
+        duty.memory.gone.insert(DropId(7));
+        assert!(duty.sees(2, &after).contains("failed_claim resolved"));
+    }
+}
+
+#[test]
 fn what_was_mailed_before_a_silence_is_mailed_when_it_ends() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");

@@ -13,10 +13,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::Deserialize;
 
-use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
 use super::state::ScreenState;
+use super::times::instant;
 use crate::notify::alerts::{About, AlertState};
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, line};
@@ -50,16 +50,22 @@ pub(super) struct AlertLine {
     /// Since when, and until when.
     pub(super) when: String,
     pub(super) taken: Option<String>,
+    /// What was done about it just now.
+    pub(super) done: String,
     pub(super) silenced: Option<String>,
     pub(super) fires: bool,
     /// Silence is kept per drop.
     pub(super) drop: Option<DropId>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 pub(super) struct AlertsScreenQuery {
     status: Option<String>,
     before: Option<i64>,
+    /// The alert about which something was done just now, and what.
+    alert: Option<i64>,
+    #[serde(default)]
+    done: String,
 }
 
 pub(super) async fn list(
@@ -67,7 +73,7 @@ pub(super) async fn list(
     Extension(session): Extension<Arc<Session>>,
     query: Result<Query<AlertsScreenQuery>, QueryRejection>,
 ) -> Response {
-    let query = query.map_or(AlertsScreenQuery { status: None, before: None }, |Query(query)| query);
+    let query = query.map(|Query(query)| query).unwrap_or_default();
     let status = query.status.filter(|word| ["resolved", "told"].contains(&word.as_str()));
     let status = status.unwrap_or_else(|| "firing".to_owned());
     let db = &page.app.stores.db;
@@ -83,9 +89,23 @@ pub(super) async fn list(
         Err(error) => return unavailable(error),
     };
     let now = Utc::now();
-    let alerts: Vec<AlertLine> = listed.alerts.iter().map(|alert| alert_line(alert, &names, now)).collect();
+    let mut alerts: Vec<AlertLine> = listed.alerts.iter().map(|alert| alert_line(alert, &names, now)).collect();
+    for (line, alert) in alerts.iter_mut().zip(&listed.alerts).filter(|(line, _)| Some(line.id) == query.alert) {
+        line.done = done_text(&query.done, alert, now);
+    }
     let top = Top::new("Alerts", "alerts", Some(&session));
     answer(StatusCode::OK, &AlertsScreen { top, alerts: &alerts, status: &status, next_before: listed.next_before })
+}
+
+/// What was done just now, as far as it still holds.
+fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
+    let is_silent = listed.silenced_until.is_some_and(|until| until > now);
+    match (done, listed.alert.acknowledged_by.as_deref()) {
+        ("acknowledged", Some(by)) => format!("Acknowledged by {}.", line(by, LONGEST)),
+        ("silenced", _) if is_silent => "Silenced: no mails on this drop until then.".to_owned(),
+        ("heard", _) if !is_silent => "Mails on this drop are sent again.".to_owned(),
+        _ => String::new(),
+    }
 }
 
 fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: DateTime<Utc>) -> AlertLine {
@@ -111,6 +131,7 @@ fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: Date
         silenced: listed.silenced_until.filter(|until| *until > now).map(|until| {
             format!("No mails on this drop until {}, silenced{}", instant(until), by(listed.silenced_by.as_deref()))
         }),
+        done: String::new(),
         fires,
         drop: alert.drop_id,
     }
@@ -125,7 +146,7 @@ pub(super) async fn acknowledge(
 ) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
     let done = notify::acknowledge(&page.app.stores.db, id, session.name(), Utc::now(), session.operator.clone());
-    done.await.map_or_else(refused, |_| back(id))
+    done.await.map_or_else(refused, |_| back(id, "acknowledged"))
 }
 
 #[derive(Deserialize)]
@@ -148,11 +169,11 @@ pub(super) async fn silence(
     let now = Utc::now();
     let until = now + TimeDelta::hours(hours.into());
     let done = notify::silence(&page.app.stores.db, id, until, session.name(), now, session.operator.clone());
-    done.await.map_or_else(refused, |_| back(id))
+    done.await.map_or_else(refused, |_| back(id, if hours == 0 { "heard" } else { "silenced" }))
 }
 
-fn back(id: i64) -> Response {
-    Redirect::to(&format!("/alerts#alert-{id}")).into_response()
+fn back(id: i64, done: &str) -> Response {
+    Redirect::to(&format!("/alerts?done={done}&alert={id}#alert-{id}")).into_response()
 }
 
 fn no_such() -> Response {

@@ -1,10 +1,15 @@
 //! Changes that are the API's to make. The page asks it, with the operators' token and the name
 //! under which somebody logged in: what is allowed is decided in one place.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use axum::http::{HeaderValue, Method, StatusCode};
+use anyhow::Context as _;
+use axum::body::Bytes;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderValue, Method, Request, StatusCode};
+use firstcome_shared::http::api_client::CouponApiClient;
+use http_body_util::{BodyExt as _, Collected, Limited};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
@@ -24,25 +29,17 @@ pub(super) struct ApiRefusal {
 
 /// The API's own address, and the token for it.
 pub struct CouponApi {
-    http: reqwest::Client,
-    base: String,
+    api: CouponApiClient,
     token: SecretString,
 }
 
 impl CouponApi {
-    /// Takes `http://host:port`.
+    /// Takes `API_URL` and `API_CA_FILE`.
     ///
     /// # Errors
     /// With what is wrong.
-    pub fn new(base: &str, token: SecretString) -> anyhow::Result<Self> {
-        let base = base.trim_end_matches('/').to_owned();
-        ensure!(
-            base.starts_with("http://") && base.parse::<reqwest::Url>().is_ok_and(|url| url.path() == "/"),
-            "API_URL must be http://host:port, the API's own address, not that of a gateway with TLS"
-        );
-        let client =
-            reqwest::Client::builder().timeout(PATIENCE).no_proxy().redirect(reqwest::redirect::Policy::none());
-        Ok(Self { http: client.build().context("API_URL")?, base, token })
+    pub fn new(url: &str, ca: Option<PathBuf>, token: SecretString) -> anyhow::Result<Self> {
+        Ok(Self { api: CouponApiClient::new(url, ca).map_err(anyhow::Error::msg)?, token })
     }
 
     /// Asks for a change in this person's name.
@@ -54,23 +51,25 @@ impl CouponApi {
         operator: &str,
         header: Option<(&'static str, String)>,
     ) -> Result<Value, ApiRefusal> {
-        let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.expose_secret());
-        let name = HeaderValue::from_bytes(operator.as_bytes()).ok();
-        let request = name.into_iter().fold(request, |request, name| request.header("x-operator", name));
-        let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        let answer = request.header("content-type", "application/json").body(body.to_string()).send().await;
-        let mut answer = answer.map_err(|error| {
-            tracing::warn!(error = %error.without_url(), "the API did not answer the operations page");
+        let exchange = async {
+            let token = format!("Bearer {}", self.token.expose_secret());
+            let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, token);
+            let name = HeaderValue::from_bytes(operator.as_bytes()).ok();
+            let request = name.into_iter().fold(request, |request, name| request.header("x-operator", name));
+            let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+            let request = request.header(CONTENT_TYPE, "application/json").body(Bytes::from(body.to_string()))?;
+            let answer = self.api.send(request).await?;
+            let status = answer.status();
+            // What was done is done, whether the rest of the answer comes or not.
+            let body = Limited::new(answer.into_body(), BODY).collect().await;
+            anyhow::Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
+        };
+        let answer = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time").flatten();
+        let (status, body) = answer.map_err(|error| {
+            tracing::warn!(error = format!("{error:#}"), "the API did not answer the operations page");
             let why = "The API did not answer. It may have done it, or not: look, and if not, ask again.";
             ApiRefusal { status: StatusCode::BAD_GATEWAY, why: why.to_owned() }
         })?;
-        let status = answer.status();
-        let mut body = Vec::new();
-        while let Ok(Some(chunk)) = answer.chunk().await
-            && body.len() < BODY
-        {
-            body.extend_from_slice(&chunk);
-        }
         if status.is_success() {
             return Ok(serde_json::from_slice(&body).unwrap_or_default());
         }

@@ -2,11 +2,13 @@
 //! do. A pure function.
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::DropState;
+use firstcome_shared::coupon::{Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::ListedAlert;
+use firstcome_shared::schedule::{Schedule, Tz};
 
-use super::snapshot::{DROPS, Facts, SeenDrop, Snapshot};
+use super::snapshot::{DROPS, SeenDrop, Snapshot};
+use super::times::{clock, instant, short, window};
 use crate::notify::alerts::About;
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, count, grouped, line};
@@ -21,6 +23,10 @@ pub(super) struct Board {
     /// What is wrong, most pressing first.
     pub(super) problems: Vec<BoardProblem>,
     pub(super) drops: Vec<BoardLine>,
+    /// What the drops have in common.
+    pub(super) caption: &'static str,
+    /// Things that are wrong and concern none of these drops.
+    pub(super) elsewhere: usize,
     /// Pages, from 1 on.
     pub(super) page: usize,
     pub(super) pages: usize,
@@ -53,6 +59,17 @@ pub(super) struct BoardProblem {
     /// Since when, and who has taken it on.
     pub(super) more: Option<String>,
     pub(super) alert: Option<i64>,
+    /// The drop that it concerns; of a store that is away: every drop.
+    drop: Concerned,
+}
+
+/// Which drops a problem concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concerned {
+    All,
+    One(DropId),
+    /// None that is known.
+    None,
 }
 
 /// One drop.
@@ -73,7 +90,7 @@ pub(super) struct BoardLine {
     pub(super) dead_letters: String,
     pub(super) has_dead_letters: bool,
     pub(super) admission: AdmissionLine,
-    pub(super) last_pass: &'static str,
+    pub(super) last_pass: String,
     /// Why it is red.
     pub(super) wrong: Option<String>,
 }
@@ -100,7 +117,38 @@ pub(super) fn board(seen: &Snapshot) -> Board {
         ([], None) => (Tone::Plain, "Nothing was compared yet".to_owned(), compared(last)),
     };
     let pages = seen.total.div_ceil(DROPS).max(1);
-    Board { at: clock(seen.at), tone, title, lead, problems, drops, page: seen.page + 1, pages }
+    let caption = "Coupons that are live, or need somebody";
+    Board { at: clock(seen.at), tone, title, lead, problems, drops, caption, elsewhere: 0, page: seen.page + 1, pages }
+}
+
+/// The screen of one drop: its state and its own problems. Those of other drops are only counted.
+pub(super) fn drop_board(seen: &Snapshot) -> Board {
+    let Some(one) = seen.drops.first() else { return board(seen) };
+    let id = one.drop.id;
+    let concerns_it = |problem: &BoardProblem| [Concerned::All, Concerned::One(id)].contains(&problem.drop);
+    let (mut problems, elsewhere): (Vec<_>, Vec<_>) = problems(seen).into_iter().partition(concerns_it);
+    for problem in &mut problems {
+        problem.place = None;
+    }
+    let line = drop_line(one, seen);
+    let (tone, what) = match problems.as_slice() {
+        [] if seen.facts.last_pass.is_none() => (Tone::Plain, line.admission.text.clone()),
+        [] => (Tone::Good, line.admission.text.clone()),
+        [one] => (Tone::Bad, one.what.clone()),
+        several => (Tone::Bad, format!("{} things are wrong", several.len())),
+    };
+    Board {
+        at: clock(seen.at),
+        tone,
+        title: format!("{}: {what}", place(&one.coupon.name, id)),
+        lead: capital(&format!("{}. Last pass: {}.", line.when, line.last_pass)),
+        problems,
+        elsewhere: elsewhere.len(),
+        drops: vec![line],
+        caption: "Its figures",
+        page: 1,
+        pages: 1,
+    }
 }
 
 impl Board {
@@ -111,14 +159,6 @@ impl Board {
             n => format!("({n}) Firstcome"),
         }
     }
-}
-
-pub(super) fn clock(at: DateTime<Utc>) -> String {
-    at.format("%H:%M:%S UTC").to_string()
-}
-
-pub(super) fn instant(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// What a pass found so long ago says nothing about now, however rarely passes are scheduled.
@@ -145,7 +185,8 @@ fn counted(n: u64, one: &str, many: &str) -> String {
 }
 
 fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
-    BoardProblem { what: what.into(), place: None, todo: todo.into(), more: None, alert: None }
+    let (what, todo) = (what.into(), todo.into());
+    BoardProblem { what, place: None, todo, more: None, alert: None, drop: Concerned::All }
 }
 
 fn problems(seen: &Snapshot) -> Vec<BoardProblem> {
@@ -171,11 +212,12 @@ fn problems(seen: &Snapshot) -> Vec<BoardProblem> {
     }
     // Those that nobody has taken on come first.
     let (taken, open): (Vec<_>, Vec<_>) = seen.facts.alerts.iter().partition(|one| one.alert.acknowledged_at.is_some());
-    found.extend(open.into_iter().chain(taken).map(|one| alarm(one, &seen.facts)));
+    found.extend(open.into_iter().chain(taken).map(|one| alarm(one, seen)));
     let alarmed = |one: &SeenDrop| seen.facts.alerts.iter().any(|alert| alert.alert.drop_id == Some(one.drop.id));
     found.extend(seen.drops.iter().filter(|one| !alarmed(one)).filter_map(|one| {
         let (what, todo) = wrong_of(one, seen)?;
-        Some(BoardProblem { place: Some(place(&one.coupon.name, one.drop.id)), ..problem(what, todo) })
+        let (place, drop) = (Some(place(&one.coupon.name, one.drop.id)), Concerned::One(one.drop.id));
+        Some(BoardProblem { place, drop, ..problem(what, todo) })
     }));
     found
 }
@@ -184,17 +226,32 @@ fn place(name: &str, drop: DropId) -> String {
     format!("{} · drop {drop}", line(name, LONGEST))
 }
 
-fn alarm(listed: &ListedAlert, facts: &Facts) -> BoardProblem {
+fn alarm(listed: &ListedAlert, seen: &Snapshot) -> BoardProblem {
     let alert = &listed.alert;
-    let todo = About::of_word(&alert.kind).map_or("Look at the last runs.", what_to_do);
-    let coupon = facts.coupons.iter().find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
+    let about = About::of_word(&alert.kind);
+    let drop = seen.drops.iter().find(|one| Some(one.drop.id) == alert.drop_id);
+    let todo = match drop.and_then(|one| room(one, seen)).filter(|_| about == Some(About::BrokenPromise)) {
+        Some(room) => format!("{room}: the next pass gives them to these people."),
+        None => about.map_or("Look at the last runs.", what_to_do).to_owned(),
+    };
+    let coupon = seen.facts.coupons.iter().find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
     let taken = alert.acknowledged_by.as_deref().map(|by| format!(", taken on by {}", line(by, LONGEST)));
     BoardProblem {
         place: coupon.zip(alert.drop_id).map(|((coupon, _), drop)| place(&coupon.name, drop)),
         more: Some(format!("Since {}{}", instant(alert.first_seen_at), taken.unwrap_or_default())),
         alert: Some(listed.id),
+        drop: alert.drop_id.map_or(Concerned::None, Concerned::One),
         ..problem(capital(&line(&alert.summary, LONGEST)), todo)
     }
+}
+
+/// Slots of a drop that is not over and that nobody holds, in words. After its quantity was raised
+/// an alert stands until the next pass has given them out.
+fn room(one: &SeenDrop, seen: &Snapshot) -> Option<String> {
+    let is_over = one.drop.sealed_at.is_some() || one.drop.closes_at.is_some_and(|closes| closes <= seen.at);
+    let held = one.numbers.as_ref().filter(|_| !is_over)?.users;
+    let room = u64::from(one.drop.quantity).saturating_sub(held);
+    (room > 0).then(|| counted(room, "slot is free by now", "slots are free by now"))
 }
 
 /// What is wrong with a drop by its numbers alone, and what to do.
@@ -240,7 +297,7 @@ fn admission(one: &SeenDrop, seen: &Snapshot) -> AdmissionLine {
     let right = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: false };
     let wrong = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: true };
     match (state(one, seen.at), seen.gate_is_open) {
-        (DropState::Scheduled, _) => right(&format!("opens {}", minute(one.drop.opens_at))),
+        (DropState::Scheduled, _) => right(&format!("opens {}", short(one.drop.opens_at, zone_of(&one.coupon)))),
         (DropState::Paused, _) => right("paused by an operator"),
         (DropState::Closed, _) => right("ended"),
         (DropState::Sealed, _) => right("ended, sealed"),
@@ -252,8 +309,9 @@ fn admission(one: &SeenDrop, seen: &Snapshot) -> AdmissionLine {
     }
 }
 
-pub(super) fn minute(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M UTC").to_string()
+/// The time zone in which people think of this coupon.
+pub(super) fn zone_of(coupon: &Coupon) -> Option<Tz> {
+    coupon.schedule.as_ref().and_then(Schedule::time_zone)
 }
 
 fn drop_line(one: &SeenDrop, seen: &Snapshot) -> BoardLine {
@@ -272,10 +330,7 @@ fn drop_line(one: &SeenDrop, seen: &Snapshot) -> BoardLine {
         id: drop.id,
         coupon: one.coupon.id,
         name: line(&one.coupon.name, LONGEST),
-        when: match drop.closes_at {
-            Some(closes) => format!("{} to {}", minute(drop.opens_at), minute(closes)),
-            None => format!("from {}", minute(drop.opens_at)),
-        },
+        when: window(drop.opens_at, drop.closes_at, zone_of(&one.coupon)),
         promised: grouped(u64::from(drop.quantity)),
         given: text(given.or(rows)),
         share: (rows.unwrap_or(0), drop.quantity),
@@ -287,11 +342,12 @@ fn drop_line(one: &SeenDrop, seen: &Snapshot) -> BoardLine {
         has_dead_letters: one.dead_letters.is_some_and(|letters| letters > 0),
         admission: admission(one, seen),
         last_pass: match report {
-            None => "none yet",
-            Some(None) => "nothing found",
-            Some(Some(report)) if !report.exact => "not exact",
-            Some(Some(report)) if report.before == report.after => "exact",
-            Some(Some(_)) => "exact, after repairs",
+            None => "none yet".to_owned(),
+            Some(None) => "nothing found".to_owned(),
+            Some(Some(report)) => {
+                let is_mended = report.exact && report.before != report.after && report.after.failed_claims == 0;
+                format!("{}{}", report.exactness(), if is_mended { ", after repairs" } else { "" })
+            }
         },
         wrong: by_alert.or_else(|| wrong_of(one, seen).map(|(what, _)| what)),
     }

@@ -12,12 +12,14 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::schedule::Tz;
 use serde::Deserialize;
 
-use super::board::minute;
+use super::board::zone_of;
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
 use super::state::ScreenState;
+use super::times::minute;
 use crate::notify::wording::{LONGEST, grouped, line};
 
 #[derive(Template)]
@@ -88,28 +90,39 @@ pub(super) async fn list(
 fn coupon_line(coupon: &Coupon, unsealed: &[Drop], opened: &[Drop], now: DateTime<Utc>) -> CouponLine {
     let next = unsealed.iter().filter(|drop| drop.opens_at > now).min_by_key(|drop| drop.opens_at);
     let own = opened.iter().filter(|drop| drop.coupon_id == coupon.id);
-    let is_to_come = coupon.schedule.as_ref().is_some_and(|schedule| !schedule.openings(now, 1).is_empty());
-    let is_over = !is_to_come && unsealed.iter().all(|drop| drop.sealed_at.is_some());
+    let (state, is_over) = coupon_state(coupon, unsealed, now);
     CouponLine {
         id: coupon.id,
         name: line(&coupon.name, LONGEST),
         quantity: grouped(coupon.quantity.into()),
-        state: match (is_over, coupon.paused) {
-            (true, _) => "over",
-            (false, true) => "live, paused",
-            (false, false) => "live",
-        },
+        state,
         is_over,
-        drops: next.into_iter().chain(own).map(|drop| drop_line(drop, now)).collect(),
+        drops: next.into_iter().chain(own).map(|drop| drop_line(drop, zone_of(coupon), now)).collect(),
     }
 }
 
-fn drop_line(drop: &Drop, now: DateTime<Utc>) -> CouponDropLine {
-    let state = match drop.state(now, false, 1) {
+/// In words, and whether the coupon is over.
+pub(super) fn coupon_state(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> (&'static str, bool) {
+    let is_to_come = coupon.schedule.as_ref().is_some_and(|schedule| !schedule.openings(now, 1).is_empty());
+    let is_over = !is_to_come && drops.iter().all(|drop| drop.sealed_at.is_some());
+    let state = match (is_over, coupon.paused) {
+        (true, _) => "over",
+        (false, true) => "live, paused",
+        (false, false) => "live",
+    };
+    (state, is_over)
+}
+
+fn drop_line(drop: &Drop, zone: Option<Tz>, now: DateTime<Utc>) -> CouponDropLine {
+    CouponDropLine { id: drop.id, opens: minute(drop.opens_at, zone), state: drop_state(drop, now) }
+}
+
+/// By its window alone.
+pub(super) fn drop_state(drop: &Drop, now: DateTime<Utc>) -> &'static str {
+    match drop.state(now, false, 1) {
         DropState::Scheduled => "to come",
         DropState::Open | DropState::SoldOut | DropState::Paused => "open",
         DropState::Closed => "ended",
         DropState::Sealed => "ended, sealed",
-    };
-    CouponDropLine { id: drop.id, opens: minute(drop.opens_at), state }
+    }
 }

@@ -2,32 +2,33 @@
 //! by hand. Ids are masked, and messages kept back, until somebody reveals them, which is recorded.
 
 mod many;
+mod one;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
+use axum::Extension;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::{Extension, Form};
-use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use axum::response::Response;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
+use firstcome_shared::mysql::dead_letters::{DeadLetterQuery, DeadLetterRow, Payload};
 use firstcome_shared::mysql::ops_actions::OperatorAct;
 use serde::Deserialize;
 use serde_json::json;
 
 pub(super) use self::many::discard_all;
 use self::many::{ForAll, ReasonChoice, choices, for_all};
-use super::board::instant;
-use super::html::{Top, answer, notice, unavailable, unless_named};
+pub(super) use self::one::{correct, discard};
+use super::html::{JustDone, RefusedForm, Top, answer, notice, unavailable};
 use super::people::Search;
 use super::session::Session;
 use super::state::ScreenState;
-use crate::execute;
-use crate::notify::wording::{LONGEST, count, detail, line, person};
+use super::times::instant;
+use crate::notify::wording::{LONGEST, capital, count, detail, line, person};
 
 #[derive(Template)]
 #[template(path = "dead_letters.html")]
@@ -44,6 +45,7 @@ struct DeadLettersScreen<'a> {
     for_all: Option<&'a ForAll>,
     page: u32,
     has_more: bool,
+    refused: &'a RefusedForm,
 }
 
 #[derive(Template)]
@@ -52,6 +54,7 @@ struct DeadLetterScreen<'a> {
     top: Top<'a>,
     letter: &'a LetterView,
     revealed: bool,
+    refused: &'a RefusedForm,
 }
 
 /// Dead letters on a page, and most pages.
@@ -83,6 +86,8 @@ pub(super) struct LetterView {
     pub(super) claimed: String,
     pub(super) source: String,
     pub(super) resolved: Option<String>,
+    /// What a pass said of it when it left it, and when.
+    pub(super) left: Option<(String, String)>,
     /// Its message, once it is revealed.
     pub(super) message: Option<String>,
     pub(super) length: String,
@@ -125,6 +130,8 @@ pub(super) struct DeadLettersScreenQuery {
     reason: Option<String>,
     #[serde(default)]
     page: u32,
+    #[serde(default)]
+    done: String,
 }
 
 pub(super) async fn list(
@@ -133,10 +140,15 @@ pub(super) async fn list(
     query: Result<Query<DeadLettersScreenQuery>, QueryRejection>,
 ) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    page.slowly(listed(&page, &session, query)).await
+    page.slowly(&session, listed(&page, &session, query, &RefusedForm::default())).await
 }
 
-async fn listed(page: &ScreenState, session: &Session, query: DeadLettersScreenQuery) -> Response {
+async fn listed(
+    page: &ScreenState,
+    session: &Session,
+    query: DeadLettersScreenQuery,
+    refused: &RefusedForm,
+) -> Response {
     let (resolved, number) = (query.status == "resolved", query.page.clamp(1, PAGES));
     let reason = query.reason.filter(|reason| !reason.is_empty());
     let wanted = DeadLetterQuery { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
@@ -152,10 +164,11 @@ async fn listed(page: &ScreenState, session: &Session, query: DeadLettersScreenQ
     };
     let has_more = found.len() > PAGE as usize && number < PAGES;
     let letters: Vec<LetterLine> = found.iter().take(PAGE as usize).map(|letter| letter_line(letter, false)).collect();
-    let top = Top::new("Dead letters", "dead-letters", Some(session));
+    let done = if query.done == "discarded" { "Discarded. They are among those dealt with." } else { "" };
+    let top = Top { done, ..Top::new("Dead letters", "dead-letters", Some(session)) };
     let (reason, drop) = (reason.as_deref(), query.drop);
     answer(
-        StatusCode::OK,
+        refused.status(),
         &DeadLettersScreen {
             top,
             letters: &letters,
@@ -166,6 +179,7 @@ async fn listed(page: &ScreenState, session: &Session, query: DeadLettersScreenQ
             for_all: for_all.as_ref(),
             page: number,
             has_more,
+            refused,
         },
     )
 }
@@ -197,8 +211,10 @@ pub(super) async fn read(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     id: Id,
+    just: Result<Query<JustDone>, QueryRejection>,
 ) -> Response {
-    shown(&page, &session, id, false).await
+    let just = just.map(|Query(just)| just).unwrap_or_default();
+    shown(&page, &session, id, false, (just.done.as_str(), &RefusedForm::default())).await
 }
 
 pub(super) async fn reveal(
@@ -206,7 +222,7 @@ pub(super) async fn reveal(
     Extension(session): Extension<Arc<Session>>,
     id: Id,
 ) -> Response {
-    shown(&page, &session, id, true).await
+    shown(&page, &session, id, true, ("", &RefusedForm::default())).await
 }
 
 fn no_such() -> Response {
@@ -223,7 +239,13 @@ async fn named(page: &ScreenState, letter: &DeadLetterRow) -> Result<(Option<Str
     Ok((Some(line(&coupon.name, LONGEST)), drop_page))
 }
 
-async fn shown(page: &ScreenState, session: &Session, id: Id, reveal: bool) -> Response {
+async fn shown(
+    page: &ScreenState,
+    session: &Session,
+    id: Id,
+    reveal: bool,
+    (done, refused): (&str, &RefusedForm),
+) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
     let (letter, payload) = match page.app.stores.db.dead_letter(id).await {
         Ok(Some(found)) => found,
@@ -237,8 +259,9 @@ async fn shown(page: &ScreenState, session: &Session, id: Id, reveal: bool) -> R
             return unavailable(error);
         }
     }
-    let (coupon, drop_page) = match named(page, &letter).await {
-        Ok(named) => named,
+    let read = async { Ok::<_, DbError>((named(page, &letter).await?, left(page, &letter, reveal).await?)) };
+    let ((coupon, drop_page), left) = match read.await {
+        Ok(read) => read,
         Err(error) => return unavailable(error),
     };
     let is_known = reveal && coupon.is_some();
@@ -247,9 +270,24 @@ async fn shown(page: &ScreenState, session: &Session, id: Id, reveal: bool) -> R
         drop: letter.drop_id.filter(|_| drop_page.is_some()).map(|drop| drop.to_string()).unwrap_or_default(),
         person: person.clone(),
     });
-    let view = LetterView { coupon, drop_page, story, ..view(&letter, &payload, reveal) };
-    let top = Top::new("One dead letter", "dead-letters", Some(session));
-    answer(StatusCode::OK, &DeadLetterScreen { top, letter: &view, revealed: reveal })
+    let done = match (done, letter.resolved_at.is_some()) {
+        ("corrected", false) => "Corrected. The next pass over its drop issues it.",
+        ("discarded", true) => "Discarded. No pass looks at it again.",
+        _ => "",
+    };
+    let view = LetterView { left, coupon, drop_page, story, ..view(&letter, &payload, reveal) };
+    let top = Top { done, ..Top::new("One dead letter", "dead-letters", Some(session)) };
+    answer(refused.status(), &DeadLetterScreen { top, letter: &view, revealed: reveal, refused })
+}
+
+/// What a pass said of an open one when it left it.
+async fn left(page: &ScreenState, letter: &DeadLetterRow, revealed: bool) -> Result<Option<(String, String)>, DbError> {
+    if letter.resolved_at.is_some() {
+        return Ok(None);
+    }
+    let said = page.app.stores.db.why_left(letter.id, letter.drop_id).await?;
+    let people: HashSet<&str> = letter.user_id.as_deref().into_iter().filter(|_| !revealed).collect();
+    Ok(said.map(|(said, at)| (capital(&detail(&said, &people)), instant(at.and_utc()))))
 }
 
 fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView {
@@ -265,104 +303,10 @@ fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView
         resolved: letter.resolved_at.map(|at| instant(at.and_utc())),
         message: message.map(|bytes| line(&String::from_utf8_lossy(bytes), MESSAGE)),
         length: count(usize::try_from(payload.bytes).unwrap_or(0), "byte", "bytes"),
+        left: None,
         coupon: None,
         drop_page: None,
         story: None,
         claim: if revealed { ClaimFields::of(letter) } else { ClaimFields::default() },
     }
-}
-
-#[derive(Deserialize, Default)]
-pub(super) struct Correct {
-    #[serde(default)]
-    coupon: String,
-    #[serde(default)]
-    drop: String,
-    #[serde(default)]
-    slot: String,
-    #[serde(default)]
-    person: String,
-    /// The coupon's name.
-    #[serde(default)]
-    name: String,
-}
-
-/// Corrects which claim a dead letter is of. The next pass over its drop issues it.
-pub(super) async fn correct(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    id: Id,
-    form: Result<Form<Correct>, FormRejection>,
-) -> Response {
-    let Ok(Path(id)) = id else { return no_such() };
-    let typed = form.map(|Form(typed)| typed).unwrap_or_default();
-    let wrong = |why: &str| notice(StatusCode::BAD_REQUEST, "Not corrected", &format!("{why} Nothing was done."));
-    let (Ok(coupon), Ok(drop)) = (typed.coupon.trim().parse::<i64>(), typed.drop.trim().parse::<i64>()) else {
-        return wrong("Give the coupon and the drop by their numbers.");
-    };
-    let found = match page.app.stores.db.coupon(CouponId(coupon)).await {
-        Ok(found) => found.and_then(|(coupon, drops)| Some((drops.into_iter().find(|of| of.id.0 == drop)?, coupon))),
-        Err(error) => return unavailable(error),
-    };
-    let Some((drop, coupon)) = found else { return wrong("There is no such coupon, or it has no such drop.") };
-    let slot = typed.slot.trim().parse::<Slot>().ok().filter(|slot| (1..=drop.quantity).contains(slot));
-    let Some(slot) = slot else { return wrong(&format!("The drop has the slots 1 to {}.", drop.quantity)) };
-    let Ok(user) = typed.person.trim().parse::<UserId>() else { return wrong("That is no person's id.") };
-    if let Some(refused) = unless_named(&typed.name, &coupon.name) {
-        return refused;
-    }
-    let to = Correction { coupon: coupon.id, drop: drop.id, slot, user };
-    match execute::correct(&page.app.stores, id, to, session.operator.clone()).await {
-        Ok(true) => Redirect::to(&format!("/dead-letters/{id}")).into_response(),
-        Ok(false) => notice(StatusCode::CONFLICT, "Not corrected", "It has been dealt with already."),
-        Err(error) => unavailable(error),
-    }
-}
-
-#[derive(Deserialize)]
-pub(super) struct Discard {
-    #[serde(default)]
-    why: String,
-    /// The coupon's name, where the dead letter names one.
-    #[serde(default)]
-    name: String,
-}
-
-/// Discards a dead letter: no pass looks at it again.
-pub(super) async fn discard(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    id: Id,
-    form: Result<Form<Discard>, FormRejection>,
-) -> Response {
-    let Ok(Path(id)) = id else { return no_such() };
-    let Ok(Form(Discard { why, name })) = form else {
-        return refused("The form is not of this page. Nothing was done.");
-    };
-    let why = line(&why, WHY);
-    if why.is_empty() {
-        return refused("Say why it is discarded. Nothing was done: go back and try again.");
-    }
-    let named = match page.app.stores.db.dead_letter(id).await {
-        Ok(Some((letter, _))) => named(&page, &letter).await,
-        Ok(None) => return no_such(),
-        Err(error) => Err(error),
-    };
-    match named {
-        Ok((Some(coupon), _)) if line(&name, LONGEST) != coupon => {
-            return refused("What you typed is not the coupon's name. Nothing was done: go back and try again.");
-        }
-        Ok(_) => {}
-        Err(error) => return unavailable(error),
-    }
-    let why = format!("{why} ({})", session.name());
-    match execute::discard(&page.app.stores, id, why, session.operator.clone()).await {
-        Ok(true) => Redirect::to(&format!("/dead-letters/{id}")).into_response(),
-        Ok(false) => notice(StatusCode::CONFLICT, "Not discarded", "It has been dealt with already."),
-        Err(error) => unavailable(error),
-    }
-}
-
-fn refused(why: &str) -> Response {
-    notice(StatusCode::BAD_REQUEST, "Not discarded", why)
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::mysql::deliveries::{Delivery, OutboxKind};
 
-use super::board::instant;
-use super::html::{Top, answer, notice, unavailable};
+use super::html::{JustDone, Top, answer, notice, unavailable};
 use super::session::Session;
 use super::state::ScreenState;
+use super::times::instant;
 use crate::execute;
 use crate::notify::AlertmanagerStanding;
 use crate::notify::wording::{LONGEST, count, line};
@@ -52,7 +52,11 @@ pub(super) struct DeliveryLine {
     pub(super) is_open: bool,
 }
 
-pub(super) async fn list(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
+pub(super) async fn list(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    just: Result<Query<JustDone>, QueryRejection>,
+) -> Response {
     let db = &page.app.stores.db;
     let mut lines = Vec::new();
     for kind in [OutboxKind::Mail, OutboxKind::Webhook] {
@@ -62,7 +66,9 @@ pub(super) async fn list(State(page): State<ScreenState>, Extension(session): Ex
         }
     }
     let (open, sent): (Vec<DeliveryLine>, Vec<DeliveryLine>) = lines.into_iter().partition(|line| line.is_open);
-    let top = Top::new("Deliveries", "deliveries", Some(&session));
+    let is_again = just.is_ok_and(|Query(just)| just.done == "again");
+    let done = if is_again { "It is sent again now. Reload to see what becomes of it." } else { "" };
+    let top = Top { done, ..Top::new("Deliveries", "deliveries", Some(&session)) };
     let alertmanagers: Vec<AlertmanagerLine> = page.app.notifier.alertmanagers().iter().map(alertmanager).collect();
     let is_refused = alertmanagers.iter().any(|one| one.refused.is_some());
     let screen = DeliveriesScreen { top, open: &open, sent: &sent, alertmanagers: &alertmanagers, is_refused };
@@ -117,7 +123,7 @@ pub(super) async fn again(
     let Ok(Path((kind, id))) = path else { return no_such() };
     let Some(kind) = OutboxKind::of_word(&kind) else { return no_such() };
     match execute::deliver_again(&page.app.stores, kind, id, session.operator.clone()).await {
-        Ok(true) => Redirect::to("/deliveries").into_response(),
+        Ok(true) => Redirect::to("/deliveries?done=again").into_response(),
         Ok(false) => no_such(),
         Err(error) => unavailable(error),
     }

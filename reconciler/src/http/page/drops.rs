@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::rejection::{FormRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
@@ -19,8 +19,8 @@ use firstcome_shared::mysql::pace::{SlotPace, sampled};
 use serde::Deserialize;
 
 use super::board::Board;
-use super::html::{Top, answer, not_understood, notice, unavailable, unless_named};
-use super::pace::{Chart, chart};
+use super::html::{FormRefusal, JustDone, RefusedForm, Top, answer, not_understood, notice, unavailable, unless_named};
+use super::pace::{Pace, pace};
 use super::session::Session;
 use super::state::ScreenState;
 use crate::http::reconcile::{AskedPass, run};
@@ -46,7 +46,10 @@ struct DropScreen<'a> {
     /// Repairs that wait for a person, while an alert says so.
     held_back: Option<String>,
     /// Once there are rows.
-    chart: Option<Chart>,
+    pace: Option<Pace>,
+    refused: &'a RefusedForm,
+    /// Why a form was refused that the screen does not show any more.
+    wrong: &'a str,
 }
 
 type DropPath = Result<Path<(i64, i64)>, PathRejection>;
@@ -80,38 +83,100 @@ pub(super) async fn read(
     State(page): State<ScreenState>,
     Extension(session): Extension<Arc<Session>>,
     place: DropPath,
+    just: Result<Query<JustDone>, QueryRejection>,
 ) -> Response {
-    let (coupon, drop, drops) = match find(&page, place).await {
-        Ok(found) => found,
-        Err(refused) => return refused,
+    let just = just.map(|Query(just)| just).unwrap_or_default();
+    match find(&page, place).await {
+        Ok(found) => shown(&page, &session, found, &just.done, &RefusedForm::default()).await,
+        Err(refused) => refused,
+    }
+}
+
+/// The screen of a drop as it is now, with a form that was refused.
+pub(super) async fn refused(
+    page: &ScreenState,
+    session: &Session,
+    (coupon, drop): (CouponId, DropId),
+    form: RefusedForm,
+) -> Response {
+    match find(page, Ok(Path((coupon.0, drop.0)))).await {
+        Ok(found) => shown(page, session, found, "", &form).await,
+        Err(no_such) => no_such,
+    }
+}
+
+async fn shown(
+    page: &ScreenState,
+    session: &Session,
+    (coupon, drop, drops): (Coupon, Drop, Vec<Drop>),
+    done: &str,
+    refused: &RefusedForm,
+) -> Response {
+    let db = &page.app.stores.db;
+    let read = async {
+        Ok::<_, DbError>((
+            held_back(page, drop.id).await?,
+            db.pace(drop.id).await?,
+            done_text(page, (&coupon, &drop), done).await?,
+        ))
     };
-    let held_back = match held_back(&page, drop.id).await {
-        Ok(held) => held,
+    let (held_back, rows, done) = match read.await {
+        Ok(read) => read,
         Err(error) => return unavailable(error),
     };
-    let chart = match page.app.stores.db.pace(drop.id).await {
-        Ok(rows) => chart(&with_admissions(&page, &drop, rows).await),
-        Err(error) => return unavailable(error),
-    };
+    let pace = pace(&with_admissions(page, &drop, rows).await, &drop);
     let name = line(&coupon.name, LONGEST);
     let (coupon_id, drop_id, paused, only_for) = (coupon.id, drop.id, coupon.paused, only_for(&coupon));
-    let to_raise = to_raise(coupon_id, &drops, Utc::now());
+    let (to_raise, has_api) = (to_raise(coupon_id, &drops, Utc::now()), page.api.is_some());
     let board = page.live.one(coupon, drop).await;
-    let top = Top::new(&name, "", Some(&session));
     let screen = DropScreen {
-        top,
+        top: Top { done: &done, ..Top::new(&name, "", Some(session)) },
         name: &name,
         coupon: coupon_id,
         drop: drop_id,
         paused,
         only_for,
         to_raise,
-        has_api: page.api.is_some(),
+        has_api,
         board: &board,
+        wrong: refused.unless_shown(&[
+            ("confirm", held_back.is_some()),
+            ("pause", has_api && !paused),
+            ("resume", has_api && paused),
+            ("raise", has_api),
+        ]),
         held_back,
-        chart,
+        pace,
+        refused,
     };
-    answer(StatusCode::OK, &screen)
+    answer(refused.status(), &screen)
+}
+
+/// What was done just now, as far as it still holds.
+async fn done_text(page: &ScreenState, (coupon, drop): (&Coupon, &Drop), done: &str) -> Result<String, DbError> {
+    Ok(match (done, coupon.paused) {
+        ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
+        ("resumed", false) => "Resumed. People can claim again.".to_owned(),
+        ("raised", _) => {
+            let waiting = match page.app.stores.db.open_promises(drop.id, String::new()).await?.len() {
+                0 => String::new(),
+                n => format!(
+                    " The next pass gives {} their coupon.",
+                    count(n.min(room(page, drop).await), "person", "people")
+                ),
+            };
+            format!("Raised to {}.{waiting}", grouped(drop.quantity.into()))
+        }
+        _ => String::new(),
+    })
+}
+
+/// Slots that nobody holds, as far as Redis tells.
+async fn room(page: &ScreenState, drop: &Drop) -> usize {
+    let redis = &page.app.stores.redis;
+    let numbers = redis.drop_numbers(&[redis.keys(drop.coupon_id, drop.id)]).await.pop().and_then(Result::ok);
+    let held = numbers.map_or(0, |numbers| numbers.users);
+    usize::try_from(u64::from(drop.quantity).saturating_sub(held)).unwrap_or(usize::MAX)
 }
 
 /// With the admissions that have no row yet, as far as Redis tells of them.
@@ -135,7 +200,7 @@ async fn with_admissions(page: &ScreenState, drop: &Drop, mut steps: Vec<SlotPac
 }
 
 /// Whom a coupon is for.
-fn only_for(coupon: &Coupon) -> String {
+pub(super) fn only_for(coupon: &Coupon) -> String {
     match (&coupon.allow, grouped(coupon.allow_list.people.into())) {
         (None, _) if coupon.allow_list.people == 0 => "everybody".to_owned(),
         (None, people) => format!("everybody; its allow list of {people} does not count"),
@@ -183,22 +248,25 @@ pub(super) async fn pass(
         "pass" => request,
         "dry_run" => Request { dry_run: true, ..request },
         "confirm" => {
-            if let Some(refused) = unless_named(&asked.name, &coupon.name) {
-                return refused;
-            }
-            let held = match held_back(&page, drop.id).await {
-                Ok(held) => held,
-                Err(error) => return unavailable(error),
-            };
-            if held.as_ref() != Some(&asked.held) {
-                let why = "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
-                return notice(StatusCode::CONFLICT, "Not confirmed", why);
+            if let Err(why) = confirmed(&page, &asked, (&coupon, &drop)).await {
+                let form = why.into_form("confirm", &[("name", &asked.name)]);
+                return refused(&page, &session, (coupon.id, drop.id), form).await;
             }
             Request { confirm: true, ..request }
         }
         _ => return not_understood(),
     };
     started(&page, &session, request).await
+}
+
+/// Whether the repairs that are held back are those on the button.
+async fn confirmed(page: &ScreenState, asked: &PassForm, (coupon, drop): (&Coupon, &Drop)) -> Result<(), FormRefusal> {
+    unless_named(&asked.name, &coupon.name)?;
+    if held_back(page, drop.id).await?.as_ref() == Some(&asked.held) {
+        return Ok(());
+    }
+    let why = "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
+    Err(FormRefusal::new(StatusCode::CONFLICT, why))
 }
 
 /// A pass over everything.

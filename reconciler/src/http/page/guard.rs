@@ -57,16 +57,23 @@ pub(super) fn is_https(headers: &HeaderMap) -> bool {
 }
 
 /// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A
-/// change must bring the session's token.
+/// change must bring the session's token. Viewers take turns, so that operators' screens always
+/// have connections to MySQL.
 pub(super) async fn logged_in(State(page): State<ScreenState>, mut request: Request, next: Next) -> Response {
-    let Some(session) = page.session(request.headers()) else { return to_log_in(&request) };
+    let Some(mut session) = page.session(request.headers()).await else { return to_log_in(&request) };
+    session.operator.from = page.token.address(&request);
     if changes(request.method()) {
         request = match with_token(request, &session).await {
             Ok(request) => request,
             Err(refused) => return refused,
         };
     }
-    request.extensions_mut().insert(session);
+    let turn = if session.may_change() { None } else { page.token.viewer_turn().await };
+    if turn.is_none() && !session.may_change() {
+        let why = "Too many viewers are looking right now. Reload in a few seconds.";
+        return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
+    }
+    request.extensions_mut().insert(Arc::new(session));
     next.run(request).await
 }
 

@@ -9,15 +9,17 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse as _, Response, Sse};
 use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::http::ops::Allowed;
+use firstcome_shared::http::seats::Seats;
 use futures_util::stream::{Stream, unfold};
 use serde::Serialize;
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::board::{Board, board};
-use super::session::Sessions;
+use super::board::{Board, board, drop_board};
 use super::snapshot::Reader;
+use super::state::ScreenState;
 use crate::stores::Stores;
 
 /// The part of the first screen that is live.
@@ -32,8 +34,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// A look serves all who ask so soon after it began: less than the time between two ticks.
 const FRESH: Duration = Duration::from_millis(800);
 
-/// Most people who look live; others reload.
-const VIEWERS: usize = 64;
+/// Most operators who look live, and most viewers; others reload.
+const LIVE_AT_ONCE: usize = 64;
 
 /// A browser that lost its connection comes back after so long.
 const RETRY: Duration = Duration::from_secs(3);
@@ -49,7 +51,7 @@ pub(super) struct Live {
     /// For other screens: they keep nobody's first screen waiting.
     one: Mutex<Reader>,
     updates: watch::Sender<Option<Arc<Update>>>,
-    seats: Arc<Semaphore>,
+    seats: Seats,
     wake: Notify,
     stop: CancellationToken,
 }
@@ -66,7 +68,7 @@ impl Live {
             looking: Mutex::new(Looking { reader: Reader::new(stores.clone()), last: None }),
             one: Mutex::new(Reader::new(stores)),
             updates: watch::channel(None).0,
-            seats: Arc::new(Semaphore::new(VIEWERS)),
+            seats: Seats::new(LIVE_AT_ONCE, LIVE_AT_ONCE),
             wake: Notify::new(),
             stop,
         }
@@ -92,7 +94,7 @@ impl Live {
 
     /// One drop, looked at now.
     pub(super) async fn one(&self, coupon: Coupon, drop: Drop) -> Board {
-        board(&self.one.lock().await.read_one(coupon, drop).await)
+        drop_board(&self.one.lock().await.read_one(coupon, drop).await)
     }
 
     /// How many drops a pass over everything compares, where that is known.
@@ -134,8 +136,7 @@ impl Live {
 
 /// One person who looks.
 struct Viewer {
-    live: Arc<Live>,
-    sessions: Arc<Sessions>,
+    page: ScreenState,
     /// With the cookie: the stream ends with the session.
     headers: HeaderMap,
     updates: watch::Receiver<Option<Arc<Update>>>,
@@ -152,13 +153,14 @@ struct Said<'a> {
 
 /// Server-sent events, each with all there is to know, so that a lost one does not matter. A
 /// browser that gets 204 does not ask again.
-pub(super) fn stream(live: Arc<Live>, sessions: Arc<Sessions>, headers: HeaderMap) -> Response {
-    let Ok(seat) = Arc::clone(&live.seats).try_acquire_owned() else {
+pub(super) fn stream(page: ScreenState, allowed: Allowed, headers: HeaderMap) -> Response {
+    let live = &page.live;
+    let Ok(seat) = Arc::clone(live.seats.of(allowed)).try_acquire_owned() else {
         return StatusCode::NO_CONTENT.into_response();
     };
     let updates = live.updates.subscribe();
     live.wake.notify_one();
-    let events = events(Viewer { live, sessions, headers, updates, shown: None, _seat: seat });
+    let events = events(Viewer { page, headers, updates, shown: None, _seat: seat });
     // nginx would keep events back.
     ([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::default())).into_response()
 }
@@ -167,11 +169,11 @@ fn events(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallible>> {
     unfold(viewer, |mut viewer| async move {
         let changed = tokio::select! {
             biased;
-            () = viewer.live.stop.cancelled() => return None,
+            () = viewer.page.live.stop.cancelled() => return None,
             changed = viewer.updates.changed() => changed,
         };
         changed.ok()?;
-        viewer.sessions.of(&viewer.headers, Instant::now())?;
+        viewer.page.session(&viewer.headers).await?;
         let update = viewer.updates.borrow_and_update().clone()?;
         let is_new = viewer.shown.as_ref().is_none_or(|shown| shown.html != update.html);
         let said = Said { at: &update.at, html: is_new.then_some(&update.html) };

@@ -1,20 +1,22 @@
 //! Logging in by a token, and out.
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use askama::Template;
+use axum::Extension;
 use axum::Form;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest as _, Query, Request, State};
 use axum::http::header::{RETRY_AFTER, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
-use firstcome_shared::http::ops::operator_name;
+use chrono::Utc;
+use firstcome_shared::http::ops::{WrongToken, operator_name};
 use serde::Deserialize;
 
 use super::guard::{is_https, own_path};
-use super::html::{Top, answer};
-use super::session::cookie;
+use super::html::{Top, answer, notice};
+use super::session::{Session, begin, cookie};
 use super::state::ScreenState;
 
 #[derive(Template)]
@@ -48,14 +50,14 @@ pub(super) async fn form(
     headers: HeaderMap,
 ) -> Response {
     let next = wanted.map(|Query(wanted)| wanted.next).unwrap_or_default();
-    if page.session(&headers).is_some() {
+    if page.session(&headers).await.is_some() {
         return Redirect::to(own_path(&next)).into_response();
     }
     shown(StatusCode::OK, &next, "", "")
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
-    let (from, is_https, now) = (page.token.address(&request), is_https(request.headers()), Instant::now());
+    let (from, is_https) = (page.token.address(&request), is_https(request.headers()));
     let Ok(Form(form)) = Form::<LogInForm>::from_request(request, &()).await else {
         return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
     };
@@ -66,31 +68,34 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
             "Say who you are, in 1 to 100 letters: what you do is recorded under this name.",
         );
     };
-    // The right token always lets in: behind a proxy that is not set as trusted, all come from one
-    // address.
-    let Some((operator, allowed)) = page.token.log_in(form.token.trim(), name, from) else {
-        if let Some(wait) = from.and_then(|from| page.tries.wait(from, now)) {
-            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens. Try again in a minute.");
+    let signer = match page.token.log_in(form.token.trim(), from).await {
+        Ok(signer) => signer,
+        Err(WrongToken { throttled: Some(wait) }) => {
+            let why = "Too many wrong tokens come from your address. The right one is still accepted.";
+            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, why);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
             return response;
         }
-        if let Some(from) = from {
-            page.tries.wrong(from, now);
-            tracing::warn!(%from, "a wrong token at the operations page");
+        Err(WrongToken { throttled: None }) => {
+            return refused(
+                StatusCode::UNAUTHORIZED,
+                "This token is not right. It is the OPS_TOKEN, or the OPS_VIEW_TOKEN.",
+            );
         }
-        return refused(
-            StatusCode::UNAUTHORIZED,
-            "This token is not right. It is the OPS_TOKEN, or the OPS_VIEW_TOKEN.",
-        );
     };
-    let id = page.sessions.begin(operator, allowed, now);
-    (AppendHeaders([(SET_COOKIE, cookie(&id, is_https))]), Redirect::to(own_path(&form.next))).into_response()
+    let session = begin(&signer, &name, Utc::now());
+    (AppendHeaders([(SET_COOKIE, cookie(&session, is_https))]), Redirect::to(own_path(&form.next))).into_response()
 }
 
-pub(super) async fn log_out(State(page): State<ScreenState>, headers: HeaderMap) -> Response {
-    page.sessions.end(&headers);
-    let over = [false, true].map(|is_https| (SET_COOKIE, cookie("", is_https)));
-    (AppendHeaders(over), Redirect::to("/login")).into_response()
+pub(super) async fn log_out(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
+    let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
+    if let Err(error) = page.app.stores.redis.end_session(&session.id, session.rest(Utc::now())).await {
+        tracing::warn!(%error, "a session was ended in its browser only");
+        let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
+                   the session's twelve hours are over: if somebody may have one, replace the token.";
+        return (over, notice(StatusCode::SERVICE_UNAVAILABLE, "Logged out here only", why)).into_response();
+    }
+    (over, Redirect::to("/login")).into_response()
 }
 
 fn shown(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {

@@ -6,6 +6,8 @@ mod api;
 mod assets;
 mod board;
 mod changes;
+mod chart;
+mod coupon;
 mod coupons;
 mod dead_letters;
 mod deliveries;
@@ -22,6 +24,7 @@ mod session;
 mod snapshot;
 mod state;
 mod time_line;
+mod times;
 
 use std::sync::Arc;
 
@@ -30,21 +33,21 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
+use firstcome_shared::http::seats::Seats;
 use firstcome_shared::mysql::{Db, DbSettings};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::api::CouponApi;
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::board::Board;
-use self::html::{Top, answer};
+use self::html::{Top, answer, with_menu};
 use self::live::Live;
 use self::session::Session;
 use self::state::ScreenState;
@@ -60,8 +63,9 @@ struct OverviewScreen<'a> {
 /// Connections to MySQL of all screens together.
 const CONNECTIONS: usize = 4;
 
-/// Slow screens that are made at a time.
+/// Slow screens that are made at a time, of operators and of viewers.
 const SLOW_AT_ONCE: usize = 2;
+const SLOW_OF_VIEWERS: usize = 1;
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -78,15 +82,8 @@ pub(super) fn routes(
     app.stores.db = Db::new(&DbSettings { pool_size: CONNECTIONS, ..app.stores.db_settings.clone() })?;
     let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
-    let page = ScreenState {
-        app,
-        token,
-        api,
-        slow: Arc::new(Semaphore::new(SLOW_AT_ONCE)),
-        sessions: Arc::default(),
-        tries: Arc::default(),
-        live,
-    };
+    let slow = Seats::new(SLOW_AT_ONCE, SLOW_OF_VIEWERS);
+    let page = ScreenState { app, token, api, slow, live };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))
@@ -113,6 +110,7 @@ pub(super) fn routes(
         .route("/dead-letters/{id}", get(dead_letters::read))
         .route("/coupons", get(coupons::list))
         .route("/coupons/new", get(new_coupon::form))
+        .route("/coupons/{coupon}", get(coupon::read))
         .route("/days", get(pace::by_day))
         .route("/deliveries", get(deliveries::list))
         .route("/people", get(people::form).post(people::search))
@@ -121,9 +119,12 @@ pub(super) fn routes(
         .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
         .route("/logout", post(login::log_out))
         .merge(changes)
+        .route_layer(from_fn(with_menu))
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
-    let for_all =
-        Router::new().route("/login", get(login::form).post(login::log_in)).route("/assets/{file}", get(asset));
+    let for_all = Router::new()
+        .route("/login", get(login::form).post(login::log_in))
+        .route("/assets/{file}", get(asset))
+        .route("/favicon.ico", get(icon));
     let routes = for_operators.merge(for_all);
     let routes = routes.route_layer(from_fn(guard::own_origin)).route_layer(map_response(with_security_headers));
     Ok(routes.with_state(page))
@@ -153,11 +154,21 @@ async fn overview(
 }
 
 #[allow(clippy::unused_async)] // a handler
-async fn live_events(State(page): State<ScreenState>, headers: HeaderMap) -> Response {
-    live::stream(page.live, page.sessions, headers)
+async fn live_events(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    headers: HeaderMap,
+) -> Response {
+    live::stream(page, session.allowed, headers)
 }
 
 #[allow(clippy::unused_async)] // a handler
 async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
+}
+
+/// Asked for by whatever does not read the page's own link to it.
+#[allow(clippy::unused_async)] // a handler
+async fn icon() -> Redirect {
+    Redirect::to(&format!("/assets/{}", ICON.name))
 }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{NaiveDate, NaiveTime, Utc};
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::mysql::ops_actions::OperatorAct;
-use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, instant, wall_clock};
+use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, instant, time_zone, wall_clock};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -33,6 +33,10 @@ struct NewCouponScreen<'a> {
     preview: Option<&'a Preview>,
     at_once: &'static str,
     has_api: bool,
+    /// Names of time zones, to choose from.
+    zones: Vec<&'static str>,
+    /// Nothing is typed yet: the browser may say its own zone.
+    is_blank: bool,
 }
 
 /// What was typed.
@@ -41,6 +45,7 @@ struct NewCouponScreen<'a> {
 pub(super) struct Typed {
     pub(super) name: String,
     pub(super) quantity: String,
+    /// Whether each person gets one of a daily coupon each day, `drop`, or of all days together.
     pub(super) once_per: String,
     pub(super) waiting_list: String,
     /// Whom it is for; empty: everybody.
@@ -73,7 +78,11 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let wrong = |why: String| format!("The schedule can't be read: {why}");
     let (schedule, zone) = if typed.repeats == "daily" { daily(typed) } else { once(typed) }.map_err(wrong)?;
     let openings = schedule.preview(Utc::now(), &zone).map_err(|error| wrong(error.to_string()))?;
-    let once_per = if typed.once_per == "drop" { "drop" } else { "coupon" };
+    let once_per = match (typed.repeats.as_str(), typed.once_per.as_str()) {
+        ("daily", per @ ("drop" | "coupon")) => per,
+        ("daily", _) => return Err("Say whether each person gets one each day, or one of all days together".to_owned()),
+        _ => "coupon",
+    };
     let allow = Some(typed.allow.trim()).filter(|allow| !allow.is_empty());
     let allow: Option<Allow> =
         allow.map(str::parse).transpose().map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
@@ -127,7 +136,7 @@ fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
 }
 
 fn zone(typed: &Typed) -> Result<Tz, String> {
-    typed.time_zone.trim().parse().map_err(|_| format!("{:?} is no time zone", line(&typed.time_zone, LONGEST)))
+    time_zone::read(&line(&typed.time_zone, LONGEST))
 }
 
 /// The form; once something is typed, with its preview.
@@ -163,8 +172,9 @@ fn shown(
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
-    let top = Top::new("New coupon", "new", Some(session));
-    answer(status, &NewCouponScreen { top, typed, wrong, preview, at_once: AT_ONCE, has_api: page.api.is_some() })
+    let (top, has_api) = (Top::new("New coupon", "new", Some(session)), page.api.is_some());
+    let (zones, is_blank) = (time_zone::names().collect(), typed.name.is_empty() && typed.quantity.is_empty());
+    answer(status, &NewCouponScreen { top, typed, wrong, preview, at_once: AT_ONCE, has_api, zones, is_blank })
 }
 
 /// Asks the API to make it.
@@ -193,11 +203,7 @@ pub(super) async fn make(
     let again = preview(&body, openings, typed.key.clone());
     let key = Some(("idempotency-key", typed.key.clone()));
     match api.ask(Method::POST, "/v1/coupons", body, session.name(), key).await {
-        Ok(made) => {
-            let (coupon, next) = (&made["id"], &made["next_drop"]["id"]);
-            let drop = if next.is_null() { &made["current_drop"]["id"] } else { next };
-            Redirect::to(&format!("/coupons/{coupon}/drops/{drop}")).into_response()
-        }
+        Ok(made) => Redirect::to(&format!("/coupons/{}?done=made", made["id"])).into_response(),
         Err(refused) => shown(&page, &session, refused.status, &typed, &capital(&refused.why), Some(&again)),
     }
 }
@@ -276,6 +282,8 @@ mod tests {
             (Typed { quantity: "many".to_owned(), ..typed() }, "quantity"),
             (Typed { allow: "vip".to_owned(), ..typed() }, "Whom it is for"),
             (Typed { time_zone: "Mars".to_owned(), ..typed() }, "schedule"),
+            (Typed { time_zone: "Asia/Seul".to_owned(), ..typed() }, "did you mean Asia/Seoul?"),
+            (Typed { once_per: String::new(), ..typed() }, "each person"),
             (Typed { closes: String::new(), ..typed() }, "at which it closes"),
             (Typed { opens: "3 pm".to_owned(), ..typed() }, "schedule"),
             (Typed { last_day: "2130-11-01".to_owned(), ..typed() }, "last_day"),

@@ -101,4 +101,8 @@ for (const place of document.querySelectorAll("[data-number]")) {
   field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
 }
 
+// A new coupon's times are those of the person who makes it.
+const zone = document.querySelector("[data-browser-zone]");
+if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? zone.value;
+
 if (document.querySelector("[data-running]")) setTimeout(() => location.reload(), 1500);

@@ -1,5 +1,5 @@
-//! How fast a drop went, as a chart and as a table, and how soon rows came, by day. Pure but for
-//! its two handlers' queries.
+//! How fast a drop went, as a table and a sentence beside its chart, and how soon rows came, by
+//! day. Pure but for its two handlers' queries.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{NaiveDateTime, TimeDelta};
-use firstcome_shared::mysql::pace::{DayPace, SlotPace};
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::mysql::pace::{DayPace, SlotPace, sampled};
 
-use super::board::instant;
+use super::chart::{Chart, chart, length};
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
 use super::state::ScreenState;
@@ -27,22 +28,16 @@ struct DaysScreen<'a> {
 /// Days that are listed.
 const DAYS: u32 = 14;
 
-/// Size of the drawing, in its own units.
-const WIDTH: f64 = 600.0;
-const HEIGHT: f64 = 160.0;
-
 /// Lines of the table beside the chart.
 const LINES: usize = 10;
 
 /// Admissions and rows of a drop, over time.
-pub(super) struct Chart {
-    /// Points of a polyline, as SVG has them.
-    pub(super) admitted: String,
-    pub(super) issued: String,
-    pub(super) from: String,
-    /// How long the drawing's width is.
-    pub(super) length: String,
-    pub(super) slots: String,
+pub(super) struct Pace {
+    pub(super) chart: Chart,
+    /// What the time of the chart and the table is counted from.
+    pub(super) since: &'static str,
+    /// When half of the slots were given out, and which row came latest, in words.
+    pub(super) summary: String,
     /// How many of those that were looked at had their row within a second, in words.
     pub(super) share: String,
     pub(super) lines: Vec<PaceLine>,
@@ -56,47 +51,43 @@ pub(super) struct PaceLine {
 }
 
 /// What the sample shows; nothing where it is empty.
-pub(super) fn chart(steps: &[SlotPace]) -> Option<Chart> {
-    let last = steps.last()?;
-    let from = steps.iter().map(|step| step.claimed_at).min()?;
-    let since = |at: NaiveDateTime| (at - from).max(TimeDelta::zero());
-    // One straggler of tomorrow must not press all others into a line.
-    let mut lengths: Vec<TimeDelta> =
-        steps.iter().map(|step| since(step.issued_at.unwrap_or(step.claimed_at))).collect();
-    lengths.sort_unstable();
-    let most = lengths.get(lengths.len() * 95 / 100).or(lengths.last()).copied().unwrap_or_default();
-    let length = most.max(TimeDelta::milliseconds(500)) * 11 / 10;
-    let across = |at: NaiveDateTime| (since(at).as_seconds_f64() / length.as_seconds_f64()).min(1.0) * WIDTH;
-    // How many there were by then: a slot that was issued again later must not lead the line back.
-    #[expect(clippy::cast_precision_loss, reason = "a sample of some thousands")]
-    let up = |number: usize| HEIGHT - number as f64 / steps.len() as f64 * HEIGHT;
-    let points = |when: fn(&SlotPace) -> Option<NaiveDateTime>| {
-        let mut instants: Vec<NaiveDateTime> = steps.iter().filter_map(when).collect();
-        instants.sort_unstable();
-        let point = |(at, instant): (usize, NaiveDateTime)| format!("{:.1},{:.1}", across(instant), up(at + 1));
-        instants.into_iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
-    };
+pub(super) fn pace(steps: &[SlotPace], drop: &Drop) -> Option<Pace> {
+    let first = steps.iter().map(|step| step.claimed_at).min()?;
+    let end = steps.iter().map(|step| step.issued_at.unwrap_or(step.claimed_at)).max()?;
+    let opened = drop.opens_at.naive_utc();
+    // People who come long after the opening would be one line at the edge.
+    let (begin, since_what) =
+        if first - opened > end - first { (first, "the first admission") } else { (opened, "the opening") };
+    let since = |at: NaiveDateTime| (at - begin).max(TimeDelta::zero());
     let took = |step: &SlotPace| step.issued_at.map(|at| (at - step.claimed_at).max(TimeDelta::zero()));
+    let mut admitted: Vec<TimeDelta> = steps.iter().map(|step| since(step.claimed_at)).collect();
+    let mut issued: Vec<TimeDelta> = steps.iter().filter_map(|step| step.issued_at).map(since).collect();
+    admitted.sort_unstable();
+    issued.sort_unstable();
+    let (half, last) = (*admitted.get(admitted.len().saturating_sub(1) / 2)?, *admitted.last()?);
+    let slowest = steps.iter().max_by_key(|step| took(step));
+    let of_row = slowest.and_then(|step| Some((step.slot, took(step)?))).map_or_else(String::new, |(slot, took)| {
+        format!(" The slowest row came {} after its claim, in slot {}.", length(took), grouped(slot.into()))
+    });
     let in_time = steps.iter().filter_map(took).filter(|took| *took <= TimeDelta::seconds(1)).count();
     let every = steps.len().div_ceil(LINES);
-    let line = |step: &SlotPace| PaceLine {
-        slot: grouped(u64::from(step.slot)),
-        admitted: seconds(since(step.claimed_at)),
-        row: took(step).map_or_else(|| "–".to_owned(), seconds),
+    let is_shown = |(at, step): &(usize, &SlotPace)| at.is_multiple_of(every) || slowest == Some(*step);
+    let line = |(_, step): (usize, &SlotPace)| PaceLine {
+        slot: grouped(step.slot.into()),
+        admitted: length(since(step.claimed_at)),
+        row: took(step).map_or_else(|| "–".to_owned(), length),
     };
-    Some(Chart {
-        admitted: points(|step| Some(step.claimed_at)),
-        issued: points(|step| step.issued_at),
-        from: instant(from.and_utc()),
-        length: seconds(length),
-        slots: grouped(u64::from(last.slot)),
+    Some(Pace {
+        since: since_what,
+        chart: chart(&admitted, &issued, drop.quantity, sampled(drop.quantity).len()),
+        summary: format!(
+            "Half of them were admitted within {} of {since_what}, the last after {}.{of_row}",
+            length(half),
+            length(last)
+        ),
         share: share(in_time as u64, steps.len() as u64),
-        lines: steps.iter().step_by(every).map(line).collect(),
+        lines: steps.iter().enumerate().filter(is_shown).map(line).collect(),
     })
-}
-
-fn seconds(length: TimeDelta) -> String {
-    format!("{:.1} s", length.as_seconds_f64())
 }
 
 /// Never rounded up to everything.
@@ -126,7 +117,7 @@ fn day_line(day: &DayPace) -> DayLine {
 }
 
 pub(super) async fn by_day(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
-    page.slowly(days(&page, &session)).await
+    page.slowly(&session, days(&page, &session)).await
 }
 
 async fn days(page: &ScreenState, session: &Session) -> Response {
@@ -140,6 +131,8 @@ async fn days(page: &ScreenState, session: &Session) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::domain::{CouponId, DropId};
+
     use super::*;
 
     fn step(slot: u32, claimed_ms: i64, issued_ms: i64) -> SlotPace {
@@ -147,40 +140,62 @@ mod tests {
         SlotPace { slot, claimed_at: at(claimed_ms), issued_at: Some(at(issued_ms)) }
     }
 
+    fn of_drop(steps: &[SlotPace], quantity: u32) -> Option<Pace> {
+        let drop = Drop {
+            id: DropId(7),
+            coupon_id: CouponId(3),
+            local_date: None,
+            opens_at: NaiveDateTime::default().and_utc(),
+            closes_at: None,
+            quantity,
+            closed_early: false,
+            sealed_at: None,
+        };
+        pace(steps, &drop)
+    }
+
     #[test]
-    fn who_was_admitted_and_has_no_row_stands_in_one_line_and_counts_as_a_miss() {
+    fn a_person_without_a_row_is_in_one_line_of_the_chart_and_counts_as_a_miss() {
         let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
         steps[1].issued_at = None;
-        let one = chart(&steps).unwrap();
-        assert_eq!((one.admitted.split(' ').count(), one.issued.split(' ').count()), (2, 1));
+        let one = of_drop(&steps, 2).unwrap();
+        assert_eq!((one.chart.admitted.split(' ').count(), one.chart.issued.split(' ').count()), (2, 1));
         assert_eq!((one.lines[0].row.as_str(), one.lines[1].row.as_str()), ("0.0 s", "–"));
         assert_eq!(one.share, "50.0 % of 2 looked at");
         steps[0].issued_at = None;
-        assert_eq!(chart(&steps).unwrap().issued, "");
+        let none = of_drop(&steps, 2).unwrap();
+        assert_eq!((none.chart.issued.as_str(), none.summary.contains("slowest")), ("", false));
     }
 
     #[test]
-    fn a_chart_shows_the_rush_and_not_its_straggler() {
+    fn the_slowest_row_is_in_the_chart_in_the_table_and_in_words() {
         let mut steps: Vec<SlotPace> = (1..=100).map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30)).collect();
-        steps[49].issued_at = steps[49].issued_at.map(|at| at + TimeDelta::days(1));
-        let chart = chart(&steps).unwrap();
-        assert_eq!((chart.length.as_str(), chart.slots.as_str()), ("1.1 s", "100"));
-        assert_eq!(chart.share, "99.0 % of 100 looked at");
-        assert!(
-            chart.admitted.starts_with("0.0,158.4 ") && chart.admitted.contains(" 270.0,80.0 "),
-            "{}",
-            chart.admitted
+        steps[21].issued_at = steps[21].issued_at.map(|at| at + TimeDelta::seconds(34));
+        let one = of_drop(&steps, 500).unwrap();
+        assert_eq!(
+            one.summary,
+            "Half of them were admitted within 0.5 s of the opening, the last after 1.0 s. \
+             The slowest row came 34.0 s after its claim, in slot 22."
         );
-        assert!(chart.issued.ends_with(" 600.0,0.0"), "it never goes back: {}", chart.issued);
-        assert_eq!(chart.lines.len(), 10);
+        let slots: Vec<&str> = one.lines.iter().map(|line| line.slot.as_str()).collect();
+        assert_eq!(slots, ["1", "11", "21", "22", "31", "41", "51", "61", "71", "81", "91"]);
+        assert_eq!(one.chart.times, ["0", "10 s", "20 s", "30 s", "40 s"], "all of it has room");
+        assert_eq!(one.chart.slots, ["500", "375", "250", "125", "0"]);
+        assert!(one.chart.issued.ends_with(" 856.2,0.0"), "{}", one.chart.issued);
+        assert_eq!(one.share, "99.0 % of 100 looked at");
     }
 
     #[test]
-    fn one_row_and_none_are_no_trouble_and_a_clock_that_went_back_neither() {
-        assert!(chart(&[]).is_none());
-        let one = chart(&[step(7, 5_000, 4_000)]).unwrap();
-        assert_eq!((one.length.as_str(), one.lines[0].row.as_str()), ("0.6 s", "0.0 s"));
-        assert!(!one.admitted.contains("NaN"), "{}", one.admitted);
+    fn an_empty_sample_has_no_chart_and_a_clock_that_went_back_does_no_harm() {
+        assert!(of_drop(&[], 9).is_none());
+        let one = of_drop(&[step(7, 5_000, 4_000)], 9).unwrap();
+        assert_eq!(one.lines[0].row, "0.0 s");
+        let late = of_drop(&[step(1, 3_600_000, 3_600_030), step(2, 3_601_000, 3_601_100)], 9).unwrap();
+        assert_eq!((late.since, late.chart.times[4].as_str()), ("the first admission", "2 s"));
+        let early = of_drop(&[step(7, -5_000, -4_000)], 9).unwrap();
+        for chart in [one.chart, early.chart] {
+            assert!(!chart.admitted.contains("NaN") && !chart.admitted.contains('-'), "{}", chart.admitted);
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! One person's whole story, by search: by their id, or by a slot.
+//! One person's whole story, by search: by their id, or by a slot. A coupon is named by its number
+//! or its name; without one, every coupon that names the person is found.
 
 use std::sync::Arc;
 
@@ -14,10 +15,10 @@ use firstcome_shared::mysql::ops_actions::OperatorAct;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::board::instant;
-use super::html::{Top, answer};
+use super::html::{JustDone, RefusedForm, Top, answer};
 use super::session::Session;
 use super::state::ScreenState;
+use super::times::instant;
 use crate::explain::{self, Holds, OnSlot, Story, explain};
 use crate::notify::wording::{LONGEST, capital, line};
 
@@ -27,20 +28,22 @@ struct PeopleScreen<'a> {
     top: Top<'a>,
     /// What was searched for.
     asked: &'a Search,
-    /// What was done just now.
-    done: &'static str,
     /// Why nothing was found.
     wrong: &'a str,
     /// Those on a slot on which several are known.
     several: &'a [UserId],
+    /// Coupons among which one is to be chosen.
+    coupons: &'a [(CouponId, String)],
     story: Option<&'a StoryView>,
     /// Whether the API's address is known.
     has_api: bool,
+    refused: &'a RefusedForm,
 }
 
 /// What is searched for. A button that leads to a person's story searches for it too.
 #[derive(Deserialize, Default)]
 pub(super) struct Search {
+    /// A number or a name; empty: every coupon.
     #[serde(default)]
     pub(super) coupon: String,
     /// Empty: any, and for a slot the last that has opened.
@@ -56,6 +59,8 @@ enum Found {
     Story(Story),
     /// More than one person is on the slot.
     Several(Vec<UserId>),
+    /// More than one coupon is meant, or none that has the person.
+    Coupons(Vec<(CouponId, String)>),
 }
 
 enum Whom {
@@ -82,13 +87,6 @@ pub(super) struct StoryView {
     pub(super) traces: Vec<String>,
 }
 
-/// What an act about a person leads to: away from its form, which a reload would send again.
-#[derive(Deserialize)]
-pub(super) struct JustDone {
-    #[serde(default)]
-    done: String,
-}
-
 pub(super) const REVOKED: &str = "/people?done=revoked";
 pub(super) const GIVEN_UP: &str = "/people?done=given-up";
 
@@ -103,7 +101,9 @@ pub(super) async fn form(
         Ok("given-up") => "Noted. Search for them again to see it.",
         _ => "",
     };
-    answer(StatusCode::OK, &PeopleScreen { done, ..screen(&page, &session, &Search::default()) })
+    let (asked, none) = (Search::default(), RefusedForm::default());
+    let screen = screen(&page, &session, &asked, &none);
+    answer(StatusCode::OK, &PeopleScreen { top: Top { done, ..Top::new(TITLE, "people", Some(&session)) }, ..screen })
 }
 
 pub(super) async fn search(
@@ -111,32 +111,56 @@ pub(super) async fn search(
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<Search>, FormRejection>,
 ) -> Response {
-    let mut asked = form.map(|Form(search)| search).unwrap_or_default();
+    let asked = form.map(|Form(search)| search).unwrap_or_default();
+    refused(&page, &session, asked, RefusedForm::default()).await
+}
+
+/// What a search finds, with a form that was refused.
+pub(super) async fn refused(page: &ScreenState, session: &Session, mut asked: Search, form: RefusedForm) -> Response {
     for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
         *field = field.trim().to_owned();
     }
     let made = async {
-        let found = look(&page, &session, &mut asked).await;
-        let none = screen(&page, &session, &asked);
+        let found = look(page, session, &mut asked).await;
+        let none = screen(page, session, &asked, &form);
         match found {
-            Ok(Found::Story(story)) => answer(StatusCode::OK, &PeopleScreen { story: Some(&view(story)), ..none }),
+            Ok(Found::Story(story)) => {
+                let view = view(story);
+                let may_revoke = none.has_api && !view.holds.is_empty();
+                let forms = [("revoke", may_revoke), ("give-up", view.broken), ("erase", true)];
+                answer(form.status(), &PeopleScreen { wrong: form.unless_shown(&forms), story: Some(&view), ..none })
+            }
+            _ if form.status() != StatusCode::OK => {
+                answer(form.status(), &PeopleScreen { wrong: form.unless_shown(&[]), ..none })
+            }
             Ok(Found::Several(people)) => answer(StatusCode::OK, &PeopleScreen { several: &people, ..none }),
+            Ok(Found::Coupons(coupons)) => answer(StatusCode::OK, &PeopleScreen { coupons: &coupons, ..none }),
             Err((status, wrong)) => answer(status, &PeopleScreen { wrong: &wrong, ..none }),
         }
     };
-    page.slowly(made).await
+    page.slowly(session, made).await
 }
+
+const TITLE: &str = "One person";
 
 /// With nobody's story.
-fn screen<'a>(page: &ScreenState, session: &'a Session, asked: &'a Search) -> PeopleScreen<'a> {
-    let top = Top::new("One person", "people", Some(session));
-    PeopleScreen { top, asked, done: "", wrong: "", several: &[], story: None, has_api: page.api.is_some() }
+fn screen<'a>(
+    page: &ScreenState,
+    session: &'a Session,
+    asked: &'a Search,
+    refused: &'a RefusedForm,
+) -> PeopleScreen<'a> {
+    let (top, has_api) = (Top::new(TITLE, "people", Some(session)), page.api.is_some());
+    PeopleScreen { top, asked, wrong: "", several: &[], coupons: &[], story: None, has_api, refused }
 }
 
-/// Puts the person and the drop that a slot leads to into what was asked for.
+/// Puts the coupon, the person and the drop that are found into what was asked for.
 async fn look(page: &ScreenState, session: &Session, asked: &mut Search) -> Result<Found, SearchFailure> {
-    let id = CouponId(asked.coupon.parse().map_err(|_| no_such(asked))?);
     let whom = whom(&asked.person)?;
+    let meant = meant(page, asked, &whom).await?;
+    let [(id, _)] = meant.as_slice() else { return Ok(Found::Coupons(meant)) };
+    let id = *id;
+    asked.coupon = id.to_string();
     let coupon = page.app.stores.db.coupon(id).await.map_err(unanswered)?;
     let (coupon, drops) = coupon.ok_or_else(|| no_such(asked))?;
     let mut drop = drop_of(&drops, &asked.drop)?;
@@ -155,6 +179,33 @@ async fn look(page: &ScreenState, session: &Session, asked: &mut Search) -> Resu
     let story = explain(&page.app.stores, id, drop, &person).await.map_err(unanswered)?;
     asked.person = person.to_string();
     story.map(Found::Story).ok_or_else(|| no_such(asked))
+}
+
+/// The coupons that a search means: one by its number, those whose name has the text, or all that
+/// name the person.
+async fn meant(page: &ScreenState, asked: &Search, whom: &Whom) -> Result<Vec<(CouponId, String)>, SearchFailure> {
+    let db = &page.app.stores.db;
+    let named = |(coupon, _): (Coupon, Vec<Drop>)| (coupon.id, line(&coupon.name, LONGEST));
+    if let Ok(id) = asked.coupon.parse() {
+        let found = db.coupons_by_id(vec![CouponId(id)]).await.map_err(unanswered)?;
+        if !found.is_empty() {
+            return Ok(found.into_iter().map(named).collect());
+        }
+    }
+    let found = if !asked.coupon.is_empty() {
+        db.coupons_named(&asked.coupon).await.map_err(unanswered)?
+    } else if let Whom::Person(person) = whom {
+        db.coupons_of_person(person).await.map_err(unanswered)?
+    } else {
+        return Err((StatusCode::BAD_REQUEST, "Name the coupon that the slot is of.".to_owned()));
+    };
+    if found.is_empty() && asked.coupon.is_empty() {
+        let why = "No coupon has a row, a revocation or a broken promise of theirs. A claim that waits, or is on its \
+                   way, is found with its coupon only.";
+        return Err((StatusCode::NOT_FOUND, why.to_owned()));
+    }
+    let found = db.coupons_by_id(found).await.map_err(unanswered)?;
+    if found.is_empty() { Err(no_such(asked)) } else { Ok(found.into_iter().map(named).collect()) }
 }
 
 /// No id has a space.
@@ -199,7 +250,7 @@ async fn on_slot(
 }
 
 fn no_such(asked: &Search) -> SearchFailure {
-    (StatusCode::NOT_FOUND, format!("There is no coupon {:?}: give its number.", asked.coupon))
+    (StatusCode::NOT_FOUND, format!("There is no coupon {:?}, by number or by name.", asked.coupon))
 }
 
 fn unanswered(error: impl Into<anyhow::Error>) -> SearchFailure {

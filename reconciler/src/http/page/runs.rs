@@ -15,12 +15,12 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::people::Search;
 use super::session::Session;
 use super::state::ScreenState;
 use super::time_line::{TimeLine, result, time_line};
+use super::times::instant;
 use crate::notify::wording::{LONGEST, detail, grouped, line, person, words};
 use crate::record::{self, RunSummary};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
@@ -29,7 +29,8 @@ use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 #[template(path = "runs.html")]
 struct RunsScreen<'a> {
     top: Top<'a>,
-    runs: &'a [RunLine],
+    /// Newest first; passes in a row of which all found nothing are one group.
+    groups: Vec<&'a [RunLine]>,
     /// What a pass would compare.
     over: &'a str,
     /// Where there are any.
@@ -94,6 +95,7 @@ pub(super) struct RunDropLine {
     /// What, before, and after.
     pub(super) numbers: [(&'static str, String, String); 3],
     pub(super) exact: bool,
+    pub(super) afterwards: String,
 }
 
 pub(super) struct FindingLine {
@@ -132,7 +134,13 @@ pub(super) async fn list(
         Some(drops) => format!("all {} live drops", grouped(drops)),
         None => "everything".to_owned(),
     };
-    answer(StatusCode::OK, &RunsScreen { top, runs: &runs, over: &over, time_line, next_before })
+    answer(StatusCode::OK, &RunsScreen { top, groups: groups(&runs), over: &over, time_line, next_before })
+}
+
+/// At night there are hundreds that found nothing, and one between them that did.
+fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
+    let is_quiet = |run: &RunLine| run.tone == "quiet";
+    runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how).collect()
 }
 
 fn run_line(run: RunSummary) -> RunLine {
@@ -257,6 +265,7 @@ fn drop_line(drop: &DropReport) -> RunDropLine {
         promised: grouped(u64::from(drop.quantity)),
         numbers: numbers.map(|(what, before, after)| (what, grouped(before), grouped(after))),
         exact: drop.exact,
+        afterwards: drop.exactness(),
     }
 }
 
@@ -297,12 +306,36 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use crate::report::{Examined, Kind, Numbers, Trigger};
+    use crate::report::{Examined, FindingCase, Kind, Numbers, Trigger};
+
+    #[test]
+    fn passes_in_a_row_that_found_nothing_are_one_group() {
+        let run = |tone, how: &str| RunLine {
+            id: String::new(),
+            at: String::new(),
+            how: how.to_owned(),
+            result: "",
+            tone,
+            examined: String::new(),
+            numbers: [const { String::new() }; 3],
+        };
+        let runs = [
+            run("quiet", "by schedule"),
+            run("quiet", "by schedule"),
+            run("quiet", "asked for by Kim"),
+            run("bad", "by schedule"),
+            run("bad", "by schedule"),
+            run("quiet", "by schedule"),
+        ];
+        assert_eq!(groups(&runs).iter().map(|group| group.len()).collect::<Vec<_>>(), [2, 1, 1, 1, 1]);
+        assert!(groups(&[]).is_empty());
+    }
 
     #[test]
     fn a_person_is_named_nowhere_until_revealed_and_odd_texts_stay_texts() {
         let user = "customer-4711@example.com";
         let finding = Finding {
+            case: FindingCase::Plain,
             kind: Kind::FailedClaim,
             coupon_id: Some(CouponId(3)),
             drop_id: Some(DropId(7)),

@@ -1,26 +1,25 @@
-//! Who is logged in: random cookies, kept in memory, bounded in number and in time. They end with
-//! the process.
+//! Who is logged in: a cookie that is signed by the operators' token. Every reconciler that has the
+//! token reads it, and a restart ends no session; withdrawing the token ends all of its sessions.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::COOKIE;
-use firstcome_shared::http::ops::Allowed;
+use chrono::{DateTime, Utc};
+use firstcome_shared::http::ops::{Allowed, OpsToken, TokenSigner, operator_name};
 use firstcome_shared::mysql::ops_actions::Operator;
-use parking_lot::Mutex;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// However much it is used, a session ends after so long.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
-/// Most sessions; one more ends the oldest, a viewer's first.
-const AT_MOST: usize = 256;
-
 /// The cookie's name. With the prefix a browser takes it over https only, and from no other host.
 const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
+
+/// What a signature is for.
+const OF_SESSION: &str = "session";
+const OF_FORMS: &str = "forms";
 
 /// One log-in.
 #[derive(Debug)]
@@ -29,7 +28,9 @@ pub(super) struct Session {
     pub(super) allowed: Allowed,
     /// What each form of the page sends back.
     pub(super) csrf: String,
-    ends: Instant,
+    /// 128 random bits: by them it is ended.
+    pub(super) id: String,
+    ends: DateTime<Utc>,
 }
 
 impl Session {
@@ -40,99 +41,50 @@ impl Session {
     pub(super) fn may_change(&self) -> bool {
         self.allowed == Allowed::All
     }
-}
 
-#[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
-
-impl Sessions {
-    /// Begins a session; gives the value of its cookie.
-    pub(super) fn begin(&self, operator: Operator, allowed: Allowed, now: Instant) -> String {
-        let session = Session { operator, allowed, csrf: random(), ends: now + LIFETIME };
-        let mut sessions = self.0.lock();
-        sessions.retain(|_, session| session.ends > now);
-        if sessions.len() >= AT_MOST {
-            let oldest = sessions
-                .iter()
-                .min_by_key(|(_, session)| (session.may_change(), session.ends))
-                .map(|(id, _)| id.clone());
-            oldest.and_then(|id| sessions.remove(&id));
-        }
-        let id = random();
-        sessions.insert(id.clone(), Arc::new(session));
-        id
+    pub(super) fn rest(&self, now: DateTime<Utc>) -> Duration {
+        (self.ends - now).to_std().unwrap_or_default()
     }
 
-    /// The session that a request belongs to.
-    pub(super) fn of(&self, headers: &HeaderMap, now: Instant) -> Option<Arc<Session>> {
-        let sessions = self.0.lock();
-        ids(headers).find_map(|id| sessions.get(id)).filter(|session| session.ends > now).cloned()
+    /// The session that a request belongs to, unless its time or its token is over. Whether it was
+    /// ended by its operator is not known here.
+    pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
+        cookies(headers).find_map(|cookie| Self::read(cookie, tokens)).filter(|session| session.ends > now)
     }
 
-    /// Ends the session that a request belongs to.
-    pub(super) fn end(&self, headers: &HeaderMap) {
-        let mut sessions = self.0.lock();
-        for id in ids(headers) {
-            sessions.remove(id);
-        }
+    fn read(cookie: &str, tokens: &OpsToken) -> Option<Self> {
+        let (text, signature) = cookie.rsplit_once('.')?;
+        let signer = tokens.signers().find(|signer| signer.has_signed(OF_SESSION, text, signature))?;
+        let [id, ends, name] = text.split('.').collect::<Vec<_>>().try_into().ok()?;
+        let name = operator_name(&percent_decode_str(name).decode_utf8().ok()?)?;
+        Some(Self {
+            csrf: signer.sign(OF_FORMS, text),
+            id: id.to_owned(),
+            ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
+            allowed: signer.allowed,
+            operator: Operator { name: Some(name), token: signer.fingerprint, from: None },
+        })
     }
 }
 
-/// 256 bits from the operating system's generator.
-fn random() -> String {
-    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+/// Begins a session; gives the value of its cookie: `ID.END.NAME.SIGNATURE`.
+pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> String {
+    let (id, ends) = (rand::random::<u128>(), (now + LIFETIME).timestamp());
+    let text = format!("{id:032x}.{ends}.{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
+    format!("{text}.{}", signer.sign(OF_SESSION, &text))
 }
 
-fn ids(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter(|(name, _)| [NAME, SECURE_NAME].contains(name)).map(|(_, id)| id)
+    pairs.filter(|(name, _)| [NAME, SECURE_NAME].contains(name)).map(|(_, value)| value)
 }
 
-/// `Set-Cookie` for a session; with an empty id, the end of one.
-pub(super) fn cookie(id: &str, is_https: bool) -> String {
+/// `Set-Cookie` for a session; with an empty value, the end of one.
+pub(super) fn cookie(value: &str, is_https: bool) -> String {
     let (name, secure) = if is_https { (SECURE_NAME, "; Secure") } else { (NAME, "") };
-    let age = if id.is_empty() { 0 } else { LIFETIME.as_secs() };
-    format!("{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}")
-}
-
-/// Wrong tokens that one address may send within [`WINDOW`].
-const WRONG_AT_MOST: u32 = 10;
-
-const WINDOW: Duration = Duration::from_secs(60);
-
-/// Most addresses remembered; one more makes the oldest forgotten.
-const ADDRESSES_AT_MOST: usize = 1_024;
-
-/// Wrong log-ins by address: when the first of a minute came, and how many.
-#[derive(Default)]
-pub(super) struct Tries(Mutex<HashMap<IpAddr, (Instant, u32)>>);
-
-impl Tries {
-    /// For how long this address may not try again.
-    pub(super) fn wait(&self, from: IpAddr, now: Instant) -> Option<Duration> {
-        let (first, wrong) = self.0.lock().get(&network(from)).copied()?;
-        (wrong >= WRONG_AT_MOST).then(|| (first + WINDOW).saturating_duration_since(now)).filter(|wait| !wait.is_zero())
-    }
-
-    pub(super) fn wrong(&self, from: IpAddr, now: Instant) {
-        let mut tries = self.0.lock();
-        tries.retain(|_, (first, _)| *first + WINDOW > now);
-        let from = network(from);
-        if tries.len() >= ADDRESSES_AT_MOST && !tries.contains_key(&from) {
-            let oldest = tries.iter().min_by_key(|(_, (first, _))| *first).map(|(address, _)| *address);
-            oldest.and_then(|address| tries.remove(&address));
-        }
-        tries.entry(from).or_insert((now, 0)).1 += 1;
-    }
-}
-
-/// Of IPv6 a customer has a /64 to choose from.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        short @ IpAddr::V4(_) => short,
-    }
+    let age = if value.is_empty() { 0 } else { LIFETIME.as_secs() };
+    format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}")
 }
 
 #[cfg(test)]
@@ -146,23 +98,56 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_by_its_time_by_logging_out_and_by_too_many_others() {
-        let (sessions, now) = (Sessions::default(), Instant::now());
-        let begin = |at: u64| {
-            let id = sessions.begin(Operator::default(), Allowed::View, now + Duration::from_secs(at));
-            with_cookie(&format!("other=1; {NAME}={id}"))
-        };
-        let first = begin(0);
-        assert!(sessions.of(&first, now).is_some_and(|session| !session.may_change()));
-        assert!(sessions.of(&first, now + LIFETIME).is_none());
-        assert!(sessions.of(&with_cookie(&format!("{NAME}=0; {SECURE_NAME}=")), now).is_none());
-        let second = begin(1);
-        sessions.end(&second);
-        assert!(sessions.of(&second, now).is_none() && sessions.of(&first, now).is_some());
-        let others: Vec<_> = (0..AT_MOST as u64).map(|n| begin(2 + n)).collect();
-        assert!(sessions.of(&first, now).is_none(), "the oldest is gone");
-        assert!(others.iter().all(|other| sessions.of(other, now).is_some()));
-        assert_eq!(sessions.0.lock().len(), AT_MOST);
+    fn a_session_lasts_while_its_time_and_its_token_do_and_is_as_it_was_signed() {
+        let now = Utc::now();
+        let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
+        let tokens = |all: &str| OpsToken::new(all.into()).unwrap().with_view(Some(&view.as_str().into())).unwrap();
+        let in_rotation = tokens(&format!("{new},{old}"));
+        let value = begin(&tokens(&old).signer(&old).unwrap(), "김 K.im; =", now);
+        let headers = with_cookie(&format!("other=1; {NAME}={value}"));
+        let of = |tokens: &OpsToken, at| Session::of(&headers, tokens, at);
+
+        let [here, elsewhere] = [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
+        assert!(here.name() == "김 K.im; =" && here.may_change());
+        assert_eq!((&here.id, &here.csrf), (&elsewhere.id, &elsewhere.csrf), "its forms count everywhere");
+        assert!(here.rest(now) <= LIFETIME && here.rest(now) + Duration::from_secs(2) > LIFETIME);
+        assert!(of(&in_rotation, now + LIFETIME).is_none());
+        assert!(of(&tokens(&new), now).is_none(), "its token was withdrawn");
+
+        let viewer = begin(&in_rotation.signer(&view).unwrap(), "Lee", now);
+        let viewer = Session::of(&with_cookie(&format!("{SECURE_NAME}={viewer}")), &in_rotation, now).unwrap();
+        assert!(!viewer.may_change() && viewer.csrf != here.csrf);
+    }
+
+    #[test]
+    fn a_cookie_that_was_changed_or_made_up_is_no_session() {
+        let now = Utc::now();
+        let tokens = OpsToken::new("o".repeat(32).into()).unwrap();
+        let signer = tokens.signer(&"o".repeat(32)).unwrap();
+        let value = begin(&signer, "Kim", now);
+        let (text, signature) = value.rsplit_once('.').unwrap();
+        let (id, ends) = (&text[..32], text.split('.').nth(1).unwrap());
+        let signed = |text: &str| format!("{text}.{}", signer.sign(OF_SESSION, text));
+        for made_up in [
+            "",
+            "0",
+            text,
+            &format!("{text}."),
+            &format!("{text}.{}", &signature[1..]),
+            &format!("{id}.{ends}9.Kim.{signature}"),
+            &format!("{id}.{ends}.Lee.{signature}"),
+            // The token of a form is not a cookie.
+            &format!("{text}.{}", signer.sign(OF_FORMS, text)),
+            // Signed, and of another form: as one of another release may be.
+            &signed(id),
+            &signed(&format!("{id}.soon.Kim")),
+            &signed(&format!("{id}.{ends}.")),
+            &signed(&format!("{id}.{ends}.%FF")),
+            &signed(&format!("{text}.more")),
+        ] {
+            assert!(Session::of(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now).is_none(), "{made_up}");
+        }
+        assert!(Session::of(&with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}")), &tokens, now).is_some());
     }
 
     #[test]
@@ -173,25 +158,5 @@ mod tests {
         }
         assert!(secure.starts_with("__Host-") && secure.ends_with("; Secure") && !plain.contains("Secure"));
         assert!(cookie("", false).contains("Max-Age=0"));
-    }
-
-    #[test]
-    fn wrong_tokens_are_bounded_by_address_and_the_addresses_too() {
-        let (tries, now) = (Tries::default(), Instant::now());
-        let address = |n: u32| IpAddr::from(n.to_be_bytes());
-        for _ in 0..WRONG_AT_MOST {
-            assert_eq!(tries.wait(address(7), now), None);
-            tries.wrong(address(7), now);
-        }
-        assert_eq!(tries.wait(address(7), now), Some(WINDOW));
-        assert_eq!((tries.wait(address(8), now), tries.wait(address(7), now + WINDOW)), (None, None));
-        let [near, same, far]: [IpAddr; 3] =
-            ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"].map(|a| a.parse().unwrap());
-        assert!(network(near) == network(same) && network(near) != network(far));
-        assert_eq!(network("::ffff:10.0.0.7".parse().unwrap()), address(0x0a00_0007));
-        for n in 0..2_000 {
-            tries.wrong(address(1_000 + n), now + Duration::from_millis(1));
-        }
-        assert_eq!(tries.0.lock().len(), ADDRESSES_AT_MOST);
     }
 }

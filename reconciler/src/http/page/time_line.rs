@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::board::instant;
+use super::times::instant;
 use crate::record::RunSummary;
 use crate::report::Status;
 

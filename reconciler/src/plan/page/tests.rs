@@ -89,6 +89,8 @@ fn spoil(page: &mut SlotRange, how: u32, at: usize) {
             user: Some(user(slot)),
             claimed_at: None,
             reason: String::new(),
+            unreadable: None,
+            is_of_message: true,
             trace: None,
         }),
         8 => page.claimants_wrong.push(user(slot)),

@@ -84,6 +84,14 @@ fn repair_in_one_pass(world: &mut DropWorld) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
+    /// Details are public text: mails mask the user of a finding, and nothing in its detail.
+    #[test]
+    fn no_detail_holds_a_user_id(world in worlds()) {
+        for item in world.plan().items {
+            prop_assert!(!item.detail.contains("u-"), "{}", item.detail);
+        }
+    }
+
     #[test]
     fn repairs_come_to_an_end_and_a_second_pass_finds_nothing(world in worlds(), topic_away in prop::bool::weighted(0.2)) {
         let mut mended = DropWorld { topic_away, ..world };

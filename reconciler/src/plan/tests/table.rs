@@ -326,7 +326,7 @@ fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_ar
     assert_eq!((plan.items.len(), plan.numbers.failed_claims, plan.examined.failed_claims), (11, 25, 25));
     let detail = &plan.items[10].detail;
     assert!(
-        detail.contains("15 because its slot is another's") && detail.contains("for example 11, 12, 13"),
+        detail.contains("15 because another user has its slot") && detail.contains("for example 11, 12, 13"),
         "{detail}"
     );
 }

@@ -1,6 +1,6 @@
 //! Writing dead letters: by the consumer, and by the API as a fallback.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::UserId;
 use crate::event::ClaimEvent;
 use crate::mysql::Conn;
+use crate::mysql::erased::as_stored;
 use crate::mysql::schema::failed_claims;
 use crate::trace::TraceContext;
 
@@ -35,9 +36,10 @@ pub struct FailedClaim {
     pub user_id: Option<UserId>,
     /// When they were admitted, where it could be read.
     pub claimed_at: Option<DateTime<Utc>>,
+    /// The first bytes of the message, a few kilobytes at most.
     pub payload: Vec<u8>,
     /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
-    /// `unknown_drop`, `bad_data`, `row_locked`.
+    /// `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`, `row_locked`, `unreadable`.
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,
@@ -61,9 +63,14 @@ impl FailedClaim {
 /// Dead letters written in one statement: a message may have some kilobytes.
 const AT_ONCE: usize = 200;
 
-/// Keeps failed claims; one that is kept already counts another attempt.
+/// Keeps failed claims. One that is kept already counts another attempt, and one of an erased
+/// person changes nothing.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     for some in failed.chunks(AT_ONCE) {
+        let some = without_erased(conn, some).await?;
+        if some.is_empty() {
+            continue;
+        }
         let row = |claim: &FailedClaim| {
             (
                 failed_claims::coupon_id.eq(claim.coupon_id),
@@ -81,7 +88,7 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
             )
         };
         diesel::insert_into(failed_claims::table)
-            .values(some.iter().map(row).collect::<Vec<_>>())
+            .values(some.into_iter().map(row).collect::<Vec<_>>())
             .on_conflict(diesel::dsl::DuplicatedKeys)
             .do_update()
             .set(failed_claims::attempts.eq(failed_claims::attempts + 1))
@@ -90,6 +97,49 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     }
     Ok(())
 }
+
+/// The word for messages that no client of Kafka can read.
+pub const UNREADABLE: &str = "unreadable";
+/// What erasing leaves of a dead letter.
+type Remains = (Option<i32>, Option<i64>, Option<i64>, Option<i64>, Option<NaiveDateTime>);
+
+/// Those of these claims that no dead letter of an erased person is of. Erasing takes the hash of
+/// the message, and leaves where the message is and what else it said.
+async fn without_erased<'c>(conn: &mut Conn, failed: &'c [FailedClaim]) -> QueryResult<Vec<&'c FailedClaim>> {
+    let named = || failed.iter().filter(|claim| claim.user_id.is_some());
+    if named().next().is_none() {
+        return Ok(failed.iter().collect());
+    }
+    let coupons: Vec<i64> = named().filter_map(|claim| claim.coupon_id).collect();
+    let of_coupon = failed_claims::coupon_id.eq_any(coupons).or(failed_claims::coupon_id.is_null());
+    let offsets: Vec<i64> = named().map(|claim| claim.source.offset).collect();
+    let erased: Vec<Remains> = failed_claims::table
+        .filter(
+            of_coupon
+                .and(failed_claims::user_id.like("erased-%"))
+                .and(failed_claims::resolved_at.is_not_null())
+                .and(failed_claims::payload.is_null())
+                .and(failed_claims::source_offset.eq_any(offsets)),
+        )
+        .select((
+            failed_claims::source_partition,
+            failed_claims::source_offset,
+            failed_claims::drop_id,
+            failed_claims::slot,
+            failed_claims::claimed_at,
+        ))
+        .load(conn)
+        .await?;
+    let is_erased = |claim: &FailedClaim| {
+        let MessageOrigin { partition, offset, .. } = claim.source;
+        let remains = (Some(partition), Some(offset), claim.drop_id, claim.slot, claim.claimed_at.map(as_stored));
+        claim.user_id.is_some() && erased.contains(&remains)
+    };
+    Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
+}
+
+/// The word for a message's claim that a person has corrected: they vouch for it.
+pub const CORRECTED: &str = "corrected";
 
 /// The word for an admission that Kafka has not acknowledged in time.
 pub const UNPUBLISHED: &str = "unpublished";

@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Blob, Datetime, Nullable};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
-use super::{COLUMNS, DeadLetterRow};
+use super::{COLUMNS, CORRECTED, DeadLetterRow};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::literal::push_text;
 use crate::mysql::ops_actions::{Operator, OperatorAct};
@@ -107,6 +107,7 @@ impl Db {
                         failed_claims::drop_id.eq(to.drop.0),
                         failed_claims::slot.eq(i64::from(to.slot)),
                         failed_claims::user_id.eq(to.user.as_str()),
+                        failed_claims::reason.eq(CORRECTED),
                     ))
                     .execute(conn)
                     .await?;
@@ -116,7 +117,7 @@ impl Db {
                     drop: Some(to.drop),
                     detail: json!({
                         "dead_letter": id,
-                        "was": {"coupon": letter.coupon_id, "drop": letter.drop_id, "slot": letter.slot, "user_id": letter.user_id},
+                        "was": {"coupon": letter.coupon_id, "drop": letter.drop_id, "slot": letter.slot, "user_id": letter.user_id, "reason": letter.reason},
                         "is": {"slot": to.slot, "user_id": to.user.as_str()},
                     }),
                 };

@@ -27,6 +27,9 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Longest time until the next attempt after one that failed.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// Keys that could not be read again for so long count no more: the issuer may have withdrawn one.
+const OLDEST: Duration = Duration::from_secs(24 * 3_600);
+
 pub(crate) struct KeySet {
     source: KeySource,
     algorithm: Algorithm,
@@ -81,7 +84,7 @@ impl KeySet {
         found.map(|found| Arc::clone(&found.key))
     }
 
-    /// Reads the keys. Those that are known stay where none can be read.
+    /// Reads the keys. If none can be read, those that are known count for up to [`OLDEST`].
     pub(crate) async fn read(&self) -> Result<(), FetchError> {
         let _one_at_a_time = self.reading.lock().await;
         self.read_now().await
@@ -119,10 +122,8 @@ impl KeySet {
     pub(crate) fn problem(&self) -> Option<String> {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;
-        Some(format!(
-            "the keys of tokens can't be read for {} s; those of before count: {why}",
-            since.elapsed().as_secs()
-        ))
+        let count = if self.keys.load().is_empty() { "no key counts" } else { "those of before count" };
+        Some(format!("the keys of tokens can't be read for {} s; {count}: {why}", since.elapsed().as_secs()))
     }
 
     async fn read_now(&self) -> Result<(), FetchError> {
@@ -138,6 +139,12 @@ impl KeySet {
                 }
                 let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
                 *failing = Some((since, error.to_string()));
+                if since.elapsed() >= OLDEST && !self.keys.load().is_empty() {
+                    tracing::error!(
+                        "{self}: the keys of tokens could not be read for {OLDEST:?}: none counts any more"
+                    );
+                    self.keys.store(Arc::default());
+                }
             }
         }
         self.keys.store(Arc::new(read?));

@@ -115,7 +115,7 @@ impl ChangeBody {
             paused: self.paused,
             waiting_list: self.waiting_list.map(validate::waiting_list).transpose()?,
             allow: match self.allow {
-                Some(Some(allow)) => Some(Some(validate::allow(&allow, identity)?)),
+                Some(Some(allow)) => Some(Some(validate::allow(&allow, Some(identity))?)),
                 other => other.map(|_| None),
             },
             windows,

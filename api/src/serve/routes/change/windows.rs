@@ -140,7 +140,7 @@ fn close_now(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>, plan: &mut Win
             // A repeated request.
             (Some(last), _) if last.closed_early => Ok(()),
             (_, Some(next)) => Err(impossible(format!(
-                "no drop is open; the next opens at {}: pause the coupon, or send last_day or a later time",
+                "no drop is open, and the next opens at {}; to prevent that, pause the coupon, or send an earlier last_day",
                 next.opens_at.to_rfc3339()
             ))),
             (..) => Err(impossible("no drop is open, and none will open; there is nothing to close")),

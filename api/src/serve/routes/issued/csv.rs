@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{NaiveDateTime, SecondsFormat};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::Allowed;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use futures_util::stream;
@@ -29,8 +30,13 @@ const PAGE: usize = 2_000;
 /// Longest that a client may take for a page.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn answer(app: App, which: HolderRange, limit: Option<usize>) -> Result<Response, Problem> {
-    let permit = Arc::clone(&app.exports).try_acquire_owned();
+pub(super) async fn answer(
+    app: App,
+    which: HolderRange,
+    limit: Option<usize>,
+    allowed: Allowed,
+) -> Result<Response, Problem> {
+    let permit = Arc::clone(app.exports.of(allowed)).try_acquire_owned();
     let permit = permit.map_err(|_| Problem::unavailable("enough of these lists are being sent; try again later"))?;
     let left = limit.unwrap_or(usize::MAX);
     // Before the status: what is refused is refused as a problem.

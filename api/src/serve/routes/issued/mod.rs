@@ -7,14 +7,15 @@ mod read;
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, LINK, VARY};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::Allowed;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,7 @@ impl From<IssuedRow> for IssuedCoupon {
 )]
 pub(crate) async fn issued(
     State(app): State<App>,
+    Extension(allowed): Extension<Allowed>,
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<IssuedQuery>,
     headers: HeaderMap,
@@ -125,7 +127,7 @@ pub(crate) async fn issued(
     let after = (DropId(drop), asked.after_slot.unwrap_or_default());
     let which = HolderRange { coupon: id, drop: asked.drop_id.map(DropId), after };
     let answer = if wants_csv {
-        csv::answer(Arc::clone(&app), which, asked.limit).await?
+        csv::answer(Arc::clone(&app), which, asked.limit, allowed).await?
     } else {
         let page = read::page(&app, which, limit).await?;
         let next = next(&asked, id, limit, &page);

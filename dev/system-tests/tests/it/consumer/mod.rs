@@ -1,5 +1,6 @@
 //! The consumer: its group, messages that can't become rows, and a loop that stands still.
 
+mod batches;
 mod members;
 pub(crate) mod messages;
 mod stuck;

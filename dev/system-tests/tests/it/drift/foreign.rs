@@ -153,7 +153,7 @@ async fn a_message_that_names_a_drop_with_another_coupon_puts_nobody_on_its_slot
     }
     api.give_back(coupon.id, "u-1").await.unwrap();
     let message = json!({"v": 1, "coupon_id": other.id, "drop_id": coupon.drop, "slot": 1, "user_id": "u-odd",
-                         "claimed_at": "2026-01-01T00:00:00.000Z"});
+                         "claimed_at": chrono::Utc::now()});
     world.topic.produce(None, "odd", message.to_string().as_bytes()).await;
     let once = world.once_with(&[], &[]).await;
     assert!(once.run().all_findings().all(|found| found.user_id.as_deref() != Some("u-odd")), "{}", once.log);
@@ -227,11 +227,14 @@ async fn a_flood_of_dead_letters_on_one_slot_and_beside_all_slots_keeps_no_other
 }
 
 #[tokio::test]
-async fn a_sealed_drop_is_compared_again_only_where_a_dead_letter_could_be_issued() {
+async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_it_has_a_slot() {
     let (world, api) = open_world("unseal").await;
     let coupon = api.open_coupon(1).await;
+    // How many rows the drop was sealed with, whether it has them still, and whether a message says
+    // what the dead letter says.
+    let cases = [(1, true, false), (0, true, false), (1, false, false), (0, true, true)];
     let mut drops = Vec::new();
-    for sealed_rows in [1, 0] {
+    for (number, (sealed_rows, has_them, of_message)) in cases.into_iter().enumerate() {
         let drop = format!(
             "INSERT INTO drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)
              VALUES ({}, '2026-01-01', '2026-01-02', 1, '2026-01-03', {sealed_rows})",
@@ -239,19 +242,45 @@ async fn a_sealed_drop_is_compared_again_only_where_a_dead_letter_could_be_issue
         );
         world.sql.query(&drop).await;
         drops.push(world.sql.number("SELECT MAX(id) FROM drops").await);
+        let drop = drops[number];
+        if sealed_rows == 1 && has_them {
+            let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+            world.sql.query(&format!("{columns} VALUES ({drop}, 1, {}, 'early', 'consumer')", coupon.id)).await;
+        }
+        let partition = if of_message { "0" } else { "NULL" };
         let letter = format!(
-            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 1, 'late-{sealed_rows}', 'by hand')",
+            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, source_partition)
+             VALUES ({}, {drop}, 1, 'late-{number}', 'by hand', {partition})",
             coupon.id,
-            drops.last().unwrap()
         );
         world.sql.query(&letter).await;
     }
+    let told = |run: &firstcome_reconciler::report::Run| {
+        let left = run.findings.iter().filter(|f| f.kind == Kind::FailedClaim && f.needs_person);
+        let mut left: Vec<_> = left.map(|f| f.drop_id.unwrap().0).collect();
+        left.sort_unstable();
+        left
+    };
     let run = world.once_with(&[], &[]).await.run();
-    assert!(run.drops.iter().all(|report| report.drop_id.0 != drops[0]), "it is full: {run:#?}");
-    let told = |f: &&firstcome_reconciler::report::Finding| f.kind == Kind::FailedClaim && f.needs_person;
-    assert_eq!(run.findings.iter().filter(told).count(), 1, "{run:#?}");
-    assert_eq!(rows(&world, drops[1]).await.len(), 1, "{run:#?}");
-    assert_eq!(world.sql.number(UNRESOLVED).await, 1);
+    assert_eq!(told(&run), [drops[0], drops[3]], "{run:#?}");
+    let compared: Vec<_> = run.drops.iter().map(|report| report.drop_id.0).filter(|id| drops.contains(id)).collect();
+    assert_eq!(compared, [drops[1], drops[2]], "{run:#?}");
+    for (number, user) in [(0, "early"), (1, "late-1"), (2, "late-2")] {
+        assert_eq!(rows(&world, drops[number]).await.into_values().collect::<Vec<_>>(), [user], "{run:#?}");
+    }
+    assert_eq!((rows(&world, drops[3]).await.len(), world.sql.number(UNRESOLVED).await), (0, 2));
+
+    // A pass over one coupon tells of its own, and of no other's.
+    for (id, expected) in [(coupon.id, vec![drops[0], drops[3]]), (api.open_coupon(1).await.id, vec![])] {
+        let once = world.once_with(&["--coupon", &id.to_string()], &[]).await;
+        assert_eq!((told(&once.run()), once.code), (expected.clone(), i32::from(!expected.is_empty())), "{}", once.log);
+    }
+
+    // A person vouches for the message.
+    let correct = format!("UPDATE failed_claims SET reason = 'corrected' WHERE drop_id = {}", drops[3]);
+    world.sql.query(&correct).await;
+    let run = world.once_with(&[], &[]).await.run();
+    assert_eq!(rows(&world, drops[3]).await.into_values().collect::<Vec<_>>(), ["late-3"], "{run:#?}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod explain;
 mod failed_claims;
 mod flight;
 mod foreign;
+mod forged;
 pub(crate) mod gone_back;
 pub(crate) mod kinds;
 mod left;

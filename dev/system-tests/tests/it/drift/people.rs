@@ -1,10 +1,51 @@
 //! People who are named no more: one whom an operator erases, and all of drops that are long over.
 
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body, eventually};
+use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, World, coupon_body, eventually};
 use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
+
+/// The messages of the rows and revocations that are there now.
+async fn messages(world: &World, coupon: &MadeCoupon) -> Vec<(String, String)> {
+    let MadeCoupon { id, drop, .. } = coupon;
+    let columns = "slot, user_id, DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ')";
+    let of = |table: &str| format!("SELECT {columns} FROM {table} WHERE drop_id = {drop}");
+    let rows = format!("{} UNION ALL {}", of("issued_coupons"), of("revoked_coupons"));
+    let message = |row: Vec<String>| {
+        let (slot, user_id, claimed_at) = (row[0].parse::<u32>().unwrap(), &row[1], &row[2]);
+        let claim = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user_id,
+                           "claimed_at": claimed_at});
+        (format!("{id}:{slot}"), claim.to_string())
+    };
+    world.sql.query(&rows).await.into_iter().map(message).collect()
+}
+
+/// The messages come once more, while the drop is sealed and after something has unsealed it.
+async fn read_again_changes_nothing(fixture: &Fixture, coupon: &MadeCoupon, messages: &[(String, String)]) {
+    let world = &fixture.world;
+    let stored = async || {
+        let mut rows = Vec::new();
+        for table in ["issued_coupons", "revoked_coupons", "failed_claims"] {
+            rows.extend(world.sql.query(&format!("SELECT * FROM {table}")).await);
+        }
+        rows
+    };
+    let before = stored().await;
+    for unsealed in [false, true] {
+        if unsealed {
+            let unseal = "UPDATE drops SET sealed_at = NULL, sealed_rows = NULL WHERE id";
+            world.sql.query(&format!("{unseal} = {}", coupon.drop)).await;
+        }
+        for (key, message) in messages {
+            world.topic.produce(None, key, message.as_bytes()).await;
+        }
+        eventually("the consumer has read them", LIMIT, async || world.topic.lag().await == 0).await;
+        let run = world.pass().await;
+        assert!(matches!(run.status, Status::Clean | Status::Repaired), "{run:#?}");
+        assert_eq!(stored().await, before, "unsealed: {unsealed}");
+    }
+}
 
 #[tokio::test]
 async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
@@ -20,6 +61,8 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     let (code, _, log) = erase("u-3").await;
     assert!(code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)), "{code} {log}");
     until_sealed(&fixture, &coupon).await;
+    let messages = messages(world, &coupon).await;
+    let shown = world.sql.query("SELECT code FROM issued_coupons WHERE user_id = 'u-3'").await.remove(0).remove(0);
     let own = world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
         .await;
@@ -80,7 +123,12 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     let recorded = "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
     assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
+    // It is computed from the id.
+    let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
+    let code = world.sql.query(&code).await.remove(0).remove(0);
+    assert!(code != shown && code.starts_with("erased-") && code != pseudonym, "{code}");
     assert_eq!(world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    read_again_changes_nothing(&fixture, &coupon, &messages).await;
 }
 
 #[tokio::test]
@@ -105,8 +153,13 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     let own = world.redis.own(&format!("{{{}}}:", over.id));
     eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
         .await;
-    let code = format!("SELECT code FROM issued_coupons WHERE drop_id = {} AND slot = 1", over.drop);
-    let code_before = world.sql.query(&code).await;
+    let codes = format!(
+        "SELECT code FROM issued_coupons WHERE drop_id = {0} UNION ALL SELECT code FROM revoked_coupons WHERE drop_id = {0}",
+        over.drop
+    );
+    let shown = world.sql.query(&codes).await.concat();
+    let messages = messages(world, &over).await;
+    assert_eq!((shown.len(), messages.len()), (20, 20));
     let named = async |coupon: &MadeCoupon| {
         let sql = format!(
             "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE coupon_id = {0}), \
@@ -133,7 +186,9 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     assert_eq!(named(&over).await, not_named(["19", "0", "0"]));
     assert_eq!(named(&kept).await, not_named(["5", "5", "0"]), "of a coupon that goes on");
     assert_eq!(named(&daily).await, not_named(["2", "1", "0"]), "of the old day only");
-    assert_eq!(world.sql.query(&code).await, code_before, "codes stay");
+    let codes = world.sql.query(&codes).await.concat();
+    assert!(codes.len() == 20 && codes.iter().all(|code| code.starts_with("erased-")), "{codes:?}");
     assert_eq!(fixture.api.me(over.id, &answers[0].0).await["status"], "none");
     is_clean(&["--deep"], &short).await;
+    read_again_changes_nothing(&fixture, &over, &messages).await;
 }

@@ -81,12 +81,40 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     world.sql.query(&format!("{delete} IN (4, 5, 6)")).await;
     let moved = "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
     world.sql.query(&format!("{moved} = {}", coupon.drop)).await;
-    assert_eq!(world.once_with(&[], &[]).await.code, 1, "whose slot the other has is told by name");
+    let once = world.once_with(&[], &[]).await;
+    assert_eq!(once.code, 1, "whose slot the other has is told by name");
+    let told: Vec<_> =
+        once.run().all_findings().filter(|f| f.detail.contains("it got a new one")).map(|f| f.slot).collect();
+    assert_eq!(told, [Some(3)], "{}", once.log);
     let now = world.sql.query(&read).await;
     assert_eq!(now[2][..2], shown[2][..2]);
     assert_ne!(now[2][2], shown[2][2]);
     assert_eq!(now[3][2], shown[2][2]);
     assert_eq!(now[4..], shown[4..]);
+}
+
+#[tokio::test]
+async fn a_key_of_codes_that_is_lost_or_another_is_reported_until_a_person_has_decided() {
+    let (world, api) = open_world("code-key").await;
+    given_out(&world, &api).await;
+    let told = async || {
+        let run = world.once_with(&[], &[]).await.run();
+        let found = run.all_findings().map(|f| (f.kind, f.detail.clone())).collect::<Vec<_>>();
+        (run.status, found)
+    };
+    assert_eq!(told().await, (Status::Clean, vec![]));
+    world.sql.query("DELETE FROM code_key").await;
+    let (status, found) = told().await;
+    assert!(status == Status::Drift && found.len() == 1 && found[0].0 == Kind::UnsafeSetting, "{found:?}");
+    assert!(found[0].1.starts_with("the table code_key is empty"), "{found:?}");
+
+    let migrate = world.start("firstcome-api", &["migrate"], &[]);
+    assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+    assert!(migrate.log().contains("a new key was drawn"), "{}", migrate.log());
+    let (status, found) = told().await;
+    assert!(status == Status::Drift && found[0].1.contains("does not make the codes"), "{found:?}");
+    world.sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)").await;
+    assert_eq!(told().await, (Status::Clean, vec![]));
 }
 
 #[tokio::test]

@@ -34,10 +34,11 @@ pub(crate) struct Everything {
 /// Keys with their types, values and times to live, rows of all tables, offsets of the group and
 /// ends of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
-    const OF_PASSES: [&str; 8] = [
+    const OF_PASSES: [&str; 9] = [
         "reconcile_runs",
         "reconcile_findings",
         "held_back",
+        "known_admissions",
         "alerts",
         "mail_outbox",
         "reconciler_state",

@@ -8,6 +8,7 @@ mod disks;
 mod gate;
 mod judge;
 mod late;
+mod memory;
 mod mysql_failover;
 mod outages;
 mod redis_servers;

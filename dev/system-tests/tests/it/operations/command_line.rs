@@ -1,6 +1,8 @@
 //! `firstcome-api coupon …` as an operator types it.
 
-use firstcome_testkit::{ApiClient, Fixture, LIMIT, World, all_issued, eventually, open_world, people, rush};
+use firstcome_testkit::{
+    ApiClient, Fixture, LIMIT, World, all_issued, coupon_body, eventually, open_world, people, rush,
+};
 use serde_json::{Value, json};
 
 struct Said {
@@ -87,7 +89,13 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
     }
     let revoked = run(&["revoke", &id, user, "--reason", "fraud", "--operator", "Kim", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&revoked).unwrap()["status"], "revoked");
-    assert!(run(&["close", &id]).await.contains("closed"));
+    let edited = run(&["edit", &id, "--name", "Spring", "--waiting-list", "7", "--json"]).await;
+    let edited: Value = serde_json::from_str(&edited).unwrap();
+    assert_eq!((&edited["name"], &edited["waiting_list"]), (&json!("Spring"), &json!(7)));
+    let asked = coupon(world, api, &["close", &id]).await;
+    assert!(asked.code == 1 && asked.log.contains("\"Spring\"") && asked.log.contains("--yes"), "{}", asked.log);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM drops WHERE closed_early").await, 0, "nothing is closed yet");
+    assert!(run(&["close", &id, "--yes"]).await.contains("closed"));
     assert!(run(&["show", &id]).await.contains("opens next"));
     let operator = coupon_with(world, &[("API_URL", api.http().base()), ("OPERATOR", "김 Kim")], &["pause", &id]).await;
     assert_eq!(operator.code, 0, "{}", operator.log);
@@ -105,7 +113,7 @@ async fn with_json_a_coupon_is_printed_as_the_api_has_it_after_each_command() {
         (vec!["pause", &id], "paused", json!(true)),
         (vec!["resume", &id], "paused", json!(false)),
         (vec!["raise", &id, "5"], "quantity", json!(5)),
-        (vec!["close", &id], "quantity", json!(5)),
+        (vec!["close", &id, "--yes"], "quantity", json!(5)),
     ] {
         let said = coupon(&fixture.world, &fixture.api, &[&args[..], &["--json"]].concat()).await;
         assert_eq!(said.code, 0, "{args:?}: {}", said.log);
@@ -119,7 +127,15 @@ async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let (world, base) = (&fixture.world, fixture.api.http().base());
     let id = fixture.api.open_coupon(3).await.id.to_string();
-    let (good, nobody, tls) = (("API_URL", base), ("API_URL", "http://127.0.0.1:1"), ("API_URL", "https://x"));
+    let daily = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2100-01-01"});
+    let mut body = coupon_body("Later", 3, 0);
+    body["schedule"] = daily;
+    let later = fixture.api.create_coupon(&body).await.id.to_string();
+    let preview = ["create", "--name", "x", "--opens-at", "2100-01-01T00:00:00Z", "--preview"];
+    let of_none = [&preview[..], &["--quantity", "0"]].concat();
+    let in_seul = ["create", "--name", "x", "--quantity", "1", "--opens", "15:00", "--closes", "18:00", "--first-day"];
+    let in_seul = [&in_seul[..], &["2100-01-01", "--preview", "--time-zone", "Asia/Seul"]].concat();
+    let (good, nobody, tls) = (("API_URL", base), ("API_URL", "http://127.0.0.1:1"), ("API_URL", "ftp://x"));
     for (env, args, code, says) in [
         (vec![good], vec!["show", "4711"], 1, "there is no coupon 4711"),
         (vec![good], vec!["raise", &id, "2"], 1, "larger number"),
@@ -131,9 +147,15 @@ async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
             "instant",
         ),
         (vec![good], vec!["revoke", &id, "a|b", "--reason", "x", "--by", "x"], 1, "no claim of this person"),
+        (vec![good], vec!["revoke", &id, "..", "--reason", "x", "--by", "x"], 1, "no claim of this person"),
         (vec![good], vec!["revoke", &id, "u-1", "--reason", "x"], 2, "--by"),
         (vec![good, ("OPS_TOKEN", "wrong")], vec!["pause", &id], 1, "set it as the API has it"),
         (vec![good, ("OPS_TOKEN", "")], vec!["pause", &id], 2, "set OPS_TOKEN"),
+        (vec![nobody], of_none, 1, "quantity must be a whole number from 1"),
+        (vec![nobody], in_seul, 1, "did you mean Asia/Seoul?"),
+        (vec![good], vec!["close", &later], 1, "--last-day"),
+        (vec![good], vec!["close", &later, "--yes"], 1, "--last-day"),
+        (vec![good], vec!["edit", &later], 2, "--last-day"),
         (vec![nobody], vec!["list"], 2, "API_URL"),
         (vec![tls], vec!["list"], 2, "http://"),
         (vec![good], vec!["create", "--name", "x"], 2, "--quantity"),

@@ -2,7 +2,10 @@
 //! what the first screen says. In a browser: `pages/operations.rs`.
 
 use firstcome_drift::Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually_some, open_world};
+use firstcome_stack::ProxyFault;
+use firstcome_testkit::{
+    Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually, eventually_some, open_world, shared,
+};
 use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -22,8 +25,20 @@ pub(super) struct Visitor {
 
 impl Visitor {
     fn at(daemon: &Running<ReconcilerClient>) -> Self {
-        let client = Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
-        Self { client, base: daemon.http().base().to_owned(), cookie: String::new(), forwarded_for: String::new() }
+        Self::at_address(daemon.http().base())
+    }
+
+    fn at_address(base: &str) -> Self {
+        // A connection for each request, so that each meets whoever listens now.
+        let client = Client::builder().redirect(Policy::none()).pool_max_idle_per_host(0).no_proxy().build().unwrap();
+        Self { client, base: base.to_owned(), cookie: String::new(), forwarded_for: String::new() }
+    }
+
+    /// The same browser at another process behind the same name.
+    pub(super) fn moved_to(&self, base: &str) -> Self {
+        let Self { client, cookie, forwarded_for, .. } = self;
+        let (cookie, forwarded_for) = (cookie.clone(), forwarded_for.clone());
+        Self { client: client.clone(), base: base.to_owned(), cookie, forwarded_for }
     }
 
     pub(super) async fn logged_in(daemon: &Running<ReconcilerClient>, name: &str, token: &str) -> Self {
@@ -37,7 +52,11 @@ impl Visitor {
         token: &str,
         forwarded_for: &str,
     ) -> Self {
-        let mut visitor = Self::at(daemon);
+        Self::logged_in_at(daemon.http().base(), name, token, forwarded_for).await
+    }
+
+    pub(super) async fn logged_in_at(base: &str, name: &str, token: &str, forwarded_for: &str) -> Self {
+        let mut visitor = Self::at_address(base);
         forwarded_for.clone_into(&mut visitor.forwarded_for);
         let answer = visitor.log_in(name, token, "/").await;
         assert_eq!((answer.status().as_u16(), header(&answer, LOCATION.as_str())), (303, "/"));
@@ -161,6 +180,45 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
 }
 
 #[tokio::test]
+async fn a_session_counts_at_every_process_that_has_its_token_until_it_is_ended() {
+    let (world, api) = open_world("ops-replicas").await;
+    api.open_coupon(3).await;
+    let other_token = "another-0123456789abcdef0123456789abcdef";
+    let both = format!("{other_token},{OPS_TOKEN}");
+    let redis = &shared().await.redis;
+    let proxy = redis.proxy().await.unwrap();
+    let url = redis.url_via(&proxy);
+    let both = [("OPS_TOKEN", both.as_str()), ("REDIS_URL", &url), ("REDIS_TIMEOUT_MS", "500")];
+    let other = [("OPS_TOKEN", other_token)];
+    let (first, in_rotation, without) =
+        tokio::join!(world.daemon(), world.daemon_with(&both), world.daemon_with(&other));
+    let kim = Visitor::logged_in(&first, "Kim", OPS_TOKEN).await;
+    let csrf = kim.csrf().await;
+    // As a restart does it: what the process kept is gone.
+    first.process.kill().await;
+    let again = world.daemon().await;
+    let status =
+        async |daemon: &Running<ReconcilerClient>| kim.moved_to(daemon.http().base()).get("/").await.status().as_u16();
+    assert_eq!((status(&again).await, status(&in_rotation).await), (200, 200));
+    assert_eq!(status(&without).await, 303, "its token was withdrawn");
+
+    // A silent Redis logs nobody out, and log-out says what it could not do.
+    let there = kim.moved_to(in_rotation.http().base());
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
+    assert!(there.text("/").await.contains("Kim"));
+    assert_eq!(there.post("/logout", &there.base, &csrf).await, 503, "in that browser only");
+    assert_eq!(status(&again).await, 200);
+    proxy.set(ProxyFault::Pass).await.unwrap();
+
+    let here = kim.moved_to(again.http().base());
+    assert_eq!(here.post("/logout", &here.base, &csrf).await, 303, "by a form of the process that is gone");
+    eventually("it is over everywhere", LIMIT, async || {
+        (status(&again).await, status(&in_rotation).await) == (303, 303)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_recorded() {
     let f = Fixture::new("ops-change").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
@@ -198,6 +256,8 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     }
 
     assert_eq!(kim.post(&acknowledge, &kim.base, &of_kim).await, 303);
+    let page = kim.text(&format!("/alerts?done=acknowledged&alert={alert}")).await;
+    assert!(page.contains("Acknowledged by Kim.") && !page.contains(&acknowledge), "{page}");
     assert_eq!(kim.post(&silence, &kim.base, &of_kim).await, 303);
     let page = kim.text("/alerts").await;
     assert!(page.contains("Taken on by Kim at ") && page.contains("No mails on this drop until "), "{page}");
@@ -219,7 +279,15 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     assert_eq!(lee.post(&reveal, &lee.base, &of_lee).await, 200);
     all.push(["reveal", "Lee", "8", "127.0.0.1"].map(str::to_owned).to_vec());
     assert_eq!(f.world.sql.query(acts).await, all);
-    assert_eq!(kim.post("/alerts/4711/acknowledge", &kim.base, &of_kim).await, 404);
+    let form = [("csrf", of_kim.as_str())];
+    let request = kim.request(Method::POST, "/alerts/4711/acknowledge").header(ORIGIN, &kim.base);
+    let no_such = filled_in(request, &form).send().await.unwrap();
+    assert_eq!(no_such.status(), 404);
+    assert!(no_such.text().await.unwrap().contains("<a href=\"/runs\""), "a refusal has the menu");
+    assert_eq!(
+        header(&Visitor::at(&daemon).get("/favicon.ico").await, LOCATION.as_str()).split('-').next(),
+        Some("/assets/ops")
+    );
 }
 
 #[tokio::test]
@@ -332,6 +400,19 @@ async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
         assert!(page.contains(&format!("<a href=\"{drop}\">")), "{page}");
         assert_eq!(lee.get(&drop).await.status(), 200);
     }
+    let page = lee.text(&format!("/coupons/{}", live.id)).await;
+    for words in [
+        "<h1>Spring coupon</h1>",
+        "<dt>Quantity</dt><dd>1,500</dd>",
+        &format!("/c/{}\">", live.id),
+        &format!("<a href=\"/coupons/{}/drops/{}\">", live.id, live.drop),
+        "data-label=\"Rows\">2<",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    for path in ["/coupons/4711", "/coupons/x"] {
+        assert_eq!(lee.get(path).await.status(), 404, "{path}");
+    }
     let rest = lee.text(&format!("/coupons?after={}", over.id.min(live.id))).await;
     assert!(!rest.contains("Winter") && rest.contains("Spring"), "{rest}");
     assert!(lee.text("/coupons?after=999999").await.contains("No more coupons."));
@@ -346,7 +427,7 @@ async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
     let columns = "(coupon_id, local_date, opens_at, closes_at, quantity, sealed_at)";
     f.world.sql.query(&format!("INSERT INTO drops {columns} VALUES {}", drops.join(","))).await;
     let page = lee.text("/coupons?after=1000").await;
-    assert_eq!(page.matches("<span class=\"name\">Many ").count(), 50, "{page}");
+    assert_eq!(page.matches("\">Many ").count(), 50, "{page}");
     assert!(page.contains("href=\"/coupons?after=1050\""), "{page}");
     let (newest, oldest) = (page.find("2020-01-09 06:00 UTC"), page.find("2020-01-05 06:00 UTC"));
     assert!(newest.is_some() && newest < oldest && !page.contains("2020-01-04"), "{page}");

@@ -99,6 +99,19 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
         assert_eq!(search(coupon, person).await.0, status, "{coupon} {person}");
     }
     assert_eq!(kim.get("/people").await.status(), 200);
+    // By the coupon's name, or a part of it, or without a coupon where only one names the person.
+    for coupon in ["Winter coupon", "winter", ""] {
+        let (status, found) = search(coupon, "u-2").await;
+        assert!(status == 200 && found.contains("u-2 and Winter coupon"), "{coupon:?}: {status} {found}");
+    }
+    assert_eq!(
+        (search("Winter", "u-2").await.0, search("", "u-99").await.0, search("", "slot 2").await.0),
+        (200, 404, 400)
+    );
+    let (second, _) = f.held("Second winter", 20, 3).await;
+    let (status, found) = search("winter", "u-2").await;
+    assert!(status == 200 && found.contains("Of which coupon?"), "{status} {found}");
+    assert!(found.contains(&format!("Second winter (coupon {})</button>", second.id)), "{found}");
 
     // By a slot, of the last drop that has opened or of one that is named; that shows an id.
     let on_slot = f.world.sql.query("SELECT user_id FROM issued_coupons WHERE slot = 2").await;
@@ -187,18 +200,28 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
     // Nor by a slip of the finger, nor downwards.
     for (quantity, again) in [("30", "300"), ("20", "20"), ("19", "19"), ("30", "")] {
         let form = [("how", "raise"), ("quantity", quantity), ("again", again), ("name", "Winter coupon")];
-        assert_eq!(ask(&change, &form).await.0, 400, "{quantity} {again}");
+        let (status, page) = ask(&change, &form).await;
+        // The form comes back with what was typed, on its screen.
+        let typed = format!("name=\"quantity\" value=\"{quantity}\"");
+        let why = "Type the same number twice, above the quantity of now (20).";
+        assert!(status == 400 && page.contains(why) && page.contains(&typed), "{quantity} {again}: {status} {page}");
+        assert!(page.contains("<a href=\"/runs\"") && page.contains("name=\"name\" value=\"Winter coupon\""), "{page}");
     }
-    assert_eq!(ask("/people/revoke", &revoke("u-2", "Winter")).await.0, 400);
+    let (status, page) = ask("/people/revoke", &revoke("u-2", "Winter")).await;
+    assert!(status == 400 && page.contains("not the coupon&#39;s name"), "{status} {page}");
+    assert!(page.contains("What happened, oldest first") && page.contains("value=\"bought by a script\""), "{page}");
     let state = "SELECT paused, quantity, (SELECT COUNT(*) FROM issued_coupons) FROM coupons";
     assert_eq!(f.world.sql.query(state).await, [["0", "20", "3"]]);
 
     assert_eq!(ask(&change, &[("how", "pause"), ("name", "Winter coupon")]).await.0, 303);
-    let page = kim.text(&place).await;
+    let page = kim.text(&format!("{place}?done=paused")).await;
     assert!(page.contains("Resume coupon") && !page.contains("API_URL"), "{page}");
+    assert!(page.contains("Paused. Nobody can claim"), "{page}");
+    assert!(!kim.text(&format!("{place}?done=resumed")).await.contains("Resumed."), "it is not");
     assert_eq!(ask(&change, &[("how", "resume"), ("name", "Winter coupon")]).await.0, 303);
     let form = [("how", "raise"), ("quantity", "30"), ("again", "30"), ("name", "Winter coupon")];
     assert_eq!(ask(&change, &form).await.0, 303);
+    assert!(kim.text(&format!("{place}?done=raised")).await.contains("Raised to 30.<"));
     let slot = f.world.sql.number("SELECT slot FROM issued_coupons WHERE user_id = 'u-2'").await;
     let (_, story) = ask("/people", &[("coupon", id.as_str()), ("person", "u-2")]).await;
     assert!(story.contains(&format!(">Revoke slot {slot} of drop {drop} from 1 person</button>")), "{story}");
@@ -237,8 +260,9 @@ async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
     assert!(preview.contains("Fri 2130-12-01 15:00 +09:00") && preview.contains("2130-12-01 06:00"), "{preview}");
     let begun = typed.replace("2130-12-01", "2020-12-01").replace("15%3A00", "00%3A00").replace("18%3A00", "23%3A59");
     assert!(kim.text(&format!("/coupons/new?{begun}")).await.contains("opens at once"));
-    let wrong = kim.get(&format!("/coupons/new?{}", typed.replace("Seoul", "Atlantis"))).await;
+    let wrong = kim.get(&format!("/coupons/new?{}", typed.replace("Seoul", "Seul"))).await;
     assert_eq!(wrong.status(), 400);
+    assert!(wrong.text().await.unwrap().contains("did you mean Asia/Seoul?"));
     let key = preview.split("name=\"key\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
     let body = format!("{typed}&key={key}&csrf={}", kim.csrf().await);
     let mut places = Vec::new();
@@ -250,7 +274,16 @@ async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
         places.push(header(&answer, LOCATION.as_str()).to_owned());
     }
     assert_eq!(places[0], places[1], "a double click");
-    assert!(kim.text(&places[0]).await.contains("Winter"));
+    let made = kim.text(&places[0]).await;
+    for words in [
+        "Made. People get it at the address below.",
+        "daily from 15:00 to 18:00, time of Asia/Seoul, from 2130-12-01 on, without an end",
+        "2130-12-01 15:00 to 18:00 Asia/Seoul (06:00 to 09:00 UTC)",
+        "<dd>one each day</dd>",
+        "/c/",
+    ] {
+        assert!(made.contains(words), "{words}: {made}");
+    }
     assert_eq!(world.sql.query("SELECT COUNT(*), MIN(quantity) FROM coupons").await, [["1", "500"]]);
 
     let endless = "name=Endless&quantity=5&waiting_list=0&repeats=once&time_zone=Asia%2FSeoul&first_day=2020-12-01\
@@ -348,7 +381,9 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
     assert!(!shown_to_viewer.contains("Correct dead letter"), "{shown_to_viewer}");
     assert_eq!(act(&viewer, "/dead-letters/702/discard", "junk", "").await.0, 403);
     assert_eq!(act(&kim, "/dead-letters/702/discard", " ", "").await.0, 400);
-    assert_eq!(act(&kim, "/dead-letters/701/discard", "junk", "Winter").await.0, 400);
+    let (status, page) = act(&kim, "/dead-letters/701/discard", "junk", "Winter").await;
+    assert!(status == 400 && page.contains("name=\"why\" value=\"junk\""), "{status} {page}");
+    assert!(page.contains("not the coupon&#39;s name") && !page.contains("4711"), "{page}");
     let open = "SELECT COUNT(*) FROM failed_claims WHERE id IN (701, 702) AND resolved_at IS NULL";
     assert_eq!(f.world.sql.query(open).await, [["2"]]);
     assert_eq!(act(&kim, "/dead-letters/701/discard", "junk", "Winter coupon").await.0, 303);

@@ -35,6 +35,8 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
     mailed(&f.world, &["action needed", "1 unrepaired failed claim"]).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = kim.text("/dead-letters/801").await;
+    let why = "Failed claim 801 (slot_out_of_range): the drop has no such slot, and Redis does not know its user";
+    assert!(page.contains("Why it stays:") && page.contains(why), "{page}");
     assert!(!page.contains("Correct dead letter") && !page.contains("c-lost-4711"), "{page}");
     let (_, page) = act(&kim, "/dead-letters/801/reveal", &[]).await;
     assert!(page.contains("Correct dead letter 801") && page.contains("value=\"412\""), "{page}");
@@ -54,6 +56,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
     ] {
         let (status, said) = correct(drop, slot, person, name).await;
         assert!(status == 400 && said.contains(why), "{why}: {status} {said}");
+        assert!(said.contains(&format!("name=\"slot\" value=\"{slot}\"")), "what was typed comes back: {said}");
     }
     let stands = "SELECT slot, user_id FROM failed_claims WHERE id = 801";
     assert_eq!(f.world.sql.query(stands).await, [["412", "c-lost-4711"]]);
@@ -86,7 +89,8 @@ async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the
         let (_, story) = act(&kim, "/people", &whom).await;
         assert!(story.contains(&format!("Note that 1 person was told, of drop {drop}")), "{story}");
         let named = |name| whom.into_iter().chain([("name", name)]).collect::<Vec<_>>();
-        assert_eq!(act(&kim, "/people/give-up", &named("Winter")).await.0, 400);
+        let (status, page) = act(&kim, "/people/give-up", &named("Winter")).await;
+        assert!(status == 400 && page.contains("name=\"name\" value=\"Winter\""), "{status} {page}");
         assert_eq!(act(&kim, "/people/give-up", &named("Winter coupon")).await.0, 303);
         assert!(kim.text("/people?done=given-up").await.contains("Noted. Search for them again to see it."));
         let (status, story) = act(&kim, "/people", &whom).await;
@@ -147,6 +151,8 @@ async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_tha
     ] {
         let (status, said) = discard(&kim, reason, why, number).await;
         assert!(status == 400 && said.contains(says), "{says}: {status} {said}");
+        let typed = format!("name=\"number\" value=\"{number}\"");
+        assert!(reason.is_empty() || said.contains(&typed), "what was typed comes back: {said}");
     }
     let open = "SELECT reason, COUNT(*) FROM failed_claims WHERE resolved_at IS NULL GROUP BY reason ORDER BY reason";
     assert_eq!(f.world.sql.query(open).await, [["few & odd", "3"], ["many", "1201"]]);

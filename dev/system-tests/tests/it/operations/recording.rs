@@ -187,7 +187,8 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
 
     assert_eq!(world.once_with(&[], &[]).await.code, 1, "not a clean pass");
     let one = async |sql: &str| world.sql.number(sql).await;
-    assert_eq!(world.sql.query("SELECT status FROM alerts WHERE fingerprint LIKE 'old%'").await, [["firing"]]);
+    let alerts = world.sql.query("SELECT fingerprint, status FROM alerts WHERE fingerprint LIKE 'old%'").await;
+    assert_eq!(alerts, [["old-2", "resolved"]], "its drop is gone, so it is over now, and kept from now on");
     assert_eq!(world.sql.query("SELECT user_id FROM broken_promises").await, [["open"]]);
     assert_eq!(one("SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE 'old%'").await, 0);
     assert_eq!(one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'older'").await, 0);

@@ -274,8 +274,10 @@ async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_tha
     // As an older API sends it: without headers.
     let next = api.open_coupon(5).await;
     let payload = format!(
-        r#"{{"v":1,"coupon_id":{},"drop_id":{},"slot":3,"user_id":"u-old","claimed_at":"2026-11-23T06:00:00.123Z"}}"#,
-        next.id, next.drop
+        r#"{{"v":1,"coupon_id":{},"drop_id":{},"slot":3,"user_id":"u-old","claimed_at":"{}"}}"#,
+        next.id,
+        next.drop,
+        chrono::Utc::now().to_rfc3339()
     );
     let _consumer = world.consume().await;
     world.topic.produce(None, &format!("{}:3", next.id), payload.as_bytes()).await;

@@ -117,9 +117,12 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "after a reload");
     assert_eq!(page.claims_sent().await, 0);
     // In another browser they see what they hold, and claim nothing.
+    page.browser.prepare(LABELS).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
     page.until(&["issued"]).await;
+    let labels = page.browser.run("return window.labels").await;
+    assert_eq!(labels, serde_json::json!(["One moment…", "It is yours"]), "never \"Open now\" to a holder");
     assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "in another browser");
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
@@ -127,11 +130,17 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
-    page.until(&["open"]).await;
+    page.until(&["sold_out"]).await;
     page.browser.click("#main").await;
     page.until(&["issued"]).await;
     assert_eq!(page.text("#label").await, "You already have one");
 }
+
+/// Notes from the next load on what the page says in its first line.
+const LABELS: &str = "window.labels = []; new MutationObserver(() => {
+    const label = document.querySelector('#label')?.textContent;
+    if (label && label !== window.labels.at(-1)) window.labels.push(label);
+  }).observe(document, { subtree: true, childList: true, characterData: true });";
 
 /// From the next load on, the first question about the own claim is lost.
 const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>

@@ -43,7 +43,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     assert_open_to_all(&browser, "ops-drift").await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
-    until_title(&browser, "2 unrepaired failed claims").await;
+    until_title(&browser, "2 unrepaired failed claims: the drop has no such slot").await;
     assert_eq!(browser.run("return [window.same, document.activeElement.innerText]").await, json!([true, "Passes"]));
     assert_open_to_all(&browser, "ops-alert").await;
     browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
@@ -57,7 +57,9 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     browser.run("document.querySelector('#main').focus()").await;
     tab_to(&browser, "form[action$=acknowledge] button").await;
     browser.key(ENTER).await;
-    until(&browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
+    until(&browser, "document.querySelector('article .done').innerText === 'Acknowledged by Kim.'").await;
+    let again = "return document.querySelectorAll('form[action$=acknowledge]').length";
+    assert_eq!(browser.run(again).await, json!(0), "nothing is left to acknowledge");
     assert_eq!(f.world.sql.query("SELECT acknowledged_by FROM alerts WHERE status = 'firing'").await, [["Kim"]]);
 
     f.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
@@ -67,7 +69,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     browser.visit(&format!("{}/runs", daemon.http().base())).await;
     assert_open_to_all(&browser, "ops-passes").await;
     until(&browser, "document.querySelector('tbody tr').innerText.includes('nothing found')").await;
-    let marks = "const [marks, rows] = ['.timeline rect', 'tbody tr'].map((css) => document.querySelectorAll(css));
+    let marks = "const [marks, rows] = ['.timeline rect', 'tbody th a'].map((css) => document.querySelectorAll(css));
          return [marks.length - rows.length, marks.length >= 3, marks[0].getAttribute('class')]";
     assert_eq!(browser.run(marks).await, json!([0, true, "quiet"]), "a mark a pass, the newest first");
 }
@@ -161,6 +163,8 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until(&browser, "document.querySelector('.chart')").await;
+    let axes = "return [...document.querySelectorAll('.chart .slots li')].map((one) => one.innerText)";
+    assert_eq!(browser.run(axes).await, json!(["20", "15", "10", "5", "0"]), "upwards to the quantity");
     let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
     assert_eq!(browser.run(points).await, json!([12, 12]), "admissions and rows");
     assert_open_to_all(&browser, "ops-drop").await;
@@ -178,12 +182,13 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
         .query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
         .await;
     let new = format!(
-        "{base}/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&time_zone=Asia%2FSeoul\
+        "{base}/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&once_per=drop&time_zone=Asia%2FSeoul\
          &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
     );
     for (name, place, shown) in [
         ("ops-letters", format!("{base}/dead-letters").as_str(), "by hand"),
         ("ops-coupons", &format!("{base}/coupons"), "Winter coupon"),
+        ("ops-coupon", &format!("{base}/coupons/{}", coupon.id), "send them this address"),
         ("ops-letter", &format!("{base}/dead-letters/701"), "Discard dead letter 701"),
         ("ops-days", &format!("{base}/days"), "Written within a second"),
         ("ops-deliveries", &format!("{base}/deliveries"), "Mails and webhooks"),
@@ -197,6 +202,14 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
         browser.look(Look { width: 1240, ..Look::default() }).await;
     }
+    // The zone of the person's own browser, and a question that a coupon which opens once has not.
+    browser.visit(&format!("{base}/coupons/new")).await;
+    let zone = "document.querySelector('#time_zone').value === Intl.DateTimeFormat().resolvedOptions().timeZone";
+    until(&browser, zone).await;
+    let asked = "const e = document.querySelector('.if-daily'), asked = () => e.getClientRects().length > 0;
+         const before = asked(); document.querySelector('#repeats').value = 'daily'; return [before, asked()]";
+    assert_eq!(browser.run(asked).await, json!([false, true]));
+
     browser.visit(&format!("{base}/people")).await;
     until(&browser, "document.querySelector('#person')").await;
     let typed = format!("coupon.value = '{}'; person.value = '{person}'; person.form.requestSubmit()", coupon.id);
@@ -210,4 +223,78 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     until(&browser, "document.querySelector('form[action$=reveal] button')").await;
     browser.click("form[action$=reveal] button").await;
     until(&browser, "document.querySelector('pre').innerText === 'odd <b>message</b>'").await;
+}
+
+/// Words that a cell breaks in two. After a slash or a hyphen a line may end.
+const BROKEN: &str = r"
+  const broken = [];
+  for (const cell of document.querySelectorAll('th, td, dd')) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      for (const { index, 0: word } of texts.currentNode.data.matchAll(/[^\s\/-]+/g)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, index);
+        range.setEnd(texts.currentNode, index + word.length);
+        const lines = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)));
+        if (lines.size > 1) broken.push(word);
+      }
+    }
+  }
+  return broken";
+
+#[tokio::test]
+async fn no_column_breaks_a_word_and_a_phone_shows_a_drop_before_what_is_wrong_elsewhere() {
+    let f = Fixture::new("page-columns").await;
+    let (coupon, _) = f.held("Advent calendar, door 24: free delivery for everybody", 20, 20).await;
+    let (fine, _) = f.held("Daily espresso", 1_500, 40).await;
+    f.world.sql.query("UPDATE drops SET closes_at = '2130-12-24 09:00'").await;
+    let schedule = "{\"type\":\"daily\",\"time_zone\":\"America/Argentina/Buenos_Aires\",\"opens\":\"15:00\",\
+         \"closes\":\"18:00\",\"first_day\":\"2130-01-01\"}";
+    f.world.sql.query(&format!("UPDATE coupons SET schedule = '{schedule}' WHERE id = {}", fine.id)).await;
+    let daemon = f.world.settled_daemon().await;
+    let mut drift = injector(&f.world, &coupon).await;
+    drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    let run = daemon.reconcile(&json!({})).await.run_id;
+    let letter = f.world.sql.number("SELECT MIN(id) FROM failed_claims").await;
+    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    let base = daemon.http().base();
+    browser.visit(base).await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until(&browser, "document.body.innerText.includes('exact for everybody whom Redis knows')").await;
+    let fine_drop = format!("/coupons/{}/drops/{}", fine.id, fine.drop);
+    for path in [
+        "/",
+        "/coupons",
+        "/alerts",
+        "/dead-letters",
+        "/runs",
+        &format!("/runs/{run}"),
+        &fine_drop,
+        &format!("/coupons/{}", fine.id),
+    ] {
+        browser.visit(&format!("{base}{path}")).await;
+        until(&browser, "document.querySelector('.who')").await;
+        for width in [1024, 1280, 1440, 1920] {
+            browser.look(Look { width, ..Look::default() }).await;
+            assert_eq!(browser.run(BROKEN).await, json!([]), "{path} at {width}");
+            assert_sound(&browser, &format!("columns{}-{width}", path.replace('/', "-"))).await;
+        }
+    }
+
+    browser.look(Look::default().on_a_phone()).await;
+    browser.visit(&format!("{base}{fine_drop}")).await;
+    until(&browser, "document.querySelector('.elsewhere')").await;
+    let order = "const top = (css) => document.querySelector(css).getBoundingClientRect().top;
+         return [document.querySelector('h1').innerText, top('tbody tr') < top('.elsewhere'), top('tbody tr') < innerHeight]";
+    assert_eq!(
+        browser.run(order).await,
+        json!([format!("Daily espresso · drop {}: open", fine.drop), true, true]),
+        "its own state first"
+    );
+    let menu = "return document.querySelector('body > header').getBoundingClientRect().height";
+    assert!(browser.run(menu).await.as_f64().unwrap() <= 110.0, "the menu leaves room on a phone");
+    assert_open_to_all(&browser, "drop-phone").await;
+    browser.visit(&format!("{base}/dead-letters/{letter}")).await;
+    until(&browser, "document.body.innerText.includes('Why it stays:')").await;
+    assert_open_to_all(&browser, "letter-phone").await;
 }

@@ -1,10 +1,10 @@
 //! A page that waits for the opening, and claims that get nothing, or not yet.
 
 use chrono::{DateTime, SecondsFormat};
-use firstcome_testkit::{Fixture, Look, World, coupon_body, open_world};
+use firstcome_testkit::{Fixture, LIMIT, Look, World, coupon_body, eventually, open_world};
 use serde_json::{Value, json};
 
-use super::support::{BrowserPage, serve_pages};
+use super::support::{BrowserPage, serve_pages, until};
 
 /// The device's clock is two hours ahead.
 const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
@@ -124,39 +124,100 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
     }
     let dark = Look { dark: true, ..Look::default() };
     let page = BrowserPage::of(pages.http().base(), coupon.id, dark).await;
-    let claim = async |user: &str, view: &str| {
-        page.come_as(user).await;
-        // This browser has been used by others: it asks first whether this one holds any.
-        page.until(&["open"]).await;
-        page.browser.click("#main").await;
-        page.until(&[view]).await;
-    };
-    claim("u-3", "waiting").await;
+    page.come_as("u-3").await;
+    page.until(&["can_wait"]).await;
+    assert_eq!(page.text("#label").await, "Sold out");
+    page.assert_open_to_all("can-wait-dark").await;
+    page.browser.click("#main").await;
+    page.until(&["waiting"]).await;
     assert_eq!(page.text("#big").await, "2nd in line");
+    assert_eq!(page.text("#back").await, "Leave the list");
     page.assert_open_to_all("waiting-dark").await;
     page.browser.reload().await;
     page.until(&["waiting"]).await;
-    claim("u-4", "sold_out").await;
+    // A newcomer sees it without a claim, and after a claim and a reload too.
+    page.come_as("u-4").await;
+    page.until(&["sold_out"]).await;
+    assert_eq!(page.claims_sent().await, 0);
+    page.browser.click("#main").await;
+    until(&page.browser, "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/claims'))").await;
+    page.until(&["sold_out"]).await;
     page.assert_open_to_all("sold-out-dark").await;
+    page.browser.reload().await;
+    page.until(&["sold_out"]).await;
 
     assert_eq!(f.api.patch(coupon.id, &json!({"paused": true})).await.status, 200);
     page.come_as("u-5").await;
-    page.until(&["open", "paused"]).await;
-    page.browser.look(dark.on_a_phone()).await;
-    // Until the catalogue of the other process knows, the claim does.
-    if page.view().await == "open" {
-        page.browser.click("#main").await;
-    }
     page.until(&["paused"]).await;
+    page.browser.look(dark.on_a_phone()).await;
     page.assert_sound("paused-dark-phone").await;
     assert_eq!(f.api.patch(coupon.id, &json!({"paused": false, "close_now": true})).await.status, 200);
     page.come_as("u-5").await;
-    if page.until(&["open", "paused", "closed"]).await == "open" {
+    // Until the catalogue of the other process knows that it is closed, a claim does.
+    if page.until(&["sold_out", "closed"]).await == "sold_out" {
         page.browser.click("#main").await;
     }
     page.until(&["closed"]).await;
+    eventually("it says when it closed", LIMIT, async || {
+        page.browser.run("document.dispatchEvent(new Event('visibilitychange'))").await;
+        page.text("#detail").await.starts_with("It closed on ")
+    })
+    .await;
     page.assert_sound("closed-dark-phone").await;
     page.come_as("u-1").await;
     page.until(&["issued"]).await;
     page.assert_open_to_all("issued-dark-phone").await;
+}
+
+#[tokio::test]
+async fn a_lost_or_left_place_in_line_is_told_and_a_slot_that_comes_back_is_shown() {
+    let (world, api) = open_world("page-place").await;
+    let pages = serve_pages(&world).await;
+    let name = "Anniversary coupon 2026 · 겨울한정기념쿠폰 · Donaudampfschifffahrtsgesellschaftskapitän: a free coffee in all 300 shops";
+    let coupon = pages.create_coupon(&coupon_body(name, 1, 1)).await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default().on_a_phone()).await;
+    // What the API says is up to 200 ms old.
+    let turns_to = async |view: &str| {
+        eventually(&format!("the page shows {view}"), LIMIT, async || {
+            page.browser.run("document.dispatchEvent(new Event('visibilitychange'))").await;
+            page.view().await == view
+        })
+        .await;
+    };
+    page.come_as("u-2").await;
+    page.until(&["open"]).await;
+    assert!(api.claim(coupon.id, "u-1").await.is_accepted());
+    turns_to("can_wait").await;
+    page.browser.click("#main").await;
+    page.until(&["waiting"]).await;
+
+    // Redis loses the list, while the page is open and while it is not.
+    let list = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    world.redis.command::<i64>(&["DEL", &list]).await;
+    page.browser.run("dispatchEvent(new Event('online'))").await;
+    page.until(&["lost_place"]).await;
+    page.assert_open_to_all("lost-place-phone").await;
+    page.browser.reload().await;
+    page.until(&["lost_place"]).await;
+    assert_eq!(page.text("#label").await, "Your place in line was lost");
+    // Another person at the same browser has lost nothing; the same link says it again.
+    let key = "'firstcome:token'";
+    let link = page.browser.run(&format!("return sessionStorage.getItem({key})")).await;
+    page.come_as("u-3").await;
+    page.until(&["can_wait"]).await;
+    page.browser.run(&format!("sessionStorage.setItem({key}, {link})")).await;
+    page.browser.reload().await;
+    page.until(&["lost_place"]).await;
+    page.browser.click("#main").await;
+    page.until(&["waiting"]).await;
+
+    page.browser.click("#back").await;
+    page.assert_open_to_all("leave-phone").await;
+    page.browser.click("#yes").await;
+    page.until(&["revoked"]).await;
+    assert_eq!(page.text("#label").await, "You are off the waiting list");
+    page.come_as("u-3").await;
+    page.until(&["can_wait"]).await;
+    assert!(api.give_back(coupon.id, "u-1").await.is_ok());
+    turns_to("open").await;
 }

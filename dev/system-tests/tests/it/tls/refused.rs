@@ -72,7 +72,11 @@ async fn a_mysql_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
         vec![("DATABASE_CA_FILE", file("foreign-ca.pem"))],
         &["MySQL does not let this process in", "unknown authority", "DATABASE_CA_FILE"],
     );
-    let cases: [RefusedCase; 7] = [
+    let cases: [RefusedCase; 8] = [
+        (
+            vec![("DATABASE_URL", format!("{good}nodb"))],
+            &["no database nodb", "CREATE DATABASE `nodb`", "DATABASE_URL"],
+        ),
         (vec![("DATABASE_CA_FILE", String::new())], &["unknown authority", "name its own by DATABASE_CA_FILE"]),
         (at(good.replace("127.0.0.1", "localhost")), &["another name", "localhost", "DATABASE_URL"]),
         (at(servers.expired_mysql_url()), &["MySQL does not let this process in", "has expired"]),

@@ -7,9 +7,9 @@ use firstcome_shared::domain::OncePer;
 use firstcome_shared::mysql::alerts::{Alert, AlertState};
 use firstcome_shared::redis::reads::DropNumbers;
 
-use super::super::snapshot::CountedRows;
+use super::super::snapshot::{CountedRows, Facts};
 use super::*;
-use crate::report::{Status, Trigger};
+use crate::report::{DropReport, Examined, Numbers, Status, Trigger};
 
 fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
@@ -100,7 +100,10 @@ fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() 
     let drop = &fine.drops[0];
     let cells = [&drop.promised, &drop.given, &drop.rows, &drop.in_flight, &drop.waiting, &drop.dead_letters];
     assert_eq!(cells, ["100", "100", "97", "3", "0", "0"], "what is on its way is no trouble");
-    assert_eq!((drop.admission.text.as_str(), drop.last_pass, &drop.wrong), ("open, sold out", "nothing found", &None));
+    assert_eq!(
+        (drop.admission.text.as_str(), drop.last_pass.as_str(), &drop.wrong),
+        ("open, sold out", "nothing found", &None)
+    );
 
     let mut later = snapshot(vec![]);
     later.at = at(19 + 3 * 60);
@@ -201,4 +204,84 @@ fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
     assert!(board.problems[1].more.as_deref().is_some_and(|more| more.ends_with(", taken on by Kim")));
     assert!(board.problems[1].todo.starts_with("If you don't know the cause, pause"), "{:?}", board.problems[1]);
     assert_eq!(board.problems[1].place.as_deref(), Some("Winter <coupon> · drop 7"));
+}
+
+/// A snapshot of one drop in which these alerts fire.
+fn with_alerts(one: SeenDrop, alerts: Vec<ListedAlert>) -> Snapshot {
+    let coupons = vec![(one.coupon.clone(), vec![])];
+    let last_pass = Some(Arc::new(run()));
+    Snapshot { facts: Arc::new(Facts { alerts, coupons, last_pass, read_at: None }), ..snapshot(vec![one]) }
+}
+
+fn of_drop(drop: Option<i64>, listed: ListedAlert) -> ListedAlert {
+    ListedAlert { alert: Alert { drop_id: drop.map(DropId), ..listed.alert }, ..listed }
+}
+
+#[test]
+fn the_screen_of_a_drop_is_headed_by_its_own_state_and_only_counts_what_is_wrong_elsewhere() {
+    let others = || {
+        let [other, general] = [Some(8), None].map(|drop| of_drop(drop, alert("3 broken promises", None)));
+        vec![other, general]
+    };
+    let fine = drop_board(&with_alerts(seen(100, 100), others()));
+    assert_eq!((fine.tone, fine.title.as_str()), (Tone::Good, "Winter <coupon> · drop 7: open, sold out"));
+    assert_eq!((fine.problems.len(), fine.elsewhere), (0, 2));
+    assert_eq!(fine.lead, "1970-01-01 00:10 to 00:40 UTC. Last pass: nothing found.");
+
+    let all = others().into_iter().chain([alert("80 repairs are held back", None)]).collect();
+    let bad = drop_board(&with_alerts(seen(100, 100), all));
+    assert_eq!((bad.tone, bad.title.as_str()), (Tone::Bad, "Winter <coupon> · drop 7: 80 repairs are held back"));
+    assert_eq!((bad.problems.len(), bad.problems[0].place.as_ref(), bad.elsewhere), (1, None, 2));
+
+    let mut away = with_alerts(seen(100, 100), others());
+    away.gate_is_open = None;
+    let away = drop_board(&away);
+    assert_eq!((away.problems.len(), away.elsewhere), (1, 2), "a store that is away concerns every drop");
+}
+
+#[test]
+fn after_the_quantity_was_raised_broken_promises_say_that_the_next_pass_works_on_them() {
+    let todo = |change: fn(&mut SeenDrop)| {
+        let mut one = seen(100, 100);
+        change(&mut one);
+        let mut listed = alert("3 broken promises", None);
+        listed.alert.kind = About::BrokenPromise.word().to_owned();
+        board(&with_alerts(one, vec![listed])).problems.remove(0).todo
+    };
+    let advice = what_to_do(About::BrokenPromise);
+    assert_eq!(todo(|_| {}), advice);
+    assert_eq!(
+        todo(|one| one.drop.quantity = 103),
+        "3 slots are free by now: the next pass gives them to these people."
+    );
+    assert_eq!(todo(|one| (one.drop.quantity, one.drop.closes_at) = (103, Some(at(20)))), advice, "it is over");
+    assert_eq!(todo(|one| (one.drop.quantity, one.numbers) = (103, None)), advice, "Redis is away");
+}
+
+#[test]
+fn exact_beside_failed_claims_says_why_both_hold() {
+    let last_pass = |exact, failed_claims| {
+        let numbers = |failed_claims| Numbers { users: 100, rows: 100, failed_claims, ..Numbers::default() };
+        let report = DropReport {
+            coupon_id: CouponId(3),
+            coupon_name: String::new(),
+            drop_id: DropId(7),
+            quantity: 100,
+            exact,
+            sealed: false,
+            before: numbers(2),
+            after: numbers(failed_claims),
+            unconfirmed: false,
+            examined: Examined::default(),
+            findings: vec![],
+        };
+        let mut snapshot = snapshot(vec![seen(100, 100)]);
+        let last_pass = Some(Arc::new(Run { drops: vec![report], ..run() }));
+        snapshot.facts = Arc::new(Facts { last_pass, ..Facts::default() });
+        board(&snapshot).drops.remove(0).last_pass
+    };
+    assert_eq!(last_pass(true, 0), "exact, after repairs");
+    assert_eq!(last_pass(true, 2), "exact for everybody whom Redis knows; 2 failed claims are left");
+    assert_eq!(last_pass(true, 1), "exact for everybody whom Redis knows; 1 failed claim is left");
+    assert_eq!(last_pass(false, 2), "not exact");
 }

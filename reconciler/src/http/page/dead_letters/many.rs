@@ -12,9 +12,9 @@ use firstcome_shared::mysql::dead_letters::{COUNTED, DISCARDED_AT_ONCE, DeadLett
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 
-use super::{WHY, refused};
+use super::{DeadLettersScreenQuery, WHY, listed};
 use crate::execute;
-use crate::http::page::html::{notice, unavailable};
+use crate::http::page::html::{FormRefusal, not_understood, notice};
 use crate::http::page::session::Session;
 use crate::http::page::state::ScreenState;
 use crate::notify::wording::{LONGEST, count, grouped, line};
@@ -101,24 +101,40 @@ pub(in crate::http::page) async fn discard_all(
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<DiscardAll>, FormRejection>,
 ) -> Response {
-    let Ok(Form(asked)) = form else { return refused("The form is not of this page. Nothing was done.") };
-    let (reason, drop) = (Some(asked.reason).filter(|reason| !reason.is_empty()), asked.drop.parse::<i64>().ok());
+    let Ok(Form(asked)) = form else { return not_understood() };
+    if asked.reason.is_empty() && asked.drop.is_empty() {
+        let why = "Choose a reason or a drop first. Nothing was done.";
+        return notice(StatusCode::BAD_REQUEST, "Not discarded", why);
+    }
+    match discarded(&page, &session, &asked).await {
+        Ok(()) => Redirect::to("/dead-letters?status=resolved&done=discarded").into_response(),
+        Err(why) if why.status == StatusCode::CONFLICT => notice(why.status, "Not discarded", &why.why),
+        Err(why) => {
+            let form = why.into_form("discard-all", &[("why", &asked.why), ("number", &asked.number)]);
+            let (drop, reason) = (asked.drop.parse().ok(), Some(asked.reason));
+            let query = DeadLettersScreenQuery { drop, reason, ..DeadLettersScreenQuery::default() };
+            page.slowly(&session, listed(&page, &session, query, &form)).await
+        }
+    }
+}
+
+async fn discarded(page: &ScreenState, session: &Session, asked: &DiscardAll) -> Result<(), FormRefusal> {
+    let (reason, drop) = (Some(&asked.reason).filter(|reason| !reason.is_empty()), asked.drop.parse::<i64>().ok());
     if reason.is_none() && drop.is_none() {
-        return refused("Choose a reason or a drop first. Nothing was done.");
+        return Err(FormRefusal::new(StatusCode::CONFLICT, "There is no such drop. Nothing was done."));
     }
     let why = line(&asked.why, WHY);
     if why.is_empty() {
-        return refused("Say why they are discarded. Nothing was done: go back and try again.");
+        return Err(FormRefusal::typed("Say why they are discarded. Nothing was done."));
     }
     if asked.number.trim().replace(',', "").parse() != Ok(asked.letters) {
-        return refused("What you typed is not the number on the button. Nothing was done: go back and try again.");
+        return Err(FormRefusal::typed("What you typed is not the number on the button. Nothing was done."));
     }
-    let wanted = DeadLetterQuery { resolved: false, drop: drop.map(DropId), reason };
+    let wanted = DeadLetterQuery { resolved: false, drop: drop.map(DropId), reason: reason.cloned() };
     let seen = Matching { letters: asked.letters, highest: asked.highest };
     let why = format!("{why} ({})", session.name());
-    match execute::discard_all(&page.app.stores, wanted, seen, why, session.operator.clone()).await {
-        Ok(0) => notice(StatusCode::CONFLICT, "Not discarded", "They have been dealt with already."),
-        Ok(_) => Redirect::to("/dead-letters?status=resolved").into_response(),
-        Err(error) => unavailable(error),
+    match execute::discard_all(&page.app.stores, wanted, seen, why, session.operator.clone()).await? {
+        0 => Err(FormRefusal::new(StatusCode::CONFLICT, "They have been dealt with already.")),
+        _ => Ok(()),
     }
 }

@@ -162,8 +162,15 @@ async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
         assert!(found(&tokens.person(&key.token())), "{says}");
         assert!(keys.problem().unwrap().contains(says), "{says}");
     }
+    // A key that the issuer withdrew counts for a day at most if the issuer cannot be read.
+    let since = Instant::now().checked_sub(OLDEST).unwrap();
+    *keys.failing.lock() = Some((since, "it answered 502 Bad Gateway".into()));
+    keys.read().await.unwrap_err();
+    assert_eq!(tokens.person(&key.token()), unknown("key"));
+    assert!(keys.problem().unwrap().contains("no key counts"));
     issuer.says(ok, set_of(&[&key]));
     keys.read().await.unwrap();
+    assert!(found(&tokens.person(&key.token())));
     assert_eq!(keys.problem(), None);
     let nobody = JwtArgs { jwt_jwks_url: Some("http://127.0.0.1:1/keys".into()), ..meant() };
     let error = verifier(nobody).key_set().unwrap().read().await.unwrap_err();

@@ -62,7 +62,8 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
     in_redis(&["DEL", &f.world.redis.own("epoch")]).await;
-    let mail = mailed(&f.world, &["action needed: the drop can't be examined", "Spring coupon · not examined"]).await;
+    let mail =
+        mailed(&f.world, &["action needed: a key in Redis has the wrong type", "Spring coupon · claims get 503"]).await;
     phone.read("mail-coupon-closed", &mail).await;
     assert!(!f.api.claim(spring.id, "u-late").await.is_accepted());
     in_redis(&["DEL", &waiting]).await;
@@ -81,7 +82,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "5"]).await;
     daemon.reconcile(&json!({})).await;
-    let mail = mailed(&f.world, &["action needed", "1 unrepaired promise without a row"]).await;
+    let mail = mailed(&f.world, &["action needed", "1 name in Redis is no user id"]).await;
     phone.read("mail-left", &mail).await;
     phone.tap(&mail, THIS_DROP).await;
     phone.pass(&["needs a person"]).await;
@@ -90,7 +91,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     in_redis(&["SET", &of_spring("count"), "4"]).await;
     phone.tap_again("mail-left", &mail, THIS_DROP).await;
     phone.pass(&["nothing found"]).await;
-    mailed(&f.world, &["resolved", "1 unrepaired promise without a row"]).await;
+    mailed(&f.world, &["resolved", "1 name in Redis is no user id"]).await;
     assert_whole(&f.world, &spring, 20, 4).await;
 }
 

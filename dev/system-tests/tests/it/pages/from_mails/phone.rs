@@ -66,11 +66,6 @@ impl Phone {
         self.tap(mail, label).await;
     }
 
-    /// The reconciler was restarted, and knows nobody.
-    pub(super) fn is_logged_out(&self) {
-        self.is_logged_in.set(false);
-    }
-
     /// Waits until the screen says this.
     pub(super) async fn shows(&self, text: &str) {
         until(&self.browser, &format!("document.body.innerText.includes({text:?})")).await;

@@ -41,7 +41,8 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
     phone.read("mail-webhooks-off", &off).await;
 
-    // It is restarted at its own address, while a pass of another process hangs.
+    // It is restarted at its own address, while a pass of another process hangs. The session goes
+    // on.
     receiver.is_gone(false);
     let told = receiver.posted("/hook").len();
     let hanging = stalled_pass(&f.world).await;
@@ -50,7 +51,6 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     let (deep, digest) = (overdue(&f.world, "deep").await, overdue(&f.world, "digest").await);
     let again = [("LISTEN_ADDR", address.as_str()), ("DEEP_CRON", &deep), ("DIGEST_CRON", &digest)];
     let _daemon = f.world.daemon_with(&[&again[..], &[("MISSED_AFTER_SECONDS", "1")]].concat()).await;
-    phone.is_logged_out();
     phone.tap(&off, "What was not posted, and another try, in a browser").await;
     let screen = phone.browser.address().await;
     eventually("each is posted that was not", LIMIT, async || {

@@ -52,7 +52,7 @@ async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
     let is_exact = "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'";
     for (name, kind, subject) in [
         ("mail-repaired", Drift::Unissued, "20 of 20 issued (2 issued late)"),
-        ("mail-redis-lost", Drift::RedisLost, "repaired: Redis lacked data"),
+        ("mail-redis-lost", Drift::RedisLost, "repaired: Redis lost data"),
     ] {
         repair(kind, 2).await;
         let mail = mailed(&f.world, &["repaired", subject, "Winter coupon"]).await;

@@ -9,17 +9,18 @@ use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
 use axum::middleware::map_response;
 use axum::response::Response;
-use firstcome_shared::http::{self, Limits, Problem, health};
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use super::{Limits, Problem, health, serve};
 
 /// Longest wait for the last of these answers.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Runs `start`, and answers at these sockets until it ends. The server that takes them over misses
 /// no connection: those of meanwhile wait in the operating system's queue.
-pub(super) async fn answer_during<T>(
+pub async fn answer_during<T>(
     sockets: Vec<std::net::TcpListener>,
     limits: Limits,
     start: impl Future<Output = T>,
@@ -27,7 +28,7 @@ pub(super) async fn answer_during<T>(
     let started = CancellationToken::new();
     let listeners: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?;
     let limits = Limits { drain: DRAIN, ..limits };
-    let answering = listeners.into_iter().map(|listener| http::serve(listener, routes(), limits, started.clone()));
+    let answering = listeners.into_iter().map(|listener| serve(listener, routes(), limits, started.clone()));
     let start = async {
         let ended = start.await;
         started.cancel();

@@ -1,0 +1,39 @@
+{{/* What must be set, and is told in a sentence: the schema can say what form a value has, not which values belong together. */}}
+{{- define "firstcome.check" -}}
+{{- $v := .Values }}
+{{- $settings := dict }}
+{{- $secrets := dict }}
+{{- range $role := list "api" "reconciler" }}
+{{- $groups := include "firstcome.groups" (dict "role" $role) | splitList "," }}
+{{- $_ := set $settings $role (include "firstcome.merged" (dict "of" $v.settings "groups" $groups) | fromYaml) }}
+{{- $_ := set $secrets $role (include "firstcome.merged" (dict "of" $v.secrets "groups" $groups) | fromYaml) }}
+{{- end }}
+{{- if not (index $settings.api "KAFKA_BROKERS") }}
+{{- fail "set settings.everywhere.KAFKA_BROKERS, as host:port, several by commas" }}
+{{- end }}
+{{- if not (or $v.existingSecrets.everywhere (index $secrets.api "DATABASE_URL")) }}
+{{- fail "set secrets.everywhere.DATABASE_URL (mysql://user:password@host:3306/database), or existingSecrets.everywhere to a Secret that has it" }}
+{{- end }}
+{{- if not (or $v.existingSecrets.apiAndReconciler (and (index $secrets.api "REDIS_URL") (index $secrets.api "OPS_TOKEN"))) }}
+{{- fail "set secrets.apiAndReconciler.REDIS_URL and .OPS_TOKEN (openssl rand -hex 32), or existingSecrets.apiAndReconciler to a Secret that has both" }}
+{{- end }}
+{{- $how := index $settings.api "USER_AUTH" }}
+{{- if not $how }}
+{{- fail "set settings.api.USER_AUTH to trusted-header or jwt" }}
+{{- end }}
+{{- if and (eq $how "trusted-header") (not (or $v.existingSecrets.api (index $secrets.api "TRUSTED_HEADER_SECRET"))) }}
+{{- fail "set secrets.api.TRUSTED_HEADER_SECRET (openssl rand -hex 32; the gateway sends it as X-Gateway-Secret), or existingSecrets.api to a Secret that has it: without it every pod that reaches the API could claim for anybody" }}
+{{- end }}
+{{- if or $v.existingSecrets.reconciler (index $secrets.reconciler "SMTP_URL") }}
+{{- range list "PUBLIC_URL" "API_PUBLIC_URL" "ALERT_FROM" "ALERT_TO" }}
+{{- if not (index $settings.reconciler .) }}
+{{- fail (printf "set settings.reconciler.%s: mails need it" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $name, $one := $v.ingress }}
+{{- if and $one.enabled (not $one.host) }}
+{{- fail (printf "set ingress.%s.host" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,110 @@
+//! Batches of messages that our producers never send: compressed in any way, forged, larger than
+//! memory once they are expanded, or garbled by the broker's disk.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use firstcome_testkit::MadeCoupon;
+
+use super::effect::Effect;
+use super::garbage::PlacedGarbage;
+use crate::fault::{FaultyStore, ForeignBatch, ProcessRole};
+use crate::place::GarbagePlace;
+use crate::system::SystemUnderTest;
+use crate::wait::pause;
+
+const CODECS: [&str; 4] = ["gzip", "snappy", "lz4", "zstd"];
+
+/// Bytes of one message of an oversized batch, and how many it has: 18 MB in 20 KB.
+const LARGE: usize = 900_000;
+const MANY: usize = 20;
+
+/// All of them go there.
+const PARTITION: i32 = 0;
+
+/// Rows that a mirror of the topic sends again.
+const MIRRORED: usize = 20;
+
+/// Sends it, and waits until what it leaves is resolved or named.
+pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let mut found = PlacedGarbage::new(system, coupon).await;
+    let places = if batch == ForeignBatch::Garbled {
+        garbled(system).await?
+    } else {
+        let messages = match batch {
+            ForeignBatch::Mirrored => mirrored(system, coupon).await?,
+            ForeignBatch::Oversized => vec![vec![b'a'; LARGE]; MANY],
+            _ => forged(coupon),
+        };
+        let codec = if batch == ForeignBatch::Oversized { "gzip" } else { CODECS[rand::random_range(0..CODECS.len())] };
+        if messages.is_empty() {
+            return Ok(Effect::now(false, "no row yet"));
+        }
+        let _alone = system.single()?.alone(FaultyStore::Kafka).await;
+        let first = system.world.topic.produce_batch(PARTITION, codec, &messages).await;
+        places_of(first, messages.len())
+    };
+    found.was_put();
+    if batch == ForeignBatch::Mirrored {
+        // Copies of claims that have rows change nothing and leave nothing behind.
+        return Ok(Effect::now(true, format!("{} claims sent again", places.len())));
+    }
+    found.note(&places);
+    found.until_gone(&places, ms).await
+}
+
+fn places_of(first: i64, count: usize) -> Vec<GarbagePlace> {
+    let offsets = (first..).take(count);
+    let place =
+        |offset| GarbagePlace::DeadLetters(format!("source_partition = {PARTITION} AND source_offset = {offset}"));
+    offsets.map(place).collect()
+}
+
+/// Claims that have rows, with their instants, as another cluster would mirror them.
+async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<Vec<u8>>> {
+    let rows = format!(
+        "SELECT slot, user_id, DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%f') FROM issued_coupons
+         WHERE drop_id = {} LIMIT {MIRRORED}",
+        coupon.drop
+    );
+    let rows = system.world.sql.rows(&rows).await.unwrap_or_default();
+    let message = |row: &Vec<String>| claim(coupon, &row[0], &row[1], &format!("{}Z", &row[2][..23]));
+    Ok(rows.iter().map(message).collect())
+}
+
+/// Claims of strangers at instants at which nobody could claim: a month ahead, and years ago.
+fn forged(coupon: &MadeCoupon) -> Vec<Vec<u8>> {
+    let ahead = (chrono::Utc::now() + chrono::TimeDelta::days(30)).format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+    let instants = [ahead.as_str(), "2020-01-01T00:00:00.000Z"];
+    let messages = instants.iter().flat_map(|at| [1, 2, 20].map(|slot| (slot, *at)));
+    messages.map(|(slot, at)| claim(coupon, &slot.to_string(), &format!("forger-{slot}"), at)).collect()
+}
+
+fn claim(coupon: &MadeCoupon, slot: &str, user: &str, at: &str) -> Vec<u8> {
+    let MadeCoupon { id, drop, .. } = coupon;
+    format!(r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"{user}","claimed_at":"{at}"}}"#)
+        .into()
+}
+
+/// While no consumer runs, a batch is sent and one of its bits is flipped on the broker's disk.
+async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
+    let servers = system.single()?;
+    let _alone = servers.alone(FaultyStore::Kafka).await;
+    let consumers: Vec<_> =
+        system.supervisor.all().iter().filter(|process| process.role() == ProcessRole::Consumer).collect();
+    let mut busy = Vec::new();
+    for consumer in &consumers {
+        busy.push(consumer.busy.lock().await);
+        consumer.kill().await;
+    }
+    let text = format!("garbled at {:?}", Instant::now());
+    let first = system.world.topic.produce_batch(PARTITION, "none", &[text.clone().into_bytes()]).await;
+    let done = servers.kafka.garble(system.world.topic.name(), PARTITION, text.as_bytes());
+    for consumer in &consumers {
+        consumer.come_back(None);
+    }
+    done?;
+    pause(100).await;
+    Ok(places_of(first, 1))
+}

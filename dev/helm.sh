@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# The Helm chart: `render` writes deploy/kubernetes from it, `check` (the default) looks at it with helm itself and with the API schemas of
+# Kubernetes. `fetch` gets both tools into the cache folder: helm is built with Go, three minutes of the processor.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+helm_version=v3.16.4
+kubernetes=1.37
+cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
+helm=$cache/helm-$helm_version
+schemas=$cache/kubernetes-validate-$kubernetes
+chart=deploy/helm/firstcome
+
+say() { echo "[helm] $*" >&2; }
+
+fetch_schemas() {
+    [ ! -e "$schemas/whole" ] || return 0
+    say "fetching the API schemas of Kubernetes $kubernetes into $cache"
+    rm -rf "$schemas"
+    python3 -m venv "$schemas" && "$schemas/bin/pip" -q install "kubernetes-validate==$kubernetes.0" && touch "$schemas/whole"
+}
+
+fetch_helm() {
+    [ ! -e "$helm" ] || return 0
+    command -v go >/dev/null || { say "there is no Go to build helm with"; return 1; }
+    say "building helm $helm_version into $cache"
+    work=$(mktemp -d -p "$cache")
+    trap 'rm -rf "$work"' EXIT
+    # Nobody waits for it: tests come first.
+    if GOPATH=$work/path GOCACHE=$work/cache GOBIN=$work CGO_ENABLED=0 nice -n 19 go install -modcacherw -trimpath \
+        -ldflags "-s -w" "helm.sh/helm/v3/cmd/helm@$helm_version" 2>"$work/log"; then
+        mv "$work/helm" "$helm"
+    else
+        tail -n 3 "$work/log" >&2
+    fi
+    [ -e "$helm" ]
+}
+
+template() { "$helm" template firstcome "$chart" --kube-version "$kubernetes" "$@"; }
+validate() { "$schemas/bin/kubernetes-validate" --strict --quiet "$@"; }
+
+# One file for each thing to apply.
+render_to() {
+    # The secrets of these values have no form that start-up would take.
+    template -f "$chart/ci/manifests.yaml" --skip-schema-validation >"$1/all"
+    awk -v folder="$1" '
+        BEGIN { RS = "(^|\n)---\n" }
+        match($0, /# Source: [^\n]*\/[a-z]+\.yaml\n/) {
+            file = substr($0, RSTART, RLENGTH - 1)
+            sub(/.*\//, "", file)
+            sub(/# Source: [^\n]*\n/, "")
+            if ($0 ~ /(^|\n)kind: ConfigMap/) file = "config.yaml"
+            if ($0 ~ /(^|\n)kind: Secret/) file = "secret.example.yaml"
+            # Of helm alone: it starts pods again when a setting has changed.
+            gsub(/\n *annotations: \{checksum\/settings[^\n]*/, "")
+            sub(/\n+$/, "")
+            printf "%s%s\n", started[file]++ ? "---\n" : "# Rendered from deploy/helm/firstcome by dev/helm.sh render.\n", $0 >(folder "/" file)
+        }' "$1/all"
+    rm "$1/all"
+}
+
+sums() { sha256sum deploy/kubernetes/*.yaml "$chart"/{Chart,values}.yaml "$chart"/templates/* "$chart/ci/manifests.yaml"; }
+
+case ${1:-check} in
+fetch)
+    mkdir -p "$cache"
+    fetch_schemas
+    fetch_helm
+    ;;
+render)
+    mkdir -p "$cache"
+    fetch_helm
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    render_to "$work"
+    rm -f deploy/kubernetes/*.yaml
+    mv "$work"/*.yaml deploy/kubernetes/
+    sums >deploy/kubernetes/SHA256SUMS
+    ;;
+check)
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    if ! fetch_schemas; then
+        say "deploy/kubernetes: UNCHECKED on $(date -u +%F) against the API of Kubernetes: its schemas could not be fetched"
+        exit 0
+    fi
+    validate deploy/kubernetes/*.yaml
+    if [ ! -e "$helm" ]; then
+        say "the chart: UNCHECKED on $(date -u +%F), since there is no helm here: dev/helm.sh fetch builds it, with Go"
+        exit 0
+    fi
+    mkdir "$work/rendered"
+    render_to "$work/rendered"
+    diff -ru --exclude=README.md --exclude=SHA256SUMS deploy/kubernetes "$work/rendered" ||
+        { say "deploy/kubernetes is not what the chart gives: dev/helm.sh render"; exit 1; }
+    for values in minimal everything; do
+        "$helm" lint --quiet --strict "$chart" --kube-version "$kubernetes" -f "$chart/ci/$values.yaml"
+        template -f "$chart/ci/$values.yaml" >"$work/$values.yaml"
+        # Of kinds that others define (ServiceMonitor) it has no schema.
+        validate --no-warn "$work/$values.yaml"
+    done
+    # What must not be installed, and a word of the sentence that says why.
+    while IFS=$'\t' read -r word option; do
+        if template -f "$chart/ci/minimal.yaml" --set "$option" >"$work/refused" 2>&1 || ! grep -q -- "$word" "$work/refused"; then
+            say "not refused with the word $word: $option"
+            exit 1
+        fi
+    done <<'END'
+every pod	secrets.api.TRUSTED_HEADER_SECRET=
+TRUSTED_HEADER_SECRET	secrets.api.TRUSTED_HEADER_SECRET=short
+openssl rand -hex 32	secrets.apiAndReconciler.OPS_TOKEN=
+OPS_TOKEN	secrets.apiAndReconciler.OPS_TOKEN=openssl rand -hex 32
+KAFKA_BROKERS	settings.everywhere.KAFKA_BROKERS=
+DATABASE_URL	secrets.everywhere.DATABASE_URL=
+USER_AUTH	settings.api.USER_AUTH=nobody
+PUBLIC_URL	secrets.reconciler.SMTP_URL=smtp://mail
+PUBLIC_URL	settings.reconciler.PUBLIC_URL=http://127.0.0.1:8081
+COUPON_PAGES	settings.api.COUPON_PAGES=on
+OPS_TOKEN	settings.apiAndReconciler.OPS_TOKEN=0123456789abcdef0123456789abcdef
+SMTP_URL	secrets.everywhere.SMTP_URL=smtp://mail
+ingress.api.host	ingress.api.enabled=true
+END
+    say "the chart: checked with helm $helm_version and the API of Kubernetes $kubernetes"
+    ;;
+*)
+    say "say fetch, render or check"
+    exit 2
+    ;;
+esac

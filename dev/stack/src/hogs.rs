@@ -1,0 +1,146 @@
+//! Clients that hold as many connections as they can, in the ways that cost them least. A
+//! connection that the server closes is opened again soon.
+
+use std::io::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// How a connection is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HogKind {
+    /// Sends nothing.
+    Silent,
+    /// Sends half a request's head.
+    HalfHead,
+    /// Asks every four seconds, and reads the answer.
+    Polite,
+    /// Sends a hundred requests at a time, and reads all answers.
+    Pipelining,
+    /// Sends requests, and reads no answer.
+    NeverReading,
+}
+
+impl HogKind {
+    pub const ALL: [Self; 5] = [Self::Silent, Self::HalfHead, Self::Polite, Self::Pipelining, Self::NeverReading];
+}
+
+/// Ends with the handle.
+pub struct Hogs {
+    address: SocketAddr,
+    opened: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+/// How soon a connection that the server closed is opened again.
+const COME_BACK: Duration = Duration::from_millis(100);
+
+/// Longest that a supervisor waits for an answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+impl Hogs {
+    /// Holds this many connections to `address`. Who reads no answer asks for `large`, the others
+    /// for `/healthz`.
+    pub fn start(address: SocketAddr, kind: HogKind, large: &'static str, connections: usize) -> Self {
+        let path = if kind == HogKind::NeverReading { large } else { "/healthz" };
+        let opened = Arc::new(AtomicUsize::new(0));
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            let opened = Arc::clone(&opened);
+            tasks.spawn(async move {
+                loop {
+                    // A hog that is closed or refused comes back.
+                    let _ = hold(address, kind, path, &opened).await;
+                    sleep(COME_BACK).await;
+                }
+            });
+        }
+        Self { address, opened, _tasks: tasks }
+    }
+
+    /// Waits until they have opened this many connections in all.
+    ///
+    /// # Panics
+    /// If that takes longer than half a minute.
+    pub async fn have_opened(&self, connections: usize) {
+        let all = async {
+            while self.opened.load(Ordering::Relaxed) < connections {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = timeout(Duration::from_secs(30), all).await;
+        assert!(in_time.is_ok(), "only {} connections were opened", self.opened.load(Ordering::Relaxed));
+    }
+
+    /// Asks for `path` five times, as a supervisor does: on a new connection, and not for long.
+    /// Gives what went wrong.
+    pub async fn failed_probes(&self, path: &str) -> Vec<String> {
+        let mut failed = Vec::new();
+        for _ in 0..5 {
+            match timeout(PROBE_LIMIT, probe(self.address, path)).await {
+                Ok(Ok(line)) if line.starts_with("HTTP/1.1 200") => {}
+                Ok(Ok(line)) => failed.push(line),
+                Ok(Err(error)) => failed.push(error.to_string()),
+                Err(_) => failed.push(format!("no answer in {PROBE_LIMIT:?}")),
+            }
+        }
+        failed
+    }
+}
+
+/// A supervisor asks from another address than the hogs: at the limit of theirs it would race with
+/// those that come back.
+async fn probe(address: SocketAddr, path: &str) -> Result<String> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
+    let mut stream = socket.connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or("closed without an answer").to_owned())
+}
+
+async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsize) -> Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    if kind == HogKind::NeverReading {
+        socket.set_recv_buffer_size(4 * 1024)?;
+    }
+    let mut stream = socket.connect(address).await?;
+    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let first = match kind {
+        HogKind::Silent => String::new(),
+        HogKind::HalfHead => head[..head.len() - 4].to_owned(),
+        HogKind::Polite => head.clone(),
+        HogKind::Pipelining => head.repeat(100),
+        HogKind::NeverReading => head.repeat(1_000),
+    };
+    let (mut read, mut write) = stream.split();
+    write.write_all(first.as_bytes()).await?;
+    opened.fetch_add(1, Ordering::Relaxed);
+    let mut bytes = vec![0; 16 * 1024];
+    match kind {
+        // Its end is seen when a write fails.
+        HogKind::NeverReading => loop {
+            write.write_all(head.as_bytes()).await?;
+            sleep(Duration::from_millis(10)).await;
+        },
+        HogKind::Pipelining => loop {
+            tokio::select! {
+                read = read.read(&mut bytes) => if read? == 0 { return Err(Error::from(ErrorKind::UnexpectedEof)) },
+                written = write.write_all(first.as_bytes()) => written?,
+            }
+        },
+        _ => loop {
+            tokio::select! {
+                read = read.read(&mut bytes) => if read? == 0 { return Ok(()) },
+                () = sleep(Duration::from_secs(4)), if kind == HogKind::Polite => write.write_all(head.as_bytes()).await?,
+            }
+        },
+    }
+}

@@ -1,0 +1,148 @@
+//! Batches of messages as they stand on the topic: compressed by others, garbled by a disk, larger
+//! than memory.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::event::ClaimEvent;
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{
+    LIMIT, MadeCoupon, World, WorldStores, all_issued, assert_exact, eventually, open_world, people, rows, rush, shared,
+};
+
+use crate::faults::waves::{HEALED, impatient};
+use crate::start_up::refuses;
+
+/// Sooner than the reconciler would issue anything.
+const SECONDS: Duration = Duration::from_secs(20);
+
+/// Claims of these slots, slot N by `u-N`.
+fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
+    let claim = |slot| {
+        let user_id = format!("u-{slot}").parse().unwrap();
+        let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
+        ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at: Utc::now() }.encode().into_bytes()
+    };
+    slots.map(claim).collect()
+}
+
+async fn letters(world: &World) -> Vec<Vec<String>> {
+    let kept = "SELECT reason, source_partition, source_offset, error FROM failed_claims ORDER BY source_partition";
+    world.sql.query(kept).await
+}
+
+#[tokio::test]
+async fn batches_of_every_codec_become_rows() {
+    let (world, api) = open_world("codecs").await;
+    let coupon = api.open_coupon(50).await;
+    let consumer = world.consume().await;
+    for (codec, from) in ["none", "gzip", "snappy", "lz4", "zstd"].into_iter().zip([1, 11, 21, 31, 41]) {
+        world.topic.produce_batch(1, codec, &claims(&coupon, from..from + 10)).await;
+    }
+    all_issued(&world, coupon.drop, 50).await;
+    assert_eq!(letters(&world).await.len(), 0);
+    assert_eq!(consumer.process.stop().await, 0);
+}
+
+/// Kafka's client stays at the batch of partition 1 for ever, and begins anew at the first message
+/// behind those of partitions 0 and 2.
+#[tokio::test]
+async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_letter() {
+    let (world, api) = open_world("unreadable").await;
+    let coupon = api.open_coupon(30).await;
+    let batch =
+        async |partition, from| world.topic.produce_batch(partition, "none", &claims(&coupon, from..from + 3)).await;
+    for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
+        batch(partition, from).await;
+    }
+    // It has 36 MB once it is decompressed.
+    world.topic.produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40]).await;
+    batch(1, 13).await;
+    let kafka = &shared().await.kafka;
+    for (partition, user) in [(0, "u-5"), (2, "u-20")] {
+        kafka.garble(&world.setting("KAFKA_TOPIC"), partition, format!("\"{user}\"").as_bytes()).unwrap();
+    }
+    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    eventually("what comes before is issued", LIMIT, async || rows(&world, coupon.drop).await.len() >= 9).await;
+    assert_eq!(letters(&world).await.len(), 0, "{}", consumer.process.log());
+    all_issued(&world, coupon.drop, 15).await;
+    let kept = letters(&world).await;
+    let places = [("0", "3", "3 to 5 of partition 0"), ("1", "3", "3 to 42 of partition 1"), ("2", "3", "3 to 5 of")];
+    for ((partition, offset, named), row) in places.iter().zip(&kept) {
+        assert_eq!(row[..3], ["unreadable", partition, offset]);
+        assert!(row[3].contains(named), "{row:?}");
+    }
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    batch(2, 22).await;
+    all_issued(&world, coupon.drop, 18).await;
+    assert_eq!(consumer.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn redis_that_restarts_while_a_batch_cannot_be_read_reopens_without_a_lost_promise() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let world = impatient(stores, "garbled").await;
+    let (api, ()) = tokio::join!(world.serve(), world.open());
+    let coupon = api.open_coupon(20).await;
+    let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
+    let kafka = &shared().await.kafka;
+    let topic = world.setting("KAFKA_TOPIC");
+    let garbled = (0..3).any(|partition| kafka.garble(&topic, partition, b"\"slot\":5").is_ok());
+    assert!(garbled);
+    redis.kill().await.unwrap();
+    redis.start_again().await.unwrap();
+    let once = world.once_with(&[], &[]).await;
+    let run = once.run();
+    assert_eq!(run.error, None);
+    let told = run.findings.iter().find(|finding| finding.detail.contains("cannot be read")).unwrap();
+    assert!(told.detail.contains("of partition") && told.detail.contains("checksum"), "{told:?}");
+    assert!(api.claim(coupon.id, "late").await.is("unavailable"));
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let consumer = world.consume().await;
+    eventually("it is open again", HEALED, async || api.claim(coupon.id, "late").await.promised().is_some()).await;
+    answers.extend(rush(&[&api], coupon.id, &people(20)[10..19], 10).await);
+    all_issued(&world, coupon.drop, 20).await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+    let kept = letters(&world).await;
+    assert!(matches!(&kept[..], [row] if row[0] == "unreadable"), "{kept:?}");
+    assert_eq!((consumer.process.stop().await, daemon.process.stop().await), (0, 0));
+}
+
+#[tokio::test]
+async fn partitions_added_in_mid_rush_are_used_within_seconds() {
+    let (world, api) = open_world("grown").await;
+    let coupon = api.open_coupon(20_000).await;
+    let consumer = world.consume().await;
+    world.topic.grow(9).await;
+    // Of no API: consumers notice by themselves.
+    world.topic.produce_batch(8, "none", &claims(&coupon, 19_001..19_011)).await;
+    eventually("rows of a new partition", SECONDS, async || rows(&world, coupon.drop).await.len() == 10).await;
+    // Blocks of slots take turns at the partitions: with three of them, none gets to another.
+    let mut crowd = 0;
+    eventually("an API uses a new partition", SECONDS, async || {
+        crowd += 64;
+        rush(&[&api], coupon.id, &people(crowd)[crowd - 64..], 64).await;
+        let ends = world.topic.offsets().await;
+        ends.iter().skip(3).take(5).any(|(_, end)| *end > 0)
+    })
+    .await;
+    assert_eq!(consumer.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn migrate_lowers_the_limit_of_a_batch_and_keeps_other_settings() {
+    let (world, _api) = open_world("limit").await;
+    world.topic.alter(&[("retention.ms", "86400000")]).await;
+    eventually("the broker's own limit holds", HEALED, async || {
+        world.topic.topic_setting("max.message.bytes").await == "1048588"
+    })
+    .await;
+    refuses(&world.start("firstcome-api", &["consume"], &[]), &["--add-config max.message.bytes=65536"]).await;
+    let migrate = world.start("firstcome-api", &["migrate"], &[]);
+    assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+    assert_eq!(world.topic.topic_setting("max.message.bytes").await, "65536");
+    assert_eq!(world.topic.topic_setting("retention.ms").await, "86400000");
+    assert_eq!(world.consume().await.process.stop().await, 0);
+}

@@ -1,0 +1,65 @@
+//! Messages that the API did not send, or that contradict their drop.
+
+use chrono::{TimeDelta, Utc};
+use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, World, eventually};
+use serde_json::json;
+
+use crate::drift::sealing::until_sealed;
+
+async fn produce(world: &World, coupon: &MadeCoupon, (slot, user): (u32, &str), claimed_at: &str) {
+    let MadeCoupon { id, drop, .. } = coupon;
+    let claim =
+        json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
+    world.topic.produce(None, &format!("{id}:{slot}"), claim.to_string().as_bytes()).await;
+    eventually("the consumer has read it", LIMIT, async || world.topic.lag().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_promise_outside_a_moved_window_is_kept_and_a_sealed_drop_takes_no_forged_claim() {
+    let fixture = Fixture::new("d-forged").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Forged", 6, 4).await;
+    let reasons = "SELECT slot, reason, COALESCE(resolution, 'open') FROM failed_claims ORDER BY id";
+
+    // An operator moves the window while a claim is on its way, and Redis has its person.
+    let on_slot = format!("slot = 2 AND drop_id = {}", coupon.drop);
+    let claimed_at = "DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ')";
+    let late = world.sql.query(&format!("SELECT user_id, {claimed_at} FROM issued_coupons WHERE {on_slot}")).await;
+    let [user, at] = &late[0][..] else { panic!("{late:?}") };
+    world.sql.query(&format!("DELETE FROM issued_coupons WHERE {on_slot}")).await;
+    let opens = |at: &str| format!("UPDATE drops SET opens_at = {at} WHERE id = {}", coupon.drop);
+    world.sql.query(&opens("UTC_TIMESTAMP(3) + INTERVAL 2 HOUR")).await;
+    produce(world, &coupon, (2, user), at).await;
+    assert_eq!(world.sql.query(reasons).await, [["2", "outside_window", "open"]]);
+    // Nobody in Redis has this one.
+    produce(world, &coupon, (5, "m-forged"), at).await;
+    let run = world.once_with(&[], &[]).await.run();
+    assert_eq!(run.status, Status::Drift, "{run:#?}");
+    assert_eq!(world.sql.query(reasons).await, [["2", "outside_window", "issued"], ["5", "outside_window", "open"]]);
+    world.sql.query("DELETE FROM failed_claims").await;
+    world.sql.query(&opens("UTC_TIMESTAMP(3) - INTERVAL 2 HOUR")).await;
+    world.once_with(&[], &[]).await;
+
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    until_sealed(&fixture, &coupon).await;
+    let now = Utc::now();
+    produce(world, &coupon, (5, "m-now"), &now.to_rfc3339()).await;
+    produce(world, &coupon, (6, "m-later"), &(now + TimeDelta::days(30)).to_rfc3339()).await;
+    assert_eq!(world.sql.query(reasons).await, [["5", "sealed_drop", "open"], ["6", "sealed_drop", "open"]]);
+    for flags in [&[][..], &["--deep"], &["--coupon", &coupon.id.to_string()]] {
+        let once = world.once_with(flags, &[]).await;
+        let run = once.run();
+        let told = run.all_findings().filter(|f| f.kind == Kind::FailedClaim && f.needs_person).map(|f| f.slot);
+        let mut told: Vec<_> = told.collect();
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!((once.code, told), (1, vec![Some(5), Some(6)]), "{flags:?}: {}", once.log);
+        assert_eq!(world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 4, "{flags:?}");
+        assert_eq!(world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await, 1, "{flags:?}");
+    }
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+}

@@ -1,0 +1,210 @@
+//! Whether the server or the client is at work on a connection: an atomic state that the
+//! connection's task writes and the pool reads.
+//!
+//! ```text
+//! accepted ─▶ waiting ─request─▶ working ─body ends─▶ flushing ─all written─▶ waiting
+//!                                   └──── a write does not proceed: stalled ────┘
+//! ```
+//!
+//! A waiting connection may be closed to make room after [`IDLE_FOR`], a stalled one after
+//! [`STALLED_FOR`] and only if none waits. A working one is never closed.
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+/// A new client's first bytes may take so long, and a browser's next request after an answer.
+pub(super) const IDLE_FOR: Duration = Duration::from_millis(250);
+
+/// A client on a slow link reads at least some bytes in this time.
+const STALLED_FOR: Duration = Duration::from_millis(500);
+
+/// No instant: the server works.
+const BUSY: u64 = u64::MAX;
+
+/// No instant: the pool has asked the connection's task to close.
+const CLOSING: u64 = u64::MAX - 1;
+
+/// Added to the instant of a stalled connection, so that it sorts behind all waiting ones.
+const STALLED: u64 = 1 << 62;
+
+const WAITING: u8 = 0;
+const WORKING: u8 = 1;
+const FLUSHING: u8 = 2;
+
+/// The state of one connection.
+pub(super) struct Activity {
+    pub(super) network: IpAddr,
+    /// When the server began. Instants below are milliseconds after it.
+    epoch: Instant,
+    /// An answer after this instant closes the connection.
+    pub(super) ends_at: u64,
+    /// From when on it may be closed, or [`BUSY`] or [`CLOSING`].
+    closable_at: AtomicU64,
+    phase: AtomicU8,
+    close: Notify,
+}
+
+impl Activity {
+    pub(super) fn new(network: IpAddr, epoch: Instant, longest: Duration) -> Self {
+        let now = millis(epoch.elapsed());
+        Self {
+            network,
+            epoch,
+            ends_at: now + millis(longest),
+            closable_at: AtomicU64::new(now + millis(IDLE_FOR)),
+            phase: AtomicU8::new(WAITING),
+            close: Notify::new(),
+        }
+    }
+
+    /// Its rank among those that may be closed at this instant, the lowest first.
+    pub(super) fn closable(&self, now: u64) -> Option<u64> {
+        let at = self.closable_at.load(Ordering::Relaxed);
+        (at != BUSY && at != CLOSING && at & !STALLED <= now).then_some(at)
+    }
+
+    /// Asks the connection's task to close, unless its state has changed since it had this rank.
+    pub(super) fn close(&self, rank: u64) -> bool {
+        let closes = self.closable_at.compare_exchange(rank, CLOSING, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if closes {
+            self.close.notify_one();
+        }
+        closes
+    }
+
+    /// Ends once the connection must close. Poll it after the connection itself: a request that has
+    /// arrived meanwhile takes the state away from [`CLOSING`].
+    pub(super) async fn closed(&self) {
+        loop {
+            self.close.notified().await;
+            if self.closable_at.load(Ordering::Relaxed) == CLOSING {
+                return;
+            }
+        }
+    }
+
+    /// A request has arrived; its answer is complete once the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Working {
+        self.phase.store(WORKING, Ordering::Relaxed);
+        self.closable_at.store(BUSY, Ordering::Relaxed);
+        Working(Arc::clone(self))
+    }
+
+    /// All that was to be written is written.
+    fn flushed(&self) {
+        if self.phase.load(Ordering::Relaxed) == FLUSHING {
+            self.phase.store(WAITING, Ordering::Relaxed);
+            self.closable_at.store(millis(self.epoch.elapsed() + IDLE_FOR), Ordering::Relaxed);
+        }
+    }
+
+    fn stalled(&self) {
+        if self.closable_at.load(Ordering::Relaxed) == BUSY {
+            let at = millis(self.epoch.elapsed() + STALLED_FOR) | STALLED;
+            self.closable_at.store(at, Ordering::Relaxed);
+        }
+    }
+
+    fn wrote(&self) {
+        if self.phase.load(Ordering::Relaxed) != WAITING && self.closable_at.load(Ordering::Relaxed) != BUSY {
+            self.closable_at.store(BUSY, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(STALLED - 1)
+}
+
+/// Held while an answer is made and sent.
+pub(super) struct Working(pub(super) Arc<Activity>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.phase.store(FLUSHING, Ordering::Relaxed);
+    }
+}
+
+/// A body that ends the work on its request.
+pub(super) struct WorkingBody<B> {
+    pub(super) body: B,
+    pub(super) _working: Working,
+}
+
+impl<B: Body + Unpin> Body for WorkingBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream that tells its [`Activity`] whether writes proceed.
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.activity.stalled(),
+            Poll::Ready(_) => self.activity.wrote(),
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.activity.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,116 @@
+//! A client of the API's HTTP routes, for operators' programs. Each request has a connection of its
+//! own, and its path is sent as it is: libraries that follow the URL standard fold `..`, which is a
+//! valid user id, even if it is percent-encoded.
+
+use std::path::PathBuf;
+
+use axum::body::Bytes;
+use axum::http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::fetch::FetchError;
+use super::origin::Origin;
+use crate::tls::Store;
+
+/// The API at `API_URL`.
+pub struct CouponApiClient {
+    origin: Origin,
+    /// The path of the address, without its last `/`.
+    prefix: String,
+}
+
+impl CouponApiClient {
+    /// Takes `API_URL` and `API_CA_FILE`.
+    ///
+    /// # Errors
+    /// One sentence with the setting to change.
+    pub fn new(url: &str, ca: Option<PathBuf>) -> Result<Self, String> {
+        let (origin, path) = Origin::new(Store::Api, url, "http://host:port or https://host:port", ca)?;
+        Ok(Self { origin, prefix: path.trim_end_matches('/').to_owned() })
+    }
+
+    /// Sends a request to a path of the API. The caller limits the time.
+    pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Incoming>, FetchError> {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let uri: Uri = format!("{}{path}", self.prefix).parse().map_err(FetchError::away)?;
+        let host = HeaderValue::from_str(&self.origin.authority).map_err(FetchError::away)?;
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(header::HOST, host);
+        let stream = TokioIo::new(self.origin.connect().await?);
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(FetchError::away)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the API ended early");
+            }
+        });
+        sender.send_request(request.map(Full::new)).await.map_err(FetchError::away)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::Path;
+    use axum::routing::get;
+    use firstcome_stack::CertificateFolder;
+    use http_body_util::BodyExt as _;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::fetch::tests::https_server;
+    use super::super::{Limits, serve};
+    use super::*;
+
+    fn ask(path: &str) -> Request<Bytes> {
+        Request::get(path).body(Bytes::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_id_of_dots_arrives_as_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().route("/v1/people/{id}/revoke", get(async |Path(id): Path<String>| id));
+        tokio::spawn(serve(listener, routes, Limits::DEFAULT, CancellationToken::new()));
+        let api = CouponApiClient::new(&format!("http://{address}/"), None).unwrap_or_else(|why| panic!("{why}"));
+        for (path, id) in
+            [("/v1/people/%2E%2E/revoke", ".."), ("/v1/people/%2E/revoke", "."), ("/v1/people/a%7Cb/revoke", "a|b")]
+        {
+            let answer = api.send(ask(path)).await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), id);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_token_goes_only_to_a_server_whose_certificate_can_be_verified() {
+        let files = CertificateFolder::make().unwrap();
+        let port = https_server(&files, "server").await;
+        let send = async |ca: Option<&str>| {
+            let ca = ca.map(|ca| files.path(ca).into());
+            let api =
+                CouponApiClient::new(&format!("https://127.0.0.1:{port}"), ca).unwrap_or_else(|why| panic!("{why}"));
+            api.send(ask("/v1/coupons")).await
+        };
+        assert_eq!(send(Some("ca.pem")).await.unwrap().status(), 200);
+        for ca in [Some("foreign-ca.pem"), None] {
+            let refused = send(ca).await.unwrap_err();
+            assert!(matches!(&refused, FetchError::Refused(why) if why.contains("API_CA_FILE")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn wrong_addresses_are_refused_by_the_setting_s_name() {
+        for (url, ca, says) in [
+            ("", None, "API_URL must look like"),
+            ("ftp://api.example.com", None, "API_URL must look like http://host:port or https://host:port"),
+            ("https://user:hunter2@api.example.com", None, "without user and password"),
+            ("http://api.example.com", Some("ca.pem"), "API_CA_FILE is set, but API_URL is http://"),
+            ("https://api.example.com", Some("no/such.pem"), "API_CA_FILE no/such.pem can't be read"),
+        ] {
+            let refused = CouponApiClient::new(url, ca.map(PathBuf::from)).err().unwrap_or_default();
+            assert!(refused.contains(says) && !refused.contains("hunter2"), "{url}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The connection pool of a server. A full pool closes the connection that has waited longest for
+//! its client, so that an idle connection never keeps a new one out.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::activity::{Activity, IDLE_FOR, millis};
+use super::network::network;
+use super::server::Limits;
+
+const TOO_MANY: &str = "firstcome_http_connections_refused_total";
+const DISPLACED: &str = "firstcome_http_connections_displaced_total";
+
+/// While a new connection waits for room, how often the pool looks for one to close.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// An answer on an older connection closes it, so that clients spread over new processes.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Added at random to [`LONGEST`]: connections that began together do not end together.
+const JITTER_SECONDS: u64 = 120;
+
+pub(super) struct ConnectionPool {
+    epoch: Instant,
+    most_of_network: Option<usize>,
+    slots: Arc<Semaphore>,
+    /// A connection waits for room and none is idle, so each answer closes its connection.
+    is_wanted: AtomicBool,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    next_id: u64,
+    all: HashMap<u64, Arc<Activity>>,
+    by_network: HashMap<IpAddr, usize>,
+    /// Found by one scan, the one to close next last. A rank tells whether it still holds.
+    to_close: Vec<(u64, Arc<Activity>)>,
+    scanned_at: u64,
+}
+
+/// Counts as open until it is dropped.
+pub(super) struct OpenConnection {
+    pub(super) activity: Arc<Activity>,
+    id: u64,
+    open: Arc<Mutex<Open>>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl ConnectionPool {
+    pub(super) fn new(limits: &Limits) -> Self {
+        metrics::describe_counter!(
+            TOO_MANY,
+            "Connections closed because their address had too many with requests in progress"
+        );
+        metrics::counter!(TOO_MANY).absolute(0);
+        metrics::describe_counter!(DISPLACED, "Connections without a request in progress, closed to make room");
+        metrics::counter!(DISPLACED).absolute(0);
+        Self {
+            epoch: Instant::now(),
+            most_of_network: limits.connections_of_address,
+            slots: Arc::new(Semaphore::new(limits.connections)),
+            is_wanted: AtomicBool::new(false),
+            open: Arc::default(),
+        }
+    }
+
+    /// Takes in a connection, after closing another if there is no room. `None`: its network has
+    /// too many, all with requests in progress.
+    pub(super) async fn admit(&self, peer: SocketAddr) -> Option<OpenConnection> {
+        let network = network(peer.ip());
+        if !self.has_room_for(network) {
+            metrics::counter!(TOO_MANY).increment(1);
+            return None;
+        }
+        let slot = self.slot().await?;
+        let longest = LONGEST + Duration::from_secs(rand::random_range(0..=JITTER_SECONDS));
+        let activity = Arc::new(Activity::new(network, self.epoch, longest));
+        let mut open = self.open.lock();
+        let id = open.next_id;
+        open.next_id += 1;
+        open.all.insert(id, Arc::clone(&activity));
+        *open.by_network.entry(network).or_default() += 1;
+        Some(OpenConnection { activity, id, open: Arc::clone(&self.open), _slot: slot })
+    }
+
+    fn has_room_for(&self, network: IpAddr) -> bool {
+        let Some(most) = self.most_of_network else { return true };
+        let mut open = self.open.lock();
+        open.by_network.get(&network).is_none_or(|count| *count < most) || open.close_one_of(network, self.now())
+    }
+
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                return Some(slot);
+            }
+            if !self.open.lock().close_one(self.now()) {
+                self.is_wanted.store(true, Ordering::Relaxed);
+            }
+            let freed = tokio::time::timeout(LOOK_AGAIN, Arc::clone(&self.slots).acquire_owned()).await;
+            self.is_wanted.store(false, Ordering::Relaxed);
+            if let Ok(slot) = freed {
+                return slot.ok();
+            }
+        }
+    }
+
+    /// Whether the answer that begins now must close its connection.
+    pub(super) fn is_last_answer(&self, activity: &Activity) -> bool {
+        self.is_wanted.load(Ordering::Relaxed) || activity.ends_at <= self.now()
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.epoch.elapsed())
+    }
+}
+
+impl Open {
+    /// Closes the connection of lowest rank. `false`: none may be closed.
+    fn close_one(&mut self, now: u64) -> bool {
+        if self.to_close.is_empty() && self.may_scan(now) {
+            let closable =
+                self.all.values().filter_map(|activity| Some((activity.closable(now)?, Arc::clone(activity))));
+            self.to_close = closable.collect();
+            self.to_close.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        }
+        while let Some((rank, activity)) = self.to_close.pop() {
+            if activity.close(rank) {
+                metrics::counter!(DISPLACED).increment(1);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The same among the connections of one network, however briefly they have waited: a network
+    /// at its limit makes its own clients lose connections, and the newest must not lose.
+    fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
+        if !self.may_scan(now) {
+            return false;
+        }
+        let now = now + millis(IDLE_FOR);
+        let of_network = self.all.values().filter(|activity| activity.network == network);
+        let lowest = of_network.filter_map(|activity| Some((activity.closable(now)?, activity)));
+        let is_closed = lowest.min_by_key(|(rank, _)| *rank).is_some_and(|(rank, activity)| activity.close(rank));
+        if is_closed {
+            metrics::counter!(DISPLACED).increment(1);
+        }
+        is_closed
+    }
+
+    /// A scan of 1,000 connections takes some 50 µs: at most one in a millisecond, so that a flood
+    /// of new connections cannot keep a core busy with scans.
+    fn may_scan(&mut self, now: u64) -> bool {
+        let pause = self.all.len() as u64 / 1_000;
+        let may = now >= self.scanned_at + pause;
+        if may {
+            self.scanned_at = now;
+        }
+        may
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut open = self.open.lock();
+        open.all.remove(&self.id);
+        if let Entry::Occupied(mut count) = open.by_network.entry(self.activity.network) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Seats for what few may do at a time, apart for operators and viewers: the viewers' token is in
+//! more hands, and must not keep an operator out.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::ops::Allowed;
+
+#[derive(Clone)]
+pub struct Seats {
+    operators: Arc<Semaphore>,
+    viewers: Arc<Semaphore>,
+}
+
+impl Seats {
+    pub fn new(operators: usize, viewers: usize) -> Self {
+        Self { operators: Arc::new(Semaphore::new(operators)), viewers: Arc::new(Semaphore::new(viewers)) }
+    }
+
+    pub fn of(&self, allowed: Allowed) -> &Arc<Semaphore> {
+        match allowed {
+            Allowed::All => &self.operators,
+            Allowed::View => &self.viewers,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Claims of erased people. A message that is read again after an erase names its person in full,
+//! and is recognised by what the erase leaves of the claim: drop, slot and instant. The consumer's
+//! `classify` compares rows; these are the claims without a row.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Datetime, Nullable};
+use diesel_async::RunQueryDsl;
+
+use super::claim::Claim;
+use super::dead_letters::list;
+use super::erase::GONE;
+use super::{Conn, Db, DbError};
+use crate::domain::{CouponId, DropId, Slot};
+
+/// Begins every pseudonym.
+const PSEUDONYMS: &str = "erased-";
+
+/// Of dead letters: an erase takes the payload of a resolved one. A dead letter of somebody whose
+/// own id begins like a pseudonym has its payload, or is open.
+pub(super) const ERASED_LETTER: &str = "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
+
+/// Whether this stands in place of the id of somebody who was erased.
+pub fn is_pseudonym(user: &str) -> bool {
+    let digits = user.strip_prefix(PSEUDONYMS).unwrap_or_default();
+    digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// As its column keeps an instant.
+pub fn as_stored(at: DateTime<Utc>) -> NaiveDateTime {
+    at.naive_utc().round_subsecs(3)
+}
+
+/// What is known of one such claim besides its drop and slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
+struct ErasedClaim {
+    #[diesel(sql_type = BigInt)]
+    drop_id: i64,
+    #[diesel(sql_type = BigInt)]
+    slot: i64,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    claimed_at: Option<NaiveDateTime>,
+    /// Of a revocation that came before its row: no claim after it is meant.
+    #[diesel(sql_type = Nullable<Datetime>)]
+    revoked_at: Option<NaiveDateTime>,
+}
+
+/// Claims of erased people on some slots: their revocations and their dead letters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ErasedClaims(HashMap<(DropId, i64), Vec<ErasedClaim>>);
+
+impl ErasedClaims {
+    /// Whether a claim on this slot that was admitted then is one of them.
+    pub fn contain(&self, drop: DropId, slot: Slot, claimed_at: DateTime<Utc>) -> bool {
+        let at = as_stored(claimed_at);
+        let is_it = |one: &ErasedClaim| match one.claimed_at {
+            Some(known) => known == at,
+            None => one.revoked_at.is_some_and(|revoked| at <= revoked),
+        };
+        self.0.get(&(drop, i64::from(slot))).is_some_and(|on_slot| on_slot.iter().any(is_it))
+    }
+
+    /// Those on the slots from one to another of drops, each named with its coupon.
+    pub(super) async fn read(
+        conn: &mut Conn,
+        drops: &[(CouponId, DropId)],
+        (low, high): (Slot, Slot),
+    ) -> QueryResult<Self> {
+        let coupons = list(drops.iter().map(|(coupon, _)| coupon.0));
+        let drops = list(drops.iter().map(|(_, drop)| drop.0));
+        let which = format!("coupon_id IN ({coupons}) AND drop_id IN ({drops}) AND slot BETWEEN {low} AND {high}");
+        let found: Vec<ErasedClaim> = diesel::sql_query(format!(
+            "SELECT drop_id, CAST(slot AS SIGNED) AS slot, claimed_at, revoked_at FROM revoked_coupons \
+             WHERE {which} AND user_id LIKE '{PSEUDONYMS}%' AND revoked_by = '{GONE}' \
+             UNION ALL SELECT drop_id, slot, claimed_at, NULL FROM failed_claims \
+             WHERE {which} AND {ERASED_LETTER} AND claimed_at IS NOT NULL"
+        ))
+        .load(conn)
+        .await?;
+        let mut claims = Self::default();
+        for one in found {
+            claims.0.entry((DropId(one.drop_id), one.slot)).or_default().push(one);
+        }
+        Ok(claims)
+    }
+
+    /// Those of these claims that are of erased people.
+    pub(super) async fn among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
+        let slots = claims.iter().map(|claim| claim.slot);
+        let (Some(low), Some(high)) = (slots.clone().min(), slots.max()) else { return Ok(Vec::new()) };
+        let mut drops: Vec<_> = claims.iter().map(|claim| (claim.coupon_id, claim.drop_id)).collect();
+        drops.sort_unstable();
+        drops.dedup();
+        let erased = Self::read(conn, &drops, (low, high)).await?;
+        let is_one = |claim: &&Claim| claim.claimed_at.is_some_and(|at| erased.contain(claim.drop_id, claim.slot, at));
+        Ok(claims.iter().copied().filter(is_one).collect())
+    }
+}
+
+impl Db {
+    /// Claims of erased people on a range of slots of one drop.
+    pub async fn erased_claims(&self, of: (CouponId, DropId), slots: (Slot, Slot)) -> Result<ErasedClaims, DbError> {
+        self.run("claims of erased people", async move |conn| ErasedClaims::read(conn, &[of], slots).await).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_that_only_begins_like_a_pseudonym_is_a_person() {
+        assert!(is_pseudonym("erased-0123456789abcdef0123"));
+        for person in ["erased-joe", "erased-", "erased-0123456789ABCDEF0123", "erased-0123456789abcdef01234", "joe"] {
+            assert!(!is_pseudonym(person), "{person}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Looks at claims right after their rows were inserted, in the same transaction, and deletes the
+//! rows that must not stand. One statement for nearly every batch.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+
+use chrono::NaiveDateTime;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Datetime, Nullable};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
+
+use super::Conn;
+use super::claim::Claim;
+use super::dead_letters::list;
+use super::erased::ERASED_LETTER;
+use super::issued::IssuedBy;
+use super::schema::drops;
+use super::void::void_among;
+use crate::coupon::{ClaimFault, DropWindow};
+use crate::domain::{DropId, Slot};
+
+/// Claims whose rows were deleted again.
+#[derive(Debug, Default)]
+pub(super) struct TakenOut {
+    /// How many claims are void.
+    pub(super) void: usize,
+    pub(super) faults: Vec<(DropId, Slot, ClaimFault)>,
+}
+
+/// A drop; or, without an id, that a coupon has revocations or dead letters of erased people.
+#[derive(QueryableByName)]
+struct Seen {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    drop_id: Option<i64>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    opens_at: Option<NaiveDateTime>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    closes_at: Option<NaiveDateTime>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    sealed_at: Option<NaiveDateTime>,
+    /// By MySQL's clock.
+    #[diesel(sql_type = BigInt)]
+    is_closed: i64,
+}
+
+impl Seen {
+    fn window(&self) -> Option<(DropId, DropWindow)> {
+        let closes_at = self.closes_at.map(|at| at.and_utc());
+        let window = DropWindow { opens_at: self.opens_at?.and_utc(), closes_at, is_sealed: self.sealed_at.is_some() };
+        Some((DropId(self.drop_id?), window))
+    }
+}
+
+/// Deletes the rows of void claims and, if they are of messages, of those that their drop can't
+/// have.
+pub(super) async fn take_out(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<TakenOut> {
+    let mut seen = look(conn, claims, by).await?;
+    seal_is_final(conn, &mut seen).await?;
+    let mut taken = TakenOut::default();
+    let mut unfit: HashSet<(DropId, Slot)> = HashSet::new();
+    if seen.iter().any(|one| one.drop_id.is_none()) {
+        let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
+        taken.void = void.len();
+        unfit.extend(void.into_iter().map(|claim| (claim.drop_id, claim.slot)));
+    }
+    let windows: HashMap<DropId, DropWindow> = seen.iter().filter_map(Seen::window).collect();
+    for claim in claims {
+        let fault = windows.get(&claim.drop_id).and_then(|window| window.fault(claim.claimed_at));
+        if let Some(fault) = fault
+            && unfit.insert((claim.drop_id, claim.slot))
+        {
+            taken.faults.push((claim.drop_id, claim.slot, fault));
+        }
+    }
+    delete(conn, &unfit).await?;
+    Ok(taken)
+}
+
+/// Nearly always no coupon has a revocation, and then this locks nothing. After the insert, and
+/// with a locking read: a revocation that is being written has inserted itself before it looked for
+/// a row, so one of the two waits for the other and sees it.
+async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Vec<Seen>> {
+    let distinct = |ids: &mut dyn Iterator<Item = i64>| {
+        let mut ids: Vec<i64> = ids.collect();
+        ids.sort_unstable();
+        ids.dedup();
+        list(ids.into_iter())
+    };
+    let coupons = distinct(&mut claims.iter().map(|claim| claim.coupon_id.0));
+    let mut sql = format!(
+        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, NULL AS sealed_at, 0 AS is_closed \
+         FROM revoked_coupons WHERE coupon_id IN ({coupons}) LIMIT 1 FOR SHARE) \
+         UNION ALL (SELECT NULL, NULL, NULL, NULL, 0 FROM failed_claims \
+         WHERE coupon_id IN ({coupons}) AND {ERASED_LETTER} LIMIT 1)"
+    );
+    if by == IssuedBy::Consumer {
+        let drops = distinct(&mut claims.iter().map(|claim| claim.drop_id.0));
+        // Writing to a `String` does not fail.
+        let _ = write!(
+            sql,
+            " UNION ALL (SELECT id, opens_at, closes_at, sealed_at, COALESCE(closes_at <= UTC_TIMESTAMP(3), 0) \
+             FROM drops WHERE id IN ({drops}))"
+        );
+    }
+    diesel::sql_query(sql).load(conn).await
+}
+
+/// A drop that is closed may be sealed right now, by a pass that does not see these rows yet. Lock
+/// it: either the pass has sealed it by then, or it waits for this transaction and counts its rows.
+/// An open drop is not sealed, and is not locked: that would keep an operator's change waiting.
+async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
+    let unsure = |one: &Seen| one.is_closed != 0 && one.sealed_at.is_none();
+    let ids: Vec<i64> = seen.iter().filter(|one| unsure(one)).filter_map(|one| one.drop_id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let closed = drops::table.filter(drops::id.eq_any(ids)).order(drops::id);
+    let closed: Vec<(i64, Option<NaiveDateTime>)> =
+        closed.select((drops::id, drops::sealed_at)).for_share().load(conn).await?;
+    for one in seen.iter_mut() {
+        let now = closed.iter().find(|(id, _)| Some(*id) == one.drop_id);
+        one.sealed_at = now.map_or(one.sealed_at, |(_, sealed_at)| *sealed_at);
+    }
+    Ok(())
+}
+
+async fn delete(conn: &mut Conn, rows: &HashSet<(DropId, Slot)>) -> QueryResult<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<String> = rows.iter().map(|(drop, slot)| format!("({drop},{slot})")).collect();
+    conn.batch_execute(&format!("DELETE FROM issued_coupons WHERE (drop_id, slot) IN ({})", keys.join(","))).await
+}

@@ -1,0 +1,70 @@
+//! How many users each drop had when a pass last compared it.
+
+use std::collections::HashMap;
+
+use chrono::NaiveDateTime;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Datetime, Unsigned};
+use diesel_async::RunQueryDsl;
+
+use super::schema::known_admissions;
+use super::{Db, DbError};
+use crate::domain::DropId;
+
+/// What a pass saw of a drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
+pub struct KnownAdmissions {
+    /// Users in Redis, and those who were revoked before.
+    pub users: u64,
+    pub seen_at: NaiveDateTime,
+}
+
+/// Drops in one statement.
+const AT_ONCE: usize = 500;
+
+impl Db {
+    /// What passes last saw of these drops.
+    pub async fn known_admissions(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, KnownAdmissions>, DbError> {
+        self.run("known admissions", async move |conn| {
+            let mut known = HashMap::new();
+            for some in drops.chunks(AT_ONCE) {
+                let rows: Vec<(i64, u64, NaiveDateTime)> = known_admissions::table
+                    .filter(known_admissions::drop_id.eq_any(some.iter().map(|drop| drop.0)))
+                    .load(conn)
+                    .await?;
+                let rows = rows.into_iter();
+                known.extend(rows.map(|(drop, users, seen_at)| (DropId(drop), KnownAdmissions { users, seen_at })));
+            }
+            Ok(known)
+        })
+        .await
+    }
+
+    /// Notes how many users these drops have now.
+    pub async fn note_admissions(&self, seen: Vec<(DropId, u64)>, at: NaiveDateTime) -> Result<(), DbError> {
+        self.run("note admissions", async move |conn| {
+            for some in seen.chunks(AT_ONCE) {
+                let row = |(drop, users): &(DropId, u64)| {
+                    (
+                        known_admissions::drop_id.eq(drop.0),
+                        known_admissions::users.eq(*users),
+                        known_admissions::seen_at.eq(at),
+                    )
+                };
+                diesel::insert_into(known_admissions::table)
+                    .values(some.iter().map(row).collect::<Vec<_>>())
+                    .on_conflict(diesel::dsl::DuplicatedKeys)
+                    .do_update()
+                    .set((
+                        known_admissions::users.eq(sql::<Unsigned<BigInt>>("VALUES(users)")),
+                        known_admissions::seen_at.eq(sql::<Datetime>("VALUES(seen_at)")),
+                    ))
+                    .execute(conn)
+                    .await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,84 @@
+//! Stores quote in their errors what was stored, user ids among it. Logs, findings and mails get
+//! the errors without the quoted values.
+
+use std::fmt::Display;
+
+/// Where redis-rs begins to quote a whole reply.
+const REPLY: &str = "response was";
+
+/// An error's text without the values in quotes, and without a quoted reply.
+pub fn without_values(error: impl Display) -> String {
+    let text = error.to_string();
+    let (text, is_cut) = match text.find(REPLY) {
+        Some(at) => (text[..at].trim_end_matches([' ', '(', ',', '-']), true),
+        None => (text.as_str(), false),
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, sign, after)) = opening(rest) {
+        out.push_str(before);
+        out.push(sign);
+        out.push('…');
+        out.push(sign);
+        // A quote that does not end hides what follows.
+        rest = end_of(after, sign).map_or("", |end| &after[end..]);
+    }
+    out.push_str(rest);
+    if is_cut {
+        out.push('…');
+    }
+    out
+}
+
+/// The text before the next value, its quotation mark, and the text after that mark. An apostrophe
+/// within a word opens nothing.
+fn opening(text: &str) -> Option<(&str, char, &str)> {
+    let opens = |at: usize| text[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric());
+    let (at, sign) = text.match_indices(['\'', '"']).find(|(at, _)| opens(*at))?;
+    Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
+}
+
+/// Where the text goes on after a value. A mark within a word belongs to the value.
+fn end_of(text: &str, sign: char) -> Option<usize> {
+    let ends = |end: &usize| text[*end..].chars().next().is_none_or(|after| !after.is_alphanumeric());
+    text.match_indices(sign).map(|(at, mark)| at + mark.len()).find(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_in_quotes_are_left_out_and_words_stay() {
+        for (text, expected) in [
+            ("Duplicate entry '1-u-37-0' for key 'one'", "Duplicate entry '…' for key '…'"),
+            ("Column 'x' doesn't have 'u-37'", "Column '…' doesn't have '…'"),
+            ("Duplicate entry '1-o'neil-0' for key 'one'", "Duplicate entry '…' for key '…'"),
+            ("Incorrect value: \"u-37\", twice", "Incorrect value: \"…\", twice"),
+            ("it ends in 'u-37", "it ends in '…'"),
+            ("no float - TypeError (response was bulk-string('\"u-37\"'))", "no float - TypeError…"),
+            ("MySQL is away", "MySQL is away"),
+        ] {
+            assert_eq!(without_values(text), expected);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_quoted_id_comes_through(id in "[A-Za-z0-9._@+|:=-]{1,64}", slot in 0_u32..1_000) {
+            let errors = [
+                format!("Duplicate entry '{slot}-{id}-0' for key 'one_each'"),
+                format!("can't be read: \"{id}\" at 5"),
+                format!("ParseError (response was array([bulk-string('\"{id}\"')]))"),
+            ];
+            let others = [
+                format!("Duplicate entry '{slot}-x-0' for key 'one_each'"),
+                "can't be read: \"x\" at 5".to_owned(),
+                "ParseError (response was array([bulk-string('\"x\"')]))".to_owned(),
+            ];
+            for (error, other) in errors.iter().zip(&others) {
+                proptest::prop_assert_eq!(without_values(error), without_values(other));
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Operators' sessions that were ended before their time: a denylist that expires by itself. Their
+//! cookies are signed, so nothing else says that one is over. Losing it undoes log-outs, no more.
+
+use std::time::Duration;
+
+use redis::RedisError;
+
+use super::Redis;
+use super::keys;
+
+impl Redis {
+    /// Ends a session that would go on for `rest`.
+    pub async fn end_session(&self, session: &str, rest: Duration) -> Result<(), RedisError> {
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(keys::ended_session(&self.prefix, session)).arg("").arg("EX").arg(rest.as_secs() + 1);
+        cmd.query_async(&mut self.connection()).await
+    }
+
+    pub async fn session_was_ended(&self, session: &str) -> Result<bool, RedisError> {
+        let key = keys::ended_session(&self.prefix, session);
+        redis::cmd("EXISTS").arg(key).query_async(&mut self.connection()).await
+    }
+}
