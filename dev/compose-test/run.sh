@@ -58,7 +58,7 @@ dev/compose-test/images.sh "$binaries"
 
 secret() { head -c "$1" /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 OPS_TOKEN=$(secret 24) MYSQL_PASSWORD=$(secret 16)
-sed "s/^OPS_TOKEN=.*/OPS_TOKEN=$OPS_TOKEN/; s/^MYSQL_PASSWORD=.*/MYSQL_PASSWORD=$MYSQL_PASSWORD/; s/^REDIS_PASSWORD=.*/REDIS_PASSWORD=$(secret 16)/" \
+sed "s/^OPS_TOKEN=.*/OPS_TOKEN=$OPS_TOKEN/; s/^KAFKA_SIGNING_KEY=.*/KAFKA_SIGNING_KEY=$(secret 24)/; s/^MYSQL_PASSWORD=.*/MYSQL_PASSWORD=$MYSQL_PASSWORD/; s/^REDIS_PASSWORD=.*/REDIS_PASSWORD=$(secret 16)/" \
     .env.example >"$work/env"
 compose() { "${compose[@]}" --project-name firstcome-compose-test --env-file "$work/env" "$@"; }
 container() { compose ps -q "$1"; }

@@ -44,7 +44,7 @@ async fn run(command: Command, traces: &TraceArgs) -> anyhow::Result<ExitCode> {
     }
     match command {
         Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
-        Command::Once(args) => once::run(*args, stop).await,
+        Command::Once(args) => Box::pin(once::run(*args, stop)).await,
         Command::TestEmail(args) => {
             let all_went = notify::test_email(&args, |line| println!("{line}")).await?;
             Ok(if all_went { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -1,15 +1,26 @@
-//! The message of an admission on the topic: key `coupon:slot` in decimal, value UTF-8 JSON.
+//! The messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 is one claim, with
+//! the key `coupon:slot`. Version 2 is the claims that one call admitted to a drop, with the key
+//! `coupon:lowest slot`. `docs/asyncapi.json` describes both.
+
+use std::borrow::Cow;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::schedule::instants::is_leap_second;
 
-/// The version this build writes and reads.
-pub const VERSION: u64 = 1;
+/// The version of a message with one claim.
+const ONE: u64 = 1;
 
-/// So many slots in order share a partition.
+/// The version of a message with the claims of one call.
+const BATCH: u64 = 2;
+
+/// The newest version that this build reads, as a process announces it.
+pub const NEWEST_READ: i64 = 2;
+
+/// Number of consecutive slots that share a partition.
 const PARTITION_BLOCK: u32 = 64;
 
 /// One admission, on its way to become a row.
@@ -25,16 +36,45 @@ pub struct ClaimEvent {
     pub claimed_at: DateTime<Utc>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Wire<'a> {
+#[derive(Serialize)]
+struct OneWire<'a> {
     v: u64,
     coupon_id: i64,
     drop_id: i64,
+    #[serde(flatten)]
+    claim: ClaimWire<'a>,
+}
+
+#[derive(Serialize)]
+struct BatchWire<'a> {
+    v: u64,
+    coupon_id: i64,
+    drop_id: i64,
+    claims: Vec<ClaimWire<'a>>,
+}
+
+/// What differs between the claims of a batch.
+#[derive(Serialize, Deserialize)]
+struct ClaimWire<'a> {
     slot: i64,
     #[serde(borrow)]
-    user_id: std::borrow::Cow<'a, str>,
+    user_id: Cow<'a, str>,
     #[serde(borrow)]
-    claimed_at: std::borrow::Cow<'a, str>,
+    claimed_at: Cow<'a, str>,
+}
+
+/// The version of a message, and what its claims share.
+#[derive(Deserialize)]
+struct HeadWire {
+    v: u64,
+    coupon_id: i64,
+    drop_id: i64,
+}
+
+#[derive(Deserialize)]
+struct ClaimsWire<'a> {
+    #[serde(borrow)]
+    claims: Vec<ClaimWire<'a>>,
 }
 
 /// What could be read of a message that is not a claim, so that a person can see whose it was.
@@ -71,68 +111,140 @@ impl ClaimEvent {
     }
 
     /// The partition of `partitions` for this key. Neighbouring slots share one: they are admitted
-    /// at the same time, so their messages go in one request. One hot coupon is spread over all
-    /// partitions all the same.
+    /// at the same time, so their messages go in one request. One hot coupon still uses all
+    /// partitions.
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
-        // Fibonacci hashing: coupons begin at partitions of their own.
+        // Fibonacci hashing: coupons start at different partitions.
         let coupon = self.coupon_id.0.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
+    /// A message of version 1.
     pub fn encode(&self) -> String {
-        let wire = Wire {
-            v: VERSION,
-            coupon_id: self.coupon_id.0,
-            drop_id: self.drop_id.0,
-            slot: i64::from(self.slot),
-            user_id: self.user_id.as_str().into(),
-            claimed_at: self.claimed_at.to_rfc3339_opts(SecondsFormat::Millis, true).into(),
-        };
+        let claim = self.wire();
+        let wire = OneWire { v: ONE, coupon_id: self.coupon_id.0, drop_id: self.drop_id.0, claim };
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    pub fn decode(payload: &[u8]) -> Result<Self, Undecodable> {
-        let wire: Wire = serde_json::from_slice(payload).map_err(|error| Undecodable {
-            reason: "undecodable",
-            error: if payload.is_empty() { "the message is empty".into() } else { error.to_string() },
-            fragments: fragments(payload),
-        })?;
-        let refuse = |reason, error: String| Err(Undecodable { reason, error, fragments: fragments(payload) });
-        if wire.v != VERSION {
-            return refuse("wrong_version", format!("version {} is not {VERSION}", wire.v));
+    /// A message of version 2. The claims are of one drop.
+    pub fn encode_batch(claims: &[&Self]) -> String {
+        let Some(first) = claims.first() else { return String::new() };
+        let (coupon_id, drop_id) = (first.coupon_id.0, first.drop_id.0);
+        let claims = claims.iter().map(|claim| claim.wire()).collect();
+        serde_json::to_string(&BatchWire { v: BATCH, coupon_id, drop_id, claims }).unwrap_or_default()
+    }
+
+    fn wire(&self) -> ClaimWire<'_> {
+        ClaimWire {
+            slot: i64::from(self.slot),
+            user_id: self.user_id.as_str().into(),
+            claimed_at: self.claimed_at.to_rfc3339_opts(SecondsFormat::Millis, true).into(),
         }
-        let user_id: UserId = match wire.user_id.parse() {
-            Ok(user_id) => user_id,
-            Err(error) => return refuse("undecodable", format!("user_id: {error}")),
+    }
+
+    /// The claims of a message of any version, each by itself: one that is wrong spoils no other.
+    /// A message that cannot be read at all is one error.
+    pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
+        let unreadable = |error: serde_json::Error| {
+            let error = if payload.is_empty() { "the message is empty".into() } else { error.to_string() };
+            vec![refuse("undecodable", error, payload)]
         };
-        let claimed_at = match DateTime::parse_from_rfc3339(&wire.claimed_at) {
-            Ok(at) if !is_leap_second(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
-            Ok(_) => return refuse("undecodable", "claimed_at: a leap second".to_owned()),
-            Err(error) => return refuse("undecodable", format!("claimed_at: {error}")),
+        let head: HeadWire = match serde_json::from_slice(payload) {
+            Ok(head) => head,
+            Err(error) => return unreadable(error),
         };
-        let slot = match Slot::try_from(wire.slot) {
-            Ok(slot) if slot >= 1 => slot,
-            _ => return refuse("slot_out_of_range", format!("slot {} is below 1 or far too high", wire.slot)),
-        };
-        Ok(Self { coupon_id: CouponId(wire.coupon_id), drop_id: DropId(wire.drop_id), slot, user_id, claimed_at })
+        match head.v {
+            ONE => match serde_json::from_slice::<ClaimWire<'_>>(payload) {
+                Ok(wire) => {
+                    let told = |(reason, error)| Undecodable { reason, error, fragments: fragments(payload) };
+                    vec![wire.claim(&head).map_err(told)]
+                }
+                Err(error) => unreadable(error),
+            },
+            BATCH => match serde_json::from_slice::<ClaimsWire<'_>>(payload) {
+                Ok(wire) if wire.claims.is_empty() => {
+                    vec![refuse("undecodable", "a batch without claims".to_owned(), payload)]
+                }
+                Ok(wire) => wire.claims.iter().map(|claim| of_batch(&head, claim)).collect(),
+                Err(error) => one_by_one(&head, payload).unwrap_or_else(|| unreadable(error)),
+            },
+            version => {
+                let error = format!("version {version} is not among {ONE} and {BATCH}");
+                vec![refuse("wrong_version", error, payload)]
+            }
+        }
     }
 }
 
+fn refuse(reason: &'static str, error: String, payload: &[u8]) -> Result<ClaimEvent, Undecodable> {
+    Err(Undecodable { reason, error, fragments: fragments(payload) })
+}
+
+impl ClaimWire<'_> {
+    fn claim(&self, head: &HeadWire) -> Result<ClaimEvent, (&'static str, String)> {
+        let user_id: UserId = self.user_id.parse().map_err(|error| ("undecodable", format!("user_id: {error}")))?;
+        let claimed_at = match DateTime::parse_from_rfc3339(&self.claimed_at) {
+            Ok(at) if !is_leap_second(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
+            Ok(_) => return Err(("undecodable", "claimed_at: a leap second".to_owned())),
+            Err(error) => return Err(("undecodable", format!("claimed_at: {error}"))),
+        };
+        let slot = Slot::try_from(self.slot).ok().filter(|slot| *slot >= 1);
+        let out_of_range = || ("slot_out_of_range", format!("slot {} is below 1 or far too high", self.slot));
+        let slot = slot.ok_or_else(out_of_range)?;
+        Ok(ClaimEvent { coupon_id: CouponId(head.coupon_id), drop_id: DropId(head.drop_id), slot, user_id, claimed_at })
+    }
+
+    fn fragments(&self, head: &HeadWire) -> Fragments {
+        Fragments {
+            coupon_id: Some(head.coupon_id),
+            drop_id: Some(head.drop_id),
+            slot: Some(self.slot),
+            user_id: self.user_id.parse().ok(),
+            claimed_at: instant(&self.claimed_at),
+        }
+    }
+}
+
+fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecodable> {
+    let told = |(reason, error)| Undecodable { reason, error, fragments: wire.fragments(head) };
+    wire.claim(head).map_err(told)
+}
+
+/// The claims of a batch in which at least one has not the form of a claim; `None` if it has no
+/// list of claims.
+fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, Undecodable>>> {
+    let message: Value = serde_json::from_slice(payload).ok()?;
+    let claims = message.get("claims")?.as_array()?;
+    let one = |claim: &Value| match ClaimWire::deserialize(claim) {
+        Ok(wire) => of_batch(head, &wire),
+        Err(error) => {
+            let known = Fragments { coupon_id: Some(head.coupon_id), drop_id: Some(head.drop_id), ..read_of(claim) };
+            Err(Undecodable { reason: "undecodable", error: error.to_string(), fragments: known })
+        }
+    };
+    Some(claims.iter().map(one).collect())
+}
+
 fn fragments(payload: &[u8]) -> Fragments {
-    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(payload) else { return Fragments::default() };
-    let number = |name: &str| fields.get(name).and_then(serde_json::Value::as_i64);
-    let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
+    serde_json::from_slice(payload).map(|message| read_of(&message)).unwrap_or_default()
+}
+
+fn read_of(message: &Value) -> Fragments {
+    let number = |name: &str| message.get(name).and_then(Value::as_i64);
+    let text = |name: &str| message.get(name).and_then(Value::as_str);
     Fragments {
         coupon_id: number("coupon_id"),
         drop_id: number("drop_id"),
         slot: number("slot"),
-        user_id: text("user_id").and_then(|t| t.parse().ok()),
-        claimed_at: text("claimed_at")
-            .and_then(|t| DateTime::parse_from_rfc3339(t).ok())
-            .map(|at| at.with_timezone(&Utc))
-            .filter(|at| !is_leap_second(at)),
+        user_id: text("user_id").and_then(|text| text.parse().ok()),
+        claimed_at: text("claimed_at").and_then(instant),
     }
+}
+
+fn instant(text: &str) -> Option<DateTime<Utc>> {
+    let at = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
+    Some(at).filter(|at| !is_leap_second(at))
 }
 
 #[cfg(test)]
@@ -142,39 +254,86 @@ mod tests {
     const GOOD: &str =
         r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
 
+    fn good() -> ClaimEvent {
+        let [Ok(event)] = &ClaimEvent::decode(GOOD.as_bytes())[..] else { panic!("{GOOD}") };
+        event.clone()
+    }
+
+    fn refused(payload: &str) -> Undecodable {
+        match &ClaimEvent::decode(payload.as_bytes())[..] {
+            [Err(refused)] => refused.clone(),
+            other => panic!("{payload}: {other:?}"),
+        }
+    }
+
+    /// The examples of `docs/asyncapi.json`, by the message's name.
+    fn example(name: &str) -> String {
+        let document: Value = serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
+        document["components"]["messages"][name]["examples"][0]["payload"].to_string()
+    }
+
     #[test]
     fn the_contract_s_example_is_read_and_written_to_the_letter() {
-        let event = ClaimEvent::decode(GOOD.as_bytes()).unwrap();
-        assert_eq!(event.slot, 37);
-        assert_eq!(event.key(), "1:37");
+        let event = good();
+        assert_eq!((event.slot, event.key().as_str()), (37, "1:37"));
         assert_eq!(event.encode(), GOOD);
     }
 
     #[test]
+    fn documented_examples_decode_to_the_claims_that_encode_them() {
+        let same = |a: &str, b: &str| {
+            assert_eq!(serde_json::from_str::<Value>(a).unwrap(), serde_json::from_str::<Value>(b).unwrap());
+        };
+        same(&example("claim"), &good().encode());
+        let batch = example("claims");
+        let claims: Vec<ClaimEvent> = ClaimEvent::decode(batch.as_bytes()).into_iter().map(Result::unwrap).collect();
+        assert_eq!(claims[0], good());
+        same(&batch, &ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()));
+    }
+
+    #[test]
     fn what_is_not_a_claim_is_refused_with_a_reason_and_what_could_be_read() {
-        let cases: [(&str, &str); 9] = [
+        let cases: [(&str, &str); 11] = [
             ("", "undecodable"),
             ("not json", "undecodable"),
             ("[]", "undecodable"),
             ("{\"v\":1}", "undecodable"),
-            (&GOOD.replace("\"v\":1", "\"v\":2"), "wrong_version"),
+            (&GOOD.replace("\"v\":1", "\"v\":2"), "undecodable"),
+            (&GOOD.replace("\"v\":1", "\"v\":3"), "wrong_version"),
+            ("{\"v\":2,\"coupon_id\":1,\"drop_id\":2,\"claims\":[]}", "undecodable"),
             (&GOOD.replace(":37,", ":0,"), "slot_out_of_range"),
             (&GOOD.replace(":37,", ":-1,"), "slot_out_of_range"),
             (&GOOD.replace("u-37", "u 37"), "undecodable"),
             (&GOOD.replace("00:00.123", "00:60.123"), "undecodable"),
         ];
         for (payload, reason) in cases {
-            let refused = ClaimEvent::decode(payload.as_bytes()).unwrap_err();
-            assert_eq!(refused.reason, reason, "{payload}");
+            assert_eq!(refused(payload).reason, reason, "{payload}");
         }
-        let refused = ClaimEvent::decode(GOOD.replace(":37,", ":0,").as_bytes()).unwrap_err();
-        assert_eq!(refused.fragments.drop_id, Some(2));
-        assert_eq!(refused.fragments.user_id.unwrap().as_str(), "u-37");
+        let known = refused(&GOOD.replace(":37,", ":0,")).fragments;
+        assert_eq!((known.drop_id, known.user_id.unwrap().as_str()), (Some(2), "u-37"));
+    }
+
+    #[test]
+    fn claim_that_is_wrong_spoils_no_other_of_its_batch() {
+        let claims: Vec<ClaimEvent> = (1..=4).map(|slot| ClaimEvent { slot, ..good() }).collect();
+        let batch = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
+        assert_eq!(ClaimEvent::decode(batch.as_bytes()), claims.iter().cloned().map(Ok).collect::<Vec<_>>());
+        for (wrong, reason) in [
+            (batch.replace("\"slot\":2,", "\"slot\":0,"), "slot_out_of_range"),
+            (batch.replace("\"slot\":2,", "\"slot\":\"2\","), "undecodable"),
+            (batch.replace("{\"slot\":2,", "{"), "undecodable"),
+            (batch.replace("\"slot\":2,\"user_id\":\"u-37\"", "\"slot\":2,\"user_id\":\"u 37\""), "undecodable"),
+        ] {
+            let read = ClaimEvent::decode(wrong.as_bytes());
+            assert_eq!(read.iter().filter(|one| one.is_ok()).count(), 3, "{wrong}");
+            let refused = read[1].as_ref().unwrap_err();
+            assert_eq!((refused.reason, refused.fragments.drop_id), (reason, Some(2)), "{wrong}");
+        }
     }
 
     #[test]
     fn one_coupon_uses_every_partition_and_neighbours_share_one() {
-        let event = ClaimEvent::decode(GOOD.as_bytes()).unwrap();
+        let event = good();
         for coupon_id in [1, 2, i64::MAX, -1].map(CouponId) {
             let of = |slot| ClaimEvent { coupon_id, slot, ..event.clone() }.partition(12);
             let mut used: Vec<u32> = (0..12).map(|block| of(1 + block * PARTITION_BLOCK)).collect();
@@ -188,6 +347,6 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_refused() {
-        assert_eq!(ClaimEvent::decode(&[0xff, 0xfe]).unwrap_err().reason, "undecodable");
+        assert!(matches!(&ClaimEvent::decode(&[0xff, 0xfe])[..], [Err(refused)] if refused.reason == "undecodable"));
     }
 }

@@ -18,12 +18,15 @@ use super::state::{App, Services};
 /// Daily drops are made days ahead, so this need not be often.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
+/// How soon an API follows a consumer or reconciler of an earlier release that starts.
+const READERS_EVERY: Duration = Duration::from_secs(1);
+
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, lookups, drops, redis, producer, topic] = std::array::from_fn(|_| Arc::clone(app));
+    let [coupons, lookups, drops, redis, producer, topic, readers] = std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
@@ -35,6 +38,17 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     tasks.spawn(async move {
         topic.claims.durability().publisher().watch_topic().await;
         "the watch over the topic"
+    });
+    tasks.spawn(async move {
+        let mut ticks = every(READERS_EVERY);
+        loop {
+            ticks.tick().await;
+            match readers.mysql.catalogue.all_read_batches().await {
+                Ok(all) => readers.claims.durability().publisher().set_writes_batches(all),
+                // The version stays as it is: a reader that starts now cannot reach MySQL either.
+                Err(error) => tracing::debug!(%error, "which messages are read is not known"),
+            }
+        }
     });
     tasks.spawn(async move {
         let mut ticks = every(MAKE_EVERY);

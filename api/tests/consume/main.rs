@@ -1,6 +1,7 @@
 //! `consume` on real servers: whatever happens, every message ends as one row or one kept refusal.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
+mod batches;
 mod faults;
 mod issuing;
 mod judged;

@@ -15,7 +15,7 @@ fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<St
         (Some(String::new()), "undecodable"),
         (Some("not json".into()), "undecodable"),
         (Some("[1,2]".into()), "undecodable"),
-        (Some(good(9, "u-x").replace("\"v\":1", "\"v\":2")), "wrong_version"),
+        (Some(good(9, "u-x").replace("\"v\":1", "\"v\":3")), "wrong_version"),
         (Some(good(9, "u-x").replace("u-x", "u x")), "undecodable"),
         (Some(good(9, "u-x").replace("2027", "9999").replace(":20.", ":99.")), "undecodable"),
         (Some(good(9, "u-x").replace(":9,", ":\"nine\",")), "undecodable"),

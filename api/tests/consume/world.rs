@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_api::consume;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, Security};
+use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
@@ -40,7 +40,13 @@ impl ConsumeWorld {
         let (url, brokers) = (mysql.database_url(&name), stack.kafka.bootstrap());
         migrate(url.clone(), brokers.clone(), &name, PARTITIONS).await;
         let db = Db::new(&DbSettings { url: url.into(), pool_size: 4, limit: LIMIT }).unwrap();
-        let kafka = KafkaSettings { brokers, topic: name.clone(), group: name.clone(), security: Security::default() };
+        let kafka = KafkaSettings {
+            brokers,
+            topic: name.clone(),
+            group: name.clone(),
+            security: Security::default(),
+            signing: Signing::default(),
+        };
         Self { mysql, database: name, db, kafka }
     }
 

@@ -45,6 +45,7 @@ pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: 
             kafka_topic: topic.to_owned(),
             kafka_group: "unused".into(),
             kafka_security: Security::default(),
+            kafka_signing: firstcome_shared::kafka::Signing::default(),
         },
         kafka_partitions: partitions,
         kafka_replication: 1,

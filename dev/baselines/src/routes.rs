@@ -15,7 +15,7 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::kafka::{KafkaSettings, Security};
+use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
@@ -70,7 +70,7 @@ pub async fn bare(args: BareArgs) -> Result<()> {
     let (timeout, durability) = (Duration::from_secs(1), RedisDurability::default());
     let redis = Redis::new(&RedisSettings { url, prefix, timeout, mode: RedisMode::default(), durability })?;
     let (brokers, topic, group) = (args.brokers.clone(), args.topic.clone(), String::new());
-    let kafka = KafkaSettings { brokers, topic, group, security: Security::default() };
+    let kafka = KafkaSettings { brokers, topic, group, security: Security::default(), signing: Signing::default() };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
     let route = BareRoute { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
     listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(route))).await

@@ -9,7 +9,7 @@ use firstcome_load::answer::PromisedSlot;
 use firstcome_load::launch::Service;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, Security};
+use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_stack::{MysqlServer, Stack};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::{Instant, sleep};
@@ -51,8 +51,13 @@ impl Forger {
     /// A producer of its own, for messages with one coupon's key.
     pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
         let brokers = stack.kafka.bootstrap();
-        let settings =
-            KafkaSettings { brokers, topic: TOPIC.into(), group: String::new(), security: Security::default() };
+        let settings = KafkaSettings {
+            brokers,
+            topic: TOPIC.into(),
+            group: String::new(),
+            security: Security::default(),
+            signing: Signing::default(),
+        };
         Ok(Self { producer: settings.producer(SEND_LIMIT).create()?, key: coupon_id.to_string() })
     }
 
@@ -73,7 +78,7 @@ impl Forger {
             claimed_at: Utc::now(),
         };
         self.send(&claim.encode()).await?;
-        self.send(&claim.encode().replace("\"v\":1", "\"v\":2")).await
+        self.send(&claim.encode().replace("\"v\":1", "\"v\":9")).await
     }
 
     async fn send(&self, payload: &str) -> Result<()> {

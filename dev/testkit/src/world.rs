@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::LIMIT;
 use crate::history::RecordedClaims;
-use crate::http::OPS_TOKEN;
+use crate::http::{OPS_TOKEN, SIGNING_KEY};
 use crate::kafka::TestTopic;
 use crate::logs::Logs;
 use crate::mysql::Sql;
@@ -241,6 +241,7 @@ fn settings(id: &str) -> BTreeMap<String, String> {
         ("LISTEN_ADDR", "127.0.0.1:0"),
         ("CONSUME_LISTEN_ADDR", "127.0.0.1:0"),
         ("OPS_TOKEN", OPS_TOKEN),
+        ("KAFKA_SIGNING_KEY", SIGNING_KEY),
         ("USER_AUTH", "trusted-header"),
         ("ALERT_FROM", "firstcome@example.com"),
         ("ALERT_TO", "duty@example.com"),

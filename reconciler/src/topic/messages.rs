@@ -75,10 +75,8 @@ impl TopicReader {
             || {},
             |message| {
                 found.examined += 1;
-                if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default())
-                    && event.coupon_id == coupon
-                    && event.user_id == *user
-                {
+                let claims = self.settings.claims_of(message).into_iter().flatten();
+                for event in claims.filter(|event| event.coupon_id == coupon && event.user_id == *user) {
                     found.messages.push(PersonMessage {
                         partition: message.partition(),
                         offset: message.offset(),

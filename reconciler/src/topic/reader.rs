@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Prober, TopicError, UnreadableCause, UnreadableRange, check_topic};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -173,9 +172,10 @@ impl TopicReader {
             || self.moves(),
             |message| {
                 tail.unread += 1;
-                let event = ClaimEvent::decode(message.payload().unwrap_or_default());
-                if let (Ok(event), Ok(())) = (event, &kept) {
-                    kept = writer.push(&event);
+                for event in self.settings.claims_of(message).into_iter().flatten() {
+                    if kept.is_ok() {
+                        kept = writer.push(&event);
+                    }
                 }
             },
         );
@@ -392,7 +392,7 @@ fn is_final(error: &KafkaError) -> bool {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use firstcome_shared::kafka::Security;
+    use firstcome_shared::kafka::{Security, Signing};
 
     use super::*;
 
@@ -428,6 +428,7 @@ mod tests {
             topic: "t".into(),
             group: "g".into(),
             security: Security::default(),
+            signing: Signing::default(),
         };
         let limit = Duration::from_millis(100);
         let reader = TopicReader { patience: limit, ..TopicReader::new(settings, limit).unwrap() };

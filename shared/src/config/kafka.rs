@@ -7,7 +7,9 @@ use secrecy::SecretString;
 
 use super::checked::checked;
 use super::{path, secret};
-use crate::kafka::{ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings};
+use crate::kafka::{
+    ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings, Signing, Unsigned,
+};
 use crate::tls::Paths;
 
 #[derive(Debug, Clone, Args)]
@@ -43,6 +45,14 @@ struct KafkaGiven {
     /// Private key to KAFKA_CERT_FILE, as a PEM file
     #[arg(long, env = "KAFKA_KEY_FILE", value_name = "FILE", value_parser = path)]
     kafka_key_file: Option<PathBuf>,
+    /// Secret that signs messages of claims, so that others who can write to the topic take no
+    /// slot: 32 characters or more, the same in all programs; two by a comma while it is replaced
+    /// (the first one signs, both are accepted)
+    #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(any))]
+    kafka_signing_key: Option<SecretString>,
+    /// What to do with messages that have no signature
+    #[arg(long, env = "KAFKA_UNSIGNED", value_enum, ignore_case = true, default_value_t)]
+    kafka_unsigned: Unsigned,
     /// Any other setting of the Kafka client (librdkafka), several times; as a variable
     /// `KAFKA_CONFIG_…`, in capitals and dots as underscores: KAFKA_CONFIG_CLIENT_ID=…
     #[arg(long, value_name = "NAME=VALUE", value_parser = secret(name_and_value))]
@@ -56,6 +66,7 @@ pub struct KafkaArgs {
     pub kafka_topic: String,
     pub kafka_group: String,
     pub kafka_security: Security,
+    pub kafka_signing: Signing,
 }
 
 checked!(KafkaGiven => KafkaArgs);
@@ -73,11 +84,13 @@ impl TryFrom<KafkaGiven> for KafkaArgs {
             paths: Paths::new(given.kafka_ca_file, given.kafka_cert_file, given.kafka_key_file),
             others: ClientSetting::of_environment(std::env::vars_os()).chain(flags).collect(),
         };
+        let key = given.kafka_signing_key.filter(|key| !is_empty(key));
         Ok(Self {
             kafka_brokers: given.kafka_brokers,
             kafka_topic: given.kafka_topic,
             kafka_group: given.kafka_group,
             kafka_security: Security::new(security)?,
+            kafka_signing: Signing::new(key.as_ref(), given.kafka_unsigned)?,
         })
     }
 }
@@ -90,6 +103,7 @@ impl KafkaArgs {
             topic: self.kafka_topic.clone(),
             group: self.kafka_group.clone(),
             security: self.kafka_security.clone(),
+            signing: self.kafka_signing.clone(),
         }
     }
 }

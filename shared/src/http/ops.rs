@@ -55,6 +55,10 @@ impl Tokens {
         Ok(Self(tokens.into_iter().map(SecretString::from).collect()))
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SecretString> {
+        self.0.iter()
+    }
+
     /// Each is compared, so that the time does not say which one was close.
     pub fn has(&self, given: &[u8]) -> bool {
         let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);

@@ -4,6 +4,7 @@
 mod error;
 mod safety;
 mod security;
+mod signing;
 mod topic;
 mod trace;
 mod unreadable;
@@ -16,6 +17,7 @@ use rdkafka::ClientConfig;
 pub use error::TopicError;
 pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Security, SecurityProtocol};
+pub use signing::{FORGED, SIGNATURE, Signing, Unsigned};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
 pub use unreadable::{Prober, UnreadableCause, UnreadableRange};
@@ -45,6 +47,8 @@ pub struct KafkaSettings {
     pub group: String,
     /// How connections are secured, and what else an operator set.
     pub security: Security,
+    /// How messages are signed and checked.
+    pub signing: Signing,
 }
 
 impl KafkaSettings {
@@ -154,7 +158,7 @@ impl KafkaSettings {
     /// Whether a client of ours is set up with a value of its own for this property.
     fn sets_itself(property: &str) -> bool {
         let (brokers, topic, group) = (String::new(), String::new(), String::new());
-        let own = Self { brokers, topic, group, security: Security::default() };
+        let own = Self { brokers, topic, group, security: Security::default(), signing: Signing::default() };
         [own.producer(Duration::ZERO), own.group_consumer(), own.reader()]
             .iter()
             .any(|config| config.get(property).is_some())

@@ -1,4 +1,4 @@
-//! The trace of a message.
+//! The headers of a message, and its trace.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,14 +8,17 @@ use crate::trace::{TRACEPARENT, TraceContext};
 
 /// The span that sent a message, by its header.
 pub fn trace_of(headers: &BorrowedHeaders) -> Option<TraceContext> {
-    unless_it_panics(|| {
-        let header = headers.iter().find(|header| header.key == TRACEPARENT)?;
-        TraceContext::parse(header.value?)
-    })
+    TraceContext::parse(header_of(Some(headers), TRACEPARENT)?)
+}
+
+/// The value of a header.
+pub(super) fn header_of<'m>(headers: Option<&'m BorrowedHeaders>, name: &str) -> Option<&'m [u8]> {
+    let headers = headers?;
+    unless_it_panics(|| headers.iter().find(|header| header.key == name)?.value)
 }
 
 /// rdkafka panics at a header whose name is not UTF-8, and anybody who writes to the topic can send
-/// one: it must cost the trace, not the consumer.
+/// one: it must cost that message's headers, not the consumer.
 fn unless_it_panics<T>(read: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(read)).ok().flatten()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::connect::IS_PRIMARY;
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
+use crate::event::NEWEST_READ;
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
@@ -53,6 +54,14 @@ pub struct Deadlines {
     pub in_flight_ms: i64,
 }
 
+#[derive(QueryableByName)]
+struct OldestReader {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    oldest: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    has_consumer: Option<i64>,
+}
+
 /// This process: host and process id.
 pub fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -85,7 +94,7 @@ impl Db {
         self.run("announce process", async move |conn| {
             diesel::sql_query(
                 "REPLACE INTO processes (id, role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
-                 fallback_deadline_ms, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))",
+                 fallback_deadline_ms, reads_messages, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))",
             )
             .bind::<Text, _>(&id)
             .bind::<Text, _>(&row.role)
@@ -95,6 +104,7 @@ impl Db {
             .bind::<Text, _>(&row.consumer_group)
             .bind::<BigInt, _>(row.publish_deadline_ms)
             .bind::<BigInt, _>(row.fallback_deadline_ms)
+            .bind::<BigInt, _>(NEWEST_READ)
             .execute(conn)
             .await?;
             diesel::sql_query("DELETE FROM processes WHERE seen_at < UTC_TIMESTAMP(3) - INTERVAL 1 DAY LIMIT 100")
@@ -114,6 +124,21 @@ impl Db {
             .bind::<BigInt, _>(RUNNING_SECONDS)
             .load(conn)
             .await
+        })
+        .await
+    }
+
+    /// Whether all consumers and reconcilers of the last day read messages with several claims. One
+    /// that does not would make one dead letter of all of them. No consumer: not known.
+    pub async fn all_read_batches(&self) -> Result<bool, DbError> {
+        self.run("read which messages are read", async move |conn| {
+            let read: OldestReader = diesel::sql_query(
+                "SELECT MIN(reads_messages) AS oldest, SUM(role = 'consume') > 0 AS has_consumer FROM processes \
+                 WHERE role <> 'serve'",
+            )
+            .get_result(conn)
+            .await?;
+            Ok(read.has_consumer == Some(1) && read.oldest.is_some_and(|oldest| oldest >= 2))
         })
         .await
     }

@@ -2,7 +2,7 @@
 
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::event::{Fragments, Undecodable};
+use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
 use firstcome_shared::kafka::UnreadableRange;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
@@ -25,11 +25,13 @@ pub(super) const LONGEST_MESSAGE: usize = 65_536;
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) source: MessageOrigin,
-    /// The last offset that it stands for.
+    /// The last offset that is done with this record. For a claim of a message with several, which
+    /// is not the last one, the offset before the message.
     pub(crate) last_offset: i64,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
     /// The first bytes of the message. A batch of messages may expand to more than memory has.
+    /// Empty for a claim of a message with several: its dead letter shows that claim alone.
     pub(crate) payload: Vec<u8>,
     pub(crate) claim: Result<Claim, Box<Undecodable>>,
     /// The span that sent it, where it has a trace.
@@ -40,7 +42,7 @@ impl Record {
     /// Stands for messages that Kafka's client cannot read.
     pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
         let (topic, partition, offset) = (topic.to_owned(), range.partition, range.from);
-        let source = MessageOrigin { topic, partition, offset, timestamp_ms: None };
+        let source = MessageOrigin { topic, partition, offset, timestamp_ms: None, part: None };
         let error = format!("{range}; passes issue the promises in them from Redis");
         let claim = Err(Box::new(Undecodable { reason: UNREADABLE, error, fragments: Fragments::default() }));
         Self { source, last_offset: range.next - 1, assignment, payload: Vec::new(), claim, trace: None }
@@ -67,13 +69,23 @@ impl Record {
             slot: known.slot,
             user_id: known.user_id,
             claimed_at: known.claimed_at.filter(|at| YEARS.contains(&at.year())),
-            payload: self.payload.clone(),
+            payload: match &self.claim {
+                Ok(claim) if self.payload.is_empty() => alone(claim),
+                _ => self.payload.clone(),
+            },
             reason,
             error: error.chars().take(LONGEST_ERROR).collect(),
             source: self.source.clone(),
             trace: self.trace,
         }
     }
+}
+
+/// The message that would have had this claim alone.
+fn alone(claim: &Claim) -> Vec<u8> {
+    let Claim { coupon_id, drop_id, slot, user_id, claimed_at, .. } = claim.clone();
+    let event = claimed_at.map(|claimed_at| ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at });
+    event.map(|event| event.encode().into_bytes()).unwrap_or_default()
 }
 
 pub(super) fn fragments(claim: &Claim) -> Fragments {

@@ -1,7 +1,7 @@
 //! The Kafka consumer, and its messages decoded. One thread polls it; it is paused while a batch
 //! can't be written, and closes without hanging.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,9 @@ pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
-    /// Records that arrived although fetching was paused. They come first when it is resumed.
-    carried: Vec<Record>,
+    /// Records of messages that were read and not asked for yet: the claims of a batch, and what
+    /// arrived although fetching was paused.
+    carried: VecDeque<Record>,
     /// By partition its assignment and the offset after the last record.
     read: BTreeMap<i32, (u64, i64)>,
     unreadable: UnreadableWatch,
@@ -64,7 +65,7 @@ impl Source {
             settings: settings.clone(),
             consumer: Arc::new(consumer),
             membership,
-            carried: Vec::new(),
+            carried: VecDeque::new(),
             read: BTreeMap::new(),
             unreadable: UnreadableWatch::default(),
             logged: BTreeMap::new(),
@@ -83,30 +84,36 @@ impl Source {
     /// An error means that this consumer does not recover.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
         self.attend_to_unreadable()?;
-        if !self.group().is_paused() && !self.carried.is_empty() {
-            return Ok(Some(self.carried.remove(0)));
+        if self.carried.is_empty() || self.group().is_paused() {
+            self.poll(longest)?;
         }
+        if self.group().is_paused() { Ok(None) } else { Ok(self.carried.pop_front()) }
+    }
+
+    /// Serves one event: the records of a message are carried until they are asked for.
+    fn poll(&mut self, longest: Duration) -> anyhow::Result<()> {
         // librdkafka waits for whole milliseconds, and its client spins for the rest.
         let whole = Duration::from_millis(u64::try_from(longest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         let consumer = Arc::clone(&self.consumer);
         match consumer.poll(whole) {
             None => {}
-            Some(Ok(message)) => return self.take(&message),
+            Some(Ok(message)) => self.take(&message)?,
             Some(Err(error)) if UnreadableCause::of(&error).is_some() => self.unreadable.error(),
             Some(Err(error)) => self.tolerate(error)?,
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<Option<Record>> {
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let (partition, offset) = (message.partition(), message.offset());
-        let Some(at) = self.position(partition) else { return Ok(None) };
+        let Some(at) = self.position(partition) else { return Ok(()) };
         if !self.unreadable.takes(at, offset) {
             self.consumer.pause(&self.only(partition))?;
-            return Ok(None);
+            return Ok(());
         }
         self.read.insert(partition, (at.assignment, offset + 1));
-        Ok(self.record(message))
+        self.carried.extend(self.records(message, at.assignment));
+        Ok(())
     }
 
     /// Where a partition of ours is read.
@@ -144,7 +151,7 @@ impl Source {
                 WatchStep::Hold { partition } => self.consumer.pause(&self.only(partition))?,
                 WatchStep::Release { partition, next } => self.go_on(partition, next)?,
                 WatchStep::LeaveOut { assignment, range } => {
-                    self.carried.push(Record::unreadable(&self.settings.topic, assignment, &range));
+                    self.carried.push_back(Record::unreadable(&self.settings.topic, assignment, &range));
                     self.read.insert(range.partition, (assignment, range.next));
                     self.go_on(range.partition, range.next)?;
                 }
@@ -164,16 +171,18 @@ impl Source {
         Ok(())
     }
 
-    fn record(&self, message: &BorrowedMessage<'_>) -> Option<Record> {
+    fn records(&self, message: &BorrowedMessage<'_>, assignment: u64) -> Vec<Record> {
         let origin = MessageOrigin {
             topic: message.topic().to_owned(),
             partition: message.partition(),
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis(),
+            part: None,
         };
-        let assignment = self.group().assignment_of(message.partition())?;
-        let record = Record::new(origin, assignment, message.key(), message.payload());
-        Some(record.of_trace(message.headers().and_then(trace_of)))
+        let trace = message.headers().and_then(trace_of);
+        let decode = || self.settings.claims_of(message);
+        let records = Record::of_message(&origin, assignment, message.key(), message.payload(), decode);
+        records.into_iter().map(|record| record.of_trace(trace)).collect()
     }
 
     /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone,
@@ -206,10 +215,8 @@ impl Source {
             self.consumer.pause(&assigned)?;
         }
         // A poll without a wait serves one event only.
-        if let Some(record) = self.next(SERVE)? {
-            self.carried.push(record);
-        }
-        Ok(())
+        self.attend_to_unreadable()?;
+        self.poll(SERVE)
     }
 
     /// Resumes fetching after [`Source::stay_in_group`].
@@ -246,19 +253,36 @@ impl Source {
 }
 
 impl Record {
-    pub(crate) fn new(source: MessageOrigin, assignment: u64, key: Option<&[u8]>, payload: Option<&[u8]>) -> Self {
+    /// The records of a message: one for each claim, or one for what is no claim. The offset counts
+    /// as done only with the last of them.
+    fn of_message(
+        source: &MessageOrigin,
+        assignment: u64,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        decode: impl FnOnce() -> Vec<Result<ClaimEvent, Undecodable>>,
+    ) -> Vec<Self> {
         let payload = payload.unwrap_or_default();
         let bytes = payload.len() + key.unwrap_or_default().len();
-        let claim = if bytes > LONGEST_MESSAGE {
-            let error = format!("the message has {bytes} bytes, and a claim {LONGEST_MESSAGE} at most");
-            Err(Box::new(Undecodable { reason: "undecodable", error, fragments: Fragments::default() }))
+        let claims = if bytes > LONGEST_MESSAGE {
+            let error = format!("the message has {bytes} bytes, and claims have {LONGEST_MESSAGE} at most");
+            vec![Err(Undecodable { reason: "undecodable", error, fragments: Fragments::default() })]
         } else {
-            decode(key, payload)
+            decode()
         };
-        // Copies only what is kept: a batch of messages may expand to more than memory has.
-        let claim = claim.map_err(|refused| Box::new(Undecodable { error: shortened(&refused.error), ..*refused }));
-        let payload = payload[..payload.len().min(KEPT_BYTES)].to_vec();
-        Self { last_offset: source.offset, source, assignment, claim, payload, trace: None }
+        let (last, is_batch) = (claims.len().saturating_sub(1), claims.len() > 1);
+        let record = |(at, claim): (usize, Result<ClaimEvent, Undecodable>)| {
+            let key = key.filter(|_| !is_batch);
+            let claim = claim.and_then(|event| checked(key, event));
+            // Copies only what is kept: a batch of messages may expand to more than memory has.
+            let kept = if is_batch && claim.is_ok() { 0 } else { payload.len().min(KEPT_BYTES) };
+            let (payload, part) = (payload[..kept].to_vec(), is_batch.then_some(at));
+            let claim = claim.map_err(|refused| Box::new(Undecodable { error: shortened(&refused.error), ..refused }));
+            let last_offset = if at == last { source.offset } else { source.offset - 1 };
+            let source = MessageOrigin { part, ..source.clone() };
+            Self { last_offset, source, assignment, claim, payload, trace: None }
+        };
+        claims.into_iter().enumerate().map(record).collect()
     }
 }
 
@@ -266,8 +290,7 @@ fn shortened(error: &str) -> String {
     error.chars().take(LONGEST_ERROR).collect()
 }
 
-fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>> {
-    let event = ClaimEvent::decode(payload).map_err(Box::new)?;
+fn checked(key: Option<&[u8]>, event: ClaimEvent) -> Result<Claim, Undecodable> {
     let named = event.key();
     let claim = Claim {
         coupon_id: event.coupon_id,
@@ -277,8 +300,7 @@ fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>>
         claimed_at: Some(event.claimed_at),
         trace: None,
     };
-    let refuse =
-        |error: String| Err(Box::new(Undecodable { reason: "undecodable", error, fragments: fragments(&claim) }));
+    let refuse = |error: String| Err(Undecodable { reason: "undecodable", error, fragments: fragments(&claim) });
     if !YEARS.contains(&event.claimed_at.year()) {
         return refuse(format!("claimed_at is outside the years {} to {}", YEARS.start(), YEARS.end()));
     }
@@ -299,9 +321,37 @@ pub(crate) mod tests {
     const GOOD: &str =
         r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
 
+    const BATCH: &str = r#"{"v":2,"coupon_id":1,"drop_id":2,"claims":[
+        {"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"},
+        {"slot":0,"user_id":"u-38","claimed_at":"2026-12-01T06:00:00.123Z"},
+        {"slot":39,"user_id":"u-39","claimed_at":"0001-01-01T00:00:00Z"},
+        {"slot":40,"user_id":"u-40","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
+
+    fn records(partition: i32, offset: i64, assignment: u64, key: Option<&[u8]>, payload: &[u8]) -> Vec<Record> {
+        let source = MessageOrigin { topic: "t".into(), partition, offset, timestamp_ms: Some(0), part: None };
+        Record::of_message(&source, assignment, key, Some(payload), || ClaimEvent::decode(payload))
+    }
+
     pub(crate) fn record(partition: i32, offset: i64, assignment: u64, payload: &str) -> Record {
-        let source = MessageOrigin { topic: "t".into(), partition, offset, timestamp_ms: Some(0) };
-        Record::new(source, assignment, None, Some(payload.as_bytes()))
+        records(partition, offset, assignment, None, payload.as_bytes()).remove(0)
+    }
+
+    fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>> {
+        records(0, 0, 0, key, payload).remove(0).claim
+    }
+
+    #[test]
+    fn each_claim_of_a_batch_is_a_record_and_the_last_one_ends_the_message() {
+        let read = records(0, 7, 3, Some(b"1:37"), BATCH.as_bytes());
+        let offsets: Vec<i64> = read.iter().map(|record| record.last_offset).collect();
+        assert_eq!(offsets, [6, 6, 6, 7]);
+        let slots: Vec<_> = read.iter().map(|record| record.claim.as_ref().map(|claim| claim.slot).ok()).collect();
+        assert_eq!(slots, [Some(37), None, None, Some(40)]);
+        let reasons: Vec<_> = read.iter().filter_map(|one| Some(one.claim.as_ref().err()?.reason)).collect();
+        assert_eq!(reasons, ["slot_out_of_range", "undecodable"]);
+        // As a dead letter, a claim keeps its part and no other's.
+        let kept = String::from_utf8(read[0].failed("slot_taken", "").payload).unwrap();
+        assert!(kept.starts_with("{\"v\":1,") && kept.contains("u-37") && !kept.contains("u-40"), "{kept}");
     }
 
     #[test]
@@ -322,8 +372,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_message_without_a_value_is_an_empty_one() {
-        let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None };
-        let record = Record::new(source, 0, Some(b"1"), None);
+        let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None, part: None };
+        let record = Record::of_message(&source, 0, Some(b"1"), None, || ClaimEvent::decode(&[])).remove(0);
         assert_eq!(record.claim.unwrap_err().error, "the message is empty");
         assert!(record.payload.is_empty());
     }
@@ -350,15 +400,15 @@ pub(crate) mod tests {
         let long = GOOD.replace("\"v\"", &format!("\"x\":\"{}\",\"v\"", "x".repeat(LONGEST_MESSAGE)));
         let record = record(0, 0, 0, &long);
         let refused = record.claim.unwrap_err();
-        assert_eq!(refused.error, format!("the message has {} bytes, and a claim 65536 at most", long.len()));
+        assert_eq!(refused.error, format!("the message has {} bytes, and claims have 65536 at most", long.len()));
         assert_eq!((refused.reason, record.payload.len()), ("undecodable", KEPT_BYTES));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_kept_as_they_are(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None };
-            let record = Record::new(source, 0, None, Some(&payload));
+            let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None, part: None };
+            let record = Record::of_message(&source, 0, None, Some(&payload), || ClaimEvent::decode(&payload)).remove(0);
             let refused = record.claim.as_ref().unwrap_err();
             prop_assert_eq!(record.failed(refused.reason, &refused.error).payload, payload);
         }

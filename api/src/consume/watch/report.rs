@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::http::health::{HealthCheck, check};
+use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::UNREADABLE;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -159,8 +160,16 @@ pub(crate) fn describe_metrics() {
     }
     describe_counter!(REFUSED, "Messages kept in the dead-letter table, by reason");
     let faults = [ClaimFault::SealedDrop, ClaimFault::OutsideWindow].map(ClaimFault::reason);
-    let others =
-        ["undecodable", "unknown_drop", "slot_out_of_range", "slot_taken", "already_has_one", "bad_data", UNREADABLE];
+    let others = [
+        "undecodable",
+        "unknown_drop",
+        "slot_out_of_range",
+        "slot_taken",
+        "already_has_one",
+        "bad_data",
+        UNREADABLE,
+        FORGED,
+    ];
     for reason in faults.into_iter().chain(others) {
         counter!(REFUSED, "reason" => reason).absolute(0);
     }

@@ -3,6 +3,7 @@
 //! time, the fallback table. Concurrent retries of one claim share one write ([`Singleflight`]).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::issued::IssuedClaims;
-use super::publisher::Fallback;
-use super::publisher::Publisher;
+use futures_util::future::join_all;
+
+use super::publisher::{Fallback, Outgoing, Publisher};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
 /// The second store that holds a claim, beside Redis.
@@ -48,10 +50,20 @@ pub(super) struct AdmittedClaim {
     /// By Redis's clock; `None` where Redis does not know it.
     pub(super) admitted_at_ms: Option<i64>,
     pub(super) now_ms: i64,
-    /// Redis gave the slot just now.
-    pub(super) is_new: bool,
     /// The span of its request, where it has a trace.
     pub(super) trace: Option<TraceContext>,
+}
+
+impl AdmittedClaim {
+    fn id(&self, writes: &Singleflight) -> AdmissionId {
+        writes.id(self.drop_id, self.slot, &self.user, self.admitted_at_ms)
+    }
+
+    fn outgoing(&self, coupon: &CouponWithDrops) -> Outgoing {
+        let claimed_at = instant(self.admitted_at_ms.unwrap_or(self.now_ms));
+        let (coupon_id, drop_id, slot, user_id) = (coupon.coupon.id, self.drop_id, self.slot, self.user.clone());
+        Outgoing { claim: ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at }, trace: self.trace }
+    }
 }
 
 impl Durability {
@@ -66,58 +78,105 @@ impl Durability {
         &self.publisher
     }
 
-    /// Makes sure that a second store holds the claim, and says which (Kafka, where it was written
-    /// earlier). `None`: neither took it in time, so it must not be acknowledged. The admission
-    /// stands, and a retry finds it.
+    /// Makes sure that a second store holds the claims that one call admitted, and says which, in
+    /// their order. `None`: neither took the claim in time, so it must not be acknowledged. The
+    /// admission stands, and a retry finds it.
     ///
     /// A claim may be published twice, by two processes or after a restart; the consumer ignores
     /// the second message.
-    ///
-    /// Each store has a deadline of its own, and Redis's answer may have taken long before them, or
-    /// this process may have stood still in between. A claim that a second store took later than
-    /// the reconciler waits for may have been missing where a lost Redis was rebuilt.
+    pub(super) async fn ensure_new(
+        &self,
+        coupon: &CouponWithDrops,
+        claims: Vec<AdmittedClaim>,
+    ) -> Vec<Option<SecondStore>> {
+        let mut stored = vec![None; claims.len()];
+        let (mut ours, mut outgoing, mut joined) = (Vec::new(), Vec::new(), Vec::new());
+        let quantity = |claim: &AdmittedClaim| coupon.drop(claim.drop_id).map_or(0, |drop| drop.quantity);
+        for (at, claim) in claims.iter().enumerate() {
+            match self.writes.begin(claim.id(&self.writes)) {
+                WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
+                // A retry came first: its call was answered sooner.
+                WriteTurn::Joined(result) => joined.push((at, result)),
+                WriteTurn::Ours(turn) => {
+                    ours.push((at, turn));
+                    outgoing.push(claim.outgoing(coupon));
+                }
+            }
+        }
+        for ((at, turn), result) in ours.into_iter().zip(self.write(&outgoing).await) {
+            stored[at] = turn.end(result, quantity(&claims[at]));
+        }
+        for (at, result) in joined {
+            stored[at] = ended(result).await;
+        }
+        claims.iter().zip(stored).map(|(claim, stored)| self.in_time(claim, stored)).collect()
+    }
+
+    /// The same for a claim that Redis gave its slot earlier: a retry. It says Kafka if the claim
+    /// was written earlier.
     pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<SecondStore> {
-        let AdmittedClaim { asked_at, drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace } = claim;
-        let drop = coupon.drop(drop_id);
-        let id = self.writes.id(drop_id, slot, &user, admitted_at_ms);
-        let claimed_at = instant(admitted_at_ms.unwrap_or(now_ms));
-        let event = ClaimEvent { coupon_id: coupon.coupon.id, drop_id, slot, user_id: user, claimed_at };
+        let drop = coupon.drop(claim.drop_id);
+        let outgoing = claim.outgoing(coupon);
         // A claim of a sealed drop has its row, unless it was admitted after sealing: a clock that
-        // was wrong opened the drop again. So the row counts, and never for a new admission.
-        let has_row = if is_new || drop.is_some_and(|drop| drop.sealed_at.is_none()) {
+        // was wrong opened the drop again. So the row counts.
+        let has_row = if drop.is_some_and(|drop| drop.sealed_at.is_none()) {
             Some(false)
         } else {
-            self.issued.has_row(&event).await
+            self.issued.has_row(&outgoing.claim).await
         };
         let stored = match has_row {
             Some(true) => Some(SecondStore::Kafka),
             // A dead letter would unseal its drop, which most likely has the row.
-            None => self.publish(&event, trace).await.then_some(SecondStore::Kafka),
-            Some(false) => self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event, trace)).await,
+            None => self.publish(&[outgoing]).await.first().is_some_and(|sent| *sent).then_some(SecondStore::Kafka),
+            Some(false) => match self.writes.begin(claim.id(&self.writes)) {
+                WriteTurn::Durable => Some(SecondStore::Kafka),
+                WriteTurn::Joined(result) => ended(result).await,
+                WriteTurn::Ours(turn) => {
+                    let stored = self.write(&[outgoing]).await.first().copied().flatten();
+                    turn.end(stored, drop.map_or(0, |drop| drop.quantity))
+                }
+            },
         };
-        let is_late = asked_at.elapsed() > self.longest_in_flight;
+        self.in_time(&claim, stored)
+    }
+
+    /// Each store has its own deadline, and Redis's answer may have taken long before them, or this
+    /// process may have stood still in between. A claim that a second store took later than the
+    /// reconciler waits may have been missing when a lost Redis was rebuilt.
+    fn in_time(&self, claim: &AdmittedClaim, stored: Option<SecondStore>) -> Option<SecondStore> {
+        let is_late = claim.asked_at.elapsed() > self.longest_in_flight;
         if is_late && stored.is_some() {
             counter!("firstcome_claims_not_held_total").increment(1);
-            tracing::debug!(drop = %drop_id, slot, "a second store took an admission too late, and it is not promised");
+            let (drop, slot) = (claim.drop_id, claim.slot);
+            tracing::debug!(%drop, slot, "a second store took an admission too late, and it is not promised");
         }
         stored.filter(|_| !is_late)
     }
 
-    async fn publish(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> bool {
-        let published = self.publisher.publish(event, trace).await;
+    async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
+        let published = self.publisher.publish(claims).await;
         crash_point(Point::ClaimPublished);
         published
     }
 
-    async fn write(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> Option<SecondStore> {
-        if self.publish(event, trace).await {
-            return Some(SecondStore::Kafka);
+    /// Writes claims to a second store, and says which holds each of them.
+    async fn write(&self, claims: &[Outgoing]) -> Vec<Option<SecondStore>> {
+        if claims.is_empty() {
+            return Vec::new();
         }
-        let kept = self.fallback.keep(event, trace).await;
+        let published = self.publish(claims).await;
+        let one = async |(claim, is_published): (&Outgoing, bool)| {
+            if is_published { Some(SecondStore::Kafka) } else { self.keep(claim).await }
+        };
+        join_all(claims.iter().zip(published).map(one)).await
+    }
+
+    async fn keep(&self, Outgoing { claim, trace }: &Outgoing) -> Option<SecondStore> {
+        let kept = self.fallback.keep(claim, *trace).await;
         crash_point(Point::ClaimKept);
         if !kept {
             counter!("firstcome_claims_not_held_total").increment(1);
-            tracing::debug!(drop = %event.drop_id, slot = event.slot, "an admission is held by Redis alone and is not promised");
+            tracing::debug!(drop = %claim.drop_id, slot = claim.slot, "an admission is held by Redis alone and is not promised");
         }
         kept.then_some(SecondStore::Fallback)
     }
@@ -147,8 +206,14 @@ impl AdmissionId {
     }
 }
 
-/// `None` until the write has ended.
-type WriteResult = watch::Receiver<Option<Option<SecondStore>>>;
+/// How far a write is.
+#[derive(Debug, Clone, Copy)]
+enum WriteState {
+    Running,
+    Ended(Option<SecondStore>),
+}
+
+type WriteResult = watch::Receiver<WriteState>;
 
 /// Singleflight for durable writes: a claim that is being written, or is known to be durable, is
 /// not written again.
@@ -169,41 +234,25 @@ impl Singleflight {
         AdmissionId { drop, slot, fingerprint: self.hashing.hash_one((user.as_str(), admitted_at_ms)) }
     }
 
-    /// Runs `write`, unless the claim is known to be durable or another task is writing it.
-    /// `quantity` is the drop's and bounds the memory. `None`: no store took the claim.
-    async fn run(
-        &self,
-        id: AdmissionId,
-        quantity: Slot,
-        write: impl Future<Output = Option<SecondStore>>,
-    ) -> Option<SecondStore> {
+    /// Takes the turn to write a claim, unless it is known to be durable or another task is writing
+    /// it.
+    fn begin(&self, id: AdmissionId) -> WriteTurn<'_> {
         if self.is_durable(id) {
-            return Some(SecondStore::Kafka);
+            return WriteTurn::Durable;
         }
-        let (sender, receiver) = watch::channel(None);
-        let other = {
-            let mut running = self.running.lock();
-            // Again, under the lock: a writer remembers its claim before it leaves `running`.
-            if self.is_durable(id) {
-                return Some(SecondStore::Kafka);
+        let mut running = self.running.lock();
+        // Again, under the lock: a writer remembers its claim before it leaves `running`.
+        if self.is_durable(id) {
+            return WriteTurn::Durable;
+        }
+        match running.entry(id) {
+            Entry::Occupied(other) => WriteTurn::Joined(other.get().clone()),
+            Entry::Vacant(free) => {
+                let (result, receiver) = watch::channel(WriteState::Running);
+                free.insert(receiver);
+                WriteTurn::Ours(RunningWrite { writes: self, id, result })
             }
-            let other = running.get(&id).cloned();
-            if other.is_none() {
-                running.insert(id, receiver);
-            }
-            other
-        };
-        if let Some(mut result) = other {
-            // An error: the writer panicked, and the result is unknown.
-            return result.wait_for(Option::is_some).await.ok().and_then(|stored| (*stored)?);
         }
-        let _leaves_at_the_end = RunningWrite { all: &self.running, id };
-        let stored = write.await;
-        if stored.is_some() {
-            self.remember(id, quantity);
-        }
-        sender.send_replace(Some(stored));
-        stored
     }
 
     /// Forgets all drops but the wanted ones.
@@ -228,14 +277,43 @@ impl Singleflight {
     }
 }
 
+/// Who writes a claim.
+enum WriteTurn<'a> {
+    /// Nobody: it is durable.
+    Durable,
+    /// Another task.
+    Joined(WriteResult),
+    Ours(RunningWrite<'a>),
+}
+
+/// The result of another task's write. An error: it panicked, and the result is unknown.
+async fn ended(mut result: WriteResult) -> Option<SecondStore> {
+    let state = result.wait_for(|state| matches!(state, WriteState::Ended(_))).await;
+    if let WriteState::Ended(stored) = *state.ok()? { stored } else { None }
+}
+
+/// The turn to write a claim. Dropping it gives the turn back.
 struct RunningWrite<'a> {
-    all: &'a Mutex<HashMap<AdmissionId, WriteResult>>,
+    writes: &'a Singleflight,
     id: AdmissionId,
+    result: watch::Sender<WriteState>,
+}
+
+impl RunningWrite<'_> {
+    /// Tells everybody who waits which store holds the claim. `quantity` is the drop's and bounds
+    /// the memory.
+    fn end(self, stored: Option<SecondStore>, quantity: Slot) -> Option<SecondStore> {
+        if stored.is_some() {
+            self.writes.remember(self.id, quantity);
+        }
+        self.result.send_replace(WriteState::Ended(stored));
+        stored
+    }
 }
 
 impl Drop for RunningWrite<'_> {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.id);
+        self.writes.running.lock().remove(&self.id);
     }
 }
 
@@ -246,17 +324,34 @@ mod tests {
 
     use super::*;
 
+    /// Writes a claim if it is this task's turn.
+    async fn run(
+        writes: &Singleflight,
+        id: AdmissionId,
+        quantity: Slot,
+        write: impl Future<Output = Option<SecondStore>>,
+    ) -> Option<SecondStore> {
+        match writes.begin(id) {
+            WriteTurn::Durable => Some(SecondStore::Kafka),
+            WriteTurn::Joined(result) => ended(result).await,
+            WriteTurn::Ours(turn) => {
+                let stored = write.await;
+                turn.end(stored, quantity)
+            }
+        }
+    }
+
     fn id(writes: &Singleflight, slot: Slot, user: &str, at: i64) -> AdmissionId {
         writes.id(DropId(1), slot, &user.parse().unwrap(), Some(at))
     }
 
     async fn write(writes: &Singleflight, id: AdmissionId, stored: Option<SecondStore>) {
-        assert_eq!(writes.run(id, 100, async { stored }).await, stored);
+        assert_eq!(run(writes, id, 100, async { stored }).await, stored);
     }
 
     /// Whether a claim is known: its write is not run then.
     async fn is_known(writes: &Singleflight, id: AdmissionId) -> bool {
-        writes.run(id, 100, async { None }).await.is_some()
+        run(writes, id, 100, async { None }).await.is_some()
     }
 
     #[tokio::test]
@@ -290,9 +385,9 @@ mod tests {
         let claim = id(&writes, 1, "u-1", 1);
         for stored in [None, Some(SecondStore::Fallback)] {
             let (end, ended) = oneshot::channel();
-            let mut first = Box::pin(writes.run(claim, 1, async { ended.await.unwrap() }));
+            let mut first = Box::pin(run(&writes, claim, 1, async { ended.await.unwrap() }));
             assert!((&mut first).now_or_never().is_none());
-            let mut retry = Box::pin(writes.run(claim, 1, never()));
+            let mut retry = Box::pin(run(&writes, claim, 1, never()));
             assert!((&mut retry).now_or_never().is_none());
             end.send(stored).unwrap();
             assert_eq!((first.await, retry.await), (stored, stored));
@@ -300,9 +395,9 @@ mod tests {
         assert!(is_known(&writes, claim).await);
 
         let claim = id(&writes, 2, "u-2", 1);
-        let mut first = Box::pin(writes.run(claim, 2, std::future::pending()));
+        let mut first = Box::pin(run(&writes, claim, 2, std::future::pending()));
         assert!((&mut first).now_or_never().is_none());
-        let mut retry = Box::pin(writes.run(claim, 2, never()));
+        let mut retry = Box::pin(run(&writes, claim, 2, never()));
         assert!((&mut retry).now_or_never().is_none());
         drop(first);
         assert_eq!(retry.await, None, "the writer is gone");

@@ -16,13 +16,11 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant, MAX_BATCH};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::trace::{self, TraceContext};
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -189,7 +187,7 @@ impl MicroBatches {
     }
 
     /// Replies at once to claims without a slot. Claims with a slot are made durable first, without
-    /// their clients if need be.
+    /// their clients if need be: those that this call admitted together, and retries one by one.
     fn deliver(
         self: &Arc<Self>,
         drop_id: DropId,
@@ -197,7 +195,7 @@ impl MicroBatches {
         asked_at: Instant,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) {
-        let mut with_slot = Vec::new();
+        let (mut admitted, mut retries) = (Vec::new(), Vec::new());
         for (pending, reply) in replies {
             // One person's damaged entry in Redis spoils nobody else's claim.
             let Some(reply) = reply else {
@@ -205,32 +203,46 @@ impl MicroBatches {
                 refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
                 continue;
             };
+            let claim = |drop_id, slot| AdmittedClaim {
+                asked_at,
+                drop_id,
+                slot,
+                user: pending.user.clone(),
+                admitted_at_ms: reply.admitted_at_ms,
+                now_ms: reply.now_ms,
+                trace: pending.trace,
+            };
             match reply.admission {
                 Admission::Accepted(slot) => {
                     crash_point(Point::ClaimAdmitted);
-                    with_slot.push((pending, reply, drop_id, slot));
+                    let claim = claim(drop_id, slot);
+                    admitted.push((claim, (pending, reply)));
                 }
-                Admission::Already(held_in, slot) => with_slot.push((pending, reply, held_in, slot)),
+                Admission::Already(held_in, slot) => {
+                    let claim = claim(held_in, slot);
+                    retries.push((claim, (pending, reply)));
+                }
                 _ => pending.answer(reply, None),
             }
         }
-        if with_slot.is_empty() {
-            return;
+        if let Some((_, (first, _))) = admitted.first() {
+            traces::keep(self, keys, admitted.iter().map(|(claim, _)| claim));
+            let (durability, coupon) = (Arc::clone(&self.durability), Arc::clone(&first.coupon));
+            self.in_flight.spawn(async move {
+                let (claims, waiting): (Vec<_>, Vec<_>) = admitted.into_iter().unzip();
+                let stored = durability.ensure_new(&coupon, claims).await;
+                for ((pending, reply), stored) in waiting.into_iter().zip(stored) {
+                    pending.answer(reply, stored);
+                }
+            });
         }
-        traces::keep(self, keys, &with_slot);
-        let durability = Arc::clone(&self.durability);
-        self.in_flight.spawn(async move {
-            let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, AdmissionReply, DropId, Slot)| {
-                let (user, admitted_at_ms, now_ms) = (pending.user.clone(), reply.admitted_at_ms, reply.now_ms);
-                let is_new = matches!(reply.admission, Admission::Accepted(_));
-                let trace = pending.trace;
-                let claim = AdmittedClaim { asked_at, drop_id, slot, user, admitted_at_ms, now_ms, is_new, trace };
+        for (claim, (pending, reply)) in retries {
+            let durability = Arc::clone(&self.durability);
+            self.in_flight.spawn(async move {
                 let stored = durability.ensure(&pending.coupon, claim).await;
                 pending.answer(reply, stored);
-            };
-            let mut all: FuturesUnordered<_> = with_slot.into_iter().map(make_durable).collect();
-            while all.next().await.is_some() {}
-        });
+            });
+        }
     }
 }
 

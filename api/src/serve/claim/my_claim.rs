@@ -171,16 +171,7 @@ impl ClaimService {
         // Revoked or moved since it was looked up.
         let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
         let now_ms = self.clock.now().timestamp_millis();
-        let claim = AdmittedClaim {
-            asked_at,
-            drop_id,
-            slot,
-            user,
-            admitted_at_ms,
-            now_ms,
-            is_new: false,
-            trace: trace::current(),
-        };
+        let claim = AdmittedClaim { asked_at, drop_id, slot, user, admitted_at_ms, now_ms, trace: trace::current() };
         self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)
     }
 }

@@ -1,15 +1,16 @@
 //! The Kafka producer of claims, and the fallback for those that it does not get acknowledged.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, check_topic};
+use firstcome_shared::kafka::{KafkaSettings, SIGNATURE, check_topic};
 use firstcome_shared::mysql::dead_letters::Unpublished;
 use firstcome_shared::mysql::{Db, DbError, dead_letters};
 use firstcome_shared::trace::{self, SpanEnd, SpanKind, TRACEPARENT, TraceContext, TraceSpan, key};
+use futures_util::future::join_all;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
 use rdkafka::ClientConfig;
@@ -20,12 +21,21 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+/// A claim on its way to a second store.
+pub(super) struct Outgoing {
+    pub(super) claim: ClaimEvent,
+    /// The span of its request, if it has a trace.
+    pub(super) trace: Option<TraceContext>,
+}
+
 pub(crate) struct Publisher {
     kafka: KafkaSettings,
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
     /// 0: not known, and the hash of the key chooses.
     partitions: AtomicU32,
+    /// Every consumer and reconciler reads messages with several claims.
+    writes_batches: AtomicBool,
     deadline: Duration,
     /// Why Kafka did not take the last claim.
     problem: RwLock<Option<String>>,
@@ -44,9 +54,19 @@ impl Publisher {
         let settings = kafka.producer(deadline);
         let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
         let problem = RwLock::new(partitions.is_none().then(|| "it was away when this process started".to_owned()));
-        let publisher = Self { kafka, settings, producer, partitions: AtomicU32::new(0), deadline, problem };
+        let (partitions_known, writes_batches) = (AtomicU32::new(0), AtomicBool::new(false));
+        let publisher =
+            Self { kafka, settings, producer, partitions: partitions_known, writes_batches, deadline, problem };
         publisher.set_partitions(partitions.unwrap_or(0));
         Ok(publisher)
+    }
+
+    /// Says which versions of messages the readers of the topic know.
+    pub(crate) fn set_writes_batches(&self, all_read_them: bool) {
+        if self.writes_batches.swap(all_read_them, Ordering::Relaxed) != all_read_them {
+            let version = if all_read_them { 2 } else { 1 };
+            tracing::info!(version, "messages are written in another version, as all readers of the topic know it");
+        }
     }
 
     fn set_partitions(&self, partitions: usize) {
@@ -122,28 +142,40 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes an admission and waits for Kafka's acknowledgement. `false`: it did not come
-    /// before the deadline, and the message may or may not reach the topic.
-    pub(super) async fn publish(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> bool {
+    /// Publishes admissions of one drop, and waits for Kafka's acknowledgements. `false`: the one
+    /// of its message did not come before the deadline, and the message may or may not reach the
+    /// topic.
+    pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
+        let messages = messages_of(claims, self.writes_batches.load(Ordering::Relaxed));
+        let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
+        messages.iter().zip(sent).flat_map(|(message, sent)| message.iter().map(move |_| sent)).collect()
+    }
+
+    async fn publish_one(&self, claims: &[Outgoing]) -> bool {
         let begun = Instant::now();
-        let problem = self.send(event, trace).await.err();
+        let problem = self.send(claims).await.err();
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
         let queued = problem.is_none();
         if let Some(problem) = &problem {
-            counter!("firstcome_claims_not_queued_total").increment(1);
-            tracing::debug!(%problem, drop = %event.drop_id, slot = event.slot, "an admission is not queued");
+            counter!("firstcome_claims_not_queued_total").increment(claims.len() as u64);
+            tracing::debug!(%problem, claims = claims.len(), "admissions are not queued");
         }
         self.note(problem);
         queued
     }
 
-    async fn send(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> Result<(), String> {
+    async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
+        // Of one claim also while batches are not written, so the version may change in between.
+        let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
+        let Some(message) = EncodedMessage::new(claims, is_batch) else { return Ok(()) };
+        // A message with several claims has none that is sampled.
+        let trace = if let [one] = claims { one.trace } else { None };
         let Some(trace) = trace.filter(|trace| trace.sampled && trace::is_on()) else {
-            return self.send_with(event, trace).await.map(drop);
+            return self.send_with(&message, trace).await.map(drop);
         };
         // The message carries the span of its sending, which ends with Kafka's acknowledgement.
         let (begun, own) = (Instant::now(), trace.child());
-        let sent = self.send_with(event, Some(own)).await;
+        let sent = self.send_with(&message, Some(own)).await;
         let topic = &self.kafka.topic;
         if let Some(span) = TraceSpan::ended_now(own, format!("send {topic}"), SpanKind::Producer, begun.elapsed()) {
             let span = span
@@ -152,7 +184,7 @@ impl Publisher {
                 .with(key::MESSAGING_OPERATION_NAME, "send")
                 .with(key::MESSAGING_OPERATION_TYPE, "send")
                 .with(key::MESSAGING_DESTINATION_NAME, topic.clone())
-                .with(key::MESSAGING_KAFKA_MESSAGE_KEY, event.key());
+                .with(key::MESSAGING_KAFKA_MESSAGE_KEY, message.key);
             match &sent {
                 Ok(sent) => span
                     .with(key::MESSAGING_DESTINATION_PARTITION_ID, sent.partition.to_string())
@@ -164,17 +196,21 @@ impl Publisher {
         sent.map(drop)
     }
 
-    async fn send_with(&self, event: &ClaimEvent, trace: Option<TraceContext>) -> Result<Delivery, String> {
-        let (key, payload) = (event.key(), event.encode());
-        let record = FutureRecord::to(&self.kafka.topic).key(&key).payload(&payload);
-        let record = match trace.map(|trace| trace.to_string()) {
-            Some(trace) => record
-                .headers(OwnedHeaders::new_with_capacity(1).insert(Header { key: TRACEPARENT, value: Some(&trace) })),
-            None => record,
-        };
+    async fn send_with(&self, message: &EncodedMessage<'_>, trace: Option<TraceContext>) -> Result<Delivery, String> {
+        let EncodedMessage { first, key, payload } = message;
+        let record = FutureRecord::to(&self.kafka.topic).key(key).payload(payload);
+        let trace = trace.map(|trace| trace.to_string());
+        let signature = self.kafka.signing.sign(&self.kafka.topic, payload.as_bytes());
+        let mut headers = OwnedHeaders::new_with_capacity(2);
+        for (key, value) in [(TRACEPARENT, &trace), (SIGNATURE, &signature)] {
+            if value.is_some() {
+                headers = headers.insert(Header { key, value: value.as_ref() });
+            }
+        }
+        let record = record.headers(headers);
         let partitions = self.partitions.load(Ordering::Relaxed);
-        let partition = if partitions > 0 { i32::try_from(event.partition(partitions)).ok() } else { None };
-        // Where librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claim.
+        let partition = if partitions > 0 { i32::try_from(first.partition(partitions)).ok() } else { None };
+        // If librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claims.
         let sent = match self.producer().send_result(FutureRecord { partition, ..record }) {
             // The topic was created again with fewer partitions.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
@@ -202,6 +238,35 @@ impl Publisher {
             producer.in_flight_count()
         });
         flushed.await.unwrap_or(-1)
+    }
+}
+
+/// Most claims of one message. With the longest user ids they have some 18 KB, well below what a
+/// producer may write at once.
+const CLAIMS_A_MESSAGE: usize = 128;
+
+/// Which claims travel together: all, but for those with a sampled trace, since a message has one
+/// trace context.
+fn messages_of(claims: &[Outgoing], in_batches: bool) -> Vec<&[Outgoing]> {
+    let is_traced = |claim: &Outgoing| claim.trace.is_some_and(|trace| trace.sampled);
+    let together = |a: &Outgoing, b: &Outgoing| in_batches && !is_traced(a) && !is_traced(b);
+    claims.chunk_by(together).flat_map(|some| some.chunks(CLAIMS_A_MESSAGE)).collect()
+}
+
+/// A message as it is written.
+struct EncodedMessage<'c> {
+    /// The claim with the lowest slot, whose partition it goes to.
+    first: &'c ClaimEvent,
+    key: String,
+    payload: String,
+}
+
+impl<'c> EncodedMessage<'c> {
+    fn new(claims: &'c [Outgoing], is_batch: bool) -> Option<Self> {
+        let first = claims.iter().map(|one| &one.claim).min_by_key(|claim| claim.slot)?;
+        let all: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
+        let payload = if is_batch { ClaimEvent::encode_batch(&all) } else { first.encode() };
+        Some(Self { first, key: first.key(), payload })
     }
 }
 
@@ -291,23 +356,25 @@ async fn insert(db: &Db, claims: Vec<Unpublished>, deadline: Duration) -> Result
 mod tests {
     use chrono::DateTime;
     use firstcome_shared::domain::{CouponId, DropId};
-    use firstcome_shared::kafka::Security;
+    use firstcome_shared::kafka::{Security, Signing};
 
     use super::*;
 
     fn publisher(brokers: &str) -> Publisher {
         let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
         let deadline = Duration::from_secs(5);
-        let kafka = KafkaSettings { brokers: brokers.into(), topic, group, security: Security::default() };
+        let (security, signing) = (Security::default(), Signing::default());
+        let kafka = KafkaSettings { brokers: brokers.into(), topic, group, security, signing };
         let mut made = Publisher::new(kafka, deadline, None).unwrap();
         // librdkafka's mock broker: enough to see that messages are sent.
         made.settings.set("test.mock.num.brokers", "1");
         made
     }
 
-    fn event(slot: u32) -> ClaimEvent {
+    fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
         let (coupon_id, drop_id, claimed_at) = (CouponId(1), DropId(1), DateTime::UNIX_EPOCH);
-        ClaimEvent { coupon_id, drop_id, slot, user_id: "u-1".parse().unwrap(), claimed_at }
+        let claim = ClaimEvent { coupon_id, drop_id, slot, user_id: "u-1".parse().unwrap(), claimed_at };
+        Outgoing { claim, trace }
     }
 
     #[tokio::test]
@@ -315,9 +382,36 @@ mod tests {
         let publisher = publisher("127.0.0.1:1");
         assert!(!publisher.renew_if_failed().unwrap(), "an unreachable broker is not a failure for good");
         publisher.renew().unwrap();
-        assert!(publisher.publish(&event(1), None).await);
+        assert_eq!(publisher.publish(&[claim(1, None)]).await, [true]);
         publisher.renew().unwrap();
-        assert!(publisher.publish(&event(2), Some(TraceContext::root())).await);
+        publisher.set_writes_batches(true);
+        let claims = [claim(3, None), claim(2, Some(TraceContext::root())), claim(4, None)];
+        assert_eq!(publisher.publish(&claims).await, [true; 3]);
         assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);
+    }
+
+    #[test]
+    fn claims_share_a_message_unless_they_are_traced_or_too_many() {
+        let traced = || Some(TraceContext::root());
+        let claims: Vec<Outgoing> =
+            (1..=300).map(|slot| claim(slot, if slot == 140 { traced() } else { None })).collect();
+        let sizes = |in_batches| messages_of(&claims, in_batches).iter().map(|some| some.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(true), [128, 11, 1, 128, 32]);
+        assert_eq!(sizes(false), [1; 300]);
+        assert!(messages_of(&[], true).is_empty());
+    }
+
+    #[test]
+    fn largest_message_fits_into_what_a_producer_may_write() {
+        let longest: Vec<Outgoing> = (0..u32::try_from(CLAIMS_A_MESSAGE).unwrap())
+            .map(|n| {
+                let mut one = claim(u32::MAX - n, None);
+                (one.claim.user_id, one.claim.coupon_id) = ("u".repeat(64).parse().unwrap(), CouponId(i64::MAX));
+                one
+            })
+            .collect();
+        let message = EncodedMessage::new(&longest, true).unwrap();
+        assert_eq!(message.first.slot, u32::MAX - 127);
+        assert!(message.payload.len() < 30_000, "{}", message.payload.len());
     }
 }

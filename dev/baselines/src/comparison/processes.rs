@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use firstcome_load::launch::{Installation, Servers, Service, connection};
 use firstcome_load::terminal::step;
-use firstcome_shared::kafka::{KafkaSettings, Security, ensure_topic};
+use firstcome_shared::kafka::{KafkaSettings, Security, Signing, ensure_topic};
 use firstcome_stack::built_program;
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
@@ -73,6 +73,7 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
             group: topic.clone(),
             topic,
             security: Security::default(),
+            signing: Signing::default(),
         };
         ensure_topic(&settings, 12, 1, Duration::from_secs(20)).await?;
     }

@@ -13,7 +13,7 @@ mod sql;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
-use firstcome_shared::kafka::{KafkaSettings, Security};
+use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use serde::{Deserialize, Serialize};
 
 pub use consumer::consume;
@@ -143,6 +143,7 @@ impl DesignArgs {
             group: format!("{topic}-issuer"),
             topic,
             security: Security::default(),
+            signing: Signing::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use firstcome_load::launch::{Installation, InstallationCoupon, until};
 use firstcome_load::terminal::step;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, Security};
+use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
@@ -66,17 +66,32 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
     Ok(best.1)
 }
 
+/// As many as a busy API puts into one.
+const CLAIMS_A_MESSAGE: usize = 64;
+
 pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
     let (brokers, topic) =
         (installation.setting("KAFKA_BROKERS").to_owned(), installation.setting("KAFKA_TOPIC").to_owned());
-    let settings = KafkaSettings { brokers, topic: topic.clone(), group: String::new(), security: Security::default() };
+    let settings = KafkaSettings {
+        brokers,
+        topic: topic.clone(),
+        group: String::new(),
+        security: Security::default(),
+        signing: Signing::default(),
+    };
     let producer: FutureProducer = settings.producer(Duration::from_secs(30)).create()?;
     let mut waiting = Vec::new();
-    for slot in 1..=coupon.quantity {
-        let event = event(coupon, slot)?;
-        // The key that every build reads.
-        let (key, payload) = (coupon.id.to_string(), event.encode());
-        let partition = i32::try_from(event.partition(PARTITIONS))?;
+    let events: Vec<ClaimEvent> = (1..=coupon.quantity).map(|slot| event(coupon, slot)).collect::<Result<_>>()?;
+    // An earlier build reads messages with one claim, and the coupon alone as the key.
+    let claims_a_message = if installation.is_of_this_build() { CLAIMS_A_MESSAGE } else { 1 };
+    for claims in events.chunks(claims_a_message) {
+        let first = &claims[0];
+        let (key, payload) = if let [one] = claims {
+            (coupon.id.to_string(), one.encode())
+        } else {
+            (first.key(), ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()))
+        };
+        let partition = i32::try_from(first.partition(PARTITIONS))?;
         let record = FutureRecord::to(&topic).partition(partition).key(&key).payload(&payload);
         waiting.push(producer.send_result(record).map_err(|(error, _)| error)?);
         if waiting.len() == 10_000 {

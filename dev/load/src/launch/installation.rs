@@ -77,7 +77,9 @@ impl Installation {
         let ops_token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         let mut settings: BTreeMap<_, _> =
             servers.stack.env().into_iter().filter(|(name, _)| *name != "SMTP_URL").collect();
-        settings.extend([("OPS_TOKEN", ops_token.clone()), ("USER_AUTH", "trusted-header".to_owned())]);
+        let signing_key = format!("{:032x}", rand::random::<u128>());
+        let secrets = [("OPS_TOKEN", ops_token.clone()), ("KAFKA_SIGNING_KEY", signing_key)];
+        settings.extend(secrets.into_iter().chain([("USER_AUTH", "trusted-header".to_owned())]));
         settings.extend(own);
         let installation = Self { servers: servers.clone(), settings, ops_token, programs: programs.to_owned() };
         let output = installation.command("firstcome-api", &["migrate"]).output().await.context("firstcome-api")?;
@@ -85,6 +87,11 @@ impl Installation {
             bail!("firstcome-api migrate failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         Ok(installation)
+    }
+
+    /// Whether its programs are those beside this one.
+    pub fn is_of_this_build(&self) -> bool {
+        built_program("firstcome-api").is_ok_and(|api| api.parent() == Some(&*self.programs))
     }
 
     pub fn setting(&self, name: &str) -> &str {

@@ -21,6 +21,8 @@ pub struct MessageOrigin {
     pub offset: i64,
     /// The message's own time, in milliseconds, where it has one.
     pub timestamp_ms: Option<i64>,
+    /// Which claim of a message with several.
+    pub part: Option<usize>,
 }
 
 /// A claim that the consumer could not turn into a row.
@@ -39,7 +41,8 @@ pub struct FailedClaim {
     /// The first bytes of the message, a few kilobytes at most.
     pub payload: Vec<u8>,
     /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
-    /// `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`, `row_locked`, `unreadable`.
+    /// `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`, `row_locked`, `unreadable`,
+    /// `forged`.
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,
@@ -56,6 +59,9 @@ impl FailedClaim {
         hash.update(self.source.offset.to_be_bytes());
         hash.update(self.source.timestamp_ms.unwrap_or(-1).to_be_bytes());
         hash.update(&self.payload);
+        if let Some(part) = self.source.part {
+            hash.update(part.to_be_bytes());
+        }
         hash.finalize().to_vec()
     }
 }

@@ -1,12 +1,12 @@
 //! What is traced of a call: a span for each claim that is sampled, and where a repair finds its
 //! trace.
 
-use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceSpan, key};
 
-use super::{MicroBatches, PendingClaim};
+use super::{AdmittedClaim, MicroBatches, PendingClaim};
 
 /// The spans of a call.
 pub(super) fn admissions(
@@ -52,11 +52,10 @@ pub(super) fn admissions(
 
 /// Keeps the traces of those who were admitted just now, so that a repair finds that of a claim
 /// whose message is lost. Nothing waits for it.
-pub(super) fn keep(batches: &MicroBatches, keys: &DropKeys, admitted: &[(PendingClaim, AdmissionReply, DropId, Slot)]) {
-    let sampled = admitted.iter().filter_map(|(pending, reply, _, slot)| {
-        let is_new = matches!(reply.admission, Admission::Accepted(_));
-        let trace = pending.trace.filter(|trace| trace.sampled && is_new)?;
-        Some(((*slot, reply.admitted_at_ms?), trace))
+pub(super) fn keep<'c>(batches: &MicroBatches, keys: &DropKeys, admitted: impl Iterator<Item = &'c AdmittedClaim>) {
+    let sampled = admitted.filter_map(|claim| {
+        let trace = claim.trace.filter(|trace| trace.sampled)?;
+        Some(((claim.slot, claim.admitted_at_ms?), trace))
     });
     let sampled: Vec<_> = sampled.collect();
     if sampled.is_empty() {

@@ -4,3 +4,4 @@ mod batches;
 mod members;
 pub(crate) mod messages;
 mod stuck;
+mod versions;

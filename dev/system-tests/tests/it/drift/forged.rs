@@ -1,11 +1,49 @@
 //! Messages that the API did not send, or that contradict their drop.
 
 use chrono::{TimeDelta, Utc};
+use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, World, eventually};
+use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, World, all_issued, eventually, open_world, people, rush};
 use serde_json::json;
 
 use crate::drift::sealing::until_sealed;
+use crate::drift::support::injector;
+
+/// A message that no API wrote, with the form of one that an API wrote.
+async fn forge(world: &World, coupon: &MadeCoupon, slot: u32, user: &str) {
+    let MadeCoupon { id, drop, .. } = coupon;
+    let claim = json!({"slot": slot, "user_id": user, "claimed_at": Utc::now().to_rfc3339()});
+    let message = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
+    world.topic.produce(None, &format!("{id}:{slot}"), message.to_string().as_bytes()).await;
+}
+
+#[tokio::test]
+async fn forged_message_takes_no_slot_when_redis_is_rebuilt() {
+    let (world, api) = open_world("d-forged-tail").await;
+    world.set("KAFKA_UNSIGNED", "reject");
+    let coupon = api.open_coupon(5).await;
+    let answers = rush(&[&api], coupon.id, &people(3), 3).await;
+    forge(&world, &coupon, 4, "m-forged").await;
+    injector(&world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
+    eventually("the drop is rebuilt", LIMIT, async || {
+        world.once_with(&[], &[]).await;
+        api.claim(coupon.id, "late").await.promised() == Some((coupon.drop, 4))
+    })
+    .await;
+    let consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 4).await;
+    eventually("the forged message is read", LIMIT, async || world.topic.lag().await == 0).await;
+    let kept = world.sql.query("SELECT reason, slot, user_id FROM failed_claims").await;
+    assert_eq!(kept, [["forged", "NULL", "NULL"]]);
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    let run = world.once_with(&[], &[]).await.run();
+    let told: Vec<_> = run.all_findings().map(|finding| (finding.kind, finding.needs_person)).collect();
+    assert_eq!(told, [(Kind::FailedClaim, true)], "a person decides what to do with it");
+    assert_eq!(consumer.process.stop().await, 0);
+}
 
 async fn produce(world: &World, coupon: &MadeCoupon, (slot, user): (u32, &str), claimed_at: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
