@@ -137,7 +137,7 @@ compose-test: ## docker-compose.yml on a real engine: a rush, kills, down and up
 	@target/release/firstcome-stack setup
 	@dev/compose-test/run.sh target/release
 
-upgrade-test: ## Old and new programs side by side under load, in both orders (OLD=a commit or tag; the one before migration 19)
+upgrade-test: ## Old and new programs side by side under load, in both orders (OLD=a commit or tag)
 	@dev/setup.sh
 	@dev/upgrade-test.sh
 

@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The last one without migration 19.
-old=${OLD:-dfdfc55}
+# The version before messages with several claims.
+old=${OLD:-0eab1da9}
 fail() { echo "[upgrade-test] $*" >&2; exit 1; }
 
 commit=$(git rev-parse --verify --quiet "$old^{commit}") ||

@@ -254,6 +254,11 @@ pub enum Fault {
         batch: ForeignBatch,
         ms: u64,
     },
+    /// A reconciler of a release that reads one claim a message says that it runs, for `ms`: claims
+    /// stop sharing messages, and share them again.
+    OldReader {
+        ms: u64,
+    },
     /// The topic gets more partitions.
     MorePartitions {
         partitions: usize,
@@ -348,6 +353,7 @@ impl Fault {
                 ForeignBatch::Oversized => "oversized batch".into(),
                 ForeignBatch::Garbled => "garbled batch".into(),
             },
+            Self::OldReader { .. } => "reader of an earlier release".into(),
             Self::MorePartitions { .. } => "more partitions".into(),
             Self::MailsRefused { .. } => "mails refused".into(),
             Self::WrongType { .. } => "key of another type".into(),
@@ -398,6 +404,7 @@ impl fmt::Display for Fault {
             | Self::Wire { ms, .. }
             | Self::Silent { ms, .. }
             | Self::MailsRefused { ms }
+            | Self::OldReader { ms }
             | Self::MysqlTableHangs { ms }
             | Self::MysqlWritesHang { ms }
             | Self::RedisDiskFull { ms }

@@ -122,7 +122,7 @@ impl FaultSchedule {
             processes: EACH,
             operators: if rng.random_bool(0.5) { 2 } else { 0 },
             pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
-            settings: BTreeMap::new(),
+            settings: signatures(seed),
             faults,
             expect: Vec::new(),
         }
@@ -180,6 +180,12 @@ impl FaultSchedule {
     }
 }
 
+/// A third of the seeds refuse messages without a signature.
+fn signatures(seed: u64) -> BTreeMap<String, String> {
+    let reject = ("KAFKA_UNSIGNED".to_owned(), "reject".to_owned());
+    seed.is_multiple_of(3).then_some(reject).into_iter().collect()
+}
+
 /// How many people are on an allow list, in a quarter of the seeds, and whether it changes. Some
 /// lists fill the quantity, others do not. Drawn apart from the rest, which a seed gave before.
 fn allow_list(seed: u64, people: u32) -> (u32, bool) {
@@ -206,6 +212,7 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
         5 => Fault::MailsRefused { ms: ms + 2_000 },
         6 => Fault::Hogs { role, number: rng.random_range(0..EACH), ms: ms + 2_000 },
         7 => Fault::ColdStart { store, ms: ms + 1_000 },
+        8 => Fault::OldReader { ms: ms + 1_000 },
         _ => return None,
     };
     Some(Timed { at_ms, fault })

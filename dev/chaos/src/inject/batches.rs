@@ -28,6 +28,7 @@ const MIRRORED: usize = 20;
 /// Sends it, and waits until what it leaves is resolved or named.
 pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let refuses_unsigned = system.world.find_setting("KAFKA_UNSIGNED").is_some_and(|set| set == "reject");
     let mut found = PlacedGarbage::new(system, coupon).await;
     let places = if batch == ForeignBatch::Garbled {
         garbled(system).await?
@@ -35,7 +36,7 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
         let messages = match batch {
             ForeignBatch::Mirrored => mirrored(system, coupon).await?,
             ForeignBatch::Oversized => vec![vec![b'a'; LARGE]; MANY],
-            _ => forged(coupon),
+            _ => forged(coupon, refuses_unsigned),
         };
         let codec = if batch == ForeignBatch::Oversized { "gzip" } else { CODECS[rand::random_range(0..CODECS.len())] };
         if messages.is_empty() {
@@ -46,7 +47,7 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
         places_of(first, messages.len())
     };
     found.was_put();
-    if batch == ForeignBatch::Mirrored {
+    if batch == ForeignBatch::Mirrored && !refuses_unsigned {
         // Copies of claims that have rows change nothing and leave nothing behind.
         return Ok(Effect::now(true, format!("{} claims sent again", places.len())));
     }
@@ -73,9 +74,12 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
     Ok(rows.iter().map(message).collect())
 }
 
-/// Claims of strangers at instants at which nobody could claim: a month ahead, and years ago.
-fn forged(coupon: &MadeCoupon) -> Vec<Vec<u8>> {
-    let ahead = (chrono::Utc::now() + chrono::TimeDelta::days(30)).format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+/// Claims of strangers at instants at which nobody could claim: a month ahead, and years ago; and
+/// now, if only a signature tells them from ours.
+fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
+    let text = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+    let now = chrono::Utc::now();
+    let ahead = text(if refuses_unsigned { now } else { now + chrono::TimeDelta::days(30) });
     let instants = [ahead.as_str(), "2020-01-01T00:00:00.000Z"];
     let messages = instants.iter().flat_map(|at| [1, 2, 20].map(|slot| (slot, *at)));
     messages.map(|(slot, at)| claim(coupon, &slot.to_string(), &format!("forger-{slot}"), at)).collect()

@@ -19,7 +19,10 @@ use firstcome_stack::{Behaviour, ProxyFault};
 use crate::fault::{Fault, FaultyStore, WireFault};
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
-use crate::wait::{lasting, until};
+use crate::wait::{lasting, pause, until};
+
+const OLD_READER: &str = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
+     fallback_deadline_ms, seen_at) VALUES ('old', 'daemon', 'host:1', '', '', 0, 0, UTC_TIMESTAMP(3) - INTERVAL 1 HOUR)";
 
 /// Makes it happen and undoes it.
 pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
@@ -73,6 +76,15 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::MysqlWritesHang { ms } => mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await,
         Fault::Garbage { junk, ms } => garbage::put(system, *junk, *ms).await,
         Fault::Batch { batch, ms } => batches::send(system, *batch, *ms).await,
+        Fault::OldReader { ms } => {
+            let done = system.world.sql.rows(OLD_READER).await.is_ok();
+            let during = lasting(*ms).await;
+            // MySQL may have a fault, too.
+            while system.world.sql.rows("DELETE FROM processes WHERE id = 'old'").await.is_err() {
+                pause(100).await;
+            }
+            Ok(Effect::of(during, done, "an old reader was there"))
+        }
         Fault::MorePartitions { partitions } => {
             let _alone = system.single()?.alone(FaultyStore::Kafka).await;
             system.world.topic.grow(*partitions).await;
