@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::kafka::UnreadableRange;
+use firstcome_shared::kafka::UnreadableAt;
 use firstcome_shared::mysql::code_key::CodeKeyFault;
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::gate::{CouponFence, Generation};
@@ -309,14 +309,14 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// One finding for all partitions that end before what the consumer has committed.
-fn unreadable(range: &UnreadableRange) -> Finding {
+fn unreadable(at: &UnreadableAt) -> Finding {
     let detail = format!(
-        "{range}. No promise is lost: within seconds a consumer leaves it out and keeps a dead letter in its place"
+        "{at}. No promise is lost: within a minute a consumer leaves the batch out and keeps a dead letter in its place"
     );
     Finding { case: FindingCase::Unreadable, ..Finding::general(Kind::Stalled, ActionKind::Report, detail) }
 }
 
+/// One finding for all partitions that end before what the consumer has committed.
 fn messages_lost(past_the_end: &[PastTheEnd]) -> Option<Finding> {
     let PastTheEnd { partition, committed, end } = past_the_end.first()?;
     let more = match past_the_end.len() - 1 {

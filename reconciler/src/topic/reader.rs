@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::kafka::{KafkaSettings, Prober, TopicError, UnreadableCause, UnreadableRange, check_topic};
+use firstcome_shared::kafka::{KafkaSettings, Look, TopicError, UnreadableAt, check_topic, look};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -23,9 +23,9 @@ pub struct Tail {
     /// Messages in all, also those that are no claims.
     pub unread: u64,
     pub partitions: Vec<Unread>,
-    /// What no client can read of it. Until the consumer has left it out, there may be a message
-    /// for any admission in it.
-    pub unreadable: Vec<UnreadableRange>,
+    /// Where partitions were not read on, since no client can read what is there. Until the
+    /// consumer has left it out, there may be a message for any admission in it and behind it.
+    pub unreadable: Vec<UnreadableAt>,
     /// Partitions that end before what the consumer has committed.
     pub past_the_end: Vec<PastTheEnd>,
 }
@@ -144,7 +144,12 @@ impl TopicReader {
             }
         };
         let read = self.read_blocking(&consumer, ranges);
-        *self.consumer.lock() = Some(consumer);
+        // A client that met something unreadable may go on anywhere.
+        if read.as_ref().is_ok_and(|tail| !tail.unreadable.is_empty()) {
+            std::thread::spawn(move || drop(consumer));
+        } else {
+            *self.consumer.lock() = Some(consumer);
+        }
         read
     }
 
@@ -271,12 +276,12 @@ impl ReadLimit {
 pub(super) struct TailRead {
     /// Partitions that were not read to their end within the limit.
     pub(super) left: usize,
-    pub(super) unreadable: Vec<UnreadableRange>,
+    pub(super) unreadable: Vec<UnreadableAt>,
 }
 
-/// Hands every message of the assigned partitions to `take`, up to each partition's end, but for
-/// what no client can read. Errors that librdkafka gets over by itself, old ones too, end nothing,
-/// unless no message comes for a while.
+/// Hands every message of the assigned partitions to `take`, up to each partition's end, or up to
+/// what no client can read. Errors from which librdkafka recovers by itself, old ones too, end
+/// nothing, unless no message comes for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     settings: &KafkaSettings,
@@ -290,9 +295,19 @@ pub(super) fn read_to_the_ends(
     let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
     let mut trouble: Option<(Instant, KafkaError)> = None;
     let mut last = Instant::now();
-    let (mut unreadable, mut looked_at) = (Vec::new(), None::<Instant>);
+    let (mut unreadable, mut looked_at) = (Vec::new(), last);
     while !open.is_empty() && !limit.is_over(last) {
         is_alive();
+        if last.max(looked_at).elapsed() > SILENCE {
+            let found = find_unreadable(settings, &open, &is_alive);
+            for at in &found {
+                open.remove(&at.partition);
+                (trouble, last) = (None, Instant::now());
+            }
+            unreadable.extend(found);
+            looked_at = Instant::now();
+            continue;
+        }
         match consumer.poll(POLL) {
             None => {}
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -310,25 +325,16 @@ pub(super) fn read_to_the_ends(
                 }
             }
             Some(Err(error)) if is_final(&error) => return Err(error),
-            Some(Err(error)) if UnreadableCause::of(&error).is_some() => {
-                if looked_at.is_none_or(|at| at.elapsed() > LOOK_EVERY) {
-                    let found = leave_out_unreadable(consumer, settings, &mut open, &is_alive)?;
-                    (looked_at, last) = (found.is_empty().then(Instant::now), Instant::now());
-                    unreadable.extend(found);
-                }
-                trouble.get_or_insert((Instant::now(), error));
-            }
             Some(Err(error)) => {
                 tracing::debug!(%error, "reading the topic goes on");
                 trouble.get_or_insert((Instant::now(), error));
             }
             Some(Ok(message)) => {
-                (trouble, last) = (None, Instant::now());
-                let Some(reading) = open.get_mut(&message.partition()) else { continue };
-                // Behind an unreadable batch librdkafka may begin anew.
-                if message.offset() < reading.next {
+                // Behind an unreadable batch librdkafka may begin again.
+                let Some(reading) = open.get_mut(&message.partition()).filter(|of| of.next <= message.offset()) else {
                     continue;
-                }
+                };
+                (trouble, last) = (None, Instant::now());
                 if message.offset() < reading.end {
                     take(&message);
                 }
@@ -345,28 +351,27 @@ pub(super) fn read_to_the_ends(
     Ok(TailRead { left: open.len(), unreadable })
 }
 
-/// Finds what can't be read where partitions stand, by fresh clients, and goes on behind it.
-fn leave_out_unreadable(
-    consumer: &BaseConsumer,
-    settings: &KafkaSettings,
-    open: &mut HashMap<i32, Reading>,
-    is_alive: impl Fn(),
-) -> Result<Vec<UnreadableRange>, KafkaError> {
+/// Looks with fresh clients where partitions stand. What the consumer does about it, passes do not.
+fn find_unreadable(settings: &KafkaSettings, open: &HashMap<i32, Reading>, is_alive: impl Fn()) -> Vec<UnreadableAt> {
     let mut found = Vec::new();
-    for (partition, reading) in open.iter_mut() {
+    for (partition, reading) in open {
         is_alive();
-        let Some(range) = Prober::new(settings)?.look(*partition, reading.next)? else { continue };
-        reading.next = range.next;
-        // Also behind the end: nothing before it may come once more.
-        consumer.seek(&settings.topic, *partition, Offset::Offset(range.next), ANSWER)?;
-        found.push(range);
+        match look(settings, *partition, reading.next) {
+            Ok(Look::Unreadable { at, .. }) => found.push(at),
+            Ok(Look::Message(_) | Look::End(_)) => {}
+            Err(error) => {
+                // Kafka is away: reading has its own limit.
+                tracing::debug!(%error, partition, "a fresh client could not look at a partition");
+                break;
+            }
+        }
     }
-    open.retain(|_, reading| reading.next < reading.end);
-    Ok(found)
+    is_alive();
+    found
 }
 
-/// Between two looks that found nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Nothing comes for so long: whether it can be read at all is looked at.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for the next message.
 const POLL: Duration = Duration::from_millis(100);

@@ -1,12 +1,13 @@
-//! Messages on the topic that no client can read: garbled on a broker's disk, or compressed in a
-//! way that librdkafka does not undo. librdkafka tells why, and neither partition nor offset, so a
-//! fresh client looks for them.
+//! Messages on the topic that no client can read: garbled on a broker's disk, compressed in a way
+//! that librdkafka does not undo, or malformed. librdkafka reports neither partition nor offset with
+//! such an error, and sometimes no error at all, so fresh clients look for them.
 //!
-//! What librdkafka 2.12 does after such an error (`rdkafka_msgset_reader.c`): where decompression
-//! fails it stays at the batch and tries again for ever. Where the checksum is wrong it skips to a
-//! wrong place of the answer (`rd_kafka_buf_skip_to` with a length), takes what is there for a
-//! batch and the offset in it for its next one: mostly far beyond the end, so it begins anew at the
-//! first message. A client that met such an error must be told where to go on.
+//! librdkafka 2.12 (`rdkafka_msgset_reader.c`) reacts in three ways. If decompression fails, it
+//! stays at the batch and tries again forever. If a record cannot be parsed, it does the same
+//! without an error, since it takes the batch for an answer that was cut off. If the checksum is
+//! wrong, it skips to a wrong place of the answer (`rd_kafka_buf_skip_to` with a length), takes what
+//! is there for a batch and its first bytes for the next offset: mostly far beyond the end, so it
+//! begins again at the first message.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -26,10 +27,12 @@ pub enum UnreadableCause {
     Decompression,
     UnknownFormat,
     TooLarge,
+    /// The client gets nothing, although it reaches the end of the partition.
+    Silent,
 }
 
 impl UnreadableCause {
-    /// `None`: another trouble, which librdkafka gets over by itself.
+    /// `None`: another error, from which librdkafka recovers by itself.
     pub fn of(error: &KafkaError) -> Option<Self> {
         let KafkaError::MessageConsumption(code) = error else { return None };
         match code {
@@ -45,123 +48,233 @@ impl UnreadableCause {
 impl fmt::Display for UnreadableCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Garbled => "their checksum is wrong, so a broker's disk has garbled them",
-            Self::Decompression => "they cannot be decompressed, or have more than 32 MiB then",
-            Self::UnknownFormat => "their format or their compression is unknown",
-            Self::TooLarge => "they are too large, or the length that they name is wrong",
+            Self::Garbled => "the checksum is wrong, so a broker's disk has garbled the batch",
+            Self::Decompression => "the batch cannot be decompressed, or has more than 32 MiB then",
+            Self::UnknownFormat => "the format or the compression of the batch is unknown",
+            Self::TooLarge => "the batch is too large, or the length that it names is wrong",
+            Self::Silent => "Kafka's client returns neither a message nor an error, so the batch is malformed",
         })
+    }
+}
+
+/// Where reading of a partition ends because the message there can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnreadableAt {
+    pub partition: i32,
+    pub offset: i64,
+    pub cause: UnreadableCause,
+}
+
+impl fmt::Display for UnreadableAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, offset, cause } = self;
+        write!(f, "offset {offset} of partition {partition} cannot be read: {cause}")
     }
 }
 
 /// Offsets of a partition that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRange {
-    pub partition: i32,
-    pub from: i64,
+    pub first: UnreadableAt,
     /// The first offset behind them.
     pub next: i64,
-    pub cause: UnreadableCause,
 }
 
 impl fmt::Display for UnreadableRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { partition, from, next, cause } = self;
-        let last = next - 1;
-        if *from == last {
-            write!(f, "offset {from} of partition {partition} cannot be read: {cause}")
+        let UnreadableAt { partition, offset, cause } = self.first;
+        let last = self.next - 1;
+        if offset == last {
+            self.first.fmt(f)
         } else {
-            write!(f, "offsets {from} to {last} of partition {partition} cannot be read: {cause}")
+            write!(f, "offsets {offset} to {last} of partition {partition} cannot be read: {cause}")
         }
     }
 }
 
-/// Longest wait for one answer.
-const ANSWER: Duration = Duration::from_secs(3);
+/// What a fresh client finds at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The next message is at this offset.
+    Message(i64),
+    /// There is no message up to this offset, the end of the partition. Markers of transactions
+    /// take offsets, and are no messages.
+    End(i64),
+    Unreadable {
+        at: UnreadableAt,
+        /// Of the partition.
+        end: i64,
+    },
+}
 
-/// The reset of a wrong offset may stop a client that was told another one meanwhile.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Longest wait for one answer, and for a message.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Longest search for the end of a range. Whatever is left is another range.
 const SEARCH: Duration = Duration::from_secs(20);
 
-/// A fresh client that looks whether a partition can be read at an offset. Its calls block.
-pub struct Prober {
-    // Each failed look is an error of the client, which is no news.
-    consumer: BaseConsumer<Failures>,
-    topic: String,
+/// Looks with a fresh client at an offset; if the topic no longer has it, at the first one. Blocks
+/// for a few seconds at most.
+pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResult<Look> {
+    // It must not begin elsewhere by itself.
+    let mut config = settings.reader();
+    config.set("auto.offset.reset", "error");
+    let client: BaseConsumer<Failures> = config.create_with_context(Failures::default())?;
+    let place = Place { client: &client, topic: &settings.topic, partition };
+    let found = place.look(offset);
+    // Its end takes a tenth of a second, and longer if a broker is silent.
+    std::thread::spawn(move || drop(client));
+    found
 }
 
-impl Prober {
-    pub fn new(settings: &KafkaSettings) -> KafkaResult<Self> {
-        // It must not begin anew anywhere by itself.
-        let mut config = settings.reader();
-        config.set("auto.offset.reset", "error").set("fetch.error.backoff.ms", "1");
-        let consumer = config.create_with_context(Failures::default())?;
-        Ok(Self { consumer, topic: settings.topic.clone() })
-    }
+struct Place<'c> {
+    client: &'c BaseConsumer<Failures>,
+    topic: &'c str,
+    partition: i32,
+}
 
-    /// The group's committed offset; `None` where nothing is committed.
-    pub fn committed(&self, partition: i32) -> KafkaResult<Option<i64>> {
-        let mut asked = TopicPartitionList::with_capacity(1);
-        asked.add_partition(&self.topic, partition);
-        let committed = self.consumer.committed_offsets(asked, ANSWER)?;
-        let found = committed.find_partition(&self.topic, partition).map(|element| element.offset());
-        Ok(if let Some(Offset::Offset(next)) = found { Some(next) } else { None })
-    }
-
-    /// The messages from `from` on that can't be read; `None` if the first one can.
-    pub fn look(&self, partition: i32, from: i64) -> KafkaResult<Option<UnreadableRange>> {
-        match self.cause(partition, from)? {
-            Some((from, _)) => self.range(partition, from),
-            None => Ok(None),
+impl Place<'_> {
+    fn look(&self, offset: i64) -> KafkaResult<Look> {
+        let (low, end) = self.client.fetch_watermarks(self.topic, self.partition, ANSWER)?;
+        // Kafka has lost what was there, and the consumers begin again.
+        let offset = if offset > end { low } else { offset.max(low) };
+        if offset == end {
+            return Ok(Look::End(end));
         }
+        let unreadable =
+            |cause| Look::Unreadable { at: UnreadableAt { partition: self.partition, offset, cause }, end };
+        Ok(match self.fetch(offset)? {
+            Some(Fetched::Message(next)) => Look::Message(next),
+            Some(Fetched::End) => Look::End(end),
+            Some(Fetched::Failed(cause)) => unreadable(cause),
+            // Only if this client can fetch from this partition at all.
+            None => match self.fetch(end)? {
+                Some(Fetched::Message(_) | Fetched::End) => unreadable(UnreadableCause::Silent),
+                _ => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
+            },
+        })
     }
 
-    /// Why the message at `from`, or the first one that is left, can't be read; `None` if it can.
-    pub fn cause(&self, partition: i32, from: i64) -> KafkaResult<Option<(i64, UnreadableCause)>> {
-        let (low, end) = self.consumer.fetch_watermarks(&self.topic, partition, ANSWER)?;
-        let from = from.max(low);
-        if from >= end {
-            return Ok(None);
-        }
-        Ok(self.cause_at(partition, from)?.map(|cause| (from, cause)))
-    }
-
-    /// All that can't be read from `from` on; `None` if it can be read by now. A batch names its
-    /// last offset only to librdkafka, so this asks for one offset after the other.
-    pub fn range(&self, partition: i32, from: i64) -> KafkaResult<Option<UnreadableRange>> {
-        let begun = Instant::now();
-        let (_, end) = self.consumer.fetch_watermarks(&self.topic, partition, ANSWER)?;
-        let Some(cause) = self.cause_at(partition, from)? else { return Ok(None) };
-        let mut next = from + 1;
-        while next < end && begun.elapsed() < SEARCH && self.cause_at(partition, next)?.is_some() {
-            next += 1;
-        }
-        Ok(Some(UnreadableRange { partition, from, next, cause }))
-    }
-
-    /// Why nothing can be read at an offset before the end. Other errors are librdkafka's to get
-    /// over.
-    fn cause_at(&self, partition: i32, offset: i64) -> KafkaResult<Option<UnreadableCause>> {
+    /// The first that comes from an offset on; `None` if nothing does in time. librdkafka recovers
+    /// from other errors by itself.
+    fn fetch(&self, offset: i64) -> KafkaResult<Option<Fetched>> {
+        let mut assignment = TopicPartitionList::with_capacity(1);
+        assignment.add_partition_offset(self.topic, self.partition, Offset::Offset(offset))?;
+        self.client.assign(&assignment)?;
         let until = Instant::now() + ANSWER;
-        while Instant::now() < until {
-            let mut assignment = TopicPartitionList::with_capacity(1);
-            assignment.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
-            self.consumer.assign(&assignment)?;
-            let again = Instant::now() + ASK_AGAIN;
-            while Instant::now() < again {
-                match self.consumer.poll(again.saturating_duration_since(Instant::now())) {
-                    Some(Ok(message)) if message.offset() >= offset => return Ok(None),
-                    Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                    Some(Err(error)) => {
-                        if let Some(cause) = UnreadableCause::of(&error) {
-                            return Ok(Some(cause));
-                        }
-                    }
-                    Some(Ok(_)) | None => {}
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.client.poll(left) {
+                Some(Ok(message)) if message.offset() >= offset => {
+                    return Ok(Some(Fetched::Message(message.offset())));
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(Some(Fetched::End)),
+                Some(Err(error)) => {
+                    if let Some(cause) = UnreadableCause::of(&error) {
+                        return Ok(Some(Fetched::Failed(cause)));
+                    }
+                }
+                Some(Ok(_)) | None => {}
+            }
+            if left.is_zero() {
+                return Ok(None);
             }
         }
-        Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut))
+    }
+}
+
+enum Fetched {
+    Message(i64),
+    End,
+    Failed(UnreadableCause),
+}
+
+/// All that can't be read from an unreadable message on, up to `end`; at most what was found before.
+pub fn unreadable_range(
+    settings: &KafkaSettings,
+    at: UnreadableAt,
+    end: i64,
+    before: Option<&UnreadableRange>,
+) -> KafkaResult<UnreadableRange> {
+    let begun = Instant::now();
+    let goes_on = || begun.elapsed() < SEARCH;
+    let next = behind(at.offset, end, before.map(|range| range.next), goes_on, |offset| {
+        let found = look(settings, at.partition, offset)?;
+        Ok(matches!(found, Look::Unreadable { at, .. } if at.offset == offset))
+    })?;
+    Ok(UnreadableRange { first: at, next })
+}
+
+/// The first readable offset behind `from`. A batch tells its last offset only to librdkafka, so
+/// this gallops and then bisects. It may jump over good batches between two bad ones.
+fn behind(
+    from: i64,
+    end: i64,
+    before: Option<i64>,
+    goes_on: impl Fn() -> bool,
+    mut is_unreadable: impl FnMut(i64) -> KafkaResult<bool>,
+) -> KafkaResult<i64> {
+    let (mut bad, mut good) = (from, before.unwrap_or(end).min(end));
+    // The last one that was found before, if any.
+    let (mut step, mut gallops) = (before.map_or(1, |next| next - 1 - from), true);
+    while good - bad > 1 && goes_on() {
+        let offset = if gallops { (bad + step).min(good - 1) } else { bad + (good - bad) / 2 };
+        if is_unreadable(offset)? {
+            (bad, step) = (offset, step * 2);
+        } else {
+            (good, gallops) = (offset, false);
+        }
+    }
+    Ok(bad + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found behind 100 if these can't be read, and how often it looks.
+    fn found(unreadable: &[std::ops::Range<i64>], before: Option<i64>) -> (i64, u32) {
+        let mut looks = 0;
+        let next = behind(
+            100,
+            1_000_000,
+            before,
+            || true,
+            |offset| {
+                looks += 1;
+                Ok(unreadable.iter().any(|range| range.contains(&offset)))
+            },
+        );
+        (next.unwrap(), looks)
+    }
+
+    #[test]
+    fn end_of_a_range_is_found_with_few_looks() {
+        for length in [1, 2, 3, 40, 400, 100_000] {
+            let (next, looks) = found(&[100..100 + length], None);
+            assert_eq!(next, 100 + length);
+            assert!(looks <= 2 * length.ilog2() + 2, "{looks} for {length}");
+        }
+        assert_eq!(found(&[100..2_000_000], None).0, 1_000_000);
+    }
+
+    #[test]
+    fn good_batch_between_two_bad_ones_is_kept_unless_a_gallop_jumps_over_it() {
+        assert_eq!(found(&[100..110, 200..300], None).0, 110);
+        assert_eq!(found(&[100..110, 112..120], None).0, 120);
+    }
+
+    #[test]
+    fn what_was_found_before_is_confirmed_by_its_last_offset_and_never_widened() {
+        assert_eq!(found(&[100..140], Some(140)), (140, 1));
+        assert_eq!(found(&[100..900], Some(140)), (140, 1));
+        assert_eq!(found(&[100..101], Some(101)), (101, 0));
+        assert_eq!(found(&[100..120], Some(140)).0, 120);
+    }
+
+    #[test]
+    fn search_that_takes_too_long_ends_with_what_it_has_found() {
+        let next = behind(100, 1_000_000, None, || false, |_| Ok(true));
+        assert_eq!(next.unwrap(), 101);
     }
 }

@@ -2,6 +2,7 @@
 //! Offsets are never committed before the rows are, also when a rebalance takes partitions away.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::record::Record;
+use super::unreadable::{Reading, Readings};
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 
@@ -33,12 +35,22 @@ pub(crate) struct InFlightBatch {
     pub(crate) outcome: WriteOutcome,
 }
 
+/// How far the group has read a partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    /// The committed offset, or that of the first message there is.
+    pub(crate) next: i64,
+    pub(crate) end: i64,
+}
+
 #[derive(Default)]
 struct Assignment {
     /// A fencing token: a message read before its partition went away and came back must not count
     /// as a new one.
     count: u64,
     owned: HashMap<i32, u64>,
+    /// What Kafka says of partitions, as it was asked last.
+    measured: BTreeMap<i32, Measured>,
     offsets: Offsets,
     in_flight: Option<InFlightBatch>,
 }
@@ -84,6 +96,34 @@ impl GroupContext {
 
     pub(crate) fn partitions(&self) -> Vec<i32> {
         self.assignment.lock().owned.keys().copied().collect()
+    }
+
+    pub(crate) fn measured(&self, measured: BTreeMap<i32, Measured>) {
+        self.assignment.lock().measured = measured;
+    }
+
+    /// How far the partitions of this process are read. `next` gives the offset behind the last
+    /// message that was read in an assignment.
+    pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
+        let guard = self.assignment.lock();
+        let reading = |(partition, assignment): (&i32, &u64)| {
+            let measured = guard.measured.get(partition);
+            let next = next(*partition, *assignment).or(measured.map(|at| at.next));
+            (*partition, Reading { assignment: *assignment, next, end: measured.map(|at| at.end) })
+        };
+        guard.owned.iter().map(reading).collect()
+    }
+
+    /// Notes that there is no message on these offsets, once all before them are committed. `true`
+    /// if they are.
+    pub(super) fn passes(&self, partition: i32, assignment: u64, offsets: Range<i64>) -> bool {
+        let mut guard = self.assignment.lock();
+        let passes = guard.owned.get(&partition) == Some(&assignment)
+            && guard.measured.get(&partition).is_some_and(|measured| measured.next >= offsets.start);
+        if passes {
+            guard.offsets.written(partition, offsets.end - 1);
+        }
+        passes
     }
 
     /// `true`: newly assigned partitions are paused at once.
@@ -170,6 +210,7 @@ impl GroupContext {
         let mut guard = self.assignment.lock();
         for partition in partitions.elements() {
             guard.owned.remove(&partition.partition());
+            guard.measured.remove(&partition.partition());
             guard.offsets.forget(partition.partition());
         }
         drop(guard);

@@ -3,7 +3,7 @@
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
-use firstcome_shared::kafka::UnreadableRange;
+use firstcome_shared::kafka::{UnreadableAt, UnreadableRange};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
@@ -41,8 +41,8 @@ pub(crate) struct Record {
 impl Record {
     /// Stands for messages that Kafka's client cannot read.
     pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
-        let (topic, partition, offset) = (topic.to_owned(), range.partition, range.from);
-        let source = MessageOrigin { topic, partition, offset, timestamp_ms: None, part: None };
+        let UnreadableAt { partition, offset, .. } = range.first;
+        let source = MessageOrigin { topic: topic.to_owned(), partition, offset, timestamp_ms: None, part: None };
         let error = format!("{range}; passes issue the promises in them from Redis");
         let claim = Err(Box::new(Undecodable { reason: UNREADABLE, error, fragments: Fragments::default() }));
         Self { source, last_offset: range.next - 1, assignment, payload: Vec::new(), claim, trace: None }

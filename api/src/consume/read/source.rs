@@ -20,7 +20,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use super::group::GroupContext;
 use super::membership::Membership;
 use super::record::{KEPT_BYTES, LONGEST_ERROR, LONGEST_MESSAGE, Record, YEARS, fragments};
-use super::unreadable::{Position, UnreadableWatch, WatchStep};
+use super::unreadable::{CHECK_EVERY, UnreadableWatch, WatchStep};
 use crate::consume::watch::lag::LagWatch;
 use crate::consume::watch::watchdog::LivenessLimits;
 
@@ -43,6 +43,7 @@ pub(crate) struct Source {
     /// By partition its assignment and the offset after the last record.
     read: BTreeMap<i32, (u64, i64)>,
     unreadable: UnreadableWatch,
+    checked_at: Instant,
     /// When each error was logged last.
     logged: BTreeMap<String, Instant>,
 }
@@ -67,7 +68,8 @@ impl Source {
             membership,
             carried: VecDeque::new(),
             read: BTreeMap::new(),
-            unreadable: UnreadableWatch::default(),
+            unreadable: UnreadableWatch::new(liveness.stuck),
+            checked_at: Instant::now(),
             logged: BTreeMap::new(),
         })
     }
@@ -98,7 +100,7 @@ impl Source {
         match consumer.poll(whole) {
             None => {}
             Some(Ok(message)) => self.take(&message)?,
-            Some(Err(error)) if UnreadableCause::of(&error).is_some() => self.unreadable.error(),
+            Some(Err(error)) if UnreadableCause::of(&error).is_some() => self.unreadable.error(Instant::now()),
             Some(Err(error)) => self.tolerate(error)?,
         }
         Ok(())
@@ -106,21 +108,19 @@ impl Source {
 
     fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let (partition, offset) = (message.partition(), message.offset());
-        let Some(at) = self.position(partition) else { return Ok(()) };
-        if !self.unreadable.takes(at, offset) {
+        let Some(assignment) = self.group().assignment_of(partition) else { return Ok(()) };
+        if !self.unreadable.takes(partition, assignment, self.next_of(partition, assignment), offset) {
             self.consumer.pause(&self.only(partition))?;
             return Ok(());
         }
-        self.read.insert(partition, (at.assignment, offset + 1));
-        self.carried.extend(self.records(message, at.assignment));
+        self.read.insert(partition, (assignment, offset + 1));
+        self.carried.extend(self.records(message, assignment));
         Ok(())
     }
 
-    /// Where a partition of ours is read.
-    fn position(&self, partition: i32) -> Option<Position> {
-        let assignment = self.group().assignment_of(partition)?;
-        let read = self.read.get(&partition).filter(|(of, _)| *of == assignment);
-        Some(Position { partition, assignment, next: read.map(|(_, next)| *next) })
+    /// The offset behind the last message of a partition; `None`: none was read in this assignment.
+    fn next_of(&self, partition: i32, assignment: u64) -> Option<i64> {
+        self.read.get(&partition).filter(|(of, _)| *of == assignment).map(|(_, next)| *next)
     }
 
     fn only(&self, partition: i32) -> TopicPartitionList {
@@ -131,37 +131,45 @@ impl Source {
 
     /// Looks for what the client could not read, and leaves it out once that is certain.
     fn attend_to_unreadable(&mut self) -> anyhow::Result<()> {
-        if self.unreadable.is_idle() {
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(self.checked_at);
+        if passed < CHECK_EVERY {
             return Ok(());
         }
-        let (group, held) = (Arc::clone(self.group()), self.unreadable.held());
-        self.unreadable.keep(|at| group.assignment_of(at.partition) == Some(at.assignment));
-        let mut watch = std::mem::take(&mut self.unreadable);
-        let steps = watch.steps(Instant::now(), |partition| self.position(partition));
-        let positions = || group.partitions().into_iter().filter_map(|partition| self.position(partition)).collect();
-        if let Some(positions) = watch.due(Instant::now(), positions) {
-            watch.look(&self.settings, positions)?;
-        }
-        self.unreadable = watch;
-        if !steps.is_empty() || self.unreadable.held() != held {
-            group.holds(self.unreadable.held());
-        }
+        self.checked_at = now;
+        let group = Arc::clone(self.group());
+        let readings = group.readings(|partition, assignment| self.next_of(partition, assignment));
+        let held = self.unreadable.held();
+        let steps = self.unreadable.steps(now, &readings);
         for step in steps {
             match step {
                 WatchStep::Hold { partition } => self.consumer.pause(&self.only(partition))?,
-                WatchStep::Release { partition, next } => self.go_on(partition, next)?,
+                WatchStep::Release { partition, assignment, next } => self.go_on(partition, assignment, next)?,
+                WatchStep::Pass { partition, assignment, offsets } => {
+                    let next = offsets.end;
+                    if group.passes(partition, assignment, offsets) {
+                        self.read.insert(partition, (assignment, next));
+                    }
+                }
                 WatchStep::LeaveOut { assignment, range } => {
                     self.carried.push_back(Record::unreadable(&self.settings.topic, assignment, &range));
-                    self.read.insert(range.partition, (assignment, range.next));
-                    self.go_on(range.partition, range.next)?;
+                    self.go_on(range.first.partition, assignment, range.next)?;
                 }
             }
+        }
+        if self.unreadable.makes_progress(now) || self.unreadable.held() != held {
+            group.holds(self.unreadable.held());
+        }
+        let passed = if group.is_paused() { Duration::ZERO } else { passed };
+        for due in self.unreadable.due(now, passed, &readings) {
+            self.unreadable.look(&self.settings, due)?;
         }
         Ok(())
     }
 
     /// Reads a partition from here that was held. The seek comes first: librdkafka resumes there.
-    fn go_on(&self, partition: i32, next: i64) -> anyhow::Result<()> {
+    fn go_on(&mut self, partition: i32, assignment: u64, next: i64) -> anyhow::Result<()> {
+        self.read.insert(partition, (assignment, next));
         if let Err(error) = self.consumer.seek(&self.settings.topic, partition, Offset::Offset(next), SEEK) {
             tracing::warn!(%error, partition, next, "the partition is read again from where it was");
         }

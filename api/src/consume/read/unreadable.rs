@@ -1,52 +1,103 @@
-//! Partitions that stand still because Kafka's client cannot read a batch there. Only they wait,
-//! and not for ever: a range that fresh clients could not read [`LOOKS`] times, [`LOOK_EVERY`]
-//! apart, becomes a dead letter, and reading goes on behind it. The promises in it are in Redis;
-//! the reconciler issues them as `unissued`.
+//! Watches for partitions that stand still because Kafka's client cannot read a batch there. Only
+//! they wait, and not for ever: what three looks of fresh clients found unreadable becomes a dead
+//! letter, and reading goes on behind it. Its promises are in Redis; the reconciler issues them as
+//! `unissued`.
 //!
-//! Kafka's client names neither partition nor offset with such an error. So a thread looks for them
-//! with a fresh client ([`Prober`]) while the loop goes on with the other partitions. Until it has
-//! answered, a partition that jumps is held too: behind a wrong checksum the client goes on
-//! anywhere.
+//! One rule, since Kafka's client names neither partition nor offset with an error, and reports no
+//! error at all about a malformed record: a partition is suspicious if messages wait there and
+//! nothing comes for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads
+//! a message, the consumer is only busy. If it comes to the end, the offsets are markers of
+//! transactions, and are passed. Otherwise fetching pauses, a second look finds the end of the
+//! range, and a third one, [`CONFIRM_AFTER`] later, confirms both.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use firstcome_shared::kafka::{KafkaSettings, Prober, UnreadableRange};
+use firstcome_shared::kafka::{KafkaSettings, Look, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
-/// Fresh clients that must fail at a position before it is left out.
-const LOOKS: u32 = 3;
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// Between two searches that found nothing.
-const SEARCH_EVERY: Duration = Duration::from_secs(1);
+/// Messages wait and nothing comes for so long; less if the loop counts as stuck earlier.
+const SILENCE: Duration = Duration::from_secs(5);
 
-/// Where reading of a partition goes on.
+/// Between finding a range and confirming it. It rules out a fault of a moment.
+const CONFIRM_AFTER: Duration = Duration::from_secs(3);
+
+/// Between two checks of all partitions. One check counts as two periods at most, so that a frozen
+/// process does not suspect its partitions.
+pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
+
+/// Behind a wrong checksum librdkafka goes on anywhere. So for this long after an error a message
+/// that does not continue at the position is not taken.
+const DOUBTED_FOR: Duration = Duration::from_secs(60);
+
+/// Most looks at a time. Each has a thread and a client.
+const LOOKS_AT_ONCE: usize = 4;
+
+/// A look that takes longer hangs.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// How far a partition of ours is read, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) partition: i32,
+pub(super) struct Reading {
     pub(super) assignment: u64,
-    /// `None`: nothing was read yet, so at the committed offset.
+    /// The offset behind the last message; before the first one, the committed offset.
     pub(super) next: Option<i64>,
+    /// The end of the partition, as it was measured last.
+    pub(super) end: Option<i64>,
 }
 
-/// Where reading begins, and what can't be read there.
-type ProbeResult = KafkaResult<(i64, Option<UnreadableRange>)>;
+pub(super) type Readings = BTreeMap<i32, Reading>;
 
-/// What a fresh client found at a position.
-struct FreshLook {
+/// Where a fresh client looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    partition: i32,
+    assignment: u64,
+    next: i64,
+}
+
+impl Position {
+    fn of(partition: i32, reading: &Reading) -> Option<Self> {
+        Some(Self { partition, assignment: reading.assignment, next: reading.next? })
+    }
+}
+
+/// What a fresh client found.
+#[derive(Debug)]
+enum Found {
+    /// The next message is at this offset.
+    Message(i64),
+    /// No message up to this offset.
+    End(i64),
+    Unreadable(UnreadableRange),
+}
+
+/// A look that goes on.
+struct Looking {
     at: Position,
-    found: ProbeResult,
+    begun: Instant,
+    found: Receiver<KafkaResult<Found>>,
+}
+
+/// A look that is due.
+#[derive(Debug)]
+pub(super) struct DueLook {
+    at: Position,
+    /// To find the range, or to confirm this one.
+    range: Option<Option<UnreadableRange>>,
 }
 
 /// What to do with a partition now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatchStep {
-    /// It could not be read, or not again.
+    /// It could not be read.
     Hold { partition: i32 },
-    /// It can be read after all.
-    Release { partition: i32, next: i64 },
+    /// Reading goes on here after all.
+    Release { partition: i32, assignment: u64, next: i64 },
+    /// There is no message on these offsets.
+    Pass { partition: i32, assignment: u64, offsets: Range<i64> },
     /// The range becomes a dead letter, and reading goes on behind it.
     LeaveOut { assignment: u64, range: UnreadableRange },
 }
@@ -54,36 +105,34 @@ pub(super) enum WatchStep {
 /// A partition that is not fetched.
 #[derive(Debug)]
 struct Held {
+    assignment: u64,
+    range: Option<UnreadableRange>,
+    look_at: Instant,
+}
+
+/// A partition that is fetched, at the last check.
+struct Silent {
     at: Position,
-    /// Fresh clients that failed, and when the last one did.
-    looks: u32,
-    failed_at: Option<Instant>,
+    since: Duration,
 }
 
-impl Held {
-    fn new(at: Position) -> Self {
-        Self { at, looks: 0, failed_at: None }
-    }
-}
-
-#[derive(Default)]
 pub(super) struct UnreadableWatch {
-    /// An error came after the last look began.
-    is_suspicious: bool,
-    looking: Option<Receiver<FreshLook>>,
-    looked_at: Option<Instant>,
+    silence: Duration,
+    erred_at: Option<Instant>,
+    silent: BTreeMap<i32, Silent>,
     held: BTreeMap<i32, Held>,
+    looking: Vec<Looking>,
 }
 
 impl UnreadableWatch {
-    /// Nothing is unreadable, as far as is known.
-    pub(super) fn is_idle(&self) -> bool {
-        !self.is_suspicious && self.looking.is_none() && self.held.is_empty()
+    pub(super) fn new(stuck: Duration) -> Self {
+        let (silent, held, looking) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { silence: SILENCE.min(stuck), erred_at: None, silent, held, looking }
     }
 
     /// The client could not read something.
-    pub(super) fn error(&mut self) {
-        self.is_suspicious = true;
+    pub(super) fn error(&mut self, now: Instant) {
+        self.erred_at = Some(now);
     }
 
     pub(super) fn is_held(&self, partition: i32) -> bool {
@@ -94,208 +143,219 @@ impl UnreadableWatch {
         self.held.len()
     }
 
-    /// Whether the message at this offset may be handed on. Otherwise its partition is to be held.
-    pub(super) fn takes(&mut self, at: Position, offset: i64) -> bool {
-        if self.is_idle() {
+    /// Whether partitions wait for a reason, and not for a look that hangs.
+    pub(super) fn makes_progress(&self, now: Instant) -> bool {
+        !self.held.is_empty() && self.looking.iter().all(|looking| now < looking.begun + LONGEST_LOOK)
+    }
+
+    /// Whether the message at this offset may be handed on. Otherwise its partition is held.
+    pub(super) fn takes(&mut self, partition: i32, assignment: u64, next: Option<i64>, offset: i64) -> bool {
+        if self.erred_at.is_none() && self.held.is_empty() {
             return true;
         }
-        let may_be_behind_an_error = at.next != Some(offset) && (self.is_suspicious || self.looking.is_some());
-        if may_be_behind_an_error {
-            self.held.entry(at.partition).or_insert_with(|| Held::new(at));
+        let now = Instant::now();
+        let is_doubted = self.erred_at.is_some_and(|at| now < at + DOUBTED_FOR);
+        if is_doubted && next != Some(offset) && !self.is_held(partition) {
+            self.held.insert(partition, Held { assignment, range: None, look_at: now });
         }
-        !self.is_held(at.partition)
+        !self.is_held(partition)
     }
 
-    /// Forgets partitions that are no longer ours, or ours anew.
-    pub(super) fn keep(&mut self, is_ours: impl Fn(&Position) -> bool) {
-        self.held.retain(|_, held| is_ours(&held.at));
-    }
-
-    /// What follows from what the thread has found since; `position` is where a partition of ours
-    /// is read by now.
-    pub(super) fn steps(&mut self, now: Instant, position: impl Fn(i32) -> Option<Position>) -> Vec<WatchStep> {
-        let mut steps = Vec::new();
-        while let Some(looking) = &self.looking {
-            match looking.try_recv() {
-                Ok(FreshLook { at, found }) => {
-                    let is_there = self.held.get(&at.partition).map(|held| held.at).or_else(|| position(at.partition));
-                    if is_there == Some(at) {
-                        steps.extend(self.step(at, found, now));
-                    }
-                }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => self.looking = None,
+    /// What follows from the looks that have ended.
+    pub(super) fn steps(&mut self, now: Instant, readings: &Readings) -> Vec<WatchStep> {
+        // Other partitions are no longer ours, or were assigned again.
+        self.held.retain(|partition, held| readings.get(partition).is_some_and(|of| of.assignment == held.assignment));
+        let mut ended = Vec::new();
+        self.looking.retain(|looking| match looking.found.try_recv() {
+            Ok(found) => {
+                ended.push((looking.at, found));
+                false
             }
-        }
-        steps
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+        });
+        let is_there =
+            |at: &Position| readings.get(&at.partition).is_some_and(|of| Position::of(at.partition, of) == Some(*at));
+        ended.retain(|(at, _)| is_there(at));
+        ended.into_iter().filter_map(|(at, found)| self.step(at, found, now)).collect()
     }
 
-    fn step(&mut self, at: Position, found: ProbeResult, now: Instant) -> Option<WatchStep> {
-        let partition = at.partition;
+    fn step(&mut self, at: Position, found: KafkaResult<Found>, now: Instant) -> Option<WatchStep> {
+        let Position { partition, assignment, .. } = at;
+        let held = self.held.get_mut(&partition);
         let range = match found {
-            Ok((next, None)) => return self.held.remove(&partition).map(|_| WatchStep::Release { partition, next }),
-            Ok((_, Some(range))) => range,
+            Ok(Found::Unreadable(range)) => range,
+            Ok(Found::Message(next)) => {
+                return self.held.remove(&partition).map(|_| WatchStep::Release { partition, assignment, next });
+            }
+            Ok(Found::End(next)) => {
+                return Some(match self.held.remove(&partition) {
+                    Some(_) => WatchStep::Release { partition, assignment, next: at.next },
+                    None => WatchStep::Pass { partition, assignment, offsets: at.next..next },
+                });
+            }
             Err(error) => {
-                tracing::debug!(%error, partition, "a partition could not be looked at");
+                tracing::debug!(%error, partition, "a fresh client could not look at a partition");
                 return None;
             }
         };
-        let held = self.held.entry(partition).or_insert_with(|| Held::new(at));
-        if held.failed_at.is_some_and(|failed_at| now < failed_at + LOOK_EVERY) {
-            return None;
-        }
-        (held.looks, held.failed_at) = (held.looks + 1, Some(now));
-        if held.looks == 1 {
-            let after = LOOK_EVERY * (LOOKS - 1);
-            tracing::error!(
-                partition,
-                offset = range.from,
-                "{range}; the partition waits, and leaves them out if that stays for {after:?}"
-            );
-        }
-        if held.looks >= LOOKS {
+        let Some(held) = held else {
+            tracing::error!("{}; the partition waits until other clients have failed there too", range.first);
+            self.held.insert(partition, Held { assignment, range: None, look_at: now });
+            return Some(WatchStep::Hold { partition });
+        };
+        if held.range.is_some() {
             self.held.remove(&partition);
-            return Some(WatchStep::LeaveOut { assignment: at.assignment, range });
+            return Some(WatchStep::LeaveOut { assignment, range });
         }
-        Some(WatchStep::Hold { partition })
+        (held.range, held.look_at) = (Some(range), now + CONFIRM_AFTER);
+        None
     }
 
-    /// Which positions a fresh client is to look at now; `positions` are those of all partitions
-    /// that are ours.
-    pub(super) fn due(&mut self, now: Instant, positions: impl FnOnce() -> Vec<Position>) -> Option<Vec<Position>> {
-        let is_over = |pause| self.looked_at.is_none_or(|at| now >= at + pause);
-        let is_due = self.is_suspicious && is_over(SEARCH_EVERY) || !self.held.is_empty() && is_over(LOOK_EVERY);
-        if self.looking.is_some() || !is_due {
-            return None;
+    /// The looks that are due, `passed` of polling after the last check.
+    pub(super) fn due(&mut self, now: Instant, passed: Duration, readings: &Readings) -> Vec<DueLook> {
+        let passed = passed.min(CHECK_EVERY * 2);
+        self.silent.retain(|partition, _| readings.contains_key(partition));
+        let mut due = Vec::new();
+        for (partition, reading) in readings {
+            let Some(at) = Position::of(*partition, reading) else { continue };
+            let silent = self.silent.entry(*partition).or_insert(Silent { at, since: Duration::ZERO });
+            let waits = reading.end.is_some_and(|end| end > at.next);
+            let since = if waits && silent.at == at { silent.since + passed } else { Duration::ZERO };
+            *silent = Silent { at, since };
+            if due.len() + self.looking.len() >= LOOKS_AT_ONCE || self.looking.iter().any(|looking| looking.at == at) {
+                continue;
+            }
+            if let Some(held) = self.held.get_mut(partition) {
+                if now >= held.look_at {
+                    held.look_at = now + CONFIRM_AFTER;
+                    due.push(DueLook { at, range: Some(held.range.clone()) });
+                }
+            } else if since >= self.silence {
+                silent.since = Duration::ZERO;
+                due.push(DueLook { at, range: None });
+            }
         }
-        self.looked_at = Some(now);
-        if !self.is_suspicious {
-            return Some(self.held.values().map(|held| held.at).collect());
-        }
-        self.is_suspicious = false;
-        let at = |position: Position| self.held.get(&position.partition).map_or(position, |held| held.at);
-        Some(positions().into_iter().map(at).collect())
+        due
     }
 
-    /// Looks at positions on a thread.
-    pub(super) fn look(&mut self, settings: &KafkaSettings, positions: Vec<Position>) -> std::io::Result<()> {
-        let (found, looking) = channel();
+    /// Looks on a thread.
+    pub(super) fn look(&mut self, settings: &KafkaSettings, due: DueLook) -> std::io::Result<()> {
+        let (tell, found) = channel();
+        self.looking.push(Looking { at: due.at, begun: Instant::now(), found });
         let settings = settings.clone();
-        std::thread::Builder::new().name("consume-probe".into()).spawn(move || {
+        std::thread::Builder::new().name("consume-look".into()).spawn(move || {
             // The receiver is gone when the consumer ends.
-            let tell = |at, of: ProbeResult| found.send(FreshLook { at, found: of }).is_ok();
-            let mut unreadable = Vec::new();
-            for at in positions {
-                let goes_on = match Prober::new(&settings).and_then(|prober| Ok((readable_from(&prober, at)?, prober)))
-                {
-                    Ok(((from, true), _)) => tell(at, Ok((from, None))),
-                    // To find where that ends takes longer; others wait to be released.
-                    Ok(((from, false), prober)) => {
-                        unreadable.push((at, from, prober));
-                        true
-                    }
-                    Err(error) => tell(at, Err(error)),
-                };
-                if !goes_on {
-                    return;
-                }
-            }
-            for (at, from, prober) in unreadable {
-                let range = prober.range(at.partition, from);
-                if !tell(at, range.map(|range| (from, range))) {
-                    return;
-                }
-            }
+            let _ = tell.send(found_at(&settings, &due));
         })?;
-        self.looking = Some(looking);
         Ok(())
     }
 }
 
-/// Where reading begins at a position, and whether it can.
-fn readable_from(prober: &Prober, at: Position) -> KafkaResult<(i64, bool)> {
-    let from = match at.next {
-        Some(next) => next,
-        None => prober.committed(at.partition)?.unwrap_or(0),
-    };
-    let cause = prober.cause(at.partition, from)?;
-    Ok(cause.map_or((from, true), |(from, _)| (from, false)))
+fn found_at(settings: &KafkaSettings, due: &DueLook) -> KafkaResult<Found> {
+    Ok(match look(settings, due.at.partition, due.at.next)? {
+        Look::Message(next) => Found::Message(next),
+        Look::End(next) => Found::End(next),
+        Look::Unreadable { at, end } => Found::Unreadable(match &due.range {
+            Some(before) => unreadable_range(settings, at, end, before.as_ref())?,
+            None => UnreadableRange { first: at, next: at.offset + 1 },
+        }),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::kafka::UnreadableCause;
+    use firstcome_shared::kafka::{UnreadableAt, UnreadableCause};
 
     use super::*;
 
-    fn at(partition: i32, next: i64) -> Position {
-        Position { partition, assignment: 1, next: Some(next) }
+    const STUCK: Duration = Duration::from_secs(30);
+
+    fn readings(of: &[(i32, i64, i64)]) -> Readings {
+        let reading = |(partition, next, end)| (partition, Reading { assignment: 1, next: Some(next), end: Some(end) });
+        of.iter().copied().map(reading).collect()
     }
 
-    fn range(partition: i32, from: i64) -> UnreadableRange {
-        UnreadableRange { partition, from, next: from + 3, cause: UnreadableCause::Garbled }
+    fn range(partition: i32, offset: i64, next: i64) -> UnreadableRange {
+        UnreadableRange { first: UnreadableAt { partition, offset, cause: UnreadableCause::Silent }, next }
     }
 
-    /// What a thread finds at the positions that are due; the ones in `unreadable` can't be read.
-    fn steps(watch: &mut UnreadableWatch, now: Instant, positions: &[Position], unreadable: &[i32]) -> Vec<WatchStep> {
-        let Some(due) = watch.due(now, || positions.to_vec()) else { return Vec::new() };
-        let (found, looking) = channel();
-        for at in due {
-            let from = at.next.unwrap_or(0);
-            let found_there = unreadable.contains(&at.partition).then(|| range(at.partition, from));
-            found.send(FreshLook { at, found: Ok((from, found_there)) }).unwrap();
-        }
-        drop(found);
-        watch.looking = Some(looking);
-        watch.steps(now, |partition| positions.iter().find(|at| at.partition == partition).copied())
-    }
-
-    #[test]
-    fn range_is_left_out_after_three_fresh_clients_failed_at_it_over_six_seconds() {
-        let (mut watch, begun) = (UnreadableWatch::default(), Instant::now());
-        let positions = [at(0, 7), at(1, 2)];
-        assert_eq!(steps(&mut watch, begun, &positions, &[]), []);
-        watch.error();
-        let mut seen = Vec::new();
-        for ms in (0..10_000).step_by(100) {
-            // Errors of others make it look more often, which does not count.
-            watch.error();
-            let steps = steps(&mut watch, begun + Duration::from_millis(ms), &positions, &[1]);
-            seen.extend(steps.into_iter().map(|step| (ms, step)));
-            if watch.held() == 0 {
-                break;
+    /// Checks the partitions for some seconds; gives the steps with their milliseconds. Each look
+    /// ends at once with what `find` says of the partition and of how often it was looked at.
+    fn steps(
+        watch: &mut UnreadableWatch,
+        seconds: u64,
+        readings: &Readings,
+        mut find: impl FnMut(i32, u32) -> Found,
+    ) -> Vec<(u64, WatchStep)> {
+        let (begun, mut seen, mut looks) = (Instant::now(), Vec::new(), BTreeMap::<i32, u32>::new());
+        for ms in (0..=seconds * 1_000).step_by(200) {
+            let now = begun + Duration::from_millis(ms);
+            for due in watch.due(now, CHECK_EVERY, readings) {
+                let (tell, found) = channel();
+                let looked = looks.entry(due.at.partition).or_default();
+                *looked += 1;
+                tell.send(Ok(find(due.at.partition, *looked))).unwrap();
+                watch.looking.push(Looking { at: due.at, begun: now, found });
             }
+            seen.extend(watch.steps(now, readings).into_iter().map(|step| (ms, step)));
         }
-        let left_out = WatchStep::LeaveOut { assignment: 1, range: range(1, 2) };
-        let hold = || WatchStep::Hold { partition: 1 };
-        assert_eq!(seen, [(0, hold()), (3_000, hold()), (6_000, left_out)]);
+        seen
     }
 
     #[test]
-    fn partition_that_jumps_after_an_error_is_held_until_a_fresh_client_has_looked() {
-        let (mut watch, now) = (UnreadableWatch::default(), Instant::now());
-        assert!(watch.takes(at(0, 7), 9), "as behind a transaction");
-        watch.error();
-        assert!(watch.takes(at(1, 4), 4) && !watch.takes(at(0, 7), 9) && watch.is_held(0));
-        assert!(!watch.takes(at(0, 7), 10), "what was fetched before it was held");
-        assert_eq!(steps(&mut watch, now, &[at(1, 5)], &[]), []);
-        watch.error();
-        let later = now + SEARCH_EVERY;
-        assert_eq!(steps(&mut watch, later, &[at(0, 7)], &[]), [WatchStep::Release { partition: 0, next: 7 }]);
+    fn range_is_left_out_after_three_looks_of_fresh_clients() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        let found = |_, look| Found::Unreadable(range(1, 2, if look == 1 { 3 } else { 9 }));
+        // Nothing waits on partition 0.
+        let seen = steps(&mut watch, 9, &readings(&[(0, 7, 7), (1, 2, 20)]), found);
+        let left_out = WatchStep::LeaveOut { assignment: 1, range: range(1, 2, 9) };
+        assert_eq!(seen, [(5_000, WatchStep::Hold { partition: 1 }), (8_200, left_out)]);
     }
 
     #[test]
-    fn partition_that_moved_on_or_went_away_meanwhile_is_not_held() {
-        let (mut watch, now) = (UnreadableWatch::default(), Instant::now());
-        watch.error();
-        let due = watch.due(now, || vec![at(0, 7)]).unwrap();
-        let (found, looking) = channel();
-        found.send(FreshLook { at: due[0], found: Ok((7, Some(range(0, 7)))) }).unwrap();
-        watch.looking = Some(looking);
-        assert_eq!(watch.steps(now, |_| Some(at(0, 8))), []);
-        watch.error();
-        assert!(!watch.takes(at(0, 8), 12));
-        watch.keep(|at| at.assignment == 2);
+    fn partition_that_a_fresh_client_can_read_goes_on_and_markers_are_passed() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        let silent = readings(&[(0, 7, 9), (1, 7, 9)]);
+        let seen = steps(&mut watch, 6, &silent, |partition, _| match partition {
+            0 => Found::Message(7),
+            _ => Found::End(9),
+        });
+        assert_eq!(seen, [(5_000, WatchStep::Pass { partition: 1, assignment: 1, offsets: 7..9 })]);
+    }
+
+    #[test]
+    fn message_elsewhere_after_an_error_holds_its_partition_until_a_fresh_client_has_looked() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
+        watch.error(Instant::now());
+        assert!(watch.takes(1, 1, Some(4), 4) && !watch.takes(0, 1, Some(7), 3) && watch.is_held(0));
+        assert!(!watch.takes(0, 1, Some(7), 7), "what was fetched before it was held");
+        let seen = steps(&mut watch, 1, &readings(&[(0, 7, 9)]), |_, _| Found::Message(8));
+        assert_eq!(seen, [(0, WatchStep::Release { partition: 0, assignment: 1, next: 8 })]);
+        assert!(watch.takes(0, 1, Some(8), 8));
+    }
+
+    #[test]
+    fn partition_that_moves_on_or_goes_away_is_not_suspected() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        let now = Instant::now();
+        for next in 0..100 {
+            let due = watch.due(now, CHECK_EVERY, &readings(&[(0, next, 200)]));
+            assert!(due.is_empty(), "{due:?}");
+        }
+        watch.error(now);
+        assert!(!watch.takes(0, 1, Some(100), 12));
+        assert_eq!(watch.steps(now, &Readings::new()), []);
         assert_eq!(watch.held(), 0);
+    }
+
+    #[test]
+    fn time_without_polls_counts_little() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        let silent = readings(&[(0, 7, 9)]);
+        for passed in [CHECK_EVERY, STUCK, Duration::ZERO, Duration::ZERO] {
+            assert!(watch.due(Instant::now(), passed, &silent).is_empty());
+        }
     }
 }

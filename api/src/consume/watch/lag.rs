@@ -1,6 +1,7 @@
 //! The consumer's lag, measured on a thread of its own: the questions to the brokers block, and
 //! while a batch waits for MySQL the loop fetches nothing that would show the end of a partition.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::report::{self, Health};
-use crate::consume::read::group::GroupContext;
+use crate::consume::read::group::{GroupContext, Measured};
 
 const EVERY: Duration = Duration::from_secs(1);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,7 +32,7 @@ impl LagWatch {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("consume-lag".into()).spawn(move || {
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let measured = lag(&consumer, &topic);
+                let measured = measure(&consumer, &topic);
                 // Before that, how it joins is told by the loop.
                 if consumer.context().has_joined() {
                     report(&consumer, measured, &health);
@@ -50,40 +51,42 @@ impl LagWatch {
     }
 }
 
-fn report(consumer: &BaseConsumer<GroupContext>, measured: KafkaResult<i64>, health: &Health) {
+fn report(consumer: &BaseConsumer<GroupContext>, measured: KafkaResult<BTreeMap<i32, Measured>>, health: &Health) {
     match measured {
-        Ok(lag) => {
+        Ok(measured) => {
+            let lag: i64 = measured.values().map(|at| (at.end - at.next).max(0)).sum();
             #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
             metrics::gauge!(report::LAG).set(lag as f64);
             health.kafka(None);
             health.set_backlog(lag > 0 && !consumer.context().is_writing());
+            consumer.context().measured(measured);
         }
         Err(error) => health.kafka(Some(format!("Kafka does not answer: {error}"))),
     }
 }
 
-/// Messages between the committed offset and the end, over the partitions that are ours.
+/// How far the group has read the partitions that are ours.
 ///
 /// Without any, the group's coordinator is asked all the same. librdkafka waits a minute for the
 /// answer to a request to join, but leaves a silent host at the first question that times out.
-fn lag(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<i64> {
+fn measure(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<BTreeMap<i32, Measured>> {
     let partitions = consumer.context().partitions();
     let mut asked = TopicPartitionList::with_capacity(partitions.len().max(1));
     if partitions.is_empty() {
         asked.add_partition(topic, 0);
-        return consumer.committed_offsets(asked, KAFKA_TIMEOUT).map(|_| 0);
+        return consumer.committed_offsets(asked, KAFKA_TIMEOUT).map(|_| BTreeMap::new());
     }
     for partition in partitions {
         asked.add_partition(topic, partition);
     }
-    let mut lag = 0;
+    let mut measured = BTreeMap::new();
     for committed in consumer.committed_offsets(asked, KAFKA_TIMEOUT)?.elements() {
-        let (low, high) = consumer.fetch_watermarks(topic, committed.partition(), KAFKA_TIMEOUT)?;
+        let (low, end) = consumer.fetch_watermarks(topic, committed.partition(), KAFKA_TIMEOUT)?;
         let next = match committed.offset() {
             Offset::Offset(next) => next.max(low),
             _ => low,
         };
-        lag += (high - next).max(0);
+        measured.insert(committed.partition(), Measured { next, end });
     }
-    Ok(lag)
+    Ok(measured)
 }

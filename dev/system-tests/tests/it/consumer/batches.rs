@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::{KafkaServer, RedisOptions, RedisServer};
 use firstcome_testkit::{
     LIMIT, MadeCoupon, World, WorldStores, all_issued, assert_exact, eventually, open_world, people, rows, rush, shared,
 };
@@ -79,25 +79,67 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     assert_eq!(consumer.process.stop().await, 0);
 }
 
+/// Kafka's client reports no error there, and takes the record for an answer that was cut off.
+#[tokio::test]
+async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() {
+    let (world, api) = open_world("malformed").await;
+    let coupon = api.open_coupon(12).await;
+    for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10)] {
+        world.topic.produce_batch(partition, "none", &claims(&coupon, from..from + 3)).await;
+    }
+    shared().await.kafka.malform(&world.setting("KAFKA_TOPIC"), 0, b"\"u-5\"").unwrap();
+    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    all_issued(&world, coupon.drop, 11).await;
+    let kept = letters(&world).await;
+    assert_eq!(kept[0][..3], ["unreadable", "0", "4"]);
+    assert!(kept.len() == 1 && kept[0][3].contains("malformed"), "{kept:?}");
+    assert_eq!(consumer.process.stop().await, 0);
+}
+
+/// Nothing but the end of a partition says that the marker of a transaction is no message.
+#[tokio::test]
+async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
+    let (world, api) = open_world("markers").await;
+    let coupon = api.open_coupon(2).await;
+    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    for (slot, claim) in claims(&coupon, 1..3).iter().enumerate() {
+        world.topic.produce_in_transaction(1, claim).await;
+        all_issued(&world, coupon.drop, slot + 1).await;
+    }
+    assert_eq!(world.topic.offsets().await[1], (4, 4));
+    assert_eq!(letters(&world).await.len(), 0);
+    assert_eq!(consumer.process.stop().await, 0);
+}
+
 #[tokio::test]
 async fn redis_that_restarts_while_a_batch_cannot_be_read_reopens_without_a_lost_promise() {
+    let garble = |kafka: &KafkaServer, topic: &str, partition| kafka.garble(topic, partition, b"\"slot\":5").is_ok();
+    reopens_without_a_lost_promise("garbled", garble, "checksum").await;
+}
+
+#[tokio::test]
+async fn redis_that_restarts_while_a_record_is_malformed_reopens_without_a_lost_promise() {
+    let malform = |kafka: &KafkaServer, topic: &str, partition| kafka.malform(topic, partition, b"\"slot\":5").is_ok();
+    reopens_without_a_lost_promise("deformed", malform, "malformed").await;
+}
+
+async fn reopens_without_a_lost_promise(name: &str, spoil: impl Fn(&KafkaServer, &str, i32) -> bool, cause: &str) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
-    let world = impatient(stores, "garbled").await;
+    let world = impatient(stores, name).await;
     let (api, ()) = tokio::join!(world.serve(), world.open());
     let coupon = api.open_coupon(20).await;
     let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
     let kafka = &shared().await.kafka;
     let topic = world.setting("KAFKA_TOPIC");
-    let garbled = (0..3).any(|partition| kafka.garble(&topic, partition, b"\"slot\":5").is_ok());
-    assert!(garbled);
+    assert!((0..3).any(|partition| spoil(kafka, &topic, partition)));
     redis.kill().await.unwrap();
     redis.start_again().await.unwrap();
     let once = world.once_with(&[], &[]).await;
     let run = once.run();
     assert_eq!(run.error, None);
     let told = run.findings.iter().find(|finding| finding.detail.contains("cannot be read")).unwrap();
-    assert!(told.detail.contains("of partition") && told.detail.contains("checksum"), "{told:?}");
+    assert!(told.detail.contains("of partition") && told.detail.contains(cause), "{told:?}");
     assert!(api.claim(coupon.id, "late").await.is("unavailable"));
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let consumer = world.consume().await;
