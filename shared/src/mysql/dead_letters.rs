@@ -82,9 +82,9 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters of a drop on a range of slots, in order of slots and age. Of
-    /// those on one slot only the first hundred: at most one is issued there, so a flood of them
-    /// keeps no other slot's back.
+    /// The unresolved dead letters of a drop on a range of slots, in order of slots. Of those on one
+    /// slot only the first hundred, by age: at most one is issued there, so a flood of them delays no
+    /// other slot's. Those that only a message names come last, so that they hide no others.
     pub async fn dead_letters_on_slots(
         &self,
         coupon: CouponId,
@@ -93,32 +93,48 @@ impl Db {
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         let (mut found, mut next) = (Vec::new(), low);
         while next <= high {
-            let read = self.run("read dead letters", async move |conn| {
-                let of_drop = failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0));
-                let of_coupon = failed_claims::coupon_id.is_null().or(failed_claims::coupon_id.eq(coupon.0));
-                failed_claims::table
-                    .filter(of_drop.and(failed_claims::slot.between(next, high)).and(of_coupon))
-                    .order(failed_claims::slot)
-                    .limit(i64::try_from(LETTERS_AT_ONCE).unwrap_or(i64::MAX))
-                    .select(DeadLetterRow::as_select())
-                    .load(conn)
-                    .await
-            });
-            let mut some: Vec<DeadLetterRow> = read.await?;
+            let mut some = self.some_dead_letters(coupon, drop, (next, high), false).await?;
             let last = some.last().and_then(|letter| letter.slot).unwrap_or(high);
             if some.len() < LETTERS_AT_ONCE {
                 next = high.saturating_add(1);
             } else if last == next {
+                some.extend(self.some_dead_letters(coupon, drop, (next, next), true).await?);
                 next = last + 1;
             } else {
                 // The last slot may have more: it is read once more, as the first.
                 some.retain(|letter| letter.slot != Some(last));
                 next = last;
             }
-            some.sort_unstable_by_key(|letter| (letter.slot, letter.id));
+            some.sort_unstable_by_key(|letter| (letter.slot, letter.is_of_message(), letter.id));
+            some.dedup_by_key(|letter| letter.id);
             found.extend(some.chunk_by(|a, b| a.slot == b.slot).flat_map(|on| on.iter().take(OF_A_SLOT)).cloned());
         }
         Ok(found)
+    }
+
+    /// The first of them in order of slots; all, or without those that only a message names.
+    async fn some_dead_letters(
+        &self,
+        coupon: CouponId,
+        drop: DropId,
+        (low, high): (i64, i64),
+        vouched: bool,
+    ) -> Result<Vec<DeadLetterRow>, DbError> {
+        self.run("read dead letters", async move |conn| {
+            let of_drop = failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0));
+            let of_coupon = failed_claims::coupon_id.is_null().or(failed_claims::coupon_id.eq(coupon.0));
+            let mut query = failed_claims::table
+                .filter(of_drop.and(failed_claims::slot.between(low, high)).and(of_coupon))
+                .order(failed_claims::slot)
+                .limit(i64::try_from(LETTERS_AT_ONCE).unwrap_or(i64::MAX))
+                .select(DeadLetterRow::as_select())
+                .into_boxed();
+            if vouched {
+                query = query.filter(failed_claims::source_partition.is_null().or(failed_claims::reason.eq(CORRECTED)));
+            }
+            query.load(conn).await
+        })
+        .await
     }
 
     /// Unresolved dead letters of a drop that name none of its slots: a thousand at most that name

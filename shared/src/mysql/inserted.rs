@@ -38,9 +38,9 @@ struct Seen {
     closes_at: Option<NaiveDateTime>,
     #[diesel(sql_type = Nullable<Datetime>)]
     sealed_at: Option<NaiveDateTime>,
-    /// By MySQL's clock.
+    /// It is closed, or soon will be.
     #[diesel(sql_type = BigInt)]
-    is_closed: i64,
+    may_be_sealed: i64,
 }
 
 impl Seen {
@@ -50,6 +50,9 @@ impl Seen {
         Some((DropId(self.drop_id?), window))
     }
 }
+
+/// Seconds before a drop closes, by MySQL's clock.
+const LOCKED_BEFORE: u32 = 60;
 
 /// Deletes the rows of void claims and, if they are of messages, of those that their drop can't
 /// have.
@@ -88,7 +91,7 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
     };
     let coupons = distinct(&mut claims.iter().map(|claim| claim.coupon_id.0));
     let mut sql = format!(
-        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, NULL AS sealed_at, 0 AS is_closed \
+        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, NULL AS sealed_at, 0 AS may_be_sealed \
          FROM revoked_coupons WHERE coupon_id IN ({coupons}) LIMIT 1 FOR SHARE) \
          UNION ALL (SELECT NULL, NULL, NULL, NULL, 0 FROM failed_claims \
          WHERE coupon_id IN ({coupons}) AND {ERASED_LETTER} LIMIT 1)"
@@ -98,8 +101,8 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
         // Writing to a `String` does not fail.
         let _ = write!(
             sql,
-            " UNION ALL (SELECT id, opens_at, closes_at, sealed_at, COALESCE(closes_at <= UTC_TIMESTAMP(3), 0) \
-             FROM drops WHERE id IN ({drops}))"
+            " UNION ALL (SELECT id, opens_at, closes_at, sealed_at, \
+             COALESCE(closes_at <= UTC_TIMESTAMP(3) + INTERVAL {LOCKED_BEFORE} SECOND, 0) FROM drops WHERE id IN ({drops}))"
         );
     }
     diesel::sql_query(sql).load(conn).await
@@ -107,9 +110,11 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
 
 /// A drop that is closed may be sealed right now, by a pass that does not see these rows yet. Lock
 /// it: either the pass has sealed it by then, or it waits for this transaction and counts its rows.
-/// An open drop is not sealed, and is not locked: that would keep an operator's change waiting.
+/// Passes go by Redis's clock, and this transaction may last beyond the close, so the lock begins
+/// [`LOCKED_BEFORE`]. Other drops are not sealed, and are not locked: that would keep an operator's
+/// change waiting.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
-    let unsure = |one: &Seen| one.is_closed != 0 && one.sealed_at.is_none();
+    let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen.iter().filter(|one| unsure(one)).filter_map(|one| one.drop_id).collect();
     if ids.is_empty() {
         return Ok(());

@@ -113,12 +113,16 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
     }
 }
 
-/// A pass that seals the drop has not committed yet when the rows are inserted.
+/// A pass that seals the drop has not committed yet when the rows are inserted. MySQL's clock is half
+/// a minute behind Redis's, by which passes go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused() {
     let (mysql, db, coupon_id, drop_id) = shop("sealing", 5).await;
     mysql
-        .query("UPDATE sealing.drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, closes_at = UTC_TIMESTAMP(3)")
+        .query(
+            "UPDATE sealing.drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, \
+             closes_at = UTC_TIMESTAMP(3) + INTERVAL 30 SECOND",
+        )
         .await
         .unwrap();
     let url = mysql.database_url("sealing").into();
@@ -152,4 +156,30 @@ async fn a_drop_is_sealed_only_with_as_many_rows_as_it_has() {
     let closes_at = db.coupon(coupon_id).await.unwrap().unwrap().1[0].closes_at;
     assert!(!db.seal_drop(drop_id, closes_at, 0, 0).await.unwrap());
     assert!(db.seal_drop(drop_id, closes_at, 1, 0).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flood_of_forged_dead_letters_on_a_slot_hides_none_that_an_api_wrote() {
+    let (mysql, db, coupon_id, drop_id) = shop("flood", 5).await;
+    for (slot, forged) in [(1, 150), (2, 2_500), (3, 0)] {
+        let sql = format!(
+            "INSERT INTO flood.failed_claims (coupon_id, drop_id, slot, user_id, reason, source_partition, source_offset) \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) \
+             SELECT {coupon_id}, {drop_id}, {slot}, CONCAT('forger-', i), 'slot_taken', {slot}, i FROM n WHERE i <= {forged}"
+        );
+        let flood = format!("SET SESSION cte_max_recursion_depth = 5000; {sql}");
+        mysql.query(&flood).await.unwrap();
+        let own = format!("({coupon_id}, {drop_id}, {slot}, 'own-{slot}', 'unpublished')");
+        mysql
+            .query(&format!("INSERT INTO flood.failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES {own}"))
+            .await
+            .unwrap();
+    }
+    let letters = db.dead_letters_on_slots(coupon_id, drop_id, (1, 5)).await.unwrap();
+    let on = |slot| letters.iter().filter(move |letter| letter.slot == Some(slot));
+    for (slot, number) in [(1, 100), (2, 100), (3, 1)] {
+        assert_eq!(on(slot).count(), number);
+        let first = on(slot).next().unwrap();
+        assert_eq!(first.user_id, Some(format!("own-{slot}")));
+    }
 }
