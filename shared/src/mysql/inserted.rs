@@ -110,7 +110,7 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
 
 /// A drop that is closed may be sealed right now, by a pass that does not see these rows yet. Lock
 /// it: either the pass has sealed it by then, or it waits for this transaction and counts its rows.
-/// Passes go by Redis's clock, and this transaction may last beyond the close, so the lock begins
+/// Passes go by other clocks, and this transaction may last beyond the close, so the lock begins
 /// [`LOCKED_BEFORE`]. Other drops are not sealed, and are not locked: that would keep an operator's
 /// change waiting.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {

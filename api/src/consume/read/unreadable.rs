@@ -154,11 +154,14 @@ impl UnreadableWatch {
             return true;
         }
         let now = Instant::now();
-        let is_doubted = self.erred_at.is_some_and(|at| now < at + DOUBTED_FOR);
-        if is_doubted && next != Some(offset) && !self.is_held(partition) {
+        if self.is_doubted(now) && next != Some(offset) && !self.is_held(partition) {
             self.held.insert(partition, Held { assignment, range: None, look_at: now });
         }
         !self.is_held(partition)
+    }
+
+    fn is_doubted(&self, now: Instant) -> bool {
+        self.erred_at.is_some_and(|at| now < at + DOUBTED_FOR)
     }
 
     /// What follows from the looks that have ended.
@@ -182,11 +185,12 @@ impl UnreadableWatch {
 
     fn step(&mut self, at: Position, found: KafkaResult<Found>, now: Instant) -> Option<WatchStep> {
         let Position { partition, assignment, .. } = at;
-        let held = self.held.get_mut(&partition);
         let range = match found {
             Ok(Found::Unreadable(range)) => range,
             Ok(Found::Message(next)) => {
-                return self.held.remove(&partition).map(|_| WatchStep::Release { partition, assignment, next });
+                // The consumer is only busy, unless an error may have led its client elsewhere.
+                let goes_on = self.held.remove(&partition).is_some() || self.is_doubted(now);
+                return goes_on.then_some(WatchStep::Release { partition, assignment, next });
             }
             Ok(Found::End(next)) => {
                 return Some(match self.held.remove(&partition) {
@@ -199,7 +203,7 @@ impl UnreadableWatch {
                 return None;
             }
         };
-        let Some(held) = held else {
+        let Some(held) = self.held.get_mut(&partition) else {
             tracing::error!("{}; the partition waits until other clients have failed there too", range.first);
             self.held.insert(partition, Held { assignment, range: None, look_at: now });
             return Some(WatchStep::Hold { partition });
@@ -219,8 +223,8 @@ impl UnreadableWatch {
         let mut due = Vec::new();
         for (partition, reading) in readings {
             let Some(at) = Position::of(*partition, reading) else { continue };
+            let waits = reading.end.is_some_and(|end| end > at.next) && !self.is_held(*partition);
             let silent = self.silent.entry(*partition).or_insert(Silent { at, since: Duration::ZERO });
-            let waits = reading.end.is_some_and(|end| end > at.next);
             let since = if waits && silent.at == at { silent.since + passed } else { Duration::ZERO };
             *silent = Silent { at, since };
             if due.len() + self.looking.len() >= LOOKS_AT_ONCE || self.looking.iter().any(|looking| looking.at == at) {
@@ -322,6 +326,14 @@ mod tests {
             _ => Found::End(9),
         });
         assert_eq!(seen, [(5_000, WatchStep::Pass { partition: 1, assignment: 1, offsets: 7..9 })]);
+    }
+
+    #[test]
+    fn client_that_is_silent_after_an_error_goes_on_where_a_fresh_one_can_read() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        watch.error(Instant::now());
+        let seen = steps(&mut watch, 6, &readings(&[(0, 7, 9)]), |_, _| Found::Message(7));
+        assert_eq!(seen, [(5_000, WatchStep::Release { partition: 0, assignment: 1, next: 7 })]);
     }
 
     #[test]
