@@ -85,8 +85,9 @@ struct Looking {
 #[derive(Debug)]
 pub(super) struct DueLook {
     at: Position,
-    /// To find the range, or to confirm this one.
-    range: Option<Option<UnreadableRange>>,
+    /// To find the range too, or to confirm the one that was found before.
+    is_held: bool,
+    before: Option<UnreadableRange>,
 }
 
 /// What to do with a partition now.
@@ -233,11 +234,11 @@ impl UnreadableWatch {
             if let Some(held) = self.held.get_mut(partition) {
                 if now >= held.look_at {
                     held.look_at = now + CONFIRM_AFTER;
-                    due.push(DueLook { at, range: Some(held.range.clone()) });
+                    due.push(DueLook { at, is_held: true, before: held.range.clone() });
                 }
             } else if since >= self.silence {
                 silent.since = Duration::ZERO;
-                due.push(DueLook { at, range: None });
+                due.push(DueLook { at, is_held: false, before: None });
             }
         }
         due
@@ -260,10 +261,10 @@ fn found_at(settings: &KafkaSettings, due: &DueLook) -> KafkaResult<Found> {
     Ok(match look(settings, due.at.partition, due.at.next)? {
         Look::Message(next) => Found::Message(next),
         Look::End(next) => Found::End(next),
-        Look::Unreadable { at, end } => Found::Unreadable(match &due.range {
-            Some(before) => unreadable_range(settings, at, end, before.as_ref())?,
-            None => UnreadableRange { first: at, next: at.offset + 1 },
-        }),
+        Look::Unreadable { at, end } if due.is_held => {
+            Found::Unreadable(unreadable_range(settings, at, end, due.before.as_ref())?)
+        }
+        Look::Unreadable { at, .. } => Found::Unreadable(UnreadableRange { first: at, next: at.offset + 1 }),
     })
 }
 
