@@ -1,11 +1,10 @@
-//! A throttle for wrong operators' tokens, by network.
+//! A count of wrong operators' tokens, by network.
 //!
-//! The right token must always get in: behind a gateway that is not set as trusted all requests
-//! come from one address, and a lock-out would let anybody there lock the operators out. But a
-//! throttle that compares at full speed and only then refuses slows no guessing. So each guess
-//! waits before its token is compared, the right one too: a network that guesses makes one guess a
-//! second for each connection that it may have, and operators behind the same address wait one
-//! second longer. The sessions of the operations page need no token and do not wait.
+//! Nothing is delayed and nobody is locked out. A token has at least 32 characters of randomness,
+//! so no speed of guessing finds it. A delay would hold a connection for each guess, and a lock-out
+//! would let anybody behind the operators' gateway lock the operators out. So the right token
+//! always gets in, and wrong ones are counted, logged and, from a network that goes on, answered
+//! 429, which tells a misconfigured program to slow down.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,13 +18,10 @@ use crate::line_limit::LineLimit;
 
 const NAME: &str = "firstcome_wrong_tokens_total";
 
-/// Wrong tokens that one network may send within [`WINDOW`] before it is throttled.
+/// Wrong tokens of one network within [`WINDOW`] that are answered 401. Further ones get 429.
 const AT_MOST: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(60);
-
-/// How long a throttled token waits before it is compared.
-const DELAY: Duration = Duration::from_secs(1);
 
 /// Networks remembered. If there are more, the oldest is forgotten.
 const NETWORKS: usize = 1_024;
@@ -44,31 +40,18 @@ pub(crate) fn describe() {
 }
 
 impl WrongTokens {
-    /// How long this address stays throttled, after the delay if it is.
-    pub(super) async fn delay(&self, from: Option<IpAddr>) -> Option<Duration> {
-        let wait = self.wait(from?, Instant::now())?;
-        tokio::time::sleep(DELAY).await;
-        Some(wait)
-    }
-
-    fn wait(&self, from: IpAddr, now: Instant) -> Option<Duration> {
-        let (first, wrong) = self.by_network.lock().get(&network(from)).copied()?;
-        (wrong >= AT_MOST).then(|| (first + WINDOW).saturating_duration_since(now)).filter(|wait| !wait.is_zero())
-    }
-
-    /// Counts a wrong token, and logs it without the token.
-    pub(super) fn note(&self, from: Option<IpAddr>) {
+    /// Counts a wrong token, and logs it without the token. If there were too many from its
+    /// network before, returns how long until their window ends.
+    pub(super) fn note(&self, from: Option<IpAddr>) -> Option<Duration> {
         counter!(NAME).increment(1);
         let now = Instant::now();
         if let Some(left_out) = self.lines.allow("wrong_token", now) {
             tracing::warn!(?from, left_out, "a wrong operators' token");
         }
-        if let Some(from) = from {
-            self.count(from, now);
-        }
+        from.and_then(|from| self.count(from, now))
     }
 
-    fn count(&self, from: IpAddr, now: Instant) {
+    fn count(&self, from: IpAddr, now: Instant) -> Option<Duration> {
         let mut by_network = self.by_network.lock();
         by_network.retain(|_, (first, _)| *first + WINDOW > now);
         let from = network(from);
@@ -76,7 +59,9 @@ impl WrongTokens {
             let oldest = by_network.iter().min_by_key(|(_, (first, _))| *first).map(|(address, _)| *address);
             oldest.and_then(|address| by_network.remove(&address));
         }
-        by_network.entry(from).or_insert((now, 0)).1 += 1;
+        let (first, wrong) = by_network.entry(from).or_insert((now, 0));
+        *wrong = wrong.saturating_add(1);
+        (*wrong > AT_MOST).then(|| (*first + WINDOW).saturating_duration_since(now))
     }
 }
 
@@ -89,13 +74,12 @@ mod tests {
         let (tokens, now) = (WrongTokens::default(), Instant::now());
         let address = |n: u32| IpAddr::from(n.to_be_bytes());
         for _ in 0..AT_MOST {
-            assert_eq!(tokens.wait(address(7), now), None);
-            tokens.count(address(7), now);
+            assert_eq!(tokens.count(address(7), now), None);
         }
-        assert_eq!(tokens.wait(address(7), now), Some(WINDOW));
-        assert_eq!((tokens.wait(address(8), now), tokens.wait(address(7), now + WINDOW)), (None, None));
+        assert_eq!(tokens.count(address(7), now), Some(WINDOW));
+        assert_eq!((tokens.count(address(8), now), tokens.count(address(7), now + WINDOW)), (None, None));
         for n in 0..2_000 {
-            tokens.count(address(1_000 + n), now + Duration::from_millis(1));
+            tokens.count(address(1_000 + n), now + WINDOW + Duration::from_millis(1));
         }
         assert_eq!(tokens.by_network.lock().len(), NETWORKS);
     }

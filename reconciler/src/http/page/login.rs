@@ -68,15 +68,15 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
             "Say who you are, in 1 to 100 letters: what you do is recorded under this name.",
         );
     };
-    let signer = match page.token.log_in(form.token.trim(), from).await {
+    let signer = match page.token.log_in(form.token.trim(), from) {
         Ok(signer) => signer,
-        Err(WrongToken { throttled: Some(wait) }) => {
+        Err(WrongToken { retry_after: Some(wait) }) => {
             let why = "Too many wrong tokens come from your address. The right one is still accepted.";
             let mut response = refused(StatusCode::TOO_MANY_REQUESTS, why);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
             return response;
         }
-        Err(WrongToken { throttled: None }) => {
+        Err(WrongToken { retry_after: None }) => {
             return refused(
                 StatusCode::UNAUTHORIZED,
                 "This token is not right. It is the OPS_TOKEN, or the OPS_VIEW_TOKEN.",

@@ -169,7 +169,7 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
     assert_eq!(kim.post("/logout", &kim.base, &kim.csrf().await).await, 303);
     assert_eq!(kim.get("/").await.status(), 303, "the session is over, whatever the browser keeps");
 
-    let refused = eventually_some("wrong tokens are refused unread", LIMIT, async || {
+    let refused = eventually_some("many wrong tokens are answered 429", LIMIT, async || {
         let answer = stranger.log_in("Kim", "wrong", "/").await;
         if answer.status() == 429 { Ok(answer) } else { Err(answer.status()) }
     })
