@@ -41,7 +41,12 @@ struct Change {
 /// Asks the API, and notes once who asked from where: the API sees this process only.
 async fn ask(page: &ScreenState, session: &Session, change: Change) -> Result<(), FormRefusal> {
     let Some(api) = &page.api else { return Err(FormRefusal::new(StatusCode::NOT_FOUND, NO_API)) };
-    let detail = json!({"asked_for": change.what, "body": change.body});
+    // A reason may name the person. The API records it beside their id, where erasing removes both.
+    let mut asked = change.body.clone();
+    if let Some(asked) = asked.as_object_mut() {
+        asked.remove("reason");
+    }
+    let detail = json!({"asked_for": change.what, "body": asked});
     let act = OperatorAct { action: "ask_api", coupon: Some(change.coupon), drop: change.drop, detail };
     let db = &page.app.stores.db;
     db.record_act(session.operator.clone(), act).await?;

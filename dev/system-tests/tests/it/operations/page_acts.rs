@@ -73,6 +73,7 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
     let said = |dry_run, confirm| ["Kim", "127.0.0.1", dry_run, confirm];
     let expected = [said("true", "false"), said("false", "false"), said("false", "true")];
     assert_eq!(f.world.sql.query(acts).await, expected);
+    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM ops_actions WHERE detail LIKE '%junk%'").await, 0);
 }
 
 #[tokio::test]
@@ -246,6 +247,9 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
     let asked = "SELECT operator, from_addr, GROUP_CONCAT(detail->>'$.asked_for' ORDER BY id) FROM ops_actions \
                  WHERE action = 'ask_api' GROUP BY operator, from_addr";
     assert_eq!(f.world.sql.query(asked).await, [["Kim", "127.0.0.1", "pause,resume,raise,revoke,revoke"]]);
+    // A reason may name the person. It is beside the id, where erasing finds it, and nowhere else.
+    let reasons = "SELECT COUNT(*) FROM ops_actions WHERE action = 'ask_api' AND detail LIKE '%reason%'";
+    assert_eq!(f.world.sql.number(reasons).await, 0);
 }
 
 #[tokio::test]
@@ -400,6 +404,7 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
     let said = |action, letter| [action, "127.0.0.1", letter];
     let expected = [said("reveal", "702"), said("discard_dead_letter", "701"), said("discard_dead_letter", "702")];
     assert_eq!(f.world.sql.query(acts).await, expected);
+    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM ops_actions WHERE detail LIKE '%junk%'").await, 0);
 
     // From a person whose coupon is known, a button leads to the story.
     assert!(!shown.contains("Show the story of"), "{shown}");
