@@ -13,7 +13,7 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Slots renamed in one statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Rows that still name a person. The code of an erased row does, if an earlier release left it.
+/// Rows and revocations that still name a person. The code of an erased row does, if an earlier release left it.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
 /// A drop that was sealed long ago and still names people.
@@ -55,7 +55,7 @@ impl Db {
         let kept = kept.as_secs();
         self.run("old drops with people", async move |conn| {
             let query = "SELECT d.id, d.coupon_id, c.once_per = 'drop' AS once_per_drop \
-                         FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id > ? AND d.people_erased_at IS NULL \
+                         FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id > ? AND d.codes_erased_at IS NULL \
                          AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
             let query = diesel::sql_query(query).bind::<BigInt, _>(after.0).bind::<Unsigned<BigInt>, _>(kept);
             query.bind::<BigInt, _>(most).load(conn).await
@@ -111,9 +111,10 @@ impl Db {
                     );
                     erased += diesel::sql_query(revocations).bind::<BigInt, _>(drop.0).execute(conn).await?;
                 }
-                let mark = "UPDATE drops SET people_erased_at = UTC_TIMESTAMP(3) WHERE id = ? AND sealed_at IS NOT NULL \
-                            AND NOT EXISTS (SELECT 1 FROM revoked_coupons r \
-                                WHERE r.drop_id = drops.id AND r.user_id NOT LIKE 'erased-%')";
+                let mark = format!(
+                    "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? AND sealed_at IS NOT NULL \
+                     AND NOT EXISTS (SELECT 1 FROM revoked_coupons WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
+                );
                 diesel::sql_query(mark).bind::<BigInt, _>(drop.0).execute(conn).await?;
                 Ok(erased)
             })

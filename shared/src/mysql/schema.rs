@@ -47,7 +47,7 @@ diesel::table! {
         closed_early -> Bool,
         silenced_until -> Nullable<Datetime>,
         silenced_by -> Nullable<Text>,
-        people_erased_at -> Nullable<Datetime>,
+        codes_erased_at -> Nullable<Datetime>,
     }
 }
 
@@ -207,6 +207,7 @@ diesel::table! {
         drop_id -> BigInt,
         users -> Unsigned<BigInt>,
         seen_at -> Datetime,
+        lost_at -> Nullable<Datetime>,
     }
 }
 

@@ -107,7 +107,7 @@ impl Db {
                     return Ok(false);
                 }
                 // One that was unsealed may name people anew.
-                let named = drops::people_erased_at.eq(None::<NaiveDateTime>);
+                let named = drops::codes_erased_at.eq(None::<NaiveDateTime>);
                 let sealed = (drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows), named);
                 diesel::update(drops::table.find(id.0)).set(sealed).execute(conn).await.map(|_| true)
             })

@@ -1,0 +1,1 @@
+ALTER TABLE drops DROP COLUMN codes_erased_at;

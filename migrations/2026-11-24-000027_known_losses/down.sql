@@ -1,0 +1,1 @@
+ALTER TABLE known_admissions DROP COLUMN lost_at;
