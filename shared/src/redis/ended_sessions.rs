@@ -9,10 +9,10 @@ use super::Redis;
 use super::keys;
 
 impl Redis {
-    /// Ends a session that would go on for `rest`.
-    pub async fn end_session(&self, session: &str, rest: Duration) -> Result<(), RedisError> {
+    /// Ends a session, and remembers that for so long.
+    pub async fn end_session(&self, session: &str, remembered: Duration) -> Result<(), RedisError> {
         let mut cmd = redis::cmd("SET");
-        cmd.arg(keys::ended_session(&self.prefix, session)).arg("").arg("EX").arg(rest.as_secs() + 1);
+        cmd.arg(keys::ended_session(&self.prefix, session)).arg("").arg("EX").arg(remembered.as_secs());
         cmd.query_async(&mut self.connection()).await
     }
 

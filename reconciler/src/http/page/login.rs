@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::guard::{is_https, own_path};
 use super::html::{Top, answer, notice};
-use super::session::{Session, begin, cookie};
+use super::session::{ENDED_FOR, Session, begin, cookie};
 use super::state::ScreenState;
 
 #[derive(Template)]
@@ -89,7 +89,7 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
 
 pub(super) async fn log_out(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
     let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    if let Err(error) = page.app.stores.redis.end_session(&session.id, session.rest(Utc::now())).await {
+    if let Err(error) = page.app.stores.redis.end_session(&session.id, ENDED_FOR).await {
         tracing::warn!(%error, "a session was ended in its browser only");
         let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
                    the session's twelve hours are over: if somebody may have one, replace the token.";

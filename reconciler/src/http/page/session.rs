@@ -10,8 +10,18 @@ use firstcome_shared::http::ops::{Allowed, OpsToken, TokenSigner, operator_name}
 use firstcome_shared::mysql::ops_actions::Operator;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use super::guard::is_https;
+
 /// However much it is used, a session ends after so long.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
+
+/// By so much the clock of the replica that began a session may be ahead. A session that would last
+/// longer than both does not count here.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
+
+/// How long a session that was ended is remembered. Not its rest: by the clock of a replica that is
+/// behind, the session may last longer than by the clock of the one that ended it.
+pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
 /// The cookie's name. With the prefix a browser takes it over https only, and from no other host.
 const NAME: &str = "firstcome-ops";
@@ -49,7 +59,8 @@ impl Session {
     /// The session that a request belongs to, unless its time or its token is over. Whether it was
     /// ended by its operator is not known here.
     pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
-        cookies(headers).find_map(|cookie| Self::read(cookie, tokens)).filter(|session| session.ends > now)
+        let is_now = |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
+        cookies(headers).find_map(|cookie| Self::read(cookie, tokens)).filter(is_now)
     }
 
     fn read(cookie: &str, tokens: &OpsToken) -> Option<Self> {
@@ -74,10 +85,12 @@ pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> Str
     format!("{text}.{}", signer.sign(OF_SESSION, &text))
 }
 
+/// Over https only the cookie with the prefix: another host of the domain may set the other one.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let names = if is_https(headers) { &[SECURE_NAME][..] } else { &[SECURE_NAME, NAME] };
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter(|(name, _)| [NAME, SECURE_NAME].contains(name)).map(|(_, value)| value)
+    pairs.filter(|(name, _)| names.contains(name)).map(|(_, value)| value)
 }
 
 /// `Set-Cookie` for a session; with an empty value, the end of one.
@@ -90,6 +103,7 @@ pub(super) fn cookie(value: &str, is_https: bool) -> String {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use chrono::TimeDelta;
 
     use super::*;
 
@@ -113,6 +127,10 @@ mod tests {
         assert!(here.rest(now) <= LIFETIME && here.rest(now) + Duration::from_secs(2) > LIFETIME);
         assert!(of(&in_rotation, now + LIFETIME).is_none());
         assert!(of(&tokens(&new), now).is_none(), "its token was withdrawn");
+        let behind = |by| now.checked_sub_signed(by).unwrap();
+        assert!(of(&in_rotation, behind(TimeDelta::minutes(59))).is_some(), "the clock of another replica");
+        assert!(of(&in_rotation, behind(TimeDelta::minutes(61))).is_none(), "no session lasts that long");
+        assert!(ENDED_FOR >= LIFETIME + CLOCKS_DIFFER);
 
         let viewer = begin(&in_rotation.signer(&view).unwrap(), "Lee", now);
         let viewer = Session::of(&with_cookie(&format!("{SECURE_NAME}={viewer}")), &in_rotation, now).unwrap();
@@ -147,7 +165,14 @@ mod tests {
         ] {
             assert!(Session::of(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now).is_none(), "{made_up}");
         }
-        assert!(Session::of(&with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}")), &tokens, now).is_some());
+        let mut headers = with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}"));
+        assert!(Session::of(&headers, &tokens, now).is_some());
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        assert!(Session::of(&headers, &tokens, now).is_some());
+        let mut headers = with_cookie(&format!("{NAME}={value}"));
+        assert!(Session::of(&headers, &tokens, now).is_some());
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        assert!(Session::of(&headers, &tokens, now).is_none(), "over https without the prefix");
     }
 
     #[test]
