@@ -11,7 +11,7 @@ use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::db::get_lock;
-use super::{Conn, Db, DbError, DbSettings};
+use super::{Conn, Db, DbSettings};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -77,12 +77,12 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
 /// Checks that every migration this build knows has run. It only reads: the user that services run
 /// as need not be allowed to make tables, which diesel's own check tries to.
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
-    let mut conn = Db::dedicated(settings).await?;
-    let ran: Vec<Ran> = diesel::sql_query("SELECT version FROM __diesel_schema_migrations")
-        .load(&mut conn)
-        .await
-        .or_else(|error| if is_missing_table(&error) { Ok(Vec::new()) } else { Err(error) })
-        .map_err(|source| DbError::Query { what: "read which migrations ran", source })?;
+    let db = Db::new(settings)?;
+    let ran = db.run("read which migrations ran", async |conn| {
+        let ran = diesel::sql_query("SELECT version FROM __diesel_schema_migrations").load::<Ran>(conn).await;
+        ran.or_else(|error| if is_missing_table(&error) { Ok(Vec::new()) } else { Err(error) })
+    });
+    let ran = ran.await?;
     let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
         .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
     let has_run = |name: &dyn MigrationName| ran.iter().any(|ran| ran.version == name.version().to_string());

@@ -127,6 +127,13 @@ async fn errors_are_told_apart_whatever_language_the_server_speaks() {
         assert!(matches!(refused, DbError::Refused(_)), "{url}: {refused:?}");
         assert!(matches!(Db::dedicated(&wrong(url)).await, Err(DbError::Refused(_))));
     }
+    let hasty = DbSettings { limit: Duration::from_secs(1), ..wrong(world.sql.url().to_owned()) };
+    let mut holding = HeldTransaction::begin(&world.sql).await;
+    holding.run("LOCK TABLES __diesel_schema_migrations WRITE").await;
+    let waited = tokio::time::timeout(LIMIT, migrations::check(&hasty)).await.expect("it has a time limit");
+    assert!(matches!(waited.unwrap_err().downcast_ref(), Some(DbError::TimedOut { .. })));
+    holding.run("UNLOCK TABLES").await;
+    holding.commit().await;
     world.sql.query("DROP TABLE __diesel_schema_migrations").await;
     let lacking = migrations::check(&wrong(world.sql.url().to_owned())).await.unwrap_err().to_string();
     assert!(lacking.contains("firstcome-api migrate"), "{lacking}");
