@@ -39,10 +39,17 @@ pub(super) struct ConnectionPool {
 #[derive(Default)]
 struct Open {
     next_id: u64,
-    all: HashMap<u64, Arc<Activity>>,
-    by_network: HashMap<IpAddr, usize>,
+    len: usize,
+    by_network: HashMap<IpAddr, OfNetwork>,
     /// Found by one scan, the one to close next last. A rank tells whether it still holds.
     to_close: Vec<(u64, Arc<Activity>)>,
+    scanned_at: u64,
+}
+
+/// The open connections of one network.
+#[derive(Default)]
+struct OfNetwork {
+    all: HashMap<u64, Arc<Activity>>,
     scanned_at: u64,
 }
 
@@ -86,15 +93,15 @@ impl ConnectionPool {
         let mut open = self.open.lock();
         let id = open.next_id;
         open.next_id += 1;
-        open.all.insert(id, Arc::clone(&activity));
-        *open.by_network.entry(network).or_default() += 1;
+        open.len += 1;
+        open.by_network.entry(network).or_default().all.insert(id, Arc::clone(&activity));
         Some(OpenConnection { activity, id, open: Arc::clone(&self.open), _slot: slot })
     }
 
     fn has_room_for(&self, network: IpAddr) -> bool {
         let Some(most) = self.most_of_network else { return true };
         let mut open = self.open.lock();
-        open.by_network.get(&network).is_none_or(|count| *count < most) || open.close_one_of(network, self.now())
+        open.by_network.get(&network).is_none_or(|own| own.all.len() < most) || open.close_one_of(network, self.now())
     }
 
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
@@ -126,9 +133,9 @@ impl ConnectionPool {
 impl Open {
     /// Closes the connection of lowest rank. `false`: none may be closed.
     fn close_one(&mut self, now: u64) -> bool {
-        if self.to_close.is_empty() && self.may_scan(now) {
-            let closable =
-                self.all.values().filter_map(|activity| Some((activity.closable(now)?, Arc::clone(activity))));
+        if self.to_close.is_empty() && may_scan(&mut self.scanned_at, self.len, now) {
+            let all = self.by_network.values().flat_map(|of_network| of_network.all.values());
+            let closable = all.filter_map(|activity| Some((activity.closable(now)?, Arc::clone(activity))));
             self.to_close = closable.collect();
             self.to_close.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         }
@@ -144,40 +151,61 @@ impl Open {
     /// The same among the connections of one network, however briefly they have waited: a network
     /// at its limit makes its own clients lose connections, and the newest must not lose.
     fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
-        if !self.may_scan(now) {
+        let Some(own) = self.by_network.get_mut(&network) else { return false };
+        if !may_scan(&mut own.scanned_at, own.all.len(), now) {
             return false;
         }
         let now = now + millis(IDLE_FOR);
-        let of_network = self.all.values().filter(|activity| activity.network == network);
-        let lowest = of_network.filter_map(|activity| Some((activity.closable(now)?, activity)));
+        let lowest = own.all.values().filter_map(|activity| Some((activity.closable(now)?, activity)));
         let is_closed = lowest.min_by_key(|(rank, _)| *rank).is_some_and(|(rank, activity)| activity.close(rank));
         if is_closed {
             metrics::counter!(DISPLACED).increment(1);
         }
         is_closed
     }
+}
 
-    /// A scan of 1,000 connections takes some 50 µs: at most one in a millisecond, so that a flood
-    /// of new connections cannot keep a core busy with scans.
-    fn may_scan(&mut self, now: u64) -> bool {
-        let pause = self.all.len() as u64 / 1_000;
-        let may = now >= self.scanned_at + pause;
-        if may {
-            self.scanned_at = now;
-        }
-        may
+/// A scan of 1,000 connections takes some 50 µs: at most one in a millisecond, so that a flood of
+/// new connections cannot keep a core busy with scans. Each network has its own clock: a network at
+/// its limit uses up no scan of another.
+fn may_scan(scanned_at: &mut u64, connections: usize, now: u64) -> bool {
+    let may = now >= *scanned_at + connections as u64 / 1_000;
+    if may {
+        *scanned_at = now;
     }
+    may
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         let mut open = self.open.lock();
-        open.all.remove(&self.id);
-        if let Entry::Occupied(mut count) = open.by_network.entry(self.activity.network) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        open.len -= 1;
+        if let Entry::Occupied(mut own) = open.by_network.entry(self.activity.network) {
+            own.get_mut().all.remove(&self.id);
+            if own.get().all.is_empty() {
+                own.remove();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_at_its_limit_uses_up_no_scan_of_another() {
+        let (mut open, epoch) = (Open::default(), Instant::now());
+        let networks = [7, 8].map(|last| IpAddr::from([192, 0, 2, last]));
+        for id in 0..4_000 {
+            let network = networks[usize::from(id >= 2_000)];
+            let activity = Arc::new(Activity::new(network, epoch, LONGEST));
+            open.by_network.entry(network).or_default().all.insert(id, activity);
+            open.len += 1;
+        }
+        let now = millis(epoch.elapsed()) + 1_000;
+        let closes = networks.map(|network| open.close_one_of(network, now));
+        assert_eq!((closes, open.close_one_of(networks[0], now)), ([true, true], false));
+        assert!(open.close_one(now), "nor of the whole server");
     }
 }
