@@ -20,6 +20,15 @@ pub struct TestTopic {
     group: String,
 }
 
+/// A foreign transaction.
+pub struct OpenTransaction(FutureProducer);
+
+impl OpenTransaction {
+    pub async fn abort(self) {
+        tokio::task::spawn_blocking(move || self.0.abort_transaction(PATIENCE)).await.unwrap().unwrap();
+    }
+}
+
 impl TestTopic {
     pub fn name(&self) -> &str {
         &self.name
@@ -98,6 +107,28 @@ impl TestTopic {
         sent.await.unwrap();
     }
 
+    /// Sends a message to each partition in a transaction that stays open, as a producer that is none
+    /// of ours may.
+    pub async fn open_transaction(&self, payload: &[u8]) -> OpenTransaction {
+        let mut config = self.config();
+        config.set("transactional.id", format!("foreign-{}", self.name)).set("transaction.timeout.ms", "600000");
+        let (this, payload) = (self.clone(), payload.to_owned());
+        let begun = tokio::task::spawn_blocking(move || {
+            let producer: FutureProducer = config.create().unwrap();
+            producer.init_transactions(PATIENCE).unwrap();
+            producer.begin_transaction().unwrap();
+            let reader: BaseConsumer = this.config().create().unwrap();
+            let partitions = this.partitions(&reader);
+            for partition in partitions.elements().iter().map(TopicPartitionListElem::partition) {
+                let record = FutureRecord::<str, [u8]>::to(&this.name).partition(partition).payload(&payload);
+                drop(producer.send_result(record).map_err(|(error, _)| error).unwrap());
+            }
+            producer.flush(PATIENCE).unwrap();
+            OpenTransaction(producer)
+        });
+        begun.await.unwrap()
+    }
+
     /// Gives the topic so many partitions.
     pub async fn grow(&self, partitions: usize) {
         let admin: AdminClient<_> = self.config().create().unwrap();
@@ -160,7 +191,7 @@ impl TestTopic {
     pub async fn offsets(&self) -> Vec<(i64, i64)> {
         let (this, config) = (self.clone(), self.config());
         tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
+            let reader: BaseConsumer = config.clone().set("group.id", &this.group).set("isolation.level", "read_uncommitted").create().unwrap();
             let all = this.partitions(&reader);
             let committed = reader.committed_offsets(all, PATIENCE).unwrap();
             let of = |partition| {
@@ -179,7 +210,7 @@ impl TestTopic {
     pub async fn skip_all(&self) {
         let (this, config) = (self.clone(), self.config());
         let committed = tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
+            let reader: BaseConsumer = config.clone().set("group.id", &this.group).set("isolation.level", "read_uncommitted").create().unwrap();
             let mut ends = this.partitions(&reader);
             let partitions: Vec<i32> = ends.elements().iter().map(TopicPartitionListElem::partition).collect();
             for partition in partitions {

@@ -39,7 +39,7 @@ pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, coupon_body};
-pub use kafka::TestTopic;
+pub use kafka::{OpenTransaction, TestTopic};
 pub use manifests::{Manifests, Pod};
 pub use mysql::{HeldTransaction, LOCK_WAITS, Sql, SqlRefusal};
 pub use process::Process;

@@ -6,9 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{
-    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_mailed_once, is_unworkable, observe,
-};
+use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable, observe};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
@@ -164,7 +162,8 @@ impl Judge<'_> {
         // What comes and goes within the patience has not been over.
         let unmailed =
             known.filter(|known| !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at)));
-        let is_information = is_mailed_once(seen.about, &seen.findings);
+        // Only the run that found it can tell it: the next one does not see it, and has not ended it.
+        let is_information = seen.about == About::ClosedBelowQuantity;
         Alert {
             kind: seen.about.word().to_owned(),
             coupon_id: seen.coupon_id,
@@ -218,8 +217,7 @@ impl Judge<'_> {
             };
             return (!of_stores || !self.is_brief(alert.first_seen_at)).then_some(NoticeReason::New);
         }
-        let is_told = seen.about == About::ClosedBelowQuantity || alert.content_hash == seen.content_hash;
-        if alert.state == AlertState::Information && is_told {
+        if seen.about == About::ClosedBelowQuantity {
             return None;
         }
         if alert.content_hash != seen.content_hash {

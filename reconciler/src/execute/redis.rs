@@ -75,6 +75,7 @@ impl Executor<'_> {
 
     /// What comes before the first person is put back into a lost drop.
     pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
+        self.db.note_loss(self.drop_id()).await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await
     }
 

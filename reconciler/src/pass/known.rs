@@ -1,5 +1,9 @@
 //! How many users each drop has, kept for the time after a loss of Redis: a drop is rebuilt from
 //! rows, unread messages and failed claims, and whoever is named by none of them is not back.
+//!
+//! Level-triggered: the loss is noted in MySQL before the first user is put back, and the number
+//! from before it stays until a pass finds everybody back, or a person accepts the loss. So it does
+//! not matter which pass of which process comes to its end.
 
 use std::collections::HashMap;
 
@@ -11,53 +15,66 @@ use firstcome_shared::mysql::known_admissions::KnownAdmissions;
 use super::steps::Pass;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 
+/// What a comparison of a drop counted beside its users.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    pub(super) revoked: u64,
+    /// Users admitted so lately that nobody may have promised them anything yet.
+    pub(super) young: u64,
+}
+
 impl Pass<'_> {
-    /// Compares drops that were rebuilt with what an earlier pass knew of them, and notes what this
-    /// one has seen. `revoked`: the revocations of each drop that was compared.
-    pub(super) async fn compare_with_known(&mut self, revoked: &HashMap<DropId, u64>) {
-        if let Err(error) = self.try_to_compare(revoked).await {
+    /// Compares drops that Redis had lost with what an earlier pass knew of them, and notes what
+    /// this one has seen.
+    pub(super) async fn compare_with_known(&mut self, counted: &HashMap<DropId, Counted>) {
+        if let Err(error) = self.try_to_compare(counted).await {
             tracing::warn!(%error, "how many users the drops have could not be compared or noted");
         }
     }
 
-    async fn try_to_compare(&mut self, revoked: &HashMap<DropId, u64>) -> Result<(), DbError> {
-        let (db, noted) = (&self.stores.db, &mut self.memory.users);
-        let rebuilt = self.run.drops.iter().filter(|report| is_rebuilt(report)).map(|report| report.drop_id);
-        let rebuilt: Vec<DropId> = rebuilt.collect();
-        let known = if rebuilt.is_empty() { HashMap::new() } else { db.known_admissions(rebuilt).await? };
+    async fn try_to_compare(&mut self, counted: &HashMap<DropId, Counted>) -> Result<(), DbError> {
+        let db = &self.stores.db;
+        let compared = |report: &&DropReport| counted.contains_key(&report.drop_id) && is_settled(report);
+        let known =
+            db.known_admissions(self.run.drops.iter().filter(compared).map(|one| one.drop_id).collect()).await?;
         let mut changed = Vec::new();
         for report in &mut self.run.drops {
-            let (drop, is_rebuilt) = (report.drop_id, is_rebuilt(report));
-            let Some(revoked) = revoked.get(&drop).filter(|_| !report.unconfirmed) else { continue };
-            if is_rebuilt {
-                compare(report, known.get(&drop), *revoked);
-            }
-            let users = report.after.users + revoked;
-            if is_rebuilt || noted.get(&drop) != Some(&users) {
+            let drop = report.drop_id;
+            let Some(counted) = counted.get(&drop).filter(|_| is_settled(report)) else { continue };
+            let known = known.get(&drop);
+            let users = report.after.users.saturating_sub(counted.young) + counted.revoked;
+            if !lacks_people(report, known, counted.revoked)
+                && known.is_none_or(|known| known.users != users || known.lost_at.is_some())
+            {
                 changed.push((drop, users));
             }
         }
-        if !changed.is_empty() {
-            db.note_admissions(changed.clone(), Utc::now().naive_utc()).await?;
-            noted.extend(changed);
-        }
-        Ok(())
+        if changed.is_empty() { Ok(()) } else { db.note_admissions(changed, Utc::now().naive_utc()).await }
+    }
+
+    /// Whether a drop lost users who are not back. No pass looks at a sealed drop, so it is not
+    /// sealed meanwhile.
+    pub(super) async fn has_users_missing(&self, drop: DropId, users_and_revoked: u64) -> Result<bool, DbError> {
+        let known = self.stores.db.known_admissions(vec![drop]).await?;
+        Ok(known.get(&drop).is_some_and(|known| known.lost_at.is_some() && known.users > users_and_revoked))
     }
 }
 
-fn is_rebuilt(report: &DropReport) -> bool {
-    let rebuilds = |finding: &Finding| finding.action == ActionKind::Rebuild && finding.result == Outcome::Applied;
-    report.findings.iter().any(rebuilds)
+/// Its numbers are of after the repairs, and a rebuild that was due has taken place.
+fn is_settled(report: &DropReport) -> bool {
+    let is_due = |finding: &Finding| finding.action == ActionKind::Rebuild && finding.result != Outcome::Applied;
+    !report.unconfirmed && !report.findings.iter().any(is_due)
 }
 
-/// Adds to a rebuilt drop's report how many are back, and a problem if there were more.
-fn compare(report: &mut DropReport, known: Option<&KnownAdmissions>, revoked: u64) {
+/// Adds to a rebuilt drop's report how many are back, and a problem while there were more before.
+fn lacks_people(report: &mut DropReport, known: Option<&KnownAdmissions>, revoked: u64) -> bool {
     let back = report.after.users;
     let before = known.map(|known| known.users.saturating_sub(revoked));
     for finding in report.findings.iter_mut().filter(|finding| finding.action == ActionKind::Rebuild) {
         finding.case = FindingCase::Rebuilt { back, known: before };
     }
-    let (Some(known), Some(before)) = (known, before.filter(|before| *before > back)) else { return };
+    let lost = known.filter(|known| known.lost_at.is_some());
+    let (Some(known), Some(before)) = (lost, before.filter(|before| *before > back)) else { return false };
     let missing = before - back;
     let seen_at = known.seen_at.format("%H:%M UTC on %Y-%m-%d");
     let detail = format!(
@@ -71,6 +88,7 @@ fn compare(report: &mut DropReport, known: Option<&KnownAdmissions>, revoked: u6
         case: FindingCase::UsersMissing(missing),
         ..finding
     });
+    true
 }
 
 #[cfg(test)]
@@ -102,21 +120,31 @@ mod tests {
     #[test]
     fn only_people_who_were_there_and_were_not_revoked_are_missing() {
         let seen_at = DateTime::from_timestamp(1_796_104_800, 0).unwrap().naive_utc();
-        for (known, revoked, back, missing) in [
-            (Some(20), 0, 0, Some(20)),
-            (Some(20), 0, 20, None),
-            (Some(20), 0, 25, None),
-            (Some(20), 3, 17, None),
-            (Some(20), 3, 16, Some(1)),
-            (None, 0, 0, None),
+        for (known, is_lost, revoked, back, missing) in [
+            (Some(20), true, 0, 0, Some(20)),
+            (Some(20), true, 0, 20, None),
+            (Some(20), true, 0, 25, None),
+            (Some(20), true, 3, 17, None),
+            (Some(20), true, 3, 16, Some(1)),
+            (Some(20), false, 0, 16, None),
+            (None, false, 0, 0, None),
         ] {
-            let known = known.map(|users| KnownAdmissions { users, seen_at });
+            let lost_at = is_lost.then_some(seen_at);
+            let known = known.map(|users| KnownAdmissions { users, seen_at, lost_at });
             let mut report = rebuilt(back);
-            compare(&mut report, known.as_ref(), revoked);
+            assert_eq!(lacks_people(&mut report, known.as_ref(), revoked), missing.is_some());
             let before = known.map(|known| known.users - revoked);
             assert_eq!(report.findings[0].case, FindingCase::Rebuilt { back, known: before });
             let found = report.findings.get(1).map(|finding| finding.case.clone());
             assert_eq!((found, report.exact), (missing.map(FindingCase::UsersMissing), missing.is_none()), "{known:?}");
         }
+    }
+
+    #[test]
+    fn a_rebuild_that_is_still_due_is_neither_compared_nor_noted() {
+        let mut report = rebuilt(0);
+        assert!(is_settled(&report));
+        report.findings[0].result = Outcome::Skipped;
+        assert!(!is_settled(&report));
     }
 }

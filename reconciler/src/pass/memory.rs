@@ -45,8 +45,6 @@ pub struct Memory {
     pub(super) repeated: Repeated,
     /// What need not be read whole again.
     pub(super) verified: Verified,
-    /// How many users each drop had when that was last noted.
-    pub(super) users: HashMap<DropId, u64>,
     topic: TopicSettings,
 }
 

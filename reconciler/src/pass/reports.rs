@@ -6,6 +6,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::findings::{self, FindingLedger};
+use super::known::Counted;
 use super::request::Obstacle;
 use crate::plan::Plan;
 use crate::report::{DropReport, Numbers};
@@ -16,8 +17,8 @@ pub(super) struct Reports {
     drops: Vec<(DropReport, FindingLedger)>,
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
-    /// How many revocations each drop has that was compared.
-    pub(super) revoked: HashMap<DropId, u64>,
+    /// Of each drop that was compared.
+    pub(super) counted: HashMap<DropId, Counted>,
 }
 
 impl Reports {

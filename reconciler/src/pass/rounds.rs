@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::findings::FindingLedger;
+use super::known::Counted;
 use super::order::portions;
 use super::rebuild::put_back;
 use super::reports::Reports;
@@ -70,12 +71,12 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
-        let revoked = std::mem::take(&mut reports.revoked);
+        let counted = std::mem::take(&mut reports.counted);
         // Also of a pass that ends early: no later one finds what this one has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
         if ended.is_ok() && !self.request.dry_run {
-            self.compare_with_known(&revoked).await;
+            self.compare_with_known(&counted).await;
         }
         ended
     }
@@ -234,7 +235,8 @@ impl Pass<'_> {
             return Ok(Next { compare_again: true, ..next });
         }
         let held_back = self.held_back(header.drop_id(), &plan).await?;
-        reports.revoked.insert(header.drop_id(), header.facts.revocations.number);
+        let counted = Counted { revoked: header.facts.revocations.number, young: plan.young };
+        reports.counted.insert(header.drop_id(), counted);
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.quantity = header.facts.drop.quantity;
         report.after = plan.numbers;
@@ -265,7 +267,9 @@ impl Pass<'_> {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
             ledger.unnamed(&plan.beyond, Outcome::Failed);
         }
-        if plan.sealable && !next.compare_again && !self.request.dry_run && self.old_enough_to_seal(header) {
+        let is_sealable = plan.sealable && !next.compare_again && !self.request.dry_run;
+        let users = plan.numbers.users + header.facts.revocations.number;
+        if is_sealable && self.old_enough_to_seal(header) && !self.has_users_missing(drop, users).await? {
             let (verified, ttl) = ((plan.numbers.rows, header.facts.revocations.number), self.settings.sealed_keys_ttl);
             report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }

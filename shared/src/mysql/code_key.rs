@@ -1,7 +1,7 @@
 //! The installation's key of codes (docs/decisions/0021-codes.md): reading and drawing it, and
 //! whether rows have the codes that it makes.
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use rand::RngExt as _;
@@ -21,10 +21,16 @@ const SAMPLE: i64 = 100;
 /// none of these codes is another than theirs.
 const COMPARED: usize = 5;
 
+/// `since` of a key that was drawn in place of a lost one. The rows that show the loss may be erased
+/// by age before anybody looks.
+const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap().and_time(NaiveTime::MIN).and_utc();
+
 /// Why a row that is written again would get another code than its person was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeKeyFault {
     Lost,
+    /// It was drawn in place of a lost one, and no operator has accepted that.
+    Replaced,
     /// It does not make the codes of the rows that were issued first.
     Other,
 }
@@ -52,6 +58,9 @@ impl Db {
             let Some((secret, since)) = stored.first::<(Vec<u8>, NaiveDateTime)>(conn).await.optional()? else {
                 return Ok(has_rows(conn).await?.then_some(CodeKeyFault::Lost));
             };
+            if since == NOT_ACCEPTED.naive_utc() {
+                return Ok(Some(CodeKeyFault::Replaced));
+            }
             let key = key(&secret)?;
             let all = || issued_coupons::table.select(IssuedRow::as_select());
             let mut rows: Vec<IssuedRow> =
@@ -97,14 +106,16 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
     if let Some(secret) = stored.first::<Vec<u8>>(conn).await.optional()? {
         return key(&secret);
     }
+    let mut since = DateTime::UNIX_EPOCH;
     if has_rows(conn).await? {
+        since = NOT_ACCEPTED;
         tracing::error!(
             "the table code_key was empty although there are coupons, and a new key was drawn: a row that is written \
              again gets another code than its person was shown. Put the key back from a backup of MySQL, see \
              \"The key of the codes\" in OPERATIONS.md"
         );
     }
-    draw(conn, DateTime::UNIX_EPOCH).await?;
+    draw(conn, since).await?;
     key(&stored.first::<Vec<u8>>(conn).await?)
 }
 

@@ -1,4 +1,4 @@
-//! How many users each drop had when a pass last compared it.
+//! How many users each drop had when a pass last compared it, or before Redis lost it.
 
 use std::collections::HashMap;
 
@@ -18,6 +18,8 @@ pub struct KnownAdmissions {
     /// Users in Redis, and those who were revoked before.
     pub users: u64,
     pub seen_at: NaiveDateTime,
+    /// When Redis was found to have lost the drop, until all of them are back.
+    pub lost_at: Option<NaiveDateTime>,
 }
 
 /// Drops in one statement.
@@ -29,14 +31,31 @@ impl Db {
         self.run("known admissions", async move |conn| {
             let mut known = HashMap::new();
             for some in drops.chunks(AT_ONCE) {
-                let rows: Vec<(i64, u64, NaiveDateTime)> = known_admissions::table
+                let rows: Vec<(i64, KnownAdmissions)> = known_admissions::table
                     .filter(known_admissions::drop_id.eq_any(some.iter().map(|drop| drop.0)))
+                    .select((
+                        known_admissions::drop_id,
+                        (known_admissions::users, known_admissions::seen_at, known_admissions::lost_at),
+                    ))
                     .load(conn)
                     .await?;
-                let rows = rows.into_iter();
-                known.extend(rows.map(|(drop, users, seen_at)| (DropId(drop), KnownAdmissions { users, seen_at })));
+                known.extend(rows.into_iter().map(|(drop, seen)| (DropId(drop), seen)));
             }
             Ok(known)
+        })
+        .await
+    }
+
+    /// Notes that Redis has lost a drop: its number stays until its users are back.
+    pub async fn note_loss(&self, drop: DropId) -> Result<(), DbError> {
+        self.run("note a loss", async move |conn| {
+            diesel::sql_query(
+                "UPDATE known_admissions SET lost_at = UTC_TIMESTAMP(3) WHERE drop_id = ? AND lost_at IS NULL",
+            )
+            .bind::<BigInt, _>(drop.0)
+            .execute(conn)
+            .await
+            .map(|_| ())
         })
         .await
     }
@@ -59,6 +78,7 @@ impl Db {
                     .set((
                         known_admissions::users.eq(sql::<Unsigned<BigInt>>("VALUES(users)")),
                         known_admissions::seen_at.eq(sql::<Datetime>("VALUES(seen_at)")),
+                        known_admissions::lost_at.eq(None::<NaiveDateTime>),
                     ))
                     .execute(conn)
                     .await?;

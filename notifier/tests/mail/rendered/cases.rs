@@ -125,12 +125,13 @@ fn fewer_people_after_a_rebuild_page_and_are_never_called_kept() {
 }
 
 #[test]
-fn a_loss_of_people_is_mailed_once_and_never_resolved_by_the_next_pass() {
+fn a_loss_of_people_stands_until_they_are_back_or_somebody_accepts_it() {
     let missing = Finding::general(Kind::RedisLost, ActionKind::Report, "20 are missing".to_owned());
     let missing = cased(FindingCase::UsersMissing(20), missing);
     let lost = one(Status::Drift, vec![missing]);
     let after = one(Status::Clean, Vec::new());
-    assert!(mail(&[(at(1), &lost), (at(31), &after)], &[], &linked()).is_none());
+    let over = mail(&[(at(1), &lost), (at(31), &after)], &[], &linked()).expect("it is over");
+    assert_eq!(over.kind, "resolved");
     let again = Run { run_id: "0193a1f2-again".to_owned(), ..lost.clone() };
     assert!(mail(&[(at(1), &lost), (at(31), &again)], &[], &linked()).is_none(), "the same news");
 }

@@ -112,6 +112,9 @@ async fn a_key_of_codes_that_is_lost_or_another_is_reported_until_a_person_has_d
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
     assert!(migrate.log().contains("a new key was drawn"), "{}", migrate.log());
     let (status, found) = told().await;
+    assert!(status == Status::Drift && found[0].1.contains("was lost, and another was drawn"), "{found:?}");
+    world.sql.query("UPDATE code_key SET since = '1970-01-01'").await;
+    let (status, found) = told().await;
     assert!(status == Status::Drift && found[0].1.contains("does not make the codes"), "{found:?}");
     world.sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)").await;
     assert_eq!(told().await, (Status::Clean, vec![]));
@@ -147,6 +150,58 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     all_issued(&world, coupon.drop, 20).await;
     assert_exact(&world, &coupon, 20, &answers).await;
     assert_clean(&world.pass().await, &coupon);
+}
+
+/// Without `read_uncommitted` no client sees what comes after the message of the open transaction.
+#[tokio::test]
+async fn open_foreign_transaction_hides_no_claim_from_the_consumer_or_from_a_rebuild() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let Fixture { world, api, consumer } = Fixture::on(stores, "transaction").await;
+    let coupon = api.open_coupon(20).await;
+    let foreign = world.topic.open_transaction(b"not ours").await;
+    let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
+    all_issued(&world, coupon.drop, 10).await;
+    consumer.process.stop().await;
+    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into(), "w-3".into()], 3).await);
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let run = world.once_with(&[], &[]).await.run();
+    assert!(kinds(&run).contains_key(&Kind::RedisLost), "{run:#?}");
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    let _consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 13).await;
+    assert_exact(&world, &coupon, 13, &answers).await;
+    foreign.abort().await;
+}
+
+#[tokio::test]
+async fn users_who_are_not_back_after_a_loss_stand_until_the_loss_is_accepted() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let fixture = Fixture::on(stores, "not-back").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Lost", 20, 20).await;
+    assert_clean(&world.pass().await, &coupon);
+    // Redis and MySQL lose the same three people.
+    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", coupon.drop)).await;
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    // Each of these is another process. The first one rebuilds the drop.
+    for attempt in ["the rebuild", "the next pass", "the one after"] {
+        let run = world.once_with(&[], &[]).await.run();
+        assert_eq!(run.status, Status::Drift, "{attempt}: {run:#?}");
+        let told = run.drops[0].findings.iter().filter(|finding| finding.detail.ends_with("3 are missing")).count();
+        assert!(told == 1 && !run.drops[0].exact, "{attempt}: {run:#?}");
+    }
+    let alert = "SELECT status FROM alerts WHERE kind = 'redis_lost' AND drop_id IS NOT NULL";
+    assert_eq!(world.sql.query(alert).await, [["firing"]]);
+    world.sql.query(&format!("UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}", coupon.drop)).await;
+    assert_eq!(world.once_with(&[], &[]).await.run().status, Status::Clean);
+    assert_eq!(world.sql.query(alert).await, [["resolved"]]);
 }
 
 #[tokio::test]
