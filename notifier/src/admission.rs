@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use firstcome_shared::mysql::DbError;
 
 use super::clock::elapsed;
 use super::record::StandaloneMail;
@@ -72,6 +73,12 @@ impl Notifier {
         }
         self.wake();
         Ok(())
+    }
+
+    /// The last note of any process that sees admission open. While a daemon works, it changes every
+    /// few seconds, whatever its passes find and however rare they are.
+    pub async fn last_note(&self) -> Result<Option<String>, DbError> {
+        self.db.state(SEEN_OPEN).await
     }
 
     /// For processes that cannot reach Redis.

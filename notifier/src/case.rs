@@ -37,15 +37,52 @@ pub enum FindingCase {
     /// A drop that was rebuilt: how many users are back, and how many the last run before the loss
     /// knew.
     Rebuilt { back: u64, known: Option<u64> },
+    /// The consumers' offsets stand still although messages wait.
+    ConsumerStands,
+    /// A store is set so that it may lose promises, or codes.
+    Unsafe(UnsafePart),
     /// So many users whom a run knew before the loss of Redis are not back.
     UsersMissing(u64),
 }
 
+/// What is set unsafely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnsafePart {
+    Redis,
+    Topic,
+    CodeKey,
+}
+
 impl FindingCase {
+    /// What tells alerts and their contents apart: data, never words, and nothing that changes by
+    /// itself.
+    pub(crate) fn identity(&self) -> String {
+        let name = match self {
+            Self::Plain => "",
+            Self::NoSlotLeft => "no slot left",
+            Self::NoSuchSlot => "no such slot",
+            Self::NamesNobody => "names nobody",
+            Self::NamesNoDrop => "names no drop",
+            Self::Unreadable => "unreadable",
+            Self::RowRefused(_) => "row refused",
+            Self::NoUserId => "no user id",
+            Self::KeyOfWrongType { wrong, .. } => return format!("key of wrong type {}", wrong.key),
+            Self::RowsLocked => "rows locked",
+            Self::MessagesLost(partitions) => return format!("messages lost {partitions:?}"),
+            Self::Rebuilt { .. } => "rebuilt",
+            Self::ConsumerStands => "consumer stands",
+            Self::Unsafe(UnsafePart::Redis) => "unsafe Redis",
+            Self::Unsafe(UnsafePart::Topic) => "unsafe topic",
+            Self::Unsafe(UnsafePart::CodeKey) => "unsafe key of codes",
+            Self::UsersMissing(people) => return format!("users missing {people}"),
+        };
+        name.to_owned()
+    }
+
     /// One line about `n` findings of this case.
     pub(crate) fn summary(&self, n: usize) -> Option<String> {
         Some(match self {
-            Self::Plain | Self::Rebuilt { .. } => return None,
+            Self::Plain | Self::Rebuilt { .. } | Self::ConsumerStands | Self::Unsafe(_) => return None,
             Self::NoSlotLeft => failed_claims(n, "no slot is left"),
             Self::NoSuchSlot => failed_claims(n, "the drop has no such slot"),
             Self::NamesNobody => failed_claims(n, "no user is named"),

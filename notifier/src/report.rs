@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-pub use crate::case::FindingCase;
+pub use crate::case::{FindingCase, UnsafePart};
 
 /// What set a pass off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
@@ -73,6 +73,17 @@ pub enum Kind {
     Stalled,
     /// A store is set up by now so that it may lose promises, or the codes that people were shown.
     UnsafeSetting,
+}
+
+/// What made a pass fail: the identity of its alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum FailureCause {
+    Mysql,
+    Redis,
+    Kafka,
+    /// A file of this process, say.
+    Other,
 }
 
 /// The repair that a finding asks for.
@@ -165,6 +176,9 @@ pub struct Finding {
     /// What sets it apart from others of its kind, for mails.
     #[serde(skip)]
     pub case: FindingCase,
+    /// The row of the dead-letter table, where it is about one. Not kept, as `case`.
+    #[serde(skip)]
+    pub dead_letter: Option<i64>,
 }
 
 /// What stands in a finding's detail before the trace of its claim, at the end.
@@ -193,6 +207,7 @@ impl Finding {
             detail,
             needs_person: true,
             case: FindingCase::Plain,
+            dead_letter: None,
         }
     }
 }
@@ -333,6 +348,9 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
+    /// The same for programs. Not kept, as `partial`.
+    #[serde(skip)]
+    pub cause: Option<FailureCause>,
     /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
@@ -365,7 +383,7 @@ macro_rules! words {
     )*};
 }
 
-words!(Trigger, Status, Kind, ActionKind, Outcome);
+words!(Trigger, Status, Kind, FailureCause, ActionKind, Outcome);
 
 impl Run {
     /// One that begins.
@@ -383,6 +401,7 @@ impl Run {
             started_at,
             finished_at: None,
             error: None,
+            cause: None,
             findings: Vec::new(),
             drops: Vec::new(),
             unlisted: Unlisted::default(),

@@ -33,7 +33,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     );
     let stores = args.reconcile.stores.handles()?;
     warn_unless_writable();
-    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
+    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await.map_err(|(_, error)| error)?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();
@@ -228,6 +228,7 @@ mod tests {
             detail: "failed claim 3 (slot_taken)".to_owned(),
             needs_person: true,
             case: FindingCase::Plain,
+            dead_letter: None,
         };
         let masked = text_of(&left, false);
         assert_eq!(outcome(&left), "left for you");

@@ -11,6 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
+use crate::report::FailureCause;
 use crate::topic::TopicReader;
 
 /// Connections to every store. Cheap to clone.
@@ -34,16 +35,34 @@ impl Stores {
 /// Waits for the stores and refuses settings that lose promises.
 ///
 /// # Errors
-/// [`StartError`]: `Missing` if a store does not answer, also after it has answered once.
-pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
+/// [`StartError`]: `Missing` if a store does not answer, also after it has answered once; and which
+/// store it is about.
+pub async fn check(
+    stores: &Stores,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<(), (FailureCause, StartError)> {
+    check_mysql(stores, limit, stop).await.map_err(|error| (FailureCause::Mysql, error))?;
+    check_redis(stores, limit, stop).await.map_err(|error| (FailureCause::Redis, error))?;
+    check_kafka(stores, limit, stop).await.map_err(|error| (FailureCause::Kafka, error))?;
+    check_others(stores, limit).await.map_err(|error| (FailureCause::Mysql, error))
+}
+
+fn mysql_of(stores: &Stores) -> String {
+    format!("MySQL at {}", stores.db_settings.url.host_and_port())
+}
+
+async fn check_mysql(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    let mysql = format!("MySQL at {}", stores.db_settings.url.host_and_port());
+    let mysql = mysql_of(stores);
     wait_for(&mysql, limit, stop, away, async || stores.db.ping().await).await?;
-    let missing = |reason: String| StartError::Missing { store: mysql.clone(), waited: limit, reason };
     migrations::check(&stores.db_settings).await.map_err(|error| match error.downcast_ref() {
-        Some(error) if away(error) => missing(error.to_string()),
+        Some(error) if away(error) => StartError::Missing { store: mysql, waited: limit, reason: error.to_string() },
         _ => StartError::Refused(format!("{error:#}")),
-    })?;
+    })
+}
+
+async fn check_redis(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
     wait_for(
         &format!("Redis at {}", stores.redis.host_and_port()),
         limit,
@@ -51,16 +70,24 @@ pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -
         |e| matches!(e, Unsafe::Unreachable(_)),
         async || stores.redis.check_at_start().await,
     )
-    .await?;
+    .await
+}
+
+async fn check_kafka(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
     let kafka = &stores.topic.settings;
     wait_for(
         &format!("Kafka at {}", kafka.brokers),
         limit,
         stop,
         |e| matches!(e, TopicError::Unreachable { .. }),
-        async || check_topic(kafka, Duration::from_secs(5)).await,
+        async || check_topic(kafka, Duration::from_secs(5)).await.map(|_| ()),
     )
-    .await?;
+    .await
+}
+
+/// No program works on the same data with other settings.
+async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError> {
+    let kafka = &stores.topic.settings;
     let own = ProcessRow {
         role: "the reconciler".into(),
         owner: owner(),
@@ -70,6 +97,8 @@ pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -
         publish_deadline_ms: 0,
         fallback_deadline_ms: 0,
     };
-    let others = stores.db.processes().await.map_err(|error| missing(error.to_string()))?;
+    let away =
+        |error: DbError| StartError::Missing { store: mysql_of(stores), waited: limit, reason: error.to_string() };
+    let others = stores.db.processes().await.map_err(away)?;
     others.iter().find_map(|other| own.disagreement(other)).map_or(Ok(()), |it| Err(StartError::Refused(it)))
 }

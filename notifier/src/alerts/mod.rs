@@ -20,7 +20,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use sha2::{Digest as _, Sha256};
 
-use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
+use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status};
 use crate::wording;
 
 use firstcome_shared::mysql::alerts::REPAIRED;
@@ -113,7 +113,10 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     // Nobody is woken for a process that stopped in the middle of a pass: the next pass does it
     // all.
     if run.status == Status::Failed && !run.stopped {
-        groups.insert((About::RunFailed, None, None, String::new()), vec![failed_run(run)]);
+        // Two processes may each have lost another store: then there are two alerts, each mailed
+        // once, and not one that changes back and forth.
+        let cause = run.cause.map_or("", FailureCause::as_str).to_owned();
+        groups.insert((About::RunFailed, None, None, cause), vec![failed_run(run)]);
     }
     for (coupon, drop, finding) in placed(run) {
         if is_broken(finding, drop, &broken_people) {
@@ -123,7 +126,7 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
             let reason = match &finding.case {
                 FindingCase::MessagesLost(_) => "messages lost".to_owned(),
                 FindingCase::UsersMissing(_) => "users missing".to_owned(),
-                _ if about == About::Stalled => wording::without_numbers(&finding.detail),
+                case if about == About::Stalled => case.identity(),
                 _ => String::new(),
             };
             groups.entry((about, coupon, drop, reason)).or_default().push(finding.clone());
@@ -240,19 +243,12 @@ pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
     matches!(findings, [one] if is_whole(one) && one.action == ActionKind::Report && one.result == Outcome::Failed)
 }
 
-/// Only the run that found it can tell it: the next one does not see it, and has not ended it.
-fn is_mailed_once(about: About, findings: &[Finding]) -> bool {
-    let of_a_loss = |finding: &Finding| matches!(finding.case, FindingCase::UsersMissing(_));
-    about == About::ClosedBelowQuantity || findings.iter().any(of_a_loss)
-}
-
-/// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so
-/// numbers don't count there.
+/// What makes a new mail necessary: structured data, never a text. Texts have ages and lags in
+/// them, and two processes word the same differently.
 fn content(about: About, findings: &[Finding]) -> String {
     if about == About::RunFailed {
-        // "Redis cannot be reached: refused", then "… timed out", is one failure.
-        let what = findings.first().map(|f| f.detail.split(':').next().unwrap_or_default().to_owned());
-        return hash(what);
+        // Its cause is in the fingerprint.
+        return hash(None);
     }
     if about == About::Braked {
         // How much is held back changes while people claim; a mail is worth it once it has doubled.
@@ -264,18 +260,14 @@ fn content(about: About, findings: &[Finding]) -> String {
         kinds.sort();
         return hash(kinds);
     }
-    let is_unworkable = is_unworkable(findings);
     hash(findings.iter().map(|f| {
-        let detail = match (f.kind, f.slot, &f.user_id) {
-            // What a store answered differs by what was tried.
-            _ if is_unworkable => f.detail.split(": ").next().unwrap_or_default().to_owned(),
-            _ if is_mailed_once(about, findings) => f.detail.clone(),
-            // Names the entry of the dead-letter table. Of many, only their number changes.
-            (Kind::FailedClaim, None, None) if f.detail.starts_with("failed claim ") => f.detail.clone(),
-            (_, None, None) => wording::without_numbers(&f.detail),
-            _ => String::new(),
+        let what = if f.slot.is_none() && f.user_id.is_none() {
+            let place = (f.coupon_id.map(|coupon| coupon.0), f.drop_id.map(|drop| drop.0), f.dead_letter);
+            format!("{} {place:?} {}", f.action.as_str(), f.case.identity())
+        } else {
+            String::new()
         };
-        format!("{} {:?} {:?} {} {}", f.kind.as_str(), f.slot, f.user_id, f.result.as_str(), detail)
+        format!("{} {:?} {:?} {} {what}", f.kind.as_str(), f.slot, f.user_id, f.result.as_str())
     }))
 }
 
@@ -305,6 +297,7 @@ fn as_finding(promise: &BrokenPromise) -> Finding {
         detail: promise.reason.clone(),
         needs_person: true,
         case: FindingCase::Plain,
+        dead_letter: None,
     }
 }
 

@@ -7,7 +7,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status, Trigger};
+use crate::report::{
+    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status, Trigger,
+    UnsafePart,
+};
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
 
@@ -27,6 +30,7 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
         detail: format!("admitted {slot} s ago"),
         needs_person: false,
         case: FindingCase::Plain,
+        dead_letter: None,
     }
 }
 

@@ -20,7 +20,9 @@ pub(super) fn of_case(pass: &PassMail<'_>, seen: &Observation, name: Option<&str
     let of_name =
         if seen.drop_id.is_some() { format!("{name}: {summary}.") } else { format!("{}.", wording::capital(&summary)) };
     Some(match case {
-        FindingCase::Plain | FindingCase::Rebuilt { .. } => return None,
+        FindingCase::Plain | FindingCase::Rebuilt { .. } | FindingCase::ConsumerStands | FindingCase::Unsafe(_) => {
+            return None;
+        }
         FindingCase::NoSlotLeft => [of_name, "These people were told yes and have no coupon.".to_owned()],
         FindingCase::NoSuchSlot | FindingCase::NamesNoDrop => {
             [of_name, "Somebody may have been told yes and have no coupon.".to_owned()]
@@ -156,7 +158,9 @@ fn number_of(findings: &[Finding], case: &FindingCase) -> usize {
 
 fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     let todo = match case {
-        FindingCase::Plain | FindingCase::Rebuilt { .. } => return None,
+        FindingCase::Plain | FindingCase::Rebuilt { .. } | FindingCase::ConsumerStands | FindingCase::Unsafe(_) => {
+            return None;
+        }
         FindingCase::NoSlotLeft => {
             let claims = if n == 1 { "the claim" } else { "these claims" };
             return Some(format!("Raise the quantity by {n} before the drop closes: the next pass issues {claims}."));

@@ -285,6 +285,7 @@ mod tests {
             detail: detail.to_owned(),
             needs_person: false,
             case: FindingCase::Plain,
+            dead_letter: None,
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome
         detail: String::new(),
         needs_person: false,
         case: FindingCase::Plain,
+        dead_letter: None,
     }
 }
 

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use firstcome_shared::config::StartError;
-use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Db, DbError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,13 +14,14 @@ use super::schedule::{CronSchedule, ScheduledJob};
 use crate::notify::Notifier;
 use crate::pass::Reconciler;
 use crate::passes::mail;
-use crate::{record, stores};
+use crate::report::FailureCause;
+use crate::stores;
 
 /// How long a store is waited for until that counts as a pass that failed.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// A pass of another daemon that ended well so lately shows that one works.
-const LATELY: TimeDelta = TimeDelta::minutes(2);
+/// A daemon that works notes every five seconds that it sees admission open.
+const NOTED_WITHIN: Duration = Duration::from_secs(12);
 
 /// Waits for the stores and loads the schedules. While a store is away, that is mailed as it is
 /// when passes fail. `None` if `stop` came first.
@@ -35,25 +35,26 @@ pub(super) async fn wait_for_stores(
     tolerance: TimeDelta,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
-    let began = Utc::now();
-    let mut said = String::new();
+    let (mut said, mut other) = (String::new(), OtherDaemon::default());
     loop {
         let next = Instant::now() + ATTEMPT;
-        let (store, reason) = match stores::check(&reconciler.stores, ATTEMPT, stop).await {
+        let (cause, store, reason) = match stores::check(&reconciler.stores, ATTEMPT, stop).await {
             Ok(()) => match schedules(&reconciler.stores.db, crons, tolerance).await? {
                 Ok(schedules) => return Ok(Some(schedules)),
-                Err(error) => ("MySQL".to_owned(), error.to_string()),
+                Err(error) => (FailureCause::Mysql, "MySQL".to_owned(), error.to_string()),
             },
-            Err(StartError::Stopped(_)) => return Ok(None),
-            Err(StartError::Missing { store, reason, .. }) => (store, reason),
-            Err(refused @ StartError::Refused(_)) => return Err(refused.into()),
+            Err((_, StartError::Stopped(_))) => return Ok(None),
+            Err((cause, StartError::Missing { store, reason, .. })) => (cause, store, reason),
+            Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
         };
         if said != store {
             tracing::warn!(reason, "waiting for {store}; passes begin once it answers");
             said = store;
         }
-        if !another_works(&reconciler.stores.db, began, Utc::now()).await {
-            let run = reconciler.cannot_begin(reason).await;
+        // Then only this one has lost its way to a store, or the other one says what is wrong.
+        let note = notifier.last_note().await.ok().flatten();
+        if !other.works(note, Instant::now()) {
+            let run = reconciler.cannot_begin(cause, reason).await;
             mail(notifier, &run).await;
         }
         // A store that refuses at once, as a MySQL without a free connection does, gets a pause
@@ -80,8 +81,36 @@ async fn schedules(
     Ok(Ok(schedules))
 }
 
-/// Whether another daemon makes passes: only this one lost its way to a store, then.
-async fn another_works(db: &Db, began: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    let last = record::recall(db, LAST_SUCCESS_AT).await.ok().flatten();
-    last.is_some_and(|at| at > began && now - at < LATELY)
+/// Whether another daemon works, by the notes that it leaves. The clocks of two hosts may differ, so
+/// what counts is that the note changes; the first one counts until it is known whether it does.
+#[derive(Default)]
+struct OtherDaemon {
+    note: Option<String>,
+    changed_at: Option<Instant>,
+}
+
+impl OtherDaemon {
+    fn works(&mut self, note: Option<String>, now: Instant) -> bool {
+        if note != self.note {
+            self.changed_at = Some(now);
+            self.note = note;
+        }
+        self.note.is_some() && self.changed_at.is_some_and(|at| now - at < NOTED_WITHIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_daemon_works_while_its_note_changes() {
+        let (mut other, began) = (OtherDaemon::default(), Instant::now());
+        let mut works =
+            |note: Option<&str>, seconds| other.works(note.map(str::to_owned), began + Duration::from_secs(seconds));
+        assert!(!works(None, 0), "there is none");
+        assert!(works(Some("a"), 2), "of a daemon that may have ended");
+        assert!(works(Some("a"), 6) && works(Some("b"), 8) && works(Some("b"), 18));
+        assert!(!works(Some("b"), 20) && !works(Some("b"), 60) && !works(None, 62));
+    }
 }

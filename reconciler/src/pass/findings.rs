@@ -53,6 +53,7 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
         detail: item.detail.clone(),
         needs_person: item.needs_person,
         case: item.case.clone(),
+        dead_letter: item.dead_letter,
     }
 }
 

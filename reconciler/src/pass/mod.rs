@@ -61,7 +61,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::execute::ExecuteError;
 use crate::record::{self, How};
-use crate::report::{ActionKind, Finding, Kind, Run, Status, Trigger};
+use crate::report::{ActionKind, FailureCause, Finding, Kind, Run, Status, Trigger};
 use crate::stores::Stores;
 use memory::Memory;
 use request::Aborted;
@@ -198,15 +198,15 @@ impl Reconciler {
     }
 
     /// Records as a failed run that no pass can begin. The same reason again prolongs that run.
-    pub(crate) async fn cannot_begin(&mut self, reason: String) -> Run {
+    pub(crate) async fn cannot_begin(&mut self, cause: FailureCause, reason: String) -> Run {
         let mut run = blank(&Request::new(Trigger::Startup), &new_run_id());
-        failed(&mut run, reason);
+        failed(&mut run, cause, reason);
         self.record_unless_repeated(&mut run, How { is_beside_passes: true, ..How::default() }).await;
         run
     }
 
     async fn fail(&mut self, mut run: Run, request: &Request, error: &Aborted) -> Run {
-        failed(&mut run, error.to_string());
+        failed(&mut run, error.cause(), error.to_string());
         // A loss is told by the run that reopens admission.
         run.stopped = matches!(error, Aborted::Stopped | Aborted::AnotherLife);
         // Another pass may be recorded at the same time.
@@ -267,11 +267,11 @@ impl Reconciler {
     }
 }
 
-fn failed(run: &mut Run, error: String) {
+fn failed(run: &mut Run, cause: FailureCause, error: String) {
     run.finished_at = Some(Utc::now());
     run.status = Status::Failed;
     run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, error.clone()));
-    run.error = Some(error);
+    (run.error, run.cause) = (Some(error), Some(cause));
 }
 
 /// Who asked for the pass, and for what.

@@ -15,7 +15,7 @@ use firstcome_shared::redis::reads::WrongKey;
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;
 use crate::plan::RepairPolicy;
-use crate::report::Trigger;
+use crate::report::{FailureCause, Trigger};
 
 /// What is asked of a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +124,22 @@ pub(super) enum Obstacle {
 }
 
 impl Aborted {
+    pub(super) fn cause(&self) -> FailureCause {
+        match self {
+            Self::Collect(CollectError::Redis(_) | CollectError::Crowded { .. })
+            | Self::Execute(ExecuteError::Redis(_))
+            | Self::Redis(_)
+            | Self::AnotherLife => FailureCause::Redis,
+            Self::Collect(CollectError::Mysql(_))
+            | Self::Execute(ExecuteError::Mysql(_))
+            | Self::Mysql(_)
+            | Self::LockLost => FailureCause::Mysql,
+            Self::Collect(CollectError::Messages(_)) | Self::Execute(ExecuteError::Stopped) | Self::Stopped => {
+                FailureCause::Other
+            }
+        }
+    }
+
     /// What is wrong with one drop, where the others can be worked on.
     pub(super) fn of_one_drop(&self) -> Option<Obstacle> {
         match self {

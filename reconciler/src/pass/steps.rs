@@ -22,7 +22,7 @@ use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
 use crate::execute;
 use crate::plan;
-use crate::report::{ActionKind, Finding, FindingCase, Kind, Run};
+use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Run, UnsafePart};
 use crate::stores::Stores;
 use crate::topic::PastTheEnd;
 
@@ -211,7 +211,7 @@ impl<'a> Pass<'a> {
         context.lost = std::mem::take(&mut self.context.lost);
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
-            self.run.error = Some(detail.clone());
+            (self.run.error, self.run.cause) = (Some(detail.clone()), Some(FailureCause::Kafka));
             self.run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
         }
         Ok(context)
@@ -240,7 +240,8 @@ impl<'a> Pass<'a> {
                 if is_some { format!("partition {} of the topic", names.join(", ")) } else { "the topic".into() };
             let seconds = longest.as_secs();
             let detail = format!("{unread} messages wait on {place} and the consumer has not moved for {seconds} s");
-            self.run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
+            let stands = Finding::general(Kind::Stalled, ActionKind::Report, detail);
+            self.run.findings.push(Finding { case: FindingCase::ConsumerStands, ..stands });
         }
         self.run.findings.extend(unreadable.into_iter().chain(lost));
     }
@@ -251,7 +252,7 @@ impl<'a> Pass<'a> {
         match self.stores.redis.check_settings().await {
             Ok(()) => {}
             Err(Unsafe::Unreachable(error)) => return Err(error.into()),
-            Err(Unsafe::Setting(detail)) => self.report_unsafe(detail),
+            Err(Unsafe::Setting(detail)) => self.report_unsafe(UnsafePart::Redis, detail),
         }
         Ok(())
     }
@@ -266,7 +267,7 @@ impl<'a> Pass<'a> {
             () = self.stop.cancelled() => return Err(Aborted::Stopped),
         };
         if let Some(detail) = told {
-            self.report_unsafe(detail);
+            self.report_unsafe(UnsafePart::Topic, detail);
         }
         Ok(())
     }
@@ -276,17 +277,22 @@ impl<'a> Pass<'a> {
         let detail = match self.stores.db.check_code_key().await? {
             None => return Ok(()),
             Some(CodeKeyFault::Lost) => "the table code_key is empty although there are coupons",
+            Some(CodeKeyFault::Replaced) => {
+                "the key in the table code_key was lost, and another was drawn in its place"
+            }
             Some(CodeKeyFault::Other) => "the key in the table code_key does not make the codes of older coupons",
         };
-        self.report_unsafe(format!(
+        let detail = format!(
             "{detail}: a row that is written again gets another code than its person was shown. Put the key back from a \
              backup of MySQL, see \"The key of the codes\" in OPERATIONS.md"
-        ));
+        );
+        self.report_unsafe(UnsafePart::CodeKey, detail);
         Ok(())
     }
 
-    fn report_unsafe(&mut self, detail: String) {
-        self.run.findings.push(Finding::general(Kind::UnsafeSetting, ActionKind::Report, detail));
+    fn report_unsafe(&mut self, part: UnsafePart, detail: String) {
+        let finding = Finding::general(Kind::UnsafeSetting, ActionKind::Report, detail);
+        self.run.findings.push(Finding { case: FindingCase::Unsafe(part), ..finding });
     }
 
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by

@@ -105,6 +105,7 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
     for row in findings {
         let finding = Finding {
             case: FindingCase::Plain,
+            dead_letter: None,
             kind: word(&row.kind, Kind::Stalled),
             coupon_id: row.coupon_id.map(CouponId),
             drop_id: row.drop_id.map(DropId),

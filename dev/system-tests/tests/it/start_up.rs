@@ -112,7 +112,7 @@ async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
 async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() {
     let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1")];
     let (alone, helped) = tokio::join!(World::new("cold-kafka"), World::new("cold-kafka-helped"));
-    let _works = helped.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let _works = helped.daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")]).await;
     let waits = helped.start("firstcome-reconciler", &["daemon"], &nowhere);
     let daemon = starts_without_a_store(&alone, &nowhere, "a pass failed: Kafka cannot be reached").await;
     assert_eq!(daemon.stop().await, 0);

@@ -133,13 +133,14 @@ fn what_differs_in_kind_place_or_reason_is_told_apart() {
     let mut elsewhere = one_left();
     elsewhere.drops[0].drop_id = DropId(8);
     assert_eq!(duty.sees(2, &elsewhere), "failed_claim New");
-    let lag = |n| stalled(&format!("the consumer's lag stands at {n}"));
+    let lag =
+        |n| Finding { case: FindingCase::ConsumerStands, ..stalled(&format!("the consumer's lag stands at {n}")) };
     assert_eq!(
         duty.sees(3, &general(Status::Drift, vec![lag(5)])),
         "stalled New, failed_claim resolved, slot_conflict resolved"
     );
     assert_eq!(duty.sees(4, &general(Status::Drift, vec![lag(6)])), "");
-    let kafka = stalled("Kafka can't be reached");
+    let kafka = Finding { case: FindingCase::Unreadable, ..stalled("a batch cannot be read") };
     assert_eq!(duty.sees(5, &general(Status::Drift, vec![lag(7), kafka])), "stalled New");
 }
 

@@ -111,11 +111,51 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
 #[test]
 fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
     let mut duty = Duty::default();
-    assert_eq!(duty.sees(0, &failed("Redis cannot be reached: Connection refused")), "run_failed New");
+    let redis = |error| Run { cause: Some(FailureCause::Redis), ..failed(error) };
+    assert_eq!(duty.sees(0, &redis("Redis cannot be reached: Connection refused")), "run_failed New");
     duty.acknowledge(1);
-    assert_eq!(duty.sees(2, &failed("Redis cannot be reached: timed out")), "");
+    assert_eq!(duty.sees(2, &redis("Redis timed out")), "");
     assert_eq!(duty.only().acknowledged_by.as_deref(), Some("kim"));
-    assert_eq!(duty.sees(3, &failed("MySQL cannot be reached: Connection refused")), "run_failed Changed");
+}
+
+#[test]
+fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_once() {
+    let mut duty = Duty::default();
+    let lost = |cause, error| Run { cause: Some(cause), ..failed(error) };
+    let runs = [
+        lost(FailureCause::Kafka, "the topic cannot be read, so what is on its way is not known: no broker"),
+        lost(FailureCause::Kafka, "Kafka cannot be reached: no broker"),
+        lost(FailureCause::Redis, "Redis cannot be reached: Connection refused"),
+    ];
+    let said: Vec<String> = (0..9).map(|at| duty.sees(at, &runs[at as usize % 3])).collect();
+    assert_eq!(said, ["run_failed New", "", "run_failed New", "", "", "", "", "", ""]);
+    assert_eq!(duty.sees(9, &clean()), "run_failed resolved, run_failed resolved");
+}
+
+#[test]
+fn an_alert_does_not_depend_on_any_wording() {
+    let mut duty = Duty::default();
+    let seen = |detail: &str| {
+        let case = |case, kind| Finding { case, kind, ..stalled(detail) };
+        let unsafe_part = |part| case(FindingCase::Unsafe(part), Kind::UnsafeSetting);
+        let loose = |id| Finding { dead_letter: Some(id), ..case(FindingCase::NamesNoDrop, Kind::FailedClaim) };
+        let found = [
+            case(FindingCase::ConsumerStands, Kind::Stalled),
+            case(FindingCase::MessagesLost(vec![1]), Kind::Stalled),
+            unsafe_part(UnsafePart::Redis),
+            loose(1),
+        ];
+        general(Status::Drift, found.to_vec())
+    };
+    assert_eq!(
+        duty.sees(0, &seen("as one release words it")),
+        "stalled New, stalled New, failed_claim New, unsafe_setting New"
+    );
+    assert_eq!(duty.sees(1, &seen("anders gesagt")), "");
+    let mut more = seen("as before");
+    more.findings[3].dead_letter = Some(2);
+    more.findings[2].case = FindingCase::Unsafe(UnsafePart::Topic);
+    assert_eq!(duty.sees(2, &more), "failed_claim Changed, unsafe_setting Changed");
 }
 
 #[test]

@@ -336,6 +336,7 @@ mod tests {
         let user = "customer-4711@example.com";
         let finding = Finding {
             case: FindingCase::Plain,
+            dead_letter: None,
             kind: Kind::FailedClaim,
             coupon_id: Some(CouponId(3)),
             drop_id: Some(DropId(7)),
