@@ -191,7 +191,12 @@ impl TestTopic {
     pub async fn offsets(&self) -> Vec<(i64, i64)> {
         let (this, config) = (self.clone(), self.config());
         tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config.clone().set("group.id", &this.group).set("isolation.level", "read_uncommitted").create().unwrap();
+            let reader: BaseConsumer = config
+                .clone()
+                .set("group.id", &this.group)
+                .set("isolation.level", "read_uncommitted")
+                .create()
+                .unwrap();
             let all = this.partitions(&reader);
             let committed = reader.committed_offsets(all, PATIENCE).unwrap();
             let of = |partition| {
@@ -210,7 +215,12 @@ impl TestTopic {
     pub async fn skip_all(&self) {
         let (this, config) = (self.clone(), self.config());
         let committed = tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config.clone().set("group.id", &this.group).set("isolation.level", "read_uncommitted").create().unwrap();
+            let reader: BaseConsumer = config
+                .clone()
+                .set("group.id", &this.group)
+                .set("isolation.level", "read_uncommitted")
+                .create()
+                .unwrap();
             let mut ends = this.partitions(&reader);
             let partitions: Vec<i32> = ends.elements().iter().map(TopicPartitionListElem::partition).collect();
             for partition in partitions {

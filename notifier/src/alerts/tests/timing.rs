@@ -127,7 +127,7 @@ fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_o
         lost(FailureCause::Kafka, "Kafka cannot be reached: no broker"),
         lost(FailureCause::Redis, "Redis cannot be reached: Connection refused"),
     ];
-    let said: Vec<String> = (0..9).map(|at| duty.sees(at, &runs[at as usize % 3])).collect();
+    let said: Vec<String> = (0..9).zip(runs.iter().cycle()).map(|(at, run)| duty.sees(at, run)).collect();
     assert_eq!(said, ["run_failed New", "", "run_failed New", "", "", "", "", "", ""]);
     assert_eq!(duty.sees(9, &clean()), "run_failed resolved, run_failed resolved");
 }
@@ -136,7 +136,7 @@ fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_o
 fn an_alert_does_not_depend_on_any_wording() {
     let mut duty = Duty::default();
     let seen = |detail: &str| {
-        let case = |case, kind| Finding { case, kind, ..stalled(detail) };
+        let case = |case, kind| Finding { kind, case, ..stalled(detail) };
         let unsafe_part = |part| case(FindingCase::Unsafe(part), Kind::UnsafeSetting);
         let loose = |id| Finding { dead_letter: Some(id), ..case(FindingCase::NamesNoDrop, Kind::FailedClaim) };
         let found = [
