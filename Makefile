@@ -107,7 +107,7 @@ attack: ## schemathesis against both services, with all its checks (CASES=2000 a
 	@target/debug/firstcome-stack setup
 	@CASES=$${CASES:-2000} dev/attack.sh
 
-fuzz: ## Properties of what comes from outside, with other random inputs each time (MINUTES=10 CASES=5000; of a release)
+fuzz: ## Properties of what comes from outside and of the plan, with other random inputs each time (MINUTES=10 CASES=5000; of a release)
 	@dev/setup.sh
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup

@@ -99,8 +99,9 @@ impl Planner<'_> {
                 | Action::WriteAllowList
                 | Action::Revoke(_)
                 | Action::ResolveRevoked { .. }
-                | Action::ResolveDuplicate { .. }
                 | Action::ToFront { .. } => false,
+                // No row is written, and the repair that a duplicate follows from may not be kept.
+                Action::ResolveDuplicate { .. } => lost,
                 Action::WriteMeta | Action::PutBack { .. } | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild { .. } => opened,
                 Action::Withdraw { .. }

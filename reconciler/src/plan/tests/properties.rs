@@ -82,7 +82,7 @@ fn repair_in_one_pass(world: &mut DropWorld) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(4_000), ..ProptestConfig::default() })]
 
     /// Details are public text: mails mask the user of a finding, and nothing in its detail.
     #[test]

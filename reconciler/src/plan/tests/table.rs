@@ -372,3 +372,15 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
     });
     assert_eq!(issued.collect::<Vec<_>>(), [(11, user(4), true)]);
 }
+
+#[test]
+fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic_beyond_what_is_kept() {
+    let mut world = DropWorld { meta: None, topic_away: true, kept: 1, ..DropWorld::exact(3, 0) };
+    // Letter 1 fills what the plan keeps, so the issue of letter 2 is not kept.
+    world.failed = vec![(1, Some(1), Some(user(1))), (2, Some(2), Some(user(2))), (3, None, Some(user(2)))];
+    for order in [[0, 1, 2], [0, 2, 1], [2, 0, 1]] {
+        let failed = order.map(|at| world.failed[at].clone()).into();
+        let plan = DropWorld { failed, ..world.clone() }.plan();
+        assert!(plan.items.iter().all(|item| item.action == Action::Report), "{order:?}: {:#?}", plan.items);
+    }
+}
