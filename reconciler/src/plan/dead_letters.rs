@@ -68,7 +68,7 @@ impl Planner<'_> {
         let on_the_way = |slot: i64| sorted.in_flight.get(&slot).is_some_and(|on| on.iter().any(|m| m.user != *user));
         let anothers = |slot: i64| {
             row_is_anothers(slot)
-                || sorted.owners(slot).iter().any(|on| *on != user)
+                || sorted.valid_owners(slot).any(|on| on != user)
                 || (self.facts.is_lost() && on_the_way(slot))
         };
         let fault = self.facts.drop.window().fault(letter.claimed_at).filter(|_| letter.is_of_message);
@@ -88,7 +88,7 @@ impl Planner<'_> {
             }
             let detail = name(letter);
             if put_back {
-                self.comes_back(slot.into(), restored);
+                self.comes_back(slot.into(), sorted, restored);
             }
             self.given.insert(i64::from(slot));
             let action = Action::IssueDeadLetter { id: letter.id, claim, put_back };

@@ -53,15 +53,17 @@ impl<'p> Sorted<'p> {
         self.in_flight.get(&slot)?.iter().copied().find(|m| m.user == *user)
     }
 
+    /// The owners whose claim is not revoked. An old copy of Redis may have the others.
+    pub(super) fn valid_owners(&self, slot: i64) -> impl Iterator<Item = &'p UserId> + Clone {
+        self.owners(slot).iter().copied().filter(move |user| !self.page.is_void(slot, user))
+    }
+
     /// Of several people on a slot without a row, the first with a message or a dead letter keeps
     /// it; without any, the first.
     fn keeper(&self, slot: i64) -> Option<&'p UserId> {
-        let mut owners = self.owners(slot).iter().filter(|user| !self.page.is_void(slot, user));
+        let mut owners = self.valid_owners(slot);
         let first = owners.clone().next();
-        owners
-            .find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, **user)))
-            .or(first)
-            .copied()
+        owners.find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, *user))).or(first)
     }
 }
 
@@ -142,9 +144,9 @@ impl Planner<'_> {
     }
 
     /// Its person comes back onto a slot. A message, a dead letter and the claimants may all say
-    /// so.
-    pub(super) fn comes_back(&mut self, slot: i64, restored: &mut HashSet<i64>) {
-        if restored.insert(slot) {
+    /// so. A slot that a revoked claim still holds is counted already.
+    pub(super) fn comes_back(&mut self, slot: i64, sorted: &Sorted, restored: &mut HashSet<i64>) {
+        if restored.insert(slot) && sorted.owners(slot).is_empty() {
             self.returning += 1;
             self.people_returning += 1;
         }
@@ -305,21 +307,21 @@ impl Planner<'_> {
         }
     }
 
-    /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
-    /// admission.
+    /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not have:
+    /// Redis lost the admission.
     fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         let elsewhere = |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
         // A message that contradicts its drop proves nothing.
         let window = self.facts.drop.window();
         for message in &page.in_flight {
             let slot = i64::from(message.slot);
-            let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
+            let held = sorted.valid_owners(slot).next().is_some() || sorted.rows.contains_key(&slot);
             let known_to_be_given = self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
             let on_slot = sorted.in_flight.get(&slot).into_iter().flatten();
             let mut likely = on_slot.filter(|message| window.fault(Some(message.claimed_at)).is_none());
             let first = likely.find(|message| !elsewhere(&message.user)).map(|message| &message.user);
             if !held && first == Some(&message.user) && known_to_be_given && self.facts.slot(slot).is_some() {
-                self.comes_back(slot, restored);
+                self.comes_back(slot, sorted, restored);
                 self.put_back(
                     message.slot,
                     &message.user,
@@ -359,7 +361,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(number) = self.facts.slot(*slot) {
-                self.comes_back(*slot, restored);
+                self.comes_back(*slot, sorted, restored);
                 self.put_back(number, user, None, false, "is in the coupon's list of claimants");
                 let action = Action::Issue(self.claim(number, user, None));
                 self.push(Kind::Unissued, *slot, Some(user), action, "promised, and no row came".to_owned());

@@ -348,21 +348,7 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
     world.failed.push((1, Some(11), Some(user(4))));
     world.ages.insert(4, 60_000);
     let facts = world.facts();
-    let mut page = world.page(1, None);
-    let until = at(NOW_MS - 30_000).naive_utc();
-    let revocation = Revocation {
-        id: 1,
-        coupon_id: 1,
-        drop_id: 1,
-        slot: Some(4),
-        user_id: user(4).to_string(),
-        reason: "asked for it".into(),
-        revoked_by: "Kim".into(),
-        may_claim_again: true,
-        revoked_at: until,
-        again_from: Some(until),
-    };
-    page.revoked = Revocations::new(vec![revocation], OncePer::Drop, DropId(1));
+    let mut page = with_revoked(world.page(1, None), 4);
     page.dead_letters[0].claimed_at = Some(at(NOW_MS - 10_000));
     let mut planner = Planner::new(RepairPolicy::default(), &facts);
     planner.page(&page);
@@ -382,5 +368,47 @@ fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic_beyond_what_is_kept(
         let failed = order.map(|at| world.failed[at].clone()).into();
         let plan = DropWorld { failed, ..world.clone() }.plan();
         assert!(plan.items.iter().all(|item| item.action == Action::Report), "{order:?}: {:#?}", plan.items);
+    }
+}
+
+/// The page of a world in which the claim of a person on the slot of the same number was revoked.
+fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
+    let until = at(NOW_MS - 30_000).naive_utc();
+    let revocation = Revocation {
+        id: 1,
+        coupon_id: 1,
+        drop_id: 1,
+        slot: Some(number),
+        user_id: user(number).to_string(),
+        reason: "asked for it".into(),
+        revoked_by: "Kim".into(),
+        may_claim_again: true,
+        revoked_at: until,
+        again_from: Some(until),
+    };
+    SlotRange { revoked: Revocations::new(vec![revocation], OncePer::Drop, DropId(1)), ..page }
+}
+
+#[test]
+fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
+    // Slot 4 was revoked and promised to user 99. Then Redis went back.
+    for is_dead_letter in [true, false] {
+        let mut world = DropWorld::exact(12, 10);
+        world.rows.remove(&4);
+        world.ages.insert(4, 60_000);
+        if is_dead_letter {
+            world.failed.push((1, Some(4), Some(user(99))));
+        } else {
+            world.in_flight.push((4, user(99)));
+        }
+        let facts = world.facts();
+        let mut planner = Planner::new(RepairPolicy::default(), &facts);
+        planner.page(&with_revoked(world.page(1, None), 4));
+        let given = planner.finish().items.into_iter().map(|item| match item.action {
+            Action::IssueDeadLetter { claim, put_back: true, .. } => (claim.slot, claim.user_id),
+            Action::PutBack { holding, on_slot: false } => (holding.slot, holding.user),
+            other => panic!("dead letter {is_dead_letter}: {other:?}"),
+        });
+        assert_eq!(given.collect::<Vec<_>>(), [(4, user(99))], "dead letter {is_dead_letter}");
     }
 }
