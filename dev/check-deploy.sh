@@ -15,12 +15,22 @@ SCHEMA = "deploy/helm/firstcome/values.schema.json"
 problems = []
 
 
+def source(*folders):
+    """What the files of these modules say, without their tests."""
+    files = [path for folder in folders for path in [*glob.glob(f"{folder}/**/*.rs", recursive=True), *glob.glob(f"{folder}.rs")]]
+    return "".join(open(path, encoding="utf-8").read().split("#[cfg(test)]")[0] for path in files)
+
+
 class Settings:
     """What a command takes from the environment, and which of it is secret: what `--help` does not show."""
 
     def __init__(self, *folders):
-        sources = [path for folder in folders for path in [*glob.glob(f"{folder}/**/*.rs", recursive=True), *glob.glob(f"{folder}.rs")]]
-        text = "".join(open(path, encoding="utf-8").read().split("#[cfg(test)]")[0] for path in sources)
+        own = text = source(*folders)
+        # Of the settings that programs share, those of the structures that this one has; each writes logs and traces.
+        for shared in re.split(r"\bstruct (?=\w+(?:Args|Given)\b)", source("shared/src"))[1:]:
+            name = re.match("(.+?)(?:Args|Given)", shared).group(1)
+            if name in ("Log", "Trace") or f"{name}Args" in own:
+                text += shared
         found = re.findall(r'\benv = "([A-Z0-9_]+)"([^\]]*)\]', text)
         self.secret = {name for name, rest in found if "hide_env_values" in rest}
         self.all = {name for name, _ in found} | {"RUST_LOG"}
@@ -30,10 +40,10 @@ class Settings:
 
 
 known = {
-    ("firstcome-api", "serve"): Settings("api/src/serve", "shared/src"),
-    ("firstcome-api", "consume"): Settings("api/src/consume", "shared/src"),
-    ("firstcome-api", "migrate"): Settings("api/src/migrate", "shared/src"),
-    ("firstcome-reconciler", "daemon"): Settings("reconciler/src", "shared/src", "notifier/src"),
+    ("firstcome-api", "serve"): Settings("api/src/serve"),
+    ("firstcome-api", "consume"): Settings("api/src/consume"),
+    ("firstcome-api", "migrate"): Settings("api/src/migrate"),
+    ("firstcome-reconciler", "daemon"): Settings("reconciler/src", "notifier/src"),
 }
 ports = {"serve": ("LISTEN_ADDR", "8080"), "consume": ("CONSUME_LISTEN_ADDR", "8082"), "daemon": ("LISTEN_ADDR", "8081")}
 secret = set.union(*(one.secret for one in known.values()))
@@ -189,6 +199,9 @@ def schema(write):
     groups = {"everywhere": [*own.values()], "apiAndReconciler": shared, **{group: [one] for group, one in own.items()}}
     for group, of in groups.items():
         all = set.intersection(*(one.all for one in of))
+        if len(of) > 1:
+            # Each listens on a port of its own.
+            all -= {name for name, _ in ports.values()}
         read["$defs"][group + "Names"]["anyOf"][0]["enum"] = sorted(all - secret)
         read["$defs"][group + "Secrets"]["anyOf"][0]["enum"] = sorted(all & secret)
     wanted = json.dumps(read, indent=2) + "\n"

@@ -118,6 +118,15 @@ PUBLIC_URL	settings.reconciler.PUBLIC_URL=http://127.0.0.1:8081
 COUPON_PAGES	settings.api.COUPON_PAGES=on
 OPS_TOKEN	settings.apiAndReconciler.OPS_TOKEN=0123456789abcdef0123456789abcdef
 SMTP_URL	secrets.everywhere.SMTP_URL=smtp://mail
+clear secrets.api.TRUSTED_HEADER_SECRET	settings.api.USER_AUTH=jwt
+LISTEN_ADDR	settings.api.LISTEN_ADDR=127.0.0.1:8080
+METRICS_ADDR	settings.api.METRICS_ADDR=
+LISTEN_ADDR	settings.reconciler.LISTEN_ADDR=0.0.0.0:80
+CONSUME_LISTEN_ADDR	settings.consumer.CONSUME_LISTEN_ADDR=null
+LISTEN_ADDR	settings.apiAndReconciler.LISTEN_ADDR=0.0.0.0:8080
+REDIS_URL	secrets.everywhere.REDIS_URL=redis://redis
+REDIS_URL	secrets.consumer.REDIS_URL=redis://redis
+take pod.volumes away	pod.volumes[0].name=tmp
 ingress.api.host	ingress.api.enabled=true
 END
     say "the chart: checked with helm $helm_version and the API of Kubernetes $kubernetes"

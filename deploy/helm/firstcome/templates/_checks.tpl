@@ -24,6 +24,14 @@
 {{- if and (eq $how "trusted-header") (not (or $v.existingSecrets.api (index $secrets.api "TRUSTED_HEADER_SECRET"))) }}
 {{- fail "set secrets.api.TRUSTED_HEADER_SECRET (openssl rand -hex 32; the gateway sends it as X-Gateway-Secret), or existingSecrets.api to a Secret that has it: without it every pod that reaches the API could claim for anybody" }}
 {{- end }}
+{{- if and (eq $how "jwt") (not $v.existingSecrets.api) (index $secrets.api "TRUSTED_HEADER_SECRET") }}
+{{- fail "clear secrets.api.TRUSTED_HEADER_SECRET: it is the gateway's, and settings.api.USER_AUTH is jwt; with both the API does not start" }}
+{{- end }}
+{{- range list "automountServiceAccountToken" "containers" "enableServiceLinks" "restartPolicy" "securityContext" "terminationGracePeriodSeconds" "topologySpreadConstraints" "volumes" }}
+{{- if hasKey $v.pod . }}
+{{- fail (printf "take pod.%s away: the chart sets it itself" .) }}
+{{- end }}
+{{- end }}
 {{- if or $v.existingSecrets.reconciler (index $secrets.reconciler "SMTP_URL") }}
 {{- range list "PUBLIC_URL" "API_PUBLIC_URL" "ALERT_FROM" "ALERT_TO" }}
 {{- if not (index $settings.reconciler .) }}
