@@ -1,5 +1,6 @@
 //! Ceilings: the least work on the stores that comes to the same.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -11,6 +12,7 @@ use firstcome_shared::redis::admission::Claimant;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 /// Rows in one statement.
@@ -41,8 +43,41 @@ pub async fn insert_rows_by(
     let mut conn = installation.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
     let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
+    let took = insert_into(&mut conn, "issued_coupons", coupon, from..=to, rows, &limits).await?;
+    conn.disconnect().await?;
+    Ok(took)
+}
+
+/// The same rows and columns, all of a coupon, in an empty table with a primary key and one unique
+/// key.
+pub async fn insert_bare_rows(installation: &Installation, coupon: InstallationCoupon) -> Result<Duration> {
+    let mut conn = installation.mysql().await?;
+    conn.query_drop("DROP TABLE IF EXISTS bare_rows").await?;
+    conn.query_drop(
+        "CREATE TABLE bare_rows (drop_id BIGINT NOT NULL, slot INT UNSIGNED NOT NULL, coupon_id BIGINT NOT NULL,
+         user_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+         code VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+         claimed_at DATETIME(3) NOT NULL, issued_at DATETIME(3) NOT NULL,
+         issued_by VARCHAR(10) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, slot_limit INT UNSIGNED NOT NULL,
+         person_scope BIGINT NOT NULL, PRIMARY KEY (drop_id, slot),
+         UNIQUE KEY one_each (coupon_id, user_id, person_scope))",
+    )
+    .await?;
+    let took = insert_into(&mut conn, "bare_rows", coupon, 1..=coupon.quantity, ROWS, &[]).await?;
+    conn.disconnect().await?;
+    Ok(took)
+}
+
+async fn insert_into(
+    conn: &mut Conn,
+    table: &str,
+    coupon: InstallationCoupon,
+    slots: RangeInclusive<u32>,
+    rows: u32,
+    limits: &[u32],
+) -> Result<Duration> {
     let begun = Instant::now();
-    let mut next = from;
+    let (mut next, to) = slots.into_inner();
     while next <= to {
         let last = to.min(next + rows - 1);
         let values: Vec<String> = (next..=last)
@@ -57,12 +92,10 @@ pub async fn insert_rows_by(
             .collect();
         let columns =
             "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
-        conn.query_drop(format!("INSERT INTO issued_coupons ({columns}) VALUES {}", values.join(","))).await?;
+        conn.query_drop(format!("INSERT INTO {table} ({columns}) VALUES {}", values.join(","))).await?;
         next = last + 1;
     }
-    let took = begun.elapsed();
-    conn.disconnect().await?;
-    Ok(took)
+    Ok(begun.elapsed())
 }
 
 /// The person on a slot that nobody claimed.

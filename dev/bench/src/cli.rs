@@ -29,6 +29,8 @@ pub enum Part {
     /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside
     /// that
     Ceilings,
+    /// The designs that keep all in MySQL beside Firstcome, while MySQL is stalled, killed, shared
+    Mysql,
     /// Claims while everyone wins
     Claims,
     /// CPU a winner by process; with --against, in turns with another build

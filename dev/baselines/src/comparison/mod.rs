@@ -2,7 +2,9 @@
 
 mod columns;
 mod picture;
+pub mod pressure;
 mod processes;
+pub mod shop;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,7 +87,8 @@ pub struct DesignRun {
     /// People with the answer `accepted` who have no row after the consumer was killed in the
     /// middle of another rush; only for designs that have one.
     pub lost_by_consumer_kill: Option<u64>,
-    /// The same after MySQL was killed in the middle of it and came back.
+    /// The same after MySQL was killed in the middle of it and came back; also for designs that
+    /// commit many claims at once.
     pub lost_by_mysql_crash: Option<u64>,
     /// What it cost the servers, until the last row stood.
     pub cost: Cost,
@@ -110,6 +113,8 @@ pub async fn run(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Res
     done.spread = spread;
     if design.has_consumer() {
         done.lost_by_consumer_kill = Some(lost_when_killed(servers, design, size, Victim::Consumer).await?);
+    }
+    if design.may_lose_by_mysql() {
         done.lost_by_mysql_crash = Some(lost_when_killed(servers, design, size, Victim::Mysql).await?);
     }
     Ok(done)

@@ -113,7 +113,7 @@ impl Processes {
         self.servers.spawn(&format!("consumer-{}", design.word()), &mut command, "consuming ").await
     }
 
-    async fn count(&self, conn: &mut mysql_async::Conn) -> Result<u64> {
+    pub(super) async fn count(&self, conn: &mut mysql_async::Conn) -> Result<u64> {
         Ok(conn.query_first(format!("SELECT COUNT(*) FROM {}", self.rows_of)).await?.unwrap_or(0))
     }
 

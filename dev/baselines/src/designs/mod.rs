@@ -3,12 +3,15 @@
 //! makes each one is in a file of its own.
 
 mod consumer;
+mod counter_row;
 mod front;
 mod insert;
 mod lock;
+mod micro_batch;
 mod queue;
 mod row_lock;
 mod sql;
+mod units;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -43,13 +46,17 @@ pub enum Design {
     F,
     /// `SCARD` and `SADD` in `MULTI`/`EXEC` with `WATCH`, then as F.
     G,
+    /// A row a unit, `SELECT … FOR UPDATE SKIP LOCKED`, many claims in a transaction.
+    I,
+    /// Many claims in a transaction that locks one counter row.
+    J,
     /// Firstcome.
     H,
 }
 
 impl Design {
     /// All, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::A,
         Self::B,
         Self::C,
@@ -60,6 +67,8 @@ impl Design {
         Self::EFirst,
         Self::F,
         Self::G,
+        Self::I,
+        Self::J,
         Self::H,
     ];
 
@@ -76,6 +85,8 @@ impl Design {
             Self::EFirst => "e-first",
             Self::F => "f",
             Self::G => "g",
+            Self::I => "i",
+            Self::J => "j",
             Self::H => "h",
         }
     }
@@ -93,12 +104,20 @@ impl Design {
             Self::EFirst => "INCR first, holders not looked up",
             Self::F => "SADD, INCR, Kafka, insert by insert",
             Self::G => "WATCH, SCARD, MULTI SADD, Kafka",
+            Self::I => "MySQL: a row a unit, SKIP LOCKED",
+            Self::J => "MySQL: micro-batches on one counter",
             Self::H => "Firstcome",
         }
     }
 
     pub fn has_consumer(self) -> bool {
         matches!(self, Self::F | Self::G | Self::H)
+    }
+
+    /// Whether a killed MySQL could cost it promises: it admits many people by one commit, or before
+    /// their rows exist.
+    pub fn may_lose_by_mysql(self) -> bool {
+        self.has_consumer() || matches!(self, Self::I | Self::J)
     }
 
     pub fn table(self) -> String {
@@ -174,6 +193,10 @@ pub async fn serve(args: &DesignArgs) -> Result<()> {
         }
         Design::F => front::serve(queue::SetAndCounter::new(args).await?).await,
         Design::G => front::serve(queue::WatchedSet::new(args).await?).await,
+        Design::I => front::serve(micro_batch::MicroBatches::start(args, units::Units::new(args)).await?).await,
+        Design::J => {
+            front::serve(micro_batch::MicroBatches::start(args, counter_row::CounterRow::new(args)).await?).await
+        }
         Design::H => bail!("Firstcome has programs of its own"),
     }
 }

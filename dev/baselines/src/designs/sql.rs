@@ -88,7 +88,7 @@ pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Resu
     let (table, failed) = (design.table(), failed_table(design));
     for sql in [
         "CREATE DATABASE IF NOT EXISTS bench".to_owned(),
-        format!("DROP TABLE IF EXISTS bench.{table}, bench.{failed}, bench.stock_{table}"),
+        format!("DROP TABLE IF EXISTS bench.{table}, bench.{failed}, bench.stock_{table}, bench.units_{table}"),
         format!(
             "CREATE TABLE bench.{table} (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, coupon_id BIGINT NOT NULL,
              user_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, slot INT UNSIGNED NOT NULL,
@@ -99,6 +99,10 @@ pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Resu
         ),
         format!("CREATE TABLE bench.stock_{table} (coupon_id BIGINT NOT NULL PRIMARY KEY, remaining INT NOT NULL)"),
         format!("INSERT INTO bench.stock_{table} VALUES (1, {quantity})"),
+        format!(
+            "CREATE TABLE bench.units_{table} (coupon_id BIGINT NOT NULL, slot INT UNSIGNED NOT NULL,
+             PRIMARY KEY (coupon_id, slot))"
+        ),
     ] {
         mysql.query(&sql).await?;
     }

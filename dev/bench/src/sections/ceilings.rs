@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 use firstcome_load::launch::{Installation, InstallationCoupon, Service};
+use firstcome_load::measure::server_cpu;
 use firstcome_load::tally::{Latency, Tally};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
@@ -12,7 +13,7 @@ use firstcome_shared::redis::keys::DropKeys;
 
 use super::figures::{median, spread};
 use crate::Bench;
-use crate::ceiling::{admit_straight, insert_rows, scan, script};
+use crate::ceiling::{admit_straight, insert_bare_rows, insert_rows, scan, script};
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
@@ -22,6 +23,8 @@ const PART: &str = "ceilings";
 const TURNS: u32 = 11;
 /// Of the crowd beside [`BenchSize::connections`]: the more people wait, the more go in one call.
 const MANY_CONNECTIONS: usize = 256;
+/// Of rows in two tables.
+const ROW_TURNS: u32 = 3;
 /// Turns in an open loop.
 const CLOCK_TURNS: u32 = 5;
 
@@ -43,6 +46,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     measurements.push(
         Measurement::of(PART, "multi-row inserts straight into issued_coupons", rate, "/s").with("seconds", took),
     );
+    measurements.push(cost_of_a_row(&installation, &api, size).await?);
     step("both stores read, nothing compared");
     admit_straight(&installation, coupon, size.missing).await?;
     let took = scan(&installation, coupon).await?.0.as_secs_f64();
@@ -53,6 +57,29 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     api.stop().await?;
     reconciler.stop().await?;
     Ok(measurements)
+}
+
+/// Microseconds of MySQL's CPU a row, beside a table that has no trigger, no foreign key and one
+/// unique key: a bar that does not inherit what the product's own table costs.
+async fn cost_of_a_row(installation: &Installation, api: &Service, size: &BenchSize) -> Result<Measurement> {
+    step("what a row costs MySQL");
+    let cpu = || server_cpu(&installation.servers.stack)[0];
+    let each = |before: f64| (cpu() - before) * 1e6 / f64::from(size.missing);
+    let (mut own, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..ROW_TURNS {
+        let coupon = installation.coupon(api, size.missing).await?;
+        let before = cpu();
+        insert_rows(installation, coupon, 1, size.missing).await?;
+        own.push(each(before));
+        let before = cpu();
+        insert_bare_rows(installation, coupon).await?;
+        bare.push(each(before));
+    }
+    let (least, most) = spread(&own);
+    Ok(Measurement::of(PART, "MySQL's CPU a row of issued_coupons", median(own), "µs")
+        .with("µs with a primary key and one unique key", median(bare))
+        .target(FigureTarget::AtMost(14.0))
+        .note(format!("1,000 rows a statement, the middle of {ROW_TURNS} turns ({least:.1} to {most:.1})")))
 }
 
 /// Sold-out claims beside a route that does nothing, in turns; then those claims by the clock at

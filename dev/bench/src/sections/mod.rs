@@ -8,6 +8,7 @@ pub mod consumer;
 pub mod exact;
 mod figures;
 pub mod memory;
+pub mod mysql;
 pub mod passes;
 pub mod scaling;
 pub mod slow;
@@ -80,6 +81,7 @@ impl BenchStep {
             Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
             Self::Part(Part::Claims) => claims::measure(bench, size).await?,
             Self::Part(Part::Winners) => winners::measure(bench, size).await?,
+            Self::Part(Part::Mysql) => mysql::measure(bench, size).await?,
             Self::Part(Part::Memory) => memory::measure(bench, size).await?,
             Self::Part(Part::Exact) => exact::measure(bench, size).await?,
             Self::Part(Part::Consumer) => consumer::measure(bench, size).await?,

@@ -1,0 +1,164 @@
+//! Micro-batches of I and J: everybody who waits shares the next transaction. Only MySQL knows who
+//! holds one; the process believes that all are given out once that is final.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result};
+use firstcome_shared::domain::UserId;
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Pool};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::yield_now;
+
+use super::sql::pool;
+use super::{DesignArgs, DesignReply, Issuer};
+
+/// Most people in a transaction.
+const MOST: usize = 250;
+
+/// The transaction of a design.
+pub(super) trait UnitStore: Send + Sync + 'static {
+    /// Transactions under way at a time.
+    const TRANSACTIONS: usize;
+
+    /// Settles as many of these people as it can, in one transaction. After an error the connection
+    /// is closed, which rolls back.
+    fn give(&self, conn: &mut Conn, users: &[&str]) -> impl Future<Output = Result<Given>> + Send;
+}
+
+/// What a transaction has settled.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// By user: a slot just given, or that a row existed before.
+    pub(super) replies: HashMap<String, DesignReply>,
+    /// All are given out, and committed: rows are never taken back, so this is final.
+    pub(super) all_gone: bool,
+}
+
+struct Waiting {
+    user: UserId,
+    reply: oneshot::Sender<DesignReply>,
+}
+
+struct Shared<S> {
+    store: S,
+    pool: Pool,
+    holders: String,
+    /// Everybody who holds one; set when that is final.
+    last: OnceLock<HashSet<String>>,
+}
+
+pub(super) struct MicroBatches<S> {
+    shared: Arc<Shared<S>>,
+    queue: mpsc::UnboundedSender<Waiting>,
+}
+
+impl<S: UnitStore> MicroBatches<S> {
+    pub(super) async fn start(args: &DesignArgs, store: S) -> Result<Self> {
+        let pool = pool(&args.database, S::TRANSACTIONS)?;
+        // One connection that is open: the first claim need not wait for it.
+        drop(pool.get_conn().await?);
+        let holders = format!("SELECT user_id FROM {} WHERE coupon_id = 1", args.design.table());
+        let shared = Arc::new(Shared { store, pool, holders, last: OnceLock::new() });
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..S::TRANSACTIONS {
+            tokio::spawn(work(shared.clone(), waiting.clone()));
+        }
+        Ok(Self { shared, queue })
+    }
+}
+
+async fn work<S: UnitStore>(shared: Arc<Shared<S>>, waiting: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>) {
+    let mut batch = Vec::with_capacity(MOST);
+    loop {
+        // One poll of the sockets: more people a transaction.
+        yield_now().await;
+        if waiting.lock().await.recv_many(&mut batch, MOST).await == 0 {
+            return;
+        }
+        if let Err(error) = shared.settle(&mut batch).await {
+            eprintln!("a transaction failed: {error:#}");
+        }
+        // Whoever has no answer yet gets 503.
+        batch.clear();
+    }
+}
+
+impl<S: UnitStore> Shared<S> {
+    /// Answers everybody in the batch, in one transaction if it can.
+    async fn settle(&self, batch: &mut Vec<Waiting>) -> Result<()> {
+        let mut conn = self.pool.get_conn().await?;
+        while !batch.is_empty() {
+            if let Some(last) = self.last.get() {
+                for Waiting { user, reply } in batch.drain(..) {
+                    answer(reply, finally(last, &user));
+                }
+                break;
+            }
+            let mut seen = HashSet::new();
+            let users: Vec<&str> =
+                batch.iter().map(|one| one.user.as_str()).filter(|user| seen.insert(*user)).collect();
+            let given = self.store.give(&mut conn, &users).await;
+            let given = match given {
+                Ok(given) if given.all_gone => self.load_last(&mut conn).await.map(|()| given),
+                other => other,
+            };
+            let mut replies = match given {
+                Ok(given) => given.replies,
+                Err(error) => {
+                    let _ = conn.disconnect().await;
+                    return Err(error);
+                }
+            };
+            let mut rest = Vec::new();
+            for Waiting { user, reply } in batch.drain(..) {
+                match replies.get_mut(user.as_str()) {
+                    // The second click of the same batch already holds one.
+                    Some(known) => answer(reply, std::mem::replace(known, DesignReply::Already)),
+                    None => rest.push(Waiting { user, reply }),
+                }
+            }
+            *batch = rest;
+        }
+        Ok(())
+    }
+
+    async fn load_last(&self, conn: &mut Conn) -> Result<()> {
+        let users: Vec<String> = conn.query(&self.holders).await?;
+        self.last.get_or_init(|| users.into_iter().collect());
+        Ok(())
+    }
+}
+
+/// A client that has left needs no answer.
+fn answer(reply: oneshot::Sender<DesignReply>, answer: DesignReply) {
+    let _ = reply.send(answer);
+}
+
+fn finally(holders: &HashSet<String>, user: &UserId) -> DesignReply {
+    if holders.contains(user.as_str()) { DesignReply::Already } else { DesignReply::SoldOut }
+}
+
+impl<S: UnitStore> Issuer for MicroBatches<S> {
+    async fn claim(&self, user: &UserId) -> Result<DesignReply> {
+        if let Some(last) = self.shared.last.get() {
+            return Ok(finally(last, user));
+        }
+        let (reply, answered) = oneshot::channel();
+        self.queue.send(Waiting { user: user.clone(), reply }).ok().context("no worker")?;
+        answered.await.context("its transaction failed")
+    }
+}
+
+/// A list for `IN (…)`: the form of a user id has no character that SQL needs escaped.
+pub(super) fn quoted(users: &[&str]) -> String {
+    users.iter().map(|user| format!("'{user}'")).collect::<Vec<_>>().join(",")
+}
+
+/// One statement for the rows of all who win.
+pub(super) fn insert<'a>(table: &str, winners: impl Iterator<Item = (&'a str, u32)>) -> String {
+    let rows: Vec<String> = winners.map(|(user, slot)| format!("(1,'{user}',{slot},UTC_TIMESTAMP(3))")).collect();
+    format!("INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES {}", rows.join(","))
+}

@@ -1,0 +1,52 @@
+//! Firstcome beside the designs that keep all in MySQL: at full speed, and while MySQL is stalled,
+//! killed, or shared with a shop.
+
+use anyhow::Result;
+use firstcome_baselines::Design;
+use firstcome_baselines::comparison::pressure::{self, PressedRun, Pressure, PressureSize};
+use firstcome_load::terminal::number;
+
+use crate::Bench;
+use crate::cli::BenchSize;
+use crate::report::Measurement;
+
+const PART: &str = "mysql";
+
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+    let size = PressureSize { people: size.winners / 4, connections: size.connections, rate: size.winners / 100 };
+    let alone = pressure::shop_alone(&bench.servers).await?;
+    let what = "p99 of a shop's orders, nothing beside it";
+    let mut measurements = vec![Measurement::of(PART, what, alone.p99_ms, "ms").with("p50 ms", alone.p50_ms)];
+    for pressure in Pressure::ALL {
+        for design in [Design::I, Design::J, Design::H] {
+            let run = pressure::run(&bench.servers, design, pressure, size).await?;
+            measurements.push(measurement(design, pressure, &run));
+        }
+    }
+    Ok(measurements)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "small counts")]
+fn measurement(design: Design, pressure: Pressure, run: &PressedRun) -> Measurement {
+    let what = format!("winners: {}, {}", design.word(), pressure.title());
+    let won = (run.winners.requests - run.turned_away()) as f64 / run.winners.seconds;
+    let measurement = Measurement::of(PART, what, won, "/s")
+        .with("p50 ms", run.winners.latency.p50_ms)
+        .with("p99 ms", run.winners.latency.p99_ms)
+        .with("turned away", run.turned_away() as f64)
+        .with("losers/s", run.losers.per_second)
+        .with("losers' p99 ms", run.losers.latency.p99_ms)
+        .with("promised, no row", run.promised_without_row as f64)
+        .with("rows too many or doubled", run.wrong_rows as f64);
+    let measurement = match run.mysql_us {
+        Some(cpu) => measurement.with("µs of MySQL's CPU a winner", cpu),
+        None => measurement,
+    };
+    match run.shop {
+        Some(shop) => measurement
+            .with("shop p50 ms", shop.p50_ms)
+            .with("shop p99 ms", shop.p99_ms)
+            .note(format!("{} orders of the shop", number(shop.orders as f64))),
+        None => measurement,
+    }
+}
