@@ -162,3 +162,59 @@ pub(super) fn insert<'a>(table: &str, winners: impl Iterator<Item = (&'a str, u3
     let rows: Vec<String> = winners.map(|(user, slot)| format!("(1,'{user}',{slot},UTC_TIMESTAMP(3))")).collect();
     format!("INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES {}", rows.join(","))
 }
+
+#[cfg(test)]
+mod tests {
+    use firstcome_stack::{MysqlOptions, MysqlServer};
+    use tokio::task::JoinSet;
+
+    use super::super::counter_row::CounterRow;
+    use super::super::units::Units;
+    use super::super::{Design, prepare};
+    use super::*;
+
+    /// More than one pool of units.
+    const QUANTITY: u32 = 2_500;
+    const PEOPLE: u32 = 4_000;
+
+    /// Everybody asks both of two processes at once, twice each.
+    async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
+        prepare(mysql, design, QUANTITY).await.unwrap();
+        let (database, nowhere) = (mysql.database_url("bench"), String::new);
+        let args =
+            DesignArgs { design, database, redis: nowhere(), brokers: nowhere(), topic: nowhere(), quantity: QUANTITY };
+        let one = Arc::new(MicroBatches::start(&args, store(&args)).await.unwrap());
+        let two = Arc::new(MicroBatches::start(&args, store(&args)).await.unwrap());
+        let mut crowd = JoinSet::new();
+        for person in 0..PEOPLE {
+            for api in [&one, &two, &one, &two] {
+                let (api, user) = (api.clone(), format!("p-{person}").parse::<UserId>().unwrap());
+                crowd.spawn(async move { (person, api.claim(&user).await.unwrap()) });
+            }
+        }
+        let answers = crowd.join_all().await;
+        let mut promised = HashMap::new();
+        let mut slots = HashSet::new();
+        for (person, answer) in &answers {
+            if let DesignReply::Accepted(slot) = answer {
+                assert!(promised.insert(person, *slot).is_none() && slots.insert(*slot), "{person} {slot}");
+            }
+        }
+        for (person, answer) in &answers {
+            assert_eq!(promised.contains_key(person), *answer != DesignReply::SoldOut, "{person}");
+        }
+        assert_eq!(promised.len(), QUANTITY as usize);
+        assert_eq!(*slots.iter().max().unwrap(), QUANTITY);
+        let rows = mysql.query(&format!("SELECT user_id, slot FROM bench.{}", design.table())).await.unwrap();
+        let rows: HashMap<String, String> = rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+        let expected = promised.iter().map(|(person, slot)| (format!("p-{person}"), slot.to_string())).collect();
+        assert_eq!(rows, expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_processes_give_out_exactly_the_quantity() {
+        let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+        rush(&mysql, Design::I, Units::new).await;
+        rush(&mysql, Design::J, CounterRow::new).await;
+    }
+}
