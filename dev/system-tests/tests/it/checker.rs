@@ -34,7 +34,7 @@ async fn a_spoiled_drop_is_never_called_exact() {
         ("a code twice", "UPDATE issued_coupons SET code = 'X' WHERE slot > 3".to_owned()),
     ];
     world.sql.query("CREATE TABLE kept AS SELECT * FROM issued_coupons").await;
-    world.sql.query("DROP TRIGGER issued_coupons_limit_insert").await;
+    world.sql.query("DROP TRIGGER issued_coupons_insert").await;
     world.sql.query("DROP TRIGGER issued_coupons_limit_update").await;
     let guards = "DROP CHECK issued_coupons_within, DROP FOREIGN KEY issued_coupons_limit";
     world.sql.query(&format!("ALTER TABLE issued_coupons {guards}")).await;

@@ -290,6 +290,7 @@ async fn two_that_migrate_at_once_both_succeed() {
 async fn rows_written_while_the_limits_are_made_keep_to_them_too() {
     let world = World::of_tables("limits-meanwhile").await;
     for down in [
+        include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000014_revoked_coupons/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000009_findings_once/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000006_revision/down.sql"),
@@ -333,4 +334,74 @@ async fn rows_written_while_the_limits_are_made_keep_to_them_too() {
         "SELECT COUNT(*) FROM issued_coupons WHERE slot_limit < slot OR person_scope <> IF(coupon_id = 1, 0, drop_id)";
     assert_eq!(world.sql.number(wrong).await, 0);
     assert_eq!(world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, i64::from(one + two));
+}
+
+#[tokio::test]
+async fn no_row_is_unguarded_while_two_insert_triggers_become_one() {
+    let world = world("one-trigger").await;
+    world.sql.query(include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/down.sql")).await;
+    let revoked =
+        "INSERT INTO revoked_coupons (coupon_id, drop_id, user_id, reason, revoked_by) VALUES (1, 1, 'u-x', '', '')";
+    world.sql.query(revoked).await;
+    let again = "INSERT INTO revoked_coupons (coupon_id, drop_id, user_id, reason, revoked_by, again_from) \
+                 VALUES (2, 3, 'u-y', '', '', '2026-01-01 06:00:00')";
+    world.sql.query(again).await;
+    let triggers = "SELECT GROUP_CONCAT(trigger_name ORDER BY action_order) FROM information_schema.triggers \
+                    WHERE trigger_schema = DATABASE() AND event_object_table = 'issued_coupons' AND event_manipulation = 'INSERT'";
+    let up = include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/up.sql");
+    let (create, drops) = up.split_once("END;\n\n").unwrap();
+    let create = format!("{create}END;");
+    let parts: Vec<&str> = std::iter::once(&*create).chain(drops.lines()).collect();
+    assert_eq!(parts.len(), 3, "{parts:?}");
+    let mut seen = Vec::new();
+    // A crash may come after each; it begins from the first again.
+    for done in 0..=parts.len() {
+        for part in &parts[..done] {
+            world.sql.query(part).await;
+        }
+        seen.push(world.sql.query(triggers).await[0][0].clone());
+        assert_eq!(world.sql.refusal(&row(1, 1, 4, "u")).await.code, SIGNAL, "one too many at {done}");
+        assert_eq!(world.sql.refusal(&row(1, 1, 0, "u")).await.code, SIGNAL, "slot 0 at {done}");
+        assert_eq!(world.sql.refusal(&row(1, 99, 1, "u")).await.code, FOREIGN_KEY, "no such drop at {done}");
+        let refused = world.sql.refusal(&row(1, 2, 1, "u-x")).await;
+        assert!(refused.code == SIGNAL && refused.message.starts_with("firstcome: revoked"), "at {done}: {refused:?}");
+        let at = |claimed_at: &str| {
+            row(2, 3, 1, "u-y")
+                .replace("issued_by)", "issued_by, claimed_at)")
+                .replace("'consumer'", &format!("'consumer', '{claimed_at}'"))
+        };
+        assert_eq!(world.sql.refusal(&at("2026-01-01 06:00:00")).await.code, SIGNAL, "claimed before at {done}");
+        for good in [at("2026-01-01 06:00:00.001"), row(2, 4, 2, "u-z"), row(1, 1, 3, "u-z")] {
+            world.sql.query(&good).await;
+        }
+        let kept = "SELECT GROUP_CONCAT(CONCAT_WS(':', drop_id, slot, slot_limit, person_scope) ORDER BY drop_id) FROM issued_coupons";
+        assert_eq!(world.sql.query(kept).await[0][0], "1:3:3:0,3:1:3:3,4:2:3:4", "at {done}");
+        world.sql.query("DELETE FROM issued_coupons").await;
+    }
+    let (revoked, limit, one) =
+        ("issued_coupons_revoked_insert", "issued_coupons_limit_insert", "issued_coupons_insert");
+    assert_eq!(
+        seen,
+        [format!("{revoked},{limit}"), format!("{revoked},{limit},{one}"), format!("{revoked},{one}"), one.into()]
+    );
+}
+
+#[tokio::test]
+async fn a_row_put_in_by_hand_waits_for_a_revocation_that_is_under_way() {
+    let world = world("revoking").await;
+    let mut older = firstcome_testkit::HeldTransaction::begin(&world.sql).await;
+    older.run("SELECT COUNT(*) FROM revoked_coupons").await;
+    let mut revoking = firstcome_testkit::HeldTransaction::begin(&world.sql).await;
+    let revoked =
+        "INSERT INTO revoked_coupons (coupon_id, drop_id, user_id, reason, revoked_by) VALUES (1, 1, 'u', '', '')";
+    revoking.run(revoked).await;
+    let inserting = async { older.try_run(&row(1, 1, 1, "u")).await };
+    let committing = async {
+        let waits = async || world.sql.number(firstcome_testkit::LOCK_WAITS).await > 0;
+        firstcome_testkit::eventually("the row waits", LIMIT, waits).await;
+        revoking.commit().await;
+    };
+    // By the revocation as it is now, not as it was in the snapshot of the older transaction.
+    let (inserted, ()) = tokio::join!(inserting, committing);
+    assert_eq!(inserted.unwrap_err().code, SIGNAL);
 }
