@@ -82,7 +82,7 @@ async fn insert_into(
         let last = to.min(next + rows - 1);
         let values: Vec<String> = (next..=last)
             .map(|slot| {
-                let (user, code) = (person(slot), random_code());
+                let (user, code) = (person(slot), random_code(DropId(coupon.drop), slot));
                 let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
                 format!(
                     "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)",

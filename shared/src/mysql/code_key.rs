@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use rand::RngExt as _;
 
 use super::claim::Claim;
-use super::codes::{CodeKey, is_derived};
+use super::codes::{CodeKey, secret_part_of};
 use super::erased::is_pseudonym;
 use super::issued::IssuedRow;
 use super::schema::{code_key, issued_coupons};
@@ -54,31 +54,32 @@ impl Db {
     /// Compares the stored key with rows. Costs the same whatever the size of the table.
     pub async fn check_code_key(&self) -> Result<Option<CodeKeyFault>, DbError> {
         self.run("compare the key of the codes", async |conn| {
-            let stored = code_key::table.select((code_key::secret, code_key::since));
-            let Some((secret, since)) = stored.first::<(Vec<u8>, NaiveDateTime)>(conn).await.optional()? else {
+            let Some((key, since)) = stored(conn).await? else {
                 return Ok(has_rows(conn).await?.then_some(CodeKeyFault::Lost));
             };
             if since == NOT_ACCEPTED.naive_utc() {
                 return Ok(Some(CodeKeyFault::Replaced));
             }
-            let key = key(&secret)?;
             let all = || issued_coupons::table.select(IssuedRow::as_select());
             let mut rows: Vec<IssuedRow> =
                 all().order((issued_coupons::drop_id, issued_coupons::slot)).limit(SAMPLE).load(conn).await?;
             let last = all().order((issued_coupons::drop_id.desc(), issued_coupons::slot.desc())).limit(SAMPLE);
             rows.extend(last.load(conn).await?);
-            rows.retain(|row| row.issued_at >= since && is_derived(&row.code) && !is_pseudonym(&row.user_id));
+            rows.retain(|row| {
+                row.issued_at >= since && secret_part_of(&row.code).is_some() && !is_pseudonym(&row.user_id)
+            });
             rows.sort_unstable_by_key(|row| (row.issued_at, row.drop_id, row.slot));
             rows.dedup_by_key(|row| (row.drop_id, row.slot));
             let first = &rows[..rows.len().min(COMPARED)];
-            let is_other = first.len() > 1 && first.iter().all(|row| code(&key, row) != row.code);
+            let is_other = first.len() > 1 && first.iter().all(|row| !makes_code_of(&key, row));
             Ok(is_other.then_some(CodeKeyFault::Other))
         })
         .await
     }
 }
 
-fn code(key: &CodeKey, row: &IssuedRow) -> String {
+/// Whatever stands in front: a consumer of an older release writes none.
+fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     let claim = Claim {
         coupon_id: CouponId(row.coupon_id),
         drop_id: DropId(row.drop_id),
@@ -87,11 +88,18 @@ fn code(key: &CodeKey, row: &IssuedRow) -> String {
         claimed_at: None,
         trace: None,
     };
-    key.code(&claim, row.claimed_at.and_utc())
+    let secret = key.secret_part(&claim, row.claimed_at.and_utc());
+    secret_part_of(&row.code) == Some(&*secret)
 }
 
-fn key(secret: &[u8]) -> QueryResult<CodeKey> {
-    CodeKey::new(secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
+/// The key, and since when rows have its codes.
+async fn stored(conn: &mut Conn) -> QueryResult<Option<(CodeKey, NaiveDateTime)>> {
+    let columns = code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));
+    let row: Option<(Vec<u8>, Option<NaiveDateTime>, NaiveDateTime)> = columns.first(conn).await.optional()?;
+    let Some((secret, prefixed_from, since)) = row else { return Ok(None) };
+    let key = CodeKey::new(&secret, prefixed_from.map(|at| at.and_utc()));
+    let key = key.map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
+    Ok(Some((key, since)))
 }
 
 async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
@@ -102,9 +110,8 @@ async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
 /// The key, drawn if there is none: claims that come now need codes, whatever became of an older
 /// key.
 async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
-    let stored = code_key::table.select(code_key::secret);
-    if let Some(secret) = stored.first::<Vec<u8>>(conn).await.optional()? {
-        return key(&secret);
+    if let Some((key, _)) = stored(conn).await? {
+        return Ok(key);
     }
     let mut since = DateTime::UNIX_EPOCH;
     if has_rows(conn).await? {
@@ -116,7 +123,7 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
         );
     }
     draw(conn, since).await?;
-    key(&stored.first::<Vec<u8>>(conn).await?)
+    stored(conn).await?.map(|(key, _)| key).ok_or(diesel::result::Error::NotFound)
 }
 
 /// Of two that draw at the same time one wins, and both read that key.

@@ -1,5 +1,6 @@
 //! Codes, derived from a claim and a key of the installation: a row that is written again has the
-//! code that its person was shown (docs/decisions/0021-codes.md).
+//! code that its person was shown. In front of it drop and slot, so that the unique index on codes
+//! is written at the place of the open drop (docs/decisions/0021-codes.md).
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use hmac::digest::InvalidLength;
@@ -8,24 +9,35 @@ use rand::RngExt as _;
 use sha2::Sha256;
 
 use super::claim::Claim;
+use crate::domain::{DropId, Slot};
 
 /// The key that codes are derived with. One an installation.
 #[derive(Clone)]
-pub struct CodeKey(Hmac<Sha256>);
+pub struct CodeKey {
+    hmac: Hmac<Sha256>,
+    /// Claims made before have codes without drop and slot: their people were shown those.
+    prefixed_from: Option<DateTime<Utc>>,
+}
 
 impl CodeKey {
     /// # Errors
     /// Never: a key of any length is taken.
-    pub fn new(secret: &[u8]) -> Result<Self, InvalidLength> {
-        Hmac::new_from_slice(secret).map(Self)
+    pub fn new(secret: &[u8], prefixed_from: Option<DateTime<Utc>>) -> Result<Self, InvalidLength> {
+        Ok(Self { hmac: Hmac::new_from_slice(secret)?, prefixed_from })
     }
 
-    /// The code of a claim made at this instant, `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256,
-    /// so that who does not know the key can't guess it.
+    /// The code of a claim made at this instant, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
     pub(super) fn code(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
-        let mut mac = self.0.clone();
-        // As its column keeps the instant: a pass may have it from there.
-        let claimed_at_ms = claimed_at.round_subsecs(3).timestamp_millis();
+        let secret = self.secret_part(claim, claimed_at);
+        let is_prefixed = self.prefixed_from.is_none_or(|from| as_kept(claimed_at) >= from);
+        if is_prefixed { format!("{}{secret}", prefix(claim.drop_id, claim.slot)) } else { secret }
+    }
+
+    /// `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, so that who does not know the key can't guess
+    /// it.
+    pub(super) fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
+        let mut mac = self.hmac.clone();
+        let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
         mac.update(format!("{}:{}:{claimed_at_ms}:{}", claim.drop_id.0, claim.slot, claim.user_id.as_str()).as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         let mut bits = [0; 16];
@@ -34,28 +46,74 @@ impl CodeKey {
     }
 }
 
-/// A code of nobody: 80 bits from the operating system's generator.
-pub fn random_code() -> String {
-    written(rand::rng().random())
+/// As its column keeps the instant: a pass may have it from there.
+fn as_kept(claimed_at: DateTime<Utc>) -> DateTime<Utc> {
+    claimed_at.round_subsecs(3)
 }
 
-/// Whether a text has the form of the codes made here. Rows that a hand inserts have others.
-pub(super) fn is_derived(code: &str) -> bool {
-    let is_group = |group: &str| group.len() == 4 && group.bytes().all(|digit| ALPHABET.contains(&digit));
-    code.len() == 19 && code.split('-').all(is_group)
+/// A code for a slot that no key makes: 80 bits from the operating system's generator.
+pub fn random_code(drop: DropId, slot: Slot) -> String {
+    prefix(drop, slot) + &written(rand::rng().random())
 }
+
+/// The last four groups of a text that has the form of the codes made here, with drop and slot in
+/// front or not. Rows that a hand inserts have others.
+pub(super) fn secret_part_of(code: &str) -> Option<&str> {
+    let secret = code.get(code.len().checked_sub(SECRET_LEN)?..)?;
+    let is_group = |group: &str| group.len() == 4 && are_digits(group);
+    let has_prefix = |prefix: &str| {
+        let numbers: Vec<&str> = prefix.split('-').collect();
+        matches!(numbers[..], [drop, slot, ""] if is_number(drop) && is_number(slot))
+    };
+    let prefix = &code[..code.len() - SECRET_LEN];
+    (secret.split('-').all(is_group) && (prefix.is_empty() || has_prefix(prefix))).then_some(secret)
+}
+
+/// Drop and slot, in an order of texts that is the order of the numbers.
+fn prefix(drop: DropId, slot: Slot) -> String {
+    format!("{}-{}-", number(drop.0.cast_unsigned()), number(u64::from(slot)))
+}
+
+/// How many digits follow, as a digit, and the digits: 37 is `215`. So a longer number, which is a
+/// larger one, comes behind a shorter one.
+fn number(mut value: u64) -> String {
+    let mut digits = Vec::new();
+    while value > 0 {
+        digits.push(digit(value.into()));
+        value >>= 5;
+    }
+    digits.push(char::from(ALPHABET[digits.len()]));
+    digits.into_iter().rev().collect()
+}
+
+fn is_number(text: &str) -> bool {
+    let length = text.len().checked_sub(1).and_then(|digits| ALPHABET.get(digits));
+    are_digits(text) && length == text.as_bytes().first()
+}
+
+fn are_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|digit| ALPHABET.contains(&digit))
+}
+
+/// Of the lowest five bits.
+fn digit(bits: u128) -> char {
+    char::from(ALPHABET[usize::try_from(bits & 31).unwrap_or_default()])
+}
+
+/// Length of four groups of four with a sign between.
+const SECRET_LEN: usize = 19;
 
 /// Letters and digits that can't be taken for one another (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// The lowest 80 bits.
 fn written(bits: u128) -> String {
-    let mut code = String::with_capacity(19);
+    let mut code = String::with_capacity(SECRET_LEN);
     for i in 0..16 {
         if i > 0 && i % 4 == 0 {
             code.push('-');
         }
-        code.push(char::from(ALPHABET[usize::try_from((bits >> (i * 5)) & 31).unwrap_or_default()]));
+        code.push(digit(bits >> (i * 5)));
     }
     code
 }
@@ -64,35 +122,66 @@ fn written(bits: u128) -> String {
 mod tests {
     use std::collections::HashSet;
 
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::domain::{CouponId, DropId, Slot};
+    use crate::domain::CouponId;
+
+    fn claim(slot: Slot, user: &str) -> Claim {
+        let user_id = user.parse().unwrap();
+        Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot, user_id, claimed_at: None, trace: None }
+    }
+
+    fn at(micros: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(micros).unwrap()
+    }
 
     fn code(slot: Slot, user: &str, micros: i64) -> String {
-        let user_id = user.parse().unwrap();
-        let claim = Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot, user_id, claimed_at: None, trace: None };
-        CodeKey::new(&[7; 32]).unwrap().code(&claim, DateTime::from_timestamp_micros(micros).unwrap())
+        CodeKey::new(&[7; 32], None).unwrap().code(&claim(slot, user), at(micros))
     }
 
     #[test]
     fn codes_have_the_form_and_do_not_repeat() {
         let derived = (1..=5_000).map(|slot| code(slot, "u-1", 0));
-        let codes: HashSet<String> = derived.chain((0..5_000).map(|_| random_code())).collect();
+        let codes: HashSet<String> = derived.chain((0..5_000).map(|_| random_code(DropId(2), 7))).collect();
         assert_eq!(codes.len(), 10_000);
         for code in codes {
-            assert!(is_derived(&code), "{code}");
+            assert_eq!(secret_part_of(&code), Some(&code[code.len() - 19..]), "{code}");
+            assert_eq!(secret_part_of(&code[code.len() - 19..]), Some(&code[code.len() - 19..]), "of older releases");
         }
-        for other in
-            ["", "1DV5-630B-SAGH-X9Q", "1DV5630BSAGHX9QK000", "erased-0123456789abcdef0123", "A1B2C3D4E5F6A7B8C9D0"]
-        {
-            assert!(!is_derived(other), "{other}");
+        for other in [
+            "",
+            "1DV5-630B-SAGH-X9Q",
+            "1DV5630BSAGHX9QK000",
+            "erased-0123456789abcdef0123",
+            "A1B2C3D4E5F6A7B8C9D0",
+            "215-1DV5-630B-SAGH-X9QK",
+            "12-315-1DV5-630B-SAGH-X9QK",
+            "12-215-11-1DV5-630B-SAGH-X9QK",
+            "-215-1DV5-630B-SAGH-X9QK",
+            "é2-215-1DV5-630B-SAGH-X9QK",
+            "1DV5-630B-SAGH-X9Qé",
+        ] {
+            assert_eq!(secret_part_of(other), None, "{other}");
         }
     }
 
-    /// Computed by Python's `hmac`. Another code here is another code for everybody.
+    /// The last four groups were computed by Python's `hmac`. Another code here is another code for
+    /// everybody.
     #[test]
     fn a_claim_has_the_same_code_in_every_version_and_to_the_millisecond() {
-        assert_eq!(code(37, "u-37", 1_796_104_800_123_000), "1DV5-630B-SAGH-X9QK");
+        assert_eq!(code(37, "u-37", 1_796_104_800_123_000), "12-215-1DV5-630B-SAGH-X9QK");
         assert_eq!(code(37, "u-37", 1_796_104_800_122_500), code(37, "u-37", 1_796_104_800_123_499));
+    }
+
+    #[test]
+    fn a_claim_from_before_the_upgrade_keeps_the_code_that_its_person_was_shown() {
+        let key = CodeKey::new(&[7; 32], Some(at(1_796_104_800_123_000))).unwrap();
+        let code = |micros| key.code(&claim(37, "u-37"), at(micros));
+        assert_eq!(code(1_796_104_800_122_499).len(), 19);
+        // To the millisecond that MySQL keeps.
+        assert_eq!(code(1_796_104_800_122_500), "12-215-1DV5-630B-SAGH-X9QK");
+        assert_eq!(code(1_796_104_800_123_000), "12-215-1DV5-630B-SAGH-X9QK");
     }
 
     #[test]
@@ -100,6 +189,38 @@ mod tests {
         let one = code(37, "u-37", 0);
         for other in [code(37, "u-37", 1_000), code(37, "u-38", 0), code(38, "u-37", 0)] {
             assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn the_longest_code_fits_its_column() {
+        assert_eq!(random_code(DropId(i64::MAX), Slot::MAX).len(), 43);
+        assert_eq!(
+            (number(0), number(1), number(31), number(32), number(37)),
+            ("0".into(), "11".into(), "1Z".into(), "210".into(), "215".into())
+        );
+    }
+
+    /// Of every size, neighbours among them.
+    fn any_number(most: u32) -> impl Strategy<Value = i64> {
+        (0..most, any::<i64>(), -2..=2_i64)
+            .prop_map(|(bits, low, by)| ((1 << bits) | (low & ((1 << bits) - 1))) + by.max(0))
+    }
+
+    proptest! {
+        #[test]
+        fn codes_are_in_the_order_of_drops_and_slots(
+            drops in [any_number(62), any_number(62)],
+            slots in [any_number(31), any_number(31)],
+            is_same_drop in any::<bool>(),
+        ) {
+            let [one, other] = [0, 1].map(|n| {
+                (drops[if is_same_drop { 0 } else { n }], Slot::try_from(slots[n]).unwrap())
+            });
+            prop_assume!(one != other);
+            let code = |(drop, slot)| random_code(DropId(drop), slot);
+            prop_assert_eq!(one.cmp(&other), code(one).cmp(&code(other)), "{} {}", code(one), code(other));
+            prop_assert!(secret_part_of(&code(one)).is_some());
         }
     }
 }

@@ -88,7 +88,7 @@ pub async fn insert(
         // A hand gave the row of one of them to somebody else. A person without a row is worse off
         // than one with another code.
         Err(error) if is_code_taken(&error) => {
-            let taken = replace_taken(conn, &mut codes).await?;
+            let taken = replace_taken(conn, claims, &mut codes).await?;
             inserted.other_codes = taken.into_iter().map(|at| (claims[at].drop_id, claims[at].slot)).collect();
             conn.batch_execute(&statement(claims, &codes, limits, by, now)).await?;
         }
@@ -107,13 +107,13 @@ fn is_code_taken(error: &diesel::result::Error) -> bool {
 }
 
 /// Draws a code for each that a row has; gives their places.
-async fn replace_taken(conn: &mut Conn, codes: &mut [String]) -> QueryResult<Vec<usize>> {
+async fn replace_taken(conn: &mut Conn, claims: &[Claim], codes: &mut [String]) -> QueryResult<Vec<usize>> {
     let with_these = issued_coupons::table.filter(issued_coupons::code.eq_any(codes.iter()));
     let taken: HashSet<String> = with_these.select(issued_coupons::code).load(conn).await?.into_iter().collect();
     tracing::warn!(codes = taken.len(), "rows of others have the codes of claims: these get other codes");
     let places: Vec<usize> = (0..codes.len()).filter(|at| taken.contains(&codes[*at])).collect();
     for at in &places {
-        codes[*at] = random_code();
+        codes[*at] = random_code(claims[*at].drop_id, claims[*at].slot);
     }
     Ok(places)
 }
@@ -122,23 +122,28 @@ async fn replace_taken(conn: &mut Conn, codes: &mut [String]) -> QueryResult<Vec
 /// SQL; see [`push_text`].
 fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: IssuedBy, now: DateTime<Utc>) -> String {
     let issued_at = instant(now);
+    // Each value costs MySQL time, also a NULL, and most installations trace nobody.
+    let is_traced = claims.iter().any(|claim| claim.trace.is_some());
     let mut sql = String::with_capacity(256 + claims.len() * 180);
-    sql.push_str(
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit, traceparent) VALUES ",
+    // Writing to a `String` does not fail.
+    let _ = write!(
+        sql,
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit{}) VALUES ",
+        if is_traced { ", traceparent" } else { "" }
     );
     for (i, (claim, code)) in claims.iter().zip(codes).enumerate() {
         if i > 0 {
             sql.push(',');
         }
-        // Writing to a `String` does not fail.
         let _ = write!(sql, "({},{},{},", claim.drop_id.0, claim.slot, claim.coupon_id.0);
         push_text(&mut sql, claim.user_id.as_str());
         let claimed_at = instant(claim.claimed_at.unwrap_or(now));
         let (scope, limit) = limits.of(claim).map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
-        let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit},", by.as_str());
+        let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit}", by.as_str());
         let _ = match claim.trace {
-            Some(trace) => write!(sql, "'{trace}')"),
-            None => write!(sql, "NULL)"),
+            Some(trace) => write!(sql, ",'{trace}')"),
+            None if is_traced => write!(sql, ",NULL)"),
+            None => write!(sql, ")"),
         };
     }
     sql
@@ -336,14 +341,16 @@ mod tests {
         let (claims, codes) = ([claim("u-37".parse().unwrap())], ["ABCD".to_owned()]);
         let sql = statement(&claims, &codes, &limits, IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
-        assert_eq!(columns.split(", ").count(), 11, "{columns}");
+        assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();
         assert_eq!(&parts[..4], ["(2", "37", "1", "'u-37'"]);
-        let rest = ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer'", "0", "0", "NULL)"];
+        let rest = ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer'", "0", "0)"];
         assert_eq!(&parts[5..], rest);
         let traced = Claim { trace: Some(TraceContext::root()), ..claims[0].clone() };
         let trace = format!(",'{}')", traced.trace.unwrap());
-        assert!(statement(&[traced], &codes, &limits, IssuedBy::Consumer, now).ends_with(&trace));
+        let both = statement(&[claims[0].clone(), traced], &["A".into(), "B".into()], &limits, IssuedBy::Consumer, now);
+        assert!(both.contains(", slot_limit, traceparent) VALUES ") && both.contains(",0,NULL),(2,"), "{both}");
+        assert!(both.ends_with(&trace), "{both}");
     }
 
     proptest! {

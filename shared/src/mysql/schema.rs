@@ -30,6 +30,7 @@ diesel::table! {
         id -> TinyInt,
         secret -> Binary,
         since -> Datetime,
+        prefixed_from -> Nullable<Datetime>,
     }
 }
 

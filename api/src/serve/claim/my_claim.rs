@@ -49,7 +49,7 @@ pub(crate) struct MyClaim {
     /// The slot; null where there is none.
     slot: Option<Slot>,
     /// What redeems the coupon; null until it is issued.
-    #[schema(example = "J4B3-K69R-NG6Z-CMPF")]
+    #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
     /// The place on the waiting list, 1 is next; null for others.
     position: Option<u32>,

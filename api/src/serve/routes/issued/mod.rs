@@ -61,7 +61,7 @@ struct IssuedCoupon {
     #[schema(example = "u-37")]
     user_id: String,
     /// What redeems it.
-    #[schema(example = "J4B3-K69R-NG6Z-CMPF")]
+    #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: String,
     /// When it was claimed.
     claimed_at: DateTime<Utc>,

@@ -9,6 +9,7 @@ mod command_line;
 mod connections;
 mod deployment;
 mod edges;
+mod history;
 mod holders;
 mod logs;
 mod mass_repairs;

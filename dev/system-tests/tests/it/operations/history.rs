@@ -1,0 +1,181 @@
+//! Costs beside many rows of closed drops, and beside none: both databases are on one server with
+//! MySQL's default memory, and are measured in turns.
+
+use std::time::Instant;
+
+use firstcome_load::measure::cpu_seconds;
+use firstcome_reconciler::report::Status;
+use firstcome_stack::{MysqlOptions, MysqlServer};
+use firstcome_testkit::scale::{is_full, measured};
+use firstcome_testkit::{ApiClient, HeldTransaction, LIMIT, MadeCoupon, Running, World, WorldStores, eventually};
+use reqwest::Method;
+use reqwest::header::ACCEPT;
+
+use super::scale::{pass, seconds, sold_out};
+
+/// Rows of a closed drop, written in one statement.
+const OF_A_DROP: u32 = 100_000;
+
+#[tokio::test]
+async fn rows_of_closed_drops_cost_what_is_open_nothing() {
+    let sizes = [OF_A_DROP, most_rows()];
+    let rows = sizes[1];
+    let mut others = Vec::new();
+    let name = |what: &str| format!("{rows} rows of closed drops: {what} ÷ without them");
+    let drained = name("MySQL's CPU of draining 50,000");
+    let more = measured(&drained, "≤ 1.15", sizes, async |rows| {
+        let [drained, rest @ ..] = beside_history(rows).await;
+        others.push(rest);
+        drained
+    })
+    .await;
+    // On a busy machine, with few rows.
+    assert!(more < 3.0, "{more}");
+    for (at, what) in ["`claims/me`", "a clean pass", "CSV of a drop", "look-up by code"].into_iter().enumerate() {
+        let mut figures = others.iter().map(|all| all[at]);
+        let more = measured(&name(what), "≤ 1.15", sizes, async |_| figures.next().unwrap()).await;
+        assert!(more < 5.0, "{what}: {more}");
+    }
+}
+
+/// At full size. `ROWS=50000000 make scale` shows that it does not grow; fewer show quickly that it
+/// runs.
+pub(super) fn most_rows() -> u32 {
+    std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
+}
+
+/// Beside so many rows ÷ beside none: MySQL's CPU of a drain, and the time of what people and
+/// operators ask.
+async fn beside_history(rows: u32) -> [f64; 5] {
+    let (turns, drained, asked) = if is_full() { (5, 50_000, 100) } else { (3, 2_000, 20) };
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let few = Installation::new(&mysql, 0, drained * turns).await;
+    let many = Installation::new(&mysql, rows, drained * turns).await;
+    let mut ratios = Vec::new();
+    let mut least = [[f64::INFINITY; 4]; 2];
+    for turn in 0..turns {
+        let slots = turn * drained + 1..=(turn + 1) * drained;
+        let pid = mysql.pid().unwrap();
+        let costs = [few.drain(pid, slots.clone()).await, many.drain(pid, slots).await];
+        println!("MySQL's CPU a row beside none, beside {rows}: {costs:?} µs");
+        ratios.push(costs[1] / costs[0]);
+        for _ in 0..5 {
+            for (installation, least) in [&few, &many].into_iter().zip(&mut least) {
+                let times = [
+                    installation.questions(asked).await,
+                    installation.clean_pass().await,
+                    installation.csv().await,
+                    installation.look_ups(asked).await,
+                ];
+                *least = std::array::from_fn(|at| least[at].min(times[at]));
+            }
+        }
+    }
+    println!("least seconds beside none, beside {rows}: {least:?}");
+    ratios.sort_by(f64::total_cmp);
+    let [questions, pass, csv, look_ups] = std::array::from_fn(|at| least[1][at] / least[0][at]);
+    [ratios[ratios.len() / 2], questions, pass, csv, look_ups]
+}
+
+struct Installation {
+    world: World,
+    api: Running<ApiClient>,
+    /// Of which everybody holds one.
+    held: MadeCoupon,
+    /// Of which nobody is in Redis: what is drained are messages.
+    drained: MadeCoupon,
+}
+
+impl Installation {
+    async fn new(mysql: &MysqlServer, rows: u32, drained: u32) -> Self {
+        let world = World::on(WorldStores::shared().await.with_mysql(mysql), "history").await;
+        let begun = Instant::now();
+        load_history(&world, rows).await;
+        println!("{rows} rows were loaded in {:?}", begun.elapsed());
+        let (api, ()) = tokio::join!(world.serve(), world.open());
+        let held = sold_out(&world, if is_full() { 20_000 } else { 1_000 }, true).await;
+        let drained = api.open_coupon(drained).await;
+        Self { world, api, held, drained }
+    }
+
+    /// Microseconds of MySQL's CPU a row.
+    async fn drain(&self, mysql: u32, slots: std::ops::RangeInclusive<u32>) -> f64 {
+        let MadeCoupon { id, drop, .. } = self.drained;
+        let at = "2026-01-01T06:00:00.123Z";
+        let claim = |slot| {
+            format!(
+                r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}"#
+            )
+        };
+        let last = *slots.end();
+        let count = f64::from(last - slots.start() + 1);
+        self.world.topic.produce_many(slots.map(claim)).await;
+        let before = cpu_seconds(mysql).unwrap();
+        let consumer = self.world.consume().await;
+        eventually("all is read", LIMIT, async || self.world.topic.lag().await == 0).await;
+        let took = cpu_seconds(mysql).unwrap() - before;
+        assert_eq!(consumer.process.stop().await, 0);
+        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
+        assert_eq!(self.world.sql.number(&rows).await, i64::from(last));
+        took * 1e6 / count
+    }
+
+    /// Seconds that so many people's questions take.
+    async fn questions(&self, people: u32) -> f64 {
+        let begun = Instant::now();
+        for person in 1..=people {
+            assert_eq!(self.api.me(self.held.id, &format!("u-{person}")).await["status"], "issued");
+        }
+        begun.elapsed().as_secs_f64()
+    }
+
+    async fn clean_pass(&self) -> f64 {
+        let (run, _) = pass(&self.world, &["--coupon", &self.held.id.to_string()]).await;
+        assert_eq!(run.status, Status::Clean, "{run:#?}");
+        seconds(&run)
+    }
+
+    async fn csv(&self) -> f64 {
+        let path = format!("/v1/coupons/{}/issued", self.held.id);
+        let begun = Instant::now();
+        let csv = self.api.http().ops(Method::GET, &path).header(ACCEPT, "text/csv").send().await.unwrap();
+        assert!(csv.text().await.unwrap().lines().count() > 1_000);
+        begun.elapsed().as_secs_f64()
+    }
+
+    /// Seconds of as many look-ups.
+    async fn look_ups(&self, codes: u32) -> f64 {
+        let some = format!("SELECT code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}", self.drained.drop);
+        let codes = self.world.sql.query(&some).await;
+        let mut session = HeldTransaction::begin(&self.world.sql).await;
+        let begun = Instant::now();
+        for code in &codes {
+            session.run(&format!("SELECT * FROM issued_coupons WHERE code = '{}'", code[0])).await;
+        }
+        begun.elapsed().as_secs_f64()
+    }
+}
+
+/// Rows of sealed drops of coupons that are over, made in MySQL.
+pub(super) async fn load_history(world: &World, rows: u32) {
+    for number in 1..=rows.div_ceil(OF_A_DROP) {
+        let text = |value: &str| format!("LENGTH(CONV({value}, 10, 32)), CONV({value}, 10, 32)");
+        let (drop, slot) = (text(&number.to_string()), text("i"));
+        // Not in the form that passes compare with the key of the codes.
+        let random = "HEX(RANDOM_BYTES(8))";
+        let quantity = OF_A_DROP;
+        world
+            .sql
+            .query(&format!(
+                "SET sql_log_bin = 0, foreign_key_checks = 0, cte_max_recursion_depth = {quantity};
+                 INSERT INTO coupons (id, name, quantity, once_per, schedule) VALUES ({number}, 'over', {quantity}, 'coupon', NULL);
+                 INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)
+                     VALUES ({number}, {number}, '2026-01-01', '2026-01-02', {quantity}, '2026-01-03', {quantity});
+                 INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope)
+                     WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {quantity})
+                     SELECT {number}, i, {number}, CONCAT('u-', i), CONCAT_WS('-', CONCAT({drop}), CONCAT({slot}), {random}),
+                         '2026-01-01', '2026-01-01', 'consumer', IF(i <= 65536, 65536, {quantity}), 0 FROM n"
+            ))
+            .await;
+    }
+}

@@ -1,0 +1,1 @@
+ALTER TABLE code_key DROP COLUMN prefixed_from;
