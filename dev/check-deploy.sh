@@ -51,7 +51,7 @@ known = {
 ports = {"serve": ("LISTEN_ADDR", "8080"), "consume": ("CONSUME_LISTEN_ADDR", "8082"), "daemon": ("LISTEN_ADDR", "8081")}
 secret = set.union(*(one.secret for one in known.values()))
 # Of secrets, a consumer and a migration have only these.
-few = {"DATABASE_URL", "KAFKA_SASL_PASSWORD"}
+few = {"DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"}
 
 
 def check(where, command, environment):
