@@ -307,8 +307,8 @@ impl Planner<'_> {
         }
     }
 
-    /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not have:
-    /// Redis lost the admission.
+    /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not
+    /// have: Redis lost the admission.
     fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         let elsewhere = |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
         // A message that contradicts its drop proves nothing.
