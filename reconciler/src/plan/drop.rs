@@ -101,8 +101,11 @@ impl Planner<'_> {
                 | Action::ResolveRevoked { .. }
                 | Action::ToFront { .. } => false,
                 // No row is written, and the repair that a duplicate follows from may not be kept.
-                Action::ResolveDuplicate { .. } => lost,
-                Action::WriteMeta | Action::PutBack { .. } | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
+                Action::ResolveDuplicate { .. }
+                | Action::WriteMeta
+                | Action::PutBack { .. }
+                | Action::Issue(_)
+                | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild { .. } => opened,
                 Action::Withdraw { .. }
                 | Action::SetCount
