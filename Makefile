@@ -95,7 +95,7 @@ faults: ## The other tests: single faults of processes, servers, hosts, disks an
 	@dev/test.sh faults
 
 # The targets are those of a release build, so that is what it builds unless PROFILE is set.
-scale: ## What must hold at any size, measured at full size, with targets (WHAT=words of tests' names; PROFILE=dev)
+scale: ## What must hold at any size, measured at full size, with targets (WHAT=words of tests' names; PROFILE=dev; ROWS=50000000)
 	@dev/setup.sh
 	@profile=$${PROFILE:-release}; cargo build --profile $$profile --workspace --all-targets --locked; \
 		target/$${profile/dev/debug}/firstcome-stack setup
