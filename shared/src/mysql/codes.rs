@@ -2,6 +2,8 @@
 //! code that its person was shown. In front of it drop and slot, so that the unique index on codes
 //! is written at the place of the open drop (docs/decisions/0021-codes.md).
 
+use std::sync::Arc;
+
 use chrono::{DateTime, SubsecRound as _, Utc};
 use hmac::digest::InvalidLength;
 use hmac::{Hmac, Mac as _};
@@ -14,7 +16,8 @@ use crate::domain::{DropId, Slot};
 /// The key that codes are derived with. One an installation.
 #[derive(Clone)]
 pub struct CodeKey {
-    hmac: Hmac<Sha256>,
+    /// Shared: it is large, and futures keep the key.
+    hmac: Arc<Hmac<Sha256>>,
     /// Claims made before have codes without drop and slot: their people were shown those.
     prefixed_from: Option<DateTime<Utc>>,
 }
@@ -23,7 +26,7 @@ impl CodeKey {
     /// # Errors
     /// Never: a key of any length is taken.
     pub fn new(secret: &[u8], prefixed_from: Option<DateTime<Utc>>) -> Result<Self, InvalidLength> {
-        Ok(Self { hmac: Hmac::new_from_slice(secret)?, prefixed_from })
+        Ok(Self { hmac: Arc::new(Hmac::new_from_slice(secret)?), prefixed_from })
     }
 
     /// The code of a claim made at this instant, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
@@ -36,7 +39,7 @@ impl CodeKey {
     /// `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, so that who does not know the key can't guess
     /// it.
     pub(super) fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
-        let mut mac = self.hmac.clone();
+        let mut mac = Hmac::clone(&self.hmac);
         let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
         mac.update(format!("{}:{}:{claimed_at_ms}:{}", claim.drop_id.0, claim.slot, claim.user_id.as_str()).as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
