@@ -11,7 +11,7 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "mysql";
-/// Of a quick run: MySQL's CPU is counted in steps of 10 ms.
+/// Of a quick run: the CPU of a process is counted in steps of 10 ms.
 const LEAST: u32 = 5_000;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
