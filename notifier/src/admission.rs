@@ -75,8 +75,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// The last note of any process that sees admission open. While a daemon works, it changes every
-    /// few seconds, whatever its passes find and however rare they are.
+    /// The last note of any process that sees admission open. While a daemon works, it changes
+    /// every few seconds, whatever its passes find and however rare they are.
     pub async fn last_note(&self) -> Result<Option<String>, DbError> {
         self.db.state(SEEN_OPEN).await
     }

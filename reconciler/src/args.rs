@@ -114,7 +114,7 @@ pub struct PolicyArgs {
     #[arg(long, env = "RECONCILE_PAGE_SLOTS", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     pub reconcile_page_slots: u32,
     /// How long the keys of sealed drops stay in Redis, in seconds
-    #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
     pub sealed_keys_ttl_seconds: u64,
     /// How long resolved rows of the dead-letter table are kept, in seconds; unresolved ones stay
     #[arg(long, env = "FAILED_CLAIMS_KEPT_SECONDS", default_value_t = 2_592_000, value_parser = clap::value_parser!(u32).range(1..))]

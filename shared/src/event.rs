@@ -1,6 +1,6 @@
-//! The messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 is one claim, with
-//! the key `coupon:slot`. Version 2 is the claims that one call admitted to a drop, with the key
-//! `coupon:lowest slot`. `docs/asyncapi.json` describes both.
+//! The messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 is one claim,
+//! with the key `coupon:slot`. Version 2 is the claims that one call admitted to a drop, with the
+//! key `coupon:lowest slot`. `docs/asyncapi.json` describes both.
 
 use std::borrow::Cow;
 

@@ -15,7 +15,7 @@ use crate::reply::HttpReply;
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
 /// Signs messages of claims. Messages without a signature are read too, unless a test rejects them.
-pub(crate) const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
+pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
 /// A service at an address.
 #[derive(Debug, Clone)]

@@ -107,8 +107,8 @@ impl TestTopic {
         sent.await.unwrap();
     }
 
-    /// Sends a message to each partition in a transaction that stays open, as a producer that is none
-    /// of ours may.
+    /// Sends a message to each partition in a transaction that stays open, as a producer that is
+    /// none of ours may.
     pub async fn open_transaction(&self, payload: &[u8]) -> OpenTransaction {
         let mut config = self.config();
         config.set("transactional.id", format!("foreign-{}", self.name)).set("transaction.timeout.ms", "600000");

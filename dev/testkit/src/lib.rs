@@ -38,7 +38,7 @@ pub use check::{
 pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
-pub use http::{ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, coupon_body};
+pub use http::{ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body};
 pub use kafka::{OpenTransaction, TestTopic};
 pub use manifests::{Manifests, Pod};
 pub use mysql::{HeldTransaction, LOCK_WAITS, Sql, SqlRefusal};

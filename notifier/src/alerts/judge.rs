@@ -162,7 +162,8 @@ impl Judge<'_> {
         // What comes and goes within the patience has not been over.
         let unmailed =
             known.filter(|known| !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at)));
-        // Only the run that found it can tell it: the next one does not see it, and has not ended it.
+        // Only the run that found it can tell it: the next one does not see it, and has not ended
+        // it.
         let is_information = seen.about == About::ClosedBelowQuantity;
         Alert {
             kind: seen.about.word().to_owned(),

@@ -172,7 +172,10 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
             "See the message on its page and find out who wrote it. If it is a claim, correct it there, and the next pass issues it; \
              if Firstcome did not write it, discard it."
         }
-        FindingCase::NamesNoDrop => "Correct coupon and drop of the claim on its page, and the next pass issues it.",
+        FindingCase::NamesNoDrop => {
+            "If coupon or drop of the claim are wrong, correct them on its page, and the next pass issues it. If it names a sealed \
+             drop, all who were promised a coupon there have a row: discard it."
+        }
         FindingCase::Unreadable => {
             "Check that a consumer runs: it leaves the batch out within seconds. Look for the cause as OPERATIONS.md says (unreadable), \
              and discard the failed claim after the next pass."

@@ -81,8 +81,8 @@ async fn schedules(
     Ok(Ok(schedules))
 }
 
-/// Whether another daemon works, by the notes that it leaves. The clocks of two hosts may differ, so
-/// what counts is that the note changes; the first one counts until it is known whether it does.
+/// Whether another daemon works, by the notes that it leaves. The clocks of two hosts may differ,
+/// so what counts is that the note changes; the first one counts until it is known whether it does.
 #[derive(Default)]
 struct OtherDaemon {
     note: Option<String>,

@@ -17,7 +17,7 @@ use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome}
 
 /// What a comparison of a drop counted beside its users.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counted {
+pub(super) struct CountedUsers {
     pub(super) revoked: u64,
     /// Users admitted so lately that nobody may have promised them anything yet.
     pub(super) young: u64,
@@ -26,13 +26,13 @@ pub(super) struct Counted {
 impl Pass<'_> {
     /// Compares drops that Redis had lost with what an earlier pass knew of them, and notes what
     /// this one has seen.
-    pub(super) async fn compare_with_known(&mut self, counted: &HashMap<DropId, Counted>) {
+    pub(super) async fn compare_with_known(&mut self, counted: &HashMap<DropId, CountedUsers>) {
         if let Err(error) = self.try_to_compare(counted).await {
             tracing::warn!(%error, "how many users the drops have could not be compared or noted");
         }
     }
 
-    async fn try_to_compare(&mut self, counted: &HashMap<DropId, Counted>) -> Result<(), DbError> {
+    async fn try_to_compare(&mut self, counted: &HashMap<DropId, CountedUsers>) -> Result<(), DbError> {
         let db = &self.stores.db;
         let compared = |report: &&DropReport| counted.contains_key(&report.drop_id) && is_settled(report);
         let known =

@@ -6,7 +6,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::findings::{self, FindingLedger};
-use super::known::Counted;
+use super::known::CountedUsers;
 use super::request::Obstacle;
 use crate::plan::Plan;
 use crate::report::{DropReport, Numbers};
@@ -18,7 +18,7 @@ pub(super) struct Reports {
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
     /// Of each drop that was compared.
-    pub(super) counted: HashMap<DropId, Counted>,
+    pub(super) counted: HashMap<DropId, CountedUsers>,
 }
 
 impl Reports {

@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::findings::FindingLedger;
-use super::known::Counted;
+use super::known::CountedUsers;
 use super::order::portions;
 use super::rebuild::put_back;
 use super::reports::Reports;
@@ -235,7 +235,7 @@ impl Pass<'_> {
             return Ok(Next { compare_again: true, ..next });
         }
         let held_back = self.held_back(header.drop_id(), &plan).await?;
-        let counted = Counted { revoked: header.facts.revocations.number, young: plan.young };
+        let counted = CountedUsers { revoked: header.facts.revocations.number, young: plan.young };
         reports.counted.insert(header.drop_id(), counted);
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.quantity = header.facts.drop.quantity;

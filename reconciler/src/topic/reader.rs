@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::kafka::{KafkaSettings, Look, TopicError, UnreadableAt, check_topic, look};
+use firstcome_shared::kafka::{KafkaSettings, LookResult, TopicError, UnreadableAt, check_topic, look};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -357,8 +357,8 @@ fn find_unreadable(settings: &KafkaSettings, open: &HashMap<i32, Reading>, is_al
     for (partition, reading) in open {
         is_alive();
         match look(settings, *partition, reading.next) {
-            Ok(Look::Unreadable { at, .. }) => found.push(at),
-            Ok(Look::Message(_) | Look::End(_)) => {}
+            Ok(LookResult::Unreadable { at, .. }) => found.push(at),
+            Ok(LookResult::Message(_) | LookResult::End(_)) => {}
             Err(error) => {
                 // Kafka is away: reading has its own limit.
                 tracing::debug!(%error, partition, "a fresh client could not look at a partition");

@@ -20,7 +20,7 @@ pub use security::{Mechanism, Security, SecurityProtocol};
 pub use signing::{FORGED, SIGNATURE, Signing, Unsigned};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
-pub use unreadable::{Look, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range};
+pub use unreadable::{LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range};
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
 /// busy consumer used up what was fetched in a quarter of it, and waited for the rest.

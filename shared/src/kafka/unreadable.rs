@@ -1,13 +1,13 @@
 //! Messages on the topic that no client can read: garbled on a broker's disk, compressed in a way
-//! that librdkafka does not undo, or malformed. librdkafka reports neither partition nor offset with
-//! such an error, and sometimes no error at all, so fresh clients look for them.
+//! that librdkafka does not undo, or malformed. librdkafka reports neither partition nor offset
+//! with such an error, and sometimes no error at all, so fresh clients look for them.
 //!
 //! librdkafka 2.12 (`rdkafka_msgset_reader.c`) reacts in three ways. If decompression fails, it
 //! stays at the batch and tries again forever. If a record cannot be parsed, it does the same
 //! without an error, since it takes the batch for an answer that was cut off. If the checksum is
-//! wrong, it skips to a wrong place of the answer (`rd_kafka_buf_skip_to` with a length), takes what
-//! is there for a batch and its first bytes for the next offset: mostly far beyond the end, so it
-//! begins again at the first message.
+//! wrong, it skips to a wrong place of the answer (`rd_kafka_buf_skip_to` with a length), takes
+//! what is there for a batch and its first bytes for the next offset: mostly far beyond the end, so
+//! it begins again at the first message.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ impl fmt::Display for UnreadableRange {
 
 /// What a fresh client finds at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum LookResult {
     /// The next message is at this offset.
     Message(i64),
     /// There is no message up to this offset, the end of the partition. Markers of transactions
@@ -110,12 +110,15 @@ pub enum Look {
 /// Longest wait for one answer, and for a message.
 const ANSWER: Duration = Duration::from_secs(3);
 
+/// Shortest wait for a message. Each malformed record costs it several times.
+const SHORTEST: Duration = Duration::from_millis(500);
+
 /// Longest search for the end of a range. Whatever is left is another range.
 const SEARCH: Duration = Duration::from_secs(20);
 
 /// Looks with a fresh client at an offset; if the topic no longer has it, at the first one. Blocks
 /// for a few seconds at most.
-pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResult<Look> {
+pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResult<LookResult> {
     // It must not begin elsewhere by itself.
     let mut config = settings.reader();
     config.set("auto.offset.reset", "error");
@@ -134,34 +137,36 @@ struct Place<'c> {
 }
 
 impl Place<'_> {
-    fn look(&self, offset: i64) -> KafkaResult<Look> {
+    fn look(&self, offset: i64) -> KafkaResult<LookResult> {
         let (low, end) = self.client.fetch_watermarks(self.topic, self.partition, ANSWER)?;
         // Kafka has lost what was there, and the consumers begin again.
         let offset = if offset > end { low } else { offset.max(low) };
         if offset == end {
-            return Ok(Look::End(end));
+            return Ok(LookResult::End(end));
         }
         let unreadable =
-            |cause| Look::Unreadable { at: UnreadableAt { partition: self.partition, offset, cause }, end };
-        Ok(match self.fetch(offset)? {
-            Some(Fetched::Message(next)) => Look::Message(next),
-            Some(Fetched::End) => Look::End(end),
+            |cause| LookResult::Unreadable { at: UnreadableAt { partition: self.partition, offset, cause }, end };
+        // Whether this client can fetch from this partition at all, and how soon it gets an answer.
+        let begun = Instant::now();
+        let Some(Fetched::Message(_) | Fetched::End) = self.fetch(end, ANSWER)? else {
+            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+        };
+        let patience = (begun.elapsed() * 5).clamp(SHORTEST, ANSWER);
+        Ok(match self.fetch(offset, patience)? {
+            Some(Fetched::Message(next)) => LookResult::Message(next),
+            Some(Fetched::End) => LookResult::End(end),
             Some(Fetched::Failed(cause)) => unreadable(cause),
-            // Only if this client can fetch from this partition at all.
-            None => match self.fetch(end)? {
-                Some(Fetched::Message(_) | Fetched::End) => unreadable(UnreadableCause::Silent),
-                _ => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
-            },
+            None => unreadable(UnreadableCause::Silent),
         })
     }
 
     /// The first that comes from an offset on; `None` if nothing does in time. librdkafka recovers
     /// from other errors by itself.
-    fn fetch(&self, offset: i64) -> KafkaResult<Option<Fetched>> {
+    fn fetch(&self, offset: i64, patience: Duration) -> KafkaResult<Option<Fetched>> {
         let mut assignment = TopicPartitionList::with_capacity(1);
         assignment.add_partition_offset(self.topic, self.partition, Offset::Offset(offset))?;
         self.client.assign(&assignment)?;
-        let until = Instant::now() + ANSWER;
+        let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.client.poll(left) {
@@ -189,7 +194,8 @@ enum Fetched {
     Failed(UnreadableCause),
 }
 
-/// All that can't be read from an unreadable message on, up to `end`; at most what was found before.
+/// All that can't be read from an unreadable message on, up to `end`; at most what was found
+/// before.
 pub fn unreadable_range(
     settings: &KafkaSettings,
     at: UnreadableAt,
@@ -200,7 +206,7 @@ pub fn unreadable_range(
     let goes_on = || begun.elapsed() < SEARCH;
     let next = behind(at.offset, end, before.map(|range| range.next), goes_on, |offset| {
         let found = look(settings, at.partition, offset)?;
-        Ok(matches!(found, Look::Unreadable { at, .. } if at.offset == offset))
+        Ok(matches!(found, LookResult::Unreadable { at, .. } if at.offset == offset))
     })?;
     Ok(UnreadableRange { first: at, next })
 }

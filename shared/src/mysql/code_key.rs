@@ -21,8 +21,8 @@ const SAMPLE: i64 = 100;
 /// none of these codes is another than theirs.
 const COMPARED: usize = 5;
 
-/// `since` of a key that was drawn in place of a lost one. The rows that show the loss may be erased
-/// by age before anybody looks.
+/// `since` of a key that was drawn in place of a lost one. The rows that show the loss may be
+/// erased by age before anybody looks.
 const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap().and_time(NaiveTime::MIN).and_utc();
 
 /// Why a row that is written again would get another code than its person was shown.

@@ -82,9 +82,10 @@ impl Db {
         .await
     }
 
-    /// The unresolved dead letters of a drop on a range of slots, in order of slots. Of those on one
-    /// slot only the first hundred, by age: at most one is issued there, so a flood of them delays no
-    /// other slot's. Those that only a message names come last, so that they hide no others.
+    /// The unresolved dead letters of a drop on a range of slots, in order of slots. Of those on
+    /// one slot only the first hundred, by age: at most one is issued there, so a flood of them
+    /// delays no other slot's. Those that only a message names come last, so that they hide no
+    /// others.
     pub async fn dead_letters_on_slots(
         &self,
         coupon: CouponId,

@@ -128,8 +128,14 @@ impl Db {
     /// The same in what passes found and operators did. It may be repeated.
     pub async fn erase_records(&self, user: UserId, pseudonym: String) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
-            let texts = ", detail = 'erased'";
+            // `content` tells findings apart by a hash of what they say, the id among it: whoever
+            // guesses an id could compute it.
+            let texts = ", detail = 'erased', content = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
+            if findings > 0 {
+                // The same of alerts, which name nobody: one that fires is mailed once more.
+                diesel::sql_query("UPDATE alerts SET content_hash = ''").execute(conn).await?;
+            }
             // As JSON_SEARCH reads it, `_` and `%` are patterns.
             let pattern = user.as_str().replace('_', "\\_");
             let named = "SELECT id, CAST(detail AS CHAR) AS detail FROM ops_actions \

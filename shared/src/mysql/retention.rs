@@ -13,7 +13,8 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Slots renamed in one statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Rows and revocations that still name a person. The code of an erased row does, if an earlier release left it.
+/// Rows and revocations that still name a person. The code of an erased row does, if an earlier
+/// release left it.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
 /// A drop that was sealed long ago and still names people.

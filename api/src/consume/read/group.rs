@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::record::Record;
-use super::unreadable::{Reading, Readings};
+use super::unreadable::{PartitionPosition, Readings};
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 
@@ -109,7 +109,7 @@ impl GroupContext {
         let reading = |(partition, assignment): (&i32, &u64)| {
             let measured = guard.measured.get(partition);
             let next = next(*partition, *assignment).or(measured.map(|at| at.next));
-            (*partition, Reading { assignment: *assignment, next, end: measured.map(|at| at.end) })
+            (*partition, PartitionPosition { assignment: *assignment, next, end: measured.map(|at| at.end) })
         };
         guard.owned.iter().map(reading).collect()
     }

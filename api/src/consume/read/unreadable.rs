@@ -8,18 +8,26 @@
 //! nothing comes for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads
 //! a message, the consumer is only busy. If it comes to the end, the offsets are markers of
 //! transactions, and are passed. Otherwise fetching pauses, a second look finds the end of the
-//! range, and a third one, [`CONFIRM_AFTER`] later, confirms both.
+//! range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that partition was
+//! left out a moment ago, one look decides.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use firstcome_shared::kafka::{KafkaSettings, Look, UnreadableRange, look, unreadable_range};
+use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
 /// Messages wait and nothing comes for so long; less if the loop counts as stuck earlier.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// For this long after a range was left out, its partition is suspected sooner, and one look
+/// decides: somebody writes what no client can read, and rows and reopening wait for each of them.
+const REPEATED_FOR: Duration = Duration::from_secs(60);
+
+/// [`SILENCE`] of such a partition.
+const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 
 /// Between finding a range and confirming it. It rules out a fault of a moment.
 const CONFIRM_AFTER: Duration = Duration::from_secs(3);
@@ -33,14 +41,14 @@ pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
 /// Most looks at a time. Each has a thread and a client.
-const LOOKS_AT_ONCE: usize = 4;
+const LOOKS_AT_ONCE: usize = 12;
 
 /// A look that takes longer hangs.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// How far a partition of ours is read, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct PartitionPosition {
     pub(super) assignment: u64,
     /// The offset behind the last message; before the first one, the committed offset.
     pub(super) next: Option<i64>,
@@ -48,7 +56,7 @@ pub(super) struct Reading {
     pub(super) end: Option<i64>,
 }
 
-pub(super) type Readings = BTreeMap<i32, Reading>;
+pub(super) type Readings = BTreeMap<i32, PartitionPosition>;
 
 /// Where a fresh client looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +67,7 @@ struct Position {
 }
 
 impl Position {
-    fn of(partition: i32, reading: &Reading) -> Option<Self> {
+    fn of(partition: i32, reading: &PartitionPosition) -> Option<Self> {
         Some(Self { partition, assignment: reading.assignment, next: reading.next? })
     }
 }
@@ -86,7 +94,7 @@ struct Looking {
 pub(super) struct DueLook {
     at: Position,
     /// To find the range too, or to confirm the one that was found before.
-    is_held: bool,
+    finds_range: bool,
     before: Option<UnreadableRange>,
 }
 
@@ -122,13 +130,25 @@ pub(super) struct UnreadableWatch {
     erred_at: Option<Instant>,
     silent: BTreeMap<i32, Silent>,
     held: BTreeMap<i32, Held>,
+    /// When a range of a partition was left out last.
+    left_out: BTreeMap<i32, Instant>,
     looking: Vec<Looking>,
+}
+
+fn is_recent(left_out: &BTreeMap<i32, Instant>, partition: i32, now: Instant) -> bool {
+    left_out.get(&partition).is_some_and(|at| now < *at + REPEATED_FOR)
 }
 
 impl UnreadableWatch {
     pub(super) fn new(stuck: Duration) -> Self {
-        let (silent, held, looking) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { silence: SILENCE.min(stuck), erred_at: None, silent, held, looking }
+        Self {
+            silence: SILENCE.min(stuck),
+            erred_at: None,
+            silent: BTreeMap::new(),
+            held: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            looking: Vec::new(),
+        }
     }
 
     /// The client could not read something.
@@ -204,15 +224,17 @@ impl UnreadableWatch {
                 return None;
             }
         };
+        let is_confirmed = self.held.get(&partition).is_some_and(|held| held.range.is_some());
+        if is_confirmed || is_recent(&self.left_out, partition, now) {
+            self.held.remove(&partition);
+            self.left_out.insert(partition, now);
+            return Some(WatchStep::LeaveOut { assignment, range });
+        }
         let Some(held) = self.held.get_mut(&partition) else {
             tracing::error!("{}; the partition waits until other clients have failed there too", range.first);
             self.held.insert(partition, Held { assignment, range: None, look_at: now });
             return Some(WatchStep::Hold { partition });
         };
-        if held.range.is_some() {
-            self.held.remove(&partition);
-            return Some(WatchStep::LeaveOut { assignment, range });
-        }
         (held.range, held.look_at) = (Some(range), now + CONFIRM_AFTER);
         None
     }
@@ -221,10 +243,12 @@ impl UnreadableWatch {
     pub(super) fn due(&mut self, now: Instant, passed: Duration, readings: &Readings) -> Vec<DueLook> {
         let passed = passed.min(CHECK_EVERY * 2);
         self.silent.retain(|partition, _| readings.contains_key(partition));
+        self.left_out.retain(|partition, _| readings.contains_key(partition));
         let mut due = Vec::new();
         for (partition, reading) in readings {
             let Some(at) = Position::of(*partition, reading) else { continue };
             let waits = reading.end.is_some_and(|end| end > at.next) && !self.is_held(*partition);
+            let is_repeated = is_recent(&self.left_out, *partition, now);
             let silent = self.silent.entry(*partition).or_insert(Silent { at, since: Duration::ZERO });
             let since = if waits && silent.at == at { silent.since + passed } else { Duration::ZERO };
             *silent = Silent { at, since };
@@ -234,11 +258,11 @@ impl UnreadableWatch {
             if let Some(held) = self.held.get_mut(partition) {
                 if now >= held.look_at {
                     held.look_at = now + CONFIRM_AFTER;
-                    due.push(DueLook { at, is_held: true, before: held.range.clone() });
+                    due.push(DueLook { at, finds_range: true, before: held.range.clone() });
                 }
-            } else if since >= self.silence {
+            } else if since >= if is_repeated { REPEATED_SILENCE } else { self.silence } {
                 silent.since = Duration::ZERO;
-                due.push(DueLook { at, is_held: false, before: None });
+                due.push(DueLook { at, finds_range: is_repeated, before: None });
             }
         }
         due
@@ -259,12 +283,12 @@ impl UnreadableWatch {
 
 fn found_at(settings: &KafkaSettings, due: &DueLook) -> KafkaResult<Found> {
     Ok(match look(settings, due.at.partition, due.at.next)? {
-        Look::Message(next) => Found::Message(next),
-        Look::End(next) => Found::End(next),
-        Look::Unreadable { at, end } if due.is_held => {
+        LookResult::Message(next) => Found::Message(next),
+        LookResult::End(next) => Found::End(next),
+        LookResult::Unreadable { at, end } if due.finds_range => {
             Found::Unreadable(unreadable_range(settings, at, end, due.before.as_ref())?)
         }
-        Look::Unreadable { at, .. } => Found::Unreadable(UnreadableRange { first: at, next: at.offset + 1 }),
+        LookResult::Unreadable { at, .. } => Found::Unreadable(UnreadableRange { first: at, next: at.offset + 1 }),
     })
 }
 
@@ -277,7 +301,8 @@ mod tests {
     const STUCK: Duration = Duration::from_secs(30);
 
     fn readings(of: &[(i32, i64, i64)]) -> Readings {
-        let reading = |(partition, next, end)| (partition, Reading { assignment: 1, next: Some(next), end: Some(end) });
+        let reading =
+            |(partition, next, end)| (partition, PartitionPosition { assignment: 1, next: Some(next), end: Some(end) });
         of.iter().copied().map(reading).collect()
     }
 
@@ -315,7 +340,18 @@ mod tests {
         // Nothing waits on partition 0.
         let seen = steps(&mut watch, 9, &readings(&[(0, 7, 7), (1, 2, 20)]), found);
         let left_out = WatchStep::LeaveOut { assignment: 1, range: range(1, 2, 9) };
-        assert_eq!(seen, [(5_000, WatchStep::Hold { partition: 1 }), (8_200, left_out)]);
+        assert_eq!(seen[..2], [(5_000, WatchStep::Hold { partition: 1 }), (8_200, left_out)]);
+    }
+
+    #[test]
+    fn next_range_of_a_partition_is_left_out_after_one_look() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        watch.left_out.insert(1, Instant::now());
+        let found = |partition, _| Found::Unreadable(range(partition, 2, 9));
+        let seen = steps(&mut watch, 2, &readings(&[(0, 2, 20), (1, 2, 20)]), found);
+        let left_out = (400, WatchStep::LeaveOut { assignment: 1, range: range(1, 2, 9) });
+        assert_eq!(seen.first(), Some(&left_out), "{seen:?}");
+        assert!(seen.iter().all(|(_, step)| !matches!(step, WatchStep::Hold { .. })), "{seen:?}");
     }
 
     #[test]

@@ -113,8 +113,8 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
     }
 }
 
-/// A pass that seals the drop has not committed yet when the rows are inserted. MySQL's clock is half
-/// a minute behind Redis's, by which passes go.
+/// A pass that seals the drop has not committed yet when the rows are inserted. MySQL's clock is
+/// half a minute behind Redis's, by which passes go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused() {
     let (mysql, db, coupon_id, drop_id) = shop("sealing", 5).await;

@@ -49,12 +49,12 @@ struct Shared<S> {
     last: OnceLock<HashSet<String>>,
 }
 
-pub(super) struct MicroBatches<S> {
+pub(super) struct MysqlBatches<S> {
     shared: Arc<Shared<S>>,
     queue: mpsc::UnboundedSender<Waiting>,
 }
 
-impl<S: UnitStore> MicroBatches<S> {
+impl<S: UnitStore> MysqlBatches<S> {
     pub(super) async fn start(args: &DesignArgs, store: S) -> Result<Self> {
         let pool = pool(&args.database, S::TRANSACTIONS)?;
         // One connection that is open: the first claim need not wait for it.
@@ -141,7 +141,7 @@ fn finally(holders: &HashSet<String>, user: &UserId) -> DesignReply {
     if holders.contains(user.as_str()) { DesignReply::Already } else { DesignReply::SoldOut }
 }
 
-impl<S: UnitStore> Issuer for MicroBatches<S> {
+impl<S: UnitStore> Issuer for MysqlBatches<S> {
     async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         if let Some(last) = self.shared.last.get() {
             return Ok(finally(last, user));
@@ -183,8 +183,8 @@ mod tests {
         let (database, nowhere) = (mysql.database_url("bench"), String::new);
         let args =
             DesignArgs { design, database, redis: nowhere(), brokers: nowhere(), topic: nowhere(), quantity: QUANTITY };
-        let one = Arc::new(MicroBatches::start(&args, store(&args)).await.unwrap());
-        let two = Arc::new(MicroBatches::start(&args, store(&args)).await.unwrap());
+        let one = Arc::new(MysqlBatches::start(&args, store(&args)).await.unwrap());
+        let two = Arc::new(MysqlBatches::start(&args, store(&args)).await.unwrap());
         let mut crowd = JoinSet::new();
         for person in 0..PEOPLE {
             for api in [&one, &two, &one, &two] {

@@ -114,8 +114,8 @@ impl Design {
         matches!(self, Self::F | Self::G | Self::H)
     }
 
-    /// Whether a killed MySQL could cost it promises: it admits many people by one commit, or before
-    /// their rows exist.
+    /// Whether a killed MySQL could cost it promises: it admits many people by one commit, or
+    /// before their rows exist.
     pub fn may_lose_by_mysql(self) -> bool {
         self.has_consumer() || matches!(self, Self::I | Self::J)
     }
@@ -193,9 +193,9 @@ pub async fn serve(args: &DesignArgs) -> Result<()> {
         }
         Design::F => front::serve(queue::SetAndCounter::new(args).await?).await,
         Design::G => front::serve(queue::WatchedSet::new(args).await?).await,
-        Design::I => front::serve(micro_batch::MicroBatches::start(args, units::Units::new(args)).await?).await,
+        Design::I => front::serve(micro_batch::MysqlBatches::start(args, units::Units::new(args)).await?).await,
         Design::J => {
-            front::serve(micro_batch::MicroBatches::start(args, counter_row::CounterRow::new(args)).await?).await
+            front::serve(micro_batch::MysqlBatches::start(args, counter_row::CounterRow::new(args)).await?).await
         }
         Design::H => bail!("Firstcome has programs of its own"),
     }

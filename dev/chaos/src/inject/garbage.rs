@@ -239,7 +239,8 @@ impl<'a> PlacedGarbage<'a> {
         Ok(quantity.is_some_and(|quantity| held >= quantity))
     }
 
-    /// Whether a finding names it: the dead letter, or the drop and that a person is needed.
+    /// Whether a finding names it: the dead letter, or how many there are of a kind; or the drop and
+    /// that a person is needed.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!("(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)", self.finding);
@@ -247,7 +248,8 @@ impl<'a> PlacedGarbage<'a> {
             GarbagePlace::DeadLetters(of) => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
-                 AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]')) OR NULL) FROM failed_claims c WHERE {of}"
+                 AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]|^[0-9]+ failed claims name ')) OR NULL)
+                 FROM failed_claims c WHERE {of}"
             ),
             // A name that is no user id is told alone; what can't be read is told with its drop.
             _ => format!(

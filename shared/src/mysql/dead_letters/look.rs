@@ -138,7 +138,8 @@ impl Db {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
                     drop: letter.drop_id.map(DropId),
-                    // The reason is kept with the dead letter only, where erasing a person removes it.
+                    // The reason is kept with the dead letter only, where erasing a person removes
+                    // it.
                     detail: json!({"dead_letter": id, "slot": letter.slot}),
                 };
                 by.did(conn, act).await.map(|()| true)

@@ -100,7 +100,8 @@ impl Db {
                     let act = OperatorAct {
                         action: "discard_dead_letters",
                         drop: wanted.drop,
-                        // The text is kept with the dead letters only, where erasing a person removes it.
+                        // The text is kept with the dead letters only, where erasing a person
+                        // removes it.
                         detail: json!({
                             "dead_letters": discarded, "reason": wanted.reason, "highest": seen.highest,
                         }),

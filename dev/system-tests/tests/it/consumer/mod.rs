@@ -4,4 +4,4 @@ mod batches;
 mod members;
 pub(crate) mod messages;
 mod stuck;
-mod versions;
+pub(crate) mod versions;

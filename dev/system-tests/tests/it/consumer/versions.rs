@@ -2,6 +2,14 @@
 
 use firstcome_testkit::{LIMIT, MadeCoupon, World, all_issued, assert_kept, eventually, open_world, people, rush};
 
+/// A reconciler of an earlier release ran within the last day, and may come back.
+pub(crate) async fn announce_old_reader(world: &World) {
+    let process = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
+                   fallback_deadline_ms, seen_at) \
+                   VALUES ('old', 'daemon', 'host:1', '', '', 0, 0, UTC_TIMESTAMP(3) - INTERVAL 23 HOUR)";
+    world.sql.query(process).await;
+}
+
 async fn messages(world: &World) -> i64 {
     world.topic.offsets().await.iter().map(|(_, end)| end).sum()
 }
@@ -23,11 +31,7 @@ async fn claims_share_messages_only_while_every_reader_knows_them() {
     let consumer = world.consume().await;
     eventually("claims share messages", LIMIT, async || rushed().await.0 < 64).await;
 
-    // A reconciler of an earlier release ran within the last day, and may come back.
-    let process = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
-                   fallback_deadline_ms, seen_at) \
-                   VALUES ('old', 'daemon', 'host:1', '', '', 0, 0, UTC_TIMESTAMP(3) - INTERVAL 23 HOUR)";
-    world.sql.query(process).await;
+    announce_old_reader(&world).await;
     eventually("each claim has its own message", LIMIT, async || rushed().await.0 == 64).await;
     world.sql.query("DELETE FROM processes WHERE id = 'old'").await;
     eventually("claims share messages again", LIMIT, async || rushed().await.0 < 64).await;

@@ -87,9 +87,8 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     let revocation = "INSERT INTO revoked_coupons \
                       (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
     world.sql.query(&format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')")).await;
-    let finding =
-        "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result) VALUES";
-    world.sql.query(&format!("{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned')")).await;
+    let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content) VALUES";
+    world.sql.query(&format!("{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7)")).await;
     // Who stands in line is named by no table.
     let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
     assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
@@ -113,7 +112,7 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
         ("failed_claims", "COALESCE(payload, error, resolution_detail, 'gone')", "gone"),
         ("revoked_coupons", "CONCAT(reason, ' by ', revoked_by)", "erased by erased"),
         ("broken_promises", "reason", "erased"),
-        ("reconcile_findings WHERE run_id = 'by-hand'", "detail", "erased"),
+        ("reconcile_findings WHERE run_id = 'by-hand'", "CONCAT(detail, COALESCE(content, ''))", "erased"),
     ] {
         let row = world.sql.query(&format!("SELECT user_id, {texts} FROM {table}")).await;
         assert_eq!(row, [[pseudonym, left]], "{table}");

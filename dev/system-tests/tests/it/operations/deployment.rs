@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use firstcome_testkit::{
-    Answer, Http, LIMIT, MadeCoupon, Manifests, OPS_TOKEN, Pod, Process, PromisedAnswer, World, WorldStores,
-    all_issued, assert_exact, coupon_body, eventually,
+    Answer, Http, LIMIT, MadeCoupon, Manifests, OPS_TOKEN, Pod, Process, PromisedAnswer, SIGNING_KEY, World,
+    WorldStores, all_issued, assert_exact, coupon_body, eventually,
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -84,6 +84,7 @@ fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
         ("KAFKA_REPLICATION", "1".to_owned()),
         ("SMTP_URL", own("SMTP_URL")),
         ("OPS_TOKEN", OPS_TOKEN.to_owned()),
+        ("KAFKA_SIGNING_KEY", SIGNING_KEY.to_owned()),
         ("TRUSTED_HEADER_SECRET", GATEWAY_SECRET.to_owned()),
         ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),
         ("METRICS_ADDR", "127.0.0.1:0".to_owned()),

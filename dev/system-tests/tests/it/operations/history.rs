@@ -49,8 +49,8 @@ pub(super) fn most_rows() -> u32 {
 async fn beside_history(rows: u32) -> [f64; 5] {
     let (turns, drained, asked) = if is_full() { (5, 50_000, 100) } else { (3, 2_000, 20) };
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let few = Installation::new(&mysql, 0, drained * turns).await;
-    let many = Installation::new(&mysql, rows, drained * turns).await;
+    let few = LargeInstallation::new(&mysql, 0, drained * turns).await;
+    let many = LargeInstallation::new(&mysql, rows, drained * turns).await;
     let mut ratios = Vec::new();
     let mut least = [[f64::INFINITY; 4]; 2];
     for turn in 0..turns {
@@ -77,7 +77,7 @@ async fn beside_history(rows: u32) -> [f64; 5] {
     [ratios[ratios.len() / 2], questions, pass, csv, look_ups]
 }
 
-struct Installation {
+struct LargeInstallation {
     world: World,
     api: Running<ApiClient>,
     /// Of which everybody holds one.
@@ -86,7 +86,7 @@ struct Installation {
     drained: MadeCoupon,
 }
 
-impl Installation {
+impl LargeInstallation {
     async fn new(mysql: &MysqlServer, rows: u32, drained: u32) -> Self {
         let world = World::on(WorldStores::shared().await.with_mysql(mysql), "history").await;
         let begun = Instant::now();

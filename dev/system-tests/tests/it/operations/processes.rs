@@ -9,6 +9,7 @@ use firstcome_testkit::{
 };
 use rustix::process::Signal;
 
+use crate::consumer::versions::announce_old_reader;
 use crate::faults::waves::kafka_behind_proxy;
 
 fn promised(answers: &[PromisedAnswer]) -> usize {
@@ -59,6 +60,8 @@ async fn an_api_stopped_under_load_ends_cleanly_and_keeps_every_promise() {
 #[tokio::test]
 async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
     let (world, api) = open_world("consumer-term").await;
+    // So that each claim has its own message, which is what is counted below.
+    announce_old_reader(&world).await;
     let first = world.consume().await;
     let coupon = api.open_coupon(3_000).await;
     let claims = rush(&[&api], coupon.id, &people(3_000), 200);
