@@ -239,8 +239,8 @@ impl<'a> PlacedGarbage<'a> {
         Ok(quantity.is_some_and(|quantity| held >= quantity))
     }
 
-    /// Whether a finding names it: the dead letter, or how many there are of a kind; or the drop and
-    /// that a person is needed.
+    /// Whether a finding names it: the dead letter, or how many there are of a kind; or the drop
+    /// and that a person is needed.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!("(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)", self.finding);
