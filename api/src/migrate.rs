@@ -39,14 +39,24 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
 async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<(), StartError> {
     let wait = StoreWait::new(&args.start, shutdown);
     let mysql = args.mysql.settings();
-    match wait.mysql(&mysql, async || Ok(migrations::migrate(&mysql).await?)).await?.as_slice() {
+    match wait
+        .mysql(&mysql, async || Ok(migrations::migrate(&mysql).await?))
+        .await?
+        .as_slice()
+    {
         [] => println!("tables: nothing to do"),
         done => println!("tables: ran {}", done.join(", ")),
     }
 
     let kafka = args.kafka.settings();
     let ask = async || {
-        let made = kafka::ensure_topic(&kafka, args.kafka_partitions, args.kafka_replication, KAFKA_LIMIT).await?;
+        let made = kafka::ensure_topic(
+            &kafka,
+            args.kafka_partitions,
+            args.kafka_replication,
+            KAFKA_LIMIT,
+        )
+        .await?;
         Ok((made, partitions(&kafka).await?))
     };
     let (made, partitions) = wait.kafka(&kafka, ask).await?;

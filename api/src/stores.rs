@@ -23,21 +23,29 @@ pub(crate) struct StoreWait<'a> {
 
 impl<'a> StoreWait<'a> {
     pub(crate) fn new(args: &StartArgs, shutdown: &'a CancellationToken) -> Self {
-        Self { limit: args.limit(), shutdown }
+        Self {
+            limit: args.limit(),
+            shutdown,
+        }
     }
 
     /// Waits for MySQL and checks the tables.
     pub(crate) async fn tables(&self, mysql: &DbSettings) -> Result<(), StartError> {
-        self.mysql(mysql, async || Ok(migrations::check(mysql).await?)).await
+        self.mysql(mysql, async || Ok(migrations::check(mysql).await?))
+            .await
     }
 
     /// Waits for Kafka and checks the topic; returns how many partitions it has.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
-        self.kafka(kafka, async || check_topic(kafka, KAFKA_LIMIT).await).await
+        self.kafka(kafka, async || check_topic(kafka, KAFKA_LIMIT).await)
+            .await
     }
 
     /// Checks the topic where Kafka answers; `None` where it is away: claims go on without it.
-    pub(crate) async fn topic_or_away(&self, kafka: &KafkaSettings) -> Result<Option<usize>, StartError> {
+    pub(crate) async fn topic_or_away(
+        &self,
+        kafka: &KafkaSettings,
+    ) -> Result<Option<usize>, StartError> {
         let checked = tokio::select! {
             () = self.shutdown.cancelled() => return Err(StartError::Stopped(format!("Kafka at {}", kafka.brokers))),
             checked = check_topic(kafka, KAFKA_LIMIT) => checked,
@@ -56,7 +64,10 @@ impl<'a> StoreWait<'a> {
     pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
         let at = format!("Redis at {}", redis.host_and_port());
-        wait_for(&at, self.limit, self.shutdown, away, async || redis.check_at_start().await).await
+        wait_for(&at, self.limit, self.shutdown, away, async || {
+            redis.check_at_start().await
+        })
+        .await
     }
 
     /// Asks Redis until it answers.
@@ -71,9 +82,18 @@ impl<'a> StoreWait<'a> {
 
     /// Waits for the keys that tokens are checked with.
     pub(crate) async fn keys(&self, identity: &Identity) -> Result<(), StartError> {
-        let Some(keys) = identity.key_set() else { return Ok(()) };
+        let Some(keys) = identity.key_set() else {
+            return Ok(());
+        };
         let away = |error: &FetchError| matches!(error, FetchError::Away(_));
-        let read = wait_for(&keys.to_string(), self.limit, self.shutdown, away, async || keys.read().await).await;
+        let read = wait_for(
+            &keys.to_string(),
+            self.limit,
+            self.shutdown,
+            away,
+            async || keys.read().await,
+        )
+        .await;
         read.map_err(|error| match error {
             StartError::Refused(why) => StartError::Refused(format!("{keys}: {why}")),
             other => other,
@@ -87,7 +107,8 @@ impl<'a> StoreWait<'a> {
         ask: impl FnMut() -> Fut,
     ) -> Result<T, StartError> {
         let at = format!("MySQL at {}", mysql.url.host_and_port());
-        let away = |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
+        let away =
+            |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
         wait_for(&at, self.limit, self.shutdown, away, ask).await
     }
 

@@ -60,9 +60,12 @@ impl Notifier {
             let seen = self.admission.0.lock();
             (seen.closed_since, seen.is_mailed, seen.asked_at)
         };
-        let asks = is_mailed != Some(true) || asked_at.is_none_or(|at| elapsed(at, now) >= ASK_EVERY);
+        let asks =
+            is_mailed != Some(true) || asked_at.is_none_or(|at| elapsed(at, now) >= ASK_EVERY);
         match since {
-            Some(since) if asks && elapsed(since, now) >= PATIENCE => self.mail_closed(gate, since, now).await?,
+            Some(since) if asks && elapsed(since, now) >= PATIENCE => {
+                self.mail_closed(gate, since, now).await?
+            }
             // Another process, or this one before its restart, may have mailed that it is closed.
             None if is_mailed != Some(false) => self.mail_open(now).await?,
             _ => return Ok(()),
@@ -99,29 +102,61 @@ impl Notifier {
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();
-        if seen.elsewhere.as_ref().is_some_and(|before| *before != note) {
+        if seen
+            .elsewhere
+            .as_ref()
+            .is_some_and(|before| *before != note)
+        {
             (seen.closed_since, seen.is_mailed) = (Some(now), None);
         }
         seen.elsewhere = Some(note);
         Ok(())
     }
 
-    async fn mail_closed(&self, gate: SeenGate, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
+    async fn mail_closed(
+        &self,
+        gate: SeenGate,
+        since: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<()> {
         let is_closed = gate == SeenGate::Closed;
         let (links, cooldown) = (self.settings.links.clone(), self.settings.policy.cooldown);
         let decide = move |fact: Option<&str>| {
-            let mailed = fact.and_then(mailed).is_some_and(|(.., mailed_at)| elapsed(mailed_at, now) < cooldown);
+            let mailed = fact
+                .and_then(mailed)
+                .is_some_and(|(.., mailed_at)| elapsed(mailed_at, now) < cooldown);
             let word = if is_closed { CLOSED } else { UNREACHABLE };
             let fact = format!("{word} {} {}", since.to_rfc3339(), now.to_rfc3339());
             let notice = || {
-                let mail = if is_closed { render::admission_closed } else { render::redis_unreachable };
+                let mail = if is_closed {
+                    render::admission_closed
+                } else {
+                    render::redis_unreachable
+                };
                 let mail = mail(since, now, &links)?;
-                let event = WebhookEvent::of_notice(EventKind::Drift, "admission_closed", since, now, &mail);
-                Ok(StandaloneMail { mail, fact, event: Some(event) })
+                let event = WebhookEvent::of_notice(
+                    EventKind::Drift,
+                    "admission_closed",
+                    since,
+                    now,
+                    &mail,
+                );
+                Ok(StandaloneMail {
+                    mail,
+                    fact,
+                    event: Some(event),
+                })
             };
             (!mailed).then(notice).transpose()
         };
-        Ok(record::enqueue_once(&self.db, Arc::clone(&self.settings), now, FACT.to_owned(), decide).await?)
+        Ok(record::enqueue_once(
+            &self.db,
+            Arc::clone(&self.settings),
+            now,
+            FACT.to_owned(),
+            decide,
+        )
+        .await?)
     }
 
     async fn mail_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
@@ -129,12 +164,29 @@ impl Notifier {
         let decide = move |fact: Option<&str>| {
             let notice = |(is_closed, since, _)| {
                 let mail = render::admission_open(is_closed, since, now, &links)?;
-                let event = WebhookEvent::of_notice(EventKind::Resolved, "admission_closed", since, now, &mail);
-                Ok(StandaloneMail { mail, fact: "open".to_owned(), event: Some(event) })
+                let event = WebhookEvent::of_notice(
+                    EventKind::Resolved,
+                    "admission_closed",
+                    since,
+                    now,
+                    &mail,
+                );
+                Ok(StandaloneMail {
+                    mail,
+                    fact: "open".to_owned(),
+                    event: Some(event),
+                })
             };
             fact.and_then(mailed).map(notice).transpose()
         };
-        Ok(record::enqueue_once(&self.db, Arc::clone(&self.settings), now, FACT.to_owned(), decide).await?)
+        Ok(record::enqueue_once(
+            &self.db,
+            Arc::clone(&self.settings),
+            now,
+            FACT.to_owned(),
+            decide,
+        )
+        .await?)
     }
 }
 
@@ -144,8 +196,14 @@ const UNREACHABLE: &str = "unreachable";
 /// What was mailed, where its end was not: whether admission was seen closed, since when, and when
 /// the mail was.
 fn mailed(fact: &str) -> Option<(bool, DateTime<Utc>, DateTime<Utc>)> {
-    let (word, times) = fact.split_once(' ').filter(|(word, _)| [CLOSED, UNREACHABLE].contains(word))?;
+    let (word, times) = fact
+        .split_once(' ')
+        .filter(|(word, _)| [CLOSED, UNREACHABLE].contains(word))?;
     let (since, mailed_at) = times.split_once(' ')?;
-    let instant = |text| DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
+    let instant = |text| {
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|at| at.to_utc())
+    };
     Some((word == CLOSED, instant(since)?, instant(mailed_at)?))
 }

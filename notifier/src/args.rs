@@ -93,27 +93,36 @@ impl NotifyArgs {
 
     /// The mail server; `None` where there is none.
     pub fn sending(&self) -> anyhow::Result<Option<Sending>> {
-        let Some(url) = self.url() else { return Ok(None) };
+        let Some(url) = self.url() else {
+            return Ok(None);
+        };
         let authorities = match self.ca_file() {
-            Some(path) => {
-                std::fs::read(path).with_context(|| format!("SMTP_CA_FILE {} can't be read", path.display()))?
-            }
+            Some(path) => std::fs::read(path)
+                .with_context(|| format!("SMTP_CA_FILE {} can't be read", path.display()))?,
             None => Vec::new(),
         };
         let server = SmtpServer::new(url, &authorities).map_err(anyhow::Error::msg)?;
-        Ok(Some(Sending { server, limit: Duration::from_millis(self.smtp_timeout_ms) }))
+        Ok(Some(Sending {
+            server,
+            limit: Duration::from_millis(self.smtp_timeout_ms),
+        }))
     }
 
     /// The sender.
     pub fn from(&self) -> Option<Mailbox> {
-        self.alert_from.as_deref().and_then(|text| mailbox(text).ok())
+        self.alert_from
+            .as_deref()
+            .and_then(|text| mailbox(text).ok())
     }
 
     /// Who gets mails.
     pub fn recipients(&self) -> Vec<Mailbox> {
         let all = self.alert_to.as_deref().unwrap_or_default();
         let mut seen = std::collections::HashSet::new();
-        all.split(',').filter_map(|text| mailbox(text).ok()).filter(|to| seen.insert(to.email.clone())).collect()
+        all.split(',')
+            .filter_map(|text| mailbox(text).ok())
+            .filter(|to| seen.insert(to.email.clone()))
+            .collect()
     }
 
     pub(super) fn links(&self) -> Links {
@@ -127,16 +136,24 @@ impl NotifyArgs {
     }
 
     fn url(&self) -> Option<&SecretString> {
-        self.smtp_url.as_ref().filter(|url| !url.expose_secret().is_empty())
+        self.smtp_url
+            .as_ref()
+            .filter(|url| !url.expose_secret().is_empty())
     }
 
     fn ca_file(&self) -> Option<&Path> {
-        self.smtp_ca_file.as_deref().filter(|path| !path.as_os_str().is_empty())
+        self.smtp_ca_file
+            .as_deref()
+            .filter(|path| !path.as_os_str().is_empty())
     }
 }
 
 fn smtp_url(text: &str) -> Result<(), String> {
-    if text.is_empty() { Ok(()) } else { SmtpAddress::parse(&text.to_owned().into()).map(drop) }
+    if text.is_empty() {
+        Ok(())
+    } else {
+        SmtpAddress::parse(&text.to_owned().into()).map(drop)
+    }
 }
 
 fn one_mailbox(text: &str) -> Result<String, String> {
@@ -166,8 +183,11 @@ fn mailbox(text: &str) -> Result<Mailbox, String> {
 }
 
 fn web_url(text: &str) -> Result<String, String> {
-    let fine =
-        |url: &Url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    let fine = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
     match Url::parse(text) {
         _ if text.is_empty() => Ok(String::new()),
         Ok(url) if fine(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
@@ -188,27 +208,67 @@ mod tests {
     }
 
     fn args(args: &[&str]) -> Result<NotifyArgs, String> {
-        let args = Cli::try_parse_from(std::iter::once(&"test").chain(args)).map_err(|e| e.to_string())?.notify;
+        let args = Cli::try_parse_from(std::iter::once(&"test").chain(args))
+            .map_err(|e| e.to_string())?
+            .notify;
         args.check().map_err(|e| e.to_string())?;
         Ok(args)
     }
 
     #[test]
     fn several_recipients_come_by_commas() {
-        let args = args(&["--alert-from", "F <f@x.org>", "--alert-to", "a@x.org, B <b@x.org>,a@x.org"]).unwrap();
-        assert_eq!(args.recipients().iter().map(ToString::to_string).collect::<Vec<_>>(), ["a@x.org", "B <b@x.org>"]);
+        let args = args(&[
+            "--alert-from",
+            "F <f@x.org>",
+            "--alert-to",
+            "a@x.org, B <b@x.org>,a@x.org",
+        ])
+        .unwrap();
+        assert_eq!(
+            args.recipients()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            ["a@x.org", "B <b@x.org>"]
+        );
     }
 
     #[test]
     fn contradictions_are_refused_with_what_to_change() {
         for (given, says) in [
             (&["--smtp-url", "smtp://h"][..], "ALERT_FROM"),
-            (&["--smtp-url", "smtp://h", "--alert-from", "f@x.org"], "ALERT_TO"),
+            (
+                &["--smtp-url", "smtp://h", "--alert-from", "f@x.org"],
+                "ALERT_TO",
+            ),
             (&["--smtp-ca-file", "/ca.pem"], "SMTP_URL"),
-            (&["--smtp-url", "http://h", "--alert-from", "f@x.org", "--alert-to", "a@x.org"], "smtp://"),
-            (&["--smtp-url", "smtp://h?tls=maybe", "--alert-from", "f@x.org", "--alert-to", "a@x.org"], "tls"),
+            (
+                &[
+                    "--smtp-url",
+                    "http://h",
+                    "--alert-from",
+                    "f@x.org",
+                    "--alert-to",
+                    "a@x.org",
+                ],
+                "smtp://",
+            ),
+            (
+                &[
+                    "--smtp-url",
+                    "smtp://h?tls=maybe",
+                    "--alert-from",
+                    "f@x.org",
+                    "--alert-to",
+                    "a@x.org",
+                ],
+                "tls",
+            ),
             (&["--alert-to", "nobody"], "ops@example.com"),
-            (&["--alert-from", "f@x.org\r\nBcc: a@x.org"], "ops@example.com"),
+            (
+                &["--alert-from", "f@x.org\r\nBcc: a@x.org"],
+                "ops@example.com",
+            ),
             (&["--docs-url", "ftp://x"], "http"),
             (&["--public-url", "javascript:alert(1)"], "http"),
         ] {
@@ -219,19 +279,43 @@ mod tests {
 
     #[test]
     fn what_is_set_to_nothing_is_not_set() {
-        let empty = ["--smtp-url=", "--alert-from=", "--alert-to=", "--docs-url=", "--public-url=", "--smtp-ca-file="];
+        let empty = [
+            "--smtp-url=",
+            "--alert-from=",
+            "--alert-to=",
+            "--docs-url=",
+            "--public-url=",
+            "--smtp-ca-file=",
+        ];
         let args = args(&empty).unwrap();
-        assert!(args.sending().unwrap().is_none() && args.from().is_none() && args.recipients().is_empty());
+        assert!(
+            args.sending().unwrap().is_none()
+                && args.from().is_none()
+                && args.recipients().is_empty()
+        );
         assert_eq!(args.links(), Links::default());
     }
 
     #[test]
     fn the_password_is_in_no_message() {
-        for wrong in ["smtp://u:hunter2@h", "http://u:hunter2@h", "smtp://u:hunter2@h?tls=x"] {
-            let error = args(&["--smtp-url", wrong, "--alert-from", "f@x.org"]).err().unwrap();
+        for wrong in [
+            "smtp://u:hunter2@h",
+            "http://u:hunter2@h",
+            "smtp://u:hunter2@h?tls=x",
+        ] {
+            let error = args(&["--smtp-url", wrong, "--alert-from", "f@x.org"])
+                .err()
+                .unwrap();
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let all = ["--smtp-url", "smtp://u:hunter2@h", "--alert-from", "f@x.org", "--alert-to", "a@x.org"];
+        let all = [
+            "--smtp-url",
+            "smtp://u:hunter2@h",
+            "--alert-from",
+            "f@x.org",
+            "--alert-to",
+            "a@x.org",
+        ];
         let args = args(&all).unwrap();
         assert!(!format!("{args:?} {:?}", args.sending().unwrap()).contains("hunter2"));
     }

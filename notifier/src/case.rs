@@ -66,7 +66,9 @@ impl FindingCase {
             Self::Unreadable => "unreadable",
             Self::RowRefused(_) => "row refused",
             Self::NoUserId => "no user id",
-            Self::KeyOfWrongType { wrong, .. } => return format!("key of wrong type {}", wrong.key),
+            Self::KeyOfWrongType { wrong, .. } => {
+                return format!("key of wrong type {}", wrong.key);
+            }
             Self::RowsLocked => "rows locked",
             Self::MessagesLost(partitions) => return format!("messages lost {partitions:?}"),
             Self::Rebuilt { .. } => "rebuilt",
@@ -82,18 +84,30 @@ impl FindingCase {
     /// One line about `n` findings of this case.
     pub(crate) fn summary(&self, n: usize) -> Option<String> {
         Some(match self {
-            Self::Plain | Self::Rebuilt { .. } | Self::ConsumerStands | Self::Unsafe(_) => return None,
+            Self::Plain | Self::Rebuilt { .. } | Self::ConsumerStands | Self::Unsafe(_) => {
+                return None;
+            }
             Self::NoSlotLeft => failed_claims(n, "no slot is left"),
             Self::NoSuchSlot => failed_claims(n, "the drop has no such slot"),
             Self::NamesNobody => failed_claims(n, "no user is named"),
             Self::NamesNoDrop => failed_claims(n, "no live drop is named"),
-            Self::Unreadable => format!("Kafka holds {} that cannot be read", count(n, "batch", "batches")),
+            Self::Unreadable => format!(
+                "Kafka holds {} that cannot be read",
+                count(n, "batch", "batches")
+            ),
             Self::RowRefused(_) => format!("MySQL refuses {}", count(n, "row", "rows")),
-            Self::NoUserId => count(n, "name in Redis is no user id", "names in Redis are no user ids"),
+            Self::NoUserId => count(
+                n,
+                "name in Redis is no user id",
+                "names in Redis are no user ids",
+            ),
             Self::KeyOfWrongType { .. } => "a key in Redis has the wrong type".to_owned(),
             Self::RowsLocked => "another client of MySQL has locked rows".to_owned(),
             Self::MessagesLost(partitions) => {
-                format!("Kafka has lost messages of {}", count(partitions.len(), "partition", "partitions"))
+                format!(
+                    "Kafka has lost messages of {}",
+                    count(partitions.len(), "partition", "partitions")
+                )
             }
             Self::UsersMissing(people) => {
                 let people = usize::try_from(*people).unwrap_or(usize::MAX);
@@ -109,5 +123,8 @@ impl FindingCase {
 }
 
 fn failed_claims(n: usize, why: &str) -> String {
-    format!("{}: {why}", count(n, "unrepaired failed claim", "unrepaired failed claims"))
+    format!(
+        "{}: {why}",
+        count(n, "unrepaired failed claim", "unrepaired failed claims")
+    )
 }

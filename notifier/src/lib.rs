@@ -93,7 +93,10 @@ impl Notifier {
         let recipients: Vec<String> = args.recipients().iter().map(ToString::to_string).collect();
         let settings = MailSettings {
             recipients,
-            domain: args.from().map_or_else(|| "localhost".to_owned(), |from| from.email.domain().to_owned()),
+            domain: args.from().map_or_else(
+                || "localhost".to_owned(),
+                |from| from.email.domain().to_owned(),
+            ),
             links: args.links(),
             policy: MailPolicy {
                 cooldown: seconds(args.alert_cooldown_seconds),
@@ -134,7 +137,10 @@ impl Notifier {
     /// The daily digest says it where the operator vouches for Redis.
     #[must_use]
     pub fn of_managed_redis(self, redis_is_managed: bool) -> Self {
-        Self { redis_is_managed, ..self }
+        Self {
+            redis_is_managed,
+            ..self
+        }
     }
 
     /// Says in the log what becomes of mails, events and alerts.
@@ -143,7 +149,12 @@ impl Notifier {
         let sending = self.sender.as_ref().map(|sender| &sender.sending);
         announce(sending, self.settings.recipients.len());
         if sending.is_some_and(|sending| !render::is_local(&sending.server.address.host)) {
-            for render::DeadLink { setting, address, of } in self.settings.links.dead() {
+            for render::DeadLink {
+                setting,
+                address,
+                of,
+            } in self.settings.links.dead()
+            {
                 tracing::warn!(
                     "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address \
                      by which people reach {of}"
@@ -174,7 +185,9 @@ impl Notifier {
     /// Earlier runs first, whose repairs could not be recorded while MySQL was away.
     async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         while let Some((earlier, at)) = self.unsent.take() {
-            match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), None, at).await {
+            match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), None, at)
+                .await
+            {
                 Ok(_) => {}
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
@@ -188,7 +201,14 @@ impl Notifier {
             }
         }
         let closed_for = self.admission.closed_for(run);
-        record::record_pass(&self.db, run.clone(), self.settings.clone(), closed_for, now).await?;
+        record::record_pass(
+            &self.db,
+            run.clone(),
+            self.settings.clone(),
+            closed_for,
+            now,
+        )
+        .await?;
         Ok(())
     }
 
@@ -197,18 +217,33 @@ impl Notifier {
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let (settings, now) = (self.settings.clone(), missed.noticed_at.trunc_subsecs(3));
         let name = format!("missed:{}", missed.schedule);
-        let (due, cooldown) = (missed.expected_at.to_rfc3339(), self.settings.policy.cooldown);
+        let (due, cooldown) = (
+            missed.expected_at.to_rfc3339(),
+            self.settings.policy.cooldown,
+        );
         record::enqueue_once(&self.db, self.settings.clone(), now, name, move |fact| {
-            let (mailed_due, mailed_at) = fact.and_then(|fact| fact.split_once(' ')).unwrap_or_default();
-            let is_recent =
-                DateTime::parse_from_rfc3339(mailed_at).is_ok_and(|at| elapsed(at.to_utc(), now) < cooldown);
+            let (mailed_due, mailed_at) = fact
+                .and_then(|fact| fact.split_once(' '))
+                .unwrap_or_default();
+            let is_recent = DateTime::parse_from_rfc3339(mailed_at)
+                .is_ok_and(|at| elapsed(at.to_utc(), now) < cooldown);
             if mailed_due == due || missed.because.is_some() && is_recent {
                 return Ok(None);
             }
             let fact = format!("{due} {}", now.to_rfc3339());
             let mail = render::missed(&missed, &settings.links)?;
-            let event = WebhookEvent::of_notice(EventKind::Drift, "run_missed", missed.expected_at, now, &mail);
-            Ok(Some(StandaloneMail { mail, fact, event: Some(event) }))
+            let event = WebhookEvent::of_notice(
+                EventKind::Drift,
+                "run_missed",
+                missed.expected_at,
+                now,
+                &mail,
+            );
+            Ok(Some(StandaloneMail {
+                mail,
+                fact,
+                event: Some(event),
+            }))
         })
         .await?;
         self.wake();
@@ -220,15 +255,33 @@ impl Notifier {
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        let day = DailyDigest { redis_is_managed: self.redis_is_managed, ..day };
+        let day = DailyDigest {
+            redis_is_managed: self.redis_is_managed,
+            ..day
+        };
         let settings = self.settings.clone();
-        record::enqueue_once(&self.db, self.settings.clone(), now, LAST_DIGEST.to_owned(), move |fact| {
-            let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
-            // One from a day ahead was written by a clock that has been set back since.
-            let is_mailed = last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
-            let mail = || render::daily(&day, &settings.links);
-            (!is_mailed).then(|| Ok(StandaloneMail { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
-        })
+        record::enqueue_once(
+            &self.db,
+            self.settings.clone(),
+            now,
+            LAST_DIGEST.to_owned(),
+            move |fact| {
+                let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
+                // One from a day ahead was written by a clock that has been set back since.
+                let is_mailed =
+                    last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
+                let mail = || render::daily(&day, &settings.links);
+                (!is_mailed)
+                    .then(|| {
+                        Ok(StandaloneMail {
+                            mail: mail()?,
+                            fact: now.to_rfc3339(),
+                            event: None,
+                        })
+                    })
+                    .transpose()
+            },
+        )
         .await?;
         self.wake();
         Ok(())
@@ -238,7 +291,9 @@ impl Notifier {
     pub fn wake(&self) {
         self.wake.notify_one();
         self.relays.iter().for_each(|relay| relay.wake.notify_one());
-        self.alertmanagers.iter().for_each(|alertmanager| alertmanager.wake.notify_one());
+        self.alertmanagers
+            .iter()
+            .for_each(|alertmanager| alertmanager.wake.notify_one());
     }
 
     /// Where people are led to.
@@ -248,7 +303,10 @@ impl Notifier {
 
     /// How it is with each Alertmanager, as this process tells it.
     pub fn alertmanagers(&self) -> Vec<AlertmanagerStanding> {
-        self.alertmanagers.iter().map(Alertmanager::standing).collect()
+        self.alertmanagers
+            .iter()
+            .map(Alertmanager::standing)
+            .collect()
     }
 
     /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds.
@@ -260,7 +318,11 @@ impl Notifier {
                 None => shutdown.cancelled().await,
             }
         };
-        let webhooks = join_all(self.relays.iter().map(|one| relay::run(one, &one.wake, &shutdown)));
+        let webhooks = join_all(
+            self.relays
+                .iter()
+                .map(|one| relay::run(one, &one.wake, &shutdown)),
+        );
         let alertmanagers = join_all(self.alertmanagers.iter().map(|one| one.run(&shutdown)));
         tokio::join!(mails, webhooks, alertmanagers);
     }
@@ -269,18 +331,27 @@ impl Notifier {
     /// left stays in the outboxes.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
         let mails = async {
-            let Some(sender) = &self.sender else { return Ok(()) };
+            let Some(sender) = &self.sender else {
+                return Ok(());
+            };
             all_rounds(sender).await
         };
         let webhooks = try_join_all(self.relays.iter().map(all_rounds));
         let alertmanagers = join_all(self.alertmanagers.iter().map(Alertmanager::tell));
         // Each on its own: none waits for what another can't send.
-        let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks), timeout(limit, alertmanagers));
+        let sent = tokio::join!(
+            timeout(limit, mails),
+            timeout(limit, webhooks),
+            timeout(limit, alertmanagers)
+        );
         for error in sent.2.into_iter().flatten().filter_map(Result::err) {
             tracing::warn!(error, "Alertmanager could not be told");
         }
         if sent.0.is_err() || sent.1.is_err() {
-            tracing::warn!(?limit, "mails or webhooks are left in the outbox; a daemon, or the next run, sends them");
+            tracing::warn!(
+                ?limit,
+                "mails or webhooks are left in the outbox; a daemon, or the next run, sends them"
+            );
         }
         sent.1.unwrap_or_else(|_| Ok(Vec::new()))?;
         Ok(sent.0.unwrap_or(Ok(()))?)
@@ -295,7 +366,9 @@ async fn all_rounds(outbox: &impl Outbox) -> Result<(), DbError> {
 
 fn announce(sending: Option<&Sending>, recipients: usize) {
     let Some(sending) = sending else {
-        tracing::warn!("SMTP_URL is not set: mails stay in the outbox (table mail_outbox) until it is");
+        tracing::warn!(
+            "SMTP_URL is not set: mails stay in the outbox (table mail_outbox) until it is"
+        );
         if recipients == 0 {
             tracing::warn!("ALERT_TO is not set: alerts are kept, but no mail is written");
         }
@@ -304,7 +377,9 @@ fn announce(sending: Option<&Sending>, recipients: usize) {
     let address = &sending.server.address;
     tracing::info!(server = address.host, port = address.port, encryption = %address.encryption, recipients, "mails will be sent");
     if sending.server.shows_password() {
-        tracing::warn!("the password in SMTP_URL can be read on the way: use ?tls=required or smtps://");
+        tracing::warn!(
+            "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
+        );
     }
 }
 

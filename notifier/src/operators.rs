@@ -49,14 +49,22 @@ pub enum AlertError {
 
 /// Alerts, newest first: at most `limit`, with a number below `before`, of that status (`firing`,
 /// `resolved`, `told`).
-pub async fn list(db: &Db, status: Option<String>, before: Option<i64>, limit: u32) -> Result<AlertPage, DbError> {
+pub async fn list(
+    db: &Db,
+    status: Option<String>,
+    before: Option<i64>,
+    limit: u32,
+) -> Result<AlertPage, DbError> {
     let limit = i64::from(limit).clamp(1, PAGE);
     let mut alerts = alerts::list(db, status, before, limit + 1).await?;
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = alerts.len() > wanted;
     alerts.truncate(wanted);
     let next_before = alerts.last().filter(|_| has_more).map(|last| last.id);
-    Ok(AlertPage { alerts, next_before })
+    Ok(AlertPage {
+        alerts,
+        next_before,
+    })
 }
 
 pub async fn alert(db: &Db, id: i64) -> Result<ListedAlert, AlertError> {
@@ -74,7 +82,11 @@ pub async fn acknowledge(
 ) -> Result<ListedAlert, AlertError> {
     alerts::acknowledge(db, id, name(by)?, now, operator).await?;
     let now = alert(db, id).await?;
-    if now.alert.state == AlertState::Firing { Ok(now) } else { Err(AlertError::NotFiring(id)) }
+    if now.alert.state == AlertState::Firing {
+        Ok(now)
+    } else {
+        Err(AlertError::NotFiring(id))
+    }
 }
 
 /// Silences the mails of an alert's drop until then; a time that is past ends a silence. Alerts go
@@ -91,12 +103,20 @@ pub async fn silence(
     if until > now + TimeDelta::days(30) {
         return Err(AlertError::TooLong);
     }
-    let drop_id = alert(db, id).await?.alert.drop_id.ok_or(AlertError::NoDrop(id))?;
+    let drop_id = alert(db, id)
+        .await?
+        .alert
+        .drop_id
+        .ok_or(AlertError::NoDrop(id))?;
     alerts::silence(db, drop_id, until, by, operator).await?;
     alert(db, id).await
 }
 
 fn name(by: &str) -> Result<String, AlertError> {
     let name = wording::line(by, NAME);
-    if name.is_empty() { Err(AlertError::NoName) } else { Ok(name) }
+    if name.is_empty() {
+        Err(AlertError::NoName)
+    } else {
+        Ok(name)
+    }
 }

@@ -50,7 +50,12 @@ pub(super) struct DirectMail {
 
 impl DirectMail {
     fn new(to: &str, due_at: DateTime<Utc>) -> Self {
-        Self { to: to.to_owned(), id: Uuid::now_v7(), attempts: 0, due_at }
+        Self {
+            to: to.to_owned(),
+            id: Uuid::now_v7(),
+            attempts: 0,
+            due_at,
+        }
     }
 
     fn is_due(&self, now: DateTime<Utc>) -> bool {
@@ -82,45 +87,81 @@ impl OutageNotifier {
         let outage = state.get_or_insert_with(|| Outage::begun(now));
         outage.was_away |= is_away;
         let is_new = elapsed(outage.since, now) >= policy.patience
-            && outage.noticed.is_none_or(|at| elapsed(at, now) >= policy.cooldown);
+            && outage
+                .noticed
+                .is_none_or(|at| elapsed(at, now) >= policy.cooldown);
         if is_new {
             outage.noticed = Some(now);
             outage.is_taken = false;
-            outage.unsent = recipients.iter().map(|to| DirectMail::new(to, now)).collect();
+            outage.unsent = recipients
+                .iter()
+                .map(|to| DirectMail::new(to, now))
+                .collect();
         }
-        let mails: Vec<DirectMail> = outage.unsent.extract_if(.., |mail| mail.is_due(now)).collect();
+        let mails: Vec<DirectMail> = outage
+            .unsent
+            .extract_if(.., |mail| mail.is_due(now))
+            .collect();
         outage.handed_out += mails.len();
-        (is_new || !mails.is_empty()).then_some(DueNotice { since: outage.since, is_new, mails })
+        (is_new || !mails.is_empty()).then_some(DueNotice {
+            since: outage.since,
+            is_new,
+            mails,
+        })
     }
 
     /// A server has taken a mail about the outage that began then.
     pub(super) fn sent(&self, since: DateTime<Utc>) {
-        if let Some(outage) = self.0.lock().as_mut().filter(|outage| outage.since == since) {
+        if let Some(outage) = self
+            .0
+            .lock()
+            .as_mut()
+            .filter(|outage| outage.since == since)
+        {
             outage.is_taken = true;
         }
     }
 
     /// A mail that could not be sent is due again after a pause, unless the outage is over, or the
     /// address was refused for good while another recipient has the mail: as in the outbox.
-    pub(super) fn not_sent(&self, since: DateTime<Utc>, mail: DirectMail, is_final: bool, now: DateTime<Utc>) {
+    pub(super) fn not_sent(
+        &self,
+        since: DateTime<Utc>,
+        mail: DirectMail,
+        is_final: bool,
+        now: DateTime<Utc>,
+    ) {
         let mut state = self.0.lock();
-        let Some(outage) = state.as_mut().filter(|outage| outage.since == since) else { return };
+        let Some(outage) = state.as_mut().filter(|outage| outage.since == since) else {
+            return;
+        };
         outage.handed_out -= 1;
         // A newer notice has another mail for them.
         if !(is_final && outage.is_taken) && outage.unsent.iter().all(|other| other.to != mail.to) {
             let due_at = now + relay::backoff(mail.attempts);
-            outage.unsent.push(DirectMail { attempts: mail.attempts + 1, due_at, ..mail });
+            outage.unsent.push(DirectMail {
+                attempts: mail.attempts + 1,
+                due_at,
+                ..mail
+            });
         }
     }
 
     /// Since when nothing can be recorded, if it was time for a notice.
     pub(super) fn noticed_since(&self) -> Option<DateTime<Utc>> {
-        self.0.lock().as_ref().filter(|outage| outage.noticed.is_some()).map(|outage| outage.since)
+        self.0
+            .lock()
+            .as_ref()
+            .filter(|outage| outage.noticed.is_some())
+            .map(|outage| outage.since)
     }
 
     /// Notes a success. The outage that it ends, if it was time for a notice.
     pub(super) fn note_success(&self) -> Option<Outage> {
-        self.0.lock().take().filter(|outage| outage.noticed.is_some())
+        self.0
+            .lock()
+            .take()
+            .filter(|outage| outage.noticed.is_some())
     }
 
     /// Its end could not be enqueued: it goes on, together with one that began since.
@@ -133,7 +174,14 @@ impl OutageNotifier {
 
 impl Outage {
     fn begun(since: DateTime<Utc>) -> Self {
-        Self { since, was_away: false, noticed: None, unsent: Vec::new(), handed_out: 0, is_taken: false }
+        Self {
+            since,
+            was_away: false,
+            noticed: None,
+            unsent: Vec::new(),
+            handed_out: 0,
+            is_taken: false,
+        }
     }
 
     /// Whether anybody has a mail about it, or may have one soon.
@@ -147,14 +195,27 @@ impl Notifier {
     /// used, or refuses what a pass would record.
     pub(super) fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
         // Without a mail server nobody hears of it.
-        let recipients = self.sender.as_ref().map_or(&[][..], |_| &self.settings.recipients);
-        let Some(notice) = self.outage.note_failure(is_away, now, self.settings.policy, recipients) else { return };
+        let recipients = self
+            .sender
+            .as_ref()
+            .map_or(&[][..], |_| &self.settings.recipients);
+        let Some(notice) = self
+            .outage
+            .note_failure(is_away, now, self.settings.policy, recipients)
+        else {
+            return;
+        };
         let links = &self.settings.links;
-        let mail =
-            if is_away { render::database_gone(reason, now, links) } else { render::cannot_record(reason, now, links) };
+        let mail = if is_away {
+            render::database_gone(reason, now, links)
+        } else {
+            render::cannot_record(reason, now, links)
+        };
         let mail = match mail {
             Ok(mail) => mail,
-            Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
+            Err(error) => {
+                return tracing::error!(%error, "the mail about MySQL could not be written");
+            }
         };
         if notice.is_new {
             let event = WebhookEvent::of_notice(EventKind::Drift, MYSQL, notice.since, now, &mail);
@@ -164,7 +225,9 @@ impl Notifier {
             });
             self.wake();
         }
-        let Some(sender) = self.sender.clone() else { return };
+        let Some(sender) = self.sender.clone() else {
+            return;
+        };
         let (outage, domain) = (self.outage.clone(), self.settings.domain.clone());
         tokio::spawn(async move {
             let (sender, mail, outage) = (&sender, &mail, &outage);
@@ -175,8 +238,17 @@ impl Notifier {
                         Ok(()) => outage.sent(notice.since),
                         Err(failure) => {
                             let (error, to) = (failure.reason, &one.to);
-                            tracing::error!(error, to, "the mail that nothing can be recorded could not be sent");
-                            outage.not_sent(notice.since, one, failure.is_final, sender.clock.now());
+                            tracing::error!(
+                                error,
+                                to,
+                                "the mail that nothing can be recorded could not be sent"
+                            );
+                            outage.not_sent(
+                                notice.since,
+                                one,
+                                failure.is_final,
+                                sender.clock.now(),
+                            );
                         }
                     }
                 }
@@ -186,7 +258,9 @@ impl Notifier {
     }
 
     pub(super) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(outage) = self.outage.note_success() else { return Ok(()) };
+        let Some(outage) = self.outage.note_success() else {
+            return Ok(());
+        };
         let mail = render::can_record(outage.was_away, outage.since, now, &self.settings.links)?;
         let event = WebhookEvent::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
         let mail = outage.is_mailed().then_some(mail);
@@ -209,7 +283,8 @@ const UNSENT: usize = 20;
 impl UnsentRuns {
     pub(super) fn keep(&self, run: &Run, at: DateTime<Utc>) {
         let mut runs = self.0.lock();
-        let says_more = run.all_findings().any(is_repair) || run.drops.iter().any(|drop| drop.sealed);
+        let says_more =
+            run.all_findings().any(is_repair) || run.drops.iter().any(|drop| drop.sealed);
         if runs.len() < UNSENT && !run.dry_run && says_more {
             runs.push_back((run.clone(), at));
         }
@@ -249,7 +324,9 @@ impl AdmissionWatch {
     /// Since when admission is closed, if that was mailed, and whether Redis can be reached.
     pub(super) fn mailed_since(&self) -> Option<(DateTime<Utc>, bool)> {
         let seen = self.0.lock();
-        seen.closed_since.filter(|_| seen.is_mailed == Some(true)).map(|since| (since, seen.is_reachable))
+        seen.closed_since
+            .filter(|_| seen.is_mailed == Some(true))
+            .map(|since| (since, seen.is_reachable))
     }
 
     /// For how long admission was closed until this run ended, or until it was opened during it.
@@ -257,7 +334,9 @@ impl AdmissionWatch {
         let (seen, end) = (self.0.lock(), run.finished_at?);
         let closed = seen.closed_since.map(|since| (since, end));
         let closed = closed.or(seen.before.filter(|(_, until)| *until >= run.started_at));
-        closed.map(|(since, until)| until - since).filter(|lasted| *lasted > TimeDelta::zero())
+        closed
+            .map(|(since, until)| until - since)
+            .filter(|lasted| *lasted > TimeDelta::zero())
     }
 }
 
@@ -272,15 +351,23 @@ mod tests {
     }
 
     fn failed(outage: &OutageNotifier, seconds: i64) -> Option<DueNotice> {
-        let policy = MailPolicy { cooldown: TimeDelta::seconds(COOLDOWN), patience: TimeDelta::seconds(60) };
+        let policy = MailPolicy {
+            cooldown: TimeDelta::seconds(COOLDOWN),
+            patience: TimeDelta::seconds(60),
+        };
         outage.note_failure(true, at(seconds), policy, &["a".to_owned(), "b".to_owned()])
     }
 
     #[test]
     fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
         let outage = OutageNotifier::default();
-        let failed = |seconds| failed(&outage, seconds).map(|notice| (notice.is_new, notice.mails.len()));
-        let over = || outage.note_success().map(|outage| (outage.since, outage.is_mailed()));
+        let failed =
+            |seconds| failed(&outage, seconds).map(|notice| (notice.is_new, notice.mails.len()));
+        let over = || {
+            outage
+                .note_success()
+                .map(|outage| (outage.since, outage.is_mailed()))
+        };
         assert_eq!((failed(0), failed(30)), (None, None));
         assert_eq!(over(), None);
         assert_eq!(failed(100), None);
@@ -300,11 +387,20 @@ mod tests {
         outage.not_sent(first.since, first.mails[1].clone(), false, at(70));
         assert_eq!(failed(&outage, 80), None, "not before its pause is over");
         let second = failed(&outage, 110).unwrap();
-        let [mail] = &second.mails[..] else { panic!("{second:?}") };
-        assert_eq!((second.is_new, &mail.to, mail.id), (false, &first.mails[1].to, first.mails[1].id));
+        let [mail] = &second.mails[..] else {
+            panic!("{second:?}")
+        };
+        assert_eq!(
+            (second.is_new, &mail.to, mail.id),
+            (false, &first.mails[1].to, first.mails[1].id)
+        );
         outage.sent(first.since);
         outage.not_sent(first.since, mail.clone(), true, at(110));
-        assert_eq!(failed(&outage, 1_000), None, "the other has it, so the refusal is about the address");
+        assert_eq!(
+            failed(&outage, 1_000),
+            None,
+            "the other has it, so the refusal is about the address"
+        );
         assert!(outage.note_success().unwrap().is_mailed());
     }
 
@@ -313,8 +409,14 @@ mod tests {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
-        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, true, at(60)));
-        assert_eq!(failed(&outage, 100).map(|again| (again.is_new, again.mails.len())), Some((false, 2)));
+        notice
+            .mails
+            .into_iter()
+            .for_each(|mail| outage.not_sent(notice.since, mail, true, at(60)));
+        assert_eq!(
+            failed(&outage, 100).map(|again| (again.is_new, again.mails.len())),
+            Some((false, 2))
+        );
     }
 
     #[test]
@@ -322,7 +424,10 @@ mod tests {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
-        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false, at(60)));
+        notice
+            .mails
+            .into_iter()
+            .for_each(|mail| outage.not_sent(notice.since, mail, false, at(60)));
         assert!(!outage.note_success().unwrap().is_mailed());
     }
 
@@ -331,9 +436,15 @@ mod tests {
         let outage = OutageNotifier::default();
         failed(&outage, 0);
         let notice = failed(&outage, 60).unwrap();
-        assert!(outage.note_success().unwrap().is_mailed(), "they may get it yet");
+        assert!(
+            outage.note_success().unwrap().is_mailed(),
+            "they may get it yet"
+        );
         assert_eq!(failed(&outage, 100), None);
-        notice.mails.into_iter().for_each(|mail| outage.not_sent(notice.since, mail, false, at(60)));
+        notice
+            .mails
+            .into_iter()
+            .for_each(|mail| outage.not_sent(notice.since, mail, false, at(60)));
         assert_eq!(failed(&outage, 110), None);
     }
 }

@@ -38,18 +38,39 @@ pub(super) async fn record_pass(
                 alerts::keep(conn, alert).await?;
             }
             let ids = alerts::ids(conn, &fingerprints(&verdict)).await?;
-            let pass =
-                render::PassMail { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, closed_for, now };
-            settings.subscriptions.enqueue(conn, &webhooks::of_pass(&pass), now).await?;
-            settings.subscriptions.enqueue_of_drops(conn, &run, now).await?;
+            let pass = render::PassMail {
+                run: &run,
+                verdict: &verdict,
+                ids: &ids,
+                links: &settings.links,
+                closed_for,
+                now,
+            };
+            settings
+                .subscriptions
+                .enqueue(conn, &webhooks::of_pass(&pass), now)
+                .await?;
+            settings
+                .subscriptions
+                .enqueue_of_drops(conn, &run, now)
+                .await?;
             // Judged again after a timeout, only repairs would be mailed twice: all else is
             // remembered as mailed. Of an event the outbox takes no second one.
             if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
                 return Ok(0);
             }
-            let mail = render::pass(&pass).map_err(|error| Error::SerializationError(error.into()))?;
+            let mail =
+                render::pass(&pass).map_err(|error| Error::SerializationError(error.into()))?;
             let threads = threads(&verdict, &settings.domain);
-            put_in_outbox(conn, &mail, Some(&run.run_id), threads.as_deref(), &settings, now).await
+            put_in_outbox(
+                conn,
+                &mail,
+                Some(&run.run_id),
+                threads.as_deref(),
+                &settings,
+                now,
+            )
+            .await
         })
         .await
     })
@@ -66,9 +87,14 @@ pub(super) async fn enqueue(
 ) -> Result<(), DbError> {
     db.run("enqueue mail", async move |conn| {
         conn.transaction(async |conn| {
-            settings.subscriptions.enqueue(conn, std::slice::from_ref(&event), now).await?;
+            settings
+                .subscriptions
+                .enqueue(conn, std::slice::from_ref(&event), now)
+                .await?;
             let Some(mail) = &mail else { return Ok(()) };
-            put_in_outbox(conn, mail, None, None, &settings, now).await.map(drop)
+            put_in_outbox(conn, mail, None, None, &settings, now)
+                .await
+                .map(drop)
         })
         .await
     })
@@ -98,9 +124,13 @@ pub(super) async fn enqueue_once(
         conn.transaction(async |conn| {
             alerts::lock(conn).await?;
             let fact = alerts::fact(conn, &name).await?;
-            let decided = decide(fact.as_deref()).map_err(|error| Error::SerializationError(error.into()))?;
+            let decided =
+                decide(fact.as_deref()).map_err(|error| Error::SerializationError(error.into()))?;
             let Some(notice) = decided else { return Ok(()) };
-            settings.subscriptions.enqueue(conn, notice.event.as_slice(), now).await?;
+            settings
+                .subscriptions
+                .enqueue(conn, notice.event.as_slice(), now)
+                .await?;
             put_in_outbox(conn, &notice.mail, None, None, &settings, now).await?;
             runs::set_state(conn, &name, &notice.fact).await
         })
@@ -116,7 +146,10 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let mut seen = repair_fingerprints(run, &broken);
     seen.extend(observe(run, &broken).into_iter().map(|o| o.fingerprint));
     let known = alerts::open_or_seen(conn, &seen).await?;
-    let of_alerts: Vec<i64> = known.iter().filter_map(|alert| Some(alert.drop_id?.0)).collect();
+    let of_alerts: Vec<i64> = known
+        .iter()
+        .filter_map(|alert| Some(alert.drop_id?.0))
+        .collect();
     let concerned: Vec<i64> = of_alerts.iter().copied().chain(examined).collect();
     let mut memory = AlertMemory {
         broken,
@@ -132,8 +165,18 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
 
 /// Of what is mailed with a number.
 fn fingerprints(verdict: &AlertVerdict) -> Vec<&str> {
-    let problems = verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str());
-    problems.chain(verdict.resolved.iter().map(|alert| alert.fingerprint.as_str())).collect()
+    let problems = verdict
+        .problems
+        .iter()
+        .map(|notice| notice.observation.fingerprint.as_str());
+    problems
+        .chain(
+            verdict
+                .resolved
+                .iter()
+                .map(|alert| alert.fingerprint.as_str()),
+        )
+        .collect()
 }
 
 /// One row a recipient.
@@ -175,6 +218,10 @@ fn threads(verdict: &AlertVerdict, domain: &str) -> Option<String> {
             .find(|alert| alert.fingerprint == fingerprint)
             .map(|alert| format!("{}@{domain}", alert.thread))
     };
-    let threads: Vec<String> = fingerprints(verdict).into_iter().filter_map(thread_of).take(THREADS).collect();
+    let threads: Vec<String> = fingerprints(verdict)
+        .into_iter()
+        .filter_map(thread_of)
+        .take(THREADS)
+        .collect();
     (!threads.is_empty()).then(|| threads.join(" "))
 }

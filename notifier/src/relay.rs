@@ -93,7 +93,12 @@ async fn finish(rest: impl Future<Output = ()>) {
 
 /// What was delivered and is not marked so goes out twice, so this retries for as long as the lease
 /// lasts.
-pub(super) async fn record(outbox: &impl Outbox, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+pub(super) async fn record(
+    outbox: &impl Outbox,
+    id: i64,
+    outcome: DeliveryOutcome,
+    now: DateTime<Utc>,
+) {
     let record = async {
         while let Err(error) = outbox.keep(id, outcome.clone(), now).await {
             tracing::debug!(%error, id, "the outcome of a delivery can't be recorded yet");
@@ -101,7 +106,11 @@ pub(super) async fn record(outbox: &impl Outbox, id: i64, outcome: DeliveryOutco
         }
     };
     if timeout(RECORDING, record).await.is_err() {
-        tracing::error!(id, ?outcome, "the outcome of a delivery could not be recorded; it may come twice");
+        tracing::error!(
+            id,
+            ?outcome,
+            "the outcome of a delivery could not be recorded; it may come twice"
+        );
     }
 }
 
@@ -115,12 +124,19 @@ pub(super) struct DeliveryFailure {
 }
 
 impl DeliveryFailure {
-    pub(super) fn outcome(self, created_at: DateTime<Utc>, attempts: u32, now: DateTime<Utc>) -> DeliveryOutcome {
+    pub(super) fn outcome(
+        self,
+        created_at: DateTime<Utc>,
+        attempts: u32,
+        now: DateTime<Utc>,
+    ) -> DeliveryOutcome {
         if self.is_final || now - created_at >= TimeDelta::days(GIVE_UP_DAYS) {
             return DeliveryOutcome::GivenUp(self.reason);
         }
         let longest = TimeDelta::seconds(BACKOFF_SECONDS.1);
-        let asked = self.retry_after.map_or(TimeDelta::zero(), |asked| TimeDelta::from_std(asked).unwrap_or(longest));
+        let asked = self.retry_after.map_or(TimeDelta::zero(), |asked| {
+            TimeDelta::from_std(asked).unwrap_or(longest)
+        });
         DeliveryOutcome::Retry(now + backoff(attempts).max(asked.min(longest)), self.reason)
     }
 }
@@ -139,24 +155,46 @@ mod tests {
 
     #[test]
     fn attempts_come_further_and_further_apart() {
-        for (attempts, seconds) in [(0, 30), (1, 60), (2, 120), (6, 1_920), (7, 3_600), (8, 3_600), (500, 3_600)] {
+        for (attempts, seconds) in [
+            (0, 30),
+            (1, 60),
+            (2, 120),
+            (6, 1_920),
+            (7, 3_600),
+            (8, 3_600),
+            (500, 3_600),
+        ] {
             for _ in 0..50 {
                 let pause = backoff(attempts).num_milliseconds();
-                assert!((seconds * 800..=seconds * 1_200).contains(&pause), "{attempts}: {pause}");
+                assert!(
+                    (seconds * 800..=seconds * 1_200).contains(&pause),
+                    "{attempts}: {pause}"
+                );
             }
         }
     }
 
     #[test]
     fn a_request_to_wait_is_kept_to_and_never_beyond_the_longest_pause() {
-        for (asked, seconds) in
-            [(None, 24..=36), (Some(5), 24..=36), (Some(600), 600..=600), (Some(u64::MAX), 3_600..=3_600)]
-        {
-            let failure =
-                DeliveryFailure { is_final: false, reason: String::new(), retry_after: asked.map(Duration::from_secs) };
+        for (asked, seconds) in [
+            (None, 24..=36),
+            (Some(5), 24..=36),
+            (Some(600), 600..=600),
+            (Some(u64::MAX), 3_600..=3_600),
+        ] {
+            let failure = DeliveryFailure {
+                is_final: false,
+                reason: String::new(),
+                retry_after: asked.map(Duration::from_secs),
+            };
             let now = DateTime::UNIX_EPOCH;
-            let DeliveryOutcome::Retry(at, _) = failure.outcome(now, 0, now) else { panic!("{asked:?}") };
-            assert!(seconds.contains(&(at - now).num_seconds()), "{asked:?}: {at}");
+            let DeliveryOutcome::Retry(at, _) = failure.outcome(now, 0, now) else {
+                panic!("{asked:?}")
+            };
+            assert!(
+                seconds.contains(&(at - now).num_seconds()),
+                "{asked:?}: {at}"
+            );
         }
     }
 }

@@ -10,7 +10,19 @@ use utoipa::ToSchema;
 pub use crate::case::{FindingCase, UnsafePart};
 
 /// What set a pass off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Trigger {
@@ -25,7 +37,19 @@ pub enum Trigger {
 }
 
 /// How a pass ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
@@ -44,8 +68,22 @@ pub enum Status {
 }
 
 /// What a finding is about. docs/OPERATIONS.md has a section for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[derive(Serialize, Deserialize, IntoStaticStr, EnumString, VariantArray, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    VariantArray,
+    ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
@@ -87,8 +125,21 @@ pub enum FailureCause {
 }
 
 /// The repair that a finding asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[derive(Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
@@ -133,7 +184,7 @@ pub enum ActionKind {
     IntoStaticStr,
     EnumString,
     VariantArray,
-    ToSchema
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -288,7 +339,9 @@ impl DropReport {
             (false, _) => "not exact".to_owned(),
             (true, 0) => "exact".to_owned(),
             (true, 1) => "exact for everybody whom Redis knows; 1 failed claim is left".to_owned(),
-            (true, many) => format!("exact for everybody whom Redis knows; {many} failed claims are left"),
+            (true, many) => {
+                format!("exact for everybody whom Redis knows; {many} failed claims are left")
+            }
         }
     }
 }
@@ -369,7 +422,9 @@ fn millis<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
 
 #[allow(clippy::ref_option)] // serde's signature
 fn millis_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, s: S) -> Result<S::Ok, S::Error> {
-    at.as_ref().map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)).serialize(s)
+    at.as_ref()
+        .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
+        .serialize(s)
 }
 
 macro_rules! words {
@@ -412,7 +467,10 @@ impl Run {
     /// who has a mail: this is about passes that do their work.
     pub fn ended_well(&self) -> bool {
         let is_done = !matches!(self.status, Status::Running | Status::Failed);
-        is_done && !self.dry_run && !self.partial && self.all_findings().all(|f| f.result != Outcome::Failed)
+        is_done
+            && !self.dry_run
+            && !self.partial
+            && self.all_findings().all(|f| f.result != Outcome::Failed)
     }
 
     /// The id under which it can be read.
@@ -422,7 +480,9 @@ impl Run {
 
     /// Every finding of the run, those of no drop first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))
+        self.findings
+            .iter()
+            .chain(self.drops.iter().flat_map(|drop| &drop.findings))
     }
 
     /// How many drops it examined, and how much in them.
@@ -448,13 +508,19 @@ mod tests {
                      grant_licence report";
         for word in words.split(' ') {
             let action: ActionKind = word.parse().unwrap();
-            assert_eq!((action.as_str(), serde_json::to_value(action).unwrap()), (word, word.into()));
+            assert_eq!(
+                (action.as_str(), serde_json::to_value(action).unwrap()),
+                (word, word.into())
+            );
         }
         let words = "unissued failed_claim missing_admission count_mismatch slot_conflict over_admitted revoked_admission revoked_row unfilled \
                      redis_lost stalled";
         for word in words.split(' ') {
             let kind: Kind = word.parse().unwrap();
-            assert_eq!((kind.as_str(), serde_json::to_value(kind).unwrap()), (word, word.into()));
+            assert_eq!(
+                (kind.as_str(), serde_json::to_value(kind).unwrap()),
+                (word, word.into())
+            );
         }
     }
 }

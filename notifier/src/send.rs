@@ -57,7 +57,10 @@ impl Default for MailsUnderWay {
         let tasks = TaskTracker::new();
         // Only a closed tracker says when it is empty.
         tasks.close();
-        Self { tasks, places: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            tasks,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
     }
 }
 
@@ -69,11 +72,14 @@ impl Outbox for Sender {
             self.give_up_old(now).await?;
         }
         let MailsUnderWay { tasks, places } = &self.under_way;
-        let Ok(place) = Arc::clone(places).acquire_owned().await else { return Ok(0) };
+        let Ok(place) = Arc::clone(places).acquire_owned().await else {
+            return Ok(0);
+        };
         let mails = outbox::lease(&self.db, now, self.lease_end()).await?;
         let tried = mails.len();
-        let places =
-            std::iter::once(Some(place)).chain(std::iter::repeat_with(|| Arc::clone(places).try_acquire_owned().ok()));
+        let places = std::iter::once(Some(place)).chain(std::iter::repeat_with(|| {
+            Arc::clone(places).try_acquire_owned().ok()
+        }));
         let sends = mails.into_iter().zip(places).map(|(mail, place)| {
             let sender = self.clone();
             tasks.spawn(async move {
@@ -93,7 +99,12 @@ impl Outbox for Sender {
         self.under_way.tasks.wait().await;
     }
 
-    async fn keep(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
+    async fn keep(
+        &self,
+        id: i64,
+        outcome: DeliveryOutcome,
+        now: DateTime<Utc>,
+    ) -> Result<(), DbError> {
         match outcome {
             DeliveryOutcome::GivenUp(error) => outbox::give_up(&self.db, id, error, now).await,
             other => outbox::record_outcome(&self.db, id, other, now).await,
@@ -127,7 +138,8 @@ impl Sender {
 
     /// `SMTP_URL` was set only now: what is months old would come as if it had just happened.
     async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
-        let given_up = outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
+        let given_up =
+            outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
         if given_up > 0 {
             tracing::warn!(
                 given_up,
@@ -152,7 +164,11 @@ impl Sender {
             Ok(()) => DeliveryOutcome::Sent,
             Err(failure) => {
                 let is_final = failure.is_final && self.has_another_recipient(mail).await;
-                DeliveryFailure { is_final, ..failure }.outcome(mail.created_at.and_utc(), mail.attempts, now)
+                DeliveryFailure {
+                    is_final,
+                    ..failure
+                }
+                .outcome(mail.created_at.and_utc(), mail.attempts, now)
             }
         };
         log(mail, &outcome);
@@ -199,21 +215,36 @@ impl Sender {
     }
 
     async fn deliver(&self, envelope: &Envelope<'_>) -> Result<(), DeliveryFailure> {
-        let raw = envelope.message().map_err(|error| failure(true, format!("{error:#}")))?.formatted();
+        let raw = envelope
+            .message()
+            .map_err(|error| failure(true, format!("{error:#}")))?
+            .formatted();
         let server = &self.sending.server;
         server
-            .deliver(self.sending.limit, &self.from.email, &envelope.to.email, &raw, &mut |_| {})
+            .deliver(
+                self.sending.limit,
+                &self.from.email,
+                &envelope.to.email,
+                &raw,
+                &mut |_| {},
+            )
             .await
             .map_err(|error: SendError| failure(error.is_final(), error.to_string()))
     }
 }
 
 fn mailbox(address: &str) -> Result<Mailbox, DeliveryFailure> {
-    address.parse().map_err(|_| failure(true, "not an address".to_owned()))
+    address
+        .parse()
+        .map_err(|_| failure(true, "not an address".to_owned()))
 }
 
 fn failure(is_final: bool, reason: String) -> DeliveryFailure {
-    DeliveryFailure { is_final, reason, retry_after: None }
+    DeliveryFailure {
+        is_final,
+        reason,
+        retry_after: None,
+    }
 }
 
 fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {
@@ -228,7 +259,15 @@ fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {
             "retried"
         }
         DeliveryOutcome::GivenUp(error) => {
-            tracing::error!(id, kind, attempt, error, to = mail.recipient, subject = mail.subject, "mail given up");
+            tracing::error!(
+                id,
+                kind,
+                attempt,
+                error,
+                to = mail.recipient,
+                subject = mail.subject,
+                "mail given up"
+            );
             "given_up"
         }
     };
@@ -265,9 +304,14 @@ impl Envelope<'_> {
             .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
         if let Some(thread) = self.thread.filter(|thread| !thread.is_empty()) {
             let ids: Vec<String> = thread.split_whitespace().map(bracketed).collect();
-            builder = builder.in_reply_to(ids.first().cloned().unwrap_or_default()).references(ids.join(" "));
+            builder = builder
+                .in_reply_to(ids.first().cloned().unwrap_or_default())
+                .references(ids.join(" "));
         }
-        Ok(builder.multipart(MultiPart::alternative_plain_html(self.text.to_owned(), self.html.to_owned()))?)
+        Ok(builder.multipart(MultiPart::alternative_plain_html(
+            self.text.to_owned(),
+            self.html.to_owned(),
+        ))?)
     }
 }
 
@@ -286,14 +330,33 @@ mod tests {
     /// Also where a text was not made one line before.
     #[test]
     fn a_subject_never_makes_a_header() {
-        let (from, to) = ("f@example.com".parse().unwrap(), "a@example.org".parse().unwrap());
-        for subject in ["a\r\nBcc: x@example.com", "a\nBcc: x@example.com", "가\r\nBcc: x@example.com"] {
+        let (from, to) = (
+            "f@example.com".parse().unwrap(),
+            "a@example.org".parse().unwrap(),
+        );
+        for subject in [
+            "a\r\nBcc: x@example.com",
+            "a\nBcc: x@example.com",
+            "가\r\nBcc: x@example.com",
+        ] {
             let (message_id, date) = ("1.2@example.com", DateTime::UNIX_EPOCH);
             let (text, html) = ("one\n.\ntwo · 쿠폰\n", "<p>one</p>");
-            let envelope = Envelope { from: &from, to: &to, subject, message_id, thread: None, date, text, html };
+            let envelope = Envelope {
+                from: &from,
+                to: &to,
+                subject,
+                message_id,
+                thread: None,
+                date,
+                text,
+                html,
+            };
             let raw = String::from_utf8(envelope.message().unwrap().formatted()).unwrap();
             let mail = mail_parser::MessageParser::default().parse(&raw).unwrap();
-            assert!(raw.is_ascii() && mail.bcc().is_none() && !raw.contains("\nBcc:"), "{raw}");
+            assert!(
+                raw.is_ascii() && mail.bcc().is_none() && !raw.contains("\nBcc:"),
+                "{raw}"
+            );
             assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), text);
         }
     }

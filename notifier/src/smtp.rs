@@ -32,7 +32,9 @@ pub struct SmtpServer {
 
 impl fmt::Debug for SmtpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SmtpServer").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("SmtpServer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,13 +78,18 @@ pub struct SendError {
 impl SendError {
     /// The server refuses this mail for this recipient for good, or so it says.
     pub fn is_final(&self) -> bool {
-        let permanent = self.cause.as_ref().is_some_and(lettre::transport::smtp::Error::is_permanent);
+        let permanent = self
+            .cause
+            .as_ref()
+            .is_some_and(lettre::transport::smtp::Error::is_permanent);
         permanent && matches!(self.step, SmtpStep::Recipient | SmtpStep::Content)
     }
 
     /// The cause in one line.
     pub fn reason(&self) -> String {
-        let Some(cause) = &self.cause else { return format!("no answer within {:?}", self.limit) };
+        let Some(cause) = &self.cause else {
+            return format!("no answer within {:?}", self.limit);
+        };
         let mut text = cause.to_string();
         let mut source = std::error::Error::source(cause);
         while let Some(error) = source {
@@ -109,15 +116,32 @@ impl SmtpServer {
             Encryption::None => None,
             _ => Some(tls(&address.host, authorities)?),
         };
-        let password = Url::parse(url.expose_secret()).ok().and_then(|url| url.password().map(decoded));
-        let credentials = address.user.clone().zip(password).map(|(user, password)| Credentials::new(user, password));
-        let hello = address.hello.clone().map_or_else(ClientId::default, ClientId::Domain);
-        Ok(Self { address, hello, tls, credentials })
+        let password = Url::parse(url.expose_secret())
+            .ok()
+            .and_then(|url| url.password().map(decoded));
+        let credentials = address
+            .user
+            .clone()
+            .zip(password)
+            .map(|(user, password)| Credentials::new(user, password));
+        let hello = address
+            .hello
+            .clone()
+            .map_or_else(ClientId::default, ClientId::Domain);
+        Ok(Self {
+            address,
+            hello,
+            tls,
+            credentials,
+        })
     }
 
     /// Whether the password could be read on the way.
     pub fn shows_password(&self) -> bool {
-        let open = matches!(self.address.encryption, Encryption::None | Encryption::Opportunistic);
+        let open = matches!(
+            self.address.encryption,
+            Encryption::None | Encryption::Opportunistic
+        );
         open && self.credentials.is_some()
     }
 
@@ -166,9 +190,17 @@ impl SmtpServer {
         step: &mut SmtpStep,
         done: &mut (dyn FnMut(SmtpStep) + Send),
     ) -> Result<AsyncSmtpConnection, lettre::transport::smtp::Error> {
-        let at_once = self.tls.clone().filter(|_| self.address.encryption == Encryption::Implicit);
-        let server = (self.address.host.trim_matches(['[', ']']), self.address.port);
-        let mut smtp = AsyncSmtpConnection::connect_tokio1(server, Some(limit), &self.hello, at_once, None).await?;
+        let at_once = self
+            .tls
+            .clone()
+            .filter(|_| self.address.encryption == Encryption::Implicit);
+        let server = (
+            self.address.host.trim_matches(['[', ']']),
+            self.address.port,
+        );
+        let mut smtp =
+            AsyncSmtpConnection::connect_tokio1(server, Some(limit), &self.hello, at_once, None)
+                .await?;
         done(*step);
         if self.wants_starttls(&smtp) {
             *step = SmtpStep::StartTls;
@@ -183,7 +215,11 @@ impl SmtpServer {
             done(*step);
         }
         *step = SmtpStep::Sender;
-        smtp.command(Mail::new(Some(from.clone()), parameters(&smtp, from, to, mail))).await?;
+        smtp.command(Mail::new(
+            Some(from.clone()),
+            parameters(&smtp, from, to, mail),
+        ))
+        .await?;
         done(*step);
         *step = SmtpStep::Recipient;
         smtp.command(Rcpt::new(to.clone(), Vec::new())).await?;
@@ -202,9 +238,15 @@ impl SmtpServer {
     }
 }
 
-fn parameters(smtp: &AsyncSmtpConnection, from: &Mailbox, to: &Mailbox, mail: &[u8]) -> Vec<MailParameter> {
+fn parameters(
+    smtp: &AsyncSmtpConnection,
+    from: &Mailbox,
+    to: &Mailbox,
+    mail: &[u8],
+) -> Vec<MailParameter> {
     let mut parameters = Vec::new();
-    let international = !AsRef::<str>::as_ref(from).is_ascii() || !AsRef::<str>::as_ref(to).is_ascii();
+    let international =
+        !AsRef::<str>::as_ref(from).is_ascii() || !AsRef::<str>::as_ref(to).is_ascii();
     if international && smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
         parameters.push(MailParameter::SmtpUtfEight);
     }
@@ -221,9 +263,13 @@ fn tls(host: &str, authorities: &[u8]) -> Result<TlsParameters, String> {
         if !String::from_utf8_lossy(authorities).contains("-----BEGIN CERTIFICATE-----") {
             return Err(wrong.into());
         }
-        builder = builder.add_root_certificate(Certificate::from_pem(authorities).map_err(|_| wrong.to_owned())?);
+        builder = builder.add_root_certificate(
+            Certificate::from_pem(authorities).map_err(|_| wrong.to_owned())?,
+        );
     }
-    builder.build().map_err(|error| format!("SMTP_URL: TLS can't be set up for {host}: {error}"))
+    builder
+        .build()
+        .map_err(|error| format!("SMTP_URL: TLS can't be set up for {host}: {error}"))
 }
 
 /// How a connection is encrypted.
@@ -271,16 +317,24 @@ impl SmtpAddress {
     pub fn parse(url: &SecretString) -> Result<Self, String> {
         let wrong = "SMTP_URL must look like smtp://user:password@host:587?tls=required or smtps://user:password@host";
         let url = Url::parse(url.expose_secret()).map_err(|_| wrong.to_owned())?;
-        let tls = url.query_pairs().find(|(name, _)| name == "tls").map(|(_, value)| value.into_owned());
+        let tls = url
+            .query_pairs()
+            .find(|(name, _)| name == "tls")
+            .map(|(_, value)| value.into_owned());
         let (encryption, port) = match (url.scheme(), tls.as_deref()) {
             ("smtp", None) => (Encryption::None, 25),
             ("smtp", Some("required")) => (Encryption::StartTls, 587),
             ("smtp", Some("opportunistic")) => (Encryption::Opportunistic, 587),
-            ("smtp", Some(_)) => return Err("SMTP_URL: tls is `required` or `opportunistic`".into()),
+            ("smtp", Some(_)) => {
+                return Err("SMTP_URL: tls is `required` or `opportunistic`".into());
+            }
             ("smtps", _) => (Encryption::Implicit, 465),
             _ => return Err(wrong.into()),
         };
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(wrong)?;
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty())
+            .ok_or(wrong)?;
         if !url.username().is_empty() && url.password().is_none() {
             return Err("SMTP_URL names a user but no password: write user:password@".into());
         }
@@ -296,7 +350,9 @@ impl SmtpAddress {
 }
 
 fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -327,9 +383,18 @@ mod tests {
             "smtps://127.0.0.1:4465",
         ] {
             let ours = parse(url).unwrap();
-            let lettres = format!("{:?}", AsyncSmtpTransport::<lettre::Tokio1Executor>::from_url(url).unwrap());
-            assert!(lettres.contains(&format!("server: {:?}", ours.host)), "{lettres}");
-            assert!(lettres.contains(&format!("port: {}", ours.port)), "{lettres}");
+            let lettres = format!(
+                "{:?}",
+                AsyncSmtpTransport::<lettre::Tokio1Executor>::from_url(url).unwrap()
+            );
+            assert!(
+                lettres.contains(&format!("server: {:?}", ours.host)),
+                "{lettres}"
+            );
+            assert!(
+                lettres.contains(&format!("port: {}", ours.port)),
+                "{lettres}"
+            );
             let tls = match ours.encryption {
                 Encryption::None => "tls: None",
                 Encryption::Opportunistic => "tls: Opportunistic",
@@ -337,10 +402,26 @@ mod tests {
                 Encryption::Implicit => "tls: Wrapper",
             };
             assert!(lettres.contains(tls), "{lettres}");
-            assert_eq!(lettres.contains("credentials: Some"), ours.user.is_some(), "{lettres}");
+            assert_eq!(
+                lettres.contains("credentials: Some"),
+                ours.user.is_some(),
+                "{lettres}"
+            );
         }
-        assert_eq!(parse("smtp://user%40example.com:p@h").unwrap().user.as_deref(), Some("user@example.com"));
-        for wrong in ["mail.example.com", "http://h", "smtp://h?tls=no", "smtp://u@h", "smtp://"] {
+        assert_eq!(
+            parse("smtp://user%40example.com:p@h")
+                .unwrap()
+                .user
+                .as_deref(),
+            Some("user@example.com")
+        );
+        for wrong in [
+            "mail.example.com",
+            "http://h",
+            "smtp://h?tls=no",
+            "smtp://u@h",
+            "smtp://",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -15,10 +15,15 @@ use super::smtp::{CONTENT_LIMIT, Encryption, SendError, SmtpStep};
 
 /// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were
 /// taken by the server.
-pub async fn test_email(args: &NotifyArgs, mut say: impl FnMut(&str) + Send) -> anyhow::Result<bool> {
+pub async fn test_email(
+    args: &NotifyArgs,
+    mut say: impl FnMut(&str) + Send,
+) -> anyhow::Result<bool> {
     args.check()?;
     let Some((sending, from)) = args.sending()?.zip(args.from()) else {
-        anyhow::bail!("SMTP_URL is not set, so there is no mail server to try; mails stay in the outbox");
+        anyhow::bail!(
+            "SMTP_URL is not set, so there is no mail server to try; mails stay in the outbox"
+        );
     };
     say(&settings(&sending, &from, &args.recipients()));
     if !reach(&sending, &mut say).await {
@@ -37,15 +42,23 @@ fn settings(sending: &Sending, from: &Mailbox, to: &[Mailbox]) -> String {
     let address = &sending.server.address;
     let mut text = format!("server      {}, port {}\n", address.host, address.port);
     let to: Vec<String> = to.iter().map(ToString::to_string).collect();
-    let user =
-        address.user.as_deref().map_or_else(|| "none".to_owned(), |user| format!("as {user} (password not shown)"));
+    let user = address.user.as_deref().map_or_else(
+        || "none".to_owned(),
+        |user| format!("as {user} (password not shown)"),
+    );
     // Writing to a String can't fail.
     let _ = writeln!(text, "encryption  {}", address.encryption);
     let _ = writeln!(text, "login       {user}");
     let _ = writeln!(text, "from        {from}\nto          {}", to.join(", "));
-    let _ = write!(text, "time limit  {:?} up to the mail itself, then {CONTENT_LIMIT:?}", sending.limit);
+    let _ = write!(
+        text,
+        "time limit  {:?} up to the mail itself, then {CONTENT_LIMIT:?}",
+        sending.limit
+    );
     if sending.server.shows_password() {
-        text.push_str("\nwarning     the password can be read on the way: use ?tls=required or smtps://");
+        text.push_str(
+            "\nwarning     the password can be read on the way: use ?tls=required or smtps://",
+        );
     }
     text
 }
@@ -109,23 +122,36 @@ async fn send(
     };
     let raw = envelope.message()?.formatted();
     let mut done = |step: SmtpStep| say(&format!("ok     {step}"));
-    let sent = sending.server.deliver(sending.limit, &from.email, &to.email, &raw, &mut done).await;
+    let sent = sending
+        .server
+        .deliver(sending.limit, &from.email, &to.email, &raw, &mut done)
+        .await;
     match sent {
-        Ok(()) => say("       the server took it; if it does not arrive, look at the server's log and the spam folder"),
-        Err(ref error) => say(&format!("FAILED {error}\n       -> {}", advice(error, sending))),
+        Ok(()) => say(
+            "       the server took it; if it does not arrive, look at the server's log and the spam folder",
+        ),
+        Err(ref error) => say(&format!(
+            "FAILED {error}\n       -> {}",
+            advice(error, sending)
+        )),
     }
     Ok(sent.is_ok())
 }
 
 /// What usually is the matter.
 fn advice(error: &SendError, sending: &Sending) -> &'static str {
-    let is_refused = error.cause.as_ref().is_some_and(|cause| cause.is_permanent() || cause.is_transient());
+    let is_refused = error
+        .cause
+        .as_ref()
+        .is_some_and(|cause| cause.is_permanent() || cause.is_transient());
     match error.step {
         SmtpStep::Connect if sending.server.address.encryption == Encryption::Implicit => {
             "the port may not speak TLS from the first byte (587 and 25 don't: use smtp://…?tls=required), or its certificate \
              is not trusted or names another host (a private authority: SMTP_CA_FILE)"
         }
-        SmtpStep::Connect if is_refused => "the server does not talk to this host: its log says why",
+        SmtpStep::Connect if is_refused => {
+            "the server does not talk to this host: its log says why"
+        }
         SmtpStep::Connect => {
             "somebody listens but does not greet as a mail server does: 465 wants smtps://; or a firewall holds the connection"
         }

@@ -34,7 +34,9 @@ pub fn grouped(n: u64) -> String {
 /// With a capital letter.
 pub fn capital(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
 }
 
 /// So many findings of a kind, as a noun.
@@ -43,7 +45,11 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
         Kind::Unissued => count(n, "promise without a row", "promises without a row"),
         Kind::FailedClaim => count(n, "failed claim", "failed claims"),
         Kind::MissingAdmission => count(n, "row without an admission", "rows without an admission"),
-        Kind::CountMismatch => count(n, "counter that does not add up", "counters that do not add up"),
+        Kind::CountMismatch => count(
+            n,
+            "counter that does not add up",
+            "counters that do not add up",
+        ),
         Kind::SlotConflict => count(n, "slot conflict", "slot conflicts"),
         Kind::OverAdmitted => count(n, "admission too many", "admissions too many"),
         Kind::RevokedAdmission => count(n, "revoked claim in Redis", "revoked claims in Redis"),
@@ -59,20 +65,31 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, ActionKind), usize> = BTreeMap::new();
     for finding in findings {
-        *counts.entry((words(finding.action).rank, finding.action)).or_default() += 1;
+        *counts
+            .entry((words(finding.action).rank, finding.action))
+            .or_default() += 1;
     }
     let phrase = |((_, action), n): ((u8, ActionKind), usize)| match action {
         ActionKind::Rebuild => format!("{} rebuilt in Redis", count(n, "drop", "drops")),
         // One such finding is a single counter, or a single gate.
-        ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::GrantLicence => words(action).done.to_owned(),
+        ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::GrantLicence => {
+            words(action).done.to_owned()
+        }
         _ => format!("{} {}", grouped(n as u64), words(action).done),
     };
-    let phrases: Vec<String> = counts.iter().map(|(action, n)| phrase((*action, *n))).collect();
+    let phrases: Vec<String> = counts
+        .iter()
+        .map(|(action, n)| phrase((*action, *n)))
+        .collect();
     if phrases.len() <= 3 {
         return phrases.join(", ");
     }
     let others: usize = counts.values().skip(3).sum();
-    format!("{}, {}", phrases[..3].join(", "), count(others, "other repair", "other repairs"))
+    format!(
+        "{}, {}",
+        phrases[..3].join(", "),
+        count(others, "other repair", "other repairs")
+    )
 }
 
 /// What an action is called.
@@ -91,13 +108,21 @@ pub fn words(action: ActionKind) -> ActionWords {
         ActionKind::Issue => (0, "issued late", "write the row"),
         ActionKind::Readmit => (1, "admitted again", "admit again in a free slot"),
         ActionKind::Move => (2, "moved to another slot", "move to another slot"),
-        ActionKind::Promote => (3, "promoted from the waiting list", "promote from the waiting list"),
+        ActionKind::Promote => (
+            3,
+            "promoted from the waiting list",
+            "promote from the waiting list",
+        ),
         ActionKind::Withdraw => (4, "taken back", "take the slot back"),
         ActionKind::Revoke => (4, "revoked", "finish the revocation"),
         ActionKind::PutBack => (5, "put back into Redis", "put back into Redis"),
         ActionKind::ResolveDuplicate => (6, "resolved as duplicate", "resolve as duplicate"),
         ActionKind::Rebuild => (7, "rebuilt in Redis", "rebuild in Redis"),
-        ActionKind::SetCount => (8, "counter and free slots corrected", "correct the counter and the free slots"),
+        ActionKind::SetCount => (
+            8,
+            "counter and free slots corrected",
+            "correct the counter and the free slots",
+        ),
         ActionKind::WriteMeta => (9, "settings corrected", "correct the settings"),
         ActionKind::GrantLicence => (10, "admission reopened", "reopen admission"),
         ActionKind::Report => (11, "repaired", "repair"),
@@ -111,7 +136,10 @@ pub const LONGEST: usize = 300;
 /// One line without control, direction and invisible characters, with single spaces, of `longest`
 /// characters at most. It is cut between words, unless that would lose much of it.
 pub fn line(text: &str, longest: usize) -> String {
-    let visible = text.chars().filter(|c| !is_invisible(*c)).map(|c| if c.is_control() { ' ' } else { c });
+    let visible = text
+        .chars()
+        .filter(|c| !is_invisible(*c))
+        .map(|c| if c.is_control() { ' ' } else { c });
     let visible: String = visible.collect();
     let single: String = visible.split_whitespace().collect::<Vec<_>>().join(" ");
     if single.chars().count() <= longest {
@@ -119,14 +147,17 @@ pub fn line(text: &str, longest: usize) -> String {
     }
     let kept: String = single.chars().take(longest.saturating_sub(1)).collect();
     let goes_on = single[kept.len()..].starts_with(|c: char| c != ' ');
-    let whole_words = kept.rfind(' ').filter(|at| goes_on && *at * 3 > kept.len() * 2);
+    let whole_words = kept
+        .rfind(' ')
+        .filter(|at| goes_on && *at * 3 > kept.len() * 2);
     let kept = whole_words.map_or(kept.as_str(), |at| &kept[..at]);
     format!("{}…", kept.trim_end_matches([' ', ',', ';', ':', '·', '(']))
 }
 
 /// A user id as a mail may show it.
 pub fn person(id: &str) -> String {
-    id.parse::<UserId>().map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
+    id.parse::<UserId>()
+        .map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
 }
 
 /// [`line()`] of a text from the database that may hold user ids: dead letters, and findings that a
@@ -139,7 +170,9 @@ pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut rest = text;
     while let Some(start) = rest.find(is_id_char) {
         out.push_str(&rest[..start]);
-        let end = rest[start..].find(|c| !is_id_char(c)).map_or(rest.len(), |len| start + len);
+        let end = rest[start..]
+            .find(|c| !is_id_char(c))
+            .map_or(rest.len(), |len| start + len);
         out.push_str(&masked_word(&rest[start..end], people));
         rest = &rest[end..];
     }
@@ -162,7 +195,11 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
         format!("{}{}", person(bare), &word[bare.len()..])
     } else if let Some((before, after)) = word.split_once(BETWEEN) {
         let sign = &word[before.len()..word.len() - after.len()];
-        format!("{}{sign}{}", masked_word(before, people), masked_word(after, people))
+        format!(
+            "{}{sign}{}",
+            masked_word(before, people),
+            masked_word(after, people)
+        )
     } else {
         word.to_owned()
     }
@@ -170,7 +207,9 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
 
 /// Neither a number nor what could be a word of a sentence.
 fn is_unmistakable(id: &str) -> bool {
-    id.len() > 3 && !id.bytes().all(|c| c.is_ascii_digit()) && !id.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
+    id.len() > 3
+        && !id.bytes().all(|c| c.is_ascii_digit())
+        && !id.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
 }
 
 /// Signs that an id may have, and that may as well stand before or after one.
@@ -213,7 +252,10 @@ mod tests {
     fn a_long_name_is_cut_where_it_can_be_seen() {
         assert_eq!(line(&"x".repeat(61), 60), format!("{}…", "x".repeat(59)));
         assert_eq!(line(&"가".repeat(60), 60).chars().count(), 60);
-        assert_eq!(line("4,120 messages wait, the oldest for 95 s", 24), "4,120 messages wait…");
+        assert_eq!(
+            line("4,120 messages wait, the oldest for 95 s", 24),
+            "4,120 messages wait…"
+        );
         assert_eq!(line("4,120 messages wait", 19), "4,120 messages wait");
         assert_eq!(line("messages wait, and more", 16), "messages wait…");
         assert_eq!(line("a verylongwordthatgoeson", 12), "a verylongw…");
@@ -223,11 +265,20 @@ mod tests {
     fn ids_in_stored_texts_are_masked_unless_they_could_be_its_words() {
         let people = HashSet::from(["customer-4711", "u-37", "1", "slot", "a"]);
         let masked = |text| detail(text, &people);
-        assert_eq!(masked("slot 3 is held by customer-4711."), "slot 3 is held by c•••11.");
+        assert_eq!(
+            masked("slot 3 is held by customer-4711."),
+            "slot 3 is held by c•••11."
+        );
         assert_eq!(masked("u-37 and u-33"), "u•••7 and u-33");
-        assert_eq!(masked("payload of bob@example.com, twice"), "payload of •••@e•••, twice");
+        assert_eq!(
+            masked("payload of bob@example.com, twice"),
+            "payload of •••@e•••, twice"
+        );
         assert_eq!(masked("user=u-37: not u-37|4"), "user=u•••7: not u•••7|4");
-        assert_eq!(masked("a failed claim 1 on slot 1"), "a failed claim 1 on slot 1");
+        assert_eq!(
+            masked("a failed claim 1 on slot 1"),
+            "a failed claim 1 on slot 1"
+        );
         assert_eq!(person("not an id"), "•••");
     }
 }

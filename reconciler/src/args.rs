@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use firstcome_shared::config::{
-    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, TraceArgs, listen_address, secret,
+    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, TraceArgs, listen_address,
+    secret,
 };
 use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
@@ -165,11 +166,14 @@ impl ReconcileArgs {
         let of = &self.policy;
         PassSettings {
             policy: RepairPolicy {
-                publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms).unwrap_or(i64::MAX),
-                in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis()).unwrap_or(i64::MAX),
+                publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms)
+                    .unwrap_or(i64::MAX),
+                in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis())
+                    .unwrap_or(i64::MAX),
                 overdue_ms: i64::from(of.reconcile_overdue_ms),
                 repair_limit_percent: of.reconcile_brake_percent,
-                repair_limit_at_least: usize::try_from(of.reconcile_brake_at_least).unwrap_or(usize::MAX),
+                repair_limit_at_least: usize::try_from(of.reconcile_brake_at_least)
+                    .unwrap_or(usize::MAX),
                 confirmed: false,
                 kept: 2 * usize::try_from(of.reconcile_page_slots).unwrap_or(usize::MAX / 2),
             },
@@ -211,7 +215,9 @@ pub struct DaemonArgs {
 
 /// When passes run. Times are UTC.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Schedules (six fields: second minute hour day month weekday, in UTC)")]
+#[command(
+    next_help_heading = "Schedules (six fields: second minute hour day month weekday, in UTC)"
+)]
 pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::daemon::schedule::six_fields)]
@@ -253,15 +259,22 @@ const CONNECTIONS_OF_ADDRESS: usize = 250;
 impl DaemonHttpArgs {
     /// What one client may ask. Behind trusted proxies all connections come from their addresses.
     pub fn limits(&self) -> Limits {
-        let connections_of_address = (self.ops_trusted_proxies == 0).then_some(CONNECTIONS_OF_ADDRESS);
-        Limits { connections: CONNECTIONS, connections_of_address, ..Limits::DEFAULT }
+        let connections_of_address =
+            (self.ops_trusted_proxies == 0).then_some(CONNECTIONS_OF_ADDRESS);
+        Limits {
+            connections: CONNECTIONS,
+            connections_of_address,
+            ..Limits::DEFAULT
+        }
     }
 
     /// The token, checked.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
         let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
-        Ok(token.map_err(anyhow::Error::msg)?.behind(self.ops_trusted_proxies))
+        Ok(token
+            .map_err(anyhow::Error::msg)?
+            .behind(self.ops_trusted_proxies))
     }
 }
 

@@ -19,12 +19,14 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 pub fn main() -> ExitCode {
     let cli: Cli = parse(command());
     cli.logs.init();
-    let done = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
-        let done = runtime.block_on(run(cli.command, &cli.traces));
-        trace::stop();
-        runtime.shutdown_timeout(THREADS_END_WITHIN);
-        done
-    });
+    let done = Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let done = runtime.block_on(run(cli.command, &cli.traces));
+            trace::stop();
+            runtime.shutdown_timeout(THREADS_END_WITHIN);
+            done
+        });
     done.unwrap_or_else(|error| {
         eprintln!("firstcome-reconciler: {error:#}");
         ExitCode::from(2)
@@ -33,7 +35,9 @@ pub fn main() -> ExitCode {
 
 /// A person who asks at a terminal learns within seconds that a store is away.
 fn command() -> clap::Command {
-    let soon = |command: clap::Command| command.mut_arg("startup_wait_seconds", |arg| arg.default_value("5"));
+    let soon = |command: clap::Command| {
+        command.mut_arg("startup_wait_seconds", |arg| arg.default_value("5"))
+    };
     Cli::command().mut_subcommand("once", soon)
 }
 
@@ -47,11 +51,19 @@ async fn run(command: Command, traces: &TraceArgs) -> anyhow::Result<ExitCode> {
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
         Command::TestEmail(args) => {
             let all_went = notify::test_email(&args, |line| println!("{line}")).await?;
-            Ok(if all_went { ExitCode::SUCCESS } else { ExitCode::from(1) })
+            Ok(if all_went {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(1)
+            })
         }
         Command::TestWebhook(args) => {
             let all_took_it = notify::test_webhook(&args, |line| println!("{line}")).await?;
-            Ok(if all_took_it { ExitCode::SUCCESS } else { ExitCode::from(1) })
+            Ok(if all_took_it {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(1)
+            })
         }
         Command::Explain(args) => explain::run(*args, stop).await,
         Command::Erase(args) => erase::run(*args, stop).await,

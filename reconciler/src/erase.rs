@@ -13,9 +13,17 @@ use crate::execute::{EraseError, Erased, erase};
 pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
     let user: UserId = args.user.parse()?;
-    let by = Operator { name: Some(args.by), token: "cli".to_owned(), from: None };
+    let by = Operator {
+        name: Some(args.by),
+        token: "cli".to_owned(),
+        from: None,
+    };
     match erase(&stores, &user, by).await {
-        Ok(Erased { pseudonym, rows, lists }) => {
+        Ok(Erased {
+            pseudonym,
+            rows,
+            lists,
+        }) => {
             for (table, rows) in rows.iter().filter(|(_, rows)| *rows > 0) {
                 println!("{table:<20} {rows}");
             }

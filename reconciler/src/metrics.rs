@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use parking_lot::Mutex;
 use strum::VariantArray as _;
 
@@ -16,12 +18,30 @@ use crate::report::{Kind, Outcome, Run, Status, Trigger};
 /// sees the first.
 pub(crate) fn describe() {
     for (name, meaning) in [
-        ("firstcome_passes_total", "Passes that ended, by trigger and status"),
-        ("firstcome_findings_total", "Drift that passes found, by kind"),
-        ("firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
-        ("firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
-        ("firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
-        ("firstcome_alertmanager_posts_total", "Lists of alerts posted to Alertmanager, by result: sent, failed"),
+        (
+            "firstcome_passes_total",
+            "Passes that ended, by trigger and status",
+        ),
+        (
+            "firstcome_findings_total",
+            "Drift that passes found, by kind",
+        ),
+        (
+            "firstcome_repairs_total",
+            "Findings by kind and result: applied, planned, skipped, failed",
+        ),
+        (
+            "firstcome_mails_total",
+            "Attempts to send a mail, by result: sent, retried, given_up",
+        ),
+        (
+            "firstcome_webhooks_total",
+            "Attempts to post an event, by result: sent, retried, given_up",
+        ),
+        (
+            "firstcome_alertmanager_posts_total",
+            "Lists of alerts posted to Alertmanager, by result: sent, failed",
+        ),
         (
             "firstcome_page_looks_total",
             "Looks at the stores for the operations page's first screen, all viewers together",
@@ -37,7 +57,13 @@ pub(crate) fn describe() {
         counter!("firstcome_alertmanager_posts_total", "result" => result).absolute(0);
     }
     for trigger in [Trigger::Cron, Trigger::Endpoint, Trigger::Startup] {
-        for status in [Status::Clean, Status::Repaired, Status::Drift, Status::Braked, Status::Failed] {
+        for status in [
+            Status::Clean,
+            Status::Repaired,
+            Status::Drift,
+            Status::Braked,
+            Status::Failed,
+        ] {
             counter!("firstcome_passes_total", "trigger" => trigger.as_str(), "status" => status.as_str()).absolute(0);
         }
     }
@@ -48,16 +74,37 @@ pub(crate) fn describe() {
         }
     }
     describe_histogram!("firstcome_pass_seconds", Unit::Seconds, "Length of passes");
-    describe_histogram!("firstcome_pass_stage_seconds", Unit::Seconds, "Length of the stages of passes, by stage");
+    describe_histogram!(
+        "firstcome_pass_stage_seconds",
+        Unit::Seconds,
+        "Length of the stages of passes, by stage"
+    );
     let begun = "When the pass that runs now began, in Unix time; 0 where none runs";
-    describe_gauge!("firstcome_pass_start_timestamp_seconds", Unit::Seconds, begun);
+    describe_gauge!(
+        "firstcome_pass_start_timestamp_seconds",
+        Unit::Seconds,
+        begun
+    );
     gauge!("firstcome_pass_start_timestamp_seconds").set(0.0);
-    describe_gauge!("firstcome_mails_waiting", "Mails in the outbox that are not sent yet");
-    describe_gauge!("firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together");
+    describe_gauge!(
+        "firstcome_mails_waiting",
+        "Mails in the outbox that are not sent yet"
+    );
+    describe_gauge!(
+        "firstcome_webhooks_waiting",
+        "Events in the outbox that are not posted yet, all targets together"
+    );
     let success = "When a pass over everything of this process last ended well, in Unix time; 0 where none did";
-    describe_gauge!("firstcome_pass_last_success_timestamp_seconds", Unit::Seconds, success);
+    describe_gauge!(
+        "firstcome_pass_last_success_timestamp_seconds",
+        Unit::Seconds,
+        success
+    );
     gauge!("firstcome_pass_last_success_timestamp_seconds").set(0.0);
-    describe_gauge!("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it");
+    describe_gauge!(
+        "firstcome_redis_managed",
+        "1 where the operator vouches for Redis, and nothing checks it"
+    );
 }
 
 pub(crate) fn pass(run: &Run, took: Duration) {
@@ -78,7 +125,8 @@ pub(crate) fn pass(run: &Run, took: Duration) {
 /// A pass began, or ended.
 #[allow(clippy::cast_precision_loss)] // until the year 287,000
 pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
-    gauge!("firstcome_pass_start_timestamp_seconds").set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
+    gauge!("firstcome_pass_start_timestamp_seconds")
+        .set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
 /// What passes left in drops, as the series `firstcome_drift`. Not a gauge of the recorder, which
@@ -105,12 +153,23 @@ impl DriftSeries {
             known.retain(|_, left| left.sealed && !run.deep);
         }
         for drop in &run.drops {
-            let findings = drop.findings.iter().filter(|f| f.result != Outcome::Applied).count();
+            let findings = drop
+                .findings
+                .iter()
+                .filter(|f| f.result != Outcome::Applied)
+                .count();
             let place = (drop.coupon_id, drop.drop_id);
             if findings == 0 || (drop.sealed && drop.exact) {
                 known.remove(&place);
             } else {
-                known.insert(place, Left { findings, sealed: drop.sealed, seen_at: run.started_at });
+                known.insert(
+                    place,
+                    Left {
+                        findings,
+                        sealed: drop.sealed,
+                        seen_at: run.started_at,
+                    },
+                );
             }
         }
     }
@@ -118,14 +177,20 @@ impl DriftSeries {
     /// Another process has looked at all that a schedule's pass looks at, and has the series of
     /// what it left. Those of this one would stay for as long as the other makes the runs.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
-        self.0.lock().retain(|_, left| left.seen_at > ended || left.sealed && !is_deep);
+        self.0
+            .lock()
+            .retain(|_, left| left.seen_at > ended || left.sealed && !is_deep);
     }
 
     pub(crate) fn render(&self) -> String {
         let mut text = "# HELP firstcome_drift Findings that the last pass left, by coupon and drop\n# TYPE firstcome_drift gauge\n".to_owned();
         for ((coupon, drop), left) in &*self.0.lock() {
             // Writing to a `String` does not fail.
-            let _ = writeln!(text, "firstcome_drift{{coupon=\"{coupon}\",drop=\"{drop}\"}} {}", left.findings);
+            let _ = writeln!(
+                text,
+                "firstcome_drift{{coupon=\"{coupon}\",drop=\"{drop}\"}} {}",
+                left.findings
+            );
         }
         text
     }
@@ -183,7 +248,9 @@ mod tests {
 
     fn series(drift: &DriftSeries) -> Vec<String> {
         let text = drift.render();
-        let lines = text.lines().filter_map(|line| line.strip_prefix("firstcome_drift{coupon=\"1\",drop="));
+        let lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("firstcome_drift{coupon=\"1\",drop="));
         lines.map(str::to_owned).collect()
     }
 
@@ -194,15 +261,30 @@ mod tests {
             drift.after(&run(partial, deep, drops));
             series(&drift)
         };
-        assert_eq!(seen(false, false, &[(7, 2, false, false), (8, 0, true, false)]), ["\"7\"} 2"]);
-        assert_eq!(seen(true, false, &[(8, 1, true, false)]), ["\"7\"} 2", "\"8\"} 1"], "a pass over one drop");
+        assert_eq!(
+            seen(false, false, &[(7, 2, false, false), (8, 0, true, false)]),
+            ["\"7\"} 2"]
+        );
+        assert_eq!(
+            seen(true, false, &[(8, 1, true, false)]),
+            ["\"7\"} 2", "\"8\"} 1"],
+            "a pass over one drop"
+        );
         assert_eq!(
             seen(false, false, &[(8, 1, true, true)]),
             [""; 0],
             "one is not looked at, one closed below its quantity"
         );
-        assert_eq!(seen(false, true, &[(9, 1, false, true)]), ["\"9\"} 1"], "a sealed drop with rows gone");
-        assert_eq!(seen(false, false, &[]), ["\"9\"} 1"], "only a deep pass looks at it again");
+        assert_eq!(
+            seen(false, true, &[(9, 1, false, true)]),
+            ["\"9\"} 1"],
+            "a sealed drop with rows gone"
+        );
+        assert_eq!(
+            seen(false, false, &[]),
+            ["\"9\"} 1"],
+            "only a deep pass looks at it again"
+        );
         assert_eq!(seen(false, true, &[]), [""; 0]);
     }
 
@@ -211,13 +293,20 @@ mod tests {
         let drift = DriftSeries::default();
         let seen = run(false, true, &[(7, 1, false, false), (9, 1, false, true)]);
         drift.after(&seen);
-        drift.after(&Run { dry_run: true, ..run(false, true, &[(8, 1, false, false)]) });
+        drift.after(&Run {
+            dry_run: true,
+            ..run(false, true, &[(8, 1, false, false)])
+        });
         assert_eq!(series(&drift), ["\"7\"} 1", "\"9\"} 1"]);
         drift.made_elsewhere(seen.started_at - chrono::TimeDelta::seconds(1), true);
         assert_eq!(series(&drift), ["\"7\"} 1", "\"9\"} 1"], "an earlier one");
         let later = seen.started_at + chrono::TimeDelta::seconds(1);
         drift.made_elsewhere(later, false);
-        assert_eq!(series(&drift), ["\"9\"} 1"], "only a deep pass looks at a sealed drop");
+        assert_eq!(
+            series(&drift),
+            ["\"9\"} 1"],
+            "only a deep pass looks at a sealed drop"
+        );
         drift.made_elsewhere(later, true);
         assert_eq!(series(&drift), [""; 0]);
     }

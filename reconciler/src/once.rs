@@ -33,7 +33,9 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     );
     let stores = args.reconcile.stores.handles()?;
     warn_unless_writable();
-    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await.map_err(|(_, error)| error)?;
+    crate::stores::check(&stores, args.reconcile.start.limit(), &stop)
+        .await
+        .map_err(|(_, error)| error)?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();
@@ -53,7 +55,9 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     watch.abort();
     let run = match ended {
         Ok(run) => run,
-        Err(error @ PassError::Busy) => anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds),
+        Err(error @ PassError::Busy) => {
+            anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds)
+        }
         Err(error) => return Err(error.into()),
     };
     mail(&notifier, &run).await;
@@ -78,7 +82,10 @@ async fn show_progress(progress: Arc<Progress>) {
     every.tick().await;
     loop {
         every.tick().await;
-        let (done, drops) = (progress.drops_done.load(Relaxed), progress.drops.load(Relaxed));
+        let (done, drops) = (
+            progress.drops_done.load(Relaxed),
+            progress.drops.load(Relaxed),
+        );
         let compared = progress.compared.load(Relaxed);
         eprintln!("… {done} of {drops} drops, {compared} people and rows compared");
     }
@@ -86,22 +93,42 @@ async fn show_progress(progress: Arc<Progress>) {
 
 fn print(run: &Run, full_ids: bool) {
     let width = width();
-    let is_news = |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
+    let is_news =
+        |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
     for drop in run.drops.iter().filter(is_news) {
         let (drop, numbers) = lines_of(drop);
-        println!("{}\n{}", hanging("", &drop, width), hanging("    ", &numbers, width));
+        println!(
+            "{}\n{}",
+            hanging("", &drop, width),
+            hanging("    ", &numbers, width)
+        );
     }
-    let unchanged = run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
+    let unchanged =
+        run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
     if unchanged > 0 {
-        println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
+        println!(
+            "{unchanged} {} exact, and nothing was found",
+            if unchanged == 1 {
+                "drop is"
+            } else {
+                "drops are"
+            }
+        );
     }
     for finding in run.all_findings().take(SHOWN) {
         let text = text_of(finding, full_ids);
-        println!("{}", hanging(&format!("{:>12}  ", outcome(finding)), &text, width));
+        println!(
+            "{}",
+            hanging(&format!("{:>12}  ", outcome(finding)), &text, width)
+        );
     }
     let total = run.all_findings().count();
     if total > SHOWN {
-        println!("{:>12}  … and {} more; `--json` shows all", "", total - SHOWN);
+        println!(
+            "{:>12}  … and {} more; `--json` shows all",
+            "",
+            total - SHOWN
+        );
     }
     let (drops, examined) = run.examined();
     let so_many = |n: u64, one, many| count(usize::try_from(n).unwrap_or(usize::MAX), one, many);
@@ -118,7 +145,10 @@ fn print(run: &Run, full_ids: bool) {
     }
     let sections = sections(run);
     if !sections.is_empty() {
-        let links: Vec<_> = sections.iter().map(|section| format!("docs/OPERATIONS.md#{section}")).collect();
+        let links: Vec<_> = sections
+            .iter()
+            .map(|section| format!("docs/OPERATIONS.md#{section}"))
+            .collect();
         println!("{}", hanging("see ", &links.join(" "), width));
     }
 }
@@ -135,22 +165,47 @@ fn outcome(finding: &Finding) -> &'static str {
 
 /// A finding in a sentence.
 fn text_of(finding: &Finding, full_ids: bool) -> String {
-    let id = |user: &str| if full_ids { user.to_owned() } else { person(user) };
-    let text = if full_ids { finding.detail.clone() } else { line(&finding.detail, LONGEST) };
-    let drop = finding.drop_id.map(|drop| format!(", drop {drop}")).unwrap_or_default();
-    let slot = finding.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-    let user = finding.user_id.as_deref().map(|user| format!(", {}", id(user))).unwrap_or_default();
+    let id = |user: &str| {
+        if full_ids {
+            user.to_owned()
+        } else {
+            person(user)
+        }
+    };
+    let text = if full_ids {
+        finding.detail.clone()
+    } else {
+        line(&finding.detail, LONGEST)
+    };
+    let drop = finding
+        .drop_id
+        .map(|drop| format!(", drop {drop}"))
+        .unwrap_or_default();
+    let slot = finding
+        .slot
+        .map(|slot| format!(", slot {slot}"))
+        .unwrap_or_default();
+    let user = finding
+        .user_id
+        .as_deref()
+        .map(|user| format!(", {}", id(user)))
+        .unwrap_or_default();
     let repair = match (finding.action, finding.result) {
         (ActionKind::Report, _) => String::new(),
         (action, Outcome::Applied) => format!(" ({})", words(action).done),
         (action, _) => format!(" (repair: {})", words(action).to_do),
     };
-    format!("{}{drop}{slot}{user}: {text}{repair}", finding.kind.as_str())
+    format!(
+        "{}{drop}{slot}{user}: {text}{repair}",
+        finding.kind.as_str()
+    )
 }
 
 /// Sections of docs/OPERATIONS.md about what a person has to do now.
 fn sections(run: &Run) -> BTreeSet<&'static str> {
-    let left = run.all_findings().filter(|finding| finding.needs_person || finding.result == Outcome::Failed);
+    let left = run
+        .all_findings()
+        .filter(|finding| finding.needs_person || finding.result == Outcome::Failed);
     let mut sections: BTreeSet<_> = left.map(|finding| finding.kind.as_str()).collect();
     sections.extend((run.status == Status::Braked).then_some("braked"));
     sections.extend((run.status == Status::Failed).then_some("run_failed"));
@@ -163,17 +218,37 @@ fn sections(run: &Run) -> BTreeSet<&'static str> {
 fn lines_of(drop: &DropReport) -> (String, String) {
     let (before, after) = (&drop.before, &drop.after);
     let number = |name: &str, before: String, after: String| {
-        if before == after { format!("{name} {after}") } else { format!("{name} {before} → {after}") }
+        if before == after {
+            format!("{name} {after}")
+        } else {
+            format!("{name} {before} → {after}")
+        }
     };
     let numbers = [
         ("rows", before.rows.to_string(), after.rows.to_string()),
-        ("in Redis", before.users.to_string(), after.users.to_string()),
+        (
+            "in Redis",
+            before.users.to_string(),
+            after.users.to_string(),
+        ),
         ("count", before.count.to_string(), after.count.to_string()),
-        ("failed claims", before.failed_claims.to_string(), after.failed_claims.to_string()),
-        ("in flight", before.in_flight.to_string(), after.in_flight.to_string()),
+        (
+            "failed claims",
+            before.failed_claims.to_string(),
+            after.failed_claims.to_string(),
+        ),
+        (
+            "in flight",
+            before.in_flight.to_string(),
+            after.in_flight.to_string(),
+        ),
     ]
     .map(|(name, before, after)| number(name, before, after));
-    let exact = if drop.exact { drop.exactness() } else { "NOT exact".to_owned() };
+    let exact = if drop.exact {
+        drop.exactness()
+    } else {
+        "NOT exact".to_owned()
+    };
     let broken = match after.broken_promises {
         0 => String::new(),
         1 => ", 1 broken promise".to_owned(),
@@ -194,7 +269,12 @@ mod tests {
     #[test]
     fn a_drop_is_called_exact_beside_failed_claims_only_with_the_reason() {
         let drop = |exact, failed_claims| {
-            let numbers = Numbers { users: 18, rows: 18, failed_claims, ..Numbers::default() };
+            let numbers = Numbers {
+                users: 18,
+                rows: 18,
+                failed_claims,
+                ..Numbers::default()
+            };
             lines_of(&DropReport {
                 coupon_id: CouponId(1),
                 coupon_name: "Winter".to_owned(),
@@ -210,9 +290,18 @@ mod tests {
             })
             .0
         };
-        assert_eq!(drop(true, 0), "Winter · coupon 1, drop 7: 18 of 20 issued, exact");
-        assert!(drop(true, 2).ends_with("exact for everybody whom Redis knows; 2 failed claims are left"));
-        assert_eq!(drop(false, 2), "Winter · coupon 1, drop 7: 18 of 20 issued, NOT exact");
+        assert_eq!(
+            drop(true, 0),
+            "Winter · coupon 1, drop 7: 18 of 20 issued, exact"
+        );
+        assert!(
+            drop(true, 2)
+                .ends_with("exact for everybody whom Redis knows; 2 failed claims are left")
+        );
+        assert_eq!(
+            drop(false, 2),
+            "Winter · coupon 1, drop 7: 18 of 20 issued, NOT exact"
+        );
     }
 
     #[test]
@@ -232,15 +321,32 @@ mod tests {
         };
         let masked = text_of(&left, false);
         assert_eq!(outcome(&left), "left for you");
-        assert_eq!(masked, "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)");
+        assert_eq!(
+            masked,
+            "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)"
+        );
         for id in ["3", "slot", "claim", "7"] {
-            let number = text_of(&Finding { user_id: Some(id.to_owned()), ..left.clone() }, false);
+            let number = text_of(
+                &Finding {
+                    user_id: Some(id.to_owned()),
+                    ..left.clone()
+                },
+                false,
+            );
             let masked = masked.replace("c•••11", &person(id));
             assert_eq!(number, masked, "{id}");
         }
-        let issued = Finding { action: ActionKind::Issue, result: Outcome::Applied, needs_person: false, ..left };
+        let issued = Finding {
+            action: ActionKind::Issue,
+            result: Outcome::Applied,
+            needs_person: false,
+            ..left
+        };
         let full = text_of(&issued, true);
         assert_eq!(outcome(&issued), "applied");
-        assert!(full.contains("customer-4711: failed claim 3 (slot_taken) (issued late)"), "{full}");
+        assert!(
+            full.contains("customer-4711: failed claim 3 (slot_taken) (issued late)"),
+            "{full}"
+        );
     }
 }

@@ -48,12 +48,29 @@ impl Passes {
         let current = Current::default();
         let drift = Arc::<DriftSeries>::default();
         let progress = Arc::clone(&reconciler.memory.progress);
-        let passes = Self { current: current.clone(), progress, jobs: sender, drift: Arc::clone(&drift) };
-        (passes, PassLoop { reconciler, notifier, jobs, current, drift })
+        let passes = Self {
+            current: current.clone(),
+            progress,
+            jobs: sender,
+            drift: Arc::clone(&drift),
+        };
+        (
+            passes,
+            PassLoop {
+                reconciler,
+                notifier,
+                jobs,
+                current,
+                drift,
+            },
+        )
     }
 
     /// Starts a pass; gives its id and where its answer will come.
-    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), NotStarted> {
+    pub fn start(
+        &self,
+        request: Request,
+    ) -> Result<(String, oneshot::Receiver<PassResult>), NotStarted> {
         let run_id = new_run_id();
         let mut running = None;
         self.current.send_if_modified(|current| {
@@ -67,7 +84,15 @@ impl Passes {
             return Err(NotStarted::Running(running));
         }
         let (answer, receiver) = oneshot::channel();
-        if self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }).is_err() {
+        if self
+            .jobs
+            .try_send(Job {
+                request,
+                run_id: run_id.clone(),
+                answer,
+            })
+            .is_err()
+        {
             // The loop has stopped.
             self.current.send_replace(None);
             return Err(NotStarted::Stopping);
@@ -131,7 +156,10 @@ impl PassLoop {
 
     async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
         let started = tokio::time::Instant::now();
-        let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
+        let run = self
+            .reconciler
+            .pass(&job.request, &job.run_id, stop)
+            .await?;
         self.drift.after(&run);
         ended(&run, started, &self.notifier).await;
         Ok(run)

@@ -28,7 +28,11 @@ impl Stores {
     /// The same for one pass: with a connection to Redis that ends with the server process, and no
     /// row of a MySQL that is read-only.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
-        Ok(Self { redis: self.redis.pinned().await?, db: self.db.of_primary(), ..self.clone() })
+        Ok(Self {
+            redis: self.redis.pinned().await?,
+            db: self.db.of_primary(),
+            ..self.clone()
+        })
     }
 }
 
@@ -42,27 +46,49 @@ pub async fn check(
     limit: Duration,
     stop: &CancellationToken,
 ) -> Result<(), (FailureCause, StartError)> {
-    check_mysql(stores, limit, stop).await.map_err(|error| (FailureCause::Mysql, error))?;
-    check_redis(stores, limit, stop).await.map_err(|error| (FailureCause::Redis, error))?;
-    check_kafka(stores, limit, stop).await.map_err(|error| (FailureCause::Kafka, error))?;
-    check_others(stores, limit).await.map_err(|error| (FailureCause::Mysql, error))
+    check_mysql(stores, limit, stop)
+        .await
+        .map_err(|error| (FailureCause::Mysql, error))?;
+    check_redis(stores, limit, stop)
+        .await
+        .map_err(|error| (FailureCause::Redis, error))?;
+    check_kafka(stores, limit, stop)
+        .await
+        .map_err(|error| (FailureCause::Kafka, error))?;
+    check_others(stores, limit)
+        .await
+        .map_err(|error| (FailureCause::Mysql, error))
 }
 
 fn mysql_of(stores: &Stores) -> String {
     format!("MySQL at {}", stores.db_settings.url.host_and_port())
 }
 
-async fn check_mysql(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
+async fn check_mysql(
+    stores: &Stores,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));
     let mysql = mysql_of(stores);
     wait_for(&mysql, limit, stop, away, async || stores.db.ping().await).await?;
-    migrations::check(&stores.db_settings).await.map_err(|error| match error.downcast_ref() {
-        Some(error) if away(error) => StartError::Missing { store: mysql, waited: limit, reason: error.to_string() },
-        _ => StartError::Refused(format!("{error:#}")),
-    })
+    migrations::check(&stores.db_settings)
+        .await
+        .map_err(|error| match error.downcast_ref() {
+            Some(error) if away(error) => StartError::Missing {
+                store: mysql,
+                waited: limit,
+                reason: error.to_string(),
+            },
+            _ => StartError::Refused(format!("{error:#}")),
+        })
 }
 
-async fn check_redis(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
+async fn check_redis(
+    stores: &Stores,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
     wait_for(
         &format!("Redis at {}", stores.redis.host_and_port()),
         limit,
@@ -73,7 +99,11 @@ async fn check_redis(stores: &Stores, limit: Duration, stop: &CancellationToken)
     .await
 }
 
-async fn check_kafka(stores: &Stores, limit: Duration, stop: &CancellationToken) -> Result<(), StartError> {
+async fn check_kafka(
+    stores: &Stores,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
     let kafka = &stores.topic.settings;
     wait_for(
         &format!("Kafka at {}", kafka.brokers),
@@ -97,8 +127,14 @@ async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError
         publish_deadline_ms: 0,
         fallback_deadline_ms: 0,
     };
-    let away =
-        |error: DbError| StartError::Missing { store: mysql_of(stores), waited: limit, reason: error.to_string() };
+    let away = |error: DbError| StartError::Missing {
+        store: mysql_of(stores),
+        waited: limit,
+        reason: error.to_string(),
+    };
     let others = stores.db.processes().await.map_err(away)?;
-    others.iter().find_map(|other| own.disagreement(other)).map_or(Ok(()), |it| Err(StartError::Refused(it)))
+    others
+        .iter()
+        .find_map(|other| own.disagreement(other))
+        .map_or(Ok(()), |it| Err(StartError::Refused(it)))
 }

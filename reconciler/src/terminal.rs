@@ -8,8 +8,12 @@ const LEAST_ROOM: usize = 20;
 /// Width that lines are wrapped at: `COLUMNS`, or the terminal's. `None` in a file or a pipe, whose
 /// lines stay whole for `grep`.
 pub(crate) fn width() -> Option<usize> {
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    columns.or_else(|| terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| usize::from(columns)))
+    let columns = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    columns.or_else(|| {
+        terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| usize::from(columns))
+    })
 }
 
 /// `head` and `text`, with the further lines of the text indented to where it begins.
@@ -41,10 +45,22 @@ mod tests {
 
     #[test]
     fn a_text_is_wrapped_under_its_own_beginning_and_stays_whole_in_a_pipe() {
-        assert_eq!(hanging("  applied  ", "slot 5: no row came", None), "  applied  slot 5: no row came");
+        assert_eq!(
+            hanging("  applied  ", "slot 5: no row came", None),
+            "  applied  slot 5: no row came"
+        );
         let wrapped = hanging("at 03:00  ", "one two three four five six seven", Some(30));
-        assert_eq!(wrapped, "at 03:00  one two three four\n          five six seven");
-        assert!(wrapped.lines().all(|line| line.chars().count() <= 30), "{wrapped}");
-        assert_eq!(hanging("- ", "a-word-longer-than-the-line b", Some(20)), "- a-word-longer-than-the-line\n  b");
+        assert_eq!(
+            wrapped,
+            "at 03:00  one two three four\n          five six seven"
+        );
+        assert!(
+            wrapped.lines().all(|line| line.chars().count() <= 30),
+            "{wrapped}"
+        );
+        assert_eq!(
+            hanging("- ", "a-word-longer-than-the-line b", Some(20)),
+            "- a-word-longer-than-the-line\n  b"
+        );
     }
 }

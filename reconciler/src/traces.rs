@@ -9,7 +9,10 @@ use crate::report::{Outcome, Run, Status};
 
 /// The span of a pass; `None` where none is exported.
 pub(crate) fn of_pass(run_id: &str) -> Option<TraceContext> {
-    let id = trace::may_begin().then(|| uuid::Uuid::parse_str(run_id).ok())??.simple().to_string();
+    let id = trace::may_begin()
+        .then(|| uuid::Uuid::parse_str(run_id).ok())??
+        .simple()
+        .to_string();
     TraceContext::parse(format!("00-{id}-{}-01", &id[16..]).as_bytes())
 }
 
@@ -18,14 +21,25 @@ pub(crate) fn export(run: &Run, took: Duration) {
     if run.all_findings().next().is_none() && run.status != Status::Failed {
         return;
     }
-    let Some(context) = of_pass(&run.run_id) else { return };
-    let Some(span) = TraceSpan::ended_now(context, "pass", SpanKind::Internal, took) else { return };
-    let applied = run.all_findings().filter(|finding| finding.result == Outcome::Applied).count();
+    let Some(context) = of_pass(&run.run_id) else {
+        return;
+    };
+    let Some(span) = TraceSpan::ended_now(context, "pass", SpanKind::Internal, took) else {
+        return;
+    };
+    let applied = run
+        .all_findings()
+        .filter(|finding| finding.result == Outcome::Applied)
+        .count();
     span.with(key::RUN, run.run_id.clone())
         .with(key::TRIGGER, run.trigger.as_str())
         .with(key::OUTCOME, run.status.as_str())
         .with(key::REPAIRS, i64::try_from(applied).unwrap_or(i64::MAX))
-        .export(if run.status == Status::Failed { SpanEnd::Failed("pass_failed") } else { SpanEnd::Fine });
+        .export(if run.status == Status::Failed {
+            SpanEnd::Failed("pass_failed")
+        } else {
+            SpanEnd::Fine
+        });
 }
 
 #[cfg(test)]

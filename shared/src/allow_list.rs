@@ -51,17 +51,26 @@ pub enum Which {
 ///
 /// # Errors
 /// [`ListError`]; Redis has the list that it had.
-pub async fn follow(db: &Db, redis: &Redis, id: CouponId, which: Which) -> Result<Followed, ListError> {
+pub async fn follow(
+    db: &Db,
+    redis: &Redis,
+    id: CouponId,
+    which: Which,
+) -> Result<Followed, ListError> {
     for _ in 0..ATTEMPTS {
         let seen = redis.allow_lists(&[id]).await?.pop().unwrap_or_default();
-        let Some(mut list) = db.allow_list(id).await? else { return Ok(Followed::NoCoupon) };
+        let Some(mut list) = db.allow_list(id).await? else {
+            return Ok(Followed::NoCoupon);
+        };
         if which == Which::Different && seen.is(list) {
             return Ok(Followed::Same);
         }
         // Redis refuses an older list than it has. MySQL has one after a restore from a backup.
         if seen.revision() > list.revision {
             let above = redis.highest_revision(id).await?;
-            let Some(renewed) = db.renew_allow_list(id, above).await? else { return Ok(Followed::NoCoupon) };
+            let Some(renewed) = db.renew_allow_list(id, above).await? else {
+                return Ok(Followed::NoCoupon);
+            };
             list = renewed;
         }
         let new = redis.gather_allow_list(id);
@@ -94,7 +103,9 @@ async fn gather(
         if db.allow_list(id).await? != Some(list) {
             return Ok(false);
         }
-        let Some(last) = page.last().filter(|_| is_full(&page)) else { break };
+        let Some(last) = page.last().filter(|_| is_full(&page)) else {
+            break;
+        };
         after = last.to_string();
     }
     if people != list.people {
@@ -121,15 +132,26 @@ pub struct Difference {
 
 /// Compares a list person by person, page by page; `None` where it was changed meanwhile, so that
 /// nothing can be said. Redis has nobody else where it has all of them and has as many.
-pub async fn difference(db: &Db, redis: &Redis, id: CouponId) -> Result<Option<Difference>, ListError> {
+pub async fn difference(
+    db: &Db,
+    redis: &Redis,
+    id: CouponId,
+) -> Result<Option<Difference>, ListError> {
     let before = redis.allow_lists(&[id]).await?;
     let list = db.allow_list(id).await?;
     let (mut after, mut missing, mut people) = (String::new(), 0_u64, 0_u64);
     loop {
         let page = db.allowed_after(id, after, PAGE).await?;
         people += page.len() as u64;
-        missing += redis.are_allowed(id, &page).await?.into_iter().filter(|is_there| !is_there).count() as u64;
-        let Some(last) = page.last().filter(|_| is_full(&page)) else { break };
+        missing += redis
+            .are_allowed(id, &page)
+            .await?
+            .into_iter()
+            .filter(|is_there| !is_there)
+            .count() as u64;
+        let Some(last) = page.last().filter(|_| is_full(&page)) else {
+            break;
+        };
         after = last.to_string();
     }
     let seen = redis.allow_lists(&[id]).await?;
@@ -137,5 +159,8 @@ pub async fn difference(db: &Db, redis: &Redis, id: CouponId) -> Result<Option<D
         return Ok(None);
     }
     let in_redis = seen.first().and_then(|seen| seen.people).unwrap_or(0);
-    Ok(Some(Difference { missing, surplus: in_redis.saturating_sub(people - missing) }))
+    Ok(Some(Difference {
+        missing,
+        surplus: in_redis.saturating_sub(people - missing),
+    }))
 }

@@ -176,12 +176,17 @@ impl DropWindow {
     /// contradicts no window.
     pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
         let is_outside = |at: DateTime<Utc>| {
-            at < self.opens_at - Self::TOLERANCE || self.closes_at.is_some_and(|closes| at >= closes + Self::TOLERANCE)
+            at < self.opens_at - Self::TOLERANCE
+                || self
+                    .closes_at
+                    .is_some_and(|closes| at >= closes + Self::TOLERANCE)
         };
         if self.is_sealed {
             Some(ClaimFault::SealedDrop)
         } else {
-            claimed_at.filter(|at| is_outside(*at)).map(|_| ClaimFault::OutsideWindow)
+            claimed_at
+                .filter(|at| is_outside(*at))
+                .map(|_| ClaimFault::OutsideWindow)
         }
     }
 }
@@ -223,7 +228,11 @@ impl Drop {
     }
 
     pub fn window(&self) -> DropWindow {
-        DropWindow { opens_at: self.opens_at, closes_at: self.closes_at, is_sealed: self.sealed_at.is_some() }
+        DropWindow {
+            opens_at: self.opens_at,
+            closes_at: self.closes_at,
+            is_sealed: self.sealed_at.is_some(),
+        }
     }
 
     /// Whether the window contains `now`.
@@ -255,18 +264,43 @@ mod tests {
 
     #[test]
     fn whom_a_coupon_is_for_is_read_as_it_was_written_and_nothing_else_is() {
-        for good in ["list", "group:vip", "group:A.b_c-9", &format!("group:{}", "x".repeat(64))] {
+        for good in [
+            "list",
+            "group:vip",
+            "group:A.b_c-9",
+            &format!("group:{}", "x".repeat(64)),
+        ] {
             assert_eq!(good.parse::<Allow>().unwrap().to_string(), good);
         }
-        for bad in ["", "List", "everybody", "group:", "group:a b", "group:a,b", "group:a:b", "group:ü", "vip"] {
+        for bad in [
+            "",
+            "List",
+            "everybody",
+            "group:",
+            "group:a b",
+            "group:a,b",
+            "group:a:b",
+            "group:ü",
+            "vip",
+        ] {
             assert!(bad.parse::<Allow>().is_err(), "{bad:?}");
         }
-        assert!(format!("group:{}", "x".repeat(65)).parse::<Allow>().is_err());
+        assert!(
+            format!("group:{}", "x".repeat(65))
+                .parse::<Allow>()
+                .is_err()
+        );
     }
 
     #[test]
     fn a_message_adds_a_row_only_near_the_window_of_a_drop_that_is_not_sealed() {
-        let (d, endless) = (drop(1, 10, 20), Drop { closes_at: None, ..drop(1, 10, 20) });
+        let (d, endless) = (
+            drop(1, 10, 20),
+            Drop {
+                closes_at: None,
+                ..drop(1, 10, 20)
+            },
+        );
         let outside = Some(ClaimFault::OutsideWindow);
         for (minute, of_drop, of_endless) in [
             (4, outside, outside),
@@ -276,12 +310,27 @@ mod tests {
             (25, outside, None),
             (9_000, outside, None),
         ] {
-            assert_eq!(d.window().fault(Some(at(minute))), of_drop, "minute {minute}");
-            assert_eq!(endless.window().fault(Some(at(minute))), of_endless, "minute {minute}");
+            assert_eq!(
+                d.window().fault(Some(at(minute))),
+                of_drop,
+                "minute {minute}"
+            );
+            assert_eq!(
+                endless.window().fault(Some(at(minute))),
+                of_endless,
+                "minute {minute}"
+            );
         }
         assert_eq!(d.window().fault(None), None);
-        let sealed = Drop { sealed_at: Some(at(30)), ..d }.window();
-        assert_eq!([None, Some(at(15)), Some(at(50))].map(|at| sealed.fault(at)), [Some(ClaimFault::SealedDrop); 3]);
+        let sealed = Drop {
+            sealed_at: Some(at(30)),
+            ..d
+        }
+        .window();
+        assert_eq!(
+            [None, Some(at(15)), Some(at(50))].map(|at| sealed.fault(at)),
+            [Some(ClaimFault::SealedDrop); 3]
+        );
     }
 
     #[test]
@@ -292,6 +341,13 @@ mod tests {
         assert_eq!(d.state(at(10), false, 0), DropState::SoldOut);
         assert_eq!(d.state(at(10), true, 1), DropState::Paused);
         assert_eq!(d.state(at(20), true, 1), DropState::Closed);
-        assert_eq!(Drop { sealed_at: Some(at(30)), ..d }.state(at(31), false, 0), DropState::Sealed);
+        assert_eq!(
+            Drop {
+                sealed_at: Some(at(30)),
+                ..d
+            }
+            .state(at(31), false, 0),
+            DropState::Sealed
+        );
     }
 }

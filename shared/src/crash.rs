@@ -85,8 +85,10 @@ mod wanted {
 
     use super::Point;
 
-    pub(super) static CRASH: LazyLock<WantedCrash> = LazyLock::new(|| WantedCrash::read("FIRSTCOME_CRASH_AT"));
-    pub(super) static STALL: LazyLock<WantedCrash> = LazyLock::new(|| WantedCrash::read("FIRSTCOME_STALL_AT"));
+    pub(super) static CRASH: LazyLock<WantedCrash> =
+        LazyLock::new(|| WantedCrash::read("FIRSTCOME_CRASH_AT"));
+    pub(super) static STALL: LazyLock<WantedCrash> =
+        LazyLock::new(|| WantedCrash::read("FIRSTCOME_STALL_AT"));
 
     /// `name`, `name:nth` or `name:nth:milliseconds`.
     pub(super) struct WantedCrash {
@@ -110,7 +112,8 @@ mod wanted {
 
         /// Whether this is the time and the place.
         pub(super) fn is_due(&self, point: Point) -> bool {
-            self.name.as_deref() == Some(point.name()) && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
+            self.name.as_deref() == Some(point.name())
+                && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
         }
 
         /// How long to stand still.
@@ -152,13 +155,24 @@ mod tests {
     fn the_process_dies_where_and_when_it_is_told() {
         let child = |crash_at: &str| {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "crash::tests::passes_two_points", "--ignored", "--nocapture"]);
-            let ended = command.env("FIRSTCOME_CRASH_AT", crash_at).output().unwrap();
+            command.args([
+                "--exact",
+                "crash::tests::passes_two_points",
+                "--ignored",
+                "--nocapture",
+            ]);
+            let ended = command
+                .env("FIRSTCOME_CRASH_AT", crash_at)
+                .output()
+                .unwrap();
             let told = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
             (ended.status.success(), told)
         };
         let (lives, told) = child("claim_admitted:2");
-        assert!(!lives && told.contains("once") && !told.contains("twice"), "{told}");
+        assert!(
+            !lives && told.contains("once") && !told.contains("twice"),
+            "{told}"
+        );
         assert!(told.contains("crash point claim_admitted"), "{told}");
         assert!(!child("claim_sent").0);
         let (lives, told) = child("mail_sent");

@@ -10,16 +10,24 @@ use utoipa::ToSchema;
 /// walks round a limit that a gateway sets by path.
 pub fn canonical_number(text: &str) -> Option<i64> {
     let has_one_form = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
-    if has_one_form { text.parse().ok() } else { None }
+    if has_one_form {
+        text.parse().ok()
+    } else {
+        None
+    }
 }
 
 /// Number of a coupon, as MySQL gave it out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
 /// Number of a drop, unique across coupons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
@@ -89,12 +97,29 @@ impl UserId {
         if self.0.chars().count() <= SHORT {
             return HIDDEN.to_owned();
         }
-        let (name, host) = self.0.split_once('@').map_or((self.0.as_str(), None), |(name, host)| (name, Some(host)));
-        let host = host.map(|host| format!("@{}{HIDDEN}", host.chars().take(1).collect::<String>()));
+        let (name, host) = self
+            .0
+            .split_once('@')
+            .map_or((self.0.as_str(), None), |(name, host)| (name, Some(host)));
+        let host =
+            host.map(|host| format!("@{}{HIDDEN}", host.chars().take(1).collect::<String>()));
         let shows_some = name.chars().count() > SHORT;
-        let first = name.chars().next().filter(|_| shows_some).map(String::from).unwrap_or_default();
-        let last = if name.is_ascii() && shows_some { (name.len() - 2).div_euclid(2).min(2) } else { 0 };
-        format!("{first}{HIDDEN}{}{}", &name[name.len() - last..], host.unwrap_or_default())
+        let first = name
+            .chars()
+            .next()
+            .filter(|_| shows_some)
+            .map(String::from)
+            .unwrap_or_default();
+        let last = if name.is_ascii() && shows_some {
+            (name.len() - 2).div_euclid(2).min(2)
+        } else {
+            0
+        };
+        format!(
+            "{first}{HIDDEN}{}{}",
+            &name[name.len() - last..],
+            host.unwrap_or_default()
+        )
     }
 }
 
@@ -186,7 +211,9 @@ pub fn is_invisible(c: char) -> bool {
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
-        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}') || (is_invisible(c) && !is_of_emoji)
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}')
+            || (is_invisible(c) && !is_of_emoji)
     };
     text.chars().find(|c| is_unfit(*c))
 }
@@ -198,7 +225,19 @@ mod tests {
     #[test]
     fn a_number_has_one_name_in_a_path() {
         assert_eq!(canonical_number("5"), Some(5));
-        for other in ["", "0", "05", "+5", "-5", " 5", "5 ", "5.0", "0x5", "٥", "9223372036854775808"] {
+        for other in [
+            "",
+            "0",
+            "05",
+            "+5",
+            "-5",
+            " 5",
+            "5 ",
+            "5.0",
+            "0x5",
+            "٥",
+            "9223372036854775808",
+        ] {
             assert_eq!(canonical_number(other), None, "{other:?}");
         }
     }
@@ -217,10 +256,27 @@ mod tests {
 
     #[test]
     fn user_ids_are_checked_at_the_edge() {
-        for good in ["u", "u-37", "A.b_c@d+e-9", "auth0|5f7c", "urn:sub=1", &"x".repeat(64)] {
+        for good in [
+            "u",
+            "u-37",
+            "A.b_c@d+e-9",
+            "auth0|5f7c",
+            "urn:sub=1",
+            &"x".repeat(64),
+        ] {
             assert_eq!(good.parse::<UserId>().unwrap().as_str(), good);
         }
-        for bad in ["", " ", "a b", "ü", "a/b", "a;b", "a\n", "<b>", &"x".repeat(65)] {
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "ü",
+            "a/b",
+            "a;b",
+            "a\n",
+            "<b>",
+            &"x".repeat(65),
+        ] {
             assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
         }
     }
@@ -235,9 +291,15 @@ mod tests {
         for short in ["7", "a", "42", "999", "bob", "@", "a@b"] {
             assert_eq!(masked(short), HIDDEN, "{short}");
         }
-        assert_eq!((masked("4711"), masked("100000")), ("4•••1".into(), "1•••00".into()));
+        assert_eq!(
+            (masked("4711"), masked("100000")),
+            ("4•••1".into(), "1•••00".into())
+        );
         assert_eq!(masked("person-005@example.com"), "p•••05@e•••");
         assert_eq!(masked("al@example.com"), "•••@e•••");
-        assert_eq!(format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()), "a•••e@e•••");
+        assert_eq!(
+            format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()),
+            "a•••e@e•••"
+        );
     }
 }

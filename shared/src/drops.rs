@@ -40,9 +40,15 @@ pub async fn make_ahead(
     drops: &[Drop],
     now: DateTime<Utc>,
 ) -> Result<usize, MakeError> {
-    let Some(schedule @ Schedule::Daily { .. }) = &coupon.schedule else { return Ok(0) };
+    let Some(schedule @ Schedule::Daily { .. }) = &coupon.schedule else {
+        return Ok(0);
+    };
     let mut missing = schedule.drops_from(now);
-    missing.retain(|planned| drops.iter().all(|drop| drop.local_date != Some(planned.local_date)));
+    missing.retain(|planned| {
+        drops
+            .iter()
+            .all(|drop| drop.local_date != Some(planned.local_date))
+    });
     if missing.is_empty() {
         return Ok(0);
     }
@@ -54,12 +60,16 @@ pub async fn make_ahead(
         redis.generation(coupon.id).await?
     };
     skip_given_numbers(db, redis).await?;
-    let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else { return Ok(0) };
+    let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {
+        return Ok(0);
+    };
     if let Some(generation) = generation {
         for drop in &made {
             // Refused where the coupon was changed since; the reconciler loads it then.
             let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));
-            redis.load_drop(&keys, &generation, coupon.revision, &meta).await?;
+            redis
+                .load_drop(&keys, &generation, coupon.revision, &meta)
+                .await?;
         }
     }
     Ok(made.len())

@@ -116,30 +116,51 @@ impl ClaimEvent {
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
         // Fibonacci hashing: coupons start at different partitions.
-        let coupon = self.coupon_id.0.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let coupon = self
+            .coupon_id
+            .0
+            .cast_unsigned()
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            >> 32;
         u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
     /// A message of version 1.
     pub fn encode(&self) -> String {
         let claim = self.wire();
-        let wire = OneWire { v: ONE, coupon_id: self.coupon_id.0, drop_id: self.drop_id.0, claim };
+        let wire = OneWire {
+            v: ONE,
+            coupon_id: self.coupon_id.0,
+            drop_id: self.drop_id.0,
+            claim,
+        };
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
     /// A message of version 2. The claims are of one drop.
     pub fn encode_batch(claims: &[&Self]) -> String {
-        let Some(first) = claims.first() else { return String::new() };
+        let Some(first) = claims.first() else {
+            return String::new();
+        };
         let (coupon_id, drop_id) = (first.coupon_id.0, first.drop_id.0);
         let claims = claims.iter().map(|claim| claim.wire()).collect();
-        serde_json::to_string(&BatchWire { v: BATCH, coupon_id, drop_id, claims }).unwrap_or_default()
+        serde_json::to_string(&BatchWire {
+            v: BATCH,
+            coupon_id,
+            drop_id,
+            claims,
+        })
+        .unwrap_or_default()
     }
 
     fn wire(&self) -> ClaimWire<'_> {
         ClaimWire {
             slot: i64::from(self.slot),
             user_id: self.user_id.as_str().into(),
-            claimed_at: self.claimed_at.to_rfc3339_opts(SecondsFormat::Millis, true).into(),
+            claimed_at: self
+                .claimed_at
+                .to_rfc3339_opts(SecondsFormat::Millis, true)
+                .into(),
         }
     }
 
@@ -147,7 +168,11 @@ impl ClaimEvent {
     /// A message that cannot be read at all is one error.
     pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
         let unreadable = |error: serde_json::Error| {
-            let error = if payload.is_empty() { "the message is empty".into() } else { error.to_string() };
+            let error = if payload.is_empty() {
+                "the message is empty".into()
+            } else {
+                error.to_string()
+            };
             vec![refuse("undecodable", error, payload)]
         };
         let head: HeadWire = match serde_json::from_slice(payload) {
@@ -157,16 +182,28 @@ impl ClaimEvent {
         match head.v {
             ONE => match serde_json::from_slice::<ClaimWire<'_>>(payload) {
                 Ok(wire) => {
-                    let told = |(reason, error)| Undecodable { reason, error, fragments: fragments(payload) };
+                    let told = |(reason, error)| Undecodable {
+                        reason,
+                        error,
+                        fragments: fragments(payload),
+                    };
                     vec![wire.claim(&head).map_err(told)]
                 }
                 Err(error) => unreadable(error),
             },
             BATCH => match serde_json::from_slice::<ClaimsWire<'_>>(payload) {
                 Ok(wire) if wire.claims.is_empty() => {
-                    vec![refuse("undecodable", "a batch without claims".to_owned(), payload)]
+                    vec![refuse(
+                        "undecodable",
+                        "a batch without claims".to_owned(),
+                        payload,
+                    )]
                 }
-                Ok(wire) => wire.claims.iter().map(|claim| of_batch(&head, claim)).collect(),
+                Ok(wire) => wire
+                    .claims
+                    .iter()
+                    .map(|claim| of_batch(&head, claim))
+                    .collect(),
                 Err(error) => one_by_one(&head, payload).unwrap_or_else(|| unreadable(error)),
             },
             version => {
@@ -178,21 +215,39 @@ impl ClaimEvent {
 }
 
 fn refuse(reason: &'static str, error: String, payload: &[u8]) -> Result<ClaimEvent, Undecodable> {
-    Err(Undecodable { reason, error, fragments: fragments(payload) })
+    Err(Undecodable {
+        reason,
+        error,
+        fragments: fragments(payload),
+    })
 }
 
 impl ClaimWire<'_> {
     fn claim(&self, head: &HeadWire) -> Result<ClaimEvent, (&'static str, String)> {
-        let user_id: UserId = self.user_id.parse().map_err(|error| ("undecodable", format!("user_id: {error}")))?;
+        let user_id: UserId = self
+            .user_id
+            .parse()
+            .map_err(|error| ("undecodable", format!("user_id: {error}")))?;
         let claimed_at = match DateTime::parse_from_rfc3339(&self.claimed_at) {
             Ok(at) if !is_leap_second(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
             Ok(_) => return Err(("undecodable", "claimed_at: a leap second".to_owned())),
             Err(error) => return Err(("undecodable", format!("claimed_at: {error}"))),
         };
         let slot = Slot::try_from(self.slot).ok().filter(|slot| *slot >= 1);
-        let out_of_range = || ("slot_out_of_range", format!("slot {} is below 1 or far too high", self.slot));
+        let out_of_range = || {
+            (
+                "slot_out_of_range",
+                format!("slot {} is below 1 or far too high", self.slot),
+            )
+        };
         let slot = slot.ok_or_else(out_of_range)?;
-        Ok(ClaimEvent { coupon_id: CouponId(head.coupon_id), drop_id: DropId(head.drop_id), slot, user_id, claimed_at })
+        Ok(ClaimEvent {
+            coupon_id: CouponId(head.coupon_id),
+            drop_id: DropId(head.drop_id),
+            slot,
+            user_id,
+            claimed_at,
+        })
     }
 
     fn fragments(&self, head: &HeadWire) -> Fragments {
@@ -207,7 +262,11 @@ impl ClaimWire<'_> {
 }
 
 fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecodable> {
-    let told = |(reason, error)| Undecodable { reason, error, fragments: wire.fragments(head) };
+    let told = |(reason, error)| Undecodable {
+        reason,
+        error,
+        fragments: wire.fragments(head),
+    };
     wire.claim(head).map_err(told)
 }
 
@@ -219,15 +278,25 @@ fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, 
     let one = |claim: &Value| match ClaimWire::deserialize(claim) {
         Ok(wire) => of_batch(head, &wire),
         Err(error) => {
-            let known = Fragments { coupon_id: Some(head.coupon_id), drop_id: Some(head.drop_id), ..read_of(claim) };
-            Err(Undecodable { reason: "undecodable", error: error.to_string(), fragments: known })
+            let known = Fragments {
+                coupon_id: Some(head.coupon_id),
+                drop_id: Some(head.drop_id),
+                ..read_of(claim)
+            };
+            Err(Undecodable {
+                reason: "undecodable",
+                error: error.to_string(),
+                fragments: known,
+            })
         }
     };
     Some(claims.iter().map(one).collect())
 }
 
 fn fragments(payload: &[u8]) -> Fragments {
-    serde_json::from_slice(payload).map(|message| read_of(&message)).unwrap_or_default()
+    serde_json::from_slice(payload)
+        .map(|message| read_of(&message))
+        .unwrap_or_default()
 }
 
 fn read_of(message: &Value) -> Fragments {
@@ -251,11 +320,12 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
 mod tests {
     use super::*;
 
-    const GOOD: &str =
-        r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
+    const GOOD: &str = r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
 
     fn good() -> ClaimEvent {
-        let [Ok(event)] = &ClaimEvent::decode(GOOD.as_bytes())[..] else { panic!("{GOOD}") };
+        let [Ok(event)] = &ClaimEvent::decode(GOOD.as_bytes())[..] else {
+            panic!("{GOOD}")
+        };
         event.clone()
     }
 
@@ -268,7 +338,8 @@ mod tests {
 
     /// The examples of `docs/asyncapi.json`, by the message's name.
     fn example(name: &str) -> String {
-        let document: Value = serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
+        let document: Value =
+            serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
         document["components"]["messages"][name]["examples"][0]["payload"].to_string()
     }
 
@@ -282,13 +353,22 @@ mod tests {
     #[test]
     fn documented_examples_decode_to_the_claims_that_encode_them() {
         let same = |a: &str, b: &str| {
-            assert_eq!(serde_json::from_str::<Value>(a).unwrap(), serde_json::from_str::<Value>(b).unwrap());
+            assert_eq!(
+                serde_json::from_str::<Value>(a).unwrap(),
+                serde_json::from_str::<Value>(b).unwrap()
+            );
         };
         same(&example("claim"), &good().encode());
         let batch = example("claims");
-        let claims: Vec<ClaimEvent> = ClaimEvent::decode(batch.as_bytes()).into_iter().map(Result::unwrap).collect();
+        let claims: Vec<ClaimEvent> = ClaimEvent::decode(batch.as_bytes())
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
         assert_eq!(claims[0], good());
-        same(&batch, &ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()));
+        same(
+            &batch,
+            &ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()),
+        );
     }
 
     #[test]
@@ -300,7 +380,10 @@ mod tests {
             ("{\"v\":1}", "undecodable"),
             (&GOOD.replace("\"v\":1", "\"v\":2"), "undecodable"),
             (&GOOD.replace("\"v\":1", "\"v\":3"), "wrong_version"),
-            ("{\"v\":2,\"coupon_id\":1,\"drop_id\":2,\"claims\":[]}", "undecodable"),
+            (
+                "{\"v\":2,\"coupon_id\":1,\"drop_id\":2,\"claims\":[]}",
+                "undecodable",
+            ),
             (&GOOD.replace(":37,", ":0,"), "slot_out_of_range"),
             (&GOOD.replace(":37,", ":-1,"), "slot_out_of_range"),
             (&GOOD.replace("u-37", "u 37"), "undecodable"),
@@ -310,24 +393,46 @@ mod tests {
             assert_eq!(refused(payload).reason, reason, "{payload}");
         }
         let known = refused(&GOOD.replace(":37,", ":0,")).fragments;
-        assert_eq!((known.drop_id, known.user_id.unwrap().as_str()), (Some(2), "u-37"));
+        assert_eq!(
+            (known.drop_id, known.user_id.unwrap().as_str()),
+            (Some(2), "u-37")
+        );
     }
 
     #[test]
     fn claim_that_is_wrong_spoils_no_other_of_its_batch() {
         let claims: Vec<ClaimEvent> = (1..=4).map(|slot| ClaimEvent { slot, ..good() }).collect();
         let batch = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
-        assert_eq!(ClaimEvent::decode(batch.as_bytes()), claims.iter().cloned().map(Ok).collect::<Vec<_>>());
+        assert_eq!(
+            ClaimEvent::decode(batch.as_bytes()),
+            claims.iter().cloned().map(Ok).collect::<Vec<_>>()
+        );
         for (wrong, reason) in [
-            (batch.replace("\"slot\":2,", "\"slot\":0,"), "slot_out_of_range"),
-            (batch.replace("\"slot\":2,", "\"slot\":\"2\","), "undecodable"),
+            (
+                batch.replace("\"slot\":2,", "\"slot\":0,"),
+                "slot_out_of_range",
+            ),
+            (
+                batch.replace("\"slot\":2,", "\"slot\":\"2\","),
+                "undecodable",
+            ),
             (batch.replace("{\"slot\":2,", "{"), "undecodable"),
-            (batch.replace("\"slot\":2,\"user_id\":\"u-37\"", "\"slot\":2,\"user_id\":\"u 37\""), "undecodable"),
+            (
+                batch.replace(
+                    "\"slot\":2,\"user_id\":\"u-37\"",
+                    "\"slot\":2,\"user_id\":\"u 37\"",
+                ),
+                "undecodable",
+            ),
         ] {
             let read = ClaimEvent::decode(wrong.as_bytes());
             assert_eq!(read.iter().filter(|one| one.is_ok()).count(), 3, "{wrong}");
             let refused = read[1].as_ref().unwrap_err();
-            assert_eq!((refused.reason, refused.fragments.drop_id), (reason, Some(2)), "{wrong}");
+            assert_eq!(
+                (refused.reason, refused.fragments.drop_id),
+                (reason, Some(2)),
+                "{wrong}"
+            );
         }
     }
 
@@ -335,18 +440,33 @@ mod tests {
     fn one_coupon_uses_every_partition_and_neighbours_share_one() {
         let event = good();
         for coupon_id in [1, 2, i64::MAX, -1].map(CouponId) {
-            let of = |slot| ClaimEvent { coupon_id, slot, ..event.clone() }.partition(12);
-            let mut used: Vec<u32> = (0..12).map(|block| of(1 + block * PARTITION_BLOCK)).collect();
+            let of = |slot| {
+                ClaimEvent {
+                    coupon_id,
+                    slot,
+                    ..event.clone()
+                }
+                .partition(12)
+            };
+            let mut used: Vec<u32> = (0..12)
+                .map(|block| of(1 + block * PARTITION_BLOCK))
+                .collect();
             used.sort_unstable();
             assert_eq!(used, (0..12).collect::<Vec<_>>());
             assert_eq!(of(1), of(PARTITION_BLOCK));
-            assert!([of(0), of(u32::MAX)].iter().all(|partition| *partition < 12));
+            assert!(
+                [of(0), of(u32::MAX)]
+                    .iter()
+                    .all(|partition| *partition < 12)
+            );
         }
         assert_eq!(event.partition(0), 0);
     }
 
     #[test]
     fn bytes_that_are_no_text_are_refused() {
-        assert!(matches!(&ClaimEvent::decode(&[0xff, 0xfe])[..], [Err(refused)] if refused.reason == "undecodable"));
+        assert!(
+            matches!(&ClaimEvent::decode(&[0xff, 0xfe])[..], [Err(refused)] if refused.reason == "undecodable")
+        );
     }
 }

@@ -41,7 +41,11 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(limit.allow("redis_error", at(0)), Some(0));
         assert_eq!(limit.allow("redis_error", at(1)), None);
-        assert_eq!(limit.allow("shed", at(2)), Some(0), "another reason has lines of its own");
+        assert_eq!(
+            limit.allow("shed", at(2)),
+            Some(0),
+            "another reason has lines of its own"
+        );
         assert_eq!(limit.allow("redis_error", at(999)), None);
         assert_eq!(limit.allow("redis_error", at(1_000)), Some(2));
         assert_eq!(limit.allow("redis_error", at(5_000)), Some(0));

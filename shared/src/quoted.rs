@@ -33,15 +33,27 @@ pub fn without_values(error: impl Display) -> String {
 /// The text before the next value, its quotation mark, and the text after that mark. An apostrophe
 /// within a word opens nothing.
 fn opening(text: &str) -> Option<(&str, char, &str)> {
-    let opens = |at: usize| text[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric());
+    let opens = |at: usize| {
+        text[..at]
+            .chars()
+            .next_back()
+            .is_none_or(|before| !before.is_alphanumeric())
+    };
     let (at, sign) = text.match_indices(['\'', '"']).find(|(at, _)| opens(*at))?;
     Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
 }
 
 /// Where the text goes on after a value. A mark within a word belongs to the value.
 fn end_of(text: &str, sign: char) -> Option<usize> {
-    let ends = |end: &usize| text[*end..].chars().next().is_none_or(|after| !after.is_alphanumeric());
-    text.match_indices(sign).map(|(at, mark)| at + mark.len()).find(ends)
+    let ends = |end: &usize| {
+        text[*end..]
+            .chars()
+            .next()
+            .is_none_or(|after| !after.is_alphanumeric())
+    };
+    text.match_indices(sign)
+        .map(|(at, mark)| at + mark.len())
+        .find(ends)
 }
 
 #[cfg(test)]
@@ -51,12 +63,27 @@ mod tests {
     #[test]
     fn values_in_quotes_are_left_out_and_words_stay() {
         for (text, expected) in [
-            ("Duplicate entry '1-u-37-0' for key 'one'", "Duplicate entry '…' for key '…'"),
-            ("Column 'x' doesn't have 'u-37'", "Column '…' doesn't have '…'"),
-            ("Duplicate entry '1-o'neil-0' for key 'one'", "Duplicate entry '…' for key '…'"),
-            ("Incorrect value: \"u-37\", twice", "Incorrect value: \"…\", twice"),
+            (
+                "Duplicate entry '1-u-37-0' for key 'one'",
+                "Duplicate entry '…' for key '…'",
+            ),
+            (
+                "Column 'x' doesn't have 'u-37'",
+                "Column '…' doesn't have '…'",
+            ),
+            (
+                "Duplicate entry '1-o'neil-0' for key 'one'",
+                "Duplicate entry '…' for key '…'",
+            ),
+            (
+                "Incorrect value: \"u-37\", twice",
+                "Incorrect value: \"…\", twice",
+            ),
             ("it ends in 'u-37", "it ends in '…'"),
-            ("no float - TypeError (response was bulk-string('\"u-37\"'))", "no float - TypeError…"),
+            (
+                "no float - TypeError (response was bulk-string('\"u-37\"'))",
+                "no float - TypeError…",
+            ),
             ("MySQL is away", "MySQL is away"),
         ] {
             assert_eq!(without_values(text), expected);

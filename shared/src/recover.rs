@@ -35,13 +35,21 @@ pub struct LostSettings {
 }
 
 /// What MySQL has lost of a coupon's settings; `None`: nothing, as far as Redis knows.
-pub async fn lost_settings(db: &Db, redis: &Redis, id: CouponId) -> Result<Option<LostSettings>, RecoverError> {
+pub async fn lost_settings(
+    db: &Db,
+    redis: &Redis,
+    id: CouponId,
+) -> Result<Option<LostSettings>, RecoverError> {
     // Before MySQL: what an operator changes meanwhile is not lost.
     let revision = redis.revision(id).await?;
     if revision == 0 {
         return Ok(None);
     }
-    let Some((coupon, mut drops)) = db.coupon(id).await?.filter(|(coupon, _)| coupon.revision < revision) else {
+    let Some((coupon, mut drops)) = db
+        .coupon(id)
+        .await?
+        .filter(|(coupon, _)| coupon.revision < revision)
+    else {
         return Ok(None);
     };
     drops.retain(|drop| drop.sealed_at.is_none());
@@ -55,21 +63,38 @@ pub async fn lost_settings(db: &Db, redis: &Redis, id: CouponId) -> Result<Optio
     let coupon = Coupon { revision, ..coupon };
     let after = (coupon, drops);
     let changes = difference(Some(&before), Some(&after)).to_string();
-    Ok(Some(LostSettings { coupon: after.0, drops: after.1, changes }))
+    Ok(Some(LostSettings {
+        coupon: after.0,
+        drops: after.1,
+        changes,
+    }))
 }
 
 /// Puts into MySQL what it has lost of a coupon's settings, and gives that.
-pub async fn recover(db: &Db, redis: &Redis, id: CouponId) -> Result<Option<LostSettings>, RecoverError> {
-    let Some(lost) = lost_settings(db, redis, id).await? else { return Ok(None) };
-    let recovered = db.recover_settings(lost.coupon.clone(), lost.drops.clone()).await?;
+pub async fn recover(
+    db: &Db,
+    redis: &Redis,
+    id: CouponId,
+) -> Result<Option<LostSettings>, RecoverError> {
+    let Some(lost) = lost_settings(db, redis, id).await? else {
+        return Ok(None);
+    };
+    let recovered = db
+        .recover_settings(lost.coupon.clone(), lost.drops.clone())
+        .await?;
     Ok(recovered.then_some(lost))
 }
 
 /// The settings with what Redis has of them. It has neither the name nor the days of a schedule.
-fn by_redis((before, drops): &(Coupon, Vec<Drop>), known: &HashMap<DropId, DropMeta>) -> (Coupon, Vec<Drop>) {
+fn by_redis(
+    (before, drops): &(Coupon, Vec<Drop>),
+    known: &HashMap<DropId, DropMeta>,
+) -> (Coupon, Vec<Drop>) {
     let (mut coupon, mut drops) = (before.clone(), drops.clone());
     for drop in &mut drops {
-        let Some(meta) = known.get(&drop.id) else { continue };
+        let Some(meta) = known.get(&drop.id) else {
+            continue;
+        };
         let (opens_at, closes_at) = (instant(Some(meta.opens_at_ms)), instant(meta.closes_at_ms));
         let window = (opens_at.unwrap_or(drop.opens_at), closes_at);
         if before.quantity == drop.quantity {
@@ -78,7 +103,10 @@ fn by_redis((before, drops): &(Coupon, Vec<Drop>), known: &HashMap<DropId, DropM
         if (drop.opens_at, drop.closes_at) != window
             && let Some(Schedule::Once { .. }) = coupon.schedule
         {
-            coupon.schedule = Some(Schedule::Once { opens_at: window.0, closes_at });
+            coupon.schedule = Some(Schedule::Once {
+                opens_at: window.0,
+                closes_at,
+            });
         }
         (drop.opens_at, drop.closes_at) = window;
         (drop.quantity, drop.closed_early) = (meta.quantity, meta.closed_early);
@@ -102,18 +130,48 @@ mod tests {
     use crate::domain::OncePer;
 
     fn coupon_of(quantity: u32, schedule: Option<Schedule>) -> Coupon {
-        let (id, name, once_per, allow_list) = (CouponId(1), "Winter".into(), OncePer::Drop, AllowList::default());
+        let (id, name, once_per, allow_list) = (
+            CouponId(1),
+            "Winter".into(),
+            OncePer::Drop,
+            AllowList::default(),
+        );
         let (waiting_list, paused, revision, allow) = (0, false, 1, None);
-        Coupon { id, name, quantity, once_per, waiting_list, paused, revision, schedule, allow, allow_list }
+        Coupon {
+            id,
+            name,
+            quantity,
+            once_per,
+            waiting_list,
+            paused,
+            revision,
+            schedule,
+            allow,
+            allow_list,
+        }
     }
 
     fn drop_of(id: i64, quantity: u32, opens_ms: i64) -> Drop {
         let opens_at = instant(Some(opens_ms)).unwrap();
-        let (id, coupon_id, local_date, closes_at, sealed_at) = (DropId(id), CouponId(1), None, None, None);
-        Drop { id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early: false }
+        let (id, coupon_id, local_date, closes_at, sealed_at) =
+            (DropId(id), CouponId(1), None, None, None);
+        Drop {
+            id,
+            coupon_id,
+            local_date,
+            opens_at,
+            closes_at,
+            quantity,
+            sealed_at,
+            closed_early: false,
+        }
     }
 
-    fn meta(coupon: &Coupon, drop: &Drop, change: impl FnOnce(&mut DropMeta)) -> (DropId, DropMeta) {
+    fn meta(
+        coupon: &Coupon,
+        drop: &Drop,
+        change: impl FnOnce(&mut DropMeta),
+    ) -> (DropId, DropMeta) {
         let mut meta = DropMeta::of(coupon, drop);
         change(&mut meta);
         (drop.id, meta)
@@ -121,7 +179,10 @@ mod tests {
 
     #[test]
     fn all_settings_that_redis_has_are_taken_from_it() {
-        let once = Schedule::Once { opens_at: instant(Some(5)).unwrap(), closes_at: None };
+        let once = Schedule::Once {
+            opens_at: instant(Some(5)).unwrap(),
+            closes_at: None,
+        };
         let before = (coupon_of(10, Some(once)), vec![drop_of(1, 10, 5)]);
         let known = meta(&before.0, &before.1[0], |meta| {
             (meta.quantity, meta.waiting_list, meta.paused) = (20, 7, true);
@@ -130,18 +191,34 @@ mod tests {
         let (coupon, drops) = by_redis(&before, &[known.clone()].into());
         assert_eq!(DropMeta::of(&coupon, &drops[0]), known.1);
         let closes_at = instant(Some(9));
-        assert_eq!(coupon.schedule, Some(Schedule::Once { opens_at: drops[0].opens_at, closes_at }));
+        assert_eq!(
+            coupon.schedule,
+            Some(Schedule::Once {
+                opens_at: drops[0].opens_at,
+                closes_at
+            })
+        );
         assert_eq!((coupon.quantity, coupon.name.as_str()), (20, "Winter"));
-        assert_eq!(by_redis(&before, &HashMap::new()), before, "Redis knows nothing of its drops");
+        assert_eq!(
+            by_redis(&before, &HashMap::new()),
+            before,
+            "Redis knows nothing of its drops"
+        );
     }
 
     #[test]
-    fn a_drop_that_is_withheld_pauses_no_other_and_one_of_another_quantity_changes_no_day_to_come() {
+    fn a_drop_that_is_withheld_pauses_no_other_and_one_of_another_quantity_changes_no_day_to_come()
+    {
         let coupon = coupon_of(10, None);
         let drops = vec![drop_of(1, 30, 5), drop_of(2, 10, 6)];
-        let known =
-            [meta(&coupon, &drops[0], |meta| meta.quantity = 40), meta(&coupon, &drops[1], |meta| meta.paused = true)];
+        let known = [
+            meta(&coupon, &drops[0], |meta| meta.quantity = 40),
+            meta(&coupon, &drops[1], |meta| meta.paused = true),
+        ];
         let (after, drops) = by_redis(&(coupon.clone(), drops), &known.into());
-        assert_eq!((after, drops[0].quantity, drops[1].quantity), (coupon, 40, 10));
+        assert_eq!(
+            (after, drops[0].quantity, drops[1].quantity),
+            (coupon, 40, 10)
+        );
     }
 }

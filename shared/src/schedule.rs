@@ -4,7 +4,9 @@
 mod preview;
 pub mod time_zone;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
+use chrono::{
+    DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc,
+};
 pub use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,7 +23,11 @@ pub enum Schedule {
         #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
         /// First instant at which none is any more; without it the drop stays open.
-        #[serde(default, deserialize_with = "instants::or_none", skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            deserialize_with = "instants::or_none",
+            skip_serializing_if = "Option::is_none"
+        )]
         closes_at: Option<DateTime<Utc>>,
     },
     /// One drop a local date, from `first_day` to `last_day`, both included.
@@ -94,27 +100,46 @@ impl Schedule {
         use chrono::Datelike as _;
         let in_range = |date: NaiveDate| (2000..2200).contains(&date.year());
         let dates = match self {
-            Self::Once { opens_at, closes_at } => {
-                if closes_at.is_some_and(|closes| closes.trunc_subsecs(3) <= opens_at.trunc_subsecs(3)) {
+            Self::Once {
+                opens_at,
+                closes_at,
+            } => {
+                if closes_at
+                    .is_some_and(|closes| closes.trunc_subsecs(3) <= opens_at.trunc_subsecs(3))
+                {
                     return Err(BadSchedule::ClosesBeforeOpening);
                 }
-                [Some(opens_at.date_naive()), closes_at.map(|at| at.date_naive())]
+                [
+                    Some(opens_at.date_naive()),
+                    closes_at.map(|at| at.date_naive()),
+                ]
             }
-            Self::Daily { first_day, last_day, .. } => {
+            Self::Daily {
+                first_day,
+                last_day,
+                ..
+            } => {
                 if last_day.is_some_and(|last| last < *first_day) {
                     return Err(BadSchedule::LastBeforeFirst);
                 }
                 [Some(*first_day), *last_day]
             }
         };
-        if dates.into_iter().flatten().all(in_range) { Ok(()) } else { Err(BadSchedule::OutOfRange) }
+        if dates.into_iter().flatten().all(in_range) {
+            Ok(())
+        } else {
+            Err(BadSchedule::OutOfRange)
+        }
     }
 
     /// Checks the schedule of a coupon that is to be made at `now`: it must still open.
     pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), BadSchedule> {
         self.check()?;
         match self {
-            Self::Once { closes_at: Some(closes), .. } if *closes <= now => Err(BadSchedule::WindowOver),
+            Self::Once {
+                closes_at: Some(closes),
+                ..
+            } if *closes <= now => Err(BadSchedule::WindowOver),
             Self::Daily { .. } if self.drops_from(now).is_empty() => Err(BadSchedule::DaysOver),
             _ => Ok(()),
         }
@@ -125,12 +150,20 @@ impl Schedule {
     /// opens.
     pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
         match self {
-            Self::Once { opens_at, closes_at } => vec![PlannedDrop {
+            Self::Once {
+                opens_at,
+                closes_at,
+            } => vec![PlannedDrop {
                 local_date: opens_at.date_naive(),
                 opens_at: opens_at.trunc_subsecs(3),
                 closes_at: closes_at.map(|at| at.trunc_subsecs(3)),
             }],
-            Self::Daily { time_zone, first_day, last_day, .. } => {
+            Self::Daily {
+                time_zone,
+                first_day,
+                last_day,
+                ..
+            } => {
                 let today = now.with_timezone(time_zone).date_naive();
                 let start = (today - TimeDelta::days(2)).max(*first_day);
                 let horizon = (today + TimeDelta::days(DAYS_AHEAD)).max(*first_day);
@@ -148,10 +181,23 @@ impl Schedule {
     /// The drop of one local date; `None` where there is none that day.
     pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
         match self {
-            Self::Once { .. } => self.drops_from(DateTime::UNIX_EPOCH).pop().filter(|drop| drop.local_date == day),
-            Self::Daily { time_zone, opens, closes, first_day, last_day } => {
+            Self::Once { .. } => self
+                .drops_from(DateTime::UNIX_EPOCH)
+                .pop()
+                .filter(|drop| drop.local_date == day),
+            Self::Daily {
+                time_zone,
+                opens,
+                closes,
+                first_day,
+                last_day,
+            } => {
                 let runs = day >= *first_day && last_day.is_none_or(|last| day <= last);
-                if runs { daily_drop(*time_zone, day, *opens, *closes) } else { None }
+                if runs {
+                    daily_drop(*time_zone, day, *opens, *closes)
+                } else {
+                    None
+                }
             }
         }
     }
@@ -160,27 +206,51 @@ impl Schedule {
     pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
         let (zone, first_day) = match self {
             Self::Once { .. } => {
-                return self.drops_from(now).into_iter().filter(|drop| drop.opens_at >= now).take(at_most).collect();
+                return self
+                    .drops_from(now)
+                    .into_iter()
+                    .filter(|drop| drop.opens_at >= now)
+                    .take(at_most)
+                    .collect();
             }
-            Self::Daily { time_zone, first_day, .. } => (time_zone, first_day),
+            Self::Daily {
+                time_zone,
+                first_day,
+                ..
+            } => (time_zone, first_day),
         };
         let today = now.with_timezone(zone).date_naive();
         // A zone skips a day once in a century.
-        let days = (today - TimeDelta::days(1)).max(*first_day).iter_days().take(at_most + 9);
-        days.filter_map(|day| self.drop_on(day)).filter(|drop| drop.opens_at >= now).take(at_most).collect()
+        let days = (today - TimeDelta::days(1))
+            .max(*first_day)
+            .iter_days()
+            .take(at_most + 9);
+        days.filter_map(|day| self.drop_on(day))
+            .filter(|drop| drop.opens_at >= now)
+            .take(at_most)
+            .collect()
     }
 }
 
 /// The drop of one local date; `None` where DST leaves nothing of the window (it lies inside the
 /// hour that is skipped).
-fn daily_drop(zone: Tz, day: NaiveDate, opens: NaiveTime, closes: NaiveTime) -> Option<PlannedDrop> {
+fn daily_drop(
+    zone: Tz,
+    day: NaiveDate,
+    opens: NaiveTime,
+    closes: NaiveTime,
+) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
     // At the latest where the next day's opens: a closing that is skipped is moved on, perhaps
     // past that.
     let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
     let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
-    (closes_at > opens_at).then_some(PlannedDrop { local_date: day, opens_at, closes_at: Some(closes_at) })
+    (closes_at > opens_at).then_some(PlannedDrop {
+        local_date: day,
+        opens_at,
+        closes_at: Some(closes_at),
+    })
 }
 
 /// The instant at which clocks in `zone` show `local`. A time that comes twice means the first of
@@ -192,7 +262,10 @@ pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     }
     // In a gap: read the time with the offset in force before it. No gap is longer than a day
     // (Samoa skipped one whole).
-    let before = (1..=26).find_map(|hours| zone.from_local_datetime(&(local - TimeDelta::hours(hours))).latest())?;
+    let before = (1..=26).find_map(|hours| {
+        zone.from_local_datetime(&(local - TimeDelta::hours(hours)))
+            .latest()
+    })?;
     let offset = local - TimeDelta::zero() - before.naive_local();
     Some((before + offset).with_timezone(&Utc))
 }
@@ -209,13 +282,16 @@ pub mod instants {
 
     fn read(text: &str) -> Result<DateTime<Utc>, String> {
         let no_zone = |text: &str| text.parse::<NaiveDateTime>().is_ok();
-        text.parse().ok().filter(|at| !is_leap_second(at)).ok_or_else(|| {
-            if no_zone(text) {
-                format!("{text:?} has no time zone; write {text}Z or {text}+09:00")
-            } else {
-                format!("{text:?} is not an instant such as 2026-12-01T06:00:00Z")
-            }
-        })
+        text.parse()
+            .ok()
+            .filter(|at| !is_leap_second(at))
+            .ok_or_else(|| {
+                if no_zone(text) {
+                    format!("{text:?} has no time zone; write {text}Z or {text}+09:00")
+                } else {
+                    format!("{text:?} is not an instant such as 2026-12-01T06:00:00Z")
+                }
+            })
     }
 
     pub fn one<'de, D: Deserializer<'de>>(d: D) -> Result<DateTime<Utc>, D::Error> {
@@ -224,7 +300,9 @@ pub mod instants {
 
     pub fn or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Option<DateTime<Utc>>, D::Error> {
         let text = Option::<String>::deserialize(d)?;
-        text.map(|text| read(&text)).transpose().map_err(D::Error::custom)
+        text.map(|text| read(&text))
+            .transpose()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -234,7 +312,11 @@ pub mod wall_clock {
 
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
     pub fn serialize<S: Serializer>(time: &NaiveTime, s: S) -> Result<S::Ok, S::Error> {
-        let form = if time.second() == 0 { "%H:%M" } else { "%H:%M:%S" };
+        let form = if time.second() == 0 {
+            "%H:%M"
+        } else {
+            "%H:%M:%S"
+        };
         s.collect_str(&time.format(form))
     }
 

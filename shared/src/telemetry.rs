@@ -19,19 +19,35 @@ pub const DEFAULT_LOGS: &str = "info,tokio_cron_scheduler=warn,librdkafka=warn,r
 /// JSON object a line. A second call in one process (tests) changes nothing.
 pub fn init_logs() {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
-    let filter = if filter.is_empty() { DEFAULT_LOGS } else { &filter };
-    init_logs_as(filter, std::env::var("LOG_FORMAT").is_ok_and(|f| f == "json"));
+    let filter = if filter.is_empty() {
+        DEFAULT_LOGS
+    } else {
+        &filter
+    };
+    init_logs_as(
+        filter,
+        std::env::var("LOG_FORMAT").is_ok_and(|f| f == "json"),
+    );
 }
 
 /// Logs to standard error what `filter` lets through. A second call in one process changes nothing.
 pub fn init_logs_as(filter: &str, json: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let already_set = if json {
-        builder.json().map_event_format(|line| WithRequestId { line, json }).try_init().is_err()
+        builder
+            .json()
+            .map_event_format(|line| WithRequestId { line, json })
+            .try_init()
+            .is_err()
     } else {
         let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-        builder.map_event_format(|line| WithRequestId { line, json }).try_init().is_err()
+        builder
+            .map_event_format(|line| WithRequestId { line, json })
+            .try_init()
+            .is_err()
     };
     if already_set {
         tracing::debug!("logs are set up already");
@@ -51,10 +67,18 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let Some(id) = request_id::current() else { return self.line.format_event(context, to, event) };
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut to: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let Some(id) = request_id::current() else {
+            return self.line.format_event(context, to, event);
+        };
         let mut line = String::new();
-        self.line.format_event(context, Writer::new(&mut line), event)?;
+        self.line
+            .format_event(context, Writer::new(&mut line), event)?;
         match line.trim_end().strip_suffix('}').filter(|_| self.json) {
             Some(fields) => writeln!(to, "{fields},\"request_id\":\"{id}\"}}"),
             None => writeln!(to, "{} request_id={id}", line.trim_end()),
@@ -63,13 +87,19 @@ where
 }
 
 /// Buckets, in seconds, for what a person waits for: from a script call to a deadline.
-const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 /// Buckets, in seconds, for passes and their stages: up to one over ten million claims.
-const PASS_SECONDS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+const PASS_SECONDS: &[f64] = &[
+    0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
+];
 
 /// Buckets for how many rows or claims were handled at once.
-const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0];
+const ROWS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
+];
 
 /// How often timed calls are summed up.
 const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
@@ -105,7 +135,10 @@ fn keep_small(handle: PrometheusHandle) {
             handle.run_upkeep();
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("metrics".into()).spawn(upkeep) {
+    if let Err(error) = std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(upkeep)
+    {
         tracing::warn!(%error, "figures are summed up only when they are asked for");
     }
 }

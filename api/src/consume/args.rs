@@ -53,7 +53,13 @@ pub struct TuningArgs {
     #[arg(long, env = "KAFKA_GROUP_INSTANCE_ID", value_name = "NAME", value_parser = instance_id)]
     pub kafka_group_instance_id: Option<String>,
     /// What happens to partitions when a process joins or leaves; the same for all of a group
-    #[arg(long, env = "CONSUME_REBALANCE", value_enum, ignore_case = true, default_value_t)]
+    #[arg(
+        long,
+        env = "CONSUME_REBALANCE",
+        value_enum,
+        ignore_case = true,
+        default_value_t
+    )]
     pub consume_rebalance: Rebalance,
     /// Time without progress after which this process calls itself stuck, in seconds: it is not
     /// ready then; after twice the time its partitions go to others, and after three times it ends
@@ -64,8 +70,16 @@ pub struct TuningArgs {
 
 impl ConsumeArgs {
     pub(super) fn membership(&self) -> Membership {
-        let instance_id = self.tuning.kafka_group_instance_id.clone().filter(|name| !name.is_empty());
-        Membership { group: self.kafka.kafka_group.clone(), rebalance: self.tuning.consume_rebalance, instance_id }
+        let instance_id = self
+            .tuning
+            .kafka_group_instance_id
+            .clone()
+            .filter(|name| !name.is_empty());
+        Membership {
+            group: self.kafka.kafka_group.clone(),
+            rebalance: self.tuning.consume_rebalance,
+            instance_id,
+        }
     }
 }
 

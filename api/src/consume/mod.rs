@@ -55,7 +55,9 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let prometheus = telemetry::init_metrics()?;
     describe_metrics();
     let address = args.tuning.consume_listen_addr;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("{address} could not be listened on"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{address} could not be listened on"))?;
     let address = listener.local_addr()?;
     let db = Db::new(&args.mysql.settings())?;
     let wait = StoreWait::new(&args.start, &shutdown);
@@ -121,13 +123,19 @@ fn start_worker(
         runtime: Handle::current(),
         stop,
     };
-    let (topic, group, first) = (setup.kafka.topic.clone(), setup.kafka.group.clone(), Once::new());
+    let (topic, group, first) = (
+        setup.kafka.topic.clone(),
+        setup.kafka.group.clone(),
+        Once::new(),
+    );
     let joined = move || first.call_once(|| say(&format!("consuming {topic} as {group}")));
     let (result, ended) = oneshot::channel();
-    std::thread::Builder::new().name("consume".into()).spawn(move || {
-        // The receiver is gone only when the whole process ends.
-        let _ = result.send(worker::run(setup, joined));
-    })?;
+    std::thread::Builder::new()
+        .name("consume".into())
+        .spawn(move || {
+            // The receiver is gone only when the whole process ends.
+            let _ = result.send(worker::run(setup, joined));
+        })?;
     Ok(ended)
 }
 

@@ -50,7 +50,11 @@ const MAX_WAIT_FACTOR: u32 = 4;
 
 /// The wait doubles after each large batch and falls back to the setting after a small one.
 fn next_wait(now: Duration, set: Duration, messages: usize) -> Duration {
-    if messages >= LARGE { (now * 2).min(set * MAX_WAIT_FACTOR) } else { set }
+    if messages >= LARGE {
+        (now * 2).min(set * MAX_WAIT_FACTOR)
+    } else {
+        set
+    }
 }
 
 pub(crate) struct Setup {
@@ -88,12 +92,28 @@ pub(crate) struct Worker {
 /// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each
 /// assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
-    let group = GroupContext::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
-    let source = Source::subscribe(&setup.kafka, setup.liveness, setup.membership.clone(), group)?;
-    let lag = LagWatch::start(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
+    let group = GroupContext::new(
+        setup.kafka.topic.clone(),
+        Arc::clone(&setup.health),
+        setup.runtime.clone(),
+        joined,
+    );
+    let source = Source::subscribe(
+        &setup.kafka,
+        setup.liveness,
+        setup.membership.clone(),
+        group,
+    )?;
+    let lag = LagWatch::start(
+        Arc::clone(source.consumer()),
+        setup.kafka.topic.clone(),
+        Arc::clone(&setup.health),
+    )?;
     let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.liveness)?;
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
-    let BatchLimits { max: size, wait, .. } = setup.limits;
+    let BatchLimits {
+        max: size, wait, ..
+    } = setup.limits;
     let (next_batch, backoff) = (NextBatch::default(), Backoff::default());
     let mut worker = Worker {
         setup,
@@ -141,18 +161,24 @@ impl Worker {
     }
 
     fn limits(&self) -> BatchLimits {
-        BatchLimits::new(self.size.min(self.throttle.most()), self.wait, self.setup.limits.wait)
+        BatchLimits::new(
+            self.size.min(self.throttle.most()),
+            self.wait,
+            self.setup.limits.wait,
+        )
     }
 
     fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {
         self.source.resume()?;
         let mut failed = None;
         let (prefetched, limits) = (std::mem::take(&mut self.next_batch), self.limits());
-        let batch = prefetched.gather(limits, IDLE, Instant::now, |longest| match self.source.next(longest) {
-            Ok(record) => record.map(Arc::new),
-            Err(error) => {
-                failed = Some(error);
-                None
+        let batch = prefetched.gather(limits, IDLE, Instant::now, |longest| {
+            match self.source.next(longest) {
+                Ok(record) => record.map(Arc::new),
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
             }
         });
         failed.map_or(Ok(batch), Err)
@@ -168,10 +194,16 @@ impl Worker {
             if self.out_of_time() {
                 break;
             }
-            let allowed = match self.throttle.allow(rest.len().min(self.size), Instant::now()) {
+            let allowed = match self
+                .throttle
+                .allow(rest.len().min(self.size), Instant::now())
+            {
                 Ok(allowed) => allowed,
                 Err(pause) => {
-                    if self.wait_for(async move { tokio::time::sleep(pause).await })?.is_none() {
+                    if self
+                        .wait_for(async move { tokio::time::sleep(pause).await })?
+                        .is_none()
+                    {
                         break;
                     }
                     continue;
@@ -179,7 +211,9 @@ impl Worker {
             };
             let part = rest[..allowed].to_vec();
             let begun = Instant::now();
-            let Some(outcome) = self.attempt(part.clone())? else { break };
+            let Some(outcome) = self.attempt(part.clone())? else {
+                break;
+            };
             match outcome.as_ref() {
                 Ok(written) => {
                     let took = begun.elapsed();
@@ -190,25 +224,41 @@ impl Worker {
                 }
                 Err(error) => {
                     let pause = self.on_failed(error, part.len());
-                    if self.wait_for(async move { tokio::time::sleep(pause).await })?.is_none() {
+                    if self
+                        .wait_for(async move { tokio::time::sleep(pause).await })?
+                        .is_none()
+                    {
                         break;
                     }
                 }
             }
         }
-        tracing::warn!(messages = rest.len(), "stopping with messages that could not be written; they are read again");
+        tracing::warn!(
+            messages = rest.len(),
+            "stopping with messages that could not be written; they are read again"
+        );
         Ok(())
     }
 
     /// One transaction. `None` where the deadline of a stop came first.
-    fn attempt(&mut self, batch: Vec<Arc<Record>>) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
+    fn attempt(
+        &mut self,
+        batch: Vec<Arc<Record>>,
+    ) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
         let (db, own, by_drop) = (self.setup.db.clone(), batch.clone(), self.meets_locks());
         self.setup.runtime.spawn(async move {
-            let written = if by_drop { write_by_drop(&db, own).await } else { write(&db, own).await };
+            let written = if by_drop {
+                write_by_drop(&db, own).await
+            } else {
+                write(&db, own).await
+            };
             result.send_replace(Some(Arc::new(written)));
         });
-        self.source.group().set_in_flight(Some(InFlightBatch { batch, outcome: outcome.clone() }));
+        self.source.group().set_in_flight(Some(InFlightBatch {
+            batch,
+            outcome: outcome.clone(),
+        }));
         let waited = self.prefetch(&outcome).and_then(|()| {
             self.wait_for(async move {
                 let outcome = outcome.wait_for(Option::is_some).await;
@@ -216,7 +266,11 @@ impl Worker {
             })
         });
         self.source.group().set_in_flight(None);
-        let lost = || Arc::new(Err(DbError::Panicked { what: "write a batch" }));
+        let lost = || {
+            Arc::new(Err(DbError::Panicked {
+                what: "write a batch",
+            }))
+        };
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
     }
 
@@ -253,10 +307,18 @@ impl Worker {
             self.locked_at = Some(Instant::now());
         }
         if self.backoff.end() {
-            tracing::info!(rows = written.issued, again = written.again, "MySQL takes batches again");
+            tracing::info!(
+                rows = written.issued,
+                again = written.again,
+                "MySQL takes batches again"
+            );
         }
         for (reason, count) in &written.refused {
-            tracing::warn!(reason, count, "messages could not become rows and are kept in failed_claims");
+            tracing::warn!(
+                reason,
+                count,
+                "messages could not become rows and are kept in failed_claims"
+            );
         }
         self.size = (self.size * 2).min(self.setup.limits.max);
     }
@@ -289,7 +351,8 @@ impl Worker {
         let mut until_poll = MAX_UNPOLLED;
         loop {
             let runtime = self.setup.runtime.clone();
-            let done = runtime.block_on(async { tokio::time::timeout(until_poll, future.as_mut()).await });
+            let done =
+                runtime.block_on(async { tokio::time::timeout(until_poll, future.as_mut()).await });
             if let Ok(value) = done {
                 return Ok(Some(value));
             }
@@ -310,11 +373,16 @@ mod tests {
     #[test]
     fn the_wait_grows_with_the_rate_only() {
         let set = Duration::from_millis(10);
-        let waits = [63, 64, 500, 1_000, 1_000, 1, 0].iter().scan(set, |wait, messages| {
-            *wait = next_wait(*wait, set, *messages);
-            Some(wait.as_millis())
-        });
+        let waits = [63, 64, 500, 1_000, 1_000, 1, 0]
+            .iter()
+            .scan(set, |wait, messages| {
+                *wait = next_wait(*wait, set, *messages);
+                Some(wait.as_millis())
+            });
         assert_eq!(waits.collect::<Vec<_>>(), [10, 20, 40, 40, 40, 10, 10]);
-        assert_eq!(next_wait(Duration::ZERO, Duration::ZERO, 1_000), Duration::ZERO);
+        assert_eq!(
+            next_wait(Duration::ZERO, Duration::ZERO, 1_000),
+            Duration::ZERO
+        );
     }
 }

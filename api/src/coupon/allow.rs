@@ -42,24 +42,45 @@ pub(super) struct AllowWhat {
     pub(super) only: Option<String>,
 }
 
-pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowWhat) -> Result<(), CommandFailure> {
+pub(super) async fn run(
+    client: &Client,
+    json: bool,
+    coupon: &str,
+    what: &AllowWhat,
+) -> Result<(), CommandFailure> {
     let list = format!("{coupon}/allow-list");
     match what {
-        AllowWhat { add: Some(file), .. } => send(client, json, &list, "add", file).await,
-        AllowWhat { remove: Some(file), .. } => send(client, json, &list, "remove", file).await,
+        AllowWhat {
+            add: Some(file), ..
+        } => send(client, json, &list, "add", file).await,
+        AllowWhat {
+            remove: Some(file), ..
+        } => send(client, json, &list, "remove", file).await,
         AllowWhat { empty: true, .. } => {
-            let done = client.ops(Method::DELETE, &list, &Value::Null, None).await?;
+            let done = client
+                .ops(Method::DELETE, &list, &Value::Null, None)
+                .await?;
             print(&if json {
                 format!("{done}\n")
             } else {
                 format!("{} removed; nobody is on the list\n", done["changed"])
             })
         }
-        AllowWhat { find: Some(user), .. } => {
+        AllowWhat {
+            find: Some(user), ..
+        } => {
             let path = format!("{list}/people/{}", encoded(user));
             let (found, _) = client.get_ops(&path).await?;
-            let words = if found["on_list"] == true { "is" } else { "is not" };
-            print(&if json { format!("{found}\n") } else { format!("{user} {words} on the list\n") })
+            let words = if found["on_list"] == true {
+                "is"
+            } else {
+                "is not"
+            };
+            print(&if json {
+                format!("{found}\n")
+            } else {
+                format!("{user} {words} on the list\n")
+            })
         }
         _ => show(client, json, &list).await,
     }
@@ -67,7 +88,13 @@ pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowW
 
 /// Sends a file part by part. What was sent before a part that is refused stands: the same file may
 /// be sent again.
-async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) -> Result<(), CommandFailure> {
+async fn send(
+    client: &Client,
+    json: bool,
+    list: &str,
+    verb: &str,
+    file: &Path,
+) -> Result<(), CommandFailure> {
     let mut lines = Lines::open(file)?;
     let (mut changed, mut last, mut sent) = (0, Value::Null, 0);
     loop {
@@ -77,12 +104,18 @@ async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) 
         }
         let path = format!("{list}/{verb}");
         // The API names the line of its part.
-        last = client.send_text(&path, part.join("\n")).await.map_err(|failure| in_part(failure, sent, part.len()))?;
+        last = client
+            .send_text(&path, part.join("\n"))
+            .await
+            .map_err(|failure| in_part(failure, sent, part.len()))?;
         changed += last["changed"].as_u64().unwrap_or_default();
         sent += part.len();
     }
     if sent == 0 {
-        return Err(CommandFailure::NotAsked(format!("{} has no line", file.display())));
+        return Err(CommandFailure::NotAsked(format!(
+            "{} has no line",
+            file.display()
+        )));
     }
     if json {
         return print(&format!(
@@ -91,7 +124,10 @@ async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) 
         ));
     }
     let done = if verb == "add" { "added" } else { "removed" };
-    print(&format!("{changed} {done} of {sent} lines; {} people are on the list\n", last["people"]))
+    print(&format!(
+        "{changed} {done} of {sent} lines; {} people are on the list\n",
+        last["people"]
+    ))
 }
 
 fn in_part(failure: CommandFailure, sent: usize, lines: usize) -> CommandFailure {
@@ -100,7 +136,9 @@ fn in_part(failure: CommandFailure, sent: usize, lines: usize) -> CommandFailure
         CommandFailure::Refused(why) => {
             CommandFailure::Refused(format!("of {place}: {why}; what came before them stands"))
         }
-        CommandFailure::NotAsked(why) => CommandFailure::NotAsked(format!("at {place}: {why}; send the file again")),
+        CommandFailure::NotAsked(why) => {
+            CommandFailure::NotAsked(format!("at {place}: {why}; send the file again"))
+        }
         CommandFailure::OutputClosed => CommandFailure::OutputClosed,
     }
 }
@@ -115,19 +153,31 @@ impl Lines {
     fn open(file: &Path) -> Result<Self, CommandFailure> {
         let name = file.display().to_string();
         if name == "-" {
-            return Ok(Self { reader: Box::new(BufReader::new(stdin())), name: "the standard input".into() });
+            return Ok(Self {
+                reader: Box::new(BufReader::new(stdin())),
+                name: "the standard input".into(),
+            });
         }
-        let opened =
-            File::open(file).map_err(|error| CommandFailure::NotAsked(format!("{name} cannot be read: {error}")))?;
-        Ok(Self { reader: Box::new(BufReader::new(opened)), name })
+        let opened = File::open(file)
+            .map_err(|error| CommandFailure::NotAsked(format!("{name} cannot be read: {error}")))?;
+        Ok(Self {
+            reader: Box::new(BufReader::new(opened)),
+            name,
+        })
     }
 
     fn next_part(&mut self) -> Result<Vec<String>, CommandFailure> {
         let mut part = Vec::new();
         while part.len() < AT_ONCE {
             let mut line = Vec::new();
-            let read = self.reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
-            read.map_err(|error| CommandFailure::NotAsked(format!("{} cannot be read: {error}", self.name)))?;
+            let read = self
+                .reader
+                .by_ref()
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line);
+            read.map_err(|error| {
+                CommandFailure::NotAsked(format!("{} cannot be read: {error}", self.name))
+            })?;
             if line.is_empty() {
                 break;
             }
@@ -153,8 +203,14 @@ async fn show(client: &Client, json: bool, list: &str) -> Result<(), CommandFail
             eprintln!("for: {whom}; {} people are on the list", page["people"]);
             is_first = false;
         }
-        let ids = page["ids"].as_array().map_or(&[] as &[Value], Vec::as_slice);
-        let lines: String = ids.iter().filter_map(Value::as_str).flat_map(|id| [id, "\n"]).collect();
+        let ids = page["ids"]
+            .as_array()
+            .map_or(&[] as &[Value], Vec::as_slice);
+        let lines: String = ids
+            .iter()
+            .filter_map(Value::as_str)
+            .flat_map(|id| [id, "\n"])
+            .collect();
         print(&lines)?;
     }
     Ok(())

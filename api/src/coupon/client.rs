@@ -21,7 +21,12 @@ use tokio::time::{sleep, timeout};
 #[command(next_help_heading = "API")]
 pub(super) struct ApiArgs {
     /// Where the API is, as http://host:port or https://host:port
-    #[arg(long, env = "API_URL", default_value = "http://127.0.0.1:8080", global = true)]
+    #[arg(
+        long,
+        env = "API_URL",
+        default_value = "http://127.0.0.1:8080",
+        global = true
+    )]
     pub(super) api_url: String,
     /// File of the certificate authorities to trust at https://, in PEM form; else the public ones
     #[arg(long, env = "API_CA_FILE", value_name = "FILE", value_parser = path, global = true)]
@@ -63,19 +68,37 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        let api = CouponApiClient::new(&base, args.api_ca_file.clone()).map_err(CommandFailure::NotAsked)?;
+        let api = CouponApiClient::new(&base, args.api_ca_file.clone())
+            .map_err(CommandFailure::NotAsked)?;
         // While it is being replaced, the setting holds two.
-        let first =
-            |token: &SecretString| token.expose_secret().split(',').next().unwrap_or_default().to_owned().into();
-        Ok(Self { api, base, token: args.ops_token.as_ref().map(first), operator: args.operator.clone() })
+        let first = |token: &SecretString| {
+            token
+                .expose_secret()
+                .split(',')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+                .into()
+        };
+        Ok(Self {
+            api,
+            base,
+            token: args.ops_token.as_ref().map(first),
+            operator: args.operator.clone(),
+        })
     }
 
     fn for_operators(&self, method: Method, path: &str) -> Result<Builder, CommandFailure> {
         let token = self.token.as_ref().ok_or_else(|| {
-            CommandFailure::NotAsked("this needs the operators' token: set OPS_TOKEN as the API has it".to_owned())
+            CommandFailure::NotAsked(
+                "this needs the operators' token: set OPS_TOKEN as the API has it".to_owned(),
+            )
         })?;
-        let request = request(method, path).header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
-        Ok(self.operator.iter().fold(request, |request, name| request.header("x-operator", name.as_bytes())))
+        let request = request(method, path)
+            .header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
+        Ok(self.operator.iter().fold(request, |request, name| {
+            request.header("x-operator", name.as_bytes())
+        }))
     }
 
     /// The answer, and the path of the next page.
@@ -84,7 +107,10 @@ impl Client {
     }
 
     /// The same with the token.
-    pub(super) async fn get_ops(&self, path: &str) -> Result<(Value, Option<String>), CommandFailure> {
+    pub(super) async fn get_ops(
+        &self,
+        path: &str,
+    ) -> Result<(Value, Option<String>), CommandFailure> {
         self.page(|| self.for_operators(Method::GET, path)).await
     }
 
@@ -96,13 +122,19 @@ impl Client {
         let mut left = LONGEST_WAIT;
         let response = loop {
             let response = self.exchange(without_body(request()?)?).await?;
-            let Some(wait) = wait_asked_for(&response).filter(|wait| *wait <= left) else { break response };
+            let Some(wait) = wait_asked_for(&response).filter(|wait| *wait <= left) else {
+                break response;
+            };
             left = left.saturating_sub(wait);
             sleep(wait).await;
         };
         let response = self.succeeded(response).await?;
-        let link = response.headers().get(LINK).and_then(|link| link.to_str().ok());
-        let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
+        let link = response
+            .headers()
+            .get(LINK)
+            .and_then(|link| link.to_str().ok());
+        let next =
+            link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
         Ok((self.json(response).await?, next))
     }
 
@@ -114,14 +146,23 @@ impl Client {
         idempotency_key: Option<&str>,
     ) -> Result<Value, CommandFailure> {
         let request = self.for_operators(method, path)?;
-        let request = idempotency_key.iter().fold(request, |request, key| request.header("idempotency-key", *key));
+        let request = idempotency_key.iter().fold(request, |request, key| {
+            request.header("idempotency-key", *key)
+        });
         self.json(self.send(with_json(request, body)?).await?).await
     }
 
     /// Sends a text.
-    pub(super) async fn send_text(&self, path: &str, text: String) -> Result<Value, CommandFailure> {
-        let request = self.for_operators(Method::POST, path)?.header(CONTENT_TYPE, "text/plain");
-        self.json(self.send(request.body(text.into()).map_err(unfit)?).await?).await
+    pub(super) async fn send_text(
+        &self,
+        path: &str,
+        text: String,
+    ) -> Result<Value, CommandFailure> {
+        let request = self
+            .for_operators(Method::POST, path)?
+            .header(CONTENT_TYPE, "text/plain");
+        self.json(self.send(request.body(text.into()).map_err(unfit)?).await?)
+            .await
     }
 
     /// Changes a coupon while it has this revision.
@@ -133,7 +174,9 @@ impl Client {
     ) -> Result<Value, CommandFailure> {
         let request = self.for_operators(Method::PATCH, path)?;
         let tag = revision.map(|revision| format!("\"{revision}\""));
-        let request = tag.iter().fold(request, |request, tag| request.header(IF_MATCH, tag));
+        let request = tag
+            .iter()
+            .fold(request, |request, tag| request.header(IF_MATCH, tag));
         self.json(self.send(with_json(request, body)?).await?).await
     }
 
@@ -143,13 +186,18 @@ impl Client {
         path: &str,
         write: impl Fn(&str) -> Result<(), CommandFailure>,
     ) -> Result<(), CommandFailure> {
-        let request = self.for_operators(Method::GET, path)?.header(ACCEPT, "text/csv");
+        let request = self
+            .for_operators(Method::GET, path)?
+            .header(ACCEPT, "text/csv");
         let mut response = self.send(without_body(request)?).await?;
         // A part may end within a character, never a line.
         let mut rest = Vec::new();
         while let Some(part) = self.part(&mut response).await? {
             rest.extend_from_slice(&part);
-            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let whole = rest
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
             let lines: Vec<u8> = rest.drain(..whole).collect();
             write(&String::from_utf8_lossy(&lines))?;
         }
@@ -170,9 +218,14 @@ impl Client {
     }
 
     /// The next bytes of an answer.
-    async fn part(&self, response: &mut Response<Incoming>) -> Result<Option<Bytes>, CommandFailure> {
+    async fn part(
+        &self,
+        response: &mut Response<Incoming>,
+    ) -> Result<Option<Bytes>, CommandFailure> {
         loop {
-            let frame = timeout(PATIENCE, response.body_mut().frame()).await.map_err(|error| self.cut(&error))?;
+            let frame = timeout(PATIENCE, response.body_mut().frame())
+                .await
+                .map_err(|error| self.cut(&error))?;
             let Some(frame) = frame else { return Ok(None) };
             // A frame of trailers holds none.
             if let Ok(bytes) = frame.map_err(|error| self.cut(&error))?.into_data() {
@@ -186,21 +239,35 @@ impl Client {
     }
 
     /// The answer, whatever it says.
-    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Incoming>, CommandFailure> {
+    async fn exchange(
+        &self,
+        request: Request<Bytes>,
+    ) -> Result<Response<Incoming>, CommandFailure> {
         let why = match timeout(PATIENCE, self.api.send(request)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(FetchError::Refused(why))) => format!("cannot be trusted: {why}"),
-            Ok(Err(FetchError::Away(_))) => "cannot be reached: is it running, and is API_URL right?".to_owned(),
+            Ok(Err(FetchError::Away(_))) => {
+                "cannot be reached: is it running, and is API_URL right?".to_owned()
+            }
             Err(_) => "does not answer: is it running, and is API_URL right?".to_owned(),
         };
-        Err(CommandFailure::NotAsked(format!("the API at {} {why}", self.base)))
+        Err(CommandFailure::NotAsked(format!(
+            "the API at {} {why}",
+            self.base
+        )))
     }
 
     fn cut(&self, error: &dyn std::fmt::Display) -> CommandFailure {
-        CommandFailure::NotAsked(format!("the answer of the API at {} broke off ({error}); try again", self.base))
+        CommandFailure::NotAsked(format!(
+            "the answer of the API at {} broke off ({error}); try again",
+            self.base
+        ))
     }
 
-    async fn succeeded(&self, response: Response<Incoming>) -> Result<Response<Incoming>, CommandFailure> {
+    async fn succeeded(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<Response<Incoming>, CommandFailure> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -220,27 +287,41 @@ fn without_body(request: Builder) -> Result<Request<Bytes>, CommandFailure> {
 }
 
 fn with_json(request: Builder, body: &Value) -> Result<Request<Bytes>, CommandFailure> {
-    request.header(CONTENT_TYPE, "application/json").body(body.to_string().into()).map_err(unfit)
+    request
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.to_string().into())
+        .map_err(unfit)
 }
 
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 fn unfit(error: axum::http::Error) -> CommandFailure {
-    CommandFailure::NotAsked(format!("OPS_TOKEN, OPERATOR or an argument does not fit into a request: {error}"))
+    CommandFailure::NotAsked(format!(
+        "OPS_TOKEN, OPERATOR or an argument does not fit into a request: {error}"
+    ))
 }
 
 /// `Retry-After` of an answer that a later one may replace.
 fn wait_asked_for<B>(response: &Response<B>) -> Option<Duration> {
-    let seconds =
-        response.headers().get(RETRY_AFTER).filter(|_| response.status() == StatusCode::SERVICE_UNAVAILABLE)?;
-    seconds.to_str().ok()?.parse().ok().map(|seconds| Duration::from_secs(seconds).max(SHORTEST_WAIT))
+    let seconds = response
+        .headers()
+        .get(RETRY_AFTER)
+        .filter(|_| response.status() == StatusCode::SERVICE_UNAVAILABLE)?;
+    seconds
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+        .map(|seconds| Duration::from_secs(seconds).max(SHORTEST_WAIT))
 }
 
 fn failure(status: StatusCode, detail: Option<&str>) -> CommandFailure {
     match (status, detail) {
-        (StatusCode::UNAUTHORIZED, _) => {
-            CommandFailure::Refused("the API does not take this OPS_TOKEN: set it as the API has it".to_owned())
-        }
-        (_, None) => CommandFailure::NotAsked(format!("no API of ours answered ({status}): is API_URL right?")),
+        (StatusCode::UNAUTHORIZED, _) => CommandFailure::Refused(
+            "the API does not take this OPS_TOKEN: set it as the API has it".to_owned(),
+        ),
+        (_, None) => CommandFailure::NotAsked(format!(
+            "no API of ours answered ({status}): is API_URL right?"
+        )),
         (_, Some(detail)) if status.is_client_error() => CommandFailure::Refused(detail.to_owned()),
         (_, Some(detail)) => CommandFailure::NotAsked(detail.to_owned()),
     }
@@ -265,15 +346,30 @@ mod tests {
         let answer = async move || {
             if counter.fetch_add(1, Ordering::Relaxed) < busy {
                 let problem = Json(json!({"detail": "too many ask for lists"}));
-                return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, retry_after)], problem).into_response();
+                return (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    [(RETRY_AFTER, retry_after)],
+                    problem,
+                )
+                    .into_response();
             }
             Json(json!(["a coupon"])).into_response()
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api_url = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(answer))).await });
-        let args = ApiArgs { api_url, api_ca_file: None, ops_token: None, operator: None, json: true };
-        let Ok(client) = Client::new(&args) else { panic!("no client") };
+        let server = tokio::spawn(async move {
+            axum::serve(listener, Router::new().route("/", get(answer))).await
+        });
+        let args = ApiArgs {
+            api_url,
+            api_ca_file: None,
+            ops_token: None,
+            operator: None,
+            json: true,
+        };
+        let Ok(client) = Client::new(&args) else {
+            panic!("no client")
+        };
         let page = client.get("/").await.map(|(page, _)| page);
         server.abort();
         (page, asked.load(Ordering::Relaxed))
@@ -289,7 +385,9 @@ mod tests {
     #[tokio::test]
     async fn an_api_that_is_busy_for_long_is_not_waited_for() {
         let (page, asked) = asked(u32::MAX, "11").await;
-        assert!(matches!(page, Err(CommandFailure::NotAsked(why)) if why == "too many ask for lists"));
+        assert!(
+            matches!(page, Err(CommandFailure::NotAsked(why)) if why == "too many ask for lists")
+        );
         assert_eq!(asked, 1);
     }
 }

@@ -41,16 +41,27 @@ fn last_day(text: &str) -> Result<LastDay, String> {
     if text == NEVER {
         return Ok(LastDay(None));
     }
-    let day = text.parse().map_err(|_| format!("give a date such as 2026-12-10, or {NEVER}"))?;
+    let day = text
+        .parse()
+        .map_err(|_| format!("give a date such as 2026-12-10, or {NEVER}"))?;
     Ok(LastDay(Some(day)))
 }
 
 impl EditArgs {
     pub(super) fn body(&self) -> Value {
-        let at = |text: &String| if text == NEVER { Value::Null } else { json!(text) };
+        let at = |text: &String| {
+            if text == NEVER {
+                Value::Null
+            } else {
+                json!(text)
+            }
+        };
         let fields = [
             ("name", self.name.as_ref().map(|name| json!(name))),
-            ("waiting_list", self.waiting_list.map(|places| json!(places))),
+            (
+                "waiting_list",
+                self.waiting_list.map(|places| json!(places)),
+            ),
             ("closes_at", self.closes_at.as_ref().map(at)),
             ("opens", self.opens.as_ref().map(|time| json!(time))),
             ("closes", self.closes.as_ref().map(|time| json!(time))),
@@ -62,13 +73,22 @@ impl EditArgs {
 }
 
 /// Closes the open drop if `yes`; else says what that would close. There is no way back.
-pub(super) async fn close(client: &Client, json: bool, id: Id, yes: bool) -> Result<(), CommandFailure> {
+pub(super) async fn close(
+    client: &Client,
+    json: bool,
+    id: Id,
+    yes: bool,
+) -> Result<(), CommandFailure> {
     let (coupon, _) = client.get(&path(id)).await?;
     if yes {
-        let closed = client.ops(Method::PATCH, &path(id), &json!({"close_now": true}), None).await;
+        let closed = client
+            .ops(Method::PATCH, &path(id), &json!({"close_now": true}), None)
+            .await;
         return match closed {
             Ok(coupon) => show(json, &coupon, false),
-            Err(CommandFailure::Refused(why)) => Err(CommandFailure::Refused(not_open(&coupon, why))),
+            Err(CommandFailure::Refused(why)) => {
+                Err(CommandFailure::Refused(not_open(&coupon, why)))
+            }
             other => other.map(drop),
         };
     }
@@ -83,7 +103,10 @@ pub(super) async fn close(client: &Client, json: bool, id: Id, yes: bool) -> Res
             table::fit(name, 60)
         )
     } else {
-        not_open(&coupon, "no drop is open, so there is nothing to close".to_owned())
+        not_open(
+            &coupon,
+            "no drop is open, so there is nothing to close".to_owned(),
+        )
     }))
 }
 
@@ -94,8 +117,12 @@ fn not_open(coupon: &Value, why: String) -> String {
         Some("daily") => format!("coupon edit {id} --last-day DATE ends its days"),
         _ => format!("coupon edit {id} --closes-at INSTANT moves its end"),
     };
-    let Some(opens) = coupon["next_drop"]["opens_at"].as_str() else { return why };
-    format!("{why}; the next drop opens at {opens}: coupon pause {id} keeps it from admitting anybody, {edit}")
+    let Some(opens) = coupon["next_drop"]["opens_at"].as_str() else {
+        return why;
+    };
+    format!(
+        "{why}; the next drop opens at {opens}: coupon pause {id} keeps it from admitting anybody, {edit}"
+    )
 }
 
 #[cfg(test)]
@@ -112,9 +139,17 @@ mod tests {
 
     #[test]
     fn an_edit_names_only_the_given_fields_and_never_is_null() {
-        let body = |args: &[&str]| Line::try_parse_from([&["x"], args].concat()).map(|line| line.edit.body());
-        assert_eq!(body(&["--name", "Winter"]).unwrap(), json!({"name": "Winter"}));
-        assert_eq!(body(&["--closes-at", "never"]).unwrap(), json!({"closes_at": null}));
+        let body = |args: &[&str]| {
+            Line::try_parse_from([&["x"], args].concat()).map(|line| line.edit.body())
+        };
+        assert_eq!(
+            body(&["--name", "Winter"]).unwrap(),
+            json!({"name": "Winter"})
+        );
+        assert_eq!(
+            body(&["--closes-at", "never"]).unwrap(),
+            json!({"closes_at": null})
+        );
         assert_eq!(
             body(&["--last-day", "never", "--opens", "15:00"]).unwrap(),
             json!({"last_day": null, "opens": "15:00"})
@@ -123,7 +158,11 @@ mod tests {
             body(&["--last-day", "2026-12-10", "--waiting-list", "5"]).unwrap(),
             json!({"last_day": "2026-12-10", "waiting_list": 5})
         );
-        for wrong in [&[][..], &["--last-day", "soon"], &["--closes-at", "never", "--opens", "15:00"]] {
+        for wrong in [
+            &[][..],
+            &["--last-day", "soon"],
+            &["--closes-at", "never", "--opens", "15:00"],
+        ] {
             assert!(body(wrong).is_err(), "{wrong:?}");
         }
     }

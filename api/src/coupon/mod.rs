@@ -162,7 +162,11 @@ struct CreateArgs {
     #[arg(long)]
     preview: bool,
     /// Opens once, then: such as 2026-12-01T15:00:00+09:00
-    #[arg(long, required_unless_present = "time_zone", conflicts_with = "time_zone")]
+    #[arg(
+        long,
+        required_unless_present = "time_zone",
+        conflicts_with = "time_zone"
+    )]
     opens_at: Option<String>,
     /// Opens once, until then; without it, it stays open
     #[arg(long, conflicts_with = "time_zone")]
@@ -186,7 +190,11 @@ struct CreateArgs {
 
 impl CreateArgs {
     fn body(&self) -> Value {
-        let kind = if self.time_zone.is_some() { "daily" } else { "once" };
+        let kind = if self.time_zone.is_some() {
+            "daily"
+        } else {
+            "once"
+        };
         let fields = [
             ("type", Some(kind.to_owned())),
             ("opens_at", self.opens_at.clone()),
@@ -197,7 +205,8 @@ impl CreateArgs {
             ("first_day", self.first_day.map(|day| day.to_string())),
             ("last_day", self.last_day.map(|day| day.to_string())),
         ];
-        let given = |(name, value): (&str, Option<String>)| Some((name.to_owned(), Value::String(value?)));
+        let given =
+            |(name, value): (&str, Option<String>)| Some((name.to_owned(), Value::String(value?)));
         let schedule: Map<String, Value> = fields.into_iter().filter_map(given).collect();
         let once_per = match self.once_per {
             OncePerArg::Coupon => "coupon",
@@ -245,7 +254,9 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
         }
         CouponCommand::Create(create) => {
             let key = create.idempotency_key.as_deref();
-            let coupon = client.ops(Method::POST, "/v1/coupons", &create.body(), key).await?;
+            let coupon = client
+                .ops(Method::POST, "/v1/coupons", &create.body(), key)
+                .await?;
             show(json, &coupon, true)
         }
         CouponCommand::List { state } => list(client, json, state.as_deref()).await,
@@ -258,14 +269,26 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
         CouponCommand::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
         CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
-            let why = || CommandFailure::NotAsked("say who decided it: give --by, or --operator".into());
+            let why =
+                || CommandFailure::NotAsked("say who decided it: give --by, or --operator".into());
             self::revoke(client, json, revoke, by.ok_or_else(why)?).await
         }
-        CouponCommand::Allow(AllowArgs { id, what: AllowWhat { only: Some(whom), .. } }) => {
-            let allow = if whom == "everybody" { Value::Null } else { json!(whom) };
+        CouponCommand::Allow(AllowArgs {
+            id,
+            what: AllowWhat {
+                only: Some(whom), ..
+            },
+        }) => {
+            let allow = if whom == "everybody" {
+                Value::Null
+            } else {
+                json!(whom)
+            };
             change(*id, json!({ "allow": allow })).await
         }
-        CouponCommand::Allow(AllowArgs { id, what }) => allow::run(client, json, &path(*id), what).await,
+        CouponCommand::Allow(AllowArgs { id, what }) => {
+            allow::run(client, json, &path(*id), what).await
+        }
     }
 }
 
@@ -277,7 +300,11 @@ fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFa
     if json {
         return print(&format!("{coupon}\n"));
     }
-    let openings = if with_openings { openings::next_ten(&coupon["schedule"], Utc::now()) } else { String::new() };
+    let openings = if with_openings {
+        openings::next_ten(&coupon["schedule"], Utc::now())
+    } else {
+        String::new()
+    };
     print(&(table::coupon(coupon) + &openings))
 }
 
@@ -286,16 +313,22 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
     let (coupon, _) = client.get(&path(id)).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();
     if u64::from(quantity) < now {
-        return Err(CommandFailure::Refused(format!("it gives out {now} already; give a larger number than that")));
+        return Err(CommandFailure::Refused(format!(
+            "it gives out {now} already; give a larger number than that"
+        )));
     }
     // Nobody has changed it since.
     let revision = coupon["revision"].as_u64();
-    let changed = client.change_if(&path(id), &json!({"quantity": quantity}), revision).await?;
+    let changed = client
+        .change_if(&path(id), &json!({"quantity": quantity}), revision)
+        .await?;
     show(json, &changed, false)
 }
 
 async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), CommandFailure> {
-    let state = state.map(|state| format!("&state={}", encoded(state))).unwrap_or_default();
+    let state = state
+        .map(|state| format!("&state={}", encoded(state)))
+        .unwrap_or_default();
     let mut next = Some(format!("/v1/coupons?limit=1000{state}"));
     let mut all = Vec::new();
     while let Some(path) = next {
@@ -303,12 +336,24 @@ async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Co
         all.extend(page.as_array().cloned().unwrap_or_default());
         next = link;
     }
-    print(&if json { format!("{}\n", Value::Array(all)) } else { table::coupons(&all) })
+    print(&if json {
+        format!("{}\n", Value::Array(all))
+    } else {
+        table::coupons(&all)
+    })
 }
 
 /// Page by page: there may be a million.
-async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bool) -> Result<(), CommandFailure> {
-    let drop = drop.map(|drop| format!("drop_id={drop}&")).unwrap_or_default();
+async fn winners(
+    client: &Client,
+    id: Id,
+    drop: Option<i64>,
+    csv: bool,
+    json: bool,
+) -> Result<(), CommandFailure> {
+    let drop = drop
+        .map(|drop| format!("drop_id={drop}&"))
+        .unwrap_or_default();
     let mut next = Some(format!("{}/issued?{drop}limit=2000", path(id)));
     if csv {
         let path = format!("{}/issued?{}", path(id), drop.trim_end_matches('&'));
@@ -317,17 +362,43 @@ async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bo
     let mut of = None;
     while let Some(path) = next {
         let (page, link) = client.get_ops(&path).await?;
-        let rows = page["issued"].as_array().map_or(&[] as &[Value], Vec::as_slice);
-        let lines = || rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect();
-        let text = if json { lines() } else { table::winners(rows, &mut of) };
+        let rows = page["issued"]
+            .as_array()
+            .map_or(&[] as &[Value], Vec::as_slice);
+        let lines = || {
+            rows.iter()
+                .flat_map(|row| [row.to_string(), "\n".to_owned()])
+                .collect()
+        };
+        let text = if json {
+            lines()
+        } else {
+            table::winners(rows, &mut of)
+        };
         print(&text)?;
         next = link;
     }
-    if of.is_none() && !json { print("nobody holds one yet\n") } else { Ok(()) }
+    if of.is_none() && !json {
+        print("nobody holds one yet\n")
+    } else {
+        Ok(())
+    }
 }
 
-async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Result<(), CommandFailure> {
-    let RevokeArgs { id, user, reason, drop, may_claim_again, .. } = args;
+async fn revoke(
+    client: &Client,
+    json: bool,
+    args: &RevokeArgs,
+    by: &str,
+) -> Result<(), CommandFailure> {
+    let RevokeArgs {
+        id,
+        user,
+        reason,
+        drop,
+        may_claim_again,
+        ..
+    } = args;
     let mut body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
     if let Some(drop) = drop {
         body["drop_id"] = json!(drop);
@@ -338,7 +409,10 @@ async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Res
         return print(&format!("{revoked}\n"));
     }
     let place = match revoked["slot"].as_u64() {
-        Some(slot) => format!("slot {slot} of drop {}, which goes to the next", revoked["drop_id"]),
+        Some(slot) => format!(
+            "slot {slot} of drop {}, which goes to the next",
+            revoked["drop_id"]
+        ),
         None => format!("a place of drop {}", revoked["drop_id"]),
     };
     print(&format!("revoked: {place}\n"))
@@ -353,11 +427,13 @@ mod tests {
 
     #[test]
     fn the_examples_of_create_are_commands_that_can_be_read() {
-        let commands =
-            CREATE_EXAMPLES.split("\n\n").filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));
+        let commands = CREATE_EXAMPLES
+            .split("\n\n")
+            .filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));
         let mut read = 0;
         for command in commands {
-            Cli::try_parse_from(command.split_whitespace()).unwrap_or_else(|error| panic!("{command}: {error}"));
+            Cli::try_parse_from(command.split_whitespace())
+                .unwrap_or_else(|error| panic!("{command}: {error}"));
             read += 1;
         }
         assert_eq!(read, 2);

@@ -13,7 +13,10 @@ use crate::serve::NewCouponBody;
 /// to create it.
 pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
     let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
-    let planned = body.check(now, None).map_err(|problem| problem.detail().to_owned())?.schedule;
+    let planned = body
+        .check(now, None)
+        .map_err(|problem| problem.detail().to_owned())?
+        .schedule;
     let openings = match &planned {
         Schedule::Once { .. } => planned.preview(now, &Local),
         Schedule::Daily { time_zone, .. } => planned.preview(now, time_zone),
@@ -37,7 +40,11 @@ pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
         Schedule::Once { .. } => schedule.to_come(now, &Local),
         Schedule::Daily { time_zone, .. } => schedule.to_come(now, time_zone),
     };
-    if openings.is_empty() { "\nno opening is to come\n".to_owned() } else { table(&openings, zone_of(&schedule)) }
+    if openings.is_empty() {
+        "\nno opening is to come\n".to_owned()
+    } else {
+        table(&openings, zone_of(&schedule))
+    }
 }
 
 fn zone_of(schedule: &Schedule) -> &'static str {
@@ -48,8 +55,18 @@ fn zone_of(schedule: &Schedule) -> &'static str {
 }
 
 fn table(openings: &[Opening], zone: &str) -> String {
-    let mut text = format!("\nopens next\n  {zone:<27}  {:<16}  closes ({zone})\n", "UTC");
-    for Opening { local, utc, closes, at_once, .. } in openings {
+    let mut text = format!(
+        "\nopens next\n  {zone:<27}  {:<16}  closes ({zone})\n",
+        "UTC"
+    );
+    for Opening {
+        local,
+        utc,
+        closes,
+        at_once,
+        ..
+    } in openings
+    {
         // Writing to a text can't fail.
         let _ = writeln!(text, "  {local:<27}  {utc:<16}  {closes}");
         if *at_once {
@@ -84,28 +101,59 @@ mod tests {
         });
         let text = next_ten(&endless, "2026-12-03T06:00:01Z".parse().unwrap());
         assert_eq!(text.lines().count(), 13, "{text}");
-        assert!(text.contains("Fri 2026-12-04 15:00 +09:00  2026-12-04 06:00"), "today's has opened: {text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            text.contains("Fri 2026-12-04 15:00 +09:00  2026-12-04 06:00"),
+            "today's has opened: {text}"
+        );
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
         let body = |schedule: &Value| json!({"name": "x", "quantity": 1, "once_per": "coupon", "schedule": schedule});
-        let preview_of = |schedule: &Value| preview(&body(schedule), "2026-12-03T06:00:01Z".parse().unwrap(), true);
+        let preview_of = |schedule: &Value| {
+            preview(
+                &body(schedule),
+                "2026-12-03T06:00:01Z".parse().unwrap(),
+                true,
+            )
+        };
         let told: Value = serde_json::from_str(&preview_of(&endless).unwrap()).unwrap();
         assert_eq!(told.as_array().unwrap().len(), 10, "{told}");
         let today = json!({"opens_at": "2026-12-03T06:00:00Z", "closes_at": "2026-12-03T09:00:00Z", "at_once": true});
-        assert_eq!((&told[0], &told[1]["opens_at"]), (&today, &json!("2026-12-04T06:00:00Z")));
-        let backwards =
-            json!({"type": "once", "opens_at": "2027-01-02T00:00:00Z", "closes_at": "2027-01-01T00:00:00Z"});
-        assert!(preview_of(&backwards).unwrap_err().contains("later than opens_at"));
+        assert_eq!(
+            (&told[0], &told[1]["opens_at"]),
+            (&today, &json!("2026-12-04T06:00:00Z"))
+        );
+        let backwards = json!({"type": "once", "opens_at": "2027-01-02T00:00:00Z", "closes_at": "2027-01-01T00:00:00Z"});
+        assert!(
+            preview_of(&backwards)
+                .unwrap_err()
+                .contains("later than opens_at")
+        );
         let begun = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z"});
-        let text = preview(&body(&begun), "2026-12-03T06:00:01Z".parse().unwrap(), false).unwrap();
-        assert!(text.contains("stays open") && text.contains("it opens at once"), "{text}");
+        let text = preview(
+            &body(&begun),
+            "2026-12-03T06:00:01Z".parse().unwrap(),
+            false,
+        )
+        .unwrap();
+        assert!(
+            text.contains("stays open") && text.contains("it opens at once"),
+            "{text}"
+        );
         let over = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": "2026-01-02T00:00:00Z"});
         assert!(preview_of(&over).unwrap_err().contains("would never open"));
         assert!(next_ten(&over, "2026-12-03T06:00:01Z".parse().unwrap()).contains("no opening"));
         assert!(next_ten(&Value::Null, Utc::now()).contains("by hand"));
-        for (field, value) in [("quantity", json!(0)), ("name", json!(" ")), ("allow", json!("vip"))] {
+        for (field, value) in [
+            ("quantity", json!(0)),
+            ("name", json!(" ")),
+            ("allow", json!("vip")),
+        ] {
             let mut wrong = body(&endless);
             wrong[field] = value;
-            let refused = preview(&wrong, "2026-12-03T06:00:01Z".parse().unwrap(), true).unwrap_err();
+            let refused =
+                preview(&wrong, "2026-12-03T06:00:01Z".parse().unwrap(), true).unwrap_err();
             assert!(refused.contains(field), "{refused}");
         }
     }

@@ -6,21 +6,47 @@ use serde_json::Value;
 
 /// One coupon with its drops.
 pub(super) fn coupon(coupon: &Value) -> String {
-    let mut text = format!("coupon {}: {}\n", coupon["id"], fit(text_of(&coupon["name"]), 60));
-    let paused = if coupon["paused"] == true { ", PAUSED" } else { "" };
-    let (quantity, once, waiting) = (&coupon["quantity"], text_of(&coupon["once_per"]), &coupon["waiting_list"]);
+    let mut text = format!(
+        "coupon {}: {}\n",
+        coupon["id"],
+        fit(text_of(&coupon["name"]), 60)
+    );
+    let paused = if coupon["paused"] == true {
+        ", PAUSED"
+    } else {
+        ""
+    };
+    let (quantity, once, waiting) = (
+        &coupon["quantity"],
+        text_of(&coupon["once_per"]),
+        &coupon["waiting_list"],
+    );
     // Writing to a text can't fail.
-    let _ = writeln!(text, "  gives out {quantity}, one each per {once}, waiting list {waiting}");
+    let _ = writeln!(
+        text,
+        "  gives out {quantity}, one each per {once}, waiting list {waiting}"
+    );
     if let Some(allow) = coupon["allow"].as_str() {
         let _ = writeln!(text, "  only for {allow}");
     }
     let _ = writeln!(text, "  revision {}{paused}", coupon["revision"]);
-    for (name, drop) in [("now", &coupon["current_drop"]), ("next", &coupon["next_drop"])] {
+    for (name, drop) in [
+        ("now", &coupon["current_drop"]),
+        ("next", &coupon["next_drop"]),
+    ] {
         if !drop.is_null() {
-            let closes =
-                drop["closes_at"].as_str().map_or_else(|| "stays open".to_owned(), |at| format!("to {}", minute(at)));
+            let closes = drop["closes_at"].as_str().map_or_else(
+                || "stays open".to_owned(),
+                |at| format!("to {}", minute(at)),
+            );
             let opens = minute(text_of(&drop["opens_at"]));
-            let _ = writeln!(text, "  {name:<4} drop {}: {}, {}", drop["id"], text_of(&drop["state"]), left(drop));
+            let _ = writeln!(
+                text,
+                "  {name:<4} drop {}: {}, {}",
+                drop["id"],
+                text_of(&drop["state"]),
+                left(drop)
+            );
             let _ = writeln!(text, "       {opens} {closes} UTC");
         }
     }
@@ -32,13 +58,27 @@ pub(super) fn coupons(coupons: &[Value]) -> String {
     if coupons.is_empty() {
         return "there is no such coupon\n".to_owned();
     }
-    let mut text =
-        format!("{:>7}  {}  {:<9}  {:<20}  {:<16}\n", "coupon", pad("name", 20), "state", "left", "opens (UTC)");
+    let mut text = format!(
+        "{:>7}  {}  {:<9}  {:<20}  {:<16}\n",
+        "coupon",
+        pad("name", 20),
+        "state",
+        "left",
+        "opens (UTC)"
+    );
     for coupon in coupons {
-        let drop = if coupon["current_drop"].is_null() { &coupon["next_drop"] } else { &coupon["current_drop"] };
+        let drop = if coupon["current_drop"].is_null() {
+            &coupon["next_drop"]
+        } else {
+            &coupon["current_drop"]
+        };
         let (id, name) = (coupon["id"].to_string(), pad(text_of(&coupon["name"]), 20));
         let (state, opens) = (text_of(&drop["state"]), minute(text_of(&drop["opens_at"])));
-        let _ = writeln!(text, "{id:>7}  {name}  {state:<9}  {:<20}  {opens:<16}", left(drop));
+        let _ = writeln!(
+            text,
+            "{id:>7}  {name}  {state:<9}  {:<20}  {opens:<16}",
+            left(drop)
+        );
     }
     text
 }
@@ -50,11 +90,18 @@ pub(super) fn winners(rows: &[Value], of: &mut Option<i64>) -> String {
         let drop = row["drop_id"].as_i64();
         if *of != drop {
             let name = format!("drop {}", row["drop_id"]);
-            let _ = writeln!(text, "{name}\n{:>9}  {:<20}  {:<16}  person", "slot", "code", "issued (UTC)");
+            let _ = writeln!(
+                text,
+                "{name}\n{:>9}  {:<20}  {:<16}  person",
+                "slot", "code", "issued (UTC)"
+            );
             *of = drop;
         }
         let (slot, code) = (row["slot"].to_string(), text_of(&row["code"]));
-        let (issued, user) = (minute(text_of(&row["issued_at"])), fit(text_of(&row["user_id"]), 28));
+        let (issued, user) = (
+            minute(text_of(&row["issued_at"])),
+            fit(text_of(&row["user_id"]), 28),
+        );
         let _ = writeln!(text, "{slot:>9}  {code:<20}  {issued:<16}  {user}");
     }
     text
@@ -127,11 +174,21 @@ mod tests {
             "drop_id": 9_999_999, "slot": 10_000_000, "user_id": "u".repeat(64), "code": "X".repeat(20),
             "issued_at": "2026-12-01T06:00:00.123Z",
         });
-        let tables = [coupon(&one), coupons(&[one.clone(), one.clone()]), winners(&[row.clone(), row], &mut None)];
+        let tables = [
+            coupon(&one),
+            coupons(&[one.clone(), one.clone()]),
+            winners(&[row.clone(), row], &mut None),
+        ];
         for line in tables.iter().flat_map(|text| text.lines()) {
             assert!(width(line) <= 80, "{} columns: {line}", width(line));
         }
-        assert_eq!(tables.iter().map(|text| text.lines().count()).collect::<Vec<_>>(), [7, 3, 4]);
+        assert_eq!(
+            tables
+                .iter()
+                .map(|text| text.lines().count())
+                .collect::<Vec<_>>(),
+            [7, 3, 4]
+        );
         assert!(coupons(&[]).contains("no such coupon"));
     }
 }

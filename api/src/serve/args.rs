@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, listen_address};
+use firstcome_shared::config::{
+    KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, listen_address,
+};
 use firstcome_shared::http::Limits;
 use secrecy::SecretString;
 
@@ -112,8 +114,13 @@ const ADDRESS_AT_LEAST: u32 = 2_048;
 impl ServeArgs {
     pub(crate) fn limits(&self) -> Limits {
         let http = &self.http;
-        let is_behind_proxies = self.identity.user_auth == UserAuth::TrustedHeader || http.ops_trusted_proxies > 0;
-        let share = if is_behind_proxies { 0 } else { (http.max_connections / 2).max(ADDRESS_AT_LEAST) };
+        let is_behind_proxies =
+            self.identity.user_auth == UserAuth::TrustedHeader || http.ops_trusted_proxies > 0;
+        let share = if is_behind_proxies {
+            0
+        } else {
+            (http.max_connections / 2).max(ADDRESS_AT_LEAST)
+        };
         let of_address = http.max_connections_per_address.unwrap_or(share);
         Limits {
             connections: usize::try_from(http.max_connections).unwrap_or(usize::MAX),

@@ -26,7 +26,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, lookups, drops, redis, producer, topic, readers] = std::array::from_fn(|_| Arc::clone(app));
+    let [coupons, lookups, drops, redis, producer, topic, readers] =
+        std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
@@ -44,7 +45,11 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         loop {
             ticks.tick().await;
             match readers.mysql.catalogue.all_read_batches().await {
-                Ok(all) => readers.claims.durability().publisher().set_writes_batches(all),
+                Ok(all) => readers
+                    .claims
+                    .durability()
+                    .publisher()
+                    .set_writes_batches(all),
                 // The version stays as it is: a reader that starts now cannot reach MySQL either.
                 Err(error) => tracing::debug!(%error, "which messages are read is not known"),
             }
@@ -71,7 +76,9 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
             match producer.claims.durability().publisher().renew_if_failed() {
                 Ok(false) => {}
                 Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not queued"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "claims are not queued")
+                }
             }
         }
     });
@@ -88,7 +95,15 @@ async fn make_drops(services: &Services) {
     let now = services.clock.now();
     let mut made = 0;
     for entry in services.catalogue.live().values() {
-        match make_ahead(&services.mysql.catalogue, &services.redis, &entry.coupon, &entry.drops, now).await {
+        match make_ahead(
+            &services.mysql.catalogue,
+            &services.redis,
+            &entry.coupon,
+            &entry.drops,
+            now,
+        )
+        .await
+        {
             Ok(some) => made += some,
             Err(error) => {
                 counter!("firstcome_drop_making_failures_total").increment(1);
@@ -111,7 +126,8 @@ async fn watch_redis(services: &Services) -> &'static str {
             services.clock.set(now_ms);
         }
         gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
-        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
+        gauge!("firstcome_admission_open")
+            .set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
         forget_sealed(services);
@@ -119,7 +135,9 @@ async fn watch_redis(services: &Services) -> &'static str {
         if last != Some(state) {
             match &openness {
                 Ok(Openness::Open) => tracing::info!("admission is open"),
-                Ok(Openness::InPart) => tracing::warn!("admission is open to the coupons of some Redis servers only"),
+                Ok(Openness::InPart) => {
+                    tracing::warn!("admission is open to the coupons of some Redis servers only")
+                }
                 Ok(Openness::Closed(why)) => tracing::warn!("{why}"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
             }
@@ -131,9 +149,15 @@ async fn watch_redis(services: &Services) -> &'static str {
 /// Which claims are durable matters only until every slot has its row.
 fn forget_sealed(services: &Services) {
     let live = services.catalogue.live();
-    let unsealed = live.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
+    let unsealed = live
+        .values()
+        .flat_map(|entry| &entry.drops)
+        .filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
     // A drop above all of these was made after the last refresh.
     let newest = unsealed.iter().max().copied();
-    services.claims.durability().keep_only(|drop| unsealed.contains(&drop) || Some(drop) > newest);
+    services
+        .claims
+        .durability()
+        .keep_only(|drop| unsealed.contains(&drop) || Some(drop) > newest);
 }

@@ -13,7 +13,11 @@ pub(crate) struct BoundedCache<K, V> {
 impl<K: Eq + Hash + Clone, V> BoundedCache<K, V> {
     /// Keeps the last `generation` entries at least, and twice as many at most.
     pub(crate) fn new(generation: usize) -> Self {
-        Self { generation, young: HashMap::new(), old: HashMap::new() }
+        Self {
+            generation,
+            young: HashMap::new(),
+            old: HashMap::new(),
+        }
     }
 
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
@@ -57,7 +61,11 @@ mod tests {
         let mut cache = BoundedCache::new(10);
         for key in 0..1_000 {
             cache.insert(key, key);
-            assert_eq!(cache.get(&7.min(key)), Some(&7.min(key)), "asked for again and again");
+            assert_eq!(
+                cache.get(&7.min(key)),
+                Some(&7.min(key)),
+                "asked for again and again"
+            );
             assert!(cache.young.len() + cache.old.len() <= 20);
         }
         assert!((991..1_000).all(|key| cache.get(&key).is_some()));

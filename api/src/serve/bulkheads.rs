@@ -19,7 +19,12 @@ pub(crate) struct Bulkheads {
 impl Bulkheads {
     pub(crate) fn new(mysql: &DbSettings, question_timeout: Duration) -> anyhow::Result<Self> {
         let pool = |pool_size, limit| {
-            Db::new(&DbSettings { pool_size, limit, ..mysql.clone() }).context("DATABASE_URL can't be used")
+            Db::new(&DbSettings {
+                pool_size,
+                limit,
+                ..mysql.clone()
+            })
+            .context("DATABASE_URL can't be used")
         };
         let [fallback, questions, operators, catalogue] = shares(mysql.pool_size);
         Ok(Self {
@@ -34,7 +39,12 @@ impl Bulkheads {
 /// How many of `total` connections each part gets, in the order of the fields: one at least.
 fn shares(total: usize) -> [usize; 4] {
     let quarter = (total / 4).max(1);
-    [1, total.saturating_sub(1 + 2 * quarter).max(1), quarter, quarter]
+    [
+        1,
+        total.saturating_sub(1 + 2 * quarter).max(1),
+        quarter,
+        quarter,
+    ]
 }
 
 #[cfg(test)]

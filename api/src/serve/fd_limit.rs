@@ -15,7 +15,13 @@ pub(super) fn raise(connections: u32) {
         return;
     }
     let wanted = maximum.map_or(needed, |most| most.min(needed));
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(wanted),
+            maximum,
+        },
+    ) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
     if !enough(maximum) {
@@ -37,6 +43,9 @@ mod tests {
         raise(2_000);
         let now = getrlimit(Resource::Nofile);
         assert_eq!(now.maximum, maximum);
-        assert!(now.current.is_none_or(|files| files >= maximum.map_or(2_256, |most| most.min(2_256))));
+        assert!(
+            now.current
+                .is_none_or(|files| files >= maximum.map_or(2_256, |most| most.min(2_256)))
+        );
     }
 }

@@ -7,46 +7,118 @@ use super::claim::outcome;
 /// Describes all metrics. Counters of failures start at zero, so that an alert sees the first.
 pub(super) fn describe() {
     for (name, meaning) in [
-        ("firstcome_claims_shed_total", "Claims refused because too many were in flight"),
-        ("firstcome_questions_shed_total", "Questions about claims refused because too many were in flight"),
-        ("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time"),
-        ("firstcome_claims_backed_up_total", "Admissions kept in the fallback table instead of the topic"),
-        ("firstcome_claims_not_held_total", "Admissions answered 503: neither Kafka nor MySQL took them in time"),
-        ("firstcome_producer_renewals_total", "Times the Kafka producer had failed for good and was replaced"),
-        ("firstcome_drop_making_failures_total", "Times daily drops could not be made ahead"),
+        (
+            "firstcome_claims_shed_total",
+            "Claims refused because too many were in flight",
+        ),
+        (
+            "firstcome_questions_shed_total",
+            "Questions about claims refused because too many were in flight",
+        ),
+        (
+            "firstcome_claims_not_queued_total",
+            "Admissions that Kafka had not acknowledged in time",
+        ),
+        (
+            "firstcome_claims_backed_up_total",
+            "Admissions kept in the fallback table instead of the topic",
+        ),
+        (
+            "firstcome_claims_not_held_total",
+            "Admissions answered 503: neither Kafka nor MySQL took them in time",
+        ),
+        (
+            "firstcome_producer_renewals_total",
+            "Times the Kafka producer had failed for good and was replaced",
+        ),
+        (
+            "firstcome_drop_making_failures_total",
+            "Times daily drops could not be made ahead",
+        ),
     ] {
         describe_counter!(name, meaning);
         counter!(name).absolute(0);
     }
     outcome::describe();
-    describe_counter!("firstcome_http_requests_total", "Requests, by method, route and status");
+    describe_counter!(
+        "firstcome_http_requests_total",
+        "Requests, by method, route and status"
+    );
     for (name, meaning) in [
-        ("firstcome_http_request_seconds", "Time to answer, by method and route"),
-        ("firstcome_admission_seconds", "Time of one call to Redis that admits or refuses"),
-        ("firstcome_publish_seconds", "Time until Kafka acknowledges an admission"),
+        (
+            "firstcome_http_request_seconds",
+            "Time to answer, by method and route",
+        ),
+        (
+            "firstcome_admission_seconds",
+            "Time of one call to Redis that admits or refuses",
+        ),
+        (
+            "firstcome_publish_seconds",
+            "Time until Kafka acknowledges an admission",
+        ),
     ] {
         describe_histogram!(name, Unit::Seconds, meaning);
     }
-    describe_histogram!("firstcome_admission_batch_claims", "Claims that one call to Redis admitted or refused");
+    describe_histogram!(
+        "firstcome_admission_batch_claims",
+        "Claims that one call to Redis admitted or refused"
+    );
     for (name, meaning) in [
-        ("firstcome_claims_in_hand", "Claims in flight; read once a second"),
-        ("firstcome_admission_open", "1 while Redis answers and the gate is open"),
+        (
+            "firstcome_claims_in_hand",
+            "Claims in flight; read once a second",
+        ),
+        (
+            "firstcome_admission_open",
+            "1 while Redis answers and the gate is open",
+        ),
         ("firstcome_redis_up", "1 while Redis answers"),
-        ("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it"),
+        (
+            "firstcome_redis_managed",
+            "1 where the operator vouches for Redis, and nothing checks it",
+        ),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
-        ("firstcome_kafka_up", "1 while Kafka took the last claim it was given"),
-        ("firstcome_jwt_keys_up", "1 while the last reading of a JWK Set succeeded"),
-        ("firstcome_mysql_up", "1 while MySQL answered when coupons were last read"),
+        (
+            "firstcome_kafka_up",
+            "1 while Kafka took the last claim it was given",
+        ),
+        (
+            "firstcome_jwt_keys_up",
+            "1 while the last reading of a JWK Set succeeded",
+        ),
+        (
+            "firstcome_mysql_up",
+            "1 while MySQL answered when coupons were last read",
+        ),
     ] {
         describe_gauge!(name, meaning);
     }
     // Reported where it changes.
     gauge!("firstcome_kafka_up").set(1.0);
     let read_at = "When the coupons in memory were last read from MySQL, in Unix time";
-    describe_gauge!("firstcome_catalogue_read_timestamp_seconds", Unit::Seconds, read_at);
-    describe_gauge!("firstcome_catalogue_refresh_seconds", Unit::Seconds, "Time of the last refresh of coupons");
-    let success = "When a pass over everything last ended well, in Unix time; 0 where none ever did";
-    describe_gauge!("firstcome_pass_last_success_timestamp_seconds", Unit::Seconds, success);
-    let silence = "Time since then; infinite where it never has. Of the first contract: use the timestamp";
-    describe_gauge!("reconciler_last_success_age_seconds", Unit::Seconds, silence);
+    describe_gauge!(
+        "firstcome_catalogue_read_timestamp_seconds",
+        Unit::Seconds,
+        read_at
+    );
+    describe_gauge!(
+        "firstcome_catalogue_refresh_seconds",
+        Unit::Seconds,
+        "Time of the last refresh of coupons"
+    );
+    let success =
+        "When a pass over everything last ended well, in Unix time; 0 where none ever did";
+    describe_gauge!(
+        "firstcome_pass_last_success_timestamp_seconds",
+        Unit::Seconds,
+        success
+    );
+    let silence =
+        "Time since then; infinite where it never has. Of the first contract: use the timestamp";
+    describe_gauge!(
+        "reconciler_last_success_age_seconds",
+        Unit::Seconds,
+        silence
+    );
 }

@@ -28,7 +28,9 @@ pub use server::ApiServer;
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are
 /// accepted.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Some(server) = ApiServer::bind(args, &shutdown).await? else { return Ok(()) };
+    let Some(server) = ApiServer::bind(args, &shutdown).await? else {
+        return Ok(());
+    };
     println!("listening on http://{}", server.address());
     server.run(shutdown).await
 }

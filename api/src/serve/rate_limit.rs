@@ -31,13 +31,23 @@ pub(crate) struct RateLimits {
 impl RateLimits {
     /// Requests a second; 0 is no limit.
     pub(crate) fn new(by_person: u32, by_address: u32) -> Self {
-        describe_counter!(NAME, "Requests answered 429, by whose limit it was: person, address");
-        Self { people: Limiter::new("person", by_person), addresses: Limiter::new("address", by_address) }
+        describe_counter!(
+            NAME,
+            "Requests answered 429, by whose limit it was: person, address"
+        );
+        Self {
+            people: Limiter::new("person", by_person),
+            addresses: Limiter::new("address", by_address),
+        }
     }
 
     pub(crate) fn person(&self, user: &UserId) -> Result<(), Problem> {
-        let Some(limiter) = &self.people else { return Ok(()) };
-        limiter.take(user).map_err(|wait| refused("you ask too often", wait))
+        let Some(limiter) = &self.people else {
+            return Ok(());
+        };
+        limiter
+            .take(user)
+            .map_err(|wait| refused("you ask too often", wait))
     }
 
     pub(crate) fn has_addresses(&self) -> bool {
@@ -45,8 +55,12 @@ impl RateLimits {
     }
 
     pub(crate) fn address(&self, address: IpAddr) -> Result<(), Problem> {
-        let Some(limiter) = &self.addresses else { return Ok(()) };
-        limiter.take(&network(address)).map_err(|wait| refused("too many requests come from your address", wait))
+        let Some(limiter) = &self.addresses else {
+            return Ok(());
+        };
+        limiter
+            .take(&network(address))
+            .map_err(|wait| refused("too many requests come from your address", wait))
     }
 }
 
@@ -71,7 +85,12 @@ impl Limiter {
         let refused = counter!(NAME, "limit" => whose);
         refused.absolute(0);
         let free_at = std::array::from_fn(|_| Mutex::new(BoundedCache::new(KEPT)));
-        Some(Self { gap, free_at, hasher: RandomState::new(), refused })
+        Some(Self {
+            gap,
+            free_at,
+            hasher: RandomState::new(),
+            refused,
+        })
     }
 
     /// Takes one, or says how long to wait for the next.
@@ -84,7 +103,9 @@ impl Limiter {
         let shard = usize::try_from(key % SHARDS as u64).unwrap_or_default();
         let mut free_at = self.free_at[shard].lock();
         let free = free_at.get(&key).map_or(now, |at| (*at).max(now)) + self.gap;
-        let over = free.duration_since(now).saturating_sub(Duration::from_secs(1));
+        let over = free
+            .duration_since(now)
+            .saturating_sub(Duration::from_secs(1));
         // A gap that was rounded down adds up to a little less than a second.
         if over.is_zero() {
             free_at.insert(key, free);
@@ -105,16 +126,25 @@ mod tests {
         let begun = Instant::now();
         let accepted = |millis: u64, tries: usize| {
             let now = begun + Duration::from_millis(millis);
-            (0..tries).filter(|_| limiter.take_at(&"u-1", now).is_ok()).count()
+            (0..tries)
+                .filter(|_| limiter.take_at(&"u-1", now).is_ok())
+                .count()
         };
         assert_eq!(accepted(0, 100), 5, "at once");
         assert_eq!(accepted(199, 100), 0);
         assert_eq!(accepted(200, 100), 1);
         assert_eq!(accepted(1_000, 100), 4);
-        assert_eq!(accepted(60_000, 100), 5, "nothing is saved up beyond a second's worth");
+        assert_eq!(
+            accepted(60_000, 100),
+            5,
+            "nothing is saved up beyond a second's worth"
+        );
         let all: usize = (0..1_000).map(|n| accepted(100_000 + 10 * n, 1)).sum();
         assert_eq!(all, 5 + 49, "ten seconds of a hundred a second");
-        assert_eq!(limiter.take_at(&"u-1", begun + Duration::from_secs(110)), Ok(()));
+        assert_eq!(
+            limiter.take_at(&"u-1", begun + Duration::from_secs(110)),
+            Ok(())
+        );
         let other = limiter.take_at(&"u-2", begun + Duration::from_secs(110));
         assert_eq!(other, Ok(()), "another person");
         let now = begun + Duration::from_secs(200);

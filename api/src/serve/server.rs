@@ -38,25 +38,32 @@ pub struct ApiServer {
 impl ApiServer {
     /// Listens, waits for the stores, and checks them; answers meanwhile that it starts. `None`
     /// where `shutdown` came first.
-    pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
+    pub async fn bind(
+        args: ServeArgs,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
         let token = OpsToken::new(args.http.ops_token.clone());
-        let token =
-            token.and_then(|token| token.with_view(args.http.ops_view_token.as_ref())).map_err(anyhow::Error::msg)?;
+        let token = token
+            .and_then(|token| token.with_view(args.http.ops_view_token.as_ref()))
+            .map_err(anyhow::Error::msg)?;
         let token = token.behind(args.http.ops_trusted_proxies);
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
         fd_limit::raise(args.http.max_connections);
         let wanted = args.http.listen_addr;
         let socket = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
-        let own = args
-            .http
-            .metrics_addr
-            .map(|wanted| listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)")));
+        let own = args.http.metrics_addr.map(|wanted| {
+            listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)"))
+        });
         let own = own.transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
         let started = start::services(&args, shutdown);
         let mut sockets = vec![socket.try_clone()?];
-        sockets.extend(own.as_ref().map(std::net::TcpListener::try_clone).transpose()?);
+        sockets.extend(
+            own.as_ref()
+                .map(std::net::TcpListener::try_clone)
+                .transpose()?,
+        );
         let started = starting::answer_during(sockets, args.limits(), started);
         let started = Box::pin(started).await?;
         let Some(app) = started? else { return Ok(None) };
@@ -70,17 +77,37 @@ impl ApiServer {
             let own = TcpListener::from_std(own)?;
             tracing::info!(address = %own.local_addr()?, "/metrics and /openapi.json are answered at METRICS_ADDR alone, health there as well");
             let probes = health::routes_without_metrics(readiness(&app), notes(&app));
-            apart = Some((own, std::mem::take(&mut for_everybody).merge(probes).fallback(no_such_route)));
+            apart = Some((
+                own,
+                std::mem::take(&mut for_everybody)
+                    .merge(probes)
+                    .fallback(no_such_route),
+            ));
         }
         let routes = router(&app, token, for_everybody, Arc::clone(&guard));
         let routes = FastPath::new(&app, routes, guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka,
         // then for the fallback.
-        let drain = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
-        let limits = Limits { drain, ..args.limits() };
+        let drain = args.publish.longest_in_flight()
+            + 4 * args.redis.settings().timeout
+            + Duration::from_secs(1);
+        let limits = Limits {
+            drain,
+            ..args.limits()
+        };
         let shutdown_delay = args.http.shutdown_delay();
-        Ok(Some(Self { app, listener, address, routes, apart, limits, refresh, shutdown_delay, drain }))
+        Ok(Some(Self {
+            app,
+            listener,
+            address,
+            routes,
+            apart,
+            limits,
+            refresh,
+            shutdown_delay,
+            drain,
+        }))
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -91,7 +118,12 @@ impl ApiServer {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
         let close = CancellationToken::new();
-        let (app, stop, delay, closing) = (App::clone(&self.app), shutdown.clone(), self.shutdown_delay, close.clone());
+        let (app, stop, delay, closing) = (
+            App::clone(&self.app),
+            shutdown.clone(),
+            self.shutdown_delay,
+            close.clone(),
+        );
         tokio::spawn(async move {
             stop.cancelled().await;
             app.stopping.cancel();
@@ -99,10 +131,20 @@ impl ApiServer {
             closing.cancel();
         });
         if let Some((listener, routes)) = self.apart {
-            tokio::spawn(http::serve(listener, routes, Limits::FOR_MACHINES, close.clone()));
+            tokio::spawn(http::serve(
+                listener,
+                routes,
+                Limits::FOR_MACHINES,
+                close.clone(),
+            ));
         }
         let routes = self.routes;
-        let serving = http::serve_by(self.listener, move |peer| routes.of(peer), self.limits, close.clone());
+        let serving = http::serve_by(
+            self.listener,
+            move |peer| routes.of(peer),
+            self.limits,
+            close.clone(),
+        );
         tokio::pin!(serving);
         let broken = tokio::select! {
             () = &mut serving => None,
@@ -126,7 +168,11 @@ impl ApiServer {
 const BACKLOG: u32 = 16_384;
 
 fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
@@ -136,7 +182,10 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 async fn finish(app: &App, limit: Duration) {
     let left = app.in_flight.finish(limit).await;
     if left > 0 {
-        tracing::warn!(left, "claims were still in hand at shutdown; the reconciler finishes what was admitted");
+        tracing::warn!(
+            left,
+            "claims were still in hand at shutdown; the reconciler finishes what was admitted"
+        );
     }
     let unsent = app.claims.durability().publisher().flush(limit).await;
     if unsent > 0 {

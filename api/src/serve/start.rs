@@ -31,7 +31,10 @@ const EXPORTS: usize = 4;
 const EXPORTS_TO_VIEWERS: usize = 2;
 
 /// `None` where `shutdown` came while a store was waited for.
-pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Services>> {
+pub(super) async fn services(
+    args: &ServeArgs,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Services>> {
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
     if identity.believes_anybody() && !args.http.listen_addr.ip().is_loopback() {
         tracing::warn!(
@@ -48,7 +51,9 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         wait.topic_or_away(&kafka),
         wait.keys(&identity)
     );
-    let Some(((), (), partitions, ())) = unless_stopped(checked)? else { return Ok(None) };
+    let Some(((), (), partitions, ())) = unless_stopped(checked)? else {
+        return Ok(None);
+    };
     tracing::info!(partitions, "the stores that answer are set up safely");
 
     announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
@@ -56,17 +61,27 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
     // A store that answered and went away again is waited for once more.
     let read = tokio::try_join!(
         wait.redis(&redis, async || redis.time_ms().await),
-        wait.mysql(&settings, async || Ok(Catalogue::load(mysql.catalogue.clone(), redis.clone())
-            .await
-            .map_err(anyhow::Error::from)?))
+        wait.mysql(&settings, async || Ok(Catalogue::load(
+            mysql.catalogue.clone(),
+            redis.clone()
+        )
+        .await
+        .map_err(anyhow::Error::from)?))
     );
-    let Some((now, catalogue)) = unless_stopped(read)? else { return Ok(None) };
+    let Some((now, catalogue)) = unless_stopped(read)? else {
+        return Ok(None);
+    };
     let clock = Arc::new(RedisClock::default());
     clock.set(now);
     let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
     let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
-    let durability = Durability::new(publisher, fallback, mysql.questions.clone(), args.publish.longest_in_flight());
+    let durability = Durability::new(
+        publisher,
+        fallback,
+        mysql.questions.clone(),
+        args.publish.longest_in_flight(),
+    );
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = ClaimService::new(
         (mysql.questions.clone(), mysql.operators.clone()),

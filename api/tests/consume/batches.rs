@@ -17,7 +17,9 @@ type Message = (Option<String>, String);
 
 /// The claims of these slots in one message, slot N by `u-N`.
 fn batch((coupon, drop): (CouponId, DropId), slots: impl IntoIterator<Item = Slot>) -> String {
-    let claims = slots.into_iter().map(|slot| claim_event(coupon, drop, slot, &format!("u-{slot}")));
+    let claims = slots
+        .into_iter()
+        .map(|slot| claim_event(coupon, drop, slot, &format!("u-{slot}")));
     let claims: Vec<ClaimEvent> = claims.collect();
     ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>())
 }
@@ -29,10 +31,18 @@ async fn send(world: &ConsumeWorld, messages: &[Message]) {
         .map(|(number, (signature, payload))| {
             let mut headers = OwnedHeaders::new();
             if let Some(signature) = signature {
-                headers = headers.insert(Header { key: SIGNATURE, value: Some(signature) });
+                headers = headers.insert(Header {
+                    key: SIGNATURE,
+                    value: Some(signature),
+                });
             }
-            let record = FutureRecord::<(), _>::to(&world.kafka.topic).payload(payload).headers(headers);
-            producer.send_result(record.partition(number % PARTITIONS)).map_err(|(error, _)| error).unwrap()
+            let record = FutureRecord::<(), _>::to(&world.kafka.topic)
+                .payload(payload)
+                .headers(headers);
+            producer
+                .send_result(record.partition(number % PARTITIONS))
+                .map_err(|(error, _)| error)
+                .unwrap()
         })
         .collect();
     for delivery in sent {
@@ -51,10 +61,15 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     let mixed = batch(drop, [7, 8, 9, 21, 10])
         .replace("\"slot\":8,", "\"slot\":0,")
         // Slot 1 and its user are taken.
-        .replace("\"slot\":9,\"user_id\":\"u-9\"", "\"slot\":1,\"user_id\":\"other\"")
+        .replace(
+            "\"slot\":9,\"user_id\":\"u-9\"",
+            "\"slot\":1,\"user_id\":\"other\"",
+        )
         .replace("{\"slot\":10,", "{");
     send(&world, &[(None, good.clone())]).await;
-    world.consume_until("the first message is read", async || world.committed() == 1).await;
+    world
+        .consume_until("the first message is read", async || world.committed() == 1)
+        .await;
     // A transaction has two claims, so a message is written in several.
     let consumer = world.consumer(&["--consume-batch-max=2"]);
     send(&world, &[(None, good), (None, mixed)]).await;
@@ -62,14 +77,25 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     consumer.stop().await;
 
     assert_eq!(world.rows().await, 7);
-    let expected = counts([("slot_out_of_range", 2), ("slot_taken", 1), ("undecodable", 1)]);
+    let expected = counts([
+        ("slot_out_of_range", 2),
+        ("slot_taken", 1),
+        ("undecodable", 1),
+    ]);
     assert_eq!(world.refusals().await, expected);
     // A message that is read again counts no claim twice.
     world.set_offsets(0).await;
-    world.consume_until("all is read again", async || world.committed() == 3).await;
+    world
+        .consume_until("all is read again", async || world.committed() == 3)
+        .await;
     assert_eq!((world.rows().await, world.refusals().await), (7, expected));
-    let kept = world.query("SELECT payload FROM failed_claims WHERE reason = 'slot_taken'").await;
-    assert!(kept[0][0].contains("other") && !kept[0][0].contains("u-7"), "{kept:?}");
+    let kept = world
+        .query("SELECT payload FROM failed_claims WHERE reason = 'slot_taken'")
+        .await;
+    assert!(
+        kept[0][0].contains("other") && !kept[0][0].contains("u-7"),
+        "{kept:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +108,9 @@ async fn consumer_that_stops_inside_a_message_leaves_no_claim_out() {
     slow.stop().await;
     let written = world.rows().await;
     assert!(written < 100 && world.committed() == 0, "{written} rows");
-    world.consume_until("all is read", async || world.committed() == 1).await;
+    world
+        .consume_until("all is read", async || world.committed() == 1)
+        .await;
     world.assert_exact(100).await;
 }
 
@@ -90,28 +118,50 @@ async fn consumer_that_stops_inside_a_message_leaves_no_claim_out() {
 async fn message_without_a_valid_signature_takes_no_slot() {
     let (world, drop) = ConsumeWorld::with_coupon(20_000, OncePer::Coupon).await;
     let topic = &world.kafka.topic;
-    let signing = |key: &str| Signing::new(Some(&SecretString::from(key)), Unsigned::Reject).unwrap();
+    let signing =
+        |key: &str| Signing::new(Some(&SecretString::from(key)), Unsigned::Reject).unwrap();
     let (ours, other) = (signing(KEY), signing("other-0123456789abcdef0123456789a"));
     let signed = |by: &Signing, payload: String| (by.sign(topic, payload.as_bytes()), payload);
 
     let honest = signed(&ours, batch(drop, 1..=10));
     let changed = (honest.0.clone(), honest.1.replace("u-3", "m-3"));
-    let replayed_elsewhere = (ours.sign("another-topic", honest.1.as_bytes()), batch(drop, 1..=10));
-    let mut forged = vec![changed, replayed_elsewhere, signed(&other, batch(drop, 11..=20))];
+    let replayed_elsewhere = (
+        ours.sign("another-topic", honest.1.as_bytes()),
+        batch(drop, 1..=10),
+    );
+    let mut forged = vec![
+        changed,
+        replayed_elsewhere,
+        signed(&other, batch(drop, 11..=20)),
+    ];
     forged.push((Some("no signature".into()), batch(drop, 11..=20)));
     let flood = 10_000 - u32::try_from(forged.len()).unwrap();
     forged.extend((0..flood).map(|n| (None, batch(drop, [11 + n]))));
-    let all: Vec<Message> = [honest.clone()].into_iter().chain(forged).chain([honest]).collect();
+    let all: Vec<Message> = [honest.clone()]
+        .into_iter()
+        .chain(forged)
+        .chain([honest])
+        .collect();
     send(&world, &all).await;
 
-    let (key, unsigned) = (format!("--kafka-signing-key={KEY},{}", "n".repeat(32)), "--kafka-unsigned=reject");
+    let (key, unsigned) = (
+        format!("--kafka-signing-key={KEY},{}", "n".repeat(32)),
+        "--kafka-unsigned=reject",
+    );
     let consumer = world.consumer(&[&key, unsigned]);
     until("all is read", async || world.committed() == 10_002).await;
     consumer.stop().await;
-    let accepted = world.count("issued_coupons WHERE slot > 10 OR user_id <> CONCAT('u-', slot)").await;
+    let accepted = world
+        .count("issued_coupons WHERE slot > 10 OR user_id <> CONCAT('u-', slot)")
+        .await;
     println!("forged messages accepted with KAFKA_UNSIGNED=reject: {accepted} of 10000");
     assert_eq!((world.rows().await, accepted), (10, 0));
     assert_eq!(world.refusals().await, counts([("forged", 10_000)]));
-    let named = "failed_claims WHERE slot IS NOT NULL OR drop_id IS NOT NULL OR user_id IS NOT NULL";
-    assert_eq!(world.count(named).await, 0, "a forged message must name nobody");
+    let named =
+        "failed_claims WHERE slot IS NOT NULL OR drop_id IS NOT NULL OR user_id IS NOT NULL";
+    assert_eq!(
+        world.count(named).await,
+        0,
+        "a forged message must name nobody"
+    );
 }

@@ -13,7 +13,10 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
     let consumer = world.consumer(&[&through, "--database-timeout-ms=500"]);
     world.claim(drop, 1..=100).await;
     world.until_rows(100).await;
-    for (fault, slots) in [(ProxyFault::DropReplies, 101..=200), (ProxyFault::BlackHole, 201..=300)] {
+    for (fault, slots) in [
+        (ProxyFault::DropReplies, 101..=200),
+        (ProxyFault::BlackHole, 201..=300),
+    ] {
         let before = proxy.counters().accepted;
         proxy.set(fault).await.unwrap();
         world.claim(drop, slots).await;
@@ -35,7 +38,10 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     world.claim(drop, 5..=200).await;
     let able = world.consumer(&[]);
-    until("rows by the second consumer", async || world.rows().await >= 98).await;
+    until("rows by the second consumer", async || {
+        world.rows().await >= 98
+    })
+    .await;
     proxy.set(ProxyFault::Pass).await.unwrap();
     world.claim(drop, 201..=400).await;
     world.ends_exact(400, [stuck, able]).await;
@@ -50,7 +56,10 @@ async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
     world.claim(drop, 1..=600).await;
     let first = world.consumer(&arguments);
     until("some rows", async || world.rows().await > 0).await;
-    proxy.set(ProxyFault::Delay(Duration::from_millis(60))).await.unwrap();
+    proxy
+        .set(ProxyFault::Delay(Duration::from_millis(60)))
+        .await
+        .unwrap();
     let second = world.consumer(&arguments);
     until("more rows", async || world.rows().await > 150).await;
     let third = world.consumer(&arguments);
@@ -69,8 +78,12 @@ async fn stopped_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unw
     world.until_rows(100).await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     world.claim(drop, 101..=200).await;
-    tokio::time::timeout(Duration::from_secs(20), consumer.stop()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), consumer.stop())
+        .await
+        .unwrap();
     assert_eq!(world.committed(), 100);
-    world.consume_until("the rest", async || world.rows().await == 200).await;
+    world
+        .consume_until("the rest", async || world.rows().await == 200)
+        .await;
     world.assert_exact(200).await;
 }

@@ -13,7 +13,11 @@ async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committe
     let consumer = world.consumer(&[]);
     world.ends_exact(1_000, [consumer]).await;
     let instants = "issued_coupons WHERE claimed_at = FROM_UNIXTIME(1800000000 + slot / 1000)";
-    world.mysql.query("SET GLOBAL time_zone = '+00:00'").await.unwrap();
+    world
+        .mysql
+        .query("SET GLOBAL time_zone = '+00:00'")
+        .await
+        .unwrap();
     assert_eq!(world.count(instants).await, 1_000);
 }
 
@@ -21,14 +25,18 @@ async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committe
 async fn what_is_read_again_changes_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(400, OncePer::Drop).await;
     world.claim(drop, 1..=400).await;
-    world.consume_until("400 rows", async || world.rows().await == 400).await;
+    world
+        .consume_until("400 rows", async || world.rows().await == 400)
+        .await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
     let before = world.query(all).await;
     // 0: rows were committed and no offset was. Beyond the end: the topic lost messages, or was
     // made anew.
     for offset in [0, 1_000_000] {
         world.set_offsets(offset).await;
-        world.consume_until("offsets", async || world.committed() == 400).await;
+        world
+            .consume_until("offsets", async || world.committed() == 400)
+            .await;
         assert_eq!(world.query(all).await, before);
     }
     world.assert_exact(400).await;
@@ -38,10 +46,14 @@ async fn what_is_read_again_changes_nothing() {
 async fn a_batch_of_old_and_new_messages_issues_the_new_ones() {
     let (world, drop) = ConsumeWorld::with_coupon(300, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;
-    world.consume_until("100 rows", async || world.rows().await == 100).await;
+    world
+        .consume_until("100 rows", async || world.rows().await == 100)
+        .await;
     world.claim(drop, 101..=300).await;
     world.set_offsets(0).await;
-    world.consume_until("300 rows", async || world.rows().await == 300).await;
+    world
+        .consume_until("300 rows", async || world.rows().await == 300)
+        .await;
     world.assert_exact(300).await;
 }
 
@@ -80,12 +92,22 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
     world.until_rows(700).await;
     consumer.stop().await;
     let millis = "SELECT CAST(UNIX_TIMESTAMP(issued_at) * 1000 AS SIGNED) FROM issued_coupons ORDER BY issued_at";
-    let issued: Vec<i64> = world.query(millis).await.iter().map(|row| row[0].parse().unwrap()).collect();
+    let issued: Vec<i64> = world
+        .query(millis)
+        .await
+        .iter()
+        .map(|row| row[0].parse().unwrap())
+        .collect();
     // What one second refills, a full bucket (a tenth of it) at its beginning, and a batch that was
     // allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
-        assert!(late - early >= 1_000, "{} rows within {} ms", most + 1, late - early);
+        assert!(
+            late - early >= 1_000,
+            "{} rows within {} ms",
+            most + 1,
+            late - early
+        );
     }
 }
 
@@ -94,5 +116,9 @@ async fn stopped_while_it_waits_for_a_store_it_stops() {
     let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
     consumer.stop.cancel();
-    tokio::time::timeout(Duration::from_secs(10), consumer.task).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), consumer.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }

@@ -16,26 +16,58 @@ fn message(
     user: &str,
     at: DateTime<Utc>,
 ) -> (i32, Option<String>, Option<String>) {
-    let event = ClaimEvent { claimed_at: at, ..claim_event(drop.0, drop.1, slot, user) };
-    (i32::try_from(slot).unwrap() % PARTITIONS, Some(event.key()), Some(event.encode()))
+    let event = ClaimEvent {
+        claimed_at: at,
+        ..claim_event(drop.0, drop.1, slot, user)
+    };
+    (
+        i32::try_from(slot).unwrap() % PARTITIONS,
+        Some(event.key()),
+        Some(event.encode()),
+    )
 }
 
 async fn set(world: &ConsumeWorld, drop: DropId, fields: &str) {
-    world.mysql.query(&format!("UPDATE {}.drops SET {fields} WHERE id = {drop}", world.database)).await.unwrap();
+    world
+        .mysql
+        .query(&format!(
+            "UPDATE {}.drops SET {fields} WHERE id = {drop}",
+            world.database
+        ))
+        .await
+        .unwrap();
 }
 
 async fn read_all(world: &ConsumeWorld, messages: i64) {
-    world.consume_until("all is read", async || world.committed() == messages).await;
+    world
+        .consume_until("all is read", async || world.committed() == messages)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_letter() {
     let (world, drop) = ConsumeWorld::with_coupon(20, OncePer::Coupon).await;
     let (open, now) = (world.coupon(20, OncePer::Coupon).await, Utc::now());
-    world.send((1..=4).map(|slot| message(drop, slot, &format!("u-{slot}"), now)).collect()).await;
+    world
+        .send(
+            (1..=4)
+                .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
+                .collect(),
+        )
+        .await;
     read_all(&world, 4).await;
-    set(&world, drop.1, "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4").await;
-    set(&world, open.1, "closes_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR").await;
+    set(
+        &world,
+        drop.1,
+        "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
+    )
+    .await;
+    set(
+        &world,
+        open.1,
+        "closes_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR",
+    )
+    .await;
 
     let month = TimeDelta::days(30);
     // Each in a batch by itself, and all of them beside claims that become rows.
@@ -58,9 +90,20 @@ async fn a_sealed_drop_takes_no_row_and_a_claim_outside_its_window_is_a_dead_let
     read_all(&world, 24).await;
 
     let rows = "SELECT drop_id, COUNT(*) FROM issued_coupons GROUP BY drop_id ORDER BY drop_id";
-    assert_eq!(world.query(rows).await, [[drop.1.to_string(), "4".into()], [open.1.to_string(), "8".into()]]);
+    assert_eq!(
+        world.query(rows).await,
+        [
+            [drop.1.to_string(), "4".into()],
+            [open.1.to_string(), "8".into()]
+        ]
+    );
     let expected = [("outside_window", 4), ("sealed_drop", 6)];
-    assert_eq!(world.refusals().await, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
+    assert_eq!(
+        world.refusals().await,
+        expected
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .into()
+    );
 }
 
 /// Reads everything again, and two messages that another producer sends, while the drop is sealed,
@@ -72,13 +115,19 @@ async fn is_read_again(
     resent: &[(i32, Option<String>, Option<String>)],
 ) {
     let stored = async || {
-        let mut all = world.query("SELECT slot, user_id, code, claimed_at FROM issued_coupons ORDER BY slot").await;
+        let mut all = world
+            .query("SELECT slot, user_id, code, claimed_at FROM issued_coupons ORDER BY slot")
+            .await;
         let letters = "SELECT id, slot, user_id, payload, reason, resolved_at IS NULL FROM failed_claims ORDER BY id";
         all.extend(world.query(letters).await);
         all
     };
     let before = stored().await;
-    for state in ["sealed_at = UTC_TIMESTAMP(3)", "sealed_at = NULL, sealed_rows = NULL", "closes_at = NULL"] {
+    for state in [
+        "sealed_at = UTC_TIMESTAMP(3)",
+        "sealed_at = NULL, sealed_rows = NULL",
+        "closes_at = NULL",
+    ] {
         set(world, drop.1, state).await;
         world.set_offsets(0).await;
         world.send(resent.to_vec()).await;
@@ -93,7 +142,9 @@ async fn is_read_again(
 async fn what_is_read_again_after_a_person_was_erased_changes_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(9, OncePer::Coupon).await;
     let now = Utc::now();
-    let mut messages: Vec<_> = (1..=4).map(|slot| message(drop, slot, &format!("u-{slot}"), now)).collect();
+    let mut messages: Vec<_> = (1..=4)
+        .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
+        .collect();
     messages.push(message(drop, 1, "u-9", now + TimeDelta::seconds(1)));
     // An older consumer refused a key.
     messages.push((0, Some("odd".into()), message(drop, 8, "u-9", now).2));
@@ -113,20 +164,46 @@ async fn what_is_read_again_after_a_person_was_erased_changes_nothing() {
         after: 0,
     };
     world.db.revoke(revocation).await.unwrap();
-    world.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'").await;
-    let shown = world.query("SELECT slot, code FROM issued_coupons ORDER BY slot").await;
-    set(&world, drop.1, "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 3").await;
+    world
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'")
+        .await;
+    let shown = world
+        .query("SELECT slot, code FROM issued_coupons ORDER BY slot")
+        .await;
+    set(
+        &world,
+        drop.1,
+        "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 3",
+    )
+    .await;
     for name in ["u-1", "u-2", "u-9"] {
-        let by = Operator { name: Some("Kim".into()), ..Operator::default() };
+        let by = Operator {
+            name: Some("Kim".into()),
+            ..Operator::default()
+        };
         let coupons = if name == "u-9" { vec![] } else { vec![drop.0] };
-        let erased = world.db.erase(user(name), coupons, pseudonym(name), by).await.unwrap();
+        let erased = world
+            .db
+            .erase(user(name), coupons, pseudonym(name), by)
+            .await
+            .unwrap();
         assert!(erased.is_some(), "{name}");
     }
-    let codes = world.query("SELECT slot, code FROM issued_coupons ORDER BY slot").await;
-    assert!(codes[1..] == shown[1..] && codes[0][1].starts_with("erased-"), "{codes:?}, {shown:?}");
+    let codes = world
+        .query("SELECT slot, code FROM issued_coupons ORDER BY slot")
+        .await;
+    assert!(
+        codes[1..] == shown[1..] && codes[0][1].starts_with("erased-"),
+        "{codes:?}, {shown:?}"
+    );
     let revoked = format!("SELECT code FROM {}.revoked_coupons", world.database);
     assert!(world.mysql.query(&revoked).await.unwrap()[0][0].starts_with("erased-"));
-    assert_eq!(world.count("failed_claims WHERE source_hash IS NOT NULL OR payload IS NOT NULL").await, 0);
+    assert_eq!(
+        world
+            .count("failed_claims WHERE source_hash IS NOT NULL OR payload IS NOT NULL")
+            .await,
+        0
+    );
     is_read_again(&world, drop, 6, &messages[..2]).await;
 }
 
@@ -134,13 +211,22 @@ async fn what_is_read_again_after_a_person_was_erased_changes_nothing() {
 async fn what_is_read_again_after_a_whole_drop_was_erased_changes_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(9, OncePer::Coupon).await;
     let now = Utc::now();
-    let messages: Vec<_> = (1..=4).map(|slot| message(drop, slot, &format!("u-{slot}"), now)).collect();
+    let messages: Vec<_> = (1..=4)
+        .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
+        .collect();
     world.send(messages.clone()).await;
     read_all(&world, 4).await;
     let shown = world.query("SELECT code FROM issued_coupons").await;
-    set(&world, drop.1, "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4").await;
+    set(
+        &world,
+        drop.1,
+        "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
+    )
+    .await;
     // As an earlier release left a row.
-    world.query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3").await;
+    world
+        .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
+        .await;
     assert_eq!(world.db.erase_holders(drop.1).await.unwrap(), 4);
     let codes = world.query("SELECT code FROM issued_coupons").await;
     assert!(codes.iter().all(|code| !shown.contains(code)), "{codes:?}");
@@ -150,6 +236,8 @@ async fn what_is_read_again_after_a_whole_drop_was_erased_changes_nothing() {
 
 /// One of the form that erasing gives.
 fn pseudonym(name: &str) -> String {
-    let number = name.bytes().fold(0_u64, |number, byte| number.wrapping_mul(31).wrapping_add(byte.into()));
+    let number = name.bytes().fold(0_u64, |number, byte| {
+        number.wrapping_mul(31).wrapping_add(byte.into())
+    });
     format!("erased-{number:020x}")
 }

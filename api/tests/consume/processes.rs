@@ -8,7 +8,9 @@ use crate::world::{ConsumeWorld, LIMIT, until};
 
 /// Status and body of a GET.
 async fn get(address: &str, path: &str) -> (u16, String) {
-    let request = reqwest::Client::new().get(format!("{address}{path}")).timeout(LIMIT);
+    let request = reqwest::Client::new()
+        .get(format!("{address}{path}"))
+        .timeout(LIMIT);
     let answer = request.send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
@@ -16,18 +18,34 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(100).await;
-    let (janitor, log) = (Janitor::start().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let (janitor, log) = (
+        Janitor::start().unwrap(),
+        tempfile::NamedTempFile::new().unwrap(),
+    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
-    command.arg("consume").args(world.arguments(&[&through, "--database-timeout-ms=500"]));
+    command
+        .arg("consume")
+        .args(world.arguments(&[&through, "--database-timeout-ms=500"]));
     let program = Program::start("consume", &mut command, log.path(), &janitor).unwrap();
-    let [address, _] = program.lines(["listening on ", "consuming "], LIMIT).await.unwrap();
+    let [address, _] = program
+        .lines(["listening on ", "consuming "], LIMIT)
+        .await
+        .unwrap();
     let consuming = format!("consuming {} as {}", world.kafka.topic, world.kafka.group);
-    assert_eq!(program.stdout(), format!("listening on {address}\n{consuming}"));
+    assert_eq!(
+        program.stdout(),
+        format!("listening on {address}\n{consuming}")
+    );
     until("ready", async || get(&address, "/readyz").await.0 == 200).await;
     assert_eq!(get(&address, "/healthz").await.0, 200);
     assert_eq!(get(&address, "/nowhere").await.0, 404);
     for kind in HogKind::ALL {
-        let hogs = Hogs::start(address.trim_start_matches("http://").parse().unwrap(), kind, "/metrics", 100);
+        let hogs = Hogs::start(
+            address.trim_start_matches("http://").parse().unwrap(),
+            kind,
+            "/metrics",
+            100,
+        );
         hogs.have_opened(50).await;
         let failed = hogs.failed_probes("/healthz").await;
         assert!(failed.is_empty(), "{kind:?}: {failed:?}");
@@ -36,21 +54,45 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     world.claim(drop, 1..=50).await;
     world.send(vec![(0, None, Some("poison".to_owned()))]).await;
     world.until_rows(50).await;
-    let shows = async |line: &str| get(&address, "/metrics").await.1.lines().any(|shown| shown == line);
-    until("rows counted", async || shows("firstcome_consumer_issued_total 50").await).await;
-    until("poison counted", async || shows("firstcome_consumer_refused_total{reason=\"undecodable\"} 1").await).await;
-    assert!(shows("firstcome_consumer_again_total 0").await && shows("firstcome_consumer_retries_total 0").await);
+    let shows = async |line: &str| {
+        get(&address, "/metrics")
+            .await
+            .1
+            .lines()
+            .any(|shown| shown == line)
+    };
+    until("rows counted", async || {
+        shows("firstcome_consumer_issued_total 50").await
+    })
+    .await;
+    until("poison counted", async || {
+        shows("firstcome_consumer_refused_total{reason=\"undecodable\"} 1").await
+    })
+    .await;
+    assert!(
+        shows("firstcome_consumer_again_total 0").await
+            && shows("firstcome_consumer_retries_total 0").await
+    );
 
     proxy.set(ProxyFault::Cut).await.unwrap();
     world.claim(drop, 51..=100).await;
-    until("not ready", async || get(&address, "/readyz").await.0 == 503).await;
+    until("not ready", async || {
+        get(&address, "/readyz").await.0 == 503
+    })
+    .await;
     until("lag", async || shows("firstcome_consumer_lag 50").await).await;
     let (status, body) = get(&address, "/readyz").await;
-    assert!(status == 503 && body.contains("\"kafka\":\"ok\"") && body.contains("MySQL"), "{status} {body}");
+    assert!(
+        status == 503 && body.contains("\"kafka\":\"ok\"") && body.contains("MySQL"),
+        "{status} {body}"
+    );
     assert_eq!(get(&address, "/healthz").await.0, 200);
     proxy.set(ProxyFault::Pass).await.unwrap();
     world.until_rows(100).await;
-    until("ready again", async || get(&address, "/readyz").await.0 == 200).await;
+    until("ready again", async || {
+        get(&address, "/readyz").await.0 == 200
+    })
+    .await;
     until("no lag", async || shows("firstcome_consumer_lag 0").await).await;
     assert!(program.stop(LIMIT).await.unwrap().success());
 }

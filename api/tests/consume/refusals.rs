@@ -7,7 +7,10 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use crate::world::{ConsumeWorld, claim_event};
 
 /// One message of every kind that is refused, with the reason.
-fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<String>, &'static str)> {
+fn poison(
+    (coupon, drop): (CouponId, DropId),
+    other: CouponId,
+) -> Vec<(Option<String>, &'static str)> {
     let good = |slot, user| claim_event(coupon, drop, slot, user).encode();
     let elsewhere = claim_event(other, drop, 9, "u-x").encode();
     [
@@ -15,16 +18,41 @@ fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<St
         (Some(String::new()), "undecodable"),
         (Some("not json".into()), "undecodable"),
         (Some("[1,2]".into()), "undecodable"),
-        (Some(good(9, "u-x").replace("\"v\":1", "\"v\":3")), "wrong_version"),
+        (
+            Some(good(9, "u-x").replace("\"v\":1", "\"v\":3")),
+            "wrong_version",
+        ),
         (Some(good(9, "u-x").replace("u-x", "u x")), "undecodable"),
-        (Some(good(9, "u-x").replace("2027", "9999").replace(":20.", ":99.")), "undecodable"),
-        (Some(good(9, "u-x").replace(":9,", ":\"nine\",")), "undecodable"),
+        (
+            Some(
+                good(9, "u-x")
+                    .replace("2027", "9999")
+                    .replace(":20.", ":99."),
+            ),
+            "undecodable",
+        ),
+        (
+            Some(good(9, "u-x").replace(":9,", ":\"nine\",")),
+            "undecodable",
+        ),
         (Some(good(0, "u-x")), "slot_out_of_range"),
-        (Some(good(9, "u-x").replace(":9,", ":-9,")), "slot_out_of_range"),
-        (Some(good(9, "u-x").replace(":9,", ":99999999999,")), "slot_out_of_range"),
+        (
+            Some(good(9, "u-x").replace(":9,", ":-9,")),
+            "slot_out_of_range",
+        ),
+        (
+            Some(good(9, "u-x").replace(":9,", ":99999999999,")),
+            "slot_out_of_range",
+        ),
         (Some(good(11, "u-x")), "slot_out_of_range"),
-        (Some(claim_event(coupon, DropId(999_999), 9, "u-x").encode()), "unknown_drop"),
-        (Some(claim_event(CouponId(-1), drop, 9, "u-x").encode()), "unknown_drop"),
+        (
+            Some(claim_event(coupon, DropId(999_999), 9, "u-x").encode()),
+            "unknown_drop",
+        ),
+        (
+            Some(claim_event(CouponId(-1), drop, 9, "u-x").encode()),
+            "unknown_drop",
+        ),
         (Some(elsewhere), "unknown_drop"),
         (Some(good(1, "u-x")), "slot_taken"),
         (Some(good(9, "u-1")), "already_has_one"),
@@ -47,24 +75,50 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
     world.send(messages).await;
 
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, reason) in poison.iter().chain(&[(None, "undecodable"), (None, "undecodable")]) {
+    for (_, reason) in poison
+        .iter()
+        .chain(&[(None, "undecodable"), (None, "undecodable")])
+    {
         *expected.entry((*reason).to_owned()).or_default() += 1;
     }
-    world.consume_until("10 rows", async || world.rows().await == 10).await;
+    world
+        .consume_until("10 rows", async || world.rows().await == 10)
+        .await;
     assert_eq!(world.refusals().await, expected);
-    for (payload, reason) in poison.iter().filter_map(|(payload, reason)| Some((payload.as_ref()?, reason))) {
+    for (payload, reason) in poison
+        .iter()
+        .filter_map(|(payload, reason)| Some((payload.as_ref()?, reason)))
+    {
         let kept = format!("failed_claims WHERE payload = '{payload}' AND reason = '{reason}'");
         assert!(world.count(&kept).await >= 1, "{reason} {payload}");
     }
-    assert_eq!(world.count("failed_claims WHERE user_id = 'u-x' AND slot = 11").await, 1);
-    let taken = format!("reason = 'slot_taken' AND coupon_id = {} AND drop_id = {}", drop.0, drop.1);
-    assert_eq!(world.count(&format!("failed_claims WHERE {taken} AND slot = 1 AND user_id = 'u-x'")).await, 1);
-    let bytes = "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
+    assert_eq!(
+        world
+            .count("failed_claims WHERE user_id = 'u-x' AND slot = 11")
+            .await,
+        1
+    );
+    let taken = format!(
+        "reason = 'slot_taken' AND coupon_id = {} AND drop_id = {}",
+        drop.0, drop.1
+    );
+    assert_eq!(
+        world
+            .count(&format!(
+                "failed_claims WHERE {taken} AND slot = 1 AND user_id = 'u-x'"
+            ))
+            .await,
+        1
+    );
+    let bytes =
+        "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
     assert_eq!(world.count(bytes).await, 1, "the message is kept as it was");
 
     // Read again: each is kept once still, and says that it was met twice.
     world.set_offsets(0).await;
-    let twice = async || world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>();
+    let twice = async || {
+        world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>()
+    };
     world.consume_until("a second attempt", twice).await;
     assert_eq!((world.refusals().await, world.rows().await), (expected, 10));
 }
@@ -88,15 +142,27 @@ async fn poison_scattered_over_many_batches_costs_no_good_claim() {
     let consumer = world.consumer(&["--consume-batch-max=64"]);
     world.until_rows(500).await;
     consumer.stop().await;
-    let expected = [("slot_taken", 100), ("undecodable", 100), ("slot_out_of_range", 100)];
-    assert_eq!(world.refusals().await, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
+    let expected = [
+        ("slot_taken", 100),
+        ("undecodable", 100),
+        ("slot_out_of_range", 100),
+    ];
+    assert_eq!(
+        world.refusals().await,
+        expected
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .into()
+    );
     assert_eq!(world.committed(), 900);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_each_in_its_scope() {
     let world = ConsumeWorld::new().await;
-    let (first, second) = (world.coupon(5, OncePer::Coupon).await, world.coupon(5, OncePer::Drop).await);
+    let (first, second) = (
+        world.coupon(5, OncePer::Coupon).await,
+        world.coupon(5, OncePer::Drop).await,
+    );
     // A second drop of each coupon, put in by hand.
     let mut drops = Vec::new();
     for (coupon, drop) in [first, second] {
@@ -113,6 +179,11 @@ async fn one_each_in_its_scope() {
         (0, Some(event.key()), Some(event.encode()))
     });
     world.send(claims.collect()).await;
-    world.consume_until("3 rows", async || world.rows().await == 3).await;
-    assert_eq!(world.refusals().await, [("already_has_one".to_owned(), 1)].into());
+    world
+        .consume_until("3 rows", async || world.rows().await == 3)
+        .await;
+    assert_eq!(
+        world.refusals().await,
+        [("already_has_one".to_owned(), 1)].into()
+    );
 }

@@ -39,7 +39,12 @@ impl ConsumeWorld {
         let name = new_database(mysql).await;
         let (url, brokers) = (mysql.database_url(&name), stack.kafka.bootstrap());
         migrate(url.clone(), brokers.clone(), &name, PARTITIONS).await;
-        let db = Db::new(&DbSettings { url: url.into(), pool_size: 4, limit: LIMIT }).unwrap();
+        let db = Db::new(&DbSettings {
+            url: url.into(),
+            pool_size: 4,
+            limit: LIMIT,
+        })
+        .unwrap();
         let kafka = KafkaSettings {
             brokers,
             topic: name.clone(),
@@ -47,10 +52,18 @@ impl ConsumeWorld {
             security: Security::default(),
             signing: Signing::default(),
         };
-        Self { mysql, database: name, db, kafka }
+        Self {
+            mysql,
+            database: name,
+            db,
+            kafka,
+        }
     }
 
-    pub(crate) async fn with_coupon(quantity: Slot, once_per: OncePer) -> (Self, (CouponId, DropId)) {
+    pub(crate) async fn with_coupon(
+        quantity: Slot,
+        once_per: OncePer,
+    ) -> (Self, (CouponId, DropId)) {
         let world = Self::new().await;
         let drop = world.coupon(quantity, once_per).await;
         (world, drop)
@@ -58,15 +71,26 @@ impl ConsumeWorld {
 
     /// With one coupon, and a proxy before MySQL with the setting that makes a consumer use it. The
     /// driver would go on from loopback to the server's own socket.
-    pub(crate) async fn behind_proxy(quantity: Slot) -> (Self, (CouponId, DropId), FaultProxy, String) {
+    pub(crate) async fn behind_proxy(
+        quantity: Slot,
+    ) -> (Self, (CouponId, DropId), FaultProxy, String) {
         let (world, drop) = Self::with_coupon(quantity, OncePer::Coupon).await;
         let proxy = world.mysql.proxy().await.unwrap();
         let url = world.mysql.database_url_via(&proxy, &world.database);
-        (world, drop, proxy, format!("--database-url={url}?prefer_socket=false"))
+        (
+            world,
+            drop,
+            proxy,
+            format!("--database-url={url}?prefer_socket=false"),
+        )
     }
 
     /// Waits for all rows and stops; then nothing is missing, doubled or uncommitted.
-    pub(crate) async fn ends_exact(&self, rows: u64, consumers: impl IntoIterator<Item = RunningProgram>) {
+    pub(crate) async fn ends_exact(
+        &self,
+        rows: u64,
+        consumers: impl IntoIterator<Item = RunningProgram>,
+    ) {
         self.until_rows(rows).await;
         for consumer in consumers {
             consumer.stop().await;
@@ -76,18 +100,40 @@ impl ConsumeWorld {
     }
 
     pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
-        let schedule = Schedule::Once { opens_at: Utc::now() - TimeDelta::hours(1), closes_at: None };
-        let new = NewCoupon { name: "Winter".into(), quantity, once_per, waiting_list: 0, schedule, allow: None };
-        let (coupon, drops) = self.db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
+        let schedule = Schedule::Once {
+            opens_at: Utc::now() - TimeDelta::hours(1),
+            closes_at: None,
+        };
+        let new = NewCoupon {
+            name: "Winter".into(),
+            quantity,
+            once_per,
+            waiting_list: 0,
+            schedule,
+            allow: None,
+        };
+        let (coupon, drops) = self
+            .db
+            .create_coupon(new, Utc::now(), Operator::default())
+            .await
+            .unwrap();
         (coupon.id, drops[0].id)
     }
 
     /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that
     /// all have some.
-    pub(crate) async fn claim(&self, (coupon, drop): (CouponId, DropId), slots: std::ops::RangeInclusive<Slot>) {
+    pub(crate) async fn claim(
+        &self,
+        (coupon, drop): (CouponId, DropId),
+        slots: std::ops::RangeInclusive<Slot>,
+    ) {
         let messages = slots.map(|slot| {
             let event = claim_event(coupon, drop, slot, &format!("u-{slot}"));
-            (i32::try_from(slot).unwrap() % PARTITIONS, Some(event.key()), Some(event.encode()))
+            (
+                i32::try_from(slot).unwrap() % PARTITIONS,
+                Some(event.key()),
+                Some(event.encode()),
+            )
         });
         self.send(messages.collect()).await;
     }
@@ -98,10 +144,14 @@ impl ConsumeWorld {
         let sent: Vec<_> = messages
             .iter()
             .map(|(partition, key, value)| {
-                let mut record: FutureRecord<'_, String, P> = FutureRecord::to(&self.kafka.topic).partition(*partition);
+                let mut record: FutureRecord<'_, String, P> =
+                    FutureRecord::to(&self.kafka.topic).partition(*partition);
                 record.key = key.as_ref();
                 record.payload = value.as_ref();
-                producer.send_result(record).map_err(|(error, _)| error).unwrap()
+                producer
+                    .send_result(record)
+                    .map_err(|(error, _)| error)
+                    .unwrap()
             })
             .collect();
         for delivery in sent {
@@ -129,7 +179,10 @@ impl ConsumeWorld {
     pub(crate) fn consumer(&self, more: &[&str]) -> RunningProgram {
         let stop = CancellationToken::new();
         let args = parse(self.arguments(more)).unwrap();
-        RunningProgram { task: tokio::spawn(consume::run(args, stop.clone())), stop }
+        RunningProgram {
+            task: tokio::spawn(consume::run(args, stop.clone())),
+            stop,
+        }
     }
 
     pub(crate) async fn consume_until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {
@@ -139,7 +192,9 @@ impl ConsumeWorld {
     }
 
     pub(crate) async fn count(&self, from: &str) -> u64 {
-        self.query(&format!("SELECT COUNT(*) FROM {from}")).await[0][0].parse().unwrap()
+        self.query(&format!("SELECT COUNT(*) FROM {from}")).await[0][0]
+            .parse()
+            .unwrap()
     }
 
     /// One statement, in which `issued_coupons` and `failed_claims` are those of this test.
@@ -162,8 +217,12 @@ impl ConsumeWorld {
 
     /// Reasons in the dead-letter table, with how many rows have each.
     pub(crate) async fn refusals(&self) -> BTreeMap<String, u64> {
-        let rows = self.query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason").await;
-        rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()
+        let rows = self
+            .query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason")
+            .await;
+        rows.into_iter()
+            .map(|row| (row[0].clone(), row[1].parse().unwrap()))
+            .collect()
     }
 
     /// What the group has committed, over all partitions. A partition nothing was committed of
@@ -171,8 +230,18 @@ impl ConsumeWorld {
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
-        let offset = |offset| if let Offset::Offset(next) = offset { next } else { 0 };
-        committed.elements().iter().map(|partition| offset(partition.offset())).sum()
+        let offset = |offset| {
+            if let Offset::Offset(next) = offset {
+                next
+            } else {
+                0
+            }
+        };
+        committed
+            .elements()
+            .iter()
+            .map(|partition| offset(partition.offset()))
+            .sum()
     }
 
     /// Puts the group's offsets to a number, the same in each partition. Only while nobody
@@ -182,7 +251,10 @@ impl ConsumeWorld {
         let mut offsets = self.partitions();
         offsets.set_all_offsets(Offset::Offset(offset)).unwrap();
         // A member that was killed is in the group until its session ends.
-        until("offsets set", async || reader.commit(&offsets, CommitMode::Sync).is_ok()).await;
+        until("offsets set", async || {
+            reader.commit(&offsets, CommitMode::Sync).is_ok()
+        })
+        .await;
     }
 
     fn partitions(&self) -> TopicPartitionList {
@@ -194,13 +266,27 @@ impl ConsumeWorld {
     /// No slot missing, none twice, each by the person it was given to.
     pub(crate) async fn assert_exact(&self, quantity: u64) {
         let right = "issued_coupons WHERE user_id = CONCAT('u-', slot) AND issued_by = 'consumer'";
-        assert_eq!((self.rows().await, self.count(right).await), (quantity, quantity));
+        assert_eq!(
+            (self.rows().await, self.count(right).await),
+            (quantity, quantity)
+        );
         assert_eq!(self.refusals().await, BTreeMap::new());
     }
 }
 
-pub(crate) fn claim_event(coupon_id: CouponId, drop_id: DropId, slot: Slot, user: &str) -> ClaimEvent {
+pub(crate) fn claim_event(
+    coupon_id: CouponId,
+    drop_id: DropId,
+    slot: Slot,
+    user: &str,
+) -> ClaimEvent {
     let user_id: UserId = user.parse().unwrap();
     let claimed_at = DateTime::from_timestamp_millis(1_800_000_000_000 + i64::from(slot)).unwrap();
-    ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at }
+    ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id,
+        claimed_at,
+    }
 }

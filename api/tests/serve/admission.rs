@@ -15,14 +15,26 @@ async fn each_claim_is_answered_as_the_contract_says() {
     let first = api.claim(id, "u-1").await;
     assert_eq!(
         (first.status, &first.json),
-        (202, &json!({"status": "accepted", "drop_id": drop, "slot": 1, "queued": true}))
+        (
+            202,
+            &json!({"status": "accepted", "drop_id": drop, "slot": 1, "queued": true})
+        )
     );
     assert_eq!(api.claim(id, "u-2").await.json["slot"], 2);
     let again = api.claim(id, "u-1").await;
-    assert_eq!((again.status, &again.json), (200, &json!({"status": "already_claimed", "drop_id": drop, "slot": 1})));
+    assert_eq!(
+        (again.status, &again.json),
+        (
+            200,
+            &json!({"status": "already_claimed", "drop_id": drop, "slot": 1})
+        )
+    );
     for _ in 0..2 {
         let waits = api.claim(id, "u-3").await;
-        assert_eq!((waits.status, &waits.json), (202, &json!({"status": "waiting", "position": 1})));
+        assert_eq!(
+            (waits.status, &waits.json),
+            (202, &json!({"status": "waiting", "position": 1}))
+        );
     }
     let late = api.claim(id, "u-4").await;
     assert_eq!(late.code(), (409, "sold_out"));
@@ -44,11 +56,22 @@ async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
         async move { api.claim(id, &format!("u-{n}")).await }
     });
     let answers = futures_util::future::join_all(claims).await;
-    let slots: Vec<u64> =
-        answers.iter().filter(|a| a.status == 202).map(|a| a.json["slot"].as_u64().unwrap()).collect();
+    let slots: Vec<u64> = answers
+        .iter()
+        .filter(|a| a.status == 202)
+        .map(|a| a.json["slot"].as_u64().unwrap())
+        .collect();
     assert_eq!(slots.len(), 20);
-    assert_eq!(slots.iter().copied().collect::<BTreeSet<u64>>(), (1..=20).collect());
-    assert!(answers.iter().filter(|a| a.status != 202).all(|a| a.code() == (409, "sold_out")));
+    assert_eq!(
+        slots.iter().copied().collect::<BTreeSet<u64>>(),
+        (1..=20).collect()
+    );
+    assert!(
+        answers
+            .iter()
+            .filter(|a| a.status != 202)
+            .all(|a| a.code() == (409, "sold_out"))
+    );
     assert_eq!(world.messages().await, 20);
 }
 
@@ -57,8 +80,18 @@ async fn one_person_many_times_at_once_gets_one_slot() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(50)).await;
     let answers = futures_util::future::join_all((0..100).map(|_| api.claim(id, "u-1"))).await;
-    assert_eq!(answers.iter().filter(|a| a.code() == (202, "accepted")).count(), 1);
-    assert!(answers.iter().all(|a| a.status == 202 || a.code() == (200, "already_claimed")));
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|a| a.code() == (202, "accepted"))
+            .count(),
+        1
+    );
+    assert!(
+        answers
+            .iter()
+            .all(|a| a.status == 202 || a.code() == (200, "already_claimed"))
+    );
     assert!(answers.iter().all(|a| a.json["slot"] == 1));
     assert_eq!(world.messages().await, 1);
 }
@@ -69,32 +102,56 @@ async fn what_is_refused_leaves_redis_as_it_was() {
     let (early, _) = api.make(coupon(5, 10, 20)).await;
     let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
-    assert_eq!(api.patch(stopped, json!({"paused": true})).await.status, 200);
+    assert_eq!(
+        api.patch(stopped, json!({"paused": true})).await.status,
+        200
+    );
     let before = world.dump().await;
 
     let not_open = api.claim(early, "u-1").await;
     assert_eq!(not_open.code(), (409, "not_open"));
     let opens_at = not_open.json["opens_at"].as_str().unwrap();
-    assert!(chrono::DateTime::parse_from_rfc3339(opens_at).is_ok(), "{opens_at}");
+    assert!(
+        chrono::DateTime::parse_from_rfc3339(opens_at).is_ok(),
+        "{opens_at}"
+    );
     assert_eq!(api.claim(late, "u-1").await.code(), (410, "closed"));
     assert_eq!(api.claim(stopped, "u-1").await.code(), (409, "paused"));
     assert_eq!(api.claim(4_711, "u-1").await.code(), (404, "not_found"));
-    let others = ["x".into(), "-1".into(), "9".repeat(20), format!("0{stopped}"), format!("+{stopped}")];
+    let others = [
+        "x".into(),
+        "-1".into(),
+        "9".repeat(20),
+        format!("0{stopped}"),
+        format!("+{stopped}"),
+    ];
     for (other, body) in others.iter().flat_map(|other| [(other, ""), (other, "{}")]) {
         let path = format!("/v1/coupons/{other}/claims");
         assert_eq!(
-            api.ask(Method::POST, &path, &[("x-user-id", "u-1")], body).await.code(),
+            api.ask(Method::POST, &path, &[("x-user-id", "u-1")], body)
+                .await
+                .code(),
             (404, "not_found"),
             "{path}"
         );
     }
     let path = format!("/v1/coupons/{early}/claims");
-    assert_eq!(api.ask(Method::POST, &path, &[], "").await.code(), (401, "unauthorized"));
+    assert_eq!(
+        api.ask(Method::POST, &path, &[], "").await.code(),
+        (401, "unauthorized")
+    );
     for bad in ["", "a b", "a/b", &"x".repeat(65)] {
-        assert_eq!(api.claim(early, bad).await.code(), (400, "bad_user_id"), "{bad:?}");
+        assert_eq!(
+            api.claim(early, bad).await.code(),
+            (400, "bad_user_id"),
+            "{bad:?}"
+        );
     }
     let twice = [("x-user-id", "u-1"), ("x-user-id", "u-2")];
-    assert_eq!(api.ask(Method::POST, &path, &twice, "").await.code(), (400, "bad_user_id"));
+    assert_eq!(
+        api.ask(Method::POST, &path, &twice, "").await.code(),
+        (400, "bad_user_id")
+    );
 
     assert_eq!(world.dump().await, before);
     assert_eq!(world.messages().await, 0);
@@ -114,7 +171,10 @@ async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
     assert_eq!(world.dump().await, before);
 
     world.open_gate().await;
-    until("it is ready", async || api.get("/readyz").await.status == 200).await;
+    until("it is ready", async || {
+        api.get("/readyz").await.status == 200
+    })
+    .await;
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
 }
 
@@ -123,10 +183,24 @@ async fn a_body_is_not_needed_and_not_read() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");
-    let claimed = api.ask(Method::POST, &path, &[("x-user-id", "u-1")], r#"{"user_id":"u-2"}"#).await;
+    let claimed = api
+        .ask(
+            Method::POST,
+            &path,
+            &[("x-user-id", "u-1")],
+            r#"{"user_id":"u-2"}"#,
+        )
+        .await;
     assert_eq!(claimed.code(), (202, "accepted"));
     assert_eq!(api.mine(id, "u-2").await.json["status"], "none");
-    let huge = api.ask(Method::POST, &path, &[("x-user-id", "u-3")], "x".repeat(20_000)).await;
+    let huge = api
+        .ask(
+            Method::POST,
+            &path,
+            &[("x-user-id", "u-3")],
+            "x".repeat(20_000),
+        )
+        .await;
     assert_eq!(huge.code(), (413, "too_large"));
 }
 
@@ -136,13 +210,27 @@ async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
     let (id, drop) = api.make(open(1_000)).await;
     let keys = world.keys(id, drop);
     let damage = format!("{drop}:99999999999");
-    world.ask_redis::<()>(&["HSET", &keys.claimants, "bad", &damage]).await;
+    world
+        .ask_redis::<()>(&["HSET", &keys.claimants, "bad", &damage])
+        .await;
     for round in 0..5 {
-        let users: Vec<String> =
-            (0..40).map(|n| if n % 4 == 0 { "bad".into() } else { format!("u-{round}-{n}") }).collect();
-        let answers = futures_util::future::join_all(users.iter().map(|user| api.claim(id, user))).await;
+        let users: Vec<String> = (0..40)
+            .map(|n| {
+                if n % 4 == 0 {
+                    "bad".into()
+                } else {
+                    format!("u-{round}-{n}")
+                }
+            })
+            .collect();
+        let answers =
+            futures_util::future::join_all(users.iter().map(|user| api.claim(id, user))).await;
         for (user, answer) in users.iter().zip(answers) {
-            let expected = if user == "bad" { (503, "unavailable") } else { (202, "accepted") };
+            let expected = if user == "bad" {
+                (503, "unavailable")
+            } else {
+                (202, "accepted")
+            };
             assert_eq!(answer.code(), expected, "{user}");
         }
     }

@@ -14,7 +14,13 @@ const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 async fn send(api: &InProcessApi, id: i64, verb: &str, body: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
     let path = format!("/v1/coupons/{id}/allow-list/{verb}");
-    api.ask(Method::POST, &path, &[("authorization", &token), ("content-type", "text/plain")], body).await
+    api.ask(
+        Method::POST,
+        &path,
+        &[("authorization", &token), ("content-type", "text/plain")],
+        body,
+    )
+    .await
 }
 
 async fn add(api: &InProcessApi, id: i64, body: &str) -> HttpAnswer {
@@ -22,7 +28,12 @@ async fn add(api: &InProcessApi, id: i64, body: &str) -> HttpAnswer {
 }
 
 async fn empty(api: &InProcessApi, id: i64) -> HttpAnswer {
-    api.ops(Method::DELETE, &format!("/v1/coupons/{id}/allow-list"), &Value::Null).await
+    api.ops(
+        Method::DELETE,
+        &format!("/v1/coupons/{id}/allow-list"),
+        &Value::Null,
+    )
+    .await
 }
 
 async fn read(api: &InProcessApi, path: &str) -> HttpAnswer {
@@ -31,20 +42,37 @@ async fn read(api: &InProcessApi, path: &str) -> HttpAnswer {
 
 async fn on_list(api: &InProcessApi, id: i64, user: &str) -> bool {
     let found = read(api, &format!("/v1/coupons/{id}/allow-list/people/{user}")).await;
-    assert_eq!((found.status, &found.json["user_id"]), (200, &json!(user)), "{found:?}");
+    assert_eq!(
+        (found.status, &found.json["user_id"]),
+        (200, &json!(user)),
+        "{found:?}"
+    );
     found.json["on_list"].as_bool().unwrap()
 }
 
 /// MySQL's list; fails unless Redis has the same.
 async fn agreed(world: &ServeWorld, id: i64) -> Vec<String> {
-    let sql = format!("SELECT user_id FROM {{db}}.coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
+    let sql = format!(
+        "SELECT user_id FROM {{db}}.coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id"
+    );
     let rows: Vec<String> = world.sql(&sql).await.into_iter().flatten().collect();
-    let sql = format!("SELECT allow_list_revision, allow_list_people FROM {{db}}.coupons WHERE id = {id}");
+    let sql = format!(
+        "SELECT allow_list_revision, allow_list_people FROM {{db}}.coupons WHERE id = {id}"
+    );
     let state = &world.sql(&sql).await[0];
-    let list = AllowList { revision: state[0].parse().unwrap(), people: state[1].parse().unwrap() };
+    let list = AllowList {
+        revision: state[0].parse().unwrap(),
+        people: state[1].parse().unwrap(),
+    };
     let seen = world.redis.allow_lists(&[CouponId(id)]).await.unwrap()[0];
-    assert!(seen.is(list) && list.people as usize == rows.len(), "{list:?} {seen:?} {}", rows.len());
-    let mut members: Vec<String> = world.ask_redis(&["SMEMBERS", &world.keys(id, 1).allowed]).await;
+    assert!(
+        seen.is(list) && list.people as usize == rows.len(),
+        "{list:?} {seen:?} {}",
+        rows.len()
+    );
+    let mut members: Vec<String> = world
+        .ask_redis(&["SMEMBERS", &world.keys(id, 1).allowed])
+        .await;
     members.sort_unstable();
     assert_eq!(members, rows);
     rows
@@ -57,7 +85,13 @@ fn with_list(quantity: u32) -> Value {
 #[tokio::test]
 async fn a_coupon_with_a_list_is_for_those_on_it() {
     let (world, api) = ServeWorld::with_api().await;
-    let made = api.ops(Method::POST, "/v1/coupons", &with(with_list(2), "waiting_list", 1)).await;
+    let made = api
+        .ops(
+            Method::POST,
+            "/v1/coupons",
+            &with(with_list(2), "waiting_list", 1),
+        )
+        .await;
     let id = made.json["id"].as_i64().unwrap();
     assert_eq!((made.status, &made.json["allow"]), (201, &json!("list")));
     let stranger = api.claim(id, "u-1").await;
@@ -65,8 +99,15 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
     assert_eq!(api.mine(id, "u-1").await.json["allowed"], false);
 
     let added = add(&api, id, "u-1\r\nu-2\nu-1\n").await;
-    assert_eq!((added.status, &added.json["changed"], &added.json["people"]), (200, &json!(2), &json!(2)), "{added:?}");
-    assert_eq!(add(&api, id, "[\"u-2\", \"a|b:c=d+e@f.g_h-1\"]").await.json["changed"], 1);
+    assert_eq!(
+        (added.status, &added.json["changed"], &added.json["people"]),
+        (200, &json!(2), &json!(2)),
+        "{added:?}"
+    );
+    assert_eq!(
+        add(&api, id, "[\"u-2\", \"a|b:c=d+e@f.g_h-1\"]").await.json["changed"],
+        1
+    );
     assert_eq!(api.mine(id, "u-1").await.json["allowed"], true);
     for (user, said) in [
         ("u-1", (202, "accepted")),
@@ -79,50 +120,115 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
         assert_eq!(api.claim(id, user).await.code(), said, "{user}");
     }
     assert_eq!(api.mine(id, "u-9").await.json["allowed"], false);
-    assert_eq!(agreed(&world, id).await, ["a|b:c=d+e@f.g_h-1", "u-1", "u-2"]);
+    assert_eq!(
+        agreed(&world, id).await,
+        ["a|b:c=d+e@f.g_h-1", "u-1", "u-2"]
+    );
 
     // Nothing is revoked, and no place is lost.
     let removed = send(&api, id, "remove", "u-1\na|b:c=d+e@f.g_h-1\nnobody").await;
-    assert_eq!((&removed.json["changed"], &removed.json["people"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&removed.json["changed"], &removed.json["people"]),
+        (&json!(2), &json!(1))
+    );
     assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
-    assert_eq!(api.claim(id, "a|b:c=d+e@f.g_h-1").await.code(), (202, "waiting"));
-    assert!(api.mine(id, "u-1").await.json["allowed"].is_null(), "they hold one");
+    assert_eq!(
+        api.claim(id, "a|b:c=d+e@f.g_h-1").await.code(),
+        (202, "waiting")
+    );
+    assert!(
+        api.mine(id, "u-1").await.json["allowed"].is_null(),
+        "they hold one"
+    );
     agreed(&world, id).await;
-    let acts = world.sql("SELECT detail FROM {db}.ops_actions WHERE action = 'allow_list' ORDER BY id").await;
+    let acts = world
+        .sql("SELECT detail FROM {db}.ops_actions WHERE action = 'allow_list' ORDER BY id")
+        .await;
     assert_eq!(acts.len(), 3, "{acts:?}");
     let acts = format!("{acts:?}");
-    assert!(acts.contains("added") && acts.contains("removed") && !acts.contains("u-"), "{acts}");
-    assert!(api.metric("firstcome_claims_total{outcome=\"not_allowed\"}").await >= 4.0);
+    assert!(
+        acts.contains("added") && acts.contains("removed") && !acts.contains("u-"),
+        "{acts}"
+    );
+    assert!(
+        api.metric("firstcome_claims_total{outcome=\"not_allowed\"}")
+            .await
+            >= 4.0
+    );
 }
 
 #[tokio::test]
 async fn whom_it_is_for_is_changed_and_taken_away() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(9)).await;
-    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["allow"], Value::Null);
+    assert_eq!(
+        api.get(&format!("/v1/coupons/{id}")).await.json["allow"],
+        Value::Null
+    );
     // A list counts once the coupon asks for it.
     add(&api, id, "u-1").await;
     assert_eq!(api.claim(id, "u-2").await.code(), (202, "accepted"));
-    assert_eq!(api.patch(id, json!({"allow": "list"})).await.json["allow"], "list");
+    assert_eq!(
+        api.patch(id, json!({"allow": "list"})).await.json["allow"],
+        "list"
+    );
     assert_eq!(api.claim(id, "u-3").await.code(), (403, "not_allowed"));
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     assert_eq!(api.claim(id, "u-2").await.code(), (200, "already_claimed"));
-    assert_eq!(api.patch(id, json!({"quantity": 10})).await.json["allow"], "list", "what is not named stays");
+    assert_eq!(
+        api.patch(id, json!({"quantity": 10})).await.json["allow"],
+        "list",
+        "what is not named stays"
+    );
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
-    assert_eq!(api.claim(id, "u-3").await.code(), (409, "paused"), "the pause comes first");
-    assert_eq!(api.patch(id, json!({"paused": false, "allow": null})).await.json["allow"], Value::Null);
+    assert_eq!(
+        api.claim(id, "u-3").await.code(),
+        (409, "paused"),
+        "the pause comes first"
+    );
+    assert_eq!(
+        api.patch(id, json!({"paused": false, "allow": null}))
+            .await
+            .json["allow"],
+        Value::Null
+    );
     assert_eq!(api.claim(id, "u-3").await.code(), (202, "accepted"));
-    let meta: Option<String> = world.ask_redis(&["HGET", &world.keys(id, drop).meta, "allow"]).await;
+    let meta: Option<String> = world
+        .ask_redis(&["HGET", &world.keys(id, drop).meta, "allow"])
+        .await;
     assert_eq!(meta.as_deref(), Some(""));
     for bad in ["", "vip", "List", "group:", "group:a b", "group:vip"] {
         let refused = api.patch(id, json!({"allow": bad})).await;
         assert_eq!(refused.code(), (400, "invalid"), "{bad}");
-        assert!(refused.json["detail"].as_str().unwrap().starts_with("allow: "), "{bad}: {}", refused.json["detail"]);
-        assert_eq!(api.ops(Method::POST, "/v1/coupons", &with(open(1), "allow", bad)).await.code(), (400, "invalid"));
+        assert!(
+            refused.json["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("allow: "),
+            "{bad}: {}",
+            refused.json["detail"]
+        );
+        assert_eq!(
+            api.ops(Method::POST, "/v1/coupons", &with(open(1), "allow", bad))
+                .await
+                .code(),
+            (400, "invalid")
+        );
     }
     let refused = api.patch(id, json!({"allow": "group:vip"})).await;
-    assert!(refused.json["detail"].as_str().unwrap().contains("USER_AUTH=jwt"), "{refused:?}");
-    assert_eq!(world.sql("SELECT COUNT(*), COUNT(allow_rule) FROM {db}.coupons").await, [["1", "0"]]);
+    assert!(
+        refused.json["detail"]
+            .as_str()
+            .unwrap()
+            .contains("USER_AUTH=jwt"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        world
+            .sql("SELECT COUNT(*), COUNT(allow_rule) FROM {db}.coupons")
+            .await,
+        [["1", "0"]]
+    );
 }
 
 #[tokio::test]
@@ -130,8 +236,14 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
-    let (before, acts) = (world.dump().await, world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await);
-    let many: String = (0..10_001).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
+    let (before, acts) = (
+        world.dump().await,
+        world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await,
+    );
+    let many: String = (0..10_001)
+        .map(|n| format!("u-{n}\n"))
+        .collect::<Vec<_>>()
+        .concat();
     for (body, said) in [
         ("u-2\nu 3\nu-4", "line 2: "),
         ("u-2\n\u{fc}\n", "line 2: "),
@@ -144,18 +256,35 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
         for verb in ["add", "remove"] {
             let refused = send(&api, id, verb, body).await;
             assert_eq!(refused.code(), (400, "invalid"), "{said}");
-            assert!(refused.json["detail"].as_str().unwrap().contains(said), "{said}: {}", refused.json["detail"]);
+            assert!(
+                refused.json["detail"].as_str().unwrap().contains(said),
+                "{said}: {}",
+                refused.json["detail"]
+            );
         }
     }
     let huge = "x\n".repeat(600_000);
     assert_eq!(add(&api, id, &huge).await.code(), (413, "too_large"));
-    assert_eq!(api.patch(id, json!({"name": "x".repeat(20_000)})).await.code(), (413, "too_large"), "as ever");
+    assert_eq!(
+        api.patch(id, json!({"name": "x".repeat(20_000)}))
+            .await
+            .code(),
+        (413, "too_large"),
+        "as ever"
+    );
     assert_eq!(add(&api, 4_711, "u-1").await.code(), (404, "not_found"));
     for path in ["allow-list", "allow-list/people/u-1"] {
-        assert_eq!(read(&api, &format!("/v1/coupons/4711/{path}")).await.code(), (404, "not_found"), "{path}");
+        assert_eq!(
+            read(&api, &format!("/v1/coupons/4711/{path}")).await.code(),
+            (404, "not_found"),
+            "{path}"
+        );
     }
     assert_eq!(world.dump().await, before);
-    assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await, acts);
+    assert_eq!(
+        world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await,
+        acts
+    );
     assert_eq!(agreed(&world, id).await, ["u-1"]);
 }
 
@@ -163,25 +292,55 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
 async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_read_page_by_page() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
-    let body = |range: std::ops::Range<u32>| range.map(|n| format!("u-{n:05}\n")).collect::<Vec<_>>().concat();
-    assert_eq!(add(&api, id, &body(0..10_000)).await.json["changed"], 10_000);
+    let body = |range: std::ops::Range<u32>| {
+        range
+            .map(|n| format!("u-{n:05}\n"))
+            .collect::<Vec<_>>()
+            .concat()
+    };
+    assert_eq!(
+        add(&api, id, &body(0..10_000)).await.json["changed"],
+        10_000
+    );
     assert_eq!(add(&api, id, &body(5_000..10_001)).await.json["changed"], 1);
     assert_eq!(agreed(&world, id).await.len(), 10_001);
     let repeated = add(&api, id, &body(0..10_000)).await;
-    assert_eq!((&repeated.json["changed"], &repeated.json["people"]), (&json!(0), &json!(10_001)), "it is idempotent");
-    let (mut next, mut all) = (format!("/v1/coupons/{id}/allow-list?limit=4000"), Vec::new());
+    assert_eq!(
+        (&repeated.json["changed"], &repeated.json["people"]),
+        (&json!(0), &json!(10_001)),
+        "it is idempotent"
+    );
+    let (mut next, mut all) = (
+        format!("/v1/coupons/{id}/allow-list?limit=4000"),
+        Vec::new(),
+    );
     loop {
         let page = read(&api, &next).await;
-        assert_eq!((&page.json["people"], &page.json["allow"]), (&json!(10_001), &json!("list")));
-        all.extend(page.json["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
+        assert_eq!(
+            (&page.json["people"], &page.json["allow"]),
+            (&json!(10_001), &json!("list"))
+        );
+        all.extend(
+            page.json["ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_str().unwrap().to_owned()),
+        );
         match page.json["next"].as_str() {
             Some(path) => path.clone_into(&mut next),
             None => break,
         }
     }
-    assert_eq!(all, (0..10_001).map(|n| format!("u-{n:05}")).collect::<Vec<_>>());
+    assert_eq!(
+        all,
+        (0..10_001).map(|n| format!("u-{n:05}")).collect::<Vec<_>>()
+    );
     assert!(on_list(&api, id, "u-10000").await && !on_list(&api, id, "u-10001").await);
-    assert_eq!(send(&api, id, "remove", &body(1..10_001)).await.json["people"], 1);
+    assert_eq!(
+        send(&api, id, "remove", &body(1..10_001)).await.json["people"],
+        1
+    );
     assert_eq!(agreed(&world, id).await, ["u-00000"]);
     for bad in ["limit=0", "limit=10001", "after=a%20b", "page=2"] {
         let refused = read(&api, &format!("/v1/coupons/{id}/allow-list?{bad}")).await;
@@ -196,18 +355,39 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
     let (api, hindered) = tokio::join!(world.api(), other.api());
     let (id, _) = api.make(with_list(5)).await;
     let nobody = empty(&api, id).await;
-    assert_eq!((nobody.status, &nobody.json["changed"], &nobody.json["people"]), (200, &json!(0), &json!(0)));
-    let all: String = (0..10_000).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
+    assert_eq!(
+        (
+            nobody.status,
+            &nobody.json["changed"],
+            &nobody.json["people"]
+        ),
+        (200, &json!(0), &json!(0))
+    );
+    let all: String = (0..10_000)
+        .map(|n| format!("u-{n}\n"))
+        .collect::<Vec<_>>()
+        .concat();
     for part in [all.as_str(), "a\nb"] {
         assert_eq!(add(&api, id, part).await.status, 200);
     }
     assert_eq!(api.claim(id, "a").await.code(), (202, "accepted"));
     let emptied = empty(&api, id).await;
-    assert_eq!((emptied.status, &emptied.json["changed"], &emptied.json["people"]), (200, &json!(10_002), &json!(0)));
+    assert_eq!(
+        (
+            emptied.status,
+            &emptied.json["changed"],
+            &emptied.json["people"]
+        ),
+        (200, &json!(10_002), &json!(0))
+    );
     assert!(agreed(&world, id).await.is_empty());
     assert_eq!(api.claim(id, "a").await.code(), (200, "already_claimed"));
     assert_eq!(api.claim(id, "b").await.code(), (403, "not_allowed"));
-    assert_eq!(empty(&api, id).await.json["revision"], emptied.json["revision"], "a repeat changes nothing");
+    assert_eq!(
+        empty(&api, id).await.json["revision"],
+        emptied.json["revision"],
+        "a repeat changes nothing"
+    );
     let acts = "SELECT operator, detail FROM {db}.ops_actions WHERE action = 'allow_list' ORDER BY id DESC LIMIT 1";
     let act: Value = serde_json::from_str(&world.sql(acts).await[0][1]).unwrap();
     assert_eq!(act, json!({"removed": 10_002, "people": 0}));
@@ -216,7 +396,14 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
     add(&api, id, "c").await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     let half = empty(&hindered, id).await;
-    assert!(half.status == 503 && half.json["detail"].as_str().unwrap().contains("stands in MySQL"), "{half:?}");
+    assert!(
+        half.status == 503
+            && half.json["detail"]
+                .as_str()
+                .unwrap()
+                .contains("stands in MySQL"),
+        "{half:?}"
+    );
     assert_eq!(empty(&api, id).await.json["changed"], 0);
     assert!(agreed(&world, id).await.is_empty());
     assert_eq!(add(&api, id, "b").await.json["people"], 1);
@@ -233,18 +420,42 @@ async fn a_view_token_reads_lists_and_changes_none() {
     add(&api, id, "u-1").await;
     let view = format!("Bearer {VIEW_TOKEN}");
     let ask = async |method, path: &str, token: &str| {
-        api.ask(method, &format!("/v1/coupons/{id}/{path}"), &[("authorization", token)], "u-2").await
+        api.ask(
+            method,
+            &format!("/v1/coupons/{id}/{path}"),
+            &[("authorization", token)],
+            "u-2",
+        )
+        .await
     };
-    assert_eq!(ask(Method::GET, "allow-list", &view).await.json["ids"], json!(["u-1"]));
-    assert_eq!(ask(Method::GET, "allow-list/people/u-1", &view).await.json["on_list"], true);
+    assert_eq!(
+        ask(Method::GET, "allow-list", &view).await.json["ids"],
+        json!(["u-1"])
+    );
+    assert_eq!(
+        ask(Method::GET, "allow-list/people/u-1", &view).await.json["on_list"],
+        true
+    );
     for verb in ["add", "remove"] {
         let path = format!("allow-list/{verb}");
-        assert_eq!(ask(Method::POST, &path, &view).await.code(), (403, "read_only"));
-        assert_eq!(ask(Method::POST, &path, "Bearer x").await.code(), (401, "unauthorized"));
+        assert_eq!(
+            ask(Method::POST, &path, &view).await.code(),
+            (403, "read_only")
+        );
+        assert_eq!(
+            ask(Method::POST, &path, "Bearer x").await.code(),
+            (401, "unauthorized")
+        );
     }
-    assert_eq!(ask(Method::DELETE, "allow-list", &view).await.code(), (403, "read_only"));
+    assert_eq!(
+        ask(Method::DELETE, "allow-list", &view).await.code(),
+        (403, "read_only")
+    );
     for path in ["allow-list", "allow-list/people/u-1"] {
-        assert_eq!(ask(Method::GET, path, "Bearer x").await.code(), (401, "unauthorized"));
+        assert_eq!(
+            ask(Method::GET, path, "Bearer x").await.code(),
+            (401, "unauthorized")
+        );
     }
     assert_eq!(agreed(&world, id).await, ["u-1"]);
 }
@@ -259,18 +470,35 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
     proxy.set(ProxyFault::Cut).await.unwrap();
     let half = add(&hindered, id, "u-2").await;
     assert_eq!(half.code(), (503, "unavailable"), "{half:?}");
-    assert!(half.json["detail"].as_str().unwrap().contains("stands in MySQL"), "{half:?}");
+    assert!(
+        half.json["detail"]
+            .as_str()
+            .unwrap()
+            .contains("stands in MySQL"),
+        "{half:?}"
+    );
     assert!(on_list(&api, id, "u-2").await);
-    assert_eq!(api.claim(id, "u-2").await.code(), (403, "not_allowed"), "Redis does not have it yet");
+    assert_eq!(
+        api.claim(id, "u-2").await.code(),
+        (403, "not_allowed"),
+        "Redis does not have it yet"
+    );
     // The other process finds a list that is not the one before its change, and writes it whole.
     assert_eq!(add(&api, id, "u-3").await.json["people"], 3);
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-3"]);
     let half = send(&hindered, id, "remove", "u-3").await;
     assert_eq!(half.status, 503);
-    assert_eq!(send(&api, id, "remove", "u-3").await.json["changed"], 0, "a repeat changes nothing more");
+    assert_eq!(
+        send(&api, id, "remove", "u-3").await.json["changed"],
+        0,
+        "a repeat changes nothing more"
+    );
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2"]);
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until("it answers", async || add(&hindered, id, "u-4").await.status == 200).await;
+    until("it answers", async || {
+        add(&hindered, id, "u-4").await.status == 200
+    })
+    .await;
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-4"]);
 }
 
@@ -282,21 +510,39 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
     let list = async |number: usize| {
         for round in 0..20 {
             let ids = |range: std::ops::Range<u32>| {
-                range.map(|n| format!("u-{number}-{round}-{n}\n")).collect::<Vec<_>>().concat()
+                range
+                    .map(|n| format!("u-{number}-{round}-{n}\n"))
+                    .collect::<Vec<_>>()
+                    .concat()
             };
             assert_eq!(add(&apis[number], id, &ids(0..50)).await.status, 200);
-            assert_eq!(send(&apis[1 - number], id, "remove", &ids(0..25)).await.status, 200);
+            assert_eq!(
+                send(&apis[1 - number], id, "remove", &ids(0..25))
+                    .await
+                    .status,
+                200
+            );
         }
     };
     let settings = async || {
         for quantity in 501..510 {
-            until("it is changed", async || apis[0].patch(id, json!({"quantity": quantity})).await.status == 200).await;
+            until("it is changed", async || {
+                apis[0]
+                    .patch(id, json!({"quantity": quantity}))
+                    .await
+                    .status
+                    == 200
+            })
+            .await;
         }
     };
     tokio::join!(list(0), list(1), settings());
     let people = agreed(&world, id).await;
     assert_eq!(people.len(), 2 * 20 * 25);
-    assert_eq!(apis[1].claim(id, &people[0]).await.code(), (202, "accepted"));
+    assert_eq!(
+        apis[1].claim(id, &people[0]).await.code(),
+        (202, "accepted")
+    );
 }
 
 #[tokio::test]
@@ -309,26 +555,69 @@ async fn a_process_that_does_not_know_of_a_change_yet_judges_by_it_all_the_same(
     let stale = jwt.with("catalogue-refresh-ms", 60_000).api().await;
     let path = format!("/v1/coupons/{id}/claims");
     let claim = async |api: &InProcessApi, user: &str, groups: Value| {
-        api.ask(Method::POST, &path, &[("authorization", &token(user, &groups))], "").await
+        api.ask(
+            Method::POST,
+            &path,
+            &[("authorization", &token(user, &groups))],
+            "",
+        )
+        .await
     };
-    assert_eq!(claim(&stale, "u-1", Value::Null).await.code(), (202, "accepted"));
-    assert_eq!(api.patch(id, json!({"allow": "group:vip"})).await.json["allow"], "group:vip");
-    assert_eq!(claim(&stale, "u-2", json!("staff")).await.code(), (403, "not_allowed"));
-    assert_eq!(claim(&stale, "u-3", json!(["staff", "vip"])).await.code(), (202, "accepted"));
-    assert_eq!(claim(&stale, "u-1", Value::Null).await.code(), (200, "already_claimed"));
-    assert_eq!(api.patch(id, json!({"allow": "group:staff"})).await.status, 200);
-    assert_eq!(claim(&stale, "u-4", json!("vip")).await.code(), (403, "not_allowed"));
-    assert_eq!(claim(&stale, "u-4", json!("staff")).await.code(), (202, "accepted"));
+    assert_eq!(
+        claim(&stale, "u-1", Value::Null).await.code(),
+        (202, "accepted")
+    );
+    assert_eq!(
+        api.patch(id, json!({"allow": "group:vip"})).await.json["allow"],
+        "group:vip"
+    );
+    assert_eq!(
+        claim(&stale, "u-2", json!("staff")).await.code(),
+        (403, "not_allowed")
+    );
+    assert_eq!(
+        claim(&stale, "u-3", json!(["staff", "vip"])).await.code(),
+        (202, "accepted")
+    );
+    assert_eq!(
+        claim(&stale, "u-1", Value::Null).await.code(),
+        (200, "already_claimed")
+    );
+    assert_eq!(
+        api.patch(id, json!({"allow": "group:staff"})).await.status,
+        200
+    );
+    assert_eq!(
+        claim(&stale, "u-4", json!("vip")).await.code(),
+        (403, "not_allowed")
+    );
+    assert_eq!(
+        claim(&stale, "u-4", json!("staff")).await.code(),
+        (202, "accepted")
+    );
     assert_eq!(api.patch(id, json!({"allow": "list"})).await.status, 200);
-    assert_eq!(claim(&stale, "u-5", json!("staff")).await.code(), (403, "not_allowed"));
+    assert_eq!(
+        claim(&stale, "u-5", json!("staff")).await.code(),
+        (403, "not_allowed")
+    );
     assert_eq!(add(&api, id, "u-5").await.status, 200);
-    assert_eq!(claim(&stale, "u-5", Value::Null).await.code(), (202, "accepted"));
+    assert_eq!(
+        claim(&stale, "u-5", Value::Null).await.code(),
+        (202, "accepted")
+    );
     assert_eq!(api.patch(id, json!({"allow": null})).await.status, 200);
-    assert_eq!(claim(&stale, "u-6", Value::Null).await.code(), (202, "accepted"));
+    assert_eq!(
+        claim(&stale, "u-6", Value::Null).await.code(),
+        (202, "accepted")
+    );
 }
 
 fn token(user: &str, groups: &Value) -> String {
-    let groups = if groups.is_null() { json!({}) } else { json!({"groups": groups}) };
+    let groups = if groups.is_null() {
+        json!({})
+    } else {
+        json!({"groups": groups})
+    };
     bearer(user, &groups)
 }
 
@@ -337,31 +626,81 @@ async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
     let world = ServeWorld::new().await;
     let jwt = world.with_tokens();
     let api = jwt.api().await;
-    let (id, _) = api.make(with(with(open(2), "allow", "group:vip"), "waiting_list", 1)).await;
+    let (id, _) = api
+        .make(with(with(open(2), "allow", "group:vip"), "waiting_list", 1))
+        .await;
     let me = format!("/v1/coupons/{id}/claims/me");
     let path = format!("/v1/coupons/{id}/claims");
     let claim = async |user: &str, groups: Value| {
-        api.ask(Method::POST, &path, &[("authorization", &token(user, &groups))], "").await
+        api.ask(
+            Method::POST,
+            &path,
+            &[("authorization", &token(user, &groups))],
+            "",
+        )
+        .await
     };
     let mine = async |user: &str, groups: Value| {
-        api.ask(Method::GET, &me, &[("authorization", &token(user, &groups))], "").await.json
+        api.ask(
+            Method::GET,
+            &me,
+            &[("authorization", &token(user, &groups))],
+            "",
+        )
+        .await
+        .json
     };
-    for groups in [Value::Null, json!(7), json!({"vip": 1}), json!([]), json!(["VIP", 7, null]), json!("vip,staff")] {
-        assert_eq!(claim("u-1", groups.clone()).await.code(), (403, "not_allowed"), "{groups}");
+    for groups in [
+        Value::Null,
+        json!(7),
+        json!({"vip": 1}),
+        json!([]),
+        json!(["VIP", 7, null]),
+        json!("vip,staff"),
+    ] {
+        assert_eq!(
+            claim("u-1", groups.clone()).await.code(),
+            (403, "not_allowed"),
+            "{groups}"
+        );
         assert_eq!(mine("u-1", groups).await["allowed"], false);
     }
     assert_eq!(mine("u-1", json!("vip")).await["allowed"], true);
     assert_eq!(claim("u-1", json!("vip")).await.code(), (202, "accepted"));
-    assert_eq!(claim("u-2", json!(["staff", "vip"])).await.code(), (202, "accepted"));
+    assert_eq!(
+        claim("u-2", json!(["staff", "vip"])).await.code(),
+        (202, "accepted")
+    );
     assert_eq!(claim("u-3", json!("vip")).await.code(), (202, "waiting"));
     assert_eq!(claim("u-4", json!("vip")).await.code(), (409, "sold_out"));
     // What was promised is told, whatever the token says by now.
-    assert_eq!(claim("u-1", Value::Null).await.code(), (200, "already_claimed"));
+    assert_eq!(
+        claim("u-1", Value::Null).await.code(),
+        (200, "already_claimed")
+    );
     assert_eq!(claim("u-3", Value::Null).await.code(), (202, "waiting"));
-    assert_eq!(claim("u-5", json!("staff")).await.code(), (403, "not_allowed"));
-    let refused = world.with("jwt-groups-claim", "roles").try_api().await.map(|_| ()).unwrap_err();
-    assert!(format!("{refused:#}").contains("JWT_GROUPS_CLAIM"), "{refused:#}");
+    assert_eq!(
+        claim("u-5", json!("staff")).await.code(),
+        (403, "not_allowed")
+    );
+    let refused = world
+        .with("jwt-groups-claim", "roles")
+        .try_api()
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("JWT_GROUPS_CLAIM"),
+        "{refused:#}"
+    );
     let renamed = jwt.with("jwt-groups-claim", "roles").api().await;
-    let refused = renamed.ask(Method::POST, &path, &[("authorization", &token("u-6", &json!("vip")))], "").await;
+    let refused = renamed
+        .ask(
+            Method::POST,
+            &path,
+            &[("authorization", &token("u-6", &json!("vip")))],
+            "",
+        )
+        .await;
     assert_eq!(refused.code(), (403, "not_allowed"));
 }

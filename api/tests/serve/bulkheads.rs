@@ -33,13 +33,23 @@ async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> Join
             }
         });
     }
-    until("the crowd is there", async || answers.load(Ordering::Relaxed) >= people / 2).await;
+    until("the crowd is there", async || {
+        answers.load(Ordering::Relaxed) >= people / 2
+    })
+    .await;
     crowd
 }
 
 fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
-    let (client, url) = (api.client.clone(), format!("{}/v1/coupons/{id}/claims/me", api.base));
-    move |number| client.request(Method::GET, &url).header("x-user-id", format!("p-{number}"))
+    let (client, url) = (
+        api.client.clone(),
+        format!("{}/v1/coupons/{id}/claims/me", api.base),
+    );
+    move |number| {
+        client
+            .request(Method::GET, &url)
+            .header("x-user-id", format!("p-{number}"))
+    }
 }
 
 /// Claims at a time in the test below; more claims on a finished coupon wait for MySQL.
@@ -66,11 +76,17 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
     for key in world.keys(over, drop).own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
-    until("it is finished", async || api.claim(over, "u-1").await.code() == (410, "closed")).await;
+    until("it is finished", async || {
+        api.claim(over, "u-1").await.code() == (410, "closed")
+    })
+    .await;
     mysql.set(ProxyFault::BlackHole).await.unwrap();
 
     // One that comes while too many ask Redis is refused, and comes again.
-    let (client, url) = (api.client.clone(), format!("{}/v1/coupons/{over}/claims", api.base));
+    let (client, url) = (
+        api.client.clone(),
+        format!("{}/v1/coupons/{over}/claims", api.base),
+    );
     let waiting = Arc::new(AtomicUsize::new(0));
     let mut claims = JoinSet::new();
     for number in 0..4 * IN_HAND {
@@ -85,10 +101,16 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
             }
         });
     }
-    until("all of them wait", async || waiting.load(Ordering::Relaxed) == 4 * IN_HAND).await;
+    until("all of them wait", async || {
+        waiting.load(Ordering::Relaxed) == 4 * IN_HAND
+    })
+    .await;
     for number in 0..20 {
         let user = format!("b-{number}");
-        until("a claim beside them is accepted", async || api.claim(id, &user).await.status / 100 == 2).await;
+        until("a claim beside them is accepted", async || {
+            api.claim(id, &user).await.status / 100 == 2
+        })
+        .await;
     }
     drop_all(claims).await;
 
@@ -107,7 +129,8 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_operators_get_through() {
+async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_operators_get_through()
+{
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;
@@ -121,18 +144,38 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_oper
     let api = own.api().await;
     let (id, _) = api.make(open(1_000)).await;
     kafka.kill().await.unwrap();
-    mysql.set(ProxyFault::Delay(Duration::from_millis(30))).await.unwrap();
+    mysql
+        .set(ProxyFault::Delay(Duration::from_millis(30)))
+        .await
+        .unwrap();
 
     // More than may be asked at once.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;
-        assert_eq!((claimed.code(), &claimed.json["queued"]), ((202, "accepted"), &json!(false)));
+        assert_eq!(
+            (claimed.code(), &claimed.json["queued"]),
+            ((202, "accepted"), &json!(false))
+        );
     }
     let paused = api.patch(id, json!({"paused": true})).await;
-    assert_eq!((paused.status, &paused.json["paused"]), (200, &json!(true)), "{paused:?}");
+    assert_eq!(
+        (paused.status, &paused.json["paused"]),
+        (200, &json!(true)),
+        "{paused:?}"
+    );
     let path = format!("/v1/coupons/{id}/people/u-0/revoke");
-    let revoked = api.ops(Method::POST, &path, &json!({"reason": "fraud", "by": "Ann"})).await;
-    assert_eq!((revoked.status, &revoked.json["status"]), (200, &json!("revoked")), "{revoked:?}");
+    let revoked = api
+        .ops(
+            Method::POST,
+            &path,
+            &json!({"reason": "fraud", "by": "Ann"}),
+        )
+        .await;
+    assert_eq!(
+        (revoked.status, &revoked.json["status"]),
+        (200, &json!("revoked")),
+        "{revoked:?}"
+    );
     drop_all(polls).await;
 }

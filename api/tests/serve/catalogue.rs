@@ -8,7 +8,10 @@ use crate::world::{InProcessApi, ServeWorld, open, until, with};
 /// So many finished coupons, made by hand, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {
     for (insert, select) in [
-        ("coupons (id, name, quantity, once_per)", "1000 + i, CONCAT('finished ', i), 3, 'coupon'"),
+        (
+            "coupons (id, name, quantity, once_per)",
+            "1000 + i, CONCAT('finished ', i), 3, 'coupon'",
+        ),
         (
             "drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
             "1000 + i, '2026-01-01', '2026-01-02', 3, '2026-01-03', 1",
@@ -30,10 +33,24 @@ async fn walk(api: &InProcessApi, query: &str) -> (Vec<i64>, usize) {
     loop {
         let page = api.get(&path).await;
         assert_eq!(page.status, 200, "{page:?}");
-        ids.extend(page.json.as_array().unwrap().iter().map(|coupon| coupon["id"].as_i64().unwrap()));
+        ids.extend(
+            page.json
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|coupon| coupon["id"].as_i64().unwrap()),
+        );
         pages += 1;
-        let Some(link) = page.headers.get("link") else { return (ids, pages) };
-        link.to_str().unwrap().trim_start_matches('<').split('>').next().unwrap().clone_into(&mut path);
+        let Some(link) = page.headers.get("link") else {
+            return (ids, pages);
+        };
+        link.to_str()
+            .unwrap()
+            .trim_start_matches('<')
+            .split('>')
+            .next()
+            .unwrap()
+            .clone_into(&mut path);
     }
 }
 
@@ -45,11 +62,20 @@ async fn finished_coupons_are_found_changed_and_listed() {
     let (id, _) = api.make(open(5)).await;
 
     let shown = api.get("/v1/coupons/3499").await.json;
-    assert_eq!((&shown["name"], &shown["current_drop"]["state"]), (&json!("finished 2499"), &json!("sealed")));
-    assert_eq!((&shown["current_drop"]["remaining"], &shown["next_drop"]), (&json!(2), &Value::Null));
+    assert_eq!(
+        (&shown["name"], &shown["current_drop"]["state"]),
+        (&json!("finished 2499"), &json!("sealed"))
+    );
+    assert_eq!(
+        (&shown["current_drop"]["remaining"], &shown["next_drop"]),
+        (&json!(2), &Value::Null)
+    );
     assert_eq!(api.claim(3_499, "u-1").await.code(), (410, "closed"));
     assert_eq!(api.mine(3_499, "u-1").await.json["status"], "none");
-    assert_eq!(api.patch(3_499, json!({"name": "Renamed"})).await.json["name"], "Renamed");
+    assert_eq!(
+        api.patch(3_499, json!({"name": "Renamed"})).await.json["name"],
+        "Renamed"
+    );
     assert_eq!(api.get("/v1/coupons/3499").await.json["name"], "Renamed");
 
     let all: Vec<i64> = (1_000..3_500).chain([id]).collect();
@@ -65,16 +91,28 @@ async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
     let days = |last: Value| json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": today, "last_day": last});
     let api = world.api().await;
     let (endless, _) = api.make(with(open(5), "schedule", days(Value::Null))).await;
-    let (over, _) = api.make(with(open(5), "schedule", days(json!(today)))).await;
-    let past = "schedule = JSON_SET(schedule, '$.first_day', '2026-01-01', '$.last_day', '2026-01-02')";
-    world.sql(&format!("UPDATE {{db}}.coupons SET {past} WHERE id = {over}")).await;
+    let (over, _) = api
+        .make(with(open(5), "schedule", days(json!(today))))
+        .await;
+    let past =
+        "schedule = JSON_SET(schedule, '$.first_day', '2026-01-01', '$.last_day', '2026-01-02')";
+    world
+        .sql(&format!(
+            "UPDATE {{db}}.coupons SET {past} WHERE id = {over}"
+        ))
+        .await;
     api.stop().await;
     // As if nobody had run for days.
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
     until("its drops are made", async || {
-        world.sql(&format!("SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}")).await[0][0] != "0"
+        world
+            .sql(&format!(
+                "SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}"
+            ))
+            .await[0][0]
+            != "0"
     })
     .await;
     assert_eq!(api.claim(over, "u-1").await.code(), (410, "closed"));

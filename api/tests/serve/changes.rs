@@ -14,20 +14,46 @@ fn in_minutes(minutes: i64) -> String {
 /// A drop as MySQL has it: number, local date, opening, closing, whether it was closed early.
 async fn drops(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let ms = |column: &str| format!("IFNULL(ROUND(UNIX_TIMESTAMP({column}) * 1000), '')");
-    let columns = format!("id, IFNULL(local_date, ''), {}, {}, closed_early", ms("opens_at"), ms("closes_at"));
-    let rows = world.sql(&format!("SELECT {columns} FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY opens_at")).await;
-    rows.into_iter().map(|row| row.try_into().unwrap()).collect()
+    let columns = format!(
+        "id, IFNULL(local_date, ''), {}, {}, closed_early",
+        ms("opens_at"),
+        ms("closes_at")
+    );
+    let rows = world
+        .sql(&format!(
+            "SELECT {columns} FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY opens_at"
+        ))
+        .await;
+    rows.into_iter()
+        .map(|row| row.try_into().unwrap())
+        .collect()
 }
 
 /// Fails unless Redis has the settings of every drop that MySQL has.
 async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
     let drops = drops(world, id).await;
-    let coupon = &world.sql(&format!("SELECT paused, waiting_list FROM {{db}}.coupons WHERE id = {id}")).await[0];
+    let coupon = &world
+        .sql(&format!(
+            "SELECT paused, waiting_list FROM {{db}}.coupons WHERE id = {id}"
+        ))
+        .await[0];
     for [drop, _, opens, closes, early] in &drops {
         let meta = world.keys(id, drop.parse().unwrap()).meta;
-        let names = ["HMGET", &meta, "opens_at_ms", "closes_at_ms", "closed_early", "paused", "waiting_list"];
+        let names = [
+            "HMGET",
+            &meta,
+            "opens_at_ms",
+            "closes_at_ms",
+            "closed_early",
+            "paused",
+            "waiting_list",
+        ];
         let found: Vec<String> = world.ask_redis(&names).await;
-        assert_eq!(found, [opens, closes, early, &coupon[0], &coupon[1]].map(String::as_str), "drop {drop}");
+        assert_eq!(
+            found,
+            [opens, closes, early, &coupon[0], &coupon[1]].map(String::as_str),
+            "drop {drop}"
+        );
     }
     drops
 }
@@ -38,14 +64,33 @@ async fn daily(api: &InProcessApi, time_zone: &str, opens: &str, closes: &str) -
         "type": "daily", "time_zone": time_zone, "opens": opens, "closes": closes, "first_day": today,
         "last_day": today + TimeDelta::days(3),
     });
-    api.make(with(with(open(5), "schedule", schedule), "once_per", "drop")).await.0
+    api.make(with(
+        with(open(5), "schedule", schedule),
+        "once_per",
+        "drop",
+    ))
+    .await
+    .0
 }
 
-async fn patch_with(api: &InProcessApi, id: i64, headers: &[(&str, &str)], body: &Value) -> HttpAnswer {
+async fn patch_with(
+    api: &InProcessApi,
+    id: i64,
+    headers: &[(&str, &str)],
+    body: &Value,
+) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
-    let all: Vec<(&str, &str)> =
-        [("authorization", token.as_str())].into_iter().chain(headers.iter().copied()).collect();
-    api.ask(Method::PATCH, &format!("/v1/coupons/{id}"), &all, body.to_string()).await
+    let all: Vec<(&str, &str)> = [("authorization", token.as_str())]
+        .into_iter()
+        .chain(headers.iter().copied())
+        .collect();
+    api.ask(
+        Method::PATCH,
+        &format!("/v1/coupons/{id}"),
+        &all,
+        body.to_string(),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -54,12 +99,18 @@ async fn a_waiting_list_grows_and_shrinks_and_nobody_loses_a_place() {
     let (id, _) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
     assert_eq!(api.claim(id, "u-2").await.code(), (409, "sold_out"));
-    assert_eq!(api.patch(id, json!({"waiting_list": 2})).await.json["waiting_list"], 2);
+    assert_eq!(
+        api.patch(id, json!({"waiting_list": 2})).await.json["waiting_list"],
+        2
+    );
     assert_agree(&world, id).await;
     for user in ["u-2", "u-3"] {
         assert_eq!(api.claim(id, user).await.code(), (202, "waiting"));
     }
-    assert_eq!(api.patch(id, json!({"waiting_list": 0})).await.json["waiting_list"], 0);
+    assert_eq!(
+        api.patch(id, json!({"waiting_list": 0})).await.json["waiting_list"],
+        0
+    );
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
     assert_eq!(api.claim(id, "u-3").await.json["position"], 2);
     assert_agree(&world, id).await;
@@ -72,8 +123,15 @@ async fn a_coupon_that_opens_once_closes_when_it_is_told_to() {
     for closes in [json!(in_minutes(5)), Value::Null, json!(in_minutes(600))] {
         let changed = api.patch(id, json!({"closes_at": closes})).await;
         assert_eq!(changed.status, 200, "{changed:?}");
-        let instant = |value: &Value| value.as_str().map(|text| text.parse::<DateTime<Utc>>().unwrap());
-        for shown in [&changed.json["current_drop"]["closes_at"], &changed.json["schedule"]["closes_at"]] {
+        let instant = |value: &Value| {
+            value
+                .as_str()
+                .map(|text| text.parse::<DateTime<Utc>>().unwrap())
+        };
+        for shown in [
+            &changed.json["current_drop"]["closes_at"],
+            &changed.json["schedule"]["closes_at"],
+        ] {
             assert_eq!(instant(shown), instant(&closes));
         }
         assert_agree(&world, id).await;
@@ -95,8 +153,16 @@ async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_change
         (once, json!({"opens": "15:00"}), "closes_at"),
         (once, json!({"last_day": "2030-01-01"}), "closes_at"),
         (once, json!({"closes_at": in_minutes(-1)}), "close_now"),
-        (once, json!({"closes_at": in_minutes(-2), "paused": true}), "later"),
-        (once, json!({"closes_at": in_minutes(5), "close_now": true}), "not both"),
+        (
+            once,
+            json!({"closes_at": in_minutes(-2), "paused": true}),
+            "later",
+        ),
+        (
+            once,
+            json!({"closes_at": in_minutes(5), "close_now": true}),
+            "not both",
+        ),
         (later, json!({"closes_at": in_minutes(5)}), "later"),
         (later, json!({"close_now": true}), "the next opens at"),
         (over, json!({"closes_at": in_minutes(5)}), "new coupon"),
@@ -106,7 +172,10 @@ async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_change
     ] {
         let refused = api.patch(id, body.clone()).await;
         assert_eq!(refused.code(), (422, "not_possible"), "{body}");
-        assert!(refused.json["detail"].as_str().unwrap().contains(says), "{body}: {refused:?}");
+        assert!(
+            refused.json["detail"].as_str().unwrap().contains(says),
+            "{body}: {refused:?}"
+        );
     }
     for body in [
         json!({"opens": "25:00"}),
@@ -117,7 +186,11 @@ async fn what_does_not_go_together_is_refused_with_what_to_do_and_nothing_change
         json!({"close_now": "yes"}),
         json!({"close_now": false}),
     ] {
-        assert_eq!(api.patch(daily, body.clone()).await.code(), (400, "invalid"), "{body}");
+        assert_eq!(
+            api.patch(daily, body.clone()).await.code(),
+            (400, "invalid"),
+            "{body}"
+        );
     }
     assert_eq!((world.dump().await, revisions().await), (before, known));
 }
@@ -128,21 +201,41 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
     let id = daily(&api, "UTC", "00:00", "00:00").await;
     let made = assert_agree(&world, id).await;
     assert_eq!(made.len(), 4, "{made:?}");
-    let [today, tomorrow, claimed, last] = std::array::from_fn(|at| made[at][0].parse::<i64>().unwrap());
+    let [today, tomorrow, claimed, last] =
+        std::array::from_fn(|at| made[at][0].parse::<i64>().unwrap());
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], today);
     world.issue((id, claimed), 1, "u-by-hand").await;
 
-    assert_eq!(api.patch(id, json!({"opens": "06:30", "closes": "07:45"})).await.status, 200);
+    assert_eq!(
+        api.patch(id, json!({"opens": "06:30", "closes": "07:45"}))
+            .await
+            .status,
+        200
+    );
     let moved = assert_agree(&world, id).await;
     let window = |row: &[String; 5]| {
-        let [opens, closes] = [2, 3].map(|at: usize| row[at].parse::<i64>().unwrap().rem_euclid(86_400_000) / 60_000);
+        let [opens, closes] =
+            [2, 3].map(|at: usize| row[at].parse::<i64>().unwrap().rem_euclid(86_400_000) / 60_000);
         (row[0].parse::<i64>().unwrap(), opens, closes)
     };
-    let expected = [(today, 0, 0), (tomorrow, 390, 465), (claimed, 0, 0), (last, 390, 465)];
-    assert_eq!(moved.iter().map(window).collect::<Vec<_>>(), expected, "opened or claimed ones stay");
+    let expected = [
+        (today, 0, 0),
+        (tomorrow, 390, 465),
+        (claimed, 0, 0),
+        (last, 390, 465),
+    ];
+    assert_eq!(
+        moved.iter().map(window).collect::<Vec<_>>(),
+        expected,
+        "opened or claimed ones stay"
+    );
 
     // One that was set by hand keeps its window, as long as its day does.
-    world.sql(&format!("UPDATE {{db}}.drops SET opens_at = opens_at + INTERVAL 1 MINUTE WHERE id = {last}")).await;
+    world
+        .sql(&format!(
+            "UPDATE {{db}}.drops SET opens_at = opens_at + INTERVAL 1 MINUTE WHERE id = {last}"
+        ))
+        .await;
     assert_eq!(api.patch(id, json!({"closes": "08:00"})).await.status, 200);
     let kept = assert_agree(&world, id).await;
     assert_eq!(
@@ -153,7 +246,11 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
     let ends = (Utc::now() + TimeDelta::days(1)).date_naive();
     let ended = api.patch(id, json!({"last_day": ends})).await;
     assert_eq!(ended.json["schedule"]["last_day"], ends.to_string());
-    let left: Vec<i64> = assert_agree(&world, id).await.iter().map(|row| row[0].parse().unwrap()).collect();
+    let left: Vec<i64> = assert_agree(&world, id)
+        .await
+        .iter()
+        .map(|row| row[0].parse().unwrap())
+        .collect();
     assert_eq!(left, [today, tomorrow, claimed]);
     let expiry: i64 = world.ask_redis(&["PTTL", &world.keys(id, last).meta]).await;
     assert!((1..=60_000).contains(&expiry), "{expiry}");
@@ -161,7 +258,10 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
     assert_eq!(api.patch(id, json!({"last_day": null})).await.status, 200);
     let again = assert_agree(&world, id).await;
     assert!(again.len() >= 8, "{again:?}");
-    assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.issued_coupons").await[0][0], "1");
+    assert_eq!(
+        world.sql("SELECT COUNT(*) FROM {db}.issued_coupons").await[0][0],
+        "1"
+    );
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], today);
 }
 
@@ -169,15 +269,26 @@ async fn daily_drops_that_have_not_opened_move_go_and_come_and_one_with_claims_s
 async fn a_drop_whose_window_would_be_over_goes_and_its_day_does_not_come_back() {
     let (world, api) = ServeWorld::with_api().await;
     let now = Utc::now();
-    let at = |minutes: i64| (now + TimeDelta::minutes(minutes)).format("%H:%M").to_string();
+    let at = |minutes: i64| {
+        (now + TimeDelta::minutes(minutes))
+            .format("%H:%M")
+            .to_string()
+    };
     let id = daily(&api, "UTC", &at(60), &at(120)).await;
     let before = drops(&world, id).await;
-    assert_eq!(api.patch(id, json!({"opens": at(-120), "closes": at(-60)})).await.status, 200);
+    assert_eq!(
+        api.patch(id, json!({"opens": at(-120), "closes": at(-60)}))
+            .await
+            .status,
+        200
+    );
     let after = assert_agree(&world, id).await;
     // Near midnight the first day is tomorrow's already.
     assert!(
         after.len() + 1 >= before.len()
-            && after.iter().all(|row| row[3].parse::<i64>().unwrap() > now.timestamp_millis())
+            && after
+                .iter()
+                .all(|row| row[3].parse::<i64>().unwrap() > now.timestamp_millis())
     );
 }
 
@@ -188,20 +299,45 @@ async fn close_now_admits_nobody_after_its_answer_and_is_safe_to_repeat() {
     let (id, drop) = apis[0].make(with(open(1_000), "waiting_list", 10)).await;
     let claims = async |from: usize| {
         let each = (from..from + 40).map(|n| (&apis[n % 2], format!("u-{n}")));
-        futures_util::future::join_all(each.map(async |(api, user)| api.claim(id, &user).await)).await
+        futures_util::future::join_all(each.map(async |(api, user)| api.claim(id, &user).await))
+            .await
     };
     let (_, closed) = tokio::join!(claims(0), apis[1].patch(id, json!({"close_now": true})));
-    assert_eq!((closed.status, &closed.json["current_drop"]["state"]), (200, &json!("closed")), "{closed:?}");
-    let held: u32 = world.ask_redis(&["ZCARD", &world.keys(id, drop).users]).await;
+    assert_eq!(
+        (closed.status, &closed.json["current_drop"]["state"]),
+        (200, &json!("closed")),
+        "{closed:?}"
+    );
+    let held: u32 = world
+        .ask_redis(&["ZCARD", &world.keys(id, drop).users])
+        .await;
     for late in claims(100).await {
         assert_eq!(late.code(), (410, "closed"));
     }
     let [_, _, _, closes, early] = &assert_agree(&world, id).await[0];
     assert_eq!(early, "1");
-    assert_eq!(apis[0].patch(id, json!({"close_now": true})).await.status, 200);
-    assert_eq!(&assert_agree(&world, id).await[0][3], closes, "it closed when it closed");
-    assert_eq!(world.ask_redis::<u32>(&["ZCARD", &world.keys(id, drop).users]).await, held);
-    assert_eq!(apis[0].patch(id, json!({"closes_at": in_minutes(9)})).await.code(), (422, "not_possible"));
+    assert_eq!(
+        apis[0].patch(id, json!({"close_now": true})).await.status,
+        200
+    );
+    assert_eq!(
+        &assert_agree(&world, id).await[0][3],
+        closes,
+        "it closed when it closed"
+    );
+    assert_eq!(
+        world
+            .ask_redis::<u32>(&["ZCARD", &world.keys(id, drop).users])
+            .await,
+        held
+    );
+    assert_eq!(
+        apis[0]
+            .patch(id, json!({"closes_at": in_minutes(9)}))
+            .await
+            .code(),
+        (422, "not_possible")
+    );
 }
 
 #[tokio::test]
@@ -211,7 +347,14 @@ async fn closing_today_s_drop_leaves_tomorrow_s() {
     let closed = api.patch(id, json!({"close_now": true})).await;
     assert_eq!(closed.json["current_drop"]["state"], "closed");
     assert_eq!(closed.json["next_drop"]["state"], "scheduled");
-    assert_eq!(assert_agree(&world, id).await.iter().filter(|row| row[4] == "1").count(), 1);
+    assert_eq!(
+        assert_agree(&world, id)
+            .await
+            .iter()
+            .filter(|row| row[4] == "1")
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -222,29 +365,66 @@ async fn a_drop_is_not_moved_to_open_before_the_one_that_stays_has_closed() {
     let today = Utc::now().date_naive();
     let id = daily(&api, &zone, "11:00", "11:00").await;
     let last = daily(&api, &zone, "11:00", "11:00").await;
-    assert_eq!(api.patch(last, json!({"last_day": today})).await.status, 200);
+    assert_eq!(
+        api.patch(last, json!({"last_day": today})).await.status,
+        200
+    );
     let all = async || {
-        let revisions = world.sql("SELECT id, revision, paused FROM {db}.coupons").await;
-        (assert_agree(&world, id).await, assert_agree(&world, last).await, revisions)
+        let revisions = world
+            .sql("SELECT id, revision, paused FROM {db}.coupons")
+            .await;
+        (
+            assert_agree(&world, id).await,
+            assert_agree(&world, last).await,
+            revisions,
+        )
     };
     let before = all().await;
     for (coupon, body) in [
         (id, json!({"opens": "10:00"})),
-        (id, json!({"opens": "10:00", "closes": "10:00", "paused": true})),
+        (
+            id,
+            json!({"opens": "10:00", "closes": "10:00", "paused": true}),
+        ),
         // The day after does not exist yet.
-        (last, json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)})),
+        (
+            last,
+            json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)}),
+        ),
     ] {
         let refused = api.patch(coupon, body.clone()).await;
         assert_eq!(refused.code(), (422, "not_possible"), "{body}");
-        assert!(refused.json["detail"].as_str().unwrap().contains("send close_now too"), "{body}: {refused:?}");
+        assert!(
+            refused.json["detail"]
+                .as_str()
+                .unwrap()
+                .contains("send close_now too"),
+            "{body}: {refused:?}"
+        );
     }
     assert_eq!(all().await, before);
 
-    assert_eq!(api.patch(id, json!({"opens": "11:00:01", "closes": "10:00"})).await.status, 200);
-    assert_eq!(api.patch(id, json!({"opens": "10:00", "close_now": true})).await.status, 200);
-    let windows: Vec<[i64; 2]> =
-        assert_agree(&world, id).await.iter().map(|row| [&row[2], &row[3]].map(|at| at.parse().unwrap())).collect();
-    assert!(windows.len() > 1 && windows.windows(2).all(|w| w[0][1] <= w[1][0]), "{windows:?}");
+    assert_eq!(
+        api.patch(id, json!({"opens": "11:00:01", "closes": "10:00"}))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        api.patch(id, json!({"opens": "10:00", "close_now": true}))
+            .await
+            .status,
+        200
+    );
+    let windows: Vec<[i64; 2]> = assert_agree(&world, id)
+        .await
+        .iter()
+        .map(|row| [&row[2], &row[3]].map(|at| at.parse().unwrap()))
+        .collect();
+    assert!(
+        windows.len() > 1 && windows.windows(2).all(|w| w[0][1] <= w[1][0]),
+        "{windows:?}"
+    );
 }
 
 #[tokio::test]
@@ -255,36 +435,75 @@ async fn a_change_is_made_only_to_the_revision_it_was_meant_for() {
     let id = made.json["id"].as_i64().unwrap();
     let tag = |answer: &HttpAnswer| {
         let tag = answer.headers["etag"].to_str().unwrap().to_owned();
-        assert_eq!(tag, format!("\"{}\"", answer.json["revision"]), "{answer:?}");
+        assert_eq!(
+            tag,
+            format!("\"{}\"", answer.json["revision"]),
+            "{answer:?}"
+        );
         tag
     };
     let first = tag(&made);
     assert_eq!(tag(&apis[1].get(&format!("/v1/coupons/{id}")).await), first);
 
-    let both = futures_util::future::join_all(
-        apis.iter().map(async |api| patch_with(api, id, &[("if-match", &first)], &json!({"quantity": 6})).await),
-    );
+    let both = futures_util::future::join_all(apis.iter().map(async |api| {
+        patch_with(api, id, &[("if-match", &first)], &json!({"quantity": 6})).await
+    }));
     let both = both.await;
-    let (changed, refused): (Vec<&HttpAnswer>, Vec<&HttpAnswer>) = both.iter().partition(|answer| answer.status == 200);
-    assert_eq!((changed.len(), refused[0].code()), (1, (412, "changed_meanwhile")), "{both:?}");
+    let (changed, refused): (Vec<&HttpAnswer>, Vec<&HttpAnswer>) =
+        both.iter().partition(|answer| answer.status == 200);
+    assert_eq!(
+        (changed.len(), refused[0].code()),
+        (1, (412, "changed_meanwhile")),
+        "{both:?}"
+    );
     tag(refused[0]);
 
-    let stale = patch_with(&apis[0], id, &[("if-match", &first)], &json!({"paused": true})).await;
+    let stale = patch_with(
+        &apis[0],
+        id,
+        &[("if-match", &first)],
+        &json!({"paused": true}),
+    )
+    .await;
     let now = tag(changed[0]);
-    assert_eq!((stale.code(), tag(&stale)), ((412, "changed_meanwhile"), now.clone()));
+    assert_eq!(
+        (stale.code(), tag(&stale)),
+        ((412, "changed_meanwhile"), now.clone())
+    );
     for bad in ["7", "W/\"7\"", "\"07\"", "\"1\", \"2\"", ""] {
         let answer = patch_with(&apis[0], id, &[("if-match", bad)], &json!({"paused": true})).await;
         assert_eq!(answer.code(), (400, "invalid"), "{bad:?}");
     }
     // The other one may still show what it read before the change.
     let changer = both.iter().position(|answer| answer.status == 200).unwrap();
-    assert_eq!(tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await), now, "nothing has changed");
-    let twice = [("if-match", now.as_str()), ("if-match", now.as_str())];
-    assert_eq!(patch_with(&apis[0], id, &twice, &json!({"paused": true})).await.code(), (400, "invalid"));
-    assert_eq!(patch_with(&apis[0], id, &[("if-match", &now)], &json!({"name": "Now"})).await.status, 200);
-    assert_eq!(patch_with(&apis[0], id, &[("if-match", "*")], &json!({"name": "Any"})).await.status, 200);
     assert_eq!(
-        patch_with(&apis[0], 4_711, &[("if-match", "*")], &json!({"name": "x"})).await.code(),
+        tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await),
+        now,
+        "nothing has changed"
+    );
+    let twice = [("if-match", now.as_str()), ("if-match", now.as_str())];
+    assert_eq!(
+        patch_with(&apis[0], id, &twice, &json!({"paused": true}))
+            .await
+            .code(),
+        (400, "invalid")
+    );
+    assert_eq!(
+        patch_with(&apis[0], id, &[("if-match", &now)], &json!({"name": "Now"}))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        patch_with(&apis[0], id, &[("if-match", "*")], &json!({"name": "Any"}))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        patch_with(&apis[0], 4_711, &[("if-match", "*")], &json!({"name": "x"}))
+            .await
+            .code(),
         (404, "not_found")
     );
 }
@@ -296,15 +515,26 @@ async fn a_quantity_below_what_is_given_out_is_refused_and_takes_no_revision() {
     for user in ["u-1", "u-2", "u-3"] {
         assert_eq!(api.claim(id, user).await.status, 202);
     }
-    let tag = api.get(&format!("/v1/coupons/{id}")).await.headers["etag"].to_str().unwrap().to_owned();
+    let tag = api.get(&format!("/v1/coupons/{id}")).await.headers["etag"]
+        .to_str()
+        .unwrap()
+        .to_owned();
     let meant_for = [("if-match", tag.as_str())];
     let before = world.dump().await;
     let refused = patch_with(&api, id, &meant_for, &json!({"quantity": 2})).await;
-    assert_eq!((refused.code(), &refused.json["given_out"]), ((409, "below_given_out"), &json!(3)), "{refused:?}");
+    assert_eq!(
+        (refused.code(), &refused.json["given_out"]),
+        ((409, "below_given_out"), &json!(3)),
+        "{refused:?}"
+    );
     assert_eq!(world.dump().await, before);
     // Who corrects the number is not told that somebody else has changed the coupon.
     let corrected = patch_with(&api, id, &meant_for, &json!({"quantity": 4})).await;
-    assert_eq!((corrected.status, &corrected.json["quantity"]), (200, &json!(4)), "{corrected:?}");
+    assert_eq!(
+        (corrected.status, &corrected.json["quantity"]),
+        (200, &json!(4)),
+        "{corrected:?}"
+    );
     assert_agree(&world, id).await;
 }
 
@@ -313,8 +543,14 @@ async fn who_has_the_settings_already_is_told_so() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}");
-    let tag = api.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
-    let ask = async |tag: &str| api.ask(Method::GET, &path, &[("if-none-match", tag)], "").await;
+    let tag = api.get(&path).await.headers["etag"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let ask = async |tag: &str| {
+        api.ask(Method::GET, &path, &[("if-none-match", tag)], "")
+            .await
+    };
     let same = ask(&tag).await;
     assert_eq!((same.status, &same.json), (304, &json!("")), "{same:?}");
     assert_eq!(same.headers["etag"].to_str().unwrap(), tag);
@@ -333,17 +569,39 @@ async fn only_a_drop_that_has_not_opened_and_has_nobody_is_withheld() {
     let keys = world.keys(later, drop);
     let withhold = async |revision| world.redis.withhold(&keys, revision).await.unwrap();
     assert_eq!(withhold(9).await, Withheld::Yes);
-    assert_eq!(world.ask_redis::<String>(&["HGET", &keys.meta, "paused"]).await, "1");
-    assert_eq!((withhold(8).await, withhold(9).await), (Withheld::Outdated, Withheld::Yes));
-    world.ask_redis::<()>(&["ZADD", &keys.waiting, "1", "u-1"]).await;
+    assert_eq!(
+        world
+            .ask_redis::<String>(&["HGET", &keys.meta, "paused"])
+            .await,
+        "1"
+    );
+    assert_eq!(
+        (withhold(8).await, withhold(9).await),
+        (Withheld::Outdated, Withheld::Yes)
+    );
+    world
+        .ask_redis::<()>(&["ZADD", &keys.waiting, "1", "u-1"])
+        .await;
     let (now, now_drop) = api.make(open(5)).await;
     let opened = world.keys(now, now_drop);
     let before = world.dump().await;
     assert_eq!(withhold(10).await, Withheld::InUse);
-    assert_eq!(world.redis.withhold(&opened, 10).await.unwrap(), Withheld::InUse);
-    assert_eq!(world.ask_redis::<String>(&["HGET", &opened.meta, "paused"]).await, "0");
+    assert_eq!(
+        world.redis.withhold(&opened, 10).await.unwrap(),
+        Withheld::InUse
+    );
+    assert_eq!(
+        world
+            .ask_redis::<String>(&["HGET", &opened.meta, "paused"])
+            .await,
+        "0"
+    );
     for (name, content) in before {
-        assert_eq!(world.ask_redis::<Vec<u8>>(&["DUMP", &name]).await, content, "{name}");
+        assert_eq!(
+            world.ask_redis::<Vec<u8>>(&["DUMP", &name]).await,
+            content,
+            "{name}"
+        );
     }
     world.ask_redis::<()>(&["DEL", &keys.meta]).await;
     assert_eq!(withhold(10).await, Withheld::Unloaded);

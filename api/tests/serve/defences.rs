@@ -13,35 +13,59 @@ use crate::stores_away::behind_redis;
 use crate::world::{InProcessApi, LIMIT, OPS_TOKEN, ServeWorld, open, until, with};
 
 async fn connect(api: &InProcessApi) -> TcpStream {
-    TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap()
+    TcpStream::connect(api.base.trim_start_matches("http://"))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
 async fn more_claims_than_can_be_worked_are_refused_at_once() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
-    let api = proxied.with("redis-timeout-ms", 20_000).with("max-claims-in-hand", 1).api().await;
+    let api = proxied
+        .with("redis-timeout-ms", 20_000)
+        .with("max-claims-in-hand", 1)
+        .api()
+        .await;
     let (id, _) = api.make(open(5)).await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     let (first, second) = (api.claim(id, "u-1"), api.claim(id, "u-2"));
     tokio::pin!(first, second);
     let refused = tokio::select! { answer = &mut first => answer, answer = &mut second => answer };
     assert_eq!(refused.code(), (503, "unavailable"));
-    assert!(refused.json["detail"].as_str().unwrap().contains("too many"), "{refused:?}");
+    assert!(
+        refused.json["detail"]
+            .as_str()
+            .unwrap()
+            .contains("too many"),
+        "{refused:?}"
+    );
     assert!(refused.headers.contains_key("retry-after"));
     // An operator gets through: this asks MySQL only.
-    assert_eq!(api.patch(id, json!({"name": "Still here"})).await.status, 200);
+    assert_eq!(
+        api.patch(id, json!({"name": "Still here"})).await.status,
+        200
+    );
     proxy.set(ProxyFault::Pass).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
     let world = ServeWorld::new().await;
-    let api = world.with("header-read-timeout-ms", 300).with("request-timeout-ms", 300).api().await;
+    let api = world
+        .with("header-read-timeout-ms", 300)
+        .with("request-timeout-ms", 300)
+        .api()
+        .await;
     let mut slow = connect(&api).await;
-    slow.write_all(b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-user").await.unwrap();
+    slow.write_all(b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-user")
+        .await
+        .unwrap();
     let mut rest = Vec::new();
-    timeout(LIMIT, slow.read_to_end(&mut rest)).await.expect("the connection is closed").ok();
+    timeout(LIMIT, slow.read_to_end(&mut rest))
+        .await
+        .expect("the connection is closed")
+        .ok();
 
     let mut no_body = connect(&api).await;
     let head = format!(
@@ -49,8 +73,15 @@ async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
     );
     no_body.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    timeout(LIMIT, no_body.read_to_end(&mut answer)).await.expect("the connection is closed").ok();
-    assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 503"), "{}", String::from_utf8_lossy(&answer));
+    timeout(LIMIT, no_body.read_to_end(&mut answer))
+        .await
+        .expect("the connection is closed")
+        .ok();
+    assert!(
+        String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 503"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 #[tokio::test]
@@ -59,9 +90,18 @@ async fn heads_and_bodies_have_bounds() {
     let long = "x".repeat(20_000);
     let token = format!("Bearer {OPS_TOKEN}");
     let body = with(open(1), "name", long.clone()).to_string();
-    let refused = api.ask(Method::POST, "/v1/coupons", &[("authorization", &token)], body).await;
+    let refused = api
+        .ask(
+            Method::POST,
+            "/v1/coupons",
+            &[("authorization", &token)],
+            body,
+        )
+        .await;
     assert_eq!(refused.code(), (413, "too_large"));
-    let refused = api.ask(Method::GET, "/v1/coupons", &[("x-filler", &long)], "").await;
+    let refused = api
+        .ask(Method::GET, "/v1/coupons", &[("x-filler", &long)], "")
+        .await;
     assert_eq!(refused.status, 431);
 
     // A body that does not say how long it is.
@@ -72,7 +112,11 @@ async fn heads_and_bodies_have_bounds() {
     chunked.write_all(head.as_bytes()).await.unwrap();
     let sending = async {
         for _ in 0..20 {
-            if chunked.write_all(format!("400\r\n{}\r\n", "x".repeat(0x400)).as_bytes()).await.is_err() {
+            if chunked
+                .write_all(format!("400\r\n{}\r\n", "x".repeat(0x400)).as_bytes())
+                .await
+                .is_err()
+            {
                 break;
             }
         }
@@ -96,7 +140,11 @@ async fn connections_have_a_cap_and_idle_ones_make_room() {
             let failed = hogs.failed_probes(probe).await;
             assert!(failed.is_empty(), "{kind:?} {probe}: {failed:?}");
         }
-        assert_eq!(api.claim(id, &format!("u-{n}")).await.status, 202, "{kind:?}");
+        assert_eq!(
+            api.claim(id, &format!("u-{n}")).await.status,
+            202,
+            "{kind:?}"
+        );
     }
 }
 
@@ -117,13 +165,19 @@ async fn asking_for_what_does_not_exist_costs_mysql_next_to_nothing() {
     };
     futures_util::future::join_all((1..=300).map(ask)).await;
     let spent = statements().await - before;
-    assert!((1..200).contains(&spent), "{spent} statements for 3000 questions");
+    assert!(
+        (1..200).contains(&spent),
+        "{spent} statements for 3000 questions"
+    );
 }
 
 #[tokio::test]
 async fn a_coupon_made_on_one_process_is_known_to_the_other_at_once() {
     let world = ServeWorld::new().await;
-    let (one, other) = (world.api().await, world.with("catalogue-refresh-ms", 60_000).api().await);
+    let (one, other) = (
+        world.api().await,
+        world.with("catalogue-refresh-ms", 60_000).api().await,
+    );
     for _ in 0..20 {
         let (id, _) = one.make(open(1)).await;
         assert_eq!(other.claim(id, "u-1").await.code(), (202, "accepted"));
@@ -137,16 +191,27 @@ async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
     let api = world.api().await;
     let (id, _) = api.make(with(open(5), "schedule", schedule)).await;
     api.stop().await;
-    let count = async || world.sql("SELECT COUNT(*) FROM {db}.drops").await[0][0].parse::<i64>().unwrap();
+    let count = async || {
+        world.sql("SELECT COUNT(*) FROM {db}.drops").await[0][0]
+            .parse::<i64>()
+            .unwrap()
+    };
     let made_first = count().await;
     assert!(made_first >= 7, "{made_first}");
-    world.sql("DELETE FROM {db}.drops ORDER BY id DESC LIMIT 3").await;
+    world
+        .sql("DELETE FROM {db}.drops ORDER BY id DESC LIMIT 3")
+        .await;
 
     let apis = [world.api().await, world.api().await];
     until("they are made again", async || count().await == made_first).await;
-    let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0].parse().unwrap();
+    let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0]
+        .parse()
+        .unwrap();
     let meta = world.keys(id, newest).meta;
-    until("the last is loaded", async || world.ask_redis(&["EXISTS", &meta]).await).await;
+    until("the last is loaded", async || {
+        world.ask_redis(&["EXISTS", &meta]).await
+    })
+    .await;
     drop(apis);
 }
 
@@ -159,13 +224,26 @@ async fn every_route_of_the_document_is_served() {
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
-            let answer = api.ask(method.clone(), &path.replace("{id}", "1"), &[("x-user-id", "u-1")], "").await;
+            let answer = api
+                .ask(
+                    method.clone(),
+                    &path.replace("{id}", "1"),
+                    &[("x-user-id", "u-1")],
+                    "",
+                )
+                .await;
             let detail = answer.json["detail"].as_str().unwrap_or_default();
-            assert!(answer.status != 405 && !detail.contains("no such route"), "{method} {path}: {answer:?}");
+            assert!(
+                answer.status != 405 && !detail.contains("no such route"),
+                "{method} {path}: {answer:?}"
+            );
         }
     }
     assert_eq!(api.get("/v1/nonsense").await.code(), (404, "not_found"));
-    assert_eq!(api.ask(Method::DELETE, "/v1/coupons", &[], "").await.code(), (405, "method_not_allowed"));
+    assert_eq!(
+        api.ask(Method::DELETE, "/v1/coupons", &[], "").await.code(),
+        (405, "method_not_allowed")
+    );
 }
 
 #[tokio::test]
@@ -174,7 +252,11 @@ async fn metrics_have_route_and_outcome() {
     let api = world.with("catalogue-refresh-ms", 50).api().await;
     let (id, _) = api.make(open(5)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
-    assert!(api.metric("firstcome_claims_total{outcome=\"accepted\"}").await >= 1.0);
+    assert!(
+        api.metric("firstcome_claims_total{outcome=\"accepted\"}")
+            .await
+            >= 1.0
+    );
     let series = "firstcome_http_requests_total{method=\"POST\",path=\"/v1/coupons/{id}/claims\",status=\"202\"}";
     assert!(api.metric(series).await >= 1.0);
     world
@@ -197,25 +279,51 @@ async fn one_person_and_one_address_are_held_to_their_rates_and_supervisors_are_
         codes.push(api.claim(id, "u-1").await);
     }
     let (good, refused): (Vec<_>, Vec<_>) = codes.iter().partition(|answer| answer.status < 300);
-    assert!((5..8).contains(&good.len()) && !refused.is_empty(), "{codes:?}");
+    assert!(
+        (5..8).contains(&good.len()) && !refused.is_empty(),
+        "{codes:?}"
+    );
     assert_eq!(refused[0].code(), (429, "too_many_requests"));
-    let wait: u64 = refused[0].headers["retry-after"].to_str().unwrap().parse().unwrap();
+    let wait: u64 = refused[0].headers["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!((1..=4).contains(&wait), "{wait}");
     assert_eq!(api.claim(id, "u-2").await.status, 202, "another person");
 
     // Behind one proxy: each asks from an address of its own, and forges what stands left of it.
-    let api = world.with("address-rate-limit", 5).with("ops-trusted-proxies", 1).api().await;
+    let api = world
+        .with("address-rate-limit", 5)
+        .with("ops-trusted-proxies", 1)
+        .api()
+        .await;
     let from = async |address: &str, path: &str| {
-        api.ask(Method::GET, path, &[("x-forwarded-for", &format!("192.0.2.{}, {address}", address.len()))], "")
-            .await
-            .status
+        api.ask(
+            Method::GET,
+            path,
+            &[(
+                "x-forwarded-for",
+                &format!("192.0.2.{}, {address}", address.len()),
+            )],
+            "",
+        )
+        .await
+        .status
     };
     let mut statuses = Vec::new();
     for _ in 0..8 {
         statuses.push(from("198.51.100.1", "/v1/coupons").await);
     }
-    assert!(statuses[..5].iter().all(|status| *status == 200) && statuses.contains(&429), "{statuses:?}");
-    assert_eq!(from("198.51.100.2", "/v1/coupons").await, 200, "another address");
+    assert!(
+        statuses[..5].iter().all(|status| *status == 200) && statuses.contains(&429),
+        "{statuses:?}"
+    );
+    assert_eq!(
+        from("198.51.100.2", "/v1/coupons").await,
+        200,
+        "another address"
+    );
     for _ in 0..20 {
         assert_eq!(from("198.51.100.1", "/healthz").await, 200);
     }
@@ -226,7 +334,10 @@ async fn one_address_has_so_many_connections_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;
     let api = world.with("max-connections-per-address", 2).api().await;
     let ask = async |stream: &mut TcpStream| {
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .ok()?;
         let mut answer = Vec::new();
         while !answer.ends_with(b"{\"status\":\"ok\"}") {
             answer.push(stream.read_u8().await.ok()?);
@@ -234,17 +345,30 @@ async fn one_address_has_so_many_connections_and_idle_ones_make_room() {
         Some(answer.starts_with(b"HTTP/1.1 200"))
     };
     let (mut first, mut second) = (connect(&api).await, connect(&api).await);
-    assert_eq!((ask(&mut first).await, ask(&mut second).await), (Some(true), Some(true)));
+    assert_eq!(
+        (ask(&mut first).await, ask(&mut second).await),
+        (Some(true), Some(true))
+    );
     let mut third = connect(&api).await;
-    assert_eq!(timeout(LIMIT, ask(&mut third)).await.unwrap(), Some(true), "an idle one makes room");
+    assert_eq!(
+        timeout(LIMIT, ask(&mut third)).await.unwrap(),
+        Some(true),
+        "an idle one makes room"
+    );
     let (first, second) = (ask(&mut first).await, ask(&mut second).await);
-    assert!(first.is_some() != second.is_some(), "one of the two is closed: {first:?} {second:?}");
+    assert!(
+        first.is_some() != second.is_some(),
+        "one of the two is closed: {first:?} {second:?}"
+    );
 }
 
 #[tokio::test]
 async fn metrics_and_the_document_are_answered_at_their_own_address_alone() {
     let world = ServeWorld::new().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let api = world.with("metrics-addr", port).api().await;
     let apart = async |path: &str| reqwest::get(format!("http://{port}{path}")).await.unwrap();
     for path in ["/metrics", "/openapi.json"] {
@@ -252,8 +376,22 @@ async fn metrics_and_the_document_are_answered_at_their_own_address_alone() {
         assert_eq!(apart(path).await.status(), 200, "{path}");
     }
     for path in ["/healthz", "/readyz"] {
-        assert_eq!((api.get(path).await.status, apart(path).await.status().as_u16()), (200, 200), "{path}");
+        assert_eq!(
+            (
+                api.get(path).await.status,
+                apart(path).await.status().as_u16()
+            ),
+            (200, 200),
+            "{path}"
+        );
     }
     assert_eq!(apart("/v1/coupons").await.status(), 404);
-    assert!(apart("/metrics").await.text().await.unwrap().contains("firstcome_build_info"));
+    assert!(
+        apart("/metrics")
+            .await
+            .text()
+            .await
+            .unwrap()
+            .contains("firstcome_build_info")
+    );
 }

@@ -19,21 +19,36 @@ use crate::world::{AUDIENCE, ISSUER, ServeWorld, claims, open, until};
 async fn with_a_secret_of_the_gateway_nobody_else_names_a_person() {
     let world = ServeWorld::new().await;
     let (old, new) = ("a".repeat(40), "b".repeat(40));
-    let api = world.with("trusted-header-secret", format!("{old},{new}")).api().await;
+    let api = world
+        .with("trusted-header-secret", format!("{old},{new}"))
+        .api()
+        .await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");
     let before = world.dump().await;
     let ask = async |user: &str, secrets: &[&str]| {
-        let headers = secrets.iter().map(|secret| ("x-gateway-secret", *secret)).chain([("x-user-id", user)]);
-        api.ask(Method::POST, &path, &headers.collect::<Vec<_>>(), "").await
+        let headers = secrets
+            .iter()
+            .map(|secret| ("x-gateway-secret", *secret))
+            .chain([("x-user-id", user)]);
+        api.ask(Method::POST, &path, &headers.collect::<Vec<_>>(), "")
+            .await
     };
     for wrong in [&[][..], &[""], &[&old[1..]], &[&old, &old]] {
-        assert_eq!(ask("u-1", wrong).await.code(), (401, "unauthorized"), "{wrong:?}");
+        assert_eq!(
+            ask("u-1", wrong).await.code(),
+            (401, "unauthorized"),
+            "{wrong:?}"
+        );
     }
     assert_eq!(world.dump().await, before);
     assert_eq!(ask("u-1", &[&old]).await.code(), (202, "accepted"));
     assert_eq!(ask("u-2", &[&new]).await.code(), (202, "accepted"));
-    assert_eq!(api.mine(id, "u-1").await.code(), (401, "unauthorized"), "a question needs it too");
+    assert_eq!(
+        api.mine(id, "u-1").await.code(),
+        (401, "unauthorized"),
+        "a question needs it too"
+    );
 }
 
 #[tokio::test]
@@ -45,19 +60,35 @@ async fn a_key_that_the_issuer_rotates_in_is_known_at_the_first_token_signed_wit
     let jwt = of_issuer(&world).with("jwt-jwks-file", file.path().display());
     publish(&[]);
     let refused = format!("{:#}", jwt.try_api().await.map(|_| ()).unwrap_err());
-    assert!(refused.contains("JWT_JWKS_FILE") && refused.contains("no key that can be used for ES256"), "{refused}");
+    assert!(
+        refused.contains("JWT_JWKS_FILE") && refused.contains("no key that can be used for ES256"),
+        "{refused}"
+    );
 
     publish(&[&old]);
     let api = jwt.api().await;
     let (id, _) = api.make(open(9)).await;
     let path = format!("/v1/coupons/{id}/claims");
-    let ask = async |token: String| api.ask(Method::POST, &path, &[("authorization", &token)], "").await;
+    let ask = async |token: String| {
+        api.ask(Method::POST, &path, &[("authorization", &token)], "")
+            .await
+    };
     assert_eq!(ask(old.bearer("u-1")).await.code(), (202, "accepted"));
     publish(&[&old, &new]);
     assert_eq!(ask(new.bearer("u-2")).await.code(), (202, "accepted"));
-    assert_eq!(ask(old.bearer("u-1")).await.code(), (200, "already_claimed"));
-    assert_eq!(ask(IssuerKey::new("foreign").bearer("u-3")).await.code(), (401, "unauthorized"));
-    assert_eq!(ask(IssuerKey::new("new").bearer("u-3")).await.code(), (401, "unauthorized"), "another's of that name");
+    assert_eq!(
+        ask(old.bearer("u-1")).await.code(),
+        (200, "already_claimed")
+    );
+    assert_eq!(
+        ask(IssuerKey::new("foreign").bearer("u-3")).await.code(),
+        (401, "unauthorized")
+    );
+    assert_eq!(
+        ask(IssuerKey::new("new").bearer("u-3")).await.code(),
+        (401, "unauthorized"),
+        "another's of that name"
+    );
     assert_eq!(api.get("/readyz").await.json["notes"]["jwt_keys"], "ok");
 }
 
@@ -67,9 +98,17 @@ async fn keys_at_an_address_are_waited_for_at_start_and_stay_while_the_issuer_is
     let [key, new] = ["key", "new"].map(IssuerKey::new);
     let issuer = Issuer::start().await;
     let jwt = of_issuer(&world).with("jwt-jwks-url", &issuer.url);
-    let refused = jwt.with("startup-wait-seconds", 0).try_api().await.map(|_| ()).unwrap_err();
+    let refused = jwt
+        .with("startup-wait-seconds", 0)
+        .try_api()
+        .await
+        .map(|_| ())
+        .unwrap_err();
     let refused = format!("{refused:#}");
-    assert!(refused.contains("JWT_JWKS_URL at 127.0.0.1") && refused.contains("it answered 503"), "{refused}");
+    assert!(
+        refused.contains("JWT_JWKS_URL at 127.0.0.1") && refused.contains("it answered 503"),
+        "{refused}"
+    );
     let starting = tokio::spawn(async move { jwt.api().await });
     let asked = issuer.asked();
     until("it asks again", async || issuer.asked() > asked + 1).await;
@@ -78,30 +117,50 @@ async fn keys_at_an_address_are_waited_for_at_start_and_stay_while_the_issuer_is
 
     let (id, _) = api.make(open(9)).await;
     let path = format!("/v1/coupons/{id}/claims");
-    let ask = async |token: String| api.ask(Method::POST, &path, &[("authorization", &token)], "").await;
+    let ask = async |token: String| {
+        api.ask(Method::POST, &path, &[("authorization", &token)], "")
+            .await
+    };
     assert_eq!(ask(key.bearer("u-1")).await.code(), (202, "accepted"));
     issuer.says(None);
     let unknown = ask(new.bearer("u-2")).await;
-    assert_eq!(unknown.code(), (503, "unavailable"), "it may be a key of today: {unknown:?}");
+    assert_eq!(
+        unknown.code(),
+        (503, "unavailable"),
+        "it may be a key of today: {unknown:?}"
+    );
     assert!(unknown.headers.contains_key("retry-after"));
-    assert_eq!(ask(key.bearer("u-3")).await.code(), (202, "accepted"), "what is known counts");
+    assert_eq!(
+        ask(key.bearer("u-3")).await.code(),
+        (202, "accepted"),
+        "what is known counts"
+    );
     until("it is noted", async || {
         let ready = api.get("/readyz").await;
         assert_eq!(ready.status, 200);
-        ready.json["notes"]["jwt_keys"].as_str().unwrap().contains("it answered 503")
+        ready.json["notes"]["jwt_keys"]
+            .as_str()
+            .unwrap()
+            .contains("it answered 503")
     })
     .await;
     assert!(api.metric("firstcome_jwt_keys_up").await < 1.0);
     issuer.says(Some(set_of(&[&key, &new])));
-    until("it is read again", async || ask(new.bearer("u-2")).await.code() == (202, "accepted")).await;
+    until("it is read again", async || {
+        ask(new.bearer("u-2")).await.code() == (202, "accepted")
+    })
+    .await;
     assert_eq!(api.get("/readyz").await.json["notes"]["jwt_keys"], "ok");
 }
 
 fn of_issuer(world: &ServeWorld) -> ServeWorld {
-    let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "ES256");
+    let jwt = world
+        .with("user-auth", "jwt")
+        .with("jwt-algorithm", "ES256");
     // An issuer that was away is asked again after so long.
     let jwt = jwt.with("jwt-jwks-refresh-seconds", 5);
-    jwt.with("jwt-issuer", ISSUER).with("jwt-audience", AUDIENCE)
+    jwt.with("jwt-issuer", ISSUER)
+        .with("jwt-audience", AUDIENCE)
 }
 
 /// An issuer on this machine that answers with its keys, or 503.
@@ -116,13 +175,22 @@ impl Issuer {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let issuer = Self { url, set: Arc::default(), asked: Arc::default() };
+        let issuer = Self {
+            url,
+            set: Arc::default(),
+            asked: Arc::default(),
+        };
         let this = issuer.clone();
         let keys = get(async move || {
             this.asked.fetch_add(1, Ordering::Relaxed);
-            this.set.lock().clone().ok_or(StatusCode::SERVICE_UNAVAILABLE)
+            this.set
+                .lock()
+                .clone()
+                .ok_or(StatusCode::SERVICE_UNAVAILABLE)
         });
-        tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", keys)).await });
+        tokio::spawn(
+            async move { axum::serve(listener, Router::new().route("/keys", keys)).await },
+        );
         issuer
     }
 
@@ -147,19 +215,30 @@ struct IssuerKey {
 
 impl IssuerKey {
     fn new(name: &'static str) -> Self {
-        Self { name, pair: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap() }
+        Self {
+            name,
+            pair: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+        }
     }
 
     fn jwk(&self) -> Value {
         let key = DecodingKey::from_ec_pem(self.pair.public_key_pem().as_bytes()).unwrap();
-        let mut jwk = serde_json::to_value(Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap())
+                .unwrap();
         jwk["kid"] = self.name.into();
         jwk
     }
 
     fn bearer(&self, user: &str) -> String {
-        let header = Header { kid: Some(self.name.to_owned()), ..Header::new(Algorithm::ES256) };
+        let header = Header {
+            kid: Some(self.name.to_owned()),
+            ..Header::new(Algorithm::ES256)
+        };
         let key = EncodingKey::from_ec_pem(self.pair.serialize_pem().as_bytes()).unwrap();
-        format!("Bearer {}", encode(&header, &claims(user, &json!({})), &key).unwrap())
+        format!(
+            "Bearer {}",
+            encode(&header, &claims(user, &json!({})), &key).unwrap()
+        )
     }
 }

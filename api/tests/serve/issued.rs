@@ -13,7 +13,9 @@ async fn ask(api: &InProcessApi, path: &str, accept: &str) -> HttpAnswer {
 
 async fn fill(world: &ServeWorld, (coupon, drop): (i64, i64), rows: u32) {
     let insert = "INSERT INTO {db}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-    let numbers = format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
+    let numbers = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
+    );
     let row = format!("{drop}, i, {coupon}, CONCAT(REPEAT('u', 50), '-', i), 'consumer'");
     let select = format!("SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {row} FROM n");
     world.sql(&format!("{insert} {numbers} {select}")).await;
@@ -24,11 +26,21 @@ async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
     let (mut next, mut all) = (Some(first), Vec::new());
     while let Some(path) = next {
         let page = ask(api, &path, "application/json").await;
-        assert_eq!((page.status, &page.headers["cache-control"]), (200, &"no-store".parse().unwrap()), "{page:?}");
+        assert_eq!(
+            (page.status, &page.headers["cache-control"]),
+            (200, &"no-store".parse().unwrap()),
+            "{page:?}"
+        );
         all.extend(page.json["issued"].as_array().unwrap().iter().cloned());
         next = page.json["next"].as_str().map(str::to_owned);
-        let link = page.headers.get("link").map(|link| link.to_str().unwrap().to_owned());
-        assert_eq!(link, next.as_ref().map(|next| format!("<{next}>; rel=\"next\"")));
+        let link = page
+            .headers
+            .get("link")
+            .map(|link| link.to_str().unwrap().to_owned());
+        assert_eq!(
+            link,
+            next.as_ref().map(|next| format!("<{next}>; rel=\"next\""))
+        );
     }
     all
 }
@@ -36,10 +48,19 @@ async fn walk(api: &InProcessApi, first: String) -> Vec<Value> {
 #[tokio::test]
 async fn pages_and_csv_have_every_row_by_drop_and_slot() {
     let (world, api) = ServeWorld::with_api().await;
-    let schedule =
-        json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
-    let (id, today) = api.make(with(with(open(5_000), "schedule", schedule), "once_per", "drop")).await;
-    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY id")).await;
+    let schedule = json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
+    let (id, today) = api
+        .make(with(
+            with(open(5_000), "schedule", schedule),
+            "once_per",
+            "drop",
+        ))
+        .await;
+    let drops = world
+        .sql(&format!(
+            "SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY id"
+        ))
+        .await;
     let last: i64 = drops.last().unwrap()[0].parse().unwrap();
     let (other, other_drop) = api.make(open(5)).await;
     fill(&world, (id, today), 4_500).await;
@@ -48,30 +69,76 @@ async fn pages_and_csv_have_every_row_by_drop_and_slot() {
     let path = format!("/v1/coupons/{id}/issued");
 
     let all = walk(&api, path.clone()).await;
-    let places: Vec<(i64, i64)> =
-        all.iter().map(|row| (row["drop_id"].as_i64().unwrap(), row["slot"].as_i64().unwrap())).collect();
-    let expected = (1..=4_500).map(|slot| (today, slot)).chain((1..=7).map(|slot| (last, slot)));
+    let places: Vec<(i64, i64)> = all
+        .iter()
+        .map(|row| {
+            (
+                row["drop_id"].as_i64().unwrap(),
+                row["slot"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    let expected = (1..=4_500)
+        .map(|slot| (today, slot))
+        .chain((1..=7).map(|slot| (last, slot)));
     assert!(places.iter().copied().eq(expected), "{} rows", places.len());
     assert_eq!(walk(&api, format!("{path}?limit=999")).await, all);
-    assert_eq!(walk(&api, format!("{path}?limit=1&drop_id={last}&after_slot=5")).await, all[4_505..]);
-    assert_eq!(walk(&api, format!("{path}?after_slot=4499")).await, all[4_499..]);
-    assert_eq!(walk(&api, format!("/v1/coupons/{other}/issued")).await.len(), 1);
+    assert_eq!(
+        walk(&api, format!("{path}?limit=1&drop_id={last}&after_slot=5")).await,
+        all[4_505..]
+    );
+    assert_eq!(
+        walk(&api, format!("{path}?after_slot=4499")).await,
+        all[4_499..]
+    );
+    assert_eq!(
+        walk(&api, format!("/v1/coupons/{other}/issued"))
+            .await
+            .len(),
+        1
+    );
 
     let csv = ask(&api, &path, "text/csv").await;
     let header = |name: &str| csv.headers[name].to_str().unwrap();
-    assert_eq!(header("content-type"), "text/csv; charset=utf-8; header=present");
-    assert_eq!(header("content-disposition"), format!("attachment; filename=\"coupon-{id}-issued.csv\""));
     assert_eq!(
-        (header("cache-control"), header("vary"), header("x-content-type-options")),
+        header("content-type"),
+        "text/csv; charset=utf-8; header=present"
+    );
+    assert_eq!(
+        header("content-disposition"),
+        format!("attachment; filename=\"coupon-{id}-issued.csv\"")
+    );
+    assert_eq!(
+        (
+            header("cache-control"),
+            header("vary"),
+            header("x-content-type-options")
+        ),
         ("no-store", "Accept", "nosniff")
     );
     let text = csv.json.as_str().unwrap();
-    let names = ["drop_id", "slot", "user_id", "code", "claimed_at", "issued_at", "issued_by"];
+    let names = [
+        "drop_id",
+        "slot",
+        "user_id",
+        "code",
+        "claimed_at",
+        "issued_at",
+        "issued_by",
+    ];
     let line = |row: &Value| {
-        names.map(|name| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned)).join(",")
+        names
+            .map(|name| {
+                row[name]
+                    .as_str()
+                    .map_or_else(|| row[name].to_string(), str::to_owned)
+            })
+            .join(",")
     };
-    let of_csv: Vec<Vec<String>> =
-        text.split_terminator("\r\n").map(|l| l.split(',').map(str::to_owned).collect()).collect();
+    let of_csv: Vec<Vec<String>> = text
+        .split_terminator("\r\n")
+        .map(|l| l.split(',').map(str::to_owned).collect())
+        .collect();
     assert_eq!(of_csv[0].join(","), names.join(","));
     let without_times = |fields: &[String]| [&fields[..4], &fields[6..]].concat();
     for (row, fields) in all.iter().zip(&of_csv[1..]) {
@@ -95,19 +162,41 @@ async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
         ("?limit=10001", (400, "invalid")),
         ("?after_slot=-1", (400, "invalid")),
         ("?slot=1", (400, "invalid")),
-        (&format!("?drop_id={drop}&after_drop_id={drop}"), (400, "invalid")),
+        (
+            &format!("?drop_id={drop}&after_drop_id={drop}"),
+            (400, "invalid"),
+        ),
         (&format!("?drop_id={foreign}"), (404, "not_found")),
     ] {
         for accept in ["application/json", "text/csv"] {
-            assert_eq!(ask(&api, &format!("{path}{query}"), accept).await.code(), expected, "{query}");
+            assert_eq!(
+                ask(&api, &format!("{path}{query}"), accept).await.code(),
+                expected,
+                "{query}"
+            );
         }
     }
-    assert_eq!(ask(&api, &path, "image/png").await.code(), (406, "not_acceptable"));
-    assert_eq!(ask(&api, "/v1/coupons/4711/issued", "*/*").await.code(), (404, "not_found"));
+    assert_eq!(
+        ask(&api, &path, "image/png").await.code(),
+        (406, "not_acceptable")
+    );
+    assert_eq!(
+        ask(&api, "/v1/coupons/4711/issued", "*/*").await.code(),
+        (404, "not_found")
+    );
     assert_eq!(api.get(&path).await.code(), (401, "unauthorized"));
-    assert_eq!(ask(&api, &path, "*/*").await.json["issued"][0]["user_id"], "=HYPERLINK(1)");
+    assert_eq!(
+        ask(&api, &path, "*/*").await.json["issued"][0]["user_id"],
+        "=HYPERLINK(1)"
+    );
     let csv = ask(&api, &path, "text/csv").await;
-    assert!(csv.json.as_str().unwrap().contains(&format!("{drop},1,\"'=HYPERLINK(1)\",CODE-1,")), "{csv:?}");
+    assert!(
+        csv.json
+            .as_str()
+            .unwrap()
+            .contains(&format!("{drop},1,\"'=HYPERLINK(1)\",CODE-1,")),
+        "{csv:?}"
+    );
 }
 
 #[tokio::test]
@@ -115,11 +204,19 @@ async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
-    let api = world.with("database-url", url).with("database-timeout-ms", 3_000).api().await;
+    let api = world
+        .with("database-url", url)
+        .with("database-timeout-ms", 3_000)
+        .api()
+        .await;
     let (id, drop) = api.make(open(100_000)).await;
     fill(&world, (id, drop), 100_000).await;
     let url = format!("{}/v1/coupons/{id}/issued", api.base);
-    let request = api.client.get(url).bearer_auth(OPS_TOKEN).header("accept", "text/csv");
+    let request = api
+        .client
+        .get(url)
+        .bearer_auth(OPS_TOKEN)
+        .header("accept", "text/csv");
     let mut answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(answer.chunk().await.unwrap().is_some());
@@ -142,8 +239,9 @@ async fn clients_that_stop_reading_are_cut_and_hold_no_more_than_their_places() 
     let (id, drop) = api.make(open(100_000)).await;
     fill(&world, (id, drop), 100_000).await;
     let path = format!("/v1/coupons/{id}/issued");
-    let request =
-        format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {OPS_TOKEN}\r\naccept: text/csv\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {OPS_TOKEN}\r\naccept: text/csv\r\n\r\n"
+    );
     let mut stalled = Vec::new();
     for _ in 0..4 {
         let address = api.base.strip_prefix("http://").unwrap();
@@ -152,8 +250,23 @@ async fn clients_that_stop_reading_are_cut_and_hold_no_more_than_their_places() 
         stalled.push(client);
     }
     let few = format!("{path}?limit=1");
-    until("all places are taken", async || ask(&api, &few, "text/csv").await.code() == (503, "unavailable")).await;
-    assert_eq!(ask(&api, &few, "application/json").await.status, 200, "pages go on");
-    until("they are cut", async || api.metric("firstcome_http_connections_timed_out_total").await >= 4.0).await;
-    until("places are free", async || ask(&api, &few, "text/csv").await.status == 200).await;
+    until("all places are taken", async || {
+        ask(&api, &few, "text/csv").await.code() == (503, "unavailable")
+    })
+    .await;
+    assert_eq!(
+        ask(&api, &few, "application/json").await.status,
+        200,
+        "pages go on"
+    );
+    until("they are cut", async || {
+        api.metric("firstcome_http_connections_timed_out_total")
+            .await
+            >= 4.0
+    })
+    .await;
+    until("places are free", async || {
+        ask(&api, &few, "text/csv").await.status == 200
+    })
+    .await;
 }

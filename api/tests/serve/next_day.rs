@@ -22,12 +22,20 @@ const SLOW: Duration = Duration::from_millis(800);
 /// An API that is near its Redis, and one that is far from it.
 async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultProxy) {
     let (far, redis) = behind_redis(world).await;
-    (world.api().await, far.with("redis-timeout-ms", 10_000).with("coupon-page", "on").api().await, redis)
+    (
+        world.api().await,
+        far.with("redis-timeout-ms", 10_000)
+            .with("coupon-page", "on")
+            .api()
+            .await,
+        redis,
+    )
 }
 
 async fn give_back(api: &InProcessApi, coupon: i64, user: &str, query: &str) -> HttpAnswer {
     let path = format!("/v1/coupons/{coupon}/claims/me{query}");
-    api.ask(Method::DELETE, &path, &[("x-user-id", user)], "").await
+    api.ask(Method::DELETE, &path, &[("x-user-id", user)], "")
+        .await
 }
 
 /// Slows the way to Redis: what that API takes for Redis's time is from before then on.
@@ -44,11 +52,21 @@ async fn slow_down(api: &InProcessApi, redis: &FaultProxy, coupon: i64) {
 async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {
-        let next = show(api).await["next_drop"]["opens_at"].as_str().unwrap_or_default().to_owned();
-        next.parse::<DateTime<Utc>>().is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
+        let next = show(api).await["next_drop"]["opens_at"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        next.parse::<DateTime<Utc>>()
+            .is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
     };
-    until("both know when", async || knows(near).await && knows(far).await).await;
-    until("it opens", async || show(near).await["current_drop"]["id"] == second).await;
+    until("both know when", async || {
+        knows(near).await && knows(far).await
+    })
+    .await;
+    until("it opens", async || {
+        show(near).await["current_drop"]["id"] == second
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -59,8 +77,12 @@ async fn an_api_far_from_redis_takes_a_winner_of_the_drop_before_for_no_winner_o
     for (user, slot) in [("winner", "1"), ("gave-back", "2")] {
         assert_eq!(near.claim(id, user).await.code(), (202, "accepted"));
         // Not in the last moments of the drop: a claim after it is no retry.
-        let long_ago = (Utc::now() - TimeDelta::minutes(30)).timestamp_millis().to_string();
-        world.ask_redis::<()>(&["HSET", &world.keys(id, first).times, slot, &long_ago]).await;
+        let long_ago = (Utc::now() - TimeDelta::minutes(30))
+            .timestamp_millis()
+            .to_string();
+        world
+            .ask_redis::<()>(&["HSET", &world.keys(id, first).times, slot, &long_ago])
+            .await;
     }
     assert_eq!(give_back(&near, id, "gave-back", "").await.status, 200);
     slow_down(&far, &redis, id).await;
@@ -76,8 +98,10 @@ async fn an_api_far_from_redis_takes_a_winner_of_the_drop_before_for_no_winner_o
         far.mine(id, "shown"),
         give_back(&far, id, "leaves", ""),
     );
-    let heard = [winner, gave_back, shown, leaves].map(|one| (one.json["status"].clone(), one.json["drop_id"].clone()));
-    let expected = ["accepted", "accepted", "accepted", "revoked"].map(|status| (json!(status), json!(second)));
+    let heard = [winner, gave_back, shown, leaves]
+        .map(|one| (one.json["status"].clone(), one.json["drop_id"].clone()));
+    let expected = ["accepted", "accepted", "accepted", "revoked"]
+        .map(|status| (json!(status), json!(second)));
     assert_eq!(heard, expected);
 }
 
@@ -88,7 +112,11 @@ async fn an_api_far_from_redis_shows_a_claim_of_a_drop_that_has_just_opened_afte
     let (id, first, second) = two_days(&world, &near, "drop").await;
     move_window(&world, id, first, [-2 * HOUR, -HOUR]).await;
     let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0";
-    world.sql(&format!("UPDATE {{db}}.drops SET {sealed} WHERE id = {first}")).await;
+    world
+        .sql(&format!(
+            "UPDATE {{db}}.drops SET {sealed} WHERE id = {first}"
+        ))
+        .await;
     slow_down(&far, &redis, id).await;
     move_window(&world, id, second, [OPENS_IN, HOUR]).await;
     second_opens([&near, &far], id, second).await;
@@ -107,22 +135,54 @@ async fn a_repeated_giving_back_that_names_its_drop_leaves_the_next_day_s_coupon
     let (id, first, second) = two_days(&world, &api, "drop").await;
     let (of_first, of_second) = (format!("?drop_id={first}"), format!("?drop_id={second}"));
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
-    assert_eq!(give_back(&api, id, "u-1", &of_second).await.code(), (404, "not_found"), "nothing of that");
+    assert_eq!(
+        give_back(&api, id, "u-1", &of_second).await.code(),
+        (404, "not_found"),
+        "nothing of that"
+    );
     let given_back = give_back(&api, id, "u-1", &of_first).await;
-    assert_eq!(given_back.json, json!({"status": "revoked", "drop_id": first, "slot": 1}));
+    assert_eq!(
+        given_back.json,
+        json!({"status": "revoked", "drop_id": first, "slot": 1})
+    );
 
     move_window(&world, id, first, [-2 * HOUR, -HOUR]).await;
     move_window(&world, id, second, [-HOUR / 2, HOUR]).await;
     let path = format!("/v1/coupons/{id}");
-    until("the next is open", async || api.get(&path).await.json["current_drop"]["id"] == second).await;
+    until("the next is open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == second
+    })
+    .await;
     let next = api.claim(id, "u-1").await;
-    assert_eq!((next.code(), &next.json["drop_id"]), ((202, "accepted"), &json!(second)));
-    assert_eq!(give_back(&api, id, "u-1", &of_first).await.json, given_back.json, "the answer that was lost");
-    assert_eq!(api.mine(id, "u-1").await.code(), (200, "accepted"), "still held");
-    for (wrong, answer) in [("?drop_id=4711", (404, "not_found")), ("?drop_id=x", (400, "invalid"))] {
-        assert_eq!(give_back(&api, id, "u-1", wrong).await.code(), answer, "{wrong}");
+    assert_eq!(
+        (next.code(), &next.json["drop_id"]),
+        ((202, "accepted"), &json!(second))
+    );
+    assert_eq!(
+        give_back(&api, id, "u-1", &of_first).await.json,
+        given_back.json,
+        "the answer that was lost"
+    );
+    assert_eq!(
+        api.mine(id, "u-1").await.code(),
+        (200, "accepted"),
+        "still held"
+    );
+    for (wrong, answer) in [
+        ("?drop_id=4711", (404, "not_found")),
+        ("?drop_id=x", (400, "invalid")),
+    ] {
+        assert_eq!(
+            give_back(&api, id, "u-1", wrong).await.code(),
+            answer,
+            "{wrong}"
+        );
     }
-    assert_eq!(give_back(&api, id, "u-1", "").await.json["drop_id"], second, "that of the moment");
+    assert_eq!(
+        give_back(&api, id, "u-1", "").await.json["drop_id"],
+        second,
+        "that of the moment"
+    );
 }
 
 /// By the catalogue, and by this process's clock, the first drop has just closed; by Redis's not.
@@ -136,9 +196,15 @@ async fn who_is_admitted_to_a_drop_that_is_not_over_by_redis_takes_nothing_of_th
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"] == second
     })
     .await;
-    let later = (Utc::now() + TimeDelta::hours(1)).timestamp_millis().to_string();
-    world.ask_redis::<()>(&["HSET", &world.keys(id, first).meta, "closes_at_ms", &later]).await;
+    let later = (Utc::now() + TimeDelta::hours(1))
+        .timestamp_millis()
+        .to_string();
+    world
+        .ask_redis::<()>(&["HSET", &world.keys(id, first).meta, "closes_at_ms", &later])
+        .await;
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
-    let held: u64 = world.ask_redis(&["ZCARD", &world.keys(id, second).users]).await;
+    let held: u64 = world
+        .ask_redis(&["ZCARD", &world.keys(id, second).users])
+        .await;
     assert_eq!(held, 0);
 }

@@ -4,12 +4,20 @@ use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, stack, until, with};
+use crate::world::{
+    HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, stack, until, with,
+};
 
 #[tokio::test]
 async fn a_coupon_made_is_the_one_shown_and_listed() {
     let (_, api) = ServeWorld::with_api().await;
-    let made = api.ops(Method::POST, "/v1/coupons", &with(open(7), "name", "  Winter · 겨울 ")).await;
+    let made = api
+        .ops(
+            Method::POST,
+            "/v1/coupons",
+            &with(open(7), "name", "  Winter · 겨울 "),
+        )
+        .await;
     assert_eq!(made.status, 201);
     let location = made.headers["location"].to_str().unwrap().to_owned();
     assert_eq!(location, format!("/v1/coupons/{}", made.json["id"]));
@@ -26,7 +34,8 @@ async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
     let (world, api) = ServeWorld::with_api().await;
     let before = world.dump().await;
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
-    let once = |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
+    let once =
+        |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
     let cases = [
         (with(open(1), "quantity", 0), "quantity"),
         (with(open(1), "quantity", -3), "quantity"),
@@ -39,35 +48,118 @@ async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
         (with(open(1), "once_per", "week"), "once_per"),
         (with(open(1), "waiting_list", 1_000_001), "waiting_list"),
         (with(open(1), "quantum", 5), "quantum"),
-        (with(open(1), "schedule", json!({"type": "weekly"})), "schedule"),
-        (with(open(1), "schedule", once("2026-12-01T06:00:00Z", "2026-12-01T06:00:00Z")), "closes_at"),
-        (with(open(1), "schedule", once("1999-12-01T06:00:00Z", "2026-12-01T06:00:00Z")), "2000"),
-        (with(open(1), "schedule", once("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")), "closes_at is over"),
-        (with(open(1), "schedule", once("2026-01-01T00:00:00", "2030-01-02T00:00:00Z")), "no time zone"),
-        (with(open(1), "schedule", once("2026-12-31T23:59:60Z", "2030-01-02T00:00:00Z")), "is not an instant"),
-        (with(open(1), "schedule", once("2026-01-01T00:00:00Z", "tomorrow")), "not an instant"),
-        (with(open(1), "schedule", daily("2026-12-02", "2026-12-01")), "last_day"),
-        (with(open(1), "schedule", daily("2020-12-02", "2020-12-03")), "last_day"),
-        (with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "time_zone", "Mars/Base")), "schedule"),
         (
-            with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "time_zone", "Asia/Seul")),
+            with(open(1), "schedule", json!({"type": "weekly"})),
+            "schedule",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                once("2026-12-01T06:00:00Z", "2026-12-01T06:00:00Z"),
+            ),
+            "closes_at",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                once("1999-12-01T06:00:00Z", "2026-12-01T06:00:00Z"),
+            ),
+            "2000",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                once("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
+            ),
+            "closes_at is over",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                once("2026-01-01T00:00:00", "2030-01-02T00:00:00Z"),
+            ),
+            "no time zone",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                once("2026-12-31T23:59:60Z", "2030-01-02T00:00:00Z"),
+            ),
+            "is not an instant",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                once("2026-01-01T00:00:00Z", "tomorrow"),
+            ),
+            "not an instant",
+        ),
+        (
+            with(open(1), "schedule", daily("2026-12-02", "2026-12-01")),
+            "last_day",
+        ),
+        (
+            with(open(1), "schedule", daily("2020-12-02", "2020-12-03")),
+            "last_day",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                with(daily("2026-12-01", "2026-12-02"), "time_zone", "Mars/Base"),
+            ),
+            "schedule",
+        ),
+        (
+            with(
+                open(1),
+                "schedule",
+                with(daily("2026-12-01", "2026-12-02"), "time_zone", "Asia/Seul"),
+            ),
             "did you mean Asia/Seoul?",
         ),
-        (with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "opens", "25:00")), "25:00"),
+        (
+            with(
+                open(1),
+                "schedule",
+                with(daily("2026-12-01", "2026-12-02"), "opens", "25:00"),
+            ),
+            "25:00",
+        ),
         (json!({}), "name"),
         (json!([]), "object"),
     ];
     for (body, field) in cases {
         let refused = api.ops(Method::POST, "/v1/coupons", &body).await;
         assert_eq!(refused.code(), (400, "invalid"), "{body}");
-        assert!(refused.json["detail"].as_str().unwrap().contains(field), "{field}: {}", refused.json["detail"]);
+        assert!(
+            refused.json["detail"].as_str().unwrap().contains(field),
+            "{field}: {}",
+            refused.json["detail"]
+        );
     }
     let token = format!("Bearer {OPS_TOKEN}");
     for text in ["", "not json", "{} {}"] {
-        let refused = api.ask(Method::POST, "/v1/coupons", &[("authorization", &token)], text).await;
+        let refused = api
+            .ask(
+                Method::POST,
+                "/v1/coupons",
+                &[("authorization", &token)],
+                text,
+            )
+            .await;
         assert_eq!(refused.code(), (400, "invalid"), "{text}");
     }
-    assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.coupons").await, [["0"]]);
+    assert_eq!(
+        world.sql("SELECT COUNT(*) FROM {db}.coupons").await,
+        [["0"]]
+    );
     assert_eq!(world.dump().await, before);
 }
 
@@ -77,18 +169,41 @@ async fn operators_routes_need_the_whole_token() {
     let (id, _) = api.make(open(1)).await;
     let half = format!("Bearer {}", &OPS_TOKEN[..20]);
     for authorization in ["", "Bearer", "Bearer x", &half, OPS_TOKEN] {
-        for (method, path) in [(Method::POST, "/v1/coupons".to_owned()), (Method::PATCH, format!("/v1/coupons/{id}"))] {
-            let refused = api.ask(method, &path, &[("authorization", authorization)], open(9).to_string()).await;
-            assert_eq!(refused.code(), (401, "unauthorized"), "{authorization:?} {path}");
+        for (method, path) in [
+            (Method::POST, "/v1/coupons".to_owned()),
+            (Method::PATCH, format!("/v1/coupons/{id}")),
+        ] {
+            let refused = api
+                .ask(
+                    method,
+                    &path,
+                    &[("authorization", authorization)],
+                    open(9).to_string(),
+                )
+                .await;
+            assert_eq!(
+                refused.code(),
+                (401, "unauthorized"),
+                "{authorization:?} {path}"
+            );
         }
     }
-    assert_eq!(world.sql("SELECT COUNT(*), MAX(quantity) FROM {db}.coupons").await, [["1", "1"]]);
+    assert_eq!(
+        world
+            .sql("SELECT COUNT(*), MAX(quantity) FROM {db}.coupons")
+            .await,
+        [["1", "1"]]
+    );
 }
 
 async fn in_stores(world: &ServeWorld, id: i64, drop: i64) -> (String, String, String) {
     let rows = world.sql(&format!("SELECT c.quantity, d.quantity FROM {{db}}.coupons c JOIN {{db}}.drops d ON d.coupon_id = c.id WHERE c.id = {id} AND d.id = {drop}")).await;
     let meta = world.keys(id, drop).meta;
-    (rows[0][0].clone(), rows[0][1].clone(), world.ask_redis(&["HGET", &meta, "quantity"]).await)
+    (
+        rows[0][0].clone(),
+        rows[0][1].clone(),
+        world.ask_redis(&["HGET", &meta, "quantity"]).await,
+    )
 }
 
 fn all(quantity: &str) -> (String, String, String) {
@@ -105,7 +220,10 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
 
     let raised = api.patch(id, json!({"quantity": 4})).await;
-    assert_eq!((raised.status, &raised.json["current_drop"]["remaining"]), (200, &json!(2)));
+    assert_eq!(
+        (raised.status, &raised.json["current_drop"]["remaining"]),
+        (200, &json!(2))
+    );
     assert_eq!(in_stores(&world, id, drop).await, all("4"));
     assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
 
@@ -115,7 +233,10 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
     assert_eq!(refused.json["given_out"], 3);
     assert_eq!(in_stores(&world, id, drop).await, all("4"));
     assert_eq!(world.dump().await, before);
-    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["name"], "Winter coupon");
+    assert_eq!(
+        api.get(&format!("/v1/coupons/{id}")).await.json["name"],
+        "Winter coupon"
+    );
 
     assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
     assert_eq!(in_stores(&world, id, drop).await, all("3"));
@@ -131,31 +252,62 @@ async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
     let epoch: String = world.ask_redis(&["GET", &verified]).await;
     for wrong in ["", "of another life"] {
         world.ask_redis::<()>(&["SET", &verified, wrong]).await;
-        assert_eq!(api.patch(id, json!({"quantity": 2})).await.code(), (503, "unavailable"), "{wrong:?}");
+        assert_eq!(
+            api.patch(id, json!({"quantity": 2})).await.code(),
+            (503, "unavailable"),
+            "{wrong:?}"
+        );
         assert_eq!(in_stores(&world, id, drop).await, all("4"));
     }
-    assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 200, "nobody loses anything by more");
+    assert_eq!(
+        api.patch(id, json!({"quantity": 5})).await.status,
+        200,
+        "nobody loses anything by more"
+    );
 
     world.ask_redis::<()>(&["SET", &verified, &epoch]).await;
     let key = format!("{}:epoch", world.redis.prefix());
     let life: String = world.ask_redis(&["GET", &key]).await;
-    world.ask_redis::<()>(&["SET", &key, &format!("0123456789abcdef{}", &life[16..])]).await;
-    assert_eq!(api.patch(id, json!({"quantity": 2})).await.code(), (503, "unavailable"), "of an older life");
+    world
+        .ask_redis::<()>(&["SET", &key, &format!("0123456789abcdef{}", &life[16..])])
+        .await;
+    assert_eq!(
+        api.patch(id, json!({"quantity": 2})).await.code(),
+        (503, "unavailable"),
+        "of an older life"
+    );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
 }
 
 #[tokio::test]
 async fn a_change_covers_every_drop_to_come_or_none() {
     let (world, api) = ServeWorld::with_api().await;
-    let schedule =
-        json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
-    let (id, today) = api.make(with(with(open(5), "schedule", schedule), "once_per", "drop")).await;
-    let tomorrow = api.get(&format!("/v1/coupons/{id}")).await.json["next_drop"]["id"].as_i64().unwrap();
+    let schedule = json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
+    let (id, today) = api
+        .make(with(
+            with(open(5), "schedule", schedule),
+            "once_per",
+            "drop",
+        ))
+        .await;
+    let tomorrow = api.get(&format!("/v1/coupons/{id}")).await.json["next_drop"]["id"]
+        .as_i64()
+        .unwrap();
     for n in 1..=3 {
-        assert_eq!(api.claim(id, &format!("u-{n}")).await.json["drop_id"], today);
+        assert_eq!(
+            api.claim(id, &format!("u-{n}")).await.json["drop_id"],
+            today
+        );
     }
-    assert_eq!(api.patch(id, json!({"quantity": 2})).await.json["given_out"], 3);
-    assert_eq!(in_stores(&world, id, tomorrow).await, all("5"), "no drop was touched");
+    assert_eq!(
+        api.patch(id, json!({"quantity": 2})).await.json["given_out"],
+        3
+    );
+    assert_eq!(
+        in_stores(&world, id, tomorrow).await,
+        all("5"),
+        "no drop was touched"
+    );
     assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
     assert_eq!(in_stores(&world, id, today).await, all("3"));
     assert_eq!(in_stores(&world, id, tomorrow).await, all("3"));
@@ -172,9 +324,16 @@ async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
         keys
     };
     let before = settings().await;
-    assert_eq!(api.patch(id, json!({"quantity": 4})).await.code(), (409, "below_given_out"));
+    assert_eq!(
+        api.patch(id, json!({"quantity": 4})).await.code(),
+        (409, "below_given_out")
+    );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
-    assert_eq!(settings().await, before, "what was lowered first is put back");
+    assert_eq!(
+        settings().await,
+        before,
+        "what was lowered first is put back"
+    );
 }
 
 #[tokio::test]
@@ -184,10 +343,24 @@ async fn pausing_stops_everybody_but_those_who_hold_one() {
     let (id, _) = api.make(open(5)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
     let paused = api.patch(id, json!({"paused": true})).await;
-    assert_eq!((&paused.json["paused"], &paused.json["current_drop"]["state"]), (&json!(true), &json!("paused")));
+    assert_eq!(
+        (
+            &paused.json["paused"],
+            &paused.json["current_drop"]["state"]
+        ),
+        (&json!(true), &json!("paused"))
+    );
     assert_eq!(other.claim(id, "u-2").await.code(), (409, "paused"));
-    assert_eq!(other.claim(id, "u-1").await.code(), (200, "already_claimed"));
-    assert_eq!(api.patch(id, json!({"paused": false, "name": "Back"})).await.json["name"], "Back");
+    assert_eq!(
+        other.claim(id, "u-1").await.code(),
+        (200, "already_claimed")
+    );
+    assert_eq!(
+        api.patch(id, json!({"paused": false, "name": "Back"}))
+            .await
+            .json["name"],
+        "Back"
+    );
     assert_eq!(other.claim(id, "u-2").await.code(), (202, "accepted"));
 }
 
@@ -204,12 +377,22 @@ async fn a_bad_change_changes_nothing() {
         json!({"paused": 1}),
         json!({"name": "ok", "quantity": -1}),
     ] {
-        assert_eq!(api.patch(id, body.clone()).await.code(), (400, "invalid"), "{body}");
+        assert_eq!(
+            api.patch(id, body.clone()).await.code(),
+            (400, "invalid"),
+            "{body}"
+        );
     }
-    assert_eq!(api.patch(4_711, json!({"paused": true})).await.code(), (404, "not_found"));
+    assert_eq!(
+        api.patch(4_711, json!({"paused": true})).await.code(),
+        (404, "not_found")
+    );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
     assert_eq!(world.dump().await, before);
-    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["name"], "Winter coupon");
+    assert_eq!(
+        api.get(&format!("/v1/coupons/{id}")).await.json["name"],
+        "Winter coupon"
+    );
 }
 
 #[tokio::test]
@@ -220,7 +403,10 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
     let changes = (0..20).map(|n| apis[n % 2].patch(id, json!({"quantity": 10 + (n * 7) % 11})));
     let answers = futures_util::future::join_all(changes).await;
     assert!(answers.iter().any(|a| a.status == 200));
-    assert!(answers.iter().all(|a| a.status == 200 || a.status == 503), "{answers:?}");
+    assert!(
+        answers.iter().all(|a| a.status == 200 || a.status == 503),
+        "{answers:?}"
+    );
     // What is on its way while two write is put right by repeating the last word, and by the
     // reconciler.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
@@ -237,20 +423,52 @@ async fn the_list_is_paged_and_filtered() {
     assert_eq!(api.claim(gone, "u-1").await.status, 202);
     let ids = async |query: &str| {
         let listed = api.get(&format!("/v1/coupons{query}")).await;
-        let ids: Vec<i64> = listed.json.as_array().unwrap().iter().map(|c| c["id"].as_i64().unwrap()).collect();
-        (ids, listed.headers.get("link").map(|link| link.to_str().unwrap().to_owned()))
+        let ids: Vec<i64> = listed
+            .json
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["id"].as_i64().unwrap())
+            .collect();
+        (
+            ids,
+            listed
+                .headers
+                .get("link")
+                .map(|link| link.to_str().unwrap().to_owned()),
+        )
     };
-    until("the claim is shown", async || ids("?state=sold_out").await.0 == [gone]).await;
+    until("the claim is shown", async || {
+        ids("?state=sold_out").await.0 == [gone]
+    })
+    .await;
     assert_eq!(ids("").await, (vec![open_one, later, over, gone], None));
     assert_eq!(ids("?state=open").await.0, [open_one]);
     assert_eq!(ids("?state=scheduled").await.0, [later]);
     assert_eq!(ids("?state=closed").await.0, [over]);
     let (page, link) = ids("?limit=3").await;
     assert_eq!(page, [open_one, later, over]);
-    assert_eq!(link.unwrap(), format!("</v1/coupons?limit=3&after={over}>; rel=\"next\""));
-    assert_eq!(ids(&format!("?limit=3&after={over}")).await, (vec![gone], None));
-    for bad in ["?state=nonsense", "?limit=0", "?limit=1001", "?limit=x", "?after=x", "?sort=name"] {
-        assert_eq!(api.get(&format!("/v1/coupons{bad}")).await.code(), (400, "invalid"), "{bad}");
+    assert_eq!(
+        link.unwrap(),
+        format!("</v1/coupons?limit=3&after={over}>; rel=\"next\"")
+    );
+    assert_eq!(
+        ids(&format!("?limit=3&after={over}")).await,
+        (vec![gone], None)
+    );
+    for bad in [
+        "?state=nonsense",
+        "?limit=0",
+        "?limit=1001",
+        "?limit=x",
+        "?after=x",
+        "?sort=name",
+    ] {
+        assert_eq!(
+            api.get(&format!("/v1/coupons{bad}")).await.code(),
+            (400, "invalid"),
+            "{bad}"
+        );
     }
 }
 
@@ -259,15 +477,47 @@ async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(500)).await;
     let key = world.keys(id, drop).revision;
-    let garbage =
-        ["1e5", "0x7fffffff", "inf", "nan", " 500", "-5", "", "abc", "99999999999999999999999", "9007199254740993"];
+    let garbage = [
+        "1e5",
+        "0x7fffffff",
+        "inf",
+        "nan",
+        " 500",
+        "-5",
+        "",
+        "abc",
+        "99999999999999999999999",
+        "9007199254740993",
+    ];
     for (number, text) in garbage.iter().chain(&["(a list)"]).enumerate() {
         world.ask_redis::<()>(&["DEL", &key]).await;
-        world.ask_redis::<()>(&[if *text == "(a list)" { "RPUSH" } else { "SET" }, &key, text]).await;
-        assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200, "{text:?}");
-        assert_eq!(api.claim(id, &format!("u-{number}")).await.code(), (409, "paused"), "{text:?}");
-        assert_eq!(api.patch(id, json!({"paused": false})).await.status, 200, "{text:?}");
-        assert_eq!(api.claim(id, &format!("u-{number}")).await.code(), (202, "accepted"), "{text:?}");
+        world
+            .ask_redis::<()>(&[
+                if *text == "(a list)" { "RPUSH" } else { "SET" },
+                &key,
+                text,
+            ])
+            .await;
+        assert_eq!(
+            api.patch(id, json!({"paused": true})).await.status,
+            200,
+            "{text:?}"
+        );
+        assert_eq!(
+            api.claim(id, &format!("u-{number}")).await.code(),
+            (409, "paused"),
+            "{text:?}"
+        );
+        assert_eq!(
+            api.patch(id, json!({"paused": false})).await.status,
+            200,
+            "{text:?}"
+        );
+        assert_eq!(
+            api.claim(id, &format!("u-{number}")).await.code(),
+            (202, "accepted"),
+            "{text:?}"
+        );
     }
 }
 
@@ -286,24 +536,48 @@ async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
     let apis = [world.api().await, world.api().await];
     let count = async || world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0].clone();
     let body = open(7).to_string();
-    let made = futures_util::future::join_all((0..10).map(|n| make_with(&apis[n % 2], "k-1", &body))).await;
+    let made =
+        futures_util::future::join_all((0..10).map(|n| make_with(&apis[n % 2], "k-1", &body)))
+            .await;
     for one in &made {
-        assert_eq!((one.status, &one.headers["location"]), (201, &made[0].headers["location"]), "{one:?}");
-        assert_eq!((&one.json["id"], &one.json["quantity"]), (&made[0].json["id"], &json!(7)));
+        assert_eq!(
+            (one.status, &one.headers["location"]),
+            (201, &made[0].headers["location"]),
+            "{one:?}"
+        );
+        assert_eq!(
+            (&one.json["id"], &one.json["quantity"]),
+            (&made[0].json["id"], &json!(7))
+        );
     }
-    let same = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&body).unwrap()).unwrap();
+    let same =
+        serde_json::to_string_pretty(&serde_json::from_str::<Value>(&body).unwrap()).unwrap();
     assert_eq!(make_with(&apis[0], "k-1", &same).await.json, made[0].json);
     let other = make_with(&apis[1], "k-1", &open(8).to_string()).await;
     assert_eq!(other.code(), (422, "idempotency_key_used"));
     for bad in ["", &"x".repeat(256)] {
-        assert_eq!(make_with(&apis[0], bad, &body).await.code(), (400, "invalid"), "{bad:?}");
+        assert_eq!(
+            make_with(&apis[0], bad, &body).await.code(),
+            (400, "invalid"),
+            "{bad:?}"
+        );
     }
-    assert_eq!(make_with(&apis[0], "k-2", "{}").await.code(), (400, "invalid"));
+    assert_eq!(
+        make_with(&apis[0], "k-2", "{}").await.code(),
+        (400, "invalid")
+    );
     assert_eq!(count().await, "1");
-    assert_eq!(make_with(&apis[0], "k-2", &body).await.status, 201, "a key whose request was refused is free");
+    assert_eq!(
+        make_with(&apis[0], "k-2", &body).await.status,
+        201,
+        "a key whose request was refused is free"
+    );
     assert_eq!(count().await, "2");
     until("old keys go", async || {
-        world.sql("SELECT COUNT(*) FROM {db}.idempotency_keys WHERE idempotency_key = 'old'").await[0][0] == "0"
+        world
+            .sql("SELECT COUNT(*) FROM {db}.idempotency_keys WHERE idempotency_key = 'old'")
+            .await[0][0]
+            == "0"
     })
     .await;
 }
@@ -313,13 +587,29 @@ async fn a_request_whose_answer_was_lost_is_repeated_with_its_key_and_makes_one_
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
-    let api = world.with("database-url", url).with("database-timeout-ms", 500).api().await;
+    let api = world
+        .with("database-url", url)
+        .with("database-timeout-ms", 500)
+        .api()
+        .await;
     let body = open(7).to_string();
     mysql.set(ProxyFault::DropReplies).await.unwrap();
     let lost = make_with(&api, "k", &body).await;
     assert_eq!(lost.code(), (503, "unavailable"));
-    assert!(lost.json["detail"].as_str().unwrap().contains("same Idempotency-Key"), "{lost:?}");
+    assert!(
+        lost.json["detail"]
+            .as_str()
+            .unwrap()
+            .contains("same Idempotency-Key"),
+        "{lost:?}"
+    );
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("it is answered", async || make_with(&api, "k", &body).await.status == 201).await;
-    assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0], "1");
+    until("it is answered", async || {
+        make_with(&api, "k", &body).await.status == 201
+    })
+    .await;
+    assert_eq!(
+        world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0],
+        "1"
+    );
 }

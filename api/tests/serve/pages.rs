@@ -7,24 +7,45 @@ use serde_json::json;
 use crate::stores_away::{behind_mysql, behind_redis};
 use crate::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, until, with};
 
-async fn page(api: &InProcessApi, path: &str, headers: &[(&str, &str)]) -> (u16, String, HttpAnswer) {
+async fn page(
+    api: &InProcessApi,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (u16, String, HttpAnswer) {
     let answer = api.ask(Method::GET, path, headers, "").await;
-    (answer.status, answer.json.as_str().unwrap_or_default().to_owned(), answer)
+    (
+        answer.status,
+        answer.json.as_str().unwrap_or_default().to_owned(),
+        answer,
+    )
 }
 
 fn header<'a>(answer: &'a HttpAnswer, name: &str) -> &'a str {
-    answer.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    answer
+        .headers
+        .get(name)
+        .map_or("", |value| value.to_str().unwrap())
 }
 
 #[tokio::test]
 async fn there_is_no_page_unless_it_is_switched_on() {
     let (_world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
-    for path in [format!("/c/{id}"), format!("/c/{id}/state"), "/c/assets/page-0.js".into()] {
+    for path in [
+        format!("/c/{id}"),
+        format!("/c/{id}/state"),
+        "/c/assets/page-0.js".into(),
+    ] {
         assert_eq!(api.get(&path).await.code(), (404, "not_found"), "{path}");
     }
     let off = api.get(&format!("/c/{id}")).await;
-    assert!(off.json["detail"].as_str().unwrap().contains("COUPON_PAGE=on"), "{off:?}");
+    assert!(
+        off.json["detail"]
+            .as_str()
+            .unwrap()
+            .contains("COUPON_PAGE=on"),
+        "{off:?}"
+    );
 }
 
 #[tokio::test]
@@ -43,7 +64,12 @@ async fn the_state_is_sold_out_from_the_last_slot_until_one_comes_back() {
     };
     let gives_back = async |user: &str| {
         let path = format!("/v1/coupons/{id}/claims/me");
-        assert_eq!(api.ask(Method::DELETE, &path, &[("x-user-id", user)], "").await.status, 200);
+        assert_eq!(
+            api.ask(Method::DELETE, &path, &[("x-user-id", user)], "")
+                .await
+                .status,
+            200
+        );
     };
     shows("open", false).await;
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
@@ -57,41 +83,88 @@ async fn the_state_is_sold_out_from_the_last_slot_until_one_comes_back() {
 
 #[tokio::test]
 async fn a_page_and_all_it_loads_may_be_kept_and_may_load_nothing_else() {
-    let api = ServeWorld::new().await.with("coupon-page", "on").api().await;
-    let (id, _) = api.make(with(open(1_500), "name", "<b>Winter</b> & \"more\"")).await;
+    let api = ServeWorld::new()
+        .await
+        .with("coupon-page", "on")
+        .api()
+        .await;
+    let (id, _) = api
+        .make(with(open(1_500), "name", "<b>Winter</b> & \"more\""))
+        .await;
     let path = format!("/c/{id}");
     let (status, html, answer) = page(&api, &path, &[]).await;
-    assert_eq!((status, header(&answer, "content-language")), (200, "en"), "{html}");
-    assert!(html.contains("<h1>&#60;b&#62;Winter&#60;/b&#62; &#38; &#34;more&#34;</h1>"), "{html}");
+    assert_eq!(
+        (status, header(&answer, "content-language")),
+        (200, "en"),
+        "{html}"
+    );
+    assert!(
+        html.contains("<h1>&#60;b&#62;Winter&#60;/b&#62; &#38; &#34;more&#34;</h1>"),
+        "{html}"
+    );
     assert!(html.contains("1,500 in all"), "{html}");
     assert_eq!(header(&answer, "cache-control"), "public, max-age=10");
     assert_eq!(header(&answer, "vary"), "accept-language");
     let tag = header(&answer, "etag").to_owned();
     let (status, html_again, again) = page(&api, &path, &[("if-none-match", &tag)]).await;
-    assert_eq!((status, html_again.as_str(), header(&again, "etag")), (304, "", tag.as_str()));
+    assert_eq!(
+        (status, html_again.as_str(), header(&again, "etag")),
+        (304, "", tag.as_str())
+    );
 
-    let assets: Vec<&str> = html.split('"').filter(|part| part.starts_with("assets/")).collect();
+    let assets: Vec<&str> = html
+        .split('"')
+        .filter(|part| part.starts_with("assets/"))
+        .collect();
     assert_eq!(assets.len(), 3, "{html}");
     for asset in &assets {
         let (status, content, asset) = page(&api, &format!("/c/{asset}"), &[]).await;
         assert_eq!((status, content.is_empty()), (200, false));
-        assert_eq!(header(&asset, "cache-control"), "public, max-age=31536000, immutable");
+        assert_eq!(
+            header(&asset, "cache-control"),
+            "public, max-age=31536000, immutable"
+        );
     }
-    let (_, korean, answer) = page(&api, &path, &[("accept-language", "ko-KR,ko;q=0.9,en;q=0.8")]).await;
-    assert!(korean.contains("선착순 1,500장") && header(&answer, "content-language") == "ko", "{korean}");
+    let (_, korean, answer) = page(
+        &api,
+        &path,
+        &[("accept-language", "ko-KR,ko;q=0.9,en;q=0.8")],
+    )
+    .await;
+    assert!(
+        korean.contains("선착순 1,500장") && header(&answer, "content-language") == "ko",
+        "{korean}"
+    );
     assert_ne!(header(&answer, "etag"), tag);
 
-    for (path, status) in
-        [("/c/4711", 404), ("/c/abc", 404), ("/c/01", 404), ("/c/assets/other.js", 404), (path.as_str(), 200)]
-    {
+    for (path, status) in [
+        ("/c/4711", 404),
+        ("/c/abc", 404),
+        ("/c/01", 404),
+        ("/c/assets/other.js", 404),
+        (path.as_str(), 200),
+    ] {
         let (found, _, answer) = page(&api, path, &[]).await;
         assert_eq!(found, status, "{path}");
         let policy = header(&answer, "content-security-policy");
-        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
-        assert_eq!(header(&answer, "x-content-type-options"), "nosniff", "{path}");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self';")
+                && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        assert_eq!(
+            header(&answer, "x-content-type-options"),
+            "nosniff",
+            "{path}"
+        );
         assert_eq!(header(&answer, "referrer-policy"), "no-referrer", "{path}");
     }
-    assert!(page(&api, "/c/4711", &[]).await.1.contains("There is no such coupon"));
+    assert!(
+        page(&api, "/c/4711", &[])
+            .await
+            .1
+            .contains("There is no such coupon")
+    );
 }
 
 #[tokio::test]
@@ -109,16 +182,29 @@ async fn a_page_and_its_state_come_from_memory_while_both_stores_are_away() {
     assert_eq!(status, 200, "{html}");
     let state = async |id: i64| {
         let answer = api.get(&format!("/c/{id}/state")).await;
-        assert_eq!((answer.status, header(&answer, "cache-control")), (200, "no-store"));
+        assert_eq!(
+            (answer.status, header(&answer, "cache-control")),
+            (200, "no-store")
+        );
         let now = answer.json["now_ms"].as_i64().unwrap();
         let hour = now - 3_600_000..now + 3_600_000;
-        assert!(hour.contains(&answer.json["opens_at_ms"].as_i64().unwrap()), "{answer:?}");
+        assert!(
+            hour.contains(&answer.json["opens_at_ms"].as_i64().unwrap()),
+            "{answer:?}"
+        );
         ["state", "quantity", "poll_after_ms"].map(|name| answer.json[name].clone())
     };
     assert_eq!(state(id).await, [json!("open"), json!(5), json!(60_000)]);
-    assert_eq!(state(later).await, [json!("scheduled"), json!(7), json!(60_000)]);
+    assert_eq!(
+        state(later).await,
+        [json!("scheduled"), json!(7), json!(60_000)]
+    );
     let (status, html, answer) = page(&api, "/c/4711", &[]).await;
-    assert_eq!((status, header(&answer, "retry-after")), (503, "3"), "{html}");
+    assert_eq!(
+        (status, header(&answer, "retry-after")),
+        (503, "3"),
+        "{html}"
+    );
 }
 
 #[tokio::test]

@@ -9,29 +9,44 @@ use crate::world::{ServeWorld, bearer, open, until, with};
 async fn a_claim_is_accepted_then_issued_with_its_code() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
-    let nothing = json!({"status": "none", "drop_id": null, "slot": null, "code": null, "position": null});
+    let nothing =
+        json!({"status": "none", "drop_id": null, "slot": null, "code": null, "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, nothing);
     for user in ["u-1", "u-2", "u-3"] {
         assert_eq!(api.claim(id, user).await.status, 202);
     }
-    let accepted = json!({"status": "accepted", "drop_id": drop, "slot": 1, "code": null, "position": null});
+    let accepted =
+        json!({"status": "accepted", "drop_id": drop, "slot": 1, "code": null, "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, accepted);
-    let waiting = json!({"status": "waiting", "drop_id": drop, "slot": null, "code": null, "position": 2});
+    let waiting =
+        json!({"status": "waiting", "drop_id": drop, "slot": null, "code": null, "position": 2});
     assert_eq!(api.mine(id, "u-3").await.json, waiting);
 
     world.issue((id, drop), 1, "u-1").await;
-    let issued = json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE-1", "position": null});
+    let issued =
+        json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE-1", "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, issued);
 
     world.sql(&format!("INSERT INTO {{db}}.broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) VALUES ({drop}, 'u-9', {id}, 7, 'test', 'run')")).await;
     assert_eq!(api.mine(id, "u-9").await.json["status"], "broken");
-    world.sql("UPDATE {db}.broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    world
+        .sql("UPDATE {db}.broken_promises SET mended_at = UTC_TIMESTAMP(3)")
+        .await;
     assert_eq!(api.mine(id, "u-9").await.json, nothing);
 
     let missing = api.mine(4_711, "u-1").await;
-    assert_eq!((missing.code(), &missing.json["detail"]), ((404, "not_found"), &json!("there is no coupon 4711")));
-    assert_eq!(api.get("/v1/coupons/04711").await.json["detail"], "there is no coupon \"04711\"");
-    assert_eq!(api.get(&format!("/v1/coupons/{id}/claims/me")).await.code(), (401, "unauthorized"));
+    assert_eq!(
+        (missing.code(), &missing.json["detail"]),
+        ((404, "not_found"), &json!("there is no coupon 4711"))
+    );
+    assert_eq!(
+        api.get("/v1/coupons/04711").await.json["detail"],
+        "there is no coupon \"04711\""
+    );
+    assert_eq!(
+        api.get(&format!("/v1/coupons/{id}/claims/me")).await.code(),
+        (401, "unauthorized")
+    );
 }
 
 #[tokio::test]
@@ -42,11 +57,16 @@ async fn nobody_keeps_what_one_person_holds() {
     world.issue((id, drop), 1, "u-1").await;
     let path = format!("/v1/coupons/{id}/claims/me");
     for (method, status) in [(Method::GET, "issued"), (Method::DELETE, "revoked")] {
-        let answer = api.ask(method.clone(), &path, &[("x-user-id", "u-1")], "").await;
+        let answer = api
+            .ask(method.clone(), &path, &[("x-user-id", "u-1")], "")
+            .await;
         assert_eq!(answer.json["status"], status, "{answer:?}");
         // It names a code, and a gateway's header does not tell a cache whose it is.
         assert_eq!(
-            answer.headers.get("cache-control").map(reqwest::header::HeaderValue::as_bytes),
+            answer
+                .headers
+                .get("cache-control")
+                .map(reqwest::header::HeaderValue::as_bytes),
             Some(&b"no-store"[..]),
             "{method}"
         );
@@ -55,11 +75,29 @@ async fn nobody_keeps_what_one_person_holds() {
 
 #[tokio::test]
 async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
-    let api = ServeWorld::new().await.with("coupon-page", "on").api().await;
+    let api = ServeWorld::new()
+        .await
+        .with("coupon-page", "on")
+        .api()
+        .await;
     let (id, _) = api.make(open(1)).await;
-    let coded = id.to_string().bytes().map(|digit| format!("%{digit:02X}")).collect::<Vec<_>>().concat();
-    for other in [coded, format!("0{id}"), format!("+{id}"), format!("{id}%20")] {
-        for (method, rest) in [(Method::GET, ""), (Method::POST, "/claims"), (Method::GET, "/claims/me")] {
+    let coded = id
+        .to_string()
+        .bytes()
+        .map(|digit| format!("%{digit:02X}"))
+        .collect::<Vec<_>>()
+        .concat();
+    for other in [
+        coded,
+        format!("0{id}"),
+        format!("+{id}"),
+        format!("{id}%20"),
+    ] {
+        for (method, rest) in [
+            (Method::GET, ""),
+            (Method::POST, "/claims"),
+            (Method::GET, "/claims/me"),
+        ] {
             let path = format!("/v1/coupons/{other}{rest}");
             let answer = api.ask(method, &path, &[("x-user-id", "u:1")], "").await;
             assert_eq!(answer.code(), (404, "not_found"), "{path}");
@@ -69,11 +107,19 @@ async fn a_coupon_has_one_path_and_a_person_s_id_may_be_percent_encoded() {
         }
         // The id of a person is no coupon's.
         let path = format!("/v1/coupons/{other}/people/{id}/revoke");
-        assert_eq!(api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"})).await.status, 404, "{path}");
+        assert_eq!(
+            api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
+                .await
+                .status,
+            404,
+            "{path}"
+        );
     }
     assert_eq!(api.claim(id, "u:1").await.status, 202);
     let path = format!("/v1/coupons/{id}/people/u%3A1/revoke");
-    let revoked = api.ops(Method::POST, &path, &json!({"reason": "x", "by": "y"})).await;
+    let revoked = api
+        .ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
+        .await;
     assert_eq!(revoked.code(), (200, "revoked"), "{revoked:?}");
 }
 
@@ -84,13 +130,18 @@ async fn a_sealed_drop_is_answered_from_mysql_alone() {
     for slot in 1..=2 {
         world.issue((id, drop), slot, &format!("u-{slot}")).await;
     }
-    world.sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2").await;
+    world
+        .sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2")
+        .await;
     let keys = world.keys(id, drop);
     for key in keys.own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }
     let path = format!("/v1/coupons/{id}");
-    until("sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    until("sealed", async || {
+        api.get(&path).await.json["current_drop"]["state"] == "sealed"
+    })
+    .await;
     assert_eq!(api.get(&path).await.json["current_drop"]["remaining"], 1);
     assert_eq!(api.mine(id, "u-2").await.json["status"], "issued");
     assert_eq!(api.mine(id, "u-3").await.json["status"], "none");
@@ -105,20 +156,42 @@ async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
     let before = world.dump().await;
     let ask = async |headers: &[(&str, &str)]| api.ask(Method::POST, &path, headers, "").await;
 
-    assert_eq!(ask(&[("x-user-id", "u-1")]).await.code(), (401, "unauthorized"));
-    let expired = bearer("u-1", &json!({"exp": chrono::Utc::now().timestamp() - 3_600}));
-    assert_eq!(ask(&[("authorization", &expired)]).await.code(), (401, "unauthorized"));
+    assert_eq!(
+        ask(&[("x-user-id", "u-1")]).await.code(),
+        (401, "unauthorized")
+    );
+    let expired = bearer(
+        "u-1",
+        &json!({"exp": chrono::Utc::now().timestamp() - 3_600}),
+    );
+    assert_eq!(
+        ask(&[("authorization", &expired)]).await.code(),
+        (401, "unauthorized")
+    );
     let unfit = bearer("u 1", &json!({}));
-    assert_eq!(ask(&[("authorization", &unfit)]).await.code(), (400, "bad_user_id"));
+    assert_eq!(
+        ask(&[("authorization", &unfit)]).await.code(),
+        (400, "bad_user_id")
+    );
     let good = bearer("u-1", &json!({}));
-    for second in [good.clone(), bearer("u-2", &json!({})), "nonsense".to_owned()] {
+    for second in [
+        good.clone(),
+        bearer("u-2", &json!({})),
+        "nonsense".to_owned(),
+    ] {
         let both = [("authorization", &*good), ("authorization", &*second)];
-        assert_eq!(ask(&both).await.code(), (400, "invalid"), "of two tokens a proxy may have checked the other");
+        assert_eq!(
+            ask(&both).await.code(),
+            (400, "invalid"),
+            "of two tokens a proxy may have checked the other"
+        );
     }
     assert_eq!(world.dump().await, before);
 
     let claimed = ask(&[("authorization", &good), ("x-user-id", "u-2")]).await;
     assert_eq!(claimed.code(), (202, "accepted"));
-    let score: Option<u32> = world.ask_redis(&["ZSCORE", &world.keys(id, drop).users, "u-1"]).await;
+    let score: Option<u32> = world
+        .ask_redis(&["ZSCORE", &world.keys(id, drop).users, "u-1"])
+        .await;
     assert_eq!(score, Some(1));
 }

@@ -8,20 +8,28 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::stores_away::behind_redis;
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with};
+use crate::world::{
+    HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with,
+};
 
 /// A world whose Kafka can be taken away, behind a proxy before MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
-    let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 300);
+    let own = world
+        .with("kafka-brokers", kafka.bootstrap())
+        .with("publish-deadline-ms", 300);
     own.migrate().await;
     (own.with("database-url", url), mysql)
 }
 
 async fn unpublished(world: &ServeWorld) -> Vec<Vec<String>> {
     let columns = "coupon_id, drop_id, slot, user_id, reason, attempts";
-    world.sql(&format!("SELECT {columns} FROM {{db}}.failed_claims ORDER BY slot")).await
+    world
+        .sql(&format!(
+            "SELECT {columns} FROM {{db}}.failed_claims ORDER BY slot"
+        ))
+        .await
 }
 
 async fn queued(api: &InProcessApi, id: i64) {
@@ -40,21 +48,36 @@ async fn crowd(api: &InProcessApi, id: i64, people: u32) -> Vec<HttpAnswer> {
 /// The reconciler rebuilds a lost Redis after both deadlines: from a claim that was admitted before
 /// the loss and reached Kafka after it, the slot may have been taken by then.
 #[tokio::test]
-async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_it_is_asked_again() {
+async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_it_is_asked_again()
+{
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
-    let own =
-        proxied.with("redis-timeout-ms", 10_000).with("publish-deadline-ms", 1_000).with("backup-deadline-ms", 500);
+    let own = proxied
+        .with("redis-timeout-ms", 10_000)
+        .with("publish-deadline-ms", 1_000)
+        .with("backup-deadline-ms", 500);
     let api = own.api().await;
     let (id, drop) = api.make(open(5)).await;
     queued(&api, id).await;
     // Redis takes long, Kafka does not.
-    proxy.set(ProxyFault::Delay(Duration::from_millis(1_600))).await.unwrap();
+    proxy
+        .set(ProxyFault::Delay(Duration::from_millis(1_600)))
+        .await
+        .unwrap();
     assert_eq!(api.claim(id, "late").await.code(), (503, "unavailable"));
     assert_eq!(api.mine(id, "late").await.code(), (503, "unavailable"));
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until("it is told", async || api.claim(id, "late").await.code() == (200, "already_claimed")).await;
-    assert!(world.payloads().await.iter().any(|one| one["user_id"] == "late" && one["drop_id"] == drop));
+    until("it is told", async || {
+        api.claim(id, "late").await.code() == (200, "already_claimed")
+    })
+    .await;
+    assert!(
+        world
+            .payloads()
+            .await
+            .iter()
+            .any(|one| one["user_id"] == "late" && one["drop_id"] == drop)
+    );
 }
 
 #[tokio::test]
@@ -66,34 +89,72 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
     let (id, drop) = api.make(open(5_000)).await;
     queued(&api, id).await;
     let before = unpublished(&world).await;
-    assert!(before.iter().all(|row| row[4] == "unpublished"), "{before:?}");
-    assert!(crowd(&api, id, 3).await.iter().all(|answer| answer.json["queued"] == true));
-    assert_eq!(unpublished(&world).await.len(), before.len(), "Kafka took them");
+    assert!(
+        before.iter().all(|row| row[4] == "unpublished"),
+        "{before:?}"
+    );
+    assert!(
+        crowd(&api, id, 3)
+            .await
+            .iter()
+            .all(|answer| answer.json["queued"] == true)
+    );
+    assert_eq!(
+        unpublished(&world).await.len(),
+        before.len(),
+        "Kafka took them"
+    );
 
     kafka.kill().await.unwrap();
     let begun = Instant::now();
     let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(api.get("/readyz").await.status, 200);
     let rows = unpublished(&world).await;
     for (answer, n) in answers.iter().zip(4..) {
-        assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)), "{answer:?}");
+        assert_eq!(
+            (answer.code(), &answer.json["queued"]),
+            ((202, "accepted"), &json!(false)),
+            "{answer:?}"
+        );
         let slot = answer.json["slot"].to_string();
-        let kept = [id.to_string(), drop.to_string(), slot, format!("u-{n}"), "unpublished".into(), "1".into()];
+        let kept = [
+            id.to_string(),
+            drop.to_string(),
+            slot,
+            format!("u-{n}"),
+            "unpublished".into(),
+            "1".into(),
+        ];
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
     // This process knows it: nothing is written again.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
     assert_eq!(unpublished(&world).await, rows);
     // Another process does not, and cannot publish; the table keeps the claim once.
-    assert_eq!(other.claim(id, "u-4").await.code(), (200, "already_claimed"));
+    assert_eq!(
+        other.claim(id, "u-4").await.code(),
+        (200, "already_claimed")
+    );
     let again = unpublished(&world).await;
     assert_eq!(again.len(), rows.len());
-    assert_eq!(again.iter().find(|row| row[3] == "u-4").unwrap()[5], "2", "the same claim");
+    assert_eq!(
+        again.iter().find(|row| row[3] == "u-4").unwrap()[5],
+        "2",
+        "the same claim"
+    );
 
     let begun = Instant::now();
     api.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "shutdown is bounded: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "shutdown is bounded: {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -108,29 +169,51 @@ async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_late
     for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
         mysql.set(fault).await.unwrap();
         let user = format!("x-{fault:?}").to_lowercase();
-        for answer in [api.claim(id, &user).await, api.claim(id, &user).await, api.mine(id, &user).await] {
+        for answer in [
+            api.claim(id, &user).await,
+            api.claim(id, &user).await,
+            api.mine(id, &user).await,
+        ] {
             assert_eq!(answer.code(), (503, "unavailable"), "{fault:?}: {answer:?}");
             assert!(answer.headers.contains_key("retry-after"));
         }
     }
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("MySQL alone is enough", async || api.claim(id, "x-cut").await.code() == (200, "already_claimed")).await;
+    until("MySQL alone is enough", async || {
+        api.claim(id, "x-cut").await.code() == (200, "already_claimed")
+    })
+    .await;
     assert_eq!(api.mine(id, "x-cut").await.json["status"], "accepted");
-    assert_eq!(unpublished(&world).await.iter().filter(|row| row[3] == "x-cut").count(), 1);
+    assert_eq!(
+        unpublished(&world)
+            .await
+            .iter()
+            .filter(|row| row[3] == "x-cut")
+            .count(),
+        1
+    );
     mysql.set(ProxyFault::Cut).await.unwrap();
     kafka.start_again().await.unwrap();
-    until("Kafka alone is enough", async || api.claim(id, "x-blackhole").await.code() == (200, "already_claimed"))
-        .await;
+    until("Kafka alone is enough", async || {
+        api.claim(id, "x-blackhole").await.code() == (200, "already_claimed")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admission() {
     let world = ServeWorld::new().await;
-    let (first, other) = (world.api().await, world.with("max-claims-in-hand", 2_000).api().await);
+    let (first, other) = (
+        world.api().await,
+        world.with("max-claims-in-hand", 2_000).api().await,
+    );
     let (id, drop) = first.make(open(5)).await;
     let slot = first.claim(id, "u-1").await.json["slot"].clone();
     assert_eq!(world.messages().await, 1);
-    assert_eq!(first.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    assert_eq!(
+        first.claim(id, "u-1").await.code(),
+        (200, "already_claimed")
+    );
     assert_eq!(world.messages().await, 1, "it published that itself");
     let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
     let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
@@ -146,25 +229,40 @@ async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
     let (id, drop, other) = two_days(&world, &api, "coupon").await;
     // Redis has it among the claimants alone, without the instant of admission.
     let claimants = world.keys(id, drop).claimants;
-    world.ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")]).await;
+    world
+        .ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")])
+        .await;
     let expected = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
     for _ in 0..3 {
         assert_eq!(api.claim(id, "u-1").await.json, expected);
     }
     let messages = world.payloads().await;
     assert_eq!(messages.len(), 1);
-    assert_eq!((&messages[0]["drop_id"], &messages[0]["slot"]), (&json!(other), &json!(4)));
+    assert_eq!(
+        (&messages[0]["drop_id"], &messages[0]["slot"]),
+        (&json!(other), &json!(4))
+    );
 }
 
 /// A daily coupon with today's and tomorrow's drop.
-pub(crate) async fn two_days(world: &ServeWorld, api: &InProcessApi, once_per: &str) -> (i64, i64, i64) {
+pub(crate) async fn two_days(
+    world: &ServeWorld,
+    api: &InProcessApi,
+    once_per: &str,
+) -> (i64, i64, i64) {
     let today = Utc::now().date_naive();
     let days = json!({
         "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
         "first_day": today, "last_day": today + TimeDelta::days(1),
     });
-    let (id, drop) = api.make(with(with(open(5), "schedule", days), "once_per", once_per)).await;
-    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}")).await;
+    let (id, drop) = api
+        .make(with(with(open(5), "schedule", days), "once_per", once_per))
+        .await;
+    let drops = world
+        .sql(&format!(
+            "SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}"
+        ))
+        .await;
     (id, drop, drops[0][0].parse().unwrap())
 }
 
@@ -173,11 +271,17 @@ async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_an
     let world = ServeWorld::new().await;
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
-    let api = world.with("database-url", url).with("question-timeout-ms", 300).api().await;
+    let api = world
+        .with("database-url", url)
+        .with("question-timeout-ms", 300)
+        .api()
+        .await;
     let (id, drop, earlier) = two_days(&world, &api, "coupon").await;
     let claimants = world.keys(id, drop).claimants;
     for (user, slot) in [("u-1", 1), ("u-2", 2), ("lost", 3)] {
-        world.ask_redis::<()>(&["HSET", &claimants, user, &format!("{earlier}:{slot}")]).await;
+        world
+            .ask_redis::<()>(&["HSET", &claimants, user, &format!("{earlier}:{slot}")])
+            .await;
         if user != "lost" {
             world.issue((id, earlier), slot, user).await;
         }
@@ -185,7 +289,8 @@ async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_an
     world
         .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2 WHERE id = {earlier}"))
         .await;
-    let count = format!("SELECT COUNT(*) FROM {{db}}.drops WHERE id = {earlier} AND sealed_at IS NOT NULL");
+    let count =
+        format!("SELECT COUNT(*) FROM {{db}}.drops WHERE id = {earlier} AND sealed_at IS NOT NULL");
     let is_live = async || {
         let at = api.get(&format!("/v1/coupons/{id}")).await;
         at.json["next_drop"].is_null()
@@ -195,14 +300,29 @@ async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_an
 
     assert_eq!(api.claim(id, "u-1").await.json, held(1));
     mysql.set(ProxyFault::BlackHole).await.unwrap();
-    assert!(join_all((0..50).map(|_| api.claim(id, "u-1"))).await.iter().all(|answer| answer.json == held(1)));
+    assert!(
+        join_all((0..50).map(|_| api.claim(id, "u-1")))
+            .await
+            .iter()
+            .all(|answer| answer.json == held(1))
+    );
     assert_eq!(world.messages().await, 0, "looked up once, and remembered");
     assert_eq!(api.claim(id, "u-2").await.json, held(2));
-    assert_eq!(world.messages().await, 1, "nobody could be asked, so Kafka holds it");
+    assert_eq!(
+        world.messages().await,
+        1,
+        "nobody could be asked, so Kafka holds it"
+    );
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("MySQL answers", async || api.claim(id, "u-2").await.json == held(2) && world.messages().await == 1).await;
+    until("MySQL answers", async || {
+        api.claim(id, "u-2").await.json == held(2) && world.messages().await == 1
+    })
+    .await;
     assert_eq!(api.claim(id, "lost").await.json, held(3));
-    until("a claim without a row is published", async || world.messages().await >= 2).await;
+    until("a claim without a row is published", async || {
+        world.messages().await >= 2
+    })
+    .await;
     assert!(unpublished(&world).await.is_empty());
     assert_eq!(world.sql(&count).await[0][0], "1", "it stays sealed");
 }
@@ -215,24 +335,57 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
         .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
         .await;
     let path = format!("/v1/coupons/{id}");
-    until("sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    until("sealed", async || {
+        api.get(&path).await.json["current_drop"]["state"] == "sealed"
+    })
+    .await;
     // As after a clock that was wrong: Redis's window is open.
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     assert_eq!(world.messages().await, 1);
     let other = world.api().await;
-    assert_eq!(other.claim(id, "u-1").await.code(), (200, "already_claimed"));
-    assert_eq!(world.messages().await, 2, "by another process, which can't know of the first message");
+    assert_eq!(
+        other.claim(id, "u-1").await.code(),
+        (200, "already_claimed")
+    );
+    assert_eq!(
+        world.messages().await,
+        2,
+        "by another process, which can't know of the first message"
+    );
 }
 
 /// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
 pub(crate) async fn move_window(world: &ServeWorld, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
     let at = |ms| Utc::now() + TimeDelta::milliseconds(ms);
-    let text = |ms| at(ms).naive_utc().format("%Y-%m-%d %H:%M:%S%.3f").to_string();
-    let set = format!("opens_at = '{}', closes_at = '{}'", text(opens), text(closes));
-    world.sql(&format!("UPDATE {{db}}.drops SET {set} WHERE id = {drop}")).await;
-    let (opens, closes) = (at(opens).timestamp_millis().to_string(), at(closes).timestamp_millis().to_string());
+    let text = |ms| {
+        at(ms)
+            .naive_utc()
+            .format("%Y-%m-%d %H:%M:%S%.3f")
+            .to_string()
+    };
+    let set = format!(
+        "opens_at = '{}', closes_at = '{}'",
+        text(opens),
+        text(closes)
+    );
+    world
+        .sql(&format!("UPDATE {{db}}.drops SET {set} WHERE id = {drop}"))
+        .await;
+    let (opens, closes) = (
+        at(opens).timestamp_millis().to_string(),
+        at(closes).timestamp_millis().to_string(),
+    );
     let meta = world.keys(id, drop).meta;
-    world.ask_redis::<()>(&["HSET", &meta, "opens_at_ms", &opens, "closes_at_ms", &closes]).await;
+    world
+        .ask_redis::<()>(&[
+            "HSET",
+            &meta,
+            "opens_at_ms",
+            &opens,
+            "closes_at_ms",
+            &closes,
+        ])
+        .await;
 }
 
 #[tokio::test]
@@ -246,34 +399,61 @@ async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_dro
     let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
 
     move_window(&world, id, first, [-HOUR, -1]).await;
-    until("it is over", async || api.claim(id, "u-2").await.code() == (409, "not_open")).await;
+    until("it is over", async || {
+        api.claim(id, "u-2").await.code() == (409, "not_open")
+    })
+    .await;
     assert_eq!(api.claim(id, "u-1").await.json, held, "not `not_open`");
 
     // A pass seals the drop seconds after it closed.
     world.issue((id, first), 1, "u-1").await;
     let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1";
-    world.sql(&format!("UPDATE {{db}}.drops SET {sealed} WHERE id = {first}")).await;
+    world
+        .sql(&format!(
+            "UPDATE {{db}}.drops SET {sealed} WHERE id = {first}"
+        ))
+        .await;
     let path = format!("/v1/coupons/{id}");
-    until("it is sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    until("it is sealed", async || {
+        api.get(&path).await.json["current_drop"]["state"] == "sealed"
+    })
+    .await;
     assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
     assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
 
     // Windows without a gap: the next drop is open. Somebody who was admitted long before closing
     // comes for the next one.
     let times = world.keys(id, first).times;
-    let long_ago = (Utc::now() - TimeDelta::minutes(30)).timestamp_millis().to_string();
-    world.ask_redis::<()>(&["HSET", &times, "2", &long_ago]).await;
+    let long_ago = (Utc::now() - TimeDelta::minutes(30))
+        .timestamp_millis()
+        .to_string();
+    world
+        .ask_redis::<()>(&["HSET", &times, "2", &long_ago])
+        .await;
     move_window(&world, id, first, [-HOUR, -10]).await;
     move_window(&world, id, second, [-10, HOUR]).await;
-    until("the next is open", async || api.get(&path).await.json["current_drop"]["id"] == second).await;
-    assert_eq!(api.claim(id, "u-1").await.json, held, "a retry, not tomorrow's");
+    until("the next is open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == second
+    })
+    .await;
+    assert_eq!(
+        api.claim(id, "u-1").await.json,
+        held,
+        "a retry, not tomorrow's"
+    );
     let early = api.claim(id, "early").await;
-    assert_eq!((early.code(), &early.json["drop_id"]), ((202, "accepted"), &json!(second)));
+    assert_eq!(
+        (early.code(), &early.json["drop_id"]),
+        ((202, "accepted"), &json!(second))
+    );
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], second);
 
     // After a loss of Redis nothing loads a sealed drop again.
     move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
-    until("the next is not open", async || api.get(&path).await.json["current_drop"]["id"] == first).await;
+    until("the next is not open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == first
+    })
+    .await;
     for key in world.keys(id, first).own() {
         world.ask_redis::<()>(&["DEL", key]).await;
     }

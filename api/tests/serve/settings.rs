@@ -30,21 +30,44 @@ fn serve(settings: &[(&str, &str)]) -> Output {
 #[test]
 fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
     type Setting = (&'static str, &'static str);
-    const HS256: [Setting; 3] =
-        [("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "HS256"), ("JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2")];
+    const HS256: [Setting; 3] = [
+        ("USER_AUTH", "jwt"),
+        ("JWT_ALGORITHM", "HS256"),
+        ("JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2"),
+    ];
     let cases: [(&[Setting], &str, i32); 14] = [
         (&[("USER_AUTH", "")], "--user-auth", 2),
         (&[("USER_AUTH", "nobody")], "trusted-header", 2),
         (&[("OPS_TOKEN", "")], "--ops-token", 2),
         (&[("OPS_TOKEN", "hunter2")], "at least 32", 1),
         (&[("USER_AUTH", "jwt")], "JWT_ALGORITHM", 1),
-        (&[("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "none")], "HS256", 2),
-        (&[HS256[0], HS256[1], HS256[2]], "USER_AUTH=jwt needs JWT_ISSUER", 1),
-        (&[HS256[0], HS256[1], HS256[2], ("JWT_ISSUER", "shop")], "USER_AUTH=jwt needs JWT_AUDIENCE", 1),
-        (&[HS256[0], ("TRUSTED_HEADER_SECRET", "hunter2")], "TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt", 1),
+        (
+            &[("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "none")],
+            "HS256",
+            2,
+        ),
+        (
+            &[HS256[0], HS256[1], HS256[2]],
+            "USER_AUTH=jwt needs JWT_ISSUER",
+            1,
+        ),
+        (
+            &[HS256[0], HS256[1], HS256[2], ("JWT_ISSUER", "shop")],
+            "USER_AUTH=jwt needs JWT_AUDIENCE",
+            1,
+        ),
+        (
+            &[HS256[0], ("TRUSTED_HEADER_SECRET", "hunter2")],
+            "TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt",
+            1,
+        ),
         (&[("TRUSTED_HEADER_SECRET", "hunter2")], "at least 32", 1),
         (&[("JWT_ISSUER", "shop")], "trusted-header", 1),
-        (&[("JWT_SECRET", "hunter2")], "JWT_SECRET is set but USER_AUTH=trusted-header", 1),
+        (
+            &[("JWT_SECRET", "hunter2")],
+            "JWT_SECRET is set but USER_AUTH=trusted-header",
+            1,
+        ),
         (&[("MAX_CLAIMS_IN_HAND", "0")], "--max-claims-in-hand", 2),
         (&[], "did not answer", 1),
     ];
@@ -64,8 +87,17 @@ fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
 #[test]
 fn help_lists_the_settings_of_identity_and_shows_no_secret() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
-    let secrets = [("TRUSTED_HEADER_SECRET", "hunter2"), ("JWT_SECRET", "hunter2"), ("JWT_JWKS_URL", "hunter2")];
-    let output = command.args(["serve", "--help"]).env_clear().envs(secrets).output().unwrap();
+    let secrets = [
+        ("TRUSTED_HEADER_SECRET", "hunter2"),
+        ("JWT_SECRET", "hunter2"),
+        ("JWT_JWKS_URL", "hunter2"),
+    ];
+    let output = command
+        .args(["serve", "--help"])
+        .env_clear()
+        .envs(secrets)
+        .output()
+        .unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     for name in [
         "USER_AUTH",
@@ -82,7 +114,10 @@ fn help_lists_the_settings_of_identity_and_shows_no_secret() {
         "JWT_USER_CLAIM",
         "JWT_GROUPS_CLAIM",
     ] {
-        assert!(help.contains(&format!("[env: {name}")), "{name} is not in\n{help}");
+        assert!(
+            help.contains(&format!("[env: {name}")),
+            "{name} is not in\n{help}"
+        );
     }
     assert!(!help.contains("hunter2"), "{help}");
 }
@@ -90,7 +125,11 @@ fn help_lists_the_settings_of_identity_and_shows_no_secret() {
 #[tokio::test]
 async fn migrating_again_and_twice_at_once_changes_nothing() {
     let world = ServeWorld::new().await;
-    let tables = async || world.sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '{db}'").await;
+    let tables = async || {
+        world
+            .sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '{db}'")
+            .await
+    };
     let before = tables().await;
     tokio::join!(world.migrate(), world.migrate());
     assert_eq!(tables().await, before);

@@ -34,7 +34,10 @@ async fn every_process_knows_who_holds_a_slot_or_waits() {
             let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
             assert_eq!(api.claim(id, user).await.json, expected);
         }
-        assert_eq!(api.claim(id, "u-3").await.json, json!({"status": "waiting", "position": 1}));
+        assert_eq!(
+            api.claim(id, "u-3").await.json,
+            json!({"status": "waiting", "position": 1})
+        );
         assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
     }
 }
@@ -69,7 +72,11 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     let keys = world.keys(id, drop);
     for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
         let user = leaves.parse().unwrap();
-        world.redis.withdraw(&keys, &generation, DropId(drop), &user, 1, false).await.unwrap();
+        world
+            .redis
+            .withdraw(&keys, &generation, DropId(drop), &user, 1, false)
+            .await
+            .unwrap();
         // All counts are as before once the slot is given again.
         assert_eq!(other.claim(id, comes).await.json["slot"], 1);
         assert_eq!(api.claim(id, comes).await.code(), (200, "already_claimed"));
@@ -84,11 +91,27 @@ async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
     let (id, drop) = sold_out(&api, open(2)).await;
     let keys = world.keys(id, drop);
     for round in 0..10 {
-        let people: Vec<_> = (0..5).map(|number| format!("round-{round}-{number}")).collect();
-        set(&world, &["HSET", &keys.meta, "quantity", &(2 + 5 * (round + 1)).to_string()]).await;
-        let both = people.iter().map(async |user| (other.claim(id, user).await, api.claim(id, user).await));
+        let people: Vec<_> = (0..5)
+            .map(|number| format!("round-{round}-{number}"))
+            .collect();
+        set(
+            &world,
+            &[
+                "HSET",
+                &keys.meta,
+                "quantity",
+                &(2 + 5 * (round + 1)).to_string(),
+            ],
+        )
+        .await;
+        let both = people
+            .iter()
+            .map(async |user| (other.claim(id, user).await, api.claim(id, user).await));
         for (yes, again) in futures_util::future::join_all(both).await {
-            assert_eq!((yes.code(), again.code()), ((202, "accepted"), (200, "already_claimed")));
+            assert_eq!(
+                (yes.code(), again.code()),
+                ((202, "accepted"), (200, "already_claimed"))
+            );
             assert_eq!(yes.json["slot"], again.json["slot"]);
         }
     }
@@ -101,9 +124,16 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
     let keys = world.keys(id, drop);
     set(&world, &["HSET", &keys.meta, "waiting_list", "1"]).await;
     for _ in 0..2 {
-        assert_eq!(api.claim(id, "u-3").await.json, json!({"status": "waiting", "position": 1}));
+        assert_eq!(
+            api.claim(id, "u-3").await.json,
+            json!({"status": "waiting", "position": 1})
+        );
     }
-    set(&world, &["HSET", &keys.claimants, "u-9", &format!("{drop}:2")]).await;
+    set(
+        &world,
+        &["HSET", &keys.claimants, "u-9", &format!("{drop}:2")],
+    )
+    .await;
     assert_eq!(api.claim(id, "u-9").await.code(), (200, "already_claimed"));
 }
 
@@ -122,7 +152,10 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
     redis.freeze().await.unwrap();
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     redis.thaw().await.unwrap();
-    until("it is answered again", async || api.claim(id, "u-3").await.code() == (409, "sold_out")).await;
+    until("it is answered again", async || {
+        api.claim(id, "u-3").await.code() == (409, "sold_out")
+    })
+    .await;
 
     set(&world, &["FLUSHALL"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
@@ -135,11 +168,16 @@ async fn the_answer_is_the_same_by_either_way_and_is_counted() {
     api.claim(id, "u-1").await;
     // With a body it goes through the router.
     let path = format!("/v1/coupons/{id}/claims");
-    let first = api.ask(Method::POST, &path, &[("x-user-id", "u-2")], "{}").await;
+    let first = api
+        .ask(Method::POST, &path, &[("x-user-id", "u-2")], "{}")
+        .await;
     let series = r#"firstcome_http_requests_total{method="POST",path="/v1/coupons/{id}/claims",status="409"}"#;
     let counted = api.metric(series).await;
     let before_router = api.claim(id, "u-2").await;
-    assert_eq!((before_router.status, &before_router.json), (first.status, &first.json));
+    assert_eq!(
+        (before_router.status, &before_router.json),
+        (first.status, &first.json)
+    );
     let headers = |answer: &HttpAnswer| {
         let mut names: Vec<_> = answer
             .headers
@@ -152,9 +190,27 @@ async fn the_answer_is_the_same_by_either_way_and_is_counted() {
     assert_eq!(headers(&before_router), headers(&first));
     assert!(api.metric(series).await > counted);
     // Both ways refuse a wrong request.
-    assert_eq!(api.ask(Method::POST, &path, &[], "").await.code(), (401, "unauthorized"));
-    assert_eq!(api.ask(Method::POST, &path, &[("x-user-id", "no good")], "").await.code(), (400, "bad_user_id"));
-    assert_eq!(api.ask(Method::GET, &path, &[("x-user-id", "u-2")], "").await.status, 405);
+    assert_eq!(
+        api.ask(Method::POST, &path, &[], "").await.code(),
+        (401, "unauthorized")
+    );
+    assert_eq!(
+        api.ask(Method::POST, &path, &[("x-user-id", "no good")], "")
+            .await
+            .code(),
+        (400, "bad_user_id")
+    );
+    assert_eq!(
+        api.ask(Method::GET, &path, &[("x-user-id", "u-2")], "")
+            .await
+            .status,
+        405
+    );
     let huge = "x".repeat(20_000);
-    assert_eq!(api.ask(Method::POST, &path, &[("x-user-id", "u-2")], huge).await.status, 413);
+    assert_eq!(
+        api.ask(Method::POST, &path, &[("x-user-id", "u-2")], huge)
+            .await
+            .status,
+        413
+    );
 }

@@ -11,13 +11,21 @@ use crate::world::{ServeWorld, breakable_kafka, open, stack, until};
 pub(crate) async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&proxy, &world.name);
-    (world.with("database-url", url).with("database-timeout-ms", 500), proxy)
+    (
+        world
+            .with("database-url", url)
+            .with("database-timeout-ms", 500),
+        proxy,
+    )
 }
 
 pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.redis.proxy().await.unwrap();
     let url = stack().await.redis.url_via(&proxy);
-    (world.with("redis-url", url).with("redis-timeout-ms", 500), proxy)
+    (
+        world.with("redis-url", url).with("redis-timeout-ms", 500),
+        proxy,
+    )
 }
 
 #[tokio::test]
@@ -29,19 +37,56 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
     for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
         mysql.set(fault).await.unwrap();
         let user = format!("u-{fault:?}").replace(|c: char| !c.is_alphanumeric(), "-");
-        assert_eq!(api.claim(id, &user).await.code(), (202, "accepted"), "{fault:?}");
-        assert_eq!(api.mine(id, &user).await.json["status"], "accepted", "{fault:?}");
-        assert_eq!(api.mine(id, "u-nobody").await.code(), (503, "unavailable"), "{fault:?}");
-        assert_eq!(api.claim(4_711, &user).await.code(), (503, "unavailable"), "{fault:?}");
-        assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["state"], "open", "{fault:?}");
+        assert_eq!(
+            api.claim(id, &user).await.code(),
+            (202, "accepted"),
+            "{fault:?}"
+        );
+        assert_eq!(
+            api.mine(id, &user).await.json["status"],
+            "accepted",
+            "{fault:?}"
+        );
+        assert_eq!(
+            api.mine(id, "u-nobody").await.code(),
+            (503, "unavailable"),
+            "{fault:?}"
+        );
+        assert_eq!(
+            api.claim(4_711, &user).await.code(),
+            (503, "unavailable"),
+            "{fault:?}"
+        );
+        assert_eq!(
+            api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["state"],
+            "open",
+            "{fault:?}"
+        );
         assert_eq!(api.get("/readyz").await.status, 200, "{fault:?}");
-        assert_eq!(api.ops(Method::POST, "/v1/coupons", &open(1)).await.code(), (503, "unavailable"), "{fault:?}");
-        assert_eq!(api.patch(id, json!({"quantity": 9})).await.code(), (503, "unavailable"), "{fault:?}");
+        assert_eq!(
+            api.ops(Method::POST, "/v1/coupons", &open(1)).await.code(),
+            (503, "unavailable"),
+            "{fault:?}"
+        );
+        assert_eq!(
+            api.patch(id, json!({"quantity": 9})).await.code(),
+            (503, "unavailable"),
+            "{fault:?}"
+        );
     }
     mysql.set(ProxyFault::Pass).await.unwrap();
-    until("unknown is unknown again", async || api.claim(4_711, "u-1").await.status == 404).await;
-    until("changes work again", async || api.patch(id, json!({"quantity": 9})).await.status == 200).await;
-    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"], drop);
+    until("unknown is unknown again", async || {
+        api.claim(4_711, "u-1").await.status == 404
+    })
+    .await;
+    until("changes work again", async || {
+        api.patch(id, json!({"quantity": 9})).await.status == 200
+    })
+    .await;
+    assert_eq!(
+        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"],
+        drop
+    );
     assert_eq!(world.messages().await, 2);
 }
 
@@ -49,19 +94,32 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
 async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
-    let api = proxied.with("redis-timeout-ms", 1_000).with("request-timeout-ms", 4_000).api().await;
+    let api = proxied
+        .with("redis-timeout-ms", 1_000)
+        .with("request-timeout-ms", 4_000)
+        .api()
+        .await;
     let (id, _) = api.make(open(1)).await;
     redis.set(ProxyFault::BlackHole).await.unwrap();
     // As many calls as a thousand claims need would take eight seconds, each of them unanswered for
     // one.
-    let answers =
-        futures_util::future::join_all((0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
+    let answers = futures_util::future::join_all(
+        (0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await),
+    )
+    .await;
     for answer in &answers {
         let detail = answer.json["detail"].as_str().unwrap();
-        assert_eq!((answer.code(), detail.contains("is not known yet")), ((503, "unavailable"), true), "{detail}");
+        assert_eq!(
+            (answer.code(), detail.contains("is not known yet")),
+            ((503, "unavailable"), true),
+            "{detail}"
+        );
     }
     redis.set(ProxyFault::Pass).await.unwrap();
-    until("claims work again", async || api.claim(id, "u-0").await.status != 503).await;
+    until("claims work again", async || {
+        api.claim(id, "u-0").await.status != 503
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -85,18 +143,38 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
     })
     .await;
     let made = api.ops(Method::POST, "/v1/coupons", &open(1)).await;
-    assert_eq!(made.status, 201, "the coupon stands, and the reconciler loads it");
-    assert!(made.json["id"].as_i64().unwrap() > id + 1_000, "nobody knows which numbers were given");
+    assert_eq!(
+        made.status, 201,
+        "the coupon stands, and the reconciler loads it"
+    );
+    assert!(
+        made.json["id"].as_i64().unwrap() > id + 1_000,
+        "nobody knows which numbers were given"
+    );
     assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
-    assert_eq!(api.patch(id, json!({"quantity": 4, "name": "x"})).await.code(), (503, "unavailable"));
-    let row = world.sql(&format!("SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}")).await;
+    assert_eq!(
+        api.patch(id, json!({"quantity": 4, "name": "x"}))
+            .await
+            .code(),
+        (503, "unavailable")
+    );
+    let row = world
+        .sql(&format!(
+            "SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}"
+        ))
+        .await;
     assert_eq!(row, [["5", "Winter coupon"]]);
 
     redis.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(world.dump().await, before);
-    until("claims work again", async || api.claim(id, "u-1").await.status == 202).await;
+    until("claims work again", async || {
+        api.claim(id, "u-1").await.status == 202
+    })
+    .await;
     assert_eq!(
-        api.claim(made.json["id"].as_i64().unwrap(), "u-1").await.code(),
+        api.claim(made.json["id"].as_i64().unwrap(), "u-1")
+            .await
+            .code(),
         (503, "unavailable"),
         "not loaded yet"
     );
@@ -112,8 +190,15 @@ async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_trie
     assert_eq!(api.claim(id, "u-1").await.code(), (503, "unavailable"));
     redis.set(ProxyFault::Pass).await.unwrap();
     let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
-    until("the retry finds it", async || api.claim(id, "u-1").await.json == retried).await;
-    assert_eq!(world.messages().await, 1, "it was published before it was promised");
+    until("the retry finds it", async || {
+        api.claim(id, "u-1").await.json == retried
+    })
+    .await;
+    assert_eq!(
+        world.messages().await,
+        1,
+        "it was published before it was promised"
+    );
     assert_eq!(api.claim(id, "u-2").await.json["slot"], 2);
 }
 
@@ -123,11 +208,23 @@ async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.with("redis-timeout-ms", 10_000).api().await;
     let (id, _) = api.make(open(5)).await;
-    redis.set(ProxyFault::Delay(Duration::from_millis(300))).await.unwrap();
+    redis
+        .set(ProxyFault::Delay(Duration::from_millis(300)))
+        .await
+        .unwrap();
     let url = format!("{}/v1/coupons/{id}/claims", api.base);
-    let hung_up = api.client.post(url).header("x-user-id", "u-1").timeout(Duration::from_millis(200)).send().await;
+    let hung_up = api
+        .client
+        .post(url)
+        .header("x-user-id", "u-1")
+        .timeout(Duration::from_millis(200))
+        .send()
+        .await;
     assert!(hung_up.unwrap_err().is_timeout());
-    until("the message is on the topic", async || world.messages().await == 1).await;
+    until("the message is on the topic", async || {
+        world.messages().await == 1
+    })
+    .await;
     redis.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
 }
@@ -136,16 +233,24 @@ async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
 async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
-    let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
+    let own = world
+        .with("kafka-brokers", kafka.bootstrap())
+        .with("publish-deadline-ms", 500);
     own.migrate().await;
     kafka.kill().await.unwrap();
     let api = own.api().await;
     let (id, _) = api.make(open(5_000)).await;
     let claimed = api.claim(id, "u-1").await;
-    assert_eq!((claimed.code(), &claimed.json["queued"]), ((202, "accepted"), &json!(false)));
+    assert_eq!(
+        (claimed.code(), &claimed.json["queued"]),
+        ((202, "accepted"), &json!(false))
+    );
     let ready = api.get("/readyz").await;
     let note = ready.json["notes"]["kafka"].as_str().unwrap();
-    assert!(ready.status == 200 && note.contains("dead-letter"), "{ready:?}");
+    assert!(
+        ready.status == 200 && note.contains("dead-letter"),
+        "{ready:?}"
+    );
 
     kafka.start_again().await.unwrap();
     let mut user = 1;
@@ -154,7 +259,10 @@ async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back
         api.claim(id, &format!("u-{user}")).await.json["queued"] == true
     })
     .await;
-    until("the note is gone", async || api.get("/readyz").await.json["notes"]["kafka"] == "ok").await;
+    until("the note is gone", async || {
+        api.get("/readyz").await.json["notes"]["kafka"] == "ok"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -163,7 +271,10 @@ async fn a_process_that_stops_says_so_before_it_closes_its_door() {
     let api = world.with("shutdown-delay-ms", 2_000).api().await;
     let (id, _) = api.make(open(5)).await;
     api.begin_to_stop();
-    until("it is not ready", async || api.get("/readyz").await.status == 503).await;
+    until("it is not ready", async || {
+        api.get("/readyz").await.status == 503
+    })
+    .await;
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
     api.stop().await;
 }
@@ -175,7 +286,9 @@ async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
     let (base, client) = (api.base.clone(), api.client.clone());
     let claims: Vec<_> = (0..400)
         .map(|n| {
-            let request = client.post(format!("{base}/v1/coupons/{id}/claims")).header("x-user-id", format!("u-{n}"));
+            let request = client
+                .post(format!("{base}/v1/coupons/{id}/claims"))
+                .header("x-user-id", format!("u-{n}"));
             tokio::spawn(async move { request.send().await.map(|r| r.status().as_u16()) })
         })
         .collect();
@@ -191,7 +304,9 @@ async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
             Err(error) => assert!(error.is_request() || error.is_connect(), "{error}"),
         }
     }
-    let users: i64 = world.ask_redis(&["ZCARD", &world.keys(id, drop).users]).await;
+    let users: i64 = world
+        .ask_redis(&["ZCARD", &world.keys(id, drop).users])
+        .await;
     assert!(yes <= users);
     assert_eq!(world.messages().await, users);
 }

@@ -7,8 +7,20 @@ use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open};
 
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 
-async fn with_token(api: &InProcessApi, token: &str, method: Method, path: &str, body: &str) -> HttpAnswer {
-    api.ask(method, path, &[("authorization", &*format!("Bearer {token}"))], body).await
+async fn with_token(
+    api: &InProcessApi,
+    token: &str,
+    method: Method,
+    path: &str,
+    body: &str,
+) -> HttpAnswer {
+    api.ask(
+        method,
+        path,
+        &[("authorization", &*format!("Bearer {token}"))],
+        body,
+    )
+    .await
 }
 
 #[tokio::test]
@@ -17,38 +29,88 @@ async fn a_view_token_reads_and_changes_nothing() {
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue((id, drop), 1, "u-1").await;
-    let issued = with_token(&api, VIEW_TOKEN, Method::GET, &format!("/v1/coupons/{id}/issued"), "").await;
+    let issued = with_token(
+        &api,
+        VIEW_TOKEN,
+        Method::GET,
+        &format!("/v1/coupons/{id}/issued"),
+        "",
+    )
+    .await;
     assert_eq!(issued.json["issued"][0]["user_id"], "u-1");
     let before = world.dump().await;
     let path = format!("/v1/coupons/{id}");
-    for (method, path, body) in
-        [(Method::POST, "/v1/coupons", open(9)), (Method::PATCH, path.as_str(), json!({"paused": true}))]
-    {
+    for (method, path, body) in [
+        (Method::POST, "/v1/coupons", open(9)),
+        (Method::PATCH, path.as_str(), json!({"paused": true})),
+    ] {
         let refused = with_token(&api, VIEW_TOKEN, method, path, &body.to_string()).await;
         assert_eq!(refused.code(), (403, "read_only"), "{path}");
     }
     assert_eq!(world.dump().await, before);
-    assert_eq!(world.sql("SELECT COUNT(*), MAX(revision) FROM {db}.coupons").await, [["1", "1"]]);
-    assert_eq!(world.with("ops-view-token", OPS_TOKEN).try_api().await.map(|_| ()).map_err(|_| ()), Err(()));
+    assert_eq!(
+        world
+            .sql("SELECT COUNT(*), MAX(revision) FROM {db}.coupons")
+            .await,
+        [["1", "1"]]
+    );
+    assert_eq!(
+        world
+            .with("ops-view-token", OPS_TOKEN)
+            .try_api()
+            .await
+            .map(|_| ())
+            .map_err(|_| ()),
+        Err(())
+    );
 }
 
 #[tokio::test]
 async fn of_two_tokens_each_is_taken_and_of_two_headers_none() {
     let world = ServeWorld::new().await;
     let other = "b".repeat(40);
-    let api = world.with("ops-token", format!("{OPS_TOKEN},{other}")).api().await;
+    let api = world
+        .with("ops-token", format!("{OPS_TOKEN},{other}"))
+        .api()
+        .await;
     for token in [OPS_TOKEN, &other] {
-        assert_eq!(with_token(&api, token, Method::POST, "/v1/coupons", &open(1).to_string()).await.status, 201);
+        assert_eq!(
+            with_token(
+                &api,
+                token,
+                Method::POST,
+                "/v1/coupons",
+                &open(1).to_string()
+            )
+            .await
+            .status,
+            201
+        );
     }
     let both = format!("{OPS_TOKEN},{other}");
-    assert_eq!(with_token(&api, &both, Method::POST, "/v1/coupons", "{}").await.code(), (401, "unauthorized"));
+    assert_eq!(
+        with_token(&api, &both, Method::POST, "/v1/coupons", "{}")
+            .await
+            .code(),
+        (401, "unauthorized")
+    );
     for second in [OPS_TOKEN, "nonsense"] {
         let values = [OPS_TOKEN, second].map(|token| format!("Bearer {token}"));
-        let headers = [("authorization", values[0].as_str()), ("authorization", values[1].as_str())];
-        let refused = api.ask(Method::POST, "/v1/coupons", &headers, open(1).to_string()).await;
+        let headers = [
+            ("authorization", values[0].as_str()),
+            ("authorization", values[1].as_str()),
+        ];
+        let refused = api
+            .ask(Method::POST, "/v1/coupons", &headers, open(1).to_string())
+            .await;
         assert_eq!(refused.code(), (400, "invalid"), "{second}");
     }
-    assert_eq!(world.sql("SELECT COUNT(*), COUNT(DISTINCT token) FROM {db}.ops_actions").await, [["2", "2"]]);
+    assert_eq!(
+        world
+            .sql("SELECT COUNT(*), COUNT(DISTINCT token) FROM {db}.ops_actions")
+            .await,
+        [["2", "2"]]
+    );
 }
 
 async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
@@ -66,34 +128,83 @@ async fn what_an_operator_changes_is_recorded_with_it() {
     let (world, api) = ServeWorld::with_api().await;
     let token = format!("Bearer {OPS_TOKEN}");
     let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {
-        let headers = [("authorization", token.as_str()), ("x-operator", name), ("idempotency-key", key)];
+        let headers = [
+            ("authorization", token.as_str()),
+            ("x-operator", name),
+            ("idempotency-key", key),
+        ];
         api.ask(method, path, &headers, body.to_string()).await
     };
     let made = ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(5)).await;
     let id = made.json["id"].as_i64().unwrap();
     let path = format!("/v1/coupons/{id}");
-    assert_eq!(ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(6)).await.status, 422);
+    assert_eq!(
+        ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(6))
+            .await
+            .status,
+        422
+    );
     assert_eq!(api.claim(id, "u-1").await.status, 202);
     for refused in [json!({"quantity": 0}), json!({"opens": "15:00"})] {
         assert!(ask(Method::PATCH, &path, "Lee", "-", &refused).await.status >= 400);
     }
-    assert_eq!(ask(Method::PATCH, &path, "Lee", "-", &json!({"quantity": 7, "name": "Other"})).await.status, 200);
+    assert_eq!(
+        ask(
+            Method::PATCH,
+            &path,
+            "Lee",
+            "-",
+            &json!({"quantity": 7, "name": "Other"})
+        )
+        .await
+        .status,
+        200
+    );
     assert_eq!(api.patch(id, json!({"close_now": true})).await.status, 200);
-    assert_eq!(ask(Method::PATCH, &path, "", "-", &json!({"paused": true})).await.code(), (400, "invalid"));
+    assert_eq!(
+        ask(Method::PATCH, &path, "", "-", &json!({"paused": true}))
+            .await
+            .code(),
+        (400, "invalid")
+    );
 
     let acts = acts(&world).await;
     let said = |action: &str, name: &str| {
-        vec![action.to_owned(), id.to_string(), name.into(), "8".into(), "127.0.0.1".into(), "1".into()]
+        vec![
+            action.to_owned(),
+            id.to_string(),
+            name.into(),
+            "8".into(),
+            "127.0.0.1".into(),
+            "1".into(),
+        ]
     };
     let who: Vec<_> = acts.iter().map(|(row, _)| row.clone()).collect();
-    assert_eq!(who, [said("create_coupon", "Kim K."), said("change_coupon", "Lee"), said("change_coupon", "-")]);
+    assert_eq!(
+        who,
+        [
+            said("create_coupon", "Kim K."),
+            said("change_coupon", "Lee"),
+            said("change_coupon", "-")
+        ]
+    );
     assert_eq!(acts[0].1["quantity"], 5);
     let changed = acts[1].1.as_object().unwrap();
     assert_eq!(changed["quantity"], json!({"from": 5, "to": 7}));
-    assert_eq!(changed["name"], json!({"from": "Winter coupon", "to": "Other"}));
+    assert_eq!(
+        changed["name"],
+        json!({"from": "Winter coupon", "to": "Other"})
+    );
     assert_eq!(changed.len(), 3, "and its drop: {changed:?}");
     let closed = acts[2].1.as_object().unwrap();
-    let drop = closed.iter().find(|(name, _)| name.starts_with("drop ")).unwrap().1;
-    assert!(drop["to"]["closes_at"].as_str() < drop["from"]["closes_at"].as_str(), "{drop}");
+    let drop = closed
+        .iter()
+        .find(|(name, _)| name.starts_with("drop "))
+        .unwrap()
+        .1;
+    assert!(
+        drop["to"]["closes_at"].as_str() < drop["from"]["closes_at"].as_str(),
+        "{drop}"
+    );
     assert!(!format!("{acts:?}").contains(OPS_TOKEN));
 }

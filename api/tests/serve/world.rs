@@ -30,15 +30,22 @@ const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
 
 /// What a token of this person says; `more` is said too, or instead.
 pub(crate) fn claims(user: &str, more: &Value) -> Value {
-    let mut claims = json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
-    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut claims =
+        json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
+    claims
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
     claims
 }
 
 /// The same as the header `Authorization`.
 pub(crate) fn bearer(user: &str, more: &Value) -> String {
     let key = EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-    format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims(user, more), &key).unwrap())
+    format!(
+        "Bearer {}",
+        encode(&Header::new(Algorithm::HS256), &claims(user, more), &key).unwrap()
+    )
 }
 
 /// Partitions of every topic here.
@@ -87,13 +94,20 @@ impl ServeWorld {
             ("kafka-topic", name.clone()),
         ]);
         let redis = redis_client(&stack.redis.url(), &name);
-        let world = Self { name, redis, settings };
+        let world = Self {
+            name,
+            redis,
+            settings,
+        };
         world.migrate().await;
         world
     }
 
     pub(crate) async fn migrate(&self) {
-        let (url, brokers) = (self.settings["database-url"].clone(), self.settings["kafka-brokers"].clone());
+        let (url, brokers) = (
+            self.settings["database-url"].clone(),
+            self.settings["kafka-brokers"].clone(),
+        );
         migrate(url, brokers, &self.name, PARTITIONS).await;
     }
 
@@ -107,7 +121,10 @@ impl ServeWorld {
         for row in self.sql("SELECT id FROM {db}.coupons").await {
             let coupon = CouponId(row[0].parse().unwrap());
             let generation = self.redis.ensure_generation(coupon).await.unwrap();
-            self.redis.open_coupons(&[(coupon, generation)], &life).await.unwrap();
+            self.redis
+                .open_coupons(&[(coupon, generation)], &life)
+                .await
+                .unwrap();
         }
         assert!(self.redis.open_gate(&life, &life.servers()).await.unwrap());
     }
@@ -122,40 +139,72 @@ impl ServeWorld {
 
     /// The same, in which people bring tokens.
     pub(crate) fn with_tokens(&self) -> Self {
-        let by_token = self.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", TOKEN_SECRET);
-        by_token.with("jwt-issuer", ISSUER).with("jwt-audience", AUDIENCE)
+        let by_token = self
+            .with("user-auth", "jwt")
+            .with("jwt-algorithm", "HS256")
+            .with("jwt-secret", TOKEN_SECRET);
+        by_token
+            .with("jwt-issuer", ISSUER)
+            .with("jwt-audience", AUDIENCE)
     }
 
     pub(crate) async fn api(&self) -> InProcessApi {
-        self.try_api().await.unwrap_or_else(|error| panic!("{error:#}"))
+        self.try_api()
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     pub(crate) async fn try_api(&self) -> anyhow::Result<InProcessApi> {
-        let flags = self.settings.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
+        let flags = self
+            .settings
+            .iter()
+            .flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
         let stop = CancellationToken::new();
-        let server = ApiServer::bind(parse(flags)?, &stop).await?.expect("nobody stopped it");
+        let server = ApiServer::bind(parse(flags)?, &stop)
+            .await?
+            .expect("nobody stopped it");
         let base = format!("http://{}", server.address());
         let task = tokio::spawn(server.run(stop.clone()));
-        Ok(InProcessApi { base, client: Client::new(), running: RunningProgram { stop, task } })
+        Ok(InProcessApi {
+            base,
+            client: Client::new(),
+            running: RunningProgram { stop, task },
+        })
     }
 
     pub(crate) async fn sql(&self, statement: &str) -> Vec<Vec<String>> {
         let statement = statement.replace("{db}", &self.name);
-        stack().await.mysql.query(&statement).await.unwrap_or_else(|e| panic!("{statement}: {e:#}"))
+        stack()
+            .await
+            .mysql
+            .query(&statement)
+            .await
+            .unwrap_or_else(|e| panic!("{statement}: {e:#}"))
     }
 
     /// A coupon whose window is over, as time would have made it: nobody may make one that is.
     pub(crate) async fn make_over(&self, api: &InProcessApi, quantity: u32) -> (i64, i64) {
         let (id, drop) = api.make(open(quantity)).await;
-        let then =
-            "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
-        self.sql(&format!("UPDATE {{db}}.drops SET {then} WHERE id = {drop}")).await;
+        let then = "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
+        self.sql(&format!("UPDATE {{db}}.drops SET {then} WHERE id = {drop}"))
+            .await;
         let ago = |minutes| (Utc::now() - TimeDelta::minutes(minutes)).timestamp_millis();
         let (opened, closed) = (ago(20).to_string(), ago(10).to_string());
         let meta = self.keys(id, drop).meta;
-        self.ask_redis::<()>(&["HSET", &meta, "opens_at_ms", &opened, "closes_at_ms", &closed]).await;
+        self.ask_redis::<()>(&[
+            "HSET",
+            &meta,
+            "opens_at_ms",
+            &opened,
+            "closes_at_ms",
+            &closed,
+        ])
+        .await;
         let path = format!("/v1/coupons/{id}");
-        until("its window is over", async || api.get(&path).await.json["current_drop"]["state"] == "closed").await;
+        until("its window is over", async || {
+            api.get(&path).await.json["current_drop"]["state"] == "closed"
+        })
+        .await;
         (id, drop)
     }
 
@@ -166,7 +215,10 @@ impl ServeWorld {
     /// Every key of this test's with its content, to see that nothing changed.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let mut dump = BTreeMap::new();
-        for name in self.ask_redis::<Vec<String>>(&["KEYS", &format!("{}:*", self.name)]).await {
+        for name in self
+            .ask_redis::<Vec<String>>(&["KEYS", &format!("{}:*", self.name)])
+            .await
+        {
             let content = self.ask_redis(&["DUMP", &name]).await;
             dump.insert(name, content);
         }
@@ -185,8 +237,13 @@ impl ServeWorld {
     /// A row of `user` on a slot, as the consumer writes it.
     pub(crate) async fn issue(&self, (coupon, drop): (i64, i64), slot: u32, user: &str) {
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
-        let values = format!("{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer'");
-        self.sql(&format!("INSERT INTO {{db}}.issued_coupons ({columns}) VALUES ({values})")).await;
+        let values = format!(
+            "{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer'"
+        );
+        self.sql(&format!(
+            "INSERT INTO {{db}}.issued_coupons ({columns}) VALUES ({values})"
+        ))
+        .await;
     }
 
     /// How many messages the topic holds.
@@ -194,8 +251,13 @@ impl ServeWorld {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
         let count = move || {
-            let client: BaseConsumer = rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-            (0..PARTITIONS).map(|p| client.fetch_watermarks(&topic, p, LIMIT).unwrap().1).sum()
+            let client: BaseConsumer = rdkafka::ClientConfig::new()
+                .set("bootstrap.servers", brokers)
+                .create()
+                .unwrap();
+            (0..PARTITIONS)
+                .map(|p| client.fetch_watermarks(&topic, p, LIMIT).unwrap().1)
+                .sum()
         };
         tokio::task::spawn_blocking(count).await.unwrap()
     }
@@ -208,8 +270,11 @@ impl ServeWorld {
         let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
         let read = move || {
             let mut config = rdkafka::ClientConfig::new();
-            let client: BaseConsumer =
-                config.set("bootstrap.servers", brokers).set("group.id", "reader").create().unwrap();
+            let client: BaseConsumer = config
+                .set("bootstrap.servers", brokers)
+                .set("group.id", "reader")
+                .create()
+                .unwrap();
             let mut from = TopicPartitionList::new();
             from.add_partition_range(&topic, 0, PARTITIONS - 1);
             from.set_all_offsets(Offset::Beginning).unwrap();
@@ -225,7 +290,10 @@ impl ServeWorld {
 
     /// The same on another Redis, on which admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
-        Self { redis: redis_client(url, &self.name), ..self.with("redis-url", url) }
+        Self {
+            redis: redis_client(url, &self.name),
+            ..self.with("redis-url", url)
+        }
     }
 }
 
@@ -246,7 +314,9 @@ pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'stat
     static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
-    let kafka = KAFKA.get_or_init(async || KafkaServer::start(KafkaOptions::default()).await.unwrap()).await;
+    let kafka = KAFKA
+        .get_or_init(async || KafkaServer::start(KafkaOptions::default()).await.unwrap())
+        .await;
     if kafka.pid().is_none() {
         kafka.start_again().await.unwrap();
     }
@@ -269,7 +339,13 @@ pub(crate) struct HttpAnswer {
 
 impl HttpAnswer {
     pub(crate) fn code(&self) -> (u16, &str) {
-        (self.status, self.json["code"].as_str().or(self.json["status"].as_str()).unwrap_or_default())
+        (
+            self.status,
+            self.json["code"]
+                .as_str()
+                .or(self.json["status"].as_str())
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -291,14 +367,21 @@ impl InProcessApi {
         headers: &[(&str, &str)],
         body: impl Into<String>,
     ) -> reqwest::Result<HttpAnswer> {
-        let mut request = self.client.request(method, format!("{}{path}", self.base)).body(body.into());
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.base))
+            .body(body.into());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = request.timeout(LIMIT).send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await?;
-        Ok(HttpAnswer { status, headers, json: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+        Ok(HttpAnswer {
+            status,
+            headers,
+            json: serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        })
     }
 
     pub(crate) async fn get(&self, path: &str) -> HttpAnswer {
@@ -306,35 +389,58 @@ impl InProcessApi {
     }
 
     pub(crate) async fn claim(&self, coupon: i64, user: &str) -> HttpAnswer {
-        self.ask(Method::POST, &format!("/v1/coupons/{coupon}/claims"), &[("x-user-id", user)], "").await
+        self.ask(
+            Method::POST,
+            &format!("/v1/coupons/{coupon}/claims"),
+            &[("x-user-id", user)],
+            "",
+        )
+        .await
     }
 
     pub(crate) async fn mine(&self, coupon: i64, user: &str) -> HttpAnswer {
-        self.ask(Method::GET, &format!("/v1/coupons/{coupon}/claims/me"), &[("x-user-id", user)], "").await
+        self.ask(
+            Method::GET,
+            &format!("/v1/coupons/{coupon}/claims/me"),
+            &[("x-user-id", user)],
+            "",
+        )
+        .await
     }
 
     pub(crate) async fn ops(&self, method: Method, path: &str, body: &Value) -> HttpAnswer {
         let token = format!("Bearer {OPS_TOKEN}");
-        self.ask(method, path, &[("authorization", &token)], body.to_string()).await
+        self.ask(method, path, &[("authorization", &token)], body.to_string())
+            .await
     }
 
     pub(crate) async fn patch(&self, coupon: i64, body: Value) -> HttpAnswer {
-        self.ops(Method::PATCH, &format!("/v1/coupons/{coupon}"), &body).await
+        self.ops(Method::PATCH, &format!("/v1/coupons/{coupon}"), &body)
+            .await
     }
 
     /// Makes a coupon and gives its id and the drop it has.
     pub(crate) async fn make(&self, body: Value) -> (i64, i64) {
         let made = self.ops(Method::POST, "/v1/coupons", &body).await;
         assert_eq!(made.status, 201, "{made:?}");
-        let drop = if made.json["current_drop"].is_null() { "next_drop" } else { "current_drop" };
-        (made.json["id"].as_i64().unwrap(), made.json[drop]["id"].as_i64().unwrap())
+        let drop = if made.json["current_drop"].is_null() {
+            "next_drop"
+        } else {
+            "current_drop"
+        };
+        (
+            made.json["id"].as_i64().unwrap(),
+            made.json[drop]["id"].as_i64().unwrap(),
+        )
     }
 
     /// The value of a metric's series.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         let text = self.get("/metrics").await.json;
         let mut lines = text.as_str().unwrap_or_default().lines();
-        lines.find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0.0)
+        lines
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+            .unwrap_or(0.0)
     }
 
     pub(crate) async fn stop(self) {
@@ -349,7 +455,9 @@ impl InProcessApi {
 
 /// A coupon whose one drop is open from `opens` to `closes` minutes from now.
 pub(crate) fn coupon(quantity: u32, opens: i64, closes: i64) -> Value {
-    let at = |minutes| (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let at = |minutes| {
+        (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
+    };
     json!({
         "name": "Winter coupon", "quantity": quantity, "once_per": "coupon", "waiting_list": 0,
         "schedule": {"type": "once", "opens_at": at(opens), "closes_at": at(closes)},

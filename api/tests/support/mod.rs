@@ -22,24 +22,44 @@ pub(crate) async fn stack() -> &'static Stack {
         firstcome_shared::telemetry::init_logs();
     }
     STACK
-        .get_or_init(async || Stack::start(StackOptions::without_fsync()).await.unwrap_or_else(|e| panic!("{e:#}")))
+        .get_or_init(async || {
+            Stack::start(StackOptions::without_fsync())
+                .await
+                .unwrap_or_else(|e| panic!("{e:#}"))
+        })
         .await
 }
 
 /// A name of this test's own, and an empty database of that name.
 pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    mysql.query(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let name = format!(
+        "t{}_{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    mysql
+        .query(&format!("CREATE DATABASE {name}"))
+        .await
+        .unwrap();
     name
 }
 
 /// Makes the tables and the topic, as `firstcome-api migrate` does.
-pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: &str, partitions: i32) {
+pub(crate) async fn migrate(
+    database_url: String,
+    kafka_brokers: String,
+    topic: &str,
+    partitions: i32,
+) {
     static TABLES: Tables = Tables::new();
     let url = database_url.clone();
     let args = MigrateArgs {
-        mysql: MysqlArgs { database_url: database_url.into(), database_pool_size: 2, database_timeout_ms: 20_000 },
+        mysql: MysqlArgs {
+            database_url: database_url.into(),
+            database_pool_size: 2,
+            database_timeout_ms: 20_000,
+        },
         kafka: KafkaArgs {
             kafka_brokers,
             kafka_topic: topic.to_owned(),
@@ -49,9 +69,16 @@ pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: 
         },
         kafka_partitions: partitions,
         kafka_replication: 1,
-        start: StartArgs { startup_wait_seconds: 30 },
+        start: StartArgs {
+            startup_wait_seconds: 30,
+        },
     };
-    TABLES.migrated(&url, async || migrate::run(args, CancellationToken::new()).await.unwrap()).await.unwrap();
+    TABLES
+        .migrated(&url, async || {
+            migrate::run(args, CancellationToken::new()).await.unwrap()
+        })
+        .await
+        .unwrap();
 }
 
 /// Arguments as the command line reads them.
@@ -74,7 +101,11 @@ impl RunningProgram {
     /// Stops it as SIGTERM does, and waits for its end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(LIMIT, self.task).await.expect("it stops in time").unwrap().unwrap();
+        tokio::time::timeout(LIMIT, self.task)
+            .await
+            .expect("it stops in time")
+            .unwrap()
+            .unwrap();
     }
 }
 

@@ -27,7 +27,10 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    ended("firstcome-baselines", run(Command::parse()).await.map(|()| ExitCode::SUCCESS))
+    ended(
+        "firstcome-baselines",
+        run(Command::parse()).await.map(|()| ExitCode::SUCCESS),
+    )
 }
 
 async fn run(command: Command) -> Result<()> {

@@ -32,9 +32,14 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A route that does nothing, and gives the answer of a sold-out claim, byte for byte as long.
 pub async fn nothing() -> Result<()> {
-    const BODY: &str =
-        r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
-    let answer = async || (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "application/problem+json")], BODY);
+    const BODY: &str = r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
+    let answer = async || {
+        (
+            StatusCode::CONFLICT,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            BODY,
+        )
+    };
     listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
 }
 
@@ -68,12 +73,34 @@ struct BareRoute {
 pub async fn bare(args: BareArgs) -> Result<()> {
     let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
     let (timeout, durability) = (Duration::from_secs(1), RedisDurability::default());
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout, mode: RedisMode::default(), durability })?;
+    let redis = Redis::new(&RedisSettings {
+        url,
+        prefix,
+        timeout,
+        mode: RedisMode::default(),
+        durability,
+    })?;
     let (brokers, topic, group) = (args.brokers.clone(), args.topic.clone(), String::new());
-    let kafka = KafkaSettings { brokers, topic, group, security: Security::default(), signing: Signing::default() };
+    let kafka = KafkaSettings {
+        brokers,
+        topic,
+        group,
+        security: Security::default(),
+        signing: Signing::default(),
+    };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
-    let route = BareRoute { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
-    listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(route))).await
+    let route = BareRoute {
+        redis,
+        keys,
+        producer: kafka.producer(DEADLINE).create()?,
+        args,
+    };
+    listen(
+        Router::new()
+            .route("/v1/coupons/{id}/claims", post(claim))
+            .with_state(Arc::new(route)),
+    )
+    .await
 }
 
 async fn claim(State(route): State<Arc<BareRoute>>, headers: HeaderMap) -> Response {
@@ -84,18 +111,35 @@ async fn claim(State(route): State<Arc<BareRoute>>, headers: HeaderMap) -> Respo
 }
 
 async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
-    let user_id: UserId = headers.get("x-user-id").context("no X-User-Id")?.to_str()?.parse()?;
+    let user_id: UserId = headers
+        .get("x-user-id")
+        .context("no X-User-Id")?
+        .to_str()?
+        .parse()?;
     let (coupon_id, drop_id) = (CouponId(route.args.coupon), DropId(route.args.drop));
     let reply = route.redis.claim(&route.keys, drop_id, &user_id).await?;
     let Admission::Accepted(slot) = reply.admission else {
         return Ok(Problem::new(Code::SoldOut, "all are given out").into_response());
     };
     let claimed_at = DateTime::from_timestamp_millis(reply.now_ms).context("Redis's time")?;
-    let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };
+    let event = ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id,
+        claimed_at,
+    };
     let (key, payload) = (event.key(), event.encode());
     let partition = i32::try_from(event.partition(PARTITIONS))?;
-    let record = FutureRecord::to(&route.args.topic).partition(partition).key(&key).payload(&payload);
-    route.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
+    let record = FutureRecord::to(&route.args.topic)
+        .partition(partition)
+        .key(&key)
+        .payload(&payload);
+    route
+        .producer
+        .send(record, DEADLINE)
+        .await
+        .map_err(|(error, _)| error)?;
     let body = json!({"status": "accepted", "drop_id": drop_id, "slot": slot, "queued": true});
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }

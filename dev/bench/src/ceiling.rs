@@ -43,14 +43,25 @@ pub async fn insert_rows_by(
     let mut conn = installation.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
     let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
-    let took = insert_into(&mut conn, "issued_coupons", coupon, from..=to, rows, &limits).await?;
+    let took = insert_into(
+        &mut conn,
+        "issued_coupons",
+        coupon,
+        from..=to,
+        rows,
+        &limits,
+    )
+    .await?;
     conn.disconnect().await?;
     Ok(took)
 }
 
 /// The same rows and columns, all of a coupon, in an empty table with a primary key and one unique
 /// key.
-pub async fn insert_bare_rows(installation: &Installation, coupon: InstallationCoupon) -> Result<Duration> {
+pub async fn insert_bare_rows(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+) -> Result<Duration> {
     let mut conn = installation.mysql().await?;
     conn.query_drop("DROP TABLE IF EXISTS bare_rows").await?;
     conn.query_drop(
@@ -63,7 +74,15 @@ pub async fn insert_bare_rows(installation: &Installation, coupon: InstallationC
          UNIQUE KEY one_each (coupon_id, user_id, person_scope))",
     )
     .await?;
-    let took = insert_into(&mut conn, "bare_rows", coupon, 1..=coupon.quantity, ROWS, &[]).await?;
+    let took = insert_into(
+        &mut conn,
+        "bare_rows",
+        coupon,
+        1..=coupon.quantity,
+        ROWS,
+        &[],
+    )
+    .await?;
     conn.disconnect().await?;
     Ok(took)
 }
@@ -90,9 +109,12 @@ async fn insert_into(
                 )
             })
             .collect();
-        let columns =
-            "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
-        conn.query_drop(format!("INSERT INTO {table} ({columns}) VALUES {}", values.join(","))).await?;
+        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
+        conn.query_drop(format!(
+            "INSERT INTO {table} ({columns}) VALUES {}",
+            values.join(",")
+        ))
+        .await?;
         next = last + 1;
     }
     Ok(begun.elapsed())
@@ -105,26 +127,43 @@ pub fn person(slot: u32) -> String {
 
 /// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them two
 /// minutes ago.
-pub async fn admit_straight(installation: &Installation, coupon: InstallationCoupon, to: u32) -> Result<()> {
+pub async fn admit_straight(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+    to: u32,
+) -> Result<()> {
     let mut conn = installation.redis().await?;
-    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let keys = DropKeys::new(
+        installation.setting("REDIS_KEY_PREFIX"),
+        CouponId(coupon.id),
+        DropId(coupon.drop),
+    );
     let long_ago = chrono::Utc::now().timestamp_millis() - 120_000;
     for first in (1..=to).step_by(ROWS as usize) {
         let slots = first..=to.min(first + ROWS - 1);
-        let (mut users, mut times, mut claimants) = (redis::cmd("ZADD"), redis::cmd("HSET"), redis::cmd("HSET"));
+        let (mut users, mut times, mut claimants) =
+            (redis::cmd("ZADD"), redis::cmd("HSET"), redis::cmd("HSET"));
         users.arg(&keys.users);
         times.arg(&keys.times);
         claimants.arg(&keys.claimants);
         for slot in slots {
             users.arg(slot).arg(person(slot));
             times.arg(slot).arg(long_ago);
-            claimants.arg(person(slot)).arg(format!("{}:{slot}", coupon.drop));
+            claimants
+                .arg(person(slot))
+                .arg(format!("{}:{slot}", coupon.drop));
         }
         let mut all = redis::pipe();
-        all.add_command(users).add_command(times).add_command(claimants);
+        all.add_command(users)
+            .add_command(times)
+            .add_command(claimants);
         all.query_async::<()>(&mut conn).await?;
     }
-    redis::cmd("SET").arg(&keys.count).arg(to).query_async::<()>(&mut conn).await?;
+    redis::cmd("SET")
+        .arg(&keys.count)
+        .arg(to)
+        .query_async::<()>(&mut conn)
+        .await?;
     Ok(())
 }
 
@@ -133,9 +172,16 @@ const PAGE: u32 = 5_000;
 
 /// Reads every admission and every row of a drop and compares nothing; gives how long it took and
 /// how many there were.
-pub async fn scan(installation: &Installation, coupon: InstallationCoupon) -> Result<(Duration, u64)> {
+pub async fn scan(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+) -> Result<(Duration, u64)> {
     let (mut redis, mut mysql) = (installation.redis().await?, installation.mysql().await?);
-    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let keys = DropKeys::new(
+        installation.setting("REDIS_KEY_PREFIX"),
+        CouponId(coupon.id),
+        DropId(coupon.drop),
+    );
     let sql = "SELECT slot, user_id FROM issued_coupons WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
     let begun = Instant::now();
     let mut seen = 0;
@@ -145,7 +191,10 @@ pub async fn scan(installation: &Installation, coupon: InstallationCoupon) -> Re
         page.arg(&keys.users).arg(first).arg(last).arg("WITHSCORES");
         let users: Vec<(String, u32)> = page.query_async(&mut redis).await?;
         let rows: Vec<(u32, String)> = mysql.exec(sql, (coupon.drop, first, last)).await?;
-        ensure!(users.len() == rows.len(), "the stores differ: the scan is of a clean drop");
+        ensure!(
+            users.len() == rows.len(),
+            "the stores differ: the scan is of a clean drop"
+        );
         seen += rows.len() as u64;
     }
     let took = begun.elapsed();
@@ -165,18 +214,37 @@ pub async fn script(
     let url = installation.setting("REDIS_URL").to_owned().into();
     let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
     let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout, mode: RedisMode::default(), durability })?;
+    let redis = Redis::new(&RedisSettings {
+        url,
+        prefix,
+        timeout,
+        mode: RedisMode::default(),
+        durability,
+    })?;
     let drop = DropId(coupon.drop);
     let keys = redis.keys(CouponId(coupon.id), drop);
     let name = crowd.replace(' ', "-");
-    let crowd: Vec<UserId> = (0..claims).map(|number| format!("{name}-{number}").parse()).collect::<Result<_, _>>()?;
+    let crowd: Vec<UserId> = (0..claims)
+        .map(|number| format!("{name}-{number}").parse())
+        .collect::<Result<_, _>>()?;
     let calls = crowd.chunks(people).map(|users| {
         let (redis, keys) = (&redis, &keys);
-        async move { redis.claim_all(keys, drop, &users.iter().map(Claimant::from).collect::<Vec<_>>()).await }
+        async move {
+            redis
+                .claim_all(
+                    keys,
+                    drop,
+                    &users.iter().map(Claimant::from).collect::<Vec<_>>(),
+                )
+                .await
+        }
     });
     let cpu = || server_cpu(&installation.servers.stack)[1];
     let (begun, before) = (Instant::now(), cpu());
-    stream::iter(calls).buffer_unordered(CALLS).try_for_each(|_| std::future::ready(Ok(()))).await?;
+    stream::iter(calls)
+        .buffer_unordered(CALLS)
+        .try_for_each(|_| std::future::ready(Ok(())))
+        .await?;
     let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu() - before);
     Ok((f64::from(claims) / took, cpu * 1e6 / f64::from(claims)))
 }

@@ -61,7 +61,9 @@ impl Part {
     /// The part itself, or every part.
     pub fn parts(self) -> Vec<Self> {
         let every = Self::value_variants().iter().copied();
-        every.filter(|part| *part != Self::All && (self == Self::All || *part == self)).collect()
+        every
+            .filter(|part| *part != Self::All && (self == Self::All || *part == self))
+            .collect()
     }
 }
 
@@ -121,8 +123,19 @@ pub struct BenchSize {
 impl BenchSize {
     /// Of the rush on every design.
     pub fn rush(&self) -> RushSize {
-        let Self { requests, quantity, connections, killed, .. } = *self;
-        RushSize { requests, quantity, connections, killed }
+        let Self {
+            requests,
+            quantity,
+            connections,
+            killed,
+            ..
+        } = *self;
+        RushSize {
+            requests,
+            quantity,
+            connections,
+            killed,
+        }
     }
 
     /// The usual sizes, or those of a quick run.

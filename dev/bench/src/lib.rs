@@ -43,15 +43,32 @@ impl Bench {
     }
 
     /// A program of the baselines, by its arguments and settings.
-    pub async fn baseline(&self, args: &[&str], settings: &BTreeMap<&'static str, String>) -> Result<Service> {
+    pub async fn baseline(
+        &self,
+        args: &[&str],
+        settings: &BTreeMap<&'static str, String>,
+    ) -> Result<Service> {
         let mut command = Command::new(built_program(firstcome_baselines::PROGRAM)?);
-        self.servers.spawn(args.first().copied().unwrap_or("baseline"), command.args(args).envs(settings), "").await
+        self.servers
+            .spawn(
+                args.first().copied().unwrap_or("baseline"),
+                command.args(args).envs(settings),
+                "",
+            )
+            .await
     }
 
     /// Whether Redis waits for the disk at every write (`always`), or leaves it to a second's batch
     /// (`everysec`).
     pub async fn fsync(&self, policy: &str) -> Result<()> {
-        let mut conn = redis::Client::open(self.servers.stack.redis.url())?.get_multiplexed_async_connection().await?;
-        Ok(redis::cmd("CONFIG").arg("SET").arg("appendfsync").arg(policy).query_async(&mut conn).await?)
+        let mut conn = redis::Client::open(self.servers.stack.redis.url())?
+            .get_multiplexed_async_connection()
+            .await?;
+        Ok(redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("appendfsync")
+            .arg(policy)
+            .query_async(&mut conn)
+            .await?)
     }
 }

@@ -27,7 +27,10 @@ pub async fn settle() -> Result<()> {
         let idle = Time::now()?.idle_since(&before);
         samples = if idle >= IDLE { samples + 1 } else { 0 };
         if begun.elapsed() > LIMIT {
-            step(format!("the machine is not quiet ({:.0} % idle): what follows says less", idle * 100.0));
+            step(format!(
+                "the machine is not quiet ({:.0} % idle): what follows says less",
+                idle * 100.0
+            ));
             break;
         }
     }
@@ -43,15 +46,24 @@ struct Time {
 
 impl Time {
     fn now() -> Result<Self> {
-        Self::read(&fs::read_to_string("/proc/stat")?).context("/proc/stat has no line of all processors")
+        Self::read(&fs::read_to_string("/proc/stat")?)
+            .context("/proc/stat has no line of all processors")
     }
 
     /// The first line: user, nice, system, idle, waiting for a disk, …. Waiting for a disk is not
     /// idle.
     fn read(stat: &str) -> Option<Self> {
-        let ticks: Vec<u64> =
-            stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|n| n.parse().ok()).collect();
-        Some(Self { idle: *ticks.get(3)?, all: ticks.iter().take(8).sum() })
+        let ticks: Vec<u64> = stat
+            .lines()
+            .next()?
+            .strip_prefix("cpu ")?
+            .split_whitespace()
+            .map_while(|n| n.parse().ok())
+            .collect();
+        Some(Self {
+            idle: *ticks.get(3)?,
+            all: ticks.iter().take(8).sum(),
+        })
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a share")]
@@ -68,7 +80,13 @@ mod tests {
     fn waiting_for_a_disk_is_not_idle() {
         let read = |line: &str| Time::read(line).unwrap();
         let before = read("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3 4 5 6 7 8\n");
-        assert_eq!(before, Time { idle: 800, all: 1000 });
+        assert_eq!(
+            before,
+            Time {
+                idle: 800,
+                all: 1000
+            }
+        );
         let idle = read("cpu  110 0 60 840 90 0 0 0 9 9\n").idle_since(&before);
         assert!((idle - 0.4).abs() < 1e-9, "{idle}");
         assert_eq!(Time::read("cpu0 1 2 3 4"), None);

@@ -33,7 +33,11 @@ impl Campaign {
     /// Runs all of it and prints a line a schedule.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
-        let (next, report, begun) = (AtomicU64::new(self.first), Mutex::new(ChaosReport::default()), Instant::now());
+        let (next, report, begun) = (
+            AtomicU64::new(self.first),
+            Mutex::new(ChaosReport::default()),
+            Instant::now(),
+        );
         let workers = (0..self.workers).map(|_| self.work(&next, &report));
         futures_util::future::try_join_all(workers).await?;
         let mut report = report.into_inner();
@@ -48,13 +52,23 @@ impl Campaign {
             if seed >= self.first + self.seeds {
                 return Ok(());
             }
-            let schedule =
-                if self.clusters { FaultSchedule::draw_on_clusters(seed) } else { FaultSchedule::draw(seed) };
+            let schedule = if self.clusters {
+                FaultSchedule::draw_on_clusters(seed)
+            } else {
+                FaultSchedule::draw(seed)
+            };
             let wanted = |name: &str| self.fault.as_ref().is_none_or(|part| name.contains(part));
-            if !schedule.faults.iter().any(|timed| wanted(&timed.fault.name())) {
+            if !schedule
+                .faults
+                .iter()
+                .any(|timed| wanted(&timed.fault.name()))
+            {
                 continue;
             }
-            let folder = self.out.join(format!("{}seed-{seed}", if self.clusters { "cluster-" } else { "" }));
+            let folder = self.out.join(format!(
+                "{}seed-{seed}",
+                if self.clusters { "cluster-" } else { "" }
+            ));
             let ran = worker.try_twice(&schedule, &folder).await;
             let done = {
                 let mut report = report.lock();
@@ -71,7 +85,13 @@ impl Campaign {
     }
 }
 
-fn say(done: usize, all: u64, schedule: &FaultSchedule, ran: Result<&ScheduleResult, &anyhow::Error>, folder: &Path) {
+fn say(
+    done: usize,
+    all: u64,
+    schedule: &FaultSchedule,
+    ran: Result<&ScheduleResult, &anyhow::Error>,
+    folder: &Path,
+) {
     match ran {
         Ok(ran) if ran.wrong.is_empty() => {
             let faults: Vec<String> = ran
@@ -89,8 +109,14 @@ fn say(done: usize, all: u64, schedule: &FaultSchedule, ran: Result<&ScheduleRes
             );
         }
         Ok(ran) => {
-            println!("[{done}/{all}] {schedule}\n  FAILED, kept in {}", folder.display());
-            ran.wrong.iter().take(10).for_each(|wrong| println!("    {wrong}"));
+            println!(
+                "[{done}/{all}] {schedule}\n  FAILED, kept in {}",
+                folder.display()
+            );
+            ran.wrong
+                .iter()
+                .take(10)
+                .for_each(|wrong| println!("    {wrong}"));
         }
         Err(error) => println!("[{done}/{all}] {schedule}\n  not run: {error:#}"),
     }

@@ -55,7 +55,13 @@ impl<'a> Clients<'a> {
         coupons: Vec<MadeCoupon>,
         recorder: Recorder,
     ) -> Self {
-        Self { system, schedule, coupons, api: ApiClient::patient("", PATIENCE, recorder), answers: Mutex::default() }
+        Self {
+            system,
+            schedule,
+            coupons,
+            api: ApiClient::patient("", PATIENCE, recorder),
+            answers: Mutex::default(),
+        }
     }
 
     /// Everyone comes in their time and asks until they are answered.
@@ -67,7 +73,8 @@ impl<'a> Clients<'a> {
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone().map(|person| {
             let after = rng.random_range(0..schedule.crowd_ms);
-            let revoked = rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
+            let revoked =
+                rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
             returns[person.0] -= u32::from(revoked);
             let by = match [By::Person, By::Operator, By::OperatorOnce][rng.random_range(0..3)] {
                 By::OperatorOnce if schedule.sets_redis_ahead() => By::Operator,
@@ -99,7 +106,9 @@ impl<'a> Clients<'a> {
 
     /// What a person was promised goes back, or their place on the waiting list.
     async fn until_revoked(&self, person: ChaosPerson, by: By) {
-        let holds = |answer: &Answer| answer.promised().is_some() || matches!(answer, Answer::Waiting { .. });
+        let holds = |answer: &Answer| {
+            answer.promised().is_some() || matches!(answer, Answer::Waiting { .. })
+        };
         if !self.answers.lock().settled.get(&person).is_some_and(holds) {
             return;
         }
@@ -115,12 +124,22 @@ impl<'a> Clients<'a> {
     }
 
     async fn revoke(&self, person: ChaosPerson, by: By) -> bool {
-        let Some(api) = self.system.supervisor.any_api() else { return false };
-        let (coupon, name, api) = (self.coupons[person.0].id, self.schedule.user_id(person.1), self.api.moved_to(&api));
+        let Some(api) = self.system.supervisor.any_api() else {
+            return false;
+        };
+        let (coupon, name, api) = (
+            self.coupons[person.0].id,
+            self.schedule.user_id(person.1),
+            self.api.moved_to(&api),
+        );
         let again = by == By::OperatorOnce;
-        let body = serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
-        let answer =
-            if by == By::Person { api.give_back(coupon, &name).await } else { api.revoke(coupon, &name, &body).await };
+        let body =
+            serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
+        let answer = if by == By::Person {
+            api.give_back(coupon, &name).await
+        } else {
+            api.revoke(coupon, &name, &body).await
+        };
         // A promise that is broken and listed may leave nothing to give back.
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
@@ -128,8 +147,13 @@ impl<'a> Clients<'a> {
     /// Those who have no slot ask once more; true when all of them were answered.
     pub async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
-        let holds = |person: &ChaosPerson| settled.get(person).is_some_and(|answer| answer.promised().is_some());
-        self.ask_all(self.everyone().filter(|person| !holds(person))).await
+        let holds = |person: &ChaosPerson| {
+            settled
+                .get(person)
+                .is_some_and(|answer| answer.promised().is_some())
+        };
+        self.ask_all(self.everyone().filter(|person| !holds(person)))
+            .await
     }
 
     /// Everyone asks once more; true when all were answered.
@@ -154,10 +178,22 @@ impl<'a> Clients<'a> {
 
     /// Anybody who was told yes is told the same slot here, or that it is not known at the moment.
     async fn look_up(&self, person: ChaosPerson) {
-        let Some(api) = self.system.supervisor.any_api() else { return pause(100).await };
-        let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);
+        let Some(api) = self.system.supervisor.any_api() else {
+            return pause(100).await;
+        };
+        let held = self
+            .answers
+            .lock()
+            .settled
+            .get(&person)
+            .and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
-        let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &self.schedule.user_id(person.1)).await else {
+        let Ok(reply) = self
+            .api
+            .moved_to(&api)
+            .try_me(coupon.id, &self.schedule.user_id(person.1))
+            .await
+        else {
             return;
         };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
@@ -169,22 +205,34 @@ impl<'a> Clients<'a> {
             }
             (200, _) => {}
             (503, _) if reply.retry_after().is_some() => {}
-            _ => self.system.object(format!("a question was answered {} {}", reply.status, reply.text)),
+            _ => self.system.object(format!(
+                "a question was answered {} {}",
+                reply.status, reply.text
+            )),
         }
     }
 
     async fn ask_all(&self, people: impl Iterator<Item = ChaosPerson>) -> bool {
         use futures_util::StreamExt as _;
-        let asked = futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);
-        asked.fold(true, async |all, answered| all && answered).await
+        let asked =
+            futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);
+        asked
+            .fold(true, async |all, answered| all && answered)
+            .await
     }
 
     /// One request, recorded. True when the answer settles it for now.
     async fn ask(&self, person: ChaosPerson) -> bool {
-        let Some(api) = self.system.supervisor.any_api() else { return false };
+        let Some(api) = self.system.supervisor.any_api() else {
+            return false;
+        };
         let (coupon, name) = (&self.coupons[person.0], self.schedule.user_id(person.1));
         let asked = Instant::now();
-        let answer = self.api.moved_to(&api).try_claim(coupon.id, Some(coupon.drop), &name).await;
+        let answer = self
+            .api
+            .moved_to(&api)
+            .try_claim(coupon.id, Some(coupon.drop), &name)
+            .await;
         let mut answers = self.answers.lock();
         match answer {
             Ok(answer) => {
@@ -196,7 +244,12 @@ impl<'a> Clients<'a> {
                 if settled {
                     answers.settled.insert(person, answer.clone());
                 }
-                answers.all.push(Answered { person, asked, answered: Instant::now(), answer });
+                answers.all.push(Answered {
+                    person,
+                    asked,
+                    answered: Instant::now(),
+                    answer,
+                });
                 settled
             }
             Err(outside) => {
@@ -210,8 +263,15 @@ impl<'a> Clients<'a> {
     /// not in the contract, and those that deny a promise to people who are not listed as
     /// `(coupon, name)`.
     pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
-        let Answers { all, mut outside, denied, .. } = self.answers.into_inner();
-        let named = denied.into_iter().map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
+        let Answers {
+            all,
+            mut outside,
+            denied,
+            ..
+        } = self.answers.into_inner();
+        let named = denied
+            .into_iter()
+            .map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
         let wrong = named.filter(|(person, _)| !listed.contains(person));
         outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)

@@ -17,16 +17,28 @@ impl FaultSchedule {
         let quantity = rng.random_range(60..=240) / coupons;
         let people = quantity * rng.random_range(13..=25) / 10;
         let crowd_ms = rng.random_range(8_000..=14_000);
-        let number = if rng.random_bool(0.25) { 1 } else { rng.random_range(2..=6) };
+        let number = if rng.random_bool(0.25) {
+            1
+        } else {
+            rng.random_range(2..=6)
+        };
         // Once all is sold, little can still go wrong.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
-        let mut faults: Vec<Timed> =
-            (0..number).map(|_| Timed { at_ms: rng.random_range(200..latest), fault: fault(&mut rng) }).collect();
+        let mut faults: Vec<Timed> = (0..number)
+            .map(|_| Timed {
+                at_ms: rng.random_range(200..latest),
+                fault: fault(&mut rng),
+            })
+            .collect();
         faults.sort_by_key(|timed| timed.at_ms);
         Self {
             coupons,
             quantity,
-            waiting_list: if single.waiting_list > 0 { quantity / 4 } else { 0 },
+            waiting_list: if single.waiting_list > 0 {
+                quantity / 4
+            } else {
+                0
+            },
             people,
             crowd_ms,
             listed: people * single.listed / single.people,
@@ -39,21 +51,54 @@ impl FaultSchedule {
 }
 
 fn fault(rng: &mut StdRng) -> Fault {
-    let roles = [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler];
+    let roles = [
+        ProcessRole::Api,
+        ProcessRole::Consumer,
+        ProcessRole::Reconciler,
+    ];
     let role = *roles.choose(rng).unwrap_or(&ProcessRole::Api);
     let number = rng.random_range(0..EACH);
-    let (short, long) = (rng.random_range(200..=2_000), rng.random_range(3_500..=9_000));
+    let (short, long) = (
+        rng.random_range(200..=2_000),
+        rng.random_range(3_500..=9_000),
+    );
     let ms = if rng.random_bool(0.25) { short } else { long };
     match rng.random_range(0..20) {
         // A replica takes over after three seconds.
-        0..=3 => Fault::RedisPrimary { number: rng.random_range(0..6), frozen: false, ms },
-        4..=5 => Fault::RedisPrimary { number: rng.random_range(0..6), frozen: true, ms },
-        6..=7 => Fault::Broker { id: rng.random_range(1..=3), frozen: false, ms },
+        0..=3 => Fault::RedisPrimary {
+            number: rng.random_range(0..6),
+            frozen: false,
+            ms,
+        },
+        4..=5 => Fault::RedisPrimary {
+            number: rng.random_range(0..6),
+            frozen: true,
+            ms,
+        },
+        6..=7 => Fault::Broker {
+            id: rng.random_range(1..=3),
+            frozen: false,
+            ms,
+        },
         // The others take it for dead after nine seconds.
-        8..=9 => Fault::Broker { id: rng.random_range(1..=3), frozen: true, ms: ms + 4_000 },
-        10..=12 => Fault::MysqlFailOver { frozen: false, ms: short },
-        13..=14 => Fault::MysqlFailOver { frozen: true, ms: ms / 2 },
-        15..=17 => Fault::Kill { role, number, ms: short },
+        8..=9 => Fault::Broker {
+            id: rng.random_range(1..=3),
+            frozen: true,
+            ms: ms + 4_000,
+        },
+        10..=12 => Fault::MysqlFailOver {
+            frozen: false,
+            ms: short,
+        },
+        13..=14 => Fault::MysqlFailOver {
+            frozen: true,
+            ms: ms / 2,
+        },
+        15..=17 => Fault::Kill {
+            role,
+            number,
+            ms: short,
+        },
         _ => Fault::Freeze { role, number, ms },
     }
 }
@@ -72,7 +117,10 @@ mod tests {
             assert_eq!(schedule, FaultSchedule::draw_on_clusters(seed));
             let text = serde_json::to_string(&schedule).unwrap();
             assert_eq!(schedule, serde_json::from_str(&text).unwrap());
-            assert!(schedule.clusters && schedule.people > schedule.quantity, "{schedule}");
+            assert!(
+                schedule.clusters && schedule.people > schedule.quantity,
+                "{schedule}"
+            );
             assert!(!schedule.faults.is_empty(), "{schedule}");
             drawn.extend(schedule.faults.iter().map(|timed| timed.fault.name()));
         }

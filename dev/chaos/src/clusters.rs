@@ -21,25 +21,38 @@ impl ClusteredServers {
     pub async fn start() -> Result<Self> {
         let stack = ClusterStack::start(MailOptions::default()).await?;
         let way_to_mysql = stack.mysql.in_office().proxy().await?;
-        Ok(Self { stack, way_to_mysql, busy: Default::default() })
+        Ok(Self {
+            stack,
+            way_to_mysql,
+            busy: Default::default(),
+        })
     }
 
     /// As the harness reaches them.
     pub(crate) fn stores(&self) -> WorldStores {
-        let mysql = self.stack.mysql.primary.database_url_via(&self.way_to_mysql, "");
+        let mysql = self
+            .stack
+            .mysql
+            .primary
+            .database_url_via(&self.way_to_mysql, "");
         let redis = &self.stack.redis;
-        let stores = WorldStores::at("", &mysql, "").with_redis_servers(&redis.urls(), &redis.env());
+        let stores =
+            WorldStores::at("", &mysql, "").with_redis_servers(&redis.urls(), &redis.env());
         stores.with_kafka_cluster(&self.stack.kafka)
     }
 
     /// A database as processes reach it.
     pub(crate) fn database_url(&self, name: &str) -> String {
-        self.stack.mysql.primary.database_url_via(&self.stack.mysql.address, name)
+        self.stack
+            .mysql
+            .primary
+            .database_url_via(&self.stack.mysql.address, name)
     }
 
     /// The harness goes to the primary of now.
     pub(crate) fn follow_mysql(&self) {
-        self.way_to_mysql.set_upstream(self.stack.mysql.in_office().port());
+        self.way_to_mysql
+            .set_upstream(self.stack.mysql.in_office().port());
     }
 
     /// Keeps other faults away from a store while the guard lives.

@@ -40,13 +40,19 @@ impl Expect {
     /// What is missing, in words.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         match self {
-            Self::Unavailable => shown.all_meanwhile("unavailable", |answer| answer.is("unavailable"), |_| true),
-            Self::NoPromise => {
-                shown.all_meanwhile("refused", |answer| answer.is("unavailable"), |answer| !answer.is("sold_out"))
+            Self::Unavailable => {
+                shown.all_meanwhile("unavailable", |answer| answer.is("unavailable"), |_| true)
             }
-            Self::Queued => {
-                shown.all_meanwhile("admitted", |answer| queued(answer) == Some(true), is_refusal_or_admission)
-            }
+            Self::NoPromise => shown.all_meanwhile(
+                "refused",
+                |answer| answer.is("unavailable"),
+                |answer| !answer.is("sold_out"),
+            ),
+            Self::Queued => shown.all_meanwhile(
+                "admitted",
+                |answer| queued(answer) == Some(true),
+                is_refusal_or_admission,
+            ),
             Self::Unqueued => shown.all_meanwhile(
                 "admitted unqueued",
                 |answer| queued(answer) == Some(false),
@@ -58,23 +64,33 @@ impl Expect {
                 |answer| answer.is_accepted() || matches!(answer, Answer::Problem(..500, _)),
             ),
             Self::Refusals => {
-                let refused = shown.answers.iter().any(|answered| answered.answer.is("unavailable"));
+                let refused = shown
+                    .answers
+                    .iter()
+                    .any(|answered| answered.answer.is("unavailable"));
                 (!refused).then(|| "no claim was answered `unavailable`".to_owned())
             }
-            Self::AdmittedUnheard => {
-                (!shown.some_first_yes_is_a_repeat()).then(|| "no retry was answered `already_claimed`".to_owned())
-            }
+            Self::AdmittedUnheard => (!shown.some_first_yes_is_a_repeat())
+                .then(|| "no retry was answered `already_claimed`".to_owned()),
             Self::ByConsumer => {
                 let number = shown.not_by_consumer;
-                (number > 0).then(|| format!("{number} claims failed or have a row that the consumer did not write"))
+                (number > 0).then(|| {
+                    format!("{number} claims failed or have a row that the consumer did not write")
+                })
             }
-            Self::Logged(text) => (!logged(shown.logs, text)).then(|| format!("no log says `{text}`")),
+            Self::Logged(text) => {
+                (!logged(shown.logs, text)).then(|| format!("no log says `{text}`"))
+            }
         }
     }
 }
 
 fn queued(answer: &Answer) -> Option<bool> {
-    if let Answer::Accepted { queued, .. } = answer { Some(*queued) } else { None }
+    if let Answer::Accepted { queued, .. } = answer {
+        Some(*queued)
+    } else {
+        None
+    }
 }
 
 fn is_refusal_or_admission(answer: &Answer) -> bool {
@@ -91,20 +107,34 @@ impl Evidence<'_> {
         counts: impl Fn(&Answer) -> bool,
     ) -> Option<String> {
         let on = |answered: &&Answered| {
-            self.hits.iter().any(|hit| hit.during.start <= answered.asked && answered.answered <= hit.during.end)
+            self.hits.iter().any(|hit| {
+                hit.during.start <= answered.asked && answered.answered <= hit.during.end
+            })
         };
-        let answers = self.answers.iter().filter(on).map(|answered| &answered.answer);
-        let (fitting, others): (Vec<_>, Vec<_>) =
-            answers.filter(|answer| counts(answer)).partition(|answer| fits(answer));
+        let answers = self
+            .answers
+            .iter()
+            .filter(on)
+            .map(|answered| &answered.answer);
+        let (fitting, others): (Vec<_>, Vec<_>) = answers
+            .filter(|answer| counts(answer))
+            .partition(|answer| fits(answer));
         if let Some(other) = others.first() {
-            return Some(format!("not all were {word} while the fault was on: {} were {other:?}", others.len()));
+            return Some(format!(
+                "not all were {word} while the fault was on: {} were {other:?}",
+                others.len()
+            ));
         }
-        (fitting.len() < ENOUGH).then(|| format!("only {} were {word} while the fault was on", fitting.len()))
+        (fitting.len() < ENOUGH)
+            .then(|| format!("only {} were {word} while the fault was on", fitting.len()))
     }
 
     fn some_first_yes_is_a_repeat(&self) -> bool {
         let mut seen = HashSet::new();
-        let promises = self.answers.iter().filter(|answered| answered.answer.promised().is_some());
+        let promises = self
+            .answers
+            .iter()
+            .filter(|answered| answered.answer.promised().is_some());
         let mut first = promises.filter(|answered| seen.insert(answered.person));
         first.any(|answered| matches!(answered.answer, Answer::Already { .. }))
     }
@@ -126,7 +156,11 @@ mod tests {
     use crate::evidence::TriedFault;
 
     fn accepted(queued: bool) -> Answer {
-        Answer::Accepted { drop: 1, slot: 1, queued }
+        Answer::Accepted {
+            drop: 1,
+            slot: 1,
+            queued,
+        }
     }
 
     fn refused() -> Answer {
@@ -139,23 +173,44 @@ mod tests {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
         let during = at(0)..at(1_000);
-        let hits = [TriedFault { name: String::new(), fault: String::new(), took: true, note: String::new(), during }];
+        let hits = [TriedFault {
+            name: String::new(),
+            fault: String::new(),
+            took: true,
+            note: String::new(),
+            during,
+        }];
         let people = (0..).zip(answers);
         let answers: Vec<Answered> = people
-            .map(|(n, answer)| Answered { person: (0, n), asked: at(1), answered: at(2), answer: answer.clone() })
+            .map(|(n, answer)| Answered {
+                person: (0, n),
+                asked: at(1),
+                answered: at(2),
+                answer: answer.clone(),
+            })
             .collect();
         let logs = tempfile::tempdir().unwrap();
         std::fs::write(logs.path().join("01-consumer"), "it could not be written").unwrap();
         let not_by_consumer = u64::from(answers.len() == 1);
-        expect.missing(&Evidence { answers: &answers, hits: &hits, logs: logs.path(), not_by_consumer })
+        expect.missing(&Evidence {
+            answers: &answers,
+            hits: &hits,
+            logs: logs.path(),
+            not_by_consumer,
+        })
     }
 
     #[test]
     fn each_expectation_holds_where_it_is_shown_and_nowhere_else() {
         use Expect::{
-            AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable, Unqueued,
+            AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
+            Unqueued,
         };
-        let (yes, late, no) = (vec![accepted(true); 3], vec![accepted(false); 3], vec![refused(); 3]);
+        let (yes, late, no) = (
+            vec![accepted(true); 3],
+            vec![accepted(false); 3],
+            vec![refused(); 3],
+        );
         let closed = vec![Answer::Problem(410, "closed".into()); 3];
         let again = vec![Answer::Already { drop: 1, slot: 1 }];
         let cases = [
@@ -180,7 +235,10 @@ mod tests {
     fn one_answer_of_the_other_kind_and_too_few_answers_show_nothing() {
         let mixed = [accepted(true), accepted(true), accepted(true), refused()];
         for expect in [Expect::Queued, Expect::Unavailable] {
-            assert!(missing(&expect, &mixed).is_some_and(|why| why.contains("not all")), "{expect:?}");
+            assert!(
+                missing(&expect, &mixed).is_some_and(|why| why.contains("not all")),
+                "{expect:?}"
+            );
         }
         assert!(missing(&Expect::Queued, &mixed[..2]).is_some_and(|why| why.contains("only 2")));
     }

@@ -331,8 +331,16 @@ impl Fault {
                 };
                 format!("{} wire {what}", store.name())
             }
-            Self::Silent { store, process: true, .. } => format!("{} host dead without a word", store.name()),
-            Self::Silent { store, process: false, .. } => format!("{} host out of reach", store.name()),
+            Self::Silent {
+                store,
+                process: true,
+                ..
+            } => format!("{} host dead without a word", store.name()),
+            Self::Silent {
+                store,
+                process: false,
+                ..
+            } => format!("{} host out of reach", store.name()),
             Self::Demotion { .. } => "redis demoted and promoted again".into(),
             Self::RedisClock { .. } => "clock step of redis".into(),
             Self::MysqlTableHangs { .. } => "mysql table hangs".into(),
@@ -383,17 +391,30 @@ impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.name())?;
         match self {
-            Self::Kill { number, ms, .. } | Self::Freeze { number, ms, .. } | Self::Hogs { number, ms, .. } => {
+            Self::Kill { number, ms, .. }
+            | Self::Freeze { number, ms, .. }
+            | Self::Hogs { number, ms, .. } => {
                 write!(out, " {number} for {ms} ms")
             }
             Self::Crash { number, point, .. } => write!(out, " {number} at {point}"),
-            Self::Clock { number, seconds, ms, .. } => write!(out, " {number} by {seconds} s for {ms} ms"),
+            Self::Clock {
+                number,
+                seconds,
+                ms,
+                ..
+            } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
             Self::OldCopy { age_ms } => write!(out, " of {age_ms} ms before"),
-            Self::StaleReplica { lag_ms } | Self::Demotion { lag_ms } => write!(out, ", {lag_ms} ms behind"),
+            Self::StaleReplica { lag_ms } | Self::Demotion { lag_ms } => {
+                write!(out, ", {lag_ms} ms behind")
+            }
             Self::RedisClock { seconds, ms } => write!(out, " by {seconds} s for {ms} ms"),
-            Self::WrongType { key, ms } => write!(out, " in place of `{}` for {ms} ms or more", key.name()),
-            Self::Garbage { ms, .. } | Self::Batch { ms, .. } => write!(out, " for {ms} ms or more"),
+            Self::WrongType { key, ms } => {
+                write!(out, " in place of `{}` for {ms} ms or more", key.name())
+            }
+            Self::Garbage { ms, .. } | Self::Batch { ms, .. } => {
+                write!(out, " for {ms} ms or more")
+            }
             Self::MorePartitions { partitions } => write!(out, ": {partitions}"),
             Self::Flush | Self::EveryCopyDeleted => Ok(()),
             Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),

@@ -76,13 +76,34 @@ enum Verb {
 async fn main() -> Result<ExitCode> {
     let Args { verb, cluster } = Args::parse();
     let good = match verb {
-        Verb::Run { seeds, first, fault, workers, out, no_shrink } => {
-            let campaign =
-                Campaign { first, seeds, clusters: cluster, fault, workers, out: out.clone(), shrink: !no_shrink };
+        Verb::Run {
+            seeds,
+            first,
+            fault,
+            workers,
+            out,
+            no_shrink,
+        } => {
+            let campaign = Campaign {
+                first,
+                seeds,
+                clusters: cluster,
+                fault,
+                workers,
+                out: out.clone(),
+                shrink: !no_shrink,
+            };
             let report = campaign.run().await?;
-            std::fs::write(out.join("report.json"), serde_json::to_string_pretty(&report)?)?;
+            std::fs::write(
+                out.join("report.json"),
+                serde_json::to_string_pretty(&report)?,
+            )?;
             println!("\n{report}");
-            println!("\n{} schedules passed, {} failed", report.schedules() - report.failed(), report.failed());
+            println!(
+                "\n{} schedules passed, {} failed",
+                report.schedules() - report.failed(),
+                report.failed()
+            );
             report.passed()
         }
         Verb::Replay { what, times, out } => replay(&what, cluster, times, &out).await?,
@@ -93,18 +114,27 @@ async fn main() -> Result<ExitCode> {
             true
         }
     };
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn drawn(seed: u64, clusters: bool) -> FaultSchedule {
-    if clusters { FaultSchedule::draw_on_clusters(seed) } else { FaultSchedule::draw(seed) }
+    if clusters {
+        FaultSchedule::draw_on_clusters(seed)
+    } else {
+        FaultSchedule::draw(seed)
+    }
 }
 
 async fn replay(what: &str, cluster: bool, times: u32, out: &std::path::Path) -> Result<bool> {
     let schedule = if let Ok(seed) = what.parse() {
         drawn(seed, cluster)
     } else {
-        let text = std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
+        let text =
+            std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
         serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
     };
     println!("{schedule}");
@@ -113,13 +143,20 @@ async fn replay(what: &str, cluster: bool, times: u32, out: &std::path::Path) ->
     for _ in 0..times {
         let ran = worker.run(&schedule, out).await?;
         for hit in &ran.faults {
-            println!("  {} · {}: {}", hit.fault, if hit.took { "took effect" } else { "no effect" }, hit.note);
+            println!(
+                "  {} · {}: {}",
+                hit.fault,
+                if hit.took { "took effect" } else { "no effect" },
+                hit.note
+            );
         }
         println!(
             "{} promises, {} kept, {} broken, exact after {:?} ms",
             ran.promises, ran.kept, ran.listed, ran.exact_after_ms
         );
-        ran.wrong.iter().for_each(|wrong| println!("  WRONG: {wrong}"));
+        ran.wrong
+            .iter()
+            .for_each(|wrong| println!("  WRONG: {wrong}"));
         good &= ran.wrong.is_empty();
     }
     println!("history, logs and verdict are in {}", out.display());

@@ -28,9 +28,19 @@ pub(crate) struct Operators<'a> {
 
 impl<'a> Operators<'a> {
     /// Changes of an allow list are recorded.
-    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a FaultSchedule, recorder: Recorder) -> Self {
+    pub(crate) fn new(
+        system: &'a SystemUnderTest,
+        schedule: &'a FaultSchedule,
+        recorder: Recorder,
+    ) -> Self {
         let api = ApiClient::patient("", PATIENCE, recorder);
-        Self { system, schedule, api, enough: AtomicBool::default(), stopped: AtomicBool::default() }
+        Self {
+            system,
+            schedule,
+            api,
+            enough: AtomicBool::default(),
+            stopped: AtomicBool::default(),
+        }
     }
 
     /// All of them at once; and when they have stopped, they end pauses for ever.
@@ -63,8 +73,17 @@ impl<'a> Operators<'a> {
             let coupon = &coupons[rng.random_range(0..coupons.len())];
             let quantity = rng.random_range(self.schedule.quantity / 2..=self.schedule.most());
             match rng.random_range(0..4) {
-                0 => self.change(coupon, &json!({"name": format!("Coupon of operator {number}")})).await,
-                1 => self.change(coupon, &json!({"quantity": quantity, "paused": false})).await,
+                0 => {
+                    self.change(
+                        coupon,
+                        &json!({"name": format!("Coupon of operator {number}")}),
+                    )
+                    .await
+                }
+                1 => {
+                    self.change(coupon, &json!({"quantity": quantity, "paused": false}))
+                        .await
+                }
                 2 => self.change(coupon, &json!({"quantity": quantity})).await,
                 _ => {
                     self.change(coupon, &json!({"paused": true})).await;
@@ -78,38 +97,64 @@ impl<'a> Operators<'a> {
 
     /// Puts people on the allow list, and takes people off, a few at a time.
     async fn relist(&self) {
-        let Some(coupon) = self.system.coupons().first().filter(|_| self.schedule.relisted) else { return };
+        let Some(coupon) = self
+            .system
+            .coupons()
+            .first()
+            .filter(|_| self.schedule.relisted)
+        else {
+            return;
+        };
         let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ 0x0115_7000);
         while !self.enough.load(Ordering::Relaxed) {
             let first = rng.random_range(0..self.schedule.people);
             let numbers = first..first + rng.random_range(1..=5);
-            let people: Vec<String> =
-                numbers.map(|number| self.schedule.user_id(number % self.schedule.people)).collect();
+            let people: Vec<String> = numbers
+                .map(|number| self.schedule.user_id(number % self.schedule.people))
+                .collect();
             self.list(coupon, &people, rng.random_bool(0.5)).await;
             pause(rng.random_range(20..300)).await;
         }
     }
 
     async fn list(&self, coupon: &MadeCoupon, people: &[String], on: bool) {
-        let Some(base) = self.system.supervisor.any_api() else { return pause(100).await };
-        let Ok(reply) = self.api.moved_to(&base).try_list(coupon.id, people, on).await else { return };
+        let Some(base) = self.system.supervisor.any_api() else {
+            return pause(100).await;
+        };
+        let Ok(reply) = self
+            .api
+            .moved_to(&base)
+            .try_list(coupon.id, people, on)
+            .await
+        else {
+            return;
+        };
         let in_contract = match reply.status {
             200 => reply.body["people"].is_u64(),
             503 => reply.retry_after().is_some(),
             _ => false,
         };
         if !in_contract {
-            self.system.object(format!("a change of an allow list was answered {} {}", reply.status, reply.text));
+            self.system.object(format!(
+                "a change of an allow list was answered {} {}",
+                reply.status, reply.text
+            ));
         }
     }
 
     /// A change, which may be refused or find a store away.
     async fn change(&self, coupon: &MadeCoupon, change: &Value) {
-        let Some(base) = self.system.supervisor.any_api() else { return pause(100).await };
-        let Ok(reply) = self.api.moved_to(&base).try_patch(coupon.id, change).await else { return };
+        let Some(base) = self.system.supervisor.any_api() else {
+            return pause(100).await;
+        };
+        let Ok(reply) = self.api.moved_to(&base).try_patch(coupon.id, change).await else {
+            return;
+        };
         if !is_in_contract(coupon.id, change, &reply) {
-            self.system
-                .object(format!("a change by an operator, {change}, was answered {} {}", reply.status, reply.text));
+            self.system.object(format!(
+                "a change by an operator, {change}, was answered {} {}",
+                reply.status, reply.text
+            ));
         }
     }
 
@@ -117,7 +162,11 @@ impl<'a> Operators<'a> {
     async fn end_pauses(&self) {
         for coupon in self.system.coupons() {
             let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
-            if self.schedule.operators > 0 && number(self.system, &paused).await.is_ok_and(|paused| paused == 1) {
+            if self.schedule.operators > 0
+                && number(self.system, &paused)
+                    .await
+                    .is_ok_and(|paused| paused == 1)
+            {
                 self.change(coupon, &json!({"paused": false})).await;
             }
         }
@@ -141,19 +190,45 @@ mod tests {
     #[test]
     fn an_answer_that_no_operator_may_get_is_objected_to() {
         let answered = |status, change: Value, body: Value, retry_after: bool| {
-            let headers = retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
+            let headers =
+                retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
             let (content_type, text) = (String::new(), body.to_string());
-            let reply = HttpReply { status, content_type, headers: headers.into_iter().collect(), body, text };
+            let reply = HttpReply {
+                status,
+                content_type,
+                headers: headers.into_iter().collect(),
+                body,
+                text,
+            };
             is_in_contract(7, &change, &reply)
         };
         let (pause, lower) = (json!({"paused": true}), json!({"quantity": 5}));
         assert!(answered(200, pause.clone(), json!({"id": 7}), false));
-        assert!(!answered(200, pause.clone(), json!({"id": 8}), false), "another coupon's");
-        assert!(answered(409, lower.clone(), json!({"code": "below_given_out"}), false));
-        assert!(!answered(409, pause.clone(), json!({"code": "below_given_out"}), false), "no quantity was lowered");
+        assert!(
+            !answered(200, pause.clone(), json!({"id": 8}), false),
+            "another coupon's"
+        );
+        assert!(answered(
+            409,
+            lower.clone(),
+            json!({"code": "below_given_out"}),
+            false
+        ));
+        assert!(
+            !answered(
+                409,
+                pause.clone(),
+                json!({"code": "below_given_out"}),
+                false
+            ),
+            "no quantity was lowered"
+        );
         assert!(!answered(409, lower, json!({"code": "conflict"}), false));
         assert!(answered(503, pause.clone(), json!({}), true));
-        assert!(!answered(503, pause.clone(), json!({}), false), "when to come again is not said");
+        assert!(
+            !answered(503, pause.clone(), json!({}), false),
+            "when to come again is not said"
+        );
         assert!(!answered(500, pause.clone(), json!({}), true));
         assert!(!answered(404, pause, json!({}), false));
     }

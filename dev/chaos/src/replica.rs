@@ -30,7 +30,10 @@ pub(crate) async fn until_it_follows(server: &RedisServer) -> Result<()> {
         if state.contains("master_link_status:up") {
             return Ok(());
         }
-        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {state}");
+        anyhow::ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "the replica never caught up: {state}"
+        );
         pause(20).await;
     }
 }

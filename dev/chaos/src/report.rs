@@ -36,12 +36,19 @@ impl ChaosReport {
 
     /// Whether everything ran and nothing was wrong, and some promise was checked.
     pub fn passed(&self) -> bool {
-        self.failed() == 0 && self.not_run.is_empty() && self.runs.iter().any(|ran| ran.promises > 0)
+        self.failed() == 0
+            && self.not_run.is_empty()
+            && self.runs.iter().any(|ran| ran.promises > 0)
     }
 
     fn wrong(&self, beginnings: &[&str]) -> usize {
         let all = self.runs.iter().flat_map(|ran| &ran.wrong);
-        all.filter(|wrong| beginnings.iter().any(|beginning| wrong.starts_with(beginning))).count()
+        all.filter(|wrong| {
+            beginnings
+                .iter()
+                .any(|beginning| wrong.starts_with(beginning))
+        })
+        .count()
     }
 
     /// How often each fault was tried, and how often it took effect.
@@ -63,7 +70,11 @@ impl fmt::Display for ChaosReport {
         for (name, (tried, took)) in self.faults() {
             writeln!(out, "  {name:<36} {took:>5} / {tried}")?;
         }
-        let mut times: Vec<u64> = self.runs.iter().filter_map(|ran| ran.exact_after_ms).collect();
+        let mut times: Vec<u64> = self
+            .runs
+            .iter()
+            .filter_map(|ran| ran.exact_after_ms)
+            .collect();
         times.sort_unstable();
         let (median, worst) = (times.get(times.len() / 2).copied(), times.last().copied());
         let single = self.runs.iter().filter(|ran| ran.faults.len() == 1).count();
@@ -79,16 +90,33 @@ impl fmt::Display for ChaosReport {
             sum(|ran| ran.operations),
             sum(|ran| ran.unknown)
         )?;
-        writeln!(out, "promises checked       {} ({} kept)", sum(|ran| ran.promises), sum(|ran| ran.kept))?;
+        writeln!(
+            out,
+            "promises checked       {} ({} kept)",
+            sum(|ran| ran.promises),
+            sum(|ran| ran.kept)
+        )?;
         writeln!(out, "listed as broken       {}", sum(|ran| ran.listed))?;
         writeln!(
             out,
             "lost and not listed    {}",
             self.wrong(&["lost", "other slot", "contradiction", "promised twice"])
         )?;
-        writeln!(out, "over-issued            {}", self.wrong(&["too many", "no such slot"]))?;
-        writeln!(out, "doubled                {}", self.wrong(&["slot doubled", "person doubled"]))?;
-        writeln!(out, "rows without admission {}", self.wrong(&["asked for by nobody", "never admitted", "vanished"]))?;
+        writeln!(
+            out,
+            "over-issued            {}",
+            self.wrong(&["too many", "no such slot"])
+        )?;
+        writeln!(
+            out,
+            "doubled                {}",
+            self.wrong(&["slot doubled", "person doubled"])
+        )?;
+        writeln!(
+            out,
+            "rows without admission {}",
+            self.wrong(&["asked for by nobody", "never admitted", "vanished"])
+        )?;
         let revoking = self.runs.iter().filter(|ran| ran.revoked > 0).count();
         let (held, too_few) = (self.wrong(&["revoked and"]), self.wrong(&["too few"]));
         writeln!(
@@ -97,13 +125,25 @@ impl fmt::Display for ChaosReport {
             sum(|ran| ran.revoked)
         )?;
         writeln!(out, "slots given to nobody  {too_few}")?;
-        writeln!(out, "against allow lists    {}", self.wrong(&["turned away", "denied", "not on the list"]))?;
+        writeln!(
+            out,
+            "against allow lists    {}",
+            self.wrong(&["turned away", "denied", "not on the list"])
+        )?;
         writeln!(
             out,
             "not exact in the end   {}",
-            self.runs.iter().filter(|ran| ran.exact_after_ms.is_none()).count()
+            self.runs
+                .iter()
+                .filter(|ran| ran.exact_after_ms.is_none())
+                .count()
         )?;
-        writeln!(out, "healed to exact        median {} ms, worst {} ms", median.unwrap_or(0), worst.unwrap_or(0))?;
+        writeln!(
+            out,
+            "healed to exact        median {} ms, worst {} ms",
+            median.unwrap_or(0),
+            worst.unwrap_or(0)
+        )?;
         writeln!(out, "looks at the rows      {}", sum(|ran| ran.reads))?;
         write!(out, "took                   {} s", self.seconds)
     }

@@ -12,7 +12,13 @@ use crate::system::{SystemUnderTest, number};
 
 /// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that
 /// is what it is for.)
-const TABLES: [&str; 5] = ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "failed_claims"];
+const TABLES: [&str; 5] = [
+    "reconcile_runs",
+    "reconcile_findings",
+    "alerts",
+    "mail_outbox",
+    "failed_claims",
+];
 
 /// One resource over time.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -36,7 +42,10 @@ impl Resource {
             part.sort_unstable();
             part.get(part.len() / 2).copied().unwrap_or(0)
         };
-        (median(&self.values[quarter..quarter * 2]), median(&self.values[quarter * 3..]))
+        (
+            median(&self.values[quarter..quarter * 2]),
+            median(&self.values[quarter * 3..]),
+        )
     }
 
     /// Whether it grew: the last quarter is a fifth and the slack above the second.
@@ -54,13 +63,29 @@ impl Resources {
     /// Reads everything once. What can't be read at the moment (a store is broken) is left out.
     pub async fn read(&mut self, system: &SystemUnderTest) {
         // The first of each kind is never killed, so it shows what a process gathers.
-        for role in [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler] {
+        for role in [
+            ProcessRole::Api,
+            ProcessRole::Consumer,
+            ProcessRole::Reconciler,
+        ] {
             if let Some(pid) = system.supervisor.process(role, 0).pid() {
                 if let Some(kilobytes) = resident(pid) {
-                    self.note(&format!("{} memory", role.name()), "kB", 16_384, true, kilobytes);
+                    self.note(
+                        &format!("{} memory", role.name()),
+                        "kB",
+                        16_384,
+                        true,
+                        kilobytes,
+                    );
                 }
                 if let Some(files) = open_files(pid) {
-                    self.note(&format!("{} open files and sockets", role.name()), "", 16, true, files);
+                    self.note(
+                        &format!("{} open files and sockets", role.name()),
+                        "",
+                        16,
+                        true,
+                        files,
+                    );
                 }
             }
         }
@@ -74,7 +99,13 @@ impl Resources {
             if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
                 // Clean runs are thrown away after their time; everything else stays for as long as
                 // somebody may ask.
-                self.note(&format!("rows of {table}"), "", 300, table == "reconcile_runs", rows);
+                self.note(
+                    &format!("rows of {table}"),
+                    "",
+                    300,
+                    table == "reconcile_runs",
+                    rows,
+                );
             }
         }
         if let Ok((keys, memory, clients)) = redis(system).await {
@@ -92,7 +123,11 @@ impl Resources {
 
     /// Names of those that grew.
     pub fn grown(&self) -> Vec<&str> {
-        self.0.iter().filter(|(_, resource)| resource.grew()).map(|(name, _)| name.as_str()).collect()
+        self.0
+            .iter()
+            .filter(|(_, resource)| resource.grew())
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 
     /// The least number of values of any resource that must stay flat.
@@ -108,7 +143,11 @@ impl Resources {
 
 impl fmt::Display for Resources {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{:<38} {:>10} {:>10} {:>10}", "", "2nd quarter", "last", "most")?;
+        writeln!(
+            out,
+            "{:<38} {:>10} {:>10} {:>10}",
+            "", "2nd quarter", "last", "most"
+        )?;
         for (name, resource) in &self.0 {
             let (early, late) = resource.early_and_late();
             let most = resource.values.iter().max().copied().unwrap_or(0);
@@ -117,7 +156,11 @@ impl fmt::Display for Resources {
                 (false, true) => "flat",
                 (false, false) => "with trouble",
             };
-            writeln!(out, "{name:<38} {early:>10} {late:>10} {most:>10} {:<3} {word}", resource.unit)?;
+            writeln!(
+                out,
+                "{name:<38} {early:>10} {late:>10} {most:>10} {:<3} {word}",
+                resource.unit
+            )?;
         }
         Ok(())
     }
@@ -126,7 +169,9 @@ impl fmt::Display for Resources {
 /// Resident memory of a process, kB.
 fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
@@ -135,8 +180,16 @@ fn open_files(pid: u32) -> Option<u64> {
 }
 
 async fn status(system: &SystemUnderTest, name: &str) -> Result<u64> {
-    let rows = system.world.sql.rows(&format!("SHOW GLOBAL STATUS LIKE '{name}'")).await?;
-    Ok(rows.first().and_then(|row| row.get(1)).and_then(|text| text.parse().ok()).unwrap_or(0))
+    let rows = system
+        .world
+        .sql
+        .rows(&format!("SHOW GLOBAL STATUS LIKE '{name}'"))
+        .await?;
+    Ok(rows
+        .first()
+        .and_then(|row| row.get(1))
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0))
 }
 
 /// Keys, bytes of memory and clients.
@@ -145,7 +198,9 @@ async fn redis(system: &SystemUnderTest) -> Result<(u64, u64, u64)> {
     let keys: u64 = redis.try_command(&["DBSIZE"]).await?;
     let info: String = redis.try_command(&["INFO"]).await?;
     let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     };
     Ok((keys, field("used_memory"), field("connected_clients")))
@@ -157,10 +212,24 @@ mod tests {
 
     #[test]
     fn what_climbs_has_grown_and_what_moves_up_and_down_has_not() {
-        let resource = |values: Vec<u64>| Resource { slack: 10, must_be_flat: true, values, unit: "" };
+        let resource = |values: Vec<u64>| Resource {
+            slack: 10,
+            must_be_flat: true,
+            values,
+            unit: "",
+        };
         assert!(resource((0..100).map(|n| 1_000 + n * 10).collect()).grew());
         assert!(!resource((0..100).map(|n| 1_000 + n % 7).collect()).grew());
-        assert!(!resource((0..100).map(|n| if n < 25 { n } else { 25 }).collect()).grew(), "warming up");
-        assert!(!Resource { must_be_flat: false, ..resource((0..100).map(|n| n * 100).collect()) }.grew());
+        assert!(
+            !resource((0..100).map(|n| if n < 25 { n } else { 25 }).collect()).grew(),
+            "warming up"
+        );
+        assert!(
+            !Resource {
+                must_be_flat: false,
+                ..resource((0..100).map(|n| n * 100).collect())
+            }
+            .grew()
+        );
     }
 }

@@ -54,16 +54,29 @@ pub struct ScheduleResult {
 ///
 /// # Errors
 /// When the machine or a server failed, not the product: nothing is shown then.
-pub async fn run(servers: &Arc<TestedServers>, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
+pub async fn run(
+    servers: &Arc<TestedServers>,
+    schedule: &FaultSchedule,
+    folder: &Path,
+) -> Result<ScheduleResult> {
     std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
-    let system = SystemUnderTest::start(Arc::clone(servers), schedule).await.context("before the first fault")?;
+    std::fs::write(
+        folder.join("schedule.json"),
+        serde_json::to_string_pretty(schedule)?,
+    )?;
+    let system = SystemUnderTest::start(Arc::clone(servers), schedule)
+        .await
+        .context("before the first fault")?;
     let path = folder.join("history.jsonl");
     let recorder = Recorder::create(&path)?;
     for coupon in system.coupons() {
         announce(coupon, schedule, &recorder);
     }
-    if schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::Garbage { .. })) {
+    if schedule
+        .faults
+        .iter()
+        .any(|timed| matches!(timed.fault, Fault::Garbage { .. }))
+    {
         announce_odd_people(&system, &recorder);
     }
     let played = tokio::select! {
@@ -73,7 +86,12 @@ pub async fn run(servers: &Arc<TestedServers>, schedule: &FaultSchedule, folder:
     let logs = folder.join("logs");
     system.world.keep_logs(&logs)?;
     std::fs::write(folder.join("notes.txt"), verify::notes(&system).await)?;
-    let Played { hits, exact_after, answers, mut wrong } = played?;
+    let Played {
+        hits,
+        exact_after,
+        answers,
+        mut wrong,
+    } = played?;
     recorder.finish()?;
     let judgement = check(&History::parse(&std::fs::read_to_string(&path)?)?);
     match &judgement.verdict {
@@ -84,15 +102,37 @@ pub async fn run(servers: &Arc<TestedServers>, schedule: &FaultSchedule, folder:
     wrong.extend(system.objections());
     // None of the faults takes every copy of a promise.
     if judgement.figures.broken > 0 {
-        wrong.push(format!("{} promises were broken, though listed", judgement.figures.broken));
+        wrong.push(format!(
+            "{} promises were broken, though listed",
+            judgement.figures.broken
+        ));
     }
     let not_by_consumer = verify::not_by_consumer(&system).await?;
-    let shown = Evidence { answers: &answers, hits: &hits, logs: &logs, not_by_consumer };
-    wrong.extend(schedule.expect.iter().filter_map(|expect| expect.missing(&shown)));
-    let exact_after_ms = exact_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    let ran =
-        ScheduleResult { seed: schedule.seed, faults: hits, exact_after_ms, wrong, ..of_figures(&judgement.figures) };
-    std::fs::write(folder.join("verdict.txt"), format!("{schedule}\n\n{ran:#?}\n\n{judgement}\n"))?;
+    let shown = Evidence {
+        answers: &answers,
+        hits: &hits,
+        logs: &logs,
+        not_by_consumer,
+    };
+    wrong.extend(
+        schedule
+            .expect
+            .iter()
+            .filter_map(|expect| expect.missing(&shown)),
+    );
+    let exact_after_ms =
+        exact_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let ran = ScheduleResult {
+        seed: schedule.seed,
+        faults: hits,
+        exact_after_ms,
+        wrong,
+        ..of_figures(&judgement.figures)
+    };
+    std::fs::write(
+        folder.join("verdict.txt"),
+        format!("{schedule}\n\n{ran:#?}\n\n{judgement}\n"),
+    )?;
     Ok(ran)
 }
 
@@ -105,7 +145,11 @@ pub(crate) fn announce(coupon: &MadeCoupon, schedule: &FaultSchedule, recorder: 
 }
 
 fn is_now(coupon: &MadeCoupon, quantity: u64, recorder: &Recorder) {
-    let once_per = if coupon.body["once_per"] == "coupon" { RecordedScope::Coupon } else { RecordedScope::Drop };
+    let once_per = if coupon.body["once_per"] == "coupon" {
+        RecordedScope::Coupon
+    } else {
+        RecordedScope::Drop
+    };
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
 }
 
@@ -145,8 +189,17 @@ struct Played {
 }
 
 /// Faults, healing, and the wait until everything is exact.
-async fn play(system: &SystemUnderTest, schedule: &FaultSchedule, recorder: &Recorder) -> Result<Played> {
-    let clients = Clients::new(system, schedule, system.coupons().to_vec(), recorder.clone());
+async fn play(
+    system: &SystemUnderTest,
+    schedule: &FaultSchedule,
+    recorder: &Recorder,
+) -> Result<Played> {
+    let clients = Clients::new(
+        system,
+        schedule,
+        system.coupons().to_vec(),
+        recorder.clone(),
+    );
     let operators = Operators::new(system, schedule, recorder.clone());
     let (hits, healed, exact) = tokio::select! {
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
@@ -160,12 +213,28 @@ async fn play(system: &SystemUnderTest, schedule: &FaultSchedule, recorder: &Rec
         listed.extend(people.into_iter().map(|person| (number, person)));
     }
     let (answers, mut wrong) = clients.into_answers(&listed);
-    let exact_after = exact.as_ref().ok().map(|at| at.saturating_duration_since(healed));
-    wrong.extend(exact.err().map(|why| format!("not exact within {DEADLINE:?} after healing: {why}")));
-    Ok(Played { hits, exact_after, answers, wrong })
+    let exact_after = exact
+        .as_ref()
+        .ok()
+        .map(|at| at.saturating_duration_since(healed));
+    wrong.extend(
+        exact
+            .err()
+            .map(|why| format!("not exact within {DEADLINE:?} after healing: {why}")),
+    );
+    Ok(Played {
+        hits,
+        exact_after,
+        answers,
+        wrong,
+    })
 }
 
-type Healed = (Vec<TriedFault>, Instant, std::result::Result<Instant, String>);
+type Healed = (
+    Vec<TriedFault>,
+    Instant,
+    std::result::Result<Instant, String>,
+);
 
 async fn until_healed_and_exact(
     system: &SystemUnderTest,
@@ -174,7 +243,12 @@ async fn until_healed_and_exact(
     operators: &Operators<'_>,
 ) -> Result<Healed> {
     let broken = async {
-        let faults = futures_util::future::try_join_all(schedule.faults.iter().map(|timed| at_its_time(system, timed)));
+        let faults = futures_util::future::try_join_all(
+            schedule
+                .faults
+                .iter()
+                .map(|timed| at_its_time(system, timed)),
+        );
         let (hits, ()) = tokio::join!(faults, operators.until_people_came());
         system.heal().await?;
         remove_what_came_back(system).await?;
@@ -189,7 +263,11 @@ async fn until_healed_and_exact(
     let (answered, broken) = tokio::join!(answered, broken);
     let (hits, healed) = broken?;
     if !answered {
-        return Ok((hits, healed, Err("some people were not answered".to_owned())));
+        return Ok((
+            hits,
+            healed,
+            Err("some people were not answered".to_owned()),
+        ));
     }
     let exact = until_exact(system, clients, healed).await;
     Ok((hits, healed, exact))
@@ -210,10 +288,17 @@ async fn watch_rows(system: &SystemUnderTest, recorder: &Recorder) {
 
 async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<TriedFault> {
     pause(timed.at_ms).await;
-    let Effect { took, note, during } =
-        inject(system, &timed.fault).await.with_context(|| format!("{}", timed.fault))?;
+    let Effect { took, note, during } = inject(system, &timed.fault)
+        .await
+        .with_context(|| format!("{}", timed.fault))?;
     let fault = format!("{:>5} ms  {}", timed.at_ms, timed.fault);
-    Ok(TriedFault { name: timed.fault.name(), fault, took, note, during })
+    Ok(TriedFault {
+        name: timed.fault.name(),
+        fault,
+        took,
+        note,
+        during,
+    })
 }
 
 pub(crate) fn id(number: i64) -> u64 {
@@ -229,7 +314,12 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
     let found = system.world.sql.rows(&both).await?;
     let quantity = found.first().context("the drop is gone")?[0].parse()?;
     let rows = found.into_iter().filter(|row| row[1] != "NULL");
-    let rows = rows.map(|mut row| Ok(RecordedRow { slot: row[1].parse()?, person: row.swap_remove(2) }));
+    let rows = rows.map(|mut row| {
+        Ok(RecordedRow {
+            slot: row[1].parse()?,
+            person: row.swap_remove(2),
+        })
+    });
     Ok((quantity, rows.collect::<Result<_>>()?))
 }
 

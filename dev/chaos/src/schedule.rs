@@ -94,11 +94,19 @@ impl FaultSchedule {
         let quantity = rng.random_range(30..=200) / coupons;
         let people = quantity * rng.random_range(13..=25) / 10;
         let crowd_ms = rng.random_range(4_000..=8_000);
-        let number = if rng.random_bool(0.33) { 1 } else { rng.random_range(2..=5) };
+        let number = if rng.random_bool(0.33) {
+            1
+        } else {
+            rng.random_range(2..=5)
+        };
         // Once all is sold, little can still go wrong; and some faults take a while to begin.
         let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
-        let mut faults: Vec<Timed> =
-            (0..number).map(|_| Timed { at_ms: rng.random_range(200..latest), fault: fault(&mut rng) }).collect();
+        let mut faults: Vec<Timed> = (0..number)
+            .map(|_| Timed {
+                at_ms: rng.random_range(200..latest),
+                fault: fault(&mut rng),
+            })
+            .collect();
         if let Some(late) = later_vocabulary(seed, latest) {
             faults.push(late);
         }
@@ -108,14 +116,27 @@ impl FaultSchedule {
             seed,
             coupons,
             quantity,
-            waiting_list: if rng.random_bool(0.3) { quantity / 4 } else { 0 },
-            once_per: if rng.random_bool(0.5) { "coupon" } else { "drop" }.into(),
+            waiting_list: if rng.random_bool(0.3) {
+                quantity / 4
+            } else {
+                0
+            },
+            once_per: if rng.random_bool(0.5) {
+                "coupon"
+            } else {
+                "drop"
+            }
+            .into(),
             people,
             numeric_ids: seed.is_multiple_of(2),
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
             // More people ask than there are slots and revocations together.
-            revoke_percent: if rng.random_bool(0.7) { rng.random_range(2..=15) } else { 0 },
+            revoke_percent: if rng.random_bool(0.7) {
+                rng.random_range(2..=15)
+            } else {
+                0
+            },
             listed,
             relisted,
             clusters: false,
@@ -147,7 +168,9 @@ impl FaultSchedule {
             processes: 1,
             operators: 0,
             pollers: 0,
-            settings: IMPATIENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            settings: IMPATIENT
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             faults,
             expect,
         }
@@ -160,17 +183,25 @@ impl FaultSchedule {
 
     /// A claim after a revocation of that time is one to Redis's clock only hours later.
     pub(crate) fn sets_redis_ahead(&self) -> bool {
-        self.faults.iter().any(|hit| matches!(hit.fault, Fault::RedisClock { seconds: 1.., .. }))
+        self.faults
+            .iter()
+            .any(|hit| matches!(hit.fault, Fault::RedisClock { seconds: 1.., .. }))
     }
 
     /// The user id of a person.
     pub fn user_id(&self, number: u32) -> String {
-        if self.numeric_ids { (number + 1).to_string() } else { format!("u-{number}") }
+        if self.numeric_ids {
+            (number + 1).to_string()
+        } else {
+            format!("u-{number}")
+        }
     }
 
     /// The allow list at the start. People arrive in random order.
     pub fn listed_people(&self) -> Vec<String> {
-        (0..self.listed).map(|number| self.user_id(number)).collect()
+        (0..self.listed)
+            .map(|number| self.user_id(number))
+            .collect()
     }
 
     /// When the last fault is over at the latest, if none waits for another: milliseconds since the
@@ -183,7 +214,10 @@ impl FaultSchedule {
 /// A third of the seeds refuse messages without a signature.
 fn signatures(seed: u64) -> BTreeMap<String, String> {
     let reject = ("KAFKA_UNSIGNED".to_owned(), "reject".to_owned());
-    seed.is_multiple_of(3).then_some(reject).into_iter().collect()
+    seed.is_multiple_of(3)
+        .then_some(reject)
+        .into_iter()
+        .collect()
 }
 
 /// How many people are on an allow list, in a quarter of the seeds, and whether it changes. Some
@@ -201,17 +235,43 @@ fn allow_list(seed: u64, people: u32) -> (u32, bool) {
 fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
     let (at_ms, ms) = (rng.random_range(200..latest), rng.random_range(500..=3_000));
-    let role = *[ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].choose(&mut rng)?;
+    let role = *[
+        ProcessRole::Api,
+        ProcessRole::Consumer,
+        ProcessRole::Reconciler,
+    ]
+    .choose(&mut rng)?;
     let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(&mut rng)?;
     let fault = match rng.random_range(0..16) {
-        0 => Fault::Batch { batch: ForeignBatch::Mirrored, ms },
-        1 => Fault::Batch { batch: ForeignBatch::Forged, ms },
-        2 => Fault::Batch { batch: ForeignBatch::Oversized, ms },
-        3 => Fault::Batch { batch: ForeignBatch::Garbled, ms },
-        4 => Fault::MorePartitions { partitions: rng.random_range(4..=9) },
+        0 => Fault::Batch {
+            batch: ForeignBatch::Mirrored,
+            ms,
+        },
+        1 => Fault::Batch {
+            batch: ForeignBatch::Forged,
+            ms,
+        },
+        2 => Fault::Batch {
+            batch: ForeignBatch::Oversized,
+            ms,
+        },
+        3 => Fault::Batch {
+            batch: ForeignBatch::Garbled,
+            ms,
+        },
+        4 => Fault::MorePartitions {
+            partitions: rng.random_range(4..=9),
+        },
         5 => Fault::MailsRefused { ms: ms + 2_000 },
-        6 => Fault::Hogs { role, number: rng.random_range(0..EACH), ms: ms + 2_000 },
-        7 => Fault::ColdStart { store, ms: ms + 1_000 },
+        6 => Fault::Hogs {
+            role,
+            number: rng.random_range(0..EACH),
+            ms: ms + 2_000,
+        },
+        7 => Fault::ColdStart {
+            store,
+            ms: ms + 1_000,
+        },
         8 => Fault::OldReader { ms: ms + 1_000 },
         _ => return None,
     };
@@ -220,69 +280,159 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
 
 fn fault(rng: &mut StdRng) -> Fault {
     let role = |rng: &mut StdRng| {
-        *[ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].choose(rng).unwrap_or(&ProcessRole::Api)
+        *[
+            ProcessRole::Api,
+            ProcessRole::Consumer,
+            ProcessRole::Reconciler,
+        ]
+        .choose(rng)
+        .unwrap_or(&ProcessRole::Api)
     };
     let store = |rng: &mut StdRng| {
-        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(rng).unwrap_or(&FaultyStore::Redis)
+        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka]
+            .choose(rng)
+            .unwrap_or(&FaultyStore::Redis)
     };
     let number = rng.random_range(0..EACH);
     let ms = rng.random_range(200..=3_000);
     match rng.random_range(0..36) {
-        0..=2 => Fault::Kill { role: role(rng), number, ms },
+        0..=2 => Fault::Kill {
+            role: role(rng),
+            number,
+            ms,
+        },
         3..=4 => {
             // A consumer frozen for longer than its session loses its partitions, and goes on with
             // a batch that it has read.
             let long = rng.random_bool(0.3);
-            Fault::Freeze { role: role(rng), number, ms: if long { ms + 6_000 } else { ms } }
+            Fault::Freeze {
+                role: role(rng),
+                number,
+                ms: if long { ms + 6_000 } else { ms },
+            }
         }
         5..=8 => {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
             // Not always the first time that it gets there. A consumer gets there only when the
             // group has noticed that its forerunner is dead.
-            let (nth, patience) = if role == ProcessRole::Api { (rng.random_range(1..=3), 2_000) } else { (1, 9_000) };
-            Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + patience }
+            let (nth, patience) = if role == ProcessRole::Api {
+                (rng.random_range(1..=3), 2_000)
+            } else {
+                (1, 9_000)
+            };
+            Fault::Crash {
+                role,
+                number,
+                point: format!("{point}:{nth}"),
+                ms: ms + patience,
+            }
         }
         9 => {
             let step = *[-7_200, -90, -10, 10, 90, 7_200].choose(rng).unwrap_or(&90);
-            Fault::Clock { role: role(rng), number, seconds: step, ms }
+            Fault::Clock {
+                role: role(rng),
+                number,
+                seconds: step,
+                ms,
+            }
         }
-        10..=11 => Fault::KillServer { store: store(rng), ms },
-        12..=13 => Fault::FreezeServer { store: store(rng), ms: if rng.random_bool(0.5) { ms } else { ms + 2_000 } },
+        10..=11 => Fault::KillServer {
+            store: store(rng),
+            ms,
+        },
+        12..=13 => Fault::FreezeServer {
+            store: store(rng),
+            ms: if rng.random_bool(0.5) { ms } else { ms + 2_000 },
+        },
         14..=16 => {
-            let all =
-                [WireFault::Delay, WireFault::Cut, WireFault::BlackHole, WireFault::DropReplies, WireFault::HalfClose];
+            let all = [
+                WireFault::Delay,
+                WireFault::Cut,
+                WireFault::BlackHole,
+                WireFault::DropReplies,
+                WireFault::HalfClose,
+            ];
             let wire = *all.choose(rng).unwrap_or(&WireFault::Cut);
-            Fault::Wire { store: store(rng), wire, ms }
+            Fault::Wire {
+                store: store(rng),
+                wire,
+                ms,
+            }
         }
-        17 => Fault::TruncatedAof { percent: rng.random_range(5..=100) },
+        17 => Fault::TruncatedAof {
+            percent: rng.random_range(5..=100),
+        },
         18 => Fault::Flush,
-        19 => Fault::OldCopy { age_ms: rng.random_range(200..=2_500) },
-        20 => Fault::StaleReplica { lag_ms: rng.random_range(300..=2_500) },
-        21 => [Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
+        19 => Fault::OldCopy {
+            age_ms: rng.random_range(200..=2_500),
+        },
+        20 => Fault::StaleReplica {
+            lag_ms: rng.random_range(300..=2_500),
+        },
+        21 => [Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }]
+            .choose(rng)
+            .cloned()
+            .unwrap_or(Fault::Flush),
         22 => Fault::MysqlReadOnly { ms },
-        23 => [Fault::MysqlLocks { ms }, Fault::MysqlDeadlocks { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
+        23 => [Fault::MysqlLocks { ms }, Fault::MysqlDeadlocks { ms }]
+            .choose(rng)
+            .cloned()
+            .unwrap_or(Fault::Flush),
         24 => Fault::MysqlDiskFull { ms },
         // Longer than the processes wait for anything, a consumer's session included.
-        25..=27 => Fault::Silent { store: store(rng), process: rng.random_bool(0.5), ms: ms + 6_000 },
-        28 => Fault::Demotion { lag_ms: rng.random_range(300..=2_500) },
+        25..=27 => Fault::Silent {
+            store: store(rng),
+            process: rng.random_bool(0.5),
+            ms: ms + 6_000,
+        },
+        28 => Fault::Demotion {
+            lag_ms: rng.random_range(300..=2_500),
+        },
         29 => {
             // The windows are half an hour away.
-            let step = *[-7_200, -7_200, -90, 90, 7_200, 7_200].choose(rng).unwrap_or(&90);
-            Fault::RedisClock { seconds: step, ms: ms + 1_000 }
+            let step = *[-7_200, -7_200, -90, 90, 7_200, 7_200]
+                .choose(rng)
+                .unwrap_or(&90);
+            Fault::RedisClock {
+                seconds: step,
+                ms: ms + 1_000,
+            }
         }
         30..=31 => {
             let ms = if rng.random_bool(0.5) { ms } else { ms + 5_000 };
-            if rng.random_bool(0.5) { Fault::MysqlTableHangs { ms } } else { Fault::MysqlWritesHang { ms } }
+            if rng.random_bool(0.5) {
+                Fault::MysqlTableHangs { ms }
+            } else {
+                Fault::MysqlWritesHang { ms }
+            }
         }
         32 => {
             // The claimants have a test of their own (`faults::single`).
-            let all = [DropKey::Meta, DropKey::Count, DropKey::Users, DropKey::Free, DropKey::Waiting];
-            Fault::WrongType { key: *all.choose(rng).unwrap_or(&DropKey::Users), ms: ms + 2_000 }
+            let all = [
+                DropKey::Meta,
+                DropKey::Count,
+                DropKey::Users,
+                DropKey::Free,
+                DropKey::Waiting,
+            ];
+            Fault::WrongType {
+                key: *all.choose(rng).unwrap_or(&DropKey::Users),
+                ms: ms + 2_000,
+            }
         }
         _ => {
-            let all = [Junk::Scores, Junk::Names, Junk::Free, Junk::Messages, Junk::DeadLetters];
-            Fault::Garbage { junk: *all.choose(rng).unwrap_or(&Junk::Scores), ms }
+            let all = [
+                Junk::Scores,
+                Junk::Names,
+                Junk::Free,
+                Junk::Messages,
+                Junk::DeadLetters,
+            ];
+            Fault::Garbage {
+                junk: *all.choose(rng).unwrap_or(&Junk::Scores),
+                ms,
+            }
         }
     }
 }
@@ -298,7 +448,12 @@ fn points(role: ProcessRole) -> &'static [&'static str] {
             "revocation_written",
             "revocation_released",
         ],
-        ProcessRole::Consumer => &["rows_begun", "rows_inserted", "rows_committed", "offsets_committed"],
+        ProcessRole::Consumer => &[
+            "rows_begun",
+            "rows_inserted",
+            "rows_committed",
+            "offsets_committed",
+        ],
         ProcessRole::Reconciler => &[
             "run_begun",
             "repair_begun",
@@ -318,7 +473,17 @@ fn points(role: ProcessRole) -> &'static [&'static str] {
 impl fmt::Display for FaultSchedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, listed, operators, pollers, ..
+            seed,
+            coupons,
+            quantity,
+            people,
+            crowd_ms,
+            once_per,
+            waiting_list,
+            listed,
+            operators,
+            pollers,
+            ..
         } = self;
         write!(
             out,
@@ -328,10 +493,18 @@ impl fmt::Display for FaultSchedule {
             write!(out, ", {waiting_list} may wait")?;
         }
         if self.revoke_percent > 0 {
-            write!(out, ", {} % give it back or are revoked", self.revoke_percent)?;
+            write!(
+                out,
+                ", {} % give it back or are revoked",
+                self.revoke_percent
+            )?;
         }
         if *listed > 0 {
-            write!(out, ", {listed} on an allow list{}", if self.relisted { " that changes" } else { "" })?;
+            write!(
+                out,
+                ", {listed} on an allow list{}",
+                if self.relisted { " that changes" } else { "" }
+            )?;
         }
         if *operators > 0 {
             write!(out, ", {operators} operators")?;
@@ -362,29 +535,40 @@ mod tests {
             assert_eq!(schedule, FaultSchedule::draw(seed));
             let text = serde_json::to_string(&schedule).unwrap();
             assert_eq!(schedule, serde_json::from_str(&text).unwrap());
-            assert!(schedule.people > schedule.quantity && !schedule.faults.is_empty(), "{schedule}");
+            assert!(
+                schedule.people > schedule.quantity && !schedule.faults.is_empty(),
+                "{schedule}"
+            );
         }
         assert_ne!(FaultSchedule::draw(1).faults, FaultSchedule::draw(2).faults);
     }
 
     #[test]
     fn five_hundred_seeds_draw_every_kind_of_fault() {
-        let drawn: BTreeSet<String> =
-            (1..=500).flat_map(|seed| FaultSchedule::draw(seed).faults).map(|timed| timed.fault.name()).collect();
+        let drawn: BTreeSet<String> = (1..=500)
+            .flat_map(|seed| FaultSchedule::draw(seed).faults)
+            .map(|timed| timed.fault.name())
+            .collect();
         assert_eq!(drawn.len(), KINDS, "{drawn:#?}");
     }
 
     #[test]
     fn a_quarter_of_the_seeds_has_an_allow_list_and_some_lists_fill_the_quantity() {
-        let drawn: Vec<FaultSchedule> =
-            (1..=500).map(FaultSchedule::draw).filter(|schedule| schedule.listed > 0).collect();
+        let drawn: Vec<FaultSchedule> = (1..=500)
+            .map(FaultSchedule::draw)
+            .filter(|schedule| schedule.listed > 0)
+            .collect();
         assert!((85..=165).contains(&drawn.len()), "{}", drawn.len());
         for changes in [true, false] {
             let listed = || drawn.iter().filter(|schedule| schedule.relisted == changes);
             assert!(listed().any(|schedule| schedule.listed >= schedule.most()));
             assert!(listed().any(|schedule| schedule.listed < schedule.quantity));
         }
-        assert!(drawn.iter().all(|schedule| schedule.listed < schedule.people));
+        assert!(
+            drawn
+                .iter()
+                .all(|schedule| schedule.listed < schedule.people)
+        );
     }
 
     /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,

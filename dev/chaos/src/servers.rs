@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use firstcome_stack::{
-    FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions, RedisServer,
+    FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions,
+    RedisServer,
 };
 use firstcome_testkit::{Clocks, PrefixedKeys, ProcessClock};
 use tokio::sync::Mutex;
@@ -19,7 +20,10 @@ use crate::fault::FaultyStore;
 const LOCK_WAIT_SECONDS: u64 = 2;
 
 fn redis_options(clock: &ProcessClock) -> RedisOptions {
-    RedisOptions { env: clock.env().into(), ..RedisOptions::default() }
+    RedisOptions {
+        env: clock.env().into(),
+        ..RedisOptions::default()
+    }
 }
 
 /// Redis, MySQL and Kafka, and a proxy before each.
@@ -46,7 +50,9 @@ impl ProxiedServers {
         let redis_clock = clocks.clock("redis")?;
         let (redis, mysql, kafka) = tokio::try_join!(
             RedisServer::start(redis_options(&redis_clock)),
-            MysqlServer::start(MysqlOptions { extra_args: vec![wait] }),
+            MysqlServer::start(MysqlOptions {
+                extra_args: vec![wait]
+            }),
             KafkaServer::start_behind_proxy(KafkaOptions::default()),
         )?;
         let redis = Arc::new(redis);
@@ -66,7 +72,11 @@ impl ProxiedServers {
 
     /// Starts a replica of the master behind this port.
     pub async fn replica(&self, of: u16) -> Result<RedisServer> {
-        RedisServer::start(RedisOptions { replica_of: Some(of), ..redis_options(&self.redis_clock) }).await
+        RedisServer::start(RedisOptions {
+            replica_of: Some(of),
+            ..redis_options(&self.redis_clock)
+        })
+        .await
     }
 
     /// The Redis that is the master now.
@@ -167,7 +177,8 @@ impl ProxiedServers {
         self.redis_command(&["REPLICAOF", "NO", "ONE"]).await?;
         self.redis_command(&["FLUSHALL"]).await?;
         self.redis_command(&["SCRIPT", "FLUSH"]).await?;
-        self.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await
+        self.redis_command(&["CONFIG", "SET", "maxmemory", "0"])
+            .await
     }
 
     /// A command straight to the master.

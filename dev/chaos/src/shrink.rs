@@ -12,21 +12,33 @@ const TRIES: u32 = 2;
 
 /// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in
 /// `shrunk.json`.
-pub async fn shrink(worker: &mut CampaignWorker, failed: &FaultSchedule, folder: &Path) -> Result<()> {
+pub async fn shrink(
+    worker: &mut CampaignWorker,
+    failed: &FaultSchedule,
+    folder: &Path,
+) -> Result<()> {
     let mut smallest = failed.clone();
     let mut at = 0;
     while smallest.faults.len() > 1 && at < smallest.faults.len() {
         let mut smaller = smallest.clone();
         let without = smaller.faults.remove(at);
         let fails = fails(worker, &smaller, &folder.join("smaller")).await;
-        println!("seed {}: {} without {}", failed.seed, if fails { "still fails" } else { "passes" }, without.fault);
+        println!(
+            "seed {}: {} without {}",
+            failed.seed,
+            if fails { "still fails" } else { "passes" },
+            without.fault
+        );
         if fails {
             smallest = smaller;
         } else {
             at += 1;
         }
     }
-    std::fs::write(folder.join("shrunk.json"), serde_json::to_string_pretty(&smallest)?)?;
+    std::fs::write(
+        folder.join("shrunk.json"),
+        serde_json::to_string_pretty(&smallest)?,
+    )?;
     println!(
         "seed {}: the smallest that fails is\n{smallest}\n  replay: make chaos REPLAY={}",
         failed.seed,

@@ -63,14 +63,29 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
     let servers = Arc::new(TestedServers::start(false).await?);
     // Short times of keeping, so that half an hour shows what is thrown away.
-    let settings = [("CLEAN_RUNS_KEPT_SECONDS", "120"), ("SEALED_KEYS_TTL_SECONDS", "60")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let settings = [
+        ("CLEAN_RUNS_KEPT_SECONDS", "120"),
+        ("SEALED_KEYS_TTL_SECONDS", "60"),
+    ];
+    let settings = settings
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
     let drawn = FaultSchedule::draw(0);
-    let schedule =
-        FaultSchedule { coupons: 1, quantity: 100, people: 160, crowd_ms: 12_000, faults: vec![], settings, ..drawn };
+    let schedule = FaultSchedule {
+        coupons: 1,
+        quantity: 100,
+        people: 160,
+        crowd_ms: 12_000,
+        faults: vec![],
+        settings,
+        ..drawn
+    };
     let system = SystemUnderTest::start(Arc::clone(&servers), &schedule).await?;
     let (tally, mut resources) = (SoakTally::default(), Resources::default());
-    let span = Span { begun: Instant::now(), lasts: Duration::from_secs(minutes * 60) };
+    let span = Span {
+        begun: Instant::now(),
+        lasts: Duration::from_secs(minutes * 60),
+    };
     let all = async {
         tokio::join!(
             traffic(&system, &schedule, &tally, out, span),
@@ -93,12 +108,22 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
         count(&tally.faults),
         count(&tally.wrong)
     );
-    std::fs::write(out.join("resources.json"), serde_json::to_string_pretty(&resources)?)?;
+    std::fs::write(
+        out.join("resources.json"),
+        serde_json::to_string_pretty(&resources)?,
+    )?;
     let grown = resources.grown();
-    let good = grown.is_empty() && count(&tally.wrong) == 0 && count(&tally.promises) > 0 && resources.looks() >= 8;
+    let good = grown.is_empty()
+        && count(&tally.wrong) == 0
+        && count(&tally.promises) > 0
+        && resources.looks() >= 8;
     println!(
         "{}",
-        if good { "nothing grew, every promise was kept".to_owned() } else { format!("NOT GOOD; grew: {grown:?}") }
+        if good {
+            "nothing grew, every promise was kept".to_owned()
+        } else {
+            format!("NOT GOOD; grew: {grown:?}")
+        }
     );
     if !good {
         system.world.keep_logs(&out.join("logs"))?;
@@ -141,11 +166,16 @@ async fn one_coupon(
     out: &Path,
     number: u64,
 ) -> Result<()> {
-    let Some(coupon) = make(system, schedule).await else { return Ok(()) };
+    let Some(coupon) = make(system, schedule).await else {
+        return Ok(());
+    };
     let path = out.join(format!("coupon-{number}.jsonl"));
     let recorder = Recorder::create(&path)?;
     announce(&coupon, schedule, &recorder);
-    let schedule = FaultSchedule { seed: number, ..schedule.clone() };
+    let schedule = FaultSchedule {
+        seed: number,
+        ..schedule.clone()
+    };
     let clients = Clients::new(system, &schedule, vec![coupon.clone()], recorder.clone());
     let _ = tokio::time::timeout(ASKED_FOR, async {
         clients.come().await;
@@ -163,13 +193,21 @@ async fn one_coupon(
     recorder.finish()?;
     let judgement = check(&History::parse(&std::fs::read_to_string(&path)?)?);
     tally.coupons.fetch_add(1, Ordering::Relaxed);
-    tally.promises.fetch_add(judgement.figures.promises as u64, Ordering::Relaxed);
-    tally.listed.fetch_add(judgement.figures.broken as u64, Ordering::Relaxed);
+    tally
+        .promises
+        .fetch_add(judgement.figures.promises as u64, Ordering::Relaxed);
+    tally
+        .listed
+        .fetch_add(judgement.figures.broken as u64, Ordering::Relaxed);
     if judgement.verdict == Verdict::Pass && sealed {
         std::fs::remove_file(&path)?;
     } else {
         tally.wrong.fetch_add(1, Ordering::Relaxed);
-        println!("coupon {number} (drop {}), sealed: {sealed}: {judgement}\n  kept in {}", coupon.drop, path.display());
+        println!(
+            "coupon {number} (drop {}), sealed: {sealed}: {judgement}\n  kept in {}",
+            coupon.drop,
+            path.display()
+        );
     }
     Ok(())
 }
@@ -177,7 +215,10 @@ async fn one_coupon(
 /// A coupon, as soon as it can be made; none when it can't for long.
 async fn make(system: &SystemUnderTest, schedule: &FaultSchedule) -> Option<MadeCoupon> {
     for _ in 0..20 {
-        if let Ok(coupon) = system.make_coupon(schedule, None, "INTERVAL 45 SECOND").await {
+        if let Ok(coupon) = system
+            .make_coupon(schedule, None, "INTERVAL 45 SECOND")
+            .await
+        {
             return Some(coupon);
         }
         pause(500).await;
@@ -187,9 +228,18 @@ async fn make(system: &SystemUnderTest, schedule: &FaultSchedule) -> Option<Made
 
 async fn until_sealed(system: &SystemUnderTest, coupon: &MadeCoupon) -> bool {
     let begun = Instant::now();
-    let sql = format!("SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}", coupon.drop);
+    let sql = format!(
+        "SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}",
+        coupon.drop
+    );
     while begun.elapsed() < SEALED_WITHIN {
-        if system.world.sql.rows(&sql).await.is_ok_and(|rows| rows[0][0] == "1") {
+        if system
+            .world
+            .sql
+            .rows(&sql)
+            .await
+            .is_ok_and(|rows| rows[0][0] == "1")
+        {
             return true;
         }
         pause(500).await;
@@ -204,29 +254,54 @@ async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Res
         pause(FAULT_PAUSE_MS).await;
         let fault = draw();
         let effect = inject(system, &fault).await?;
-        tally.faults.fetch_add(u64::from(effect.took), Ordering::Relaxed);
+        tally
+            .faults
+            .fetch_add(u64::from(effect.took), Ordering::Relaxed);
     }
     system.heal().await
 }
 
 fn draw() -> Fault {
     let mut rng = rand::rng();
-    let role = *[ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler]
+    let role = *[
+        ProcessRole::Api,
+        ProcessRole::Consumer,
+        ProcessRole::Reconciler,
+    ]
+    .choose(&mut rng)
+    .unwrap_or(&ProcessRole::Api);
+    let store = *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka]
         .choose(&mut rng)
-        .unwrap_or(&ProcessRole::Api);
-    let store =
-        *[FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka].choose(&mut rng).unwrap_or(&FaultyStore::Redis);
-    let wires = [WireFault::Delay, WireFault::Cut, WireFault::BlackHole, WireFault::DropReplies, WireFault::HalfClose];
+        .unwrap_or(&FaultyStore::Redis);
+    let wires = [
+        WireFault::Delay,
+        WireFault::Cut,
+        WireFault::BlackHole,
+        WireFault::DropReplies,
+        WireFault::HalfClose,
+    ];
     let wire = *wires.choose(&mut rng).unwrap_or(&WireFault::Cut);
     let ms = 1_500;
     let all = [
-        Fault::Kill { role, number: 1, ms },
-        Fault::Freeze { role, number: 0, ms },
+        Fault::Kill {
+            role,
+            number: 1,
+            ms,
+        },
+        Fault::Freeze {
+            role,
+            number: 0,
+            ms,
+        },
         Fault::KillServer { store, ms },
         Fault::FreezeServer { store, ms },
         Fault::Wire { store, wire, ms },
         Fault::Wire { store, wire, ms },
-        Fault::Silent { store, process: false, ms: ms + 5_000 },
+        Fault::Silent {
+            store,
+            process: false,
+            ms: ms + 5_000,
+        },
         Fault::Demotion { lag_ms: ms },
         Fault::MysqlTableHangs { ms },
         Fault::OldCopy { age_ms: ms },

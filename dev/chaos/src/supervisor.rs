@@ -47,23 +47,43 @@ impl Supervisor {
         };
         let mut clocks = None;
         let mut processes = Vec::new();
-        for role in [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler] {
+        for role in [
+            ProcessRole::Api,
+            ProcessRole::Consumer,
+            ProcessRole::Reconciler,
+        ] {
             for number in 0..how_many(schedule, role) {
                 let mut clock = None;
                 if stepped(role, number) {
-                    let clocks = if let Some(clocks) = &clocks { clocks } else { clocks.insert(Clocks::new()?) };
+                    let clocks = if let Some(clocks) = &clocks {
+                        clocks
+                    } else {
+                        clocks.insert(Clocks::new()?)
+                    };
                     clock = Some(clocks.clock(&format!("{}-{number}", role.name()))?);
                 }
                 let (state, busy) = (Mutex::default(), tokio::sync::Mutex::default());
-                processes.push(Supervised { role, clock, state, busy });
+                processes.push(Supervised {
+                    role,
+                    clock,
+                    state,
+                    busy,
+                });
             }
         }
-        Ok(Self { processes, _clocks: clocks })
+        Ok(Self {
+            processes,
+            _clocks: clocks,
+        })
     }
 
     /// The process of this number, counted anew where there are fewer.
     pub fn process(&self, role: ProcessRole, number: usize) -> &Supervised {
-        let of_role: Vec<&Supervised> = self.processes.iter().filter(|process| process.role == role).collect();
+        let of_role: Vec<&Supervised> = self
+            .processes
+            .iter()
+            .filter(|process| process.role == role)
+            .collect();
         of_role[number % of_role.len()]
     }
 
@@ -84,7 +104,10 @@ impl Supervisor {
 
     /// Addresses of the APIs that accept requests now.
     pub fn apis(&self) -> Vec<String> {
-        let apis = self.processes.iter().filter(|process| process.role == ProcessRole::Api);
+        let apis = self
+            .processes
+            .iter()
+            .filter(|process| process.role == ProcessRole::Api);
         apis.filter_map(Supervised::address).collect()
     }
 
@@ -97,8 +120,15 @@ impl Supervisor {
 
 /// Daemons are two always, except where a fault takes a process of a schedule that has one of each.
 fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
-    let taken = schedule.faults.iter().any(|timed| timed.fault.role() == Some(ProcessRole::Reconciler));
-    if role == ProcessRole::Reconciler && !taken { schedule.processes.max(2) } else { schedule.processes }
+    let taken = schedule
+        .faults
+        .iter()
+        .any(|timed| timed.fault.role() == Some(ProcessRole::Reconciler));
+    if role == ProcessRole::Reconciler && !taken {
+        schedule.processes.max(2)
+    } else {
+        schedule.processes
+    }
 }
 
 impl Supervised {
@@ -106,11 +136,20 @@ impl Supervised {
     /// than it waits at start-up.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
-        if state.away || state.process.as_ref().is_some_and(|process| process.status().is_none()) {
+        if state.away
+            || state
+                .process
+                .as_ref()
+                .is_some_and(|process| process.status().is_none())
+        {
             return;
         }
-        state.crashes +=
-            u32::from(state.process.as_ref().is_some_and(|process| process.log().contains("crash point ")));
+        state.crashes += u32::from(
+            state
+                .process
+                .as_ref()
+                .is_some_and(|process| process.log().contains("crash point ")),
+        );
         let crash_at = state.crash_at.take();
         state.process = Some(self.start(world, crash_at.as_deref()));
     }
@@ -121,8 +160,15 @@ impl Supervised {
             ProcessRole::Consumer => ("firstcome-api", "consume"),
             ProcessRole::Reconciler => ("firstcome-reconciler", "daemon"),
         };
-        let clock = self.clock.iter().flat_map(ProcessClock::env).collect::<Vec<_>>();
-        let mut env: Vec<(&str, &str)> = clock.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let clock = self
+            .clock
+            .iter()
+            .flat_map(ProcessClock::env)
+            .collect::<Vec<_>>();
+        let mut env: Vec<(&str, &str)> = clock
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         env.extend(crash_at.map(|point| ("FIRSTCOME_CRASH_AT", point)));
         world.start(program, &[verb], &env)
     }
@@ -134,9 +180,14 @@ impl Supervised {
     /// Where it accepts requests.
     pub fn address(&self) -> Option<String> {
         let state = self.state.lock();
-        let process = state.process.as_ref().filter(|process| process.status().is_none())?;
+        let process = state
+            .process
+            .as_ref()
+            .filter(|process| process.status().is_none())?;
         let stdout = process.stdout();
-        stdout.lines().find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
+        stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
     }
 
     /// SIGKILL; it stays away until [`Supervised::come_back`]. False when it did not run.
@@ -162,7 +213,13 @@ impl Supervised {
     /// SIGSTOP. False when it did not run.
     pub fn freeze(&self) -> bool {
         let state = self.state.lock();
-        let Some(process) = state.process.as_ref().filter(|process| process.status().is_none()) else { return false };
+        let Some(process) = state
+            .process
+            .as_ref()
+            .filter(|process| process.status().is_none())
+        else {
+            return false;
+        };
         process.freeze();
         true
     }
@@ -175,7 +232,12 @@ impl Supervised {
 
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.state.lock().process.as_ref().filter(|process| process.status().is_none()).map(Process::pid)
+        self.state
+            .lock()
+            .process
+            .as_ref()
+            .filter(|process| process.status().is_none())
+            .map(Process::pid)
     }
 
     /// How often it died at a crash point, and was started again.
@@ -185,7 +247,9 @@ impl Supervised {
 
     /// Sets its clock off by so many seconds. False when it has none, or does not run.
     pub fn set_clock(&self, seconds: i64) -> Result<bool> {
-        let Some(clock) = &self.clock else { return Ok(false) };
+        let Some(clock) = &self.clock else {
+            return Ok(false);
+        };
         clock.set(seconds)?;
         Ok(self.pid().is_some())
     }

@@ -55,7 +55,10 @@ impl SystemUnderTest {
     /// [`SystemUnderTest::supervise`].
     pub async fn start(servers: Arc<TestedServers>, schedule: &FaultSchedule) -> Result<Self> {
         let world = servers.world(&format!("chaos{}", schedule.seed)).await;
-        let own = schedule.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = schedule
+            .settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in SETTINGS.into_iter().chain(own) {
             world.set(name, value);
         }
@@ -74,7 +77,12 @@ impl SystemUnderTest {
             () = system.supervise() => anyhow::bail!("supervision ended"),
             () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
         };
-        let needs_replica = |timed: &Timed| matches!(timed.fault, Fault::StaleReplica { .. } | Fault::Demotion { .. });
+        let needs_replica = |timed: &Timed| {
+            matches!(
+                timed.fault,
+                Fault::StaleReplica { .. } | Fault::Demotion { .. }
+            )
+        };
         if schedule.faults.iter().any(needs_replica) {
             *system.replica.lock().await = Some(follow(system.single()?).await?);
         }
@@ -86,14 +94,20 @@ impl SystemUnderTest {
 
     async fn open(&self, schedule: &FaultSchedule) -> Result<Vec<MadeCoupon>> {
         let all = schedule.processes;
-        ensure!(until(READY, || self.supervisor.apis().len() == all).await, "the APIs did not start");
+        ensure!(
+            until(READY, || self.supervisor.apis().len() == all).await,
+            "the APIs did not start"
+        );
         while !self.is_open().await? {
             pause(50).await;
         }
         let mut coupons = Vec::new();
         for number in 0..schedule.coupons {
             let allow = (number == 0 && schedule.listed > 0).then_some("list");
-            coupons.push(self.make_coupon(schedule, allow, "INTERVAL 30 MINUTE").await?);
+            coupons.push(
+                self.make_coupon(schedule, allow, "INTERVAL 30 MINUTE")
+                    .await?,
+            );
         }
         Ok(coupons)
     }
@@ -104,7 +118,10 @@ impl SystemUnderTest {
             let api = self.supervisor.any_api().context("no API runs")?;
             return Ok(Http::new(&api).get("/readyz").await.status == 200);
         }
-        Ok(self.redis().try_command(&["EXISTS", &self.world.redis.own("epoch")]).await?)
+        Ok(self
+            .redis()
+            .try_command(&["EXISTS", &self.world.redis.own("epoch")])
+            .await?)
     }
 
     /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
@@ -125,12 +142,30 @@ impl SystemUnderTest {
             "waiting_list": schedule.waiting_list, "allow": allow,
             "schedule": {"type": "once", "opens_at": instants[0][0], "closes_at": instants[0][1]},
         });
-        let api = self.supervisor.apis().into_iter().next().context("no API runs")?;
-        let api = ApiClient::patient(&api, Duration::from_secs(10), Recorder::new(std::io::sink()));
-        let coupon = api.try_create_coupon(&body).await.map_err(|why| anyhow!(why))?;
+        let api = self
+            .supervisor
+            .apis()
+            .into_iter()
+            .next()
+            .context("no API runs")?;
+        let api = ApiClient::patient(
+            &api,
+            Duration::from_secs(10),
+            Recorder::new(std::io::sink()),
+        );
+        let coupon = api
+            .try_create_coupon(&body)
+            .await
+            .map_err(|why| anyhow!(why))?;
         if allow.is_some() {
-            let reply = api.try_list(coupon.id, &schedule.listed_people(), true).await.map_err(|why| anyhow!(why))?;
-            ensure!(reply.status == 200, "the allow list was not made: {reply:?}");
+            let reply = api
+                .try_list(coupon.id, &schedule.listed_people(), true)
+                .await
+                .map_err(|why| anyhow!(why))?;
+            ensure!(
+                reply.status == 200,
+                "the allow list was not made: {reply:?}"
+            );
         }
         Ok(coupon)
     }

@@ -28,12 +28,16 @@ impl TestedServers {
     }
 
     pub(crate) fn single(&self) -> Result<&ProxiedServers> {
-        let Self::Single(servers) = self else { anyhow::bail!("this fault is one of single servers") };
+        let Self::Single(servers) = self else {
+            anyhow::bail!("this fault is one of single servers")
+        };
         Ok(servers)
     }
 
     pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
-        let Self::Clusters(servers) = self else { anyhow::bail!("this fault is one of clusters") };
+        let Self::Clusters(servers) = self else {
+            anyhow::bail!("this fault is one of clusters")
+        };
         Ok(servers)
     }
 
@@ -41,7 +45,11 @@ impl TestedServers {
     pub(crate) async fn world(&self, name: &str) -> World {
         match self {
             Self::Single(servers) => {
-                let stores = WorldStores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
+                let stores = WorldStores::at(
+                    &servers.redis().url(),
+                    &servers.mysql.url(),
+                    &servers.kafka.bootstrap(),
+                );
                 let world = World::on(stores, name).await;
                 world.set("REDIS_URL", &servers.redis_url());
                 world.set("DATABASE_URL", &servers.database_url(world.database()));
@@ -66,7 +74,9 @@ impl TestedServers {
     /// No proxy disturbs.
     pub(crate) async fn heal(&self) -> Result<()> {
         // Each fault of a cluster ends by itself.
-        let Self::Single(servers) = self else { return Ok(()) };
+        let Self::Single(servers) = self else {
+            return Ok(());
+        };
         for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
             servers.proxy(store).set(ProxyFault::Pass).await?;
         }

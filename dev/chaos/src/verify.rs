@@ -15,18 +15,33 @@ use crate::wait::pause;
 /// people on it may be too few.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
-        let quantity = number(system, &format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop)).await?;
+        let quantity = number(
+            system,
+            &format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop),
+        )
+        .await?;
         if has_list(coupon) {
             same_list(system, coupon).await?;
             if is_short_of_people(system, coupon, quantity).await? {
                 continue;
             }
         }
-        firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, u32::try_from(quantity)?).await?;
+        firstcome_testkit::exact(
+            &system.world.sql,
+            &system.redis(),
+            coupon,
+            u32::try_from(quantity)?,
+        )
+        .await?;
     }
-    let early =
-        number(system, "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL AND closes_at > UTC_TIMESTAMP()");
-    ensure!(early.await? == 0, "a drop is sealed while its window is open");
+    let early = number(
+        system,
+        "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL AND closes_at > UTC_TIMESTAMP()",
+    );
+    ensure!(
+        early.await? == 0,
+        "a drop is sealed while its window is open"
+    );
     // Those of people who are listed by name are left for a person, and so many as are told
     // together.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
@@ -35,7 +50,10 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
                 AND r.user_id = f.user_id AND r.kind = 'failed_claim' AND r.needs_person)";
     let left = number(system, left).await?;
     let told = told_together(system).await?;
-    ensure!(left <= told, "{left} failed claims are not resolved, and {told} are told together");
+    ensure!(
+        left <= told,
+        "{left} failed claims are not resolved, and {told} are told together"
+    );
     Ok(())
 }
 
@@ -43,15 +61,26 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
 async fn told_together(system: &SystemUnderTest) -> Result<u64> {
     let sql = "SELECT COALESCE(drop_id, 0), detail FROM reconcile_findings
                WHERE kind = 'failed_claim' AND needs_person AND user_id IS NULL ORDER BY created_at";
-    let of_drops: HashMap<String, u64> =
-        system.world.sql.rows(sql).await?.into_iter().map(|row| (row[0].clone(), counted(&row[1]))).collect();
+    let of_drops: HashMap<String, u64> = system
+        .world
+        .sql
+        .rows(sql)
+        .await?
+        .into_iter()
+        .map(|row| (row[0].clone(), counted(&row[1])))
+        .collect();
     Ok(of_drops.values().sum())
 }
 
 /// The numbers of "more failed claims are left for a person: 3 because …; 2 wait …".
 fn counted(detail: &str) -> u64 {
-    let reasons = detail.split_once(": ").map_or("", |(_, reasons)| reasons).split("; ");
-    reasons.filter_map(|reason| reason.split(' ').next()?.parse::<u64>().ok()).sum()
+    let reasons = detail
+        .split_once(": ")
+        .map_or("", |(_, reasons)| reasons)
+        .split("; ");
+    reasons
+        .filter_map(|reason| reason.split(' ').next()?.parse::<u64>().ok())
+        .sum()
 }
 
 /// Whether a coupon is for people on its allow list.
@@ -63,15 +92,27 @@ pub(crate) fn has_list(coupon: &MadeCoupon) -> bool {
 async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> {
     let (sql, redis, id) = (&system.world.sql, system.redis(), coupon.id);
     let own = |name: &str| redis.own(&format!("{{{id}}}:{name}"));
-    let listed = sql.rows(&format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id}")).await?;
+    let listed = sql
+        .rows(&format!(
+            "SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id}"
+        ))
+        .await?;
     let listed: HashSet<String> = listed.into_iter().flatten().collect();
     let members: HashSet<String> = redis.try_command(&["SMEMBERS", &own("allowed")]).await?;
     let differ = listed.symmetric_difference(&members).count();
-    ensure!(differ == 0, "{differ} people are on one allow list alone, of MySQL or of Redis");
-    let state = format!("SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}");
+    ensure!(
+        differ == 0,
+        "{differ} people are on one allow list alone, of MySQL or of Redis"
+    );
+    let state = format!(
+        "SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}"
+    );
     let state = sql.rows(&state).await?.swap_remove(0).swap_remove(0);
     let known: Option<String> = redis.try_command(&["GET", &own("allow_list")]).await?;
-    ensure!(known.as_ref() == Some(&state), "Redis says {known:?} of the allow list, MySQL {state}");
+    ensure!(
+        known.as_ref() == Some(&state),
+        "Redis says {known:?} of the allow list, MySQL {state}"
+    );
     Ok(())
 }
 
@@ -79,9 +120,15 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
 /// where the stores do not agree on who has which, or somebody has none yet. One who was revoked
 /// and may claim again has perhaps stopped asking: a process that was frozen carries out a request
 /// that has been given up and repeated, and revokes what they have claimed since.
-async fn is_short_of_people(system: &SystemUnderTest, coupon: &MadeCoupon, quantity: u64) -> Result<bool> {
+async fn is_short_of_people(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+    quantity: u64,
+) -> Result<bool> {
     let (redis, MadeCoupon { id, drop, .. }) = (system.redis(), coupon);
-    let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon).await?.len() as u64;
+    let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon)
+        .await?
+        .len() as u64;
     if given >= quantity {
         return Ok(false);
     }
@@ -91,7 +138,9 @@ async fn is_short_of_people(system: &SystemUnderTest, coupon: &MadeCoupon, quant
          AND NOT EXISTS (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = {id} AND r.user_id = a.user_id)"
     );
     let without = number(system, &without).await?;
-    let waiting: u64 = redis.try_command(&["ZCARD", &redis.of_drop(*id, *drop, "waiting")]).await?;
+    let waiting: u64 = redis
+        .try_command(&["ZCARD", &redis.of_drop(*id, *drop, "waiting")])
+        .await?;
     ensure!(
         without == 0 && waiting == 0,
         "{given} of {quantity} slots are given, while {without} people on the allow list have none and {waiting} wait"
@@ -110,16 +159,31 @@ pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
 pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
     let text = |error: anyhow::Error| format!("{error:#}");
     // By their ids, since a process's clock may have been wrong when it noted when a run began.
-    let begun: HashSet<String> =
-        ids(system).await.map_err(text)?.into_iter().map(|mut run| run.swap_remove(0)).collect();
+    let begun: HashSet<String> = ids(system)
+        .await
+        .map_err(text)?
+        .into_iter()
+        .map(|mut run| run.swap_remove(0))
+        .collect();
     let mut last = "no pass began".to_owned();
     while Instant::now() < deadline {
-        for run in ids(system).await.map_err(text)?.iter().filter(|run| run[1] != "running" && !begun.contains(&run[0]))
+        for run in ids(system)
+            .await
+            .map_err(text)?
+            .iter()
+            .filter(|run| run[1] != "running" && !begun.contains(&run[0]))
         {
-            if run[1] == "clean" || (run[1] == "drift" && only_listed(system, &run[0]).await.map_err(text)?) {
+            if run[1] == "clean"
+                || (run[1] == "drift" && only_listed(system, &run[0]).await.map_err(text)?)
+            {
                 return Ok(());
             }
-            last = format!("a pass was {} {}: {}", run[1], run[2], findings(system, &run[0]).await);
+            last = format!(
+                "a pass was {} {}: {}",
+                run[1],
+                run[2],
+                findings(system, &run[0]).await
+            );
         }
         pause(200).await;
     }
@@ -184,7 +248,11 @@ fn of_run(run: &str) -> String {
 }
 
 async fn ids(system: &SystemUnderTest) -> Result<Vec<Vec<String>>> {
-    system.world.sql.rows("SELECT id, status, COALESCE(error, '') FROM reconcile_runs").await
+    system
+        .world
+        .sql
+        .rows("SELECT id, status, COALESCE(error, '') FROM reconcile_runs")
+        .await
 }
 
 async fn findings(system: &SystemUnderTest, run: &str) -> String {
@@ -193,16 +261,24 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
         of_run(run)
     );
     match system.world.sql.rows(&sql).await {
-        Ok(rows) => rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; "),
+        Ok(rows) => rows
+            .iter()
+            .map(|row| row.join(" "))
+            .collect::<Vec<_>>()
+            .join("; "),
         Err(error) => format!("its findings could not be read: {error:#}"),
     }
 }
 
 /// People whom the system lists: those who lost a promise, and those whose slot is not the promised
 /// one.
-pub async fn listed(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<(String, Option<i64>)>> {
+pub async fn listed(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+) -> Result<Vec<(String, Option<i64>)>> {
     let drop = coupon.drop;
-    let broken = format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
+    let broken =
+        format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
     // A conflict that was settled by moving somebody names them with the slot they had; a claim
     // whose slot is another's and for which none is left is named and left for a person.
     let moved = format!(
@@ -212,5 +288,8 @@ pub async fn listed(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec
     );
     let mut listed = system.world.sql.rows(&broken).await?;
     listed.extend(system.world.sql.rows(&moved).await?);
-    Ok(listed.into_iter().map(|row| (row[0].clone(), row[1].parse().ok())).collect())
+    Ok(listed
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].parse().ok()))
+        .collect())
 }

@@ -24,11 +24,18 @@ pub struct CampaignWorker {
 
 impl CampaignWorker {
     /// Runs a schedule; once more on new servers when they or the machine failed.
-    pub async fn try_twice(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
+    pub async fn try_twice(
+        &mut self,
+        schedule: &FaultSchedule,
+        folder: &Path,
+    ) -> Result<ScheduleResult> {
         match self.run(schedule, folder).await {
             Ok(ran) => Ok(ran),
             Err(first) => {
-                println!("seed {}: tried again on new servers: {first:#}", schedule.seed);
+                println!(
+                    "seed {}: tried again on new servers: {first:#}",
+                    schedule.seed
+                );
                 self.run(schedule, folder).await
             }
         }
@@ -36,7 +43,12 @@ impl CampaignWorker {
 
     pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
         let fit = |servers: &Arc<TestedServers>| servers.are_clusters() == schedule.clusters;
-        let servers = if let Some(servers) = self.servers.take().filter(fit).filter(|_| self.used < FRESH_AFTER) {
+        let servers = if let Some(servers) = self
+            .servers
+            .take()
+            .filter(fit)
+            .filter(|_| self.used < FRESH_AFTER)
+        {
             servers
         } else {
             self.used = 0;
@@ -47,7 +59,9 @@ impl CampaignWorker {
             std::fs::remove_dir_all(folder)?;
         }
         // What the harness asserts ends this schedule, not all of them.
-        let ran = AssertUnwindSafe(run(&servers, schedule, folder)).catch_unwind().await;
+        let ran = AssertUnwindSafe(run(&servers, schedule, folder))
+            .catch_unwind()
+            .await;
         let ran = ran.map_err(|panic| anyhow!("{}", said(panic.as_ref())))??;
         servers.restore().await?;
         self.servers = Some(servers);
@@ -57,5 +71,6 @@ impl CampaignWorker {
 
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".into())
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_else(|| "panicked".into())
 }

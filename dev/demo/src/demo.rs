@@ -53,15 +53,25 @@ pub async fn run(size: &DemoSize, options: &SystemOptions) -> Result<DemoOutcome
     let mut system = System::start(options).await?;
     let outcome = play(size, &mut system).await;
     let complaints = system.stop().await;
-    outcome.map(|outcome| DemoOutcome { complaints, ..outcome })
+    outcome.map(|outcome| DemoOutcome {
+        complaints,
+        ..outcome
+    })
 }
 
 async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     let coupon_id = make_coupon(&system.api()?, size).await?;
-    step(format!("coupon {coupon_id}: {} to give away, opens in {} s", size.quantity, OPENS_AFTER.num_seconds()));
+    step(format!(
+        "coupon {coupon_id}: {} to give away, opens in {} s",
+        size.quantity,
+        OPENS_AFTER.num_seconds()
+    ));
     let forger = Forger::new(&system.servers.stack, coupon_id)?;
     faults::refuse_some_rows(&system.servers.stack.mysql).await?;
-    step(format!("fault 1: MySQL refuses every {}th slot from the consumer", faults::REFUSED_EVERY));
+    step(format!(
+        "fault 1: MySQL refuses every {}th slot from the consumer",
+        faults::REFUSED_EVERY
+    ));
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
     step(format!(
@@ -71,11 +81,17 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     until_open(system, coupon_id).await?;
 
     let tally = rush(size, system, coupon_id, victim).await?;
-    step(format!("the rush is over: {} requests in {:.1} s", grouped(tally.requests), tally.seconds));
+    step(format!(
+        "the rush is over: {} requests in {:.1} s",
+        grouped(tally.requests),
+        tally.seconds
+    ));
     for (user_id, promise) in tally.promises.iter().take(COPIES) {
         forger.copies(coupon_id, user_id, *promise).await?;
     }
-    step(format!("fault 4: {COPIES} claims came twice, and once more in a version that no program knows"));
+    step(format!(
+        "fault 4: {COPIES} claims came twice, and once more in a version that no program knows"
+    ));
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
     faults::refuse_no_more(&system.servers.stack.mysql).await?;
@@ -84,17 +100,34 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     let passes = passes.with_context(|| format!("the reconciler has no metric {PASSES_METRIC}"))?;
     let mails = mails(system).await;
     let proof = if proof.exact() {
-        Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?
+        Proof::read(
+            &system.servers.stack.mysql,
+            coupon_id,
+            size.quantity,
+            &tally.promises,
+        )
+        .await?
     } else {
         proof
     };
-    Ok(DemoOutcome { tally, proof, mails, last_pass, passes, complaints: Vec::new() })
+    Ok(DemoOutcome {
+        tally,
+        proof,
+        mails,
+        last_pass,
+        passes,
+        complaints: Vec::new(),
+    })
 }
 
 async fn make_coupon(api: &Ops, size: &DemoSize) -> Result<i64> {
     let opens_at = Utc::now() + OPENS_AFTER;
-    let made = api.make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1)).await?;
-    made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))
+    let made = api
+        .make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1))
+        .await?;
+    made["id"]
+        .as_i64()
+        .with_context(|| format!("no coupon was made: {made}"))
 }
 
 /// Waits until every API shows the coupon as open.
@@ -102,13 +135,19 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
     let path = format!("/v1/coupons/{coupon_id}");
     let begun = Instant::now();
     for target in system.targets()? {
-        let api = Ops { target, token: String::new() };
+        let api = Ops {
+            target,
+            token: String::new(),
+        };
         loop {
             let coupon = api.get(&path).await?;
             if coupon["current_drop"]["state"] == "open" {
                 break;
             }
-            anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "the coupon does not open: {coupon}");
+            anyhow::ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "the coupon does not open: {coupon}"
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -116,20 +155,39 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
 }
 
 /// Everybody asks; when a third of the slots is given out, the consumer that reads them is killed.
-async fn rush(size: &DemoSize, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
+async fn rush(
+    size: &DemoSize,
+    system: &mut System,
+    coupon_id: i64,
+    victim: usize,
+) -> Result<Tally> {
     let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
-    let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
-    step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
+    let (people, requests) = (
+        grouped(size.people.into()),
+        grouped(crowd.requests() as u64),
+    );
+    step(format!(
+        "open: {people} people send {requests} requests to {} APIs",
+        system.apis.len()
+    ));
     let plan = CrowdPlan::new(system.targets()?, coupon_id, crowd, size.connections);
-    let plan = CrowdPlan { patience: Duration::from_secs(30), ..plan };
+    let plan = CrowdPlan {
+        patience: Duration::from_secs(30),
+        ..plan
+    };
     let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
     // Shown between two updates of the moving line.
     let news = Cell::new(None);
     let kill = async {
-        progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
-        let (name, before) = (consumer.name().to_owned(), progress.count(AnswerKind::Accepted));
+        progress
+            .admitted(u64::from(size.quantity.div_ceil(3)))
+            .await;
+        let (name, before) = (
+            consumer.name().to_owned(),
+            progress.count(AnswerKind::Accepted),
+        );
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
         news.set(Some(format!(
@@ -169,10 +227,21 @@ async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut())
     }
 }
 
-async fn until_exact(size: &DemoSize, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
+async fn until_exact(
+    size: &DemoSize,
+    system: &System,
+    coupon_id: i64,
+    tally: &Tally,
+) -> Result<Proof> {
     let (begun, mut live) = (Instant::now(), ProgressLine::new());
     loop {
-        let proof = Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
+        let proof = Proof::read(
+            &system.servers.stack.mysql,
+            coupon_id,
+            size.quantity,
+            &tally.promises,
+        )
+        .await?;
         let shown = format!(
             "{:.1} s · rows {} of {} · by the reconciler {} · dead letters {}, not dealt with {} · yes without a row {}",
             begun.elapsed().as_secs_f64(),
@@ -195,7 +264,14 @@ async fn until_exact(size: &DemoSize, system: &System, coupon_id: i64, tally: &T
 /// The mails so far, once one says that the coupon was repaired.
 async fn mails(system: &System) -> Vec<Mail> {
     step("waiting for the mail");
-    if system.servers.stack.mail.wait_for(is_about_a_repair, MAIL_LIMIT).await.is_err() {
+    if system
+        .servers
+        .stack
+        .mail
+        .wait_for(is_about_a_repair, MAIL_LIMIT)
+        .await
+        .is_err()
+    {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
     }
     system.servers.stack.mail.mails()

@@ -38,7 +38,10 @@ pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
 
 /// Ends what [`refuse_some_rows`] began.
 pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
-    mysql.query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}")).await.map(drop)
+    mysql
+        .query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}"))
+        .await
+        .map(drop)
 }
 
 /// Writes messages to the topic that no API would write.
@@ -58,7 +61,10 @@ impl Forger {
             security: Security::default(),
             signing: Signing::default(),
         };
-        Ok(Self { producer: settings.producer(SEND_LIMIT).create()?, key: coupon_id.to_string() })
+        Ok(Self {
+            producer: settings.producer(SEND_LIMIT).create()?,
+            key: coupon_id.to_string(),
+        })
     }
 
     /// A message that is no claim at all: only a person can say what it was.
@@ -78,12 +84,17 @@ impl Forger {
             claimed_at: Utc::now(),
         };
         self.send(&claim.encode()).await?;
-        self.send(&claim.encode().replace("\"v\":1", "\"v\":9")).await
+        self.send(&claim.encode().replace("\"v\":1", "\"v\":9"))
+            .await
     }
 
     async fn send(&self, payload: &str) -> Result<()> {
         let record = FutureRecord::to(TOPIC).key(&self.key).payload(payload);
-        self.producer.send(record, SEND_LIMIT).await.map_err(|(error, _)| error).context("Kafka took no message")?;
+        self.producer
+            .send(record, SEND_LIMIT)
+            .await
+            .map_err(|(error, _)| error)
+            .context("Kafka took no message")?;
         Ok(())
     }
 }
@@ -121,6 +132,9 @@ mod tests {
     #[test]
     fn a_metric_is_summed_over_its_labels_and_not_mixed_up_with_longer_names() {
         let metrics = "# TYPE refused counter\nrefused{reason=\"a b\"} 2\nrefused{reason=\"c\"} 1\nrefused_more 9\n";
-        assert_eq!([sum(metrics, "refused"), sum("up 1", "refused")], [Some(3), None]);
+        assert_eq!(
+            [sum(metrics, "refused"), sum("up 1", "refused")],
+            [Some(3), None]
+        );
     }
 }

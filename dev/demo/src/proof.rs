@@ -63,8 +63,15 @@ impl Proof {
         Ok(proof)
     }
 
-    fn compare(rows: &[CountedRow], quantity: u32, promises: &HashMap<String, PromisedSlot>) -> Self {
-        let in_range = rows.iter().filter(|row| (1..=quantity).contains(&row.promise.slot)).count();
+    fn compare(
+        rows: &[CountedRow],
+        quantity: u32,
+        promises: &HashMap<String, PromisedSlot>,
+    ) -> Self {
+        let in_range = rows
+            .iter()
+            .filter(|row| (1..=quantity).contains(&row.promise.slot))
+            .count();
         let holders: BTreeSet<&str> = rows.iter().map(|row| row.user_id.as_str()).collect();
         let by_consumer = rows.iter().filter(|row| row.by_consumer).count();
         Self {
@@ -73,10 +80,16 @@ impl Proof {
             by_consumer,
             by_reconciler: rows.len() - by_consumer,
             holders: holders.len(),
-            over_issued: rows.len().saturating_sub(quantity as usize).max(rows.len() - in_range),
+            over_issued: rows
+                .len()
+                .saturating_sub(quantity as usize)
+                .max(rows.len() - in_range),
             duplicates: rows.len() - holders.len(),
             promised_without_row: unkept(promises, rows),
-            row_without_yes: holders.iter().filter(|user_id| !promises.contains_key(**user_id)).count(),
+            row_without_yes: holders
+                .iter()
+                .filter(|user_id| !promises.contains_key(**user_id))
+                .count(),
             ..Self::default()
         }
     }
@@ -105,7 +118,11 @@ async fn refused(mysql: &MysqlServer) -> Result<Vec<RefusedClaims>> {
                GROUP BY reason ORDER BY reason";
     let read = |row: Vec<String>| {
         let [reason, count, open] = <[String; 3]>::try_from(row).ok().context("three columns")?;
-        Ok(RefusedClaims { reason, count: count.parse()?, open: open.parse()? })
+        Ok(RefusedClaims {
+            reason,
+            count: count.parse()?,
+            open: open.parse()?,
+        })
     };
     mysql.query(sql).await?.into_iter().map(read).collect()
 }
@@ -125,25 +142,51 @@ mod tests {
     use super::*;
 
     fn row(slot: u32, user_id: &str) -> CountedRow {
-        CountedRow { promise: PromisedSlot { drop_id: 1, slot }, user_id: user_id.into(), by_consumer: slot != 2 }
+        CountedRow {
+            promise: PromisedSlot { drop_id: 1, slot },
+            user_id: user_id.into(),
+            by_consumer: slot != 2,
+        }
     }
 
     fn promised(promises: &[(&str, u32)]) -> HashMap<String, PromisedSlot> {
-        promises.iter().map(|(user_id, slot)| ((*user_id).into(), PromisedSlot { drop_id: 1, slot: *slot })).collect()
+        promises
+            .iter()
+            .map(|(user_id, slot)| {
+                (
+                    (*user_id).into(),
+                    PromisedSlot {
+                        drop_id: 1,
+                        slot: *slot,
+                    },
+                )
+            })
+            .collect()
     }
 
     #[test]
     fn exact_is_every_promise_with_its_row_and_nothing_more() {
-        let proof = Proof::compare(&[row(1, "a"), row(2, "b")], 2, &promised(&[("a", 1), ("b", 2)]));
+        let proof = Proof::compare(
+            &[row(1, "a"), row(2, "b")],
+            2,
+            &promised(&[("a", 1), ("b", 2)]),
+        );
         assert!(proof.exact());
         assert_eq!((proof.by_consumer, proof.by_reconciler), (1, 1));
     }
 
     #[test]
     fn a_promise_with_another_slot_or_without_a_row_is_named() {
-        let proof = Proof::compare(&[row(1, "b"), row(2, "a")], 2, &promised(&[("a", 1), ("b", 1), ("c", 3)]));
+        let proof = Proof::compare(
+            &[row(1, "b"), row(2, "a")],
+            2,
+            &promised(&[("a", 1), ("b", 1), ("c", 3)]),
+        );
         assert!(!proof.exact());
-        assert_eq!(proof.promised_without_row.iter().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(
+            proof.promised_without_row.iter().collect::<Vec<_>>(),
+            ["a", "c"]
+        );
     }
 
     #[test]
@@ -152,7 +195,10 @@ mod tests {
         assert!(!Proof::compare(&[row(1, "a")], 2, &none).exact());
         let too_many = Proof::compare(&[row(1, "a"), row(2, "b"), row(3, "c")], 2, &none);
         assert_eq!((too_many.over_issued, too_many.exact()), (1, false));
-        assert_eq!(Proof::compare(&[row(1, "a"), row(3, "b")], 2, &none).over_issued, 1);
+        assert_eq!(
+            Proof::compare(&[row(1, "a"), row(3, "b")], 2, &none).over_issued,
+            1
+        );
         let twice = Proof::compare(&[row(1, "a"), row(2, "a")], 2, &none);
         assert_eq!((twice.duplicates, twice.exact()), (1, false));
     }

@@ -70,11 +70,19 @@ impl System {
     /// be admitted.
     pub async fn start(options: &SystemOptions) -> Result<Self> {
         step("starting Redis, MySQL, Kafka and a mail server of its own");
-        let mail = MailOptions { folder: options.mail_folder.clone(), ..MailOptions::default() };
-        let stack = StackOptions { mail, ..StackOptions::default() };
+        let mail = MailOptions {
+            folder: options.mail_folder.clone(),
+            ..MailOptions::default()
+        };
+        let stack = StackOptions {
+            mail,
+            ..StackOptions::default()
+        };
         let servers = Arc::new(Servers::start(stack, options.log_folder.as_deref()).await?);
         step("making tables and topic");
-        let port = |wanted: u16, number: usize| address((options.usual_ports && number == 1).then_some(wanted));
+        let port = |wanted: u16, number: usize| {
+            address((options.usual_ports && number == 1).then_some(wanted))
+        };
         let first_api = port(8080, 1);
         let api_url = (first_api != ANY_PORT).then(|| ("API_URL", format!("http://{first_api}")));
         let own = [
@@ -90,26 +98,46 @@ impl System {
             "starting the reconciler, {} API process(es) and {} consumer(s)",
             options.apis, options.consumers
         ));
-        let api_port = |number: usize| if number == 1 { first_api.clone() } else { ANY_PORT.to_owned() };
+        let api_port = |number: usize| {
+            if number == 1 {
+                first_api.clone()
+            } else {
+                ANY_PORT.to_owned()
+            }
+        };
         let (reconciler, apis, consumers, pages) = tokio::try_join!(
             async { installation.reconciler_at(&port(8081, 1)).await },
-            each(options.apis, async |n| installation.api_at(&format!("api-{n}"), &api_port(n)).await),
-            each(options.consumers, async |n| installation.consumer_at(&format!("consumer-{n}"), &port(8082, n)).await),
+            each(options.apis, async |n| installation
+                .api_at(&format!("api-{n}"), &api_port(n))
+                .await),
+            each(options.consumers, async |n| installation
+                .consumer_at(&format!("consumer-{n}"), &port(8082, n))
+                .await),
             async {
                 if !options.pages {
                     return Ok(None);
                 }
-                PageApi::start(&installation, &port(8083, 1)).await.map(Some)
+                PageApi::start(&installation, &port(8083, 1))
+                    .await
+                    .map(Some)
             },
         )?;
         for api in &apis {
             installation.until_ready(api).await?;
         }
-        Ok(Self { apis, consumers, reconciler, pages, installation, servers })
+        Ok(Self {
+            apis,
+            consumers,
+            reconciler,
+            pages,
+            installation,
+            servers,
+        })
     }
 
     pub fn api(&self) -> Result<Ops> {
-        self.installation.ops(self.apis.first().context("no API runs")?)
+        self.installation
+            .ops(self.apis.first().context("no API runs")?)
     }
 
     pub fn reconciler(&self) -> Result<Ops> {
@@ -123,13 +151,24 @@ impl System {
     /// What a Prometheus scrapes: the jobs of deploy/prometheus/prometheus.yml.
     pub fn scrape_jobs(&self) -> Result<Vec<(String, Vec<String>)>> {
         let addresses = |services: &mut dyn Iterator<Item = &Service>| -> Result<Vec<String>> {
-            services.map(|service| Ok(service.target()?.to_string().replace("http://", ""))).collect()
+            services
+                .map(|service| Ok(service.target()?.to_string().replace("http://", "")))
+                .collect()
         };
         let pages = self.pages.iter().map(|pages| &pages.service);
         Ok(vec![
-            ("firstcome-api".into(), addresses(&mut self.apis.iter().chain(pages))?),
-            ("firstcome-consumer".into(), addresses(&mut self.consumers.iter())?),
-            ("firstcome-reconciler".into(), addresses(&mut [&self.reconciler].into_iter())?),
+            (
+                "firstcome-api".into(),
+                addresses(&mut self.apis.iter().chain(pages))?,
+            ),
+            (
+                "firstcome-consumer".into(),
+                addresses(&mut self.consumers.iter())?,
+            ),
+            (
+                "firstcome-reconciler".into(),
+                addresses(&mut [&self.reconciler].into_iter())?,
+            ),
         ])
     }
 
@@ -137,7 +176,13 @@ impl System {
     pub async fn stop(self) -> Vec<String> {
         let mut complaints = Vec::new();
         let pages = self.pages.map(|pages| pages.service);
-        for service in self.apis.into_iter().chain(pages).chain(self.consumers).chain([self.reconciler]) {
+        for service in self
+            .apis
+            .into_iter()
+            .chain(pages)
+            .chain(self.consumers)
+            .chain([self.reconciler])
+        {
             complaints.extend(service.stop().await.err().map(|error| format!("{error:#}")));
         }
         complaints
@@ -163,6 +208,9 @@ fn address(wanted: Option<u16>) -> String {
 
 /// Waits for Ctrl-C or SIGTERM, and says which.
 pub async fn stopped() -> std::io::Result<&'static str> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     Ok(tokio::select! { _ = interrupt.recv() => "Ctrl-C", _ = terminate.recv() => "SIGTERM" })
 }

@@ -53,14 +53,28 @@ impl Injector {
     /// An injector for a drop; without one named, the newest with rows, of the coupon if that is
     /// named: most drift is made to people who hold one. Where none has rows, the newest that has
     /// opened.
-    pub async fn new(stores: &DriftStoreArgs, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
+    pub async fn new(
+        stores: &DriftStoreArgs,
+        coupon: Option<i64>,
+        drop: Option<i64>,
+    ) -> Result<Self> {
         let db_settings = stores.mysql.settings();
         let db = Db::new(&db_settings)?;
         let redis = Redis::new(&stores.redis.settings())?;
         let (coupon, drop) = find(&db, coupon, drop).await?;
         let keys = redis.keys(coupon.id, drop.id);
         let kafka = stores.kafka.settings();
-        Ok(Self { db, db_settings, redis, kafka, coupon, drop, keys, used: HashSet::new(), made_up: 0 })
+        Ok(Self {
+            db,
+            db_settings,
+            redis,
+            kafka,
+            coupon,
+            drop,
+            keys,
+            used: HashSet::new(),
+            made_up: 0,
+        })
     }
 
     pub fn target(&self) -> (CouponId, DropId) {
@@ -68,12 +82,19 @@ impl Injector {
     }
 
     pub(crate) async fn redis<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T> {
-        cmd.query_async(&mut self.redis.connection()).await.context("Redis refused")
+        cmd.query_async(&mut self.redis.connection())
+            .await
+            .context("Redis refused")
     }
 
     pub(crate) async fn count(&self) -> Result<i64> {
         let count: Option<i64> = self.redis(redis::cmd("GET").arg(&self.keys.count)).await?;
-        count.with_context(|| format!("drop {} has no counter in Redis; nothing was admitted yet?", self.drop.id))
+        count.with_context(|| {
+            format!(
+                "drop {} has no counter in Redis; nothing was admitted yet?",
+                self.drop.id
+            )
+        })
     }
 
     /// Fails unless `n` more slots can be given out.
@@ -104,7 +125,9 @@ impl Injector {
             self.drop.id
         );
         let step = whole.len() / wanted;
-        let picked: Vec<_> = (0..wanted).map(|i| whole[i * step + step / 2].clone()).collect();
+        let picked: Vec<_> = (0..wanted)
+            .map(|i| whole[i * step + step / 2].clone())
+            .collect();
         self.used.extend(picked.iter().map(|(slot, _)| *slot));
         Ok(picked)
     }
@@ -112,7 +135,12 @@ impl Injector {
     /// The last `n` people by slot.
     pub(crate) async fn pick_last(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
-        ensure!(whole.len() > n as usize, "drop {} has only {} people", self.drop.id, whole.len());
+        ensure!(
+            whole.len() > n as usize,
+            "drop {} has only {} people",
+            self.drop.id,
+            whole.len()
+        );
         let picked = whole[whole.len() - n as usize..].to_vec();
         self.used.extend(picked.iter().map(|(slot, _)| *slot));
         Ok(picked)
@@ -131,10 +159,21 @@ impl Injector {
                     .await
             })
             .await?;
-        let admitted: Vec<(String, f64)> =
-            self.redis(redis::cmd("ZRANGE").arg(&self.keys.users).arg(0).arg(-1).arg("WITHSCORES")).await?;
+        let admitted: Vec<(String, f64)> = self
+            .redis(
+                redis::cmd("ZRANGE")
+                    .arg(&self.keys.users)
+                    .arg(0)
+                    .arg(-1)
+                    .arg("WITHSCORES"),
+            )
+            .await?;
         let admitted: HashMap<String, f64> = admitted.into_iter().collect();
-        let agrees = |slot: &Slot, user: &str| admitted.get(user).is_some_and(|at| (at - f64::from(*slot)).abs() < 0.5);
+        let agrees = |slot: &Slot, user: &str| {
+            admitted
+                .get(user)
+                .is_some_and(|at| (at - f64::from(*slot)).abs() < 0.5)
+        };
         Ok(rows
             .into_iter()
             .filter(|(slot, user)| agrees(slot, user) && !self.used.contains(slot))
@@ -147,19 +186,42 @@ impl Injector {
         let first = self.made_up;
         self.made_up += n;
         let tag = rand::random::<u32>();
-        (first..first + n).map(|i| UserId::from_store(format!("drift-{tag:08x}-{i}"))).collect()
+        (first..first + n)
+            .map(|i| UserId::from_store(format!("drift-{tag:08x}-{i}")))
+            .collect()
     }
 
     /// What was done to these people.
     pub(crate) fn injected(&self, kind: Drift, people: &[(i64, UserId)], what: &str) -> Injected {
-        let shown: Vec<String> = people.iter().take(20).map(|(slot, user)| format!("{user} (slot {slot})")).collect();
+        let shown: Vec<String> = people
+            .iter()
+            .take(20)
+            .map(|(slot, user)| format!("{user} (slot {slot})"))
+            .collect();
         let more = people.len().saturating_sub(shown.len());
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let names = if shown.is_empty() { String::new() } else { format!(": {}{more}", shown.join(", ")) };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let names = if shown.is_empty() {
+            String::new()
+        } else {
+            format!(": {}{more}", shown.join(", "))
+        };
         Injected {
             kind,
-            people: people.iter().map(|(slot, user)| AffectedPerson { slot: *slot, user: user.to_string() }).collect(),
-            summary: format!("coupon {} drop {}: {what}{names}", self.coupon.id, self.drop.id),
+            people: people
+                .iter()
+                .map(|(slot, user)| AffectedPerson {
+                    slot: *slot,
+                    user: user.to_string(),
+                })
+                .collect(),
+            summary: format!(
+                "coupon {} drop {}: {what}{names}",
+                self.coupon.id, self.drop.id
+            ),
             stall: None,
         }
     }
@@ -167,34 +229,53 @@ impl Injector {
 
 /// With slots as signed numbers, as drift may have any.
 pub(crate) fn signed(people: &[(Slot, UserId)]) -> Vec<(i64, UserId)> {
-    people.iter().map(|(slot, user)| (i64::from(*slot), user.clone())).collect()
+    people
+        .iter()
+        .map(|(slot, user)| (i64::from(*slot), user.clone()))
+        .collect()
 }
 
 async fn find(db: &Db, coupon: Option<i64>, drop: Option<i64>) -> Result<(Coupon, Drop)> {
     let found: Option<(i64, i64)> = db
         .run("find drop", async move |conn| {
-            let mut query = drops::table.select((drops::id, drops::coupon_id)).into_boxed();
+            let mut query = drops::table
+                .select((drops::id, drops::coupon_id))
+                .into_boxed();
             if let Some(coupon) = coupon {
                 query = query.filter(drops::coupon_id.eq(coupon));
             }
             query = match drop {
                 Some(drop) => query.filter(drops::id.eq(drop)),
-                None => {
-                    query.filter(drops::opens_at.le(chrono::Utc::now().naive_utc())).filter(drops::sealed_at.is_null())
-                }
+                None => query
+                    .filter(drops::opens_at.le(chrono::Utc::now().naive_utc()))
+                    .filter(drops::sealed_at.is_null()),
             };
             let newest_first: Vec<(i64, i64)> = query.order(drops::id.desc()).load(conn).await?;
             for found in &newest_first {
                 let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(found.0));
-                if rows.select(issued_coupons::slot).first::<Slot>(conn).await.optional()?.is_some() {
+                if rows
+                    .select(issued_coupons::slot)
+                    .first::<Slot>(conn)
+                    .await
+                    .optional()?
+                    .is_some()
+                {
                     return Ok(Some(*found));
                 }
             }
             Ok(newest_first.into_iter().next())
         })
         .await?;
-    let Some((drop, coupon)) = found else { bail!("there is no such drop that has opened: make a coupon first") };
-    let (coupon, drops) = db.coupon(CouponId(coupon)).await?.context("the coupon is gone")?;
-    let drop = drops.into_iter().find(|d| d.id.0 == drop).context("the drop is gone")?;
+    let Some((drop, coupon)) = found else {
+        bail!("there is no such drop that has opened: make a coupon first")
+    };
+    let (coupon, drops) = db
+        .coupon(CouponId(coupon))
+        .await?
+        .context("the coupon is gone")?;
+    let drop = drops
+        .into_iter()
+        .find(|d| d.id.0 == drop)
+        .context("the drop is gone")?;
     Ok((coupon, drop))
 }

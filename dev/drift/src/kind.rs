@@ -91,7 +91,9 @@ pub enum Drift {
 impl Drift {
     /// The kind and its variant, as on the command line.
     pub fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
     }
 
     /// The reconciler's name of the finding, without the variant.
@@ -120,10 +122,17 @@ mod tests {
             "stalled",
         ];
         for kind in Drift::value_variants() {
-            assert!(findings.contains(&kind.finding().as_str()), "{}", kind.name());
+            assert!(
+                findings.contains(&kind.finding().as_str()),
+                "{}",
+                kind.name()
+            );
         }
         for finding in findings {
-            assert!(Drift::from_str(finding, false).is_ok(), "{finding} alone is a kind");
+            assert!(
+                Drift::from_str(finding, false).is_ok(),
+                "{finding} alone is a kind"
+            );
         }
     }
 }

@@ -16,7 +16,12 @@ use firstcome_drift::{Drift, DriftStoreArgs, Injector};
 #[command(name = "firstcome-drift", version, max_term_width = 120)]
 struct Cli {
     /// What to make; `?` lists the kinds
-    #[arg(value_enum, env = "KIND", default_value = "unissued", hide_possible_values = true)]
+    #[arg(
+        value_enum,
+        env = "KIND",
+        default_value = "unissued",
+        hide_possible_values = true
+    )]
     kind: Drift,
     /// In this coupon; else in the newest with rows
     #[arg(long, env = "COUPON", value_name = "ID")]
@@ -36,7 +41,9 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let asked = std::env::args().nth(1).or_else(|| std::env::var("KIND").ok());
+    let asked = std::env::args()
+        .nth(1)
+        .or_else(|| std::env::var("KIND").ok());
     if asked.as_deref() == Some("?") {
         println!("{}", kinds());
         return ExitCode::SUCCESS;
@@ -54,10 +61,17 @@ async fn main() -> ExitCode {
 fn kinds() -> String {
     let line = |kind: &Drift| {
         let value = kind.to_possible_value()?;
-        let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+        let help = value
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         Some(format!("{:<26} {help}", value.get_name()))
     };
-    Drift::value_variants().iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    Drift::value_variants()
+        .iter()
+        .filter_map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 async fn run(cli: Cli) -> Result<()> {

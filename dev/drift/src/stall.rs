@@ -15,7 +15,8 @@ impl Stall {
     pub(crate) async fn begin(settings: &DbSettings, drop: DropId) -> Result<Self> {
         let mut conn = Db::dedicated(settings).await?;
         // By itself the product's connection ends after ten idle seconds, and the lock with it.
-        conn.batch_execute("SET SESSION wait_timeout = 86400; BEGIN").await?;
+        conn.batch_execute("SET SESSION wait_timeout = 86400; BEGIN")
+            .await?;
         slot_limits::table
             .filter(slot_limits::drop_id.eq(drop.0))
             .select(slot_limits::drop_id)

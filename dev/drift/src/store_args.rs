@@ -47,7 +47,13 @@ impl DriftStoreArgs {
             #[command(flatten)]
             stores: DriftStoreArgs,
         }
-        let flag = |name: &str| Some(format!("--{}={}", name.to_lowercase().replace('_', "-"), setting(name)?));
+        let flag = |name: &str| {
+            Some(format!(
+                "--{}={}",
+                name.to_lowercase().replace('_', "-"),
+                setting(name)?
+            ))
+        };
         let args = SETTINGS.iter().filter_map(|name| flag(name));
         Ok(Only::try_parse_from(std::iter::once("stores".to_owned()).chain(args))?.stores)
     }

@@ -167,11 +167,17 @@ impl RecordedOutcome {
     /// What an HTTP answer to a claim means. A 503 is unknown: a script that timed out may have
     /// run. So is a 2xx that can't be read.
     pub fn of_http(status: u16, body: &Value) -> Self {
-        let code = || body.get("code").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
+        let code = || {
+            body.get("code")
+                .and_then(Value::as_str)
+                .map_or_else(|| status.to_string(), str::to_owned)
+        };
         match status {
             200..=299 => match serde_json::from_value(body.clone()) {
                 Ok(answer) => Self::Ok(answer),
-                Err(error) => Self::Unknown(format!("{status} with a body that says nothing: {error}")),
+                Err(error) => {
+                    Self::Unknown(format!("{status} with a body that says nothing: {error}"))
+                }
             },
             403 if code() == "not_allowed" => Self::Ok(RecordedAnswer::NotAllowed),
             409 if code() == "sold_out" => Self::Ok(RecordedAnswer::SoldOut),
@@ -183,7 +189,11 @@ impl RecordedOutcome {
 
     /// The same of an answer to a change of an allow list, which has no `status`.
     pub fn of_list_change(status: u16, body: &Value) -> Self {
-        if status == 200 { Self::Ok(RecordedAnswer::ListChanged) } else { Self::of_http(status, body) }
+        if status == 200 {
+            Self::Ok(RecordedAnswer::ListChanged)
+        } else {
+            Self::of_http(status, body)
+        }
     }
 }
 
@@ -226,22 +236,35 @@ mod tests {
             RecordedOutcome::Ok(RecordedAnswer::ListChanged)
         );
         let away = json!({"code": "unavailable"});
-        assert_eq!(RecordedOutcome::of_list_change(503, &away), RecordedOutcome::Unknown("unavailable".into()));
-        assert_eq!(RecordedOutcome::of_http(410, &json!({"code": "closed"})), RecordedOutcome::Failed("closed".into()));
+        assert_eq!(
+            RecordedOutcome::of_list_change(503, &away),
+            RecordedOutcome::Unknown("unavailable".into())
+        );
+        assert_eq!(
+            RecordedOutcome::of_http(410, &json!({"code": "closed"})),
+            RecordedOutcome::Failed("closed".into())
+        );
         assert_eq!(
             RecordedOutcome::of_http(503, &json!({"code": "unavailable"})),
             RecordedOutcome::Unknown("unavailable".into())
         );
-        assert!(matches!(RecordedOutcome::of_http(202, &json!({"status": "accepted"})), RecordedOutcome::Unknown(_)));
+        assert!(matches!(
+            RecordedOutcome::of_http(202, &json!({"status": "accepted"})),
+            RecordedOutcome::Unknown(_)
+        ));
     }
 
     #[test]
     fn lines_read_as_they_are_documented() {
         let line = HistoryLine {
             at_ms: 5,
-            event: RecordedEvent::Ok { op: 1, answer: RecordedAnswer::Accepted { drop: 1, slot: 2 } },
+            event: RecordedEvent::Ok {
+                op: 1,
+                answer: RecordedAnswer::Accepted { drop: 1, slot: 2 },
+            },
         };
-        let text = r#"{"at_ms":5,"event":"ok","op":1,"answer":{"status":"accepted","drop":1,"slot":2}}"#;
+        let text =
+            r#"{"at_ms":5,"event":"ok","op":1,"answer":{"status":"accepted","drop":1,"slot":2}}"#;
         assert_eq!(serde_json::to_string(&line).unwrap(), text);
         assert_eq!(serde_json::from_str::<HistoryLine>(text).unwrap(), line);
     }

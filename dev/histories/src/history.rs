@@ -72,7 +72,11 @@ pub struct RecordedDrop {
 impl RecordedDrop {
     /// The quantity in force at a line.
     pub fn quantity_at(&self, line: usize) -> u64 {
-        self.quantities.iter().rev().find(|(since, _)| *since <= line).map_or(0, |(_, quantity)| *quantity)
+        self.quantities
+            .iter()
+            .rev()
+            .find(|(since, _)| *since <= line)
+            .map_or(0, |(_, quantity)| *quantity)
     }
 }
 
@@ -107,26 +111,43 @@ impl History {
     /// a drop never announced) is unreadable: its recorder is wrong, and nothing can be concluded
     /// from it.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let parsed = lines.map(|(at, line)| match serde_json::from_str::<HistoryLine>(line) {
-            Ok(line) => Ok((at + 1, line.event)),
-            Err(error) => Err(Unreadable::Line { line: at + 1, why: error.to_string() }),
-        });
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty());
+        let parsed = lines.map(
+            |(at, line)| match serde_json::from_str::<HistoryLine>(line) {
+                Ok(line) => Ok((at + 1, line.event)),
+                Err(error) => Err(Unreadable::Line {
+                    line: at + 1,
+                    why: error.to_string(),
+                }),
+            },
+        );
         Self::collect(parsed)
     }
 
     /// A history made of events, numbered as if each were a line.
     pub fn of(events: impl IntoIterator<Item = RecordedEvent>) -> Result<Self, Unreadable> {
-        Self::collect(events.into_iter().enumerate().map(|(at, event)| Ok((at + 1, event))))
+        Self::collect(
+            events
+                .into_iter()
+                .enumerate()
+                .map(|(at, event)| Ok((at + 1, event))),
+        )
     }
 
-    fn collect(events: impl Iterator<Item = Result<(usize, RecordedEvent), Unreadable>>) -> Result<Self, Unreadable> {
+    fn collect(
+        events: impl Iterator<Item = Result<(usize, RecordedEvent), Unreadable>>,
+    ) -> Result<Self, Unreadable> {
         let mut history = Self::default();
         let mut open = HashMap::new();
         let mut seen = HashMap::new();
         for event in events {
             let (line, event) = event?;
-            history.take(line, event, &mut open, &mut seen).map_err(|why| Unreadable::Line { line, why })?;
+            history
+                .take(line, event, &mut open, &mut seen)
+                .map_err(|why| Unreadable::Line { line, why })?;
         }
         Ok(history)
     }
@@ -140,31 +161,88 @@ impl History {
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
         match event {
-            RecordedEvent::Drop { drop, coupon, quantity, once_per } => {
-                let facts = RecordedDrop { coupon, once_per, quantities: Vec::new() };
+            RecordedEvent::Drop {
+                drop,
+                coupon,
+                quantity,
+                once_per,
+            } => {
+                let facts = RecordedDrop {
+                    coupon,
+                    once_per,
+                    quantities: Vec::new(),
+                };
                 let facts = self.drops.entry(drop).or_insert(facts);
                 if facts.coupon != coupon || facts.once_per != once_per {
-                    return Err(format!("drop {drop} was announced with another coupon or scope before"));
+                    return Err(format!(
+                        "drop {drop} was announced with another coupon or scope before"
+                    ));
                 }
                 facts.quantities.push((line, quantity));
             }
-            RecordedEvent::Invoked { op, coupon, drop, person } => {
-                self.begin(line, op, OperationKind::Claim, (coupon, drop, person), open, seen)?;
+            RecordedEvent::Invoked {
+                op,
+                coupon,
+                drop,
+                person,
+            } => {
+                self.begin(
+                    line,
+                    op,
+                    OperationKind::Claim,
+                    (coupon, drop, person),
+                    open,
+                    seen,
+                )?;
             }
-            RecordedEvent::Revoking { op, coupon, drop, person, again } => {
-                self.begin(line, op, OperationKind::Revoke { again }, (coupon, drop, person), open, seen)?;
+            RecordedEvent::Revoking {
+                op,
+                coupon,
+                drop,
+                person,
+                again,
+            } => {
+                self.begin(
+                    line,
+                    op,
+                    OperationKind::Revoke { again },
+                    (coupon, drop, person),
+                    open,
+                    seen,
+                )?;
             }
             RecordedEvent::AllowList { coupon, people } => {
                 let is_late = self.operations.iter().any(|op| op.coupon == coupon);
-                if self.lists.insert(coupon, people.into_iter().collect()).is_some() || is_late {
-                    return Err(format!("coupon {coupon} has operations or an allow list already"));
+                if self
+                    .lists
+                    .insert(coupon, people.into_iter().collect())
+                    .is_some()
+                    || is_late
+                {
+                    return Err(format!(
+                        "coupon {coupon} has operations or an allow list already"
+                    ));
                 }
             }
-            RecordedEvent::Listing { op, coupon, person, on } => {
+            RecordedEvent::Listing {
+                op,
+                coupon,
+                person,
+                on,
+            } => {
                 if !self.lists.contains_key(&coupon) {
-                    return Err(format!("the allow list of coupon {coupon} was never announced"));
+                    return Err(format!(
+                        "the allow list of coupon {coupon} was never announced"
+                    ));
                 }
-                self.begin(line, op, OperationKind::List { on }, (coupon, None, person), open, seen)?;
+                self.begin(
+                    line,
+                    op,
+                    OperationKind::List { on },
+                    (coupon, None, person),
+                    open,
+                    seen,
+                )?;
             }
             RecordedEvent::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
             RecordedEvent::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
@@ -183,7 +261,11 @@ impl History {
             }
             RecordedEvent::Final { drop, rows } => {
                 self.known(drop)?;
-                if self.finals.insert(drop, RowsRead { line, drop, rows }).is_some() {
+                if self
+                    .finals
+                    .insert(drop, RowsRead { line, drop, rows })
+                    .is_some()
+                {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
@@ -205,15 +287,34 @@ impl History {
         }
         open.insert(op, self.operations.len());
         let (ended_line, ended) = (None, Ended::Unknown);
-        self.operations.push(Operation { line, act, coupon, drop, person, ended_line, ended });
+        self.operations.push(Operation {
+            line,
+            act,
+            coupon,
+            drop,
+            person,
+            ended_line,
+            ended,
+        });
         Ok(())
     }
 
-    fn end(&mut self, line: usize, open: &mut HashMap<u64, usize>, op: u64, ended: Ended) -> Result<(), String> {
-        if let Ended::Ok(RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. }) = &ended {
+    fn end(
+        &mut self,
+        line: usize,
+        open: &mut HashMap<u64, usize>,
+        op: u64,
+        ended: Ended,
+    ) -> Result<(), String> {
+        if let Ended::Ok(
+            RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
+        ) = &ended
+        {
             self.known(*drop)?;
         }
-        let at = open.remove(&op).ok_or_else(|| format!("operation {op} ends, but is not under way"))?;
+        let at = open
+            .remove(&op)
+            .ok_or_else(|| format!("operation {op} ends, but is not under way"))?;
         if let Some(operation) = self.operations.get_mut(at) {
             operation.ended = ended;
             operation.ended_line = Some(line);
@@ -222,6 +323,10 @@ impl History {
     }
 
     fn known(&self, drop: u64) -> Result<(), String> {
-        if self.drops.contains_key(&drop) { Ok(()) } else { Err(format!("drop {drop} was never announced")) }
+        if self.drops.contains_key(&drop) {
+            Ok(())
+        } else {
+            Err(format!("drop {drop} was never announced"))
+        }
     }
 }

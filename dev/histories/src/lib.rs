@@ -18,7 +18,9 @@ mod verdict;
 mod violation;
 
 pub use check::check;
-pub use event::{HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope};
+pub use event::{
+    HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
+};
 pub use history::{History, Unreadable};
 pub use recorder::{Pending, Recorder};
 pub use verdict::{Figures, Judgement, Verdict};

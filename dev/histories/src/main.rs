@@ -19,9 +19,16 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let codes = Cli::parse().files.iter().map(|file| judge(file)).collect::<Vec<_>>();
+    let codes = Cli::parse()
+        .files
+        .iter()
+        .map(|file| judge(file))
+        .collect::<Vec<_>>();
     // A violation outweighs what is not known.
-    let worst = [1, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0);
+    let worst = [1, 2]
+        .into_iter()
+        .find(|code| codes.contains(code))
+        .unwrap_or(0);
     ExitCode::from(worst)
 }
 

@@ -30,26 +30,47 @@ impl Recorder {
 
     /// Records into anything that can be written to.
     pub fn new(out: impl Write + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(Inner { out: Box::new(out), begun: Instant::now(), ops: 0, failed: None })))
+        Self(Arc::new(Mutex::new(Inner {
+            out: Box::new(out),
+            begun: Instant::now(),
+            ops: 0,
+            failed: None,
+        })))
     }
 
     /// A drop and its quantity. Again when the quantity changes: before it is raised, after it was
     /// lowered.
     pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: RecordedScope) {
-        self.write(RecordedEvent::Drop { drop, coupon, quantity, once_per });
+        self.write(RecordedEvent::Drop {
+            drop,
+            coupon,
+            quantity,
+            once_per,
+        });
     }
 
     /// A person is about to ask. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
-        self.begin(|op| RecordedEvent::Invoked { op, coupon, drop, person: person.to_owned() })
+        self.begin(|op| RecordedEvent::Invoked {
+            op,
+            coupon,
+            drop,
+            person: person.to_owned(),
+        })
     }
 
     /// A claim is about to be given back or revoked; `again`: its person may claim again
     /// afterwards. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
-        self.begin(|op| RecordedEvent::Revoking { op, coupon, drop, person: person.to_owned(), again })
+        self.begin(|op| RecordedEvent::Revoking {
+            op,
+            coupon,
+            drop,
+            person: person.to_owned(),
+            again,
+        })
     }
 
     /// A coupon is for people on its allow list, and these are on it. Call it before anybody asks.
@@ -61,7 +82,12 @@ impl Recorder {
     /// request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn listing(&self, coupon: u64, person: &str, on: bool) -> Pending {
-        self.begin(|op| RecordedEvent::Listing { op, coupon, person: person.to_owned(), on })
+        self.begin(|op| RecordedEvent::Listing {
+            op,
+            coupon,
+            person: person.to_owned(),
+            on,
+        })
     }
 
     fn begin(&self, event: impl FnOnce(u64) -> RecordedEvent) -> Pending {
@@ -69,7 +95,11 @@ impl Recorder {
         inner.ops += 1;
         let op = inner.ops;
         inner.write(event(op));
-        Pending { recorder: self.clone(), op, open: true }
+        Pending {
+            recorder: self.clone(),
+            op,
+            open: true,
+        }
     }
 
     pub fn read(&self, drop: u64, rows: Vec<RecordedRow>) {
@@ -82,7 +112,11 @@ impl Recorder {
 
     /// The system lists a promise as broken.
     pub fn broken(&self, drop: u64, person: &str, slot: Option<i64>) {
-        self.write(RecordedEvent::Broken { drop, person: person.to_owned(), slot });
+        self.write(RecordedEvent::Broken {
+            drop,
+            person: person.to_owned(),
+            slot,
+        });
     }
 
     /// All rows of a drop, once everything has healed.
@@ -107,8 +141,9 @@ impl Recorder {
 impl Inner {
     fn write(&mut self, event: RecordedEvent) {
         let at_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let written =
-            serde_json::to_vec(&HistoryLine { at_ms, event }).map_err(io::Error::from).and_then(|mut line| {
+        let written = serde_json::to_vec(&HistoryLine { at_ms, event })
+            .map_err(io::Error::from)
+            .and_then(|mut line| {
                 line.push(b'\n');
                 self.out.write_all(&line)
             });

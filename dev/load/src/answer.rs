@@ -85,7 +85,11 @@ struct ProblemCode {
 impl CrowdAnswer {
     /// An answer of a kind that promises nothing.
     pub fn no(kind: AnswerKind) -> Self {
-        Self { kind, promise: None, queued: true }
+        Self {
+            kind,
+            promise: None,
+            queued: true,
+        }
     }
 
     /// Reads a status and a body. A promise without drop or slot is [`AnswerKind::Failed`]: nobody
@@ -97,7 +101,9 @@ impl CrowdAnswer {
         if status == 409 && is_sold_out(body) {
             return Self::no(AnswerKind::SoldOut);
         }
-        let code = serde_json::from_slice::<ProblemCode>(body).map(|problem| problem.code).unwrap_or_default();
+        let code = serde_json::from_slice::<ProblemCode>(body)
+            .map(|problem| problem.code)
+            .unwrap_or_default();
         Self::no(match code.as_str() {
             "sold_out" => AnswerKind::SoldOut,
             "not_open" => AnswerKind::NotOpen,
@@ -117,8 +123,15 @@ impl CrowdAnswer {
             "waiting" => return Some(Self::no(AnswerKind::Waiting)),
             _ => return None,
         };
-        let promise = PromisedSlot { drop_id: body.drop_id?, slot: body.slot? };
-        Some(Self { kind, promise: Some(promise), queued: body.queued.unwrap_or(true) })
+        let promise = PromisedSlot {
+            drop_id: body.drop_id?,
+            slot: body.slot?,
+        };
+        Some(Self {
+            kind,
+            promise: Some(promise),
+            queued: body.queued.unwrap_or(true),
+        })
     }
 }
 
@@ -135,16 +148,48 @@ mod tests {
     #[test]
     fn every_answer_of_the_contract_is_distinguished() {
         let cases = [
-            (202, r#"{"status":"accepted","drop_id":1,"slot":7,"queued":false}"#, AnswerKind::Accepted),
-            (200, r#"{"status":"already_claimed","drop_id":1,"slot":7}"#, AnswerKind::AlreadyClaimed),
-            (202, r#"{"status":"waiting","position":3}"#, AnswerKind::Waiting),
-            (409, r#"{"status":409,"code":"sold_out"}"#, AnswerKind::SoldOut),
-            (409, r#"{"status": 409, "code": "sold_out"}"#, AnswerKind::SoldOut),
-            (409, r#"{"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}"#, AnswerKind::NotOpen),
+            (
+                202,
+                r#"{"status":"accepted","drop_id":1,"slot":7,"queued":false}"#,
+                AnswerKind::Accepted,
+            ),
+            (
+                200,
+                r#"{"status":"already_claimed","drop_id":1,"slot":7}"#,
+                AnswerKind::AlreadyClaimed,
+            ),
+            (
+                202,
+                r#"{"status":"waiting","position":3}"#,
+                AnswerKind::Waiting,
+            ),
+            (
+                409,
+                r#"{"status":409,"code":"sold_out"}"#,
+                AnswerKind::SoldOut,
+            ),
+            (
+                409,
+                r#"{"status": 409, "code": "sold_out"}"#,
+                AnswerKind::SoldOut,
+            ),
+            (
+                409,
+                r#"{"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}"#,
+                AnswerKind::NotOpen,
+            ),
             (409, r#"{"status":409,"code":"paused"}"#, AnswerKind::Paused),
             (410, r#"{"status":410,"code":"closed"}"#, AnswerKind::Closed),
-            (503, r#"{"status":503,"code":"unavailable"}"#, AnswerKind::Unavailable),
-            (404, r#"{"status":404,"code":"not_found"}"#, AnswerKind::Refused),
+            (
+                503,
+                r#"{"status":503,"code":"unavailable"}"#,
+                AnswerKind::Unavailable,
+            ),
+            (
+                404,
+                r#"{"status":404,"code":"not_found"}"#,
+                AnswerKind::Refused,
+            ),
             (500, "", AnswerKind::Failed),
             (202, r#"{"status":"accepted"}"#, AnswerKind::Failed),
             (200, "<html>", AnswerKind::Failed),
@@ -159,7 +204,13 @@ mod tests {
     fn a_promise_is_kept_with_its_answer() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = CrowdAnswer::read(202, body);
-        assert_eq!(answer.promise, Some(PromisedSlot { drop_id: 2, slot: 37 }));
+        assert_eq!(
+            answer.promise,
+            Some(PromisedSlot {
+                drop_id: 2,
+                slot: 37
+            })
+        );
         assert!(!answer.queued);
     }
 }

@@ -14,8 +14,7 @@ use crate::tally::{CrowdProgress, Tally};
 
 /// Enough for about a second.
 const REQUESTS: u32 = 20_000;
-const BODY: &str =
-    r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
+const BODY: &str = r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
 
 /// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share
 /// this process's cores, so a system on other machines can be asked more often than this.
@@ -23,7 +22,12 @@ pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target = listener.local_addr()?.into();
     let server = tokio::spawn(serve(listener));
-    let plan = CrowdPlan::new(vec![target], 1, Crowd::gather("none-", REQUESTS, 1, 1)?, connections);
+    let plan = CrowdPlan::new(
+        vec![target],
+        1,
+        Crowd::gather("none-", REQUESTS, 1, 1)?,
+        connections,
+    );
     let tally = generator::run(plan, Arc::new(CrowdProgress::default())).await;
     server.abort();
     tally

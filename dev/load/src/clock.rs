@@ -17,15 +17,23 @@ impl CrowdClock {
     /// Begins now: with so many requests a second, or without a rate (a closed loop, where a
     /// request is due when it is sent).
     pub fn start(rate: Option<f64>) -> Self {
-        Self { begun: Instant::now(), rate }
+        Self {
+            begun: Instant::now(),
+            rate,
+        }
     }
 
     /// Waits until a request is due, and gives the instant from which its latency counts. The
     /// timer's steps are milliseconds; what it wakes too late counts as latency, so a figure of
     /// this loop is up to 1 ms too high, never too low.
     pub async fn turn(&self, number: usize) -> Instant {
-        let Some(rate) = self.rate else { return Instant::now() };
-        #[allow(clippy::cast_precision_loss, reason = "numbers of requests are far below 2^52")]
+        let Some(rate) = self.rate else {
+            return Instant::now();
+        };
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "numbers of requests are far below 2^52"
+        )]
         let due = self.begun + Duration::from_secs_f64(number as f64 / rate);
         if due > Instant::now() {
             tokio::time::sleep_until(due.into()).await;

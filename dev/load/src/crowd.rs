@@ -25,11 +25,21 @@ impl Crowd {
     }
 
     /// The same where only a share of the people (0 to 1) asks more than once.
-    pub fn gather_mixed(prefix: &str, people: u32, each: u32, share: f64, seed: u64) -> Result<Self> {
+    pub fn gather_mixed(
+        prefix: &str,
+        people: u32,
+        each: u32,
+        share: f64,
+        seed: u64,
+    ) -> Result<Self> {
         let Some(requests) = people.checked_mul(each).filter(|requests| *requests > 0) else {
             bail!("{people} people with {each} requests each is no crowd");
         };
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, clamped")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a u32, clamped"
+        )]
         let repeaters = (f64::from(people) * share.clamp(0.0, 1.0)).round() as usize;
         let mut random = StdRng::seed_from_u64(seed);
         let mut everyone: Vec<u32> = (0..people).collect();
@@ -45,7 +55,11 @@ impl Crowd {
             everyone.shuffle(&mut random);
             order.extend(everyone.iter().copied().filter(|person| repeats(*person)));
         }
-        Ok(Self { prefix: prefix.to_owned(), order, people })
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            order,
+            people,
+        })
     }
 
     pub fn people(&self) -> u32 {
@@ -90,7 +104,8 @@ mod tests {
         for (share, requests) in [(0.0, 100), (0.25, 150), (1.0, 300)] {
             let crowd = Crowd::gather_mixed("p-", 100, 3, share, 1).unwrap();
             assert_eq!(crowd.requests(), requests, "{share}");
-            let people: std::collections::HashSet<_> = (0..requests).map(|n| crowd.person(n).unwrap()).collect();
+            let people: std::collections::HashSet<_> =
+                (0..requests).map(|n| crowd.person(n).unwrap()).collect();
             assert_eq!(people.len(), 100);
         }
     }

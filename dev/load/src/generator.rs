@@ -65,7 +65,10 @@ impl CrowdPlan {
 
 /// Opens all connections, then lets everybody ask, and counts.
 pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally> {
-    ensure!(!plan.targets.is_empty() && plan.connections > 0, "load needs a target and a connection");
+    ensure!(
+        !plan.targets.is_empty() && plan.connections > 0,
+        "load needs a target and a connection"
+    );
     let path: Arc<str> = format!("/v1/coupons/{}/claims", plan.coupon_id).into();
     let plan = Arc::new(plan);
     let mut ready = Vec::new();
@@ -73,7 +76,14 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         let mut connection = Connection::open(plan.target(number)).await?;
         if plan.warm_up {
             let headers = [("x-user-id", &*format!("{}-{number}", plan.crowd.user_id(0)))];
-            connection.send(&Call { method: "POST", path: &path, headers: &headers, body: b"" }).await?;
+            connection
+                .send(&Call {
+                    method: "POST",
+                    path: &path,
+                    headers: &headers,
+                    body: b"",
+                })
+                .await?;
         }
         ready.push((number, connection, ConnectionTally::new()));
     }
@@ -85,13 +95,26 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
     let mut workers = JoinSet::new();
     for (number, connection, tally) in ready {
         let (plan, progress, path) = (plan.clone(), progress.clone(), path.clone());
-        let worker = CrowdWorker { plan, progress, path, clock, number, connection: Some(connection), tally };
+        let worker = CrowdWorker {
+            plan,
+            progress,
+            path,
+            clock,
+            number,
+            connection: Some(connection),
+            tally,
+        };
         workers.spawn(worker.work(next.clone()));
     }
     let parts = workers.join_all().await;
     let (elapsed, crowd) = (clock.begun.elapsed(), &plan.crowd);
-    let tally = Tally::sum(&progress, crowd.people(), elapsed, parts, |person| crowd.user_id(person));
-    Ok(Tally { cpu_seconds: own_cpu() - cpu, ..tally })
+    let tally = Tally::sum(&progress, crowd.people(), elapsed, parts, |person| {
+        crowd.user_id(person)
+    });
+    Ok(Tally {
+        cpu_seconds: own_cpu() - cpu,
+        ..tally
+    })
 }
 
 fn own_cpu() -> f64 {
@@ -113,7 +136,9 @@ impl CrowdWorker {
     async fn work(mut self, next: Arc<AtomicUsize>) -> ConnectionTally {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(person) = self.plan.crowd.person(number) else { return self.tally };
+            let Some(person) = self.plan.crowd.person(number) else {
+                return self.tally;
+            };
             let due = self.clock.turn(number).await;
             self.tally.late += u64::from(due.elapsed() > LATE);
             self.ask_until_answered(person, due).await;
@@ -143,10 +168,17 @@ impl CrowdWorker {
         let proof = self.plan.identity.proof();
         let both = [identity, proof.unwrap_or_default()];
         let headers = &both[..=usize::from(proof.is_some())];
-        let call = Call { method: "POST", path: &self.path, headers, body: b"" };
+        let call = Call {
+            method: "POST",
+            path: &self.path,
+            headers,
+            body: b"",
+        };
         let connection = match &mut self.connection {
             Some(connection) => Ok(connection),
-            None => Connection::open(self.plan.target(self.number)).await.map(|new| self.connection.insert(new)),
+            None => Connection::open(self.plan.target(self.number))
+                .await
+                .map(|new| self.connection.insert(new)),
         };
         let answered = match connection {
             Ok(connection) => connection.send(&call).await,
@@ -159,7 +191,9 @@ impl CrowdWorker {
             return CrowdAnswer::no(AnswerKind::NoAnswer);
         };
         let answer = CrowdAnswer::read(status, body);
-        if matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed) && self.tally.unclear.is_none() {
+        if matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed)
+            && self.tally.unclear.is_none()
+        {
             let body: String = String::from_utf8_lossy(body).chars().take(200).collect();
             self.tally.unclear = Some(format!("{status} {body}"));
         }

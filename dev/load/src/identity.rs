@@ -89,17 +89,36 @@ impl CrowdIdentity {
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
             (CrowdAuth::TrustedHeader, None) => {
-                let secret = args.trusted_header_secret.as_ref().map(|secret| secret.expose_secret().split(','));
-                let first = secret.and_then(|mut parts| parts.next()).filter(|first| !first.is_empty());
+                let secret = args
+                    .trusted_header_secret
+                    .as_ref()
+                    .map(|secret| secret.expose_secret().split(','));
+                let first = secret
+                    .and_then(|mut parts| parts.next())
+                    .filter(|first| !first.is_empty());
                 Ok(Self::TrustedHeader(first.map(SecretString::from)))
             }
             (CrowdAuth::TrustedHeader, Some(_)) => bail!("--tokens is for --user-auth jwt"),
             (CrowdAuth::Jwt, Some(path)) => {
-                let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-                let tokens: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                let text = fs::read_to_string(path)
+                    .with_context(|| format!("{} cannot be read", path.display()))?;
+                let tokens: Vec<_> = text
+                    .lines()
+                    .map(str::trim)
+                    .filter(|line| !line.is_empty())
+                    .collect();
                 let (there, wanted) = (tokens.len(), crowd.people());
-                ensure!(there >= wanted as usize, "{} has {there} tokens for {wanted} people", path.display());
-                Ok(Self::Bearer(tokens.iter().map(|token| format!("Bearer {token}")).collect()))
+                ensure!(
+                    there >= wanted as usize,
+                    "{} has {there} tokens for {wanted} people",
+                    path.display()
+                );
+                Ok(Self::Bearer(
+                    tokens
+                        .iter()
+                        .map(|token| format!("Bearer {token}"))
+                        .collect(),
+                ))
             }
             (CrowdAuth::Jwt, None) => sign(args, crowd),
         }
@@ -109,14 +128,19 @@ impl CrowdIdentity {
     pub fn header(&self, crowd: &Crowd, person: u32) -> (&'static str, String) {
         match self {
             Self::TrustedHeader(_) => ("x-user-id", crowd.user_id(person)),
-            Self::Bearer(tokens) => ("authorization", tokens.get(person as usize).cloned().unwrap_or_default()),
+            Self::Bearer(tokens) => (
+                "authorization",
+                tokens.get(person as usize).cloned().unwrap_or_default(),
+            ),
         }
     }
 
     /// The header by which a gateway proves that it is one.
     pub fn proof(&self) -> Option<(&'static str, &str)> {
         match self {
-            Self::TrustedHeader(secret) => secret.as_ref().map(|secret| ("x-gateway-secret", secret.expose_secret())),
+            Self::TrustedHeader(secret) => secret
+                .as_ref()
+                .map(|secret| ("x-gateway-secret", secret.expose_secret())),
             Self::Bearer(_) => None,
         }
     }
@@ -139,11 +163,23 @@ pub fn token_settings(secret: &str) -> [(&'static str, &str); 5] {
 
 /// The token of one person, signed with a shared secret (HS256).
 pub fn token(secret: &str, user: &str) -> Result<String> {
-    let iat = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let iat = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)?
+        .as_secs();
     let exp = iat + GOOD_FOR.as_secs();
-    let claims = JwtClaims { sub: user.to_owned(), exp, iat, iss: Some(ISSUER), aud: Some(AUDIENCE) };
-    encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
-        .context("a token cannot be signed")
+    let claims = JwtClaims {
+        sub: user.to_owned(),
+        exp,
+        iat,
+        iss: Some(ISSUER),
+        aud: Some(AUDIENCE),
+    };
+    encode(
+        &Header::default(),
+        &claims,
+        &EncodingKey::from_secret(secret.as_bytes()),
+    )
+    .context("a token cannot be signed")
 }
 
 fn sign(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<CrowdIdentity> {
@@ -159,15 +195,26 @@ fn sign(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<CrowdIdentity> {
             iss: iss.as_deref(),
             aud: aud.as_deref(),
         };
-        Ok(format!("Bearer {}", encode(&header, &claims, &key).context("a token cannot be signed")?))
+        Ok(format!(
+            "Bearer {}",
+            encode(&header, &claims, &key).context("a token cannot be signed")?
+        ))
     };
-    Ok(CrowdIdentity::Bearer((0..crowd.people()).map(token).collect::<Result<_>>()?))
+    Ok(CrowdIdentity::Bearer(
+        (0..crowd.people()).map(token).collect::<Result<_>>()?,
+    ))
 }
 
 fn key(args: &CrowdIdentityArgs) -> Result<EncodingKey> {
     let algorithm = args.jwt_algorithm;
-    let secret = args.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
-    let file = args.jwt_private_key_file.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let secret = args
+        .jwt_secret
+        .as_ref()
+        .filter(|secret| !secret.expose_secret().is_empty());
+    let file = args
+        .jwt_private_key_file
+        .as_deref()
+        .filter(|path| !path.as_os_str().is_empty());
     let family = algorithm.family();
     if family == AlgorithmFamily::Hmac {
         let secret = secret.with_context(|| {
@@ -209,7 +256,16 @@ mod tests {
     #[test]
     fn tokens_are_signed_for_each_person() {
         let secret = "0123456789abcdef0123456789abcdef";
-        let args = ["--user-auth", "jwt", "--jwt-secret", secret, "--jwt-issuer", "me", "--jwt-audience", "firstcome"];
+        let args = [
+            "--user-auth",
+            "jwt",
+            "--jwt-secret",
+            secret,
+            "--jwt-issuer",
+            "me",
+            "--jwt-audience",
+            "firstcome",
+        ];
         let identity = identity(&args, 3).unwrap();
         assert_eq!(format!("{identity:?}"), "Bearer(3 tokens)");
         let (name, value) = identity.header(&Crowd::gather("p-", 3, 1, 1).unwrap(), 2);
@@ -219,7 +275,9 @@ mod tests {
         rules.set_audience(&["firstcome"]);
         let token = value.strip_prefix("Bearer ").unwrap();
         let key = DecodingKey::from_secret(secret.as_bytes());
-        let claims = decode::<serde_json::Value>(token, &key, &rules).unwrap().claims;
+        let claims = decode::<serde_json::Value>(token, &key, &rules)
+            .unwrap()
+            .claims;
         assert_eq!(claims["sub"], "p-000002");
     }
 
@@ -230,10 +288,29 @@ mod tests {
         let tokens = file.path().to_str().unwrap();
         for (args, words) in [
             (&["--user-auth", "jwt"][..], "JWT_SECRET"),
-            (&["--user-auth", "jwt", "--jwt-algorithm", "RS256"], "--jwt-private-key-file"),
-            (&["--user-auth", "jwt", "--jwt-algorithm", "ES256", "--jwt-private-key-file", tokens], "no private key"),
-            (&["--user-auth", "jwt", "--tokens", "/nowhere/tokens"], "cannot be read"),
-            (&["--user-auth", "jwt", "--tokens", tokens], "2 tokens for 3 people"),
+            (
+                &["--user-auth", "jwt", "--jwt-algorithm", "RS256"],
+                "--jwt-private-key-file",
+            ),
+            (
+                &[
+                    "--user-auth",
+                    "jwt",
+                    "--jwt-algorithm",
+                    "ES256",
+                    "--jwt-private-key-file",
+                    tokens,
+                ],
+                "no private key",
+            ),
+            (
+                &["--user-auth", "jwt", "--tokens", "/nowhere/tokens"],
+                "cannot be read",
+            ),
+            (
+                &["--user-auth", "jwt", "--tokens", tokens],
+                "2 tokens for 3 people",
+            ),
             (&["--tokens", tokens], "--user-auth jwt"),
         ] {
             let error = format!("{:#}", identity(args, 3).unwrap_err());

@@ -40,7 +40,13 @@ impl RefusedRequest {
 
 impl fmt::Display for RefusedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} was answered with {}: {}", self.path, self.status, start_of(&self.body))
+        write!(
+            f,
+            "{} was answered with {}: {}",
+            self.path,
+            self.status,
+            start_of(&self.body)
+        )
     }
 }
 
@@ -60,7 +66,10 @@ impl Ops {
 
     /// `POST` with a JSON body, read as JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        read(&self.text("POST", path, &serde_json::to_vec(body)?).await?, path)
+        read(
+            &self.text("POST", path, &serde_json::to_vec(body)?).await?,
+            path,
+        )
     }
 
     /// Whether a service is ready, and what it says of it.
@@ -69,7 +78,12 @@ impl Ops {
         match self.call("GET", path, b"").await? {
             (200, body) => Ok((true, body)),
             (503, body) => Ok((false, body)),
-            (status, body) => Err(RefusedRequest { path: path.to_owned(), status, body }.into()),
+            (status, body) => Err(RefusedRequest {
+                path: path.to_owned(),
+                status,
+                body,
+            }
+            .into()),
         }
     }
 
@@ -97,7 +111,10 @@ impl Ops {
                 Err(error) if RefusedRequest::status_of(&error) == Some(CONFLICT) => {}
                 run => return run,
             }
-            ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");
+            ensure!(
+                begun.elapsed() < PASS_LIMIT,
+                "another pass runs for {PASS_LIMIT:?}"
+            );
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -105,14 +122,27 @@ impl Ops {
     async fn text(&self, method: &'static str, path: &str, body: &[u8]) -> Result<String> {
         match self.call(method, path, body).await? {
             (200..300, body) => Ok(body),
-            (status, body) => Err(RefusedRequest { path: path.to_owned(), status, body }.into()),
+            (status, body) => Err(RefusedRequest {
+                path: path.to_owned(),
+                status,
+                body,
+            }
+            .into()),
         }
     }
 
     async fn call(&self, method: &'static str, path: &str, body: &[u8]) -> Result<(u16, String)> {
         let bearer = format!("Bearer {}", self.token);
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-        let call = Call { method, path, headers: &headers, body };
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        let call = Call {
+            method,
+            path,
+            headers: &headers,
+            body,
+        };
         let mut connection = Connection::open(&self.target).await?;
         let (status, body) = connection.send(&call).await?;
         Ok((status, String::from_utf8_lossy(body).into_owned()))
@@ -121,7 +151,12 @@ impl Ops {
 
 fn read(text: &str, path: &str) -> Result<Value> {
     let value = serde_json::from_str(text);
-    value.with_context(|| format!("{path} was answered with something that is not JSON: {}", start_of(text)))
+    value.with_context(|| {
+        format!(
+            "{path} was answered with something that is not JSON: {}",
+            start_of(text)
+        )
+    })
 }
 
 fn start_of(text: &str) -> String {

@@ -17,10 +17,18 @@ const NAMED: usize = 20;
 /// People who were promised a coupon and have no row with the drop and the slot promised.
 #[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
 pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> BTreeSet<String> {
-    let rows: BTreeSet<(&str, i64, u32)> =
-        rows.iter().map(|row| (row.user_id.as_str(), row.promise.drop_id, row.promise.slot)).collect();
-    let kept = |user_id: &str, promise: &PromisedSlot| rows.contains(&(user_id, promise.drop_id, promise.slot));
-    promises.iter().filter(|(user_id, promise)| !kept(user_id, promise)).map(|(user_id, _)| user_id.clone()).collect()
+    let rows: BTreeSet<(&str, i64, u32)> = rows
+        .iter()
+        .map(|row| (row.user_id.as_str(), row.promise.drop_id, row.promise.slot))
+        .collect();
+    let kept = |user_id: &str, promise: &PromisedSlot| {
+        rows.contains(&(user_id, promise.drop_id, promise.slot))
+    };
+    promises
+        .iter()
+        .filter(|(user_id, promise)| !kept(user_id, promise))
+        .map(|(user_id, _)| user_id.clone())
+        .collect()
 }
 
 /// The rows of the coupon beside the promises.
@@ -51,7 +59,9 @@ impl RowCheck {
                 return Ok(Self {
                     rows: rows.len(),
                     promised_without_row: missing.len(),
-                    complete_after_ms: missing.is_empty().then(|| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+                    complete_after_ms: missing
+                        .is_empty()
+                        .then(|| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
                     named: missing.into_iter().take(NAMED).collect(),
                 });
             }

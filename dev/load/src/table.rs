@@ -8,7 +8,11 @@ use crate::tally::{CrowdProgress, Latency, Tally};
 use crate::terminal::{grouped, number};
 
 /// A mark on rates of a debug build.
-const UNOPTIMIZED: &str = if cfg!(debug_assertions) { " (an unoptimized build)" } else { "" };
+const UNOPTIMIZED: &str = if cfg!(debug_assertions) {
+    " (an unoptimized build)"
+} else {
+    ""
+};
 
 /// Two columns: what, and how much.
 pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
@@ -27,7 +31,10 @@ const WIDE: u16 = 150;
 /// A table for a wide terminal, with a header.
 pub fn wide<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDE);
+    table
+        .load_style(UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDE);
     table.set_header(header);
     table
 }
@@ -66,21 +73,41 @@ pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
 
 pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     let mut rows = asked(tally);
-    for (who, latency) in [("winners", &tally.winners), ("everybody else", &tally.others)] {
+    for (who, latency) in [
+        ("winners", &tally.winners),
+        ("everybody else", &tally.others),
+    ] {
         if latency.count > 0 {
             rows.push((format!("  {who}"), in_words(latency)));
         }
     }
-    rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {kind}"), grouped(*count))));
-    rows.push(("people with a promise".into(), grouped(tally.admitted as u64)));
-    rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
+    rows.extend(
+        tally
+            .answers
+            .iter()
+            .map(|(kind, count)| (format!("answered {kind}"), grouped(*count))),
+    );
+    rows.push((
+        "people with a promise".into(),
+        grouped(tally.admitted as u64),
+    ));
+    rows.push((
+        "accepted before Kafka had it".into(),
+        grouped(tally.not_queued),
+    ));
     rows.push(("requests given up".into(), grouped(tally.gave_up)));
-    rows.push(("answers that contradict each other".into(), grouped(tally.contradictions.len() as u64)));
+    rows.push((
+        "answers that contradict each other".into(),
+        grouped(tally.contradictions.len() as u64),
+    ));
     rows
 }
 
 fn in_words(latency: &Latency) -> String {
-    format!("{:.1} · {:.1} · {:.1} · {:.1} ms", latency.p50_ms, latency.p99_ms, latency.p999_ms, latency.max_ms)
+    format!(
+        "{:.1} · {:.1} · {:.1} · {:.1} ms",
+        latency.p50_ms, latency.p99_ms, latency.p999_ms, latency.max_ms
+    )
 }
 
 /// The first rows of every table: the size of the rush.
@@ -88,7 +115,17 @@ pub fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
         ("people who asked".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),
-        ("took".into(), format!("{:.1} s, {} requests a second{UNOPTIMIZED}", tally.seconds, number(tally.per_second))),
-        ("latency p50 · p99 · p99.9 · max".into(), in_words(&tally.latency)),
+        (
+            "took".into(),
+            format!(
+                "{:.1} s, {} requests a second{UNOPTIMIZED}",
+                tally.seconds,
+                number(tally.per_second)
+            ),
+        ),
+        (
+            "latency p50 · p99 · p99.9 · max".into(),
+            in_words(&tally.latency),
+        ),
     ]
 }

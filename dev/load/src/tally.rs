@@ -84,7 +84,11 @@ impl ConnectionTally {
 
     /// Counts an answer to a request that was due at `asked`.
     pub(crate) fn note(&mut self, person: u32, answer: &CrowdAnswer, asked: Instant) {
-        let histogram = if answer.kind == AnswerKind::Accepted { &mut self.winners } else { &mut self.others };
+        let histogram = if answer.kind == AnswerKind::Accepted {
+            &mut self.winners
+        } else {
+            &mut self.others
+        };
         histogram.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
         if let Some(promise) = answer.promise {
             self.promises.push((person, answer.kind, promise));
@@ -209,10 +213,18 @@ impl Tally {
             winners: Latency::of(&all.winners),
             others: Latency::of(&all.others),
             contradictions: ledger.contradictions(&name),
-            holders_denied: ledger.promises.keys().filter(|person| denied.contains(*person)).count() as u64,
+            holders_denied: ledger
+                .promises
+                .keys()
+                .filter(|person| denied.contains(*person))
+                .count() as u64,
             cpu_seconds: 0.0,
             accepted: ledger.accepted.keys().map(|person| name(*person)).collect(),
-            promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),
+            promises: ledger
+                .promises
+                .iter()
+                .map(|(person, promise)| (name(*person), *promise))
+                .collect(),
         }
     }
 
@@ -222,10 +234,15 @@ impl Tally {
 
     /// Answers that a healthy system does not give.
     pub fn unhealthy(&self) -> u64 {
-        [AnswerKind::Failed, AnswerKind::NoAnswer, AnswerKind::Refused, AnswerKind::Unavailable]
-            .map(|kind| self.count(kind))
-            .iter()
-            .sum()
+        [
+            AnswerKind::Failed,
+            AnswerKind::NoAnswer,
+            AnswerKind::Refused,
+            AnswerKind::Unavailable,
+        ]
+        .map(|kind| self.count(kind))
+        .iter()
+        .sum()
     }
 
     /// For a report, which has no use for names.
@@ -237,7 +254,10 @@ impl Tally {
 
 impl Latency {
     fn of(histogram: &Histogram<u32>) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "at most a minute in microseconds")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "at most a minute in microseconds"
+        )]
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
         Self {
             count: histogram.len(),
@@ -272,7 +292,12 @@ impl PromiseLedger {
     fn contradictions(&self, name: impl Fn(u32) -> String) -> Vec<String> {
         let mut found = Vec::new();
         for (person, first, second) in &self.two_slots {
-            found.push(format!("{} was promised slot {} and slot {}", name(*person), first.slot, second.slot));
+            found.push(format!(
+                "{} was promised slot {} and slot {}",
+                name(*person),
+                first.slot,
+                second.slot
+            ));
         }
         for (person, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
             found.push(format!("{} was accepted {times} times", name(*person)));
@@ -280,7 +305,12 @@ impl PromiseLedger {
         let mut holders: HashMap<PromisedSlot, u32> = HashMap::new();
         for (person, promise) in &self.promises {
             if let Some(other) = holders.insert(*promise, *person) {
-                found.push(format!("{} and {} were both promised slot {}", name(other), name(*person), promise.slot));
+                found.push(format!(
+                    "{} and {} were both promised slot {}",
+                    name(other),
+                    name(*person),
+                    promise.slot
+                ));
             }
         }
         found.sort();
@@ -296,27 +326,62 @@ mod tests {
         let mut part = ConnectionTally::new();
         let begun = Instant::now();
         for (person, kind, slot) in yes {
-            let promise = Some(PromisedSlot { drop_id: 1, slot: *slot });
-            part.note(*person, &CrowdAnswer { kind: *kind, promise, queued: true }, begun);
+            let promise = Some(PromisedSlot {
+                drop_id: 1,
+                slot: *slot,
+            });
+            part.note(
+                *person,
+                &CrowdAnswer {
+                    kind: *kind,
+                    promise,
+                    queued: true,
+                },
+                begun,
+            );
         }
-        Tally::sum(&CrowdProgress::default(), 9, Duration::from_secs(1), vec![part], |person| format!("p{person}"))
+        Tally::sum(
+            &CrowdProgress::default(),
+            9,
+            Duration::from_secs(1),
+            vec![part],
+            |person| format!("p{person}"),
+        )
     }
 
     #[test]
     fn the_same_yes_again_is_no_contradiction() {
-        let tally =
-            tally(&[(1, AnswerKind::AlreadyClaimed, 5), (1, AnswerKind::Accepted, 5), (2, AnswerKind::Accepted, 6)]);
+        let tally = tally(&[
+            (1, AnswerKind::AlreadyClaimed, 5),
+            (1, AnswerKind::Accepted, 5),
+            (2, AnswerKind::Accepted, 6),
+        ]);
         assert_eq!(tally.contradictions, Vec::<String>::new());
         assert_eq!(tally.admitted, 2);
-        assert_eq!(tally.promises["p1"], PromisedSlot { drop_id: 1, slot: 5 });
-        assert_eq!((tally.latency.count, tally.winners.count, tally.others.count), (3, 2, 1));
+        assert_eq!(
+            tally.promises["p1"],
+            PromisedSlot {
+                drop_id: 1,
+                slot: 5
+            }
+        );
+        assert_eq!(
+            (tally.latency.count, tally.winners.count, tally.others.count),
+            (3, 2, 1)
+        );
         assert_eq!(tally.accepted, ["p1", "p2"].map(String::from).into());
     }
 
     #[test]
     fn what_no_correct_system_says_is_listed() {
-        let two_slots = tally(&[(1, AnswerKind::Accepted, 5), (1, AnswerKind::AlreadyClaimed, 6)]);
-        assert_eq!(two_slots.contradictions, ["p1 was promised slot 5 and slot 6"]);
+        let two_slots = tally(&[
+            (1, AnswerKind::Accepted, 5),
+            (1, AnswerKind::AlreadyClaimed, 6),
+        ]);
+        assert_eq!(
+            two_slots.contradictions,
+            ["p1 was promised slot 5 and slot 6"]
+        );
         let twice = tally(&[(1, AnswerKind::Accepted, 5), (1, AnswerKind::Accepted, 5)]);
         assert_eq!(twice.contradictions, ["p1 was accepted 2 times"]);
         let shared = tally(&[(1, AnswerKind::Accepted, 5), (2, AnswerKind::Accepted, 5)]);

@@ -24,7 +24,11 @@ impl Default for ProgressLine {
 
 impl ProgressLine {
     pub fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), last: None, open: false }
+        Self {
+            terminal: stderr().is_terminal(),
+            last: None,
+            open: false,
+        }
     }
 
     /// Shows the line, unless the last one is too recent.
@@ -81,7 +85,11 @@ pub fn grouped(number: u64) -> String {
 
 /// A number with as many digits as matter.
 pub fn number(value: f64) -> String {
-    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "positive and rounded")]
+    #[allow(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "positive and rounded"
+    )]
     match value {
         v if v < 0.0 => format!("-{}", number(-v)),
         v if v >= 1_000.0 => grouped(v.round() as u64),
@@ -97,8 +105,14 @@ mod tests {
 
     #[test]
     fn numbers_have_the_digits_that_matter() {
-        let cases =
-            [(0.0, "0"), (0.123, "0.12"), (12.34, "12.3"), (123.4, "123"), (12_345.6, "12,346"), (-3.5, "-3.50")];
+        let cases = [
+            (0.0, "0"),
+            (0.123, "0.12"),
+            (12.34, "12.3"),
+            (123.4, "123"),
+            (12_345.6, "12,346"),
+            (-3.5, "-3.50"),
+        ];
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
@@ -106,7 +120,12 @@ mod tests {
 
     #[test]
     fn thousands_are_set_apart() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(grouped(number), text);
         }
     }

@@ -42,24 +42,44 @@ impl Workload {
     pub fn rush(target: SocketAddr, coupon: i64, requests: u32, connections: usize) -> Self {
         let people = (requests / 2).max(1);
         let prefix = "p-".to_owned();
-        Self { target, coupon, people, requests_per_person: 2, connections, rate: None, warm_up: false, prefix }
+        Self {
+            target,
+            coupon,
+            people,
+            requests_per_person: 2,
+            connections,
+            rate: None,
+            warm_up: false,
+            prefix,
+        }
     }
 
     /// A closed loop in which everybody asks once.
     pub fn once_each(target: SocketAddr, coupon: i64, people: u32, connections: usize) -> Self {
-        Self { requests_per_person: 1, people, ..Self::rush(target, coupon, 2, connections) }
+        Self {
+            requests_per_person: 1,
+            people,
+            ..Self::rush(target, coupon, 2, connections)
+        }
     }
 
     /// The same people by the clock, so many a second, on connections that have been used before.
     #[must_use]
     pub fn by_the_clock(self, rate: f64) -> Self {
-        Self { rate: Some(rate), warm_up: true, ..self }
+        Self {
+            rate: Some(rate),
+            warm_up: true,
+            ..self
+        }
     }
 
     /// The same crowd with other names.
     #[must_use]
     pub fn named(self, prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), ..self }
+        Self {
+            prefix: prefix.to_owned(),
+            ..self
+        }
     }
 
     pub fn requests(&self) -> u32 {
@@ -67,7 +87,11 @@ impl Workload {
     }
 
     fn only_this_machine(&self) -> Result<()> {
-        ensure!(self.target.ip().is_loopback(), "{} is not this machine", self.target);
+        ensure!(
+            self.target.ip().is_loopback(),
+            "{} is not this machine",
+            self.target
+        );
         Ok(())
     }
 
@@ -83,7 +107,11 @@ impl Workload {
         stdin.write_all(&serde_json::to_vec(self)?).await?;
         drop(stdin);
         let output = child.wait_with_output().await?;
-        ensure!(output.status.success(), "{PROGRAM} ended with {}", output.status);
+        ensure!(
+            output.status.success(),
+            "{PROGRAM} ended with {}",
+            output.status
+        );
         serde_json::from_slice(&output.stdout).with_context(|| format!("{PROGRAM} gave no tally"))
     }
 
@@ -99,8 +127,17 @@ impl Workload {
     async fn run_here(&self) -> Result<Tally> {
         self.only_this_machine()?;
         let crowd = Crowd::gather(&self.prefix, self.people, self.requests_per_person, 1)?;
-        let plan = CrowdPlan::new(vec![self.target.into()], self.coupon, crowd, self.connections);
-        let plan = CrowdPlan { rate: self.rate, warm_up: self.warm_up, ..plan };
+        let plan = CrowdPlan::new(
+            vec![self.target.into()],
+            self.coupon,
+            crowd,
+            self.connections,
+        );
+        let plan = CrowdPlan {
+            rate: self.rate,
+            warm_up: self.warm_up,
+            ..plan
+        };
         generator::run(plan, Arc::new(CrowdProgress::default())).await
     }
 }
@@ -121,13 +158,34 @@ mod tests {
     #[tokio::test]
     async fn only_this_machine_is_asked() {
         let elsewhere = Workload::rush(([192, 0, 2, 1], 80).into(), 1, 10, 1);
-        assert!(elsewhere.run().await.unwrap_err().to_string().contains("not this machine"));
-        assert!(elsewhere.run_here().await.unwrap_err().to_string().contains("not this machine"));
+        assert!(
+            elsewhere
+                .run()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("not this machine")
+        );
+        assert!(
+            elsewhere
+                .run_here()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("not this machine")
+        );
     }
 
     #[test]
     fn everybody_of_a_rush_asks_twice() {
         let workload = Workload::rush(([127, 0, 0, 1], 80).into(), 1, 20_000, 64);
-        assert_eq!((workload.people, workload.requests_per_person, workload.requests()), (10_000, 2, 20_000));
+        assert_eq!(
+            (
+                workload.people,
+                workload.requests_per_person,
+                workload.requests()
+            ),
+            (10_000, 2, 20_000)
+        );
     }
 }

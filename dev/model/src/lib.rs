@@ -80,13 +80,29 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
-    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).threads(2).spawn_bfs().join();
+    let checker = model
+        .checker()
+        .finish_when(HasDiscoveries::AnyFailures)
+        .threads(2)
+        .spawn_bfs()
+        .join();
     let mut found = checker.discoveries();
-    let mut properties = checker.model().properties().into_iter().map(|property| (property.name, property.expectation));
+    let mut properties = checker
+        .model()
+        .properties()
+        .into_iter()
+        .map(|property| (property.name, property.expectation));
     let broken = properties.find_map(|(name, expectation)| {
         let path = found.remove(name);
         if expectation.discovery_is_failure() {
-            Some((name, path?.into_actions().iter().map(|step| format!("{step:?}")).collect()))
+            Some((
+                name,
+                path?
+                    .into_actions()
+                    .iter()
+                    .map(|step| format!("{step:?}"))
+                    .collect(),
+            ))
         } else {
             (path.is_none() && is_right).then(|| (name, vec!["it never happens".to_owned()]))
         }

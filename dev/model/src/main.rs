@@ -5,7 +5,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let mut good = true;
-    for case in firstcome_model::cases().into_iter().filter(|case| words.iter().all(|word| case.name.contains(word))) {
+    for case in firstcome_model::cases()
+        .into_iter()
+        .filter(|case| words.iter().all(|word| case.name.contains(word)))
+    {
         let (name, is_right) = (case.name.clone(), case.is_right);
         let (states, broken) = case.explore();
         let verdict = match (is_right, &broken) {
@@ -16,11 +19,17 @@ fn main() -> ExitCode {
         };
         println!("{name}: {states} states, {verdict}");
         good &= is_right == broken.is_none();
-        let Some((property, steps)) = broken else { continue };
+        let Some((property, steps)) = broken else {
+            continue;
+        };
         println!("    not: {property}");
         for step in steps {
             println!("    {step}");
         }
     }
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -130,7 +130,10 @@ impl Writer {
     fn loses_connection(&mut self) {
         match self {
             Self::Pass(pass) => *pass = Pass::Idle,
-            Self::Change { stage: Change::Take | Change::Done, .. } => {}
+            Self::Change {
+                stage: Change::Take | Change::Done,
+                ..
+            } => {}
             Self::Change { stage, .. } => *stage = Change::GivenUp,
         }
     }
@@ -143,7 +146,10 @@ impl State {
         if seen <= self.mysql.revision {
             return self.mysql;
         }
-        RevisionSettings { revision: seen, quantity: quantity.unwrap_or(self.mysql.quantity) }
+        RevisionSettings {
+            revision: seen,
+            quantity: quantity.unwrap_or(self.mysql.quantity),
+        }
     }
 
     fn lose(&mut self, redis: Redis) {
@@ -183,12 +189,23 @@ impl Revisions {
     }
 
     fn change(&self, state: &mut State, to: u8, attempts: u8, stage: Change) -> (u8, Change) {
-        let again = if attempts < ATTEMPTS { Change::Take } else { Change::Done };
+        let again = if attempts < ATTEMPTS {
+            Change::Take
+        } else {
+            Change::Done
+        };
         let next = match stage {
             Change::Take => {
                 let read = self.take_revision(state);
                 let lowers = to < read.quantity && !self.is(Wrong::LoweredLate);
-                return (attempts + 1, if lowers { Change::Lower(read) } else { Change::Commit(read) });
+                return (
+                    attempts + 1,
+                    if lowers {
+                        Change::Lower(read)
+                    } else {
+                        Change::Commit(read)
+                    },
+                );
             }
             Change::Lower(read) => {
                 let redis = &mut state.redis;
@@ -204,12 +221,19 @@ impl Revisions {
             }
             Change::Commit(read) => {
                 if state.mysql.revision != read.revision && !self.is(Wrong::CommitNotCompared) {
-                    if to < read.quantity { Change::Restore(read) } else { again }
+                    if to < read.quantity {
+                        Change::Restore(read)
+                    } else {
+                        again
+                    }
                 } else if to < state.given && !self.is(Wrong::LoweredLate) {
                     // Rows above the quantity.
                     Change::Restore(read)
                 } else {
-                    state.mysql = RevisionSettings { revision: state.mysql.revision + 1, quantity: to };
+                    state.mysql = RevisionSettings {
+                        revision: state.mysql.revision + 1,
+                        quantity: to,
+                    };
                     Change::Write(state.mysql)
                 }
             }
@@ -238,9 +262,11 @@ impl Revisions {
                 }
             }
             Pass::Write(life, settings) => {
-                let is_latest = settings.revision >= state.redis.seen || self.is(Wrong::NotCompared);
+                let is_latest =
+                    settings.revision >= state.redis.seen || self.is(Wrong::NotCompared);
                 if state.redis.quantity.is_none() && is_latest {
-                    (state.redis.seen, state.redis.quantity) = (settings.revision, Some(settings.quantity));
+                    (state.redis.seen, state.redis.quantity) =
+                        (settings.revision, Some(settings.quantity));
                     Pass::Open(life)
                 } else if self.write_meta(&mut state.redis, settings) {
                     Pass::Open(life)
@@ -259,9 +285,17 @@ impl Revisions {
 
     fn writer(&self, state: &mut State, at: usize) {
         state.writers[at] = match state.writers[at] {
-            Writer::Change { to, attempts, stage } => {
+            Writer::Change {
+                to,
+                attempts,
+                stage,
+            } => {
                 let (attempts, stage) = self.change(state, to, attempts, stage);
-                Writer::Change { to, attempts, stage }
+                Writer::Change {
+                    to,
+                    attempts,
+                    stage,
+                }
             }
             Writer::Pass(pass) => Writer::Pass(self.pass(state, pass)),
         };
@@ -277,7 +311,11 @@ impl Revisions {
             Step::Dies(at) => {
                 state.faults.deaths -= 1;
                 state.writers[at] = match state.writers[at] {
-                    Writer::Change { to, attempts, .. } => Writer::Change { to, attempts, stage: Change::GivenUp },
+                    Writer::Change { to, attempts, .. } => Writer::Change {
+                        to,
+                        attempts,
+                        stage: Change::GivenUp,
+                    },
                     Writer::Pass(_) => Writer::Pass(Pass::Idle),
                 };
             }
@@ -332,15 +370,26 @@ impl Model for Revisions {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        let change = |to: &u8| Writer::Change { to: *to, attempts: 0, stage: Change::Take };
+        let change = |to: &u8| Writer::Change {
+            to: *to,
+            attempts: 0,
+            stage: Change::Take,
+        };
         let mut writers: Vec<Writer> = self.changes.iter().map(change).collect();
         writers.extend(vec![Writer::Pass(Pass::Idle); self.passes]);
         vec![State {
-            redis: Redis { seen: 1, quantity: Some(QUANTITY), count: 0 },
+            redis: Redis {
+                seen: 1,
+                quantity: Some(QUANTITY),
+                count: 0,
+            },
             copy: None,
             life: 1,
             open: true,
-            mysql: RevisionSettings { revision: 1, quantity: QUANTITY },
+            mysql: RevisionSettings {
+                revision: 1,
+                quantity: QUANTITY,
+            },
             mysql_copy: None,
             given: 0,
             writers,
@@ -349,7 +398,10 @@ impl Model for Revisions {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        let left = state.redis.quantity.is_some_and(|quantity| state.redis.count < quantity.min(MOST));
+        let left = state
+            .redis
+            .quantity
+            .is_some_and(|quantity| state.redis.count < quantity.min(MOST));
         steps.extend((state.open && left).then_some(Step::Claim));
         let ended = |stage| matches!(stage, Change::Done | Change::GivenUp);
         for (at, writer) in state.writers.iter().enumerate() {
@@ -360,11 +412,17 @@ impl Model for Revisions {
             steps.extend((goes_on || is_under_way).then_some(Step::Writer(at)));
             steps.extend((is_under_way && state.faults.deaths > 0).then_some(Step::Dies(at)));
         }
-        let Faults { gone_back, flushes, mysql_gone_back, .. } = state.faults;
+        let Faults {
+            gone_back,
+            flushes,
+            mysql_gone_back,
+            ..
+        } = state.faults;
         steps.extend((gone_back > 0 && state.copy.is_none()).then_some(Step::Copy));
         steps.extend((gone_back > 0 && state.copy.is_some()).then_some(Step::GoBack));
         steps.extend((flushes > 0).then_some(Step::Flush));
-        steps.extend((mysql_gone_back > 0 && state.mysql_copy.is_none()).then_some(Step::MysqlCopy));
+        steps
+            .extend((mysql_gone_back > 0 && state.mysql_copy.is_none()).then_some(Step::MysqlCopy));
         steps.extend(state.mysql_copy.is_some().then_some(Step::MysqlGoesBack));
     }
 
@@ -377,38 +435,82 @@ impl Model for Revisions {
     fn properties(&self) -> Vec<Property<Self>> {
         let acknowledged = |_: &Self, state: &State| {
             let at_rest = |writer: &Writer| {
-                matches!(writer, Writer::Change { stage: Change::Done, .. } | Writer::Pass(Pass::Idle))
+                matches!(
+                    writer,
+                    Writer::Change {
+                        stage: Change::Done,
+                        ..
+                    } | Writer::Pass(Pass::Idle)
+                )
             };
             !state.open
                 || !state.writers.iter().all(at_rest)
                 || state.redis.quantity == Some(state.recovered().quantity)
         };
         vec![
-            Property::always(WITHIN, |_, state: &State| state.given <= state.recovered().quantity),
+            Property::always(WITHIN, |_, state: &State| {
+                state.given <= state.recovered().quantity
+            }),
             Property::always(ACKNOWLEDGED, acknowledged),
             Property::always(HEALS, |model: &Self, state: &State| model.heals(state)),
-            Property::sometimes("a change is made", |_, state: &State| state.mysql.quantity != QUANTITY),
+            Property::sometimes("a change is made", |_, state: &State| {
+                state.mysql.quantity != QUANTITY
+            }),
         ]
     }
 }
 
-const NONE: Faults = Faults { gone_back: 0, flushes: 0, deaths: 0, mysql_gone_back: 0 };
+const NONE: Faults = Faults {
+    gone_back: 0,
+    flushes: 0,
+    deaths: 0,
+    mysql_gone_back: 0,
+};
 
 fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
-    Revisions { faults, changes: changes.to_vec(), passes, wrong: None }
+    Revisions {
+        faults,
+        changes: changes.to_vec(),
+        passes,
+        wrong: None,
+    }
 }
 
 /// The right protocol under the faults it is to withstand.
 pub fn right() -> Vec<(&'static str, Revisions)> {
-    let gone_back = Faults { gone_back: 1, ..NONE };
-    let mysql_gone_back = Faults { mysql_gone_back: 1, ..NONE };
+    let gone_back = Faults {
+        gone_back: 1,
+        ..NONE
+    };
+    let mysql_gone_back = Faults {
+        mysql_gone_back: 1,
+        ..NONE
+    };
     vec![
-        ("an operator raises, another lowers, one dies", protocol(&[3, 1], 1, Faults { deaths: 1, ..NONE })),
-        ("two operators lower, Redis goes back in time", protocol(&[1, 2], 1, gone_back)),
-        ("an operator raises and another undoes it, Redis goes back in time", protocol(&[3, 2], 1, gone_back)),
-        ("an operator raises, another lowers, MySQL goes back in time", protocol(&[3, 1], 1, mysql_gone_back)),
-        ("two operators lower, MySQL goes back in time", protocol(&[1, 2], 1, mysql_gone_back)),
-        ("two daemons and an operator, Redis is emptied", protocol(&[3], 2, Faults { flushes: 1, ..NONE })),
+        (
+            "an operator raises, another lowers, one dies",
+            protocol(&[3, 1], 1, Faults { deaths: 1, ..NONE }),
+        ),
+        (
+            "two operators lower, Redis goes back in time",
+            protocol(&[1, 2], 1, gone_back),
+        ),
+        (
+            "an operator raises and another undoes it, Redis goes back in time",
+            protocol(&[3, 2], 1, gone_back),
+        ),
+        (
+            "an operator raises, another lowers, MySQL goes back in time",
+            protocol(&[3, 1], 1, mysql_gone_back),
+        ),
+        (
+            "two operators lower, MySQL goes back in time",
+            protocol(&[1, 2], 1, mysql_gone_back),
+        ),
+        (
+            "two daemons and an operator, Redis is emptied",
+            protocol(&[3], 2, Faults { flushes: 1, ..NONE }),
+        ),
     ]
 }
 
@@ -420,8 +522,38 @@ pub fn wrong() -> Vec<(Wrong, Revisions)> {
         (Wrong::CommitNotCompared, protocol(&[3, 1], 0, NONE)),
         (Wrong::LoweredLate, protocol(&[1], 0, NONE)),
         (Wrong::SeenInMeta, protocol(&[3], 1, emptied)),
-        (Wrong::OpenAtOldRevision, protocol(&[3, 2], 1, Faults { gone_back: 1, ..NONE })),
-        (Wrong::NotRecovered, protocol(&[3], 1, Faults { mysql_gone_back: 1, ..NONE })),
+        (
+            Wrong::OpenAtOldRevision,
+            protocol(
+                &[3, 2],
+                1,
+                Faults {
+                    gone_back: 1,
+                    ..NONE
+                },
+            ),
+        ),
+        (
+            Wrong::NotRecovered,
+            protocol(
+                &[3],
+                1,
+                Faults {
+                    mysql_gone_back: 1,
+                    ..NONE
+                },
+            ),
+        ),
     ];
-    cases.map(|(wrong, protocol)| (wrong, Revisions { wrong: Some(wrong), ..protocol })).into()
+    cases
+        .map(|(wrong, protocol)| {
+            (
+                wrong,
+                Revisions {
+                    wrong: Some(wrong),
+                    ..protocol
+                },
+            )
+        })
+        .into()
 }

@@ -79,20 +79,30 @@ impl Sealing {
         if *claim == Claim::None && !state.closed {
             *claim = Claim::Admitted;
         }
-        let durable = *claim == Claim::Row || (state.seen_sealed && self.is(Wrong::SealedIsDurable));
+        let durable =
+            *claim == Claim::Row || (state.seen_sealed && self.is(Wrong::SealedIsDurable));
         state.promised[person] |= *claim != Claim::None && durable;
     }
 
     fn pass(&self, state: &mut State) {
-        let rows = state.claims.iter().all(|claim| matches!(claim, Claim::None | Claim::Row));
+        let rows = state
+            .claims
+            .iter()
+            .all(|claim| matches!(claim, Claim::None | Claim::Row));
         if std::mem::take(&mut state.sealing) {
             state.sealed = true;
-        } else if state.sealed && (!state.claims.contains(&Claim::DeadLetter) || self.is(Wrong::NeverUnsealed)) {
+        } else if state.sealed
+            && (!state.claims.contains(&Claim::DeadLetter) || self.is(Wrong::NeverUnsealed))
+        {
             // It is skipped.
         } else {
             state.sealed = false;
             state.sealing = state.closed && (state.over || self.is(Wrong::OneClock)) && rows;
-            for claim in state.claims.iter_mut().filter(|claim| matches!(claim, Claim::DeadLetter | Claim::Admitted)) {
+            for claim in state
+                .claims
+                .iter_mut()
+                .filter(|claim| matches!(claim, Claim::DeadLetter | Claim::Admitted))
+            {
                 *claim = Claim::Row;
             }
         }
@@ -101,7 +111,9 @@ impl Sealing {
     fn take(&self, state: &mut State, step: Step) {
         match step {
             Step::Ask(person) => self.ask(state, person),
-            Step::Publish(person) => (state.claims[person], state.promised[person]) = (Claim::Topic, true),
+            Step::Publish(person) => {
+                (state.claims[person], state.promised[person]) = (Claim::Topic, true)
+            }
             Step::Keep(person) => {
                 state.lost -= 1;
                 (state.claims[person], state.promised[person]) = (Claim::DeadLetter, true);
@@ -119,7 +131,11 @@ impl Sealing {
 
     fn heals(&self, state: &State) -> bool {
         let mut state = state.clone();
-        for claim in state.claims.iter_mut().filter(|claim| **claim == Claim::Topic) {
+        for claim in state
+            .claims
+            .iter_mut()
+            .filter(|claim| **claim == Claim::Topic)
+        {
             *claim = Claim::Row;
         }
         (0..3).for_each(|_| self.pass(&mut state));
@@ -174,7 +190,8 @@ impl Model for Sealing {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let held = |_: &Self, state: &State| {
-            (0..PEOPLE).all(|person| !state.promised[person] || state.claims[person] > Claim::Admitted)
+            (0..PEOPLE)
+                .all(|person| !state.promised[person] || state.claims[person] > Claim::Admitted)
         };
         vec![
             Property::always(HELD_TWICE, held),
@@ -187,11 +204,33 @@ impl Model for Sealing {
 
 /// The right protocol under the faults it is to withstand.
 pub fn right() -> Vec<(&'static str, Sealing)> {
-    vec![("a clock jumps, Kafka is away", Sealing { clock_jumps: 3, lost: 1, wrong: None })]
+    vec![(
+        "a clock jumps, Kafka is away",
+        Sealing {
+            clock_jumps: 3,
+            lost: 1,
+            wrong: None,
+        },
+    )]
 }
 
 /// Each rule left out.
 pub fn wrong() -> Vec<(Wrong, Sealing)> {
-    let rules = [Wrong::SealedIsDurable, Wrong::NeverUnsealed, Wrong::OneClock];
-    rules.map(|wrong| (wrong, Sealing { clock_jumps: 2, lost: 1, wrong: Some(wrong) })).into()
+    let rules = [
+        Wrong::SealedIsDurable,
+        Wrong::NeverUnsealed,
+        Wrong::OneClock,
+    ];
+    rules
+        .map(|wrong| {
+            (
+                wrong,
+                Sealing {
+                    clock_jumps: 2,
+                    lost: 1,
+                    wrong: Some(wrong),
+                },
+            )
+        })
+        .into()
 }

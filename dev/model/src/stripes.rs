@@ -150,7 +150,10 @@ impl Stripes {
 
     fn give_back(state: &mut State, person: usize) {
         for at in 0..STRIPES {
-            let held = state.stripes[at].places.iter().position(|place| *place == Place::Held(person));
+            let held = state.stripes[at]
+                .places
+                .iter()
+                .position(|place| *place == Place::Held(person));
             if let Some(slot) = held.filter(|slot| state.rows[person][*slot]) {
                 state.rows[person][slot] = false;
                 state.stripes[at].places[slot] = Place::Free;
@@ -164,13 +167,29 @@ impl Stripes {
         let Some(slot) = stripe.free() else { return };
         let number = stripe.known[slot] + 1;
         stripe.known[slot] = number;
-        stripe.places[slot] = if self.is(Wrong::NoOutbox) { Place::Elsewhere } else { Place::Out(to, number) };
-        state.moving.push(Moving { slot, from, to, number, epoch: state.epochs[from] });
+        stripe.places[slot] = if self.is(Wrong::NoOutbox) {
+            Place::Elsewhere
+        } else {
+            Place::Out(to, number)
+        };
+        state.moving.push(Moving {
+            slot,
+            from,
+            to,
+            number,
+            epoch: state.epochs[from],
+        });
         state.moving.sort_unstable();
     }
 
     fn record(&self, state: &mut State, moving: Moving) {
-        let Moving { slot, from, to, number, epoch } = moving;
+        let Moving {
+            slot,
+            from,
+            to,
+            number,
+            epoch,
+        } = moving;
         let is_of_now = state.epochs[from] == epoch || self.is(Wrong::NoFence);
         if state.owners[slot] == (from, number - 1) && is_of_now {
             state.owners[slot] = (to, number);
@@ -178,7 +197,9 @@ impl Stripes {
     }
 
     fn take(&self, state: &mut State, moving: Moving) {
-        let Moving { slot, to, number, .. } = moving;
+        let Moving {
+            slot, to, number, ..
+        } = moving;
         let recorded = state.owners[slot].1 >= number || self.is(Wrong::TakenBeforeRecorded);
         let is_new = state.stripes[to].known[slot] < number || self.is(Wrong::TakenTwice);
         if recorded && is_new && !state.closed[to] {
@@ -192,14 +213,30 @@ impl Stripes {
     fn pass(&self, state: &mut State, slot: usize) {
         let (to, number) = state.owners[slot];
         if number > 0 && !self.is(Wrong::LedgerNotRead) {
-            self.take(state, Moving { slot, from: to, to, number, epoch: 0 });
+            self.take(
+                state,
+                Moving {
+                    slot,
+                    from: to,
+                    to,
+                    number,
+                    epoch: 0,
+                },
+            );
         }
     }
 
     fn settle(state: &mut State, moving: Moving) {
-        let Moving { slot, from, to, number, .. } = moving;
+        let Moving {
+            slot,
+            from,
+            to,
+            number,
+            ..
+        } = moving;
         let place = &mut state.stripes[from].places[slot];
-        if state.owners[slot].1 >= number && *place == Place::Out(to, number) && !state.closed[from] {
+        if state.owners[slot].1 >= number && *place == Place::Out(to, number) && !state.closed[from]
+        {
             *place = Place::Elsewhere;
         }
     }
@@ -220,13 +257,16 @@ impl Stripes {
         }
         let stripe = &mut state.stripes[at];
         let places = stripe.places;
-        stripe.waiting.retain(|person| !places.contains(&Place::Held(*person)));
+        stripe
+            .waiting
+            .retain(|person| !places.contains(&Place::Held(*person)));
         state.closed[at] = false;
         Self::promote(state, at);
     }
 
     fn may_rebuild(&self, state: &State, at: usize) -> bool {
-        let waits = state.in_flight.iter().any(|(stripe, ..)| *stripe == at) && !self.is(Wrong::NoSafetyWait);
+        let waits = state.in_flight.iter().any(|(stripe, ..)| *stripe == at)
+            && !self.is(Wrong::NoSafetyWait);
         state.closed[at] && !waits
     }
 
@@ -278,7 +318,13 @@ impl Stripes {
                 // Another mover goes on with what it finds in an outbox.
                 for slot in 0..SLOTS {
                     if let Place::Out(to, number) = state.stripes[at].places[slot] {
-                        state.moving.push(Moving { slot, from: at, to, number, epoch: state.epochs[at] });
+                        state.moving.push(Moving {
+                            slot,
+                            from: at,
+                            to,
+                            number,
+                            epoch: state.epochs[at],
+                        });
                     }
                 }
             }
@@ -289,7 +335,8 @@ impl Stripes {
             }
             (0..SLOTS).for_each(|slot| self.pass(&mut state, slot));
             for to in 0..STRIPES {
-                let from = (0..STRIPES).find(|from| *from != to && state.stripes[*from].free().is_some());
+                let from =
+                    (0..STRIPES).find(|from| *from != to && state.stripes[*from].free().is_some());
                 if let (Some(from), false) = (from, state.stripes[to].waiting.is_empty()) {
                     self.begin(&mut state, from, to);
                 }
@@ -310,7 +357,13 @@ impl Model for Stripes {
 
     fn init_states(&self) -> Vec<State> {
         let stripe = |at: usize| Stripe {
-            places: std::array::from_fn(|slot| if slot % STRIPES == at { Place::Free } else { Place::Elsewhere }),
+            places: std::array::from_fn(|slot| {
+                if slot % STRIPES == at {
+                    Place::Free
+                } else {
+                    Place::Elsewhere
+                }
+            }),
             known: [0; SLOTS],
             waiting: Vec::new(),
         };
@@ -341,14 +394,19 @@ impl Model for Stripes {
             if state.closed[at] {
                 steps.extend(self.may_rebuild(state, at).then_some(Step::Rebuild(at)));
             } else {
-                steps.extend((state.left[MOVES] > 0).then_some(Step::Begin(at, (at + 1) % STRIPES)));
+                steps
+                    .extend((state.left[MOVES] > 0).then_some(Step::Begin(at, (at + 1) % STRIPES)));
                 steps.push(Step::Copy(at));
             }
             steps.extend((state.left[LOSSES] > 0).then_some(Step::Lose(at)));
         }
         steps.extend((0..SLOTS).map(Step::Pass));
         for moving in state.moving.iter().copied() {
-            steps.extend([Step::Record(moving), Step::Take(moving), Step::Settle(moving)]);
+            steps.extend([
+                Step::Record(moving),
+                Step::Take(moving),
+                Step::Settle(moving),
+            ]);
             steps.extend((state.left[DEATHS] > 0).then_some(Step::MoverDies(moving)));
         }
     }
@@ -361,37 +419,57 @@ impl Model for Stripes {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let one_each = |_: &Self, state: &State| {
-            let of_person = state.rows.iter().map(|slots| slots.iter().filter(|slot| **slot).count());
-            let of_slot = (0..SLOTS).map(|slot| state.rows.iter().filter(|slots| slots[slot]).count());
+            let of_person = state
+                .rows
+                .iter()
+                .map(|slots| slots.iter().filter(|slot| **slot).count());
+            let of_slot =
+                (0..SLOTS).map(|slot| state.rows.iter().filter(|slots| slots[slot]).count());
             of_person.chain(of_slot).all(|count| count <= 1)
         };
         let all_there = |model: &Self, state: &State| {
             let healed = model.healed(state);
             (0..SLOTS).all(|slot| {
                 let places = healed.stripes.iter().map(|stripe| stripe.places[slot]);
-                places.filter(|place| matches!(place, Place::Free | Place::Held(_))).count() == 1
+                places
+                    .filter(|place| matches!(place, Place::Free | Place::Held(_)))
+                    .count()
+                    == 1
             })
         };
         let exact = |model: &Self, state: &State| {
             let healed = model.healed(state);
-            let waits = healed.stripes.iter().any(|stripe| !stripe.waiting.is_empty());
+            let waits = healed
+                .stripes
+                .iter()
+                .any(|stripe| !stripe.waiting.is_empty());
             !waits || healed.stripes.iter().all(|stripe| stripe.free().is_none())
         };
         let kept = |model: &Self, state: &State| {
             let healed = model.healed(state);
             let holds = |person: usize, slot: usize| {
-                healed.stripes.iter().any(|stripe| stripe.places[slot] == Place::Held(person))
+                healed
+                    .stripes
+                    .iter()
+                    .any(|stripe| stripe.places[slot] == Place::Held(person))
             };
-            (0..PEOPLE).all(|person| (0..SLOTS).all(|slot| healed.rows[person][slot] == holds(person, slot)))
+            (0..PEOPLE).all(|person| {
+                (0..SLOTS).all(|slot| healed.rows[person][slot] == holds(person, slot))
+            })
         };
         vec![
             Property::always(ONE_EACH, one_each),
             Property::always(ALL_THERE, all_there),
             Property::always(EXACT, exact),
             Property::always(KEPT, kept),
-            Property::sometimes("somebody holds a slot that was moved", |_, state: &State| {
-                (0..SLOTS).any(|slot| state.owners[slot].1 > 0 && state.rows.iter().any(|slots| slots[slot]))
-            }),
+            Property::sometimes(
+                "somebody holds a slot that was moved",
+                |_, state: &State| {
+                    (0..SLOTS).any(|slot| {
+                        state.owners[slot].1 > 0 && state.rows.iter().any(|slots| slots[slot])
+                    })
+                },
+            ),
         ]
     }
 }
@@ -399,9 +477,36 @@ impl Model for Stripes {
 /// The right protocol under the faults it is to withstand.
 pub fn right() -> Vec<(&'static str, Stripes)> {
     vec![
-        ("movers die, coupons come back", Stripes { moves: 2, deaths: 1, losses: 0, returns: 1, wrong: None }),
-        ("shards go back", Stripes { moves: 1, deaths: 0, losses: 2, returns: 0, wrong: None }),
-        ("all of it once", Stripes { moves: 1, deaths: 1, losses: 1, returns: 1, wrong: None }),
+        (
+            "movers die, coupons come back",
+            Stripes {
+                moves: 2,
+                deaths: 1,
+                losses: 0,
+                returns: 1,
+                wrong: None,
+            },
+        ),
+        (
+            "shards go back",
+            Stripes {
+                moves: 1,
+                deaths: 0,
+                losses: 2,
+                returns: 0,
+                wrong: None,
+            },
+        ),
+        (
+            "all of it once",
+            Stripes {
+                moves: 1,
+                deaths: 1,
+                losses: 1,
+                returns: 1,
+                wrong: None,
+            },
+        ),
     ]
 }
 
@@ -417,5 +522,18 @@ pub fn wrong() -> Vec<(Wrong, Stripes)> {
         Wrong::CopyBelieved,
         Wrong::NoSafetyWait,
     ];
-    rules.map(|wrong| (wrong, Stripes { moves: 2, deaths: 1, losses: 1, returns: 1, wrong: Some(wrong) })).into()
+    rules
+        .map(|wrong| {
+            (
+                wrong,
+                Stripes {
+                    moves: 2,
+                    deaths: 1,
+                    losses: 1,
+                    returns: 1,
+                    wrong: Some(wrong),
+                },
+            )
+        })
+        .into()
 }

@@ -5,11 +5,24 @@ use firstcome_model::{Case, cases};
 fn explore(right: bool) {
     for case in cases().into_iter().filter(|case| case.is_right == right) {
         let Case { name, .. } = &case;
-        let (name, least) = (name.clone(), if name.starts_with("claims") { 10_000 } else { 500 });
+        let (name, least) = (
+            name.clone(),
+            if name.starts_with("claims") {
+                10_000
+            } else {
+                500
+            },
+        );
         let (states, broken) = case.explore();
-        println!("{name}: {states} states, breaks {:?}", broken.as_ref().map(|(property, _)| property));
+        println!(
+            "{name}: {states} states, breaks {:?}",
+            broken.as_ref().map(|(property, _)| property)
+        );
         assert_eq!(broken.is_none(), right, "{name}: {broken:#?}");
-        assert!(!right || states > least, "{name}: too few states to have shown anything");
+        assert!(
+            !right || states > least,
+            "{name}: too few states to have shown anything"
+        );
     }
 }
 

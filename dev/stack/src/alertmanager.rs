@@ -37,14 +37,20 @@ impl ServerKind for AlertmanagerOptions {
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let file = instance.dir.join("alertmanager.yml");
-        fs::write(&file, "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")?;
+        fs::write(
+            &file,
+            "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n",
+        )?;
         let arguments = [
             format!("--config.file={}", file.display()),
             format!("--storage.path={}", instance.data.display()),
             format!("--web.listen-address=127.0.0.1:{}", instance.port()),
             "--cluster.listen-address=".to_owned(),
         ];
-        Ok(std::iter::once("prometheus-alertmanager".to_owned()).chain(arguments).map(Into::into).collect())
+        Ok(std::iter::once("prometheus-alertmanager".to_owned())
+            .chain(arguments)
+            .map(Into::into)
+            .collect())
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {

@@ -12,8 +12,13 @@ use anyhow::{Result, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-static RUNTIME: LazyLock<io::Result<Runtime>> =
-    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("firstcome-stack").enable_all().build());
+static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("firstcome-stack")
+        .enable_all()
+        .build()
+});
 
 /// Runs a task until it ends, whatever becomes of the caller's runtime.
 pub(crate) fn spawn<F>(task: F) -> Result<JoinHandle<F::Output>>
@@ -21,6 +26,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let runtime = RUNTIME.as_ref().map_err(|error| anyhow!("no background runtime: {error}"))?;
+    let runtime = RUNTIME
+        .as_ref()
+        .map_err(|error| anyhow!("no background runtime: {error}"))?;
     Ok(runtime.spawn(task))
 }

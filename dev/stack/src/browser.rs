@@ -40,15 +40,29 @@ impl ServerKind for BrowserOptions {
         // Browsers keep their profiles in the temporary folder, which goes with this server.
         let temporary = format!("TMPDIR={}", instance.data.display());
         let port = format!("--port={}", instance.port());
-        Ok(["env", &temporary, "chromedriver", &port, "--log-level=WARNING"].map(Into::into).into())
+        Ok([
+            "env",
+            &temporary,
+            "chromedriver",
+            &port,
+            "--log-level=WARNING",
+        ]
+        .map(Into::into)
+        .into())
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
         let mut connection = TcpStream::connect(("127.0.0.1", instance.port())).await?;
-        connection.write_all(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
+        connection
+            .write_all(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .await?;
         let mut answer = [0; 2_048];
         let length = connection.read(&mut answer).await?;
         let answer = String::from_utf8_lossy(&answer[..length]);
-        if answer.contains("\"ready\":true") { Ok(()) } else { bail!("/status was answered with {answer:?}") }
+        if answer.contains("\"ready\":true") {
+            Ok(())
+        } else {
+            bail!("/status was answered with {answer:?}")
+        }
     }
 }

@@ -10,7 +10,11 @@ use crate::progress;
 
 /// `$FIRSTCOME_CACHE`, else `$XDG_CACHE_HOME/firstcome`, else `~/.cache/firstcome`.
 fn folder() -> Result<PathBuf> {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     set("FIRSTCOME_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("firstcome")))
         .or_else(|| set("HOME").map(|dir| dir.join(".cache/firstcome")))
@@ -24,8 +28,13 @@ pub(crate) fn lock(name: &str) -> Result<File> {
 }
 
 fn lock_in(folder: &Path, name: &str) -> Result<File> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
-    let file = File::options().create(true).truncate(false).write(true).open(folder.join(format!("{name}.lock")))?;
+    fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join(format!("{name}.lock")))?;
     if file.try_lock().is_err() {
         progress::step(name, "waiting for another fetch to end");
         file.lock()?;
@@ -84,9 +93,15 @@ mod tests {
             anyhow::bail!("interrupted")
         });
         assert!(interrupted.is_err());
-        let dir = get_in(folder.path(), "thing", |part| Ok(fs::write(part.join("whole"), "")?)).unwrap();
+        let dir = get_in(folder.path(), "thing", |part| {
+            Ok(fs::write(part.join("whole"), "")?)
+        })
+        .unwrap();
         assert!(dir.join("whole").exists() && !dir.join("half").exists());
-        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["thing", "thing.lock"]);
     }

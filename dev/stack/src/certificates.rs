@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 
 use crate::temp_dir::TempDirGuard;
@@ -24,17 +25,22 @@ impl CertificateFolder {
     /// and no other name, `expired`, the same some years ago, and `client`; of the second is
     /// `foreign`. Each has a `.pem`, a `.key`, and both in one `.store.pem`.
     pub fn make() -> Result<Self> {
-        let this = Self { folder: TempDirGuard::new()? };
+        let this = Self {
+            folder: TempDirGuard::new()?,
+        };
         let authority = this.authority("ca.pem", "Firstcome stack authority")?;
         let foreign = this.authority("foreign-ca.pem", "Somebody else's authority")?;
         let of_server = || CertificateParams::new(vec!["127.0.0.1".to_owned()]);
         this.sign("server", &of_server()?, &authority)?;
         let mut expired = of_server()?;
-        (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        (expired.not_before, expired.not_after) =
+            (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
         this.sign("expired", &expired, &authority)?;
         for (name, issuer) in [("client", &authority), ("foreign", &foreign)] {
             let mut client = CertificateParams::new(Vec::new())?;
-            client.distinguished_name.push(DnType::CommonName, "firstcome");
+            client
+                .distinguished_name
+                .push(DnType::CommonName, "firstcome");
             this.sign(name, &client, issuer)?;
         }
         Ok(this)
@@ -63,7 +69,12 @@ impl CertificateFolder {
         Ok(authority)
     }
 
-    fn sign(&self, name: &str, params: &CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) -> Result<()> {
+    fn sign(
+        &self,
+        name: &str,
+        params: &CertificateParams,
+        issuer: &CertifiedIssuer<'static, KeyPair>,
+    ) -> Result<()> {
         let key = KeyPair::generate()?;
         let (certificate, key) = (params.signed_by(&key, issuer)?.pem(), key.serialize_pem());
         self.write(&format!("{name}.pem"), &certificate)?;

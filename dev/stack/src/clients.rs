@@ -14,16 +14,29 @@ use crate::process::CommandLine;
 pub fn put_clients(folder: &Path) -> Result<()> {
     for name in ["mysql", "mysqldump"] {
         let mut command = fetch::mysql()?.client(name);
-        let address = ["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--get-server-public-key"];
+        let address = [
+            "--protocol=TCP",
+            "--host=127.0.0.1",
+            "--user=root",
+            "--get-server-public-key",
+        ];
         command.extend(address.map(Into::into));
         put(&folder.join(name), &command)?;
     }
-    put(&folder.join("kafka-consumer-groups.sh"), &fetch::kafka()?.consumer_groups()?)
+    put(
+        &folder.join("kafka-consumer-groups.sh"),
+        &fetch::kafka()?.consumer_groups()?,
+    )
 }
 
 fn put(path: &Path, command: &CommandLine) -> Result<()> {
-    let words: Vec<String> =
-        command.iter().map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
-    fs::write(path, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))?;
+    let words: Vec<String> = command
+        .iter()
+        .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
+        .collect();
+    fs::write(
+        path,
+        format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")),
+    )?;
     Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
 }

@@ -18,7 +18,8 @@ pub(crate) struct ClusterPlace {
 impl ClusterPlace {
     pub(crate) async fn of(port: u16) -> Result<Self> {
         let nodes: String = ask(port, &words("CLUSTER NODES")).await?;
-        Self::read(&nodes).with_context(|| format!("Redis at port {port} has no place in {nodes:?}"))
+        Self::read(&nodes)
+            .with_context(|| format!("Redis at port {port} has no place in {nodes:?}"))
     }
 
     /// `ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK SLOT…`, a line each.
@@ -27,7 +28,11 @@ impl ClusterPlace {
         let mut words = own.split(' ').skip(3);
         let primary = words.next().filter(|id| *id != "-").map(str::to_owned);
         let epoch = words.nth(2)?.parse().ok()?;
-        Some(Self { primary, epoch, slots: words.skip(1).filter_map(range).collect() })
+        Some(Self {
+            primary,
+            epoch,
+            slots: words.skip(1).filter_map(range).collect(),
+        })
     }
 
     pub(crate) fn serves(&self, slot: u16) -> bool {
@@ -38,7 +43,10 @@ impl ClusterPlace {
 /// Who follows whom and serves what, by a list of nodes: lists of nodes that agree give the same.
 pub(crate) fn roles(nodes: &str) -> Vec<String> {
     let role = |line: &str| {
-        let words = line.split(' ').enumerate().filter(|(at, _)| matches!(at, 0 | 3 | 8..));
+        let words = line
+            .split(' ')
+            .enumerate()
+            .filter(|(at, _)| matches!(at, 0 | 3 | 8..));
         words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
     };
     let mut roles: Vec<_> = nodes.lines().map(role).collect();
@@ -63,16 +71,33 @@ mod tests {
             07c3 127.0.0.1:30004@31004 slave e7d1 0 1426238317239 4 connected\n\
             e7d1 127.0.0.1:30001@31001 myself,master - 0 0 3 connected 0-5460 7000 [93->-67ed] [94-<-67ed]\n";
         let place = ClusterPlace::read(nodes).unwrap();
-        assert_eq!(place, ClusterPlace { primary: None, epoch: 3, slots: vec![0..=5460, 7000..=7000] });
+        assert_eq!(
+            place,
+            ClusterPlace {
+                primary: None,
+                epoch: 3,
+                slots: vec![0..=5460, 7000..=7000]
+            }
+        );
         assert!(place.serves(5460) && place.serves(7000) && !place.serves(5461));
         let replica = "07c3 127.0.0.1:30004@31004 myself,slave e7d1 0 1426238317239 4 connected\n";
         let place = ClusterPlace::read(replica).unwrap();
-        assert_eq!(place, ClusterPlace { primary: Some("e7d1".into()), epoch: 4, slots: vec![] });
+        assert_eq!(
+            place,
+            ClusterPlace {
+                primary: Some("e7d1".into()),
+                epoch: 4,
+                slots: vec![]
+            }
+        );
         assert!(!place.serves(0));
         let seen_by_other = "\
             e7d1 127.0.0.1:30001@31001 master - 0 1426238317000 3 connected 0-5460 7000\n\
             07c3 127.0.0.1:30004@31004 myself,slave e7d1 0 0 4 connected\n";
         assert_eq!(roles(seen_by_other), ["07c3 e7d1", "e7d1 - 0-5460 7000"]);
-        assert_eq!(ClusterPlace::read("07c3 127.0.0.1:30004@31004 slave e7d1 0 0 4 connected\n"), None);
+        assert_eq!(
+            ClusterPlace::read("07c3 127.0.0.1:30004@31004 slave e7d1 0 0 4 connected\n"),
+            None
+        );
     }
 }

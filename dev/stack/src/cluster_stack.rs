@@ -35,7 +35,12 @@ impl ClusterStack {
             KafkaCluster::start(),
             MailSink::start(mail),
         )?;
-        Ok(Self { redis, mysql, kafka, mail })
+        Ok(Self {
+            redis,
+            mysql,
+            kafka,
+            mail,
+        })
     }
 
     /// The addresses and settings by the names under which the product reads them. `DATABASE_URL`
@@ -43,7 +48,12 @@ impl ClusterStack {
     pub fn env(&self) -> Vec<(&'static str, String)> {
         let mut env = Vec::from(self.redis.env());
         env.extend([
-            ("DATABASE_URL", self.mysql.primary.database_url_via(&self.mysql.address, "firstcome")),
+            (
+                "DATABASE_URL",
+                self.mysql
+                    .primary
+                    .database_url_via(&self.mysql.address, "firstcome"),
+            ),
             ("KAFKA_BROKERS", self.kafka.bootstrap()),
             // Of the topic that `migrate` makes; `min.insync.replicas=2` goes with it.
             ("KAFKA_REPLICATION", "3".to_owned()),
@@ -57,17 +67,30 @@ impl ClusterStack {
     /// change their primaries by themselves.)
     pub async fn watch_mysql(&self, mut told: impl FnMut(String)) -> Result<()> {
         loop {
-            told(format!("MySQL's primary is process {}", self.mysql.in_office().pid().unwrap_or_default()));
+            told(format!(
+                "MySQL's primary is process {}",
+                self.mysql.in_office().pid().unwrap_or_default()
+            ));
             let mut silent = 0;
             while silent < DEAD_AFTER {
                 sleep(ASKED_EVERY).await;
                 let answer = timeout(ANSWER_LIMIT, self.mysql.in_office().query("SELECT 1")).await;
-                silent = if matches!(answer, Ok(Ok(_))) { 0 } else { silent + 1 };
+                silent = if matches!(answer, Ok(Ok(_))) {
+                    0
+                } else {
+                    silent + 1
+                };
             }
             self.mysql.in_office().kill().await?;
-            self.mysql.fail_over().await.context("MySQL's replica does not take over")?;
+            self.mysql
+                .fail_over()
+                .await
+                .context("MySQL's replica does not take over")?;
             told("MySQL's primary is dead: its replica has taken over".to_owned());
-            self.mysql.take_back().await.context("MySQL's primary of before does not become a replica")?;
+            self.mysql
+                .take_back()
+                .await
+                .context("MySQL's primary of before does not become a replica")?;
         }
     }
 }

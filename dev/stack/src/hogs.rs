@@ -28,7 +28,13 @@ pub enum HogKind {
 }
 
 impl HogKind {
-    pub const ALL: [Self; 5] = [Self::Silent, Self::HalfHead, Self::Polite, Self::Pipelining, Self::NeverReading];
+    pub const ALL: [Self; 5] = [
+        Self::Silent,
+        Self::HalfHead,
+        Self::Polite,
+        Self::Pipelining,
+        Self::NeverReading,
+    ];
 }
 
 /// Ends with the handle.
@@ -47,8 +53,17 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 impl Hogs {
     /// Holds this many connections to `address`. Who reads no answer asks for `large`, the others
     /// for `/healthz`.
-    pub fn start(address: SocketAddr, kind: HogKind, large: &'static str, connections: usize) -> Self {
-        let path = if kind == HogKind::NeverReading { large } else { "/healthz" };
+    pub fn start(
+        address: SocketAddr,
+        kind: HogKind,
+        large: &'static str,
+        connections: usize,
+    ) -> Self {
+        let path = if kind == HogKind::NeverReading {
+            large
+        } else {
+            "/healthz"
+        };
         let opened = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
@@ -61,7 +76,11 @@ impl Hogs {
                 }
             });
         }
-        Self { address, opened, _tasks: tasks }
+        Self {
+            address,
+            opened,
+            _tasks: tasks,
+        }
     }
 
     /// Waits until they have opened this many connections in all.
@@ -75,7 +94,11 @@ impl Hogs {
             }
         };
         let in_time = timeout(Duration::from_secs(30), all).await;
-        assert!(in_time.is_ok(), "only {} connections were opened", self.opened.load(Ordering::Relaxed));
+        assert!(
+            in_time.is_ok(),
+            "only {} connections were opened",
+            self.opened.load(Ordering::Relaxed)
+        );
     }
 
     /// Asks for `path` five times, as a supervisor does: on a new connection, and not for long.
@@ -100,10 +123,18 @@ async fn probe(address: SocketAddr, path: &str) -> Result<String> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
     let mut stream = socket.connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or("closed without an answer").to_owned())
+    Ok(String::from_utf8_lossy(&answer)
+        .lines()
+        .next()
+        .unwrap_or("closed without an answer")
+        .to_owned())
 }
 
 async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsize) -> Result<()> {

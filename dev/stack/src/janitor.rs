@@ -59,7 +59,8 @@ impl Janitor {
     fn send(&self, line: &str) -> Result<()> {
         let mut shell = self.0.0.lock();
         let pipe = shell.stdin.as_mut().context("the janitor has no pipe")?;
-        pipe.write_all(line.as_bytes()).context("the janitor is gone; was it killed?")
+        pipe.write_all(line.as_bytes())
+            .context("the janitor is gone; was it killed?")
     }
 }
 

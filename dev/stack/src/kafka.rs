@@ -36,7 +36,14 @@ impl KafkaServer {
     pub fn bootstrap(&self) -> String {
         match &self.home {
             Home::Own(instance) => {
-                format!("127.0.0.1:{}", self.options.advertised_ports.first().copied().unwrap_or(instance.port()))
+                format!(
+                    "127.0.0.1:{}",
+                    self.options
+                        .advertised_ports
+                        .first()
+                        .copied()
+                        .unwrap_or(instance.port())
+                )
             }
             Home::Given(brokers) => brokers.clone(),
         }
@@ -55,7 +62,9 @@ impl KafkaServer {
     }
 
     /// The same with several proxies, each for clients of its own.
-    pub async fn start_behind_proxies<const N: usize>(mut options: KafkaOptions) -> Result<(Self, [FaultProxy; N])> {
+    pub async fn start_behind_proxies<const N: usize>(
+        mut options: KafkaOptions,
+    ) -> Result<(Self, [FaultProxy; N])> {
         let mut proxies = Vec::with_capacity(N);
         for _ in 0..N {
             proxies.push(FaultProxy::start(0).await?);
@@ -65,13 +74,22 @@ impl KafkaServer {
         for (proxy, port) in proxies.iter().zip(ways(server.instance()?)) {
             proxy.set_upstream(port);
         }
-        Ok((server, proxies.try_into().map_err(|_| anyhow!("not as many proxies as wanted"))?))
+        Ok((
+            server,
+            proxies
+                .try_into()
+                .map_err(|_| anyhow!("not as many proxies as wanted"))?,
+        ))
     }
 }
 
 /// The ports that clients use, by their own ways.
 fn ways(instance: &Instance) -> impl Iterator<Item = u16> {
-    instance.ports.iter().map(ReservedPort::number).take(KafkaOptions::PORTS - 1)
+    instance
+        .ports
+        .iter()
+        .map(ReservedPort::number)
+        .take(KafkaOptions::PORTS - 1)
 }
 
 impl KafkaOptions {
@@ -80,9 +98,22 @@ impl KafkaOptions {
     }
 
     fn properties(&self, instance: &Instance) -> Result<String> {
-        let alone = || instance.ports.last().map(|port| vec![port.number()]).context("Kafka has no controller port");
-        let controllers = self.node.as_ref().map_or_else(alone, |node| Ok(node.controllers()))?;
-        let own = if self.advertised_ports.is_empty() { vec![instance.port()] } else { self.advertised_ports.clone() };
+        let alone = || {
+            instance
+                .ports
+                .last()
+                .map(|port| vec![port.number()])
+                .context("Kafka has no controller port")
+        };
+        let controllers = self
+            .node
+            .as_ref()
+            .map_or_else(alone, |node| Ok(node.controllers()))?;
+        let own = if self.advertised_ports.is_empty() {
+            vec![instance.port()]
+        } else {
+            self.advertised_ports.clone()
+        };
         let ways: Vec<_> = ways(instance).zip(own).collect();
         let mut text = fetch::kafka_properties(&instance.data, self.id(), &controllers, &ways);
         if self.node.is_some() {
@@ -106,7 +137,9 @@ impl ServerKind for KafkaOptions {
             let file = file?;
             fs::copy(file.path(), instance.data.join(file.file_name()))?;
         }
-        self.node.as_ref().map_or(Ok(()), |node| node.takes_over(&instance.data))
+        self.node
+            .as_ref()
+            .map_or(Ok(()), |node| node.takes_over(&instance.data))
     }
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {

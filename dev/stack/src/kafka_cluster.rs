@@ -24,14 +24,25 @@ pub struct KafkaCluster {
 
 impl KafkaCluster {
     pub async fn start() -> Result<Self> {
-        let ports: Arc<[_]> = (0..BROKERS).map(|_| ReservedPort::find()).collect::<Result<Vec<_>>>()?.into();
+        let ports: Arc<[_]> = (0..BROKERS)
+            .map(|_| ReservedPort::find())
+            .collect::<Result<Vec<_>>>()?
+            .into();
         let start = |id| {
-            let node = Some(KafkaNode { id, ports: Arc::clone(&ports) });
-            KafkaServer::start(KafkaOptions { node, ..KafkaOptions::default() })
+            let node = Some(KafkaNode {
+                id,
+                ports: Arc::clone(&ports),
+            });
+            KafkaServer::start(KafkaOptions {
+                node,
+                ..KafkaOptions::default()
+            })
         };
         // Side by side: one alone is no majority of the controllers.
         let (first, second, third) = tokio::try_join!(start(1), start(2), start(3))?;
-        Ok(Self { brokers: [first, second, third] })
+        Ok(Self {
+            brokers: [first, second, third],
+        })
     }
 
     /// Waits until each broker knows all three as alive: only then is a topic made on all.
@@ -39,7 +50,11 @@ impl KafkaCluster {
         within(LIMIT, async || {
             for broker in &self.brokers {
                 let known = kafka_wire::brokers(broker.port()).await?;
-                ensure!(known.len() == BROKERS, "the broker at port {} knows {known:?}", broker.port());
+                ensure!(
+                    known.len() == BROKERS,
+                    "the broker at port {} knows {known:?}",
+                    broker.port()
+                );
             }
             Ok(())
         })
@@ -48,12 +63,17 @@ impl KafkaCluster {
 
     /// All three, for `bootstrap.servers`.
     pub fn bootstrap(&self) -> String {
-        self.brokers.each_ref().map(KafkaServer::bootstrap).join(",")
+        self.brokers
+            .each_ref()
+            .map(KafkaServer::bootstrap)
+            .join(",")
     }
 
     /// The broker with this id, as metadata names it: from 1 on.
     pub fn broker(&self, id: i32) -> Result<&KafkaServer> {
-        let at = usize::try_from(id - 1).ok().and_then(|at| self.brokers.get(at));
+        let at = usize::try_from(id - 1)
+            .ok()
+            .and_then(|at| self.brokers.get(at));
         at.with_context(|| format!("there is no broker {id}"))
     }
 }

@@ -11,10 +11,19 @@ impl KafkaServer {
     /// Flips a bit where these bytes stand first in a partition's log. The broker goes on and hands
     /// the batch out as it is: only its checksum tells.
     pub fn garble(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
-        let path = self.data_dir()?.join(format!("{topic}-{partition}")).join("00000000000000000000.log");
+        let path = self
+            .data_dir()?
+            .join(format!("{topic}-{partition}"))
+            .join("00000000000000000000.log");
         let log = fs::read(&path).with_context(|| path.display().to_string())?;
-        let at = log.windows(bytes.len()).position(|window| window == bytes).context("the log has no such bytes")?;
-        OpenOptions::new().write(true).open(&path)?.write_all_at(&[log[at] ^ 1], at as u64)?;
+        let at = log
+            .windows(bytes.len())
+            .position(|window| window == bytes)
+            .context("the log has no such bytes")?;
+        OpenOptions::new()
+            .write(true)
+            .open(&path)?
+            .write_all_at(&[log[at] ^ 1], at as u64)?;
         Ok(())
     }
 
@@ -22,13 +31,20 @@ impl KafkaServer {
     /// stand first: the length of its key becomes -2, and the checksum of its batch is right. The
     /// batch must not be compressed.
     pub fn malform(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
-        let path = self.data_dir()?.join(format!("{topic}-{partition}")).join("00000000000000000000.log");
+        let path = self
+            .data_dir()?
+            .join(format!("{topic}-{partition}"))
+            .join("00000000000000000000.log");
         let mut log = fs::read(&path).with_context(|| path.display().to_string())?;
-        let wanted =
-            log.windows(bytes.len()).position(|window| window == bytes).context("the log has no such bytes")?;
+        let wanted = log
+            .windows(bytes.len())
+            .position(|window| window == bytes)
+            .context("the log has no such bytes")?;
         let mut begin = 0;
         let end = loop {
-            let length = log.get(begin + 8..begin + 12).context("the log ends within a batch")?;
+            let length = log
+                .get(begin + 8..begin + 12)
+                .context("the log ends within a batch")?;
             let end = begin + 12 + u32::from_be_bytes(length.try_into()?) as usize;
             if wanted < end {
                 break end;
@@ -76,6 +92,14 @@ fn varint(bytes: &[u8], at: &mut usize) -> Result<i64> {
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+    let step = |crc: u32, _| {
+        if crc & 1 == 1 {
+            (crc >> 1) ^ 0x82f6_3b78
+        } else {
+            crc >> 1
+        }
+    };
+    !bytes
+        .iter()
+        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }

@@ -44,10 +44,18 @@ impl KafkaNode {
             Some(("node.id", _)) => format!("node.id={}\n", self.id),
             // 22 letters and digits.
             Some(("directory.id", id)) => {
-                format!("directory.id={}{}{}\n", id.get(..4).unwrap_or(""), self.id, id.get(5..).unwrap_or(""))
+                format!(
+                    "directory.id={}{}{}\n",
+                    id.get(..4).unwrap_or(""),
+                    self.id,
+                    id.get(5..).unwrap_or("")
+                )
             }
             _ => format!("{line}\n"),
         };
-        Ok(fs::write(&path, text.lines().map(of_this_node).collect::<String>())?)
+        Ok(fs::write(
+            &path,
+            text.lines().map(of_this_node).collect::<String>(),
+        )?)
     }
 }

@@ -9,7 +9,9 @@ use tokio::net::TcpStream;
 const METADATA: &[u8] = &[0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0];
 /// `InitProducerId`, version 0: the same header, `transactional_id` (null),
 /// `transaction_timeout_ms` (60,000, unused).
-const INIT_PRODUCER_ID: &[u8] = &[0, 22, 0, 0, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xea, 0x60];
+const INIT_PRODUCER_ID: &[u8] = &[
+    0, 22, 0, 0, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xea, 0x60,
+];
 const LONGEST_ANSWER: u32 = 1 << 20;
 
 /// The ids of the brokers that the cluster says it has.
@@ -44,7 +46,10 @@ fn after_text(bytes: &[u8]) -> Option<&[u8]> {
 pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
     let answer = ask(port, INIT_PRODUCER_ID).await?;
     // After the correlation id and the throttle time, each four bytes, stands the error code.
-    let code = answer.get(8..10).and_then(|bytes| bytes.try_into().ok()).context("the answer is too short")?;
+    let code = answer
+        .get(8..10)
+        .and_then(|bytes| bytes.try_into().ok())
+        .context("the answer is too short")?;
     match i16::from_be_bytes(code) {
         0 => Ok(()),
         code => bail!("no producer id yet (Kafka's error code {code})"),

@@ -55,9 +55,15 @@ impl Listener {
         if accepting.is_some() {
             return Ok(());
         }
-        let listener = bind(self.port()).await.with_context(|| format!("cannot listen on port {}", self.port()))?;
+        let listener = bind(self.port())
+            .await
+            .with_context(|| format!("cannot listen on port {}", self.port()))?;
         listener.set_nonblocking(true)?;
-        *accepting = Some(background::spawn(accept(listener, self.serve.clone(), self.sessions.clone()))?);
+        *accepting = Some(background::spawn(accept(
+            listener,
+            self.serve.clone(),
+            self.sessions.clone(),
+        ))?);
         Ok(())
     }
 
@@ -85,7 +91,10 @@ impl Listener {
     /// How many connections are open.
     pub(crate) fn open_sessions(&self) -> usize {
         let sessions = self.sessions.lock();
-        sessions.iter().filter(|session| !session.is_finished()).count()
+        sessions
+            .iter()
+            .filter(|session| !session.is_finished())
+            .count()
     }
 }
 
@@ -115,7 +124,9 @@ impl Drop for Listener {
 }
 
 async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: SessionTasks) {
-    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let Ok(listener) = TcpListener::from_std(listener) else {
+        return;
+    };
     loop {
         // An error here is of one connection, or of a table that is full for a moment.
         let Ok((stream, _)) = listener.accept().await else {

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{ClusterStack, MailOptions, RedisSentinels, RedisSentinelsOptions, Stack, StackOptions};
+use firstcome_stack::{
+    ClusterStack, MailOptions, RedisSentinels, RedisSentinelsOptions, Stack, StackOptions,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -57,7 +59,12 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup => firstcome_stack::setup().await,
-        Command::Run { env_file, mail_dir, cluster, sentinels } => {
+        Command::Run {
+            env_file,
+            mail_dir,
+            cluster,
+            sentinels,
+        } => {
             let kind = match (cluster, sentinels) {
                 (false, _) => StackKind::Single,
                 (true, false) => StackKind::Cluster,
@@ -91,7 +98,10 @@ enum StackKind {
 }
 
 async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let stopped = async {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
@@ -110,9 +120,14 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
 
 async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
     let begun = Instant::now();
-    let mail = MailOptions { folder: mail_dir, ..MailOptions::default() };
+    let mail = MailOptions {
+        folder: mail_dir,
+        ..MailOptions::default()
+    };
     if kind != StackKind::Single {
-        eprintln!("[stack] starting a Redis Cluster, three Kafka brokers, MySQL with a replica, and a mail sink");
+        eprintln!(
+            "[stack] starting a Redis Cluster, three Kafka brokers, MySQL with a replica, and a mail sink"
+        );
         let stack = ClusterStack::start(mail).await?;
         let mut env = stack.env();
         let _watched = if kind == StackKind::Sentinels {
@@ -128,19 +143,30 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKi
         return stack.watch_mysql(|news| eprintln!("[stack] {news}")).await;
     }
     eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
-    let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
+    let stack = Stack::start(StackOptions {
+        mail,
+        ..StackOptions::default()
+    })
+    .await?;
     tell(env_file, &stack.env(), begun)?;
     std::future::pending().await
 }
 
 /// Everything runs: what programs need to find it.
 fn tell(env_file: Option<&Path>, env: &[(&'static str, String)], begun: Instant) -> Result<()> {
-    let lines = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<Vec<_>>().concat();
+    let lines = env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect::<Vec<_>>()
+        .concat();
     if let Some(path) = env_file {
         write_whole(path, &lines).with_context(|| format!("cannot write {}", path.display()))?;
     }
     print!("{lines}");
-    eprintln!("[stack] ready after {:.1} s; Ctrl-C ends it", begun.elapsed().as_secs_f64());
+    eprintln!(
+        "[stack] ready after {:.1} s; Ctrl-C ends it",
+        begun.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 

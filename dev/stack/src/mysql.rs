@@ -53,10 +53,16 @@ impl MysqlServer {
 
 /// Puts a database's name where the path of a URL is, and keeps parameters after it.
 pub fn with_database(url: &str, name: &str) -> String {
-    let (address, parameters) = url.split_once('?').map_or((url, None), |(address, after)| (address, Some(after)));
+    let (address, parameters) = url
+        .split_once('?')
+        .map_or((url, None), |(address, after)| (address, Some(after)));
     let start = address.find("://").map_or(0, |at| at + 3);
-    let host_end = address[start..].find('/').map_or(address.len(), |at| start + at);
-    let parameters = parameters.map(|after| format!("?{after}")).unwrap_or_default();
+    let host_end = address[start..]
+        .find('/')
+        .map_or(address.len(), |at| start + at);
+    let parameters = parameters
+        .map(|after| format!("?{after}"))
+        .unwrap_or_default();
     format!("{}/{name}{parameters}", &address[..host_end])
 }
 
@@ -82,13 +88,20 @@ impl Tables {
 
     /// An empty database gets its tables, and nothing else that `migrate` does but for the first.
     pub async fn made(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
-        if self.0.initialized() { self.copied(url).await } else { self.migrated(url, migrate).await }
+        if self.0.initialized() {
+            self.copied(url).await
+        } else {
+            self.migrated(url, migrate).await
+        }
     }
 
     async fn copied(&self, url: &str) -> Result<()> {
         let mut connection = mysql_connection(url).await?;
         for statement in self.0.get().into_iter().flatten() {
-            connection.query_drop(statement).await.with_context(|| format!("MySQL refused {statement}"))?;
+            connection
+                .query_drop(statement)
+                .await
+                .with_context(|| format!("MySQL refused {statement}"))?;
         }
         Ok(connection.disconnect().await?)
     }
@@ -97,31 +110,45 @@ impl Tables {
 /// What makes a database's tables and triggers as they are. Rows: only those by which diesel knows
 /// what has run.
 pub async fn table_statements(url: &str) -> Result<Vec<String>> {
-    let names = async |sql: &str| anyhow::Ok(query(url, sql).await?.into_iter().map(|mut row| row.swap_remove(0)));
+    let names = async |sql: &str| {
+        anyhow::Ok(
+            query(url, sql)
+                .await?
+                .into_iter()
+                .map(|mut row| row.swap_remove(0)),
+        )
+    };
     // In any order of their foreign keys.
     let mut all = vec!["SET foreign_key_checks = 0".to_owned()];
     for table in names("SHOW TABLES").await? {
         all.push(query(url, &format!("SHOW CREATE TABLE {table}")).await?[0][1].clone());
     }
-    let triggers =
-        "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY action_order";
+    let triggers = "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY action_order";
     for trigger in names(triggers).await? {
         let shown = &query(url, &format!("SHOW CREATE TRIGGER {trigger}")).await?[0];
         all.extend([format!("SET sql_mode = '{}'", shown[1]), shown[2].clone()]);
     }
-    let run = names("SELECT version FROM __diesel_schema_migrations").await?.map(|version| format!("('{version}')"));
+    let run = names("SELECT version FROM __diesel_schema_migrations")
+        .await?
+        .map(|version| format!("('{version}')"));
     let run = run.collect::<Vec<_>>().join(", ");
-    all.push(format!("INSERT INTO __diesel_schema_migrations (version) VALUES {run}"));
+    all.push(format!(
+        "INSERT INTO __diesel_schema_migrations (version) VALUES {run}"
+    ));
     Ok(all)
 }
 
 /// MySQL's own client for the database of a URL: it asks at the terminal, or runs `sql`.
 pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
     // Without the URL, which may have a password.
-    let options = Opts::from_url(url).map_err(|_| anyhow!("DATABASE_URL must be like mysql://USER@HOST:PORT/NAME"))?;
+    let options = Opts::from_url(url)
+        .map_err(|_| anyhow!("DATABASE_URL must be like mysql://USER@HOST:PORT/NAME"))?;
     let mut command = fetch::to_command(&fetch::mysql()?.client("mysql"));
     command.args(["--protocol=TCP", "--get-server-public-key"]);
-    command.args([format!("--host={}", options.ip_or_hostname()), format!("--port={}", options.tcp_port())]);
+    command.args([
+        format!("--host={}", options.ip_or_hostname()),
+        format!("--port={}", options.tcp_port()),
+    ]);
     command.args(options.user().map(|user| format!("--user={user}")));
     // Not as an argument: everybody on the machine sees those.
     command.env("MYSQL_PWD", options.pass().unwrap_or_default());
@@ -135,11 +162,18 @@ pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
 pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
     // The server's own defaults.
-    Conn::new(options.max_allowed_packet(Some(64 << 20)).wait_timeout(Some(28_800))).await
+    Conn::new(
+        options
+            .max_allowed_packet(Some(64 << 20))
+            .wait_timeout(Some(28_800)),
+    )
+    .await
 }
 
 async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
-    mysql_rows(url, sql).await.with_context(|| format!("MySQL refused {sql:?}"))
+    mysql_rows(url, sql)
+        .await
+        .with_context(|| format!("MySQL refused {sql:?}"))
 }
 
 /// Runs one statement on a connection of its own and gives the rows of its result as text, `NULL`
@@ -151,7 +185,10 @@ pub async fn mysql_rows(url: &str, sql: &str) -> mysql_async::Result<Vec<Vec<Str
     connection.query_drop("SET time_zone = '+00:00'").await?;
     let rows = connection.query::<Row, _>(sql).await;
     connection.disconnect().await?;
-    Ok(rows?.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+    Ok(rows?
+        .into_iter()
+        .map(|row| row.unwrap().into_iter().map(text).collect())
+        .collect())
 }
 
 fn text(value: Value) -> String {
@@ -168,10 +205,17 @@ impl ServerKind for MysqlOptions {
 
     fn prepare(&self, instance: &Instance) -> Result<()> {
         let template = fetch::mysql()?.data_template()?;
-        let copied =
-            Command::new("cp").args(["-a", "--reflink=auto"]).arg(template.join(".")).arg(&instance.data).status()?;
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(template.join("."))
+            .arg(&instance.data)
+            .status()?;
         if !copied.success() {
-            bail!("cannot copy {} to {}: {copied}", template.display(), instance.data.display());
+            bail!(
+                "cannot copy {} to {}: {copied}",
+                template.display(),
+                instance.data.display()
+            );
         }
         Ok(())
     }
@@ -191,7 +235,12 @@ impl ServerKind for MysqlOptions {
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
-        query(&format!("mysql://root@127.0.0.1:{}/", instance.port()), "SELECT 1").await.map(drop)
+        query(
+            &format!("mysql://root@127.0.0.1:{}/", instance.port()),
+            "SELECT 1",
+        )
+        .await
+        .map(drop)
     }
 }
 
@@ -202,8 +251,14 @@ mod tests {
     #[test]
     fn a_database_name_goes_between_host_and_parameters() {
         for (url, expected) in [
-            ("mysql://root@127.0.0.1:3306/", "mysql://root@127.0.0.1:3306/x"),
-            ("mysql://root@127.0.0.1:3306", "mysql://root@127.0.0.1:3306/x"),
+            (
+                "mysql://root@127.0.0.1:3306/",
+                "mysql://root@127.0.0.1:3306/x",
+            ),
+            (
+                "mysql://root@127.0.0.1:3306",
+                "mysql://root@127.0.0.1:3306/x",
+            ),
             ("mysql://u:p@host/old?ssl=1", "mysql://u:p@host/x?ssl=1"),
         ] {
             assert_eq!(with_database(url, "x"), expected);

@@ -43,14 +43,24 @@ impl MysqlPair {
             if replication == Replication::SemiSynchronous {
                 extra_args.extend(SEMI_SYNCHRONOUS.map(Into::into));
                 // One without a replica of its own would wait for good.
-                extra_args.push(format!("--rpl-semi-sync-source-enabled={}", if number == 1 { "ON" } else { "OFF" }));
+                extra_args.push(format!(
+                    "--rpl-semi-sync-source-enabled={}",
+                    if number == 1 { "ON" } else { "OFF" }
+                ));
             }
             MysqlServer::start(MysqlOptions { extra_args })
         };
         let (primary, replica) = tokio::try_join!(server(1), server(2))?;
         let address = primary.proxy().await?;
         let (second_in_office, ids) = (AtomicBool::new(false), AtomicU32::new(2));
-        let pair = Self { primary, replica, address, replication, second_in_office, ids };
+        let pair = Self {
+            primary,
+            replica,
+            address,
+            replication,
+            second_in_office,
+            ids,
+        };
         pair.follow().await?;
         pair.waits_for_replica().await;
         Ok(pair)
@@ -58,12 +68,20 @@ impl MysqlPair {
 
     /// The primary of now.
     pub fn in_office(&self) -> &MysqlServer {
-        if self.second_in_office.load(Ordering::Relaxed) { &self.replica } else { &self.primary }
+        if self.second_in_office.load(Ordering::Relaxed) {
+            &self.replica
+        } else {
+            &self.primary
+        }
     }
 
     /// The other one: a replica, or the primary of before.
     fn other(&self) -> &MysqlServer {
-        if self.second_in_office.load(Ordering::Relaxed) { &self.primary } else { &self.replica }
+        if self.second_in_office.load(Ordering::Relaxed) {
+            &self.primary
+        } else {
+            &self.replica
+        }
     }
 
     /// The other one becomes a replica of the primary, and has all that it has.
@@ -84,7 +102,10 @@ impl MysqlPair {
             let waits = "SELECT variable_value FROM performance_schema.global_status \
                          WHERE variable_name = 'Rpl_semi_sync_source_clients'";
             eventually("the primary waits for the replica", LIMIT, async || {
-                self.in_office().query(waits).await.is_ok_and(|rows| rows == [["1"]])
+                self.in_office()
+                    .query(waits)
+                    .await
+                    .is_ok_and(|rows| rows == [["1"]])
             })
             .await;
         }
@@ -92,15 +113,25 @@ impl MysqlPair {
 
     /// Waits until the replica has all that the primary has.
     pub async fn catch_up(&self) -> Result<()> {
-        let all = &self.in_office().query("SELECT @@global.gtid_executed").await?[0][0];
+        let all = &self
+            .in_office()
+            .query("SELECT @@global.gtid_executed")
+            .await?[0][0];
         self.replica_has(all).await
     }
 
     async fn replica_has(&self, transactions: &str) -> Result<()> {
         let (replica, transactions) = (self.other(), transactions.replace('\n', ""));
-        let wait = format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{transactions}', {})", LIMIT.as_secs());
+        let wait = format!(
+            "SELECT WAIT_FOR_EXECUTED_GTID_SET('{transactions}', {})",
+            LIMIT.as_secs()
+        );
         let timed_out = replica.query(&wait).await?;
-        ensure!(timed_out == [["0"]], "the replica lags: {:?}", replica.query("SHOW REPLICA STATUS").await);
+        ensure!(
+            timed_out == [["0"]],
+            "the replica lags: {:?}",
+            replica.query("SHOW REPLICA STATUS").await
+        );
         Ok(())
     }
 
@@ -121,11 +152,21 @@ impl MysqlPair {
     pub async fn promote(&self) -> Result<()> {
         let replica = self.other();
         replica.query("STOP REPLICA IO_THREAD").await?;
-        let received = "SELECT received_transaction_set FROM performance_schema.replication_connection_status";
-        if replica.query("SELECT service_state FROM performance_schema.replication_applier_status").await? == [["ON"]] {
-            self.replica_has(&replica.query(received).await?[0][0]).await?;
+        let received =
+            "SELECT received_transaction_set FROM performance_schema.replication_connection_status";
+        if replica
+            .query("SELECT service_state FROM performance_schema.replication_applier_status")
+            .await?
+            == [["ON"]]
+        {
+            self.replica_has(&replica.query(received).await?[0][0])
+                .await?;
         }
-        for sql in ["STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL read_only = OFF"] {
+        for sql in [
+            "STOP REPLICA",
+            "RESET REPLICA ALL",
+            "SET GLOBAL read_only = OFF",
+        ] {
             replica.query(sql).await?;
         }
         self.second_in_office.fetch_xor(true, Ordering::Relaxed);
@@ -148,21 +189,30 @@ impl MysqlPair {
         }
         before.start_again().await?;
         let had = before.query("SELECT @@global.gtid_executed").await?[0][0].replace('\n', "");
-        let known = now.query(&format!("SELECT GTID_SUBSET('{had}', @@global.gtid_executed)")).await?;
+        let known = now
+            .query(&format!(
+                "SELECT GTID_SUBSET('{had}', @@global.gtid_executed)"
+            ))
+            .await?;
         if known != [["1"]] {
             before.kill().await?;
             before.start_empty().await?;
             // A server skips what its own id has written, and it lacks all that.
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-            before.query(&format!("SET GLOBAL server_id = {id}")).await?;
+            before
+                .query(&format!("SET GLOBAL server_id = {id}"))
+                .await?;
         }
         let semi_synchronous = self.replication == Replication::SemiSynchronous;
         if semi_synchronous {
-            before.query("SET GLOBAL rpl_semi_sync_source_enabled = OFF").await?;
+            before
+                .query("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+                .await?;
         }
         self.follow().await?;
         if semi_synchronous {
-            now.query("SET GLOBAL rpl_semi_sync_source_enabled = ON").await?;
+            now.query("SET GLOBAL rpl_semi_sync_source_enabled = ON")
+                .await?;
             // Connected anew, it is one that the primary waits for.
             before.query("STOP REPLICA IO_THREAD").await?;
             before.query("START REPLICA IO_THREAD").await?;

@@ -72,7 +72,11 @@ impl OtlpReceiver {
                 });
             }
         });
-        Ok(Self { address, spans, task })
+        Ok(Self {
+            address,
+            spans,
+            task,
+        })
     }
 
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -86,12 +90,22 @@ impl OtlpReceiver {
     }
 
     /// A span that came or comes within the limit; fails by its description.
-    pub async fn span(&self, what: &str, limit: Duration, fits: impl Fn(&ReceivedSpan) -> bool) -> ReceivedSpan {
+    pub async fn span(
+        &self,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&ReceivedSpan) -> bool,
+    ) -> ReceivedSpan {
         eventually_some(what, limit, async || {
             let spans = self.spans();
-            let name = |span: &ReceivedSpan| format!("{} {} {}", span.trace, span.service, span.name);
+            let name =
+                |span: &ReceivedSpan| format!("{} {} {}", span.trace, span.service, span.name);
             let names = || spans.iter().map(name).collect::<Vec<_>>().join("\n");
-            spans.iter().find(|span| fits(span)).cloned().ok_or_else(names)
+            spans
+                .iter()
+                .find(|span| fits(span))
+                .cloned()
+                .ok_or_else(names)
         })
         .await
     }
@@ -115,7 +129,9 @@ async fn serve(stream: TcpStream, into: &Mutex<Vec<ReceivedSpan>>) -> Result<()>
         loop {
             let mut line = String::new();
             stream.read_line(&mut line).await?;
-            let Some((name, value)) = line.trim().split_once(':') else { break };
+            let Some((name, value)) = line.trim().split_once(':') else {
+                break;
+            };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = Some(value.trim().parse::<usize>()?),
                 "content-type" => ensure!(value.trim() == "application/x-protobuf", "{line:?}"),
@@ -125,7 +141,8 @@ async fn serve(stream: TcpStream, into: &Mutex<Vec<ReceivedSpan>>) -> Result<()>
         let mut body = vec![0; length.context("no content-length")?];
         stream.read_exact(&mut body).await?;
         into.lock().extend(decode(&body)?);
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
+        let answer =
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
         stream.write_all(answer).await?;
     }
 }
@@ -137,7 +154,12 @@ fn decode(body: &[u8]) -> Result<Vec<ReceivedSpan>> {
         let attributes = attributes(resource.resource.unwrap_or_default().attributes);
         let service = attributes.get("service.name").cloned().unwrap_or_default();
         for scope in resource.scope_spans {
-            spans.extend(scope.spans.into_iter().map(|span| received(span, &service, &scope.schema_url)));
+            spans.extend(
+                scope
+                    .spans
+                    .into_iter()
+                    .map(|span| received(span, &service, &scope.schema_url)),
+            );
         }
     }
     Ok(spans)
@@ -153,8 +175,14 @@ fn received(span: Span, service: &str, schema: &str) -> ReceivedSpan {
         name: span.name,
         kind: span.kind,
         attributes: attributes(span.attributes),
-        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
-        failed: span.status.is_some_and(|status| status.code == StatusCode::Error as i32),
+        links: span
+            .links
+            .iter()
+            .map(|link| (hex(&link.trace_id), hex(&link.span_id)))
+            .collect(),
+        failed: span
+            .status
+            .is_some_and(|status| status.code == StatusCode::Error as i32),
         began_ns: span.start_time_unix_nano,
         ended_ns: span.end_time_unix_nano,
     }
@@ -166,7 +194,9 @@ fn attributes(all: Vec<KeyValue>) -> BTreeMap<String, String> {
         Some(Value::IntValue(number)) => number.to_string(),
         other => format!("{other:?}"),
     };
-    all.into_iter().map(|one| (one.key, text(one.value))).collect()
+    all.into_iter()
+        .map(|one| (one.key, text(one.value)))
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -7,10 +7,14 @@ use tokio::net::TcpStream;
 /// A body. HTTP/1.0: it has no chunks.
 pub(crate) async fn get(port: u16, path: &str) -> Result<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
-    connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    connection
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("an answer without an end of its head")?;
     if !head.contains(" 200 ") {
         bail!("{path} was answered with {answer:?}");
     }

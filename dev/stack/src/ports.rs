@@ -24,12 +24,21 @@ impl ReservedPort {
     pub(crate) fn find() -> Result<Self> {
         for _ in 0..500 {
             let number = rand::random_range(RANGE);
-            let Ok(mark) = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)) else { continue };
+            let Ok(mark) = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)) else {
+                continue;
+            };
             if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self { number, _mark: mark });
+                return Ok(Self {
+                    number,
+                    _mark: mark,
+                });
             }
         }
-        bail!("found no free port between {} and {} on 127.0.0.1", RANGE.start, RANGE.end)
+        bail!(
+            "found no free port between {} and {} on 127.0.0.1",
+            RANGE.start,
+            RANGE.end
+        )
     }
 
     pub(crate) fn number(&self) -> u16 {

@@ -40,20 +40,39 @@ impl ServerProcess {
     pub(crate) fn start(janitor: &Janitor, command: &mut Command) -> Result<Self> {
         let child = command.process_group(0).spawn()?;
         let pid = child.id();
-        let process = Self { child: Mutex::new(child), pid, janitor: janitor.clone() };
+        let process = Self {
+            child: Mutex::new(child),
+            pid,
+            janitor: janitor.clone(),
+        };
         janitor.adopt(pid)?;
         Ok(process)
     }
 
     /// Starts a server behind its gate; its output is appended to `log`.
-    pub(crate) fn start_server(janitor: &Janitor, command: &CommandLine, dir: &Path, log: &Path) -> Result<Self> {
-        let output = File::options().create(true).append(true).open(log).context("cannot open the log file")?;
+    pub(crate) fn start_server(
+        janitor: &Janitor,
+        command: &CommandLine,
+        dir: &Path,
+        log: &Path,
+    ) -> Result<Self> {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .context("cannot open the log file")?;
         let mut gate = Command::new("sh");
-        gate.args(["-c", GATE, "gate"]).args(command).current_dir(dir);
-        gate.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
+        gate.args(["-c", GATE, "gate"])
+            .args(command)
+            .current_dir(dir);
+        gate.stdin(Stdio::piped())
+            .stdout(output.try_clone()?)
+            .stderr(output);
         let mut process = Self::start(janitor, &mut gate).context("cannot start sh")?;
         let pipe = process.child.get_mut().stdin.take();
-        pipe.context("the child has no pipe")?.write_all(b"go\n").context("the child did not wait at its gate")?;
+        pipe.context("the child has no pipe")?
+            .write_all(b"go\n")
+            .context("the child did not wait at its gate")?;
         Ok(process)
     }
 
@@ -68,8 +87,12 @@ impl ServerProcess {
         if child.try_wait()?.is_some() {
             return Ok(());
         }
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("the process has no number")?;
-        kill_process_group(pid, signal).with_context(|| format!("cannot signal process {}", self.pid))
+        let pid = i32::try_from(self.pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("the process has no number")?;
+        kill_process_group(pid, signal)
+            .with_context(|| format!("cannot signal process {}", self.pid))
     }
 
     /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal was
@@ -77,7 +100,9 @@ impl ServerProcess {
     pub(crate) fn is_frozen(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         // The state follows the name, which stands in parentheses and may hold anything.
-        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T'))
     }
 
     /// The exit status if it has ended.

@@ -22,10 +22,21 @@ const SHOWN: usize = 80;
 pub fn built_program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // target/<profile>/deps/it-0123456789abcdef, or a program in target/<profile>
-    let folder = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+    let folder = own
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"));
     let given = std::env::var_os("FIRSTCOME_BIN_DIR").map(PathBuf::from);
-    let path = given.as_deref().or(folder).context("this program has no folder")?.join(name);
-    ensure!(path.is_file(), "{} is missing: build the whole workspace with the same profile first", path.display());
+    let path = given
+        .as_deref()
+        .or(folder)
+        .context("this program has no folder")?
+        .join(name);
+    ensure!(
+        path.is_file(),
+        "{} is missing: build the whole workspace with the same profile first",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -43,12 +54,21 @@ impl Program {
     pub fn start(name: &str, command: &mut Command, log: &Path, janitor: &Janitor) -> Result<Self> {
         let file = fs::write(log, "").and_then(|()| File::options().append(true).open(log));
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file.try_clone()?);
-        let mut process = ServerProcess::start(janitor, command).with_context(|| format!("cannot start {name}"))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file.try_clone()?);
+        let mut process = ServerProcess::start(janitor, command)
+            .with_context(|| format!("cannot start {name}"))?;
         let pipe = process.child.get_mut().stdout.take().context("no stdout")?;
         let (sender, stdout) = watch::channel(Vec::new());
         std::thread::spawn(move || keep_lines(pipe, file, &sender));
-        Ok(Self { name: name.to_owned(), process, log: log.to_owned(), stdout })
+        Ok(Self {
+            name: name.to_owned(),
+            process,
+            log: log.to_owned(),
+            stdout,
+        })
     }
 
     pub fn name(&self) -> &str {
@@ -77,13 +97,32 @@ impl Program {
     ///
     /// # Errors
     /// When it ends first, or `limit` has passed.
-    pub async fn lines<const N: usize>(&self, beginnings: [&str; N], limit: Duration) -> Result<[String; N]> {
+    pub async fn lines<const N: usize>(
+        &self,
+        beginnings: [&str; N],
+        limit: Duration,
+    ) -> Result<[String; N]> {
         let mut stdout = self.stdout.clone();
-        let all = stdout.wait_for(|lines| beginnings.iter().all(|beginning| rest(lines, beginning).is_some()));
+        let all = stdout.wait_for(|lines| {
+            beginnings
+                .iter()
+                .all(|beginning| rest(lines, beginning).is_some())
+        });
         match timeout(limit, all).await {
-            Ok(Ok(lines)) => Ok(beginnings.map(|beginning| rest(&lines, beginning).unwrap_or_default().to_owned())),
-            Ok(Err(_)) => bail!("{} ended before it printed {beginnings:?}:\n{}", self.name, self.log_tail()),
-            Err(_) => bail!("{} did not print {beginnings:?} within {limit:?}:\n{}", self.name, self.log_tail()),
+            Ok(Ok(lines)) => {
+                Ok(beginnings
+                    .map(|beginning| rest(&lines, beginning).unwrap_or_default().to_owned()))
+            }
+            Ok(Err(_)) => bail!(
+                "{} ended before it printed {beginnings:?}:\n{}",
+                self.name,
+                self.log_tail()
+            ),
+            Err(_) => bail!(
+                "{} did not print {beginnings:?} within {limit:?}:\n{}",
+                self.name,
+                self.log_tail()
+            ),
         }
     }
 
@@ -105,7 +144,13 @@ impl Program {
     /// Waits until it ends by itself.
     pub async fn ended(&self, limit: Duration) -> Result<ExitStatus> {
         let ended = self.process.wait(limit).await;
-        ended.with_context(|| format!("{} did not end within {limit:?}:\n{}", self.name, self.log_tail()))
+        ended.with_context(|| {
+            format!(
+                "{} did not end within {limit:?}:\n{}",
+                self.name,
+                self.log_tail()
+            )
+        })
     }
 
     /// Asks it to stop (SIGTERM) and waits for its end.

@@ -34,14 +34,19 @@ impl PrometheusServer {
 
 impl PrometheusOptions {
     fn config(&self) -> Result<String> {
-        let mut text = format!("global: {{scrape_interval: {EVERY}, evaluation_interval: {EVERY}}}\nrule_files:\n");
+        let mut text = format!(
+            "global: {{scrape_interval: {EVERY}, evaluation_interval: {EVERY}}}\nrule_files:\n"
+        );
         for file in &self.rules {
             let file = std::path::absolute(file)?;
             writeln!(text, "- {:?}", file.display().to_string())?;
         }
         text.push_str("scrape_configs:\n");
         for (name, addresses) in &self.jobs {
-            writeln!(text, "- {{job_name: {name:?}, static_configs: [{{targets: {addresses:?}}}]}}")?;
+            writeln!(
+                text,
+                "- {{job_name: {name:?}, static_configs: [{{targets: {addresses:?}}}]}}"
+            )?;
         }
         Ok(text)
     }
@@ -57,13 +62,17 @@ impl ServerKind for PrometheusOptions {
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let file = instance.dir.join("prometheus.yml");
-        fs::write(&file, self.config()?).with_context(|| format!("cannot write {}", file.display()))?;
+        fs::write(&file, self.config()?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
         let arguments = [
             format!("--config.file={}", file.display()),
             format!("--storage.tsdb.path={}", instance.data.display()),
             format!("--web.listen-address=127.0.0.1:{}", instance.port()),
         ];
-        Ok(std::iter::once("prometheus".to_owned()).chain(arguments).map(Into::into).collect())
+        Ok(std::iter::once("prometheus".to_owned())
+            .chain(arguments)
+            .map(Into::into)
+            .collect())
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {

@@ -52,7 +52,10 @@ impl WireProtocol {
         match self {
             Self::Redis => {
                 let word = sent.split(|byte| *byte == b'\n').nth(2);
-                matches!(word, Some(b"HELLO\r" | b"AUTH\r" | b"CLIENT\r" | b"SELECT\r"))
+                matches!(
+                    word,
+                    Some(b"HELLO\r" | b"AUTH\r" | b"CLIENT\r" | b"SELECT\r")
+                )
             }
             // Packets are numbered, anew from 0 in each command.
             Self::Mysql => sent.get(3).is_some_and(|number| *number != 0),
@@ -85,7 +88,11 @@ struct Now {
 
 impl Now {
     fn on(self, connection: u64) -> ProxyFault {
-        if connection <= self.stranded { ProxyFault::BlackHole } else { self.fault }
+        if connection <= self.stranded {
+            ProxyFault::BlackHole
+        } else {
+            self.fault
+        }
     }
 }
 
@@ -116,10 +123,21 @@ impl FaultProxy {
         let (to, counting) = (upstream.clone(), counts.clone());
         let listener = Listener::new(move |client| {
             let number = counting.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-            session(client, to.clone(), number, watching.clone(), counting.clone())
+            session(
+                client,
+                to.clone(),
+                number,
+                watching.clone(),
+                counting.clone(),
+            )
         })?;
         listener.open().await?;
-        Ok(Self { listener, fault, upstream, counts })
+        Ok(Self {
+            listener,
+            fault,
+            upstream,
+            counts,
+        })
     }
 
     /// The port to connect to.
@@ -181,16 +199,31 @@ async fn session(
     mut fault: watch::Receiver<Now>,
     counts: Arc<Counts>,
 ) {
-    if fault.wait_for(|now| now.on(number) != ProxyFault::BlackHole).await.is_err() {
+    if fault
+        .wait_for(|now| now.on(number) != ProxyFault::BlackHole)
+        .await
+        .is_err()
+    {
         return;
     }
-    let Ok(server) = TcpStream::connect(("127.0.0.1", upstream.load(Ordering::Relaxed))).await else { return };
+    let Ok(server) = TcpStream::connect(("127.0.0.1", upstream.load(Ordering::Relaxed))).await
+    else {
+        return;
+    };
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let pump = |from, to, passed, replies| {
         let (fault, dropped) = (fault.clone(), &counts.dropped);
-        Pump { from, to, number, fault, passed, dropped, replies }
+        Pump {
+            from,
+            to,
+            number,
+            fault,
+            passed,
+            dropped,
+            replies,
+        }
     };
     let requests = pump(from_client, to_server, &counts.to_server, false);
     let replies = pump(from_server, to_client, &counts.to_client, true);
@@ -247,7 +280,10 @@ impl Pump<'_> {
             let counter = if drops { self.dropped } else { self.passed };
             counter.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
             if !drops {
-                self.to.write_all(&buffer[..length]).await.map_err(|_| Broken)?;
+                self.to
+                    .write_all(&buffer[..length])
+                    .await
+                    .map_err(|_| Broken)?;
             }
         }
     }
@@ -264,6 +300,10 @@ impl Pump<'_> {
             ProxyFault::Mute(protocol) => !is_request || protocol.is_handshake(data),
             _ => true,
         };
-        self.fault.wait_for(passes).await.map(drop).map_err(|_| Broken)
+        self.fault
+            .wait_for(passes)
+            .await
+            .map(drop)
+            .map_err(|_| Broken)
     }
 }

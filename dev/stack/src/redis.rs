@@ -75,15 +75,41 @@ impl ServerKind for RedisOptions {
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let mut command: CommandLine = vec!["env".into()];
-        command.extend(self.env.iter().map(|(name, value)| format!("{name}={value}").into()));
+        command.extend(
+            self.env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}").into()),
+        );
         let file = instance.dir.join(FILE);
-        command.extend(["redis-server".into(), file.into(), "--dir".into(), instance.data.clone().into()]);
+        command.extend([
+            "redis-server".into(),
+            file.into(),
+            "--dir".into(),
+            instance.data.clone().into(),
+        ]);
         let port = instance.port().to_string();
-        let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"];
+        let fixed = [
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--enable-debug-command",
+            "local",
+        ];
         command.extend(fixed.map(Into::into));
-        command.extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
         command
-            .extend(["--appendfsync", &self.appendfsync, "--maxmemory-policy", &self.maxmemory_policy].map(Into::into));
+            .extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
+        command.extend(
+            [
+                "--appendfsync",
+                &self.appendfsync,
+                "--maxmemory-policy",
+                &self.maxmemory_policy,
+            ]
+            .map(Into::into),
+        );
         // Else a set of up to 128 people is a list, which is searched from its beginning for every
         // claim.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
@@ -103,7 +129,10 @@ impl ServerKind for RedisOptions {
         let length = connection.read(&mut answer).await?;
         // While it reads its append-only file it answers -LOADING.
         if !answer[..length].starts_with(b"+PONG") {
-            bail!("PING was answered with {:?}", String::from_utf8_lossy(&answer[..length]));
+            bail!(
+                "PING was answered with {:?}",
+                String::from_utf8_lossy(&answer[..length])
+            );
         }
         Ok(())
     }

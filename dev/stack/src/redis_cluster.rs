@@ -9,7 +9,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::cluster_place::{ClusterPlace, roles};
 use crate::ports::ReservedPort;
 use crate::redis::{RedisOptions, RedisServer};
-use crate::redis_group::{FENCE, LIMIT, ask, ask_within, field, logs, replicates, together, urls, words};
+use crate::redis_group::{
+    FENCE, LIMIT, ask, ask_within, field, logs, replicates, together, urls, words,
+};
 use crate::wait::within;
 
 const PRIMARIES: usize = 3;
@@ -42,7 +44,11 @@ pub struct RedisClusterOptions {
 
 impl Default for RedisClusterOptions {
     fn default() -> Self {
-        Self { replicas: 1, node_timeout: Duration::from_secs(2), redis: RedisOptions::default() }
+        Self {
+            replicas: 1,
+            node_timeout: Duration::from_secs(2),
+            redis: RedisOptions::default(),
+        }
     }
 }
 
@@ -71,8 +77,16 @@ impl RedisCluster {
         for node in &nodes {
             ids.push(ask(node.port(), &words("CLUSTER MYID")).await?);
         }
-        let cluster = Self { nodes, ids, replicas: options.replicas, buses };
-        cluster.join().await.context("the nodes of Redis do not become a cluster")?;
+        let cluster = Self {
+            nodes,
+            ids,
+            replicas: options.replicas,
+            buses,
+        };
+        cluster
+            .join()
+            .await
+            .context("the nodes of Redis do not become a cluster")?;
         Ok(cluster)
     }
 
@@ -81,8 +95,10 @@ impl RedisCluster {
         for (at, node) in primaries.iter().enumerate() {
             let (first, last) = (at * SLOTS / PRIMARIES, (at + 1) * SLOTS / PRIMARIES - 1);
             // Else all begin with the same epoch, and one gives way after the other.
-            self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1)).await?;
-            self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await?;
+            self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))
+                .await?;
+            self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))
+                .await?;
         }
         for (node, bus) in self.nodes.iter().zip(&self.buses).skip(1) {
             let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", node.port(), bus.number());
@@ -90,7 +106,11 @@ impl RedisCluster {
         }
         within(LIMIT, async || self.all_know_all().await).await?;
         for (at, node) in replicas.iter().enumerate() {
-            self.tell(node, &format!("CLUSTER REPLICATE {}", self.ids[at % PRIMARIES])).await?;
+            self.tell(
+                node,
+                &format!("CLUSTER REPLICATE {}", self.ids[at % PRIMARIES]),
+            )
+            .await?;
         }
         self.wait_until_whole().await
     }
@@ -98,7 +118,11 @@ impl RedisCluster {
     async fn all_know_all(&self) -> Result<()> {
         for node in &self.nodes {
             let known: String = ask(node.port(), &words("CLUSTER NODES")).await?;
-            ensure!(self.ids.iter().all(|id| known.contains(id)), "port {} does not know all yet", node.port());
+            ensure!(
+                self.ids.iter().all(|id| known.contains(id)),
+                "port {} does not know all yet",
+                node.port()
+            );
         }
         Ok(())
     }
@@ -107,7 +131,9 @@ impl RedisCluster {
     /// follows whom, nobody is called failed, every replica has its primary's data and every
     /// primary takes writes.
     pub async fn wait_until_whole(&self) -> Result<()> {
-        within(LIMIT, async || self.is_whole().await).await.map_err(|error| self.explain(&error))
+        within(LIMIT, async || self.is_whole().await)
+            .await
+            .map_err(|error| self.explain(&error))
     }
 
     async fn is_whole(&self) -> Result<()> {
@@ -115,14 +141,17 @@ impl RedisCluster {
         for node in &self.nodes {
             let port = node.port();
             let info: String = ask(port, &words("CLUSTER INFO")).await?;
-            let served =
-                field(&info, "cluster_state") == Some("ok") && field(&info, "cluster_slots_ok") == Some("16384");
+            let served = field(&info, "cluster_state") == Some("ok")
+                && field(&info, "cluster_slots_ok") == Some("16384");
             ensure!(served, "not all slots are served as port {port} sees it");
             let seen: String = ask(port, &words("CLUSTER NODES")).await?;
             ensure!(!seen.contains("fail"), "port {port} calls a node failed");
             let roles = roles(&seen);
             // A primary ignores the fail-over to a replica that it doesn't know for its own yet.
-            ensure!(agreed.get_or_insert_with(|| roles.clone()) == &roles, "port {port} sees another cluster");
+            ensure!(
+                agreed.get_or_insert_with(|| roles.clone()) == &roles,
+                "port {port} sees another cluster"
+            );
             replicates(node, self.replicas > 0).await?;
         }
         Ok(())
@@ -135,7 +164,10 @@ impl RedisCluster {
 
     /// The settings by which the product finds it.
     pub fn env(&self) -> [(&'static str, String); 2] {
-        [("REDIS_MODE", "cluster".to_owned()), ("REDIS_URL", self.urls())]
+        [
+            ("REDIS_MODE", "cluster".to_owned()),
+            ("REDIS_URL", self.urls()),
+        ]
     }
 
     /// All of them: three primaries and then their replicas, as long as nothing failed.
@@ -145,7 +177,9 @@ impl RedisCluster {
 
     /// From 0 on.
     pub fn node(&self, at: usize) -> Result<&RedisServer> {
-        self.nodes.get(at).with_context(|| format!("there is no node {at}"))
+        self.nodes
+            .get(at)
+            .with_context(|| format!("there is no node {at}"))
     }
 
     /// The slot of a key, by its part in braces if it has one.
@@ -169,14 +203,19 @@ impl RedisCluster {
         let places = self.places().await;
         let claims = places.into_iter().filter(|(_, place)| place.serves(slot));
         let newest = claims.max_by_key(|(_, place)| place.epoch);
-        newest.map(|(node, _)| node).with_context(|| format!("no primary of slot {slot} answers"))
+        newest
+            .map(|(node, _)| node)
+            .with_context(|| format!("no primary of slot {slot} answers"))
     }
 
     /// Those of its replicas that answer.
     pub async fn replicas_of(&self, primary: &RedisServer) -> Result<Vec<&RedisServer>> {
         let id = self.id(primary)?;
         let places = self.places().await.into_iter();
-        Ok(places.filter(|(_, place)| place.primary.as_deref() == Some(id)).map(|(node, _)| node).collect())
+        Ok(places
+            .filter(|(_, place)| place.primary.as_deref() == Some(id))
+            .map(|(node, _)| node)
+            .collect())
     }
 
     /// A replica takes the place of a primary that answers, which hands over and becomes its
@@ -193,10 +232,16 @@ impl RedisCluster {
 
     async fn replace(&self, primary: &RedisServer, command: &str) -> Result<&RedisServer> {
         let replicas = self.replicas_of(primary).await?;
-        let replica = *replicas.first().context("no replica of this primary answers")?;
+        let replica = *replicas
+            .first()
+            .context("no replica of this primary answers")?;
         let promoted = async || {
             let place = ClusterPlace::of(replica.port()).await?;
-            ensure!(place.primary.is_none(), "the replica at port {} is not promoted", replica.port());
+            ensure!(
+                place.primary.is_none(),
+                "the replica at port {} is not promoted",
+                replica.port()
+            );
             Ok(replica)
         };
         within(LIMIT, async || {
@@ -218,33 +263,54 @@ impl RedisCluster {
         let from = self.primary_of_slot(slot).await?;
         let (source, target) = (self.id(from)?, self.id(to)?);
         if source != target {
-            self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
-            self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await?;
+            self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}"))
+                .await?;
+            self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}"))
+                .await?;
             while self.move_some_keys(slot, from, to).await? {}
         }
         // The new owner first: else the slot would be nobody's for a moment.
         for node in [to, from] {
-            self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await?;
+            self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}"))
+                .await?;
         }
         Ok(())
     }
 
     /// Whether there were any.
-    async fn move_some_keys(&self, slot: u16, from: &RedisServer, to: &RedisServer) -> Result<bool> {
+    async fn move_some_keys(
+        &self,
+        slot: u16,
+        from: &RedisServer,
+        to: &RedisServer,
+    ) -> Result<bool> {
         let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
         let keys: Vec<Vec<u8>> = ask(from.port(), &words(&some)).await?;
         if !keys.is_empty() {
             let mut migrate = cmd("MIGRATE");
             let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
-            migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0).arg(limit_ms).arg("KEYS").arg(&keys);
-            let () = ask_within(MOVE_LIMIT, from.port(), &migrate).await.context("keys are not moved")?;
+            migrate
+                .arg("127.0.0.1")
+                .arg(to.port())
+                .arg("")
+                .arg(0)
+                .arg(limit_ms)
+                .arg("KEYS")
+                .arg(&keys);
+            let () = ask_within(MOVE_LIMIT, from.port(), &migrate)
+                .await
+                .context("keys are not moved")?;
         }
         Ok(!keys.is_empty())
     }
 
     /// Of those that answer.
     async fn places(&self) -> Vec<(&RedisServer, ClusterPlace)> {
-        let asked: Vec<_> = self.nodes.iter().map(|node| (node, tokio::spawn(ClusterPlace::of(node.port())))).collect();
+        let asked: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| (node, tokio::spawn(ClusterPlace::of(node.port()))))
+            .collect();
         let mut places = Vec::with_capacity(asked.len());
         for (node, place) in asked {
             if let Ok(Ok(place)) = place.await {
@@ -257,11 +323,14 @@ impl RedisCluster {
     fn id(&self, node: &RedisServer) -> Result<&str> {
         let at = self.nodes.iter().position(|one| one.port() == node.port());
         let id = at.and_then(|at| self.ids.get(at));
-        id.map(String::as_str).with_context(|| format!("port {} is no node of this cluster", node.port()))
+        id.map(String::as_str)
+            .with_context(|| format!("port {} is no node of this cluster", node.port()))
     }
 
     async fn tell(&self, node: &RedisServer, command: &str) -> Result<()> {
-        ask(node.port(), &words(command)).await.with_context(|| format!("to {command}"))
+        ask(node.port(), &words(command))
+            .await
+            .with_context(|| format!("to {command}"))
     }
 }
 
@@ -269,8 +338,15 @@ impl RedisCluster {
 async fn start_node(options: RedisClusterOptions) -> Result<(RedisServer, ReservedPort)> {
     let bus = ReservedPort::find()?;
     let mut redis = options.redis;
-    let fence = if options.replicas > 0 { FENCE.as_slice() } else { &[] };
-    let (bus_port, timeout_ms) = (bus.number().to_string(), options.node_timeout.as_millis().to_string());
+    let fence = if options.replicas > 0 {
+        FENCE.as_slice()
+    } else {
+        &[]
+    };
+    let (bus_port, timeout_ms) = (
+        bus.number().to_string(),
+        options.node_timeout.as_millis().to_string(),
+    );
     let cluster = [
         ["--cluster-enabled", "yes"],
         ["--cluster-config-file", "nodes.conf"],
@@ -278,7 +354,11 @@ async fn start_node(options: RedisClusterOptions) -> Result<(RedisServer, Reserv
         ["--cluster-port", &bus_port],
         ["--cluster-node-timeout", &timeout_ms],
     ];
-    let arguments = cluster.as_flattened().iter().chain(fence).map(|word| (*word).to_owned());
+    let arguments = cluster
+        .as_flattened()
+        .iter()
+        .chain(fence)
+        .map(|word| (*word).to_owned());
     redis.extra_args.splice(..0, arguments);
     Ok((RedisServer::start(redis).await?, bus))
 }

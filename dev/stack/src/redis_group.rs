@@ -17,7 +17,12 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a Redis with replicas is asked for by the product (docs/decisions/0009-replicas.md).
-pub(crate) const FENCE: [&str; 4] = ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "10"];
+pub(crate) const FENCE: [&str; 4] = [
+    "--min-replicas-to-write",
+    "1",
+    "--min-replicas-max-lag",
+    "10",
+];
 
 /// Side by side, in whatever order they are ready.
 pub(crate) async fn together<T: Send + 'static>(
@@ -33,7 +38,11 @@ pub(crate) async fn together<T: Send + 'static>(
 
 /// The addresses of several, as `REDIS_URL` takes them.
 pub(crate) fn urls<K: ServerKind>(servers: &[Server<K>]) -> String {
-    servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.port())).collect::<Vec<_>>().join(",")
+    servers
+        .iter()
+        .map(|server| format!("redis://127.0.0.1:{}", server.port()))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A command whose words have no blanks.
@@ -51,26 +60,44 @@ pub(crate) async fn ask<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T
 }
 
 /// The same where an answer may take longer.
-pub(crate) async fn ask_within<T: FromRedisValue>(limit: Duration, port: u16, command: &Cmd) -> Result<T> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER_LIMIT)).set_response_timeout(Some(limit));
+pub(crate) async fn ask_within<T: FromRedisValue>(
+    limit: Duration,
+    port: u16,
+    command: &Cmd,
+) -> Result<T> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_LIMIT))
+        .set_response_timeout(Some(limit));
     let answer = async {
         let client = Client::open(("127.0.0.1", port))?;
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         command.query_async(&mut connection).await
     };
-    answer.await.with_context(|| format!("Redis at port {port}"))
+    answer
+        .await
+        .with_context(|| format!("Redis at port {port}"))
 }
 
 /// What they say themselves of the last moments, for an error.
 pub(crate) fn logs<'a, K: ServerKind>(servers: impl IntoIterator<Item = &'a Server<K>>) -> String {
-    let log = |server: &Server<K>| format!("--- {} at port {} ---\n{}", K::NAME, server.port(), server.log_tail(15));
+    let log = |server: &Server<K>| {
+        format!(
+            "--- {} at port {} ---\n{}",
+            K::NAME,
+            server.port(),
+            server.log_tail(15)
+        )
+    };
     servers.into_iter().map(log).collect::<Vec<_>>().join("\n")
 }
 
 /// A field of what `INFO` or `CLUSTER INFO` says.
 pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_end)
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
 }
 
 /// Fails until a master has a replica that it may write with, and a replica has its master's data.
@@ -78,10 +105,18 @@ pub(crate) async fn replicates(server: &RedisServer, has_replicas: bool) -> Resu
     let info: String = ask(server.port(), &words("INFO replication")).await?;
     let said = |name| field(&info, name).unwrap_or("missing");
     match said("role") {
-        "slave" => ensure!(said("master_link_status") == "up", "the replica at port {} has no link", server.port()),
+        "slave" => ensure!(
+            said("master_link_status") == "up",
+            "the replica at port {} has no link",
+            server.port()
+        ),
         _ if has_replicas => {
             let good = said("min_slaves_good_slaves").parse().unwrap_or(0);
-            ensure!(good > 0, "the master at port {} has no replica to write with", server.port());
+            ensure!(
+                good > 0,
+                "the master at port {} has no replica to write with",
+                server.port()
+            );
         }
         _ => {}
     }

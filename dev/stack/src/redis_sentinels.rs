@@ -65,11 +65,15 @@ impl RedisSentinels {
     pub async fn start(options: RedisSentinelsOptions) -> Result<Self> {
         let mut redis = options.redis;
         redis.extra_args.splice(..0, FENCE.map(str::to_owned));
-        let servers = together(iter::repeat_n(redis, 1 + options.replicas).map(RedisServer::start)).await?;
+        let servers =
+            together(iter::repeat_n(redis, 1 + options.replicas).map(RedisServer::start)).await?;
         let master = servers.first().context("there is no master")?.port();
         for replica in servers.iter().skip(1) {
             // Not as an argument: it would win over what sentinels have the server write down.
-            for command in [format!("REPLICAOF 127.0.0.1 {master}"), "CONFIG REWRITE".to_owned()] {
+            for command in [
+                format!("REPLICAOF 127.0.0.1 {master}"),
+                "CONFIG REWRITE".to_owned(),
+            ] {
                 let () = ask(replica.port(), &words(&command)).await?;
             }
         }
@@ -84,36 +88,53 @@ impl RedisSentinels {
             failover_timeout: options.failover_timeout,
             pace: options.pace,
         };
-        let sentinels = together(iter::repeat_n(sentinel, SENTINELS).map(SentinelServer::start)).await?;
+        let sentinels =
+            together(iter::repeat_n(sentinel, SENTINELS).map(SentinelServer::start)).await?;
         let group = Self { servers, sentinels };
-        group.wait_until_whole().await.context("Redis and its sentinels do not find each other")?;
+        group
+            .wait_until_whole()
+            .await
+            .context("Redis and its sentinels do not find each other")?;
         Ok(group)
     }
 
     /// Waits until everything runs and has its place: the sentinels agree on the master, know each
     /// other and every replica, and every replica has the master's data.
     pub async fn wait_until_whole(&self) -> Result<()> {
-        within(LIMIT, async || self.is_whole().await).await.map_err(|error| self.explain(&error))
+        within(LIMIT, async || self.is_whole().await)
+            .await
+            .map_err(|error| self.explain(&error))
     }
 
     async fn is_whole(&self) -> Result<()> {
         let master = self.current_master().await?;
         for sentinel in &self.sentinels {
             let port = sentinel.port();
-            ensure!(master_of(sentinel).await? == master.port(), "the sentinel at port {port} names another master");
+            ensure!(
+                master_of(sentinel).await? == master.port(),
+                "the sentinel at port {port} names another master"
+            );
             let () = ask(port, &words(&format!("SENTINEL CKQUORUM {MASTER}"))).await?;
             let info: String = ask(port, &words("INFO sentinel")).await?;
             let known = format!("slaves={},sentinels={SENTINELS}", self.servers.len() - 1);
             let seen = field(&info, "master0").unwrap_or_default();
-            ensure!(seen.contains("status=ok") && seen.ends_with(&known), "the sentinel at port {port} knows {seen:?}");
+            ensure!(
+                seen.contains("status=ok") && seen.ends_with(&known),
+                "the sentinel at port {port} knows {seen:?}"
+            );
         }
         for server in &self.servers {
             let is_master = server.port() == master.port();
             replicates(server, true).await?;
             let info: String = ask(server.port(), &words("INFO replication")).await?;
             let role = field(&info, "role").unwrap_or_default();
-            ensure!((role == "master") == is_master, "port {} is a {role}", server.port());
-            let follows = is_master || field(&info, "master_port") == Some(&master.port().to_string());
+            ensure!(
+                (role == "master") == is_master,
+                "port {} is a {role}",
+                server.port()
+            );
+            let follows =
+                is_master || field(&info, "master_port") == Some(&master.port().to_string());
             ensure!(follows, "port {} follows another master", server.port());
         }
         Ok(())
@@ -145,7 +166,9 @@ impl RedisSentinels {
 
     /// From 0 on.
     pub fn node(&self, at: usize) -> Result<&RedisServer> {
-        self.servers.get(at).with_context(|| format!("there is no node {at}"))
+        self.servers
+            .get(at)
+            .with_context(|| format!("there is no node {at}"))
     }
 
     pub fn sentinels(&self) -> &[SentinelServer] {
@@ -165,17 +188,26 @@ impl RedisSentinels {
             let voices = named.iter().filter(|port| **port == server.port()).count();
             voices > SENTINELS / 2
         };
-        self.servers.iter().find(by_most).context("no majority of the sentinels names one master")
+        self.servers
+            .iter()
+            .find(by_most)
+            .context("no majority of the sentinels names one master")
     }
 
     /// Waits until another than this is the master, as a majority of the sentinels names it, and
     /// gives it.
     pub async fn master_after(&self, old: &RedisServer) -> Result<&RedisServer> {
-        within(LIMIT, async || self.is_replaced(old).await).await.map_err(|error| self.explain(&error))
+        within(LIMIT, async || self.is_replaced(old).await)
+            .await
+            .map_err(|error| self.explain(&error))
     }
 
     fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
-        anyhow!("{error:#}\n{}\n{}", logs(&self.sentinels), logs(&self.servers))
+        anyhow!(
+            "{error:#}\n{}\n{}",
+            logs(&self.sentinels),
+            logs(&self.servers)
+        )
     }
 
     /// Has the sentinels promote a replica while the master is well (`SENTINEL FAILOVER`), and
@@ -185,8 +217,11 @@ impl RedisSentinels {
         let sentinel = self.sentinels.first().context("there is no sentinel")?;
         within(LIMIT, async || {
             let port = sentinel.port();
-            let seen: HashMap<String, String> = ask(port, &words(&format!("SENTINEL MASTER {MASTER}"))).await?;
-            let is_under_way = seen.get("flags").is_some_and(|flags| flags.contains("failover_in_progress"));
+            let seen: HashMap<String, String> =
+                ask(port, &words(&format!("SENTINEL MASTER {MASTER}"))).await?;
+            let is_under_way = seen
+                .get("flags")
+                .is_some_and(|flags| flags.contains("failover_in_progress"));
             // It gives up when it has not heard of a good replica for a moment.
             if !is_under_way && master_of(sentinel).await? == old.port() {
                 let () = ask(port, &words(&format!("SENTINEL FAILOVER {MASTER}"))).await?;
@@ -199,13 +234,20 @@ impl RedisSentinels {
 
     async fn is_replaced(&self, old: &RedisServer) -> Result<&RedisServer> {
         let master = self.current_master().await?;
-        ensure!(master.port() != old.port(), "port {} is still the master", old.port());
+        ensure!(
+            master.port() != old.port(),
+            "port {} is still the master",
+            old.port()
+        );
         Ok(master)
     }
 }
 
 async fn master_of(sentinel: &SentinelServer) -> Result<u16> {
-    let (_, port): (String, u16) =
-        ask(sentinel.port(), &words(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {MASTER}"))).await?;
+    let (_, port): (String, u16) = ask(
+        sentinel.port(),
+        &words(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {MASTER}")),
+    )
+    .await?;
     Ok(port)
 }

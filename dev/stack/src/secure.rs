@@ -45,7 +45,15 @@ impl SecureServers {
             mysql(&certificates, &expired_mysql),
             kafka(&certificates),
         )?;
-        Ok(Self { certificates, redis, expired_redis, mysql, expired_mysql, kafka, kafka_ways })
+        Ok(Self {
+            certificates,
+            redis,
+            expired_redis,
+            mysql,
+            expired_mysql,
+            kafka,
+            kafka_ways,
+        })
     }
 
     /// What a process is given to reach them, by the names of its settings.
@@ -73,12 +81,18 @@ impl SecureServers {
 
     /// Redis with a password for its user.
     pub fn redis_url(&self, password: &str) -> String {
-        format!("rediss://{USER}:{password}@127.0.0.1:{}", self.redis.port.number())
+        format!(
+            "rediss://{USER}:{password}@127.0.0.1:{}",
+            self.redis.port.number()
+        )
     }
 
     /// Redis with an expired certificate.
     pub fn expired_redis_url(&self) -> String {
-        format!("rediss://{USER}:{PASSWORD}@127.0.0.1:{}", self.expired_redis.port.number())
+        format!(
+            "rediss://{USER}:{PASSWORD}@127.0.0.1:{}",
+            self.expired_redis.port.number()
+        )
     }
 
     /// MySQL with a password for its user, without a database.
@@ -88,7 +102,10 @@ impl SecureServers {
 
     /// MySQL with an expired certificate, without a database.
     pub fn expired_mysql_url(&self) -> String {
-        format!("mysql://{USER}:{PASSWORD}@127.0.0.1:{}/", self.expired_mysql.number())
+        format!(
+            "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/",
+            self.expired_mysql.number()
+        )
     }
 
     /// `SASL_SSL`: SCRAM and PLAIN.
@@ -118,7 +135,10 @@ impl SecureServers {
     /// The test's own door to MySQL, without a database.
     pub fn door_to_mysql(&self) -> Result<String> {
         let socket = self.mysql.instance()?.dir.join("socket");
-        Ok(format!("mysql://root@127.0.0.1/?socket={}", socket.display()))
+        Ok(format!(
+            "mysql://root@127.0.0.1/?socket={}",
+            socket.display()
+        ))
     }
 
     /// The test's own door to Kafka.
@@ -137,18 +157,39 @@ struct SecureRedis {
 impl SecureRedis {
     async fn start(certificates: &CertificateFolder, certificate: &str) -> Result<Self> {
         let port = ReservedPort::find()?;
-        let socket = certificates.folder().join(format!("redis-{certificate}.socket")).display().to_string();
+        let socket = certificates
+            .folder()
+            .join(format!("redis-{certificate}.socket"))
+            .display()
+            .to_string();
         let options = [
             ("--tls-port", port.number().to_string()),
-            ("--tls-cert-file", certificates.path(&format!("{certificate}.pem"))),
-            ("--tls-key-file", certificates.path(&format!("{certificate}.key"))),
+            (
+                "--tls-cert-file",
+                certificates.path(&format!("{certificate}.pem")),
+            ),
+            (
+                "--tls-key-file",
+                certificates.path(&format!("{certificate}.key")),
+            ),
             ("--tls-ca-cert-file", certificates.path("ca.pem")),
             ("--unixsocket", socket.clone()),
         ];
-        let extra_args = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-        let server = RedisServer::start(RedisOptions { extra_args, ..RedisOptions::default() }).await?;
+        let extra_args = options
+            .into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value])
+            .collect();
+        let server = RedisServer::start(RedisOptions {
+            extra_args,
+            ..RedisOptions::default()
+        })
+        .await?;
         lock(server.port()).await?;
-        Ok(Self { port, socket, _server: server })
+        Ok(Self {
+            port,
+            socket,
+            _server: server,
+        })
     }
 }
 
@@ -160,7 +201,9 @@ async fn lock(port: u16) -> Result<()> {
         "ACL SETUSER default off".to_owned(),
         "CONFIG SET port 0".to_owned(),
     ] {
-        connection.write_all(format!("{command}\r\n").as_bytes()).await?;
+        connection
+            .write_all(format!("{command}\r\n").as_bytes())
+            .await?;
         let mut answer = String::new();
         connection.read_line(&mut answer).await?;
         if answer.trim_end() != "+OK" {
@@ -170,7 +213,10 @@ async fn lock(port: u16) -> Result<()> {
     Ok(())
 }
 
-async fn mysql(certificates: &CertificateFolder, administrative: &ReservedPort) -> Result<MysqlServer> {
+async fn mysql(
+    certificates: &CertificateFolder,
+    administrative: &ReservedPort,
+) -> Result<MysqlServer> {
     let file = |name| certificates.path(name);
     let mut extra_args = StackOptions::without_fsync().mysql.extra_args;
     extra_args.extend([
@@ -189,7 +235,10 @@ async fn mysql(certificates: &CertificateFolder, administrative: &ReservedPort) 
         format!("GRANT ALL ON *.* TO '{USER}'@'%'"),
         "SET GLOBAL require_secure_transport = ON".to_owned(),
     ] {
-        server.query(&statement).await.context("MySQL could not be locked")?;
+        server
+            .query(&statement)
+            .await
+            .context("MySQL could not be locked")?;
     }
     Ok(server)
 }
@@ -199,23 +248,44 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
     let module = "org.apache.kafka.common.security";
     let scram = format!("{module}.scram.ScramLoginModule required;");
     let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
-    let protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL,FOURTH:SASL_SSL".to_owned();
+    let protocols =
+        "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL,FOURTH:SASL_SSL"
+            .to_owned();
     let properties = [
         ("listener.security.protocol.map", protocols),
         ("ssl.keystore.type", "PEM".to_owned()),
         ("ssl.keystore.location", file("server.store.pem")),
         ("ssl.truststore.type", "PEM".to_owned()),
         ("ssl.truststore.location", file("ca.pem")),
-        ("listener.name.second.sasl.enabled.mechanisms", "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN".to_owned()),
-        ("listener.name.second.scram-sha-256.sasl.jaas.config", scram.clone()),
+        (
+            "listener.name.second.sasl.enabled.mechanisms",
+            "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN".to_owned(),
+        ),
+        (
+            "listener.name.second.scram-sha-256.sasl.jaas.config",
+            scram.clone(),
+        ),
         ("listener.name.second.scram-sha-512.sasl.jaas.config", scram),
         ("listener.name.second.plain.sasl.jaas.config", plain.clone()),
         ("listener.name.third.ssl.client.auth", "required".to_owned()),
         ("listener.name.fourth.ssl.keystore.type", "PEM".to_owned()),
-        ("listener.name.fourth.ssl.keystore.location", file("expired.store.pem")),
-        ("listener.name.fourth.sasl.enabled.mechanisms", "PLAIN".to_owned()),
+        (
+            "listener.name.fourth.ssl.keystore.location",
+            file("expired.store.pem"),
+        ),
+        (
+            "listener.name.fourth.sasl.enabled.mechanisms",
+            "PLAIN".to_owned(),
+        ),
         ("listener.name.fourth.plain.sasl.jaas.config", plain),
     ];
-    let extra_properties = properties.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    KafkaServer::start_behind_proxies(KafkaOptions { extra_properties, ..KafkaOptions::default() }).await
+    let extra_properties = properties
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    KafkaServer::start_behind_proxies(KafkaOptions {
+        extra_properties,
+        ..KafkaOptions::default()
+    })
+    .await
 }

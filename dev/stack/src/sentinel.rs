@@ -33,10 +33,26 @@ pub type SentinelServer = Server<SentinelOptions>;
 impl SentinelOptions {
     fn configuration(&self, instance: &Instance) -> Result<String> {
         let (name, port) = self.master;
-        let mut text = format!("port {}\nbind 127.0.0.1\ndir {}\n", instance.port(), instance.data.display());
-        writeln!(text, "sentinel monitor {name} 127.0.0.1 {port} {}", self.quorum)?;
-        writeln!(text, "sentinel down-after-milliseconds {name} {}", self.down_after.as_millis())?;
-        writeln!(text, "sentinel failover-timeout {name} {}", self.failover_timeout.as_millis())?;
+        let mut text = format!(
+            "port {}\nbind 127.0.0.1\ndir {}\n",
+            instance.port(),
+            instance.data.display()
+        );
+        writeln!(
+            text,
+            "sentinel monitor {name} 127.0.0.1 {port} {}",
+            self.quorum
+        )?;
+        writeln!(
+            text,
+            "sentinel down-after-milliseconds {name} {}",
+            self.down_after.as_millis()
+        )?;
+        writeln!(
+            text,
+            "sentinel failover-timeout {name} {}",
+            self.failover_timeout.as_millis()
+        )?;
         Ok(text)
     }
 }
@@ -47,16 +63,29 @@ impl ServerKind for SentinelOptions {
 
     fn prepare(&self, instance: &Instance) -> Result<()> {
         fetch::redis()?;
-        Ok(fs::write(instance.dir.join(FILE), self.configuration(instance)?)?)
+        Ok(fs::write(
+            instance.dir.join(FILE),
+            self.configuration(instance)?,
+        )?)
     }
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
-        Ok(vec!["redis-server".into(), instance.dir.join(FILE).into(), "--sentinel".into()])
+        Ok(vec![
+            "redis-server".into(),
+            instance.dir.join(FILE).into(),
+            "--sentinel".into(),
+        ])
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
         let pace_ms = self.pace.as_millis();
         // Kept by no file, and so said at each start.
-        ask(instance.port(), &words(&format!("SENTINEL DEBUG INFO-PERIOD {pace_ms} PUBLISH-PERIOD {pace_ms}"))).await
+        ask(
+            instance.port(),
+            &words(&format!(
+                "SENTINEL DEBUG INFO-PERIOD {pace_ms} PUBLISH-PERIOD {pace_ms}"
+            )),
+        )
+        .await
     }
 }

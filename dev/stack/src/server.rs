@@ -56,8 +56,15 @@ impl Instance {
         let dir = temp.dir().join(name);
         let data = dir.join("data");
         fs::create_dir_all(&data)?;
-        let ports = (0..ports).map(|_| ReservedPort::find()).collect::<Result<_>>()?;
-        Ok(Self { data, dir, ports, temp })
+        let ports = (0..ports)
+            .map(|_| ReservedPort::find())
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            data,
+            dir,
+            ports,
+            temp,
+        })
     }
 
     /// The port that clients use.
@@ -100,7 +107,12 @@ impl<K: ServerKind> Server<K> {
     pub(crate) async fn start_in(temp: Arc<TempDirGuard>, options: K) -> Result<Self> {
         let instance = Arc::new(Instance::new(temp, K::NAME, K::PORTS)?);
         let home = Home::Own(instance.clone());
-        let server = Self { options: options.clone(), home, process: Mutex::default(), pid: AtomicU32::new(0) };
+        let server = Self {
+            options: options.clone(),
+            home,
+            process: Mutex::default(),
+            pid: AtomicU32::new(0),
+        };
         tokio::task::spawn_blocking(move || options.prepare(&instance))
             .await?
             .with_context(|| format!("{} cannot be started", K::NAME))?;
@@ -113,7 +125,12 @@ impl<K: ServerKind> Server<K> {
     where
         K: Default,
     {
-        Self { options: K::default(), home: Home::Given(url), process: Mutex::default(), pid: AtomicU32::new(0) }
+        Self {
+            options: K::default(),
+            home: Home::Given(url),
+            process: Mutex::default(),
+            pid: AtomicU32::new(0),
+        }
     }
 
     pub(crate) fn instance(&self) -> Result<&Arc<Instance>> {
@@ -146,7 +163,9 @@ impl<K: ServerKind> Server<K> {
 
     /// The last `lines` lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
-        let Ok(instance) = self.instance() else { return format!("the log of this {} is not ours to read", K::NAME) };
+        let Ok(instance) = self.instance() else {
+            return format!("the log of this {} is not ours to read", K::NAME);
+        };
         tail(&instance.log(), lines)
     }
 
@@ -174,7 +193,9 @@ impl<K: ServerKind> Server<K> {
         });
         let process = slot.insert(process.await??);
         self.pid.store(process.pid(), Ordering::Relaxed);
-        self.wait_until_it_answers(process).await.map_err(|error| self.explain(&error))
+        self.wait_until_it_answers(process)
+            .await
+            .map_err(|error| self.explain(&error))
     }
 
     /// Starts it after its end with none of the data it had: a new server on the same port.
@@ -232,11 +253,16 @@ impl<K: ServerKind> Server<K> {
     async fn end(&self, signals: &[Signal]) -> Result<()> {
         self.instance()?;
         let mut slot = self.process.lock().await;
-        let process = slot.as_ref().with_context(|| format!("{} is not running", K::NAME))?;
+        let process = slot
+            .as_ref()
+            .with_context(|| format!("{} is not running", K::NAME))?;
         for signal in signals {
             process.signal(*signal)?;
         }
-        process.wait(STOP_LIMIT).await.with_context(|| format!("{} did not stop", K::NAME))?;
+        process
+            .wait(STOP_LIMIT)
+            .await
+            .with_context(|| format!("{} did not stop", K::NAME))?;
         *slot = None;
         self.pid.store(0, Ordering::Relaxed);
         Ok(())
@@ -257,7 +283,9 @@ impl<K: ServerKind> Server<K> {
     async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
         self.instance()?;
         let slot = self.process.lock().await;
-        let process = slot.as_ref().with_context(|| format!("{} is not running", K::NAME))?;
+        let process = slot
+            .as_ref()
+            .with_context(|| format!("{} is not running", K::NAME))?;
         process.signal(signal)?;
         while process.is_frozen() != frozen {
             if let Some(status) = process.ended()? {

@@ -25,8 +25,17 @@ impl StackOptions {
     /// For tests: MySQL never waits for the disk, so a migration takes 1.3 s instead of 2.3. What a
     /// killed server wrote is still there, in the page cache.
     pub fn without_fsync() -> Self {
-        let arguments = ["--innodb-flush-method=nosync", "--disable-log-bin", "--innodb-flush-log-at-trx-commit=2"];
-        Self { mysql: MysqlOptions { extra_args: arguments.map(Into::into).into() }, ..Self::default() }
+        let arguments = [
+            "--innodb-flush-method=nosync",
+            "--disable-log-bin",
+            "--innodb-flush-log-at-trx-commit=2",
+        ];
+        Self {
+            mysql: MysqlOptions {
+                extra_args: arguments.map(Into::into).into(),
+            },
+            ..Self::default()
+        }
     }
 }
 
@@ -56,7 +65,12 @@ impl Stack {
             own_or_given("FIRSTCOME_TEST_KAFKA_BROKERS", &temp, options.kafka),
             MailSink::start(options.mail),
         )?;
-        Ok(Self { redis, mysql, kafka, mail })
+        Ok(Self {
+            redis,
+            mysql,
+            kafka,
+            mail,
+        })
     }
 
     /// The addresses by the names under which the product reads them. `DATABASE_URL` names the
@@ -92,6 +106,10 @@ mod tests {
         assert_eq!(redis.url(), "redis://elsewhere:1");
         let error = redis.kill().await.unwrap_err().to_string();
         assert!(error.contains("given by the environment"), "{error}");
-        assert!(redis.start_again().await.is_err() && redis.data_dir().is_err() && redis.proxy().await.is_err());
+        assert!(
+            redis.start_again().await.is_err()
+                && redis.data_dir().is_err()
+                && redis.proxy().await.is_err()
+        );
     }
 }

@@ -26,13 +26,21 @@ impl TempDirGuard {
     /// Makes the folder and starts its janitor. Blocks for some milliseconds.
     pub(crate) fn new() -> Result<Self> {
         remove_left_behind();
-        let dir = std::path::absolute(std::env::temp_dir())?.join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
+        let dir = std::path::absolute(std::env::temp_dir())?
+            .join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
         // The janitor is there before the folder: a SIGKILL between the two leaves nothing behind.
         let janitor = Janitor::of_folder(&dir)?;
-        fs::DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
         let owner = fs::File::create(dir.join(OWNER))?;
         owner.lock()?;
-        Ok(Self { dir, janitor, _owner: owner })
+        Ok(Self {
+            dir,
+            janitor,
+            _owner: owner,
+        })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -42,9 +50,12 @@ impl TempDirGuard {
 
 /// Deletes folders whose owner and janitor were killed together, as when a container is stopped.
 fn remove_left_behind() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_left_behind(&entry.path()) {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_left_behind(&entry.path())
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -54,6 +65,10 @@ fn is_left_behind(dir: &Path) -> bool {
     // A new folder has no lock yet for an instant.
     let old = fs::metadata(dir)
         .and_then(|data| data.modified())
-        .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > Duration::from_secs(60)));
+        .is_ok_and(|time| {
+            SystemTime::now()
+                .duration_since(time)
+                .is_ok_and(|age| age > Duration::from_secs(60))
+        });
     old && fs::File::open(dir.join(OWNER)).is_ok_and(|file| file.try_lock().is_ok())
 }

@@ -13,7 +13,14 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(
 /// # Panics
 /// With `what` after `limit`.
 pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
-    eventually_some(what, limit, async || if holds().await { Ok(()) } else { Err("not yet") }).await;
+    eventually_some(what, limit, async || {
+        if holds().await {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
 }
 
 /// Waits until `check` gives a value.
@@ -32,7 +39,10 @@ pub async fn eventually_some<T, E: std::fmt::Display>(
 }
 
 /// Waits until `check` gives a value; its last error after `limit`.
-pub(crate) async fn within<T, E>(limit: Duration, mut check: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+pub(crate) async fn within<T, E>(
+    limit: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
     let start = Instant::now();
     loop {
         let seen = check().await;

@@ -31,13 +31,28 @@ impl Answer {
         let small = |name: &str| u32::try_from(number(name)?).map_err(|_| outside(name));
         match (reply.status, reply.body["status"].as_str()) {
             (202, Some("accepted")) => {
-                let queued = reply.body["queued"].as_bool().ok_or_else(|| outside("queued"))?;
-                Ok(Self::Accepted { drop: number("drop_id")?, slot: small("slot")?, queued })
+                let queued = reply.body["queued"]
+                    .as_bool()
+                    .ok_or_else(|| outside("queued"))?;
+                Ok(Self::Accepted {
+                    drop: number("drop_id")?,
+                    slot: small("slot")?,
+                    queued,
+                })
             }
-            (200, Some("already_claimed")) => Ok(Self::Already { drop: number("drop_id")?, slot: small("slot")? }),
-            (202, Some("waiting")) => Ok(Self::Waiting { position: small("position")? }),
-            (503, _) if reply.retry_after().is_none_or(|seconds| seconds < 1) => Err(outside("Retry-After")),
-            (400.., _) if reply.content_type != "application/problem+json" => Err(outside("content type")),
+            (200, Some("already_claimed")) => Ok(Self::Already {
+                drop: number("drop_id")?,
+                slot: small("slot")?,
+            }),
+            (202, Some("waiting")) => Ok(Self::Waiting {
+                position: small("position")?,
+            }),
+            (503, _) if reply.retry_after().is_none_or(|seconds| seconds < 1) => {
+                Err(outside("Retry-After"))
+            }
+            (400.., _) if reply.content_type != "application/problem+json" => {
+                Err(outside("content type"))
+            }
             (400.., _) if reply.body["status"] != reply.status => Err(outside("status")),
             (400.., _) => {
                 let code = reply.body["code"].as_str().ok_or_else(|| outside("code"))?;
@@ -50,7 +65,9 @@ impl Answer {
     /// The drop and slot that were promised, if this is a promise.
     pub fn promised(&self) -> Option<(i64, u32)> {
         match self {
-            Self::Accepted { drop, slot, .. } | Self::Already { drop, slot } => Some((*drop, *slot)),
+            Self::Accepted { drop, slot, .. } | Self::Already { drop, slot } => {
+                Some((*drop, *slot))
+            }
             _ => None,
         }
     }

@@ -32,7 +32,12 @@ pub struct Look {
 
 impl Default for Look {
     fn default() -> Self {
-        Self { languages: "en-US,en", width: 1000, height: 760, dark: false }
+        Self {
+            languages: "en-US,en",
+            width: 1000,
+            height: 760,
+            dark: false,
+        }
     }
 }
 
@@ -42,7 +47,11 @@ impl Look {
     #[must_use]
     pub fn on_a_phone(self) -> Self {
         let (width, height) = Self::PHONE;
-        Self { width, height, ..self }
+        Self {
+            width,
+            height,
+            ..self
+        }
     }
 }
 
@@ -57,10 +66,23 @@ pub struct Browser {
 impl Browser {
     pub async fn open(look: Look) -> Self {
         let turn = TURNS.acquire().await.expect("nobody closes it");
-        let start = async || BrowserServer::start(BrowserOptions {}).await.unwrap_or_else(|error| panic!("{error:#}"));
+        let start = async || {
+            BrowserServer::start(BrowserOptions {})
+                .await
+                .unwrap_or_else(|error| panic!("{error:#}"))
+        };
         let driver = DRIVER.get_or_init(start).await.url();
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
-        let mut browser = Self { client, driver, session: String::new(), _turn: turn };
+        let client = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .no_proxy()
+            .build()
+            .unwrap();
+        let mut browser = Self {
+            client,
+            driver,
+            session: String::new(),
+            _turn: turn,
+        };
         let args = [
             "--headless=new",
             // Tests run as root in containers with a small /dev/shm.
@@ -76,7 +98,9 @@ impl Browser {
         let wanted = json!({
             "browserName": "chrome", "timeouts": {"script": PATIENCE.as_millis()}, "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options,
         });
-        let made = browser.command("", &json!({"capabilities": {"alwaysMatch": wanted}})).await;
+        let made = browser
+            .command("", &json!({"capabilities": {"alwaysMatch": wanted}}))
+            .await;
         browser.session = format!("/{}", made["sessionId"].as_str().expect("a session"));
         browser.look(look).await;
         browser
@@ -85,11 +109,16 @@ impl Browser {
     /// Sets window and colours. The languages are those that it was opened with.
     pub async fn look(&self, look: Look) {
         let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
-        self.cdp("Emulation.setDeviceMetricsOverride", &window).await;
+        self.cdp("Emulation.setDeviceMetricsOverride", &window)
+            .await;
         let scheme = if look.dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.cdp("Emulation.setEmulatedMedia", &features).await;
-        self.cdp("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Seoul"})).await;
+        self.cdp(
+            "Emulation.setTimezoneOverride",
+            &json!({"timezoneId": "Asia/Seoul"}),
+        )
+        .await;
     }
 
     /// Loads an address; returns when the page and its scripts are loaded.
@@ -104,29 +133,46 @@ impl Browser {
     }
 
     pub async fn address(&self) -> String {
-        self.run("return location.href").await.as_str().unwrap_or_default().to_owned()
+        self.run("return location.href")
+            .await
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Runs a script in the page, and gives what it returns; a promise is waited for.
     pub async fn run(&self, script: &str) -> Value {
-        self.command("/execute/sync", &json!({"script": script, "args": []})).await
+        self.command("/execute/sync", &json!({"script": script, "args": []}))
+            .await
     }
 
     /// The same where the page may be on its way to another one: `None` if it went meanwhile.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
-        self.try_command("/execute/sync", &json!({"script": script, "args": []})).await.ok()
+        self.try_command("/execute/sync", &json!({"script": script, "args": []}))
+            .await
+            .ok()
     }
 
     /// Has a script run in every page loaded from now on, before the page's own.
     pub async fn prepare(&self, script: &str) {
-        self.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script})).await;
+        self.cdp(
+            "Page.addScriptToEvaluateOnNewDocument",
+            &json!({"source": script}),
+        )
+        .await;
     }
 
     /// A click as by a mouse; a part that is not in view, or covered, fails the test.
     pub async fn click(&self, css: &str) {
-        let found = self.command("/element", &json!({"using": "css selector", "value": css})).await;
-        let id = found.as_object().and_then(|found| found.values().next()?.as_str()).expect("an element");
-        self.command(&format!("/element/{id}/click"), &json!({})).await;
+        let found = self
+            .command("/element", &json!({"using": "css selector", "value": css}))
+            .await;
+        let id = found
+            .as_object()
+            .and_then(|found| found.values().next()?.as_str())
+            .expect("an element");
+        self.command(&format!("/element/{id}/click"), &json!({}))
+            .await;
     }
 
     /// One key, as its WebDriver code: `\u{e004}` is Tab, `\u{e007}` is Enter.
@@ -136,9 +182,18 @@ impl Browser {
 
     /// Keys, one after the other.
     pub async fn keys(&self, text: &str) {
-        let strokes = |key| [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
+        let strokes = |key| {
+            [
+                json!({"type": "keyDown", "value": key}),
+                json!({"type": "keyUp", "value": key}),
+            ]
+        };
         let strokes: Vec<Value> = text.chars().flat_map(strokes).collect();
-        self.command("/actions", &json!({"actions": [{"type": "key", "id": "keys", "actions": strokes}]})).await;
+        self.command(
+            "/actions",
+            &json!({"actions": [{"type": "key", "id": "keys", "actions": strokes}]}),
+        )
+        .await;
     }
 
     /// What the console shows since the last time. A request that failed is none, unless a part of
@@ -150,27 +205,43 @@ impl Browser {
             let message = entry["message"].as_str().unwrap_or_default();
             message.contains("/assets/") && message.contains("status of 404")
         };
-        entries.into_iter().filter(|entry| entry["source"] != "network" || is_missing(entry)).collect()
+        entries
+            .into_iter()
+            .filter(|entry| entry["source"] != "network" || is_missing(entry))
+            .collect()
     }
 
     /// What axe-core finds that is serious or critical.
     pub async fn barriers(&self) -> Vec<Value> {
-        let script = firstcome_stack::axe().await.unwrap_or_else(|error| panic!("{error:#}"));
+        let script = firstcome_stack::axe()
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"));
         let axe = std::fs::read_to_string(script).unwrap();
         let found = self.run(&format!("{axe}; return axe.run({{ preload: false, resultTypes: ['violations'] }}).then((found) => found.violations)")).await;
         let found = found.as_array().cloned().expect("axe gives a list");
-        found.into_iter().filter(|one| one["impact"] == "serious" || one["impact"] == "critical").collect()
+        found
+            .into_iter()
+            .filter(|one| one["impact"] == "serious" || one["impact"] == "critical")
+            .collect()
     }
 
     /// What is to be seen, as a PNG.
     pub async fn picture(&self, file: &Path) {
-        let shot = self.cdp("Page.captureScreenshot", &json!({"format": "png"})).await;
-        let bytes = STANDARD.decode(shot["data"].as_str().expect("a picture")).unwrap();
+        let shot = self
+            .cdp("Page.captureScreenshot", &json!({"format": "png"}))
+            .await;
+        let bytes = STANDARD
+            .decode(shot["data"].as_str().expect("a picture"))
+            .unwrap();
         std::fs::write(file, bytes).unwrap();
     }
 
     async fn cdp(&self, command: &str, params: &Value) -> Value {
-        self.command("/goog/cdp/execute", &json!({"cmd": command, "params": params})).await
+        self.command(
+            "/goog/cdp/execute",
+            &json!({"cmd": command, "params": params}),
+        )
+        .await
     }
 
     async fn command(&self, path: &str, body: &Value) -> Value {
@@ -180,10 +251,23 @@ impl Browser {
 
     /// An error is the driver's answer.
     async fn try_command(&self, path: &str, body: &Value) -> Result<Value, Value> {
-        let request = self.client.post(format!("{}/session{}{path}", self.driver, self.session)).json(body);
-        let answer: Value = request.send().await.expect("the driver answers").json().await.expect("JSON");
+        let request = self
+            .client
+            .post(format!("{}/session{}{path}", self.driver, self.session))
+            .json(body);
+        let answer: Value = request
+            .send()
+            .await
+            .expect("the driver answers")
+            .json()
+            .await
+            .expect("JSON");
         let value = &answer["value"];
-        if value["error"].is_null() { Ok(value.clone()) } else { Err(value.clone()) }
+        if value["error"].is_null() {
+            Ok(value.clone())
+        } else {
+            Err(value.clone())
+        }
     }
 }
 
@@ -194,7 +278,8 @@ impl Drop for Browser {
             return;
         }
         let close = || -> std::io::Result<()> {
-            let mut driver = std::net::TcpStream::connect(self.driver.trim_start_matches("http://"))?;
+            let mut driver =
+                std::net::TcpStream::connect(self.driver.trim_start_matches("http://"))?;
             driver.set_read_timeout(Some(Duration::from_secs(10)))?;
             let path = format!("/session{}", self.session);
             write!(driver, "DELETE {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use firstcome_histories::{History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check};
+use firstcome_histories::{
+    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
+};
 
 use crate::answer::Answer;
 use crate::eventually_some;
@@ -23,8 +25,14 @@ pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
 
 /// The same while MySQL may be broken.
 pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
-    let rows = sql.rows(&format!("SELECT slot, user_id FROM issued_coupons WHERE drop_id = {drop}")).await?;
-    rows.into_iter().map(|row| Ok((row[0].parse()?, row[1].clone()))).collect()
+    let rows = sql
+        .rows(&format!(
+            "SELECT slot, user_id FROM issued_coupons WHERE drop_id = {drop}"
+        ))
+        .await?;
+    rows.into_iter()
+        .map(|row| Ok((row[0].parse()?, row[1].clone())))
+        .collect()
 }
 
 /// Slot and person of each admission of a drop.
@@ -34,15 +42,26 @@ pub async fn redis_holders(world: &World, coupon: &MadeCoupon) -> BTreeMap<u32, 
 
 async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeMap<u32, String>> {
     let key = redis.of_drop(coupon.id, coupon.drop, "users");
-    let pairs: Vec<(String, u32)> = redis.try_command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await?;
-    let by_slot: BTreeMap<u32, String> = pairs.iter().map(|(user, slot)| (*slot, user.clone())).collect();
+    let pairs: Vec<(String, u32)> = redis
+        .try_command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"])
+        .await?;
+    let by_slot: BTreeMap<u32, String> = pairs
+        .iter()
+        .map(|(user, slot)| (*slot, user.clone()))
+        .collect();
     ensure!(by_slot.len() == pairs.len(), "two people are on one slot");
     Ok(by_slot)
 }
 
 /// How many people hold a slot in Redis.
 pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
-    world.redis.command(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await
+    world
+        .redis
+        .command(&[
+            "ZCARD",
+            &world.redis.of_drop(coupon.id, coupon.drop, "users"),
+        ])
+        .await
 }
 
 /// Waits until the drop has so many rows and nothing is on its way any more.
@@ -68,26 +87,52 @@ pub type PromisedAnswer = (String, Answer);
 /// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many
 /// people, each with a code of their own; Redis has the same person on each slot, and its numbers
 /// add up.
-pub async fn exact(sql: &Sql, redis: &PrefixedKeys, coupon: &MadeCoupon, quantity: u32) -> Result<()> {
+pub async fn exact(
+    sql: &Sql,
+    redis: &PrefixedKeys,
+    coupon: &MadeCoupon,
+    quantity: u32,
+) -> Result<()> {
     let rows = agreed(sql, redis, coupon).await?;
-    ensure!(rows.keys().copied().eq(1..=quantity), "slots of {} rows are not 1..={quantity}", rows.len());
-    let free: u32 = redis.try_command(&["ZCARD", &redis.of_drop(coupon.id, coupon.drop, "free")]).await?;
+    ensure!(
+        rows.keys().copied().eq(1..=quantity),
+        "slots of {} rows are not 1..={quantity}",
+        rows.len()
+    );
+    let free: u32 = redis
+        .try_command(&["ZCARD", &redis.of_drop(coupon.id, coupon.drop, "free")])
+        .await?;
     ensure!(free == 0, "{free} slots are free");
     Ok(())
 }
 
 /// Slot and person of each row of a drop. Fails unless the stores agree on them: nobody has two,
 /// each has a code of its own, Redis has the same person on each slot, and its numbers add up.
-pub async fn agreed(sql: &Sql, redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeMap<u32, String>> {
+pub async fn agreed(
+    sql: &Sql,
+    redis: &PrefixedKeys,
+    coupon: &MadeCoupon,
+) -> Result<BTreeMap<u32, String>> {
     let rows = try_rows(sql, coupon.drop).await?;
     let people: HashSet<&String> = rows.values().collect();
     ensure!(people.len() == rows.len(), "somebody has two rows");
-    let codes = format!("SELECT COUNT(DISTINCT code) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let codes = format!(
+        "SELECT COUNT(DISTINCT code) FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
     let codes = sql.rows(&codes).await?;
-    ensure!(codes[0][0] == rows.len().to_string(), "{} codes of {}", codes[0][0], rows.len());
+    ensure!(
+        codes[0][0] == rows.len().to_string(),
+        "{} codes of {}",
+        codes[0][0],
+        rows.len()
+    );
 
     let holders = try_holders(redis, coupon).await?;
-    let differ = rows.iter().filter(|(slot, user)| holders.get(slot) != Some(user)).count();
+    let differ = rows
+        .iter()
+        .filter(|(slot, user)| holders.get(slot) != Some(user))
+        .count();
     ensure!(
         holders.len() == rows.len() && differ == 0,
         "Redis and MySQL differ: {} people in Redis, {differ} slots differ",
@@ -96,14 +141,25 @@ pub async fn agreed(sql: &Sql, redis: &PrefixedKeys, coupon: &MadeCoupon) -> Res
     let key = |name: &str| redis.of_drop(coupon.id, coupon.drop, name);
     let count: Option<usize> = redis.try_command(&["GET", &key("count")]).await?;
     let free: usize = redis.try_command(&["ZCARD", &key("free")]).await?;
-    ensure!(count == Some(rows.len() + free), "Redis counts {count:?}: {} slots and {free} free ones", rows.len());
+    ensure!(
+        count == Some(rows.len() + free),
+        "Redis counts {count:?}: {} slots and {free} free ones",
+        rows.len()
+    );
     Ok(rows)
 }
 
 /// Fails unless the drop is exact, everyone who was promised a slot has the row with that slot, and
 /// the independent checker agrees.
-pub async fn assert_exact(world: &World, coupon: &MadeCoupon, quantity: u32, answers: &[PromisedAnswer]) {
-    exact(&world.sql, &world.redis, coupon, quantity).await.unwrap();
+pub async fn assert_exact(
+    world: &World,
+    coupon: &MadeCoupon,
+    quantity: u32,
+    answers: &[PromisedAnswer],
+) {
+    exact(&world.sql, &world.redis, coupon, quantity)
+        .await
+        .unwrap();
     assert_kept(world, coupon, answers, &[]).await;
     judge(world, coupon, quantity).await;
 }
@@ -114,25 +170,48 @@ pub async fn assert_exact(world: &World, coupon: &MadeCoupon, quantity: u32, ans
 async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);
-    let once_per = if coupon.body["once_per"] == "drop" { RecordedScope::Drop } else { RecordedScope::Coupon };
+    let once_per = if coupon.body["once_per"] == "drop" {
+        RecordedScope::Drop
+    } else {
+        RecordedScope::Coupon
+    };
     let claims = world.claims.of(id(coupon.id));
     // Other drops of the coupon were promised from too; how they end is not checked here.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
-    let announced = |drop| RecordedEvent::Drop { drop, coupon: id(coupon.id), quantity: u64::from(quantity), once_per };
+    let announced = |drop| RecordedEvent::Drop {
+        drop,
+        coupon: id(coupon.id),
+        quantity: u64::from(quantity),
+        once_per,
+    };
     let mut events: Vec<RecordedEvent> = drops.into_iter().map(announced).collect();
     events.extend(claims);
     let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {drop}");
     let listed = world.sql.query(&listed).await;
-    events.extend(listed.into_iter().map(|row| RecordedEvent::Broken { drop, person: row[0].clone(), slot: None }));
+    events.extend(listed.into_iter().map(|row| RecordedEvent::Broken {
+        drop,
+        person: row[0].clone(),
+        slot: None,
+    }));
     let rows = rows(world, coupon.drop).await;
-    let rows = rows.into_iter().map(|(slot, person)| RecordedRow { slot: i64::from(slot), person }).collect();
+    let rows = rows
+        .into_iter()
+        .map(|(slot, person)| RecordedRow {
+            slot: i64::from(slot),
+            person,
+        })
+        .collect();
     events.push(RecordedEvent::Final { drop, rows });
     let judgement = check(&History::of(events).expect("a history that can be read"));
     // Rows that a test made by hand were asked for by nobody, and requests made by hand are not
     // recorded.
     let by_hand = |violation: &Violation| matches!(violation, Violation::NeverAsked { .. });
-    if let Judgement { verdict: Verdict::Violated(list), .. } = &judgement {
+    if let Judgement {
+        verdict: Verdict::Violated(list),
+        ..
+    } = &judgement
+    {
         assert!(list.iter().all(by_hand), "{judgement}");
     }
 }
@@ -141,7 +220,8 @@ fn promised_from(event: &RecordedEvent) -> Option<u64> {
     use firstcome_histories::RecordedAnswer;
     match event {
         RecordedEvent::Ok {
-            answer: RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
+            answer:
+                RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
             ..
         } => Some(*drop),
         _ => None,
@@ -149,11 +229,23 @@ fn promised_from(event: &RecordedEvent) -> Option<u64> {
 }
 
 /// Fails unless everyone who was promised a slot has the row with that slot, but for these.
-pub async fn assert_kept(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer], but: &[&str]) {
+pub async fn assert_kept(
+    world: &World,
+    coupon: &MadeCoupon,
+    answers: &[PromisedAnswer],
+    but: &[&str],
+) {
     let rows = rows(world, coupon.drop).await;
-    for (user, answer) in answers.iter().filter(|(user, _)| !but.contains(&user.as_str())) {
+    for (user, answer) in answers
+        .iter()
+        .filter(|(user, _)| !but.contains(&user.as_str()))
+    {
         if let Some((drop, slot)) = answer.promised() {
-            assert_eq!((coupon.drop, rows.get(&slot)), (drop, Some(user)), "{user} was told {answer:?}");
+            assert_eq!(
+                (coupon.drop, rows.get(&slot)),
+                (drop, Some(user)),
+                "{user} was told {answer:?}"
+            );
         }
     }
 }

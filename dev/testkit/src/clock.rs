@@ -19,14 +19,20 @@ impl Clocks {
         let source = folder.path().join("clock.c");
         std::fs::write(&source, include_str!("clock.c"))?;
         let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.path().join("libclock.so")).arg(source).arg("-ldl");
+        cc.args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(folder.path().join("libclock.so"))
+            .arg(source)
+            .arg("-ldl");
         ensure!(cc.status().context("cc")?.success(), "{cc:?}");
         Ok(Self(folder))
     }
 
     /// A clock of this name, which is right.
     pub fn clock(&self, name: &str) -> Result<ProcessClock> {
-        let clock = ProcessClock { library: self.0.path().join("libclock.so"), offset: self.0.path().join(name) };
+        let clock = ProcessClock {
+            library: self.0.path().join("libclock.so"),
+            offset: self.0.path().join(name),
+        };
         clock.set(0)?;
         Ok(clock)
     }
@@ -41,13 +47,21 @@ pub struct ProcessClock {
 impl ProcessClock {
     /// From now on it is off by so many seconds.
     pub fn set(&self, seconds: i64) -> Result<()> {
-        let file = File::options().create(true).truncate(false).write(true).open(&self.offset)?;
-        file.write_all_at(&seconds.to_ne_bytes(), 0).context("the clock can't be set")
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&self.offset)?;
+        file.write_all_at(&seconds.to_ne_bytes(), 0)
+            .context("the clock can't be set")
     }
 
     /// What makes a process go by it.
     pub fn env(&self) -> [(&'static str, String); 2] {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-        [("LD_PRELOAD", text(&self.library)), ("FIRSTCOME_TEST_CLOCK", text(&self.offset))]
+        [
+            ("LD_PRELOAD", text(&self.library)),
+            ("FIRSTCOME_TEST_CLOCK", text(&self.offset)),
+        ]
     }
 }

@@ -28,11 +28,20 @@ impl Fixture {
         let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
         // As installations have it: the operations page changes coupons, and mails lead there.
         world.set("API_URL", api.http().base());
-        Self { world, api, consumer }
+        Self {
+            world,
+            api,
+            consumer,
+        }
     }
 
     /// A coupon that has been open for long, of which so many people hold one.
-    pub async fn held(&self, name: &str, quantity: u32, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
+    pub async fn held(
+        &self,
+        name: &str,
+        quantity: u32,
+        holders: usize,
+    ) -> (MadeCoupon, Vec<PromisedAnswer>) {
         self.held_of(&coupon_body(name, quantity, 0), holders).await
     }
 
@@ -53,7 +62,10 @@ pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
 }
 
 /// A coupon of 20, all given out and issued; the consumer is gone again.
-pub async fn given_out(world: &World, api: &Running<ApiClient>) -> (MadeCoupon, Vec<PromisedAnswer>) {
+pub async fn given_out(
+    world: &World,
+    api: &Running<ApiClient>,
+) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let consumer = world.consume().await;
     let coupon = api.open_coupon(20).await;
     let answers = rush(&[api], coupon.id, &people(20), 20).await;

@@ -14,7 +14,10 @@ impl RecordedClaims {
     /// In a new file of this folder.
     pub(crate) fn new(folder: &Path) -> Self {
         let path = folder.join("history.jsonl");
-        Self { recorder: Recorder::create(&path).expect("a history"), path }
+        Self {
+            recorder: Recorder::create(&path).expect("a history"),
+            path,
+        }
     }
 
     /// The claims on one coupon, as they were recorded.
@@ -22,16 +25,20 @@ impl RecordedClaims {
         self.recorder.finish().expect("a whole history");
         let text = std::fs::read_to_string(&self.path).expect("a history");
         let mut asked = std::collections::HashSet::new();
-        let lines =
-            text.lines().map(|line| serde_json::from_str::<HistoryLine>(line).expect("a line of a history").event);
+        let lines = text.lines().map(|line| {
+            serde_json::from_str::<HistoryLine>(line)
+                .expect("a line of a history")
+                .event
+        });
         lines
             .filter(|event| match event {
-                RecordedEvent::Invoked { op, coupon: of, .. } | RecordedEvent::Revoking { op, coupon: of, .. } => {
+                RecordedEvent::Invoked { op, coupon: of, .. }
+                | RecordedEvent::Revoking { op, coupon: of, .. } => {
                     *of == coupon && asked.insert(*op)
                 }
-                RecordedEvent::Ok { op, .. } | RecordedEvent::Failed { op, .. } | RecordedEvent::Unknown { op, .. } => {
-                    asked.contains(op)
-                }
+                RecordedEvent::Ok { op, .. }
+                | RecordedEvent::Failed { op, .. }
+                | RecordedEvent::Unknown { op, .. } => asked.contains(op),
                 _ => false,
             })
             .collect()

@@ -33,8 +33,16 @@ impl Http {
     fn patient(base: &str, patience: Duration) -> Self {
         // Long before the server closes a connection that is idle: else a request could meet that.
         let idle = Duration::from_secs(5);
-        let client = reqwest::Client::builder().timeout(patience).pool_idle_timeout(idle).no_proxy().build().unwrap();
-        Self { client, base: base.to_owned() }
+        let client = reqwest::Client::builder()
+            .timeout(patience)
+            .pool_idle_timeout(idle)
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self {
+            client,
+            base: base.to_owned(),
+        }
     }
 
     pub fn base(&self) -> &str {
@@ -54,9 +62,19 @@ impl Http {
     pub async fn try_send(request: RequestBuilder) -> reqwest::Result<HttpReply> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
         let text = response.text().await?;
-        Ok(HttpReply { status, content_type, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text })
+        Ok(HttpReply {
+            status,
+            content_type,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        })
     }
 
     /// Sends a request whose answer must come.
@@ -73,9 +91,14 @@ impl Http {
     /// such line.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let text = self.get("/metrics").await.text;
-        let lines = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+        let lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with(['{', ' ']));
         let wanted = lines.filter(|rest| labels.iter().all(|label| rest.contains(label)));
-        let values: Vec<f64> = wanted.map(|rest| rest.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        let values: Vec<f64> = wanted
+            .map(|rest| rest.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 }
@@ -98,18 +121,30 @@ pub struct ApiClient {
 
 impl ApiClient {
     pub(crate) fn new(base: &str, recorder: Recorder) -> Self {
-        Self { http: Http::new(base), recorder }
+        Self {
+            http: Http::new(base),
+            recorder,
+        }
     }
 
     /// The API at an address; a person gives up on an answer after `patience`.
     pub fn patient(base: &str, patience: Duration, recorder: Recorder) -> Self {
-        Self { http: Http::patient(base, patience), recorder }
+        Self {
+            http: Http::patient(base, patience),
+            recorder,
+        }
     }
 
     /// The same people at another address.
     #[must_use]
     pub fn moved_to(&self, base: &str) -> Self {
-        Self { http: Http { base: base.to_owned(), ..self.http.clone() }, recorder: self.recorder.clone() }
+        Self {
+            http: Http {
+                base: base.to_owned(),
+                ..self.http.clone()
+            },
+            recorder: self.recorder.clone(),
+        }
     }
 
     /// For requests that are not as they should be.
@@ -123,7 +158,12 @@ impl ApiClient {
     }
 
     /// A claim on a drop, where it is known; an error is an answer that is not in the contract.
-    pub async fn try_claim(&self, coupon: i64, drop: Option<i64>, user: &str) -> Result<Answer, String> {
+    pub async fn try_claim(
+        &self,
+        coupon: i64,
+        drop: Option<i64>,
+        user: &str,
+    ) -> Result<Answer, String> {
         let id = |number: i64| u64::try_from(number).unwrap_or_default();
         let pending = self.recorder.invoke(id(coupon), drop.map(id), user);
         match Http::try_send(self.claim_request(coupon, user)).await {
@@ -141,15 +181,28 @@ impl ApiClient {
     /// A person gives a claim back; the drop and slot, or why not.
     pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
-        let request = self.http.request(Method::DELETE, &path).header("x-user-id", user);
+        let request = self
+            .http
+            .request(Method::DELETE, &path)
+            .header("x-user-id", user);
         self.revoking(coupon, (user, false), request).await
     }
 
     /// An operator revokes a person's claim; the drop and slot, or why not.
-    pub async fn revoke(&self, coupon: i64, user: &str, body: &Value) -> Result<(i64, Option<u32>), Answer> {
+    pub async fn revoke(
+        &self,
+        coupon: i64,
+        user: &str,
+        body: &Value,
+    ) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/people/{user}/revoke");
         let again = body["may_claim_again"] == true;
-        self.revoking(coupon, (user, again), self.http.ops(Method::POST, &path).json(body)).await
+        self.revoking(
+            coupon,
+            (user, again),
+            self.http.ops(Method::POST, &path).json(body),
+        )
+        .await
     }
 
     async fn revoking(
@@ -158,14 +211,23 @@ impl ApiClient {
         (user, again): (&str, bool),
         request: RequestBuilder,
     ) -> Result<(i64, Option<u32>), Answer> {
-        let pending = self.recorder.revoking(u64::try_from(coupon).unwrap_or_default(), None, user, again);
+        let pending =
+            self.recorder
+                .revoking(u64::try_from(coupon).unwrap_or_default(), None, user, again);
         match Http::try_send(request).await {
             Ok(reply) => {
                 pending.end(RecordedOutcome::of_http(reply.status, &reply.body));
-                match (reply.status, reply.body["status"].as_str(), reply.body["drop_id"].as_i64()) {
-                    (200, Some("revoked"), Some(drop)) => {
-                        Ok((drop, reply.body["slot"].as_u64().and_then(|slot| slot.try_into().ok())))
-                    }
+                match (
+                    reply.status,
+                    reply.body["status"].as_str(),
+                    reply.body["drop_id"].as_i64(),
+                ) {
+                    (200, Some("revoked"), Some(drop)) => Ok((
+                        drop,
+                        reply.body["slot"]
+                            .as_u64()
+                            .and_then(|slot| slot.try_into().ok()),
+                    )),
                     _ => Err(Answer::of(&reply).unwrap_or_else(Answer::Unknown)),
                 }
             }
@@ -177,28 +239,44 @@ impl ApiClient {
     }
 
     pub fn claim_request(&self, coupon: i64, user: &str) -> RequestBuilder {
-        self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
+        self.http
+            .request(Method::POST, &format!("/v1/coupons/{coupon}/claims"))
+            .header("x-user-id", user)
     }
 
     pub async fn create_coupon(&self, body: &Value) -> MadeCoupon {
-        self.try_create_coupon(body).await.unwrap_or_else(|reply| panic!("{reply}"))
+        self.try_create_coupon(body)
+            .await
+            .unwrap_or_else(|reply| panic!("{reply}"))
     }
 
     /// Makes a coupon; an error where the API can't at the moment.
     pub async fn try_create_coupon(&self, body: &Value) -> Result<MadeCoupon, String> {
         let reply = Http::try_send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         let reply = reply.map_err(|error| error.to_string())?;
-        let drop = ["current_drop", "next_drop"].iter().find_map(|name| reply.body[*name]["id"].as_i64());
+        let drop = ["current_drop", "next_drop"]
+            .iter()
+            .find_map(|name| reply.body[*name]["id"].as_i64());
         let (Some(id), Some(drop), 201) = (reply.body["id"].as_i64(), drop, reply.status) else {
             return Err(format!("no coupon was made: {reply:?}"));
         };
-        assert!(reply.location().is_some_and(|at| at.ends_with(&format!("/v1/coupons/{id}"))), "{reply:?}");
-        Ok(MadeCoupon { id, drop, body: reply.body })
+        assert!(
+            reply
+                .location()
+                .is_some_and(|at| at.ends_with(&format!("/v1/coupons/{id}"))),
+            "{reply:?}"
+        );
+        Ok(MadeCoupon {
+            id,
+            drop,
+            body: reply.body,
+        })
     }
 
     /// Makes a coupon that has been open for long and stays open.
     pub async fn open_coupon(&self, quantity: u32) -> MadeCoupon {
-        self.create_coupon(&coupon_body("Winter coupon", quantity, 0)).await
+        self.create_coupon(&coupon_body("Winter coupon", quantity, 0))
+            .await
     }
 
     /// The coupon as people see it.
@@ -215,15 +293,31 @@ impl ApiClient {
 
     /// The same where no answer may come.
     pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
-        let request = self.http.ops(Method::PATCH, &format!("/v1/coupons/{coupon}")).json(change);
-        Http::try_send(request).await.map_err(|error| error.to_string())
+        let request = self
+            .http
+            .ops(Method::PATCH, &format!("/v1/coupons/{coupon}"))
+            .json(change);
+        Http::try_send(request)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// An operator puts people on a coupon's allow list, or takes them off; where an answer comes.
-    pub async fn try_list(&self, coupon: i64, people: &[String], on: bool) -> Result<HttpReply, String> {
+    pub async fn try_list(
+        &self,
+        coupon: i64,
+        people: &[String],
+        on: bool,
+    ) -> Result<HttpReply, String> {
         let number = u64::try_from(coupon).unwrap_or_default();
-        let pending: Vec<_> = people.iter().map(|person| self.recorder.listing(number, person, on)).collect();
-        let path = format!("/v1/coupons/{coupon}/allow-list/{}", if on { "add" } else { "remove" });
+        let pending: Vec<_> = people
+            .iter()
+            .map(|person| self.recorder.listing(number, person, on))
+            .collect();
+        let path = format!(
+            "/v1/coupons/{coupon}/allow-list/{}",
+            if on { "add" } else { "remove" }
+        );
         let reply = Http::try_send(self.http.ops(Method::POST, &path).json(people)).await;
         let outcome = match &reply {
             Ok(reply) => RecordedOutcome::of_list_change(reply.status, &reply.body),
@@ -245,8 +339,13 @@ impl ApiClient {
     /// The same whatever the answer, where one comes.
     pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
-        let request = self.http.request(Method::GET, &path).header("x-user-id", user);
-        Http::try_send(request).await.map_err(|error| error.to_string())
+        let request = self
+            .http
+            .request(Method::GET, &path)
+            .header("x-user-id", user);
+        Http::try_send(request)
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer as _};
@@ -25,7 +26,10 @@ pub struct OpenTransaction(FutureProducer);
 
 impl OpenTransaction {
     pub async fn abort(self) {
-        tokio::task::spawn_blocking(move || self.0.abort_transaction(PATIENCE)).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || self.0.abort_transaction(PATIENCE))
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -35,19 +39,29 @@ impl TestTopic {
     }
 
     pub(crate) fn new(brokers: &str, name: &str, group: &str) -> Self {
-        Self { brokers: brokers.to_owned(), name: name.to_owned(), group: group.to_owned() }
+        Self {
+            brokers: brokers.to_owned(),
+            name: name.to_owned(),
+            group: group.to_owned(),
+        }
     }
 
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.brokers).set("enable.auto.commit", "false");
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("enable.auto.commit", "false");
         config
     }
 
     /// Sends bytes as they are and gives the partition and offset they got. Without a partition the
     /// key decides.
     pub async fn produce(&self, partition: Option<i32>, key: &str, payload: &[u8]) -> (i32, i64) {
-        self.send(FutureRecord { partition, ..FutureRecord::to(&self.name).key(key).payload(payload) }).await
+        self.send(FutureRecord {
+            partition,
+            ..FutureRecord::to(&self.name).key(key).payload(payload)
+        })
+        .await
     }
 
     /// Sends many messages without keys.
@@ -61,11 +75,18 @@ impl TestTopic {
             .unwrap();
         let send = |payload: &[u8]| {
             let record = FutureRecord::<str, [u8]>::to(&self.name).payload(payload);
-            producer.send_result(record).map_err(|(error, _)| error).unwrap()
+            producer
+                .send_result(record)
+                .map_err(|(error, _)| error)
+                .unwrap()
         };
         let sent = payloads.map(|payload| send(payload.as_ref()));
         for delivered in sent.collect::<Vec<_>>() {
-            delivered.await.unwrap().map_err(|(error, _)| error).unwrap();
+            delivered
+                .await
+                .unwrap()
+                .map_err(|(error, _)| error)
+                .unwrap();
         }
     }
 
@@ -74,19 +95,36 @@ impl TestTopic {
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
         const LARGEST: &str = "500000000";
         let mut config = self.config();
-        config.set("compression.codec", codec).set("linger.ms", "60000").set("queue.buffering.max.kbytes", "1000000");
-        config.set("message.max.bytes", LARGEST).set("batch.size", LARGEST);
+        config
+            .set("compression.codec", codec)
+            .set("linger.ms", "60000")
+            .set("queue.buffering.max.kbytes", "1000000");
+        config
+            .set("message.max.bytes", LARGEST)
+            .set("batch.size", LARGEST);
         let producer: FutureProducer = config.create().unwrap();
         let send = |payload: &Vec<u8>| {
-            let record = FutureRecord::<str, [u8]>::to(&self.name).partition(partition).payload(payload);
-            producer.send_result(record).map_err(|(error, _)| error).unwrap()
+            let record = FutureRecord::<str, [u8]>::to(&self.name)
+                .partition(partition)
+                .payload(payload);
+            producer
+                .send_result(record)
+                .map_err(|(error, _)| error)
+                .unwrap()
         };
         let sent: Vec<_> = payloads.iter().map(send).collect();
         // What waits is sent at once, as one batch.
         let flushed = tokio::task::spawn_blocking(move || producer.flush(PATIENCE));
         let mut offsets = Vec::new();
         for delivered in sent {
-            offsets.push(delivered.await.unwrap().map_err(|(error, _)| error).unwrap().offset);
+            offsets.push(
+                delivered
+                    .await
+                    .unwrap()
+                    .map_err(|(error, _)| error)
+                    .unwrap()
+                    .offset,
+            );
         }
         flushed.await.unwrap().unwrap();
         offsets[0]
@@ -94,13 +132,18 @@ impl TestTopic {
 
     /// Sends one message in a transaction, which leaves a marker behind it.
     pub async fn produce_in_transaction(&self, partition: i32, payload: &[u8]) {
-        let config = self.config().set("transactional.id", format!("{}-transaction", self.name)).clone();
+        let config = self
+            .config()
+            .set("transactional.id", format!("{}-transaction", self.name))
+            .clone();
         let (name, payload) = (self.name.clone(), payload.to_owned());
         let sent = tokio::task::spawn_blocking(move || {
             let producer: BaseProducer = config.create().unwrap();
             producer.init_transactions(PATIENCE).unwrap();
             producer.begin_transaction().unwrap();
-            let record = BaseRecord::<str, [u8]>::to(&name).partition(partition).payload(&payload);
+            let record = BaseRecord::<str, [u8]>::to(&name)
+                .partition(partition)
+                .payload(&payload);
             producer.send(record).map_err(|(error, _)| error).unwrap();
             producer.commit_transaction(PATIENCE).unwrap();
         });
@@ -111,7 +154,9 @@ impl TestTopic {
     /// none of ours may.
     pub async fn open_transaction(&self, payload: &[u8]) -> OpenTransaction {
         let mut config = self.config();
-        config.set("transactional.id", format!("foreign-{}", self.name)).set("transaction.timeout.ms", "600000");
+        config
+            .set("transactional.id", format!("foreign-{}", self.name))
+            .set("transaction.timeout.ms", "600000");
         let (this, payload) = (self.clone(), payload.to_owned());
         let begun = tokio::task::spawn_blocking(move || {
             let producer: FutureProducer = config.create().unwrap();
@@ -119,9 +164,20 @@ impl TestTopic {
             producer.begin_transaction().unwrap();
             let reader: BaseConsumer = this.config().create().unwrap();
             let partitions = this.partitions(&reader);
-            for partition in partitions.elements().iter().map(TopicPartitionListElem::partition) {
-                let record = FutureRecord::<str, [u8]>::to(&this.name).partition(partition).payload(&payload);
-                drop(producer.send_result(record).map_err(|(error, _)| error).unwrap());
+            for partition in partitions
+                .elements()
+                .iter()
+                .map(TopicPartitionListElem::partition)
+            {
+                let record = FutureRecord::<str, [u8]>::to(&this.name)
+                    .partition(partition)
+                    .payload(&payload);
+                drop(
+                    producer
+                        .send_result(record)
+                        .map_err(|(error, _)| error)
+                        .unwrap(),
+                );
             }
             producer.flush(PATIENCE).unwrap();
             OpenTransaction(producer)
@@ -133,8 +189,13 @@ impl TestTopic {
     pub async fn grow(&self, partitions: usize) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let more = NewPartitions::new(&self.name, partitions);
-        let done =
-            admin.create_partitions([&more], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
+        let done = admin
+            .create_partitions(
+                [&more],
+                &AdminOptions::new().operation_timeout(Some(PATIENCE)),
+            )
+            .await
+            .unwrap();
         assert!(done[0].is_ok(), "{done:?}");
     }
 
@@ -142,8 +203,15 @@ impl TestTopic {
     pub async fn topic_setting(&self, name: &str) -> String {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let topic = [ResourceSpecifier::Topic(&self.name)];
-        let told = admin.describe_configs(&topic, &AdminOptions::new()).await.unwrap().remove(0).unwrap();
-        told.get(name).and_then(|entry| entry.value.clone()).unwrap()
+        let told = admin
+            .describe_configs(&topic, &AdminOptions::new())
+            .await
+            .unwrap()
+            .remove(0)
+            .unwrap();
+        told.get(name)
+            .and_then(|entry| entry.value.clone())
+            .unwrap()
     }
 
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
@@ -158,8 +226,16 @@ impl TestTopic {
     pub async fn make_another(&self, name: &str, replication: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(replication));
-        let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
-        let made = admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
+        let topic = settings
+            .iter()
+            .fold(topic, |topic, (name, value)| topic.set(name, value));
+        let made = admin
+            .create_topics(
+                [&topic],
+                &AdminOptions::new().operation_timeout(Some(PATIENCE)),
+            )
+            .await
+            .unwrap();
         assert!(made[0].is_ok(), "{made:?}");
     }
 
@@ -167,9 +243,16 @@ impl TestTopic {
     pub async fn alter(&self, settings: &[(&str, &str)]) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name));
-        let change = settings.iter().fold(change, |change, (name, value)| change.set(name, value));
-        let done =
-            admin.alter_configs([&change], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
+        let change = settings
+            .iter()
+            .fold(change, |change, (name, value)| change.set(name, value));
+        let done = admin
+            .alter_configs(
+                [&change],
+                &AdminOptions::new().operation_timeout(Some(PATIENCE)),
+            )
+            .await
+            .unwrap();
         assert!(done[0].is_ok(), "{done:?}");
     }
 
@@ -179,8 +262,15 @@ impl TestTopic {
         let asked = tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = config.create().unwrap();
             let metadata = reader.fetch_metadata(Some(&this.name), PATIENCE).ok()?;
-            let topic = metadata.topics().iter().find(|topic| topic.name() == this.name)?;
-            let leader = topic.partitions().iter().find(|found| found.id() == partition)?.leader();
+            let topic = metadata
+                .topics()
+                .iter()
+                .find(|topic| topic.name() == this.name)?;
+            let leader = topic
+                .partitions()
+                .iter()
+                .find(|found| found.id() == partition)?
+                .leader();
             (leader > 0).then_some(leader)
         });
         asked.await.unwrap()
@@ -200,11 +290,27 @@ impl TestTopic {
             let all = this.partitions(&reader);
             let committed = reader.committed_offsets(all, PATIENCE).unwrap();
             let of = |partition| {
-                let end = reader.fetch_watermarks(&this.name, partition, PATIENCE).unwrap().1;
-                let found = committed.find_partition(&this.name, partition).map(|element| element.offset());
-                (if let Some(Offset::Offset(at)) = found { at } else { 0 }, end)
+                let end = reader
+                    .fetch_watermarks(&this.name, partition, PATIENCE)
+                    .unwrap()
+                    .1;
+                let found = committed
+                    .find_partition(&this.name, partition)
+                    .map(|element| element.offset());
+                (
+                    if let Some(Offset::Offset(at)) = found {
+                        at
+                    } else {
+                        0
+                    },
+                    end,
+                )
             };
-            let partitions: Vec<i32> = committed.elements().iter().map(TopicPartitionListElem::partition).collect();
+            let partitions: Vec<i32> = committed
+                .elements()
+                .iter()
+                .map(TopicPartitionListElem::partition)
+                .collect();
             partitions.into_iter().map(of).collect()
         })
         .await
@@ -222,10 +328,18 @@ impl TestTopic {
                 .create()
                 .unwrap();
             let mut ends = this.partitions(&reader);
-            let partitions: Vec<i32> = ends.elements().iter().map(TopicPartitionListElem::partition).collect();
+            let partitions: Vec<i32> = ends
+                .elements()
+                .iter()
+                .map(TopicPartitionListElem::partition)
+                .collect();
             for partition in partitions {
-                let end = reader.fetch_watermarks(&this.name, partition, PATIENCE).unwrap().1;
-                ends.set_partition_offset(&this.name, partition, Offset::Offset(end)).unwrap();
+                let end = reader
+                    .fetch_watermarks(&this.name, partition, PATIENCE)
+                    .unwrap()
+                    .1;
+                ends.set_partition_offset(&this.name, partition, Offset::Offset(end))
+                    .unwrap();
             }
             reader.commit(&ends, CommitMode::Sync).unwrap();
         });
@@ -234,7 +348,11 @@ impl TestTopic {
 
     /// How many messages the group has not committed.
     pub async fn lag(&self) -> i64 {
-        self.offsets().await.iter().map(|(committed, end)| end - committed).sum()
+        self.offsets()
+            .await
+            .iter()
+            .map(|(committed, end)| end - committed)
+            .sum()
     }
 
     fn partitions(&self, reader: &BaseConsumer) -> TopicPartitionList {

@@ -33,12 +33,15 @@ mod world;
 pub use answer::Answer;
 pub use browser::{Browser, Look};
 pub use check::{
-    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders, rows, try_rows,
+    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders,
+    rows, try_rows,
 };
 pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
-pub use http::{ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body};
+pub use http::{
+    ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body,
+};
 pub use kafka::{OpenTransaction, TestTopic};
 pub use manifests::{Manifests, Pod};
 pub use mysql::{HeldTransaction, LOCK_WAITS, Sql, SqlRefusal};

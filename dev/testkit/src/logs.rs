@@ -24,8 +24,14 @@ struct Inner {
 
 impl Logs {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("firstcome-system-test-").tempdir().expect("a temporary folder");
-        Self(Arc::new(Inner { dir, files: Mutex::default() }))
+        let dir = tempfile::Builder::new()
+            .prefix("firstcome-system-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        Self(Arc::new(Inner {
+            dir,
+            files: Mutex::default(),
+        }))
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {
@@ -35,7 +41,11 @@ impl Logs {
     /// A new file for a process of this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         let mut files = self.0.files.lock();
-        let path = self.0.dir.path().join(format!("{:02}-{name}", files.len() + 1));
+        let path = self
+            .0
+            .dir
+            .path()
+            .join(format!("{:02}-{name}", files.len() + 1));
         files.push(path.clone());
         path
     }

@@ -29,7 +29,9 @@ pub struct SqlRefusal {
 
 impl Sql {
     pub(crate) fn new(url: &str) -> Self {
-        Self { url: url.to_owned() }
+        Self {
+            url: url.to_owned(),
+        }
     }
 
     pub fn url(&self) -> &str {
@@ -40,19 +42,26 @@ impl Sql {
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
         match mysql_rows(&self.url, sql).await {
             Ok(rows) => Ok(rows),
-            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal { code: error.code, message: error.message }),
+            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal {
+                code: error.code,
+                message: error.message,
+            }),
             Err(error) => panic!("MySQL: {sql}: {error}"),
         }
     }
 
     /// The same while MySQL may be broken.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql)).await.context("MySQL does not answer")??)
+        Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql))
+            .await
+            .context("MySQL does not answer")??)
     }
 
     /// [`Sql::try_query`] for what must not be refused.
     pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
-        self.try_query(sql).await.unwrap_or_else(|refused| panic!("MySQL refused {sql}: {refused:?}"))
+        self.try_query(sql)
+            .await
+            .unwrap_or_else(|refused| panic!("MySQL refused {sql}: {refused:?}"))
     }
 
     /// The refusal of a statement that must be refused.
@@ -63,7 +72,9 @@ impl Sql {
     /// The one number that a query gives.
     pub async fn number(&self, sql: &str) -> i64 {
         let rows = self.query(sql).await;
-        rows[0][0].parse().unwrap_or_else(|_| panic!("{sql} gave {rows:?}"))
+        rows[0][0]
+            .parse()
+            .unwrap_or_else(|_| panic!("{sql} gave {rows:?}"))
     }
 }
 
@@ -87,7 +98,10 @@ impl HeldTransaction {
     pub async fn try_run(&mut self, sql: &str) -> Result<(), SqlRefusal> {
         match self.0.query_drop(sql).await {
             Ok(()) => Ok(()),
-            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal { code: error.code, message: error.message }),
+            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal {
+                code: error.code,
+                message: error.message,
+            }),
             Err(error) => panic!("MySQL: {sql}: {error}"),
         }
     }

@@ -25,7 +25,12 @@ pub struct Process(Program);
 
 impl Process {
     /// Starts `program args` with exactly this environment.
-    pub(crate) fn start(logs: &Logs, program: &Path, args: &[&str], env: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn start(
+        logs: &Logs,
+        program: &Path,
+        args: &[&str],
+        env: &BTreeMap<String, String>,
+    ) -> Self {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{name}-{}", args.first().copied().unwrap_or("run"));
         let mut command = Command::new(program);
@@ -35,21 +40,40 @@ impl Process {
 
     /// The same with a root file system that can't be written to, as a container has it; if this
     /// process may mount.
-    pub(crate) fn start_read_only(logs: &Logs, program: &Path, args: &[&str], env: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn start_read_only(
+        logs: &Logs,
+        program: &Path,
+        args: &[&str],
+        env: &BTreeMap<String, String>,
+    ) -> Self {
         static MAY_MOUNT: LazyLock<bool> = LazyLock::new(|| {
-            let tried = Command::new("unshare").args(["--mount", "sh", "-c", REMOUNT]).arg("true").output();
+            let tried = Command::new("unshare")
+                .args(["--mount", "sh", "-c", REMOUNT])
+                .arg("true")
+                .output();
             tried.is_ok_and(|tried| tried.status.success())
         });
         if !*MAY_MOUNT {
             return Self::start(logs, program, args, env);
         }
         let mut command = Command::new("/usr/bin/unshare");
-        command.args(["--mount", "sh", "-c", REMOUNT]).arg(program).args(args);
+        command
+            .args(["--mount", "sh", "-c", REMOUNT])
+            .arg(program)
+            .args(args);
         Self::start_command(logs, &args.join("-"), command, env)
     }
 
-    fn start_command(logs: &Logs, name: &str, mut command: Command, env: &BTreeMap<String, String>) -> Self {
-        command.env_clear().envs(env).current_dir(std::env::temp_dir());
+    fn start_command(
+        logs: &Logs,
+        name: &str,
+        mut command: Command,
+        env: &BTreeMap<String, String>,
+    ) -> Self {
+        command
+            .env_clear()
+            .envs(env)
+            .current_dir(std::env::temp_dir());
         Self(Program::start(name, &mut command, &logs.file(name), &JANITOR).unwrap())
     }
 
@@ -92,7 +116,9 @@ impl Process {
     /// Waits until it ends by itself, and gives its exit code (128 + signal where one ended it).
     pub async fn ended(&self, limit: Duration) -> i32 {
         let status = self.0.ended(limit).await.unwrap();
-        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+        status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
     }
 
     /// SIGTERM, then its exit code.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use firstcome_stack::RedisServer;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ToRedisArgs, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ToRedisArgs, Value,
+};
 
 /// For an answer of a Redis that may be broken.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -22,8 +24,14 @@ pub struct PrefixedKeys {
 impl PrefixedKeys {
     /// The keys with this prefix of the Redis at this address, or at these by commas.
     pub fn new(urls: &str, prefix: &str) -> Self {
-        let clients = urls.split(',').map(|url| Client::open(url).unwrap()).collect();
-        Self { clients, prefix: prefix.to_owned() }
+        let clients = urls
+            .split(',')
+            .map(|url| Client::open(url).unwrap())
+            .collect();
+        Self {
+            clients,
+            prefix: prefix.to_owned(),
+        }
     }
 
     async fn connection(&self) -> MultiplexedConnection {
@@ -35,8 +43,13 @@ impl PrefixedKeys {
             return connect(only).await;
         }
         for client in &self.clients {
-            let Ok(mut conn) = connect(client).await else { continue };
-            let role = redis::cmd("ROLE").query_async::<Vec<Value>>(&mut conn).await.unwrap_or_default();
+            let Ok(mut conn) = connect(client).await else {
+                continue;
+            };
+            let role = redis::cmd("ROLE")
+                .query_async::<Vec<Value>>(&mut conn)
+                .await
+                .unwrap_or_default();
             if role.first() == Some(&Value::BulkString(b"master".into())) {
                 return Ok(conn);
             }
@@ -54,7 +67,10 @@ impl PrefixedKeys {
     }
 
     /// The same while Redis may be broken.
-    pub async fn try_command<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> RedisResult<T> {
+    pub async fn try_command<T: FromRedisValue>(
+        &self,
+        words: &[impl ToRedisArgs],
+    ) -> RedisResult<T> {
         let mut cmd = Cmd::new();
         for word in words {
             cmd.arg(word);
@@ -62,8 +78,12 @@ impl PrefixedKeys {
         match cmd.query_async(&mut self.try_connection().await?).await {
             // `MOVED SLOT HOST:PORT`
             Err(error) if error.code() == Some("MOVED") => {
-                let address = error.detail().and_then(|detail| detail.rsplit(' ').next()).unwrap_or_default();
-                cmd.query_async(&mut connect(&Client::open(format!("redis://{address}"))?).await?).await
+                let address = error
+                    .detail()
+                    .and_then(|detail| detail.rsplit(' ').next())
+                    .unwrap_or_default();
+                cmd.query_async(&mut connect(&Client::open(format!("redis://{address}"))?).await?)
+                    .await
             }
             answer => answer,
         }
@@ -96,7 +116,11 @@ impl PrefixedKeys {
         let (mut cursor, mut names) = (0_u64, Vec::new());
         loop {
             let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(format!("{}:*", self.prefix)).arg("COUNT").arg(1_000);
+            scan.arg(cursor)
+                .arg("MATCH")
+                .arg(format!("{}:*", self.prefix))
+                .arg("COUNT")
+                .arg(1_000);
             let (next, page): (u64, Vec<String>) = scan.query_async(&mut conn).await.unwrap();
             names.extend(page);
             if next == 0 {
@@ -125,9 +149,12 @@ impl PrefixedKeys {
 
 /// Patient: on a busy machine the client's half second passes before Redis had a turn.
 async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
-    client.get_multiplexed_async_connection_with_config(&config).await
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(PATIENCE))
+        .set_connection_timeout(Some(PATIENCE));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
 
 /// What a Redis had on disk at one moment.
@@ -148,7 +175,16 @@ impl OldCopy {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
-    ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()?;
+    ensure!(
+        copied.success(),
+        "cannot copy {} to {}",
+        from.display(),
+        to.display()
+    );
     Ok(())
 }

@@ -21,7 +21,9 @@ impl Release {
     pub(crate) fn program(self, name: &str) -> PathBuf {
         let folder = |variable: &str| {
             let folder = std::env::var_os(variable);
-            PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `make upgrade-test`")))
+            PathBuf::from(
+                folder.unwrap_or_else(|| panic!("{variable} is not set: run `make upgrade-test`")),
+            )
         };
         match self {
             Self::Old => folder("OLD_PROGRAMS").join(name),

@@ -37,7 +37,8 @@ pub struct Once {
 impl Once {
     /// The run it printed with `--json`.
     pub fn run(&self) -> Run {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
     }
 }
 
@@ -52,7 +53,10 @@ impl World {
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
-        Running { client: ApiClient::new(&base, self.claims.recorder.clone()), process }
+        Running {
+            client: ApiClient::new(&base, self.claims.recorder.clone()),
+            process,
+        }
     }
 
     /// `firstcome-api consume`, joined to its group; the client is that of its health and metrics.
@@ -65,7 +69,10 @@ impl World {
         let process = self.start("firstcome-api", &["consume"], env);
         let base = process.line("listening on ").await;
         process.line("consuming ").await;
-        Running { client: Http::new(&base), process }
+        Running {
+            client: Http::new(&base),
+            process,
+        }
     }
 
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
@@ -76,7 +83,10 @@ impl World {
     pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;
-        Running { client: ReconcilerClient::new(&base), process }
+        Running {
+            client: ReconcilerClient::new(&base),
+            process,
+        }
     }
 
     /// `firstcome-reconciler daemon`, after the passes with which it begins: what happens from now
@@ -87,7 +97,9 @@ impl World {
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
             let has_begun = daemon.process.log().contains("pass ended");
-            has_begun && self.redis.command::<bool>(&["EXISTS", &epoch]).await && self.sql.number(running).await == 0
+            has_begun
+                && self.redis.command::<bool>(&["EXISTS", &epoch]).await
+                && self.sql.number(running).await == 0
         })
         .await;
         daemon
@@ -101,13 +113,25 @@ impl World {
         let code = process.ended(LIMIT).await;
         // The pipe may hold the last line for an instant after the end.
         let stdout = process.all_stdout().await;
-        Once { code, stdout, log: process.log() }
+        Once {
+            code,
+            stdout,
+            log: process.log(),
+        }
     }
 
     /// Has the gate opened for the first time. Nothing was admitted yet, so nothing can be on its
     /// way to the topic, and the pass need not wait for the publishing deadline.
     pub async fn open(&self) {
-        let once = self.once_with(&[], &[("PUBLISH_DEADLINE_MS", "100"), ("BACKUP_DEADLINE_MS", "100")]).await;
+        let once = self
+            .once_with(
+                &[],
+                &[
+                    ("PUBLISH_DEADLINE_MS", "100"),
+                    ("BACKUP_DEADLINE_MS", "100"),
+                ],
+            )
+            .await;
         assert_eq!(once.code, 0, "{}", once.log);
     }
 

@@ -18,9 +18,20 @@ pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
 
 /// Fails unless the run examined this drop, found nothing at all, and says that it is exact.
 pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
-    assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
-    let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
-    assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
+    assert_eq!(
+        (run.status, run.all_findings().count()),
+        (Status::Clean, 0),
+        "{run:#?}"
+    );
+    let report = run
+        .drops
+        .iter()
+        .find(|drop| drop.drop_id.0 == coupon.drop)
+        .expect("the drop was looked at");
+    assert!(
+        report.exact && report.examined.users > 0 && report.examined.rows > 0,
+        "{report:#?}"
+    );
 }
 
 /// Fails unless the run found nothing at all. Promises that are broken already are no findings, but
@@ -28,16 +39,31 @@ pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
 pub fn assert_nothing_found(run: &Run) {
     let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
     let status = if broken { Status::Drift } else { Status::Clean };
-    assert_eq!((run.status, run.all_findings().count()), (status, 0), "{run:#?}");
+    assert_eq!(
+        (run.status, run.all_findings().count()),
+        (status, 0),
+        "{run:#?}"
+    );
 }
 
 /// The status of a run in its table.
 pub async fn status_of(world: &World, run: &str) -> Option<String> {
-    let rows = world.sql.query(&format!("SELECT status FROM reconcile_runs WHERE id = '{run}'")).await;
+    let rows = world
+        .sql
+        .query(&format!(
+            "SELECT status FROM reconcile_runs WHERE id = '{run}'"
+        ))
+        .await;
     rows.into_iter().next().map(|row| row[0].clone())
 }
 
 /// Why a run failed.
 pub async fn error_of(world: &World, run: &str) -> String {
-    world.sql.query(&format!("SELECT error FROM reconcile_runs WHERE id = '{run}'")).await[0][0].clone()
+    world
+        .sql
+        .query(&format!(
+            "SELECT error FROM reconcile_runs WHERE id = '{run}'"
+        ))
+        .await[0][0]
+        .clone()
 }

@@ -19,15 +19,20 @@ pub fn rush(
     users: &[String],
     at_once: usize,
 ) -> impl Future<Output = Vec<(String, Answer)>> + Send + use<> {
-    let claims: Vec<(String, ApiClient)> =
-        users.iter().zip(apis.iter().cycle()).map(|(user, api)| (user.clone(), (*api).clone())).collect();
+    let claims: Vec<(String, ApiClient)> = users
+        .iter()
+        .zip(apis.iter().cycle())
+        .map(|(user, api)| (user.clone(), (*api).clone()))
+        .collect();
     let claims = claims.into_iter().map(move |(user, api)| async move {
         // A task each: one that waits does not hold the others up.
         let task = tokio::spawn(async move { (api.claim(coupon, &user).await, user) });
         let (answer, user) = task.await.unwrap();
         (user, answer)
     });
-    futures_util::stream::iter(claims).buffered(at_once).collect()
+    futures_util::stream::iter(claims)
+        .buffered(at_once)
+        .collect()
 }
 
 /// How many answers there are of each word.

@@ -22,7 +22,10 @@ pub async fn measured(
     } else {
         (on_small, "-".to_owned())
     };
-    println!("scale: {what} | {at_full} | {} | {target}", text(on_small, target));
+    println!(
+        "scale: {what} | {at_full} | {} | {target}",
+        text(on_small, target)
+    );
     last
 }
 
@@ -34,5 +37,7 @@ pub fn print(what: &str, target: &str, value: f64) {
 /// With the unit of the target.
 fn text(value: f64, target: &str) -> String {
     let unit = target.split(' ').nth(2).unwrap_or_default();
-    format!("{} {unit}", (value * 100.0).round() / 100.0).trim().to_owned()
+    format!("{} {unit}", (value * 100.0).round() / 100.0)
+        .trim()
+        .to_owned()
 }

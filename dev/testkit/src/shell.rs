@@ -20,7 +20,10 @@ pub struct OperatorsShell {
 
 impl OperatorsShell {
     pub async fn of(world: &World) -> Self {
-        let folder = tempfile::Builder::new().prefix("firstcome-shell-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("firstcome-shell-")
+            .tempdir()
+            .unwrap();
         let programs = folder.path().join("bin");
         std::fs::create_dir(&programs).unwrap();
         for name in ["firstcome-api", "firstcome-reconciler"] {
@@ -30,8 +33,15 @@ impl OperatorsShell {
         let mut path = programs.clone().into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        tokio::task::spawn_blocking(move || put_clients(&programs)).await.unwrap().unwrap();
-        let mut env: BTreeMap<String, OsString> = world.settings().into_iter().map(|(n, v)| (n, v.into())).collect();
+        tokio::task::spawn_blocking(move || put_clients(&programs))
+            .await
+            .unwrap()
+            .unwrap();
+        let mut env: BTreeMap<String, OsString> = world
+            .settings()
+            .into_iter()
+            .map(|(n, v)| (n, v.into()))
+            .collect();
         env.insert("PATH".into(), path);
         Self { folder, env }
     }
@@ -45,10 +55,14 @@ impl OperatorsShell {
     pub async fn run(&self, commands: &str) -> String {
         let script = format!("set -euo pipefail\n{commands}");
         let mut bash = Command::new("bash");
-        bash.args(["-c", &script]).env_clear().envs(&self.env).current_dir(self.folder.path()).stdin(Stdio::null());
+        bash.args(["-c", &script])
+            .env_clear()
+            .envs(&self.env)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
         let output = bash.kill_on_drop(true).output().await.unwrap();
-        let [stdout, stderr] =
-            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let [stdout, stderr] = [&output.stdout, &output.stderr]
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         assert!(output.status.success(), "{commands}\n{stdout}\n{stderr}");
         stdout
     }
@@ -57,10 +71,14 @@ impl OperatorsShell {
 /// The commands of a section of docs/OPERATIONS.md: its `sh` blocks, in order.
 pub fn commands_of(section: &str) -> Vec<String> {
     let text = std::fs::read_to_string(sources().join("docs/OPERATIONS.md")).unwrap();
-    let (_, rest) = text.split_once(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no section {section}"));
+    let (_, rest) = text
+        .split_once(&format!("\n## {section}\n"))
+        .unwrap_or_else(|| panic!("no section {section}"));
     let section = rest.split("\n## ").next().unwrap_or_default();
     let blocks = section.split("```sh\n").skip(1);
-    blocks.map(|block| block.split("```").next().unwrap_or_default().to_owned()).collect()
+    blocks
+        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 fn sources() -> PathBuf {

@@ -4,8 +4,8 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
 use firstcome_stack::{
-    KafkaCluster, KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers, Stack, StackOptions,
-    Tables, with_database,
+    KafkaCluster, KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers,
+    Stack, StackOptions, Tables, with_database,
 };
 use tokio::sync::OnceCell;
 
@@ -25,7 +25,11 @@ static TABLES: Tables = Tables::new();
 /// The servers that the tests of this binary share, started at first use. They end with the
 /// process, however it ends. No test may break them: see [`WorldStores`].
 pub async fn shared() -> &'static Stack {
-    let start = async || Stack::start(StackOptions::without_fsync()).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let start = async || {
+        Stack::start(StackOptions::without_fsync())
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"))
+    };
     STACK.get_or_init(start).await
 }
 
@@ -43,20 +47,36 @@ impl WorldStores {
     /// Those that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
-        Self::at(&stack.redis.url(), &stack.mysql.database_url(""), &stack.kafka.bootstrap())
+        Self::at(
+            &stack.redis.url(),
+            &stack.mysql.database_url(""),
+            &stack.kafka.bootstrap(),
+        )
     }
 
     /// Those at these addresses; MySQL's without a database.
     pub fn at(redis: &str, mysql: &str, kafka: &str) -> Self {
         let settings = BTreeMap::new();
-        Self { redis: redis.to_owned(), mysql: mysql.to_owned(), kafka: kafka.to_owned(), settings }
+        Self {
+            redis: redis.to_owned(),
+            mysql: mysql.to_owned(),
+            kafka: kafka.to_owned(),
+            settings,
+        }
     }
 
     /// Servers that processes reach over TLS and by logins only.
     pub fn secure(servers: &SecureServers) -> Self {
         let mysql = servers.door_to_mysql().unwrap();
-        let settings = servers.settings().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { settings, ..Self::at(&servers.door_to_redis(), &mysql, &servers.door_to_kafka()) }
+        let settings = servers
+            .settings()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Self {
+            settings,
+            ..Self::at(&servers.door_to_redis(), &mysql, &servers.door_to_kafka())
+        }
     }
 
     /// A Redis of the test's own, which it may break.
@@ -78,7 +98,11 @@ impl WorldStores {
     #[must_use]
     pub fn with_redis_servers(mut self, urls: &str, settings: &[(&str, String)]) -> Self {
         urls.clone_into(&mut self.redis);
-        self.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.settings.extend(
+            settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
         self
     }
 
@@ -135,14 +159,20 @@ impl World {
     /// On these servers, migrated.
     pub async fn on(stores: WorldStores, name: &str) -> Self {
         let world = Self::bare(stores, name).await;
-        TABLES.migrated(world.sql.url(), async || world.migrate().await).await.unwrap();
+        TABLES
+            .migrated(world.sql.url(), async || world.migrate().await)
+            .await
+            .unwrap();
         world
     }
 
     /// On the shared servers, with tables and no topic: for tests that start no process.
     pub async fn of_tables(name: &str) -> Self {
         let world = Self::bare(WorldStores::shared().await, name).await;
-        TABLES.made(world.sql.url(), async || world.migrate().await).await.unwrap();
+        TABLES
+            .made(world.sql.url(), async || world.migrate().await)
+            .await
+            .unwrap();
         world
     }
 
@@ -155,7 +185,9 @@ impl World {
     pub async fn bare(stores: WorldStores, name: &str) -> Self {
         let id = format!("{name}-{:08x}", rand::random::<u32>());
         let database = id.replace('-', "_");
-        Sql::new(&stores.mysql).query(&format!("CREATE DATABASE {database}")).await;
+        Sql::new(&stores.mysql)
+            .query(&format!("CREATE DATABASE {database}"))
+            .await;
         let mail = MailSink::start(MailOptions::default()).await.unwrap();
         let database_url = with_database(&stores.mysql, &database);
         let mut env = settings(&id);
@@ -219,14 +251,27 @@ impl World {
     /// value takes one away.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut all = self.env.lock().clone();
-        all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        all.extend(
+            env.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         all.retain(|_, value| !value.is_empty());
-        Process::start(&self.logs, &self.release.lock().program(program), args, &all)
+        Process::start(
+            &self.logs,
+            &self.release.lock().program(program),
+            args,
+            &all,
+        )
     }
 
     /// Starts a program with these settings and none of this world's, on a file system that it
     /// can't write to.
-    pub fn start_alone(&self, program: &str, args: &[&str], env: &BTreeMap<String, String>) -> Process {
+    pub fn start_alone(
+        &self,
+        program: &str,
+        args: &[&str],
+        env: &BTreeMap<String, String>,
+    ) -> Process {
         Process::start_read_only(&self.logs, &self.release.lock().program(program), args, env)
     }
 }

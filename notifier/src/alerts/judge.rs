@@ -6,7 +6,10 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable, observe};
+use super::{
+    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable,
+    observe,
+};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
@@ -79,24 +82,42 @@ impl AlertVerdict {
 
 /// Decides what is mailed about a pass. A dry run is not mailed: the person who asked for it has
 /// its answer.
-pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<Utc>) -> AlertVerdict {
+pub fn judge(
+    run: &Run,
+    memory: &AlertMemory,
+    policy: MailPolicy,
+    now: DateTime<Utc>,
+) -> AlertVerdict {
     let mut verdict = AlertVerdict::default();
     if run.dry_run || run.status == Status::Running {
         return verdict;
     }
-    let judge = Judge { run, memory, policy, now };
+    let judge = Judge {
+        run,
+        memory,
+        policy,
+        now,
+    };
     let observations = observe(run, &memory.broken);
     let seen: HashSet<String> = observations.iter().map(|o| o.fingerprint.clone()).collect();
     for observation in observations {
         judge.seen(observation, &mut verdict);
     }
-    let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
-    not_seen.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
+    let mut not_seen: Vec<&Alert> = memory
+        .alerts
+        .values()
+        .filter(|alert| !seen.contains(&alert.fingerprint))
+        .collect();
+    not_seen.sort_by(|a, b| {
+        (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint))
+    });
     let repaired = super::repaired(run, &memory.broken);
     for alert in not_seen {
         if alert.kind != REPAIRED {
             judge.not_seen(alert, &mut verdict);
-        } else if alert.unmailed_repairs > 0 && !repaired.keys().any(|(_, drop)| *drop == alert.drop_id) {
+        } else if alert.unmailed_repairs > 0
+            && !repaired.keys().any(|(_, drop)| *drop == alert.drop_id)
+        {
             judge.repairs(alert.clone(), 0, &mut verdict);
         }
     }
@@ -110,7 +131,10 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
 
 /// The fingerprints of a run's repairs.
 pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<String> {
-    super::repaired(run, broken).into_keys().map(|(_, drop)| super::repair_fingerprint(drop)).collect()
+    super::repaired(run, broken)
+        .into_keys()
+        .map(|(_, drop)| super::repair_fingerprint(drop))
+        .collect()
 }
 
 struct Judge<'a> {
@@ -145,7 +169,10 @@ impl Judge<'_> {
             0..=2 => TimeDelta::zero(),
             mails => TimeDelta::minutes(1 << (mails - 3).min(16)).min(self.policy.cooldown),
         };
-        !self.is_silent(alert) && alert.last_mailed_at.is_none_or(|at| self.since(at) >= pause)
+        !self.is_silent(alert)
+            && alert
+                .last_mailed_at
+                .is_none_or(|at| self.since(at) >= pause)
     }
 
     /// The alert as this pass sees it, before anything is mailed.
@@ -154,14 +181,24 @@ impl Judge<'_> {
         if let Some(known) = known.filter(|known| known.state != AlertState::Resolved) {
             // Never in the future, or it would look as if it had not been mailed since it came.
             let first_seen_at = known.first_seen_at.min(self.now);
-            return Alert { first_seen_at, last_seen_at: self.now, summary: seen.summary.clone(), ..known.clone() };
+            return Alert {
+                first_seen_at,
+                last_seen_at: self.now,
+                summary: seen.summary.clone(),
+                ..known.clone()
+            };
         }
         // It comes for the first time, or again. One that has just been resolved goes on counting
         // its mails.
-        let recent = known.filter(|known| known.resolved_at.is_some_and(|at| self.now - at < self.policy.cooldown));
+        let recent = known.filter(|known| {
+            known
+                .resolved_at
+                .is_some_and(|at| self.now - at < self.policy.cooldown)
+        });
         // What comes and goes within the patience has not been over.
-        let unmailed =
-            known.filter(|known| !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at)));
+        let unmailed = known.filter(|known| {
+            !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at))
+        });
         // Only the run that found it can tell it: the next one does not see it, and has not ended
         // it.
         let is_information = seen.about == About::ClosedBelowQuantity;
@@ -169,7 +206,11 @@ impl Judge<'_> {
             kind: seen.about.word().to_owned(),
             coupon_id: seen.coupon_id,
             drop_id: seen.drop_id,
-            state: if is_information { AlertState::Information } else { AlertState::Firing },
+            state: if is_information {
+                AlertState::Information
+            } else {
+                AlertState::Firing
+            },
             summary: seen.summary.clone(),
             content_hash: seen.content_hash.clone(),
             first_seen_at: unmailed.map_or(self.now, |known| known.first_seen_at),
@@ -216,7 +257,8 @@ impl Judge<'_> {
                 About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
                 _ => false,
             };
-            return (!of_stores || !self.is_brief(alert.first_seen_at)).then_some(NoticeReason::New);
+            return (!of_stores || !self.is_brief(alert.first_seen_at))
+                .then_some(NoticeReason::New);
         }
         if seen.about == About::ClosedBelowQuantity {
             return None;
@@ -226,7 +268,9 @@ impl Judge<'_> {
         }
         let silence = self.silence(alert.drop_id).filter(|_| may_be_silent(alert));
         let silence_ended = silence.is_some_and(|until| alert.last_mailed_at < Some(until));
-        let due = alert.last_mailed_at.is_some_and(|at| self.since(at) >= self.policy.cooldown);
+        let due = alert
+            .last_mailed_at
+            .is_some_and(|at| self.since(at) >= self.policy.cooldown);
         (alert.acknowledged_at.is_none() && (due || silence_ended)).then_some(NoticeReason::Repeat)
     }
 
@@ -244,8 +288,16 @@ impl Judge<'_> {
             }
             let since = alert.first_seen_at;
             let is_information = seen.about == About::ClosedBelowQuantity;
-            let list = if is_information { &mut verdict.information } else { &mut verdict.problems };
-            list.push(Notice { observation: seen, reason, since });
+            let list = if is_information {
+                &mut verdict.information
+            } else {
+                &mut verdict.problems
+            };
+            list.push(Notice {
+                observation: seen,
+                reason,
+                since,
+            });
         }
         verdict.alerts.push(alert);
     }
@@ -295,7 +347,11 @@ impl Judge<'_> {
         alert.content_hash = run;
         if self.may_mail(&alert) {
             if let Some(since) = alert.last_mailed_at.filter(|_| alert.unmailed_repairs > 0) {
-                verdict.earlier.push(EarlierRepairs { drop_id: alert.drop_id, repairs: alert.unmailed_repairs, since });
+                verdict.earlier.push(EarlierRepairs {
+                    drop_id: alert.drop_id,
+                    repairs: alert.unmailed_repairs,
+                    since,
+                });
             }
             if in_this_pass > 0 {
                 verdict.repaired.push(alert.drop_id);
@@ -317,9 +373,16 @@ impl Judge<'_> {
         let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
         match alert.drop_id {
             Some(drop) if self.memory.gone.contains(&drop) => true,
-            Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop && is_past(report)),
+            Some(drop) => self
+                .run
+                .drops
+                .iter()
+                .any(|report| report.drop_id == drop && is_past(report)),
             None if has_failed || self.run.partial => false,
-            None => alert.kind != About::Stalled.word() || self.since(alert.last_seen_at) >= self.policy.patience * 2,
+            None => {
+                alert.kind != About::Stalled.word()
+                    || self.since(alert.last_seen_at) >= self.policy.patience * 2
+            }
         }
     }
 }
@@ -332,7 +395,10 @@ fn may_be_silent(alert: &Alert) -> bool {
 /// Neither held back by the repair limit nor failed as a whole.
 fn was_compared(report: &DropReport) -> bool {
     let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
-    !report.findings.iter().any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && is_whole(f))
+    !report
+        .findings
+        .iter()
+        .any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && is_whole(f))
 }
 
 /// The id that every mail of one drift refers to. No mail has this id itself: mail programs join

@@ -61,14 +61,22 @@ impl About {
 
     /// What an alert that fires is about, by its word; `None` for a word of a newer release.
     pub fn of_word(word: &str) -> Option<Self> {
-        let whole = [Self::RunFailed, Self::Stalled, Self::Braked, Self::BrokenPromise];
+        let whole = [
+            Self::RunFailed,
+            Self::Stalled,
+            Self::Braked,
+            Self::BrokenPromise,
+        ];
         let whole = whole.into_iter().find(|about| about.word() == word);
         whole.or_else(|| word.parse().ok().map(Self::Left))
     }
 
     /// Whether people are without what they were promised, or nobody can claim.
     pub fn is_critical(self) -> bool {
-        matches!(self, Self::RunFailed | Self::BrokenPromise | Self::Left(Kind::RedisLost))
+        matches!(
+            self,
+            Self::RunFailed | Self::BrokenPromise | Self::Left(Kind::RedisLost)
+        )
     }
 }
 
@@ -129,23 +137,43 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
                 case if about == About::Stalled => case.identity(),
                 _ => String::new(),
             };
-            groups.entry((about, coupon, drop, reason)).or_default().push(finding.clone());
+            groups
+                .entry((about, coupon, drop, reason))
+                .or_default()
+                .push(finding.clone());
         }
     }
-    for promise in broken.iter().filter(|promise| run.drops.iter().any(|d| d.drop_id == promise.drop_id)) {
-        let key = (About::BrokenPromise, Some(promise.coupon_id), Some(promise.drop_id), String::new());
+    for promise in broken
+        .iter()
+        .filter(|promise| run.drops.iter().any(|d| d.drop_id == promise.drop_id))
+    {
+        let key = (
+            About::BrokenPromise,
+            Some(promise.coupon_id),
+            Some(promise.drop_id),
+            String::new(),
+        );
         groups.entry(key).or_default().push(as_finding(promise));
     }
-    groups.into_iter().map(|(key, findings)| observation(key, findings)).collect()
+    groups
+        .into_iter()
+        .map(|(key, findings)| observation(key, findings))
+        .collect()
 }
 
 /// Where something was repaired (`None` stands for no drop), and how much. That the admission gate
 /// was opened again is no repair: [`crate::Notifier::admission`] mails a gate that stays closed.
-pub(super) fn repaired(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<CouponId>, Option<DropId>), u32> {
+pub(super) fn repaired(
+    run: &Run,
+    broken: &[BrokenPromise],
+) -> BTreeMap<(Option<CouponId>, Option<DropId>), u32> {
     let broken = people(broken);
     let mut places = BTreeMap::new();
     for (coupon, drop, finding) in placed(run) {
-        if is_repair(finding) && finding.action != ActionKind::GrantLicence && !is_broken(finding, drop, &broken) {
+        if is_repair(finding)
+            && finding.action != ActionKind::GrantLicence
+            && !is_broken(finding, drop, &broken)
+        {
             *places.entry((coupon, drop)).or_default() += 1;
         }
     }
@@ -167,11 +195,16 @@ pub(crate) fn is_repair(finding: &Finding) -> bool {
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
     // A pass that failed has its error as a finding too.
     let is_error = |finding: &Finding| run.error.as_ref() == Some(&finding.detail);
-    let loose = run.findings.iter().filter(move |finding| !is_error(finding)).map(|finding| (None, None, finding));
-    let of_drops = run
-        .drops
+    let loose = run
+        .findings
         .iter()
-        .flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.coupon_id), Some(drop.drop_id), finding)));
+        .filter(move |finding| !is_error(finding))
+        .map(|finding| (None, None, finding));
+    let of_drops = run.drops.iter().flat_map(|drop| {
+        drop.findings
+            .iter()
+            .map(|finding| (Some(drop.coupon_id), Some(drop.drop_id), finding))
+    });
     loose.chain(of_drops)
 }
 
@@ -184,13 +217,20 @@ fn about(finding: &Finding) -> Option<About> {
         (_, Outcome::Planned) => Some(About::Braked),
         (kind, _) if finding.needs_person => Some(About::Left(kind)),
         (kind, Outcome::Failed) => Some(About::Left(kind)),
-        (Kind::Unfilled, Outcome::Skipped) if finding.action == ActionKind::Report => Some(About::ClosedBelowQuantity),
+        (Kind::Unfilled, Outcome::Skipped) if finding.action == ActionKind::Report => {
+            Some(About::ClosedBelowQuantity)
+        }
         _ => None,
     }
 }
 
-fn observation((about, coupon_id, drop_id, reason): Key, mut findings: Vec<Finding>) -> Observation {
-    findings.sort_by(|a, b| (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail)));
+fn observation(
+    (about, coupon_id, drop_id, reason): Key,
+    mut findings: Vec<Finding>,
+) -> Observation {
+    findings.sort_by(|a, b| {
+        (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
+    });
     let class = match about {
         About::Left(_) => "left",
         About::ClosedBelowQuantity => "information",
@@ -211,17 +251,27 @@ fn observation((about, coupon_id, drop_id, reason): Key, mut findings: Vec<Findi
 /// One line about a problem. Details hold no user ids.
 fn summary(about: About, findings: &[Finding]) -> String {
     let n = findings.len();
-    let seen = || findings.first().map(|finding| wording::line(&finding.detail, wording::LONGEST)).unwrap_or_default();
+    let seen = || {
+        findings
+            .first()
+            .map(|finding| wording::line(&finding.detail, wording::LONGEST))
+            .unwrap_or_default()
+    };
     let of_case = || common_case(findings)?.summary(n);
     match about {
         About::RunFailed => format!("a pass failed: {}", wording::plainly(&seen())),
-        About::Braked => format!("{} for a confirmation", wording::count(n, "repair waits", "repairs wait")),
+        About::Braked => format!(
+            "{} for a confirmation",
+            wording::count(n, "repair waits", "repairs wait")
+        ),
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
         About::Left(kind) => of_case().unwrap_or_else(|| match findings {
             // What a store answered tells the person on duty nothing; the mail and the run have it.
             [_] if is_unworkable(findings) => {
                 let whole = seen();
-                whole.split_once(": ").map_or(whole.clone(), |(what, _)| what.to_owned())
+                whole
+                    .split_once(": ")
+                    .map_or(whole.clone(), |(what, _)| what.to_owned())
             }
             // A single finding of no user says it best itself.
             [one] if one.slot.is_none() && one.user_id.is_none() => seen(),
@@ -234,7 +284,10 @@ fn summary(about: About, findings: &[Finding]) -> String {
 /// The case that all of them are of.
 pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
     let first = &findings.first()?.case;
-    findings.iter().all(|finding| finding.case.is_like(first)).then_some(first)
+    findings
+        .iter()
+        .all(|finding| finding.case.is_like(first))
+        .then_some(first)
 }
 
 /// A drop, as a whole, could not be examined.
@@ -256,18 +309,31 @@ fn content(about: About, findings: &[Finding]) -> String {
         for finding in findings {
             *kinds.entry(finding.kind).or_default() += 1;
         }
-        let mut kinds: Vec<_> = kinds.into_iter().map(|(kind, n)| format!("{} {}", kind.as_str(), n.ilog2())).collect();
+        let mut kinds: Vec<_> = kinds
+            .into_iter()
+            .map(|(kind, n)| format!("{} {}", kind.as_str(), n.ilog2()))
+            .collect();
         kinds.sort();
         return hash(kinds);
     }
     hash(findings.iter().map(|f| {
         let what = if f.slot.is_none() && f.user_id.is_none() {
-            let place = (f.coupon_id.map(|coupon| coupon.0), f.drop_id.map(|drop| drop.0), f.dead_letter);
+            let place = (
+                f.coupon_id.map(|coupon| coupon.0),
+                f.drop_id.map(|drop| drop.0),
+                f.dead_letter,
+            );
             format!("{} {place:?} {}", f.action.as_str(), f.case.identity())
         } else {
             String::new()
         };
-        format!("{} {:?} {:?} {} {what}", f.kind.as_str(), f.slot, f.user_id, f.result.as_str())
+        format!(
+            "{} {:?} {:?} {} {what}",
+            f.kind.as_str(),
+            f.slot,
+            f.user_id,
+            f.result.as_str()
+        )
     }))
 }
 
@@ -281,8 +347,14 @@ pub(super) fn hash(lines: impl IntoIterator<Item = String>) -> String {
 }
 
 fn failed_run(run: &Run) -> Finding {
-    let why = run.error.clone().unwrap_or_else(|| "the log has the reason".to_owned());
-    Finding { result: Outcome::Failed, ..Finding::general(Kind::Stalled, ActionKind::Report, why) }
+    let why = run
+        .error
+        .clone()
+        .unwrap_or_else(|| "the log has the reason".to_owned());
+    Finding {
+        result: Outcome::Failed,
+        ..Finding::general(Kind::Stalled, ActionKind::Report, why)
+    }
 }
 
 fn as_finding(promise: &BrokenPromise) -> Finding {
@@ -304,10 +376,14 @@ fn as_finding(promise: &BrokenPromise) -> Finding {
 type People<'a> = HashSet<(DropId, &'a str)>;
 
 fn people(broken: &[BrokenPromise]) -> People<'_> {
-    broken.iter().map(|promise| (promise.drop_id, promise.user_id.as_str())).collect()
+    broken
+        .iter()
+        .map(|promise| (promise.drop_id, promise.user_id.as_str()))
+        .collect()
 }
 
 /// A person in the list of broken promises is mailed there, and only there.
 fn is_broken(finding: &Finding, drop: Option<DropId>, broken: &People<'_>) -> bool {
-    drop.zip(finding.user_id.as_deref()).is_some_and(|person| broken.contains(&person))
+    drop.zip(finding.user_id.as_deref())
+        .is_some_and(|person| broken.contains(&person))
 }

@@ -8,8 +8,8 @@ use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
 use crate::report::{
-    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status, Trigger,
-    UnsafePart,
+    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Numbers, Outcome, Run,
+    Status, Trigger, UnsafePart,
 };
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
@@ -35,7 +35,11 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
 }
 
 fn left(kind: Kind, slot: i64) -> Finding {
-    Finding { needs_person: true, action: ActionKind::Report, ..finding(kind, slot, Outcome::Skipped) }
+    Finding {
+        needs_person: true,
+        action: ActionKind::Report,
+        ..finding(kind, slot, Outcome::Skipped)
+    }
 }
 
 fn stalled(detail: &str) -> Finding {
@@ -56,15 +60,27 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
         examined: crate::report::Examined::default(),
         findings,
     };
-    Run { status, finished_at: Some(at(0)), drops: vec![drop], ..Run::begun("run", Trigger::Cron, at(0)) }
+    Run {
+        status,
+        finished_at: Some(at(0)),
+        drops: vec![drop],
+        ..Run::begun("run", Trigger::Cron, at(0))
+    }
 }
 
 fn general(status: Status, findings: Vec<Finding>) -> Run {
-    Run { findings, ..run(status, Vec::new()) }
+    Run {
+        findings,
+        ..run(status, Vec::new())
+    }
 }
 
 fn failed(error: &str) -> Run {
-    Run { error: Some(error.to_owned()), drops: Vec::new(), ..run(Status::Failed, Vec::new()) }
+    Run {
+        error: Some(error.to_owned()),
+        drops: Vec::new(),
+        ..run(Status::Failed, Vec::new())
+    }
 }
 
 /// The table as passes leave it, and what they said.
@@ -78,26 +94,55 @@ struct Duty {
 impl Duty {
     /// Judges a run and says what is mailed, in short.
     fn sees(&mut self, minutes: i64, run: &Run) -> String {
-        let policy = MailPolicy { cooldown: COOLDOWN, patience: self.patience };
+        let policy = MailPolicy {
+            cooldown: COOLDOWN,
+            patience: self.patience,
+        };
         self.runs += 1;
-        let run = Run { run_id: format!("run {}", self.runs), ..run.clone() };
+        let run = Run {
+            run_id: format!("run {}", self.runs),
+            ..run.clone()
+        };
         let verdict = judge(&run, &self.memory, policy, at(minutes));
         for alert in &verdict.alerts {
-            self.memory.alerts.insert(alert.fingerprint.clone(), alert.clone());
+            self.memory
+                .alerts
+                .insert(alert.fingerprint.clone(), alert.clone());
         }
         let mut said: Vec<String> = Vec::new();
         for told in verdict.problems.iter().chain(&verdict.information) {
-            said.push(format!("{} {:?}", told.observation.about.word(), told.reason));
+            said.push(format!(
+                "{} {:?}",
+                told.observation.about.word(),
+                told.reason
+            ));
         }
-        said.extend(verdict.resolved.iter().map(|alert| format!("{} resolved", alert.kind)));
-        said.extend(verdict.repaired.iter().map(|drop| format!("repaired {:?}", drop.map(|d| d.0))));
-        said.extend(verdict.earlier.iter().map(|earlier| format!("{} earlier", earlier.repairs)));
+        said.extend(
+            verdict
+                .resolved
+                .iter()
+                .map(|alert| format!("{} resolved", alert.kind)),
+        );
+        said.extend(
+            verdict
+                .repaired
+                .iter()
+                .map(|drop| format!("repaired {:?}", drop.map(|d| d.0))),
+        );
+        said.extend(
+            verdict
+                .earlier
+                .iter()
+                .map(|earlier| format!("{} earlier", earlier.repairs)),
+        );
         assert_eq!(verdict.says_something(), !said.is_empty());
         said.join(", ")
     }
 
     fn silence(&mut self, until_minutes: i64) {
-        self.memory.silenced_until.insert(DropId(7), at(until_minutes));
+        self.memory
+            .silenced_until
+            .insert(DropId(7), at(until_minutes));
     }
 
     fn acknowledge(&mut self, minutes: i64) {

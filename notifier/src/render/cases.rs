@@ -10,29 +10,50 @@ use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind};
 use crate::wording::{self, count};
 
 /// What is wrong, and what that means for people; `None` for a problem whose kind says enough.
-pub(super) fn of_case(pass: &PassMail<'_>, seen: &Observation, name: Option<&str>) -> Option<[String; 2]> {
+pub(super) fn of_case(
+    pass: &PassMail<'_>,
+    seen: &Observation,
+    name: Option<&str>,
+) -> Option<[String; 2]> {
     let n = seen.findings.len();
     let case = common_case(&seen.findings)?;
     let summary = case.summary(n)?;
-    let detail =
-        || seen.findings.first().map(|finding| wording::line(&finding.detail, wording::LONGEST)).unwrap_or_default();
+    let detail = || {
+        seen.findings
+            .first()
+            .map(|finding| wording::line(&finding.detail, wording::LONGEST))
+            .unwrap_or_default()
+    };
     let name = name.unwrap_or("A coupon");
-    let of_name =
-        if seen.drop_id.is_some() { format!("{name}: {summary}.") } else { format!("{}.", wording::capital(&summary)) };
+    let of_name = if seen.drop_id.is_some() {
+        format!("{name}: {summary}.")
+    } else {
+        format!("{}.", wording::capital(&summary))
+    };
     Some(match case {
-        FindingCase::Plain | FindingCase::Rebuilt { .. } | FindingCase::ConsumerStands | FindingCase::Unsafe(_) => {
+        FindingCase::Plain
+        | FindingCase::Rebuilt { .. }
+        | FindingCase::ConsumerStands
+        | FindingCase::Unsafe(_) => {
             return None;
         }
-        FindingCase::NoSlotLeft => [of_name, "These people were told yes and have no coupon.".to_owned()],
-        FindingCase::NoSuchSlot | FindingCase::NamesNoDrop => {
-            [of_name, "Somebody may have been told yes and have no coupon.".to_owned()]
-        }
-        FindingCase::NamesNobody => {
-            [of_name, "If an API of Firstcome wrote it, somebody was told yes and has no coupon.".to_owned()]
-        }
-        FindingCase::Unreadable => {
-            [of_name, "No promise is lost by it: passes issue the claims of this batch from Redis.".to_owned()]
-        }
+        FindingCase::NoSlotLeft => [
+            of_name,
+            "These people were told yes and have no coupon.".to_owned(),
+        ],
+        FindingCase::NoSuchSlot | FindingCase::NamesNoDrop => [
+            of_name,
+            "Somebody may have been told yes and have no coupon.".to_owned(),
+        ],
+        FindingCase::NamesNobody => [
+            of_name,
+            "If an API of Firstcome wrote it, somebody was told yes and has no coupon.".to_owned(),
+        ],
+        FindingCase::Unreadable => [
+            of_name,
+            "No promise is lost by it: passes issue the claims of this batch from Redis."
+                .to_owned(),
+        ],
         FindingCase::RowRefused(why) => [
             format!(
                 "MySQL refuses {} of {name}: {}.",
@@ -42,27 +63,43 @@ pub(super) fn of_case(pass: &PassMail<'_>, seen: &Observation, name: Option<&str
             "These people were told yes and have no coupon.".to_owned(),
         ],
         FindingCase::NoUserId => [
-            format!("Somebody wrote a name into Redis that is no user id: {name}{}.", slots_of(&seen.findings)),
+            format!(
+                "Somebody wrote a name into Redis that is no user id: {name}{}.",
+                slots_of(&seen.findings)
+            ),
             "Nobody waits for a coupon on it.".to_owned(),
         ],
-        FindingCase::KeyOfWrongType { .. } => {
-            [format!("{name} is closed: {}.", detail()), "All claims to it get 503. Nobody loses a coupon.".to_owned()]
-        }
-        FindingCase::RowsLocked => [of_name, "Nobody loses a coupon, but people get their codes late.".to_owned()],
+        FindingCase::KeyOfWrongType { .. } => [
+            format!("{name} is closed: {}.", detail()),
+            "All claims to it get 503. Nobody loses a coupon.".to_owned(),
+        ],
+        FindingCase::RowsLocked => [
+            of_name,
+            "Nobody loses a coupon, but people get their codes late.".to_owned(),
+        ],
         FindingCase::MessagesLost(_) => {
             let is_exact = pass.run.drops.iter().all(|report| report.exact);
-            let rows = if is_exact { "The rows are complete: everybody in Redis has one." } else { "" };
+            let rows = if is_exact {
+                "The rows are complete: everybody in Redis has one."
+            } else {
+                ""
+            };
             [format!("{}.", wording::capital(&detail())), rows.to_owned()]
         }
-        FindingCase::UsersMissing(_) => {
-            [format!("{name}: {}.", detail()), "They were told yes, and others may get their slots.".to_owned()]
-        }
+        FindingCase::UsersMissing(_) => [
+            format!("{name}: {}.", detail()),
+            "They were told yes, and others may get their slots.".to_owned(),
+        ],
     })
 }
 
 /// ", slot 4".
 fn slots_of(findings: &[Finding]) -> String {
-    let slots: Vec<String> = findings.iter().filter_map(|finding| Some(finding.slot?.to_string())).take(5).collect();
+    let slots: Vec<String> = findings
+        .iter()
+        .filter_map(|finding| Some(finding.slot?.to_string()))
+        .take(5)
+        .collect();
     match slots.len() {
         0 => String::new(),
         1 => format!(", slot {}", slots[0]),
@@ -71,20 +108,43 @@ fn slots_of(findings: &[Finding]) -> String {
 }
 
 /// What the repair limit held back, and whether people can claim meanwhile.
-pub(super) fn held_back(pass: &PassMail<'_>, seen: &Observation, name: Option<&str>) -> [String; 2] {
+pub(super) fn held_back(
+    pass: &PassMail<'_>,
+    seen: &Observation,
+    name: Option<&str>,
+) -> [String; 2] {
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
     let repairs = count(seen.findings.len(), "repair", "repairs");
     let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
-    let puts_back = seen.findings.iter().filter(|finding| finding.action == ActionKind::PutBack).count();
+    let puts_back = seen
+        .findings
+        .iter()
+        .filter(|finding| finding.action == ActionKind::PutBack)
+        .count();
     if report.is_some_and(is_shut) {
-        let lacking = count(puts_back, "user with a row or a message is", "users with a row or a message are");
-        let lacking = if puts_back > 0 { format!("{lacking} not in Redis. ") } else { String::new() };
+        let lacking = count(
+            puts_back,
+            "user with a row or a message is",
+            "users with a row or a message are",
+        );
+        let lacking = if puts_back > 0 {
+            format!("{lacking} not in Redis. ")
+        } else {
+            String::new()
+        };
         return [
-            format!("Claims to {} get 503 until {repairs} are confirmed.", name.unwrap_or("a coupon")),
+            format!(
+                "Claims to {} get 503 until {repairs} are confirmed.",
+                name.unwrap_or("a coupon")
+            ),
             format!("{lacking}No repair was made: so many at once need a confirmation."),
         ];
     }
-    let risk = if puts_back > 0 { ": users whom Redis lacks may lose their slots to others" } else { "" };
+    let risk = if puts_back > 0 {
+        ": users whom Redis lacks may lose their slots to others"
+    } else {
+        ""
+    };
     [
         format!("{repairs}{of} need a confirmation: so many at once are rarely right."),
         format!("None was made. Claims go on{risk}."),
@@ -132,7 +192,8 @@ pub fn what_to_do(about: About) -> &'static str {
 pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String {
     let mut parts: Vec<String> = Vec::new();
     for finding in &seen.findings {
-        let Some(part) = todo_of_case(&finding.case, number_of(&seen.findings, &finding.case)) else {
+        let Some(part) = todo_of_case(&finding.case, number_of(&seen.findings, &finding.case))
+        else {
             return what_to_do(seen.about).to_owned();
         };
         if !parts.contains(&part) {
@@ -140,30 +201,45 @@ pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String
         }
     }
     let may_tempt = |finding: &Finding| {
-        matches!(finding.case, FindingCase::NoSlotLeft | FindingCase::NoSuchSlot | FindingCase::NamesNoDrop)
+        matches!(
+            finding.case,
+            FindingCase::NoSlotLeft | FindingCase::NoSuchSlot | FindingCase::NamesNoDrop
+        )
     };
     if seen.findings.iter().any(may_tempt) {
         parts.push("Discard a claim only if nobody was promised anything.".to_owned());
     }
     let is_closed = |report: &DropReport| report.sealed;
-    if seen.drop_id.and_then(|drop| pass.report(drop)).is_some_and(is_closed) {
+    if seen
+        .drop_id
+        .and_then(|drop| pass.report(drop))
+        .is_some_and(is_closed)
+    {
         parts.push("The drop is sealed: a deep pass compares it.".to_owned());
     }
     parts.join(" ")
 }
 
 fn number_of(findings: &[Finding], case: &FindingCase) -> usize {
-    findings.iter().filter(|finding| finding.case.is_like(case)).count()
+    findings
+        .iter()
+        .filter(|finding| finding.case.is_like(case))
+        .count()
 }
 
 fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     let todo = match case {
-        FindingCase::Plain | FindingCase::Rebuilt { .. } | FindingCase::ConsumerStands | FindingCase::Unsafe(_) => {
+        FindingCase::Plain
+        | FindingCase::Rebuilt { .. }
+        | FindingCase::ConsumerStands
+        | FindingCase::Unsafe(_) => {
             return None;
         }
         FindingCase::NoSlotLeft => {
             let claims = if n == 1 { "the claim" } else { "these claims" };
-            return Some(format!("Raise the quantity by {n} before the drop closes: the next pass issues {claims}."));
+            return Some(format!(
+                "Raise the quantity by {n} before the drop closes: the next pass issues {claims}."
+            ));
         }
         FindingCase::NoSuchSlot => {
             "If the drop lacks its slot, correct the slot on the claim's page: the next pass issues it."
@@ -184,10 +260,14 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
             "Do not raise the quantity. Remove the reason that MySQL gives, as OPERATIONS.md says; the next pass writes the rows."
         }
         FindingCase::NoUserId => "Remove the name from Redis with the commands below.",
-        FindingCase::KeyOfWrongType { knows_earlier_days: false, .. } => {
-            "Delete this key, then run a pass, which writes it again and opens the coupon."
-        }
-        FindingCase::KeyOfWrongType { knows_earlier_days: true, .. } => {
+        FindingCase::KeyOfWrongType {
+            knows_earlier_days: false,
+            ..
+        } => "Delete this key, then run a pass, which writes it again and opens the coupon.",
+        FindingCase::KeyOfWrongType {
+            knows_earlier_days: true,
+            ..
+        } => {
             "Pause the coupon, delete this key, run a deep pass, and resume the coupon: the key also knows who won on earlier days."
         }
         FindingCase::RowsLocked => {
@@ -205,50 +285,88 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
 }
 
 /// What to do about one problem, as commands. `report` is of the problem's drop.
-pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &Links) -> Vec<Block> {
+pub(super) fn commands(
+    seen: &Observation,
+    report: Option<&DropReport>,
+    links: &Links,
+) -> Vec<Block> {
     let coupon = seen.coupon_id;
     let n = seen.findings.len() as u64;
     let open = report.filter(|report| !report.sealed);
     let by_command = open.filter(|_| !links.page_changes_coupons);
-    let pause = || coupon.filter(|_| !links.page_changes_coupons).map(|coupon| links.pause(coupon));
+    let pause = || {
+        coupon
+            .filter(|_| !links.page_changes_coupons)
+            .map(|coupon| links.pause(coupon))
+    };
     match (seen.about, common_case(&seen.findings)) {
         (About::Braked, _) => {
-            let once = [once("List the repairs", coupon, " --dry-run"), once("Confirm them", coupon, " --confirm")];
+            let once = [
+                once("List the repairs", coupon, " --dry-run"),
+                once("Confirm them", coupon, " --confirm"),
+            ];
             pause().into_iter().chain(once).collect()
         }
         (About::Left(Kind::FailedClaim), case) => {
             let waiting = number_of(&seen.findings, &FindingCase::NoSlotLeft) as u64;
-            let more =
-                by_command.filter(|_| waiting > 0).map(|report| raise("Where no slot is left", report, waiting, links));
+            let more = by_command
+                .filter(|_| waiting > 0)
+                .map(|report| raise("Where no slot is left", report, waiting, links));
             let is_refused = matches!(case, Some(FindingCase::RowRefused(_)));
             let select = (!is_refused).then(|| select(coupon));
-            let when = if is_refused { "Once the reason is removed" } else { "Once they are corrected" };
+            let when = if is_refused {
+                "Once the reason is removed"
+            } else {
+                "Once they are corrected"
+            };
             let once = once(when, coupon, "");
             more.into_iter().chain(select).chain([once]).collect()
         }
         (_, Some(FindingCase::NoUserId)) => {
             let place = coupon.zip(seen.drop_id);
-            place.map(|(coupon, drop)| remove_name(coupon, drop, &seen.findings)).unwrap_or_default()
+            place
+                .map(|(coupon, drop)| remove_name(coupon, drop, &seen.findings))
+                .unwrap_or_default()
         }
-        (_, Some(FindingCase::KeyOfWrongType { wrong, knows_earlier_days })) => {
+        (
+            _,
+            Some(FindingCase::KeyOfWrongType {
+                wrong,
+                knows_earlier_days,
+            }),
+        ) => {
             let delete = redis("Delete the key", &format!("DEL '{}'", wrong.key));
             let pause = pause().filter(|_| *knows_earlier_days);
             let deep = if *knows_earlier_days { " --deep" } else { "" };
-            pause.into_iter().chain([delete, once("Then", coupon, deep)]).collect()
+            pause
+                .into_iter()
+                .chain([delete, once("Then", coupon, deep)])
+                .collect()
         }
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
         (_, Some(FindingCase::MessagesLost(_))) => reset_offsets(),
         (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),
         // Only a pass over everything may reopen admission.
         (About::Left(Kind::RedisLost), _) => vec![once("Try again now", None, "")],
-        (About::Stalled, _) => vec![once("Issue what waits too long now, without the consumers", coupon, "")],
+        (About::Stalled, _) => vec![once(
+            "Issue what waits too long now, without the consumers",
+            coupon,
+            "",
+        )],
         (About::RunFailed | About::Left(_), _) => {
-            let of_sealed = if report.is_some_and(|report| report.sealed) { " --deep" } else { "" };
+            let of_sealed = if report.is_some_and(|report| report.sealed) {
+                " --deep"
+            } else {
+                ""
+            };
             vec![once("Try again now", coupon, of_sealed)]
         }
         (About::BrokenPromise, _) => {
             let raise = open.map(|report| raise("Give each of them a slot", report, n, links));
-            raise.into_iter().flat_map(|raise| [raise, once("Then", coupon, "")]).collect()
+            raise
+                .into_iter()
+                .flat_map(|raise| [raise, once("Then", coupon, "")])
+                .collect()
         }
         (About::ClosedBelowQuantity, _) => Vec::new(),
     }
@@ -256,11 +374,17 @@ pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &
 
 fn raise(what: &str, report: &DropReport, by: u64, links: &Links) -> Block {
     let (from, to) = (u64::from(report.quantity), u64::from(report.quantity) + by);
-    links.quantity(&format!("{what} (quantity {from} → {to})"), report.coupon_id, to)
+    links.quantity(
+        &format!("{what} (quantity {from} → {to})"),
+        report.coupon_id,
+        to,
+    )
 }
 
 fn select(coupon: Option<CouponId>) -> Block {
-    let of_coupon = coupon.map(|id| format!("coupon_id = {id} AND ")).unwrap_or_default();
+    let of_coupon = coupon
+        .map(|id| format!("coupon_id = {id} AND "))
+        .unwrap_or_default();
     Block::Command {
         what: "At a computer: the entries, in MySQL".to_owned(),
         line: format!(
@@ -278,25 +402,36 @@ fn locks() -> Block {
 }
 
 fn redis(what: &str, command: &str) -> Block {
-    Block::Command { what: what.to_owned(), line: format!("redis-cli -u \"$REDIS_URL\" {command}") }
+    Block::Command {
+        what: what.to_owned(),
+        line: format!("redis-cli -u \"$REDIS_URL\" {command}"),
+    }
 }
 
 /// The name itself stands in no mail: a person may have been meant by it.
 fn remove_name(coupon: CouponId, drop: DropId, findings: &[Finding]) -> Vec<Block> {
     let key = |name: &str| format!("\"${{REDIS_KEY_PREFIX:-fc}}:{{{coupon}}}:{name}\"");
     let users = key(&format!("drop:{drop}:users"));
-    let slot = findings.iter().find_map(|finding| finding.slot).unwrap_or_default();
+    let slot = findings
+        .iter()
+        .find_map(|finding| finding.slot)
+        .unwrap_or_default();
     vec![
         redis("The name", &format!("ZRANGE {users} {slot} {slot} BYSCORE")),
-        redis("Remove it; write the name in place of NAME", &format!("ZREM {users} 'NAME'")),
-        redis("And from the list of claimants", &format!("HDEL {} 'NAME'", key("claimants"))),
+        redis(
+            "Remove it; write the name in place of NAME",
+            &format!("ZREM {users} 'NAME'"),
+        ),
+        redis(
+            "And from the list of claimants",
+            &format!("HDEL {} 'NAME'", key("claimants")),
+        ),
         once("Then", Some(coupon), ""),
     ]
 }
 
 fn reset_offsets() -> Vec<Block> {
-    let group =
-        "kafka-consumer-groups.sh --bootstrap-server \"$KAFKA_BROKERS\" --group \"${KAFKA_GROUP:-firstcome-issuer}\"";
+    let group = "kafka-consumer-groups.sh --bootstrap-server \"$KAFKA_BROKERS\" --group \"${KAFKA_GROUP:-firstcome-issuer}\"";
     let topic = "--topic \"${KAFKA_TOPIC:-coupon-claims}\"";
     [
         ("How far the consumers are", format!("{group} --describe")),
@@ -305,6 +440,9 @@ fn reset_offsets() -> Vec<Block> {
             format!("{group} {topic} --reset-offsets --to-earliest --execute"),
         ),
     ]
-    .map(|(what, line)| Block::Command { what: what.to_owned(), line })
+    .map(|(what, line)| Block::Command {
+        what: what.to_owned(),
+        line,
+    })
     .into()
 }

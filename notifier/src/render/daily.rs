@@ -22,16 +22,33 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let nobody_looked = total == 0;
     let broken = (day.broken > 0).then(|| broken(day.broken));
     let without_mail = day.lost_mails.iter().filter(|lost| lost.sent == 0).count();
-    let without_mail =
-        (without_mail > 0).then(|| wording::count(without_mail, "address gets no mail", "addresses get no mail"));
+    let without_mail = (without_mail > 0).then(|| {
+        wording::count(
+            without_mail,
+            "address gets no mail",
+            "addresses get no mail",
+        )
+    });
     let state = match (problems, nobody_looked) {
         (_, true) => "no pass has ended".to_owned(),
         (0, _) if broken.is_none() && without_mail.is_none() => "nothing is open".to_owned(),
         (n, _) => {
             let open = (n > 0).then(|| {
-                format!("{} open", wording::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems"))
+                format!(
+                    "{} open",
+                    wording::count(
+                        usize::try_from(n).unwrap_or(usize::MAX),
+                        "problem",
+                        "problems"
+                    )
+                )
             });
-            without_mail.into_iter().chain(broken).chain(open).collect::<Vec<_>>().join(", ")
+            without_mail
+                .into_iter()
+                .chain(broken)
+                .chain(open)
+                .collect::<Vec<_>>()
+                .join(", ")
         }
     };
     let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
@@ -44,19 +61,33 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         },
         subject: format!(
             "daily digest: {state} · {runs} · {}",
-            wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
+            wording::count(
+                usize::try_from(day.sealed_total).unwrap_or(usize::MAX),
+                "drop exact",
+                "drops exact"
+            )
         ),
         at: day.to,
         title: wording::capital(&format!("{state}, {runs}.")),
         lead: format!("From {} to {}.", time(day.from), time(day.to)),
-        sections: vec![open(day, links), runs_section(day, total), successes(day), totals(day)],
+        sections: vec![
+            open(day, links),
+            runs_section(day, total),
+            successes(day),
+            totals(day),
+        ],
         footer: footer(nobody_looked || day.open_total > 0),
     }
     .render()
 }
 
 fn footer(has_commands: bool) -> Vec<String> {
-    has_commands.then_some(COMMANDS).into_iter().chain([WHY]).map(str::to_owned).collect()
+    has_commands
+        .then_some(COMMANDS)
+        .into_iter()
+        .chain([WHY])
+        .map(str::to_owned)
+        .collect()
 }
 
 fn open(day: &DailyDigest, links: &Links) -> Section {
@@ -69,8 +100,11 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
         blocks.push(links.section("run_missed"));
     }
     if day.open.is_empty() && day.broken == 0 && day.lost_mails.is_empty() {
-        let nothing =
-            if nobody_looked { "No problem is recorded, but nobody looked." } else { "Nothing needs a person." };
+        let nothing = if nobody_looked {
+            "No problem is recorded, but nobody looked."
+        } else {
+            "Nothing needs a person."
+        };
         blocks.push(Block::Paragraph(nothing.to_owned()));
     }
     if nobody_looked {
@@ -79,7 +113,12 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
         blocks.extend(links.open_problems());
     }
     if !day.open.is_empty() {
-        let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
+        let mut lines: Vec<String> = day
+            .open
+            .iter()
+            .take(LINES)
+            .map(|alert| open_line(alert, day.to))
+            .collect();
         let more = day.open_total.saturating_sub(lines.len() as u64);
         if more > 0 {
             lines.push(format!("and {} more", wording::grouped(more)));
@@ -95,7 +134,10 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
         blocks.extend(links.on_page("Who they are, by alert, in a browser", "/alerts"));
         blocks.push(links.section("broken_promise"));
     }
-    Section { title: "Problems".to_owned(), blocks }
+    Section {
+        title: "Problems".to_owned(),
+        blocks,
+    }
 }
 
 /// First of all: who reads this is the only one who can tell the others.
@@ -105,23 +147,44 @@ fn lost_mails(day: &DailyDigest, links: &Links) -> Vec<Block> {
     }
     let line = |lost: &LostMails| {
         let given_up = usize::try_from(lost.given_up).unwrap_or(usize::MAX);
-        let address = lost.recipient.parse::<Mailbox>().map(|to| to.email.to_string()).unwrap_or_default();
+        let address = lost
+            .recipient
+            .parse::<Mailbox>()
+            .map(|to| to.email.to_string())
+            .unwrap_or_default();
         let rest = match lost.sent {
             0 => "that address gets nothing".to_owned(),
-            sent => wording::count(usize::try_from(sent).unwrap_or(usize::MAX), "other arrived", "others arrived"),
+            sent => wording::count(
+                usize::try_from(sent).unwrap_or(usize::MAX),
+                "other arrived",
+                "others arrived",
+            ),
         };
         let address = wording::person(&address);
-        let (one, many) = (format!("mail to {address} was"), format!("mails to {address} were"));
-        format!("{} refused or given up: {rest}", wording::count(given_up, &one, &many))
+        let (one, many) = (
+            format!("mail to {address} was"),
+            format!("mails to {address} were"),
+        );
+        format!(
+            "{} refused or given up: {rest}",
+            wording::count(given_up, &one, &many)
+        )
     };
     let todo = "Check the address in ALERT_TO, then run: firstcome-reconciler test-email";
-    let mut blocks = vec![Block::List(day.lost_mails.iter().map(line).collect()), Block::Todo(todo.to_owned())];
+    let mut blocks = vec![
+        Block::List(day.lost_mails.iter().map(line).collect()),
+        Block::Todo(todo.to_owned()),
+    ];
     blocks.extend(links.on_page("Which mails, and why, in a browser", "/deliveries"));
     blocks
 }
 
 fn broken(promises: u64) -> String {
-    wording::count(usize::try_from(promises).unwrap_or(usize::MAX), "promise is broken", "promises are broken")
+    wording::count(
+        usize::try_from(promises).unwrap_or(usize::MAX),
+        "promise is broken",
+        "promises are broken",
+    )
 }
 
 fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
@@ -130,7 +193,10 @@ fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
         (None, Some(drop)) => format!("drop {drop}: "),
         _ => String::new(),
     };
-    let taken = alert.acknowledged_by.as_ref().map(|by| format!(", taken on by {}", wording::line(by, 60)));
+    let taken = alert
+        .acknowledged_by
+        .as_ref()
+        .map(|by| format!(", taken on by {}", wording::line(by, 60)));
     format!(
         "{place}{}, for {}{} (alert {})",
         wording::line(&alert.summary, wording::LONGEST),
@@ -143,29 +209,50 @@ fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
 fn runs_section(day: &DailyDigest, total: u64) -> Section {
     let mut blocks = Vec::new();
     if total == 0 {
-        blocks.push(Block::Paragraph("No run ended in this time, so nothing was verified.".to_owned()));
+        blocks.push(Block::Paragraph(
+            "No run ended in this time, so nothing was verified.".to_owned(),
+        ));
     } else {
-        let rows = day.runs.iter().map(|(status, n)| cells([status.as_str(), &wording::grouped(*n)])).collect();
-        blocks.push(Block::Table(Table { head: vec!["Ended".to_owned(), "runs".to_owned()], rows }));
+        let rows = day
+            .runs
+            .iter()
+            .map(|(status, n)| cells([status.as_str(), &wording::grouped(*n)]))
+            .collect();
+        blocks.push(Block::Table(Table {
+            head: vec!["Ended".to_owned(), "runs".to_owned()],
+            rows,
+        }));
     }
     let last = day.last_success_at.map_or_else(
         || "No run has ever ended clean or repaired.".to_owned(),
         |at| {
-            format!("The last that ended clean or repaired: {}, {} before this mail.", time(at), duration(day.to - at))
+            format!(
+                "The last that ended clean or repaired: {}, {} before this mail.",
+                time(at),
+                duration(day.to - at)
+            )
         },
     );
     blocks.push(Block::Paragraph(last));
-    Section { title: "Runs".to_owned(), blocks }
+    Section {
+        title: "Runs".to_owned(),
+        blocks,
+    }
 }
 
 fn successes(day: &DailyDigest) -> Section {
     let mut blocks = Vec::new();
     if day.sealed.is_empty() {
-        blocks.push(Block::Paragraph("No drop was finished in this time.".to_owned()));
+        blocks.push(Block::Paragraph(
+            "No drop was finished in this time.".to_owned(),
+        ));
     } else {
         let lines = day.sealed.iter().take(LINES).map(|drop| {
             let name = wording::line(&drop.coupon_name, 60);
-            let (rows, quantity) = (wording::grouped(drop.rows.into()), wording::grouped(drop.quantity.into()));
+            let (rows, quantity) = (
+                wording::grouped(drop.rows.into()),
+                wording::grouped(drop.quantity.into()),
+            );
             format!(
                 "{name} (coupon {}, drop {}): {rows} of {quantity} issued, verified and sealed",
                 drop.coupon_id, drop.drop_id
@@ -178,7 +265,10 @@ fn successes(day: &DailyDigest) -> Section {
         }
         blocks.push(Block::List(lines));
     }
-    Section { title: "Finished drops".to_owned(), blocks }
+    Section {
+        title: "Finished drops".to_owned(),
+        blocks,
+    }
 }
 
 fn totals(day: &DailyDigest) -> Section {
@@ -187,10 +277,17 @@ fn totals(day: &DailyDigest) -> Section {
         blocks.push(Block::Paragraph("No drift was found.".to_owned()));
     } else {
         let rows = day.findings.iter().map(|(kind, found, repaired)| {
-            cells([kind.as_str(), &wording::grouped(*found), &wording::grouped(*repaired)])
+            cells([
+                kind.as_str(),
+                &wording::grouped(*found),
+                &wording::grouped(*repaired),
+            ])
         });
         let head = ["Drift", "found", "repaired"].map(str::to_owned).to_vec();
-        blocks.push(Block::Table(Table { head, rows: rows.collect() }));
+        blocks.push(Block::Table(Table {
+            head,
+            rows: rows.collect(),
+        }));
     }
     let [users, rows, _] = day.examined.map(wording::grouped);
     let failed = usize::try_from(day.examined[2]).unwrap_or(usize::MAX);
@@ -210,5 +307,8 @@ fn totals(day: &DailyDigest) -> Section {
         );
     }
     blocks.push(Block::List(lines));
-    Section { title: "Totals".to_owned(), blocks }
+    Section {
+        title: "Totals".to_owned(),
+        blocks,
+    }
 }

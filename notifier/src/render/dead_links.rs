@@ -20,20 +20,38 @@ impl Links {
     pub fn dead(&self) -> impl Iterator<Item = DeadLink<'_>> {
         let docs = self.docs.as_deref().unwrap_or_default();
         let all = [
-            DeadLink { setting: "PUBLIC_URL", address: self.reconciler(), of: "this reconciler" },
-            DeadLink { setting: "API_PUBLIC_URL", address: self.api(), of: "the API" },
-            DeadLink { setting: "DOCS_URL", address: docs, of: "the folder docs" },
+            DeadLink {
+                setting: "PUBLIC_URL",
+                address: self.reconciler(),
+                of: "this reconciler",
+            },
+            DeadLink {
+                setting: "API_PUBLIC_URL",
+                address: self.api(),
+                of: "the API",
+            },
+            DeadLink {
+                setting: "DOCS_URL",
+                address: docs,
+                of: "the folder docs",
+            },
         ];
         let host = |address| Url::parse(address).ok()?.host_str().map(is_local);
-        all.into_iter().filter(move |link| host(link.address).unwrap_or(false))
+        all.into_iter()
+            .filter(move |link| host(link.address).unwrap_or(false))
     }
 }
 
 /// Whether a host is the loopback, or an address that can only be listened on.
 pub fn is_local(host: &str) -> bool {
-    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| ip.to_canonical());
+    let ip = host
+        .trim_matches(['[', ']'])
+        .parse::<IpAddr>()
+        .map(|ip| ip.to_canonical());
     let name = host.trim_end_matches('.').to_ascii_lowercase();
-    ip.map_or(name == "localhost" || name.ends_with(".localhost"), |ip| ip.is_loopback() || ip.is_unspecified())
+    ip.map_or(name == "localhost" || name.ends_with(".localhost"), |ip| {
+        ip.is_loopback() || ip.is_unspecified()
+    })
 }
 
 #[cfg(test)]
@@ -44,12 +62,26 @@ mod tests {
     fn links_that_lead_to_the_readers_machine_are_named_with_their_setting() {
         let with = |public: &str, api: &str, docs: &str| {
             let set = |url: &str| (!url.is_empty()).then(|| url.to_owned());
-            Links { public: set(public), api: set(api), docs: set(docs), page_changes_coupons: true }
+            Links {
+                public: set(public),
+                api: set(api),
+                docs: set(docs),
+                page_changes_coupons: true,
+            }
         };
         let settings = |links: &Links| links.dead().map(|link| link.setting).collect::<Vec<_>>();
-        assert_eq!(settings(&with("", "", "")), ["PUBLIC_URL", "API_PUBLIC_URL"], "the defaults are loopback");
+        assert_eq!(
+            settings(&with("", "", "")),
+            ["PUBLIC_URL", "API_PUBLIC_URL"],
+            "the defaults are loopback"
+        );
         assert!(
-            settings(&with("https://ops.example.com", "http://10.0.0.7:8080", "https://docs.example.com/x")).is_empty()
+            settings(&with(
+                "https://ops.example.com",
+                "http://10.0.0.7:8080",
+                "https://docs.example.com/x"
+            ))
+            .is_empty()
         );
         for address in [
             "http://127.0.0.1:8081",
@@ -62,10 +94,21 @@ mod tests {
             "http://[::]:8081",
             "http://[::ffff:127.0.0.1]",
         ] {
-            let links = with("https://ops.example.com", "https://api.example.com", address);
-            let named: Vec<_> = links.dead().map(|link| (link.setting, link.address)).collect();
+            let links = with(
+                "https://ops.example.com",
+                "https://api.example.com",
+                address,
+            );
+            let named: Vec<_> = links
+                .dead()
+                .map(|link| (link.setting, link.address))
+                .collect();
             assert_eq!(named, [("DOCS_URL", address)]);
         }
-        assert!(is_local("localhost") && !is_local("smtp.example.com") && !is_local("localhost.example.com"));
+        assert!(
+            is_local("localhost")
+                && !is_local("smtp.example.com")
+                && !is_local("localhost.example.com")
+        );
     }
 }

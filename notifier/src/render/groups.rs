@@ -54,12 +54,26 @@ impl<'a> PassMail<'a> {
     pub(crate) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
         let report = self.report(drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
-            let notice = self.verdict.problems.iter().chain(&self.verdict.information);
-            let notice = notice.map(|notice| &notice.observation).find(|seen| seen.drop_id == Some(drop));
-            let over = self.verdict.resolved.iter().find(|alert| alert.drop_id == Some(drop));
-            notice.and_then(|seen| seen.coupon_id).or_else(|| over.and_then(|alert| alert.coupon_id))
+            let notice = self
+                .verdict
+                .problems
+                .iter()
+                .chain(&self.verdict.information);
+            let notice = notice
+                .map(|notice| &notice.observation)
+                .find(|seen| seen.drop_id == Some(drop));
+            let over = self
+                .verdict
+                .resolved
+                .iter()
+                .find(|alert| alert.drop_id == Some(drop));
+            notice
+                .and_then(|seen| seen.coupon_id)
+                .or_else(|| over.and_then(|alert| alert.coupon_id))
         });
-        let name = report.map(|report| wording::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
+        let name = report
+            .map(|report| wording::line(&report.coupon_name, 100))
+            .filter(|name| !name.is_empty());
         let named = || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
         (coupon, name.unwrap_or_else(named))
     }
@@ -67,29 +81,57 @@ impl<'a> PassMail<'a> {
     /// The repairs that are mailed, with their drops.
     pub(crate) fn repairs(&self) -> Vec<Placed<'a>> {
         let is_mailed = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
-        let of_drops = self.run.drops.iter().filter(|drop| is_mailed(Some(drop.drop_id)));
-        let of_drops = of_drops.flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.drop_id), finding)));
+        let of_drops = self
+            .run
+            .drops
+            .iter()
+            .filter(|drop| is_mailed(Some(drop.drop_id)));
+        let of_drops = of_drops.flat_map(|drop| {
+            drop.findings
+                .iter()
+                .map(|finding| (Some(drop.drop_id), finding))
+        });
         // That admission is open again is said with what was repaired for it.
         let any = !self.verdict.repaired.is_empty();
         let of_none = self.run.findings.iter();
-        let of_none = of_none.filter(|finding| is_mailed(None) || any && finding.action == ActionKind::GrantLicence);
+        let of_none = of_none
+            .filter(|finding| is_mailed(None) || any && finding.action == ActionKind::GrantLicence);
         let of_none = of_none.map(|finding| (None, finding));
-        of_none.chain(of_drops).filter(|(_, finding)| is_repair(finding)).collect()
+        of_none
+            .chain(of_drops)
+            .filter(|(_, finding)| is_repair(finding))
+            .collect()
     }
 
     /// Repairs of earlier passes, all together: how many, and since when.
     pub(super) fn earlier(&self) -> Option<String> {
-        let since = self.verdict.earlier.iter().map(|earlier| earlier.since).min()?;
-        let repairs = self.verdict.earlier.iter().map(|earlier| earlier.repairs as usize).sum();
+        let since = self
+            .verdict
+            .earlier
+            .iter()
+            .map(|earlier| earlier.since)
+            .min()?;
+        let repairs = self
+            .verdict
+            .earlier
+            .iter()
+            .map(|earlier| earlier.repairs as usize)
+            .sum();
         let repairs = wording::count(repairs, "repair", "repairs");
-        Some(format!("{repairs} in earlier passes since {}", since.format("%H:%M UTC")))
+        Some(format!(
+            "{repairs} in earlier passes since {}",
+            since.format("%H:%M UTC")
+        ))
     }
 
     /// Drops that the mail is about, those with problems first.
     pub(super) fn drops(&self) -> Vec<DropId> {
         let verdict = self.verdict;
-        let notice =
-            verdict.problems.iter().chain(&verdict.information).filter_map(|notice| notice.observation.drop_id);
+        let notice = verdict
+            .problems
+            .iter()
+            .chain(&verdict.information)
+            .filter_map(|notice| notice.observation.drop_id);
         let rest = notice.chain(verdict.repaired.iter().copied().flatten());
         let rest = rest.chain(verdict.earlier.iter().filter_map(|earlier| earlier.drop_id));
         let rest = rest.chain(verdict.resolved.iter().filter_map(|alert| alert.drop_id));
@@ -100,7 +142,9 @@ impl<'a> PassMail<'a> {
     /// "Winter coupon (coupon 1, drop 7)".
     pub(super) fn place(&self, drop: DropId) -> String {
         let (coupon, name) = self.coupon_of(drop);
-        let coupon = coupon.map(|id| format!("coupon {id}, ")).unwrap_or_default();
+        let coupon = coupon
+            .map(|id| format!("coupon {id}, "))
+            .unwrap_or_default();
         format!("{name} ({coupon}drop {drop})")
     }
 }
@@ -112,14 +156,18 @@ pub(super) fn issued(report: &DropReport) -> String {
     if !was_examined(report) {
         return "not examined".to_owned();
     }
-    let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
+    let (rows, quantity) = (
+        wording::grouped(report.after.rows),
+        wording::grouped(u64::from(report.quantity)),
+    );
     format!("{rows} of {quantity} issued")
 }
 
 /// Whether admission to the drop answers 503 by its own numbers, as they were last seen.
 pub(super) fn is_shut(report: &DropReport) -> bool {
     let held = i64::try_from(report.after.users + report.after.free).unwrap_or(i64::MAX);
-    let has_wrong_key = |finding: &Finding| matches!(finding.case, FindingCase::KeyOfWrongType { .. });
+    let has_wrong_key =
+        |finding: &Finding| matches!(finding.case, FindingCase::KeyOfWrongType { .. });
     was_examined(report) && report.after.count != held || report.findings.iter().any(has_wrong_key)
 }
 
@@ -129,29 +177,41 @@ fn was_examined(report: &DropReport) -> bool {
     let examined = &report.examined;
     examined.users > 0
         || examined.rows > 0
-        || !report.findings.iter().any(|finding| finding.result == Outcome::Failed && is_whole(finding))
+        || !report
+            .findings
+            .iter()
+            .any(|finding| finding.result == Outcome::Failed && is_whole(finding))
 }
 
 /// One line a label and reason, the largest group first. Numbers in a reason count as equal: they
 /// are given as a range.
-pub(super) fn reasons(findings: &[Placed<'_>], label: impl Fn(&Finding) -> Option<String>) -> Vec<String> {
+pub(super) fn reasons(
+    findings: &[Placed<'_>],
+    label: impl Fn(&Finding) -> Option<String>,
+) -> Vec<String> {
     // What a line says of all: the label, and the reason without its numbers.
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
         let detail = wording::line(placed.1.detail_and_trace().0, wording::LONGEST);
         let key = (label(placed.1), wording::without_numbers(&detail));
-        let at = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
-            keys.push(key);
-            groups.push(Vec::new());
-            groups.len() - 1
-        });
+        let at = keys
+            .iter()
+            .position(|known| *known == key)
+            .unwrap_or_else(|| {
+                keys.push(key);
+                groups.push(Vec::new());
+                groups.len() - 1
+            });
         groups[at].push((detail, *placed));
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
     let rest: usize = groups.iter().skip(LINES).map(Vec::len).sum();
-    let mut lines: Vec<String> =
-        groups.iter().take(LINES).map(|group| line(label(group[0].1.1).as_deref(), group)).collect();
+    let mut lines: Vec<String> = groups
+        .iter()
+        .take(LINES)
+        .map(|group| line(label(group[0].1.1).as_deref(), group))
+        .collect();
     if rest > 0 {
         lines.push(format!(
             "and {} more: the command for the whole run, below, lists them",
@@ -163,17 +223,38 @@ pub(super) fn reasons(findings: &[Placed<'_>], label: impl Fn(&Finding) -> Optio
 
 /// The repair that was tried or held back, as a label.
 pub(super) fn open_label(finding: &Finding) -> Option<String> {
-    (finding.action != ActionKind::Report)
-        .then(|| format!("{}, {}", finding.kind.as_str(), wording::words(finding.action).to_do))
+    (finding.action != ActionKind::Report).then(|| {
+        format!(
+            "{}, {}",
+            finding.kind.as_str(),
+            wording::words(finding.action).to_do
+        )
+    })
 }
 
 fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
-    let many = if group.len() > 1 { format!("{} × ", wording::grouped(group.len() as u64)) } else { String::new() };
+    let many = if group.len() > 1 {
+        format!("{} × ", wording::grouped(group.len() as u64))
+    } else {
+        String::new()
+    };
     let details: Vec<&str> = group.iter().map(|(detail, _)| detail.as_str()).collect();
     let reason = Some(merged(&details)).filter(|reason| !reason.is_empty());
-    let what = [label.map(str::to_owned), reason].into_iter().flatten().collect::<Vec<_>>().join(": ");
-    let whom = [slots(group), people(group), traces(group)].into_iter().flatten().collect::<Vec<_>>().join(" · ");
-    if whom.is_empty() { format!("{many}{what}") } else { format!("{many}{what} ({whom})") }
+    let what = [label.map(str::to_owned), reason]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(": ");
+    let whom = [slots(group), people(group), traces(group)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" · ");
+    if whom.is_empty() {
+        format!("{many}{what}")
+    } else {
+        format!("{many}{what} ({whom})")
+    }
 }
 
 /// "slot 37", "slots 1–20, 25", or in how many drops where it is more than one.
@@ -182,7 +263,10 @@ fn slots(group: &ReasonGroup<'_>) -> Option<String> {
     if drops.len() > 1 {
         return Some(wording::count(drops.len(), "drop", "drops"));
     }
-    let mut slots: Vec<i64> = group.iter().filter_map(|(_, (_, finding))| finding.slot).collect();
+    let mut slots: Vec<i64> = group
+        .iter()
+        .filter_map(|(_, (_, finding))| finding.slot)
+        .collect();
     slots.sort_unstable();
     slots.dedup();
     let stretches: Vec<&[i64]> = slots.chunk_by(|a, b| a + 1 == *b).collect();
@@ -205,16 +289,29 @@ fn slots(group: &ReasonGroup<'_>) -> Option<String> {
 }
 
 fn people(group: &ReasonGroup<'_>) -> Option<String> {
-    let people: Vec<String> =
-        group.iter().filter_map(|(_, (_, finding))| finding.user_id.as_deref()).map(wording::person).collect();
-    (1..=PEOPLE).contains(&people.len()).then(|| people.join(", "))
+    let people: Vec<String> = group
+        .iter()
+        .filter_map(|(_, (_, finding))| finding.user_id.as_deref())
+        .map(wording::person)
+        .collect();
+    (1..=PEOPLE)
+        .contains(&people.len())
+        .then(|| people.join(", "))
 }
 
 /// Where to look further, for those of them that were traced.
 fn traces(group: &ReasonGroup<'_>) -> Option<String> {
-    let traces: Vec<&str> = group.iter().filter_map(|(_, (_, finding))| finding.detail_and_trace().1).collect();
+    let traces: Vec<&str> = group
+        .iter()
+        .filter_map(|(_, (_, finding))| finding.detail_and_trace().1)
+        .collect();
     let more = if traces.len() > TRACES { ", …" } else { "" };
-    (!traces.is_empty()).then(|| format!("trace {}{more}", traces[..traces.len().min(TRACES)].join(", ")))
+    (!traces.is_empty()).then(|| {
+        format!(
+            "trace {}{more}",
+            traces[..traces.len().min(TRACES)].join(", ")
+        )
+    })
 }
 
 /// Texts that differ in numbers only, as one: a number that is not the same in all becomes a range.
@@ -232,10 +329,15 @@ fn merged(texts: &[&str]) -> String {
                 .collect()
         })
         .collect();
-    let Some(first) = parts.first() else { return String::new() };
+    let Some(first) = parts.first() else {
+        return String::new();
+    };
     let part = |(at, text): (usize, &&str)| {
         let numbers: Option<Vec<u64>> = parts.iter().map(|all| all.get(at)?.parse().ok()).collect();
-        match numbers.as_deref().map(|numbers| (numbers.iter().min(), numbers.iter().max())) {
+        match numbers
+            .as_deref()
+            .map(|numbers| (numbers.iter().min(), numbers.iter().max()))
+        {
             Some((Some(least), Some(most))) if least != most => format!("{least}–{most}"),
             _ => (*text).to_owned(),
         }
@@ -249,23 +351,52 @@ pub(super) fn changes(before: &Numbers, after: &Numbers) -> Option<Table> {
     let unsigned = wording::grouped;
     let rows = [
         ("Rows", unsigned(before.rows), unsigned(after.rows)),
-        ("People holding a slot", unsigned(before.users), unsigned(after.users)),
-        ("Highest slot given out", signed(before.count), signed(after.count)),
-        ("Failed claims", unsigned(before.failed_claims), unsigned(after.failed_claims)),
-        ("In flight", unsigned(before.in_flight), unsigned(after.in_flight)),
-        ("Slots given back", unsigned(before.free), unsigned(after.free)),
-        ("People waiting", unsigned(before.waiting), unsigned(after.waiting)),
+        (
+            "People holding a slot",
+            unsigned(before.users),
+            unsigned(after.users),
+        ),
+        (
+            "Highest slot given out",
+            signed(before.count),
+            signed(after.count),
+        ),
+        (
+            "Failed claims",
+            unsigned(before.failed_claims),
+            unsigned(after.failed_claims),
+        ),
+        (
+            "In flight",
+            unsigned(before.in_flight),
+            unsigned(after.in_flight),
+        ),
+        (
+            "Slots given back",
+            unsigned(before.free),
+            unsigned(after.free),
+        ),
+        (
+            "People waiting",
+            unsigned(before.waiting),
+            unsigned(after.waiting),
+        ),
     ];
     let changed: Vec<TableRow> = rows
         .into_iter()
         .filter(|(_, before, after)| before != after)
         .map(|(what, before, after)| cells([what, &before, &after]))
         .collect();
-    (!changed.is_empty()).then(|| Table { head: ["", "before", "after"].map(str::to_owned).to_vec(), rows: changed })
+    (!changed.is_empty()).then(|| Table {
+        head: ["", "before", "after"].map(str::to_owned).to_vec(),
+        rows: changed,
+    })
 }
 
 pub(super) fn cells<const N: usize>(cells: [&str; N]) -> TableRow {
-    TableRow { cells: cells.map(str::to_owned).to_vec() }
+    TableRow {
+        cells: cells.map(str::to_owned).to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -297,8 +428,13 @@ mod tests {
     #[test]
     fn findings_that_differ_in_numbers_only_are_one_line() {
         let mut findings = vec![finding(9, "customer-9", "no message")];
-        findings
-            .extend([3, 1, 2, 7].map(|n| finding(n, "someone-4711", &format!("admitted {} s ago, no row", 60 + n))));
+        findings.extend([3, 1, 2, 7].map(|n| {
+            finding(
+                n,
+                "someone-4711",
+                &format!("admitted {} s ago, no row", 60 + n),
+            )
+        }));
         assert_eq!(
             grouped(&findings),
             [
@@ -310,10 +446,20 @@ mod tests {
 
     #[test]
     fn traces_are_named_and_keep_nothing_apart() {
-        let traced =
-            |slot: i64| finding(slot, "customer-1", &format!("no row; trace {}{slot}", "ab12".repeat(7) + "abc"));
+        let traced = |slot: i64| {
+            finding(
+                slot,
+                "customer-1",
+                &format!("no row; trace {}{slot}", "ab12".repeat(7) + "abc"),
+            )
+        };
         assert_eq!(
-            grouped(&[traced(1), traced(2), finding(3, "customer-1", "no row"), finding(4, "u", "x; trace none")]),
+            grouped(&[
+                traced(1),
+                traced(2),
+                finding(3, "customer-1", "no row"),
+                finding(4, "u", "x; trace none")
+            ]),
             [
                 "3 × issued late: no row (slots 1–3 · c•••-1, c•••-1, c•••-1 · trace ab12ab12ab12ab12ab12ab12ab12abc1, \
                  ab12ab12ab12ab12ab12ab12ab12abc2)",
@@ -324,11 +470,24 @@ mod tests {
 
     #[test]
     fn a_list_has_an_end() {
-        let words = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl"];
-        let findings: Vec<Finding> = words.iter().map(|word| finding(1, "customer-1", word)).collect();
+        let words = [
+            "ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl",
+        ];
+        let findings: Vec<Finding> = words
+            .iter()
+            .map(|word| finding(1, "customer-1", word))
+            .collect();
         let lines = grouped(&findings);
-        assert_eq!((lines.len(), lines[LINES].starts_with("and 3 more")), (LINES + 1, true));
-        let apart: Vec<Finding> = (0..100).map(|n| finding(n * 2, "customer-1", "x")).collect();
-        assert_eq!(grouped(&apart), ["100 × issued late: x (slots 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, …)"]);
+        assert_eq!(
+            (lines.len(), lines[LINES].starts_with("and 3 more")),
+            (LINES + 1, true)
+        );
+        let apart: Vec<Finding> = (0..100)
+            .map(|n| finding(n * 2, "customer-1", "x"))
+            .collect();
+        assert_eq!(
+            grouped(&apart),
+            ["100 × issued late: x (slots 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, …)"]
+        );
     }
 }

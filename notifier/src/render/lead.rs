@@ -19,7 +19,10 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
     if let [first, rest @ ..] = verdict.problems.as_slice() {
         parts.extend(sentences(pass, first));
         if !rest.is_empty() {
-            parts.push(format!("{} below.", wording::count(rest.len(), "more problem is", "more problems are")));
+            parts.push(format!(
+                "{} below.",
+                wording::count(rest.len(), "more problem is", "more problems are")
+            ));
         }
     }
     parts.extend(repaired(pass));
@@ -27,7 +30,10 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
         [] => {}
         [one] => {
             let lasted = duration(one.resolved_at.unwrap_or(pass.now) - one.first_seen_at);
-            parts.push(format!("Resolved after {lasted}: {}.", wording::line(&one.summary, wording::LONGEST)));
+            parts.push(format!(
+                "Resolved after {lasted}: {}.",
+                wording::line(&one.summary, wording::LONGEST)
+            ));
         }
         many => parts.push(format!("{} earlier problems are resolved.", many.len())),
     }
@@ -45,7 +51,11 @@ pub(super) fn lead(pass: &PassMail<'_>) -> (String, String) {
 
 /// What is left to do where no problem is mailed. "Nothing" is said only if it was compared.
 fn what_is_left(pass: &PassMail<'_>) -> &'static str {
-    let reports = || pass.drops().into_iter().filter_map(|drop| pass.report(drop));
+    let reports = || {
+        pass.drops()
+            .into_iter()
+            .filter_map(|drop| pass.report(drop))
+    };
     let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
     if pass.run.status == Status::Failed {
         "The pass ended before it was through. The next one goes on, and a mail says if something is left."
@@ -68,7 +78,10 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
 /// How many users are back in each drop that was rebuilt, and how many were known before, as far as
 /// that was counted.
 fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option<u64>)> + use<'p> {
-    let rebuilt = pass.repairs().into_iter().filter(|(_, finding)| finding.action == ActionKind::Rebuild);
+    let rebuilt = pass
+        .repairs()
+        .into_iter()
+        .filter(|(_, finding)| finding.action == ActionKind::Rebuild);
     rebuilt.map(|(_, finding)| match finding.case {
         FindingCase::Rebuilt { back, known } => (Some(back), known),
         _ => (None, None),
@@ -77,24 +90,39 @@ fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option
 
 /// Somebody was told yes and lost the slot again. A name that is no user id is nobody's.
 fn is_withdrawn(finding: &Finding) -> bool {
-    finding.action == ActionKind::Withdraw && finding.user_id.as_deref().is_some_and(UserId::has_form)
+    finding.action == ActionKind::Withdraw
+        && finding.user_id.as_deref().is_some_and(UserId::has_form)
 }
 
 fn withdrawn(pass: &PassMail<'_>) -> usize {
-    pass.repairs().into_iter().filter(|(_, finding)| is_withdrawn(finding)).count()
+    pass.repairs()
+        .into_iter()
+        .filter(|(_, finding)| is_withdrawn(finding))
+        .count()
 }
 
 fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     let repairs = pass.repairs();
-    let earlier = pass.earlier().map(|earlier| format!("Before that: {earlier}."));
+    let earlier = pass
+        .earlier()
+        .map(|earlier| format!("Before that: {earlier}."));
     if repairs.is_empty() {
         return earlier.into_iter().collect();
     }
-    let with = |action| repairs.iter().filter(|(_, finding)| finding.action == action).count();
+    let with = |action| {
+        repairs
+            .iter()
+            .filter(|(_, finding)| finding.action == action)
+            .count()
+    };
     let mut parts = after_a_loss(pass);
     parts.extend(withdrawals(pass));
-    let is_said = |finding: &Finding| finding.action == ActionKind::Rebuild || is_withdrawn(finding);
-    let others = repairs.iter().map(|(_, finding)| *finding).filter(|finding| !is_said(finding));
+    let is_said =
+        |finding: &Finding| finding.action == ActionKind::Rebuild || is_withdrawn(finding);
+    let others = repairs
+        .iter()
+        .map(|(_, finding)| *finding)
+        .filter(|finding| !is_said(finding));
     let done = wording::done(others);
     parts.extend((!done.is_empty()).then(|| format!("Repaired by itself: {done}.")));
     if with(ActionKind::GrantLicence) > 0 {
@@ -115,20 +143,42 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
     }
     let number = wording::count(drops.len(), "drop was", "drops were");
     let back: Option<u64> = drops.iter().map(|(back, _)| *back).sum();
-    let missing: Option<u64> = drops.iter().map(|(back, known)| Some((*known)?.saturating_sub((*back)?))).sum();
+    let missing: Option<u64> = drops
+        .iter()
+        .map(|(back, known)| Some((*known)?.saturating_sub((*back)?)))
+        .sum();
     let is_failed = pass.run.status == Status::Failed;
-    let people = back.map(|back| wording::count(usize::try_from(back).unwrap_or(usize::MAX), "person", "people"));
-    let people = people.map(|people| format!(" with {people}")).unwrap_or_default();
+    let people = back.map(|back| {
+        wording::count(
+            usize::try_from(back).unwrap_or(usize::MAX),
+            "person",
+            "people",
+        )
+    });
+    let people = people
+        .map(|people| format!(" with {people}"))
+        .unwrap_or_default();
     // A pass that failed may not have come to all drops.
     let compared = match missing.filter(|_| !is_failed) {
         None => String::new(),
         Some(0) => ", all whom the last run before the loss knew".to_owned(),
-        Some(missing) => format!(", {} fewer than the last run before the loss knew", wording::grouped(missing)),
+        Some(missing) => format!(
+            ", {} fewer than the last run before the loss knew",
+            wording::grouped(missing)
+        ),
     };
-    let is_problem =
-        |notice: &Notice| matches!(common_case(&notice.observation.findings), Some(FindingCase::UsersMissing(_)));
+    let is_problem = |notice: &Notice| {
+        matches!(
+            common_case(&notice.observation.findings),
+            Some(FindingCase::UsersMissing(_))
+        )
+    };
     let rebuilt = format!("Redis lost data: {number} rebuilt{people}{compared}.");
-    let rebuilt = if pass.verdict.problems.iter().any(is_problem) { String::new() } else { rebuilt };
+    let rebuilt = if pass.verdict.problems.iter().any(is_problem) {
+        String::new()
+    } else {
+        rebuilt
+    };
     let waiting = "Any waiting list is lost: people who waited must claim again, and the product does not tell them.";
     vec![rebuilt, waiting.to_owned()]
 }
@@ -136,9 +186,22 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
 /// Who lost a yes, and what is free now.
 fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
     let n = withdrawn(pass);
-    let free: u64 = pass.drops().iter().filter_map(|drop| pass.report(*drop)).map(|report| report.after.free).sum();
-    let people = wording::count(n, "person who already holds one was", "people who already hold one were");
-    let free = wording::count(usize::try_from(free).unwrap_or(usize::MAX), "slot is", "slots are");
+    let free: u64 = pass
+        .drops()
+        .iter()
+        .filter_map(|drop| pass.report(*drop))
+        .map(|report| report.after.free)
+        .sum();
+    let people = wording::count(
+        n,
+        "person who already holds one was",
+        "people who already hold one were",
+    );
+    let free = wording::count(
+        usize::try_from(free).unwrap_or(usize::MAX),
+        "slot is",
+        "slots are",
+    );
     (n > 0).then(|| {
         format!("{people} told yes again and lost it; meanwhile others may have been told \"sold out\". {free} free.")
     })
@@ -146,15 +209,24 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
 
 /// The state of the only drop that the mail is about.
 fn state(pass: &PassMail<'_>) -> Option<String> {
-    let [drop] = pass.drops()[..] else { return None };
+    let [drop] = pass.drops()[..] else {
+        return None;
+    };
     let report = pass.report(drop)?;
-    let exact = match (report.exact, report.after.rows == u64::from(report.quantity)) {
+    let exact = match (
+        report.exact,
+        report.after.rows == u64::from(report.quantity),
+    ) {
         (true, true) => ", exact",
         (true, false) => ", everybody admitted has a row",
         (false, _) if report.unconfirmed => " since its repairs",
         (false, _) => ", not exact yet",
     };
-    Some(format!("{}: {}{exact}.", pass.coupon_of(drop).1, issued(report)))
+    Some(format!(
+        "{}: {}{exact}.",
+        pass.coupon_of(drop).1,
+        issued(report)
+    ))
 }
 
 /// One problem: what is wrong, and what that means for people.
@@ -165,7 +237,13 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     let summary = summary.trim_end_matches('.');
     let [what, meaning] = match seen.about {
         About::ClosedBelowQuantity => {
-            return [format!("{} {summary}.", name.unwrap_or_else(|| "A coupon".to_owned())), String::new()];
+            return [
+                format!(
+                    "{} {summary}.",
+                    name.unwrap_or_else(|| "A coupon".to_owned())
+                ),
+                String::new(),
+            ];
         }
         About::Braked => held_back(pass, seen, name.as_deref()),
         about => of_case(pass, seen, name.as_deref()).unwrap_or_else(|| {
@@ -175,43 +253,68 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     };
     let what = match notice.reason {
         NoticeReason::New => what,
-        NoticeReason::Changed => format!("Changed, first seen {} ago: {what}", duration(pass.now - notice.since)),
-        NoticeReason::Repeat => format!("Still there after {}: {what}", duration(pass.now - notice.since)),
+        NoticeReason::Changed => format!(
+            "Changed, first seen {} ago: {what}",
+            duration(pass.now - notice.since)
+        ),
+        NoticeReason::Repeat => format!(
+            "Still there after {}: {what}",
+            duration(pass.now - notice.since)
+        ),
     };
     [what, meaning]
 }
 
 /// What is wrong, and what that means for people, if the findings are of no case.
-fn of_kind(about: About, seen: &Observation, name: Option<&str>, summary: &str) -> (String, &'static str) {
+fn of_kind(
+    about: About,
+    seen: &Observation,
+    name: Option<&str>,
+    summary: &str,
+) -> (String, &'static str) {
     let n = seen.findings.len();
     let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
     let whole = format!("{}.", wording::capital(summary));
     match about {
-        About::RunFailed => (whole, "Nothing is lost: the next pass examines everything again."),
-        About::Stalled => {
-            (whole, "No promise is lost: passes issue what waits too long, so people get their codes late.")
-        }
+        About::RunFailed => (
+            whole,
+            "Nothing is lost: the next pass examines everything again.",
+        ),
+        About::Stalled => (
+            whole,
+            "No promise is lost: passes issue what waits too long, so people get their codes late.",
+        ),
         About::BrokenPromise => {
-            let people =
-                wording::count(n, "person was told yes and has no coupon", "people were told yes and have no coupon");
+            let people = wording::count(
+                n,
+                "person was told yes and has no coupon",
+                "people were told yes and have no coupon",
+            );
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
-            (format!("{people}{name}."), "They are first on its waiting list.")
+            (
+                format!("{people}{name}."),
+                "They are first on its waiting list.",
+            )
         }
         About::Left(Kind::RedisLost) => (
             format!("Redis lost data and could not be verified: {summary}."),
             "Claims to what is closed get 503; nobody loses a coupon.",
         ),
         About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
-        About::Left(_) if is_one_sentence(seen) => {
-            (name.map_or(whole, |name| format!("{name}: {summary}.")), "A person has to mend it.")
-        }
+        About::Left(_) if is_one_sentence(seen) => (
+            name.map_or(whole, |name| format!("{name}: {summary}.")),
+            "A person has to mend it.",
+        ),
         About::Left(kind) => {
             let meaning = match kind {
                 Kind::Unissued => "People were told yes and have no coupon yet.",
                 Kind::FailedClaim => "People may have been told yes and have no coupon.",
                 _ => "",
             };
-            (format!("{}{of} could not be repaired.", wording::things(kind, n)), meaning)
+            (
+                format!("{}{of} could not be repaired.", wording::things(kind, n)),
+                meaning,
+            )
         }
         About::Braked | About::ClosedBelowQuantity => (whole, ""),
     }
@@ -220,7 +323,8 @@ fn of_kind(about: About, seen: &Observation, name: Option<&str>, summary: &str) 
 /// What is wrong is one finding of no person, whose text says all of it.
 pub(super) fn is_one_sentence(seen: &Observation) -> bool {
     let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
-    matches!(seen.findings.as_slice(), [one] if is_whole(one)) && seen.about != About::Left(Kind::FailedClaim)
+    matches!(seen.findings.as_slice(), [one] if is_whole(one))
+        && seen.about != About::Left(Kind::FailedClaim)
 }
 
 /// A problem as one line, with for how long it is there.
@@ -231,7 +335,10 @@ pub(super) fn summary(pass: &PassMail<'_>, notice: &Notice) -> String {
         NoticeReason::Changed => format!(" (changed; first seen {ago} ago)"),
         NoticeReason::Repeat => format!(" (still there after {ago})"),
     };
-    format!("{}{how}", wording::line(&notice.observation.summary, wording::LONGEST))
+    format!(
+        "{}{how}",
+        wording::line(&notice.observation.summary, wording::LONGEST)
+    )
 }
 
 /// Longest name of a coupon in a subject, in characters.
@@ -253,28 +360,50 @@ pub(super) fn subject(pass: &PassMail<'_>) -> (&'static str, String) {
     if !(verdict.repaired.is_empty() && verdict.earlier.is_empty()) {
         return ("repaired", format!("repaired: {}", repaired_in(pass)));
     }
-    let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|notice| notice.observation.drop_id).collect();
+    let drops: BTreeSet<DropId> = verdict
+        .information
+        .iter()
+        .filter_map(|notice| notice.observation.drop_id)
+        .collect();
     let what = place(pass, &drops).unwrap_or_default();
     ("information", format!("closed below its quantity: {what}"))
 }
 
 fn problems(pass: &PassMail<'_>) -> String {
     let problems = &pass.verdict.problems;
-    let drops: BTreeSet<DropId> = problems.iter().filter_map(|notice| notice.observation.drop_id).collect();
-    let of_no_drop = problems.iter().find(|notice| notice.observation.drop_id.is_none());
+    let drops: BTreeSet<DropId> = problems
+        .iter()
+        .filter_map(|notice| notice.observation.drop_id)
+        .collect();
+    let of_no_drop = problems
+        .iter()
+        .find(|notice| notice.observation.drop_id.is_none());
     let more = problems.len() - 1;
-    let and_more = if more == 0 { String::new() } else { format!(", {more} more") };
+    let and_more = if more == 0 {
+        String::new()
+    } else {
+        format!(", {more} more")
+    };
     let again = again(problems, pass.now);
-    let also = also_repaired(pass).map(|done| format!("; repaired: {done}")).unwrap_or_default();
+    let also = also_repaired(pass)
+        .map(|done| format!("; repaired: {done}"))
+        .unwrap_or_default();
     // What is about everything says more than any one drop.
-    let general = of_no_drop.filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
+    let general = of_no_drop
+        .filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {
         (Some(notice), _, _) | (None, Some(notice), None) => {
-            format!("{}{and_more}{again}{also}", wording::line(&notice.observation.summary, GENERAL))
+            format!(
+                "{}{and_more}{again}{also}",
+                wording::line(&notice.observation.summary, GENERAL)
+            )
         }
         (None, Some(notice), Some(place)) => {
             // The problem first: a lock screen shows the beginning.
-            format!("{}{and_more}{again} · {place}{also}", wording::line(&notice.observation.summary, 60))
+            format!(
+                "{}{and_more}{again} · {place}{also}",
+                wording::line(&notice.observation.summary, 60)
+            )
         }
         (None, None, _) => String::new(),
     }
@@ -282,7 +411,9 @@ fn problems(pass: &PassMail<'_>) -> String {
 
 /// For how long it has been there, where all of it was told before.
 fn again(problems: &[Notice], now: DateTime<Utc>) -> String {
-    let all_again = problems.iter().all(|notice| notice.reason == NoticeReason::Repeat);
+    let all_again = problems
+        .iter()
+        .all(|notice| notice.reason == NoticeReason::Repeat);
     match problems.iter().map(|notice| notice.since).min() {
         Some(since) if all_again => format!(", for {}", duration(now - since)),
         _ => String::new(),
@@ -303,10 +434,24 @@ pub(super) fn duration(time: TimeDelta) -> String {
 fn repaired_in(pass: &PassMail<'_>) -> String {
     let verdict = pass.verdict;
     let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
-    let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
-    let what = [also_repaired(pass), pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    let problem = if rebuilt(pass).next().is_some() { "Redis lost data · " } else { "" };
-    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{problem}{place} ({what})"))
+    let drops: BTreeSet<DropId> = drops
+        .chain(verdict.repaired.iter().copied())
+        .flatten()
+        .collect();
+    let what = [also_repaired(pass), pass.earlier()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ");
+    let problem = if rebuilt(pass).next().is_some() {
+        "Redis lost data · "
+    } else {
+        ""
+    };
+    place(pass, &drops).map_or_else(
+        || what.clone(),
+        |place| format!("{problem}{place} ({what})"),
+    )
 }
 
 /// What was repaired beside what the subject is about.
@@ -318,13 +463,19 @@ fn also_repaired(pass: &PassMail<'_>) -> Option<String> {
 fn resolved(pass: &PassMail<'_>) -> String {
     let resolved = &pass.verdict.resolved;
     let drops = resolved.iter().filter_map(|alert| alert.drop_id);
-    let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
+    let drops: BTreeSet<DropId> = drops
+        .chain(pass.verdict.repaired.iter().copied().flatten())
+        .collect();
     let was = match resolved.as_slice() {
         [one] => wording::line(&one.summary, 80),
         many => wording::count(many.len(), "problem", "problems"),
     };
-    let also = also_repaired(pass).map(|done| format!("; repaired: {done}")).unwrap_or_default();
-    let place = place(pass, &drops).map(|place| format!(" · {place}")).unwrap_or_default();
+    let also = also_repaired(pass)
+        .map(|done| format!("; repaired: {done}"))
+        .unwrap_or_default();
+    let place = place(pass, &drops)
+        .map(|place| format!(" · {place}"))
+        .unwrap_or_default();
     format!("{was}{place}{also}")
 }
 
@@ -334,7 +485,10 @@ fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     if drops.len() > 1 {
         let coupons: BTreeSet<_> = drops.iter().map(|drop| pass.coupon_of(*drop)).collect();
         let coupons = if coupons.len() == 1 {
-            coupons.first().map(|(_, name)| wording::line(name, NAME)).unwrap_or_default()
+            coupons
+                .first()
+                .map(|(_, name)| wording::line(name, NAME))
+                .unwrap_or_default()
         } else {
             wording::count(coupons.len(), "coupon", "coupons")
         };
@@ -352,5 +506,8 @@ fn place(pass: &PassMail<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
 
 /// The pass left it as it was, so its numbers still are what admission sees.
 fn is_held_up(report: &DropReport) -> bool {
-    report.findings.iter().any(|finding| matches!(finding.result, Outcome::Planned | Outcome::Failed))
+    report
+        .findings
+        .iter()
+        .any(|finding| matches!(finding.result, Outcome::Planned | Outcome::Failed))
 }

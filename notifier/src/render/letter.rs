@@ -30,7 +30,10 @@ pub struct Rendered {
 impl Rendered {
     /// The subject without what mail programs sort by.
     pub(crate) fn summary(&self) -> &str {
-        let subject = self.subject.strip_prefix("[firstcome] ").unwrap_or(&self.subject);
+        let subject = self
+            .subject
+            .strip_prefix("[firstcome] ")
+            .unwrap_or(&self.subject);
         subject.split_once(": ").map_or(subject, |(_, rest)| rest)
     }
 }
@@ -120,7 +123,12 @@ impl Letter {
         };
         Ok(Rendered {
             kind: self.kind,
-            html: Html { subject: &subject, letter: self, colour }.render()?,
+            html: Html {
+                subject: &subject,
+                letter: self,
+                colour,
+            }
+            .render()?,
             text: Text { letter: self }.render()?,
             subject,
         })
@@ -146,7 +154,11 @@ impl Letter {
     }
 
     fn wrapped_footer(&self) -> String {
-        self.footer.iter().map(|line| wrap(line, "", "")).collect::<Vec<_>>().join("\n")
+        self.footer
+            .iter()
+            .map(|line| wrap(line, "", ""))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -174,10 +186,18 @@ impl Block {
                 format!("{text}\n{rule}")
             }
             Self::Table(table) => table.as_text(),
-            Self::List(items) => items.iter().map(|item| wrap(item, "- ", "  ")).collect::<Vec<_>>().join("\n"),
+            Self::List(items) => items
+                .iter()
+                .map(|item| wrap(item, "- ", "  "))
+                .collect::<Vec<_>>()
+                .join("\n"),
             // Never wrapped: it is to be copied.
             Self::Command { what, line } => {
-                format!("{}\n    {}", wrap(&format!("{what}:"), "", ""), line.replace('\n', "\n    "))
+                format!(
+                    "{}\n    {}",
+                    wrap(&format!("{what}:"), "", ""),
+                    line.replace('\n', "\n    ")
+                )
             }
             Self::Link { label, url } => format!("{label}: {url}"),
         }
@@ -189,13 +209,23 @@ impl Table {
         let all = || std::iter::once(&self.head).chain(self.rows.iter().map(|row| &row.cells));
         let columns = all().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
-            .map(|at| all().filter_map(|cells| cells.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+            .map(|at| {
+                all()
+                    .filter_map(|cells| cells.get(at))
+                    .map(|cell| cell.chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         let line = |cells: &Vec<String>| {
             let padded = widths.iter().enumerate().map(|(at, width)| {
                 let cell = cells.get(at).map_or("", String::as_str);
                 let pad = " ".repeat(width - cell.chars().count());
-                if at == 0 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+                if at == 0 {
+                    format!("{cell}{pad}")
+                } else {
+                    format!("{pad}{cell}")
+                }
             });
             padded.collect::<Vec<_>>().join("   ").trim_end().to_owned()
         };
@@ -248,7 +278,10 @@ pub struct Links {
 impl Links {
     /// The coupon page, as it is sent to people.
     pub fn coupon_page(&self, coupon: CouponId) -> String {
-        format!("{}/c/{coupon}", self.api.as_deref().unwrap_or(API).trim_end_matches('/'))
+        format!(
+            "{}/c/{coupon}",
+            self.api.as_deref().unwrap_or(API).trim_end_matches('/')
+        )
     }
 
     pub(super) fn reconciler(&self) -> &str {
@@ -261,13 +294,18 @@ impl Links {
 
     /// The address of a section of docs/OPERATIONS.md, where that can be read.
     pub(crate) fn runbook(&self, word: &str) -> Option<String> {
-        self.docs.as_ref().map(|docs| format!("{docs}/OPERATIONS.md#{word}"))
+        self.docs
+            .as_ref()
+            .map(|docs| format!("{docs}/OPERATIONS.md#{word}"))
     }
 
     /// Leads to a section of docs/OPERATIONS.md; its heading is the word itself.
     pub(super) fn section(&self, word: &str) -> Block {
         match self.runbook(word) {
-            Some(url) => Block::Link { label: format!("More: “{word}” in OPERATIONS.md"), url },
+            Some(url) => Block::Link {
+                label: format!("More: “{word}” in OPERATIONS.md"),
+                url,
+            },
             None => Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”.")),
         }
     }
@@ -276,17 +314,26 @@ impl Links {
     /// once.
     pub(super) fn on_page(&self, label: &str, path: &str) -> Option<Block> {
         let public = self.public.as_ref()?;
-        Some(Block::Link { label: label.to_owned(), url: format!("{public}{path}") })
+        Some(Block::Link {
+            label: label.to_owned(),
+            url: format!("{public}{path}"),
+        })
     }
 
     /// A run in full.
     pub(super) fn run(&self, run_id: &str) -> Block {
-        curl("The whole run, with every person's full id", &[], &format!("{}/v1/runs/{run_id}", self.reconciler()))
+        curl(
+            "The whole run, with every person's full id",
+            &[],
+            &format!("{}/v1/runs/{run_id}", self.reconciler()),
+        )
     }
 
     /// The address of all alerts on the operations page, where that is known.
     pub(crate) fn alerts(&self) -> Option<String> {
-        self.public.as_ref().map(|public| format!("{public}/alerts"))
+        self.public
+            .as_ref()
+            .map(|public| format!("{public}/alerts"))
     }
 
     /// All alerts that fire, as a page.
@@ -297,14 +344,28 @@ impl Links {
 
     /// All alerts that fire, in a browser too where the page's address is known.
     pub(super) fn firing(&self) -> Vec<Block> {
-        let by_command = curl("All open problems", &[], &format!("{}/v1/alerts?status=firing", self.reconciler()));
-        self.open_problems().into_iter().chain([by_command]).collect()
+        let by_command = curl(
+            "All open problems",
+            &[],
+            &format!("{}/v1/alerts?status=firing", self.reconciler()),
+        );
+        self.open_problems()
+            .into_iter()
+            .chain([by_command])
+            .collect()
     }
 
     /// The last runs, in a browser too where the page's address is known.
     pub(super) fn runs(&self) -> Vec<Block> {
-        let by_command = curl("The last runs", &[], &format!("{}/v1/runs?limit=20", self.reconciler()));
-        self.on_page("The last runs, in a browser", "/runs").into_iter().chain([by_command]).collect()
+        let by_command = curl(
+            "The last runs",
+            &[],
+            &format!("{}/v1/runs?limit=20", self.reconciler()),
+        );
+        self.on_page("The last runs, in a browser", "/runs")
+            .into_iter()
+            .chain([by_command])
+            .collect()
     }
 
     /// Sets a coupon's quantity.
@@ -314,12 +375,20 @@ impl Links {
 
     /// Stops admission to a coupon for now.
     pub(super) fn pause(&self, coupon: CouponId) -> Block {
-        self.change("Pause the coupon: nobody can claim until it is resumed", coupon, "{\"paused\":true}")
+        self.change(
+            "Pause the coupon: nobody can claim until it is resumed",
+            coupon,
+            "{\"paused\":true}",
+        )
     }
 
     fn change(&self, what: &str, coupon: CouponId, body: &str) -> Block {
         let api = self.api();
-        curl(what, &[JSON, &format!("-X PATCH -d '{body}'")], &format!("{api}/v1/coupons/{coupon}"))
+        curl(
+            what,
+            &[JSON, &format!("-X PATCH -d '{body}'")],
+            &format!("{api}/v1/coupons/{coupon}"),
+        )
     }
 
     /// Takes alerts on: no repeats until they change.
@@ -331,10 +400,19 @@ impl Links {
     /// No mails on the alerts' drops for some hours.
     pub(super) fn silence(&self, alerts: &[i64], now: DateTime<Utc>) -> Block {
         let until = now + TimeDelta::hours(8);
-        let drops = if alerts.len() > 1 { "these drops" } else { "this drop" };
+        let drops = if alerts.len() > 1 {
+            "these drops"
+        } else {
+            "this drop"
+        };
         let what = format!("No mails on {drops} until {}", until.format("%H:%M UTC"));
         let until = until.to_rfc3339_opts(SecondsFormat::Secs, true);
-        self.for_each(&what, alerts, &format!(r#"-d "{{\"until\":\"{until}\",\"by\":\"$USER\"}}""#), "silence")
+        self.for_each(
+            &what,
+            alerts,
+            &format!(r#"-d "{{\"until\":\"{until}\",\"by\":\"$USER\"}}""#),
+            "silence",
+        )
     }
 
     fn for_each(&self, what: &str, alerts: &[i64], body: &str, verb: &str) -> Block {
@@ -344,14 +422,20 @@ impl Links {
             return curl(what, &[JSON, body], &url(&ids[0]));
         }
         let each = line(&[JSON, body], &url("$id"));
-        Block::Command { what: what.to_owned(), line: format!("for id in {}; do {each}; done", ids.join(" ")) }
+        Block::Command {
+            what: what.to_owned(),
+            line: format!("for id in {}; do {each}; done", ids.join(" ")),
+        }
     }
 }
 
 const JSON: &str = "-H \"Content-Type: application/json\"";
 
 fn curl(what: &str, arguments: &[&str], url: &str) -> Block {
-    Block::Command { what: what.to_owned(), line: line(arguments, url) }
+    Block::Command {
+        what: what.to_owned(),
+        line: line(arguments, url),
+    }
 }
 
 /// One argument a line, so that a telephone need not break it. The shell reads it as one command.
@@ -366,8 +450,13 @@ fn line(arguments: &[&str], url: &str) -> String {
 
 /// A pass over one coupon, or over all.
 pub(super) fn once(what: &str, coupon: Option<CouponId>, flags: &str) -> Block {
-    let coupon = coupon.map(|id| format!(" --coupon {id}")).unwrap_or_default();
-    Block::Command { what: what.to_owned(), line: format!("firstcome-reconciler once{coupon}{flags}") }
+    let coupon = coupon
+        .map(|id| format!(" --coupon {id}"))
+        .unwrap_or_default();
+    Block::Command {
+        what: what.to_owned(),
+        line: format!("firstcome-reconciler once{coupon}{flags}"),
+    }
 }
 
 #[cfg(test)]
@@ -377,13 +466,22 @@ mod tests {
     #[test]
     fn text_is_wrapped_at_spaces_and_never_within_a_word() {
         let long = "x".repeat(WIDTH + 9);
-        assert_eq!(wrap(&format!("a {long} b"), "- ", "  "), format!("- a\n  {long}\n  b"));
-        assert!(wrap(&"word ".repeat(50), "", "").lines().all(|line| line.chars().count() <= WIDTH));
+        assert_eq!(
+            wrap(&format!("a {long} b"), "- ", "  "),
+            format!("- a\n  {long}\n  b")
+        );
+        assert!(
+            wrap(&"word ".repeat(50), "", "")
+                .lines()
+                .all(|line| line.chars().count() <= WIDTH)
+        );
     }
 
     #[test]
     fn tables_are_aligned() {
-        let row = |cells: [&str; 3]| TableRow { cells: cells.map(str::to_owned).to_vec() };
+        let row = |cells: [&str; 3]| TableRow {
+            cells: cells.map(str::to_owned).to_vec(),
+        };
         let table = Table {
             head: ["", "before", "after"].map(str::to_owned).to_vec(),
             rows: vec![row(["Rows", "97", "100"]), row(["Failed claims", "2", "0"])],

@@ -17,7 +17,7 @@ pub use dead_links::{DeadLink, is_local};
 pub use groups::PassMail;
 pub use letter::{Links, Rendered};
 pub use notices::{
-    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, redis_unreachable,
-    test, webhooks_off,
+    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed,
+    redis_unreachable, test, webhooks_off,
 };
 pub use pass::pass;

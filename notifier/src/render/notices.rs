@@ -57,11 +57,18 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
 
 const NOTHING: &str = "Nothing is to be done.";
 
-pub(super) const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
+pub(super) const WHY: &str =
+    "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
 /// What is to be done, with a link to the last runs at once: a telephone runs no command. Then what
 /// is known, commands, and the section of docs/OPERATIONS.md.
-fn with_runs(todo: &str, known: Vec<String>, commands: Vec<Block>, links: &Links, section: &str) -> Vec<Block> {
+fn with_runs(
+    todo: &str,
+    known: Vec<String>,
+    commands: Vec<Block>,
+    links: &Links,
+    section: &str,
+) -> Vec<Block> {
     let mut blocks = vec![Block::Todo(todo.to_owned())];
     let mut runs = links.runs();
     let command = runs.pop();
@@ -80,17 +87,39 @@ fn notice(
     (title, lead): (&str, &str),
     blocks: Vec<Block>,
 ) -> anyhow::Result<Rendered> {
-    let has_commands = blocks.iter().any(|block| matches!(block, Block::Command { .. }));
-    let footer = has_commands.then_some(COMMANDS).into_iter().chain([WHY]).map(str::to_owned).collect();
-    let sections = vec![Section { title: String::new(), blocks }];
+    let has_commands = blocks
+        .iter()
+        .any(|block| matches!(block, Block::Command { .. }));
+    let footer = has_commands
+        .then_some(COMMANDS)
+        .into_iter()
+        .chain([WHY])
+        .map(str::to_owned)
+        .collect();
+    let sections = vec![Section {
+        title: String::new(),
+        blocks,
+    }];
     let (title, lead) = (title.to_owned(), lead.to_owned());
-    Letter { kind, tone, subject, at, title, lead, sections, footer }.render()
+    Letter {
+        kind,
+        tone,
+        subject,
+        at,
+        title,
+        lead,
+        sections,
+        footer,
+    }
+    .render()
 }
 
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(&wording::plainly(reason), wording::LONGEST);
-    let mut blocks = vec![Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned())];
+    let mut blocks = vec![Block::Todo(
+        "Bring MySQL back. The reconciler then goes on by itself.".to_owned(),
+    )];
     // The other screens need MySQL.
     blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));
     blocks.extend([
@@ -101,9 +130,16 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
                 .to_owned(),
         ),
     ]);
-    blocks.push(once("Once MySQL is back, if you do not want to wait for the next pass", None, ""));
+    blocks.push(once(
+        "Once MySQL is back, if you do not want to wait for the next pass",
+        None,
+        "",
+    ));
     blocks.push(links.section("mysql_unreachable"));
-    let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
+    let subject = format!(
+        "action needed: MySQL cannot be used ({})",
+        wording::line(&reason, 60)
+    );
     let lead = "Claims are accepted as long as Kafka takes them, and wait there: no promise is lost, but people get their codes late.";
     let said = ("The reconciler cannot use MySQL.", lead);
     notice(("action", MailTone::Bad), subject, now, said, blocks)
@@ -116,7 +152,10 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
                 every hour.";
     let seen = vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")];
     let blocks = with_runs(todo, seen, Vec::new(), links, "alerts_not_recorded");
-    let subject = format!("action needed: alerts cannot be recorded ({})", wording::line(&reason, 60));
+    let subject = format!(
+        "action needed: alerts cannot be recorded ({})",
+        wording::line(&reason, 60)
+    );
     let said = (
         "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
         "Until it can, no mail comes about other problems. A mail says when this is over.",
@@ -125,23 +164,48 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
 }
 
 /// The notice that MySQL is back, or that alerts can be recorded again.
-pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
-    over(if was_away { "MySQL can be used again" } else { "Alerts can be recorded again" }, since, now, links)
+pub fn can_record(
+    was_away: bool,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    links: &Links,
+) -> anyhow::Result<Rendered> {
+    over(
+        if was_away {
+            "MySQL can be used again"
+        } else {
+            "Alerts can be recorded again"
+        },
+        since,
+        now,
+        links,
+    )
 }
 
 /// The mail while admission is closed.
-pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+pub fn admission_closed(
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    links: &Links,
+) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
     let todo = "Look at the last runs: they say why Redis is not verified.";
-    let title = format!("Claims have got 503 for {lasts}: Redis was away, or lost data and is not verified yet.");
+    let title = format!(
+        "Claims have got 503 for {lasts}: Redis was away, or lost data and is not verified yet."
+    );
     let subject = format!("admission has been closed for {lasts}");
     about_redis((subject, &title), todo, ("Closed", since), now, links)
 }
 
 /// The mail while no reconciler reaches Redis. What the APIs reach is not known.
-pub fn redis_unreachable(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+pub fn redis_unreachable(
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    links: &Links,
+) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
-    let todo = "Check that Redis answers. If it does, look for what is between it and the reconciler.";
+    let todo =
+        "Check that Redis answers. If it does, look for what is between it and the reconciler.";
     let title = format!(
         "The reconciler has not reached Redis for {lasts}. If the APIs cannot reach it either, claims get 503."
     );
@@ -156,13 +220,29 @@ fn about_redis(
     now: DateTime<Utc>,
     links: &Links,
 ) -> anyhow::Result<Rendered> {
-    let ask = Block::Command { what: "Ask Redis".to_owned(), line: "redis-cli -u \"$REDIS_URL\" ping".to_owned() };
-    let mut blocks = with_runs(todo, vec![format!("{what}: {}", time(since))], vec![ask], links, "redis_lost");
-    if let Some(first) = links.on_page("What is closed, and which store is away, in a browser", "/") {
+    let ask = Block::Command {
+        what: "Ask Redis".to_owned(),
+        line: "redis-cli -u \"$REDIS_URL\" ping".to_owned(),
+    };
+    let mut blocks = with_runs(
+        todo,
+        vec![format!("{what}: {}", time(since))],
+        vec![ask],
+        links,
+        "redis_lost",
+    );
+    if let Some(first) = links.on_page("What is closed, and which store is away, in a browser", "/")
+    {
         blocks.insert(1, first);
     }
     let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
-    notice(("action", MailTone::Bad), format!("action needed: {subject}"), now, (title, lead), blocks)
+    notice(
+        ("action", MailTone::Bad),
+        format!("action needed: {subject}"),
+        now,
+        (title, lead),
+        blocks,
+    )
 }
 
 /// The notice that admission is open again; or that a reconciler sees it open, where none reached
@@ -173,24 +253,52 @@ pub fn admission_open(
     now: DateTime<Utc>,
     links: &Links,
 ) -> anyhow::Result<Rendered> {
-    let what = if was_closed { "Admission is open again" } else { "Redis can be reached, and admission is open" };
+    let what = if was_closed {
+        "Admission is open again"
+    } else {
+        "Redis can be reached, and admission is open"
+    };
     over(what, since, now, links)
 }
 
-fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+fn over(
+    what: &str,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    links: &Links,
+) -> anyhow::Result<Rendered> {
     let lasted = duration(now - since);
-    let lines = vec![format!("From: {}", time(since)), format!("To: {}", time(now))];
-    let (subject, title) = (format!("resolved: {what}, after {lasted}"), format!("{what}, after {lasted}."));
-    let blocks = [Block::List(lines)].into_iter().chain(links.open_problems()).collect();
-    notice(("resolved", MailTone::Good), subject, now, (&title, NOTHING), blocks)
+    let lines = vec![
+        format!("From: {}", time(since)),
+        format!("To: {}", time(now)),
+    ];
+    let (subject, title) = (
+        format!("resolved: {what}, after {lasted}"),
+        format!("{what}, after {lasted}."),
+    );
+    let blocks = [Block::List(lines)]
+        .into_iter()
+        .chain(links.open_problems())
+        .collect();
+    notice(
+        ("resolved", MailTone::Good),
+        subject,
+        now,
+        (&title, NOTHING),
+        blocks,
+    )
 }
 
 /// The mail when a receiver of webhooks wants no more of them.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
-    let todo = "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.";
+    let todo =
+        "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.";
     let mut blocks = vec![Block::Todo(todo.to_owned())];
-    blocks.extend(links.on_page("What was not posted, and another try, in a browser", "/deliveries"));
+    blocks.extend(links.on_page(
+        "What was not posted, and another try, in a browser",
+        "/deliveries",
+    ));
     blocks.extend([
         Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),
         Block::Paragraph(
@@ -200,13 +308,21 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::
         ),
         links.section("webhooks"),
     ]);
-    let title = format!("{target} answered 410 Gone: nothing is posted there until the reconciler is restarted.");
-    let subject = format!("action needed: webhooks to {} are off (410 Gone)", wording::line(&target, 60));
+    let title = format!(
+        "{target} answered 410 Gone: nothing is posted there until the reconciler is restarted."
+    );
+    let subject = format!(
+        "action needed: webhooks to {} are off (410 Gone)",
+        wording::line(&target, 60)
+    );
     notice(
         ("action", MailTone::Bad),
         subject,
         now,
-        (&title, "Passes, mails and other receivers are not concerned."),
+        (
+            &title,
+            "Passes, mails and other receivers are not concerned.",
+        ),
         blocks,
     )
 }
@@ -214,14 +330,27 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::
 /// The mail of `test-email`.
 pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
     let blocks = vec![
-        Block::Paragraph(format!("Sent {} from {}.", time(now), wording::line(host, 100))),
+        Block::Paragraph(format!(
+            "Sent {} from {}.",
+            time(now),
+            wording::line(host, 100)
+        )),
         Block::Paragraph("This is how numbers and commands look:".to_owned()),
         Block::Table(Table {
             head: vec![String::new(), "before".to_owned(), "after".to_owned()],
-            rows: vec![cells(["Rows", "97", "100"]), cells(["Failed claims", "2", "0"])],
+            rows: vec![
+                cells(["Rows", "97", "100"]),
+                cells(["Failed claims", "2", "0"]),
+            ],
         }),
         once("A pass by hand", None, ""),
     ];
     let said = ("Mail from the Firstcome reconciler arrives here.", NOTHING);
-    notice(("test", MailTone::Good), "test: mail arrives".to_owned(), now, said, blocks)
+    notice(
+        ("test", MailTone::Good),
+        "test: mail arrives".to_owned(),
+        now,
+        said,
+        blocks,
+    )
 }

@@ -27,15 +27,30 @@ pub fn pass(pass: &PassMail<'_>) -> anyhow::Result<Rendered> {
         "information" => MailTone::Plain,
         _ => MailTone::Good,
     };
-    let mut sections: Vec<Section> =
-        pass.verdict.problems.iter().take(PROBLEMS).map(|notice| problem(pass, notice)).collect();
+    let mut sections: Vec<Section> = pass
+        .verdict
+        .problems
+        .iter()
+        .take(PROBLEMS)
+        .map(|notice| problem(pass, notice))
+        .collect();
     sections.extend(more_problems(pass));
     sections.extend(repaired(pass));
     sections.extend(resolved(pass));
     sections.extend(numbers(pass));
     sections.push(closing(pass));
     let (title, lead) = lead(pass);
-    Letter { kind, tone, subject, at: pass.now, title, lead, sections, footer: footer(pass.run) }.render()
+    Letter {
+        kind,
+        tone,
+        subject,
+        at: pass.now,
+        title,
+        lead,
+        sections,
+        footer: footer(pass.run),
+    }
+    .render()
 }
 
 /// One problem: where it is, what to do, and the reasons.
@@ -43,7 +58,9 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     let seen = &notice.observation;
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
     let place = seen.drop_id.map(|drop| {
-        let issued = report.map(|report| format!(": {}", issued(report))).unwrap_or_default();
+        let issued = report
+            .map(|report| format!(": {}", issued(report)))
+            .unwrap_or_default();
         format!("{}{issued}", pass.place(drop))
     });
     let mut blocks = Vec::new();
@@ -61,15 +78,26 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         blocks.extend(in_browser.into_iter().chain(by_command));
     }
     // Where the mail begins with all of it, it is not said again.
-    let says_all = matches!(common_case(&seen.findings), Some(FindingCase::KeyOfWrongType { .. }));
-    let is_shortened = matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings) && !says_all;
+    let says_all = matches!(
+        common_case(&seen.findings),
+        Some(FindingCase::KeyOfWrongType { .. })
+    );
+    let is_shortened =
+        matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings) && !says_all;
     if is_shortened || !is_one_sentence(seen) {
-        let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
+        let findings: Vec<Placed<'_>> = seen
+            .findings
+            .iter()
+            .map(|finding| (seen.drop_id, finding))
+            .collect();
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, open_label)));
     }
     blocks.push(pass.links.section(seen.about.word()));
-    Section { title: place.unwrap_or_default(), blocks }
+    Section {
+        title: place.unwrap_or_default(),
+        blocks,
+    }
 }
 
 /// Where on the operations page one sees it, and does what is to be done.
@@ -77,27 +105,43 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     let mut screens = Vec::new();
     let is_letter = seen.about == About::Left(Kind::FailedClaim);
     if is_letter {
-        let of_drop = seen.drop_id.map(|drop| format!("?drop={drop}")).unwrap_or_default();
-        screens.push(("See them, with their reasons, in a browser", format!("/dead-letters{of_drop}")));
+        let of_drop = seen
+            .drop_id
+            .map(|drop| format!("?drop={drop}"))
+            .unwrap_or_default();
+        screens.push((
+            "See them, with their reasons, in a browser",
+            format!("/dead-letters{of_drop}"),
+        ));
     }
     if seen.about == About::RunFailed {
         screens.push(("What is wrong now, in a browser", "/".to_owned()));
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
-            let can_raise =
-                pass.links.page_changes_coupons && seen.findings.iter().any(|f| f.case == FindingCase::NoSlotLeft);
+            let can_raise = pass.links.page_changes_coupons
+                && seen
+                    .findings
+                    .iter()
+                    .any(|f| f.case == FindingCase::NoSlotLeft);
             let label = match (seen.about, pass.links.page_changes_coupons) {
-                (About::Braked, true) => "Pause the coupon, or see and confirm the repairs, in a browser",
+                (About::Braked, true) => {
+                    "Pause the coupon, or see and confirm the repairs, in a browser"
+                }
                 (About::Braked, false) => "See and confirm the repairs, in a browser",
                 (About::BrokenPromise, true) => "Raise the quantity, in a browser",
-                _ if is_letter && can_raise => "Run a pass over this drop, or raise its quantity, in a browser",
+                _ if is_letter && can_raise => {
+                    "Run a pass over this drop, or raise its quantity, in a browser"
+                }
                 _ if is_letter => "Run a pass over this drop, in a browser",
                 _ => "This drop, in a browser",
             };
             (label, format!("/coupons/{coupon}/drops/{drop}"))
         }
-        None => ("Run a pass over all live drops, in a browser", "/runs".to_owned()),
+        None => (
+            "Run a pass over all live drops, in a browser",
+            "/runs".to_owned(),
+        ),
     });
     if let Some(alert) = pass.ids.get(&seen.fingerprint) {
         // An alert of no drop can't be silenced.
@@ -107,26 +151,40 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
         };
         screens.push((label, format!("/alerts#alert-{alert}")));
     }
-    screens.into_iter().filter_map(|(label, path)| pass.links.on_page(label, &path)).collect()
+    screens
+        .into_iter()
+        .filter_map(|(label, path)| pass.links.on_page(label, &path))
+        .collect()
 }
 
 /// Problems without a section of their own, and information beside something else.
 fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
     let line = |notice: &Notice| {
-        let place = notice.observation.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
+        let place = notice
+            .observation
+            .drop_id
+            .map(|drop| format!("{}: ", pass.place(drop)))
+            .unwrap_or_default();
         format!("{place}{}", summary(pass, notice))
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
     // The mail begins with it then.
     let is_alone = subject(pass).0 == "information";
-    let information = pass.verdict.information.iter().filter(|_| !is_alone || pass.verdict.information.len() > 1);
+    let information = pass
+        .verdict
+        .information
+        .iter()
+        .filter(|_| !is_alone || pass.verdict.information.len() > 1);
     let lines: Vec<String> = problems.chain(information).map(line).collect();
     (!lines.is_empty()).then(|| {
         let mut blocks = vec![Block::List(bounded(lines))];
         if pass.verdict.problems.len() > PROBLEMS {
             blocks.extend(pass.links.firing());
         }
-        Section { title: "Also".to_owned(), blocks }
+        Section {
+            title: "Also".to_owned(),
+            blocks,
+        }
     })
 }
 
@@ -134,7 +192,11 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
 fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
-        let were = if earlier.starts_with("1 repair ") { "was" } else { "were" };
+        let were = if earlier.starts_with("1 repair ") {
+            "was"
+        } else {
+            "were"
+        };
         blocks.push(Block::Paragraph(format!(
             "{earlier} {were} not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
              common."
@@ -143,9 +205,14 @@ fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     }
     let repairs = pass.repairs();
     if !repairs.is_empty() {
-        blocks.push(Block::List(reasons(&repairs, |finding| Some(wording::words(finding.action).done.to_owned()))));
+        blocks.push(Block::List(reasons(&repairs, |finding| {
+            Some(wording::words(finding.action).done.to_owned())
+        })));
     }
-    (!blocks.is_empty()).then(|| Section { title: "Repaired by itself".to_owned(), blocks })
+    (!blocks.is_empty()).then(|| Section {
+        title: "Repaired by itself".to_owned(),
+        blocks,
+    })
 }
 
 /// What an earlier mail asked for and is over.
@@ -155,13 +222,23 @@ fn resolved(pass: &PassMail<'_>) -> Option<Section> {
     }
     let line = |alert: &Alert| {
         let lasted = duration(alert.resolved_at.unwrap_or(pass.now) - alert.first_seen_at);
-        let place = alert.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
-        format!("{place}{}, after {lasted}", wording::line(&alert.summary, wording::LONGEST))
+        let place = alert
+            .drop_id
+            .map(|drop| format!("{}: ", pass.place(drop)))
+            .unwrap_or_default();
+        format!(
+            "{place}{}, after {lasted}",
+            wording::line(&alert.summary, wording::LONGEST)
+        )
     };
     let lines: Vec<String> = pass.verdict.resolved.iter().map(line).collect();
     // A single one is what the mail begins with.
-    let is_said = lines.len() < 2 && pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
-    (!is_said).then(|| Section { title: "Resolved".to_owned(), blocks: vec![Block::List(bounded(lines))] })
+    let is_said =
+        lines.len() < 2 && pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
+    (!is_said).then(|| Section {
+        title: "Resolved".to_owned(),
+        blocks: vec![Block::List(bounded(lines))],
+    })
 }
 
 fn bounded(mut lines: Vec<String>) -> Vec<String> {
@@ -175,29 +252,49 @@ fn bounded(mut lines: Vec<String>) -> Vec<String> {
 
 /// The numbers: what changed in a single drop, or a row a drop.
 fn numbers(pass: &PassMail<'_>) -> Option<Section> {
-    let reports: Vec<&DropReport> = pass.drops().into_iter().filter_map(|drop| pass.report(drop)).collect();
+    let reports: Vec<&DropReport> = pass
+        .drops()
+        .into_iter()
+        .filter_map(|drop| pass.report(drop))
+        .collect();
     let blocks = match reports.as_slice() {
         [] => return None,
         [one] if one.unconfirmed => return None,
         [one] => vec![Block::Table(changes(&one.before, &one.after)?)],
         many => drops_table(pass, many),
     };
-    Some(Section { title: "Numbers".to_owned(), blocks })
+    Some(Section {
+        title: "Numbers".to_owned(),
+        blocks,
+    })
 }
 
 fn drops_table(pass: &PassMail<'_>, reports: &[&DropReport]) -> Vec<Block> {
     let row = |report: &&DropReport| {
         let name = wording::line(&pass.coupon_of(report.drop_id).1, 40);
-        let repairs = report.findings.iter().filter(|finding| is_repair(finding)).count() as u64;
+        let repairs = report
+            .findings
+            .iter()
+            .filter(|finding| is_repair(finding))
+            .count() as u64;
         cells([
             &format!("{name}, drop {}", report.drop_id),
-            &if report.unconfirmed { "not known".to_owned() } else { wording::grouped(report.after.rows) },
+            &if report.unconfirmed {
+                "not known".to_owned()
+            } else {
+                wording::grouped(report.after.rows)
+            },
             &wording::grouped(u64::from(report.quantity)),
             &wording::grouped(repairs),
         ])
     };
-    let head = ["Drop", "issued", "of", "repairs"].map(str::to_owned).to_vec();
-    let mut blocks = vec![Block::Table(Table { head, rows: reports.iter().take(LINES).map(row).collect() })];
+    let head = ["Drop", "issued", "of", "repairs"]
+        .map(str::to_owned)
+        .to_vec();
+    let mut blocks = vec![Block::Table(Table {
+        head,
+        rows: reports.iter().take(LINES).map(row).collect(),
+    })];
     let more = reports.len().saturating_sub(LINES);
     if more > 0 {
         let drops = wording::count(more, "more drop is", "more drops are");
@@ -214,19 +311,30 @@ fn closing(pass: &PassMail<'_>) -> Section {
     let all: Vec<i64> = problems().filter_map(id).take(LINES).collect();
     // Silence is kept a drop: one alert of each is enough.
     let one_a_drop: Vec<i64> = problems()
-        .filter(|notice| notice.observation.drop_id.is_some_and(|drop| drops.insert(drop)))
+        .filter(|notice| {
+            notice
+                .observation
+                .drop_id
+                .is_some_and(|drop| drops.insert(drop))
+        })
         .filter_map(id)
         .take(LINES)
         .collect();
     let page = format!("/runs/{}", pass.run.kept_as());
-    let mut blocks: Vec<Block> =
-        pass.links.on_page("This pass, with its findings, in a browser", &page).into_iter().collect();
+    let mut blocks: Vec<Block> = pass
+        .links
+        .on_page("This pass, with its findings, in a browser", &page)
+        .into_iter()
+        .collect();
     if !pass.run.drops.is_empty() {
         blocks.push(pass.links.run(pass.run.kept_as()));
     }
     blocks.extend((!all.is_empty()).then(|| pass.links.acknowledge(&all)));
     blocks.extend((!one_a_drop.is_empty()).then(|| pass.links.silence(&one_a_drop, pass.now)));
-    Section { title: "Commands".to_owned(), blocks }
+    Section {
+        title: "Commands".to_owned(),
+        blocks,
+    }
 }
 
 /// What a command of a mail needs.
@@ -239,7 +347,12 @@ fn footer(run: &Run) -> Vec<String> {
     let failed = usize::try_from(examined.failed_claims).unwrap_or(usize::MAX);
     let failed = wording::count(failed, "failed claim", "failed claims");
     // With a space that does not break.
-    let took = run.finished_at.map(|end| format!(", took {:.1}\u{a0}s", (end - run.started_at).as_seconds_f64()));
+    let took = run.finished_at.map(|end| {
+        format!(
+            ", took {:.1}\u{a0}s",
+            (end - run.started_at).as_seconds_f64()
+        )
+    });
     let trigger = match (run.trigger, &run.asked_by) {
         (_, Some(name)) => format!("asked for by {}", wording::line(name, 100)),
         (Trigger::Cron, None) => "by schedule".to_owned(),
@@ -256,7 +369,11 @@ fn footer(run: &Run) -> Vec<String> {
         ),
         format!(
             "Examined {}: {users} people in Redis, {rows} rows, {failed}.",
-            wording::count(usize::try_from(drops).unwrap_or(usize::MAX), "drop", "drops")
+            wording::count(
+                usize::try_from(drops).unwrap_or(usize::MAX),
+                "drop",
+                "drops"
+            )
         ),
         COMMANDS.to_owned(),
     ]

@@ -121,7 +121,11 @@ impl Alertmanager {
             if let Err(error) = &told
                 && !is_failing
             {
-                tracing::warn!(error, target = self.target.name, "Alertmanager can't be told; it is tried again");
+                tracing::warn!(
+                    error,
+                    target = self.target.name,
+                    "Alertmanager can't be told; it is tried again"
+                );
             }
             is_failing = told.is_err();
             tokio::select! {
@@ -152,7 +156,8 @@ impl Alertmanager {
         for some in alerts.chunks(AT_ONCE) {
             let told = self.post(some).await;
             let result = if told.is_ok() { "sent" } else { "failed" };
-            metrics::counter!("firstcome_alertmanager_posts_total", "result" => result).increment(1);
+            metrics::counter!("firstcome_alertmanager_posts_total", "result" => result)
+                .increment(1);
             told?;
         }
         Ok(())
@@ -161,21 +166,28 @@ impl Alertmanager {
     async fn post(&self, alerts: &[Posted]) -> Result<(), String> {
         let body = serde_json::to_string(alerts).map_err(|error| error.to_string())?;
         let answer = self.target.post(self.limit, &[], body).await;
-        answer.map_err(|error| error.to_string()).and_then(PostAnswer::success)
+        answer
+            .map_err(|error| error.to_string())
+            .and_then(PostAnswer::success)
     }
 
     /// What is in the table, and what is about MySQL and admission. While MySQL is away, what held
     /// before goes on: silence would end it.
     async fn holding(&self, before: &[Posted], now: DateTime<Utc>) -> Vec<Posted> {
         let links = &self.settings.links;
-        let mut holding: Vec<Posted> = match webhooks::told_alerts(&self.db, now, ENDED, ALERTS).await {
+        let mut holding: Vec<Posted> = match webhooks::told_alerts(&self.db, now, ENDED, ALERTS)
+            .await
+        {
             Ok(rows) => rows
                 .iter()
-                .map(|(id, alert, coupon)| posted(*id, alert, coupon.as_deref(), links).with(&self.labels))
+                .map(|(id, alert, coupon)| {
+                    posted(*id, alert, coupon.as_deref(), links).with(&self.labels)
+                })
                 .collect(),
             Err(error) => {
                 tracing::debug!(%error, "the alerts for Alertmanager can't be read");
-                let fires = |alert: &&Posted| alert.ends_at.is_none() && alert.labels.contains_key(ALERT);
+                let fires =
+                    |alert: &&Posted| alert.ends_at.is_none() && alert.labels.contains_key(ALERT);
                 before.iter().filter(fires).cloned().collect()
             }
         };
@@ -193,7 +205,10 @@ impl Alertmanager {
                 ("Admission is closed: claims get 503", todo)
             } else {
                 let todo = "See that Redis answers, and that the reconciler's host reaches it.";
-                ("The reconciler cannot reach Redis: if the APIs cannot either, claims get 503", todo)
+                (
+                    "The reconciler cannot reach Redis: if the APIs cannot either, claims get 503",
+                    todo,
+                )
             };
             (since, "admission_closed", summary, todo)
         });
@@ -208,11 +223,18 @@ impl Alertmanager {
 
 /// What was told before and holds no more ends now. It is told so for a while, since the list may
 /// be lost on its way.
-pub(super) fn with_ended(before: &[Posted], mut now_holding: Vec<Posted>, now: DateTime<Utc>) -> Vec<Posted> {
+pub(super) fn with_ended(
+    before: &[Posted],
+    mut now_holding: Vec<Posted>,
+    now: DateTime<Utc>,
+) -> Vec<Posted> {
     let ended: Vec<Posted> = before
         .iter()
         .filter(|old| !now_holding.iter().any(|alert| alert.labels == old.labels))
-        .map(|old| Posted { ends_at: Some(old.ends_at.unwrap_or(now)), ..old.clone() })
+        .map(|old| Posted {
+            ends_at: Some(old.ends_at.unwrap_or(now)),
+            ..old.clone()
+        })
         .filter(|old| old.ends_at.is_some_and(|at| now - at < ENDED))
         .collect();
     now_holding.extend(ended);
@@ -222,12 +244,27 @@ pub(super) fn with_ended(before: &[Posted], mut now_holding: Vec<Posted>, now: D
 fn posted(id: i64, alert: &Alert, coupon: Option<&str>, links: &Links) -> Posted {
     let about = About::of_word(&alert.kind);
     let is_critical = about.is_some_and(About::is_critical);
-    let name = if about == Some(About::BrokenPromise) { "FirstcomeBrokenPromise" } else { "FirstcomeDrift" };
+    let name = if about == Some(About::BrokenPromise) {
+        "FirstcomeBrokenPromise"
+    } else {
+        "FirstcomeDrift"
+    };
     let mut labels = labels(name, &alert.kind, is_critical);
-    labels.extend(alert.coupon_id.map(|coupon| ("coupon".to_owned(), coupon.to_string())));
-    labels.extend(alert.drop_id.map(|drop| ("drop".to_owned(), drop.to_string())));
+    labels.extend(
+        alert
+            .coupon_id
+            .map(|coupon| ("coupon".to_owned(), coupon.to_string())),
+    );
+    labels.extend(
+        alert
+            .drop_id
+            .map(|drop| ("drop".to_owned(), drop.to_string())),
+    );
     // Two stalls of one kind are two alerts.
-    labels.insert(ALERT.to_owned(), alert.fingerprint.chars().take(12).collect());
+    labels.insert(
+        ALERT.to_owned(),
+        alert.fingerprint.chars().take(12).collect(),
+    );
     let place = match (coupon, alert.drop_id) {
         (Some(coupon), Some(drop)) => format!("{} (drop {drop}): ", wording::line(coupon, 100)),
         (None, Some(drop)) => format!("drop {drop}: "),
@@ -235,23 +272,47 @@ fn posted(id: i64, alert: &Alert, coupon: Option<&str>, links: &Links) -> Posted
     };
     let mut annotations = BTreeMap::from([
         ("summary", alert.summary.clone()),
-        ("description", format!("{place}{} (alert {id})", alert.summary)),
+        (
+            "description",
+            format!("{place}{} (alert {id})", alert.summary),
+        ),
     ]);
     annotations.extend(about.map(|about| ("what_to_do", render::what_to_do(about).to_owned())));
     annotations.extend(links.runbook(&alert.kind).map(|url| ("runbook_url", url)));
-    let ends_at = alert.resolved_at.filter(|_| alert.state != AlertState::Firing);
+    let ends_at = alert
+        .resolved_at
+        .filter(|_| alert.state != AlertState::Firing);
     let generator_url = links.alerts();
-    Posted { labels, annotations, starts_at: alert.first_seen_at, ends_at, generator_url }
+    Posted {
+        labels,
+        annotations,
+        starts_at: alert.first_seen_at,
+        ends_at,
+        generator_url,
+    }
 }
 
-fn of_process(since: DateTime<Utc>, (kind, summary, todo): (&str, &str, &str), links: &Links) -> Posted {
+fn of_process(
+    since: DateTime<Utc>,
+    (kind, summary, todo): (&str, &str, &str),
+    links: &Links,
+) -> Posted {
     let annotations = BTreeMap::from([
         ("summary", summary.to_owned()),
-        ("description", format!("{summary}, since {}", since.format("%Y-%m-%d %H:%M:%S UTC"))),
+        (
+            "description",
+            format!("{summary}, since {}", since.format("%Y-%m-%d %H:%M:%S UTC")),
+        ),
         ("what_to_do", todo.to_owned()),
     ]);
     let (labels, generator_url) = (labels("FirstcomeDrift", kind, true), links.alerts());
-    Posted { labels, annotations, starts_at: since, ends_at: None, generator_url }
+    Posted {
+        labels,
+        annotations,
+        starts_at: since,
+        ends_at: None,
+        generator_url,
+    }
 }
 
 fn labels(name: &str, kind: &str, is_critical: bool) -> BTreeMap<String, String> {
@@ -263,10 +324,14 @@ fn labels(name: &str, kind: &str, is_critical: bool) -> BTreeMap<String, String>
 
 /// The alert of `test-webhook`, which ends by itself.
 pub(super) fn test_alert(own: &BTreeMap<String, String>, now: DateTime<Utc>) -> String {
-    let text = "Alerts of the Firstcome reconciler arrive here; this one ends by itself within a minute.";
+    let text =
+        "Alerts of the Firstcome reconciler arrive here; this one ends by itself within a minute.";
     let alert = Posted {
         labels: labels("FirstcomeTest", "test", false),
-        annotations: BTreeMap::from([("summary", text.to_owned()), ("description", text.to_owned())]),
+        annotations: BTreeMap::from([
+            ("summary", text.to_owned()),
+            ("description", text.to_owned()),
+        ]),
         starts_at: now,
         ends_at: Some(now + TimeDelta::minutes(1)),
         generator_url: None,

@@ -38,7 +38,13 @@ pub(crate) enum EventKind {
 
 impl EventKind {
     /// Those that a setting can have.
-    pub(super) const ALL: [Self; 5] = [Self::Issued, Self::SoldOut, Self::Drift, Self::Broken, Self::Resolved];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Issued,
+        Self::SoldOut,
+        Self::Drift,
+        Self::Broken,
+        Self::Resolved,
+    ];
 
     /// The body's `type`; in the setting, what follows the full stop.
     pub(super) fn name(self) -> &'static str {
@@ -53,7 +59,9 @@ impl EventKind {
     }
 
     pub(super) fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name().split('.').next_back() == Some(word))
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name().split('.').next_back() == Some(word))
     }
 }
 
@@ -70,12 +78,18 @@ pub(crate) struct WebhookEvent {
 impl WebhookEvent {
     fn new(kind: EventKind, what: &str, at: DateTime<Utc>, data: Value) -> Self {
         let id = hash([format!("{}/{what}", kind.name())]);
-        Self { id: format!("evt_{id:.40}"), kind, at, data }
+        Self {
+            id: format!("evt_{id:.40}"),
+            kind,
+            at,
+            data,
+        }
     }
 
     /// What is signed and posted.
     pub(super) fn body(&self) -> String {
-        json!({"type": self.kind.name(), "timestamp": instant(self.at), "data": self.data}).to_string()
+        json!({"type": self.kind.name(), "timestamp": instant(self.at), "data": self.data})
+            .to_string()
     }
 
     /// A problem of no pass, or its end, as its mail has it. `what` is its word in
@@ -87,9 +101,14 @@ impl WebhookEvent {
         at: DateTime<Utc>,
         mail: &Rendered,
     ) -> Self {
-        let status = if kind == EventKind::Resolved { "resolved" } else { "new" };
+        let status = if kind == EventKind::Resolved {
+            "resolved"
+        } else {
+            "new"
+        };
         let since = instant(since);
-        let data = json!({"kind": what, "status": status, "since": since, "summary": mail.summary()});
+        let data =
+            json!({"kind": what, "status": status, "since": since, "summary": mail.summary()});
         Self::new(kind, &format!("{what}/{since}/{}", instant(at)), at, data)
     }
 
@@ -113,9 +132,13 @@ pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
     let more = (verdict.problems.len() + verdict.resolved.len()).saturating_sub(ALERTS);
     if more > 0 {
         let summary = format!("{more} more alerts are new or over: GET /v1/alerts has them");
-        let data =
-            json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": pass.run.kept_as()});
-        events.push(WebhookEvent::new(EventKind::Drift, &format!("{}/more", pass.run.run_id), pass.now, data));
+        let data = json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": pass.run.kept_as()});
+        events.push(WebhookEvent::new(
+            EventKind::Drift,
+            &format!("{}/more", pass.run.run_id),
+            pass.now,
+            data,
+        ));
     }
     events.extend(repaired(pass));
     events
@@ -150,8 +173,17 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> WebhookEvent {
         "findings_total": seen.findings.len(),
         "run_id": pass.run.kept_as(),
     })));
-    let kind = if seen.about == About::BrokenPromise { EventKind::Broken } else { EventKind::Drift };
-    WebhookEvent::new(kind, &format!("{}/{}", pass.run.run_id, seen.fingerprint), pass.now, data.into())
+    let kind = if seen.about == About::BrokenPromise {
+        EventKind::Broken
+    } else {
+        EventKind::Drift
+    };
+    WebhookEvent::new(
+        kind,
+        &format!("{}/{}", pass.run.run_id, seen.fingerprint),
+        pass.now,
+        data.into(),
+    )
 }
 
 fn resolved(pass: &PassMail<'_>, alert: &Alert) -> WebhookEvent {
@@ -165,7 +197,12 @@ fn resolved(pass: &PassMail<'_>, alert: &Alert) -> WebhookEvent {
         "resolved_at": alert.resolved_at.map(instant),
         "run_id": pass.run.kept_as(),
     })));
-    WebhookEvent::new(EventKind::Resolved, &format!("{}/{}", pass.run.run_id, alert.fingerprint), pass.now, data.into())
+    WebhookEvent::new(
+        EventKind::Resolved,
+        &format!("{}/{}", pass.run.run_id, alert.fingerprint),
+        pass.now,
+        data.into(),
+    )
 }
 
 /// One event for all that was repaired, as there is one mail.
@@ -191,11 +228,20 @@ fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
         "drops_total": drops.len(),
         "run_id": pass.run.kept_as(),
     })));
-    Some(WebhookEvent::new(EventKind::Drift, &format!("{}/repaired", pass.run.run_id), pass.now, data.into()))
+    Some(WebhookEvent::new(
+        EventKind::Drift,
+        &format!("{}/repaired", pass.run.run_id),
+        pass.now,
+        data.into(),
+    ))
 }
 
 /// Coupon and drop with their numbers, as far as this pass has them.
-fn place(pass: &PassMail<'_>, coupon: Option<CouponId>, drop: Option<DropId>) -> Map<String, Value> {
+fn place(
+    pass: &PassMail<'_>,
+    coupon: Option<CouponId>,
+    drop: Option<DropId>,
+) -> Map<String, Value> {
     let report = drop.and_then(|drop| pass.report(drop));
     entries(json!({
         "coupon_id": coupon.map(|id| id.0),
@@ -207,7 +253,11 @@ fn place(pass: &PassMail<'_>, coupon: Option<CouponId>, drop: Option<DropId>) ->
 }
 
 fn entries(value: Value) -> Map<String, Value> {
-    if let Value::Object(entries) = value { entries } else { Map::new() }
+    if let Value::Object(entries) = value {
+        entries
+    } else {
+        Map::new()
+    }
 }
 
 /// What a pass saw of a drop, and what was said of it last: what is said now, and the event or two
@@ -219,8 +269,9 @@ pub(super) fn of_drop(
     now: DateTime<Utc>,
 ) -> (SaidOfDrop, Vec<WebhookEvent>) {
     let rows = i64::try_from(report.after.rows).unwrap_or(i64::MAX);
-    let (issued, after_slot, sold_out) =
-        said.map_or((0, 0, 0), |said| (said.issued, said.highest_slot, said.sold_out_quantity));
+    let (issued, after_slot, sold_out) = said.map_or((0, 0, 0), |said| {
+        (said.issued, said.highest_slot, said.sold_out_quantity)
+    });
     let drop = json!({
         "coupon_id": report.coupon_id.0,
         "coupon": wording::line(&report.coupon_name, 100),
@@ -237,7 +288,12 @@ pub(super) fn of_drop(
             "highest_slot": highest_slot,
         })));
         let what = format!("{}/{run_id}", report.drop_id);
-        events.push(WebhookEvent::new(EventKind::Issued, &what, now, data.into()));
+        events.push(WebhookEvent::new(
+            EventKind::Issued,
+            &what,
+            now,
+            data.into(),
+        ));
     }
     let is_sold_out = is_sold_out(report) && report.quantity > sold_out;
     if is_sold_out {
@@ -250,7 +306,11 @@ pub(super) fn of_drop(
         run_id: run_id.to_owned(),
         issued: rows,
         highest_slot,
-        sold_out_quantity: if is_sold_out { report.quantity } else { sold_out },
+        sold_out_quantity: if is_sold_out {
+            report.quantity
+        } else {
+            sold_out
+        },
         updated_at: now.naive_utc(),
     };
     (said, events)
@@ -258,5 +318,7 @@ pub(super) fn of_drop(
 
 /// Every slot is given out, and none came back.
 pub(super) fn is_sold_out(report: &DropReport) -> bool {
-    report.quantity > 0 && report.after.count >= i64::from(report.quantity) && report.after.free == 0
+    report.quantity > 0
+        && report.after.count >= i64::from(report.quantity)
+        && report.after.free == 0
 }

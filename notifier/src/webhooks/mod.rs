@@ -44,8 +44,15 @@ pub(crate) struct Subscriptions {
 
 impl Receivers {
     pub(crate) fn subscriptions(&self) -> Subscriptions {
-        let targets = self.targets.iter().map(|target| target.name.clone()).collect();
-        Subscriptions { kinds: self.events.clone(), targets }
+        let targets = self
+            .targets
+            .iter()
+            .map(|target| target.name.clone())
+            .collect();
+        Subscriptions {
+            kinds: self.events.clone(),
+            targets,
+        }
     }
 }
 
@@ -78,8 +85,16 @@ impl Subscriptions {
     }
 
     /// What is new of the drops that a pass examined: rows, and that a drop is sold out.
-    pub(crate) async fn enqueue_of_drops(&self, conn: &mut Conn, run: &Run, now: DateTime<Utc>) -> QueryResult<()> {
-        let (of_rows, of_end) = (self.wants(EventKind::Issued), self.wants(EventKind::SoldOut));
+    pub(crate) async fn enqueue_of_drops(
+        &self,
+        conn: &mut Conn,
+        run: &Run,
+        now: DateTime<Utc>,
+    ) -> QueryResult<()> {
+        let (of_rows, of_end) = (
+            self.wants(EventKind::Issued),
+            self.wants(EventKind::SoldOut),
+        );
         if run.dry_run || !(of_rows || of_end) {
             return Ok(());
         }
@@ -88,13 +103,17 @@ impl Subscriptions {
         let mut enqueued = 0;
         // A drop that could not be worked on has no numbers; one that was not compared again has
         // old ones.
-        let has_numbers = |report: &&DropReport| report.after != Numbers::default() && !report.unconfirmed;
+        let has_numbers =
+            |report: &&DropReport| report.after != Numbers::default() && !report.unconfirmed;
         for report in run.drops.iter().filter(has_numbers) {
             let said = said.get(&report.drop_id);
             // Another process has recorded a later pass meanwhile.
             let is_late = said.is_some_and(|said| said.run_id >= run.run_id);
-            let grew = of_rows && said.map_or(0, |said| said.issued) != i64::try_from(report.after.rows).unwrap_or(0);
-            let ended = said.is_none_or(|said| said.sold_out_quantity < report.quantity) && event::is_sold_out(report);
+            let grew = of_rows
+                && said.map_or(0, |said| said.issued)
+                    != i64::try_from(report.after.rows).unwrap_or(0);
+            let ended = said.is_none_or(|said| said.sold_out_quantity < report.quantity)
+                && event::is_sold_out(report);
             if is_late || !(grew || of_end && ended) {
                 continue;
             }
@@ -102,7 +121,11 @@ impl Subscriptions {
             if enqueued > DROPS {
                 break;
             }
-            let highest = if of_rows { webhooks::highest_slot(conn, report.drop_id).await? } else { 0 };
+            let highest = if of_rows {
+                webhooks::highest_slot(conn, report.drop_id).await?
+            } else {
+                0
+            };
             let (says, events) = event::of_drop(report, said, (run.run_id.as_str(), highest), now);
             self.enqueue(conn, &events, now).await?;
             webhooks::say_of(conn, &says).await?;

@@ -74,7 +74,11 @@ impl PostAnswer {
         if self.status.is_success() {
             return Ok(());
         }
-        let text = if self.text.is_empty() { String::new() } else { format!(": {}", self.text) };
+        let text = if self.text.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", self.text)
+        };
         Err(format!("answered {}{text}", self.status))
     }
 }
@@ -111,9 +115,18 @@ impl PostTarget {
     pub(super) fn new(url: &Url, tls: &TlsConnector) -> anyhow::Result<Self> {
         let host = url.host_str().context("it has no host")?.to_owned();
         let port = url.port_or_known_default().context("it has no port")?;
-        let authority = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
-        let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-        let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let authority = url
+            .port()
+            .map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+        let path = url.query().map_or_else(
+            || url.path().to_owned(),
+            |query| format!("{}?{query}", url.path()),
+        );
+        let decoded = |text: &str| {
+            percent_encoding::percent_decode_str(text)
+                .decode_utf8_lossy()
+                .into_owned()
+        };
         let login = url.password().map(|password| {
             let login = format!("{}:{}", decoded(url.username()), decoded(password));
             format!("Basic {}", STANDARD.encode(login)).into()
@@ -133,7 +146,9 @@ impl PostTarget {
     /// The text of a refusal, in which many servers repeat the path.
     fn without_secrets(&self, text: &str) -> String {
         let path = self.path.expose_secret();
-        let parts = path.split(['/', '?', '&', '=']).filter(|part| part.len() >= SECRET_AT_LEAST);
+        let parts = path
+            .split(['/', '?', '&', '='])
+            .filter(|part| part.len() >= SECRET_AT_LEAST);
         [path]
             .into_iter()
             .filter(|path| path.len() > 1)
@@ -154,8 +169,14 @@ impl PostTarget {
         let mut step = PostStep::Connect;
         // A body that never ends must not hide the status.
         let bodys_end = Instant::now() + limit.mul_f32(0.9);
-        let reason = match timeout(limit, self.exchange(headers, body, bodys_end, &mut step)).await {
-            Ok(Ok(answer)) => return Ok(PostAnswer { text: self.without_secrets(&answer.text), ..answer }),
+        let reason = match timeout(limit, self.exchange(headers, body, bodys_end, &mut step)).await
+        {
+            Ok(Ok(answer)) => {
+                return Ok(PostAnswer {
+                    text: self.without_secrets(&answer.text),
+                    ..answer
+                });
+            }
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
             Err(_) => format!("no answer within {limit:?}"),
         };
@@ -172,21 +193,28 @@ impl PostTarget {
         let mut request = Request::post(self.path.expose_secret())
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("firstcome-reconciler/", env!("CARGO_PKG_VERSION")));
+            .header(
+                USER_AGENT,
+                concat!("firstcome-reconciler/", env!("CARGO_PKG_VERSION")),
+            );
         if let Some(login) = &self.login {
             request = request.header(AUTHORIZATION, login.expose_secret());
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body))).context("the request cannot be written")?;
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .context("the request cannot be written")?;
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         let Some(tls) = &self.tls else {
             *step = PostStep::Answer;
             return talk(TokioIo::new(stream), request, bodys_end).await;
         };
         *step = PostStep::Tls;
-        let stream = tls.connect(ServerName::try_from(self.host.clone())?, stream).await?;
+        let stream = tls
+            .connect(ServerName::try_from(self.host.clone())?, stream)
+            .await?;
         *step = PostStep::Answer;
         talk(TokioIo::new(stream), request, bodys_end).await
     }
@@ -197,9 +225,14 @@ async fn talk(
     request: Request<Full<Bytes>>,
     bodys_end: Instant,
 ) -> anyhow::Result<PostAnswer> {
-    let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD)
+        .handshake(io)
+        .await?;
     let mut connection = std::pin::pin!(connection);
-    let mut answer = std::pin::pin!(async { anyhow::Ok(read(sender.send_request(request).await?, bodys_end).await) });
+    let mut answer = std::pin::pin!(async {
+        anyhow::Ok(read(sender.send_request(request).await?, bodys_end).await)
+    });
     tokio::select! {
         answer = &mut answer => answer,
         // What it has read by its end, the answer has.
@@ -210,18 +243,33 @@ async fn talk(
 /// The body is of interest only where it says why something was refused, and only its beginning.
 async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> PostAnswer {
     let status = response.status();
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let mut text = Vec::new();
     let reading = async {
         while !status.is_success() && text.len() < BODY {
-            let Some(Ok(frame)) = response.body_mut().frame().await else { break };
-            text.extend(frame.data_ref().into_iter().flatten().take(BODY - text.len()));
+            let Some(Ok(frame)) = response.body_mut().frame().await else {
+                break;
+            };
+            text.extend(
+                frame
+                    .data_ref()
+                    .into_iter()
+                    .flatten()
+                    .take(BODY - text.len()),
+            );
         }
     };
     // What came of it by then is enough.
     let _ = timeout_at(bodys_end.min(Instant::now() + BODY_LIMIT), reading).await;
     let text = wording::line(&String::from_utf8_lossy(&text), wording::LONGEST);
-    PostAnswer { status, retry_after: retry_after.map(Duration::from_secs), text }
+    PostAnswer {
+        status,
+        retry_after: retry_after.map(Duration::from_secs),
+        text,
+    }
 }
 
 /// TLS that trusts the usual authorities and those in `authorities`, PEM, which may be empty.
@@ -232,13 +280,17 @@ pub(super) fn tls(authorities: &[u8]) -> anyhow::Result<TlsConnector> {
     let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
     for certificate in CertificateDer::pem_slice_iter(authorities) {
         let certificate = certificate.context("WEBHOOK_CA_FILE can't be read as PEM")?;
-        roots.add(certificate).context("WEBHOOK_CA_FILE has a certificate that can't be used")?;
+        roots
+            .add(certificate)
+            .context("WEBHOOK_CA_FILE has a certificate that can't be used")?;
     }
     if !authorities.is_empty() && roots.len() == webpki_roots::TLS_SERVER_ROOTS.len() {
         bail!("WEBHOOK_CA_FILE holds no certificate in PEM");
     }
     // The provider is named, as a process may have no default one.
-    let config =
-        ClientConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
-    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?;
+    Ok(TlsConnector::from(Arc::new(
+        config.with_root_certificates(roots).with_no_client_auth(),
+    )))
 }

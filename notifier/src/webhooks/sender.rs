@@ -45,11 +45,20 @@ impl Receivers {
     /// How each target gets its events.
     pub(super) fn signed_posts(&self) -> Vec<SignedPost> {
         let (secrets, limit) = (&self.secrets, self.limit);
-        let post = |target: &PostTarget| SignedPost { target: target.clone(), secrets: secrets.clone(), limit };
+        let post = |target: &PostTarget| SignedPost {
+            target: target.clone(),
+            secrets: secrets.clone(),
+            limit,
+        };
         self.targets.iter().map(post).collect()
     }
 
-    pub(crate) fn relays(&self, db: &Db, settings: &Arc<MailSettings>, clock: &Arc<dyn Clock>) -> Vec<Relay> {
+    pub(crate) fn relays(
+        &self,
+        db: &Db,
+        settings: &Arc<MailSettings>,
+        clock: &Arc<dyn Clock>,
+    ) -> Vec<Relay> {
         let relay = |post| Relay {
             db: db.clone(),
             settings: settings.clone(),
@@ -63,14 +72,24 @@ impl Receivers {
 }
 
 impl SignedPost {
-    pub(super) async fn event(&self, id: &str, body: &str, now: DateTime<Utc>) -> Result<PostAnswer, NoAnswer> {
+    pub(super) async fn event(
+        &self,
+        id: &str,
+        body: &str,
+        now: DateTime<Utc>,
+    ) -> Result<PostAnswer, NoAnswer> {
         // The time of this attempt: receivers refuse what is old, as it may be a replay.
         let timestamp = now.timestamp();
         let signature = signatures(&self.secrets, id, timestamp, body);
         let timestamp = timestamp.to_string();
-        let headers =
-            [("webhook-id", id), ("webhook-timestamp", timestamp.as_str()), ("webhook-signature", &signature)];
-        self.target.post(self.limit, &headers, body.to_owned()).await
+        let headers = [
+            ("webhook-id", id),
+            ("webhook-timestamp", timestamp.as_str()),
+            ("webhook-signature", &signature),
+        ];
+        self.target
+            .post(self.limit, &headers, body.to_owned())
+            .await
     }
 }
 
@@ -80,7 +99,9 @@ impl Outbox for Relay {
             return Ok(0);
         }
         let (now, target) = (self.clock.now(), self.post.target.name.clone());
-        let Some(webhook) = webhooks::lease(&self.db, target, now, now + self.post.limit + RECORDING).await? else {
+        let Some(webhook) =
+            webhooks::lease(&self.db, target, now, now + self.post.limit + RECORDING).await?
+        else {
             let waiting = webhooks::waiting(&self.db).await?;
             #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 rows
             metrics::gauge!("firstcome_webhooks_waiting").set(waiting as f64);
@@ -90,7 +111,12 @@ impl Outbox for Relay {
         Ok(1)
     }
 
-    async fn keep(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
+    async fn keep(
+        &self,
+        id: i64,
+        outcome: DeliveryOutcome,
+        now: DateTime<Utc>,
+    ) -> Result<(), DbError> {
         webhooks::record_outcome(&self.db, id, outcome, now).await
     }
 }
@@ -100,14 +126,22 @@ impl Relay {
         crash_point(Point::WebhookDue);
         let answer = self.post.event(&webhook.event_id, &webhook.body, now).await;
         crash_point(Point::WebhookSent);
-        let is_gone = answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::GONE);
+        let is_gone = answer
+            .as_ref()
+            .is_ok_and(|answer| answer.status == StatusCode::GONE);
         let retry_after = answer.as_ref().ok().and_then(|answer| answer.retry_after);
-        let delivered = answer.map_err(|error| error.to_string()).and_then(PostAnswer::success);
+        let delivered = answer
+            .map_err(|error| error.to_string())
+            .and_then(PostAnswer::success);
         let now = self.clock.now();
         let outcome = match delivered {
             Ok(()) => DeliveryOutcome::Sent,
             Err(reason) => {
-                let failure = DeliveryFailure { is_final: is_gone, reason, retry_after };
+                let failure = DeliveryFailure {
+                    is_final: is_gone,
+                    reason,
+                    retry_after,
+                };
                 failure.outcome(webhook.created_at.and_utc(), webhook.attempts, now)
             }
         };
@@ -122,17 +156,33 @@ impl Relay {
     async fn turn_off(&self, now: DateTime<Utc>) {
         self.is_gone.store(true, Ordering::Relaxed);
         let target = self.post.target.name.clone();
-        tracing::error!(target, "it answered 410 Gone: no webhook is posted there until the reconciler is restarted");
+        tracing::error!(
+            target,
+            "it answered 410 Gone: no webhook is posted there until the reconciler is restarted"
+        );
         let (links, cooldown) = (self.settings.links.clone(), self.settings.policy.cooldown);
         // Several processes are told 410; one of them mails it.
-        let fact = format!("webhooks_off:{}", target.rsplit('#').next().unwrap_or_default());
+        let fact = format!(
+            "webhooks_off:{}",
+            target.rsplit('#').next().unwrap_or_default()
+        );
         let decide = move |fact: Option<&str>| {
             let mailed = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
             let is_recent = mailed.is_some_and(|at| elapsed(at.to_utc(), now) < cooldown);
             let mail = || render::webhooks_off(&target, now, &links);
-            (!is_recent).then(|| Ok(StandaloneMail { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
+            (!is_recent)
+                .then(|| {
+                    Ok(StandaloneMail {
+                        mail: mail()?,
+                        fact: now.to_rfc3339(),
+                        event: None,
+                    })
+                })
+                .transpose()
         };
-        if let Err(error) = record::enqueue_once(&self.db, self.settings.clone(), now, fact, decide).await {
+        if let Err(error) =
+            record::enqueue_once(&self.db, self.settings.clone(), now, fact, decide).await
+        {
             tracing::error!(%error, "the mail that webhooks are off could not be enqueued");
         }
     }
@@ -143,13 +193,24 @@ impl Relay {
             return;
         }
         let answer = self.post.event(&event.id, &event.body(), now).await;
-        if let Err(error) = answer.map_err(|error| error.to_string()).and_then(PostAnswer::success) {
-            tracing::error!(error, target = self.post.target.name, "a webhook about MySQL could not be posted");
+        if let Err(error) = answer
+            .map_err(|error| error.to_string())
+            .and_then(PostAnswer::success)
+        {
+            tracing::error!(
+                error,
+                target = self.post.target.name,
+                "a webhook about MySQL could not be posted"
+            );
         }
     }
 
     fn log(&self, webhook: &LeasedWebhook, outcome: &DeliveryOutcome) {
-        let (id, kind, attempt) = (webhook.event_id.as_str(), webhook.kind.as_str(), webhook.attempts + 1);
+        let (id, kind, attempt) = (
+            webhook.event_id.as_str(),
+            webhook.kind.as_str(),
+            webhook.attempts + 1,
+        );
         let target = self.post.target.name.as_str();
         let result = match outcome {
             DeliveryOutcome::Sent => {

@@ -20,10 +20,18 @@ impl SigningSecret {
     /// # Errors
     /// With what to do, never with the secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let encoded = text.trim().strip_prefix("whsec_").ok_or("it must begin with whsec_")?;
-        let key = STANDARD.decode(encoded).map_err(|_| "what follows whsec_ must be base64")?;
+        let encoded = text
+            .trim()
+            .strip_prefix("whsec_")
+            .ok_or("it must begin with whsec_")?;
+        let key = STANDARD
+            .decode(encoded)
+            .map_err(|_| "what follows whsec_ must be base64")?;
         if !LENGTH.contains(&key.len()) {
-            return Err(format!("it must hold 24 to 64 bytes, and holds {}", key.len()));
+            return Err(format!(
+                "it must hold 24 to 64 bytes, and holds {}",
+                key.len()
+            ));
         }
         Ok(Self(key.into()))
     }
@@ -31,17 +39,35 @@ impl SigningSecret {
     fn sign(&self, id: &str, timestamp: i64, body: &str) -> Option<String> {
         // No length of a key is refused.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
-        for part in [id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body.as_bytes()] {
+        for part in [
+            id.as_bytes(),
+            b".",
+            timestamp.to_string().as_bytes(),
+            b".",
+            body.as_bytes(),
+        ] {
             mac.update(part);
         }
-        Some(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
+        Some(format!(
+            "v1,{}",
+            STANDARD.encode(mac.finalize().into_bytes())
+        ))
     }
 }
 
 /// The header `webhook-signature`. No id has a full stop: it would let one message be read as
 /// another.
-pub(super) fn signatures(secrets: &[SigningSecret], id: &str, timestamp: i64, body: &str) -> String {
-    secrets.iter().filter_map(|secret| secret.sign(id, timestamp, body)).collect::<Vec<_>>().join(" ")
+pub(super) fn signatures(
+    secrets: &[SigningSecret],
+    id: &str,
+    timestamp: i64,
+    body: &str,
+) -> String {
+    secrets
+        .iter()
+        .filter_map(|secret| secret.sign(id, timestamp, body))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -52,7 +78,12 @@ mod tests {
     #[test]
     fn a_signature_is_that_of_the_reference_libraries() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let signed = signatures(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
+        let signed = signatures(
+            &[secret],
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+        );
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
@@ -64,7 +95,10 @@ mod tests {
             ("whsec_MfKQ9r8GKYqrTwjU", "24 to 64"),
         ] {
             let error = SigningSecret::parse(text).unwrap_err();
-            assert!(error.contains(says) && !error.contains("MfKQ"), "{text}: {error}");
+            assert!(
+                error.contains(says) && !error.contains("MfKQ"),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -28,7 +28,12 @@ pub struct RefusedList {
 
 impl AlertmanagerStanding {
     pub(super) fn of(target: &str) -> Self {
-        Self { target: target.to_owned(), alerts: 0, told_at: None, refused: None }
+        Self {
+            target: target.to_owned(),
+            alerts: 0,
+            told_at: None,
+            refused: None,
+        }
     }
 
     /// Where there was nothing to tell, nobody was asked.
@@ -38,9 +43,16 @@ impl AlertmanagerStanding {
             Ok(()) if alerts == 0 => {}
             Ok(()) => (self.told_at, self.refused) = (Some(now), None),
             Err(answer) => {
-                let (since, attempts) = self.refused.as_ref().map_or((now, 0), |one| (one.since, one.attempts));
-                self.refused =
-                    Some(RefusedList { since, last_at: now, attempts: attempts + 1, answer: answer.clone() });
+                let (since, attempts) = self
+                    .refused
+                    .as_ref()
+                    .map_or((now, 0), |one| (one.since, one.attempts));
+                self.refused = Some(RefusedList {
+                    since,
+                    last_at: now,
+                    attempts: attempts + 1,
+                    answer: answer.clone(),
+                });
             }
         }
     }

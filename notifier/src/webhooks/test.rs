@@ -9,10 +9,15 @@ use super::event::WebhookEvent;
 use super::post::{NoAnswer, PostAnswer, PostStep};
 
 /// Posts to all and says what became of it, line by line. Whether all took it.
-pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) -> anyhow::Result<bool> {
+pub async fn test_webhook(
+    args: &WebhookArgs,
+    mut say: impl FnMut(&str) + Send,
+) -> anyhow::Result<bool> {
     let receivers = args.receivers()?;
     if receivers.targets.is_empty() && receivers.alertmanagers.is_empty() {
-        anyhow::bail!("neither WEBHOOK_URLS nor ALERTMANAGER_URL is set, so there is nobody to post to");
+        anyhow::bail!(
+            "neither WEBHOOK_URLS nor ALERTMANAGER_URL is set, so there is nobody to post to"
+        );
     }
     say(&format!("time limit  {:?} a request", receivers.limit));
     let now = Utc::now();
@@ -23,13 +28,20 @@ pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) 
         all_took_it &= tell("webhook", &post.target.name, answer, &mut say);
     }
     for target in &receivers.alertmanagers {
-        let answer = target.post(receivers.limit, &[], test_alert(&receivers.labels, now)).await;
+        let answer = target
+            .post(receivers.limit, &[], test_alert(&receivers.labels, now))
+            .await;
         all_took_it &= tell("Alertmanager", &target.name, answer, &mut say);
     }
     Ok(all_took_it)
 }
 
-fn tell(what: &str, name: &str, answer: Result<PostAnswer, NoAnswer>, say: &mut (impl FnMut(&str) + Send)) -> bool {
+fn tell(
+    what: &str,
+    name: &str,
+    answer: Result<PostAnswer, NoAnswer>,
+    say: &mut (impl FnMut(&str) + Send),
+) -> bool {
     let (error, advice) = match answer {
         Ok(answer) => {
             let (status, advice) = (answer.status, advice_on(answer.status.as_u16()));
@@ -55,14 +67,18 @@ fn tell(what: &str, name: &str, answer: Result<PostAnswer, NoAnswer>, say: &mut 
             (error.to_string(), advice)
         }
     };
-    say(&format!("FAILED {what} {name}: {error}\n       -> {advice}"));
+    say(&format!(
+        "FAILED {what} {name}: {error}\n       -> {advice}"
+    ));
     false
 }
 
 fn advice_on(status: u16) -> &'static str {
     match status {
         300..=399 => "redirects are not followed: set the address that it leads to",
-        400 | 401 | 403 => "it may want another WEBHOOK_SECRET, or a user and password in the address",
+        400 | 401 | 403 => {
+            "it may want another WEBHOOK_SECRET, or a user and password in the address"
+        }
         404 | 405 => "check the path of the address",
         410 => "it wants no more webhooks; a daemon would stop to post there",
         429 => "it is asked too often",

@@ -26,7 +26,10 @@ async fn admission_that_stays_closed_is_mailed_by_one_process_and_its_end_too() 
     looks(SeenGate::Closed, 45).await;
     // One that was started meanwhile, and another that ended.
     let restarted = desk.notifier();
-    restarted.admission(SeenGate::Open, desk.clock.now()).await.unwrap();
+    restarted
+        .admission(SeenGate::Open, desk.clock.now())
+        .await
+        .unwrap();
     looks(SeenGate::Open, 2).await;
     restarted.flush(SOON).await.unwrap();
     assert_eq!(
@@ -43,10 +46,18 @@ async fn admission_that_stays_closed_is_mailed_again_after_the_cooldown() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
     for _ in 0..(5 * 60) {
-        daemon.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+        daemon
+            .admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1)))
+            .await
+            .unwrap();
     }
     daemon.flush(SOON).await.unwrap();
-    assert_eq!(desk.subjects(A).len(), 2, "in five hours: {:?}", desk.subjects(A));
+    assert_eq!(
+        desk.subjects(A).len(),
+        2,
+        "in five hours: {:?}",
+        desk.subjects(A)
+    );
 }
 
 #[tokio::test]
@@ -56,11 +67,19 @@ async fn a_repair_says_for_how_long_admission_was_closed() {
     let (from, to) = (desk.clock.now(), desk.clock.turn(TimeDelta::seconds(7)));
     notifier.admission(SeenGate::Closed, from).await.unwrap();
     let mut run = repaired("r1");
-    run.findings = vec![general(Kind::RedisLost, ActionKind::GrantLicence, Outcome::Applied, "it was closed")];
+    run.findings = vec![general(
+        Kind::RedisLost,
+        ActionKind::GrantLicence,
+        Outcome::Applied,
+        "it was closed",
+    )];
     (run.started_at, run.finished_at) = (from + TimeDelta::seconds(2), Some(to));
     notifier.after_pass(&run, to).await.unwrap();
     notifier.flush(SOON).await.unwrap();
-    let text = parsed(&desk.sink.mails()[0]).body_text(0).unwrap().replace("\r\n", " ");
+    let text = parsed(&desk.sink.mails()[0])
+        .body_text(0)
+        .unwrap()
+        .replace("\r\n", " ");
     assert!(text.contains("claims got 503, for 7 s"), "{text}");
 }
 
@@ -78,11 +97,34 @@ async fn seen(desk: &Desk, seconds: i64, gates: &[(&Notifier, SeenGate)]) {
 async fn a_daemon_that_alone_has_lost_its_way_to_redis_mails_nothing() {
     let desk = Desk::new(A).await;
     let (cut_off, other) = (desk.notifier(), desk.notifier());
-    seen(&desk, 1, &[(&cut_off, SeenGate::Open), (&other, SeenGate::Open)]).await;
-    seen(&desk, 120, &[(&cut_off, SeenGate::Unreachable), (&other, SeenGate::Open)]).await;
-    seen(&desk, 1, &[(&cut_off, SeenGate::Open), (&other, SeenGate::Open)]).await;
+    seen(
+        &desk,
+        1,
+        &[(&cut_off, SeenGate::Open), (&other, SeenGate::Open)],
+    )
+    .await;
+    seen(
+        &desk,
+        120,
+        &[(&cut_off, SeenGate::Unreachable), (&other, SeenGate::Open)],
+    )
+    .await;
+    seen(
+        &desk,
+        1,
+        &[(&cut_off, SeenGate::Open), (&other, SeenGate::Open)],
+    )
+    .await;
     // Redis is lost to both.
-    seen(&desk, 31, &[(&cut_off, SeenGate::Unreachable), (&other, SeenGate::Unreachable)]).await;
+    seen(
+        &desk,
+        31,
+        &[
+            (&cut_off, SeenGate::Unreachable),
+            (&other, SeenGate::Unreachable),
+        ],
+    )
+    .await;
     seen(&desk, 1, &[(&other, SeenGate::Open)]).await;
     other.flush(SOON).await.unwrap();
     assert_eq!(
@@ -92,8 +134,14 @@ async fn a_daemon_that_alone_has_lost_its_way_to_redis_mails_nothing() {
             "[firstcome] resolved: Redis can be reached, and admission is open, after 31 s",
         ]
     );
-    let text = parsed(&desk.sink.mails()[0]).body_text(0).unwrap().replace("\r\n", " ");
-    assert!(text.contains("If the APIs cannot reach it either, claims get 503."), "{text}");
+    let text = parsed(&desk.sink.mails()[0])
+        .body_text(0)
+        .unwrap()
+        .replace("\r\n", " ");
+    assert!(
+        text.contains("If the APIs cannot reach it either, claims get 503."),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -103,7 +151,10 @@ async fn a_daemon_without_another_mails_in_half_a_minute_that_it_does_not_reach_
     seen(&desk, 20, &[(&daemon, SeenGate::Open)]).await;
     seen(&desk, 31, &[(&daemon, SeenGate::Unreachable)]).await;
     daemon.flush(SOON).await.unwrap();
-    assert_eq!(desk.subjects(A), ["[firstcome] action needed: Redis has not been reached for 30 s"]);
+    assert_eq!(
+        desk.subjects(A),
+        ["[firstcome] action needed: Redis has not been reached for 30 s"]
+    );
 }
 
 #[tokio::test]
@@ -112,7 +163,12 @@ async fn what_a_daemon_mailed_alone_is_over_once_another_sees_admission_open() {
     let cut_off = desk.notifier();
     seen(&desk, 31, &[(&cut_off, SeenGate::Unreachable)]).await;
     let other = desk.notifier();
-    seen(&desk, 120, &[(&other, SeenGate::Open), (&cut_off, SeenGate::Unreachable)]).await;
+    seen(
+        &desk,
+        120,
+        &[(&other, SeenGate::Open), (&cut_off, SeenGate::Unreachable)],
+    )
+    .await;
     // The other ends, and Redis too.
     seen(&desk, 40, &[(&cut_off, SeenGate::Unreachable)]).await;
     cut_off.flush(SOON).await.unwrap();

@@ -9,7 +9,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::Run;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
-use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, SinkEncryption, StackOptions, Tables, eventually};
+use firstcome_stack::{
+    Mail, MailOptions, MailSink, MysqlServer, SinkEncryption, StackOptions, Tables, eventually,
+};
 use mail_parser::{Message, MessageParser};
 use tokio::sync::OnceCell;
 
@@ -26,7 +28,13 @@ static TABLES: Tables = Tables::new();
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 pub(crate) async fn mysql() -> &'static MysqlServer {
-    MYSQL.get_or_init(async || MysqlServer::start(StackOptions::without_fsync().mysql).await.unwrap()).await
+    MYSQL
+        .get_or_init(async || {
+            MysqlServer::start(StackOptions::without_fsync().mysql)
+                .await
+                .unwrap()
+        })
+        .await
 }
 
 /// A clock that stands still until it is turned.
@@ -66,17 +74,39 @@ impl Desk {
     }
 
     pub(crate) async fn with_tls(recipients: &str, tls: SinkEncryption) -> Self {
-        let database = format!("mail_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
-        mysql().await.query(&format!("CREATE DATABASE {database}")).await.unwrap();
+        let database = format!(
+            "mail_{}_{}",
+            std::process::id(),
+            DATABASES.fetch_add(1, Ordering::Relaxed)
+        );
+        mysql()
+            .await
+            .query(&format!("CREATE DATABASE {database}"))
+            .await
+            .unwrap();
         let url = mysql().await.database_url(&database);
-        let settings = DbSettings { url: url.clone().into(), pool_size: 4, limit: Duration::from_secs(10) };
+        let settings = DbSettings {
+            url: url.clone().into(),
+            pool_size: 4,
+            limit: Duration::from_secs(10),
+        };
         let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
         TABLES.migrated(&url, migrate).await.unwrap();
-        let sink = MailSink::start(MailOptions { folder: None, tls }).await.unwrap();
+        let sink = MailSink::start(MailOptions { folder: None, tls })
+            .await
+            .unwrap();
         let args = args(Some(&sink.url()), recipients);
         let db = Db::new(&settings).unwrap();
         let (clock, webhooks) = (Arc::default(), WebhookArgs::default());
-        Self { db, database, sink, clock, args, webhooks, authority: Mutex::default() }
+        Self {
+            db,
+            database,
+            sink,
+            clock,
+            args,
+            webhooks,
+            authority: Mutex::default(),
+        }
     }
 
     /// Trusts the mail server's certificate.
@@ -114,7 +144,12 @@ impl Desk {
         use diesel::sql_query;
         use diesel_async::RunQueryDsl;
         let sql = sql.to_owned();
-        self.db.run("set up", async move |conn| sql_query(sql).execute(conn).await).await.unwrap();
+        self.db
+            .run("set up", async move |conn| {
+                sql_query(sql).execute(conn).await
+            })
+            .await
+            .unwrap();
     }
 
     /// Makes coupon 1 with its drop 7.
@@ -125,13 +160,20 @@ impl Desk {
 
     /// Waits until so many mails have come.
     pub(crate) async fn until_there_are(&self, mails: usize) {
-        eventually(&format!("{mails} mails come"), SOON, async || self.sink.mails().len() >= mails).await;
+        eventually(&format!("{mails} mails come"), SOON, async || {
+            self.sink.mails().len() >= mails
+        })
+        .await;
     }
 
     /// Subjects of what came for one recipient, in order.
     pub(crate) fn subjects(&self, to: &str) -> Vec<String> {
         let mails = self.sink.mails();
-        mails.iter().filter(|mail| mail.to == [to]).map(|mail| parsed(mail).subject().unwrap().to_owned()).collect()
+        mails
+            .iter()
+            .filter(|mail| mail.to == [to])
+            .map(|mail| parsed(mail).subject().unwrap().to_owned())
+            .collect()
     }
 }
 

@@ -8,17 +8,37 @@ use crate::desk::{A, B, Desk, SOON, args, parsed};
 use crate::world::{applied, drop_report, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
-    let findings = vec![applied(Kind::Unissued, 37, ActionKind::Issue, "no row and no message")];
-    run(id, Status::Repaired, vec![drop_report(1, "Winter coupon", 7, findings)])
+    let findings = vec![applied(
+        Kind::Unissued,
+        37,
+        ActionKind::Issue,
+        "no row and no message",
+    )];
+    run(
+        id,
+        Status::Repaired,
+        vec![drop_report(1, "Winter coupon", 7, findings)],
+    )
 }
 
 pub(crate) fn drift(id: &str, slots: &[i64]) -> Run {
-    let findings = slots.iter().map(|slot| left(Kind::FailedClaim, *slot, "no slot is left")).collect();
-    run(id, Status::Drift, vec![drop_report(1, "Winter coupon", 7, findings)])
+    let findings = slots
+        .iter()
+        .map(|slot| left(Kind::FailedClaim, *slot, "no slot is left"))
+        .collect();
+    run(
+        id,
+        Status::Drift,
+        vec![drop_report(1, "Winter coupon", 7, findings)],
+    )
 }
 
 pub(crate) fn clean(id: &str) -> Run {
-    run(id, Status::Clean, vec![drop_report(1, "Winter coupon", 7, Vec::new())])
+    run(
+        id,
+        Status::Clean,
+        vec![drop_report(1, "Winter coupon", 7, Vec::new())],
+    )
 }
 
 #[tokio::test]
@@ -27,20 +47,44 @@ async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
     desk.pass(&repaired("r1")).await;
     desk.pass(&repaired("r1")).await; // the same run, notice again after a timeout
     desk.pass(&clean("r2")).await;
-    desk.pass(&Run { dry_run: true, ..drift("r3", &[3]) }).await;
+    desk.pass(&Run {
+        dry_run: true,
+        ..drift("r3", &[3])
+    })
+    .await;
     let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)";
-    assert_eq!((desk.subjects(A), desk.subjects(B)), (vec![subject.to_owned()], vec![subject.to_owned()]));
+    assert_eq!(
+        (desk.subjects(A), desk.subjects(B)),
+        (vec![subject.to_owned()], vec![subject.to_owned()])
+    );
     let mails = desk.sink.mails();
     let mail = parsed(&mails[0]);
-    assert_eq!(mail.from().unwrap().first().unwrap().address(), Some("firstcome@example.com"));
-    assert_eq!(mail.header_raw("Auto-Submitted").unwrap().trim(), "auto-generated");
-    assert_eq!(mail.header_raw("List-Id").unwrap().trim(), "Firstcome <firstcome.example.com>");
+    assert_eq!(
+        mail.from().unwrap().first().unwrap().address(),
+        Some("firstcome@example.com")
+    );
+    assert_eq!(
+        mail.header_raw("Auto-Submitted").unwrap().trim(),
+        "auto-generated"
+    );
+    assert_eq!(
+        mail.header_raw("List-Id").unwrap().trim(),
+        "Firstcome <firstcome.example.com>"
+    );
     assert!(mail.date().is_some() && mail.message_id().unwrap().ends_with("@example.com"));
     assert!(mail.body_text(0).unwrap().contains("slot 37 · c•••37"));
     assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
-    assert!(mail.in_reply_to().is_empty() && mail.references().is_empty(), "a repair is no thread");
+    assert!(
+        mail.in_reply_to().is_empty() && mail.references().is_empty(),
+        "a repair is no thread"
+    );
     assert!(mails[0].raw.is_ascii());
-    let [row] = &desk.query("SELECT body_text, body_html FROM mail_outbox LIMIT 1").await[..] else { panic!() };
+    let [row] = &desk
+        .query("SELECT body_text, body_html FROM mail_outbox LIMIT 1")
+        .await[..]
+    else {
+        panic!()
+    };
     assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), row[0]);
     assert_eq!(mail.body_html(0).unwrap().replace("\r\n", "\n"), row[1]);
 }
@@ -71,23 +115,46 @@ async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
         ]
     );
     let mails = desk.sink.mails();
-    let threads: Vec<String> =
-        mails.iter().map(|mail| parsed(mail).references().as_text().unwrap_or_default().to_owned()).collect();
-    assert!(threads.iter().all(|thread| *thread == threads[0] && thread.ends_with("@example.com")), "{threads:?}");
-    assert_eq!(parsed(&mails[1]).in_reply_to().as_text(), Some(threads[0].as_str()));
+    let threads: Vec<String> = mails
+        .iter()
+        .map(|mail| {
+            parsed(mail)
+                .references()
+                .as_text()
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect();
+    assert!(
+        threads
+            .iter()
+            .all(|thread| *thread == threads[0] && thread.ends_with("@example.com")),
+        "{threads:?}"
+    );
+    assert_eq!(
+        parsed(&mails[1]).in_reply_to().as_text(),
+        Some(threads[0].as_str())
+    );
     let ids: std::collections::HashSet<String> = mails.iter().map(crate::desk::id).collect();
     assert_eq!(ids.len(), 4);
-    assert_eq!(desk.query("SELECT status, mails FROM alerts").await, [["resolved", "4"]]);
+    assert_eq!(
+        desk.query("SELECT status, mails FROM alerts").await,
+        [["resolved", "4"]]
+    );
 }
 
 #[tokio::test]
 async fn a_silenced_drop_is_kept_and_told_when_the_silence_ends() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
-    desk.run("UPDATE drops SET silenced_until = '2026-12-01 07:00:00' WHERE id = 7").await;
+    desk.run("UPDATE drops SET silenced_until = '2026-12-01 07:00:00' WHERE id = 7")
+        .await;
     desk.pass(&drift("r1", &[3])).await;
     assert!(desk.sink.mails().is_empty());
-    assert_eq!(desk.query("SELECT status, mails FROM alerts").await, [["firing", "0"]]);
+    assert_eq!(
+        desk.query("SELECT status, mails FROM alerts").await,
+        [["firing", "0"]]
+    );
     desk.clock.turn(TimeDelta::hours(1));
     desk.pass(&drift("r2", &[3])).await;
     assert_eq!(desk.subjects(A).len(), 1);
@@ -103,15 +170,22 @@ async fn an_alert_of_a_drop_that_is_gone_is_over_and_its_end_is_mailed_once() {
     for id in ["r2", "r3"] {
         desk.pass(&run(id, Status::Clean, Vec::new())).await;
     }
-    assert_eq!(desk.subjects(A)[1..], ["[firstcome] resolved: 1 unrepaired failed claim · coupon 1 · drop 7"]);
-    assert_eq!(desk.query("SELECT status FROM alerts").await, [["resolved"]]);
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: 1 unrepaired failed claim · coupon 1 · drop 7"]
+    );
+    assert_eq!(
+        desk.query("SELECT status FROM alerts").await,
+        [["resolved"]]
+    );
 }
 
 #[tokio::test]
 async fn a_broken_promise_stands_until_it_is_mended_and_no_silence_of_its_drop_hides_it() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
-    desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7").await;
+    desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7")
+        .await;
     desk.run(
         "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
          VALUES (7, 'customer-00101', 1, 101, 'no slot was free', 'r1')",
@@ -119,7 +193,8 @@ async fn a_broken_promise_stands_until_it_is_mended_and_no_silence_of_its_drop_h
     .await;
     desk.pass(&clean("r1")).await;
     desk.pass(&clean("r2")).await;
-    desk.run("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    desk.run("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
+        .await;
     desk.pass(&clean("r3")).await;
     assert_eq!(
         desk.subjects(A),
@@ -136,7 +211,8 @@ async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
     for n in 0..40 {
         desk.clock.turn(TimeDelta::seconds(30));
         let id = format!("r{n:02}");
-        desk.pass(&if n < 12 { repaired(&id) } else { clean(&id) }).await;
+        desk.pass(&if n < 12 { repaired(&id) } else { clean(&id) })
+            .await;
     }
     let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late";
     let subjects = desk.subjects(A);
@@ -150,7 +226,11 @@ async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
             .to_owned(),
     ];
     assert_eq!(subjects, expected);
-    assert_eq!(desk.query("SELECT COUNT(*) FROM alerts WHERE status = 'firing'").await, [["0"]]);
+    assert_eq!(
+        desk.query("SELECT COUNT(*) FROM alerts WHERE status = 'firing'")
+            .await,
+        [["0"]]
+    );
 }
 
 #[tokio::test]
@@ -186,12 +266,25 @@ async fn a_name_makes_no_header() {
     assert_eq!((mails.len(), &mails[0].to), (1, &vec![A.to_owned()]));
     let mail = parsed(&mails[0]);
     assert!(mail.bcc().is_none());
-    assert!(mail.subject().unwrap().contains("a Bcc: victim@example.com <script>"));
+    assert!(
+        mail.subject()
+            .unwrap()
+            .contains("a Bcc: victim@example.com <script>")
+    );
     assert!(!mail.body_html(0).unwrap().contains("<script>"));
 }
 
-fn missed(expected_at: DateTime<Utc>, noticed_at: DateTime<Utc>, because: Option<&str>) -> MissedRun {
-    MissedRun { schedule: "DEEP_CRON".to_owned(), expected_at, noticed_at, because: because.map(str::to_owned) }
+fn missed(
+    expected_at: DateTime<Utc>,
+    noticed_at: DateTime<Utc>,
+    because: Option<&str>,
+) -> MissedRun {
+    MissedRun {
+        schedule: "DEEP_CRON".to_owned(),
+        expected_at,
+        noticed_at,
+        because: because.map(str::to_owned),
+    }
 }
 
 #[tokio::test]
@@ -200,7 +293,11 @@ async fn a_pass_that_is_always_late_because_of_another_is_mailed_once_a_cooldown
     for _ in 0..30 {
         let now = desk.clock.turn(TimeDelta::minutes(30));
         desk.notifier()
-            .missed_run(missed(now - TimeDelta::minutes(10), now, Some("a pass has been running")))
+            .missed_run(missed(
+                now - TimeDelta::minutes(10),
+                now,
+                Some("a pass has been running"),
+            ))
             .await
             .unwrap();
     }
@@ -233,7 +330,8 @@ async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once
 async fn missed_runs_and_the_day_are_mailed() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
-    desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100").await;
+    desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100")
+        .await;
     desk.run(
         "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, finished_at, \
          users_examined) VALUES ('r1', 'cron', 0, 0, 'repaired', 'me', '2026-12-01 04:00:00', \
@@ -249,7 +347,10 @@ async fn missed_runs_and_the_day_are_mailed() {
     let now = desk.clock.now();
     // Two daemons notice the same.
     for notifier in [&notifier, &desk.notifier()] {
-        notifier.missed_run(missed(now - TimeDelta::hours(3), now, None)).await.unwrap();
+        notifier
+            .missed_run(missed(now - TimeDelta::hours(3), now, None))
+            .await
+            .unwrap();
         notifier.daily_digest(now, now).await.unwrap();
     }
     notifier.flush(SOON).await.unwrap();
@@ -261,7 +362,10 @@ async fn missed_runs_and_the_day_are_mailed() {
         ]
     );
     let mails = desk.sink.mails();
-    let text = parsed(&mails[2]).body_text(0).unwrap().replace("\r\n", "\n");
+    let text = parsed(&mails[2])
+        .body_text(0)
+        .unwrap()
+        .replace("\r\n", "\n");
     for line in [
         "- Winter coupon (drop 7): 1 unrepaired failed claim, for 0 s (alert 1)",
         "repaired      1",
@@ -277,9 +381,16 @@ async fn missed_runs_and_the_day_are_mailed() {
 async fn without_a_mail_server_mails_wait_in_the_outbox() {
     let desk = Desk::new(A).await;
     let silent = desk.notifier_with(&desk.db, &args(None, A));
-    silent.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    silent
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     silent.flush(SOON).await.unwrap();
-    assert_eq!(desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox").await, [["1", "0"]]);
+    assert_eq!(
+        desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox")
+            .await,
+        [["1", "0"]]
+    );
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(desk.subjects(A).len(), 1);
 }
@@ -288,17 +399,29 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
 async fn a_mail_server_that_is_set_after_months_gets_the_last_days_only_and_the_digest_says_so() {
     let desk = Desk::new(A).await;
     let silent = desk.notifier_with(&desk.db, &args(None, A));
-    silent.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    silent
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     let later = desk.clock.turn(TimeDelta::days(90));
     silent.after_pass(&drift("r2", &[3]), later).await.unwrap();
     desk.clock.turn(TimeDelta::hours(1));
     let notifier = desk.notifier();
     notifier.flush(SOON).await.unwrap();
     let subjects = desk.subjects(A);
-    assert!(subjects.len() == 1 && subjects[0].contains("action needed"), "{subjects:?}");
+    assert!(
+        subjects.len() == 1 && subjects[0].contains("action needed"),
+        "{subjects:?}"
+    );
     let now = desk.clock.turn(TimeDelta::hours(1));
     notifier.daily_digest(now, now).await.unwrap();
     notifier.flush(SOON).await.unwrap();
-    let text = parsed(&desk.sink.mails()[1]).body_text(0).unwrap().replace("\r\n", " ");
-    assert!(text.contains("Never sent: 1 mails from before SMTP_URL was set"), "{text}");
+    let text = parsed(&desk.sink.mails()[1])
+        .body_text(0)
+        .unwrap()
+        .replace("\r\n", " ");
+    assert!(
+        text.contains("Never sent: 1 mails from before SMTP_URL was set"),
+        "{text}"
+    );
 }

@@ -22,17 +22,38 @@ async fn alerts_are_listed_by_page_and_status() {
     desk.pass(&failed("r1")).await;
     desk.pass(&drift("r2", &[3])).await;
     let all = list(&desk.db, None, None, 1).await.unwrap();
-    assert_eq!((all.alerts.len(), all.alerts[0].alert.kind.as_str()), (1, "failed_claim"));
+    assert_eq!(
+        (all.alerts.len(), all.alerts[0].alert.kind.as_str()),
+        (1, "failed_claim")
+    );
     let rest = list(&desk.db, None, all.next_before, 1).await.unwrap();
-    assert_eq!((rest.alerts[0].alert.kind.as_str(), rest.next_before), ("run_failed", None));
+    assert_eq!(
+        (rest.alerts[0].alert.kind.as_str(), rest.next_before),
+        ("run_failed", None)
+    );
     let json = serde_json::to_value(&rest.alerts[0]).unwrap();
-    assert_eq!((json["status"].as_str(), json.get("fingerprint"), json.get("thread")), (Some("resolved"), None, None));
-    let firing = list(&desk.db, Some("firing".to_owned()), None, 50).await.unwrap();
+    assert_eq!(
+        (
+            json["status"].as_str(),
+            json.get("fingerprint"),
+            json.get("thread")
+        ),
+        (Some("resolved"), None, None)
+    );
+    let firing = list(&desk.db, Some("firing".to_owned()), None, 50)
+        .await
+        .unwrap();
     assert_eq!(firing.alerts.len(), 1);
     let seen = &firing.alerts[0];
     let json = serde_json::to_value(seen).unwrap();
-    assert_eq!((&json["coupon_id"], &json["drop_id"], &json["mails"]), (&1.into(), &7.into(), &1.into()));
-    assert_eq!((seen.alert.first_seen_at, seen.alert.last_mailed_at), (at(0), Some(at(0))));
+    assert_eq!(
+        (&json["coupon_id"], &json["drop_id"], &json["mails"]),
+        (&1.into(), &7.into(), &1.into())
+    );
+    assert_eq!(
+        (seen.alert.first_seen_at, seen.alert.last_mailed_at),
+        (at(0), Some(at(0)))
+    );
     assert_eq!(alert(&desk.db, seen.id).await.unwrap(), *seen);
 }
 
@@ -40,8 +61,22 @@ async fn alerts_are_listed_by_page_and_status() {
 async fn an_acknowledged_alert_is_not_repeated_and_its_end_is_told() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
-    let taken = acknowledge(&desk.db, 1, "  Kim\r\n", desk.clock.now(), Operator::default()).await.unwrap();
-    assert_eq!((taken.alert.acknowledged_by.as_deref(), taken.alert.acknowledged_at), (Some("Kim"), Some(at(0))));
+    let taken = acknowledge(
+        &desk.db,
+        1,
+        "  Kim\r\n",
+        desk.clock.now(),
+        Operator::default(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        (
+            taken.alert.acknowledged_by.as_deref(),
+            taken.alert.acknowledged_at
+        ),
+        (Some("Kim"), Some(at(0)))
+    );
     desk.clock.turn(TimeDelta::days(1));
     desk.pass(&drift("r2", &[3])).await;
     assert_eq!(desk.subjects(A).len(), 1);
@@ -57,12 +92,33 @@ async fn a_silence_is_the_drops_and_ends_by_itself_or_by_hand() {
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;
     let until = desk.clock.now() + TimeDelta::hours(8);
-    let silenced = silence(&desk.db, 1, until, "Kim", desk.clock.now(), Operator::default()).await.unwrap();
-    assert_eq!((silenced.silenced_until, silenced.silenced_by.as_deref()), (Some(until), Some("Kim")));
+    let silenced = silence(
+        &desk.db,
+        1,
+        until,
+        "Kim",
+        desk.clock.now(),
+        Operator::default(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        (silenced.silenced_until, silenced.silenced_by.as_deref()),
+        (Some(until), Some("Kim"))
+    );
     desk.clock.turn(TimeDelta::hours(5));
     desk.pass(&drift("r2", &[3, 4])).await;
     assert_eq!(desk.subjects(A).len(), 1);
-    silence(&desk.db, 1, desk.clock.now(), "Kim", desk.clock.now(), Operator::default()).await.unwrap();
+    silence(
+        &desk.db,
+        1,
+        desk.clock.now(),
+        "Kim",
+        desk.clock.now(),
+        Operator::default(),
+    )
+    .await
+    .unwrap();
     desk.pass(&drift("r3", &[3, 4])).await;
     assert_eq!(desk.subjects(A).len(), 2);
 }
@@ -72,10 +128,30 @@ async fn what_makes_no_sense_is_refused_with_the_reason() {
     let desk = Desk::new(A).await;
     desk.pass(&failed("r1")).await;
     let now = desk.clock.now();
-    assert!(matches!(acknowledge(&desk.db, 99, "Kim", now, Operator::default()).await, Err(AlertError::NotFound(99))));
-    assert!(matches!(silence(&desk.db, 99, now, "Kim", now, Operator::default()).await, Err(AlertError::NotFound(99))));
-    assert!(matches!(acknowledge(&desk.db, 1, " \u{202e} ", now, Operator::default()).await, Err(AlertError::NoName)));
-    assert!(matches!(silence(&desk.db, 1, now, "Kim", now, Operator::default()).await, Err(AlertError::NoDrop(1))));
-    let far = silence(&desk.db, 1, now + TimeDelta::days(31), "Kim", now, Operator::default()).await;
+    assert!(matches!(
+        acknowledge(&desk.db, 99, "Kim", now, Operator::default()).await,
+        Err(AlertError::NotFound(99))
+    ));
+    assert!(matches!(
+        silence(&desk.db, 99, now, "Kim", now, Operator::default()).await,
+        Err(AlertError::NotFound(99))
+    ));
+    assert!(matches!(
+        acknowledge(&desk.db, 1, " \u{202e} ", now, Operator::default()).await,
+        Err(AlertError::NoName)
+    ));
+    assert!(matches!(
+        silence(&desk.db, 1, now, "Kim", now, Operator::default()).await,
+        Err(AlertError::NoDrop(1))
+    ));
+    let far = silence(
+        &desk.db,
+        1,
+        now + TimeDelta::days(31),
+        "Kim",
+        now,
+        Operator::default(),
+    )
+    .await;
     assert!(matches!(far, Err(AlertError::TooLong)));
 }

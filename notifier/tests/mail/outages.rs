@@ -22,8 +22,15 @@ impl FarMysql {
     async fn of(desk: &Desk) -> Self {
         let proxy = mysql().await.proxy().await.unwrap();
         let url = mysql().await.database_url_via(&proxy, &desk.database);
-        let settings = DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_millis(500) };
-        Self { proxy, db: Db::new(&settings).unwrap() }
+        let settings = DbSettings {
+            url: url.into(),
+            pool_size: 1,
+            limit: Duration::from_millis(500),
+        };
+        Self {
+            proxy,
+            db: Db::new(&settings).unwrap(),
+        }
     }
 
     async fn comes_back(&self) {
@@ -40,15 +47,28 @@ async fn that_mysql_cannot_be_used_is_said_only_when_that_is_so() {
     desk.run("RENAME TABLE alerts TO away").await;
     for n in 0..3 {
         let now = desk.clock.turn(TimeDelta::minutes(1));
-        notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap_err();
+        notifier
+            .after_pass(&clean(&format!("r{n}")), now)
+            .await
+            .unwrap_err();
     }
     desk.until_there_are(1).await;
     desk.run("RENAME TABLE away TO alerts").await;
-    notifier.after_pass(&clean("r9"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    notifier
+        .after_pass(&clean("r9"), desk.clock.turn(TimeDelta::minutes(1)))
+        .await
+        .unwrap();
     notifier.flush(SOON).await.unwrap();
     let subjects = desk.subjects(A);
-    assert!(subjects[0].starts_with("[firstcome] action needed: alerts cannot be recorded (MySQL: record alerts"));
-    assert_eq!(subjects[1..], ["[firstcome] resolved: Alerts can be recorded again, after 3 min"]);
+    assert!(
+        subjects[0].starts_with(
+            "[firstcome] action needed: alerts cannot be recorded (MySQL: record alerts"
+        )
+    );
+    assert_eq!(
+        subjects[1..],
+        ["[firstcome] resolved: Alerts can be recorded again, after 3 min"]
+    );
 }
 
 #[tokio::test]
@@ -56,17 +76,33 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     let desk = Desk::new(A).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
-    notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
+    notifier
+        .after_pass(&clean("r0"), desk.clock.now())
+        .await
+        .unwrap();
 
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
-    assert!(notifier.after_pass(&repaired("r1"), desk.clock.now()).await.is_err());
+    assert!(
+        notifier
+            .after_pass(&repaired("r1"), desk.clock.now())
+            .await
+            .is_err()
+    );
     for n in 2..5 {
         let now = desk.clock.turn(TimeDelta::minutes(2));
-        assert!(notifier.after_pass(&clean(&format!("r{n}")), now).await.is_err());
+        assert!(
+            notifier
+                .after_pass(&clean(&format!("r{n}")), now)
+                .await
+                .is_err()
+        );
     }
     desk.until_there_are(1).await;
     let subject = &desk.subjects(A)[0];
-    assert!(subject.starts_with("[firstcome] action needed: MySQL cannot be used"), "{subject}");
+    assert!(
+        subject.starts_with("[firstcome] action needed: MySQL cannot be used"),
+        "{subject}"
+    );
 
     mysql.comes_back().await;
     let now = desk.clock.turn(TimeDelta::minutes(2));
@@ -87,7 +123,10 @@ async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_refused_all_
     let desk = Desk::new(&format!("{A},{B}")).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
-    notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
+    notifier
+        .after_pass(&clean("r0"), desk.clock.now())
+        .await
+        .unwrap();
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
     let fails = async || {
         // Some hundred of these make no cooldown.
@@ -110,13 +149,24 @@ async fn each_gets_the_mail_about_mysql_once_though_the_mail_server_refused_all_
         fails().await;
     }
     mysql.comes_back().await;
-    notifier.after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    notifier
+        .after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1)))
+        .await
+        .unwrap();
     notifier.flush(SOON).await.unwrap();
     for to in [A, B] {
         let subjects = desk.subjects(to);
-        let [gone, back] = &subjects[..] else { panic!("{to}: {subjects:?}") };
-        assert!(gone.starts_with("[firstcome] action needed: MySQL cannot be used"), "{gone}");
-        assert!(back.starts_with("[firstcome] resolved: MySQL can be used again"), "{back}");
+        let [gone, back] = &subjects[..] else {
+            panic!("{to}: {subjects:?}")
+        };
+        assert!(
+            gone.starts_with("[firstcome] action needed: MySQL cannot be used"),
+            "{gone}"
+        );
+        assert!(
+            back.starts_with("[firstcome] resolved: MySQL can be used again"),
+            "{back}"
+        );
     }
 }
 
@@ -130,37 +180,69 @@ async fn the_end_of_an_outage_is_mailed_though_its_first_mail_cannot_be_queued()
         notifier.after_pass(&clean("r1"), now).await.unwrap_err();
     }
     desk.until_there_are(1).await;
-    desk.run("RENAME TABLE away TO alerts, mail_outbox TO away").await;
-    notifier.after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap_err();
+    desk.run("RENAME TABLE away TO alerts, mail_outbox TO away")
+        .await;
+    notifier
+        .after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1)))
+        .await
+        .unwrap_err();
     desk.run("RENAME TABLE away TO mail_outbox").await;
     for n in 3..5 {
         let now = desk.clock.turn(TimeDelta::minutes(1));
-        notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap();
+        notifier
+            .after_pass(&clean(&format!("r{n}")), now)
+            .await
+            .unwrap();
     }
     notifier.flush(SOON).await.unwrap();
-    assert_eq!(desk.subjects(A)[1..], ["[firstcome] resolved: Alerts can be recorded again, after 4 min"]);
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: Alerts can be recorded again, after 4 min"]
+    );
 }
 
 #[tokio::test]
 async fn what_a_pass_says_of_a_drop_that_it_sealed_is_told_once_alerts_can_be_recorded() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
-    notifier.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
+    notifier
+        .after_pass(&drift("r1", &[3]), desk.clock.now())
+        .await
+        .unwrap();
     desk.run("RENAME TABLE alerts TO away").await;
-    let unfilled = general(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, "closed with 5 of 100 slots left");
+    let unfilled = general(
+        Kind::Unfilled,
+        ActionKind::Report,
+        Outcome::Skipped,
+        "closed with 5 of 100 slots left",
+    );
     let mut sealed = drop_report(1, "Winter coupon", 7, vec![unfilled]);
     sealed.sealed = true;
     let now = desk.clock.turn(TimeDelta::seconds(20));
-    notifier.after_pass(&run("r2", Status::Clean, vec![sealed]), now).await.unwrap_err();
+    notifier
+        .after_pass(&run("r2", Status::Clean, vec![sealed]), now)
+        .await
+        .unwrap_err();
     desk.run("RENAME TABLE away TO alerts").await;
-    notifier.after_pass(&run("r3", Status::Clean, Vec::new()), desk.clock.turn(TimeDelta::seconds(20))).await.unwrap();
+    notifier
+        .after_pass(
+            &run("r3", Status::Clean, Vec::new()),
+            desk.clock.turn(TimeDelta::seconds(20)),
+        )
+        .await
+        .unwrap();
     notifier.flush(SOON).await.unwrap();
     assert_eq!(
         desk.subjects(A)[1..],
         ["[firstcome] resolved: 1 unrepaired failed claim · Winter coupon · 100 of 100 issued"]
     );
-    let text = parsed(&desk.sink.mails()[1]).body_text(0).unwrap().replace("\r\n", " ");
+    let text = parsed(&desk.sink.mails()[1])
+        .body_text(0)
+        .unwrap()
+        .replace("\r\n", " ");
     assert!(text.contains("closed with 5 of 100 slots left"), "{text}");
-    let alerts = desk.query("SELECT kind, status FROM alerts ORDER BY kind").await;
+    let alerts = desk
+        .query("SELECT kind, status FROM alerts ORDER BY kind")
+        .await;
     assert_eq!(alerts, [["failed_claim", "resolved"], ["unfilled", "told"]]);
 }

@@ -29,7 +29,10 @@ async fn a_server_that_is_gone_for_an_hour_delays_mails_and_nothing_else() {
                 20 => drift(&id, &[3]),
                 _ => clean(&id),
             };
-            desk.notifier().after_pass(&run, desk.clock.now()).await.unwrap();
+            desk.notifier()
+                .after_pass(&run, desk.clock.now())
+                .await
+                .unwrap();
             assert!(begun.elapsed() < PASS, "{gone:?}");
             desk.clock.turn(TimeDelta::minutes(1));
         }
@@ -46,14 +49,21 @@ async fn a_server_that_is_gone_for_an_hour_delays_mails_and_nothing_else() {
         let ids: std::collections::HashSet<String> = desk.sink.mails().iter().map(id).collect();
         assert_eq!((desk.sink.mails().len(), ids.len()), (8, 8), "{gone:?}");
         assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (4, 4));
-        assert_eq!(desk.query("SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL").await, [["0"]]);
+        assert_eq!(
+            desk.query("SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL")
+                .await,
+            [["0"]]
+        );
     }
 }
 
 #[tokio::test]
 async fn a_mail_that_was_queued_by_a_clock_set_back_since_is_sent() {
     let desk = Desk::new(A).await;
-    desk.notifier().after_pass(&repaired("r0"), desk.clock.now() + TimeDelta::hours(1)).await.unwrap();
+    desk.notifier()
+        .after_pass(&repaired("r0"), desk.clock.now() + TimeDelta::hours(1))
+        .await
+        .unwrap();
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(desk.sink.mails().len(), 1);
 }
@@ -75,24 +85,39 @@ async fn a_mail_that_waits_by_a_clock_set_back_since_is_sent() {
 #[tokio::test]
 async fn one_refused_recipient_is_given_up_and_the_other_gets_one_mail() {
     let desk = Desk::new(&format!("{A},{B}")).await;
-    desk.sink.set(Behaviour::RefuseRecipient(A.to_owned())).await.unwrap();
+    desk.sink
+        .set(Behaviour::RefuseRecipient(A.to_owned()))
+        .await
+        .unwrap();
     desk.pass(&repaired("r1")).await;
     // Refused, perhaps, before the other had the mail.
     desk.clock.turn(TimeDelta::minutes(1));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (0, 1));
-    let rows = desk.query("SELECT recipient, given_up_at IS NULL, last_error FROM mail_outbox ORDER BY id").await;
+    let rows = desk
+        .query("SELECT recipient, given_up_at IS NULL, last_error FROM mail_outbox ORDER BY id")
+        .await;
     assert_eq!(rows[0][..2], [A, "0"]);
-    assert!(rows[0][2].contains("name the recipient") && rows[0][2].contains("nobody of that name"), "{rows:?}");
+    assert!(
+        rows[0][2].contains("name the recipient") && rows[0][2].contains("nobody of that name"),
+        "{rows:?}"
+    );
     assert_eq!(rows[1], [B, "1", "NULL"]);
     let now = desk.clock.turn(TimeDelta::hours(23));
     desk.sink.set(Behaviour::Normal).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
-    assert_eq!(desk.sink.mails().len(), 1, "what was given up is not tried again");
+    assert_eq!(
+        desk.sink.mails().len(),
+        1,
+        "what was given up is not tried again"
+    );
     desk.notifier().daily_digest(now, now).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
     let mails = desk.sink.mails();
-    let text = parsed(mails.last().unwrap()).body_text(0).unwrap().replace("\r\n", " ");
+    let text = parsed(mails.last().unwrap())
+        .body_text(0)
+        .unwrap()
+        .replace("\r\n", " ");
     let says = "was refused or given up: that address gets nothing";
     assert!(text.contains(says) && !text.contains(A), "{text}");
 }
@@ -114,41 +139,79 @@ async fn what_a_mail_that_is_given_up_was_about_is_mailed_again() {
     desk.args.alert_cooldown_seconds = 30 * 86_400;
     let daemon = desk.notifier();
     let sees = async |id: &str| {
-        daemon.after_pass(&drift(id, &[3]), desk.clock.now()).await.unwrap();
-        daemon.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+        daemon
+            .after_pass(&drift(id, &[3]), desk.clock.now())
+            .await
+            .unwrap();
+        daemon
+            .admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1)))
+            .await
+            .unwrap();
         daemon.missed_run(missed(desk.clock.now())).await.unwrap();
         daemon.flush(SOON).await.unwrap();
     };
     desk.sink.set(Behaviour::RefuseRecipients).await.unwrap();
-    daemon.admission(SeenGate::Closed, desk.clock.now()).await.unwrap();
+    daemon
+        .admission(SeenGate::Closed, desk.clock.now())
+        .await
+        .unwrap();
     sees("r1").await;
     desk.clock.turn(TimeDelta::hours(71));
     sees("r2").await;
     let open = "SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL";
-    assert_eq!(desk.query(open).await, [["6"]], "three mails to each are tried for three days");
+    assert_eq!(
+        desk.query(open).await,
+        [["6"]],
+        "three mails to each are tried for three days"
+    );
     desk.clock.turn(TimeDelta::hours(2));
     daemon.flush(SOON).await.unwrap();
     assert_eq!(desk.query(open).await, [["0"]]);
-    assert_eq!(desk.query("SELECT status, last_mailed_at FROM alerts").await, [["firing", "NULL"]]);
+    assert_eq!(
+        desk.query("SELECT status, last_mailed_at FROM alerts")
+            .await,
+        [["firing", "NULL"]]
+    );
     desk.sink.set(Behaviour::Normal).await.unwrap();
     sees("r3").await;
-    assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (3, 3), "{:?}", desk.subjects(A));
+    assert_eq!(
+        (desk.subjects(A).len(), desk.subjects(B).len()),
+        (3, 3),
+        "{:?}",
+        desk.subjects(A)
+    );
 }
 
 fn missed(now: chrono::DateTime<chrono::Utc>) -> MissedRun {
     let expected_at = crate::world::at(-3_600);
-    MissedRun { schedule: "DEEP_CRON".to_owned(), expected_at, noticed_at: now, because: None }
+    MissedRun {
+        schedule: "DEEP_CRON".to_owned(),
+        expected_at,
+        noticed_at: now,
+        because: None,
+    }
 }
 
 #[tokio::test]
 async fn a_mail_that_one_recipient_has_is_given_up_for_the_other_without_another_mail() {
     let desk = Desk::new(&format!("{A},{B}")).await;
-    desk.sink.set(Behaviour::RefuseRecipient(A.to_owned())).await.unwrap();
+    desk.sink
+        .set(Behaviour::RefuseRecipient(A.to_owned()))
+        .await
+        .unwrap();
     desk.pass(&drift("r1", &[3])).await;
     desk.clock.turn(TimeDelta::minutes(1));
     desk.pass(&drift("r2", &[3])).await;
-    assert_eq!(desk.query("SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL").await, [["1"]]);
-    assert_eq!(desk.query("SELECT last_mailed_at IS NULL, mails FROM alerts").await, [["0", "1"]]);
+    assert_eq!(
+        desk.query("SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL")
+            .await,
+        [["1"]]
+    );
+    assert_eq!(
+        desk.query("SELECT last_mailed_at IS NULL, mails FROM alerts")
+            .await,
+        [["0", "1"]]
+    );
 }
 
 #[tokio::test]
@@ -156,25 +219,43 @@ async fn a_server_that_scans_a_mail_for_long_gets_one_copy_and_delays_no_other_m
     let mut desk = Desk::new(A).await;
     // The other steps, all together, keep this limit.
     desk.args.smtp_timeout_ms = 300;
-    desk.sink.set(Behaviour::SlowAfterData(Duration::from_secs(6))).await.unwrap();
+    desk.sink
+        .set(Behaviour::SlowAfterData(Duration::from_secs(6)))
+        .await
+        .unwrap();
     let (first, second) = (desk.notifier(), desk.notifier());
-    first.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
+    first
+        .after_pass(&drift("r1", &[3]), desk.clock.now())
+        .await
+        .unwrap();
     let slow = tokio::spawn(async move { first.flush(SOON).await });
     desk.until_there_are(1).await;
     desk.sink.set(Behaviour::Normal).await.unwrap();
     // As long as it is on its way, its lease is renewed.
     desk.clock.turn(TimeDelta::seconds(30));
     let renewed = "SELECT COUNT(*) FROM mail_outbox WHERE leased_until > '2026-12-01 06:01:10'";
-    eventually("the lease is renewed", SOON, async || desk.query(renewed).await == [["1"]]).await;
+    eventually("the lease is renewed", SOON, async || {
+        desk.query(renewed).await == [["1"]]
+    })
+    .await;
     let now = desk.clock.turn(TimeDelta::seconds(40));
     second.after_pass(&drift("r2", &[3, 4]), now).await.unwrap();
     second.flush(Duration::from_secs(2)).await.unwrap();
-    assert_eq!(desk.sink.mails().len(), 2, "another mail does not wait, and this one is not sent again");
+    assert_eq!(
+        desk.sink.mails().len(),
+        2,
+        "another mail does not wait, and this one is not sent again"
+    );
     slow.await.unwrap().unwrap();
     desk.clock.turn(TimeDelta::hours(1));
     second.flush(SOON).await.unwrap();
-    let rows = desk.query("SELECT attempts, sent_at IS NULL FROM mail_outbox").await;
-    assert_eq!((desk.sink.mails().len(), rows), (2, vec![vec!["1".to_owned(), "0".to_owned()]; 2]));
+    let rows = desk
+        .query("SELECT attempts, sent_at IS NULL FROM mail_outbox")
+        .await;
+    assert_eq!(
+        (desk.sink.mails().len(), rows),
+        (2, vec![vec!["1".to_owned(), "0".to_owned()]; 2])
+    );
 }
 
 #[tokio::test]
@@ -185,11 +266,16 @@ async fn a_silent_server_holds_no_pass_and_the_mail_comes_when_it_speaks() {
     let begun = Instant::now();
     desk.pass(&repaired("r1")).await;
     assert!(begun.elapsed() < PASS);
-    let rows = desk.query("SELECT attempts, last_error FROM mail_outbox").await;
+    let rows = desk
+        .query("SELECT attempts, last_error FROM mail_outbox")
+        .await;
     assert_eq!(rows, [["1", "connect: no answer within 300ms"]]);
     desk.sink.set(Behaviour::Normal).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
-    assert!(desk.sink.mails().is_empty(), "not before its next attempt is due");
+    assert!(
+        desk.sink.mails().is_empty(),
+        "not before its next attempt is due"
+    );
     desk.clock.turn(TimeDelta::minutes(1));
     desk.notifier().flush(SOON).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
@@ -201,12 +287,18 @@ async fn a_mail_whose_fate_is_unknown_comes_again_under_the_same_id() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterData).await.unwrap();
     let sender = desk.notifier();
-    sender.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    sender
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     let stop = CancellationToken::new();
     let sending = tokio::spawn(sender.run_sender(stop.clone()));
     desk.until_there_are(1).await;
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(8), sending).await.expect("a mail in hand delays no end").unwrap();
+    tokio::time::timeout(Duration::from_secs(8), sending)
+        .await
+        .expect("a mail in hand delays no end")
+        .unwrap();
     desk.sink.set(Behaviour::Normal).await.unwrap();
     desk.clock.turn(TimeDelta::minutes(5));
     desk.notifier().flush(SOON).await.unwrap();
@@ -218,9 +310,14 @@ async fn a_mail_whose_fate_is_unknown_comes_again_under_the_same_id() {
 #[tokio::test]
 async fn a_slow_server_gets_every_mail_once() {
     let desk = Desk::new(&format!("{A},{B}")).await;
-    desk.sink.set(Behaviour::Slow(Duration::from_millis(100))).await.unwrap();
+    desk.sink
+        .set(Behaviour::Slow(Duration::from_millis(100)))
+        .await
+        .unwrap();
     let (one, two) = (desk.notifier(), desk.notifier());
-    one.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    one.after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     let (first, second) = tokio::join!(one.flush(SOON), two.flush(SOON));
     first.unwrap();
     second.unwrap();
@@ -232,9 +329,15 @@ async fn starttls_and_tls_from_the_first_byte_work_with_a_trusted_certificate_on
     for tls in [SinkEncryption::StartTls, SinkEncryption::Implicit] {
         let mut desk = Desk::with_tls(A, tls).await;
         desk.pass(&repaired("r1")).await;
-        assert!(desk.sink.mails().is_empty(), "{tls:?}: nobody vouches for this server");
+        assert!(
+            desk.sink.mails().is_empty(),
+            "{tls:?}: nobody vouches for this server"
+        );
         let error = desk.query("SELECT last_error FROM mail_outbox").await;
-        assert!(error[0][0].to_lowercase().contains("certificate"), "{error:?}");
+        assert!(
+            error[0][0].to_lowercase().contains("certificate"),
+            "{error:?}"
+        );
         desk.trust();
         desk.clock.turn(TimeDelta::minutes(1));
         desk.notifier().flush(SOON).await.unwrap();
@@ -248,10 +351,15 @@ async fn two_senders_at_once_send_each_mail_once() {
     for n in 0..25 {
         let mut run = repaired(&format!("r{n}"));
         run.drops[0].drop_id = DropId(n);
-        desk.notifier().after_pass(&run, desk.clock.now()).await.unwrap();
+        desk.notifier()
+            .after_pass(&run, desk.clock.now())
+            .await
+            .unwrap();
     }
     let stop = CancellationToken::new();
-    let senders: Vec<_> = (0..2).map(|_| tokio::spawn(desk.notifier().run_sender(stop.clone()))).collect();
+    let senders: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(desk.notifier().run_sender(stop.clone())))
+        .collect();
     desk.until_there_are(100).await;
     stop.cancel();
     for sender in senders {
@@ -265,8 +373,12 @@ async fn two_senders_at_once_send_each_mail_once() {
 #[tokio::test]
 async fn what_a_dead_sender_had_in_hand_is_sent_once_its_lease_is_over() {
     let desk = Desk::new(A).await;
-    desk.notifier().after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
-    desk.run("UPDATE mail_outbox SET leased_until = '2026-12-01 06:01:15'").await;
+    desk.notifier()
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
+    desk.run("UPDATE mail_outbox SET leased_until = '2026-12-01 06:01:15'")
+        .await;
     desk.notifier().flush(SOON).await.unwrap();
     assert!(desk.sink.mails().is_empty());
     desk.clock.turn(TimeDelta::seconds(75));
@@ -280,25 +392,42 @@ async fn a_mail_that_could_not_be_sent_for_three_days_is_given_up() {
     desk.sink.set(Behaviour::Down).await.unwrap();
     desk.pass(&repaired("r1")).await;
     let mut attempts = 1;
-    while desk.query("SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL").await == [["1"]] {
+    while desk
+        .query("SELECT COUNT(*) FROM mail_outbox WHERE given_up_at IS NULL")
+        .await
+        == [["1"]]
+    {
         desk.clock.turn(TimeDelta::minutes(73));
         desk.notifier().flush(SOON).await.unwrap();
         attempts += 1;
     }
     assert!(desk.clock.now() - crate::world::at(0) >= TimeDelta::days(3));
-    assert_eq!(desk.query("SELECT attempts FROM mail_outbox").await, [[attempts.to_string()]]);
+    assert_eq!(
+        desk.query("SELECT attempts FROM mail_outbox").await,
+        [[attempts.to_string()]]
+    );
 }
 
 #[tokio::test]
 async fn a_sender_with_a_mail_in_hand_stops_within_seconds() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterAccept).await.unwrap();
-    desk.notifier().after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    desk.notifier()
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     let stop = CancellationToken::new();
     let sender = tokio::spawn(desk.notifier().run_sender(stop.clone()));
-    while desk.query("SELECT COUNT(*) FROM mail_outbox WHERE leased_until IS NULL").await != [["0"]] {
+    while desk
+        .query("SELECT COUNT(*) FROM mail_outbox WHERE leased_until IS NULL")
+        .await
+        != [["0"]]
+    {
         tokio::task::yield_now().await;
     }
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(8), sender).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(8), sender)
+        .await
+        .unwrap()
+        .unwrap();
 }

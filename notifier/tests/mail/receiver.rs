@@ -42,7 +42,11 @@ pub(crate) struct Received {
 
 impl Received {
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no {name}: {:?}", self.headers)).to_str().unwrap()
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name}: {:?}", self.headers))
+            .to_str()
+            .unwrap()
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -56,15 +60,28 @@ impl Received {
     /// Its type, and the status in its data.
     pub(crate) fn what(&self) -> String {
         let json = self.json();
-        [&json["type"], &json["data"]["status"]].iter().filter_map(|word| word.as_str()).collect::<Vec<_>>().join(" ")
+        [&json["type"], &json["data"]["status"]]
+            .iter()
+            .filter_map(|word| word.as_str())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Whether one of its signatures is by this secret.
     pub(crate) fn is_signed_by(&self, secret: &str) -> bool {
-        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
-        let signed = format!("{}.{}.{}", self.id(), self.header("webhook-timestamp"), self.body);
+        let key = STANDARD
+            .decode(secret.strip_prefix("whsec_").unwrap())
+            .unwrap();
+        let signed = format!(
+            "{}.{}.{}",
+            self.id(),
+            self.header("webhook-timestamp"),
+            self.body
+        );
         let expected = format!("v1,{}", STANDARD.encode(hmac(&key, signed.as_bytes())));
-        self.header("webhook-signature").split(' ').any(|signature| signature == expected)
+        self.header("webhook-signature")
+            .split(' ')
+            .any(|signature| signature == expected)
     }
 }
 
@@ -72,8 +89,15 @@ impl Received {
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
-    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().to_vec()
+    let inner = Sha256::new()
+        .chain_update(block.map(|byte| byte ^ 0x36))
+        .chain_update(message)
+        .finalize();
+    Sha256::new()
+        .chain_update(block.map(|byte| byte ^ 0x5c))
+        .chain_update(inner)
+        .finalize()
+        .to_vec()
 }
 
 #[derive(Debug)]
@@ -91,7 +115,10 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) async fn start() -> Self {
-        let state = Arc::new(Desired { reply: Mutex::new(CannedReply::Status(204)), received: Mutex::default() });
+        let state = Arc::new(Desired {
+            reply: Mutex::new(CannedReply::Status(204)),
+            received: Mutex::default(),
+        });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(state.clone());
@@ -122,7 +149,10 @@ impl Receiver {
 
     /// Waits until so many requests have come.
     pub(crate) async fn until_there_are(&self, requests: usize) {
-        eventually(&format!("{requests} requests come"), SOON, async || self.received().len() >= requests).await;
+        eventually(&format!("{requests} requests come"), SOON, async || {
+            self.received().len() >= requests
+        })
+        .await;
     }
 }
 
@@ -131,20 +161,30 @@ async fn answer(State(state): State<Arc<Desired>>, request: Request) -> Response
     let body = axum::body::to_bytes(body, 1_000_000).await.unwrap();
     let body = String::from_utf8(body.to_vec()).unwrap();
     let path = head.uri.to_string();
-    state.received.lock().unwrap().push(Received { path: head.uri.to_string(), headers: head.headers, body });
+    state.received.lock().unwrap().push(Received {
+        path: head.uri.to_string(),
+        headers: head.headers,
+        body,
+    });
     let reply = state.reply.lock().unwrap().clone();
     let status = |status| StatusCode::from_u16(status).unwrap();
     match reply {
         CannedReply::Status(code) => (status(code), "why it is so").into_response(),
         CannedReply::Echo => (StatusCode::NOT_FOUND, format!("Cannot POST {path}")).into_response(),
         CannedReply::Silent => std::future::pending().await,
-        CannedReply::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
+        CannedReply::Redirect(to) => {
+            (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response()
+        }
         CannedReply::RetryAfter(code, seconds) => {
             (status(code), [("retry-after", seconds.to_string())]).into_response()
         }
         CannedReply::Endless(code) => {
             let beginning = stream::once(async { Ok::<_, std::io::Error>("no end") });
-            (status(code), Body::from_stream(beginning.chain(stream::pending()))).into_response()
+            (
+                status(code),
+                Body::from_stream(beginning.chain(stream::pending())),
+            )
+                .into_response()
         }
     }
 }

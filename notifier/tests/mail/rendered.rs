@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::alerts::{AlertMemory, AlertVerdict, BrokenPromise, MailPolicy, judge};
 use firstcome_notifier::render::{
-    self, DailyDigest, DigestDrop, Links, MissedRun, OpenAlert, PassMail, Rendered, daily, database_gone, missed,
+    self, DailyDigest, DigestDrop, Links, MissedRun, OpenAlert, PassMail, Rendered, daily,
+    database_gone, missed,
 };
 use firstcome_notifier::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
 use firstcome_notifier::wording;
@@ -28,29 +29,58 @@ fn linked() -> Links {
 
 /// The page knows no API, and has no form that changes a coupon.
 fn without_forms() -> Links {
-    Links { page_changes_coupons: false, ..linked() }
+    Links {
+        page_changes_coupons: false,
+        ..linked()
+    }
 }
 
-const POLICY: MailPolicy = MailPolicy { cooldown: TimeDelta::hours(4), patience: TimeDelta::zero() };
+const POLICY: MailPolicy = MailPolicy {
+    cooldown: TimeDelta::hours(4),
+    patience: TimeDelta::zero(),
+};
 
 /// Judges runs one after the other and renders the mail of the last.
-fn mail(runs: &[(DateTime<Utc>, &Run)], broken: &[BrokenPromise], links: &Links) -> Option<Rendered> {
-    let mut memory = AlertMemory { broken: broken.to_vec(), ..AlertMemory::default() };
+fn mail(
+    runs: &[(DateTime<Utc>, &Run)],
+    broken: &[BrokenPromise],
+    links: &Links,
+) -> Option<Rendered> {
+    let mut memory = AlertMemory {
+        broken: broken.to_vec(),
+        ..AlertMemory::default()
+    };
     let mut last = AlertVerdict::default();
     for (now, run) in runs {
         last = judge(run, &memory, POLICY, *now);
-        memory.alerts.extend(last.alerts.iter().map(|alert| (alert.fingerprint.clone(), alert.clone())));
+        memory.alerts.extend(
+            last.alerts
+                .iter()
+                .map(|alert| (alert.fingerprint.clone(), alert.clone())),
+        );
     }
     let (now, run) = runs.last()?;
-    let notice = last.problems.iter().map(|notice| notice.observation.fingerprint.clone());
+    let notice = last
+        .problems
+        .iter()
+        .map(|notice| notice.observation.fingerprint.clone());
     let ids: HashMap<String, i64> = notice.zip(41..).collect();
     let closed_for = Some(TimeDelta::seconds(4));
-    let pass = PassMail { run, verdict: &last, ids: &ids, links, closed_for, now: *now };
+    let pass = PassMail {
+        run,
+        verdict: &last,
+        ids: &ids,
+        links,
+        closed_for,
+        now: *now,
+    };
     last.says_something().then(|| render::pass(&pass).unwrap())
 }
 
 fn keep(name: &str, mail: &Rendered) {
-    assert!(!mail.subject.chars().any(char::is_control) && mail.subject.starts_with("[firstcome] "));
+    assert!(
+        !mail.subject.chars().any(char::is_control) && mail.subject.starts_with("[firstcome] ")
+    );
     assert!(mail.subject.chars().count() <= 150);
     for outside in ["src=", "url(", "<link", "<script", "@import"] {
         assert!(!mail.html.contains(outside), "{outside}");
@@ -58,8 +88,14 @@ fn keep(name: &str, mail: &Rendered) {
     assert_eq!(words_of_html(&mail.html), words(&mail.text), "{name}");
     // One mail of every kind at once is long.
     let first = read_first(&mail.text);
-    assert!(first <= WORDS_IN_20_SECONDS || ["many_drops", "numeric_ids"].contains(&name), "{name}: {first} words");
-    let text = format!("Kind: {}\nSubject: {}\n\n{}", mail.kind, mail.subject, mail.text);
+    assert!(
+        first <= WORDS_IN_20_SECONDS || ["many_drops", "numeric_ids"].contains(&name),
+        "{name}: {first} words"
+    );
+    let text = format!(
+        "Kind: {}\nSubject: {}\n\n{}",
+        mail.kind, mail.subject, mail.text
+    );
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(format!("{name}.txt"), text);
         // Every form of block and every colour is in one of these.
@@ -81,41 +117,85 @@ const WORDS_IN_20_SECONDS: usize = 80;
 /// the end of what happened.
 fn read_first(text: &str) -> usize {
     let (lead, rest) = text.split_once("\n\n\n").unwrap_or((text, ""));
-    let todo = rest.split_once("To do:").map_or("", |(_, todo)| todo.split("\n\n").next().unwrap_or_default());
+    let todo = rest.split_once("To do:").map_or("", |(_, todo)| {
+        todo.split("\n\n").next().unwrap_or_default()
+    });
     words(lead).len() + words(todo).len()
 }
 
 /// All that a mail says, in order, without rules, dashes of lists and addresses of links.
 fn words(text: &str) -> Vec<String> {
-    let words = text.split_whitespace().map(|word| word.trim_end_matches(':'));
-    let words = words.filter(|word| !word.starts_with("http") && word.chars().any(|c| !"-=\\".contains(c)));
+    let words = text
+        .split_whitespace()
+        .map(|word| word.trim_end_matches(':'));
+    let words =
+        words.filter(|word| !word.starts_with("http") && word.chars().any(|c| !"-=\\".contains(c)));
     words.map(str::to_owned).collect()
 }
 
 fn words_of_html(html: &str) -> Vec<String> {
     let body = html.split_once("<body").unwrap().1;
-    let text: Vec<&str> = body.split('<').filter_map(|tag| Some(tag.split_once('>')?.1)).collect();
-    let escaped = [("&#34;", "\""), ("&#39;", "'"), ("&#60;", "<"), ("&#62;", ">"), ("&#38;", "&")];
-    words(&escaped.iter().fold(text.join(" "), |text, (code, sign)| text.replace(code, sign)))
+    let text: Vec<&str> = body
+        .split('<')
+        .filter_map(|tag| Some(tag.split_once('>')?.1))
+        .collect();
+    let escaped = [
+        ("&#34;", "\""),
+        ("&#39;", "'"),
+        ("&#60;", "<"),
+        ("&#62;", ">"),
+        ("&#38;", "&"),
+    ];
+    words(&escaped.iter().fold(text.join(" "), |text, (code, sign)| {
+        text.replace(code, sign)
+    }))
 }
 
 const WINTER: &str = "Winter coupon";
 
 fn repaired() -> Run {
     let findings = vec![
-        applied(Kind::Unissued, 37, ActionKind::Issue, "admitted 64 s ago, no row and no message"),
-        applied(Kind::FailedClaim, 52, ActionKind::Issue, "failed claim 11 (undecodable)"),
-        applied(Kind::FailedClaim, 53, ActionKind::Issue, "failed claim 12 (undecodable)"),
+        applied(
+            Kind::Unissued,
+            37,
+            ActionKind::Issue,
+            "admitted 64 s ago, no row and no message",
+        ),
+        applied(
+            Kind::FailedClaim,
+            52,
+            ActionKind::Issue,
+            "failed claim 11 (undecodable)",
+        ),
+        applied(
+            Kind::FailedClaim,
+            53,
+            ActionKind::Issue,
+            "failed claim 12 (undecodable)",
+        ),
     ];
-    run("0193a1f2-7c00-7d31-8000-0000000000a1", Status::Repaired, vec![drop_report(1, WINTER, 7, findings)])
+    run(
+        "0193a1f2-7c00-7d31-8000-0000000000a1",
+        Status::Repaired,
+        vec![drop_report(1, WINTER, 7, findings)],
+    )
 }
 
 fn failed_claims() -> Run {
     let findings = vec![
-        applied(Kind::Unissued, 37, ActionKind::Issue, "admitted 64 s ago, no row and no message"),
+        applied(
+            Kind::Unissued,
+            37,
+            ActionKind::Issue,
+            "admitted 64 s ago, no row and no message",
+        ),
         cased(
             FindingCase::NoSlotLeft,
-            left(Kind::FailedClaim, 100, "failed claim 12 (slot_taken): another user has its slot and no slot is left"),
+            left(
+                Kind::FailedClaim,
+                100,
+                "failed claim 12 (slot_taken): another user has its slot and no slot is left",
+            ),
         ),
         cased(
             FindingCase::NoSuchSlot,
@@ -126,56 +206,115 @@ fn failed_claims() -> Run {
             ),
         ),
     ];
-    run("0193a1f2-7c00-7d31-8000-0000000000a2", Status::Drift, vec![drop_report(1, WINTER, 7, findings)])
+    run(
+        "0193a1f2-7c00-7d31-8000-0000000000a2",
+        Status::Drift,
+        vec![drop_report(1, WINTER, 7, findings)],
+    )
 }
 
 fn clean() -> Run {
-    run("0193a1f2-7c00-7d31-8000-0000000000a3", Status::Clean, vec![drop_report(1, WINTER, 7, Vec::new())])
+    run(
+        "0193a1f2-7c00-7d31-8000-0000000000a3",
+        Status::Clean,
+        vec![drop_report(1, WINTER, 7, Vec::new())],
+    )
 }
 
 #[test]
 fn repaired_by_itself() {
     let mail = mail(&[(at(1), &repaired())], &[], &linked()).unwrap();
-    assert_eq!(mail.subject, "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 issued late)");
+    assert_eq!(
+        mail.subject,
+        "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 issued late)"
+    );
     keep("repaired", &mail);
 }
 
 #[test]
 fn repaired_again_and_again() {
-    let runs: Vec<Run> = (0..12).map(|n| Run { run_id: format!("0193a1f2-{n}"), ..repaired() }).collect();
+    let runs: Vec<Run> = (0..12)
+        .map(|n| Run {
+            run_id: format!("0193a1f2-{n}"),
+            ..repaired()
+        })
+        .collect();
     let when = (0..11).map(at).chain([at(600)]);
     let runs: Vec<_> = when.zip(&runs).collect();
-    keep("repaired_again_and_again", &mail(&runs, &[], &linked()).unwrap());
+    keep(
+        "repaired_again_and_again",
+        &mail(&runs, &[], &linked()).unwrap(),
+    );
 }
 
 #[test]
 fn needing_a_person() {
     let run = failed_claims();
-    keep("action_needed", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
-    keep("action_needed_without_links", &mail(&[(at(1), &run)], &[], &Links::default()).unwrap());
+    keep(
+        "action_needed",
+        &mail(&[(at(1), &run)], &[], &linked()).unwrap(),
+    );
+    keep(
+        "action_needed_without_links",
+        &mail(&[(at(1), &run)], &[], &Links::default()).unwrap(),
+    );
     let without = mail(&[(at(1), &run)], &[], &without_forms()).unwrap().text;
-    assert!(without.contains("Run a pass over this drop, in a browser"), "{without}");
-    assert!(without.contains("Where no slot is left (quantity 100 → 101)"), "{without}");
-    keep("action_needed_again", &mail(&[(at(1), &run), (at(4 * 3_600 + 1), &run)], &[], &linked()).unwrap());
+    assert!(
+        without.contains("Run a pass over this drop, in a browser"),
+        "{without}"
+    );
+    assert!(
+        without.contains("Where no slot is left (quantity 100 → 101)"),
+        "{without}"
+    );
+    keep(
+        "action_needed_again",
+        &mail(&[(at(1), &run), (at(4 * 3_600 + 1), &run)], &[], &linked()).unwrap(),
+    );
 }
 
 #[test]
 fn over() {
-    let mail = mail(&[(at(1), &failed_claims()), (at(5_400), &clean())], &[], &linked()).unwrap();
+    let mail = mail(
+        &[(at(1), &failed_claims()), (at(5_400), &clean())],
+        &[],
+        &linked(),
+    )
+    .unwrap();
     keep("resolved", &mail);
 }
 
 #[test]
 fn held_back_by_the_repair_limit() {
-    let held =
-        (1..=64).map(|slot| finding(Kind::MissingAdmission, slot, ActionKind::PutBack, Outcome::Planned)).collect();
-    let held = run("0193a1f2-7c00-7d31-8000-0000000000a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);
+    let held = (1..=64)
+        .map(|slot| {
+            finding(
+                Kind::MissingAdmission,
+                slot,
+                ActionKind::PutBack,
+                Outcome::Planned,
+            )
+        })
+        .collect();
+    let held = run(
+        "0193a1f2-7c00-7d31-8000-0000000000a4",
+        Status::Braked,
+        vec![drop_report(1, WINTER, 7, held)],
+    );
     keep("braked", &mail(&[(at(1), &held)], &[], &linked()).unwrap());
 
     // The page does not know the API: it has no form for a pause.
     let without = mail(&[(at(1), &held)], &[], &without_forms()).unwrap().text;
-    let place = |words: &str| without.find(words).unwrap_or_else(|| panic!("{words}: {without}"));
-    assert!(place("-X PATCH -d '{\"paused\":true}'") < place("See and confirm the repairs, in a browser"), "{without}");
+    let place = |words: &str| {
+        without
+            .find(words)
+            .unwrap_or_else(|| panic!("{words}: {without}"))
+    };
+    assert!(
+        place("-X PATCH -d '{\"paused\":true}'")
+            < place("See and confirm the repairs, in a browser"),
+        "{without}"
+    );
     assert!(!without.contains("or see and confirm"), "{without}");
 }
 
@@ -189,47 +328,145 @@ fn broken_promises() {
         reason: "the drop has slots 1 to 100 only and none was free".to_owned(),
     };
     let findings = vec![
-        applied(Kind::OverAdmitted, 101, ActionKind::Move, "the drop has slots 1 to 100 only"),
-        applied(Kind::OverAdmitted, 102, ActionKind::Move, "the drop has slots 1 to 100 only"),
+        applied(
+            Kind::OverAdmitted,
+            101,
+            ActionKind::Move,
+            "the drop has slots 1 to 100 only",
+        ),
+        applied(
+            Kind::OverAdmitted,
+            102,
+            ActionKind::Move,
+            "the drop has slots 1 to 100 only",
+        ),
     ];
     let drop = drop_report(1, WINTER, 7, findings);
-    let run = run("0193a1f2-7c00-7d31-8000-0000000000a5", Status::Drift, vec![drop]);
-    keep("broken_promises", &mail(&[(at(1), &run)], &[promise(101), promise(102)], &linked()).unwrap());
+    let run = run(
+        "0193a1f2-7c00-7d31-8000-0000000000a5",
+        Status::Drift,
+        vec![drop],
+    );
+    keep(
+        "broken_promises",
+        &mail(&[(at(1), &run)], &[promise(101), promise(102)], &linked()).unwrap(),
+    );
 
-    let without = mail(&[(at(1), &run)], &[promise(101), promise(102)], &without_forms()).unwrap().text;
-    let place = |words: &str| without.find(words).unwrap_or_else(|| panic!("{words}: {without}"));
-    assert!(place("{\"quantity\":102}") < place("This drop, in a browser"), "{without}");
-    assert!(!without.contains("Raise the quantity, in a browser"), "{without}");
+    let without = mail(
+        &[(at(1), &run)],
+        &[promise(101), promise(102)],
+        &without_forms(),
+    )
+    .unwrap()
+    .text;
+    let place = |words: &str| {
+        without
+            .find(words)
+            .unwrap_or_else(|| panic!("{words}: {without}"))
+    };
+    assert!(
+        place("{\"quantity\":102}") < place("This drop, in a browser"),
+        "{without}"
+    );
+    assert!(
+        !without.contains("Raise the quantity, in a browser"),
+        "{without}"
+    );
 }
 
 #[test]
 fn failed_runs_and_stalls() {
     let failed = Run {
-        error: Some("MySQL cannot be reached: Input/output error: Connection refused (os error 111)".to_owned()),
-        ..run("0193a1f2-7c00-7d31-8000-0000000000a6", Status::Failed, Vec::new())
+        error: Some(
+            "MySQL cannot be reached: Input/output error: Connection refused (os error 111)"
+                .to_owned(),
+        ),
+        ..run(
+            "0193a1f2-7c00-7d31-8000-0000000000a6",
+            Status::Failed,
+            Vec::new(),
+        )
     };
-    keep("run_failed", &mail(&[(at(1), &failed)], &[], &linked()).unwrap());
+    keep(
+        "run_failed",
+        &mail(&[(at(1), &failed)], &[], &linked()).unwrap(),
+    );
     let detail = "4120 messages wait on the topic and the consumer has not moved for 95 s";
-    let stalled =
-        Run { findings: vec![general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail)], ..clean() };
-    keep("stalled", &mail(&[(at(1), &stalled)], &[], &linked()).unwrap());
+    let stalled = Run {
+        findings: vec![general(
+            Kind::Stalled,
+            ActionKind::Report,
+            Outcome::Skipped,
+            detail,
+        )],
+        ..clean()
+    };
+    keep(
+        "stalled",
+        &mail(&[(at(1), &stalled)], &[], &linked()).unwrap(),
+    );
 }
 
 #[test]
 fn what_is_of_no_drop() {
     let of_none = |kind, detail, coupon| {
-        let action = if coupon { ActionKind::GrantLicence } else { ActionKind::Report };
-        let finding = general(kind, action, if coupon { Outcome::Failed } else { Outcome::Skipped }, detail);
+        let action = if coupon {
+            ActionKind::GrantLicence
+        } else {
+            ActionKind::Report
+        };
+        let finding = general(
+            kind,
+            action,
+            if coupon {
+                Outcome::Failed
+            } else {
+                Outcome::Skipped
+            },
+            detail,
+        );
         let coupon_id = coupon.then_some(CouponId(1));
-        Run { findings: vec![Finding { coupon_id, needs_person: true, ..finding }], status: Status::Drift, ..clean() }
+        Run {
+            findings: vec![Finding {
+                coupon_id,
+                needs_person: true,
+                ..finding
+            }],
+            status: Status::Drift,
+            ..clean()
+        }
     };
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
-    keep("unsafe_setting", &mail(&[(at(1), &of_none(Kind::UnsafeSetting, evicts, false))], &[], &linked()).unwrap());
+    keep(
+        "unsafe_setting",
+        &mail(
+            &[(at(1), &of_none(Kind::UnsafeSetting, evicts, false))],
+            &[],
+            &linked(),
+        )
+        .unwrap(),
+    );
     let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
-    let two = left(Kind::SlotConflict, 4, "another user holds this slot; Redis was emptied meanwhile");
-    let left = run("0193a1f2-7c00-7d31-8000-0000000000a9", Status::Drift, vec![drop_report(1, WINTER, 7, vec![two])]);
+    let two = left(
+        Kind::SlotConflict,
+        4,
+        "another user holds this slot; Redis was emptied meanwhile",
+    );
+    let left = run(
+        "0193a1f2-7c00-7d31-8000-0000000000a9",
+        Status::Drift,
+        vec![drop_report(1, WINTER, 7, vec![two])],
+    );
     keep("left", &mail(&[(at(1), &left)], &[], &linked()).unwrap());
-    keep("closed_coupon", &mail(&[(at(1), &of_none(Kind::RedisLost, closed, true))], &[], &linked()).unwrap());
+    keep(
+        "closed_coupon",
+        &mail(
+            &[(at(1), &of_none(Kind::RedisLost, closed, true))],
+            &[],
+            &linked(),
+        )
+        .unwrap(),
+    );
 }
 
 #[test]
@@ -266,23 +503,44 @@ fn all_kinds_over_many_drops() {
         }
         drop_report(1 + drop % 5, &format!("Coupon {}", 1 + drop % 5), drop, findings)
     });
-    let run = run("0193a1f2-7c00-7d31-8000-0000000000a7", Status::Drift, drops.collect());
-    keep("many_drops", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
+    let run = run(
+        "0193a1f2-7c00-7d31-8000-0000000000a7",
+        Status::Drift,
+        drops.collect(),
+    );
+    keep(
+        "many_drops",
+        &mail(&[(at(1), &run)], &[], &linked()).unwrap(),
+    );
 }
 
 #[test]
 fn a_flushed_redis_over_many_coupons_is_a_short_mail() {
-    let lost =
-        "Redis does not have this drop; 97 people are known from rows, messages and failed claims; 97 people put back";
+    let lost = "Redis does not have this drop; 97 people are known from rows, messages and failed claims; 97 people put back";
     let rebuilt = |drop| {
         let finding = general(Kind::RedisLost, ActionKind::Rebuild, Outcome::Applied, lost);
-        let finding = cased(FindingCase::Rebuilt { back: 97, known: Some(97) }, finding);
+        let finding = cased(
+            FindingCase::Rebuilt {
+                back: 97,
+                known: Some(97),
+            },
+            finding,
+        );
         drop_report(drop, &format!("Coupon {drop}"), drop, vec![finding])
     };
     let gate = "Redis is new, was restarted, or failed over; admission was closed; every drop was verified and it is open again";
     let run = Run {
-        findings: vec![general(Kind::RedisLost, ActionKind::GrantLicence, Outcome::Applied, gate)],
-        ..run("0193a1f2-7c00-7d31-8000-0000000000aa", Status::Repaired, (1..=22).map(rebuilt).collect())
+        findings: vec![general(
+            Kind::RedisLost,
+            ActionKind::GrantLicence,
+            Outcome::Applied,
+            gate,
+        )],
+        ..run(
+            "0193a1f2-7c00-7d31-8000-0000000000aa",
+            Status::Repaired,
+            (1..=22).map(rebuilt).collect(),
+        )
     };
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     keep("redis_flushed", &mail);
@@ -292,15 +550,33 @@ fn a_flushed_redis_over_many_coupons_is_a_short_mail() {
 #[test]
 fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_is() {
     let drop = |drop| {
-        let findings = (0..300).map(|n: usize| left(Kind::FailedClaim, 1, &format!("reason {}", "x".repeat(n % 50))));
+        let findings = (0..300).map(|n: usize| {
+            left(
+                Kind::FailedClaim,
+                1,
+                &format!("reason {}", "x".repeat(n % 50)),
+            )
+        });
         drop_report(drop, &format!("Coupon {drop}"), drop, findings.collect())
     };
-    let run = run("0193a1f2-7c00-7d31-8000-0000000000ab", Status::Drift, (1..=40).map(drop).collect());
+    let run = run(
+        "0193a1f2-7c00-7d31-8000-0000000000ab",
+        Status::Drift,
+        (1..=40).map(drop).collect(),
+    );
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
-    assert!(mail.text.lines().count() < 250 && mail.html.len() < 60_000, "{}", mail.text);
-    for rest in
-        ["and 252 more", "and 26 more", "/v1/alerts?status=firing", "30 more drops are in the run", "for id in 41 42"]
-    {
+    assert!(
+        mail.text.lines().count() < 250 && mail.html.len() < 60_000,
+        "{}",
+        mail.text
+    );
+    for rest in [
+        "and 252 more",
+        "and 26 more",
+        "/v1/alerts?status=firing",
+        "30 more drops are in the run",
+        "for id in 41 42",
+    ] {
         assert!(mail.text.contains(rest), "{rest}\n{}", mail.text);
     }
 }
@@ -309,10 +585,21 @@ fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_i
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
-    let lines = mail.text.lines().skip_while(|line| !line.contains("Acknowledge: you are on it")).skip(1);
-    let command = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    let lines = mail
+        .text
+        .lines()
+        .skip_while(|line| !line.contains("Acknowledge: you are on it"))
+        .skip(1);
+    let command = lines
+        .take_while(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n");
     let script = format!("curl() {{ printf '%s|' \"$@\"; }}\nUSER=Kim OPS_TOKEN=secret\n{command}");
-    let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+    let said = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .output()
+        .unwrap();
     assert_eq!(
         String::from_utf8(said.stdout).unwrap(),
         "-H|Authorization: Bearer secret|-H|Content-Type: application/json|-d|{\"by\":\"Kim\"}|\
@@ -323,32 +610,82 @@ fn commands_can_be_pasted() {
 #[test]
 fn closed_below_the_quantity() {
     let detail = "closed with 10 of 100 slots left, and nobody waits";
-    let mut drop =
-        drop_report(1, WINTER, 7, vec![general(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, detail)]);
+    let mut drop = drop_report(
+        1,
+        WINTER,
+        7,
+        vec![general(
+            Kind::Unfilled,
+            ActionKind::Report,
+            Outcome::Skipped,
+            detail,
+        )],
+    );
     for numbers in [&mut drop.before, &mut drop.after] {
         (numbers.count, numbers.users, numbers.rows) = (90, 90, 90);
     }
-    let run = run("0193a1f2-7c00-7d31-8000-0000000000a8", Status::Clean, vec![drop]);
-    keep("closed_below_quantity", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
+    let run = run(
+        "0193a1f2-7c00-7d31-8000-0000000000a8",
+        Status::Clean,
+        vec![drop],
+    );
+    keep(
+        "closed_below_quantity",
+        &mail(&[(at(1), &run)], &[], &linked()).unwrap(),
+    );
 }
 
 #[test]
 fn a_missed_run_and_mysql_gone() {
     let schedule = "RECONCILE_CRON".to_owned();
-    let run = MissedRun { schedule, expected_at: at(0), noticed_at: at(7_500), because: None };
+    let run = MissedRun {
+        schedule,
+        expected_at: at(0),
+        noticed_at: at(7_500),
+        because: None,
+    };
     keep("run_missed", &missed(&run, &linked()).unwrap());
-    let because = "a pass has been running since 2026-12-01 05:58:00 UTC (run 0193a1f2 of process db-1:4711)";
-    let run = MissedRun { because: Some(because.to_owned()), noticed_at: at(400), ..run };
-    keep("run_missed_because_of_a_pass", &missed(&run, &linked()).unwrap());
-    keep("admission_closed", &render::admission_closed(at(0), at(31), &linked()).unwrap());
-    keep("redis_unreachable", &render::redis_unreachable(at(0), at(31), &linked()).unwrap());
+    let because =
+        "a pass has been running since 2026-12-01 05:58:00 UTC (run 0193a1f2 of process db-1:4711)";
+    let run = MissedRun {
+        because: Some(because.to_owned()),
+        noticed_at: at(400),
+        ..run
+    };
+    keep(
+        "run_missed_because_of_a_pass",
+        &missed(&run, &linked()).unwrap(),
+    );
+    keep(
+        "admission_closed",
+        &render::admission_closed(at(0), at(31), &linked()).unwrap(),
+    );
+    keep(
+        "redis_unreachable",
+        &render::redis_unreachable(at(0), at(31), &linked()).unwrap(),
+    );
     keep(
         "alerts_not_recorded",
-        &render::cannot_record("MySQL: record alerts: Lock wait timeout", at(90), &linked()).unwrap(),
+        &render::cannot_record("MySQL: record alerts: Lock wait timeout", at(90), &linked())
+            .unwrap(),
     );
-    keep("mysql_gone", &database_gone("MySQL cannot be reached: Connection refused", at(90), &linked()).unwrap());
-    keep("mysql_back", &render::can_record(true, at(0), at(720), &linked()).unwrap());
-    keep("webhooks_off", &render::webhooks_off("https://shop.example.com#1f2e", at(0), &linked()).unwrap());
+    keep(
+        "mysql_gone",
+        &database_gone(
+            "MySQL cannot be reached: Connection refused",
+            at(90),
+            &linked(),
+        )
+        .unwrap(),
+    );
+    keep(
+        "mysql_back",
+        &render::can_record(true, at(0), at(720), &linked()).unwrap(),
+    );
+    keep(
+        "webhooks_off",
+        &render::webhooks_off("https://shop.example.com#1f2e", at(0), &linked()).unwrap(),
+    );
     keep("test", &render::test(at(0), "[10.0.0.7]").unwrap());
 }
 
@@ -361,7 +698,10 @@ fn quiet_day() -> DailyDigest {
         broken: 0,
         runs: vec![("clean".to_owned(), 2_874), ("repaired".to_owned(), 6)],
         last_success_at: Some(at(-12)),
-        findings: vec![("failed_claim".to_owned(), 4, 4), ("unissued".to_owned(), 19, 19)],
+        findings: vec![
+            ("failed_claim".to_owned(), 4, 4),
+            ("unissued".to_owned(), 19, 19),
+        ],
         sealed: vec![DigestDrop {
             coupon_id: CouponId(1),
             coupon_name: WINTER.to_owned(),
@@ -388,9 +728,22 @@ fn the_day() {
         since: at(-30_000),
         acknowledged_by: Some("Kim".to_owned()),
     };
-    let lost = |recipient: &str, given_up, sent| LostMails { recipient: recipient.to_owned(), given_up, sent };
-    let lost_mails = vec![lost("Duty <duty@example.com>", 2, 0), lost("kim@example.org", 1, 6)];
-    let day = DailyDigest { open: vec![open], open_total: 1, broken: 2, lost_mails, ..quiet_day() };
+    let lost = |recipient: &str, given_up, sent| LostMails {
+        recipient: recipient.to_owned(),
+        given_up,
+        sent,
+    };
+    let lost_mails = vec![
+        lost("Duty <duty@example.com>", 2, 0),
+        lost("kim@example.org", 1, 6),
+    ];
+    let day = DailyDigest {
+        open: vec![open],
+        open_total: 1,
+        broken: 2,
+        lost_mails,
+        ..quiet_day()
+    };
     keep("daily_with_problems", &daily(&day, &linked()).unwrap());
     let none = DailyDigest {
         runs: Vec::new(),
@@ -402,6 +755,17 @@ fn the_day() {
         ..quiet_day()
     };
     keep("daily_without_a_run", &daily(&none, &linked()).unwrap());
-    let managed = daily(&DailyDigest { redis_is_managed: true, ..quiet_day() }, &linked()).unwrap();
-    assert!(managed.text.contains("REDIS_DURABILITY is managed"), "{}", managed.text);
+    let managed = daily(
+        &DailyDigest {
+            redis_is_managed: true,
+            ..quiet_day()
+        },
+        &linked(),
+    )
+    .unwrap();
+    assert!(
+        managed.text.contains("REDIS_DURABILITY is managed"),
+        "{}",
+        managed.text
+    );
 }

@@ -7,7 +7,9 @@ use crate::desk::{A, B, args};
 
 async fn tried(args: &NotifyArgs) -> (bool, String) {
     let mut said = String::new();
-    let ok = test_email(args, |line| said.extend([line, "\n"])).await.unwrap();
+    let ok = test_email(args, |line| said.extend([line, "\n"]))
+        .await
+        .unwrap();
     (ok, said)
 }
 
@@ -17,14 +19,23 @@ async fn each_step_and_each_recipient_is_told() {
     let args = args(Some(&sink.url()), &format!("{A},{B}"));
     let (ok, said) = tried(&args).await;
     assert!(ok && sink.mails().len() == 2, "{said}");
-    for line in
-        ["server      127.0.0.1, port", "encryption  none", "ok     reach", "ok     connect", "to b@example.org"]
-    {
+    for line in [
+        "server      127.0.0.1, port",
+        "encryption  none",
+        "ok     reach",
+        "ok     connect",
+        "to b@example.org",
+    ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
-    sink.set(Behaviour::RefuseRecipient(A.to_owned())).await.unwrap();
+    sink.set(Behaviour::RefuseRecipient(A.to_owned()))
+        .await
+        .unwrap();
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("FAILED name the recipient") && said.contains("check ALERT_TO"), "{said}");
+    assert!(
+        !ok && said.contains("FAILED name the recipient") && said.contains("check ALERT_TO"),
+        "{said}"
+    );
     assert_eq!(sink.mails().len(), 3, "the other gets it all the same");
 }
 
@@ -36,31 +47,52 @@ async fn what_usually_goes_wrong_is_explained() {
     sink.set(Behaviour::SilentAfterAccept).await.unwrap();
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED connect: no answer within 500ms") && said.contains("465 wants smtps"),
+        !ok && said.contains("FAILED connect: no answer within 500ms")
+            && said.contains("465 wants smtps"),
         "{said}"
     );
     sink.set(Behaviour::Down).await.unwrap();
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("FAILED reach") && said.contains("nobody listens there"), "{said}");
+    assert!(
+        !ok && said.contains("FAILED reach") && said.contains("nobody listens there"),
+        "{said}"
+    );
     sink.set(Behaviour::Normal).await.unwrap();
 
     args.smtp_url = Some(format!("smtps://ops:hunter2@127.0.0.1:{}", sink.port()).into());
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("?tls=required") && said.contains("as ops"), "{said}");
+    assert!(
+        !ok && said.contains("?tls=required") && said.contains("as ops"),
+        "{said}"
+    );
     assert!(!said.contains("hunter2"), "{said}");
     args.smtp_url = Some(format!("smtp://ops:hunter2@127.0.0.1:{}", sink.port()).into());
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("FAILED log in") && said.contains("can be read on the way"), "{said}");
+    assert!(
+        !ok && said.contains("FAILED log in") && said.contains("can be read on the way"),
+        "{said}"
+    );
     assert!(!said.contains("hunter2"), "{said}");
 
-    let starttls = MailSink::start(MailOptions { folder: None, tls: SinkEncryption::StartTls }).await.unwrap();
+    let starttls = MailSink::start(MailOptions {
+        folder: None,
+        tls: SinkEncryption::StartTls,
+    })
+    .await
+    .unwrap();
     args.smtp_url = Some(starttls.url().into());
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("FAILED STARTTLS") && said.contains("SMTP_CA_FILE"), "{said}");
+    assert!(
+        !ok && said.contains("FAILED STARTTLS") && said.contains("SMTP_CA_FILE"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 async fn without_a_server_there_is_nothing_to_try() {
-    let error = test_email(&args(None, A), |_| {}).await.unwrap_err().to_string();
+    let error = test_email(&args(None, A), |_| {})
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("SMTP_URL"), "{error}");
 }

@@ -30,43 +30,105 @@ async fn desk_with(receivers: &[&Receiver]) -> Desk {
     desk
 }
 
-const OPEN: &str = "SELECT COUNT(*) FROM webhook_outbox WHERE sent_at IS NULL AND given_up_at IS NULL";
+const OPEN: &str =
+    "SELECT COUNT(*) FROM webhook_outbox WHERE sent_at IS NULL AND given_up_at IS NULL";
 
 #[tokio::test]
 async fn an_event_is_posted_where_a_mail_is_sent_and_signed_as_the_specification_says() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
-    let passes = [(0, drift("r1", &[3])), (30, drift("r2", &[3])), (60, drift("r3", &[3, 4])), (90, clean("r4"))];
-    for (at, run) in passes.into_iter().chain([(120, clean("r5")), (150, repaired("r6")), (150, repaired("r6"))]) {
-        desk.clock.turn(TimeDelta::seconds(at) - (desk.clock.now() - crate::world::at(0)));
+    let passes = [
+        (0, drift("r1", &[3])),
+        (30, drift("r2", &[3])),
+        (60, drift("r3", &[3, 4])),
+        (90, clean("r4")),
+    ];
+    for (at, run) in passes.into_iter().chain([
+        (120, clean("r5")),
+        (150, repaired("r6")),
+        (150, repaired("r6")),
+    ]) {
+        desk.clock
+            .turn(TimeDelta::seconds(at) - (desk.clock.now() - crate::world::at(0)));
         desk.pass(&run).await;
-        assert_eq!(receiver.received().len(), desk.sink.mails().len(), "{}", run.run_id);
+        assert_eq!(
+            receiver.received().len(),
+            desk.sink.mails().len(),
+            "{}",
+            run.run_id
+        );
     }
-    desk.pass(&Run { dry_run: true, ..drift("r7", &[3]) }).await;
+    desk.pass(&Run {
+        dry_run: true,
+        ..drift("r7", &[3])
+    })
+    .await;
     assert_eq!(
         receiver.whats(),
-        ["alert.drift new", "alert.drift changed", "alert.resolved resolved", "alert.drift repaired"]
+        [
+            "alert.drift new",
+            "alert.drift changed",
+            "alert.resolved resolved",
+            "alert.drift repaired"
+        ]
     );
     let received = receiver.received();
-    assert!(received.iter().all(|one| one.is_signed_by(SECRET) && !one.is_signed_by(OTHER)));
-    assert_eq!(received.iter().map(Received::id).collect::<HashSet<_>>().len(), 4);
+    assert!(
+        received
+            .iter()
+            .all(|one| one.is_signed_by(SECRET) && !one.is_signed_by(OTHER))
+    );
+    assert_eq!(
+        received
+            .iter()
+            .map(Received::id)
+            .collect::<HashSet<_>>()
+            .len(),
+        4
+    );
     let first = &received[0];
-    assert_eq!((first.path.as_str(), first.header("content-type")), ("/hook?token=hunter2", "application/json"));
-    assert_eq!(first.header("webhook-timestamp"), crate::world::at(0).timestamp().to_string());
-    assert!(!first.id().contains('.'), "it would let one message be read as another");
+    assert_eq!(
+        (first.path.as_str(), first.header("content-type")),
+        ("/hook?token=hunter2", "application/json")
+    );
+    assert_eq!(
+        first.header("webhook-timestamp"),
+        crate::world::at(0).timestamp().to_string()
+    );
+    assert!(
+        !first.id().contains('.'),
+        "it would let one message be read as another"
+    );
     assert_eq!(first.json()["timestamp"], "2026-12-01T06:00:00.000Z");
     let data = &first.json()["data"];
     assert_eq!(
         (&data["coupon_id"], &data["drop_id"], &data["coupon"]),
         (&1.into(), &7.into(), &"Winter coupon".into())
     );
-    assert_eq!((&data["issued"], &data["quantity"]), (&99.into(), &100.into()));
+    assert_eq!(
+        (&data["issued"], &data["quantity"]),
+        (&99.into(), &100.into())
+    );
     assert_eq!(data["findings"][0]["user_id"], "c•••03");
-    assert!(data["what_to_do"].as_str().unwrap().contains("Correct the claim") && data["alert_id"].is_i64());
+    assert!(
+        data["what_to_do"]
+            .as_str()
+            .unwrap()
+            .contains("Correct the claim")
+            && data["alert_id"].is_i64()
+    );
     assert_eq!(received[2].json()["data"]["alert_id"], data["alert_id"]);
-    assert!(received.iter().all(|one| !one.body.contains("customer-")), "people are masked, as in mails");
-    let rows = desk.query("SELECT kind, target, body FROM webhook_outbox").await;
-    assert!(rows.len() == 4 && !format!("{rows:?}").contains("hunter2"), "the address's secret is in no table");
+    assert!(
+        received.iter().all(|one| !one.body.contains("customer-")),
+        "people are masked, as in mails"
+    );
+    let rows = desk
+        .query("SELECT kind, target, body FROM webhook_outbox")
+        .await;
+    assert!(
+        rows.len() == 4 && !format!("{rows:?}").contains("hunter2"),
+        "the address's secret is in no table"
+    );
 }
 
 #[tokio::test]
@@ -74,7 +136,10 @@ async fn a_broken_promise_and_what_is_of_no_pass_are_posted_too_and_only_what_wa
     let (all, broken) = (Receiver::start().await, Receiver::start().await);
     let mut desk = desk_with(&[&all]).await;
     let everything = desk.notifier();
-    desk.webhooks = WebhookArgs { webhook_events: "broken".to_owned(), ..posting_to(&[&broken]) };
+    desk.webhooks = WebhookArgs {
+        webhook_events: "broken".to_owned(),
+        ..posting_to(&[&broken])
+    };
     let only_broken = desk.notifier();
     desk.run(
         "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
@@ -83,22 +148,45 @@ async fn a_broken_promise_and_what_is_of_no_pass_are_posted_too_and_only_what_wa
     .await;
     for (notifier, id) in [(&everything, "r1"), (&only_broken, "r2")] {
         desk.run("UPDATE alerts SET last_mailed_at = NULL").await;
-        notifier.after_pass(&drift(id, &[3]), desk.clock.now()).await.unwrap();
+        notifier
+            .after_pass(&drift(id, &[3]), desk.clock.now())
+            .await
+            .unwrap();
         notifier.flush(SOON).await.unwrap();
     }
     let begun = desk.clock.now();
     everything.admission(SeenGate::Closed, begun).await.unwrap();
-    everything.admission(SeenGate::Closed, desk.clock.turn(TimeDelta::seconds(31))).await.unwrap();
-    everything.admission(SeenGate::Open, desk.clock.turn(TimeDelta::seconds(5))).await.unwrap();
+    everything
+        .admission(SeenGate::Closed, desk.clock.turn(TimeDelta::seconds(31)))
+        .await
+        .unwrap();
+    everything
+        .admission(SeenGate::Open, desk.clock.turn(TimeDelta::seconds(5)))
+        .await
+        .unwrap();
     everything.flush(SOON).await.unwrap();
     only_broken.flush(SOON).await.unwrap();
     let mut whats = all.whats();
     whats[..2].sort();
-    assert_eq!(whats, ["alert.broken new", "alert.drift new", "alert.drift new", "alert.resolved resolved"]);
+    assert_eq!(
+        whats,
+        [
+            "alert.broken new",
+            "alert.drift new",
+            "alert.drift new",
+            "alert.resolved resolved"
+        ]
+    );
     let received = all.received();
     assert_eq!(received[2].json()["data"]["kind"], "admission_closed");
-    assert_eq!(received[2].json()["data"]["since"], received[3].json()["data"]["since"]);
-    assert_eq!(received[2].json()["data"]["summary"], "admission has been closed for 31 s");
+    assert_eq!(
+        received[2].json()["data"]["since"],
+        received[3].json()["data"]["since"]
+    );
+    assert_eq!(
+        received[2].json()["data"]["summary"],
+        "admission has been closed for 31 s"
+    );
     assert_eq!(broken.whats(), ["alert.broken new"]);
 }
 
@@ -107,20 +195,37 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
     let (receiver, elsewhere) = (Receiver::start().await, Receiver::start().await);
     let mut desk = desk_with(&[&receiver]).await;
     desk.webhooks.webhook_timeout_ms = 3_000;
-    desk.notifier().after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    desk.notifier()
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     let replies = [
-        (CannedReply::Status(500), "answered 500 Internal Server Error: why it is so"),
+        (
+            CannedReply::Status(500),
+            "answered 500 Internal Server Error: why it is so",
+        ),
         (CannedReply::Silent, "request: no answer within 3s"),
-        (CannedReply::Redirect(elsewhere.url()), "answered 307 Temporary Redirect"),
+        (
+            CannedReply::Redirect(elsewhere.url()),
+            "answered 307 Temporary Redirect",
+        ),
         (CannedReply::Echo, "answered 404 Not Found: Cannot POST …"),
-        (CannedReply::Endless(503), "answered 503 Service Unavailable: no end"),
+        (
+            CannedReply::Endless(503),
+            "answered 503 Service Unavailable: no end",
+        ),
     ];
     for (n, (reply, error)) in replies.into_iter().enumerate() {
         receiver.set(reply);
         desk.notifier().flush(SOON).await.unwrap();
         desk.notifier().flush(SOON).await.unwrap();
-        let rows = desk.query("SELECT attempts, last_error FROM webhook_outbox").await;
-        assert!(rows[0][0] == (n + 1).to_string() && rows[0][1].starts_with(error), "{error}: {rows:?}");
+        let rows = desk
+            .query("SELECT attempts, last_error FROM webhook_outbox")
+            .await;
+        assert!(
+            rows[0][0] == (n + 1).to_string() && rows[0][1].starts_with(error),
+            "{error}: {rows:?}"
+        );
         desk.clock.turn(TimeDelta::hours(1));
     }
     receiver.set(CannedReply::Status(200));
@@ -128,10 +233,23 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
     desk.notifier().flush(SOON).await.unwrap();
     let received = receiver.received();
     assert_eq!(received.len(), 6);
-    assert!(received.iter().all(|one| one.id() == received[0].id() && one.body == received[0].body));
-    let times: HashSet<&str> = received.iter().map(|one| one.header("webhook-timestamp")).collect();
-    assert!(times.len() == 6 && received.iter().all(|one| one.is_signed_by(SECRET)), "{times:?}");
-    assert!(elsewhere.received().is_empty(), "redirects are not followed");
+    assert!(
+        received
+            .iter()
+            .all(|one| one.id() == received[0].id() && one.body == received[0].body)
+    );
+    let times: HashSet<&str> = received
+        .iter()
+        .map(|one| one.header("webhook-timestamp"))
+        .collect();
+    assert!(
+        times.len() == 6 && received.iter().all(|one| one.is_signed_by(SECRET)),
+        "{times:?}"
+    );
+    assert!(
+        elsewhere.received().is_empty(),
+        "redirects are not followed"
+    );
     assert_eq!(desk.query(OPEN).await, [["0"]]);
 }
 
@@ -139,7 +257,10 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
 async fn a_receiver_that_asks_to_wait_is_left_alone_for_so_long_and_at_most_an_hour() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
-    desk.notifier().after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    desk.notifier()
+        .after_pass(&repaired("r1"), desk.clock.now())
+        .await
+        .unwrap();
     for (asked, pause) in [(1_800, 1_800), (1_000_000, 3_600)] {
         receiver.set(CannedReply::RetryAfter(429, asked));
         desk.notifier().flush(SOON).await.unwrap();
@@ -169,7 +290,11 @@ async fn a_silent_receiver_holds_up_no_pass_no_mail_and_no_other_receiver() {
     silent.until_there_are(1).await;
     // The first is still in hand there, and no second one was begun.
     assert_eq!(silent.received().len(), 1);
-    assert_eq!(desk.query("SELECT SUM(attempts) FROM webhook_outbox WHERE sent_at IS NULL").await, [["0"]]);
+    assert_eq!(
+        desk.query("SELECT SUM(attempts) FROM webhook_outbox WHERE sent_at IS NULL")
+            .await,
+        [["0"]]
+    );
     stop.cancel();
     tokio::time::timeout(SOON, senders).await.unwrap().unwrap();
 }
@@ -205,14 +330,21 @@ async fn two_daemons_post_each_event_once() {
 async fn while_a_secret_is_replaced_both_sign() {
     let receiver = Receiver::start().await;
     let mut desk = desk_with(&[&receiver]).await;
-    for (n, secret) in (1..).zip([SECRET.to_owned(), format!("{SECRET},{OTHER}"), OTHER.to_owned()]) {
+    for (n, secret) in (1..).zip([
+        SECRET.to_owned(),
+        format!("{SECRET},{OTHER}"),
+        OTHER.to_owned(),
+    ]) {
         desk.webhooks.webhook_secret = Some(secret.into());
         let mut run = repaired(&format!("r{n}"));
         run.drops[0].drop_id.0 = n;
         desk.pass(&run).await;
     }
-    let signed =
-        receiver.received().iter().map(|one| (one.is_signed_by(SECRET), one.is_signed_by(OTHER))).collect::<Vec<_>>();
+    let signed = receiver
+        .received()
+        .iter()
+        .map(|one| (one.is_signed_by(SECRET), one.is_signed_by(OTHER)))
+        .collect::<Vec<_>>();
     assert_eq!(signed, [(true, false), (true, true), (false, true)]);
 }
 
@@ -222,19 +354,39 @@ async fn a_receiver_that_is_gone_gets_nothing_until_a_restart_and_a_mail_says_so
     let desk = desk_with(&[&receiver]).await;
     receiver.set(CannedReply::Endless(410));
     let (one, two) = (desk.notifier(), desk.notifier());
-    one.after_pass(&drift("r1", &[3]), desk.clock.now()).await.unwrap();
+    one.after_pass(&drift("r1", &[3]), desk.clock.now())
+        .await
+        .unwrap();
     one.flush(SOON).await.unwrap();
-    two.after_pass(&drift("r2", &[3, 4]), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    two.after_pass(
+        &drift("r2", &[3, 4]),
+        desk.clock.turn(TimeDelta::minutes(1)),
+    )
+    .await
+    .unwrap();
     for notifier in [&one, &two, &one, &two] {
         notifier.flush(SOON).await.unwrap();
     }
     assert_eq!(receiver.received().len(), 2, "each process was told once");
-    let off = desk.subjects(A).into_iter().filter(|subject| subject.contains("webhooks to 127.0.0.1:")).count();
+    let off = desk
+        .subjects(A)
+        .into_iter()
+        .filter(|subject| subject.contains("webhooks to 127.0.0.1:"))
+        .count();
     assert_eq!(off, 1, "{:?}", desk.subjects(A));
-    assert!(desk.subjects(A).iter().all(|subject| !subject.contains("hunter2")));
-    one.after_pass(&clean("r3"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    assert!(
+        desk.subjects(A)
+            .iter()
+            .all(|subject| !subject.contains("hunter2"))
+    );
+    one.after_pass(&clean("r3"), desk.clock.turn(TimeDelta::minutes(1)))
+        .await
+        .unwrap();
     one.flush(SOON).await.unwrap();
-    assert_eq!((receiver.received().len(), desk.query(OPEN).await), (2, vec![vec!["1".to_owned()]]));
+    assert_eq!(
+        (receiver.received().len(), desk.query(OPEN).await),
+        (2, vec![vec!["1".to_owned()]])
+    );
     receiver.set(CannedReply::Status(200));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(receiver.whats().last().unwrap(), "alert.resolved resolved");
@@ -252,10 +404,14 @@ async fn what_nobody_takes_for_days_is_given_up_also_where_its_target_is_no_more
     }
     assert!(desk.clock.now() - crate::world::at(0) >= TimeDelta::days(3));
     let later = desk.clock.now();
-    desk.notifier().after_pass(&drift("r2", &[3]), later).await.unwrap();
+    desk.notifier()
+        .after_pass(&drift("r2", &[3]), later)
+        .await
+        .unwrap();
     let (four_days, soon) = (later + TimeDelta::days(4), later + TimeDelta::minutes(1));
     for (before, given_up) in [(later, 0), (soon, 1), (soon, 0)] {
-        let orphans = firstcome_shared::mysql::webhooks::give_up_orphans(&desk.db, before, four_days);
+        let orphans =
+            firstcome_shared::mysql::webhooks::give_up_orphans(&desk.db, before, four_days);
         assert_eq!(orphans.await.unwrap(), given_up);
     }
     let error =
@@ -264,7 +420,10 @@ async fn what_nobody_takes_for_days_is_given_up_also_where_its_target_is_no_more
 }
 
 fn sells(id: &str, after: Numbers) -> Run {
-    let report = DropReport { after, ..drop_report(1, "Winter coupon", 7, Vec::new()) };
+    let report = DropReport {
+        after,
+        ..drop_report(1, "Winter coupon", 7, Vec::new())
+    };
     run(id, Status::Clean, vec![report])
 }
 
@@ -281,10 +440,19 @@ async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
     let mut desk = desk_with(&[&receiver]).await;
     desk.webhooks.webhook_events = "issued,sold_out".to_owned();
     desk.winter_coupon().await;
-    let numbers = |rows: u64, count: i64, free: u64| Numbers { rows, count, free, users: rows, ..Numbers::default() };
+    let numbers = |rows: u64, count: i64, free: u64| Numbers {
+        rows,
+        count,
+        free,
+        users: rows,
+        ..Numbers::default()
+    };
     let insert = async |slot: i64| {
         let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-        desk.run(&format!("{columns} VALUES (7, {slot}, 1, 'u-{slot}', 'consumer')")).await;
+        desk.run(&format!(
+            "{columns} VALUES (7, {slot}, 1, 'u-{slot}', 'consumer')"
+        ))
+        .await;
     };
     insert(60).await;
     let mut raised = sells("r8", numbers(120, 120, 0));
@@ -294,7 +462,10 @@ async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
         sells("r2", numbers(60, 60, 0)),
         sells("r3", numbers(60, 60, 0)),
         sells("r2", numbers(50, 50, 0)), // another process was slow
-        Run { dry_run: true, ..sells("r4", numbers(70, 70, 0)) },
+        Run {
+            dry_run: true,
+            ..sells("r4", numbers(70, 70, 0))
+        },
         sells("r5", numbers(99, 100, 1)),
         not_compared_again(sells("r51", numbers(60, 100, 0))),
         sells("r6", numbers(100, 100, 0)),
@@ -307,12 +478,26 @@ async fn rows_are_told_once_a_pass_and_sold_out_once_a_drop_and_quantity() {
     insert(100).await;
     desk.pass(&sells("r71", numbers(100, 100, 0))).await;
     desk.pass(&raised).await;
-    desk.pass(&Run { run_id: "r9".to_owned(), ..raised }).await;
+    desk.pass(&Run {
+        run_id: "r9".to_owned(),
+        ..raised
+    })
+    .await;
     let told = |one: &Received| {
         let (kind, data) = (one.json()["type"].clone(), one.json()["data"].clone());
-        let slots = data.get("after_slot").map(|after| format!(", {after} to {}", data["highest_slot"]));
-        let new = data.get("newly_issued").map(|new| format!(" (+{new}{})", slots.unwrap_or_default()));
-        format!("{} {} of {}{}", kind.as_str().unwrap(), data["issued"], data["quantity"], new.unwrap_or_default())
+        let slots = data
+            .get("after_slot")
+            .map(|after| format!(", {after} to {}", data["highest_slot"]));
+        let new = data
+            .get("newly_issued")
+            .map(|new| format!(" (+{new}{})", slots.unwrap_or_default()));
+        format!(
+            "{} {} of {}{}",
+            kind.as_str().unwrap(),
+            data["issued"],
+            data["quantity"],
+            new.unwrap_or_default()
+        )
     };
     assert_eq!(
         receiver.received().iter().map(told).collect::<Vec<_>>(),
@@ -340,17 +525,26 @@ async fn however_much_a_pass_finds_what_is_posted_has_an_end() {
     desk.pass(&run("r1", Status::Drift, drops.collect())).await;
     let received = receiver.received();
     assert_eq!(received.len(), 101);
-    assert!(received.iter().all(|one| one.body.len() < 20_000), "{}", received[0].body);
+    assert!(
+        received.iter().all(|one| one.body.len() < 20_000),
+        "{}",
+        received[0].body
+    );
     assert_eq!(received[0].json()["data"]["findings_total"], 500);
     assert_eq!(
-        (&received[100].json()["data"]["kind"], &received[100].json()["data"]["alerts"]),
+        (
+            &received[100].json()["data"]["kind"],
+            &received[100].json()["data"]["alerts"]
+        ),
         (&"more".into(), &3.into())
     );
 }
 
 async fn tried(args: &WebhookArgs) -> (bool, String) {
     let mut said = String::new();
-    let ok = test_webhook(args, |line| said = format!("{said}{line}\n")).await.unwrap();
+    let ok = test_webhook(args, |line| said = format!("{said}{line}\n"))
+        .await
+        .unwrap();
     (ok, said)
 }
 
@@ -360,21 +554,35 @@ async fn test_webhook_says_what_is_wrong() {
     let mut args = posting_to(&[&receiver]);
     args.alertmanager_url = Some(alertmanager.base().into());
     let (ok, said) = tried(&args).await;
-    assert!(ok && said.contains("ok     webhook 127.0.0.1:") && said.contains("ok     Alertmanager"), "{said}");
+    assert!(
+        ok && said.contains("ok     webhook 127.0.0.1:") && said.contains("ok     Alertmanager"),
+        "{said}"
+    );
     assert!(receiver.whats() == ["test"] && receiver.received()[0].is_signed_by(SECRET));
     assert_eq!(alertmanager.received()[0].path, "/api/v2/alerts");
-    for (reply, says) in
-        [(401, "another WEBHOOK_SECRET"), (302, "redirects are not followed"), (410, "no more webhooks")]
-    {
+    for (reply, says) in [
+        (401, "another WEBHOOK_SECRET"),
+        (302, "redirects are not followed"),
+        (410, "no more webhooks"),
+    ] {
         receiver.set(CannedReply::Status(reply));
         let (ok, said) = tried(&args).await;
-        assert!(!ok && said.contains("FAILED webhook") && said.contains(says), "{said}");
+        assert!(
+            !ok && said.contains("FAILED webhook") && said.contains(says),
+            "{said}"
+        );
         assert!(!said.contains("hunter2"), "{said}");
     }
     args.webhook_urls = Some("http://127.0.0.1:1/".to_owned().into());
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("FAILED webhook 127.0.0.1:1#") && said.contains("connect: "), "{said}");
-    let error = test_webhook(&WebhookArgs::default(), |_| {}).await.unwrap_err().to_string();
+    assert!(
+        !ok && said.contains("FAILED webhook 127.0.0.1:1#") && said.contains("connect: "),
+        "{said}"
+    );
+    let error = test_webhook(&WebhookArgs::default(), |_| {})
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("WEBHOOK_URLS"), "{error}");
 }
 
@@ -386,8 +594,14 @@ async fn tls_needs_a_certificate_that_is_trusted() {
     let mut args = posting_to(&[]);
     args.webhook_urls = Some(format!("https://127.0.0.1:{}/", desk.sink.port()).into());
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("TLS: ") && said.contains("WEBHOOK_CA_FILE"), "{said}");
+    assert!(
+        !ok && said.contains("TLS: ") && said.contains("WEBHOOK_CA_FILE"),
+        "{said}"
+    );
     args.webhook_ca_file.clone_from(&desk.args.smtp_ca_file);
     let (ok, said) = tried(&args).await;
-    assert!(!ok && said.contains("request: ") && !said.contains("TLS: "), "{said}");
+    assert!(
+        !ok && said.contains("request: ") && !said.contains("TLS: "),
+        "{said}"
+    );
 }

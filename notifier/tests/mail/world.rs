@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::{
-    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status, Trigger,
+    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status,
+    Trigger,
 };
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -28,7 +29,10 @@ pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome
 }
 
 pub(crate) fn applied(kind: Kind, slot: i64, action: ActionKind, detail: &str) -> Finding {
-    Finding { detail: detail.to_owned(), ..finding(kind, slot, action, Outcome::Applied) }
+    Finding {
+        detail: detail.to_owned(),
+        ..finding(kind, slot, action, Outcome::Applied)
+    }
 }
 
 pub(crate) fn left(kind: Kind, slot: i64, detail: &str) -> Finding {
@@ -45,14 +49,37 @@ pub(crate) fn cased(case: FindingCase, finding: Finding) -> Finding {
 
 /// A finding of no person and no slot.
 pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &str) -> Finding {
-    Finding { result, needs_person: false, ..Finding::general(kind, action, detail.to_owned()) }
+    Finding {
+        result,
+        needs_person: false,
+        ..Finding::general(kind, action, detail.to_owned())
+    }
 }
 
-pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Finding>) -> DropReport {
-    let after = Numbers { count: 100, users: 100, rows: 100, ..Numbers::default() };
-    let lost = findings.iter().filter(|f| f.action == ActionKind::Issue).count() as u64;
-    let failed_claims = findings.iter().filter(|f| f.kind == Kind::FailedClaim).count() as u64;
-    let still = findings.iter().filter(|f| f.kind == Kind::FailedClaim && f.needs_person).count() as u64;
+pub(crate) fn drop_report(
+    coupon: i64,
+    name: &str,
+    drop: i64,
+    findings: Vec<Finding>,
+) -> DropReport {
+    let after = Numbers {
+        count: 100,
+        users: 100,
+        rows: 100,
+        ..Numbers::default()
+    };
+    let lost = findings
+        .iter()
+        .filter(|f| f.action == ActionKind::Issue)
+        .count() as u64;
+    let failed_claims = findings
+        .iter()
+        .filter(|f| f.kind == Kind::FailedClaim)
+        .count() as u64;
+    let still = findings
+        .iter()
+        .filter(|f| f.kind == Kind::FailedClaim && f.needs_person)
+        .count() as u64;
     DropReport {
         coupon_id: CouponId(coupon),
         coupon_name: name.to_owned(),
@@ -60,15 +87,32 @@ pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Find
         quantity: 100,
         exact: still == 0,
         sealed: false,
-        before: Numbers { rows: 100 - lost.min(100) - still.min(100 - lost.min(100)), failed_claims, ..after },
-        after: Numbers { rows: 100 - still.min(100), failed_claims: still, ..after },
+        before: Numbers {
+            rows: 100 - lost.min(100) - still.min(100 - lost.min(100)),
+            failed_claims,
+            ..after
+        },
+        after: Numbers {
+            rows: 100 - still.min(100),
+            failed_claims: still,
+            ..after
+        },
         unconfirmed: false,
-        examined: Examined { users: 100, rows: 100 - lost.min(100), failed_claims },
+        examined: Examined {
+            users: 100,
+            rows: 100 - lost.min(100),
+            failed_claims,
+        },
         findings,
     }
 }
 
 pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
     let finished_at = Some(at(0) + TimeDelta::milliseconds(340));
-    Run { status, finished_at, drops, ..Run::begun(id, Trigger::Cron, at(0)) }
+    Run {
+        status,
+        finished_at,
+        drops,
+        ..Run::begun(id, Trigger::Cron, at(0))
+    }
 }

@@ -25,7 +25,11 @@ pub(super) async fn differing(
     drops: &[(Coupon, Drop)],
     context: &PassContext,
 ) -> Result<HashSet<CouponId>, CollectError> {
-    let mut listed: Vec<&Coupon> = drops.iter().map(|(coupon, _)| coupon).filter(|coupon| has_list(coupon)).collect();
+    let mut listed: Vec<&Coupon> = drops
+        .iter()
+        .map(|(coupon, _)| coupon)
+        .filter(|coupon| has_list(coupon))
+        .collect();
     listed.sort_unstable_by_key(|coupon| coupon.id);
     listed.dedup_by_key(|coupon| coupon.id);
     if listed.is_empty() {
@@ -33,16 +37,27 @@ pub(super) async fn differing(
     }
     let ids: Vec<CouponId> = listed.iter().map(|coupon| coupon.id).collect();
     let seen = stores.redis.allow_lists(&ids).await?;
-    let doubtful = listed.iter().zip(&seen).filter(|(coupon, seen)| !seen.is(coupon.allow_list));
+    let doubtful = listed
+        .iter()
+        .zip(&seen)
+        .filter(|(coupon, seen)| !seen.is(coupon.allow_list));
     let doubtful: Vec<_> = doubtful.map(|(coupon, seen)| (coupon.id, *seen)).collect();
     if doubtful.is_empty() {
         return Ok(HashSet::new());
     }
-    let now = stores.db.allow_lists(doubtful.iter().map(|(id, _)| *id).collect()).await?;
+    let now = stores
+        .db
+        .allow_lists(doubtful.iter().map(|(id, _)| *id).collect())
+        .await?;
     let mut differing = HashSet::new();
     for (id, list, age_ms) in now {
-        let seen = doubtful.iter().find(|(doubtful, _)| *doubtful == id).map(|(_, seen)| *seen).unwrap_or_default();
-        let is_settled = age_ms.is_none_or(|age_ms| age_ms >= UNDER_WAY_MS) || context.unverified.contains(&id);
+        let seen = doubtful
+            .iter()
+            .find(|(doubtful, _)| *doubtful == id)
+            .map(|(_, seen)| *seen)
+            .unwrap_or_default();
+        let is_settled =
+            age_ms.is_none_or(|age_ms| age_ms >= UNDER_WAY_MS) || context.unverified.contains(&id);
         if is_settled && !seen.is(list) {
             differing.insert(id);
         }

@@ -27,7 +27,9 @@ impl CollectError {
     /// What is wrong with what is stored of one drop; `None` where a store is away.
     pub fn about_data(&self) -> Option<String> {
         match self {
-            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {}", without_values(error))),
+            Self::Redis(error) => {
+                is_about_data(error).then(|| format!("Redis: {}", without_values(error)))
+            }
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
             Self::Crowded { .. } => Some(self.to_string()),
             Self::Messages(_) => None,

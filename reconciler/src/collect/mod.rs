@@ -58,13 +58,22 @@ const WAITING_AT_MOST: u64 = 1_000;
 
 /// Redis's clock, then the tail; no generations. A topic that can't be read
 /// is no error: it comes beside.
-pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
+pub async fn context(
+    stores: &Stores,
+) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
     let read_at_ms = stores.redis.time_ms().await?;
     let (tail, problem) = match stores.topic.read().await {
         Ok(tail) => (Some(Arc::new(tail)), None),
         Err(error) => (None, Some(error)),
     };
-    Ok((PassContext { read_at_ms, tail, ..PassContext::default() }, problem))
+    Ok((
+        PassContext {
+            read_at_ms,
+            tail,
+            ..PassContext::default()
+        },
+        problem,
+    ))
 }
 
 /// The headers of many drops in a few round trips. One that can't be read keeps no other back.
@@ -73,32 +82,55 @@ pub async fn headers(
     drops: &[(Coupon, Drop)],
     context: &PassContext,
 ) -> Result<Vec<Result<DropHeader, CollectError>>, CollectError> {
-    let keys: Vec<DropKeys> = drops.iter().map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id)).collect();
+    let keys: Vec<DropKeys> = drops
+        .iter()
+        .map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id))
+        .collect();
     let numbers = stores.redis.drop_numbers(&keys).await;
     let ids: Vec<DropId> = drops.iter().map(|(_, drop)| drop.id).collect();
     let revocations = stores.db.count_revocations(ids.clone()).await?;
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
     let with_promises = stores.db.drops_with_broken_promises().await?;
-    let sizes = drops.iter().map(|(coupon, drop)| ((coupon.id, drop.id), drop.quantity)).collect();
+    let sizes = drops
+        .iter()
+        .map(|(coupon, drop)| ((coupon.id, drop.id), drop.quantity))
+        .collect();
     let messages = match &context.tail {
         Some(tail) => tail.messages.extents(sizes).await?,
         None => vec![Extent::default(); drops.len()],
     };
     let mut lists_differ = allow_lists::differing(stores, drops, context).await?;
     let mut headers = Vec::with_capacity(drops.len());
-    for ((((coupon, drop), numbers), keys), messages) in drops.iter().zip(numbers).zip(&keys).zip(messages) {
+    for ((((coupon, drop), numbers), keys), messages) in
+        drops.iter().zip(numbers).zip(&keys).zip(messages)
+    {
         let highest_row = highest_rows.get(&drop.id).copied().unwrap_or(0);
         let known = Known {
             highest: i64::from(highest_row.max(messages.highest)),
-            messages: context.tail.as_ref().filter(|_| messages.any).map(|tail| Arc::clone(&tail.messages)),
+            messages: context
+                .tail
+                .as_ref()
+                .filter(|_| messages.any)
+                .map(|tail| Arc::clone(&tail.messages)),
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
             revoked: revocations.get(&drop.id).copied().unwrap_or(0),
             // Told with the first of its drops that can be worked on.
             allow_list_differs: numbers.is_ok() && lists_differ.remove(&coupon.id),
         };
         headers.push(match numbers {
-            Ok(numbers) => header(stores, (coupon, drop), keys, numbers, known, &with_promises, context).await,
+            Ok(numbers) => {
+                header(
+                    stores,
+                    (coupon, drop),
+                    keys,
+                    numbers,
+                    known,
+                    &with_promises,
+                    context,
+                )
+                .await
+            }
             Err(error) => Err(error.into()),
         });
     }
@@ -120,14 +152,26 @@ async fn header(
     (coupon, drop): (&Coupon, &Drop),
     keys: &DropKeys,
     numbers: DropNumbers,
-    Known { highest, messages, failed_claims, revoked, allow_list_differs }: Known,
+    Known {
+        highest,
+        messages,
+        failed_claims,
+        revoked,
+        allow_list_differs,
+    }: Known,
     with_promises: &HashSet<DropId>,
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
-    let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
-    let first_waiting = stores.redis.first_waiting(keys, if numbers.waiting > 0 { left } else { 0 }).await?;
-    let was_waited_for =
-        !numbers.are_lost() || context.lost.contains(&drop.id) || context.unverified.contains(&coupon.id);
+    let left = u64::from(drop.quantity)
+        .saturating_sub(numbers.users)
+        .min(WAITING_AT_MOST);
+    let first_waiting = stores
+        .redis
+        .first_waiting(keys, if numbers.waiting > 0 { left } else { 0 })
+        .await?;
+    let was_waited_for = !numbers.are_lost()
+        || context.lost.contains(&drop.id)
+        || context.unverified.contains(&coupon.id);
     // A counter far beyond the quantity is reported, not walked.
     let quantity = i64::from(drop.quantity);
     let mut facts = DropFacts {
@@ -144,7 +188,10 @@ async fn header(
         read_at_ms: context.read_at_ms,
         tail_known: context.knows_the_tail() && was_waited_for,
         promises: Promises::default(),
-        revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
+        revocations: DropRevocations {
+            number: revoked,
+            ..DropRevocations::default()
+        },
         gate_closed: context.unverified.contains(&coupon.id),
     };
     if with_promises.contains(&drop.id) {
@@ -153,15 +200,21 @@ async fn header(
     if revoked > 0 && !facts.is_lost() {
         facts.revocations = revocations::half(stores, &facts, keys).await?;
     }
-    let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
-        stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?
+    let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon
+    {
+        stores
+            .redis
+            .claimants_of(coupon.id, drop.id, |_| true)
+            .await?
     } else {
         Vec::new()
     };
     Ok(DropHeader {
         generation: context.generations.get(&coupon.id).cloned(),
         facts,
-        upper: highest.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity)),
+        upper: highest
+            .max(numbers.count.unwrap_or(0).min(quantity))
+            .max(numbers.highest.min(quantity)),
         messages,
         claimants,
     })
@@ -190,9 +243,14 @@ pub async fn page(
 ) -> Result<SlotRange, CollectError> {
     let (coupon, drop) = (header.facts.coupon.id, header.facts.drop.id);
     let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
-    let high = to.map_or(Slot::MAX, |to| Slot::try_from(to.max(0)).unwrap_or(Slot::MAX));
-    let users: Vec<(i64, UserId)> =
-        seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect();
+    let high = to.map_or(Slot::MAX, |to| {
+        Slot::try_from(to.max(0)).unwrap_or(Slot::MAX)
+    });
+    let users: Vec<(i64, UserId)> = seen
+        .users
+        .into_iter()
+        .map(|(slot, user)| (slot, UserId::from_store(user)))
+        .collect();
     let claimants = async {
         match header.facts.once_per() {
             OncePer::Coupon => Ok(stores.redis.missing_claimants(coupon, drop, &users).await?),
@@ -208,15 +266,26 @@ pub async fn page(
         }
         Ok::<_, CollectError>(messages)
     };
-    let (rows, claimants_wrong, dead_letters, in_flight) =
-        tokio::try_join!(rows, claimants, dead_letters(stores, header, (from, to)), messages)?;
+    let (rows, claimants_wrong, dead_letters, in_flight) = tokio::try_join!(
+        rows,
+        claimants,
+        dead_letters(stores, header, (from, to)),
+        messages
+    )?;
     let mut page = SlotRange {
         from,
         to,
         count: seen.count.unwrap_or(0),
         users,
         free: seen.free,
-        rows: rows.into_iter().map(|(slot, user, claimed_at)| RowFacts { slot, user, claimed_at }).collect(),
+        rows: rows
+            .into_iter()
+            .map(|(slot, user, claimed_at)| RowFacts {
+                slot,
+                user,
+                claimed_at,
+            })
+            .collect(),
         in_flight,
         dead_letters,
         claimants_wrong,
@@ -240,13 +309,26 @@ async fn dead_letters(
     let slots = (from.max(1), to.unwrap_or(i64::MAX).min(i64::from(quantity)));
     let mut letters = stores.db.dead_letters_on_slots(coupon, id, slots).await?;
     if from < 1 {
-        letters.extend(stores.db.dead_letters_beside_slots(coupon, id, quantity).await?);
+        letters.extend(
+            stores
+                .db
+                .dead_letters_beside_slots(coupon, id, quantity)
+                .await?,
+        );
     }
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
-async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRange) -> Result<(), CollectError> {
-    let (coupon, drop, once_per) = (header.facts.coupon.id, header.drop_id(), header.facts.once_per());
+async fn look_up_again(
+    stores: &Stores,
+    header: &DropHeader,
+    page: &mut SlotRange,
+) -> Result<(), CollectError> {
+    let (coupon, drop, once_per) = (
+        header.facts.coupon.id,
+        header.drop_id(),
+        header.facts.once_per(),
+    );
     let keys = stores.redis.keys(coupon, drop);
     let questions = page.questions(i64::from(header.facts.drop.quantity));
     if once_per == OncePer::Coupon {
@@ -255,7 +337,10 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRang
         } else if !questions.gaps.is_empty() {
             // It reads the whole hash, so only where slots have gone missing.
             let gaps: HashSet<i64> = questions.gaps.iter().copied().collect();
-            page.claimants_on_gaps = stores.redis.claimants_of(coupon, drop, |slot| gaps.contains(&slot)).await?;
+            page.claimants_on_gaps = stores
+                .redis
+                .claimants_of(coupon, drop, |slot| gaps.contains(&slot))
+                .await?;
         }
     }
     let mut ask_redis = questions.ask_redis;
@@ -264,14 +349,26 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRang
         ask_redis.push(user.clone());
         ask_mysql.push(user.clone());
     }
-    page.admitted_at_ms = stores.redis.admission_times(&keys, &questions.ask_times).await?;
+    page.admitted_at_ms = stores
+        .redis
+        .admission_times(&keys, &questions.ask_times)
+        .await?;
     if !questions.ask_times.is_empty() {
         page.read_until_ms = stores.redis.time_ms().await?;
     }
-    let rows = stores.db.rows_of_people(coupon, &ask_mysql).await?.into_iter();
+    let rows = stores
+        .db
+        .rows_of_people(coupon, &ask_mysql)
+        .await?
+        .into_iter();
     page.has_row = rows
         .filter(|row| once_per == OncePer::Coupon || row.drop_id == drop.0)
-        .map(|row| (UserId::from_store(row.user_id), (DropId(row.drop_id), row.slot)))
+        .map(|row| {
+            (
+                UserId::from_store(row.user_id),
+                (DropId(row.drop_id), row.slot),
+            )
+        })
         .collect();
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
@@ -279,8 +376,12 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRang
     if !people.is_empty() && stores.db.has_revocations(coupon).await? {
         // Of a person of this page, the slot may be on another.
         let on_slots: HashSet<i64> = page.now_on_slot.values().copied().collect();
-        let unknown: Vec<i64> = on_slots.into_iter().filter(|slot| !page.admitted_at_ms.contains_key(slot)).collect();
-        page.admitted_at_ms.extend(stores.redis.admission_times(&keys, &unknown).await?);
+        let unknown: Vec<i64> = on_slots
+            .into_iter()
+            .filter(|slot| !page.admitted_at_ms.contains_key(slot))
+            .collect();
+        page.admitted_at_ms
+            .extend(stores.redis.admission_times(&keys, &unknown).await?);
         let revoked = stores.db.revocations_of_people(coupon, &people).await?;
         page.revoked = Revocations::new(revoked, once_per, drop);
     }
@@ -289,10 +390,14 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut SlotRang
 
 impl DropHeader {
     async fn messages_on(&self, (from, to): Range) -> io::Result<Vec<InFlight>> {
-        let Some(messages) = &self.messages else { return Ok(Vec::new()) };
+        let Some(messages) = &self.messages else {
+            return Ok(Vec::new());
+        };
         let slot = |number: i64| Slot::try_from(number.max(0)).unwrap_or(Slot::MAX);
         let drop = (self.facts.coupon.id, self.drop_id());
-        messages.page((drop, self.facts.drop.quantity), (slot(from), to.map(slot))).await
+        messages
+            .page((drop, self.facts.drop.quantity), (slot(from), to.map(slot)))
+            .await
     }
 
     /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.
@@ -341,7 +446,11 @@ impl DropHeader {
             .chain(page.in_flight.iter().map(|message| i64::from(message.slot)))
             .collect();
         let within = |slot: i64| slot >= page.from && page.to.is_none_or(|to| slot <= to);
-        self.claimants.iter().filter(|(slot, _)| within(*slot) && !taken.contains(slot)).cloned().collect()
+        self.claimants
+            .iter()
+            .filter(|(slot, _)| within(*slot) && !taken.contains(slot))
+            .cloned()
+            .collect()
     }
 
     pub fn drop_id(&self) -> DropId {

@@ -13,23 +13,36 @@ use crate::stores::Stores;
 
 /// What is as it should be is only counted. Redis is read after MySQL, so that a person promoted
 /// meanwhile is seen on a slot.
-pub(super) async fn of_drop(stores: &Stores, coupon: &Coupon, drop: &Drop) -> Result<Promises, CollectError> {
+pub(super) async fn of_drop(
+    stores: &Stores,
+    coupon: &Coupon,
+    drop: &Drop,
+) -> Result<Promises, CollectError> {
     let mut promises = Promises::default();
     let keys = stores.redis.keys(coupon.id, drop.id);
     let mut after = String::new();
     loop {
         let page = stores.db.open_promises(drop.id, after).await?;
-        let Some((last, _)) = page.last() else { return Ok(promises) };
+        let Some((last, _)) = page.last() else {
+            return Ok(promises);
+        };
         after = last.to_string();
         let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         let rows = stores.db.rows_of_people(coupon.id, &people).await?;
         // Where one each is allowed, a row in another drop is the one that they may hold.
         let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
-        let held: HashSet<&str> = rows.iter().filter(|r| counts(r.drop_id)).map(|r| r.user_id.as_str()).collect();
+        let held: HashSet<&str> = rows
+            .iter()
+            .filter(|r| counts(r.drop_id))
+            .map(|r| r.user_id.as_str())
+            .collect();
         // Revoking closes promises, but not one that a pass listed in the same moment.
         let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
         let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
-        let out = stores.redis.out_of_line(&keys, coupon.once_per, &people).await?;
+        let out = stores
+            .redis
+            .out_of_line(&keys, coupon.once_per, &people)
+            .await?;
         for ((user, slot), out) in page.into_iter().zip(out) {
             if held.contains(user.as_str()) || revoked.voids(&user, None) {
                 promises.kept.push(user);

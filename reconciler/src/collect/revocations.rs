@@ -20,12 +20,21 @@ const MOST_HALF: usize = 10_000;
 /// Those of which a step is missing, page by page, and how many are too young to be judged. Rows
 /// are read before Redis: a claim that Redis still has, and that was revoked when MySQL was read,
 /// is not one that came later.
-pub(super) async fn half(stores: &Stores, facts: &DropFacts, keys: &DropKeys) -> Result<DropRevocations, CollectError> {
+pub(super) async fn half(
+    stores: &Stores,
+    facts: &DropFacts,
+    keys: &DropKeys,
+) -> Result<DropRevocations, CollectError> {
     let (coupon, drop, once_per) = (facts.coupon.id, facts.drop.id, facts.once_per());
     let (mut found, mut after) = (DropRevocations::default(), 0);
     loop {
-        let page = stores.db.revocations_after(coupon, Some(drop), after).await?;
-        let Some((last, _)) = page.last() else { return Ok(found) };
+        let page = stores
+            .db
+            .revocations_after(coupon, Some(drop), after)
+            .await?;
+        let Some((last, _)) = page.last() else {
+            return Ok(found);
+        };
         after = last.id;
         let read = page.len();
         found.number += read as u64;
@@ -35,21 +44,43 @@ pub(super) async fn half(stores: &Stores, facts: &DropFacts, keys: &DropKeys) ->
             .map(|(revocation, _)| revocation)
             .collect();
         found.young += (read - all.len()) as u64;
-        let people: Vec<UserId> = all.iter().map(|one| UserId::from_store(one.user_id.clone())).collect();
+        let people: Vec<UserId> = all
+            .iter()
+            .map(|one| UserId::from_store(one.user_id.clone()))
+            .collect();
         let mut rows: HashMap<String, Vec<DateTime<Utc>>> = HashMap::new();
-        for row in stores.db.rows_of_people(coupon, &people).await?.into_iter().filter(|row| row.drop_id == drop.0) {
-            rows.entry(row.user_id).or_default().push(row.claimed_at.and_utc());
+        for row in stores
+            .db
+            .rows_of_people(coupon, &people)
+            .await?
+            .into_iter()
+            .filter(|row| row.drop_id == drop.0)
+        {
+            rows.entry(row.user_id)
+                .or_default()
+                .push(row.claimed_at.and_utc());
         }
         let banned = stores.redis.banned(keys, once_per, &all).await?;
         for ((revocation, user), banned) in all.into_iter().zip(people).zip(banned) {
             let void = |at: &DateTime<Utc>| revocation.voids(Some(at.timestamp_millis()));
-            let has_row = rows.get(user.as_str()).is_some_and(|rows| rows.iter().any(void));
-            let admitted = banned.slot.filter(|(_, at)| revocation.voids(*at)).map(|(slot, _)| slot);
+            let has_row = rows
+                .get(user.as_str())
+                .is_some_and(|rows| rows.iter().any(void));
+            let admitted = banned
+                .slot
+                .filter(|(_, at)| revocation.voids(*at))
+                .map(|(slot, _)| slot);
             let waits = banned.waits && revocation.again_from.is_none();
             let is_left = has_row || admitted.is_some() || waits || banned.is_named;
             let is_half = is_left || !banned.is_known || revocation.is_to_be_ended();
             if is_half && found.half.len() < MOST_HALF {
-                found.half.push(HalfRevoked { revocation, user, admitted, has_row, is_named: banned.is_named });
+                found.half.push(HalfRevoked {
+                    revocation,
+                    user,
+                    admitted,
+                    has_row,
+                    is_named: banned.is_named,
+                });
             }
         }
     }

@@ -32,7 +32,9 @@ pub struct PassContext {
 impl PassContext {
     /// Whether every unread message is known.
     pub fn knows_the_tail(&self) -> bool {
-        self.tail.as_ref().is_some_and(|tail| tail.unreadable.is_empty())
+        self.tail
+            .as_ref()
+            .is_some_and(|tail| tail.unreadable.is_empty())
     }
 }
 
@@ -115,7 +117,9 @@ impl DropFacts {
 
     /// Its window is over by Redis's clock.
     pub fn is_closed(&self) -> bool {
-        self.drop.closes_at.is_some_and(|at| at.timestamp_millis() <= self.read_at_ms)
+        self.drop
+            .closes_at
+            .is_some_and(|at| at.timestamp_millis() <= self.read_at_ms)
     }
 
     /// Its window has begun by Redis's clock.
@@ -130,7 +134,9 @@ impl DropFacts {
 
     /// Whether a slot is one of this drop's, as a slot.
     pub fn slot(&self, number: i64) -> Option<Slot> {
-        Slot::try_from(number).ok().filter(|slot| (1..=self.drop.quantity).contains(slot))
+        Slot::try_from(number)
+            .ok()
+            .filter(|slot| (1..=self.drop.quantity).contains(slot))
     }
 }
 
@@ -177,7 +183,9 @@ impl From<DeadLetterRow> for DeadLetter {
             claimed_at: row.claimed_at.map(|at| at.and_utc()),
             unreadable: row.error.filter(|_| row.reason == UNREADABLE),
             reason: row.reason,
-            trace: row.traceparent.and_then(|text| TraceContext::parse(text.as_bytes())),
+            trace: row
+                .traceparent
+                .and_then(|text| TraceContext::parse(text.as_bytes())),
         }
     }
 }
@@ -236,12 +244,16 @@ impl SlotRange {
     #[must_use]
     pub fn without_void(&self) -> Self {
         let (mut page, revoked) = (self.clone(), &self.revoked);
-        page.rows.retain(|row| !revoked.voids_at(&row.user, Some(row.claimed_at)));
-        page.in_flight.retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
-        page.claimants_wrong.retain(|user| !revoked.voids(user, None));
+        page.rows
+            .retain(|row| !revoked.voids_at(&row.user, Some(row.claimed_at)));
+        page.in_flight
+            .retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
+        page.claimants_wrong
+            .retain(|user| !revoked.voids(user, None));
         // They do not tell a claim from the one before it. What was promised has a row, a message
         // or a dead letter besides.
-        page.claimants_on_gaps.retain(|(_, user)| !revoked.name(user));
+        page.claimants_on_gaps
+            .retain(|(_, user)| !revoked.name(user));
         page
     }
 
@@ -252,13 +264,17 @@ impl SlotRange {
 
     /// The revocation by which it is.
     pub fn voiding(&self, slot: i64, user: &UserId) -> Option<&Revocation> {
-        self.revoked.voiding(user, self.admitted_at_ms.get(&slot).copied())
+        self.revoked
+            .voiding(user, self.admitted_at_ms.get(&slot).copied())
     }
 
     /// Whether every slot given out has the same person in Redis and in MySQL, and there is nothing
     /// else. Nearly every page is so, and one walk over both shows it.
     pub fn is_in_order(&self, quantity: i64) -> bool {
-        let (first, last) = (self.from.max(1), self.to.unwrap_or(i64::MAX).min(self.count).min(quantity));
+        let (first, last) = (
+            self.from.max(1),
+            self.to.unwrap_or(i64::MAX).min(self.count).min(quantity),
+        );
         let same = |(slot, ((on, user), row)): (i64, (&(i64, UserId), &RowFacts))| {
             *on == slot && i64::from(row.slot) == slot && *user == row.user
         };
@@ -277,12 +293,17 @@ impl SlotRange {
         if self.is_in_order(quantity) {
             return Questions::default();
         }
-        let rows: HashMap<i64, &UserId> = self.rows.iter().map(|row| (i64::from(row.slot), &row.user)).collect();
+        let rows: HashMap<i64, &UserId> = self
+            .rows
+            .iter()
+            .map(|row| (i64::from(row.slot), &row.user))
+            .collect();
         let mut owners: HashMap<i64, Vec<&UserId>> = HashMap::with_capacity(self.users.len());
         for (slot, user) in &self.users {
             owners.entry(*slot).or_default().push(user);
         }
-        let owns = |slot: i64, user: &UserId| owners.get(&slot).is_some_and(|on| on.contains(&user));
+        let owns =
+            |slot: i64, user: &UserId| owners.get(&slot).is_some_and(|on| on.contains(&user));
         let mut questions = Questions::default();
         for (slot, user) in &self.users {
             if rows.get(slot) != Some(&user) {
@@ -290,11 +311,11 @@ impl SlotRange {
                 questions.ask_times.push(*slot);
             }
         }
-        let evidence = self
-            .rows
-            .iter()
-            .map(|row| (row.slot, &row.user))
-            .chain(self.in_flight.iter().map(|message| (message.slot, &message.user)));
+        let evidence = self.rows.iter().map(|row| (row.slot, &row.user)).chain(
+            self.in_flight
+                .iter()
+                .map(|message| (message.slot, &message.user)),
+        );
         for (slot, user) in evidence {
             if !owns(i64::from(slot), user) {
                 questions.ask_redis.push(user.clone());
@@ -305,7 +326,11 @@ impl SlotRange {
                 questions.ask_mysql.push(message.user.clone());
             }
         }
-        for user in self.dead_letters.iter().filter_map(|letter| letter.user.as_ref()) {
+        for user in self
+            .dead_letters
+            .iter()
+            .filter_map(|letter| letter.user.as_ref())
+        {
             questions.ask_redis.push(user.clone());
             questions.ask_mysql.push(user.clone());
         }
@@ -317,7 +342,9 @@ impl SlotRange {
             .chain(rows.keys().copied())
             .collect();
         let last = self.to.unwrap_or(i64::MAX).min(self.count).min(quantity);
-        questions.gaps = (self.from.max(1)..=last).filter(|slot| !taken.contains(slot)).collect();
+        questions.gaps = (self.from.max(1)..=last)
+            .filter(|slot| !taken.contains(slot))
+            .collect();
         questions.ask_times.extend(&questions.gaps);
         questions
     }

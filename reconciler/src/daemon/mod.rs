@@ -48,19 +48,27 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let address = socket.local_addr()?;
     let mut notify = args.notify.clone();
     // Commands in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
-    notify.public_url.get_or_insert_with(|| format!("http://{}", reachable(address)));
+    notify
+        .public_url
+        .get_or_insert_with(|| format!("http://{}", reachable(address)));
     let notifier = Notifier::new(stores.db.clone(), &notify, &args.webhooks)?;
     let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
     tracing::info!(%address, "starting");
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    tasks.spawn(watch::admission(stores.redis.clone(), notifier.clone(), stop.clone()));
+    tasks.spawn(watch::admission(
+        stores.redis.clone(),
+        notifier.clone(),
+        stop.clone(),
+    ));
     let ended = started(&args, stores, socket, notifier, metrics, &tasks, &stop).await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        tracing::warn!("something was still under way after {GRACE:?} and is cut; the next pass mends what it left");
+        tracing::warn!(
+            "something was still under way after {GRACE:?} and is cut; the next pass mends what it left"
+        );
     }
     ended
 }
@@ -78,7 +86,10 @@ async fn started(
     // The deep pass first: it does what the other would have done.
     let crons = [
         (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
-        (ScheduledJob::Reconcile, args.schedules.reconcile_cron.as_str()),
+        (
+            ScheduledJob::Reconcile,
+            args.schedules.reconcile_cron.as_str(),
+        ),
         (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
     ];
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
@@ -86,7 +97,9 @@ async fn started(
     let mut reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
     let waiting = start::wait_for_stores(&mut reconciler, &notifier, &crons, tolerance, stop);
     let waiting = starting::answer_during(vec![socket.try_clone()?], args.http.limits(), waiting);
-    let Some(schedules) = Box::pin(waiting).await?? else { return Ok(()) };
+    let Some(schedules) = Box::pin(waiting).await?? else {
+        return Ok(());
+    };
     let beside = || {
         let mut beside = Reconciler::new(stores.clone(), args.reconcile.settings());
         beside.memory.losses = reconciler.memory.losses.clone();
@@ -96,23 +109,48 @@ async fn started(
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
     let listener = TcpListener::from_std(socket)?;
     let address = listener.local_addr()?;
-    let router =
-        crate::http::router(stores.clone(), passes.clone(), notifier.clone(), token, api, metrics, stop.clone())?;
+    let router = crate::http::router(
+        stores.clone(),
+        passes.clone(),
+        notifier.clone(),
+        token,
+        api,
+        metrics,
+        stop.clone(),
+    )?;
     tasks.spawn(pass_loop.run(stop.clone()));
-    tasks.spawn(firstcome_shared::http::serve(listener, router, args.http.limits(), stop.clone()));
+    tasks.spawn(firstcome_shared::http::serve(
+        listener,
+        router,
+        args.http.limits(),
+        stop.clone(),
+    ));
     tasks.spawn(watch::redis(reopening, notifier.clone(), stop.clone()));
-    tasks.spawn(watch::changes(after_changes, notifier.clone(), stop.clone()));
+    tasks.spawn(watch::changes(
+        after_changes,
+        notifier.clone(),
+        stop.clone(),
+    ));
     println!("listening on http://{address}");
-    BySchedule::new(stores.db, passes, notifier, schedules).run(&crons, stop.clone()).await
+    BySchedule::new(stores.db, passes, notifier, schedules)
+        .run(&crons, stop.clone())
+        .await
 }
 
 /// The API, where its address is set.
 fn api(args: &DaemonArgs) -> anyhow::Result<Option<CouponApi>> {
     let url = args.notify.api_url.as_deref().filter(|url| !url.is_empty());
     // While the token is being replaced, the setting holds two.
-    let first = args.http.ops_token.expose_secret().split(',').next().unwrap_or_default();
+    let first = args
+        .http
+        .ops_token
+        .expose_secret()
+        .split(',')
+        .next()
+        .unwrap_or_default();
     let ca = args.notify.api_ca_file.clone();
-    url.map(|url| CouponApi::new(url, ca, first.to_owned().into())).transpose()
+    url.map(|url| CouponApi::new(url, ca, first.to_owned().into()))
+        .transpose()
 }
 
 /// `0.0.0.0` can be listened on, not asked.
@@ -144,10 +182,21 @@ struct UnderWay {
 
 impl BySchedule {
     fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<CronSchedule>) -> Self {
-        Self { db, passes, notifier, schedules, trigger: Trigger::Startup, under_way: None }
+        Self {
+            db,
+            passes,
+            notifier,
+            schedules,
+            trigger: Trigger::Startup,
+            under_way: None,
+        }
     }
 
-    async fn run(mut self, crons: &[(ScheduledJob, &str)], stop: CancellationToken) -> anyhow::Result<()> {
+    async fn run(
+        mut self,
+        crons: &[(ScheduledJob, &str)],
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let wake = Arc::new(Notify::new());
         let mut scheduler = schedule::start(crons, wake.clone()).await?;
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -161,7 +210,10 @@ impl BySchedule {
                 _ = ticks.tick() => {}
             }
         }
-        scheduler.shutdown().await.context("the scheduler did not stop")
+        scheduler
+            .shutdown()
+            .await
+            .context("the scheduler did not stop")
     }
 
     /// Mails what is late and begins what is due.
@@ -170,13 +222,17 @@ impl BySchedule {
             self.schedules[at].note_clock(now);
             let is_late = self.schedules[at].missed_since(now).is_some();
             // Nobody else runs one beside a pass of this process, which tells itself how it ended.
-            if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some()) {
+            if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some())
+            {
                 self.recall(at, now).await;
             }
             self.mail_missed(at, now).await;
-            let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == ScheduledJob::Reconcile;
+            let is_first = self.trigger == Trigger::Startup
+                && self.schedules[at].event == ScheduledJob::Reconcile;
             match self.schedules[at].due_since(now) {
-                Some(due) if self.schedules[at].event == ScheduledJob::Digest => self.digest(at, due, now).await,
+                Some(due) if self.schedules[at].event == ScheduledJob::Digest => {
+                    self.digest(at, due, now).await
+                }
                 due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}
             }
@@ -188,26 +244,46 @@ impl BySchedule {
             return;
         }
         let event = self.schedules[at].event;
-        let due = Due { last: is_due.then_some(self.schedules[at].last), counts_for: event.counts_for() };
-        let request = Request { deep: event == ScheduledJob::Deep, due: Some(due), ..Request::new(self.trigger) };
+        let due = Due {
+            last: is_due.then_some(self.schedules[at].last),
+            counts_for: event.counts_for(),
+        };
+        let request = Request {
+            deep: event == ScheduledJob::Deep,
+            due: Some(due),
+            ..Request::new(self.trigger)
+        };
         match self.passes.start(request) {
             Ok((run_id, answer)) => {
                 tracing::debug!(run_id, schedule = event.setting(), "pass begins");
                 self.trigger = Trigger::Cron;
-                self.under_way = Some(UnderWay { event, began, answer });
+                self.under_way = Some(UnderWay {
+                    event,
+                    began,
+                    answer,
+                });
             }
             // It is due until it has run.
             Err(NotStarted::Running(running)) => {
-                tracing::trace!(running, schedule = event.setting(), "a pass is running already");
+                tracing::trace!(
+                    running,
+                    schedule = event.setting(),
+                    "a pass is running already"
+                );
             }
             Err(NotStarted::Stopping) => {}
         }
     }
 
-    async fn note(&mut self, (event, began, result): (ScheduledJob, DateTime<Utc>, Option<PassResult>)) {
+    async fn note(
+        &mut self,
+        (event, began, result): (ScheduledJob, DateTime<Utc>, Option<PassResult>),
+    ) {
         let now = Utc::now();
         let attempt = match result {
-            Some(Ok(run)) if run.status == Status::Failed => RunAttempt::Failed(run.error.unwrap_or_default()),
+            Some(Ok(run)) if run.status == Status::Failed => {
+                RunAttempt::Failed(run.error.unwrap_or_default())
+            }
             Some(Ok(_)) => RunAttempt::Ran,
             Some(Err(error @ PassError::NotFound(_))) => RunAttempt::Failed(error.to_string()),
             Some(Err(PassError::Made)) => return self.recall_all(event, now).await,
@@ -216,8 +292,16 @@ impl BySchedule {
         if attempt == RunAttempt::Busy {
             self.note_holder(event).await;
         }
-        let counted: &[_] = if attempt == RunAttempt::Ran { event.counts_for() } else { &[event.state_name()] };
-        for schedule in self.schedules.iter_mut().filter(|schedule| counted.contains(&schedule.event.state_name())) {
+        let counted: &[_] = if attempt == RunAttempt::Ran {
+            event.counts_for()
+        } else {
+            &[event.state_name()]
+        };
+        for schedule in self
+            .schedules
+            .iter_mut()
+            .filter(|schedule| counted.contains(&schedule.event.state_name()))
+        {
             schedule.note(attempt.clone(), began, now);
         }
     }
@@ -225,7 +309,10 @@ impl BySchedule {
     /// Another process has made the run.
     async fn recall_all(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
         for at in 0..self.schedules.len() {
-            if event.counts_for().contains(&self.schedules[at].event.state_name()) {
+            if event
+                .counts_for()
+                .contains(&self.schedules[at].event.state_name())
+            {
                 self.recall(at, now).await;
             }
         }
@@ -237,7 +324,9 @@ impl BySchedule {
         if let Some(ended) = schedule.recall(&self.db, now).await
             && schedule.event != ScheduledJob::Digest
         {
-            self.passes.drift().made_elsewhere(ended, schedule.event == ScheduledJob::Deep);
+            self.passes
+                .drift()
+                .made_elsewhere(ended, schedule.event == ScheduledJob::Deep);
         }
     }
 
@@ -248,7 +337,9 @@ impl BySchedule {
             // It has just been given back, or MySQL is away: the next attempt shows it.
             Ok(None) | Err(_) => return,
         };
-        let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else { return };
+        let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else {
+            return;
+        };
         if schedule.because.as_ref() != Some(&because) {
             tracing::info!(schedule = event.setting(), "the pass must wait: {because}");
         }
@@ -261,16 +352,26 @@ impl BySchedule {
         }
         self.note_holder(self.schedules[at].event).await;
         let schedule = &mut self.schedules[at];
-        let Some(Missed { due, because }) = schedule.unmailed(now) else { return };
+        let Some(Missed { due, because }) = schedule.unmailed(now) else {
+            return;
+        };
         let setting = schedule.event.setting();
-        let missed = MissedRun { schedule: setting.to_owned(), expected_at: due, noticed_at: now, because };
+        let missed = MissedRun {
+            schedule: setting.to_owned(),
+            expected_at: due,
+            noticed_at: now,
+            because,
+        };
         match self.notifier.missed_run(missed.clone()).await {
             Ok(()) => {
                 tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
                 schedule.mailed(now);
             }
             Err(error) => {
-                tracing::debug!(error = format!("{error:#}"), "the mail about a late run is not in the outbox yet");
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "the mail about a late run is not in the outbox yet"
+                );
             }
         }
     }
@@ -279,7 +380,10 @@ impl BySchedule {
         let attempt = match self.notifier.daily_digest(due, now).await {
             Ok(()) => RunAttempt::Ran,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the daily digest could not be prepared yet");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the daily digest could not be prepared yet"
+                );
                 RunAttempt::Failed(error.to_string())
             }
         };
@@ -288,8 +392,17 @@ impl BySchedule {
 }
 
 /// How the pass under way ended; never, where none is. `None` when the process is stopping.
-async fn pass_ended(under_way: &mut Option<UnderWay>) -> (ScheduledJob, DateTime<Utc>, Option<PassResult>) {
-    let Some(UnderWay { event, began, answer }) = under_way else { return std::future::pending().await };
+async fn pass_ended(
+    under_way: &mut Option<UnderWay>,
+) -> (ScheduledJob, DateTime<Utc>, Option<PassResult>) {
+    let Some(UnderWay {
+        event,
+        began,
+        answer,
+    }) = under_way
+    else {
+        return std::future::pending().await;
+    };
     let ended = (*event, *began, answer.await.ok());
     *under_way = None;
     ended

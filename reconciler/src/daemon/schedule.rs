@@ -64,10 +64,13 @@ impl ScheduledJob {
 pub fn six_fields(text: &str) -> Result<String, String> {
     let fields = text.split_whitespace().count();
     if fields != 6 {
-        return Err(format!("it has {fields} fields; six are needed: second minute hour day month weekday"));
+        return Err(format!(
+            "it has {fields} fields; six are needed: second minute hour day month weekday"
+        ));
     }
     let cron = parse(text).map_err(|error| format!("it cannot be read: {error}"))?;
-    cron.find_next_occurrence(&Utc::now(), false).map_err(|_| "it never comes".to_owned())?;
+    cron.find_next_occurrence(&Utc::now(), false)
+        .map_err(|_| "it never comes".to_owned())?;
     Ok(text.to_owned())
 }
 
@@ -124,7 +127,12 @@ pub struct CronSchedule {
 
 impl CronSchedule {
     /// A schedule whose run last ended at `last`.
-    pub fn new(event: ScheduledJob, text: &str, last: DateTime<Utc>, tolerance: TimeDelta) -> anyhow::Result<Self> {
+    pub fn new(
+        event: ScheduledJob,
+        text: &str,
+        last: DateTime<Utc>,
+        tolerance: TimeDelta,
+    ) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
         Ok(Self {
             event,
@@ -169,7 +177,12 @@ impl CronSchedule {
     /// What was not mailed yet.
     pub fn unmailed(&self, now: DateTime<Utc>) -> Option<Missed> {
         let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
-        self.ended_late.clone().or_else(|| is_due().map(|due| Missed { due, because: self.because.clone() }))
+        self.ended_late.clone().or_else(|| {
+            is_due().map(|due| Missed {
+                due,
+                because: self.because.clone(),
+            })
+        })
     }
 
     /// `unmailed` was mailed.
@@ -189,7 +202,9 @@ impl CronSchedule {
     /// is another clock's mistake.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match record::recall(db, self.event.state_name()).await {
-            Ok(made) => made.filter(|at| *at <= now && *at > self.last).inspect(|at| self.ran(*at)),
+            Ok(made) => made
+                .filter(|at| *at <= now && *at > self.last)
+                .inspect(|at| self.ran(*at)),
             Err(error) => {
                 tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read");
                 None
@@ -216,14 +231,19 @@ impl CronSchedule {
                 self.failed_from = Some(began);
                 self.because = Some(format!("its last attempt failed: {reason}"));
                 let next = self.cron.find_next_occurrence(&ended, false).ok();
-                Some(next.map_or(ended + AFTER_FAILURE, |next| next.min(ended + AFTER_FAILURE)))
+                Some(next.map_or(ended + AFTER_FAILURE, |next| {
+                    next.min(ended + AFTER_FAILURE)
+                }))
             }
         };
     }
 }
 
 /// Starts the scheduler: it wakes the loop at each event's time, until its `shutdown`.
-pub async fn start(schedules: &[(ScheduledJob, &str)], wake: Arc<Notify>) -> anyhow::Result<JobScheduler> {
+pub async fn start(
+    schedules: &[(ScheduledJob, &str)],
+    wake: Arc<Notify>,
+) -> anyhow::Result<JobScheduler> {
     let scheduler = JobScheduler::new().await?;
     for (event, text) in schedules {
         let wake = wake.clone();
@@ -266,8 +286,15 @@ mod tests {
         let missed = |now| deep().missed_since(at(now));
         assert_eq!(missed("2026-01-01T23:00:00Z"), None);
         assert_eq!(missed("2026-01-02T03:04:00Z"), None);
-        assert_eq!(missed("2026-01-02T03:06:00Z"), Some(at("2026-01-02T03:00:00Z")));
-        assert_eq!(missed("2026-01-09T00:00:00Z"), Some(at("2026-01-02T03:00:00Z")), "since the first one");
+        assert_eq!(
+            missed("2026-01-02T03:06:00Z"),
+            Some(at("2026-01-02T03:00:00Z"))
+        );
+        assert_eq!(
+            missed("2026-01-09T00:00:00Z"),
+            Some(at("2026-01-02T03:00:00Z")),
+            "since the first one"
+        );
     }
 
     /// The deep pass of the day, due at three, while an operator's pass holds the lock.
@@ -276,19 +303,33 @@ mod tests {
         let mut schedule = deep();
         let due = Some(at("2026-01-02T03:00:00Z"));
         let first = at("2026-01-02T03:00:00Z");
-        assert_eq!((schedule.due_since(at("2026-01-02T02:59:59Z")), schedule.due_since(first)), (None, due));
+        assert_eq!(
+            (
+                schedule.due_since(at("2026-01-02T02:59:59Z")),
+                schedule.due_since(first)
+            ),
+            (None, due)
+        );
         for n in 0..100 {
             let tried = first + TimeDelta::seconds(5 * n);
             assert_eq!(schedule.due_since(tried), due, "attempt {n}");
             schedule.note(RunAttempt::Busy, tried, tried);
-            assert_eq!(schedule.due_since(tried + TimeDelta::seconds(4)), None, "not at once again");
+            assert_eq!(
+                schedule.due_since(tried + TimeDelta::seconds(4)),
+                None,
+                "not at once again"
+            );
         }
         assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z")), due);
         let tried = at("2026-01-02T03:10:00Z");
         schedule.note(RunAttempt::Failed("MySQL is away".into()), tried, tried);
         assert_eq!(schedule.due_since(tried + TimeDelta::seconds(29)), None);
         assert_eq!(schedule.due_since(tried + TimeDelta::seconds(30)), due);
-        assert_eq!(schedule.missed_since(tried), due, "no other mail says that it is lost");
+        assert_eq!(
+            schedule.missed_since(tried),
+            due,
+            "no other mail says that it is lost"
+        );
         schedule.note(RunAttempt::Ran, tried, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
         assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);
@@ -296,12 +337,23 @@ mod tests {
 
     #[test]
     fn a_frequent_pass_that_fails_is_not_late_and_one_that_hangs_is() {
-        let mut schedule = schedule(ScheduledJob::Reconcile, "*/10 * * * * *", "2026-01-01T03:00:00Z");
+        let mut schedule = schedule(
+            ScheduledJob::Reconcile,
+            "*/10 * * * * *",
+            "2026-01-01T03:00:00Z",
+        );
         let tried = at("2026-01-01T04:00:00Z");
         schedule.note(RunAttempt::Failed("Redis is away".into()), tried, tried);
         assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1)), None);
-        assert!(schedule.missed_since(tried + TimeDelta::minutes(6)).is_some());
-        assert!(schedule.due_since(tried + TimeDelta::seconds(10)).is_some(), "its own next time is sooner");
+        assert!(
+            schedule
+                .missed_since(tried + TimeDelta::minutes(6))
+                .is_some()
+        );
+        assert!(
+            schedule.due_since(tried + TimeDelta::seconds(10)).is_some(),
+            "its own next time is sooner"
+        );
     }
 
     #[test]
@@ -310,7 +362,11 @@ mod tests {
         let due = at("2026-01-02T03:00:00Z");
         let (began, ended) = (due, at("2026-01-02T03:06:00Z"));
         schedule.note(RunAttempt::Ran, began, ended);
-        assert_eq!(schedule.unmailed(ended), Some(Missed { due, because: None }), "nobody looked while it was due");
+        assert_eq!(
+            schedule.unmailed(ended),
+            Some(Missed { due, because: None }),
+            "nobody looked while it was due"
+        );
         schedule.mailed(ended);
         assert_eq!(schedule.unmailed(ended), None);
         let mut schedule = deep();
@@ -318,14 +374,29 @@ mod tests {
         schedule.mailed(ended);
         assert_eq!(schedule.unmailed(ended), None, "once");
         schedule.note(RunAttempt::Ran, began, ended);
-        assert_eq!(schedule.unmailed(ended), None, "it was mailed before it ended");
-        assert!(schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(), "the next one");
+        assert_eq!(
+            schedule.unmailed(ended),
+            None,
+            "it was mailed before it ended"
+        );
+        assert!(
+            schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(),
+            "the next one"
+        );
     }
 
     #[test]
     fn a_clock_that_was_set_back_silences_nothing() {
-        let mut schedule = schedule(ScheduledJob::Reconcile, "*/30 * * * * *", "2026-01-01T05:00:00Z");
-        schedule.note(RunAttempt::Busy, at("2026-01-01T05:00:00Z"), at("2026-01-01T05:00:00Z"));
+        let mut schedule = schedule(
+            ScheduledJob::Reconcile,
+            "*/30 * * * * *",
+            "2026-01-01T05:00:00Z",
+        );
+        schedule.note(
+            RunAttempt::Busy,
+            at("2026-01-01T05:00:00Z"),
+            at("2026-01-01T05:00:00Z"),
+        );
         let now = at("2026-01-01T03:00:00Z");
         schedule.note_clock(now);
         assert_eq!(schedule.due_since(now + TimeDelta::seconds(29)), None);

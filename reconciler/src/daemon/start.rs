@@ -106,8 +106,12 @@ mod tests {
     #[test]
     fn another_daemon_works_while_its_note_changes() {
         let (mut other, began) = (OtherDaemon::default(), Instant::now());
-        let mut works =
-            |note: Option<&str>, seconds| other.works(note.map(str::to_owned), began + Duration::from_secs(seconds));
+        let mut works = |note: Option<&str>, seconds| {
+            other.works(
+                note.map(str::to_owned),
+                began + Duration::from_secs(seconds),
+            )
+        };
         assert!(!works(None, 0), "there is none");
         assert!(works(Some("a"), 2), "of a daemon that may have ended");
         assert!(works(Some("a"), 6) && works(Some("b"), 8) && works(Some("b"), 18));

@@ -26,12 +26,18 @@ const EVERY: Duration = Duration::from_millis(100);
 pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = Seen { reachable: true, life: None };
+    let mut seen = Seen {
+        reachable: true,
+        life: None,
+    };
     // A reopening that failed may have opened the gate, and left coupons closed.
     let mut unfinished = false;
     // Another process may be reopening admission; that is said once and not ten times a second.
     let mut is_told = false;
-    let request = Request { work: Work::Reopening, ..Request::new(Trigger::Startup) };
+    let request = Request {
+        work: Work::Reopening,
+        ..Request::new(Trigger::Startup)
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -123,7 +129,10 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
             Err(_) => SeenGate::Unreachable,
         };
         if let Err(error) = notifier.admission(gate, Utc::now()).await {
-            tracing::debug!(error = format!("{error:#}"), "the mail about admission is not in the outbox yet");
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "the mail about admission is not in the outbox yet"
+            );
         }
     }
 }
@@ -137,7 +146,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: a
 /// quantity was raised, say, while people wait. That must not wait for the next scheduled pass, nor
 /// for the end of a long one, since newcomers join the line behind them until then.
-pub(super) async fn changes(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
+pub(super) async fn changes(
+    mut reconciler: Reconciler,
+    notifier: Notifier,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(CHANGES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let redis = reconciler.stores.redis.clone();
@@ -150,7 +163,9 @@ pub(super) async fn changes(mut reconciler: Reconciler, notifier: Notifier, stop
         if pending.is_empty() {
             match redis.take_woken().await {
                 Ok(coupons) => pending.extend(coupons),
-                Err(error) => tracing::debug!(%error, "Redis could not be asked for coupons to compare"),
+                Err(error) => {
+                    tracing::debug!(%error, "Redis could not be asked for coupons to compare")
+                }
             }
         }
         while let Some(coupon) = pending.first().copied().filter(|_| !stop.is_cancelled()) {
@@ -160,7 +175,12 @@ pub(super) async fn changes(mut reconciler: Reconciler, notifier: Notifier, stop
             }
             tracing::info!(coupon_id = coupon.0, "a change asks for a pass");
             let (work, coupon) = (Work::Change, Some(coupon));
-            let request = Request { work, coupon, patience: PATIENCE, ..Request::new(Trigger::Startup) };
+            let request = Request {
+                work,
+                coupon,
+                patience: PATIENCE,
+                ..Request::new(Trigger::Startup)
+            };
             match pass_beside(&mut reconciler, &request, &notifier, &stop).await {
                 Ok(_) => {}
                 // Another process's, over another coupon: this one stays pending.

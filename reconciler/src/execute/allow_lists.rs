@@ -28,13 +28,17 @@ impl From<ListError> for ExecuteError {
 
 impl Executor<'_> {
     pub(super) async fn write_allow_list(&self) -> Result<RepairAttempt, ExecuteError> {
-        Ok(match one(self.db, self.redis, self.facts.coupon.id).await? {
-            Ok(Followed::Same) => RepairAttempt::Done(None),
-            Ok(Followed::Written(people)) => RepairAttempt::Done(Some(format!("{people} people are on it"))),
-            Ok(Followed::Changing) => RepairAttempt::Changed(CHANGING.into()),
-            Ok(Followed::NoCoupon) => RepairAttempt::Changed("the coupon is gone".into()),
-            Err(why) => RepairAttempt::Changed(why),
-        })
+        Ok(
+            match one(self.db, self.redis, self.facts.coupon.id).await? {
+                Ok(Followed::Same) => RepairAttempt::Done(None),
+                Ok(Followed::Written(people)) => {
+                    RepairAttempt::Done(Some(format!("{people} people are on it")))
+                }
+                Ok(Followed::Changing) => RepairAttempt::Changed(CHANGING.into()),
+                Ok(Followed::NoCoupon) => RepairAttempt::Changed("the coupon is gone".into()),
+                Err(why) => RepairAttempt::Changed(why),
+            },
+        )
     }
 }
 
@@ -60,7 +64,11 @@ pub(super) async fn restore<'c>(
 }
 
 /// Writes one list where it differs. The inner error is of this list alone.
-async fn one(db: &Db, redis: &Redis, id: CouponId) -> Result<Result<Followed, String>, ExecuteError> {
+async fn one(
+    db: &Db,
+    redis: &Redis,
+    id: CouponId,
+) -> Result<Result<Followed, String>, ExecuteError> {
     match follow(db, redis, id, Which::Different).await {
         Ok(followed) => Ok(Ok(followed)),
         Err(error) => {
@@ -76,19 +84,29 @@ async fn one(db: &Db, redis: &Redis, id: CouponId) -> Result<Result<Followed, St
 }
 
 /// Writes a list whose people differ, although its revision and size do not.
-pub(crate) async fn rewrite_allow_list(stores: &Stores, coupon: CouponId) -> Result<(), ExecuteError> {
+pub(crate) async fn rewrite_allow_list(
+    stores: &Stores,
+    coupon: CouponId,
+) -> Result<(), ExecuteError> {
     follow(&stores.db, &stores.redis, coupon, Which::Any).await?;
     Ok(())
 }
 
 /// Deletes the lists of coupons whose last drop was sealed so long ago.
-pub(crate) async fn delete_old_allow_lists(stores: &Stores, kept: Duration) -> Result<(), ExecuteError> {
+pub(crate) async fn delete_old_allow_lists(
+    stores: &Stores,
+    kept: Duration,
+) -> Result<(), ExecuteError> {
     for (coupon, mut revision) in stores.db.old_allow_lists(kept).await? {
         // A daily coupon may go on.
         if !is_over(&stores.db, coupon).await? {
             continue;
         }
-        while let Some((now, has_more)) = stores.db.delete_some_of_allow_list(coupon, revision).await? {
+        while let Some((now, has_more)) = stores
+            .db
+            .delete_some_of_allow_list(coupon, revision)
+            .await?
+        {
             revision = now;
             if !has_more {
                 tracing::info!(%coupon, "the allow list of a coupon that is over is deleted");
@@ -100,15 +118,27 @@ pub(crate) async fn delete_old_allow_lists(stores: &Stores, kept: Duration) -> R
 }
 
 /// Takes a person off every list; gives how many they were on.
-pub(super) async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, ExecuteError> {
+pub(super) async fn take_off_all(
+    stores: &Stores,
+    user: &UserId,
+    by: &Operator,
+) -> Result<usize, ExecuteError> {
     let (mut lists, people) = (0, [user.clone()]);
     for id in stores.db.allow_lists_of_person(user).await? {
         let seen = stores.redis.highest_revision(id).await?;
-        let changed = stores.db.change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone()).await?;
-        let Some(changed) = changed.filter(|changed| changed.changed > 0) else { continue };
+        let changed = stores
+            .db
+            .change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone())
+            .await?;
+        let Some(changed) = changed.filter(|changed| changed.changed > 0) else {
+            continue;
+        };
         lists += 1;
         let (before, now) = (changed.before, changed.now);
-        let followed = stores.redis.change_allow_list(id, before, now, OnList::Remove, &people).await?;
+        let followed = stores
+            .redis
+            .change_allow_list(id, before, now, OnList::Remove, &people)
+            .await?;
         if followed != ListFollowed::Other {
             continue;
         }

@@ -15,7 +15,12 @@ use super::sealing::is_over;
 use crate::stores::Stores;
 
 /// Takes a dead letter out of the hands of passes, with a reason; false if it is not open.
-pub(crate) async fn discard(stores: &Stores, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
+pub(crate) async fn discard(
+    stores: &Stores,
+    id: i64,
+    why: String,
+    by: Operator,
+) -> Result<bool, DbError> {
     stores.db.discard_dead_letter(id, why, by).await
 }
 
@@ -31,7 +36,12 @@ pub(crate) async fn discard_all(
 }
 
 /// Corrects which claim a dead letter is of; false if it is not open.
-pub(crate) async fn correct(stores: &Stores, id: i64, to: Correction, by: Operator) -> Result<bool, DbError> {
+pub(crate) async fn correct(
+    stores: &Stores,
+    id: i64,
+    to: Correction,
+    by: Operator,
+) -> Result<bool, DbError> {
     stores.db.correct_dead_letter(id, to, by).await
 }
 
@@ -46,7 +56,12 @@ pub(crate) async fn give_up(
 }
 
 /// Has a mail or webhook tried again now; false if there is none that has not arrived.
-pub(crate) async fn deliver_again(stores: &Stores, kind: OutboxKind, id: i64, by: Operator) -> Result<bool, DbError> {
+pub(crate) async fn deliver_again(
+    stores: &Stores,
+    kind: OutboxKind,
+    id: i64,
+    by: Operator,
+) -> Result<bool, DbError> {
     stores.db.deliver_again(kind, id, by).await
 }
 
@@ -77,45 +92,83 @@ pub(crate) struct Erased {
 
 /// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or
 /// while Redis has its keys: a pass would take the renamed row for drift.
-pub(crate) async fn erase(stores: &Stores, user: &UserId, by: Operator) -> Result<Erased, EraseError> {
+pub(crate) async fn erase(
+    stores: &Stores,
+    user: &UserId,
+    by: Operator,
+) -> Result<Erased, EraseError> {
     let coupons = stores.db.coupons_of_person(user).await?;
     let mut reasons = Vec::new();
     let open = stores.db.open_of_person(user).await?;
     if open > 0 {
-        reasons.push(format!("{open} dead letters or broken promises of theirs are open: resolve them first"));
+        reasons.push(format!(
+            "{open} dead letters or broken promises of theirs are open: resolve them first"
+        ));
     }
     for coupon in &coupons {
         reasons.extend(needed(stores, *coupon).await?);
     }
     // On a waiting list, or admitted just now.
     for (coupon, drops) in stores.db.catalogue().await? {
-        let keys: Vec<_> = drops.iter().map(|drop| stores.redis.keys(coupon.id, drop.id)).collect();
+        let keys: Vec<_> = drops
+            .iter()
+            .map(|drop| stores.redis.keys(coupon.id, drop.id))
+            .collect();
         if !coupons.contains(&coupon.id) && stores.redis.knows(&keys, user).await? {
-            reasons.push(format!("they hold a slot or wait in coupon {}, which is not over", coupon.id));
+            reasons.push(format!(
+                "they hold a slot or wait in coupon {}, which is not over",
+                coupon.id
+            ));
         }
     }
     if !reasons.is_empty() {
         return Err(EraseError::StillNeeded(reasons));
     }
     let pseudonym = format!("erased-{:020x}", rand::random::<u128>() >> 48);
-    let Some(mut rows) = stores.db.erase(user.clone(), coupons, pseudonym.clone(), by.clone()).await? else {
+    let Some(mut rows) = stores
+        .db
+        .erase(user.clone(), coupons, pseudonym.clone(), by.clone())
+        .await?
+    else {
         let why = "something of theirs has changed meanwhile: try again";
         return Err(EraseError::StillNeeded(vec![why.to_owned()]));
     };
     let lists = take_off_all(stores, user, &by).await?;
-    rows.extend(stores.db.erase_records(user.clone(), pseudonym.clone()).await?);
-    Ok(Erased { pseudonym, rows, lists })
+    rows.extend(
+        stores
+            .db
+            .erase_records(user.clone(), pseudonym.clone())
+            .await?,
+    );
+    Ok(Erased {
+        pseudonym,
+        rows,
+        lists,
+    })
 }
 
 /// What a coupon still needs its people for.
 async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseError> {
     if !is_over(&stores.db, id).await? {
-        return Ok(Some(format!("coupon {id} is not over: all its drops must be sealed")));
+        return Ok(Some(format!(
+            "coupon {id} is not over: all its drops must be sealed"
+        )));
     }
-    let drops = stores.db.coupon(id).await?.map(|(_, drops)| drops).unwrap_or_default();
-    let keys: Vec<_> = drops.iter().map(|drop| stores.redis.keys(id, drop.id)).collect();
+    let drops = stores
+        .db
+        .coupon(id)
+        .await?
+        .map(|(_, drops)| drops)
+        .unwrap_or_default();
+    let keys: Vec<_> = drops
+        .iter()
+        .map(|drop| stores.redis.keys(id, drop.id))
+        .collect();
     let remain = stores.redis.any_people(&keys).await?;
-    let why =
-        || format!("Redis keeps the people of coupon {id} for SEALED_KEYS_TTL_SECONDS after its last drop was sealed");
+    let why = || {
+        format!(
+            "Redis keeps the people of coupon {id} for SEALED_KEYS_TTL_SECONDS after its last drop was sealed"
+        )
+    };
     Ok(remain.then(why))
 }

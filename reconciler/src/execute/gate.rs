@@ -12,7 +12,10 @@ use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::future::join_all;
 
 /// Begins a life of Redis after a loss. `None`: the server is another by now.
-pub(crate) async fn begin_life(redis: &Redis, seen: &GateReading) -> Result<Option<Life>, RedisError> {
+pub(crate) async fn begin_life(
+    redis: &Redis,
+    seen: &GateReading,
+) -> Result<Option<Life>, RedisError> {
     redis.begin_life(seen).await
 }
 
@@ -27,7 +30,11 @@ pub(crate) async fn open_coupons(
 
 /// Opens the gate to the coupons that are verified, on these servers of the life. `false`: Redis
 /// lost data since.
-pub(crate) async fn open_gate(redis: &Redis, life: &Life, servers: &BTreeSet<usize>) -> Result<bool, RedisError> {
+pub(crate) async fn open_gate(
+    redis: &Redis,
+    life: &Life,
+    servers: &BTreeSet<usize>,
+) -> Result<bool, RedisError> {
     crash_point(Point::GateDue);
     let is_open = redis.open_gate(life, servers).await?;
     crash_point(Point::GateOpened);
@@ -40,7 +47,11 @@ pub(crate) async fn fences(
     coupons: &[CouponId],
     dry_run: bool,
 ) -> Result<HashMap<CouponId, CouponFence>, RedisError> {
-    let mut fences: HashMap<_, _> = coupons.iter().copied().zip(redis.coupon_fences(coupons).await?).collect();
+    let mut fences: HashMap<_, _> = coupons
+        .iter()
+        .copied()
+        .zip(redis.coupon_fences(coupons).await?)
+        .collect();
     let is_missing = |coupon: &&CouponId| fences[*coupon].generation.is_none() && !dry_run;
     let missing: Vec<CouponId> = coupons.iter().filter(is_missing).copied().collect();
     for some in missing.chunks(FENCES_AT_ONCE) {

@@ -10,24 +10,42 @@ const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE 
                      insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\") self.begin_life_of( self.set_verified( self.note_numbers_on(";
 
 /// `record` keeps the tables of runs, and nothing else.
-const OF_RUNS: &[&str] = &["begin_run", "finish_run", "prolong_run", "delete_old", "set_state", "hold_back"];
+const OF_RUNS: &[&str] = &[
+    "begin_run",
+    "finish_run",
+    "prolong_run",
+    "delete_old",
+    "set_state",
+    "hold_back",
+];
 
 /// Sessions of the operations page, and numbers that passes remember: no user holds them.
 const OF_NO_USER: &[&str] = &["end_session", "note_admissions"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
-    let files = files.into_iter().filter(|path| path.extension().is_some_and(|e| e == "rs"));
-    let mut found: Vec<_> = files.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+    let files = files
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let mut found: Vec<_> = files
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect();
     found.extend(folders.iter().flat_map(|folder| sources(folder)));
     found
 }
 
 /// Names of the functions of `shared` whose text has one of the marks.
 fn functions_that_write(shared: &Path) -> Vec<String> {
-    let mut names = ["make_ahead", "recover", "skip_given_numbers"].map(str::to_owned).to_vec();
-    for (_, text) in ["mysql", "redis"].iter().flat_map(|folder| sources(&shared.join(folder))) {
+    let mut names = ["make_ahead", "recover", "skip_given_numbers"]
+        .map(str::to_owned)
+        .to_vec();
+    for (_, text) in ["mysql", "redis"]
+        .iter()
+        .flat_map(|folder| sources(&shared.join(folder)))
+    {
         for function in text.split("\n    pub async fn ").skip(1) {
             let body = function.split("\n    }\n").next().unwrap();
             if MARKS.split(' ').any(|mark| body.contains(mark)) {
@@ -59,17 +77,26 @@ fn only_execute_calls_what_writes() {
         "erase",
         "erase_records",
     ] {
-        assert!(writes.iter().any(|name| name == known), "{known} is not recognized as writing: {writes:?}");
+        assert!(
+            writes.iter().any(|name| name == known),
+            "{known} is not recognized as writing: {writes:?}"
+        );
     }
     let mut broken = Vec::new();
     for (path, text) in sources(&root.join("src")) {
         let is_in = |room: &str| path.components().any(|part| part.as_os_str() == room);
-        let may_call =
-            |name: &String| OF_NO_USER.contains(&name.as_str()) || is_in("record") && OF_RUNS.contains(&name.as_str());
+        let may_call = |name: &String| {
+            OF_NO_USER.contains(&name.as_str())
+                || is_in("record") && OF_RUNS.contains(&name.as_str())
+        };
         for name in writes.iter().filter(|name| !may_call(name)) {
             // Methods of `self` are the planner's or the executor's own; a store is never `self`.
             let calls = |of: &str| text.matches(&format!("{of}.{name}(")).count();
-            if !is_in("execute") && !is_in("tests") && !path.ends_with("tests.rs") && calls("") > calls("self") {
+            if !is_in("execute")
+                && !is_in("tests")
+                && !path.ends_with("tests.rs")
+                && calls("") > calls("self")
+            {
                 broken.push(format!("{} calls {name}", path.display()));
             }
         }

@@ -17,7 +17,9 @@ mod sealing;
 mod traces;
 
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
-pub(crate) use by_hand::{EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up};
+pub(crate) use by_hand::{
+    EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up,
+};
 pub(crate) use gate::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use recovered::{lost_settings, recover_settings, settle_numbers, skip_given_numbers};
 pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
@@ -64,7 +66,9 @@ impl ExecuteError {
     /// What is wrong with what is stored of one drop; `None` where a store is away.
     pub fn about_data(&self) -> Option<String> {
         match self {
-            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {}", without_values(error))),
+            Self::Redis(error) => {
+                is_about_data(error).then(|| format!("Redis: {}", without_values(error)))
+            }
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
             Self::Stopped => None,
         }
@@ -147,7 +151,11 @@ impl<'a> Executor<'a> {
     /// # Errors
     /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then
     /// stands, and is among the attempts.
-    pub async fn carry_out(&mut self, plan: &Plan, attempts: &mut Vec<RepairAttempt>) -> Result<(), ExecuteError> {
+    pub async fn carry_out(
+        &mut self,
+        plan: &Plan,
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
         let (mut count_is_wrong, mut moving) = (false, false);
         self.left = plan.left;
         // The people of repairs that are beyond those of the plan are not back yet.
@@ -194,7 +202,11 @@ impl<'a> Executor<'a> {
         self.repair_count().await.map(drop)
     }
 
-    async fn run_of_a_kind(&mut self, run: &[Planned], attempts: &mut Vec<RepairAttempt>) -> Result<(), ExecuteError> {
+    async fn run_of_a_kind(
+        &mut self,
+        run: &[Planned],
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<(), ExecuteError> {
         crash_point(Point::RepairBegun);
         let (began, traces) = (Instant::now(), self.traces_of(run).await);
         let mut own = Vec::with_capacity(run.len());
@@ -226,7 +238,9 @@ impl<'a> Executor<'a> {
                     // One that a store refuses keeps no other of the drop back. Behind a lock each
                     // would wait.
                     let attempt = match self.one(item, attempts).await {
-                        Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => return Err(error.into()),
+                        Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
+                            return Err(error.into());
+                        }
                         Err(error) => RepairAttempt::Changed(error.about_data().ok_or(error)?),
                         Ok(attempt) => attempt,
                     };
@@ -240,12 +254,18 @@ impl<'a> Executor<'a> {
     }
 
     /// What became of one. A repair that fails after it has done what counts is among the attempts.
-    async fn one(&self, item: &Planned, attempts: &mut Vec<RepairAttempt>) -> Result<RepairAttempt, ExecuteError> {
+    async fn one(
+        &self,
+        item: &Planned,
+        attempts: &mut Vec<RepairAttempt>,
+    ) -> Result<RepairAttempt, ExecuteError> {
         match &item.action {
             Action::WriteMeta => self.write_meta().await,
             Action::WriteAllowList => self.write_allow_list().await,
             Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
-            Action::Move { user, from } => self.move_person(user, *from, item.trace, attempts).await,
+            Action::Move { user, from } => {
+                self.move_person(user, *from, item.trace, attempts).await
+            }
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,
@@ -265,12 +285,24 @@ impl<'a> Executor<'a> {
     /// from later claims by it.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
-        let (coupon_id, drop_id, user_id) = (self.facts.coupon.id, self.facts.drop.id, user.clone());
-        Claim { coupon_id, drop_id, slot, user_id, claimed_at, trace: None }
+        let (coupon_id, drop_id, user_id) =
+            (self.facts.coupon.id, self.facts.drop.id, user.clone());
+        Claim {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id,
+            claimed_at,
+            trace: None,
+        }
     }
 
     pub(crate) fn must_go_on(&self) -> Result<(), ExecuteError> {
-        if self.stop.is_cancelled() { Err(ExecuteError::Stopped) } else { Ok(()) }
+        if self.stop.is_cancelled() {
+            Err(ExecuteError::Stopped)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn drop_id(&self) -> DropId {
@@ -284,7 +316,10 @@ fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
     let same = |a: &Planned, b: &Planned| a.action.kind() == b.action.kind() && a.kind == b.kind;
     items.chunk_by(same).flat_map(|run| {
         // Those of dead letters are made after all their people are put back.
-        let is_whole = matches!(run[0].action, Action::Promote { .. } | Action::IssueDeadLetter { .. });
+        let is_whole = matches!(
+            run[0].action,
+            Action::Promote { .. } | Action::IssueDeadLetter { .. }
+        );
         run.chunks(if is_whole { run.len() } else { AT_ONCE })
     })
 }

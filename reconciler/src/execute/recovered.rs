@@ -19,12 +19,18 @@ impl From<RecoverError> for ExecuteError {
 }
 
 /// Settings of a coupon that MySQL has lost.
-pub(crate) async fn lost_settings(stores: &Stores, coupon: CouponId) -> Result<Option<LostSettings>, ExecuteError> {
+pub(crate) async fn lost_settings(
+    stores: &Stores,
+    coupon: CouponId,
+) -> Result<Option<LostSettings>, ExecuteError> {
     Ok(recover::lost_settings(&stores.db, &stores.redis, coupon).await?)
 }
 
 /// The same, and MySQL has them again.
-pub(crate) async fn recover_settings(stores: &Stores, coupon: CouponId) -> Result<Option<LostSettings>, ExecuteError> {
+pub(crate) async fn recover_settings(
+    stores: &Stores,
+    coupon: CouponId,
+) -> Result<Option<LostSettings>, ExecuteError> {
     Ok(recover::recover(&stores.db, &stores.redis, coupon).await?)
 }
 
@@ -39,6 +45,10 @@ pub(crate) async fn skip_given_numbers(stores: &Stores) -> Result<(), ExecuteErr
 }
 
 /// Only these of the numbers in doubt are of coupons that MySQL has lost.
-pub(crate) async fn settle_numbers(stores: &Stores, seen: NumbersInDoubt, lost: &[CouponId]) -> Result<(), DbError> {
+pub(crate) async fn settle_numbers(
+    stores: &Stores,
+    seen: NumbersInDoubt,
+    lost: &[CouponId],
+) -> Result<(), DbError> {
     stores.db.settle_numbers(seen, lost).await
 }

@@ -16,7 +16,8 @@ use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
 use crate::plan::{Action, Planned};
 
 const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
-const NO_REVISION: &str = "the drop is gone, or its coupon is being changed; the next pass looks again";
+const NO_REVISION: &str =
+    "the drop is gone, or its coupon is being changed; the next pass looks again";
 
 /// People promoted in one script and one statement.
 const PROMOTED_AT_ONCE: u32 = 1_000;
@@ -34,7 +35,9 @@ const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
 
 impl Executor<'_> {
     async fn generation(&self) -> Result<Generation, ExecuteError> {
-        let made = self.generation.get_or_try_init(|| self.redis.ensure_generation(self.facts.coupon.id));
+        let made = self
+            .generation
+            .get_or_try_init(|| self.redis.ensure_generation(self.facts.coupon.id));
         Ok(made.await?.clone())
     }
 
@@ -42,10 +45,12 @@ impl Executor<'_> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(RepairAttempt::Changed(NO_REVISION.into()));
         };
-        Ok(match self.redis.write_meta(&self.keys, revision, &meta).await? {
-            Done::Applied(()) => RepairAttempt::Done(None),
-            Done::Changed | Done::Stale => RepairAttempt::Changed(CHANGED.into()),
-        })
+        Ok(
+            match self.redis.write_meta(&self.keys, revision, &meta).await? {
+                Done::Applied(()) => RepairAttempt::Done(None),
+                Done::Changed | Done::Stale => RepairAttempt::Changed(CHANGED.into()),
+            },
+        )
     }
 
     /// What MySQL says now, with a revision that entitles to write it: an operator may be changing
@@ -58,7 +63,9 @@ impl Executor<'_> {
             Err(error) if error.is_lock_wait() => None,
             taken => taken?,
         };
-        let Some((coupon, drops)) = taken else { return Ok(None) };
+        let Some((coupon, drops)) = taken else {
+            return Ok(None);
+        };
         let drop = drops.iter().find(|drop| drop.id == self.drop_id());
         Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
@@ -67,7 +74,13 @@ impl Executor<'_> {
     async fn restore_claimants(&self, generation: &Generation) -> Result<(), ExecuteError> {
         let this = (self.facts.coupon.id, generation.clone());
         if !self.restored.lock().contains(&this) {
-            super::restore_claimants(self.db, self.redis, &self.facts.coupon, super::Restored::Missing).await?;
+            super::restore_claimants(
+                self.db,
+                self.redis,
+                &self.facts.coupon,
+                super::Restored::Missing,
+            )
+            .await?;
             self.restored.lock().insert(this);
         }
         Ok(())
@@ -81,13 +94,18 @@ impl Executor<'_> {
 
     /// Puts people back into a lost drop, which admission does not see before [`Executor::rebuild`]
     /// has ended. Gives how many slots were another's already; `None`: Redis lost data since.
-    pub(crate) async fn rebuild_some(&self, holdings: &[Holding]) -> Result<Option<usize>, ExecuteError> {
+    pub(crate) async fn rebuild_some(
+        &self,
+        holdings: &[Holding],
+    ) -> Result<Option<usize>, ExecuteError> {
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
             }
-            let Some(words) = self.put_back_all(chunk).await? else { return Ok(None) };
+            let Some(words) = self.put_back_all(chunk).await? else {
+                return Ok(None);
+            };
             taken += words.iter().filter(|word| **word == PutBack::Taken).count();
         }
         Ok(Some(taken))
@@ -95,11 +113,19 @@ impl Executor<'_> {
 
     /// Everything known goes back, then the counter is made to add up, and only then does `meta`
     /// let admission see the drop.
-    pub(super) async fn rebuild(&self, holdings: &[Holding], before: usize) -> Result<RepairAttempt, ExecuteError> {
+    pub(super) async fn rebuild(
+        &self,
+        holdings: &[Holding],
+        before: usize,
+    ) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         self.begin_rebuild().await?;
         let coupon = std::iter::once(&self.facts.coupon);
-        if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon).await?.into_values().next() {
+        if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon)
+            .await?
+            .into_values()
+            .next()
+        {
             return Ok(RepairAttempt::Changed(why));
         }
         let Some(taken) = self.rebuild_some(holdings).await? else {
@@ -114,7 +140,11 @@ impl Executor<'_> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(RepairAttempt::Changed(NO_REVISION.into()));
         };
-        let loaded = match self.redis.load_drop(&self.keys, &generation, revision, &meta).await? {
+        let loaded = match self
+            .redis
+            .load_drop(&self.keys, &generation, revision, &meta)
+            .await?
+        {
             // It is there, but could not be read.
             Done::Applied(false) => self.redis.write_meta(&self.keys, revision, &meta).await?,
             Done::Applied(true) => Done::Applied(()),
@@ -132,27 +162,42 @@ impl Executor<'_> {
             RepairAttempt::Done(_) if taken > 0 => {
                 RepairAttempt::Done(Some(format!("{taken} slots were another's already")))
             }
-            RepairAttempt::Done(_) => RepairAttempt::Done(Some(format!("{} people put back", before + holdings.len()))),
+            RepairAttempt::Done(_) => {
+                RepairAttempt::Done(Some(format!("{} people put back", before + holdings.len())))
+            }
             other => other,
         })
     }
 
     /// Until it is repaired, a counter that does not add up keeps admission closed to the drop.
     pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
-        if self.counts_later { Ok(RepairAttempt::Done(None)) } else { self.repair_count_now().await }
+        if self.counts_later {
+            Ok(RepairAttempt::Done(None))
+        } else {
+            self.repair_count_now().await
+        }
     }
 
     async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
-        Ok(match self.redis.repair_count(&self.keys, &generation).await? {
-            Done::Applied(0) => RepairAttempt::Done(None),
-            Done::Applied(freed) => RepairAttempt::Done(Some(format!("{freed} slots are free again"))),
-            Done::Changed => RepairAttempt::Changed("two people are on one slot; that is repaired first".into()),
-            Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
-        })
+        Ok(
+            match self.redis.repair_count(&self.keys, &generation).await? {
+                Done::Applied(0) => RepairAttempt::Done(None),
+                Done::Applied(freed) => {
+                    RepairAttempt::Done(Some(format!("{freed} slots are free again")))
+                }
+                Done::Changed => RepairAttempt::Changed(
+                    "two people are on one slot; that is repaired first".into(),
+                ),
+                Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
+            },
+        )
     }
 
-    pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    pub(super) async fn put_back(
+        &self,
+        run: &[Planned],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let holdings: Vec<Holding> = run
             .iter()
             .filter_map(|item| match &item.action {
@@ -165,7 +210,9 @@ impl Executor<'_> {
                 .into_iter()
                 .map(|word| match word {
                     PutBack::Applied | PutBack::Same => RepairAttempt::Done(None),
-                    PutBack::Taken => RepairAttempt::Changed("another person is on this slot by now".into()),
+                    PutBack::Taken => {
+                        RepairAttempt::Changed("another person is on this slot by now".into())
+                    }
                     PutBack::Revoked => RepairAttempt::Changed("it is revoked by now".into()),
                 })
                 .collect(),
@@ -184,15 +231,31 @@ impl Executor<'_> {
     ) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
-        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
+        match self
+            .redis
+            .move_person(
+                &self.keys,
+                &generation,
+                self.drop_id(),
+                user,
+                Some(from),
+                quantity,
+            )
+            .await?
+        {
             Done::Applied(Some(GivenSlot { slot, at_ms })) => {
                 crash_point(Point::PersonMoved);
-                let claim = Claim { trace, ..self.given(user, GivenSlot { slot, at_ms }) };
+                let claim = Claim {
+                    trace,
+                    ..self.given(user, GivenSlot { slot, at_ms })
+                };
                 let moved = format!("moved to slot {slot}");
                 match self.write_row(&claim).await {
                     // No later pass sees that they were moved.
                     Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
-                        attempts.push(RepairAttempt::Done(Some(format!("{moved}, without a row so far"))));
+                        attempts.push(RepairAttempt::Done(Some(format!(
+                            "{moved}, without a row so far"
+                        ))));
                         Err(error.into())
                     }
                     Ok(RepairAttempt::Done(_)) => Ok(RepairAttempt::Done(Some(moved))),
@@ -202,12 +265,17 @@ impl Executor<'_> {
             Done::Applied(None) => {
                 // Listed first: a crash in between leaves a listed person with a slot, which the
                 // next pass puts right.
-                self.list_as_broken(user, from, "no slot was left for them").await?;
+                self.list_as_broken(user, from, "no slot was left for them")
+                    .await?;
                 crash_point(Point::BrokenListed);
-                match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, true).await? {
-                    Done::Applied(()) => {
-                        Ok(RepairAttempt::Left("no slot is left: first on the waiting list, promise broken".into()))
-                    }
+                match self
+                    .redis
+                    .withdraw(&self.keys, &generation, self.drop_id(), user, from, true)
+                    .await?
+                {
+                    Done::Applied(()) => Ok(RepairAttempt::Left(
+                        "no slot is left: first on the waiting list, promise broken".into(),
+                    )),
                     Done::Changed => Ok(RepairAttempt::Changed(CHANGED.into())),
                     Done::Stale => Ok(RepairAttempt::Changed(EMPTIED.into())),
                 }
@@ -217,16 +285,29 @@ impl Executor<'_> {
         }
     }
 
-    pub(super) async fn withdraw(&self, user: &UserId, from: i64) -> Result<RepairAttempt, ExecuteError> {
+    pub(super) async fn withdraw(
+        &self,
+        user: &UserId,
+        from: i64,
+    ) -> Result<RepairAttempt, ExecuteError> {
         let generation = self.generation().await?;
-        Ok(match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, false).await? {
-            Done::Applied(()) => RepairAttempt::Done(None),
-            Done::Changed => RepairAttempt::Changed(CHANGED.into()),
-            Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
-        })
+        Ok(
+            match self
+                .redis
+                .withdraw(&self.keys, &generation, self.drop_id(), user, from, false)
+                .await?
+            {
+                Done::Applied(()) => RepairAttempt::Done(None),
+                Done::Changed => RepairAttempt::Changed(CHANGED.into()),
+                Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
+            },
+        )
     }
 
-    pub(super) async fn bring_to_front(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    pub(super) async fn bring_to_front(
+        &self,
+        run: &[Planned],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let person = |item: &Planned| match &item.action {
             Action::ToFront { user, slot } => Some((user.clone(), *slot)),
             _ => None,
@@ -242,9 +323,16 @@ impl Executor<'_> {
 
     /// `false`: Redis was emptied meanwhile.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
-        let (generation, scope) = (self.generation().await?, (self.drop_id(), self.facts.once_per()));
+        let (generation, scope) = (
+            self.generation().await?,
+            (self.drop_id(), self.facts.once_per()),
+        );
         for some in people.chunks(AT_ONCE) {
-            if let Done::Stale = self.redis.to_front(&self.keys, &generation, scope, some).await? {
+            if let Done::Stale = self
+                .redis
+                .to_front(&self.keys, &generation, scope, some)
+                .await?
+            {
                 return Ok(false);
             }
         }
@@ -261,18 +349,33 @@ impl Executor<'_> {
     ) -> Result<(), ExecuteError> {
         let mut promoted = PromotedSoFar::default();
         let ended = self.promote_all(&mut promoted).await;
-        let PromotedSoFar { mut slots, no_user_ids } = promoted;
-        let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.remove(user)) {
+        let PromotedSoFar {
+            mut slots,
+            no_user_ids,
+        } = promoted;
+        let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.remove(user))
+        {
             Some(slot) => RepairAttempt::Done(Some(format!("promoted to slot {slot}"))),
-            None if no_user_ids > 0 && !item.user.as_ref().is_some_and(|user| UserId::has_form(user.as_str())) => {
-                RepairAttempt::Done(Some("taken off the waiting list: nobody can claim by such a name".into()))
+            None if no_user_ids > 0
+                && !item
+                    .user
+                    .as_ref()
+                    .is_some_and(|user| UserId::has_form(user.as_str())) =>
+            {
+                RepairAttempt::Done(Some(
+                    "taken off the waiting list: nobody can claim by such a name".into(),
+                ))
             }
             None => RepairAttempt::Changed("the waiting list has changed meanwhile".into()),
         };
         let mut own: Vec<RepairAttempt> = run.iter().map(attempt).collect();
         if ended.is_err() {
             // The rest was not tried: they were promoted in order of the line.
-            own.truncate(own.iter().take_while(|attempt| matches!(attempt, RepairAttempt::Done(_))).count());
+            own.truncate(
+                own.iter()
+                    .take_while(|attempt| matches!(attempt, RepairAttempt::Done(_)))
+                    .count(),
+            );
         }
         if let Some(RepairAttempt::Done(Some(detail))) = own.first_mut() {
             let beyond = slots.len();
@@ -290,8 +393,14 @@ impl Executor<'_> {
     async fn promote_all(&mut self, promoted: &mut PromotedSoFar) -> Result<(), ExecuteError> {
         let generation = self.generation().await?;
         while self.left > 0 && !self.stop.is_cancelled() {
-            let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PROMOTED_AT_ONCE);
-            let Done::Applied(some) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await? else {
+            let limit = u32::try_from(self.left)
+                .unwrap_or(u32::MAX)
+                .min(PROMOTED_AT_ONCE);
+            let Done::Applied(some) = self
+                .redis
+                .promote(&self.keys, &generation, self.drop_id(), limit)
+                .await?
+            else {
                 break;
             };
             promoted.no_user_ids += some.no_user_ids;
@@ -304,15 +413,23 @@ impl Executor<'_> {
             }
             crash_point(Point::PersonPromoted);
             self.left = self.left.saturating_sub(people.len() as u64);
-            let claims: Vec<_> = people.iter().map(|(user, given)| (self.given(user, *given), None)).collect();
-            promoted.slots.extend(people.into_iter().map(|(user, given)| (user, given.slot)));
+            let claims: Vec<_> = people
+                .iter()
+                .map(|(user, given)| (self.given(user, *given), None))
+                .collect();
+            promoted
+                .slots
+                .extend(people.into_iter().map(|(user, given)| (user, given.slot)));
             self.write_rows(&claims).await?;
         }
         Ok(())
     }
 
     /// Dead letters whose people get another slot, many at a time: first all slots, then all rows.
-    pub(super) async fn readmit(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    pub(super) async fn readmit(
+        &self,
+        run: &[Planned],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(run.len());
         for some in run.chunks(AT_ONCE) {
             self.must_go_on()?;
@@ -323,7 +440,11 @@ impl Executor<'_> {
             }
             crash_point(Point::PersonMoved);
             let slots: Vec<_> = slots.into_iter().collect::<Result<_, _>>()?;
-            let rows: Vec<_> = slots.iter().flatten().map(|(_, claim)| (claim.clone(), None)).collect();
+            let rows: Vec<_> = slots
+                .iter()
+                .flatten()
+                .map(|(_, claim)| (claim.clone(), None))
+                .collect();
             let mut written = self.write_rows(&rows).await?.into_iter();
             let mut resolutions = Vec::new();
             for slot in slots {
@@ -332,47 +453,82 @@ impl Executor<'_> {
                     Ok((id, claim)) => match written.next() {
                         Some(RepairAttempt::Done(_)) => {
                             let detail = format!("admitted anew in slot {}", claim.slot);
-                            resolutions.push(Resolution { id, how: "readmitted", detail: detail.clone() });
+                            resolutions.push(Resolution {
+                                id,
+                                how: "readmitted",
+                                detail: detail.clone(),
+                            });
                             RepairAttempt::Done(Some(detail))
                         }
-                        left => left.unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())),
+                        left => left.unwrap_or_else(|| {
+                            RepairAttempt::Changed("nothing was written".into())
+                        }),
                     },
                 });
             }
-            self.db.resolve_dead_letters(resolutions, self.run_id).await?;
+            self.db
+                .resolve_dead_letters(resolutions, self.run_id)
+                .await?;
         }
         Ok(attempts)
     }
 
     /// Gives the person of a dead letter a slot in Redis: the letter, and the claim that it is now.
     /// What a store refuses keeps no other back.
-    async fn slot_for_letter(&self, item: &Planned) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
-        let Action::Readmit { id, user, claimed_at } = &item.action else {
+    async fn slot_for_letter(
+        &self,
+        item: &Planned,
+    ) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
+        let Action::Readmit {
+            id,
+            user,
+            claimed_at,
+        } = &item.action
+        else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
         let generation = self.generation().await?;
-        let moved = self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None, None).await;
+        let moved = self
+            .redis
+            .move_person(&self.keys, &generation, self.drop_id(), user, None, None)
+            .await;
         Ok(match moved.map_err(ExecuteError::from) {
             Ok(Done::Applied(Some(given))) => {
                 let claim = self.given(user, given);
-                Ok((*id, Claim { claimed_at: claimed_at.or(claim.claimed_at), trace: item.trace, ..claim }))
+                Ok((
+                    *id,
+                    Claim {
+                        claimed_at: claimed_at.or(claim.claimed_at),
+                        trace: item.trace,
+                        ..claim
+                    },
+                ))
             }
             Ok(Done::Applied(None)) => Err(RepairAttempt::Left("no slot is left".into())),
-            Ok(Done::Changed) => {
-                Err(RepairAttempt::Changed("its person is admitted by now; the next pass looks again".into()))
-            }
+            Ok(Done::Changed) => Err(RepairAttempt::Changed(
+                "its person is admitted by now; the next pass looks again".into(),
+            )),
             Ok(Done::Stale) => Err(RepairAttempt::Changed(EMPTIED.into())),
             Err(error) => Err(RepairAttempt::Changed(error.about_data().ok_or(error)?)),
         })
     }
 
     /// What became of each; `None` where Redis was emptied meanwhile.
-    pub(super) async fn put_back_all(&self, holdings: &[Holding]) -> Result<Option<Vec<PutBack>>, ExecuteError> {
+    pub(super) async fn put_back_all(
+        &self,
+        holdings: &[Holding],
+    ) -> Result<Option<Vec<PutBack>>, ExecuteError> {
         let generation = self.generation().await?;
         let once_per = self.facts.once_per();
-        Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, holdings).await? {
-            Done::Applied(words) => Some(words),
-            _ => None,
-        })
+        Ok(
+            match self
+                .redis
+                .put_back(&self.keys, &generation, self.drop_id(), once_per, holdings)
+                .await?
+            {
+                Done::Applied(words) => Some(words),
+                _ => None,
+            },
+        )
     }
 }

@@ -43,7 +43,10 @@ pub(crate) async fn renew_settings(
             for (coupon, seen) in seen {
                 match stores.db.take_revision(coupon, seen).await {
                     Err(error) if error.is_lock_wait() => {
-                        tracing::warn!(coupon_id = coupon.0, "the coupon is being changed for long: it opens later");
+                        tracing::warn!(
+                            coupon_id = coupon.0,
+                            "the coupon is being changed for long: it opens later"
+                        );
                     }
                     revision => taken.extend(revision?),
                 }
@@ -63,16 +66,33 @@ pub(crate) async fn renew_settings(
         }
     }
     let of_lists = taken.iter().map(|(coupon, _)| coupon);
-    closed.extend(allow_lists::restore(&stores.db, &stores.redis, of_lists).await?.into_keys());
+    closed.extend(
+        allow_lists::restore(&stores.db, &stores.redis, of_lists)
+            .await?
+            .into_keys(),
+    );
     let mut settings = Vec::new();
     for (coupon, drops) in &taken {
         let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-        settings.extend(
-            unsealed.map(|drop| (stores.redis.keys(coupon.id, drop.id), coupon.revision, DropMeta::of(coupon, drop))),
-        );
+        settings.extend(unsealed.map(|drop| {
+            (
+                stores.redis.keys(coupon.id, drop.id),
+                coupon.revision,
+                DropMeta::of(coupon, drop),
+            )
+        }));
     }
-    try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
-    Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !closed.contains(coupon)).collect())
+    try_join_all(
+        settings
+            .iter()
+            .map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta)),
+    )
+    .await?;
+    Ok(taken
+        .iter()
+        .map(|(coupon, _)| coupon.id)
+        .filter(|coupon| !closed.contains(coupon))
+        .collect())
 }
 
 /// Longest time between the sealing of a drop in MySQL and its keys' expiry in Redis, by two
@@ -94,14 +114,21 @@ async fn restore_history(
     // twice, so it is known by the instant from which its keys expire.
     let saw_sealing = match history.last_sealing() {
         Some((drop, at)) => {
-            let expire_since = redis.expire_since(&redis.keys(coupon.id, drop), keys_ttl).await?;
+            let expire_since = redis
+                .expire_since(&redis.keys(coupon.id, drop), keys_ttl)
+                .await?;
             expire_since.is_some_and(|since| (since - at).abs() <= SEALING_TAKES)
         }
         None => false,
     };
-    for sealed in drops.iter().filter(|drop| drop.sealed_at.is_some() && !saw_sealing) {
+    for sealed in drops
+        .iter()
+        .filter(|drop| drop.sealed_at.is_some() && !saw_sealing)
+    {
         // MySQL answers for it from here on.
-        redis.expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO).await?;
+        redis
+            .expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO)
+            .await?;
     }
     // A revocation unseals its drop, so there is nothing to forget or to add for a Redis that knows
     // of the last sealing. Who claimed again after theirs is rightly a claimant of that drop.
@@ -109,13 +136,18 @@ async fn restore_history(
     let has_earlier = history.opened > 1 || history.last_sealing().is_some();
     let is_older = coupon.once_per == OncePer::Coupon && has_earlier && !saw_sealing;
     if history.revocations > 0 {
-        let compared: HashSet<i64> =
-            drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.id.0).collect();
+        let compared: HashSet<i64> = drops
+            .iter()
+            .filter(|drop| drop.sealed_at.is_none())
+            .map(|drop| drop.id.0)
+            .collect();
         let mut after = 0;
         while let Some(page) = restore_revocations_after(db, redis, coupon, &mut after).await? {
             if is_older {
                 let earlier = page.iter().filter(|one| !compared.contains(&one.drop_id));
-                let of_drops: Vec<_> = earlier.map(|one| (one.user_id.as_str(), DropId(one.drop_id))).collect();
+                let of_drops: Vec<_> = earlier
+                    .map(|one| (one.user_id.as_str(), DropId(one.drop_id)))
+                    .collect();
                 redis.forget_claimants(coupon.id, &of_drops).await?;
             }
         }
@@ -155,9 +187,15 @@ pub(crate) async fn restore_claimants(
     }
     let mut after = String::new();
     loop {
-        let people = db.holders_after(coupon.id, after.clone(), ROWS_AT_ONCE).await?;
-        let Some((last, ..)) = people.last() else { return Ok(()) };
+        let people = db
+            .holders_after(coupon.id, after.clone(), ROWS_AT_ONCE)
+            .await?;
+        let Some((last, ..)) = people.last() else {
+            return Ok(());
+        };
         after.clone_from(last);
-        redis.set_claimants(coupon.id, &people, which == Restored::Missing).await?;
+        redis
+            .set_claimants(coupon.id, &people, which == Restored::Missing)
+            .await?;
     }
 }

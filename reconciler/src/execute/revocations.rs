@@ -18,26 +18,43 @@ impl Executor<'_> {
         }
         let scope = (self.drop_id(), once_per);
         let (user, id) = (half.user.as_str(), revocation.id);
-        let until = self.redis.revoke(&self.keys, scope, user, id, revocation.again_from_ms()).await?;
+        let until = self
+            .redis
+            .revoke(&self.keys, scope, user, id, revocation.again_from_ms())
+            .await?;
         if revocation.is_to_be_ended() {
             let until = self.db.end_revocation(id, until).await?;
-            self.redis.revoke(&self.keys, scope, user, id, Some(until)).await?;
+            self.redis
+                .revoke(&self.keys, scope, user, id, Some(until))
+                .await?;
         }
         Ok(RepairAttempt::Done(None))
     }
 
     pub(super) async fn resolve_revoked(&self, id: i64) -> Result<RepairAttempt, ExecuteError> {
         let detail = "its claim was given back or revoked".to_owned();
-        self.resolve(Resolution { id, how: "revoked", detail }).await?;
+        self.resolve(Resolution {
+            id,
+            how: "revoked",
+            detail,
+        })
+        .await?;
         Ok(RepairAttempt::Done(None))
     }
 }
 
 /// Makes all revocations of a coupon known to Redis, of sealed drops too: before its people are put
 /// back after a loss, and before it opens.
-pub(super) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
+pub(super) async fn restore_revocations(
+    db: &Db,
+    redis: &Redis,
+    coupon: &Coupon,
+) -> Result<(), ExecuteError> {
     let mut after = 0;
-    while restore_revocations_after(db, redis, coupon, &mut after).await?.is_some() {}
+    while restore_revocations_after(db, redis, coupon, &mut after)
+        .await?
+        .is_some()
+    {}
     Ok(())
 }
 
@@ -49,9 +66,13 @@ pub(super) async fn restore_revocations_after(
     after: &mut i64,
 ) -> Result<Option<Vec<Revocation>>, ExecuteError> {
     let page = db.revocations_after(coupon.id, None, *after).await?;
-    let Some((last, _)) = page.last() else { return Ok(None) };
+    let Some((last, _)) = page.last() else {
+        return Ok(None);
+    };
     *after = last.id;
     let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
-    redis.restore_revoked(coupon.id, coupon.once_per, &all).await?;
+    redis
+        .restore_revoked(coupon.id, coupon.once_per, &all)
+        .await?;
     Ok(Some(all))
 }

@@ -28,7 +28,13 @@ impl Executor<'_> {
         traces: &[Option<TraceContext>],
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let claim = |(item, trace): (&Planned, &Option<TraceContext>)| match &item.action {
-            Action::Issue(claim) => Some((Claim { trace: *trace, ..claim.clone() }, None)),
+            Action::Issue(claim) => Some((
+                Claim {
+                    trace: *trace,
+                    ..claim.clone()
+                },
+                None,
+            )),
             _ => None,
         };
         let rows: Vec<(Claim, Option<i64>)> = run.iter().zip(traces).filter_map(claim).collect();
@@ -38,20 +44,33 @@ impl Executor<'_> {
     /// One row. It counts as written where another process wrote it for the same person and slot.
     pub(super) async fn write_row(&self, claim: &Claim) -> Result<RepairAttempt, ExecuteError> {
         let mut attempts = self.write_rows(&[(claim.clone(), None)]).await?;
-        Ok(attempts.pop().unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())))
+        Ok(attempts
+            .pop()
+            .unwrap_or_else(|| RepairAttempt::Changed("nothing was written".into())))
     }
 
     /// Rows, each with the dead letter that it resolves, in one transaction. Where the schema
     /// refuses one of them, in halves, down to the one refused.
-    pub(super) async fn write_rows(&self, rows: &[(Claim, Option<i64>)]) -> Result<Vec<RepairAttempt>, ExecuteError> {
+    pub(super) async fn write_rows(
+        &self,
+        rows: &[(Claim, Option<i64>)],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         let (mut attempts, mut todo) = (Vec::with_capacity(rows.len()), vec![rows]);
         while let Some(some) = todo.pop() {
             let claims = some.iter().map(|(claim, _)| claim.clone()).collect();
-            let resolutions = some.iter().filter_map(|(claim, letter)| Some(issued((*letter)?, claim.slot))).collect();
-            match (self.db.reissue(claims, resolutions, self.run_id).await, some) {
+            let resolutions = some
+                .iter()
+                .filter_map(|(claim, letter)| Some(issued((*letter)?, claim.slot)))
+                .collect();
+            match (
+                self.db.reissue(claims, resolutions, self.run_id).await,
+                some,
+            ) {
                 (Ok(other_codes), _) => {
-                    let is_other = |claim: &Claim| other_codes.contains(&(claim.drop_id, claim.slot));
-                    let done = |(claim, _): &(Claim, _)| is_other(claim).then(|| OTHER_CODE.to_owned());
+                    let is_other =
+                        |claim: &Claim| other_codes.contains(&(claim.drop_id, claim.slot));
+                    let done =
+                        |(claim, _): &(Claim, _)| is_other(claim).then(|| OTHER_CODE.to_owned());
                     attempts.extend(some.iter().map(|row| RepairAttempt::Done(done(row))));
                 }
                 (Err(error), [(claim, letter)]) if error.is_refusal() => {
@@ -71,14 +90,22 @@ impl Executor<'_> {
         Ok(attempts)
     }
 
-    async fn why_refused(&self, claim: &Claim, error: &DbError) -> Result<RepairAttempt, ExecuteError> {
-        Ok(match self.db.row_on_slot(claim.drop_id, claim.slot).await? {
-            Some(row) if row.user_id == claim.user_id.as_str() => {
-                RepairAttempt::Done(Some("the row was there already".into()))
-            }
-            Some(_) => RepairAttempt::Changed("the slot has another person's row".into()),
-            None => RepairAttempt::Refused(error.why_refused().unwrap_or_else(|| error.to_string())),
-        })
+    async fn why_refused(
+        &self,
+        claim: &Claim,
+        error: &DbError,
+    ) -> Result<RepairAttempt, ExecuteError> {
+        Ok(
+            match self.db.row_on_slot(claim.drop_id, claim.slot).await? {
+                Some(row) if row.user_id == claim.user_id.as_str() => {
+                    RepairAttempt::Done(Some("the row was there already".into()))
+                }
+                Some(_) => RepairAttempt::Changed("the slot has another person's row".into()),
+                None => {
+                    RepairAttempt::Refused(error.why_refused().unwrap_or_else(|| error.to_string()))
+                }
+            },
+        )
     }
 
     /// Dead letters become rows in their slots, in batches: while the rows of some are written, the
@@ -89,7 +116,8 @@ impl Executor<'_> {
         run: &[Planned],
         attempts: &mut Vec<RepairAttempt>,
     ) -> Result<(), ExecuteError> {
-        let letters: Vec<DeadLetterToIssue> = run.iter().filter_map(DeadLetterToIssue::of).collect();
+        let letters: Vec<DeadLetterToIssue> =
+            run.iter().filter_map(DeadLetterToIssue::of).collect();
         let batches: Vec<&[DeadLetterToIssue]> = letters.chunks(AT_ONCE).collect();
         let (decided, mut to_write) = mpsc::channel(batches.len().max(1));
         let written = stream::poll_fn(|context| to_write.poll_recv(context))
@@ -111,7 +139,8 @@ impl Executor<'_> {
         batches: &[&[DeadLetterToIssue<'_>]],
         decided: mpsc::Sender<(usize, Vec<Option<RepairAttempt>>)>,
     ) -> Result<(), ExecuteError> {
-        let held = stream::iter(0..batches.len()).map(|at| self.resolve_letters_held(at, batches[at]));
+        let held =
+            stream::iter(0..batches.len()).map(|at| self.resolve_letters_held(at, batches[at]));
         let mut held = std::pin::pin!(held.buffered(2));
         let mut slots_were_skipped = false;
         while let Some((at, mut attempts)) = held.try_next().await? {
@@ -132,7 +161,10 @@ impl Executor<'_> {
         at: usize,
         some: &[DeadLetterToIssue<'_>],
     ) -> Result<(usize, Vec<Option<RepairAttempt>>), ExecuteError> {
-        let people: Vec<_> = some.iter().map(|letter| (letter.id, &letter.claim.user_id)).collect();
+        let people: Vec<_> = some
+            .iter()
+            .map(|letter| (letter.id, &letter.claim.user_id))
+            .collect();
         Ok((at, self.resolve_held(&people).await?))
     }
 
@@ -142,12 +174,23 @@ impl Executor<'_> {
         mut attempts: Vec<Option<RepairAttempt>>,
     ) -> Result<Vec<RepairAttempt>, ExecuteError> {
         self.must_go_on()?;
-        let open = some.iter().zip(&attempts).filter(|(_, attempt)| attempt.is_none());
-        let rows: Vec<_> = open.map(|(letter, _)| (letter.traced_claim(), Some(letter.id))).collect();
+        let open = some
+            .iter()
+            .zip(&attempts)
+            .filter(|(_, attempt)| attempt.is_none());
+        let rows: Vec<_> = open
+            .map(|(letter, _)| (letter.traced_claim(), Some(letter.id)))
+            .collect();
         let mut written = self.write_rows(&rows).await?.into_iter();
         crash_point(Point::RowReissued);
-        attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
-        Ok(attempts.into_iter().map(|attempt| attempt.unwrap_or(RepairAttempt::Reported)).collect())
+        attempts
+            .iter_mut()
+            .filter(|attempt| attempt.is_none())
+            .for_each(|attempt| *attempt = written.next());
+        Ok(attempts
+            .into_iter()
+            .map(|attempt| attempt.unwrap_or(RepairAttempt::Reported))
+            .collect())
     }
 
     /// Gives people in Redis the slots of their dead letters, where none has been decided on yet.
@@ -157,8 +200,9 @@ impl Executor<'_> {
         letters: &[DeadLetterToIssue<'_>],
         attempts: &mut [Option<RepairAttempt>],
     ) -> Result<bool, ExecuteError> {
-        let wanted: Vec<usize> =
-            (0..letters.len()).filter(|at| letters[*at].put_back && attempts[*at].is_none()).collect();
+        let wanted: Vec<usize> = (0..letters.len())
+            .filter(|at| letters[*at].put_back && attempts[*at].is_none())
+            .collect();
         if wanted.is_empty() {
             return Ok(false);
         }
@@ -167,8 +211,12 @@ impl Executor<'_> {
         for (i, at) in wanted.iter().enumerate() {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
-                Some(words) if words.get(i) == Some(&PutBack::Taken) => Some("its slot is another's by now"),
-                Some(words) if words.get(i) == Some(&PutBack::Revoked) => Some("it is revoked by now"),
+                Some(words) if words.get(i) == Some(&PutBack::Taken) => {
+                    Some("its slot is another's by now")
+                }
+                Some(words) if words.get(i) == Some(&PutBack::Revoked) => {
+                    Some("it is revoked by now")
+                }
                 Some(_) => None,
             };
             attempts[*at] = refused.map(|why| RepairAttempt::Changed(why.into()));
@@ -176,35 +224,74 @@ impl Executor<'_> {
         Ok(words.is_some_and(|words| words.contains(&PutBack::Applied)))
     }
 
-    pub(super) async fn resolve_duplicates(&self, run: &[Planned]) -> Result<Vec<RepairAttempt>, ExecuteError> {
-        let duplicate =
-            |item: &'_ Planned| if let Action::ResolveDuplicate { id, .. } = &item.action { Some(*id) } else { None };
-        let letters: Vec<_> = run.iter().filter_map(|item| Some((duplicate(item)?, item.user.as_ref()?))).collect();
-        let none = || RepairAttempt::Changed("its person has no row after all; the next pass looks again".into());
-        Ok(self.resolve_held(&letters).await?.into_iter().map(|done| done.unwrap_or_else(none)).collect())
+    pub(super) async fn resolve_duplicates(
+        &self,
+        run: &[Planned],
+    ) -> Result<Vec<RepairAttempt>, ExecuteError> {
+        let duplicate = |item: &'_ Planned| {
+            if let Action::ResolveDuplicate { id, .. } = &item.action {
+                Some(*id)
+            } else {
+                None
+            }
+        };
+        let letters: Vec<_> = run
+            .iter()
+            .filter_map(|item| Some((duplicate(item)?, item.user.as_ref()?)))
+            .collect();
+        let none = || {
+            RepairAttempt::Changed(
+                "its person has no row after all; the next pass looks again".into(),
+            )
+        };
+        Ok(self
+            .resolve_held(&letters)
+            .await?
+            .into_iter()
+            .map(|done| done.unwrap_or_else(none))
+            .collect())
     }
 
     /// Resolves the dead letters whose person holds a row already; `None` for the others.
-    async fn resolve_held(&self, letters: &[(i64, &UserId)]) -> Result<Vec<Option<RepairAttempt>>, ExecuteError> {
+    async fn resolve_held(
+        &self,
+        letters: &[(i64, &UserId)],
+    ) -> Result<Vec<Option<RepairAttempt>>, ExecuteError> {
         let people: Vec<UserId> = letters.iter().map(|(_, user)| (*user).clone()).collect();
-        let rows = self.db.rows_of_people(self.facts.coupon.id, &people).await?;
+        let rows = self
+            .db
+            .rows_of_people(self.facts.coupon.id, &people)
+            .await?;
         let whole_coupon = self.facts.once_per() == OncePer::Coupon;
-        let here = rows.iter().filter(|row| whole_coupon || row.drop_id == self.drop_id().0);
+        let here = rows
+            .iter()
+            .filter(|row| whole_coupon || row.drop_id == self.drop_id().0);
         let held: HashMap<&str, &IssuedRow> = here.map(|row| (row.user_id.as_str(), row)).collect();
         let mut duplicates = Vec::new();
         let mut resolve = |id: i64, row: &IssuedRow| {
             let place = format!("slot {} of drop {}", row.slot, row.drop_id);
-            duplicates.push(Resolution { id, how: "duplicate", detail: format!("its person holds {place}") });
+            duplicates.push(Resolution {
+                id,
+                how: "duplicate",
+                detail: format!("its person holds {place}"),
+            });
             RepairAttempt::Done(Some(place))
         };
-        let attempts =
-            letters.iter().map(|(id, user)| Some(resolve(*id, held.get(user.as_str())?))).collect::<Vec<_>>();
-        self.db.resolve_dead_letters(duplicates, self.run_id).await?;
+        let attempts = letters
+            .iter()
+            .map(|(id, user)| Some(resolve(*id, held.get(user.as_str())?)))
+            .collect::<Vec<_>>();
+        self.db
+            .resolve_dead_letters(duplicates, self.run_id)
+            .await?;
         Ok(attempts)
     }
 
     pub(super) async fn resolve(&self, resolution: Resolution) -> Result<(), ExecuteError> {
-        Ok(self.db.resolve_dead_letters(vec![resolution], self.run_id).await?)
+        Ok(self
+            .db
+            .resolve_dead_letters(vec![resolution], self.run_id)
+            .await?)
     }
 
     pub(super) async fn list_as_broken(
@@ -214,12 +301,16 @@ impl Executor<'_> {
         reason: &'static str,
     ) -> Result<(), ExecuteError> {
         let drop = (self.facts.coupon.id, self.drop_id());
-        Ok(self.db.list_broken_promise(drop, user, slot, reason, self.run_id).await?)
+        Ok(self
+            .db
+            .list_broken_promise(drop, user, slot, reason, self.run_id)
+            .await?)
     }
 }
 
 /// A hand has changed the row that has the code.
-const OTHER_CODE: &str = "another row has the code that its person was shown, so it got a new one: tell the person";
+const OTHER_CODE: &str =
+    "another row has the code that its person was shown, so it got a new one: tell the person";
 
 /// Batches whose rows are written at the same time.
 const WRITERS: usize = 2;
@@ -234,26 +325,53 @@ struct DeadLetterToIssue<'p> {
 
 impl<'p> DeadLetterToIssue<'p> {
     fn of(item: &'p Planned) -> Option<Self> {
-        let Action::IssueDeadLetter { id, claim, put_back } = &item.action else { return None };
-        Some(Self { id: *id, claim, put_back: *put_back, trace: item.trace })
+        let Action::IssueDeadLetter {
+            id,
+            claim,
+            put_back,
+        } = &item.action
+        else {
+            return None;
+        };
+        Some(Self {
+            id: *id,
+            claim,
+            put_back: *put_back,
+            trace: item.trace,
+        })
     }
 
     fn traced_claim(&self) -> Claim {
-        Claim { trace: self.trace, ..self.claim.clone() }
+        Claim {
+            trace: self.trace,
+            ..self.claim.clone()
+        }
     }
 
     fn holding(&self) -> Holding {
         let claimed_at_ms = self.claim.claimed_at.map(|at| at.timestamp_millis());
-        Holding { user: self.claim.user_id.clone(), slot: self.claim.slot, claimed_at_ms, certain: false }
+        Holding {
+            user: self.claim.user_id.clone(),
+            slot: self.claim.slot,
+            claimed_at_ms,
+            certain: false,
+        }
     }
 }
 
 fn issued(id: i64, slot: Slot) -> Resolution {
-    Resolution { id, how: "issued", detail: format!("issued in slot {slot}") }
+    Resolution {
+        id,
+        how: "issued",
+        detail: format!("issued in slot {slot}"),
+    }
 }
 
 /// Makes the drops that schedules ask for, and brings the catalogue up to date.
-pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Drop>)]) -> Result<(), DbError> {
+pub(crate) async fn make_ahead(
+    stores: &Stores,
+    catalogue: &mut [(Coupon, Vec<Drop>)],
+) -> Result<(), DbError> {
     for (coupon, own) in catalogue {
         match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
             Ok(0) => {}
@@ -263,7 +381,9 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
                     *own = fresh;
                 }
             }
-            Err(error) => tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead"),
+            Err(error) => {
+                tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead")
+            }
         }
     }
     Ok(())
@@ -272,18 +392,28 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
 /// Unseals drops that a dead letter names, or that have a broken promise: one is open there after
 /// all.
 pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
-    let unsealed = db.unseal_drops_of_dead_letters().await? + db.unseal_drops_of_broken_promises().await?;
+    let unsealed =
+        db.unseal_drops_of_dead_letters().await? + db.unseal_drops_of_broken_promises().await?;
     if unsealed > 0 {
-        tracing::warn!(unsealed, "sealed drops are compared again: a dead letter or a broken promise is of them");
+        tracing::warn!(
+            unsealed,
+            "sealed drops are compared again: a dead letter or a broken promise is of them"
+        );
     }
     Ok(())
 }
 
 /// Deletes dead letters that were resolved long ago.
-pub(crate) async fn delete_resolved_dead_letters(db: &Db, kept: std::time::Duration) -> Result<(), DbError> {
+pub(crate) async fn delete_resolved_dead_letters(
+    db: &Db,
+    kept: std::time::Duration,
+) -> Result<(), DbError> {
     let deleted = db.delete_resolved_dead_letters(kept).await?;
     if deleted > 0 {
-        tracing::info!(deleted, "dead letters that were resolved long ago are deleted");
+        tracing::info!(
+            deleted,
+            "dead letters that were resolved long ago are deleted"
+        );
     }
     Ok(())
 }
@@ -292,7 +422,11 @@ pub(crate) async fn delete_resolved_dead_letters(db: &Db, kept: std::time::Durat
 /// or what they had is revoked.
 pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
     if !people.is_empty() {
-        tracing::info!(drop_id = drop.0, people = people.len(), "broken promises are mended");
+        tracing::info!(
+            drop_id = drop.0,
+            people = people.len(),
+            "broken promises are mended"
+        );
     }
     db.mend_broken_promises(drop, people).await
 }

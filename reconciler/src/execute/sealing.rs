@@ -22,7 +22,10 @@ pub(crate) async fn seal(
     keys_ttl: Duration,
 ) -> Result<bool, ExecuteError> {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, rows, revocations).await?;
+    let sealed = stores
+        .db
+        .seal_drop(drop.id, drop.closes_at, rows, revocations)
+        .await?;
     if sealed {
         let keys = stores.redis.keys(drop.coupon_id, drop.id);
         stores.redis.expire_drop(&keys, keys_ttl).await?;
@@ -43,13 +46,28 @@ pub(crate) async fn let_expire(
     live: &HashSet<CouponId>,
     keys_ttl: Duration,
 ) -> Result<(), ExecuteError> {
-    let keys: Vec<_> = sealed.iter().map(|(coupon, drop)| stores.redis.keys(*coupon, *drop)).collect();
+    let keys: Vec<_> = sealed
+        .iter()
+        .map(|(coupon, drop)| stores.redis.keys(*coupon, *drop))
+        .collect();
     let loaded = stores.redis.are_loaded(&keys).await?;
-    let lasting: Vec<_> = keys.iter().zip(loaded).filter(|(_, loaded)| *loaded).map(|(keys, _)| keys.clone()).collect();
-    let mut coupons: Vec<_> = sealed.iter().copied().filter(|(coupon, _)| !live.contains(coupon)).collect();
+    let lasting: Vec<_> = keys
+        .iter()
+        .zip(loaded)
+        .filter(|(_, loaded)| *loaded)
+        .map(|(keys, _)| keys.clone())
+        .collect();
+    let mut coupons: Vec<_> = sealed
+        .iter()
+        .copied()
+        .filter(|(coupon, _)| !live.contains(coupon))
+        .collect();
     coupons.sort_unstable();
     coupons.dedup_by_key(|(coupon, _)| *coupon);
-    let of_coupons: Vec<_> = coupons.iter().map(|(coupon, drop)| stores.redis.keys(*coupon, *drop)).collect();
+    let of_coupons: Vec<_> = coupons
+        .iter()
+        .map(|(coupon, drop)| stores.redis.keys(*coupon, *drop))
+        .collect();
     let remembered = stores.redis.are_remembered(&of_coupons).await?;
     let mut over = Vec::new();
     for (((coupon, _), keys), remembered) in coupons.iter().zip(of_coupons).zip(remembered) {
@@ -58,7 +76,10 @@ pub(crate) async fn let_expire(
         }
     }
     let keys: Vec<_> = over.iter().map(|(_, keys)| keys.clone()).collect();
-    stores.redis.expire_what_lasts(&lasting, &keys, keys_ttl).await?;
+    stores
+        .redis
+        .expire_what_lasts(&lasting, &keys, keys_ttl)
+        .await?;
     for (coupon, keys) in &over {
         keep_if_live(stores, *coupon, keys).await?;
     }
@@ -67,7 +88,11 @@ pub(crate) async fn let_expire(
 
 /// An operator may have given the coupon more days meanwhile. From here on loading their drops
 /// keeps its keys.
-async fn keep_if_live(stores: &Stores, coupon: CouponId, keys: &DropKeys) -> Result<(), ExecuteError> {
+async fn keep_if_live(
+    stores: &Stores,
+    coupon: CouponId,
+    keys: &DropKeys,
+) -> Result<(), ExecuteError> {
     if !is_over(&stores.db, coupon).await? {
         stores.redis.expire_coupon(keys, None).await?;
     }
@@ -76,7 +101,9 @@ async fn keep_if_live(stores: &Stores, coupon: CouponId, keys: &DropKeys) -> Res
 
 /// All drops of a coupon are sealed, and its schedule has no more.
 pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
-    let Some((coupon, drops)) = db.coupon(coupon).await? else { return Ok(false) };
+    let Some((coupon, drops)) = db.coupon(coupon).await? else {
+        return Ok(false);
+    };
     let goes_on = match &coupon.schedule {
         Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),
         _ => false,
@@ -98,7 +125,10 @@ pub(crate) async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<
     let (mut over, mut after) = (HashMap::new(), DropId(0));
     let (mut drops, mut people) = (0, 0);
     while drops < DROPS_AT_MOST && people < PEOPLE_AT_MOST {
-        let page = stores.db.old_drops_with_people(kept, after, DROPS_AT_ONCE).await?;
+        let page = stores
+            .db
+            .old_drops_with_people(kept, after, DROPS_AT_ONCE)
+            .await?;
         let Some(last) = page.last() else { break };
         after = last.id();
         for drop in page {
@@ -115,13 +145,17 @@ pub(crate) async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<
             };
             if !needed {
                 drops += 1;
-                people +=
-                    stores.db.erase_holders(drop.id()).await? + stores.db.erase_others(drop.id(), is_over).await?;
+                people += stores.db.erase_holders(drop.id()).await?
+                    + stores.db.erase_others(drop.id(), is_over).await?;
             }
         }
     }
     if people > 0 {
-        tracing::info!(drops, people, "people of drops that are long over are erased");
+        tracing::info!(
+            drops,
+            people,
+            "people of drops that are long over are erased"
+        );
     }
     Ok(())
 }

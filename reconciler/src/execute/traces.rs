@@ -17,7 +17,11 @@ impl Executor<'_> {
     /// The trace of each claim that is repaired: a dead letter has it, and for a claim whose
     /// message is lost Redis does, where it was sampled.
     pub(super) async fn traces_of(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
-        if let Some(Planned { action: Action::Issue(_), .. }) = run.first() {
+        if let Some(Planned {
+            action: Action::Issue(_),
+            ..
+        }) = run.first()
+        {
             return self.traces_in_redis(run).await;
         }
         run.iter().map(|item| item.trace).collect()
@@ -26,14 +30,20 @@ impl Executor<'_> {
     async fn traces_in_redis(&self, run: &[Planned]) -> Vec<Option<TraceContext>> {
         let admission = |item: &Planned| match &item.action {
             // Of an admission whose instant is not known, none is kept.
-            Action::Issue(claim) => (claim.slot, claim.claimed_at.map_or(0, |at| at.timestamp_millis())),
+            Action::Issue(claim) => (
+                claim.slot,
+                claim.claimed_at.map_or(0, |at| at.timestamp_millis()),
+            ),
             _ => (0, 0),
         };
         let admissions: Vec<_> = run.iter().map(admission).collect();
-        self.redis.traces(&self.keys, &admissions).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "traces of claims are not known");
-            vec![None; run.len()]
-        })
+        self.redis
+            .traces(&self.keys, &admissions)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "traces of claims are not known");
+                vec![None; run.len()]
+            })
     }
 
     /// Exports the spans, and notes each trace in what is told of the repair.
@@ -44,11 +54,20 @@ impl Executor<'_> {
         attempts: &mut [RepairAttempt],
         took: Duration,
     ) {
-        let Some(first) = run.first().filter(|first| first.action.kind() != ActionKind::Report) else { return };
+        let Some(first) = run
+            .first()
+            .filter(|first| first.action.kind() != ActionKind::Report)
+        else {
+            return;
+        };
         let pass = traces::of_pass(self.run_id);
         let repair = |context: TraceContext| {
-            let span =
-                TraceSpan::ended_now(context, format!("repair {}", first.kind.as_str()), SpanKind::Internal, took)?;
+            let span = TraceSpan::ended_now(
+                context,
+                format!("repair {}", first.kind.as_str()),
+                SpanKind::Internal,
+                took,
+            )?;
             Some(
                 span.with(key::RUN, self.run_id.to_owned())
                     .with(key::FINDING, first.kind.as_str())
@@ -60,18 +79,32 @@ impl Executor<'_> {
             let Some(trace) = trace else { continue };
             if let Some(span) = repair(trace.child()) {
                 let done = matches!(attempt, RepairAttempt::Done(_));
-                let end = if done { SpanEnd::Fine } else { SpanEnd::Failed("not_repaired") };
-                span.below_remote(*trace).linked(pass).with(key::OUTCOME, first.action.kind().as_str()).export(end);
+                let end = if done {
+                    SpanEnd::Fine
+                } else {
+                    SpanEnd::Failed("not_repaired")
+                };
+                span.below_remote(*trace)
+                    .linked(pass)
+                    .with(key::OUTCOME, first.action.kind().as_str())
+                    .export(end);
             }
             if let RepairAttempt::Done(told) = attempt {
                 let before = told.take().unwrap_or_default();
-                *told = Some(format!("{before}{TRACE}{}", trace.trace_id).trim_start_matches("; ").to_owned());
+                *told = Some(
+                    format!("{before}{TRACE}{}", trace.trace_id)
+                        .trim_start_matches("; ")
+                        .to_owned(),
+                );
             }
         }
         if let Some((pass, span)) = pass.and_then(|pass| Some((pass, repair(pass.child())?))) {
             let saved = of_claims.iter().flatten().copied().take(LINKS);
             let number = i64::try_from(run.len()).unwrap_or(i64::MAX);
-            span.below(pass.span_id).with(key::REPAIRS, number).linked(saved).export(SpanEnd::Fine);
+            span.below(pass.span_id)
+                .with(key::REPAIRS, number)
+                .linked(saved)
+                .export(SpanEnd::Fine);
         }
     }
 }

@@ -44,7 +44,9 @@ pub(super) struct PersonFacts {
 impl PersonFacts {
     /// Notes a trace, and gives what a sentence says of it.
     fn trace(&mut self, trace: Option<TraceContext>) -> String {
-        let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else { return String::new() };
+        let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
+            return String::new();
+        };
         let told = format!("{TRACE}{id}");
         if !self.traces.contains(&id) {
             self.traces.push(id);
@@ -58,21 +60,43 @@ impl PersonFacts {
 }
 
 /// Everybody who is known on a slot of a drop: by a row, in Redis, or by a dead letter.
-pub(super) async fn people_on(stores: &Stores, coupon: &Coupon, drop: DropId, slot: i64) -> anyhow::Result<OnSlot> {
+pub(super) async fn people_on(
+    stores: &Stores,
+    coupon: &Coupon,
+    drop: DropId,
+    slot: i64,
+) -> anyhow::Result<OnSlot> {
     let mut people = BTreeSet::new();
     if let Ok(slot) = slot.try_into() {
-        people.extend(stores.db.row_on_slot(drop, slot).await?.map(|row| UserId::from_store(row.user_id)));
+        people.extend(
+            stores
+                .db
+                .row_on_slot(drop, slot)
+                .await?
+                .map(|row| UserId::from_store(row.user_id)),
+        );
     }
     people.extend(stores.db.people_of_dead_letters_on(drop, slot).await?);
-    let in_redis = stores.redis.slot_page(&stores.redis.keys(coupon.id, drop), slot, Some(slot)).await;
+    let in_redis = stores
+        .redis
+        .slot_page(&stores.redis.keys(coupon.id, drop), slot, Some(slot))
+        .await;
     let not_asked = match in_redis {
         Ok(page) => {
-            people.extend(page.users.into_iter().map(|(_, user)| UserId::from_store(user)));
+            people.extend(
+                page.users
+                    .into_iter()
+                    .map(|(_, user)| UserId::from_store(user)),
+            );
             None
         }
         Err(error) => Some(error),
     };
-    Ok(OnSlot { drop, people, not_asked })
+    Ok(OnSlot {
+        drop,
+        people,
+        not_asked,
+    })
 }
 
 pub(super) async fn gather(
@@ -85,7 +109,9 @@ pub(super) async fn gather(
     mysql(stores, coupon, user, &mut known).await?;
     if let Err(error) = redis(stores, coupon, drops, user, &mut known).await {
         known.blind = true;
-        known.no_longer_known.push(format!("Redis cannot be asked right now: {error}"));
+        known
+            .no_longer_known
+            .push(format!("Redis cannot be asked right now: {error}"));
     }
     topic(stores, coupon, drops, user, &mut known).await;
     Ok(known)
@@ -102,43 +128,84 @@ async fn redis(
         let keys = stores.redis.keys(coupon.id, drop.id);
         let standing = stores.redis.standing(&keys, user).await?;
         if !standing.loaded && drop.sealed_at.is_some() {
-            known.no_longer_known.push(format!("Redis: the keys of drop {} have expired, since it is sealed", drop.id));
+            known.no_longer_known.push(format!(
+                "Redis: the keys of drop {} have expired, since it is sealed",
+                drop.id
+            ));
         } else if !standing.loaded && drop.opens_at <= Utc::now() {
             known.blind = true;
-            known.no_longer_known.push(format!("Redis does not have drop {}; the reconciler rebuilds it", drop.id));
+            known.no_longer_known.push(format!(
+                "Redis does not have drop {}; the reconciler rebuilds it",
+                drop.id
+            ));
         }
         if let Some(slot) = standing.slot {
             let at_ms = stores.redis.admitted_at(&keys, slot).await?;
-            let traces = stores.redis.traces(&keys, &[(slot, at_ms.unwrap_or(0))]).await?;
+            let traces = stores
+                .redis
+                .traces(&keys, &[(slot, at_ms.unwrap_or(0))])
+                .await?;
             let trace = known.trace(traces.into_iter().next().flatten());
             let at = at_ms.and_then(DateTime::from_timestamp_millis);
-            known.tell(at, "redis", format!("admitted to drop {} in slot {slot}{trace}", drop.id));
+            known.tell(
+                at,
+                "redis",
+                format!("admitted to drop {} in slot {slot}{trace}", drop.id),
+            );
             known.admitted.push((drop.id, i64::from(slot)));
         }
         if let Some(place) = standing.position {
-            known.tell(None, "redis", format!("on the waiting list of drop {} at position {place}", drop.id));
+            known.tell(
+                None,
+                "redis",
+                format!(
+                    "on the waiting list of drop {} at position {place}",
+                    drop.id
+                ),
+            );
             known.waiting.push((drop.id, i64::from(place)));
         }
     }
     Ok(())
 }
 
-async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut PersonFacts) -> anyhow::Result<()> {
+async fn mysql(
+    stores: &Stores,
+    coupon: &Coupon,
+    user: &UserId,
+    known: &mut PersonFacts,
+) -> anyhow::Result<()> {
     known.rows = stores.db.rows_of_person(coupon.id, user).await?;
     for row in known.rows.clone() {
-        let trace = known.trace(stores.db.trace_on_slot(DropId(row.drop_id), row.slot).await?);
-        let what = format!("row in drop {}, slot {}, written by the {}{trace}", row.drop_id, row.slot, row.issued_by);
+        let trace = known.trace(
+            stores
+                .db
+                .trace_on_slot(DropId(row.drop_id), row.slot)
+                .await?,
+        );
+        let what = format!(
+            "row in drop {}, slot {}, written by the {}{trace}",
+            row.drop_id, row.slot, row.issued_by
+        );
         known.tell(
             Some(row.claimed_at.and_utc()),
             "mysql",
-            format!("claimed slot {} of drop {} (as its row says)", row.slot, row.drop_id),
+            format!(
+                "claimed slot {} of drop {} (as its row says)",
+                row.slot, row.drop_id
+            ),
         );
         known.tell(Some(row.issued_at.and_utc()), "mysql", what);
     }
     known.revoked = stores.db.revocations_of_person(coupon.id, user).await?;
     for one in known.revoked.clone() {
-        let slot = one.slot.map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
-        let what = format!("revoked: drop {}, {slot}, by {}: {}", one.drop_id, one.revoked_by, one.reason);
+        let slot = one
+            .slot
+            .map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
+        let what = format!(
+            "revoked: drop {}, {slot}, by {}: {}",
+            one.drop_id, one.revoked_by, one.reason
+        );
         known.tell(Some(one.revoked_at.and_utc()), "mysql", what);
     }
     for row in stores.db.dead_letters_of_person(coupon.id, user).await? {
@@ -163,20 +230,37 @@ fn not_repaired(last: &FindingRow) -> Option<String> {
 
 fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
     let place = match (row.source_partition, row.source_offset) {
-        (Some(partition), Some(offset)) => format!("message at partition {partition}, offset {offset}"),
+        (Some(partition), Some(offset)) => {
+            format!("message at partition {partition}, offset {offset}")
+        }
         _ => "put in by hand".to_owned(),
     };
-    let why = row.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-    let trace = known.trace(row.traceparent.as_ref().and_then(|text| TraceContext::parse(text.as_bytes())));
+    let why = row
+        .error
+        .as_deref()
+        .map(|error| format!(": {error}"))
+        .unwrap_or_default();
+    let trace = known.trace(
+        row.traceparent
+            .as_ref()
+            .and_then(|text| TraceContext::parse(text.as_bytes())),
+    );
     known.tell(
         Some(row.failed_at.and_utc()),
         "backup",
-        format!("failed claim {} ({place}): {}{why}{trace}", row.id, row.reason),
+        format!(
+            "failed claim {} ({place}): {}{why}{trace}",
+            row.id, row.reason
+        ),
     );
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
         let more = row.resolution_detail.as_deref().unwrap_or_default();
-        known.tell(Some(at.and_utc()), "backup", format!("failed claim {} dealt with: {how}; {more}", row.id));
+        known.tell(
+            Some(at.and_utc()),
+            "backup",
+            format!("failed claim {} dealt with: {how}; {more}", row.id),
+        );
     }
 }
 
@@ -192,8 +276,17 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
     }
     let mut sentences: Vec<Same> = Vec::new();
     for (row, at) in rows {
-        let FindingRow { run_id: run, kind, action, result, .. } = row;
-        let place = row.drop_id.map(|d| format!(" in drop {d}")).unwrap_or_default();
+        let FindingRow {
+            run_id: run,
+            kind,
+            action,
+            result,
+            ..
+        } = row;
+        let place = row
+            .drop_id
+            .map(|d| format!(" in drop {d}"))
+            .unwrap_or_default();
         let slot = row.slot.map(|s| format!(", slot {s}")).unwrap_or_default();
         // Of what is only reported, the result says nothing.
         let done = if (action.as_str(), result.as_str()) == ("report", "skipped") {
@@ -201,30 +294,64 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
         } else {
             format!("{action} {result}: ")
         };
-        let what = format!("{kind}{place}{slot}: {done}{}", row.detail.unwrap_or_default());
+        let what = format!(
+            "{kind}{place}{slot}: {done}{}",
+            row.detail.unwrap_or_default()
+        );
         let at = at.and_utc();
         match sentences.last_mut().filter(|same| same.what == what) {
             Some(same) => (same.last, same.passes) = (at, same.passes + 1),
-            None => sentences.push(Same { what, run, first: at, last: at, passes: 1 }),
+            None => sentences.push(Same {
+                what,
+                run,
+                first: at,
+                last: at,
+                passes: 1,
+            }),
         }
     }
     let sentence = |same: Same| match same.passes {
         1 => (same.first, format!("{} (pass {})", same.what, same.run)),
         passes => {
             let last = same.last.format("%Y-%m-%d %H:%M:%S");
-            (same.first, format!("{} ({passes} passes until {last}, the first {})", same.what, same.run))
+            (
+                same.first,
+                format!(
+                    "{} ({passes} passes until {last}, the first {})",
+                    same.what, same.run
+                ),
+            )
         }
     };
     sentences.into_iter().map(sentence).collect()
 }
 
-async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut PersonFacts) -> anyhow::Result<()> {
+async fn broken(
+    stores: &Stores,
+    coupon: &Coupon,
+    user: &UserId,
+    known: &mut PersonFacts,
+) -> anyhow::Result<()> {
     for promise in stores.db.broken_promises_of(coupon.id, user).await? {
-        let BrokenPromiseRow { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
-        known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
+        let BrokenPromiseRow {
+            drop_id: drop,
+            reason,
+            run_id: run,
+            created_at: at,
+            mended_at: mended,
+        } = promise;
+        known.tell(
+            Some(at.and_utc()),
+            "reconciler",
+            format!("promise of drop {drop} broken: {reason} (pass {run})"),
+        );
         match mended {
             Some(at) => {
-                known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} mended"));
+                known.tell(
+                    Some(at.and_utc()),
+                    "reconciler",
+                    format!("promise of drop {drop} mended"),
+                );
             }
             None => known.broken.push((DropId(drop), reason)),
         }
@@ -234,15 +361,37 @@ async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Per
 
 /// The topic, from a little before the first drop that concerns the person; all of them, if none is
 /// known to.
-async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut PersonFacts) {
-    let first = drops.iter().map(|d| d.opens_at).min().unwrap_or_else(Utc::now);
-    let since =
-        known.happenings.iter().filter_map(|h| h.at).min().unwrap_or(first).min(Utc::now()) - TimeDelta::minutes(10);
+async fn topic(
+    stores: &Stores,
+    coupon: &Coupon,
+    drops: &[Drop],
+    user: &UserId,
+    known: &mut PersonFacts,
+) {
+    let first = drops
+        .iter()
+        .map(|d| d.opens_at)
+        .min()
+        .unwrap_or_else(Utc::now);
+    let since = known
+        .happenings
+        .iter()
+        .filter_map(|h| h.at)
+        .min()
+        .unwrap_or(first)
+        .min(Utc::now())
+        - TimeDelta::minutes(10);
     match stores.topic.messages_of(coupon.id, user, since).await {
-        Err(error) => known.no_longer_known.push(format!("Kafka cannot be asked right now: {error:#}")),
+        Err(error) => known
+            .no_longer_known
+            .push(format!("Kafka cannot be asked right now: {error:#}")),
         Ok(found) => {
             for message in found.messages {
-                let read = if message.read { "read by the consumer" } else { "not read by the consumer yet" };
+                let read = if message.read {
+                    "read by the consumer"
+                } else {
+                    "not read by the consumer yet"
+                };
                 let trace = known.trace(message.trace);
                 let what = format!(
                     "message at partition {}, offset {}: slot {} of drop {}, {read}{trace}",
@@ -251,7 +400,9 @@ async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, 
                 known.unread_messages += usize::from(!message.read);
                 known.tell(message.at, "kafka", what);
             }
-            known.no_longer_known.extend(found.unknown.into_iter().map(|u| format!("Kafka: {u}")));
+            known
+                .no_longer_known
+                .extend(found.unknown.into_iter().map(|u| format!("Kafka: {u}")));
         }
     }
 }
@@ -262,16 +413,36 @@ mod tests {
 
     #[test]
     fn passes_in_a_row_that_found_the_same_share_a_sentence() {
-        let at = |minute: u32| DateTime::from_timestamp(i64::from(minute) * 60, 0).unwrap().naive_utc();
+        let at = |minute: u32| {
+            DateTime::from_timestamp(i64::from(minute) * 60, 0)
+                .unwrap()
+                .naive_utc()
+        };
         let row = |run: &str, result: &str, minute| {
-            let [run_id, kind, action, result] = [run, "failed_claim", "report", result].map(str::to_owned);
+            let [run_id, kind, action, result] =
+                [run, "failed_claim", "report", result].map(str::to_owned);
             let (drop_id, slot, detail) = (Some(7), Some(1_100), Some("no such slot".to_owned()));
             let (coupon_id, user_id, needs_person) = (Some(1), None, true);
-            let row =
-                FindingRow { run_id, coupon_id, drop_id, kind, slot, user_id, action, result, detail, needs_person };
+            let row = FindingRow {
+                run_id,
+                coupon_id,
+                drop_id,
+                kind,
+                slot,
+                user_id,
+                action,
+                result,
+                detail,
+                needs_person,
+            };
             (row, at(minute))
         };
-        let rows = vec![row("a", "skipped", 1), row("b", "skipped", 2), row("c", "skipped", 3), row("d", "applied", 4)];
+        let rows = vec![
+            row("a", "skipped", 1),
+            row("b", "skipped", 2),
+            row("c", "skipped", 3),
+            row("d", "applied", 4),
+        ];
         let told = passes_together(rows);
         let said: Vec<&str> = told.iter().map(|(_, what)| what.as_str()).collect();
         assert_eq!(

@@ -29,9 +29,15 @@ pub async fn explain(
     drop: Option<DropId>,
     user: &UserId,
 ) -> anyhow::Result<Option<Story>> {
-    let Some((coupon, drops)) = stores.db.coupon(coupon).await? else { return Ok(None) };
+    let Some((coupon, drops)) = stores.db.coupon(coupon).await? else {
+        return Ok(None);
+    };
     let known = gather::gather(stores, &coupon, &drops, user).await?;
-    let question = Question { drop, last: last_opened(&drops), whole_coupon: coupon.once_per == OncePer::Coupon };
+    let question = Question {
+        drop,
+        last: last_opened(&drops),
+        whole_coupon: coupon.once_per == OncePer::Coupon,
+    };
     let (holds, conclusion, drop_id, slot) = verdict::verdict(&known, question);
     let mut happenings = known.happenings;
     happenings.sort_by_key(|h| (h.at.is_none(), h.at));
@@ -56,32 +62,49 @@ pub(crate) async fn on_slot(
     drop: Option<DropId>,
     slot: i64,
 ) -> anyhow::Result<Option<OnSlot>> {
-    let Some(drop) = drop.or_else(|| last_opened(drops)) else { return Ok(None) };
-    gather::people_on(stores, coupon, drop, slot).await.map(Some)
+    let Some(drop) = drop.or_else(|| last_opened(drops)) else {
+        return Ok(None);
+    };
+    gather::people_on(stores, coupon, drop, slot)
+        .await
+        .map(Some)
 }
 
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
     let (id, drop) = (CouponId(args.coupon), args.drop.map(DropId));
-    let Some((coupon, drops)) = stores.db.coupon(id).await? else { bail!("there is no coupon {id}") };
-    anyhow::ensure!(drop.is_none_or(|id| drops.iter().any(|d| d.id == id)), "the coupon has no such drop");
+    let Some((coupon, drops)) = stores.db.coupon(id).await? else {
+        bail!("there is no coupon {id}")
+    };
+    anyhow::ensure!(
+        drop.is_none_or(|id| drops.iter().any(|d| d.id == id)),
+        "the coupon has no such drop"
+    );
     let people = match (&args.user, args.slot) {
         (Some(user), _) => BTreeSet::from([user.parse().context("--user")?]),
         (None, Some(slot)) => {
             let known = on_slot(&stores, (&coupon, &drops), drop, slot).await?;
-            let OnSlot { drop, people, not_asked } =
-                known.context("no drop of the coupon has opened; name one by --drop")?;
+            let OnSlot {
+                drop,
+                people,
+                not_asked,
+            } = known.context("no drop of the coupon has opened; name one by --drop")?;
             if let Some(error) = not_asked {
                 eprintln!("Redis cannot be asked right now: {error}");
             }
-            anyhow::ensure!(!people.is_empty(), "nobody is known on slot {slot} of drop {drop}");
+            anyhow::ensure!(
+                !people.is_empty(),
+                "nobody is known on slot {slot} of drop {drop}"
+            );
             people
         }
         (None, None) => bail!("give --user or --slot"),
     };
     for user in people {
-        let Some(story) = explain(&stores, id, drop, &user).await? else { bail!("there is no coupon {id}") };
+        let Some(story) = explain(&stores, id, drop, &user).await? else {
+            bail!("there is no coupon {id}")
+        };
         if args.json {
             println!("{}", serde_json::to_string_pretty(&story)?);
         } else {
@@ -93,17 +116,32 @@ pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<
 
 fn last_opened(drops: &[Drop]) -> Option<DropId> {
     let now = Utc::now();
-    drops.iter().filter(|drop| drop.opens_at <= now).max_by_key(|drop| drop.opens_at).map(|drop| drop.id)
+    drops
+        .iter()
+        .filter(|drop| drop.opens_at <= now)
+        .max_by_key(|drop| drop.opens_at)
+        .map(|drop| drop.id)
 }
 
 fn print(story: &Story) {
     let width = width();
-    println!("{} and coupon {} ({})\n", story.user_id, story.coupon_id, story.coupon_name);
+    println!(
+        "{} and coupon {} ({})\n",
+        story.user_id, story.coupon_id, story.coupon_name
+    );
     for happening in &story.happenings {
-        let at = happening
-            .at
-            .map_or_else(|| "time not known".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
-        println!("{}", hanging(&format!("{at:<23}  {:<10}  ", happening.source), &happening.what, width));
+        let at = happening.at.map_or_else(
+            || "time not known".to_owned(),
+            |at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+        );
+        println!(
+            "{}",
+            hanging(
+                &format!("{at:<23}  {:<10}  ", happening.source),
+                &happening.what,
+                width
+            )
+        );
     }
     if story.happenings.is_empty() {
         println!("nothing is known");
@@ -112,7 +150,10 @@ fn print(story: &Story) {
         println!("\n{}", hanging("no longer known: ", gone, width));
     }
     if !story.trace_ids.is_empty() {
-        println!("\n{}", hanging("trace: ", &story.trace_ids.join(", "), width));
+        println!(
+            "\n{}",
+            hanging("trace: ", &story.trace_ids.join(", "), width)
+        );
     }
     println!("\n{}", hanging("now: ", &story.conclusion, width));
 }

@@ -38,10 +38,22 @@ pub(super) async fn list(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<AlertsQuery>,
 ) -> Result<Json<AlertPage>, Problem> {
-    if let Some(other) = query.status.as_deref().filter(|s| !["firing", "resolved", "told"].contains(s)) {
-        return Err(invalid(format!("status is firing, resolved or told, not {other:?}")));
+    if let Some(other) = query
+        .status
+        .as_deref()
+        .filter(|s| !["firing", "resolved", "told"].contains(s))
+    {
+        return Err(invalid(format!(
+            "status is firing, resolved or told, not {other:?}"
+        )));
     }
-    let page = notify::list(&app.stores.db, query.status, query.before, within(query.limit, 100, 500)?).await;
+    let page = notify::list(
+        &app.stores.db,
+        query.status,
+        query.before,
+        within(query.limit, 100, 500)?,
+    )
+    .await;
     page.map(Json).map_err(unavailable)
 }
 
@@ -74,7 +86,10 @@ pub(super) async fn acknowledge(
     JsonBody(body): JsonBody<Acknowledge>,
 ) -> Result<Json<ListedAlert>, Problem> {
     let now = Utc::now();
-    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, now, operator).await.map(Json).map_err(refused)
+    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, now, operator)
+        .await
+        .map(Json)
+        .map_err(refused)
 }
 
 /// Until when, and who.
@@ -111,7 +126,10 @@ pub(super) async fn silence(
     JsonBody(body): JsonBody<Silence>,
 ) -> Result<Json<ListedAlert>, Problem> {
     let (db, now) = (&app.stores.db, Utc::now());
-    notify::silence(db, number(&id)?, body.until, &body.by, now, operator).await.map(Json).map_err(refused)
+    notify::silence(db, number(&id)?, body.until, &body.by, now, operator)
+        .await
+        .map(Json)
+        .map_err(refused)
 }
 
 fn number(id: &str) -> Result<i64, Problem> {

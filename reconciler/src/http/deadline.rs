@@ -14,10 +14,19 @@ use futures_util::FutureExt as _;
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The layer of the router.
-pub(super) async fn guarded(State(deadline): State<Duration>, request: Request, next: Next) -> Response {
-    let waits_for_a_pass = request.method() == Method::POST && request.uri().path() == "/v1/reconcile";
+pub(super) async fn guarded(
+    State(deadline): State<Duration>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let waits_for_a_pass =
+        request.method() == Method::POST && request.uri().path() == "/v1/reconcile";
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let ended = if waits_for_a_pass { Ok(work.await) } else { tokio::time::timeout(deadline, work).await };
+    let ended = if waits_for_a_pass {
+        Ok(work.await)
+    } else {
+        tokio::time::timeout(deadline, work).await
+    };
     match ended {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
@@ -49,10 +58,16 @@ mod tests {
             .route("/broken", get(broken))
             .route("/v1/reconcile", post(late))
             .layer(from_fn_with_state(deadline, guarded));
-        for (method, path, status) in
-            [(Method::GET, "/late", 503), (Method::GET, "/broken", 500), (Method::POST, "/v1/reconcile", 200)]
-        {
-            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        for (method, path, status) in [
+            (Method::GET, "/late", 503),
+            (Method::GET, "/broken", 500),
+            (Method::POST, "/v1/reconcile", 200),
+        ] {
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .body(Body::empty())
+                .unwrap();
             let response = routes.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), status, "{path}");
         }

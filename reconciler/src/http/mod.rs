@@ -96,7 +96,11 @@ pub fn router(
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
-    let app = RouteState { stores, passes, notifier };
+    let app = RouteState {
+        stores,
+        passes,
+        notifier,
+    };
     let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi).to_json().unwrap_or_default();
@@ -122,7 +126,9 @@ pub fn router(
         .merge(page)
         .route(
             "/openapi.json",
-            axum::routing::get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi)),
+            axum::routing::get(async move || {
+                ([(header::CONTENT_TYPE, "application/json")], openapi)
+            }),
         )
         .merge(health::routes_with(checks, notes, render))
         .fallback(no_such_route)
@@ -143,7 +149,10 @@ mod tests {
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
-                assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{method} {path}: its name is taken");
+                assert!(
+                    ids.insert(operation["operationId"].as_str().unwrap()),
+                    "{method} {path}: its name is taken"
+                );
                 assert!(operation["tags"][0].is_string(), "{method} {path}");
                 for (status, response) in operation["responses"].as_object().unwrap() {
                     let is_problem = path.starts_with("/v1/") && status.starts_with(['4', '5']);
@@ -157,7 +166,11 @@ mod tests {
                         "{status} {path}"
                     );
                 }
-                assert_eq!(path.starts_with("/v1/"), operation["responses"]["401"].is_object(), "{method} {path}");
+                assert_eq!(
+                    path.starts_with("/v1/"),
+                    operation["responses"]["401"].is_object(),
+                    "{method} {path}"
+                );
             }
         }
         assert_eq!(ids.len(), 11);

@@ -41,7 +41,9 @@ pub(super) async fn explain(
     uri: Uri,
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
-    let user: UserId = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
+    let user: UserId = user
+        .parse()
+        .map_err(|error| invalid(format!("user_id: {error}")))?;
     // As it was sent: a coupon has one path, and axum decodes the parts of a path.
     let id = uri.path().split('/').nth(3).unwrap_or_default();
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
@@ -51,7 +53,9 @@ pub(super) async fn explain(
         Ok(None) => Err(no_such()),
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "a story could not be told");
-            Err(Problem::unavailable("not all stores can be asked right now"))
+            Err(Problem::unavailable(
+                "not all stores can be asked right now",
+            ))
         }
     }
 }

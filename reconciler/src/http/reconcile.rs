@@ -43,7 +43,14 @@ pub(super) struct Body {
 
 impl Default for Body {
     fn default() -> Self {
-        Self { coupon_id: None, drop_id: None, dry_run: false, deep: false, confirm: false, wait: true }
+        Self {
+            coupon_id: None,
+            drop_id: None,
+            dry_run: false,
+            deep: false,
+            confirm: false,
+            wait: true,
+        }
     }
 }
 
@@ -72,9 +79,14 @@ pub(super) async fn reconcile(
     Extension(operator): Extension<Operator>,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
-    let body: Body = if body.is_empty() { Body::default() } else { json::read(&body).map_err(invalid)? };
+    let body: Body = if body.is_empty() {
+        Body::default()
+    } else {
+        json::read(&body).map_err(invalid)?
+    };
     if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
-        let detail = "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
+        let detail =
+            "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
         return Err(invalid(detail));
     }
     let request = Request {
@@ -107,7 +119,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a pass, and waits for its end or its beginning. Refused while another one runs, by the id
 /// of one that is recorded: of the other process if that has the lock.
-pub(super) async fn run(app: &RouteState, request: Request, wait: bool) -> Result<AskedPass, Problem> {
+pub(super) async fn run(
+    app: &RouteState,
+    request: Request,
+    wait: bool,
+) -> Result<AskedPass, Problem> {
     // Before the answer: a 202 must not lead to a run that never was.
     if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
@@ -119,7 +135,9 @@ pub(super) async fn run(app: &RouteState, request: Request, wait: bool) -> Resul
                 Some(asked) => return Ok(asked),
                 None => app.stores.db.running_run().await.map_err(unavailable)?,
             },
-            Err(NotStarted::Running(run_id)) => app.passes.is_recorded(&run_id).await.then_some(run_id),
+            Err(NotStarted::Running(run_id)) => {
+                app.passes.is_recorded(&run_id).await.then_some(run_id)
+            }
             Err(NotStarted::Stopping) => return Err(stopping()),
         };
         if let Some(running) = running {
@@ -128,8 +146,13 @@ pub(super) async fn run(app: &RouteState, request: Request, wait: bool) -> Resul
         // Another process has just taken the lock, or has just given it back.
         if Instant::now() >= deadline {
             let holder = app.stores.db.pass_holder().await.map_err(unavailable)?;
-            let holder = holder.map_or_else(|| "another process had the pass lock".to_owned(), |it| it.to_string());
-            return Err(Problem::unavailable(format!("the pass could not begin: {holder}")));
+            let holder = holder.map_or_else(
+                || "another process had the pass lock".to_owned(),
+                |it| it.to_string(),
+            );
+            return Err(Problem::unavailable(format!(
+                "the pass could not begin: {holder}"
+            )));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -149,9 +172,11 @@ async fn asked(
     };
     match answer {
         Ok(Ok(run)) if wait => Ok(Some(AskedPass::Ended(Box::new(run)))),
-        Ok(Ok(Run { error: Some(error), .. })) => {
-            Err(Problem::unavailable(format!("the pass could not begin: {error}")))
-        }
+        Ok(Ok(Run {
+            error: Some(error), ..
+        })) => Err(Problem::unavailable(format!(
+            "the pass could not begin: {error}"
+        ))),
         Ok(Ok(_)) => Ok(Some(AskedPass::Begun(run_id))),
         Ok(Err(PassError::Busy | PassError::Made)) => Ok(None),
         Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),
@@ -165,10 +190,18 @@ fn stopping() -> Problem {
 
 fn accepted(run_id: String) -> Response {
     let location = format!("/v1/runs/{run_id}");
-    (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Started { run_id })).into_response()
+    (
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, location)],
+        Json(Started { run_id }),
+    )
+        .into_response()
 }
 
 fn busy(running: &str) -> Problem {
-    Problem::new(Code::PassRunning, "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended")
-        .with("run_id", running)
+    Problem::new(
+        Code::PassRunning,
+        "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended",
+    )
+    .with("run_id", running)
 }

@@ -6,7 +6,11 @@ use firstcome_shared::http::extract::invalid;
 /// The limit of a page.
 pub(super) fn within(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
     let limit = limit.unwrap_or(usual);
-    if (1..=most).contains(&limit) { Ok(limit) } else { Err(invalid(format!("limit must be from 1 to {most}"))) }
+    if (1..=most).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(invalid(format!("limit must be from 1 to {most}")))
+    }
 }
 
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over

@@ -54,9 +54,19 @@ struct ProgressView {
 }
 
 fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
-    let Progress { drops, drops_done, compared, .. } = &*app.passes.progress;
-    let [drops, drops_done, compared] = [drops, drops_done, compared].map(|number| number.load(Ordering::Relaxed));
-    (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView { drops, drops_done, compared })
+    let Progress {
+        drops,
+        drops_done,
+        compared,
+        ..
+    } = &*app.passes.progress;
+    let [drops, drops_done, compared] =
+        [drops, drops_done, compared].map(|number| number.load(Ordering::Relaxed));
+    (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView {
+        drops,
+        drops_done,
+        compared,
+    })
 }
 
 /// List runs, newest first, without their findings
@@ -72,11 +82,23 @@ pub(super) async fn list(
     StrictQuery(query): StrictQuery<RunsQuery>,
 ) -> Result<Json<Runs>, Problem> {
     let limit = within(query.limit, 20, 200)?;
-    if query.before.as_deref().is_some_and(|id| run_id(id).is_none()) {
+    if query
+        .before
+        .as_deref()
+        .is_some_and(|id| run_id(id).is_none())
+    {
         return Err(invalid("before must be the id of a run"));
     }
-    let runs = record::list(&app.stores.db, limit, query.before).await.map_err(unavailable)?;
-    let runs = runs.into_iter().map(|run| ListedRun { progress: progress(&app, &run.run_id), run }).collect();
+    let runs = record::list(&app.stores.db, limit, query.before)
+        .await
+        .map_err(unavailable)?;
+    let runs = runs
+        .into_iter()
+        .map(|run| ListedRun {
+            progress: progress(&app, &run.run_id),
+            run,
+        })
+        .collect();
     Ok(Json(Runs { runs }))
 }
 
@@ -122,11 +144,19 @@ pub(super) async fn read(
     let limit = within(query.limit, 1_000, 10_000)?;
     let no_such = || Problem::not_found(format!("there is no run {id:?}"));
     run_id(&id).ok_or_else(no_such)?;
-    let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
+    let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0))
+        .await
+        .map_err(unavailable)?;
     match read {
-        Some((run, next_after)) => Ok(Json(RunPage { run, next_after, progress: progress(&app, &id) })),
+        Some((run, next_after)) => Ok(Json(RunPage {
+            run,
+            next_after,
+            progress: progress(&app, &id),
+        })),
         // Its beginning is recorded under the lock, a moment after it was started.
-        None if app.passes.current().as_deref() == Some(&id) => Err(Problem::unavailable("the run is just beginning")),
+        None if app.passes.current().as_deref() == Some(&id) => {
+            Err(Problem::unavailable("the run is just beginning"))
+        }
         None => Err(no_such()),
     }
 }

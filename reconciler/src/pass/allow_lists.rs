@@ -14,7 +14,8 @@ impl Pass<'_> {
     /// Compares the lists of live coupons, and writes those that differ.
     pub(super) async fn compare_allow_lists(&mut self) -> Result<(), Aborted> {
         for (coupon, _) in self.stores.db.catalogue().await? {
-            let wanted = self.request.coupon.is_none_or(|id| id == coupon.id) && self.request.drop.is_none();
+            let wanted =
+                self.request.coupon.is_none_or(|id| id == coupon.id) && self.request.drop.is_none();
             if !wanted || !has_list(&coupon) {
                 continue;
             }
@@ -31,7 +32,9 @@ impl Pass<'_> {
     }
 
     async fn compare_allow_list(&mut self, coupon: CouponId) -> Result<(), ExecuteError> {
-        let Some(found) = self.look_at_allow_list(coupon).await? else { return Ok(()) };
+        let Some(found) = self.look_at_allow_list(coupon).await? else {
+            return Ok(());
+        };
         let Difference { missing, surplus } = found;
         let detail = format!(
             "the allow list in Redis lacks {missing} people who are on it, and has {surplus} who are not; it was changed by hand"
@@ -42,7 +45,15 @@ impl Pass<'_> {
         }
         execute::rewrite_allow_list(self.stores, coupon).await?;
         let is_mended = self.look_at_allow_list(coupon).await?.is_none();
-        self.note_allow_list(coupon, if is_mended { Outcome::Applied } else { Outcome::Failed }, detail);
+        self.note_allow_list(
+            coupon,
+            if is_mended {
+                Outcome::Applied
+            } else {
+                Outcome::Failed
+            },
+            detail,
+        );
         Ok(())
     }
 

@@ -20,12 +20,26 @@ pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Findi
         )
     };
     let (kind, detail, case) = match why {
-        Obstacle::KeyOfWrongType { wrong, knows_earlier_days } => {
+        Obstacle::KeyOfWrongType {
+            wrong,
+            knows_earlier_days,
+        } => {
             let WrongKey { key, found, wanted } = &wrong;
             let detail = format!("the key `{key}` in Redis is {found} and should be {wanted}");
-            (Kind::CountMismatch, detail, FindingCase::KeyOfWrongType { wrong, knows_earlier_days })
+            (
+                Kind::CountMismatch,
+                detail,
+                FindingCase::KeyOfWrongType {
+                    wrong,
+                    knows_earlier_days,
+                },
+            )
         }
-        Obstacle::Redis(why) => (Kind::CountMismatch, foreign("Redis", why), FindingCase::Plain),
+        Obstacle::Redis(why) => (
+            Kind::CountMismatch,
+            foreign("Redis", why),
+            FindingCase::Plain,
+        ),
         Obstacle::Mysql(why) => (Kind::Unissued, foreign("MySQL", why), FindingCase::Plain),
         Obstacle::Locked(why) => {
             let detail = format!("rows of the drop are locked by another client of MySQL: {why}");
@@ -33,12 +47,26 @@ pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Findi
         }
     };
     let of_drop = Finding::general(kind, ActionKind::Report, detail);
-    Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, case, ..of_drop }
+    Finding {
+        coupon_id: Some(coupon),
+        drop_id: Some(drop),
+        result: Outcome::Failed,
+        case,
+        ..of_drop
+    }
 }
 
 /// A planned item of no drop of this pass.
-pub(super) fn of_no_drop(item: &Planned, coupon: Option<CouponId>, drop: Option<DropId>) -> Finding {
-    Finding { coupon_id: coupon, drop_id: drop, ..finding(item, CouponId(0), DropId(0), Outcome::Skipped) }
+pub(super) fn of_no_drop(
+    item: &Planned,
+    coupon: Option<CouponId>,
+    drop: Option<DropId>,
+) -> Finding {
+    Finding {
+        coupon_id: coupon,
+        drop_id: drop,
+        ..finding(item, CouponId(0), DropId(0), Outcome::Skipped)
+    }
 }
 
 pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Outcome) -> Finding {
@@ -79,7 +107,13 @@ const NAMED_AT_MOST: usize = 20_000;
 type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
 
 fn key(finding: &Finding, dead_letter: Option<i64>) -> FindingKey {
-    (finding.kind, finding.slot, finding.user_id.clone(), finding.action, dead_letter)
+    (
+        finding.kind,
+        finding.slot,
+        finding.user_id.clone(),
+        finding.action,
+        dead_letter,
+    )
 }
 
 impl FindingLedger {
@@ -87,7 +121,10 @@ impl FindingLedger {
     pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
         let (next, key) = (self.order.len(), key(&finding, dead_letter));
         if next >= NAMED_AT_MOST && !self.index.contains_key(&key) {
-            *self.unnamed.entry((finding.kind, finding.action, finding.result)).or_default() += 1;
+            *self
+                .unnamed
+                .entry((finding.kind, finding.action, finding.result))
+                .or_default() += 1;
             return;
         }
         let at = *self.index.entry(key).or_insert(next);
@@ -108,7 +145,8 @@ impl FindingLedger {
 
     /// What was not repaired is tried again, or noted anew.
     fn forget_unnamed_left(&mut self) {
-        self.unnamed.retain(|(.., result), _| *result == Outcome::Applied);
+        self.unnamed
+            .retain(|(.., result), _| *result == Outcome::Applied);
     }
 
     /// The repairs of each page are tried, from now on.
@@ -118,17 +156,41 @@ impl FindingLedger {
     }
 
     /// Notes what would be done.
-    pub(super) fn planned(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], more: &str) {
+    pub(super) fn planned(
+        &mut self,
+        coupon: CouponId,
+        drop: DropId,
+        items: &[Planned],
+        more: &str,
+    ) {
         for item in items {
             let report = matches!(item.action, Action::Report);
-            let mut noted = finding(item, coupon, drop, if report { Outcome::Skipped } else { Outcome::Planned });
-            add(&mut noted.detail, Some(more).filter(|more| !more.is_empty()));
+            let mut noted = finding(
+                item,
+                coupon,
+                drop,
+                if report {
+                    Outcome::Skipped
+                } else {
+                    Outcome::Planned
+                },
+            );
+            add(
+                &mut noted.detail,
+                Some(more).filter(|more| !more.is_empty()),
+            );
             self.note(noted, item.dead_letter);
         }
     }
 
     /// Notes what became of a plan's items.
-    pub(super) fn attempts(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], attempts: &[RepairAttempt]) {
+    pub(super) fn attempts(
+        &mut self,
+        coupon: CouponId,
+        drop: DropId,
+        items: &[Planned],
+        attempts: &[RepairAttempt],
+    ) {
         self.is_unconfirmed |= !attempts.is_empty();
         for (item, attempt) in items.iter().zip(attempts) {
             let mut noted = finding(item, coupon, drop, Outcome::Applied);
@@ -163,11 +225,20 @@ impl FindingLedger {
     /// The comparison after the repairs still shows these: a repair had no effect, or a person is
     /// needed. What live traffic has added since was not tried, so it has not failed: the next pass
     /// repairs it. With the gate closed only rows can be missing anew.
-    pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], gate_closed: bool) {
+    pub(super) fn still_there(
+        &mut self,
+        coupon: CouponId,
+        drop: DropId,
+        items: &[Planned],
+        gate_closed: bool,
+    ) {
         self.is_unconfirmed = false;
         for item in items {
             let mut noted = finding(item, coupon, drop, Outcome::Failed);
-            let comes_by_itself = matches!(item.kind, Kind::Unissued | Kind::FailedClaim | Kind::Unfilled);
+            let comes_by_itself = matches!(
+                item.kind,
+                Kind::Unissued | Kind::FailedClaim | Kind::Unfilled
+            );
             let key = key(&noted, item.dead_letter);
             if matches!(item.action, Action::Report) {
                 noted.result = Outcome::Skipped;
@@ -175,7 +246,10 @@ impl FindingLedger {
                 refuse(&mut noted, why);
             } else if !self.index.contains_key(&key) && (comes_by_itself || !gate_closed) {
                 noted.result = Outcome::Skipped;
-                add(&mut noted.detail, Some("it came after the last repairs; the next pass repairs it"));
+                add(
+                    &mut noted.detail,
+                    Some("it came after the last repairs; the next pass repairs it"),
+                );
             }
             noted.needs_person |= noted.result == Outcome::Failed;
             self.note(noted, item.dead_letter);
@@ -185,22 +259,42 @@ impl FindingLedger {
     /// Nothing is left that admission could trip over. A missing row, or a slot that nobody was
     /// given yet, is nothing to admission.
     pub(super) fn is_whole(&self) -> bool {
-        let named = self.order.iter().map(|finding| (finding.kind, finding.action, finding.result));
-        !named.chain(self.unnamed.keys().copied()).any(|(kind, action, result)| keeps_closed(kind, action, result))
+        let named = self
+            .order
+            .iter()
+            .map(|finding| (finding.kind, finding.action, finding.result));
+        !named
+            .chain(self.unnamed.keys().copied())
+            .any(|(kind, action, result)| keeps_closed(kind, action, result))
     }
 
     pub(super) fn into_findings(mut self, coupon: CouponId, drop: DropId) -> Vec<Finding> {
-        let more = self.unnamed.into_iter().map(|((kind, action, result), number)| Finding {
-            coupon_id: Some(coupon),
-            drop_id: Some(drop),
-            result,
-            needs_person: result == Outcome::Failed,
-            ..Finding::general(kind, action, format!("{number} more like these, which are not named one by one"))
-        });
+        let more = self
+            .unnamed
+            .into_iter()
+            .map(|((kind, action, result), number)| Finding {
+                coupon_id: Some(coupon),
+                drop_id: Some(drop),
+                result,
+                needs_person: result == Outcome::Failed,
+                ..Finding::general(
+                    kind,
+                    action,
+                    format!("{number} more like these, which are not named one by one"),
+                )
+            });
         self.order.extend(more);
         if self.is_unconfirmed {
-            let applied = self.order.iter_mut().filter(|finding| finding.result == Outcome::Applied);
-            applied.for_each(|finding| add(&mut finding.detail, Some("it was not compared again in this pass")));
+            let applied = self
+                .order
+                .iter_mut()
+                .filter(|finding| finding.result == Outcome::Applied);
+            applied.for_each(|finding| {
+                add(
+                    &mut finding.detail,
+                    Some("it was not compared again in this pass"),
+                )
+            });
         }
         self.order
     }
@@ -217,7 +311,10 @@ fn keeps_closed(kind: Kind, action: ActionKind, result: Outcome) -> bool {
 }
 
 fn refuse(noted: &mut Finding, why: &str) {
-    add(&mut noted.detail, Some(&format!("MySQL refused the row: {why}")));
+    add(
+        &mut noted.detail,
+        Some(&format!("MySQL refused the row: {why}")),
+    );
     noted.case = FindingCase::RowRefused(why.to_owned());
 }
 
@@ -233,14 +330,28 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
     let cause = "Redis is new, was restarted, or failed over; admission was closed";
     let (result, end) = match (dry_run, is_open, all_verified) {
         (true, ..) => (Outcome::Planned, ""),
-        (_, true, true) => (Outcome::Applied, "; every drop was verified and it is open again"),
+        (_, true, true) => (
+            Outcome::Applied,
+            "; every drop was verified and it is open again",
+        ),
         (_, true, false) => (Outcome::Applied, "; what could be verified is open again"),
-        (_, false, _) => (Outcome::Failed, "; it stays closed, since not everything could be verified"),
+        (_, false, _) => (
+            Outcome::Failed,
+            "; it stays closed, since not everything could be verified",
+        ),
     };
-    let mut finding = Finding::general(Kind::RedisLost, ActionKind::GrantLicence, format!("{cause}{end}"));
+    let mut finding = Finding::general(
+        Kind::RedisLost,
+        ActionKind::GrantLicence,
+        format!("{cause}{end}"),
+    );
     finding.needs_person = result == Outcome::Failed;
     finding.result = result;
-    tracing::info!(result = finding.result.as_str(), "admission gate: {}", finding.detail);
+    tracing::info!(
+        result = finding.result.as_str(),
+        "admission gate: {}",
+        finding.detail
+    );
     finding
 }
 
@@ -254,24 +365,38 @@ pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
     let why = match (reasons.next(), reasons.count()) {
         (None, _) => "this pass could not verify it, and the next one tries again".to_owned(),
         (Some((drop, first)), more) => {
-            let slot = first.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-            let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+            let slot = first
+                .slot
+                .map(|slot| format!(", slot {slot}"))
+                .unwrap_or_default();
+            let more = if more == 0 {
+                String::new()
+            } else {
+                format!(" (and {more} more)")
+            };
             format!("in drop {drop}{slot}, {}{more}", first.detail)
         }
     };
     let detail = format!("coupon {coupon} stays closed and answers 503: {why}");
     let finding = Finding::general(Kind::RedisLost, ActionKind::GrantLicence, detail);
-    Finding { coupon_id: Some(coupon), result: Outcome::Failed, ..finding }
+    Finding {
+        coupon_id: Some(coupon),
+        result: Outcome::Failed,
+        ..finding
+    }
 }
 
 /// How a pass ended, by what it found.
 pub(super) fn status(run: &Run) -> Status {
-    let braked = |drop: &DropReport| !run.dry_run && drop.findings.iter().any(|f| f.result == Outcome::Planned);
+    let braked = |drop: &DropReport| {
+        !run.dry_run && drop.findings.iter().any(|f| f.result == Outcome::Planned)
+    };
     if run.drops.iter().any(braked) {
         return Status::Braked;
     }
     // A broken promise is applied, as far as that goes, and still needs a person.
-    let left = |f: &Finding| matches!(f.result, Outcome::Failed | Outcome::Planned) || f.needs_person;
+    let left =
+        |f: &Finding| matches!(f.result, Outcome::Failed | Outcome::Planned) || f.needs_person;
     let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
     if broken || run.all_findings().any(left) {
         Status::Drift
@@ -309,14 +434,23 @@ mod tests {
     fn a_row_that_mysql_refuses_is_left_with_the_reason() {
         let (mut ledger, items) = (FindingLedger::default(), [issue(4), issue(5)]);
         let why = "the table `slot_limits` has no limit of this drop";
-        let attempts = [RepairAttempt::Refused(why.to_owned()), RepairAttempt::Done(None)];
+        let attempts = [
+            RepairAttempt::Refused(why.to_owned()),
+            RepairAttempt::Done(None),
+        ];
         ledger.attempts(PLACE.0, PLACE.1, &items, &attempts);
         ledger.still_there(PLACE.0, PLACE.1, &items[..1], false);
         let findings = ledger.into_findings(PLACE.0, PLACE.1);
         assert_eq!(findings[0].case, FindingCase::RowRefused(why.to_owned()));
-        assert_eq!((findings[0].result, findings[0].needs_person), (Outcome::Failed, true));
+        assert_eq!(
+            (findings[0].result, findings[0].needs_person),
+            (Outcome::Failed, true)
+        );
         assert!(findings[0].detail.ends_with(why), "{}", findings[0].detail);
-        assert_eq!((findings[1].result, &findings[1].case), (Outcome::Applied, &FindingCase::Plain));
+        assert_eq!(
+            (findings[1].result, &findings[1].case),
+            (Outcome::Applied, &FindingCase::Plain)
+        );
     }
 
     #[test]
@@ -339,13 +473,23 @@ mod tests {
             result: Outcome::Failed,
             ..Finding::general(Kind::SlotConflict, ActionKind::Move, detail.to_owned())
         };
-        let missing = Finding { case: FindingCase::UsersMissing(1), ..found("1 is missing") };
+        let missing = Finding {
+            case: FindingCase::UsersMissing(1),
+            ..found("1 is missing")
+        };
         let drops = [
             report(2, vec![found("another coupon's")]),
             report(1, vec![missing, found("two on a slot"), found("more")]),
         ];
         let closed = closed_coupon(CouponId(1), &drops).detail;
-        assert_eq!(closed, "coupon 1 stays closed and answers 503: in drop 7, slot 9, two on a slot (and 1 more)");
-        assert!(closed_coupon(CouponId(3), &drops).detail.contains("could not verify it"));
+        assert_eq!(
+            closed,
+            "coupon 1 stays closed and answers 503: in drop 7, slot 9, two on a slot (and 1 more)"
+        );
+        assert!(
+            closed_coupon(CouponId(3), &drops)
+                .detail
+                .contains("could not verify it")
+        );
     }
 }

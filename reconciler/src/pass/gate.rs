@@ -17,7 +17,10 @@ impl Pass<'_> {
     /// A pass that finds the gate closed lets a reopening that is under way end first, for so long
     /// as one takes that meets no trouble. It holds the lock of reopening from then on.
     pub(super) async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Aborted> {
-        if self.request.work == Work::Reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
+        if self.request.work == Work::Reopening
+            || self.request.dry_run
+            || self.stores.redis.gate_is_open().await?
+        {
             return Ok(None);
         }
         // The reopening does this coupon, too; this pass would open the gate after one coupon.
@@ -37,12 +40,19 @@ impl Pass<'_> {
         let redis = &self.stores.redis;
         let gate = redis.gate().await?;
         let life = match gate.life() {
-            None if !self.request.dry_run => {
-                Some(execute::begin_life(redis, &gate).await?.ok_or(Aborted::AnotherLife)?)
-            }
+            None if !self.request.dry_run => Some(
+                execute::begin_life(redis, &gate)
+                    .await?
+                    .ok_or(Aborted::AnotherLife)?,
+            ),
             life => life,
         };
-        self.gate = PassGate { life, open: gate.open_servers(), was_closed: !gate.is_open(), has_begun: false };
+        self.gate = PassGate {
+            life,
+            open: gate.open_servers(),
+            was_closed: !gate.is_open(),
+            has_begun: false,
+        };
         if self.gate.was_closed {
             // The wait begins here, not after what is read first.
             self.memory.losses.note(self.loss_of_life());
@@ -55,7 +65,11 @@ impl Pass<'_> {
         self.gate.life.as_ref().map_or_else(String::new, Life::name)
     }
 
-    pub(super) fn is_verified(&self, fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
+    pub(super) fn is_verified(
+        &self,
+        fences: &HashMap<CouponId, CouponFence>,
+        coupon: CouponId,
+    ) -> bool {
         let fence = fences.get(&coupon);
         self.gate
             .life
@@ -77,20 +91,32 @@ impl Pass<'_> {
     /// Opens coupons that were closed and in which nothing is left that admission could trip over,
     /// if this pass compared all of them; with the first one the gate opens. Without patience, one
     /// that an operator is changing stays closed.
-    pub(super) async fn open_verified(&mut self, coupons: &[CouponId], patience: Patience) -> Result<(), Aborted> {
+    pub(super) async fn open_verified(
+        &mut self,
+        coupons: &[CouponId],
+        patience: Patience,
+    ) -> Result<(), Aborted> {
         // Without the tail, messages could hold what a lost Redis forgot.
         let is_known = self.run.error.is_none() && self.context.knows_the_tail();
         let may_open = is_known && !self.request.dry_run && self.request.drop.is_none();
-        let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
-        let fenced = |coupon: &CouponId| Some((*coupon, self.context.generations.get(coupon)?.clone()));
+        let Some(life) = self.gate.life.clone().filter(|_| may_open) else {
+            return Ok(());
+        };
+        let fenced =
+            |coupon: &CouponId| Some((*coupon, self.context.generations.get(coupon)?.clone()));
         let mut fenced: Vec<_> = coupons.iter().filter_map(fenced).collect();
         if fenced.is_empty() {
             return Ok(());
         }
         let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        let renewed =
-            execute::renew_settings(self.stores, &ids, patience, &self.histories, self.settings.sealed_keys_ttl)
-                .await?;
+        let renewed = execute::renew_settings(
+            self.stores,
+            &ids,
+            patience,
+            &self.histories,
+            self.settings.sealed_keys_ttl,
+        )
+        .await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
         if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Aborted::AnotherLife);
@@ -104,7 +130,11 @@ impl Pass<'_> {
     }
 
     /// Opens the gate on these servers of the life, where it is not open yet.
-    pub(super) async fn open_gate(&mut self, life: &Life, mut servers: BTreeSet<usize>) -> Result<(), Aborted> {
+    pub(super) async fn open_gate(
+        &mut self,
+        life: &Life,
+        mut servers: BTreeSet<usize>,
+    ) -> Result<(), Aborted> {
         servers.retain(|server| !self.gate.open.contains(server));
         if !servers.is_empty() {
             if !execute::open_gate(&self.stores.redis, life, &servers).await? {
@@ -121,18 +151,27 @@ impl Pass<'_> {
         let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
         closed.sort_unstable();
         // Where nothing was ever offered, nothing has to be verified.
-        let all_compared = self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
+        let all_compared =
+            self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
         if let Some(life) = self.gate.life.clone().filter(|_| all_compared) {
             let with_closed = life.servers_of(&closed);
-            self.open_gate(&life, &life.servers() - &with_closed).await?;
+            self.open_gate(&life, &life.servers() - &with_closed)
+                .await?;
         }
         let (is_open, has_begun) = (self.gate.is_open(), self.gate.has_begun);
         if self.gate.was_closed && (has_begun || !is_open) {
-            self.run.findings.push(findings::gate(self.request.dry_run, is_open, closed.is_empty()));
+            self.run.findings.push(findings::gate(
+                self.request.dry_run,
+                is_open,
+                closed.is_empty(),
+            ));
         }
         let told = is_open && !self.request.dry_run && self.request.drop.is_none();
         let drops = &self.run.drops;
-        let closed = closed.into_iter().filter(|_| told).map(|coupon| findings::closed_coupon(coupon, drops));
+        let closed = closed
+            .into_iter()
+            .filter(|_| told)
+            .map(|coupon| findings::closed_coupon(coupon, drops));
         self.run.findings.extend(closed);
         Ok(())
     }

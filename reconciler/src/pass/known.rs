@@ -32,15 +32,29 @@ impl Pass<'_> {
         }
     }
 
-    async fn try_to_compare(&mut self, counted: &HashMap<DropId, CountedUsers>) -> Result<(), DbError> {
+    async fn try_to_compare(
+        &mut self,
+        counted: &HashMap<DropId, CountedUsers>,
+    ) -> Result<(), DbError> {
         let db = &self.stores.db;
-        let compared = |report: &&DropReport| counted.contains_key(&report.drop_id) && is_settled(report);
-        let known =
-            db.known_admissions(self.run.drops.iter().filter(compared).map(|one| one.drop_id).collect()).await?;
+        let compared =
+            |report: &&DropReport| counted.contains_key(&report.drop_id) && is_settled(report);
+        let known = db
+            .known_admissions(
+                self.run
+                    .drops
+                    .iter()
+                    .filter(compared)
+                    .map(|one| one.drop_id)
+                    .collect(),
+            )
+            .await?;
         let mut changed = Vec::new();
         for report in &mut self.run.drops {
             let drop = report.drop_id;
-            let Some(counted) = counted.get(&drop).filter(|_| is_settled(report)) else { continue };
+            let Some(counted) = counted.get(&drop).filter(|_| is_settled(report)) else {
+                continue;
+            };
             let known = known.get(&drop);
             let users = report.after.users.saturating_sub(counted.young) + counted.revoked;
             if !lacks_people(report, known, counted.revoked)
@@ -49,20 +63,32 @@ impl Pass<'_> {
                 changed.push((drop, users));
             }
         }
-        if changed.is_empty() { Ok(()) } else { db.note_admissions(changed, Utc::now().naive_utc()).await }
+        if changed.is_empty() {
+            Ok(())
+        } else {
+            db.note_admissions(changed, Utc::now().naive_utc()).await
+        }
     }
 
     /// Whether a drop lost users who are not back. No pass looks at a sealed drop, so it is not
     /// sealed meanwhile.
-    pub(super) async fn has_users_missing(&self, drop: DropId, users_and_revoked: u64) -> Result<bool, DbError> {
+    pub(super) async fn has_users_missing(
+        &self,
+        drop: DropId,
+        users_and_revoked: u64,
+    ) -> Result<bool, DbError> {
         let known = self.stores.db.known_admissions(vec![drop]).await?;
-        Ok(known.get(&drop).is_some_and(|known| known.lost_at.is_some() && known.users > users_and_revoked))
+        Ok(known
+            .get(&drop)
+            .is_some_and(|known| known.lost_at.is_some() && known.users > users_and_revoked))
     }
 }
 
 /// Its numbers are of after the repairs, and a rebuild that was due has taken place.
 fn is_settled(report: &DropReport) -> bool {
-    let is_due = |finding: &Finding| finding.action == ActionKind::Rebuild && finding.result != Outcome::Applied;
+    let is_due = |finding: &Finding| {
+        finding.action == ActionKind::Rebuild && finding.result != Outcome::Applied
+    };
     !report.unconfirmed && !report.findings.iter().any(is_due)
 }
 
@@ -70,11 +96,20 @@ fn is_settled(report: &DropReport) -> bool {
 fn lacks_people(report: &mut DropReport, known: Option<&KnownAdmissions>, revoked: u64) -> bool {
     let back = report.after.users;
     let before = known.map(|known| known.users.saturating_sub(revoked));
-    for finding in report.findings.iter_mut().filter(|finding| finding.action == ActionKind::Rebuild) {
-        finding.case = FindingCase::Rebuilt { back, known: before };
+    for finding in report
+        .findings
+        .iter_mut()
+        .filter(|finding| finding.action == ActionKind::Rebuild)
+    {
+        finding.case = FindingCase::Rebuilt {
+            back,
+            known: before,
+        };
     }
     let lost = known.filter(|known| known.lost_at.is_some());
-    let (Some(known), Some(before)) = (lost, before.filter(|before| *before > back)) else { return false };
+    let (Some(known), Some(before)) = (lost, before.filter(|before| *before > back)) else {
+        return false;
+    };
     let missing = before - back;
     let seen_at = known.seen_at.format("%H:%M UTC on %Y-%m-%d");
     let detail = format!(
@@ -100,8 +135,11 @@ mod tests {
     use crate::report::{Examined, Numbers};
 
     fn rebuilt(back: u64) -> DropReport {
-        let rebuilt =
-            Finding::general(Kind::RedisLost, ActionKind::Rebuild, "Redis does not have this drop".to_owned());
+        let rebuilt = Finding::general(
+            Kind::RedisLost,
+            ActionKind::Rebuild,
+            "Redis does not have this drop".to_owned(),
+        );
         DropReport {
             coupon_id: CouponId(1),
             coupon_name: "Lunch".to_owned(),
@@ -110,16 +148,25 @@ mod tests {
             exact: true,
             sealed: false,
             before: Numbers::default(),
-            after: Numbers { users: back, ..Numbers::default() },
+            after: Numbers {
+                users: back,
+                ..Numbers::default()
+            },
             unconfirmed: false,
             examined: Examined::default(),
-            findings: vec![Finding { result: Outcome::Applied, needs_person: false, ..rebuilt }],
+            findings: vec![Finding {
+                result: Outcome::Applied,
+                needs_person: false,
+                ..rebuilt
+            }],
         }
     }
 
     #[test]
     fn only_people_who_were_there_and_were_not_revoked_are_missing() {
-        let seen_at = DateTime::from_timestamp(1_796_104_800, 0).unwrap().naive_utc();
+        let seen_at = DateTime::from_timestamp(1_796_104_800, 0)
+            .unwrap()
+            .naive_utc();
         for (known, is_lost, revoked, back, missing) in [
             (Some(20), true, 0, 0, Some(20)),
             (Some(20), true, 0, 20, None),
@@ -130,13 +177,30 @@ mod tests {
             (None, false, 0, 0, None),
         ] {
             let lost_at = is_lost.then_some(seen_at);
-            let known = known.map(|users| KnownAdmissions { users, seen_at, lost_at });
+            let known = known.map(|users| KnownAdmissions {
+                users,
+                seen_at,
+                lost_at,
+            });
             let mut report = rebuilt(back);
-            assert_eq!(lacks_people(&mut report, known.as_ref(), revoked), missing.is_some());
+            assert_eq!(
+                lacks_people(&mut report, known.as_ref(), revoked),
+                missing.is_some()
+            );
             let before = known.map(|known| known.users - revoked);
-            assert_eq!(report.findings[0].case, FindingCase::Rebuilt { back, known: before });
+            assert_eq!(
+                report.findings[0].case,
+                FindingCase::Rebuilt {
+                    back,
+                    known: before
+                }
+            );
             let found = report.findings.get(1).map(|finding| finding.case.clone());
-            assert_eq!((found, report.exact), (missing.map(FindingCase::UsersMissing), missing.is_none()), "{known:?}");
+            assert_eq!(
+                (found, report.exact),
+                (missing.map(FindingCase::UsersMissing), missing.is_none()),
+                "{known:?}"
+            );
         }
     }
 

@@ -61,7 +61,10 @@ struct TopicSettings {
 impl Default for TopicSettings {
     /// Start-up has just looked at them.
     fn default() -> Self {
-        Self { asked_at: Instant::now(), wrong: None }
+        Self {
+            asked_at: Instant::now(),
+            wrong: None,
+        }
     }
 }
 
@@ -87,7 +90,13 @@ impl Progress {
 
     /// Waits until this run has the lock and can be read.
     pub async fn until_begun(&self, run_id: &str) {
-        if self.begun.subscribe().wait_for(|begun| begun.as_deref() == Some(run_id)).await.is_err() {
+        if self
+            .begun
+            .subscribe()
+            .wait_for(|begun| begun.as_deref() == Some(run_id))
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }
@@ -111,7 +120,9 @@ impl Memory {
         let before = std::mem::take(&mut self.consumer);
         let (mut stuck, mut longest) = (Vec::new(), Duration::ZERO);
         for at in partitions.iter().filter(|at| at.from < at.end) {
-            let known = before.get(&at.partition).filter(|(from, _)| *from == at.from);
+            let known = before
+                .get(&at.partition)
+                .filter(|(from, _)| *from == at.from);
             let since = known.map_or(now, |(_, since)| *since);
             self.consumer.insert(at.partition, (at.from, since));
             if now - since > limit {
@@ -125,16 +136,24 @@ impl Memory {
     /// Asks for the topic's settings while the pass goes on, since that takes new connections and
     /// as long as a short pass; `None` while an answer is remembered.
     pub(super) fn ask_topic(&self, topic: &TopicReader, trigger: Trigger) -> Option<TopicAnswer> {
-        let asks = trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER;
+        let asks =
+            trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER;
         let topic = topic.clone();
-        asks.then(|| AbortOnDropHandle::new(tokio::spawn(async move { topic.unsafe_settings().await })))
+        asks.then(|| {
+            AbortOnDropHandle::new(tokio::spawn(async move { topic.unsafe_settings().await }))
+        })
     }
 
     /// What is wrong with the topic's settings, by this answer or the remembered one.
     pub(super) async fn unsafe_topic(&mut self, answer: Option<TopicAnswer>) -> Option<String> {
         if let Some(answer) = answer {
             match answer.await {
-                Ok(Ok(wrong)) => self.topic = TopicSettings { asked_at: Instant::now(), wrong },
+                Ok(Ok(wrong)) => {
+                    self.topic = TopicSettings {
+                        asked_at: Instant::now(),
+                        wrong,
+                    }
+                }
                 // Reading the unread messages tells it too.
                 Ok(Err(error)) => tracing::warn!(%error, "the topic's settings were not looked at"),
                 Err(error) => tracing::warn!(%error, "the topic's settings were not looked at"),
@@ -231,16 +250,29 @@ impl Verified {
     pub(super) fn note(&self, header: &DropHeader, plan: &Plan, page_slots: i64) {
         let mut known = self.0.lock();
         known.remove(&header.drop_id());
-        if is_large(header, page_slots) && plan.exact && plan.items.is_empty() && plan.young == 0 && header.is_quiet() {
+        if is_large(header, page_slots)
+            && plan.exact
+            && plan.items.is_empty()
+            && plan.young == 0
+            && header.is_quiet()
+        {
             // Drops that no pass looks at any more go with their age.
             known.retain(|_, known| known.at.elapsed() < AGAIN_AFTER);
-            let known_now = Known { seen: Seen::of(header), plan: plan.clone(), at: Instant::now() };
+            let known_now = Known {
+                seen: Seen::of(header),
+                plan: plan.clone(),
+                at: Instant::now(),
+            };
             known.insert(header.drop_id(), known_now);
         }
     }
 
     /// The plan of a drop that need not be read whole, after counting its rows.
-    pub(super) async fn unchanged(&self, header: &DropHeader, db: &Db) -> Result<Option<Plan>, DbError> {
+    pub(super) async fn unchanged(
+        &self,
+        header: &DropHeader,
+        db: &Db,
+    ) -> Result<Option<Plan>, DbError> {
         let facts = &header.facts;
         let may_skip = !facts.gate_closed
             && !facts.is_closed()
@@ -248,16 +280,22 @@ impl Verified {
             && !facts.allow_list_differs
             && facts.revocations.half.is_empty()
             && header.is_quiet();
-        let Some(plan) = self.plan(header).filter(|_| may_skip) else { return Ok(None) };
+        let Some(plan) = self.plan(header).filter(|_| may_skip) else {
+            return Ok(None);
+        };
         let rows = db.count_rows(header.drop_id(), header.upper()).await?;
-        let examined = Examined { rows, ..Examined::default() };
+        let examined = Examined {
+            rows,
+            ..Examined::default()
+        };
         Ok((rows == plan.numbers.rows).then_some(Plan { examined, ..plan }))
     }
 
     fn plan(&self, header: &DropHeader) -> Option<Plan> {
         let known = self.0.lock();
         let known = known.get(&header.drop_id())?;
-        (known.at.elapsed() < AGAIN_AFTER && known.seen == Seen::of(header)).then(|| known.plan.clone())
+        (known.at.elapsed() < AGAIN_AFTER && known.seen == Seen::of(header))
+            .then(|| known.plan.clone())
     }
 }
 
@@ -273,11 +311,23 @@ mod tests {
     fn one_partition_that_stands_still_among_others_that_move_is_found() {
         let mut memory = Memory::default();
         let (limit, began) = (Duration::from_secs(60), Instant::now());
-        let at = |partition, from| Unread { partition, from, end: 1_000 };
+        let at = |partition, from| Unread {
+            partition,
+            from,
+            end: 1_000,
+        };
         for minute in 0..3 {
             let now = began + limit * minute;
             let moving = (0..11).map(|partition| at(partition, 10 * i64::from(minute)));
-            let all: Vec<Unread> = moving.chain([at(11, 7), Unread { end: 5, ..at(12, 5) }]).collect();
+            let all: Vec<Unread> = moving
+                .chain([
+                    at(11, 7),
+                    Unread {
+                        end: 5,
+                        ..at(12, 5)
+                    },
+                ])
+                .collect();
             let (stuck, longest) = memory.stuck_partitions(&all, limit, now);
             let expected = if minute < 2 { vec![] } else { vec![at(11, 7)] };
             assert_eq!(stuck, expected, "minute {minute}, for {longest:?}");

@@ -89,32 +89,41 @@ pub(crate) async fn must_exist(stores: &Stores, request: &Request) -> Result<(),
         (None, None) => None,
         (Some(coupon), drop) => match stores.db.coupon(coupon).await {
             Ok(None) => Some(format!("there is no coupon {coupon}")),
-            Ok(Some((_, own))) => {
-                drop.filter(|id| own.iter().all(|d| d.id != *id)).map(|id| format!("coupon {coupon} has no drop {id}"))
-            }
+            Ok(Some((_, own))) => drop
+                .filter(|id| own.iter().all(|d| d.id != *id))
+                .map(|id| format!("coupon {coupon} has no drop {id}")),
             Err(_) => None,
         },
-        (None, Some(drop)) => {
-            matches!(stores.db.has_drop(drop).await, Ok(false)).then(|| format!("there is no drop {drop}"))
-        }
+        (None, Some(drop)) => matches!(stores.db.has_drop(drop).await, Ok(false))
+            .then(|| format!("there is no drop {drop}")),
     };
     missing.map_or(Ok(()), |what| Err(PassError::NotFound(what)))
 }
 
 impl Reconciler {
     pub fn new(stores: Stores, settings: PassSettings) -> Self {
-        Self { stores, settings, memory: Memory::default() }
+        Self {
+            stores,
+            settings,
+            memory: Memory::default(),
+        }
     }
 
     /// Runs one pass and records it. A pass that fails is a [`Run`] too, with status `failed`.
-    pub async fn pass(&mut self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
+    pub async fn pass(
+        &mut self,
+        request: &Request,
+        run_id: &str,
+        stop: &CancellationToken,
+    ) -> Result<Run, PassError> {
         must_exist(&self.stores, request).await?;
         let run = blank(request, run_id);
-        let lock = match PassLock::take(&self.stores.db_settings, request.work, request.patience).await {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return Err(PassError::Busy),
-            Err(error) => return Ok(self.fail(run, request, &error.into()).await),
-        };
+        let lock =
+            match PassLock::take(&self.stores.db_settings, request.work, request.patience).await {
+                Ok(Some(lock)) => lock,
+                Ok(None) => return Err(PassError::Busy),
+                Err(error) => return Ok(self.fail(run, request, &error.into()).await),
+            };
         let ended = if self.was_made(request).await {
             Err(PassError::Made)
         } else {
@@ -126,13 +135,25 @@ impl Reconciler {
 
     /// Whether another process has made the run that is due, while this one waited for the lock.
     async fn was_made(&self, request: &Request) -> bool {
-        let Some(Due { last: Some(last), counts_for: [own, ..] }) = request.due else { return false };
+        let Some(Due {
+            last: Some(last),
+            counts_for: [own, ..],
+        }) = request.due
+        else {
+            return false;
+        };
         let made = record::recall(&self.stores.db, own).await.ok().flatten();
         // An instant from the future is another clock's mistake.
         made.is_some_and(|at| at > last && at <= Utc::now())
     }
 
-    async fn recorded(&mut self, lock: &PassLock, request: &Request, mut run: Run, stop: &CancellationToken) -> Run {
+    async fn recorded(
+        &mut self,
+        lock: &PassLock,
+        request: &Request,
+        mut run: Run,
+        stop: &CancellationToken,
+    ) -> Run {
         self.record_leftovers().await;
         let began = Instant::now();
         let run = match self.under_lock(lock, request, &mut run, stop).await {
@@ -141,7 +162,10 @@ impl Reconciler {
         };
         crate::traces::export(&run, began.elapsed());
         // Before the lock is free: another process looks there once it has the lock.
-        let made = request.due.as_ref().filter(|_| run.status != Status::Failed);
+        let made = request
+            .due
+            .as_ref()
+            .filter(|_| run.status != Status::Failed);
         for name in made.into_iter().flat_map(|due| due.counts_for) {
             if let Err(error) = record::remember(&self.stores.db, name, Utc::now()).await {
                 tracing::warn!(%error, name, "that it ran could not be noted");
@@ -176,7 +200,9 @@ impl Reconciler {
         let ended = self.compare(request, run, &working).await;
         watch.abort();
         match ended {
-            Err(Aborted::Stopped | Aborted::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
+            Err(Aborted::Stopped | Aborted::Execute(ExecuteError::Stopped))
+                if lock.lost().is_cancelled() =>
+            {
                 Err(Aborted::LockLost)
             }
             Err(Aborted::Execute(ExecuteError::Stopped)) => Err(Aborted::Stopped),
@@ -184,15 +210,28 @@ impl Reconciler {
         }
     }
 
-    async fn compare(&mut self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Aborted> {
+    async fn compare(
+        &mut self,
+        request: &Request,
+        run: &mut Run,
+        stop: &CancellationToken,
+    ) -> Result<(), Aborted> {
         let stores = self.stores.pinned().await?;
-        let settings = self.settings.with_deadlines(stores.db.longest_deadlines().await?);
-        Pass::new(&stores, &settings, &mut self.memory, request, run, stop).go().await
+        let settings = self
+            .settings
+            .with_deadlines(stores.db.longest_deadlines().await?);
+        Pass::new(&stores, &settings, &mut self.memory, request, run, stop)
+            .go()
+            .await
     }
 
     async fn finish(&mut self, mut run: Run, request: &Request) -> Run {
         run.finished_at = Some(Utc::now());
-        run.status = if run.error.is_some() { Status::Failed } else { findings::status(&run) };
+        run.status = if run.error.is_some() {
+            Status::Failed
+        } else {
+            findings::status(&run)
+        };
         self.record(&mut run, request).await;
         run
     }
@@ -201,7 +240,14 @@ impl Reconciler {
     pub(crate) async fn cannot_begin(&mut self, cause: FailureCause, reason: String) -> Run {
         let mut run = blank(&Request::new(Trigger::Startup), &new_run_id());
         failed(&mut run, cause, reason);
-        self.record_unless_repeated(&mut run, How { is_beside_passes: true, ..How::default() }).await;
+        self.record_unless_repeated(
+            &mut run,
+            How {
+                is_beside_passes: true,
+                ..How::default()
+            },
+        )
+        .await;
         run
     }
 
@@ -270,19 +316,35 @@ impl Reconciler {
 fn failed(run: &mut Run, cause: FailureCause, error: String) {
     run.finished_at = Some(Utc::now());
     run.status = Status::Failed;
-    run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, error.clone()));
+    run.findings.push(Finding::general(
+        Kind::Stalled,
+        ActionKind::Report,
+        error.clone(),
+    ));
     (run.error, run.cause) = (Some(error), Some(cause));
 }
 
 /// Who asked for the pass, and for what.
 fn asked(request: &Request) -> Option<(Operator, OperatorAct)> {
     let operator = request.by.clone()?;
-    let detail = json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
-    Some((operator, OperatorAct { action: "reconcile", coupon: request.coupon, drop: request.drop, detail }))
+    let detail =
+        json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
+    Some((
+        operator,
+        OperatorAct {
+            action: "reconcile",
+            coupon: request.coupon,
+            drop: request.drop,
+            detail,
+        },
+    ))
 }
 
 fn how(request: &Request) -> How {
-    How { confirmed: request.confirm, is_beside_passes: request.work != Work::Pass }
+    How {
+        confirmed: request.confirm,
+        is_beside_passes: request.work != Work::Pass,
+    }
 }
 
 /// A run that begins.

@@ -16,11 +16,17 @@ pub(super) type Histories = HashMap<CouponId, CouponHistory>;
 /// of earlier drops, its revocations, its allow list. Counted in people, as slots are.
 fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
     let history = histories.get(&coupon.id).copied().unwrap_or_default();
-    let earlier = if coupon.once_per == OncePer::Coupon { history.opened - 1 } else { 0 };
+    let earlier = if coupon.once_per == OncePer::Coupon {
+        history.opened - 1
+    } else {
+        0
+    };
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     // Each drop may have been given out whole.
     let people = count(earlier).saturating_mul(coupon.quantity.into());
-    people.saturating_add(count(history.revocations)).saturating_add(coupon.allow_list.people.into())
+    people
+        .saturating_add(count(history.revocations))
+        .saturating_add(coupon.allow_list.people.into())
 }
 
 /// The order of reopening: coupons that are open or about to open, those with the least to do
@@ -28,11 +34,19 @@ fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
 pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histories, now_ms: i64) {
     let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
     for (coupon, drop) in drops.iter() {
-        let ended = drop.closes_at.is_some_and(|at| at.timestamp_millis() <= now_ms);
+        let ended = drop
+            .closes_at
+            .is_some_and(|at| at.timestamp_millis() <= now_ms);
         let is_later = ended || drop.opens_at.timestamp_millis() > now_ms + SOON_MS;
-        let of_coupon = urgency.entry(coupon.id).or_insert_with(|| (true, besides(coupon, histories)));
+        let of_coupon = urgency
+            .entry(coupon.id)
+            .or_insert_with(|| (true, besides(coupon, histories)));
         of_coupon.0 &= is_later;
-        of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms { 0 } else { u64::from(drop.quantity) };
+        of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms {
+            0
+        } else {
+            u64::from(drop.quantity)
+        };
     }
     drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }
@@ -49,12 +63,21 @@ pub(super) fn portions(
     closed: &HashSet<CouponId>,
     histories: &Histories,
 ) -> Vec<Vec<(Coupon, Drop)>> {
-    let (closed, open): (Vec<_>, Vec<_>) = drops.into_iter().partition(|(coupon, _)| closed.contains(&coupon.id));
+    let (closed, open): (Vec<_>, Vec<_>) = drops
+        .into_iter()
+        .partition(|(coupon, _)| closed.contains(&coupon.id));
     let mut portions: Vec<Vec<_>> = Vec::new();
     let mut slots = 0_u64;
     for of_coupon in closed.chunk_by(|a, b| a.0.id == b.0.id) {
-        let own: u64 = of_coupon.iter().map(|(_, drop)| u64::from(drop.quantity)).sum();
-        let own = own.saturating_add(of_coupon.first().map_or(0, |(coupon, _)| besides(coupon, histories)));
+        let own: u64 = of_coupon
+            .iter()
+            .map(|(_, drop)| u64::from(drop.quantity))
+            .sum();
+        let own = own.saturating_add(
+            of_coupon
+                .first()
+                .map_or(0, |(coupon, _)| besides(coupon, histories)),
+        );
         slots = slots.saturating_add(own);
         let most = TOGETHER.0 << portions.len().saturating_sub(1).min(8);
         match portions.last_mut() {
@@ -82,14 +105,40 @@ mod tests {
     /// Coupons with a drop each, by number, quantity, and milliseconds of opening.
     fn coupons(of: impl Iterator<Item = (i64, u32, i64)>) -> Vec<(Coupon, Drop)> {
         of.map(|(number, quantity, opens)| {
-            let (id, opens_at) = (CouponId(number), DateTime::from_timestamp_millis(opens).unwrap());
+            let (id, opens_at) = (
+                CouponId(number),
+                DateTime::from_timestamp_millis(opens).unwrap(),
+            );
             let (name, once_per, schedule) = (String::new(), OncePer::Drop, None);
             let (allow, allow_list) = (None, AllowList::default());
             let (waiting_list, paused, revision) = (0, false, 1);
-            let coupon =
-                Coupon { id, name, quantity, once_per, waiting_list, paused, revision, schedule, allow, allow_list };
-            let (id, coupon_id, local_date, closes_at, sealed_at) = (DropId(number), id, None, None, None);
-            (coupon, Drop { id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early: false })
+            let coupon = Coupon {
+                id,
+                name,
+                quantity,
+                once_per,
+                waiting_list,
+                paused,
+                revision,
+                schedule,
+                allow,
+                allow_list,
+            };
+            let (id, coupon_id, local_date, closes_at, sealed_at) =
+                (DropId(number), id, None, None, None);
+            (
+                coupon,
+                Drop {
+                    id,
+                    coupon_id,
+                    local_date,
+                    opens_at,
+                    closes_at,
+                    quantity,
+                    sealed_at,
+                    closed_early: false,
+                },
+            )
         })
         .collect()
     }
@@ -97,18 +146,46 @@ mod tests {
     #[test]
     fn closed_coupons_come_first_open_and_small_ones_before_others_and_a_few_at_a_time() {
         let now = 10 * SOON_MS;
-        let mut all =
-            coupons([(1, 9_000_000, 0), (2, 10, now + 2 * SOON_MS), (3, 10, 0), (4, 10, now + 1)].into_iter());
+        let mut all = coupons(
+            [
+                (1, 9_000_000, 0),
+                (2, 10, now + 2 * SOON_MS),
+                (3, 10, 0),
+                (4, 10, now + 1),
+            ]
+            .into_iter(),
+        );
         all.extend(coupons((10..110).map(|number| (number, 100, 0))));
-        let revoked = |revocations| CouponHistory { revocations, ..CouponHistory::default() };
-        let histories = Histories::from([(CouponId(11), revoked(1_000_000)), (CouponId(12), revoked(60_000))]);
+        let revoked = |revocations| CouponHistory {
+            revocations,
+            ..CouponHistory::default()
+        };
+        let histories = Histories::from([
+            (CouponId(11), revoked(1_000_000)),
+            (CouponId(12), revoked(60_000)),
+        ]);
         most_urgent_first(&mut all, &histories, now);
-        let closed = all.iter().map(|(coupon, _)| coupon.id).filter(|id| id.0 != 20).collect();
+        let closed = all
+            .iter()
+            .map(|(coupon, _)| coupon.id)
+            .filter(|id| id.0 != 20)
+            .collect();
         let portions = portions(all, &closed, &histories);
-        let ids = |portion: &[(Coupon, Drop)]| portion.iter().map(|(coupon, _)| coupon.id.0).collect::<Vec<_>>();
-        assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [4, 8, 16, 32, 39, 1, 1, 1, 1, 1]);
+        let ids = |portion: &[(Coupon, Drop)]| {
+            portion
+                .iter()
+                .map(|(coupon, _)| coupon.id.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            portions.iter().map(Vec::len).collect::<Vec<_>>(),
+            [4, 8, 16, 32, 39, 1, 1, 1, 1, 1]
+        );
         assert_eq!(ids(&portions[0])[..3], [4, 3, 10]);
         // What is to be restored besides counts as slots do.
-        assert_eq!(portions[5..].iter().map(|one| ids(one)).collect::<Vec<_>>(), [[12], [11], [1], [2], [20]]);
+        assert_eq!(
+            portions[5..].iter().map(|one| ids(one)).collect::<Vec<_>>(),
+            [[12], [11], [1], [2], [20]]
+        );
     }
 }

@@ -9,7 +9,10 @@ use crate::plan::Planner;
 impl Pass<'_> {
     /// The people of a lost drop that is large are put back while it is read, and not kept: they
     /// may be millions.
-    pub(super) async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Aborted> {
+    pub(super) async fn begin_rebuild<'h>(
+        &'h self,
+        header: &'h DropHeader,
+    ) -> Result<Option<Executor<'h>>, Aborted> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
         // Without its `meta` admission and other passes don't take it for a drop with people.
@@ -18,14 +21,23 @@ impl Pass<'_> {
             return Ok(None);
         }
         self.must_be_same_life().await?;
-        let executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+        let executor = Executor::new(
+            self.stores,
+            header,
+            &self.restored,
+            &self.run.run_id,
+            self.stop,
+        );
         executor.begin_rebuild().await?;
         Ok(Some(executor))
     }
 }
 
 /// Puts back those whom the planner has found so far.
-pub(super) async fn put_back(executor: &Executor<'_>, planner: &mut Planner<'_>) -> Result<(), Aborted> {
+pub(super) async fn put_back(
+    executor: &Executor<'_>,
+    planner: &mut Planner<'_>,
+) -> Result<(), Aborted> {
     let holdings = planner.take_holdings();
     // Where Redis lost data since, the rest of the rebuild says so.
     let taken = executor.rebuild_some(&holdings).await?.unwrap_or(0);

@@ -23,12 +23,22 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::skip_given_numbers(self.stores).await?;
         }
-        let Some(in_doubt) = self.stores.db.numbers_in_doubt().await? else { return Ok(()) };
+        let Some(in_doubt) = self.stores.db.numbers_in_doubt().await? else {
+            return Ok(());
+        };
         let mut lost = Vec::new();
         for some in in_doubt.without_coupon.chunks(1_000) {
-            let keys: Vec<_> = some.iter().map(|coupon| self.stores.redis.keys(*coupon, DropId(0))).collect();
+            let keys: Vec<_> = some
+                .iter()
+                .map(|coupon| self.stores.redis.keys(*coupon, DropId(0)))
+                .collect();
             let remembered = self.stores.redis.are_remembered(&keys).await?;
-            lost.extend(some.iter().zip(remembered).filter(|(_, remembered)| *remembered).map(|(coupon, _)| *coupon));
+            lost.extend(
+                some.iter()
+                    .zip(remembered)
+                    .filter(|(_, remembered)| *remembered)
+                    .map(|(coupon, _)| *coupon),
+            );
         }
         if !self.request.dry_run {
             execute::settle_numbers(self.stores, in_doubt, &lost).await?;
@@ -38,7 +48,10 @@ impl Pass<'_> {
                 "MySQL has lost coupon {coupon}, of which Redis may hold what people were promised: put it back, and they get it"
             );
             let finding = Finding::general(Kind::Unissued, ActionKind::Report, detail);
-            self.run.findings.push(Finding { coupon_id: Some(coupon), ..finding });
+            self.run.findings.push(Finding {
+                coupon_id: Some(coupon),
+                ..finding
+            });
         }
         Ok(())
     }
@@ -50,9 +63,17 @@ impl Pass<'_> {
         drops: &mut Vec<(Coupon, Drop)>,
         fences: &HashMap<CouponId, CouponFence>,
     ) -> Result<(), Aborted> {
-        let is_behind = |coupon: &Coupon| fences.get(&coupon.id).is_some_and(|seen| seen.revision > coupon.revision);
-        let mut behind: Vec<CouponId> =
-            drops.iter().map(|(coupon, _)| coupon).filter(|c| is_behind(c)).map(|c| c.id).collect();
+        let is_behind = |coupon: &Coupon| {
+            fences
+                .get(&coupon.id)
+                .is_some_and(|seen| seen.revision > coupon.revision)
+        };
+        let mut behind: Vec<CouponId> = drops
+            .iter()
+            .map(|(coupon, _)| coupon)
+            .filter(|c| is_behind(c))
+            .map(|c| c.id)
+            .collect();
         behind.dedup();
         for id in behind {
             // One that a store refuses keeps no other back, and is not judged by what MySQL has of
@@ -66,11 +87,21 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn recover_settings_of(&mut self, id: CouponId, drops: &mut [(Coupon, Drop)]) -> Result<(), ExecuteError> {
+    async fn recover_settings_of(
+        &mut self,
+        id: CouponId,
+        drops: &mut [(Coupon, Drop)],
+    ) -> Result<(), ExecuteError> {
         let (lost, result) = if self.request.dry_run {
-            (execute::lost_settings(self.stores, id).await?, Outcome::Planned)
+            (
+                execute::lost_settings(self.stores, id).await?,
+                Outcome::Planned,
+            )
         } else {
-            (execute::recover_settings(self.stores, id).await?, Outcome::Applied)
+            (
+                execute::recover_settings(self.stores, id).await?,
+                Outcome::Applied,
+            )
         };
         // `None`: an operator had just changed it.
         let Some(lost) = lost else { return Ok(()) };
@@ -91,7 +122,12 @@ impl Pass<'_> {
     }
 
     fn note_recovered(&mut self, coupon: CouponId, result: Outcome, detail: String) {
-        tracing::warn!(coupon_id = coupon.0, result = result.as_str(), detail, "MySQL has lost settings of a coupon");
+        tracing::warn!(
+            coupon_id = coupon.0,
+            result = result.as_str(),
+            detail,
+            "MySQL has lost settings of a coupon"
+        );
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
         (finding.coupon_id, finding.result) = (Some(coupon), result);
         finding.needs_person = result == Outcome::Failed;

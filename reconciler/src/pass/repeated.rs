@@ -26,8 +26,12 @@ impl Repeated {
             self.0.clear();
             return None;
         }
-        self.0.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN_AFTER);
-        let (said_by, last) = self.0.entry(record::content(run)).or_insert_with(|| (run.run_id.clone(), now));
+        self.0
+            .retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN_AFTER);
+        let (said_by, last) = self
+            .0
+            .entry(record::content(run))
+            .or_insert_with(|| (run.run_id.clone(), now));
         *last = now;
         (*said_by != run.run_id).then(|| said_by.clone())
     }
@@ -40,7 +44,9 @@ impl Repeated {
 /// Nothing was repaired, sealed or opened.
 fn is_in_vain(run: &Run) -> bool {
     run.status != Status::Clean
-        && run.all_findings().all(|finding| finding.result != Outcome::Applied)
+        && run
+            .all_findings()
+            .all(|finding| finding.result != Outcome::Applied)
         && run.drops.iter().all(|drop| !drop.sealed)
 }
 
@@ -53,7 +59,13 @@ mod tests {
     use crate::report::{ActionKind, Finding, Kind, Trigger};
 
     fn run(id: &str, detail: &str, result: Outcome) -> Run {
-        let mut run = blank(&Request { work: Work::Reopening, ..Request::new(Trigger::Startup) }, id);
+        let mut run = blank(
+            &Request {
+                work: Work::Reopening,
+                ..Request::new(Trigger::Startup)
+            },
+            id,
+        );
         run.status = Status::Failed;
         let mut finding = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
         finding.result = result;
@@ -64,12 +76,22 @@ mod tests {
     #[test]
     fn what_says_the_same_is_one_run_until_something_is_done() {
         let (mut repeated, began) = (Repeated::default(), Instant::now());
-        let mut said_by = |after: u64, run: &Run| repeated.said_by(run, began + Duration::from_secs(after));
+        let mut said_by =
+            |after: u64, run: &Run| repeated.said_by(run, began + Duration::from_secs(after));
         let earlier = |id: &str| Some(id.to_owned());
-        let kafka = |id, words| run(id, &format!("the topic cannot be read: {words}"), Outcome::Skipped);
+        let kafka = |id, words| {
+            run(
+                id,
+                &format!("the topic cannot be read: {words}"),
+                Outcome::Skipped,
+            )
+        };
         let redis = |id| run(id, "Redis cannot be reached: timed out", Outcome::Skipped);
         assert_eq!(said_by(0, &kafka("1", "refused")), None);
-        assert_eq!(said_by(5, &kafka("2", "all 3 brokers are down")), earlier("1"));
+        assert_eq!(
+            said_by(5, &kafka("2", "all 3 brokers are down")),
+            earlier("1")
+        );
         assert_eq!(said_by(10, &redis("3")), None, "another cause");
         assert_eq!(said_by(15, &kafka("4", "refused")), earlier("1"));
         assert_eq!(said_by(20, &redis("5")), earlier("3"));
@@ -78,8 +100,16 @@ mod tests {
         assert_eq!(said_by(1_100, &kafka("7", "refused")), earlier("1"));
         assert_eq!(said_by(1_101, &redis("8")), None, "forgotten");
         assert_eq!(said_by(1_105, &run("9", "opened", Outcome::Applied)), None);
-        assert_eq!(said_by(1_110, &run("10", "opened", Outcome::Applied)), None, "each is an event");
-        assert_eq!(said_by(1_115, &kafka("11", "refused")), None, "another loss");
+        assert_eq!(
+            said_by(1_110, &run("10", "opened", Outcome::Applied)),
+            None,
+            "each is an event"
+        );
+        assert_eq!(
+            said_by(1_115, &kafka("11", "refused")),
+            None,
+            "another loss"
+        );
         assert_eq!(said_by(1_120, &kafka("12", "refused")), earlier("11"));
     }
 }

@@ -22,11 +22,17 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn of(&mut self, coupon: &Coupon, drop: &Drop, plan: &Plan) -> (&mut DropReport, &mut FindingLedger) {
+    pub(super) fn of(
+        &mut self,
+        coupon: &Coupon,
+        drop: &Drop,
+        plan: &Plan,
+    ) -> (&mut DropReport, &mut FindingLedger) {
         let next = self.drops.len();
         let at = *self.index.entry(drop.id).or_insert(next);
         if at == next {
-            self.drops.push((first_report(coupon, drop, plan), FindingLedger::default()));
+            self.drops
+                .push((first_report(coupon, drop, plan), FindingLedger::default()));
             self.of_coupon.entry(coupon.id).or_default().push(at);
         }
         let (report, ledger) = &mut self.drops[at];
@@ -35,12 +41,21 @@ impl Reports {
 
     /// Nothing is left in this coupon that admission could trip over.
     pub(super) fn are_whole(&self, coupon: CouponId) -> bool {
-        self.of_coupon.get(&coupon).into_iter().flatten().all(|at| self.drops[*at].1.is_whole())
+        self.of_coupon
+            .get(&coupon)
+            .into_iter()
+            .flatten()
+            .all(|at| self.drops[*at].1.is_whole())
     }
 
     /// What is stored of this drop can't be read, or its repair is refused or held up.
     pub(super) fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: Obstacle) {
-        tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, ?why, "a drop could not be worked on");
+        tracing::error!(
+            coupon_id = coupon.id.0,
+            drop_id = drop.id.0,
+            ?why,
+            "a drop could not be worked on"
+        );
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;
         ledger.note(findings::unworkable(coupon.id, drop.id, why), None);
@@ -52,7 +67,11 @@ impl Reports {
             .map(|(report, ledger)| {
                 let unconfirmed = ledger.is_unconfirmed;
                 let findings = ledger.into_findings(report.coupon_id, report.drop_id);
-                DropReport { findings, unconfirmed, ..report }
+                DropReport {
+                    findings,
+                    unconfirmed,
+                    ..report
+                }
             })
             .collect()
     }

@@ -102,11 +102,15 @@ pub(super) enum Aborted {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
-    #[error("the pass lost its lock: its connection to MySQL broke, and another pass may have begun")]
+    #[error(
+        "the pass lost its lock: its connection to MySQL broke, and another pass may have begun"
+    )]
     LockLost,
     #[error("the process was told to stop")]
     Stopped,
-    #[error("Redis lost data, or was replaced, while the pass was running: what it read is out of date")]
+    #[error(
+        "Redis lost data, or was replaced, while the pass was running: what it read is out of date"
+    )]
     AnotherLife,
 }
 
@@ -116,7 +120,10 @@ pub(super) enum Obstacle {
     /// Redis holds what can't be read.
     Redis(String),
     /// A key in Redis has another type than Firstcome gives it.
-    KeyOfWrongType { wrong: WrongKey, knows_earlier_days: bool },
+    KeyOfWrongType {
+        wrong: WrongKey,
+        knows_earlier_days: bool,
+    },
     /// MySQL holds what can't be read, or refuses a repair.
     Mysql(String),
     /// Another client of MySQL has its rows locked.
@@ -134,21 +141,25 @@ impl Aborted {
             | Self::Execute(ExecuteError::Mysql(_))
             | Self::Mysql(_)
             | Self::LockLost => FailureCause::Mysql,
-            Self::Collect(CollectError::Messages(_)) | Self::Execute(ExecuteError::Stopped) | Self::Stopped => {
-                FailureCause::Other
-            }
+            Self::Collect(CollectError::Messages(_))
+            | Self::Execute(ExecuteError::Stopped)
+            | Self::Stopped => FailureCause::Other,
         }
     }
 
     /// What is wrong with one drop, where the others can be worked on.
     pub(super) fn of_one_drop(&self) -> Option<Obstacle> {
         match self {
-            Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error) if error.is_lock_wait() => {
+            Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error)
+                if error.is_lock_wait() =>
+            {
                 Some(Obstacle::Locked(error.to_string()))
             }
             Self::Execute(ExecuteError::Mysql(error))
             | Self::Collect(CollectError::Mysql(error))
-            | Self::Mysql(error) => error.is_about_data().then(|| Obstacle::Mysql(error.to_string())),
+            | Self::Mysql(error) => error
+                .is_about_data()
+                .then(|| Obstacle::Mysql(error.to_string())),
             Self::Execute(error) => error.about_data().map(Obstacle::Redis),
             Self::Collect(error) => error.about_data().map(Obstacle::Redis),
             _ => None,
@@ -187,7 +198,8 @@ impl PassSettings {
     /// The same with the deadlines of the slowest process of the API.
     pub(super) fn with_deadlines(&self, slowest: Deadlines) -> Self {
         let mut settings = self.clone();
-        settings.policy.publish_deadline_ms = settings.policy.publish_deadline_ms.max(slowest.publish_ms);
+        settings.policy.publish_deadline_ms =
+            settings.policy.publish_deadline_ms.max(slowest.publish_ms);
         settings.policy.in_flight_ms = settings.policy.in_flight_ms.max(slowest.in_flight_ms);
         settings
     }

@@ -58,7 +58,11 @@ impl Pass<'_> {
         };
         let mut chosen = Vec::new();
         for (coupon, own) in catalogue {
-            chosen.extend(own.into_iter().filter(|d| wanted(&coupon, d)).map(|d| (coupon.clone(), d)));
+            chosen.extend(
+                own.into_iter()
+                    .filter(|d| wanted(&coupon, d))
+                    .map(|d| (coupon.clone(), d)),
+            );
         }
         if request.deep {
             chosen.extend(self.sealed_with_keys().await?);
@@ -67,7 +71,10 @@ impl Pass<'_> {
     }
 
     /// Compares and repairs the drops, and adds their reports to the run.
-    pub(super) async fn compare_and_repair(&mut self, drops: Vec<(Coupon, Drop)>) -> Result<(), Aborted> {
+    pub(super) async fn compare_and_repair(
+        &mut self,
+        drops: Vec<(Coupon, Drop)>,
+    ) -> Result<(), Aborted> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
@@ -81,7 +88,11 @@ impl Pass<'_> {
         ended
     }
 
-    async fn all_portions(&mut self, drops: Vec<(Coupon, Drop)>, reports: &mut Reports) -> Result<(), Aborted> {
+    async fn all_portions(
+        &mut self,
+        drops: Vec<(Coupon, Drop)>,
+        reports: &mut Reports,
+    ) -> Result<(), Aborted> {
         let mut put_off = Vec::new();
         for portion in portions(drops, &self.context.unverified, &self.histories) {
             put_off.extend(self.one_portion(portion, reports).await?);
@@ -98,7 +109,9 @@ impl Pass<'_> {
         mut todo: Vec<(Coupon, Drop)>,
         reports: &mut Reports,
     ) -> Result<Vec<CouponId>, Aborted> {
-        let is_closed = todo.first().is_some_and(|(coupon, _)| self.context.unverified.contains(&coupon.id));
+        let is_closed = todo
+            .first()
+            .is_some_and(|(coupon, _)| self.context.unverified.contains(&coupon.id));
         let mut verified = Vec::new();
         for round in 0..=ROUNDS {
             self.must_be_same_life().await?;
@@ -117,7 +130,10 @@ impl Pass<'_> {
             }
             todo = self.as_of_now(again.drops).await?;
         }
-        Ok(verified.into_iter().filter(|coupon| self.context.unverified.contains(coupon)).collect())
+        Ok(verified
+            .into_iter()
+            .filter(|coupon| self.context.unverified.contains(coupon))
+            .collect())
     }
 
     async fn one_round(
@@ -141,17 +157,28 @@ impl Pass<'_> {
                 ahead = self.plans_ahead(headers.iter().take(DROPS_AHEAD)).await;
             }
             // A repair may have changed what was read of another drop of its coupon.
-            let plan = ahead.pop_front().flatten().filter(|_| !repaired.contains(&coupon));
+            let plan = ahead
+                .pop_front()
+                .flatten()
+                .filter(|_| !repaired.contains(&coupon));
             // The boundary: what is stored of one drop keeps no other drop back.
-            let next = match self.one_drop_of(headers.pop_front(), plan, round, reports).await {
+            let next = match self
+                .one_drop_of(headers.pop_front(), plan, round, reports)
+                .await
+            {
                 Err(error) => {
-                    let why = self.with_the_key(&drop, error.of_one_drop().ok_or(error)?).await;
+                    let why = self
+                        .with_the_key(&drop, error.of_one_drop().ok_or(error)?)
+                        .await;
                     reports.unworkable(&drop, why);
                     Next::default()
                 }
                 Ok(next) => next,
             };
-            self.memory.progress.drops_done.fetch_add(u64::from(round == 0), Relaxed);
+            self.memory
+                .progress
+                .drops_done
+                .fetch_add(u64::from(round == 0), Relaxed);
             again.wait = again.wait.max(next.wait);
             if next.compare_again {
                 repaired.insert(coupon);
@@ -170,10 +197,15 @@ impl Pass<'_> {
 
     /// An error of Redis names no key: where one has a wrong type, that is the reason.
     async fn with_the_key(&self, (coupon, drop): &(Coupon, Drop), why: Obstacle) -> Obstacle {
-        let Obstacle::Redis(said) = why else { return why };
+        let Obstacle::Redis(said) = why else {
+            return why;
+        };
         let keys = self.stores.redis.keys(coupon.id, drop.id);
         match self.stores.redis.wrong_key(&keys).await {
-            Ok(Some(wrong)) => Obstacle::KeyOfWrongType { knows_earlier_days: wrong.key == keys.claimants, wrong },
+            Ok(Some(wrong)) => Obstacle::KeyOfWrongType {
+                knows_earlier_days: wrong.key == keys.claimants,
+                wrong,
+            },
             Ok(None) => Obstacle::Redis(said),
             Err(error) => {
                 tracing::warn!(coupon_id = coupon.id.0, %error, "Redis did not tell the types of a drop's keys");
@@ -189,7 +221,9 @@ impl Pass<'_> {
         round: usize,
         reports: &mut Reports,
     ) -> Result<Next, Aborted> {
-        let Some(header) = header.transpose()? else { return Ok(Next::default()) };
+        let Some(header) = header.transpose()? else {
+            return Ok(Next::default());
+        };
         let plan = match ahead {
             Some(plan) => plan?,
             None => self.plan(&header).await?,
@@ -204,7 +238,9 @@ impl Pass<'_> {
         headers: impl Iterator<Item = &Result<DropHeader, CollectError>>,
     ) -> VecDeque<Option<Result<Plan, Aborted>>> {
         let plans = headers.map(async |header| match header {
-            Ok(header) if header.upper() <= self.settings.page_slots => Some(self.plan(header).await),
+            Ok(header) if header.upper() <= self.settings.page_slots => {
+                Some(self.plan(header).await)
+            }
             _ => None,
         });
         futures_util::future::join_all(plans).await.into()
@@ -219,7 +255,12 @@ impl Pass<'_> {
         reports: &mut Reports,
     ) -> Result<Next, Aborted> {
         if !self.request.dry_run {
-            execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
+            execute::mend(
+                &self.stores.db,
+                header.drop_id(),
+                &header.facts.promises.kept,
+            )
+            .await?;
         }
         let wait = if plan.young == 0 || !self.request.is_awaited() || round > 0 {
             Duration::ZERO
@@ -228,14 +269,26 @@ impl Pass<'_> {
         } else {
             self.settings.publish_deadline()
         };
-        let mut next = Next { compare_again: false, wait };
+        let mut next = Next {
+            compare_again: false,
+            wait,
+        };
         // People on slots that an operator has just added are none too many. The last repairs are
         // carried out in any case: each looks whether it still applies.
-        if round + 1 < ROUNDS && plan.items.iter().any(by_settings) && self.is_outdated(header).await? {
-            return Ok(Next { compare_again: true, ..next });
+        if round + 1 < ROUNDS
+            && plan.items.iter().any(by_settings)
+            && self.is_outdated(header).await?
+        {
+            return Ok(Next {
+                compare_again: true,
+                ..next
+            });
         }
         let held_back = self.held_back(header.drop_id(), &plan).await?;
-        let counted = CountedUsers { revoked: header.facts.revocations.number, young: plan.young };
+        let counted = CountedUsers {
+            revoked: header.facts.revocations.number,
+            young: plan.young,
+        };
         reports.counted.insert(header.drop_id(), counted);
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.quantity = header.facts.drop.quantity;
@@ -244,7 +297,10 @@ impl Pass<'_> {
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
         // A lost drop is made anew first.
         let by_pages = !plan.beyond.is_empty() && !header.facts.is_lost();
-        let has_repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
+        let has_repairs = plan
+            .items
+            .iter()
+            .any(|item| !matches!(item.action, Action::Report));
         if self.request.dry_run || held_back.is_some() {
             ledger.planned(coupon, drop, &plan.items, &held_back.unwrap_or_default());
             ledger.unnamed(&plan.beyond, Outcome::Planned);
@@ -255,7 +311,13 @@ impl Pass<'_> {
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
             let began = Instant::now();
-            let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+            let mut executor = Executor::new(
+                self.stores,
+                header,
+                &self.restored,
+                &self.run.run_id,
+                self.stop,
+            );
             let mut attempts = Vec::with_capacity(plan.items.len());
             let ended = executor.carry_out(&plan, &mut attempts).await;
             crate::metrics::stage("execute", began.elapsed());
@@ -269,8 +331,14 @@ impl Pass<'_> {
         }
         let is_sealable = plan.sealable && !next.compare_again && !self.request.dry_run;
         let users = plan.numbers.users + header.facts.revocations.number;
-        if is_sealable && self.old_enough_to_seal(header) && !self.has_users_missing(drop, users).await? {
-            let (verified, ttl) = ((plan.numbers.rows, header.facts.revocations.number), self.settings.sealed_keys_ttl);
+        if is_sealable
+            && self.old_enough_to_seal(header)
+            && !self.has_users_missing(drop, users).await?
+        {
+            let (verified, ttl) = (
+                (plan.numbers.rows, header.facts.revocations.number),
+                self.settings.sealed_keys_ttl,
+            );
             report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }
         Ok(next)
@@ -281,17 +349,25 @@ impl Pass<'_> {
     async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Aborted> {
         let (coupon, drop) = (&header.facts.coupon, &header.facts.drop);
         let now = self.as_of_now(vec![(coupon.clone(), drop.clone())]).await?;
-        Ok(now.iter().any(|(c, d)| DropMeta::of(c, d) != DropMeta::of(coupon, drop)))
+        Ok(now
+            .iter()
+            .any(|(c, d)| DropMeta::of(c, d) != DropMeta::of(coupon, drop)))
     }
 
     /// The same drops with what MySQL says of them by now.
-    async fn as_of_now(&self, mut drops: Vec<(Coupon, Drop)>) -> Result<Vec<(Coupon, Drop)>, Aborted> {
+    async fn as_of_now(
+        &self,
+        mut drops: Vec<(Coupon, Drop)>,
+    ) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let mut ids: Vec<CouponId> = drops.iter().map(|(coupon, _)| coupon.id).collect();
         ids.dedup();
         let now = self.stores.db.coupons_by_id(ids).await?;
-        let now: HashMap<CouponId, (Coupon, Vec<Drop>)> = now.into_iter().map(|one| (one.0.id, one)).collect();
+        let now: HashMap<CouponId, (Coupon, Vec<Drop>)> =
+            now.into_iter().map(|one| (one.0.id, one)).collect();
         for (coupon, drop) in &mut drops {
-            let Some((changed, own)) = now.get(&coupon.id) else { continue };
+            let Some((changed, own)) = now.get(&coupon.id) else {
+                continue;
+            };
             coupon.clone_from(changed);
             if let Some(own) = own.iter().find(|own| own.id == drop.id) {
                 drop.clone_from(own);
@@ -308,24 +384,47 @@ impl Pass<'_> {
         }
         let (db, request) = (&self.stores.db, self.request);
         let (now, seen) = (plan.repairs, record::held_back(db, drop).await?);
-        let confirmed = request.confirm && seen.is_some_and(|seen| now <= seen + (seen / 10).max(10));
+        let confirmed =
+            request.confirm && seen.is_some_and(|seen| now <= seen + (seen / 10).max(10));
         if confirmed && !request.dry_run {
             return Ok(None);
         }
-        record::hold_back(db, drop, now, &self.run.run_id, request.confirm || request.dry_run).await?;
+        record::hold_back(
+            db,
+            drop,
+            now,
+            &self.run.run_id,
+            request.confirm || request.dry_run,
+        )
+        .await?;
         Ok(Some(match seen {
             _ if !request.confirm || request.dry_run => String::new(),
-            Some(seen) => format!("not confirmed: there were {seen} such repairs, now there are {now}; confirm again"),
-            None => format!("not confirmed: no pass has shown these {now} repairs before; confirm again"),
+            Some(seen) => format!(
+                "not confirmed: there were {seen} such repairs, now there are {now}; confirm again"
+            ),
+            None => format!(
+                "not confirmed: no pass has shown these {now} repairs before; confirm again"
+            ),
         }))
     }
 
     /// Carries out repairs that are too many to be kept, page by page, and nothing else: the next
     /// comparison finds what other repairs are left.
-    async fn repair_pages(&self, header: &DropHeader, plan: &Plan, ledger: &mut FindingLedger) -> Result<(), Aborted> {
+    async fn repair_pages(
+        &self,
+        header: &DropHeader,
+        plan: &Plan,
+        ledger: &mut FindingLedger,
+    ) -> Result<(), Aborted> {
         let (began, coupon) = (Instant::now(), header.facts.coupon.id);
         let mut planner = Planner::new(self.settings.policy, &header.facts);
-        let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+        let mut executor = Executor::new(
+            self.stores,
+            header,
+            &self.restored,
+            &self.run.run_id,
+            self.stop,
+        );
         let mut pages = std::pin::pin!(self.pages(header));
         ledger.begin_pages();
         while let Some(page) = pages.try_next().await? {
@@ -336,7 +435,9 @@ impl Pass<'_> {
             ended?;
         }
         // Somebody may have lost their slot while the pages were repaired.
-        executor.end_pages(plan.counter_waits || planner.has_absent()).await?;
+        executor
+            .end_pages(plan.counter_waits || planner.has_absent())
+            .await?;
         crate::metrics::stage("execute", began.elapsed());
         Ok(())
     }
@@ -348,7 +449,11 @@ impl Pass<'_> {
         let began = Instant::now();
         if self.request.trigger == Trigger::Cron
             && !self.request.deep
-            && let Some(plan) = self.memory.verified.unchanged(header, &self.stores.db).await?
+            && let Some(plan) = self
+                .memory
+                .verified
+                .unchanged(header, &self.stores.db)
+                .await?
         {
             return Ok(plan);
         }
@@ -356,20 +461,28 @@ impl Pass<'_> {
         let mut pages = std::pin::pin!(self.pages(header));
         let rebuilding = self.begin_rebuild(header).await?;
         while let Some(page) = pages.try_next().await? {
-            self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
+            self.memory
+                .progress
+                .compared
+                .fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
             if let Some(executor) = &rebuilding {
                 put_back(executor, &mut planner).await?;
             }
         }
         let plan = planner.finish();
-        self.memory.verified.note(header, &plan, self.settings.page_slots);
+        self.memory
+            .verified
+            .note(header, &plan, self.settings.page_slots);
         crate::metrics::stage("look", began.elapsed());
         Ok(plan)
     }
 
     /// The pages of a drop, in order of slots.
-    fn pages<'h>(&'h self, header: &'h DropHeader) -> impl Stream<Item = Result<SlotRange, CollectError>> + 'h {
+    fn pages<'h>(
+        &'h self,
+        header: &'h DropHeader,
+    ) -> impl Stream<Item = Result<SlotRange, CollectError>> + 'h {
         let stores = self.stores;
         let ranges = header.ranges(self.settings.page_slots).into_iter();
         stream::iter(ranges.map(move |range| collect::redis_page(stores, header, range)))
@@ -381,7 +494,10 @@ impl Pass<'_> {
     /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
-        let now_ms = header.facts.read_at_ms.min(chrono::Utc::now().timestamp_millis());
+        let now_ms = header
+            .facts
+            .read_at_ms
+            .min(chrono::Utc::now().timestamp_millis());
         closed.is_some_and(|at| at.saturating_add(self.settings.policy.in_flight_ms) < now_ms)
     }
 }

@@ -22,13 +22,29 @@ impl Pass<'_> {
         let mut after = 0;
         loop {
             let page = self.sealed_page(after).await?;
-            let Some(last) = page.last() else { return Ok(found) };
+            let Some(last) = page.last() else {
+                return Ok(found);
+            };
             after = last.id;
-            let keys = page.iter().map(|drop| self.stores.redis.keys(CouponId(drop.coupon_id), DropId(drop.id)));
-            let loaded = self.stores.redis.are_loaded(&keys.collect::<Vec<_>>()).await?;
+            let keys = page.iter().map(|drop| {
+                self.stores
+                    .redis
+                    .keys(CouponId(drop.coupon_id), DropId(drop.id))
+            });
+            let loaded = self
+                .stores
+                .redis
+                .are_loaded(&keys.collect::<Vec<_>>())
+                .await?;
             for (sealed, _) in page.iter().zip(loaded).filter(|(_, loaded)| *loaded) {
-                if let Some((coupon, own)) = self.stores.db.coupon(CouponId(sealed.coupon_id)).await? {
-                    found.extend(own.into_iter().filter(|d| d.id.0 == sealed.id).map(|d| (coupon.clone(), d)));
+                if let Some((coupon, own)) =
+                    self.stores.db.coupon(CouponId(sealed.coupon_id)).await?
+                {
+                    found.extend(
+                        own.into_iter()
+                            .filter(|d| d.id.0 == sealed.id)
+                            .map(|d| (coupon.clone(), d)),
+                    );
                 }
             }
         }
@@ -39,7 +55,14 @@ impl Pass<'_> {
     pub(super) async fn count_sealed(&mut self) -> Result<(), Aborted> {
         let compared: HashSet<DropId> = self.run.drops.iter().map(|drop| drop.drop_id).collect();
         let concerned = self.stores.db.drops_of_open_alerts().await?;
-        let live = self.stores.db.catalogue().await?.into_iter().map(|(coupon, _)| coupon.id).collect();
+        let live = self
+            .stores
+            .db
+            .catalogue()
+            .await?
+            .into_iter()
+            .map(|(coupon, _)| coupon.id)
+            .collect();
         let mut after = 0;
         loop {
             let page = self.sealed_page(after).await?;
@@ -48,18 +71,34 @@ impl Pass<'_> {
             // Of a coupon that is still closed Redis may have older keys, and that they don't
             // expire tells so.
             if !self.request.dry_run && self.context.unverified.is_empty() {
-                let sealed: Vec<_> = page.iter().map(|drop| (CouponId(drop.coupon_id), DropId(drop.id))).collect();
-                execute::let_expire(self.stores, &sealed, &live, self.settings.sealed_keys_ttl).await?;
+                let sealed: Vec<_> = page
+                    .iter()
+                    .map(|drop| (CouponId(drop.coupon_id), DropId(drop.id)))
+                    .collect();
+                execute::let_expire(self.stores, &sealed, &live, self.settings.sealed_keys_ttl)
+                    .await?;
             }
-            let counts = self.stores.db.rows_by_drop(page.iter().map(|drop| DropId(drop.id)).collect()).await?;
-            for drop in page.iter().filter(|drop| !compared.contains(&DropId(drop.id))) {
+            let counts = self
+                .stores
+                .db
+                .rows_by_drop(page.iter().map(|drop| DropId(drop.id)).collect())
+                .await?;
+            for drop in page
+                .iter()
+                .filter(|drop| !compared.contains(&DropId(drop.id)))
+            {
                 let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
                 let mut report = sealed_report(drop, rows);
                 if report.exact && !concerned.contains(&report.drop_id) {
                     self.run.unlisted.drops += 1;
                     self.run.unlisted.examined.rows += report.examined.rows;
                 } else {
-                    let coupon = self.stores.db.coupons_by_id(vec![report.coupon_id]).await?.pop();
+                    let coupon = self
+                        .stores
+                        .db
+                        .coupons_by_id(vec![report.coupon_id])
+                        .await?
+                        .pop();
                     report.coupon_name = coupon.map(|(coupon, _)| coupon.name).unwrap_or_default();
                     self.run.drops.push(report);
                 }
@@ -72,8 +111,13 @@ impl Pass<'_> {
     }
 
     async fn sealed_page(&self, after: i64) -> Result<Vec<SealedDrop>, Aborted> {
-        let Self { stores, request, .. } = self;
-        Ok(stores.db.sealed_drops(request.coupon, request.drop, after, AT_ONCE).await?)
+        let Self {
+            stores, request, ..
+        } = self;
+        Ok(stores
+            .db
+            .sealed_drops(request.coupon, request.drop, after, AT_ONCE)
+            .await?)
     }
 
     /// Who holds one of a coupon in a sealed drop must be among its claimants as long as other
@@ -91,7 +135,8 @@ impl Pass<'_> {
                 .await;
                 if let Err(error) = restored {
                     let why = error.about_data().ok_or(error)?;
-                    let mut finding = Finding::general(Kind::MissingAdmission, ActionKind::Report, why);
+                    let mut finding =
+                        Finding::general(Kind::MissingAdmission, ActionKind::Report, why);
                     (finding.coupon_id, finding.result) = (Some(coupon.id), Outcome::Failed);
                     self.run.findings.push(finding);
                 }
@@ -105,7 +150,10 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
     let (coupon_id, drop_id) = (CouponId(drop.coupon_id), DropId(drop.id));
     let rows = u64::try_from(rows).unwrap_or(0);
     let expected = u64::from(drop.sealed_rows.unwrap_or(0));
-    let numbers = Numbers { rows, ..Numbers::default() };
+    let numbers = Numbers {
+        rows,
+        ..Numbers::default()
+    };
     let mut findings = Vec::new();
     if rows != expected {
         let detail = format!(
@@ -126,7 +174,10 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
         before: numbers,
         after: numbers,
         unconfirmed: false,
-        examined: Examined { rows, ..Examined::default() },
+        examined: Examined {
+            rows,
+            ..Examined::default()
+        },
         findings,
     }
 }

@@ -62,7 +62,9 @@ pub(super) struct PassGate {
 impl PassGate {
     /// To the coupons of every server.
     pub(super) fn is_open(&self) -> bool {
-        self.life.as_ref().is_some_and(|life| life.servers() == self.open)
+        self.life
+            .as_ref()
+            .is_some_and(|life| life.servers() == self.open)
     }
 }
 
@@ -76,7 +78,18 @@ impl<'a> Pass<'a> {
         stop: &'a CancellationToken,
     ) -> Self {
         let (context, gate, restored, histories) = Default::default();
-        Self { stores, settings, memory, request, run, stop, context, gate, restored, histories }
+        Self {
+            stores,
+            settings,
+            memory,
+            request,
+            run,
+            stop,
+            context,
+            gate,
+            restored,
+            histories,
+        }
     }
 
     pub(super) async fn go(mut self) -> Result<(), Aborted> {
@@ -101,7 +114,11 @@ impl<'a> Pass<'a> {
         let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
         self.recover_settings(&mut drops, &fences).await?;
         // One that died after it had opened a coupon left the gate closed.
-        let open: Vec<CouponId> = coupons.iter().copied().filter(|coupon| self.is_verified(&fences, *coupon)).collect();
+        let open: Vec<CouponId> = coupons
+            .iter()
+            .copied()
+            .filter(|coupon| self.is_verified(&fences, *coupon))
+            .collect();
         if let Some(life) = self.gate.life.clone().filter(|_| !self.request.dry_run) {
             self.open_gate(&life, life.servers_of(&open)).await?;
         }
@@ -132,7 +149,11 @@ impl<'a> Pass<'a> {
             }
         }
         if self.covers_everything() {
-            execute::delete_resolved_dead_letters(&self.stores.db, self.settings.failed_claims_kept).await?;
+            execute::delete_resolved_dead_letters(
+                &self.stores.db,
+                self.settings.failed_claims_kept,
+            )
+            .await?;
         }
         self.report_gate().await
     }
@@ -149,18 +170,27 @@ impl<'a> Pass<'a> {
         drops: &mut [(Coupon, Drop)],
         mut fences: HashMap<CouponId, CouponFence>,
     ) -> Result<(), Aborted> {
-        self.context.unverified = fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect();
+        self.context.unverified = fences
+            .keys()
+            .copied()
+            .filter(|coupon| !self.is_verified(&fences, *coupon))
+            .collect();
         let now_ms = self.stores.redis.time_ms().await?;
         if !self.context.unverified.is_empty() {
             let closed = self.context.unverified.iter().copied().collect();
             self.histories = self.stores.db.histories(closed).await?;
             most_urgent_first(drops, &self.histories, now_ms);
         }
-        self.gate.has_begun = drops.iter().any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
+        self.gate.has_begun = drops
+            .iter()
+            .any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
         self.context.lost = self.lost(drops, now_ms).await;
         let wait = self.wait_for_claims(drops, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
-            tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
+            tracing::warn!(
+                ?wait,
+                "Redis lost drops or its scripts: waiting for what may still be on its way"
+            );
             self.sleep(wait).await?;
             fences = execute::fences(&self.stores.redis, &coupons_of(drops), false).await?;
         }
@@ -173,12 +203,22 @@ impl<'a> Pass<'a> {
 
     /// The open drops that Redis has not.
     async fn lost(&self, drops: &[(Coupon, Drop)], now_ms: i64) -> HashSet<DropId> {
-        let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
-        let keys: Vec<_> = opened.iter().map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id)).collect();
+        let opened: Vec<_> = drops
+            .iter()
+            .filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms)
+            .collect();
+        let keys: Vec<_> = opened
+            .iter()
+            .map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id))
+            .collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;
         let with_numbers = opened.iter().zip(numbers);
-        let is_lost = |numbers: &Result<DropNumbers, _>| numbers.as_ref().is_ok_and(DropNumbers::are_lost);
-        with_numbers.filter(|(_, numbers)| is_lost(numbers)).map(|((_, drop), _)| drop.id).collect()
+        let is_lost =
+            |numbers: &Result<DropNumbers, _>| numbers.as_ref().is_ok_and(DropNumbers::are_lost);
+        with_numbers
+            .filter(|(_, numbers)| is_lost(numbers))
+            .map(|((_, drop), _)| drop.id)
+            .collect()
     }
 
     /// How long to wait until nothing can be in flight from before a loss.
@@ -186,15 +226,21 @@ impl<'a> Pass<'a> {
         let is_closed = |coupon: &Coupon| self.context.unverified.contains(&coupon.id);
         // By the clock of the server that is gone it may have been open.
         let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
-        let was_open =
-            |(coupon, drop): &(Coupon, Drop)| is_closed(coupon) && drop.opens_at.timestamp_millis() <= maybe_open;
+        let was_open = |(coupon, drop): &(Coupon, Drop)| {
+            is_closed(coupon) && drop.opens_at.timestamp_millis() <= maybe_open
+        };
         let longest_in_flight = self.settings.longest_in_flight();
         // The coupon was open when this drop was lost. That may have been a moment ago, whatever a
         // pass before this one saw.
-        if drops.iter().any(|(coupon, drop)| self.context.lost.contains(&drop.id) && !is_closed(coupon)) {
+        if drops
+            .iter()
+            .any(|(coupon, drop)| self.context.lost.contains(&drop.id) && !is_closed(coupon))
+        {
             longest_in_flight + MARGIN
         } else if drops.iter().any(was_open) {
-            self.memory.losses.wait_needed(self.loss_of_life(), longest_in_flight)
+            self.memory
+                .losses
+                .wait_needed(self.loss_of_life(), longest_in_flight)
         } else {
             Duration::ZERO
         }
@@ -210,9 +256,12 @@ impl<'a> Pass<'a> {
         context.unverified = std::mem::take(&mut self.context.unverified);
         context.lost = std::mem::take(&mut self.context.lost);
         if let Some(error) = kafka {
-            let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
+            let detail =
+                format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             (self.run.error, self.run.cause) = (Some(detail.clone()), Some(FailureCause::Kafka));
-            self.run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
+            self.run
+                .findings
+                .push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
         }
         Ok(context)
     }
@@ -227,21 +276,34 @@ impl<'a> Pass<'a> {
     /// A consumer whose offsets stand still although messages wait, on any partition; and what is
     /// wrong with the topic.
     fn report_stalled_consumer(&mut self) {
-        let Some(tail) = &self.context.tail else { return };
+        let Some(tail) = &self.context.tail else {
+            return;
+        };
         let lost = messages_lost(&tail.past_the_end);
         let unreadable: Vec<Finding> = tail.unreadable.iter().map(unreadable).collect();
         let limit = self.settings.stall_after;
-        let (stuck, longest) = self.memory.stuck_partitions(&tail.partitions, limit, tokio::time::Instant::now());
+        let (stuck, longest) =
+            self.memory
+                .stuck_partitions(&tail.partitions, limit, tokio::time::Instant::now());
         if !stuck.is_empty() {
             let unread: i64 = stuck.iter().map(|at| at.end - at.from).sum();
-            let is_some = stuck.len() < tail.partitions.iter().filter(|at| at.from < at.end).count();
+            let is_some =
+                stuck.len() < tail.partitions.iter().filter(|at| at.from < at.end).count();
             let names: Vec<String> = stuck.iter().map(|at| at.partition.to_string()).collect();
-            let place =
-                if is_some { format!("partition {} of the topic", names.join(", ")) } else { "the topic".into() };
+            let place = if is_some {
+                format!("partition {} of the topic", names.join(", "))
+            } else {
+                "the topic".into()
+            };
             let seconds = longest.as_secs();
-            let detail = format!("{unread} messages wait on {place} and the consumer has not moved for {seconds} s");
+            let detail = format!(
+                "{unread} messages wait on {place} and the consumer has not moved for {seconds} s"
+            );
             let stands = Finding::general(Kind::Stalled, ActionKind::Report, detail);
-            self.run.findings.push(Finding { case: FindingCase::ConsumerStands, ..stands });
+            self.run.findings.push(Finding {
+                case: FindingCase::ConsumerStands,
+                ..stands
+            });
         }
         self.run.findings.extend(unreadable.into_iter().chain(lost));
     }
@@ -280,7 +342,9 @@ impl<'a> Pass<'a> {
             Some(CodeKeyFault::Replaced) => {
                 "the key in the table code_key was lost, and another was drawn in its place"
             }
-            Some(CodeKeyFault::Other) => "the key in the table code_key does not make the codes of older coupons",
+            Some(CodeKeyFault::Other) => {
+                "the key in the table code_key does not make the codes of older coupons"
+            }
         };
         let detail = format!(
             "{detail}: a row that is written again gets another code than its person was shown. Put the key back from a \
@@ -292,23 +356,41 @@ impl<'a> Pass<'a> {
 
     fn report_unsafe(&mut self, part: UnsafePart, detail: String) {
         let finding = Finding::general(Kind::UnsafeSetting, ActionKind::Report, detail);
-        self.run.findings.push(Finding { case: FindingCase::Unsafe(part), ..finding });
+        self.run.findings.push(Finding {
+            case: FindingCase::Unsafe(part),
+            ..finding
+        });
     }
 
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by
     /// their number.
     async fn report_loose_dead_letters(&mut self) -> Result<(), Aborted> {
-        for loose in self.stores.db.loose_dead_letters(self.request.coupon, self.request.drop).await? {
+        for loose in self
+            .stores
+            .db
+            .loose_dead_letters(self.request.coupon, self.request.drop)
+            .await?
+        {
             self.run.unlisted.examined.failed_claims += loose.number;
             if loose.number <= loose.examples.len() as u64 {
                 let letters = loose.examples.into_iter().map(DeadLetter::from);
-                let loose = letters.map(|it| findings::of_no_drop(&plan::loose(&it, &loose.why), it.coupon, it.drop));
+                let loose = letters.map(|it| {
+                    findings::of_no_drop(&plan::loose(&it, &loose.why), it.coupon, it.drop)
+                });
                 self.run.findings.extend(loose);
             } else {
-                let examples: Vec<i64> = loose.examples.iter().map(|letter| letter.id).take(3).collect();
+                let examples: Vec<i64> = loose
+                    .examples
+                    .iter()
+                    .map(|letter| letter.id)
+                    .take(3)
+                    .collect();
                 let detail = plan::many_loose(loose.number, &loose.why, &examples);
                 let many = Finding::general(Kind::FailedClaim, ActionKind::Report, detail);
-                self.run.findings.push(Finding { case: FindingCase::NamesNoDrop, ..many });
+                self.run.findings.push(Finding {
+                    case: FindingCase::NamesNoDrop,
+                    ..many
+                });
             }
         }
         Ok(())
@@ -319,12 +401,19 @@ fn unreadable(at: &UnreadableAt) -> Finding {
     let detail = format!(
         "{at}. No promise is lost: within a minute a consumer leaves the batch out and keeps a dead letter in its place"
     );
-    Finding { case: FindingCase::Unreadable, ..Finding::general(Kind::Stalled, ActionKind::Report, detail) }
+    Finding {
+        case: FindingCase::Unreadable,
+        ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
+    }
 }
 
 /// One finding for all partitions that end before what the consumer has committed.
 fn messages_lost(past_the_end: &[PastTheEnd]) -> Option<Finding> {
-    let PastTheEnd { partition, committed, end } = past_the_end.first()?;
+    let PastTheEnd {
+        partition,
+        committed,
+        end,
+    } = past_the_end.first()?;
     let more = match past_the_end.len() - 1 {
         0 => String::new(),
         1 => "; 1 more partition ends too early".to_owned(),
@@ -335,7 +424,10 @@ fn messages_lost(past_the_end: &[PastTheEnd]) -> Option<Finding> {
          to offset {committed}{more}"
     );
     let case = FindingCase::MessagesLost(past_the_end.iter().map(|at| at.partition).collect());
-    Some(Finding { case, ..Finding::general(Kind::Stalled, ActionKind::Report, detail) })
+    Some(Finding {
+        case,
+        ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
+    })
 }
 
 fn coupons_of(drops: &[(Coupon, Drop)]) -> Vec<CouponId> {
@@ -346,5 +438,8 @@ fn coupons_of(drops: &[(Coupon, Drop)]) -> Vec<CouponId> {
 }
 
 fn generations(fences: &HashMap<CouponId, CouponFence>) -> HashMap<CouponId, Generation> {
-    fences.iter().filter_map(|(coupon, fence)| Some((*coupon, fence.generation.clone()?))).collect()
+    fences
+        .iter()
+        .filter_map(|(coupon, fence)| Some((*coupon, fence.generation.clone()?)))
+        .collect()
 }

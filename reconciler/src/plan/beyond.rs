@@ -26,7 +26,10 @@ impl Action {
     /// Whether a repair gives one person what the stores say is theirs, and needs nothing of other
     /// pages. Millions may be missing; others come one by one.
     pub(super) fn is_of_page(&self) -> bool {
-        matches!(self, Self::PutBack { .. } | Self::Issue(_) | Self::IssueDeadLetter { .. })
+        matches!(
+            self,
+            Self::PutBack { .. } | Self::Issue(_) | Self::IssueDeadLetter { .. }
+        )
     }
 }
 
@@ -42,7 +45,10 @@ impl Planner<'_> {
             kept += usize::from(item.action.is_of_page());
             let keeps = kept <= most || !item.action.is_of_page();
             if !keeps {
-                *beyond.by_kind.entry((item.kind, item.action.kind())).or_default() += 1;
+                *beyond
+                    .by_kind
+                    .entry((item.kind, item.action.kind()))
+                    .or_default() += 1;
                 // No gap: the counter is never one of these.
                 beyond.weight += weight(item, 0);
             }
@@ -61,7 +67,11 @@ impl Planner<'_> {
     pub fn repairs_of(&mut self, page: &SlotRange) -> Vec<Planned> {
         self.page_whole(page);
         self.of_pages = 0;
-        let mut items: Vec<Planned> = self.items.drain(..).filter(|item| item.action.is_of_page()).collect();
+        let mut items: Vec<Planned> = self
+            .items
+            .drain(..)
+            .filter(|item| item.action.is_of_page())
+            .collect();
         items.sort_by_key(|item| rank(&item.action));
         items
     }

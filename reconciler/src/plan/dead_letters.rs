@@ -13,7 +13,12 @@ use crate::collect::snapshot::{DeadLetter, SlotRange};
 use crate::report::{FindingCase, Kind};
 
 impl Planner<'_> {
-    pub(super) fn dead_letters(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
+    pub(super) fn dead_letters(
+        &mut self,
+        page: &SlotRange,
+        sorted: &Sorted,
+        restored: &mut HashSet<i64>,
+    ) {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, FindingCase::NamesNobody, "it names no user"),
@@ -23,7 +28,10 @@ impl Planner<'_> {
                     self.push_dead_letter(letter, letter.slot, action, detail);
                 }
                 Some(user) if self.people_of_dead_letters.contains(user) => {
-                    let detail = format!("{}: another failed claim of its user is resolved", name(letter));
+                    let detail = format!(
+                        "{}: another failed claim of its user is resolved",
+                        name(letter)
+                    );
                     self.duplicate(letter, user, detail);
                 }
                 Some(user) => self.dead_letter(page, sorted, (letter, user), restored),
@@ -42,7 +50,11 @@ impl Planner<'_> {
         self.decide(page, sorted, (letter, user), restored);
         // One that is left is told by name, or only counted.
         let planned = &self.items[before..];
-        if !planned.is_empty() && planned.iter().all(|item| !matches!(item.action, Action::Report)) {
+        if !planned.is_empty()
+            && planned
+                .iter()
+                .all(|item| !matches!(item.action, Action::Report))
+        {
             self.people_of_dead_letters.insert(user.clone());
         }
     }
@@ -55,7 +67,11 @@ impl Planner<'_> {
         restored: &mut HashSet<i64>,
     ) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
-        if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
+        if page
+            .has_row
+            .get(user)
+            .is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id)
+        {
             let detail = format!("{}: its user already holds one", name(letter));
             self.duplicate(letter, user, detail);
             return;
@@ -63,22 +79,41 @@ impl Planner<'_> {
         // Redis has the slot that they were promised; else it is the slot that the dead letter
         // names, if nobody holds it. What is revoked there is no promise: an old copy of Redis has
         // it.
-        let admitted = page.now_on_slot.get(user).copied().filter(|slot| !page.is_void(*slot, user));
-        let row_is_anothers = |slot: i64| sorted.rows.get(&slot).is_some_and(|row| row.user != *user);
-        let on_the_way = |slot: i64| sorted.in_flight.get(&slot).is_some_and(|on| on.iter().any(|m| m.user != *user));
+        let admitted = page
+            .now_on_slot
+            .get(user)
+            .copied()
+            .filter(|slot| !page.is_void(*slot, user));
+        let row_is_anothers =
+            |slot: i64| sorted.rows.get(&slot).is_some_and(|row| row.user != *user);
+        let on_the_way = |slot: i64| {
+            sorted
+                .in_flight
+                .get(&slot)
+                .is_some_and(|on| on.iter().any(|m| m.user != *user))
+        };
         let anothers = |slot: i64| {
             row_is_anothers(slot)
                 || sorted.valid_owners(slot).any(|on| on != user)
                 || (self.facts.is_lost() && on_the_way(slot))
         };
-        let fault = self.facts.drop.window().fault(letter.claimed_at).filter(|_| letter.is_of_message);
+        let fault = self
+            .facts
+            .drop
+            .window()
+            .fault(letter.claimed_at)
+            .filter(|_| letter.is_of_message);
         if let (None, Some(fault)) = (admitted, fault) {
             self.leave(letter, FindingCase::Plain, not_of_drop(fault));
             return;
         }
         let in_its_slot = admitted
             .filter(|slot| !row_is_anothers(*slot))
-            .or_else(|| letter.slot.filter(|slot| admitted.is_none() && !anothers(*slot) && !self.given.contains(slot)))
+            .or_else(|| {
+                letter.slot.filter(|slot| {
+                    admitted.is_none() && !anothers(*slot) && !self.given.contains(slot)
+                })
+            })
             .and_then(|slot| self.facts.slot(slot));
         if let Some(slot) = in_its_slot {
             let claim = self.claim(slot, user, letter.claimed_at);
@@ -91,21 +126,40 @@ impl Planner<'_> {
                 self.comes_back(slot.into(), sorted, restored);
             }
             self.given.insert(i64::from(slot));
-            let action = Action::IssueDeadLetter { id: letter.id, claim, put_back };
+            let action = Action::IssueDeadLetter {
+                id: letter.id,
+                claim,
+                put_back,
+            };
             self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
         } else if admitted.is_some() {
             // The conflict is found by itself: it moves them and writes their row.
             let detail = format!("{}: its user moves to another slot", name(letter));
             self.duplicate(letter, user, detail);
-        } else if letter.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
-            self.leave(letter, FindingCase::NoSuchSlot, "the drop has no such slot, and Redis does not know its user");
+        } else if letter
+            .slot
+            .is_some_and(|slot| self.facts.slot(slot).is_none())
+        {
+            self.leave(
+                letter,
+                FindingCase::NoSuchSlot,
+                "the drop has no such slot, and Redis does not know its user",
+            );
         } else if self.has_room() {
             let detail = format!("{}: another user has its slot", name(letter));
             self.slots_for_letters += 1;
-            let action = Action::Readmit { id: letter.id, user: user.clone(), claimed_at: letter.claimed_at };
+            let action = Action::Readmit {
+                id: letter.id,
+                user: user.clone(),
+                claimed_at: letter.claimed_at,
+            };
             self.push_dead_letter(letter, letter.slot, action, detail);
         } else {
-            self.leave(letter, FindingCase::NoSlotLeft, "another user has its slot and no slot is left");
+            self.leave(
+                letter,
+                FindingCase::NoSlotLeft,
+                "another user has its slot and no slot is left",
+            );
         }
     }
 
@@ -114,9 +168,16 @@ impl Planner<'_> {
     fn rebuild_with(&mut self, page: &SlotRange, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
             // As its row says.
-            let claimed_at_ms = letter.claimed_at.map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
+            let claimed_at_ms = letter
+                .claimed_at
+                .map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
             let (user, claimed_at_ms) = (user.clone(), Some(claimed_at_ms));
-            self.rebuild.push(Holding { user, slot, claimed_at_ms, certain: false });
+            self.rebuild.push(Holding {
+                user,
+                slot,
+                claimed_at_ms,
+                certain: false,
+            });
         }
     }
 
@@ -126,22 +187,31 @@ impl Planner<'_> {
         let mut summaries = self.left.summaries();
         let unread = self.facts.failed_claims.saturating_sub(self.letters);
         if unread > 0 && self.letters > 0 {
-            summaries.push(format!("{unread} wait until those on the same slots are resolved"));
+            summaries.push(format!(
+                "{unread} wait until those on the same slots are resolved"
+            ));
         }
         if !summaries.is_empty() {
-            let detail = format!("more failed claims are left for a person: {}", summaries.join("; "));
+            let detail = format!(
+                "more failed claims are left for a person: {}",
+                summaries.join("; ")
+            );
             self.push(Kind::FailedClaim, None, None, Action::Report, detail);
         }
     }
 
     fn duplicate(&mut self, letter: &DeadLetter, user: &UserId, detail: String) {
-        let action = Action::ResolveDuplicate { id: letter.id, user: user.clone() };
+        let action = Action::ResolveDuplicate {
+            id: letter.id,
+            user: user.clone(),
+        };
         self.push_dead_letter(letter, letter.slot, action, detail);
     }
 
     /// Whether a slot is left beside those that other dead letters are to get.
     fn has_room(&self) -> bool {
-        let any = self.facts.free > 0 || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity);
+        let any = self.facts.free > 0
+            || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity);
         any && self.slots_for_letters < self.left()
     }
 
@@ -161,7 +231,9 @@ impl Planner<'_> {
 fn not_of_drop(fault: ClaimFault) -> &'static str {
     match fault {
         ClaimFault::SealedDrop => "the drop is sealed, and Redis does not know its user",
-        ClaimFault::OutsideWindow => "the drop was not open when it was claimed, and Redis does not know its user",
+        ClaimFault::OutsideWindow => {
+            "the drop was not open when it was claimed, and Redis does not know its user"
+        }
     }
 }
 
@@ -169,10 +241,18 @@ fn not_of_drop(fault: ClaimFault) -> &'static str {
 /// with a user id in it: only a word of Firstcome's form is shown.
 pub(super) fn name(letter: &DeadLetter) -> String {
     let DeadLetter { id, reason, .. } = letter;
-    let is_word = reason.len() > 3 && reason.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let is_user = letter.user.as_ref().is_some_and(|user| user.as_str() == reason);
+    let is_word = reason.len() > 3
+        && reason
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let is_user = letter
+        .user
+        .as_ref()
+        .is_some_and(|user| user.as_str() == reason);
     match reason.as_str() {
-        UNPUBLISHED => format!("failed claim {id} ({UNPUBLISHED}: Kafka did not acknowledge it in time)"),
+        UNPUBLISHED => {
+            format!("failed claim {id} ({UNPUBLISHED}: Kafka did not acknowledge it in time)")
+        }
         word if is_word && !is_user => format!("failed claim {id} ({word})"),
         _ => format!("failed claim {id} (its page has the reason)"),
     }

@@ -36,9 +36,15 @@ impl Planner<'_> {
         }
         self.items.sort_by_key(|item| rank(&item.action));
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
-        let repairs = self.items.iter().map(|item| weight(item, gaps)).sum::<usize>() + self.beyond.weight;
+        let repairs = self
+            .items
+            .iter()
+            .map(|item| weight(item, gaps))
+            .sum::<usize>()
+            + self.beyond.weight;
         let quantity = self.facts.drop.quantity as usize;
-        let limit = (quantity * self.policy.repair_limit_percent as usize / 100).max(self.policy.repair_limit_at_least);
+        let limit = (quantity * self.policy.repair_limit_percent as usize / 100)
+            .max(self.policy.repair_limit_at_least);
         let exact = self.exact() && !waits;
         Plan {
             sealable: exact && self.sealable(),
@@ -68,7 +74,10 @@ impl Planner<'_> {
             if let Action::IssueDeadLetter { id, claim, .. } = &item.action
                 && moved.contains(&claim.user_id)
             {
-                item.action = Action::ResolveDuplicate { id: *id, user: claim.user_id.clone() };
+                item.action = Action::ResolveDuplicate {
+                    id: *id,
+                    user: claim.user_id.clone(),
+                };
                 item.detail.push_str(": its user moves to another slot");
             }
         }
@@ -81,9 +90,17 @@ impl Planner<'_> {
         let detail = if never_opened {
             "Redis does not have this drop, which has not opened yet".to_owned()
         } else {
-            format!("Redis does not have this drop; {known} people are known from rows, messages and failed claims")
+            format!(
+                "Redis does not have this drop; {known} people are known from rows, messages and failed claims"
+            )
         };
-        self.push(Kind::RedisLost, None, None, Action::Rebuild { holdings, before }, detail);
+        self.push(
+            Kind::RedisLost,
+            None,
+            None,
+            Action::Rebuild { holdings, before },
+            detail,
+        );
     }
 
     /// While the tail is not known, an unread message may promise any slot to anybody. Until then
@@ -123,7 +140,8 @@ impl Planner<'_> {
         }
         // Nothing is resolved by a row that does not come.
         for item in &mut self.items {
-            if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user)) {
+            if matches!(&item.action, Action::ResolveDuplicate { user, .. } if without_row.contains(user))
+            {
                 wait(item);
             }
         }
@@ -136,8 +154,15 @@ impl Planner<'_> {
             self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
         }
         if self.facts.allow_list_differs {
-            let detail = "the coupon's allow list in Redis is another than MySQL's, or gone".to_owned();
-            self.push(Kind::CountMismatch, None, None, Action::WriteAllowList, detail);
+            let detail =
+                "the coupon's allow list in Redis is another than MySQL's, or gone".to_owned();
+            self.push(
+                Kind::CountMismatch,
+                None,
+                None,
+                Action::WriteAllowList,
+                detail,
+            );
         }
     }
 
@@ -147,16 +172,30 @@ impl Planner<'_> {
             let slot = half.admitted.or(half.revocation.slot.map(i64::from));
             let (kind, detail) = match half {
                 half if half.has_row => (Kind::RevokedRow, "it is revoked, and its row is there"),
-                half if half.admitted.is_some() => (Kind::RevokedAdmission, "it is revoked, and Redis still has it"),
-                half if half.is_named => {
-                    (Kind::RevokedAdmission, "it is revoked, and the coupon's list of claimants still has it")
-                }
-                half if half.revocation.is_to_be_ended() => {
-                    (Kind::RevokedAdmission, "it is revoked, and its person can't claim again yet, though they may")
-                }
-                _ => (Kind::RevokedAdmission, "it is revoked, and Redis does not know that"),
+                half if half.admitted.is_some() => (
+                    Kind::RevokedAdmission,
+                    "it is revoked, and Redis still has it",
+                ),
+                half if half.is_named => (
+                    Kind::RevokedAdmission,
+                    "it is revoked, and the coupon's list of claimants still has it",
+                ),
+                half if half.revocation.is_to_be_ended() => (
+                    Kind::RevokedAdmission,
+                    "it is revoked, and its person can't claim again yet, though they may",
+                ),
+                _ => (
+                    Kind::RevokedAdmission,
+                    "it is revoked, and Redis does not know that",
+                ),
             };
-            self.push(kind, slot, Some(&half.user), Action::Revoke(Box::new(half.clone())), detail.to_owned());
+            self.push(
+                kind,
+                slot,
+                Some(&half.user),
+                Action::Revoke(Box::new(half.clone())),
+                detail.to_owned(),
+            );
         }
     }
 
@@ -169,10 +208,15 @@ impl Planner<'_> {
             let detail = if count != self.highest {
                 format!("the counter is {count} and should be {}", self.highest)
             } else if self.gaps > 0 {
-                format!("slots up to {count} are neither held nor free, or both: {} of them", self.gaps)
+                format!(
+                    "slots up to {count} are neither held nor free, or both: {} of them",
+                    self.gaps
+                )
             } else {
                 let (held, free) = (self.facts.users, self.facts.free);
-                format!("{held} slots are held and {free} free, which are not the {count} of the counter")
+                format!(
+                    "{held} slots are held and {free} free, which are not the {count} of the counter"
+                )
             };
             self.push(Kind::CountMismatch, None, None, Action::SetCount, detail);
         }
@@ -181,12 +225,16 @@ impl Planner<'_> {
     /// A lost drop gets them with everything else.
     fn promises(&mut self) {
         for (user, slot) in &self.facts.promises.out_of_line {
-            let detail = "was told yes, has no row, and is not at the head of the waiting list".to_owned();
+            let detail =
+                "was told yes, has no row, and is not at the head of the waiting list".to_owned();
             self.push(
                 Kind::OverAdmitted,
                 *slot,
                 Some(user),
-                Action::ToFront { user: user.clone(), slot: *slot },
+                Action::ToFront {
+                    user: user.clone(),
+                    slot: *slot,
+                },
                 detail,
             );
         }
@@ -194,7 +242,8 @@ impl Planner<'_> {
 
     /// Slots that nobody will hold after the other repairs.
     pub(super) fn left(&self) -> u64 {
-        let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_returning - self.leaving;
+        let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_returning
+            - self.leaving;
         u64::try_from(i64::from(self.facts.drop.quantity) - people).unwrap_or(0)
     }
 
@@ -212,10 +261,16 @@ impl Planner<'_> {
                 );
                 self.push(Kind::Unfilled, None, None, Action::Report, detail);
             } else if !self.facts.coupon.paused {
-                let people =
-                    self.facts.first_waiting.iter().take(usize::try_from(self.promotable()).unwrap_or(usize::MAX));
+                let people = self
+                    .facts
+                    .first_waiting
+                    .iter()
+                    .take(usize::try_from(self.promotable()).unwrap_or(usize::MAX));
                 for user in people.cloned().collect::<Vec<_>>() {
-                    let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
+                    let detail = format!(
+                        "{left} slots are left and {} people wait",
+                        self.facts.waiting
+                    );
                     let action = Action::Promote { user: user.clone() };
                     self.push(Kind::Unfilled, None, Some(&user), action, detail);
                 }
@@ -254,11 +309,17 @@ impl Planner<'_> {
     /// How many people of the waiting list get a slot that is left.
     pub(super) fn promotable(&self) -> u64 {
         let cut = self.facts.drop.closed_early && self.facts.is_closed();
-        self.left().min(if cut { self.facts.promises.open } else { u64::MAX })
+        self.left().min(if cut {
+            self.facts.promises.open
+        } else {
+            u64::MAX
+        })
     }
 
     fn only_reports(&self) -> bool {
-        self.items.iter().all(|item| matches!(item.action, Action::Report))
+        self.items
+            .iter()
+            .all(|item| matches!(item.action, Action::Report))
     }
 
     fn exact(&self) -> bool {
@@ -281,7 +342,8 @@ impl Planner<'_> {
 /// Until what is on its way is known.
 fn wait(item: &mut Planned) {
     item.action = Action::Report;
-    item.detail.push_str("; it waits until what is on its way is known");
+    item.detail
+        .push_str("; it waits until what is on its way is known");
 }
 
 /// Repairs that set the counter, give slots by it, or follow from one that does.
@@ -311,7 +373,9 @@ pub(super) fn rank(action: &Action) -> u8 {
         Action::SetCount => 6,
         Action::Move { .. } => 7,
         Action::Issue(_) => 8,
-        Action::IssueDeadLetter { put_back: false, .. } => 9,
+        Action::IssueDeadLetter {
+            put_back: false, ..
+        } => 9,
         Action::Readmit { .. } => 10,
         Action::ResolveDuplicate { .. } => 11,
         Action::ToFront { .. } => 12,

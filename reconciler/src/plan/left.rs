@@ -23,11 +23,23 @@ impl DeadLettersLeft {
 
     pub(super) fn summaries(&self) -> Vec<String> {
         let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
-        more.map(|(why, (number, examples))| format!("{} because {why} ({})", number - BY_NAME, for_example(examples)))
-            .collect()
+        more.map(|(why, (number, examples))| {
+            format!(
+                "{} because {why} ({})",
+                number - BY_NAME,
+                for_example(examples)
+            )
+        })
+        .collect()
     }
 }
 
 pub(super) fn for_example(ids: &[i64]) -> String {
-    format!("for example {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    format!(
+        "for example {}",
+        ids.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
 }

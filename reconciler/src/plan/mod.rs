@@ -158,7 +158,12 @@ pub struct Planned {
 impl Action {
     /// Whether it gives or takes a slot of somebody's own, and leaves the counter for later.
     pub(crate) fn comes_before_the_counter(&self) -> bool {
-        matches!(self, Self::PutBack { .. } | Self::Withdraw { .. } | Self::IssueDeadLetter { put_back: true, .. })
+        matches!(
+            self,
+            Self::PutBack { .. }
+                | Self::Withdraw { .. }
+                | Self::IssueDeadLetter { put_back: true, .. }
+        )
     }
 
     pub fn kind(&self) -> ActionKind {
@@ -325,11 +330,33 @@ impl<'a> Planner<'a> {
         self.of_pages += usize::from(action.is_of_page());
         let (slot, user, dead_letter, trace) = (slot.into(), user.cloned(), None, None);
         let case = FindingCase::Plain;
-        self.items.push(Planned { kind, slot, user, dead_letter, trace, detail, action, needs_person, case });
+        self.items.push(Planned {
+            kind,
+            slot,
+            user,
+            dead_letter,
+            trace,
+            detail,
+            action,
+            needs_person,
+            case,
+        });
     }
 
-    fn push_dead_letter(&mut self, letter: &DeadLetter, slot: Option<i64>, action: Action, detail: String) {
-        self.push(Kind::FailedClaim, slot, letter.user.as_ref(), action, detail);
+    fn push_dead_letter(
+        &mut self,
+        letter: &DeadLetter,
+        slot: Option<i64>,
+        action: Action,
+        detail: String,
+    ) {
+        self.push(
+            Kind::FailedClaim,
+            slot,
+            letter.user.as_ref(),
+            action,
+            detail,
+        );
         if let Some(item) = self.items.last_mut() {
             item.dead_letter = Some(letter.id);
             item.trace = letter.trace;
@@ -339,9 +366,18 @@ impl<'a> Planner<'a> {
     /// A row's instant is Redis's, also where it is not known when the slot was given: not later
     /// than now.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
-        let claimed_at = claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
-        let (coupon_id, drop_id, user_id) = (self.facts.coupon.id, self.facts.drop.id, user.clone());
-        Claim { coupon_id, drop_id, slot, user_id, claimed_at, trace: None }
+        let claimed_at =
+            claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
+        let (coupon_id, drop_id, user_id) =
+            (self.facts.coupon.id, self.facts.drop.id, user.clone());
+        Claim {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id,
+            claimed_at,
+            trace: None,
+        }
     }
 }
 
@@ -349,9 +385,15 @@ impl<'a> Planner<'a> {
 pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     let name = dead_letters::name(letter);
     let (case, detail) = match (&letter.unreadable, &letter.user) {
-        (Some(cause), _) => (FindingCase::Unreadable, format!("{name}: {cause}; discard it after the next pass")),
+        (Some(cause), _) => (
+            FindingCase::Unreadable,
+            format!("{name}: {cause}; discard it after the next pass"),
+        ),
         (None, Some(_)) => (FindingCase::NamesNoDrop, format!("{name} names {why}")),
-        (None, None) => (FindingCase::NamesNobody, format!("{name} names no user, and {why}")),
+        (None, None) => (
+            FindingCase::NamesNobody,
+            format!("{name} names no user, and {why}"),
+        ),
     };
     Planned {
         kind: Kind::FailedClaim,
@@ -368,5 +410,8 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
 
 /// Dead letters that are too many to be named one by one.
 pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
-    format!("{number} failed claims name {why} ({})", for_example(examples))
+    format!(
+        "{number} failed claims name {why} ({})",
+        for_example(examples)
+    )
 }

@@ -34,13 +34,24 @@ impl<'p> Sorted<'p> {
         }
         let mut in_flight: HashMap<i64, Vec<&InFlight>> = HashMap::new();
         for message in &page.in_flight {
-            in_flight.entry(i64::from(message.slot)).or_default().push(message);
+            in_flight
+                .entry(i64::from(message.slot))
+                .or_default()
+                .push(message);
         }
         Self {
             owners,
-            rows: page.rows.iter().map(|row| (i64::from(row.slot), row)).collect(),
+            rows: page
+                .rows
+                .iter()
+                .map(|row| (i64::from(row.slot), row))
+                .collect(),
             in_flight,
-            failed: page.dead_letters.iter().filter_map(|f| Some((f.slot?, f.user.as_ref()?))).collect(),
+            failed: page
+                .dead_letters
+                .iter()
+                .filter_map(|f| Some((f.slot?, f.user.as_ref()?)))
+                .collect(),
             page,
         }
     }
@@ -50,12 +61,19 @@ impl<'p> Sorted<'p> {
     }
 
     fn message(&self, slot: i64, user: &UserId) -> Option<&'p InFlight> {
-        self.in_flight.get(&slot)?.iter().copied().find(|m| m.user == *user)
+        self.in_flight
+            .get(&slot)?
+            .iter()
+            .copied()
+            .find(|m| m.user == *user)
     }
 
     /// The owners whose claim is not revoked. An old copy of Redis may have the others.
     pub(super) fn valid_owners(&self, slot: i64) -> impl Iterator<Item = &'p UserId> + Clone {
-        self.owners(slot).iter().copied().filter(move |user| !self.page.is_void(slot, user))
+        self.owners(slot)
+            .iter()
+            .copied()
+            .filter(move |user| !self.page.is_void(slot, user))
     }
 
     /// Of several people on a slot without a row, the first with a message or a dead letter keeps
@@ -63,7 +81,9 @@ impl<'p> Sorted<'p> {
     fn keeper(&self, slot: i64) -> Option<&'p UserId> {
         let mut owners = self.valid_owners(slot);
         let first = owners.clone().next();
-        owners.find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, *user))).or(first)
+        owners
+            .find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, *user)))
+            .or(first)
     }
 }
 
@@ -78,7 +98,9 @@ impl Planner<'_> {
         self.count_in(page);
         if page.is_in_order(i64::from(self.facts.drop.quantity)) && !self.facts.is_lost() {
             // Nothing to decide, so nothing is sorted.
-            self.highest = self.highest.max(page.rows.last().map_or(0, |row| i64::from(row.slot)));
+            self.highest = self
+                .highest
+                .max(page.rows.last().map_or(0, |row| i64::from(row.slot)));
         } else {
             self.decide_on(page);
         }
@@ -121,11 +143,19 @@ impl Planner<'_> {
     }
 
     /// A row decides: Redis must have its person on its slot.
-    fn row(&mut self, page: &SlotRange, sorted: &Sorted, row: &RowFacts, restored: &mut HashSet<i64>) {
+    fn row(
+        &mut self,
+        page: &SlotRange,
+        sorted: &Sorted,
+        row: &RowFacts,
+        restored: &mut HashSet<i64>,
+    ) {
         let slot = i64::from(row.slot);
         self.highest = self.highest.max(slot);
         restored.insert(slot);
-        if sorted.owners(slot).contains(&&row.user) || page.now_on_slot.get(&row.user) == Some(&slot) {
+        if sorted.owners(slot).contains(&&row.user)
+            || page.now_on_slot.get(&row.user) == Some(&slot)
+        {
             return;
         }
         let elsewhere = page.now_on_slot.get(&row.user);
@@ -154,16 +184,36 @@ impl Planner<'_> {
         self.highest_returning = self.highest_returning.max(slot);
     }
 
-    fn put_back(&mut self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>, certain: bool, why: &str) {
+    fn put_back(
+        &mut self,
+        slot: Slot,
+        user: &UserId,
+        claimed_at: Option<DateTime<Utc>>,
+        certain: bool,
+        why: &str,
+    ) {
         self.highest_returning = self.highest_returning.max(i64::from(slot));
-        let holding =
-            Holding { user: user.clone(), slot, claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()), certain };
+        let holding = Holding {
+            user: user.clone(),
+            slot,
+            claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()),
+            certain,
+        };
         if self.facts.is_lost() {
             self.rebuild.push(holding);
         } else {
             let detail = format!("{why}, but Redis does not have them on this slot");
-            let action = Action::PutBack { holding, on_slot: false };
-            self.push(Kind::MissingAdmission, i64::from(slot), Some(user), action, detail);
+            let action = Action::PutBack {
+                holding,
+                on_slot: false,
+            };
+            self.push(
+                Kind::MissingAdmission,
+                i64::from(slot),
+                Some(user),
+                action,
+                detail,
+            );
         }
     }
 
@@ -185,12 +235,18 @@ impl Planner<'_> {
                 // Their row, on another slot of this drop, wins; its page puts them there.
                 Some((drop, _)) if *drop == self.facts.drop.id => {}
                 Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
-                    let detail = format!("holds slot {other} of drop {drop} already; one each for the whole coupon");
-                    let action = Action::Withdraw { user: (*user).clone(), from: slot };
+                    let detail = format!(
+                        "holds slot {other} of drop {drop} already; one each for the whole coupon"
+                    );
+                    let action = Action::Withdraw {
+                        user: (*user).clone(),
+                        from: slot,
+                    };
                     self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
                 }
                 _ if self.facts.slot(slot).is_none() => {
-                    let detail = format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
+                    let detail =
+                        format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
                     self.move_from(page, Kind::OverAdmitted, (slot, user), detail);
                 }
                 _ if keeper != Some(*user) => {
@@ -209,24 +265,55 @@ impl Planner<'_> {
             return;
         }
         let (user, revocation) = (user.clone(), revocation.clone());
-        let half = HalfRevoked { revocation, user, admitted: Some(slot), has_row: false, is_named: false };
-        let detail = format!("it is revoked with drop {}, and Redis still has it", half.revocation.drop_id);
+        let half = HalfRevoked {
+            revocation,
+            user,
+            admitted: Some(slot),
+            has_row: false,
+            is_named: false,
+        };
+        let detail = format!(
+            "it is revoked with drop {}, and Redis still has it",
+            half.revocation.drop_id
+        );
         let holder = half.user.clone();
-        self.push(Kind::RevokedAdmission, slot, Some(&holder), Action::Revoke(Box::new(half)), detail);
+        self.push(
+            Kind::RevokedAdmission,
+            slot,
+            Some(&holder),
+            Action::Revoke(Box::new(half)),
+            detail,
+        );
     }
 
-    fn move_from(&mut self, page: &SlotRange, kind: Kind, (slot, user): (i64, &UserId), detail: String) {
+    fn move_from(
+        &mut self,
+        page: &SlotRange,
+        kind: Kind,
+        (slot, user): (i64, &UserId),
+        detail: String,
+    ) {
         let (user_id, from) = (user.clone(), slot);
         // Nobody was promised anything by a name that nobody can have.
         let action = if UserId::has_form(user.as_str()) {
-            Action::Move { user: user_id, from }
+            Action::Move {
+                user: user_id,
+                from,
+            }
         } else {
-            Action::Withdraw { user: user_id, from }
+            Action::Withdraw {
+                user: user_id,
+                from,
+            }
         };
         self.push(kind, slot, Some(user), action, detail);
         if let Some(item) = self.items.last_mut() {
             // The consumer could not write their row, and the dead letter knows the trace.
-            item.trace = page.dead_letters.iter().find(|of| of.user.as_ref() == Some(user)).and_then(|of| of.trace);
+            item.trace = page
+                .dead_letters
+                .iter()
+                .find(|of| of.user.as_ref() == Some(user))
+                .and_then(|of| of.trace);
         }
     }
 
@@ -234,11 +321,17 @@ impl Planner<'_> {
     fn account_for(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64) {
         let count = self.facts.count.unwrap_or(0);
         let leave = |user: &&&UserId| {
-            page.has_row.get(**user).is_some_and(|(d, at)| *d == self.facts.drop.id && i64::from(*at) != slot)
+            page.has_row
+                .get(**user)
+                .is_some_and(|(d, at)| *d == self.facts.drop.id && i64::from(*at) != slot)
         };
         let owners = sorted.owners(slot);
-        let stay = i64::try_from(owners.len() - owners.iter().filter(leave).count()).unwrap_or(i64::MAX);
-        let row_comes = sorted.rows.get(&slot).is_some_and(|row| !owners.contains(&&row.user));
+        let stay =
+            i64::try_from(owners.len() - owners.iter().filter(leave).count()).unwrap_or(i64::MAX);
+        let row_comes = sorted
+            .rows
+            .get(&slot)
+            .is_some_and(|row| !owners.contains(&&row.user));
         let beyond = self.facts.slot(slot).is_none() && (slot > count || slot < 1);
         if beyond || row_comes {
             self.leaving += stay;
@@ -277,15 +370,27 @@ impl Planner<'_> {
             self.no_user_id(slot, user);
             return;
         }
-        let Some(number) = self.facts.slot(slot) else { return };
-        let claimed_at = message.map(|m| m.claimed_at).or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
+        let Some(number) = self.facts.slot(slot) else {
+            return;
+        };
+        let claimed_at = message
+            .map(|m| m.claimed_at)
+            .or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
         let detail = match (message.is_some(), age) {
             (_, Some(age)) if age < 0 => {
-                format!("admitted {} s ahead of Redis's clock, which has been set back since, and no row", -age / 1_000)
+                format!(
+                    "admitted {} s ahead of Redis's clock, which has been set back since, and no row",
+                    -age / 1_000
+                )
             }
             (true, Some(age)) => format!("its message has waited for {} s", age / 1_000),
-            (_, Some(age)) => format!("admitted {} s ago, no row, and no message waits", age / 1_000),
-            (_, None) => "no row, and no message waits; when it was admitted is not known".to_owned(),
+            (_, Some(age)) => format!(
+                "admitted {} s ago, no row, and no message waits",
+                age / 1_000
+            ),
+            (_, None) => {
+                "no row, and no message waits; when it was admitted is not known".to_owned()
+            }
         };
         let action = Action::Issue(self.claim(number, user, claimed_at));
         self.push(Kind::Unissued, slot, Some(user), action, detail);
@@ -301,7 +406,13 @@ impl Planner<'_> {
     /// Nobody can claim by such a name, so nobody was promised the slot.
     fn no_user_id(&mut self, slot: i64, name: &UserId) {
         let detail = "the name on this slot in Redis is no user id, so nobody waits for a coupon";
-        self.push(Kind::Unissued, slot, Some(name), Action::Report, detail.to_owned());
+        self.push(
+            Kind::Unissued,
+            slot,
+            Some(name),
+            Action::Report,
+            detail.to_owned(),
+        );
         if let Some(item) = self.items.last_mut() {
             item.case = FindingCase::NoUserId;
         }
@@ -310,17 +421,27 @@ impl Planner<'_> {
     /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not
     /// have: Redis lost the admission.
     fn unheld_messages(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
-        let elsewhere = |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
+        let elsewhere =
+            |user: &UserId| page.now_on_slot.contains_key(user) || page.has_row.contains_key(user);
         // A message that contradicts its drop proves nothing.
         let window = self.facts.drop.window();
         for message in &page.in_flight {
             let slot = i64::from(message.slot);
-            let held = sorted.valid_owners(slot).next().is_some() || sorted.rows.contains_key(&slot);
-            let known_to_be_given = self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
+            let held =
+                sorted.valid_owners(slot).next().is_some() || sorted.rows.contains_key(&slot);
+            let known_to_be_given =
+                self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
             let on_slot = sorted.in_flight.get(&slot).into_iter().flatten();
-            let mut likely = on_slot.filter(|message| window.fault(Some(message.claimed_at)).is_none());
-            let first = likely.find(|message| !elsewhere(&message.user)).map(|message| &message.user);
-            if !held && first == Some(&message.user) && known_to_be_given && self.facts.slot(slot).is_some() {
+            let mut likely =
+                on_slot.filter(|message| window.fault(Some(message.claimed_at)).is_none());
+            let first = likely
+                .find(|message| !elsewhere(&message.user))
+                .map(|message| &message.user);
+            if !held
+                && first == Some(&message.user)
+                && known_to_be_given
+                && self.facts.slot(slot).is_some()
+            {
                 self.comes_back(slot, sorted, restored);
                 self.put_back(
                     message.slot,
@@ -337,23 +458,34 @@ impl Planner<'_> {
     /// holder was promised it: Redis lost the other half of that admission.
     fn claimants(&mut self, page: &SlotRange, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for user in &page.claimants_wrong {
-            let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else { continue };
+            let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else {
+                continue;
+            };
             let rightful = sorted.rows.get(slot).is_none_or(|row| row.user == *user)
-                && page
-                    .has_row
-                    .get(user)
-                    .is_none_or(|(drop, at)| *drop == self.facts.drop.id && i64::from(*at) == *slot)
+                && page.has_row.get(user).is_none_or(|(drop, at)| {
+                    *drop == self.facts.drop.id && i64::from(*at) == *slot
+                })
                 && sorted.keeper(*slot) == Some(user);
             if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
-                let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None, certain: false };
-                let detail = "the coupon's list of claimants does not have them on this slot".to_owned();
-                let action = Action::PutBack { holding, on_slot: true };
+                let holding = Holding {
+                    user: user.clone(),
+                    slot: number,
+                    claimed_at_ms: None,
+                    certain: false,
+                };
+                let detail =
+                    "the coupon's list of claimants does not have them on this slot".to_owned();
+                let action = Action::PutBack {
+                    holding,
+                    on_slot: true,
+                };
                 self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
             }
         }
         for (slot, user) in &page.claimants_on_gaps {
             let has_message = sorted.in_flight.contains_key(slot);
-            if has_message || page.now_on_slot.contains_key(user) || page.has_row.contains_key(user) {
+            if has_message || page.now_on_slot.contains_key(user) || page.has_row.contains_key(user)
+            {
                 continue;
             }
             if !UserId::has_form(user.as_str()) {
@@ -362,9 +494,21 @@ impl Planner<'_> {
             }
             if let Some(number) = self.facts.slot(*slot) {
                 self.comes_back(*slot, sorted, restored);
-                self.put_back(number, user, None, false, "is in the coupon's list of claimants");
+                self.put_back(
+                    number,
+                    user,
+                    None,
+                    false,
+                    "is in the coupon's list of claimants",
+                );
                 let action = Action::Issue(self.claim(number, user, None));
-                self.push(Kind::Unissued, *slot, Some(user), action, "promised, and no row came".to_owned());
+                self.push(
+                    Kind::Unissued,
+                    *slot,
+                    Some(user),
+                    action,
+                    "promised, and no row came".to_owned(),
+                );
             }
         }
     }
@@ -383,9 +527,15 @@ impl Planner<'_> {
             }
         }
         let free: HashSet<i64> = page.free.iter().copied().collect();
-        let known = |slot: &i64| sorted.owners.contains_key(slot) || free.contains(slot) || restored.contains(slot);
+        let known = |slot: &i64| {
+            sorted.owners.contains_key(slot) || free.contains(slot) || restored.contains(slot)
+        };
         // Never beyond the quantity: a counter far too high must not make this walk for ever.
-        let last = page.to.unwrap_or(i64::MAX).min(page.count).min(i64::from(self.facts.drop.quantity));
+        let last = page
+            .to
+            .unwrap_or(i64::MAX)
+            .min(page.count)
+            .min(i64::from(self.facts.drop.quantity));
         for slot in (page.from.max(1)..=last).filter(|slot| !known(slot)) {
             let given = page.admitted_at_ms.get(&slot);
             if given.is_some_and(|at| self.is_young(page, *at, self.policy.in_flight_ms)) {

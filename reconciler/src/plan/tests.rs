@@ -9,7 +9,9 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, RepairPolicy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange};
+use crate::collect::snapshot::{
+    DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange,
+};
 use crate::report::Kind;
 use crate::topic::InFlight;
 
@@ -87,12 +89,19 @@ impl DropWorld {
     }
 
     fn policy(&self) -> RepairPolicy {
-        RepairPolicy { kept: self.kept, ..RepairPolicy::default() }
+        RepairPolicy {
+            kept: self.kept,
+            ..RepairPolicy::default()
+        }
     }
 
     fn facts(&self) -> DropFacts {
         let opens = at(NOW_MS) - TimeDelta::hours(1);
-        let closes = if self.closed { at(NOW_MS) - TimeDelta::minutes(1) } else { at(NOW_MS) + TimeDelta::hours(1) };
+        let closes = if self.closed {
+            at(NOW_MS) - TimeDelta::minutes(1)
+        } else {
+            at(NOW_MS) + TimeDelta::hours(1)
+        };
         DropFacts {
             coupon: Coupon {
                 id: CouponId(1),
@@ -133,14 +142,30 @@ impl DropWorld {
     }
 
     fn promises(&self) -> Promises {
-        let (kept, open): (Vec<_>, Vec<_>) = self.broken.iter().cloned().partition(|who| self.row_of(who).is_some());
+        let (kept, open): (Vec<_>, Vec<_>) = self
+            .broken
+            .iter()
+            .cloned()
+            .partition(|who| self.row_of(who).is_some());
         let out = |who: &UserId| !self.users.contains_key(who) && !self.waiting.contains(who);
-        let out_of_line = open.iter().filter(|who| out(who)).map(|who| (who.clone(), 99)).collect();
-        Promises { open: open.len() as u64, kept, out_of_line }
+        let out_of_line = open
+            .iter()
+            .filter(|who| out(who))
+            .map(|who| (who.clone(), 99))
+            .collect();
+        Promises {
+            open: open.len() as u64,
+            kept,
+            out_of_line,
+        }
     }
 
     fn row_of(&self, who: &UserId) -> Option<(DropId, Slot)> {
-        let here = self.rows.iter().find(|(_, u)| *u == who).map(|(slot, _)| (DropId(1), *slot));
+        let here = self
+            .rows
+            .iter()
+            .find(|(_, u)| *u == who)
+            .map(|(slot, _)| (DropId(1), *slot));
         here.or_else(|| self.elsewhere.contains(who).then_some((DropId(9), 1)))
     }
 
@@ -163,8 +188,12 @@ impl DropWorld {
     fn page(&self, from: i64, to: Option<i64>) -> SlotRange {
         let lowest = if from == 1 { i64::MIN } else { from };
         let within = |slot: i64| slot >= lowest && to.is_none_or(|to| slot <= to);
-        let mut users: Vec<(i64, UserId)> =
-            self.users.iter().filter(|(_, s)| within(**s)).map(|(u, s)| (*s, u.clone())).collect();
+        let mut users: Vec<(i64, UserId)> = self
+            .users
+            .iter()
+            .filter(|(_, s)| within(**s))
+            .map(|(u, s)| (*s, u.clone()))
+            .collect();
         users.sort();
         let mut page = SlotRange {
             from: lowest,
@@ -176,13 +205,21 @@ impl DropWorld {
                 .rows
                 .iter()
                 .filter(|(s, _)| within(i64::from(**s)))
-                .map(|(s, u)| RowFacts { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 60_000) })
+                .map(|(s, u)| RowFacts {
+                    slot: *s,
+                    user: u.clone(),
+                    claimed_at: at(NOW_MS - 60_000),
+                })
                 .collect(),
             in_flight: self
                 .in_flight
                 .iter()
                 .filter(|(s, _)| within(i64::from(*s)))
-                .map(|(s, u)| InFlight { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 1_000) })
+                .map(|(s, u)| InFlight {
+                    slot: *s,
+                    user: u.clone(),
+                    claimed_at: at(NOW_MS - 1_000),
+                })
                 .collect(),
             dead_letters: self
                 .failed
@@ -201,13 +238,25 @@ impl DropWorld {
                     trace: None,
                 })
                 .collect(),
-            admitted_at_ms: self.ages.iter().map(|(slot, age)| (*slot, NOW_MS - age)).collect(),
+            admitted_at_ms: self
+                .ages
+                .iter()
+                .map(|(slot, age)| (*slot, NOW_MS - age))
+                .collect(),
             read_until_ms: NOW_MS + self.lasts_ms,
             ..SlotRange::default()
         };
         let questions = page.questions(i64::from(self.quantity));
-        page.has_row = questions.ask_mysql.iter().filter_map(|u| Some((u.clone(), self.row_of(u)?))).collect();
-        page.now_on_slot = questions.ask_redis.iter().filter_map(|u| Some((u.clone(), *self.users.get(u)?))).collect();
+        page.has_row = questions
+            .ask_mysql
+            .iter()
+            .filter_map(|u| Some((u.clone(), self.row_of(u)?)))
+            .collect();
+        page.now_on_slot = questions
+            .ask_redis
+            .iter()
+            .filter_map(|u| Some((u.clone(), *self.users.get(u)?)))
+            .collect();
         page
     }
 
@@ -222,7 +271,11 @@ impl DropWorld {
 
     /// Kind, slot and person of each finding.
     fn findings(&self) -> Vec<(Kind, Option<i64>, Option<String>)> {
-        self.plan().items.into_iter().map(|i| (i.kind, i.slot, i.user.map(|u| u.to_string()))).collect()
+        self.plan()
+            .items
+            .into_iter()
+            .map(|i| (i.kind, i.slot, i.user.map(|u| u.to_string())))
+            .collect()
     }
 }
 
@@ -280,11 +333,17 @@ impl DropWorld {
             }
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
-            Action::PutBack { holding, .. } => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
+            Action::PutBack { holding, .. } => {
+                self.put_back(&holding.user, i64::from(holding.slot), holding.certain)
+            }
             Action::ToFront { user, .. } => self.waiting.insert(0, user.clone()),
             Action::SetCount => self.settle(),
             Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
-            Action::IssueDeadLetter { id, claim, put_back } => {
+            Action::IssueDeadLetter {
+                id,
+                claim,
+                put_back,
+            } => {
                 if self.row_of(&claim.user_id).is_none() {
                     if *put_back {
                         self.put_back(&claim.user_id, i64::from(claim.slot), false);
@@ -317,7 +376,10 @@ impl DropWorld {
     }
 
     fn insert(&mut self, slot: Slot, who: &UserId) {
-        let refused = slot < 1 || slot > self.quantity || self.rows.contains_key(&slot) || self.row_of(who).is_some();
+        let refused = slot < 1
+            || slot > self.quantity
+            || self.rows.contains_key(&slot)
+            || self.row_of(who).is_some();
         if !refused {
             self.rows.insert(slot, who.clone());
         }
@@ -352,14 +414,26 @@ impl DropWorld {
         self.free = (1..=top).filter(|slot| !used.contains(slot)).collect();
         self.count = Some(highest);
         // Whoever claims next gets what is free, or the slot after the last.
-        let given_away = self.rows.keys().find(|slot| !used.contains(&i64::from(**slot)));
-        assert_eq!(given_away, None, "it has a row, and could be given to another: {self:#?}");
+        let given_away = self
+            .rows
+            .keys()
+            .find(|slot| !used.contains(&i64::from(**slot)));
+        assert_eq!(
+            given_away, None,
+            "it has a row, and could be given to another: {self:#?}"
+        );
     }
 
     fn next_slot(&mut self) -> Option<i64> {
         let quantity = i64::from(self.quantity);
-        let free = self.free.iter().copied().find(|slot| (1..=quantity).contains(slot) && self.owners(*slot) == 0);
-        free.or_else(|| (self.count.unwrap_or(0).max(0) + 1..=quantity).find(|slot| self.owners(*slot) == 0))
+        let free = self
+            .free
+            .iter()
+            .copied()
+            .find(|slot| (1..=quantity).contains(slot) && self.owners(*slot) == 0);
+        free.or_else(|| {
+            (self.count.unwrap_or(0).max(0) + 1..=quantity).find(|slot| self.owners(*slot) == 0)
+        })
     }
 
     /// A slot and its row.
@@ -372,7 +446,8 @@ impl DropWorld {
     }
 
     fn give_up(&mut self, from: i64) {
-        let in_use = from >= 1 && from <= i64::from(self.quantity) && from <= self.count.unwrap_or(0);
+        let in_use =
+            from >= 1 && from <= i64::from(self.quantity) && from <= self.count.unwrap_or(0);
         if in_use && self.owners(from) == 0 {
             self.free.insert(from);
         }

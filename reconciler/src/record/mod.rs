@@ -26,7 +26,12 @@ pub struct How {
 }
 
 /// Records that a run begins, under the pass lock, and which operator asked for it.
-pub async fn begin(db: &Db, run: &Run, how: How, asked: Option<(Operator, OperatorAct)>) -> Result<(), DbError> {
+pub async fn begin(
+    db: &Db,
+    run: &Run,
+    how: How,
+    asked: Option<(Operator, OperatorAct)>,
+) -> Result<(), DbError> {
     let asked = asked.map(|(by, mut act)| {
         act.detail["run_id"] = run.run_id.clone().into();
         (by, act)
@@ -41,11 +46,26 @@ pub async fn begin(db: &Db, run: &Run, how: How, asked: Option<(Operator, Operat
 pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // The findings have rows of their own.
-    let bare = |d: &DropReport| DropReport { findings: Vec::new(), coupon_name: d.coupon_name.clone(), ..*d };
-    let drops: Vec<DropReport> = run.drops.iter().filter(|d| is_kept(d)).take(REPORTS_AT_MOST).map(bare).collect();
+    let bare = |d: &DropReport| DropReport {
+        findings: Vec::new(),
+        coupon_name: d.coupon_name.clone(),
+        ..*d
+    };
+    let drops: Vec<DropReport> = run
+        .drops
+        .iter()
+        .filter(|d| is_kept(d))
+        .take(REPORTS_AT_MOST)
+        .map(bare)
+        .collect();
     let drops = Some(to_json(&drops)?);
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
-    db.finish_run(row(run, how.confirmed, drops), findings(run, how), succeeded).await
+    db.finish_run(
+        row(run, how.confirmed, drops),
+        findings(run, how),
+        succeeded,
+    )
+    .await
 }
 
 /// Most reports of drops kept with a run, some 4 MB of JSON: far below `max_allowed_packet`. All
@@ -58,7 +78,13 @@ fn is_kept(drop: &DropReport) -> bool {
 }
 
 /// Notes how many repairs of a drop were held back.
-pub async fn hold_back(db: &Db, drop: DropId, repairs: usize, run_id: &str, looked: bool) -> Result<(), DbError> {
+pub async fn hold_back(
+    db: &Db,
+    drop: DropId,
+    repairs: usize,
+    run_id: &str,
+    looked: bool,
+) -> Result<(), DbError> {
     db.hold_back(drop, small(repairs), run_id, looked).await
 }
 
@@ -72,8 +98,14 @@ pub async fn held_back(db: &Db, drop: DropId) -> Result<Option<usize>, DbError> 
 /// found in sealed drops, which the next pass does not look at.
 fn findings(run: &Run, how: How) -> Findings {
     let is_full = !how.is_beside_passes && !run.partial && !run.dry_run;
-    let mut findings = Findings { own: Vec::new(), left: is_full.then(Vec::new) };
-    let of_drops = run.drops.iter().flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
+    let mut findings = Findings {
+        own: Vec::new(),
+        left: is_full.then(Vec::new),
+    };
+    let of_drops = run
+        .drops
+        .iter()
+        .flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
     for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
         let row = finding_row(&run.run_id, finding);
         match &mut findings.left {
@@ -86,7 +118,10 @@ fn findings(run: &Run, how: How) -> Findings {
 
 /// What a run says, hashed, without what changes by itself.
 pub(crate) fn content(run: &Run) -> u64 {
-    let mut found: Vec<i64> = run.all_findings().map(|finding| finding_row("", finding).content()).collect();
+    let mut found: Vec<i64> = run
+        .all_findings()
+        .map(|finding| finding_row("", finding).content())
+        .collect();
     found.sort_unstable();
     let mut hasher = DefaultHasher::new();
     (run.status.as_str(), found).hash(&mut hasher);
@@ -143,7 +178,10 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
         // A name that a hand wrote into a store may not fit the column. Its slot names it then.
-        user_id: finding.user_id.clone().filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN),
+        user_id: finding
+            .user_id
+            .clone()
+            .filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN),
         action: finding.action.as_str().to_owned(),
         result: finding.result.as_str().to_owned(),
         detail: Some(finding.detail.clone()),
@@ -163,7 +201,9 @@ pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<
 /// An instant kept by [`remember`] or by a pass.
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
     let text = db.state(name).await?;
-    Ok(text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok()).map(|at| at.with_timezone(&Utc)))
+    Ok(text
+        .and_then(|text| DateTime::parse_from_rfc3339(&text).ok())
+        .map(|at| at.with_timezone(&Utc)))
 }
 
 #[cfg(test)]
@@ -178,16 +218,42 @@ mod tests {
         assert!(begun.partial, "nothing is compared yet");
         for (what, status, partial, is_beside_passes, expected) in [
             ("a pass", Status::Drift, false, false, true),
-            ("the topic could not be read", Status::Failed, false, false, true),
-            ("failed before it had compared all", Status::Failed, true, false, false),
+            (
+                "the topic could not be read",
+                Status::Failed,
+                false,
+                false,
+                true,
+            ),
+            (
+                "failed before it had compared all",
+                Status::Failed,
+                true,
+                false,
+                false,
+            ),
             ("a pass over one coupon", Status::Drift, true, false, false),
             ("a reopening", Status::Failed, false, true, false),
         ] {
-            let run = Run { status, partial, ..begun.clone() };
-            let how = How { is_beside_passes, ..How::default() };
+            let run = Run {
+                status,
+                partial,
+                ..begun.clone()
+            };
+            let how = How {
+                is_beside_passes,
+                ..How::default()
+            };
             assert_eq!(findings(&run, how).left.is_some(), expected, "{what}");
         }
-        let failed = Run { status: Status::Failed, partial: false, ..begun };
-        assert!(!failed.ended_well(), "what is recorded in full is no success yet");
+        let failed = Run {
+            status: Status::Failed,
+            partial: false,
+            ..begun
+        };
+        assert!(
+            !failed.ended_well(),
+            "what is recorded in full is no success yet"
+        );
     }
 }

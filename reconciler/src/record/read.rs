@@ -7,7 +7,9 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::runs::{FindingRow, RunListRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted};
+use crate::report::{
+    ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
+};
 
 /// A run as lists show it.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
@@ -65,14 +67,31 @@ impl From<RunListRow> for RunSummary {
 
 /// Runs, newest first; only those older than `before`.
 pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<RunSummary>, DbError> {
-    Ok(db.runs(limit, before).await?.into_iter().map(RunSummary::from).collect())
+    Ok(db
+        .runs(limit, before)
+        .await?
+        .into_iter()
+        .map(RunSummary::from)
+        .collect())
 }
 
 /// A run with at most `limit` findings after the finding `after`, and where the next page begins.
-pub async fn read(db: &Db, id: String, limit: u32, after: i64) -> Result<Option<(Run, Option<i64>)>, DbError> {
-    let Some((row, findings)) = db.run_with_findings(id, limit, after).await? else { return Ok(None) };
-    let next = (findings.len() == limit as usize).then(|| findings.last().map(|f| f.0)).flatten();
-    Ok(Some((assemble(row, findings.into_iter().map(|(_, finding)| finding)), next)))
+pub async fn read(
+    db: &Db,
+    id: String,
+    limit: u32,
+    after: i64,
+) -> Result<Option<(Run, Option<i64>)>, DbError> {
+    let Some((row, findings)) = db.run_with_findings(id, limit, after).await? else {
+        return Ok(None);
+    };
+    let next = (findings.len() == limit as usize)
+        .then(|| findings.last().map(|f| f.0))
+        .flatten();
+    Ok(Some((
+        assemble(row, findings.into_iter().map(|(_, finding)| finding)),
+        next,
+    )))
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
@@ -83,13 +102,21 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
     }
     let mut run = Run {
         status: word(&row.status, Status::Failed),
-        drops: row.drops.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
+        drops: row
+            .drops
+            .as_deref()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default(),
         asked_by: row.asked_by,
         dry_run: row.dry_run,
         deep: row.deep,
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,
-        ..Run::begun(&row.id, word(&row.triggered_by, Trigger::Cron), row.started_at.and_utc())
+        ..Run::begun(
+            &row.id,
+            word(&row.triggered_by, Trigger::Cron),
+            row.started_at.and_utc(),
+        )
     };
     let (drops, listed) = run.examined();
     let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
@@ -101,7 +128,12 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
             failed_claims: less(row.failed_claims_examined, listed.failed_claims),
         },
     };
-    let places: HashMap<_, _> = run.drops.iter().enumerate().map(|(at, report)| (report.drop_id, at)).collect();
+    let places: HashMap<_, _> = run
+        .drops
+        .iter()
+        .enumerate()
+        .map(|(at, report)| (report.drop_id, at))
+        .collect();
     for row in findings {
         let finding = Finding {
             case: FindingCase::Plain,

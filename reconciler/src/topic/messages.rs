@@ -65,7 +65,10 @@ impl TopicReader {
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
         let (ranges, _) = self.ranges(&consumer, ANSWER)?;
-        let committed = ranges.iter().map(|range| (range.partition, range.from)).collect();
+        let committed = ranges
+            .iter()
+            .map(|range| (range.partition, range.from))
+            .collect();
         let ends = self.assign_since(&consumer, &committed, since, &mut found.unknown)?;
         let TailRead { left, unreadable } = read_to_the_ends(
             &consumer,
@@ -76,21 +79,32 @@ impl TopicReader {
             |message| {
                 found.examined += 1;
                 let claims = self.settings.claims_of(message).into_iter().flatten();
-                for event in claims.filter(|event| event.coupon_id == coupon && event.user_id == *user) {
+                for event in
+                    claims.filter(|event| event.coupon_id == coupon && event.user_id == *user)
+                {
                     found.messages.push(PersonMessage {
                         partition: message.partition(),
                         offset: message.offset(),
-                        at: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
+                        at: message
+                            .timestamp()
+                            .to_millis()
+                            .and_then(DateTime::from_timestamp_millis),
                         event,
                         trace: message.headers().and_then(trace_of),
-                        read: committed.get(&message.partition()).is_some_and(|from| message.offset() < *from),
+                        read: committed
+                            .get(&message.partition())
+                            .is_some_and(|from| message.offset() < *from),
                     });
                 }
             },
         )?;
-        found.unknown.extend(unreadable.iter().map(ToString::to_string));
+        found
+            .unknown
+            .extend(unreadable.iter().map(ToString::to_string));
         if left > 0 {
-            found.unknown.push(format!("{left} partitions could not be read to their end in time"));
+            found.unknown.push(format!(
+                "{left} partitions could not be read to their end in time"
+            ));
         }
         found.messages.sort_by_key(|m| (m.partition, m.offset));
         Ok(found)
@@ -107,7 +121,11 @@ impl TopicReader {
         let topic = &self.settings.topic;
         let mut by_time = TopicPartitionList::new();
         for partition in partitions.keys() {
-            by_time.add_partition_offset(topic, *partition, Offset::Offset(since.timestamp_millis()))?;
+            by_time.add_partition_offset(
+                topic,
+                *partition,
+                Offset::Offset(since.timestamp_millis()),
+            )?;
         }
         let starts = consumer.offsets_for_times(by_time, ANSWER)?;
         let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
@@ -118,11 +136,17 @@ impl TopicReader {
                 _ => end,
             };
             if low > 0 && start <= low {
-                unknown.push(format!("partition {partition}: messages before offset {low} have expired"));
+                unknown.push(format!(
+                    "partition {partition}: messages before offset {low} have expired"
+                ));
             }
             if start < end {
                 assignment.add_partition_offset(topic, partition, Offset::Offset(start))?;
-                ends.push(Unread { partition, from: start, end });
+                ends.push(Unread {
+                    partition,
+                    from: start,
+                    end,
+                });
             }
         }
         consumer.assign(&assignment)?;

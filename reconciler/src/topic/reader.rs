@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::kafka::{KafkaSettings, LookResult, TopicError, UnreadableAt, check_topic, look};
+use firstcome_shared::kafka::{
+    KafkaSettings, LookResult, TopicError, UnreadableAt, check_topic, look,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -76,7 +78,13 @@ impl TopicReader {
     /// A reader that gives up when no message comes for as long as `limit`.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
-        Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
+        Ok(Self {
+            settings,
+            consumer,
+            moved: Arc::new(Mutex::new(Instant::now())),
+            patience: STANDS_STILL,
+            limit,
+        })
     }
 
     /// Settings of the topic that start-up would refuse, as a sentence with what to change.
@@ -118,7 +126,9 @@ impl TopicReader {
     async fn stands_still(&self) {
         loop {
             let moved = *self.moved.lock();
-            let Some(left) = self.patience.checked_sub(moved.elapsed()) else { return };
+            let Some(left) = self.patience.checked_sub(moved.elapsed()) else {
+                return;
+            };
             tokio::time::sleep(left).await;
         }
     }
@@ -159,13 +169,21 @@ impl TopicReader {
         (ranges, past_the_end): (Vec<Unread>, Vec<PastTheEnd>),
     ) -> anyhow::Result<Tail> {
         let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
-        let mut tail = Tail { partitions: ranges, past_the_end, ..Tail::default() };
+        let mut tail = Tail {
+            partitions: ranges,
+            past_the_end,
+            ..Tail::default()
+        };
         if unread.is_empty() {
             return Ok(tail);
         }
         let mut assignment = TopicPartitionList::new();
         for range in &unread {
-            assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(range.from))?;
+            assignment.add_partition_offset(
+                &self.settings.topic,
+                range.partition,
+                Offset::Offset(range.from),
+            )?;
         }
         consumer.assign(&assignment)?;
         let (mut writer, mut kept) = (TailWriter::new(IN_MEMORY), Ok(()));
@@ -185,11 +203,18 @@ impl TopicReader {
             },
         );
         consumer.unassign()?;
-        kept.with_context(|| format!("{} (TMPDIR) has no room for the messages", std::env::temp_dir().display()))?;
+        kept.with_context(|| {
+            format!(
+                "{} (TMPDIR) has no room for the messages",
+                std::env::temp_dir().display()
+            )
+        })?;
         tail.messages = Arc::new(writer.finish());
         let TailRead { left, unreadable } = read?;
         if left > 0 {
-            bail!("the topic's unread messages could not be read in time; {left} partitions are left");
+            bail!(
+                "the topic's unread messages could not be read in time; {left} partitions are left"
+            );
         }
         tail.unreadable = unreadable;
         Ok(tail)
@@ -216,11 +241,23 @@ impl TopicReader {
             self.moves();
             let partition = element.partition();
             let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, answer)?;
-            let committed = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+            let committed = if let Offset::Offset(offset) = element.offset() {
+                Some(offset)
+            } else {
+                None
+            };
             let from = unread_from(committed, low, end);
             let too_far = committed.filter(|offset| *offset > end);
-            past_the_end.extend(too_far.map(|committed| PastTheEnd { partition, committed, end }));
-            ranges.push(Unread { partition, from, end });
+            past_the_end.extend(too_far.map(|committed| PastTheEnd {
+                partition,
+                committed,
+                end,
+            }));
+            ranges.push(Unread {
+                partition,
+                from,
+                end,
+            });
         }
         Ok((ranges, past_the_end))
     }
@@ -229,7 +266,9 @@ impl TopicReader {
 /// From where on a partition is unread. Beyond the end the consumer begins again: the messages
 /// there are in nobody's hands.
 fn unread_from(committed: Option<i64>, low: i64, end: i64) -> i64 {
-    committed.filter(|offset| *offset <= end).map_or(low, |offset| offset.max(low))
+    committed
+        .filter(|offset| *offset <= end)
+        .map_or(low, |offset| offset.max(low))
 }
 
 /// A partition that is being read.
@@ -291,7 +330,16 @@ pub(super) fn read_to_the_ends(
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<TailRead, KafkaError> {
     let topic = &settings.topic;
-    let reading = |it: Unread| (it.partition, Reading { next: it.from, end: it.end, was_early: false });
+    let reading = |it: Unread| {
+        (
+            it.partition,
+            Reading {
+                next: it.from,
+                end: it.end,
+                was_early: false,
+            },
+        )
+    };
     let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
     let mut trouble: Option<(Instant, KafkaError)> = None;
     let mut last = Instant::now();
@@ -311,7 +359,9 @@ pub(super) fn read_to_the_ends(
         match consumer.poll(POLL) {
             None => {}
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let Some(reading) = open.get_mut(&partition) else { continue };
+                let Some(reading) = open.get_mut(&partition) else {
+                    continue;
+                };
                 if reading.next >= reading.end {
                     open.remove(&partition);
                     continue;
@@ -331,7 +381,10 @@ pub(super) fn read_to_the_ends(
             }
             Some(Ok(message)) => {
                 // Behind an unreadable batch librdkafka may begin again.
-                let Some(reading) = open.get_mut(&message.partition()).filter(|of| of.next <= message.offset()) else {
+                let Some(reading) = open
+                    .get_mut(&message.partition())
+                    .filter(|of| of.next <= message.offset())
+                else {
                     continue;
                 };
                 (trouble, last) = (None, Instant::now());
@@ -348,11 +401,18 @@ pub(super) fn read_to_the_ends(
             return Err(error);
         }
     }
-    Ok(TailRead { left: open.len(), unreadable })
+    Ok(TailRead {
+        left: open.len(),
+        unreadable,
+    })
 }
 
 /// Looks with fresh clients where partitions stand. What the consumer does about it, passes do not.
-fn find_unreadable(settings: &KafkaSettings, open: &HashMap<i32, Reading>, is_alive: impl Fn()) -> Vec<UnreadableAt> {
+fn find_unreadable(
+    settings: &KafkaSettings,
+    open: &HashMap<i32, Reading>,
+    is_alive: impl Fn(),
+) -> Vec<UnreadableAt> {
     let mut found = Vec::new();
     for (partition, reading) in open {
         is_alive();
@@ -411,7 +471,11 @@ mod tests {
             (9, vec![10, 10], Some(1)),
             (4, vec![4, 4, 4], None),
         ] {
-            let mut reading = Reading { next, end: 10, was_early: false };
+            let mut reading = Reading {
+                next,
+                end: 10,
+                was_early: false,
+            };
             let found = highs.iter().position(|high| reading.is_at_the_end(*high));
             assert_eq!(found, over, "{next} {highs:?}");
         }
@@ -436,7 +500,10 @@ mod tests {
             signing: Signing::default(),
         };
         let limit = Duration::from_millis(100);
-        let reader = TopicReader { patience: limit, ..TopicReader::new(settings, limit).unwrap() };
+        let reader = TopicReader {
+            patience: limit,
+            ..TopicReader::new(settings, limit).unwrap()
+        };
         let (end, ended) = channel::<()>();
         let stuck = reader.watched(move |reader| {
             let _kept = reader.consumer.lock().take();
@@ -445,7 +512,10 @@ mod tests {
         let error = stuck.await.unwrap_err().to_string();
         assert!(error.contains("stands still"), "{error}");
         // It still has the first consumer; this one takes another, and says that nobody answers.
-        let patient = TopicReader { patience: STANDS_STILL, ..reader };
+        let patient = TopicReader {
+            patience: STANDS_STILL,
+            ..reader
+        };
         let error = format!("{:#}", patient.read().await.unwrap_err());
         assert!(error.contains("did not tell how far"), "{error}");
         assert!(patient.consumer.lock().is_some());

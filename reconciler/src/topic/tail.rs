@@ -82,13 +82,20 @@ struct SortedRun {
 
 impl TailWriter {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, keys: Vec::new(), bytes: Vec::new(), messages: Messages::default() }
+        Self {
+            limit,
+            keys: Vec::new(),
+            bytes: Vec::new(),
+            messages: Messages::default(),
+        }
     }
 
     pub(super) fn push(&mut self, event: &ClaimEvent) -> io::Result<()> {
         let at = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        self.keys.push((((event.coupon_id, event.drop_id), event.slot), at));
-        self.bytes.extend(event.claimed_at.timestamp_micros().to_le_bytes());
+        self.keys
+            .push((((event.coupon_id, event.drop_id), event.slot), at));
+        self.bytes
+            .extend(event.claimed_at.timestamp_micros().to_le_bytes());
         // A user id has 64 letters at most.
         let user = event.user_id.as_str().as_bytes();
         self.bytes.push(u8::try_from(user.len()).unwrap_or(u8::MAX));
@@ -121,7 +128,10 @@ impl TailWriter {
 
     /// What is in memory as a run that begins at `begin`.
     fn run(&mut self, begin: u64) -> SortedRun {
-        let (mut keys, messages) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.bytes));
+        let (mut keys, messages) = (
+            std::mem::take(&mut self.keys),
+            std::mem::take(&mut self.bytes),
+        );
         keys.sort_by_key(|(key, _)| *key);
         let mut bytes = Vec::with_capacity(messages.len() + keys.len() * KEY_BYTES);
         let mut blocks = Vec::with_capacity(keys.len().div_ceil(BLOCK));
@@ -135,14 +145,23 @@ impl TailWriter {
                 bytes.extend(&rest[..9 + usize::from(rest[8])]);
             }
         }
-        SortedRun { blocks, end: begin + bytes.len() as u64, bytes: Some(bytes) }
+        SortedRun {
+            blocks,
+            end: begin + bytes.len() as u64,
+            bytes: Some(bytes),
+        }
     }
 }
 
 /// A file that goes with its last handle, however the process ends.
 fn unnamed() -> io::Result<File> {
     let path = std::env::temp_dir().join(format!("firstcome-unread-{}", uuid::Uuid::now_v7()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
     fs::remove_file(path)?;
     Ok(file)
 }
@@ -159,7 +178,12 @@ pub(crate) fn warn_unless_writable() {
 impl Messages {
     /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred of each slot,
     /// `most` in all.
-    fn on_slots(&self, drop: NamedDrop, (from, to): (Slot, Slot), most: usize) -> io::Result<Vec<InFlight>> {
+    fn on_slots(
+        &self,
+        drop: NamedDrop,
+        (from, to): (Slot, Slot),
+        most: usize,
+    ) -> io::Result<Vec<InFlight>> {
         let (mut found, mut seen) = (Vec::new(), HashMap::new());
         for run in &self.runs {
             let mut left = most;
@@ -183,22 +207,38 @@ impl Messages {
         let mut highest = None;
         for run in &self.runs {
             // Where this block has none of the drop's, none before it has.
-            let Some(at) = run.blocks.partition_point(|(key, _)| *key <= (drop, limit)).checked_sub(1) else {
+            let Some(at) = run
+                .blocks
+                .partition_point(|(key, _)| *key <= (drop, limit))
+                .checked_sub(1)
+            else {
                 continue;
             };
             let block = run.block(self.file.as_ref(), at)?;
-            let own = messages(&block).map(|message| message.key).filter(|key| key.0 == drop && key.1 <= limit);
+            let own = messages(&block)
+                .map(|message| message.key)
+                .filter(|key| key.0 == drop && key.1 <= limit);
             highest = highest.max(own.map(|(_, slot)| slot).max());
         }
         Ok(highest)
     }
 
     /// Where messages of these drops, each with its quantity, are.
-    pub(crate) async fn extents(self: &Arc<Self>, drops: Vec<(NamedDrop, Slot)>) -> io::Result<Vec<Extent>> {
+    pub(crate) async fn extents(
+        self: &Arc<Self>,
+        drops: Vec<(NamedDrop, Slot)>,
+    ) -> io::Result<Vec<Extent>> {
         self.ask(move |messages| {
             let extent = |(drop, quantity)| {
                 let any = messages.highest(drop, Slot::MAX)?.is_some();
-                Ok(Extent { any, highest: if any { messages.highest(drop, quantity)?.unwrap_or(0) } else { 0 } })
+                Ok(Extent {
+                    any,
+                    highest: if any {
+                        messages.highest(drop, quantity)?.unwrap_or(0)
+                    } else {
+                        0
+                    },
+                })
             };
             drops.into_iter().map(extent).collect()
         })
@@ -216,7 +256,11 @@ impl Messages {
             let to = to.unwrap_or(Slot::MAX);
             let mut found = messages.on_slots(drop, (from, to.min(quantity)), usize::MAX)?;
             if to > quantity {
-                found.extend(messages.on_slots(drop, (from.max(quantity + 1), to), BESIDE_AT_MOST)?);
+                found.extend(messages.on_slots(
+                    drop,
+                    (from.max(quantity + 1), to),
+                    BESIDE_AT_MOST,
+                )?);
             }
             Ok(found)
         })
@@ -232,7 +276,9 @@ impl Messages {
             return read(self);
         }
         let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || read(&this)).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || read(&this))
+            .await
+            .map_err(io::Error::other)?
     }
 }
 
@@ -245,7 +291,10 @@ impl SortedRun {
         mut take: impl FnMut(Message<'_>) -> bool,
     ) -> io::Result<()> {
         // The block before may end with the first of them.
-        let first = self.blocks.partition_point(|(key, _)| *key < from).saturating_sub(1);
+        let first = self
+            .blocks
+            .partition_point(|(key, _)| *key < from)
+            .saturating_sub(1);
         let last = self.blocks.partition_point(|(key, _)| *key <= to);
         for at in first..last {
             let block = self.block(file, at)?;
@@ -258,7 +307,10 @@ impl SortedRun {
     }
 
     fn block(&self, file: Option<&File>, at: usize) -> io::Result<Cow<'_, [u8]>> {
-        let (begin, end) = (self.blocks[at].1, self.blocks.get(at + 1).map_or(self.end, |(_, next)| *next));
+        let (begin, end) = (
+            self.blocks[at].1,
+            self.blocks.get(at + 1).map_or(self.end, |(_, next)| *next),
+        );
         let size = |bytes: u64| usize::try_from(bytes).map_err(io::Error::other);
         Ok(match (&self.bytes, file) {
             (Some(bytes), _) => bytes[size(begin)?..size(end)?].into(),
@@ -298,9 +350,16 @@ fn messages(mut block: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let (length, rest) = rest.split_first()?;
         let (user, rest) = rest.split_at_checked(usize::from(*length))?;
         block = rest;
-        let drop = (CouponId(i64::from_le_bytes(*coupon)), DropId(i64::from_le_bytes(*drop)));
+        let drop = (
+            CouponId(i64::from_le_bytes(*coupon)),
+            DropId(i64::from_le_bytes(*drop)),
+        );
         let key = (drop, Slot::from_le_bytes(*slot));
-        Some(Message { key, micros: i64::from_le_bytes(*micros), user })
+        Some(Message {
+            key,
+            micros: i64::from_le_bytes(*micros),
+            user,
+        })
     })
 }
 
@@ -349,7 +408,13 @@ mod tests {
         let mut push = |slot, user: String| {
             let (drop_id, claimed_at) = (DropId(1), DateTime::UNIX_EPOCH);
             writer
-                .push(&ClaimEvent { coupon_id: CouponId(1), drop_id, slot, user_id: user.parse().unwrap(), claimed_at })
+                .push(&ClaimEvent {
+                    coupon_id: CouponId(1),
+                    drop_id,
+                    slot,
+                    user_id: user.parse().unwrap(),
+                    claimed_at,
+                })
                 .unwrap();
         };
         (0..5_000).for_each(|n| push(1, format!("u-{n}")));
@@ -358,7 +423,10 @@ mod tests {
         let messages = writer.finish();
         let drop = (CouponId(1), DropId(1));
         let found = messages.on_slots(drop, (0, 9), usize::MAX).unwrap();
-        assert_eq!((found.len(), found[0].user.as_str(), found[100].slot), (101, "u-0", 2));
+        assert_eq!(
+            (found.len(), found[0].user.as_str(), found[100].slot),
+            (101, "u-0", 2)
+        );
         let found = messages.on_slots(drop, (10, Slot::MAX), 1_000).unwrap();
         assert_eq!((found.len(), found[999].slot), (1_000, 1_009));
     }

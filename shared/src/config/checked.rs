@@ -7,11 +7,15 @@ macro_rules! checked {
         impl clap::FromArgMatches for $checked {
             fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
                 let given = <$given as clap::FromArgMatches>::from_arg_matches(matches)?;
-                Self::try_from(given)
-                    .map_err(|why: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, why))
+                Self::try_from(given).map_err(|why: String| {
+                    clap::Error::raw(clap::error::ErrorKind::ValueValidation, why)
+                })
             }
 
-            fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+            fn update_from_arg_matches(
+                &mut self,
+                matches: &clap::ArgMatches,
+            ) -> Result<(), clap::Error> {
                 *self = <Self as clap::FromArgMatches>::from_arg_matches(matches)?;
                 Ok(())
             }

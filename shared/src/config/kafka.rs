@@ -8,7 +8,8 @@ use secrecy::SecretString;
 use super::checked::checked;
 use super::{path, secret};
 use crate::kafka::{
-    ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings, Signing, Unsigned,
+    ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings, Signing,
+    Unsigned,
 };
 use crate::tls::Paths;
 
@@ -25,7 +26,13 @@ struct KafkaGiven {
     #[arg(long, env = "KAFKA_GROUP", default_value = "firstcome-issuer")]
     kafka_group: String,
     /// How connections are encrypted, and whether this process logs in
-    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", value_enum, ignore_case = true, default_value_t)]
+    #[arg(
+        long,
+        env = "KAFKA_SECURITY_PROTOCOL",
+        value_enum,
+        ignore_case = true,
+        default_value_t
+    )]
     kafka_security_protocol: SecurityProtocol,
     /// How this process logs in to Kafka
     #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, ignore_case = true)]
@@ -51,7 +58,13 @@ struct KafkaGiven {
     #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(any))]
     kafka_signing_key: Option<SecretString>,
     /// What to do with messages that have no signature
-    #[arg(long, env = "KAFKA_UNSIGNED", value_enum, ignore_case = true, default_value_t)]
+    #[arg(
+        long,
+        env = "KAFKA_UNSIGNED",
+        value_enum,
+        ignore_case = true,
+        default_value_t
+    )]
     kafka_unsigned: Unsigned,
     /// Any other setting of the Kafka client (librdkafka), several times; as a variable
     /// `KAFKA_CONFIG_…`, in capitals and dots as underscores: KAFKA_CONFIG_CLIENT_ID=…
@@ -80,9 +93,17 @@ impl TryFrom<KafkaGiven> for KafkaArgs {
             protocol: given.kafka_security_protocol,
             mechanism: given.kafka_sasl_mechanism,
             username: given.kafka_sasl_username.filter(|name| !name.is_empty()),
-            password: given.kafka_sasl_password.filter(|password| !is_empty(password)),
-            paths: Paths::new(given.kafka_ca_file, given.kafka_cert_file, given.kafka_key_file),
-            others: ClientSetting::of_environment(std::env::vars_os()).chain(flags).collect(),
+            password: given
+                .kafka_sasl_password
+                .filter(|password| !is_empty(password)),
+            paths: Paths::new(
+                given.kafka_ca_file,
+                given.kafka_cert_file,
+                given.kafka_key_file,
+            ),
+            others: ClientSetting::of_environment(std::env::vars_os())
+                .chain(flags)
+                .collect(),
         };
         let key = given.kafka_signing_key.filter(|key| !is_empty(key));
         Ok(Self {
@@ -110,10 +131,14 @@ impl KafkaArgs {
 
 fn brokers(text: &str) -> Result<String, String> {
     if text.contains("://") {
-        return Err("give host:port without a protocol: that is what KAFKA_SECURITY_PROTOCOL is for".into());
+        return Err(
+            "give host:port without a protocol: that is what KAFKA_SECURITY_PROTOCOL is for".into(),
+        );
     }
     let fine = |broker: &str| {
-        broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        broker
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };
     if text.split(',').all(|b| fine(b.trim())) {
         Ok(text.to_owned())

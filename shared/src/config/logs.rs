@@ -53,6 +53,8 @@ fn filter(text: &str) -> Result<String, String> {
     match EnvFilter::try_new(text) {
         _ if text.trim().is_empty() => Ok(DEFAULT_LOGS.to_owned()),
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("{error}; write a level (error, warn, info, debug, trace) or target=level")),
+        Err(error) => Err(format!(
+            "{error}; write a level (error, warn, info, debug, trace) or target=level"
+        )),
     }
 }

@@ -85,7 +85,8 @@ pub fn path(text: &str) -> Result<PathBuf, Infallible> {
 /// Parser of an address to listen on: the standard library's error does not say what is missing.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let example = "127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
-    text.parse().map_err(|_| format!("give an IP address and a port, such as {example}"))
+    text.parse()
+        .map_err(|_| format!("give an IP address and a port, such as {example}"))
 }
 
 #[cfg(test)]
@@ -105,43 +106,112 @@ mod tests {
     #[test]
     fn a_secret_that_is_refused_is_named_and_not_shown() {
         let refused = |mysql, redis| {
-            Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis]).unwrap_err().to_string()
+            Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis])
+                .unwrap_err()
+                .to_string()
         };
         let said = refused("mysql://root:hunter2@h", "redis://h");
         assert!(
-            said.contains("--database-url") && said.contains("name a database") && !said.contains("hunter2"),
+            said.contains("--database-url")
+                && said.contains("name a database")
+                && !said.contains("hunter2"),
             "{said}"
         );
         let said = refused("mysql://root@h/d", "hunter2@h");
-        assert!(said.contains("--redis-url") && said.contains("redis://host") && !said.contains("hunter2"), "{said}");
-        assert!(Both::try_parse_from(["x", "--database-url", "mysql://r:p@h/d", "--redis-url", "redis://h"]).is_ok());
+        assert!(
+            said.contains("--redis-url")
+                && said.contains("redis://host")
+                && !said.contains("hunter2"),
+            "{said}"
+        );
+        assert!(
+            Both::try_parse_from([
+                "x",
+                "--database-url",
+                "mysql://r:p@h/d",
+                "--redis-url",
+                "redis://h"
+            ])
+            .is_ok()
+        );
     }
 
     #[test]
     fn an_address_to_listen_on_is_an_ip_address_with_a_port() {
         assert_eq!(listen_address("[::1]:0").unwrap().port(), 0);
         for wrong in ["localhost", "localhost:8080", "127.0.0.1", ":8080", ""] {
-            assert!(listen_address(wrong).unwrap_err().contains("such as 127.0.0.1:8080"), "{wrong}");
+            assert!(
+                listen_address(wrong)
+                    .unwrap_err()
+                    .contains("such as 127.0.0.1:8080"),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn files_without_tls_and_halves_of_a_pair_are_refused_by_name() {
         let refused = |more: &[&str]| {
-            let given = ["x", "--database-url", "mysql://r:hunter2@h/d", "--redis-url", "redis://:hunter2@h"];
-            let said = Both::try_parse_from(given.iter().chain(more)).unwrap_err().to_string();
+            let given = [
+                "x",
+                "--database-url",
+                "mysql://r:hunter2@h/d",
+                "--redis-url",
+                "redis://:hunter2@h",
+            ];
+            let said = Both::try_parse_from(given.iter().chain(more))
+                .unwrap_err()
+                .to_string();
             assert!(!said.contains("hunter2"), "{said}");
             said
         };
         assert!(refused(&["--redis-ca-file", "x.pem"]).contains("write rediss:// in REDIS_URL"));
-        assert!(refused(&["--database-ca-file", "x.pem"]).contains("DATABASE_TLS is off: set it to required"));
-        let said = refused(&["--database-tls", "required", "--database-cert-file", "x.pem"]);
-        assert!(said.contains("DATABASE_CERT_FILE is set without DATABASE_KEY_FILE"), "{said}");
-        let said = refused(&["--database-tls", "required", "--database-ca-file", "no/such.pem"]);
-        assert!(said.contains("DATABASE_CA_FILE no/such.pem can't be read"), "{said}");
-        let said = refused(&["--database-tls", "required", "--database-ca-file", "Cargo.toml"]);
-        assert!(said.contains("DATABASE_CA_FILE Cargo.toml holds no certificate"), "{said}");
-        let empty = ["x", "--database-url", "mysql://r@h/d", "--redis-url", "redis://h", "--redis-ca-file", ""];
-        assert!(Both::try_parse_from(empty).is_ok(), "set and empty counts as not set");
+        assert!(
+            refused(&["--database-ca-file", "x.pem"])
+                .contains("DATABASE_TLS is off: set it to required")
+        );
+        let said = refused(&[
+            "--database-tls",
+            "required",
+            "--database-cert-file",
+            "x.pem",
+        ]);
+        assert!(
+            said.contains("DATABASE_CERT_FILE is set without DATABASE_KEY_FILE"),
+            "{said}"
+        );
+        let said = refused(&[
+            "--database-tls",
+            "required",
+            "--database-ca-file",
+            "no/such.pem",
+        ]);
+        assert!(
+            said.contains("DATABASE_CA_FILE no/such.pem can't be read"),
+            "{said}"
+        );
+        let said = refused(&[
+            "--database-tls",
+            "required",
+            "--database-ca-file",
+            "Cargo.toml",
+        ]);
+        assert!(
+            said.contains("DATABASE_CA_FILE Cargo.toml holds no certificate"),
+            "{said}"
+        );
+        let empty = [
+            "x",
+            "--database-url",
+            "mysql://r@h/d",
+            "--redis-url",
+            "redis://h",
+            "--redis-ca-file",
+            "",
+        ];
+        assert!(
+            Both::try_parse_from(empty).is_ok(),
+            "set and empty counts as not set"
+        );
     }
 }

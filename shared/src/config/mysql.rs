@@ -61,7 +61,11 @@ impl TryFrom<MysqlGiven> for MysqlArgs {
     type Error = String;
 
     fn try_from(given: MysqlGiven) -> Result<Self, String> {
-        let paths = Paths::new(given.database_ca_file, given.database_cert_file, given.database_key_file);
+        let paths = Paths::new(
+            given.database_ca_file,
+            given.database_cert_file,
+            given.database_key_file,
+        );
         let tls = match (given.database_tls, paths.first()) {
             (DatabaseTls::Required, _) => Some(Tls::new(Store::Mysql, &paths)?),
             (DatabaseTls::Off, None) => None,
@@ -96,12 +100,19 @@ fn mysql_url(text: &str) -> Result<(), String> {
         return Err("it must begin with mysql://".into());
     }
     let opts = mysql_async::Opts::from_url(text).map_err(|error| match error {
-        UrlError::UnknownParameter { param } => format!("it has a parameter that is not known here: {param:?}"),
-        UrlError::InvalidParamValue { param, .. } => format!("its parameter {param:?} has a value that does not fit"),
+        UrlError::UnknownParameter { param } => {
+            format!("it has a parameter that is not known here: {param:?}")
+        }
+        UrlError::InvalidParamValue { param, .. } => {
+            format!("its parameter {param:?} has a value that does not fit")
+        }
         _ => "it must look like mysql://user:password@host:3306/database".into(),
     })?;
     if opts.ssl_opts().is_some() {
-        return Err("leave require_ssl out and set DATABASE_TLS=required: it also verifies who answers".into());
+        return Err(
+            "leave require_ssl out and set DATABASE_TLS=required: it also verifies who answers"
+                .into(),
+        );
     }
     if opts.db_name().is_none_or(str::is_empty) {
         return Err("it must name a database: mysql://user:password@host:3306/database".into());
@@ -116,16 +127,30 @@ mod tests {
     #[test]
     fn wrong_addresses_are_refused_with_what_is_wanted() {
         assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
-        assert!(mysql_url("postgres://x/y").unwrap_err().contains("mysql://"));
+        assert!(
+            mysql_url("postgres://x/y")
+                .unwrap_err()
+                .contains("mysql://")
+        );
         for (bad, said) in [
             ("mysql://root@127.0.0.1:3306/", "name a database"),
-            ("mysql://root@127.0.0.1/d?require_ssl=true", "DATABASE_TLS=required"),
+            (
+                "mysql://root@127.0.0.1/d?require_ssl=true",
+                "DATABASE_TLS=required",
+            ),
             ("mysql://root@127.0.0.1/d?pool=3", "\"pool\""),
-            ("mysql://root@127.0.0.1/d?tcp_nodelay=maybe", "\"tcp_nodelay\""),
+            (
+                "mysql://root@127.0.0.1/d?tcp_nodelay=maybe",
+                "\"tcp_nodelay\"",
+            ),
             ("mysql://root@127.0.0.1:99999/d", "must look like"),
             ("mysql:///d", "must look like"),
         ] {
-            assert!(mysql_url(bad).unwrap_err().contains(said), "{bad}: {:?}", mysql_url(bad));
+            assert!(
+                mysql_url(bad).unwrap_err().contains(said),
+                "{bad}: {:?}",
+                mysql_url(bad)
+            );
         }
     }
 }

@@ -28,7 +28,10 @@ const SHORT_HELP: [&str; 19] = [
 
 /// Leaves the other settings to `--help`, in the commands below too.
 fn with_short_help(command: Command) -> Command {
-    let is_rare = |arg: &Arg| arg.get_env().is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name));
+    let is_rare = |arg: &Arg| {
+        arg.get_env()
+            .is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name))
+    };
     let shorten = |arg: Arg| {
         let hidden = is_rare(&arg);
         arg.hide_short_help(hidden)
@@ -37,7 +40,10 @@ fn with_short_help(command: Command) -> Command {
 }
 
 /// What the command line asks for. If it can't be read, prints why and ends the process.
-#[expect(clippy::disallowed_methods, reason = "as clap's own exit: nothing has begun yet that had to end")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "as clap's own exit: nothing has begun yet that had to end"
+)]
 pub fn parse<Cli: Parser>(command: Command) -> Cli {
     let mut command = with_short_help(command);
     let read = match command.try_get_matches_from_mut(std::env::args_os()) {
@@ -66,14 +72,22 @@ fn missing(error: &Error, command: &Command) -> Option<String> {
         return None;
     };
     let placeholder = |arg: &String| Some(arg.split_once('<')?.1.split_once('>')?.0.to_owned());
-    let variables: Vec<_> = missing.iter().filter_map(placeholder).filter(|name| is_read(command, name)).collect();
+    let variables: Vec<_> = missing
+        .iter()
+        .filter_map(placeholder)
+        .filter(|name| is_read(command, name))
+        .collect();
     (!variables.is_empty()).then(|| variables.join(", "))
 }
 
 /// Whether an argument of the command, or of one below it, is read from this variable.
 fn is_read(command: &Command, variable: &str) -> bool {
-    command.get_arguments().any(|arg| arg.get_env().is_some_and(|env| env == variable))
-        || command.get_subcommands().any(|command| is_read(command, variable))
+    command
+        .get_arguments()
+        .any(|arg| arg.get_env().is_some_and(|env| env == variable))
+        || command
+            .get_subcommands()
+            .any(|command| is_read(command, variable))
 }
 
 #[cfg(test)]
@@ -100,19 +114,33 @@ mod tests {
         };
         assert_eq!(missing_of(&[]).as_deref(), Some("OF_THIS_TEST_URL"));
         assert_eq!(missing_of(&["--of-this-test-url=x"]), None);
-        assert_eq!(missing_of(&["--of-this-test-url=x", "--opens-at=one"]), None);
+        assert_eq!(
+            missing_of(&["--of-this-test-url=x", "--opens-at=one"]),
+            None
+        );
     }
 
     #[test]
     fn the_short_help_leaves_rare_settings_to_the_long_one() {
         let nested = || with_short_help(Command::new("y").subcommand(Line::command().name("x")));
-        let short = nested().find_subcommand_mut("x").unwrap().render_help().to_string();
-        let long = nested().find_subcommand_mut("x").unwrap().render_long_help().to_string();
+        let short = nested()
+            .find_subcommand_mut("x")
+            .unwrap()
+            .render_help()
+            .to_string();
+        let long = nested()
+            .find_subcommand_mut("x")
+            .unwrap()
+            .render_long_help()
+            .to_string();
         for usual in ["--redis-url", "--opens-at"] {
             assert!(short.contains(usual) && long.contains(usual), "{short}");
         }
         // The line of usage names what is required.
-        let listed = |help: &str| help.split_once("Options:").is_some_and(|(_, it)| it.contains("--of-this-test-url"));
+        let listed = |help: &str| {
+            help.split_once("Options:")
+                .is_some_and(|(_, it)| it.contains("--of-this-test-url"))
+        };
         assert!(!listed(&short) && listed(&long), "{short}");
     }
 }

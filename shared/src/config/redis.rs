@@ -80,7 +80,11 @@ impl TryFrom<RedisGiven> for RedisArgs {
 
     fn try_from(given: RedisGiven) -> Result<Self, String> {
         let redis_mode = mode(&given)?;
-        let paths = Paths::new(given.redis_ca_file, given.redis_cert_file, given.redis_key_file);
+        let paths = Paths::new(
+            given.redis_ca_file,
+            given.redis_cert_file,
+            given.redis_key_file,
+        );
         let tls = match (is_encrypted(given.redis_url.expose_secret()), paths.first()) {
             (true, _) => Some(Tls::new(Store::Redis, &paths)?),
             (false, None) => None,
@@ -122,7 +126,10 @@ fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
         ("USERNAME", given.redis_sentinel_username.is_some()),
         ("PASSWORD", given.redis_sentinel_password.is_some()),
     ];
-    if let Some((name, _)) = of_sentinel.iter().find(|(_, is_set)| *is_set && mode != ModeName::Sentinel) {
+    if let Some((name, _)) = of_sentinel
+        .iter()
+        .find(|(_, is_set)| *is_set && mode != ModeName::Sentinel)
+    {
         return Err(format!(
             "REDIS_SENTINEL_{name} is set, but REDIS_MODE is not sentinel: set it, or leave the name out"
         ));
@@ -158,8 +165,12 @@ fn redis_url(text: &str) -> Result<(), String> {
         return Err("leave #insecure out: whose certificate it is, is always verified".into());
     }
     let nodes = addresses(text)?;
-    let is_encrypted = |info: &redis::ConnectionInfo| matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. });
-    if nodes.iter().any(|info| is_encrypted(info) != is_encrypted(&nodes[0])) {
+    let is_encrypted =
+        |info: &redis::ConnectionInfo| matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. });
+    if nodes
+        .iter()
+        .any(|info| is_encrypted(info) != is_encrypted(&nodes[0]))
+    {
         return Err("all nodes must be redis://, or all rediss://".into());
     }
     Ok(())
@@ -182,9 +193,15 @@ mod tests {
     fn wrong_addresses_and_prefixes_are_refused() {
         assert!(redis_url("redis://127.0.0.1:6379/3").is_ok());
         assert!(redis_url("rediss://user:password@127.0.0.1:6379/3").is_ok());
-        assert!(redis_url("rediss://127.0.0.1:6379/#insecure").unwrap_err().contains("always verified"));
+        assert!(
+            redis_url("rediss://127.0.0.1:6379/#insecure")
+                .unwrap_err()
+                .contains("always verified")
+        );
         assert!(redis_url("127.0.0.1").is_err());
-        assert!(redis_url("redis://a:1,b:2").is_ok() && redis_url("redis://a:1,rediss://b:2").is_err());
+        assert!(
+            redis_url("redis://a:1,b:2").is_ok() && redis_url("redis://a:1,rediss://b:2").is_err()
+        );
         assert!(key_prefix("fc-test").is_ok());
         assert!(key_prefix("a{b}").is_err() && key_prefix("").is_err());
     }

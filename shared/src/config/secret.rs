@@ -23,11 +23,18 @@ pub fn secret(check: SecretCheck) -> SecretParser {
 impl TypedValueParser for SecretParser {
     type Value = SecretString;
 
-    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<SecretString, clap::Error> {
+    fn parse_ref(
+        &self,
+        cmd: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<SecretString, clap::Error> {
         let text = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
-        text.and_then(|text| (self.0)(text).map(|()| text.to_owned().into())).map_err(|why| {
-            let name = arg.map_or_else(String::new, |arg| format!("{arg}: "));
-            cmd.clone().error(ErrorKind::ValueValidation, format!("{name}{why}"))
-        })
+        text.and_then(|text| (self.0)(text).map(|()| text.to_owned().into()))
+            .map_err(|why| {
+                let name = arg.map_or_else(String::new, |arg| format!("{arg}: "));
+                cmd.clone()
+                    .error(ErrorKind::ValueValidation, format!("{name}{why}"))
+            })
     }
 }

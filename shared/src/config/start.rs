@@ -51,7 +51,11 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
             return Err(StartError::Refused(error.to_string()));
         }
         if start.elapsed() + pause > limit {
-            return Err(StartError::Missing { store: store.to_owned(), waited: limit, reason: error.to_string() });
+            return Err(StartError::Missing {
+                store: store.to_owned(),
+                waited: limit,
+                reason: error.to_string(),
+            });
         }
         if pause >= Duration::from_secs(1) && !said {
             tracing::warn!(%error, "waiting for {store}, for up to {limit:?}");

@@ -23,14 +23,27 @@ pub(super) struct Access {
 /// `None` where nothing is logged.
 pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access> {
     IS_ON.load(Ordering::Relaxed).then(|| {
-        let (method, path) = (request.method().clone(), without_people(request.uri().path()));
-        Access { method, path, peer, begun: Instant::now() }
+        let (method, path) = (
+            request.method().clone(),
+            without_people(request.uri().path()),
+        );
+        Access {
+            method,
+            path,
+            peer,
+            begun: Instant::now(),
+        }
     })
 }
 
 impl Access {
     pub(super) fn end(self, status: StatusCode) {
-        let Self { method, path, peer, begun } = self;
+        let Self {
+            method,
+            path,
+            peer,
+            begun,
+        } = self;
         let took = begun.elapsed();
         tracing::info!(target: "firstcome::access", %method, path, status = status.as_u16(), ?took, %peer, "request");
     }
@@ -82,7 +95,11 @@ fn without_people(path: &str) -> String {
     let mut is_person = false;
     let shown = path.split('/').map(|part| {
         let is_known = PARTS.contains(&part) || part.bytes().all(|byte| byte.is_ascii_digit());
-        if std::mem::replace(&mut is_person, part == "people") || !is_known { "…" } else { part }
+        if std::mem::replace(&mut is_person, part == "people") || !is_known {
+            "…"
+        } else {
+            part
+        }
     });
     shown.collect::<Vec<_>>().join("/")
 }
@@ -93,9 +110,18 @@ mod tests {
 
     #[test]
     fn nobody_is_named() {
-        assert_eq!(without_people("/v1/coupons/7/claims"), "/v1/coupons/7/claims");
-        assert_eq!(without_people("/v1/coupons/7/people/u-37/revoke"), "/v1/coupons/7/people/…/revoke");
-        assert_eq!(without_people("/v1/coupons/7/allow-list/people/people"), "/v1/coupons/7/allow-list/people/…");
+        assert_eq!(
+            without_people("/v1/coupons/7/claims"),
+            "/v1/coupons/7/claims"
+        );
+        assert_eq!(
+            without_people("/v1/coupons/7/people/u-37/revoke"),
+            "/v1/coupons/7/people/…/revoke"
+        );
+        assert_eq!(
+            without_people("/v1/coupons/7/allow-list/people/people"),
+            "/v1/coupons/7/allow-list/people/…"
+        );
         assert_eq!(without_people("/people"), "/people");
 
         for (path, shown) in [

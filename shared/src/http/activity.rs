@@ -74,7 +74,10 @@ impl Activity {
 
     /// Asks the connection's task to close, unless its state has changed since it had this rank.
     pub(super) fn close(&self, rank: u64) -> bool {
-        let closes = self.closable_at.compare_exchange(rank, CLOSING, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let closes = self
+            .closable_at
+            .compare_exchange(rank, CLOSING, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
         if closes {
             self.close.notify_one();
         }
@@ -103,7 +106,8 @@ impl Activity {
     fn flushed(&self) {
         if self.phase.load(Ordering::Relaxed) == FLUSHING {
             self.phase.store(WAITING, Ordering::Relaxed);
-            self.closable_at.store(millis(self.epoch.elapsed() + IDLE_FOR), Ordering::Relaxed);
+            self.closable_at
+                .store(millis(self.epoch.elapsed() + IDLE_FOR), Ordering::Relaxed);
         }
     }
 
@@ -115,7 +119,9 @@ impl Activity {
     }
 
     fn wrote(&self) {
-        if self.phase.load(Ordering::Relaxed) != WAITING && self.closable_at.load(Ordering::Relaxed) != BUSY {
+        if self.phase.load(Ordering::Relaxed) != WAITING
+            && self.closable_at.load(Ordering::Relaxed) != BUSY
+        {
             self.closable_at.store(BUSY, Ordering::Relaxed);
         }
     }
@@ -144,7 +150,10 @@ impl<B: Body + Unpin> Body for WorkingBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -174,13 +183,21 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(written)
     }

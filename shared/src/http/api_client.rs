@@ -28,14 +28,26 @@ impl CouponApiClient {
     /// # Errors
     /// One sentence with the setting to change.
     pub fn new(url: &str, ca: Option<PathBuf>) -> Result<Self, String> {
-        let (origin, path) = Origin::new(Store::Api, url, "http://host:port or https://host:port", ca)?;
-        Ok(Self { origin, prefix: path.trim_end_matches('/').to_owned() })
+        let (origin, path) =
+            Origin::new(Store::Api, url, "http://host:port or https://host:port", ca)?;
+        Ok(Self {
+            origin,
+            prefix: path.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// Sends a request to a path of the API. The caller limits the time.
-    pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Incoming>, FetchError> {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let uri: Uri = format!("{}{path}", self.prefix).parse().map_err(FetchError::away)?;
+    pub async fn send(
+        &self,
+        mut request: Request<Bytes>,
+    ) -> Result<Response<Incoming>, FetchError> {
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let uri: Uri = format!("{}{path}", self.prefix)
+            .parse()
+            .map_err(FetchError::away)?;
         let host = HeaderValue::from_str(&self.origin.authority).map_err(FetchError::away)?;
         *request.uri_mut() = uri;
         request.headers_mut().insert(header::HOST, host);
@@ -46,7 +58,10 @@ impl CouponApiClient {
                 tracing::debug!(%error, "a connection to the API ended early");
             }
         });
-        sender.send_request(request.map(Full::new)).await.map_err(FetchError::away)
+        sender
+            .send_request(request.map(Full::new))
+            .await
+            .map_err(FetchError::away)
     }
 }
 
@@ -71,12 +86,23 @@ mod tests {
     async fn an_id_of_dots_arrives_as_it_is() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = Router::new().route("/v1/people/{id}/revoke", get(async |Path(id): Path<String>| id));
-        tokio::spawn(serve(listener, routes, Limits::DEFAULT, CancellationToken::new()));
-        let api = CouponApiClient::new(&format!("http://{address}/"), None).unwrap_or_else(|why| panic!("{why}"));
-        for (path, id) in
-            [("/v1/people/%2E%2E/revoke", ".."), ("/v1/people/%2E/revoke", "."), ("/v1/people/a%7Cb/revoke", "a|b")]
-        {
+        let routes = Router::new().route(
+            "/v1/people/{id}/revoke",
+            get(async |Path(id): Path<String>| id),
+        );
+        tokio::spawn(serve(
+            listener,
+            routes,
+            Limits::DEFAULT,
+            CancellationToken::new(),
+        ));
+        let api = CouponApiClient::new(&format!("http://{address}/"), None)
+            .unwrap_or_else(|why| panic!("{why}"));
+        for (path, id) in [
+            ("/v1/people/%2E%2E/revoke", ".."),
+            ("/v1/people/%2E/revoke", "."),
+            ("/v1/people/a%7Cb/revoke", "a|b"),
+        ] {
             let answer = api.send(ask(path)).await.unwrap();
             assert_eq!(answer.status(), 200, "{path}");
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), id);
@@ -89,14 +115,17 @@ mod tests {
         let port = https_server(&files, "server").await;
         let send = async |ca: Option<&str>| {
             let ca = ca.map(|ca| files.path(ca).into());
-            let api =
-                CouponApiClient::new(&format!("https://127.0.0.1:{port}"), ca).unwrap_or_else(|why| panic!("{why}"));
+            let api = CouponApiClient::new(&format!("https://127.0.0.1:{port}"), ca)
+                .unwrap_or_else(|why| panic!("{why}"));
             api.send(ask("/v1/coupons")).await
         };
         assert_eq!(send(Some("ca.pem")).await.unwrap().status(), 200);
         for ca in [Some("foreign-ca.pem"), None] {
             let refused = send(ca).await.unwrap_err();
-            assert!(matches!(&refused, FetchError::Refused(why) if why.contains("API_CA_FILE")), "{refused}");
+            assert!(
+                matches!(&refused, FetchError::Refused(why) if why.contains("API_CA_FILE")),
+                "{refused}"
+            );
         }
     }
 
@@ -104,13 +133,34 @@ mod tests {
     fn wrong_addresses_are_refused_by_the_setting_s_name() {
         for (url, ca, says) in [
             ("", None, "API_URL must look like"),
-            ("ftp://api.example.com", None, "API_URL must look like http://host:port or https://host:port"),
-            ("https://user:hunter2@api.example.com", None, "without user and password"),
-            ("http://api.example.com", Some("ca.pem"), "API_CA_FILE is set, but API_URL is http://"),
-            ("https://api.example.com", Some("no/such.pem"), "API_CA_FILE no/such.pem can't be read"),
+            (
+                "ftp://api.example.com",
+                None,
+                "API_URL must look like http://host:port or https://host:port",
+            ),
+            (
+                "https://user:hunter2@api.example.com",
+                None,
+                "without user and password",
+            ),
+            (
+                "http://api.example.com",
+                Some("ca.pem"),
+                "API_CA_FILE is set, but API_URL is http://",
+            ),
+            (
+                "https://api.example.com",
+                Some("no/such.pem"),
+                "API_CA_FILE no/such.pem can't be read",
+            ),
         ] {
-            let refused = CouponApiClient::new(url, ca.map(PathBuf::from)).err().unwrap_or_default();
-            assert!(refused.contains(says) && !refused.contains("hunter2"), "{url}: {refused}");
+            let refused = CouponApiClient::new(url, ca.map(PathBuf::from))
+                .err()
+                .unwrap_or_default();
+            assert!(
+                refused.contains(says) && !refused.contains("hunter2"),
+                "{url}: {refused}"
+            );
         }
     }
 }

@@ -68,7 +68,10 @@ impl ConnectionPool {
             "Connections closed because their address had too many with requests in progress"
         );
         metrics::counter!(TOO_MANY).absolute(0);
-        metrics::describe_counter!(DISPLACED, "Connections without a request in progress, closed to make room");
+        metrics::describe_counter!(
+            DISPLACED,
+            "Connections without a request in progress, closed to make room"
+        );
         metrics::counter!(DISPLACED).absolute(0);
         Self {
             epoch: Instant::now(),
@@ -94,14 +97,28 @@ impl ConnectionPool {
         let id = open.next_id;
         open.next_id += 1;
         open.len += 1;
-        open.by_network.entry(network).or_default().all.insert(id, Arc::clone(&activity));
-        Some(OpenConnection { activity, id, open: Arc::clone(&self.open), _slot: slot })
+        open.by_network
+            .entry(network)
+            .or_default()
+            .all
+            .insert(id, Arc::clone(&activity));
+        Some(OpenConnection {
+            activity,
+            id,
+            open: Arc::clone(&self.open),
+            _slot: slot,
+        })
     }
 
     fn has_room_for(&self, network: IpAddr) -> bool {
-        let Some(most) = self.most_of_network else { return true };
+        let Some(most) = self.most_of_network else {
+            return true;
+        };
         let mut open = self.open.lock();
-        open.by_network.get(&network).is_none_or(|own| own.all.len() < most) || open.close_one_of(network, self.now())
+        open.by_network
+            .get(&network)
+            .is_none_or(|own| own.all.len() < most)
+            || open.close_one_of(network, self.now())
     }
 
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
@@ -112,7 +129,8 @@ impl ConnectionPool {
             if !self.open.lock().close_one(self.now()) {
                 self.is_wanted.store(true, Ordering::Relaxed);
             }
-            let freed = tokio::time::timeout(LOOK_AGAIN, Arc::clone(&self.slots).acquire_owned()).await;
+            let freed =
+                tokio::time::timeout(LOOK_AGAIN, Arc::clone(&self.slots).acquire_owned()).await;
             self.is_wanted.store(false, Ordering::Relaxed);
             if let Ok(slot) = freed {
                 return slot.ok();
@@ -134,10 +152,15 @@ impl Open {
     /// Closes the connection of lowest rank. `false`: none may be closed.
     fn close_one(&mut self, now: u64) -> bool {
         if self.to_close.is_empty() && may_scan(&mut self.scanned_at, self.len, now) {
-            let all = self.by_network.values().flat_map(|of_network| of_network.all.values());
-            let closable = all.filter_map(|activity| Some((activity.closable(now)?, Arc::clone(activity))));
+            let all = self
+                .by_network
+                .values()
+                .flat_map(|of_network| of_network.all.values());
+            let closable =
+                all.filter_map(|activity| Some((activity.closable(now)?, Arc::clone(activity))));
             self.to_close = closable.collect();
-            self.to_close.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+            self.to_close
+                .sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         }
         while let Some((rank, activity)) = self.to_close.pop() {
             if activity.close(rank) {
@@ -151,13 +174,20 @@ impl Open {
     /// The same among the connections of one network, however briefly they have waited: a network
     /// at its limit makes its own clients lose connections, and the newest must not lose.
     fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
-        let Some(own) = self.by_network.get_mut(&network) else { return false };
+        let Some(own) = self.by_network.get_mut(&network) else {
+            return false;
+        };
         if !may_scan(&mut own.scanned_at, own.all.len(), now) {
             return false;
         }
         let now = now + millis(IDLE_FOR);
-        let lowest = own.all.values().filter_map(|activity| Some((activity.closable(now)?, activity)));
-        let is_closed = lowest.min_by_key(|(rank, _)| *rank).is_some_and(|(rank, activity)| activity.close(rank));
+        let lowest = own
+            .all
+            .values()
+            .filter_map(|activity| Some((activity.closable(now)?, activity)));
+        let is_closed = lowest
+            .min_by_key(|(rank, _)| *rank)
+            .is_some_and(|(rank, activity)| activity.close(rank));
         if is_closed {
             metrics::counter!(DISPLACED).increment(1);
         }
@@ -200,12 +230,19 @@ mod tests {
         for id in 0..4_000 {
             let network = networks[usize::from(id >= 2_000)];
             let activity = Arc::new(Activity::new(network, epoch, LONGEST));
-            open.by_network.entry(network).or_default().all.insert(id, activity);
+            open.by_network
+                .entry(network)
+                .or_default()
+                .all
+                .insert(id, activity);
             open.len += 1;
         }
         let now = millis(epoch.elapsed()) + 1_000;
         let closes = networks.map(|network| open.close_one_of(network, now));
-        assert_eq!((closes, open.close_one_of(networks[0], now)), ([true, true], false));
+        assert_eq!(
+            (closes, open.close_one_of(networks[0], now)),
+            ([true, true], false)
+        );
         assert!(open.close_one(now), "nor of the whole server");
     }
 }

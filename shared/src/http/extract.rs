@@ -23,10 +23,12 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = Bytes::from_request(request, state).await;
-        bytes.map(Self).map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_BODY_BYTES),
-            _ => invalid("the body could not be read"),
-        })
+        bytes
+            .map(Self)
+            .map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_BODY_BYTES),
+                _ => invalid("the body could not be read"),
+            })
     }
 }
 
@@ -50,7 +52,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T>
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query = Query::from_request_parts(parts, state).await;
-        query.map(|Query(query)| Self(query)).map_err(|rejection| invalid(json::of_query(&rejection.body_text())))
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|rejection| invalid(json::of_query(&rejection.body_text())))
     }
 }
 
@@ -62,7 +66,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::from_request_parts(parts, state).await;
-        path.map(|Path(texts)| Self(texts)).map_err(|_| Problem::not_found("the path is no percent-encoded UTF-8"))
+        path.map(|Path(texts)| Self(texts))
+            .map_err(|_| Problem::not_found("the path is no percent-encoded UTF-8"))
     }
 }
 
@@ -108,33 +113,58 @@ mod tests {
     async fn refusal(path: &str, body: &str) -> (u16, String, String) {
         let routes = Router::new()
             .route("/page", get(async |StrictQuery(_): StrictQuery<Page>| ()))
-            .route("/text/{text}", get(async |StrictPath(_): StrictPath<String>| ()))
+            .route(
+                "/text/{text}",
+                get(async |StrictPath(_): StrictPath<String>| ()),
+            )
             .route("/body", post(async |JsonBody(_): JsonBody<Page>| ()))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
         let method = if body.is_empty() { "GET" } else { "POST" };
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::from(body.to_owned()))
+            .unwrap();
         let response = routes.oneshot(request).await.unwrap();
-        let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        let kind = response
+            .headers()
+            .get("content-type")
+            .map(|kind| kind.to_str().unwrap().to_owned());
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
-        assert!(status == 200 || kind.as_deref() == Some("application/problem+json"), "{path}: {kind:?}");
+        assert!(
+            status == 200 || kind.as_deref() == Some("application/problem+json"),
+            "{path}: {kind:?}"
+        );
         (status, text("code"), text("detail"))
     }
 
     #[tokio::test]
     async fn a_query_is_refused_in_words_that_people_write() {
-        assert_eq!(refusal("/page?limit=3&state=open&deep=true", "").await.0, 200);
+        assert_eq!(
+            refusal("/page?limit=3&state=open&deep=true", "").await.0,
+            200
+        );
         for (query, says) in [
             ("limit=many", "limit must be a whole number"),
             ("limit=-1", "limit must be a whole number"),
             ("limit=", "limit must be a whole number"),
             ("limit=99999999999", "limit must be a smaller number"),
-            ("after=-99999999999999999999", "after must be a larger number"),
+            (
+                "after=-99999999999999999999",
+                "after must be a larger number",
+            ),
             ("deep=yes", "deep must be true or false"),
-            ("state=shut", "state: there is no shut, there is open or closed"),
-            ("max=3", "there is no field max, there are limit, after, state, deep"),
+            (
+                "state=shut",
+                "state: there is no shut, there is open or closed",
+            ),
+            (
+                "max=3",
+                "there is no field max, there are limit, after, state, deep",
+            ),
             ("limit=1&limit=2", "limit is given twice"),
         ] {
             let refused = refusal(&format!("/page?{query}"), "").await;
@@ -144,7 +174,10 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_and_paths_are_refused_as_problems() {
-        assert_eq!(refusal("/body", "[null,null]").await.2, "the body must be a JSON object");
+        assert_eq!(
+            refusal("/body", "[null,null]").await.2,
+            "the body must be a JSON object"
+        );
         let (status, code, _) = refusal("/body", &"x".repeat(MAX_BODY_BYTES + 1)).await;
         assert_eq!((status, code.as_str()), (413, "too_large"));
         let (status, code, _) = refusal("/text/%ff", "").await;

@@ -77,21 +77,35 @@ impl HttpSource {
             .header(USER_AGENT, concat!("firstcome/", env!("CARGO_PKG_VERSION")))
             .body(Empty::<Bytes>::new())
             .map_err(FetchError::away)?;
-        let (mut sender, connection) =
-            http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(FetchError::away)?;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD)
+            .handshake(io)
+            .await
+            .map_err(FetchError::away)?;
         let mut connection = pin!(connection);
         let mut answer = pin!(async {
-            let response = sender.send_request(request).await.map_err(FetchError::away)?;
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(FetchError::away)?;
             let status = response.status();
             if status != StatusCode::OK {
                 let said = format!("it answered {status}");
                 let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                return Err(if may_pass { FetchError::Away(said) } else { FetchError::Refused(said) });
+                return Err(if may_pass {
+                    FetchError::Away(said)
+                } else {
+                    FetchError::Refused(said)
+                });
             }
             let body = Limited::new(response.into_body(), BODY).collect().await;
             let too_long = || FetchError::Refused(format!("it answered more than {BODY} bytes"));
             let why = |error: Box<dyn Error + Send + Sync>| {
-                if error.is::<LengthLimitError>() { too_long() } else { FetchError::away(error) }
+                if error.is::<LengthLimitError>() {
+                    too_long()
+                } else {
+                    FetchError::away(error)
+                }
             };
             body.map(Collected::to_bytes).map_err(why)
         });
@@ -127,19 +141,29 @@ pub(super) mod tests {
 
     /// A server with this certificate that answers `{}`; gives its port.
     pub(in crate::http) async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
-        let certificate = CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();
+        let certificate =
+            CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();
         let key = PrivateKeyDer::from_pem_file(files.path(&format!("{name}.key"))).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
-        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let tls = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+        let config = config
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth();
+        let tls = TlsAcceptor::from(Arc::new(
+            config.with_single_cert(vec![certificate], key).unwrap(),
+        ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // A client that does not believe it breaks off.
-                let Ok(mut stream) = tls.accept(stream).await else { continue };
+                let Ok(mut stream) = tls.accept(stream).await else {
+                    continue;
+                };
                 let _ = stream.read(&mut [0; 1024]).await;
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                    .await;
             }
         });
         port
@@ -150,7 +174,8 @@ pub(super) mod tests {
         let files = CertificateFolder::make().unwrap();
         let get = async |port: u16, ca: &str| {
             let ca = (!ca.is_empty()).then(|| PathBuf::from(files.path(ca)));
-            let source = HttpSource::new(Store::Jwks, &format!("https://127.0.0.1:{port}/keys"), ca);
+            let source =
+                HttpSource::new(Store::Jwks, &format!("https://127.0.0.1:{port}/keys"), ca);
             source.unwrap_or_else(|why| panic!("{why}")).get().await
         };
         let good = https_server(&files, "server").await;
@@ -162,27 +187,64 @@ pub(super) mod tests {
             (expired, "ca.pem", "has expired"),
         ] {
             let error = get(port, ca).await.unwrap_err();
-            assert!(matches!(&error, FetchError::Refused(why) if why.contains(says)), "{says}: {error}");
+            assert!(
+                matches!(&error, FetchError::Refused(why) if why.contains(says)),
+                "{says}: {error}"
+            );
         }
     }
 
     #[test]
     fn wrong_addresses_are_refused_by_the_setting_s_name() {
-        let source = |url: &str, ca: Option<&str>| HttpSource::new(Store::Jwks, url, ca.map(PathBuf::from));
+        let source =
+            |url: &str, ca: Option<&str>| HttpSource::new(Store::Jwks, url, ca.map(PathBuf::from));
         let fine = source("http://127.0.0.1:8443/keys?a=b", None).ok().unwrap();
-        assert_eq!((fine.to_string().as_str(), fine.path.as_str()), ("127.0.0.1:8443", "/keys?a=b"));
+        assert_eq!(
+            (fine.to_string().as_str(), fine.path.as_str()),
+            ("127.0.0.1:8443", "/keys?a=b")
+        );
         let fine = source("https://[::1]", Some("")).ok().unwrap();
-        assert_eq!((fine.to_string().as_str(), fine.path.as_str(), fine.is_encrypted()), ("[::1]", "/", true));
+        assert_eq!(
+            (
+                fine.to_string().as_str(),
+                fine.path.as_str(),
+                fine.is_encrypted()
+            ),
+            ("[::1]", "/", true)
+        );
         for (url, ca, says) in [
             ("", None, "JWT_JWKS_URL must look like"),
-            ("issuer.example.com/keys", None, "JWT_JWKS_URL must look like"),
-            ("ftp://issuer.example.com/keys", None, "JWT_JWKS_URL must look like"),
-            ("https://user:hunter2@issuer.example.com/keys", None, "without user and password"),
-            ("http://issuer.example.com/keys", Some("ca.pem"), "JWT_JWKS_CA_FILE is set, but JWT_JWKS_URL is http://"),
-            ("https://issuer.example.com/keys", Some("no/such.pem"), "JWT_JWKS_CA_FILE no/such.pem can't be read"),
+            (
+                "issuer.example.com/keys",
+                None,
+                "JWT_JWKS_URL must look like",
+            ),
+            (
+                "ftp://issuer.example.com/keys",
+                None,
+                "JWT_JWKS_URL must look like",
+            ),
+            (
+                "https://user:hunter2@issuer.example.com/keys",
+                None,
+                "without user and password",
+            ),
+            (
+                "http://issuer.example.com/keys",
+                Some("ca.pem"),
+                "JWT_JWKS_CA_FILE is set, but JWT_JWKS_URL is http://",
+            ),
+            (
+                "https://issuer.example.com/keys",
+                Some("no/such.pem"),
+                "JWT_JWKS_CA_FILE no/such.pem can't be read",
+            ),
         ] {
             let refused = source(url, ca).err().unwrap_or_default();
-            assert!(refused.contains(says) && !refused.contains("hunter2"), "{url}: {refused}");
+            assert!(
+                refused.contains(says) && !refused.contains("hunter2"),
+                "{url}: {refused}"
+            );
         }
     }
 }

@@ -8,7 +8,10 @@ use axum::http::{HeaderMap, HeaderValue};
 pub struct GivenTwice;
 
 /// The one value of a header; `None` without one.
-pub fn only_value(headers: &HeaderMap, name: impl AsHeaderName) -> Result<Option<&HeaderValue>, GivenTwice> {
+pub fn only_value(
+    headers: &HeaderMap,
+    name: impl AsHeaderName,
+) -> Result<Option<&HeaderValue>, GivenTwice> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(GivenTwice),

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use crate::redis::Redis;
 
 /// A named question about one thing this process needs; `Err` says what is wrong.
-pub type HealthCheck = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+pub type HealthCheck =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
 /// Makes a [`HealthCheck`] of an async closure.
 pub fn check<F, Fut>(ask: F) -> HealthCheck
@@ -45,7 +46,14 @@ pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
 ) -> Router<S> {
-    probes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() })
+    probes(
+        check(async || Ok(())),
+        Readiness {
+            checks,
+            notes,
+            last: Mutex::default(),
+        },
+    )
 }
 
 /// `/metrics` alone.
@@ -63,7 +71,15 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, rendered(metrics))
+    all_routes(
+        alive,
+        Readiness {
+            checks,
+            notes: Vec::new(),
+            last: Mutex::default(),
+        },
+        rendered(metrics),
+    )
 }
 
 /// [`routes`] and notes, for a service that writes its `/metrics` itself.
@@ -72,13 +88,27 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     notes: Vec<(&'static str, HealthCheck)>,
     metrics: Render,
 ) -> Router<S> {
-    all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, metrics)
+    all_routes(
+        check(async || Ok(())),
+        Readiness {
+            checks,
+            notes,
+            last: Mutex::default(),
+        },
+        metrics,
+    )
 }
 
 /// A note for `/readyz` where the operator vouches for Redis; nothing where it is checked.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
-    let note = "managed: REDIS_DURABILITY says that the operator vouches for it, and nothing is checked";
-    redis.is_managed().then(|| ("redis_durability", check(move || async move { Err(note.to_owned()) })))
+    let note =
+        "managed: REDIS_DURABILITY says that the operator vouches for it, and nothing is checked";
+    redis.is_managed().then(|| {
+        (
+            "redis_durability",
+            check(move || async move { Err(note.to_owned()) }),
+        )
+    })
 }
 
 fn rendered(metrics: PrometheusHandle) -> Render {
@@ -104,8 +134,15 @@ fn probes<S: Clone + Send + Sync + 'static>(alive: HealthCheck, readiness: Readi
 }
 
 fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
-    Router::new()
-        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics())))
+    Router::new().route(
+        "/metrics",
+        get(async move || {
+            (
+                [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+                metrics(),
+            )
+        }),
+    )
 }
 
 /// How long an answer of `/readyz` is given again: anybody may ask, and each asks the stores.
@@ -121,10 +158,18 @@ struct Readiness {
 impl Readiness {
     async fn answer(&self) -> Response {
         let mut last = self.last.lock().await;
-        if last.as_ref().is_none_or(|(at, ..)| at.elapsed() >= READY_FOR) {
+        if last
+            .as_ref()
+            .is_none_or(|(at, ..)| at.elapsed() >= READY_FOR)
+        {
             let ((checks, ok), (notes, _)) = tokio::join!(ask(&self.checks), ask(&self.notes));
-            let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            let mut body = json!({"status": if ok { "ok" } else { "unavailable" }, "checks": checks});
+            let status = if ok {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            let mut body =
+                json!({"status": if ok { "ok" } else { "unavailable" }, "checks": checks});
             if !self.notes.is_empty() {
                 body["notes"] = notes.into();
             }
@@ -140,9 +185,11 @@ impl Readiness {
 async fn healthy(alive: &HealthCheck) -> Response {
     match alive().await {
         Ok(()) => axum::Json(json!({"status": "ok"})).into_response(),
-        Err(reason) => {
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"status": "stuck", "reason": reason}))).into_response()
-        }
+        Err(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            axum::Json(json!({"status": "stuck", "reason": reason})),
+        )
+            .into_response(),
     }
 }
 
@@ -150,12 +197,18 @@ async fn healthy(alive: &HealthCheck) -> Response {
 async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;
-        (*name, answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))))
+        (
+            *name,
+            answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))),
+        )
     }))
     .await;
     let ok = answers.iter().all(|(_, answer)| answer.is_ok());
     let part = |(name, answer): (&str, Result<(), String>)| {
-        (name.to_owned(), answer.map_or_else(Value::from, |()| "ok".into()))
+        (
+            name.to_owned(),
+            answer.map_or_else(Value::from, |()| "ok".into()),
+        )
     };
     (answers.into_iter().map(part).collect(), ok)
 }

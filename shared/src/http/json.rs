@@ -23,29 +23,52 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 
 /// The same for a query string, of what axum says of it.
 pub(super) fn of_query(text: &str) -> String {
-    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let text = text
+        .strip_prefix("Failed to deserialize query string: ")
+        .unwrap_or(text);
     let (path, text) = text.split_once(": ").unwrap_or(("", text));
     of_field(path, text)
 }
 
 fn sentence(path: &str, error: &serde_json::Error) -> String {
     let (line, column, text) = (error.line(), error.column(), error.to_string());
-    let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    let text = text
+        .strip_suffix(&format!(" at line {line} column {column}"))
+        .unwrap_or(&text);
     match error.classify() {
-        Category::Eof => format!("the body is no JSON: it ends too early (line {line}, column {column})"),
-        Category::Syntax | Category::Io => format!("the body is no JSON: {text} (line {line}, column {column})"),
+        Category::Eof => {
+            format!("the body is no JSON: it ends too early (line {line}, column {column})")
+        }
+        Category::Syntax | Category::Io => {
+            format!("the body is no JSON: {text} (line {line}, column {column})")
+        }
         Category::Data => of_field(path, text),
     }
 }
 
 fn of_field(path: &str, text: &str) -> String {
-    let quoted =
-        |text: &str| text.replace('`', "").replace("expected one of ", "there are ").replace("expected ", "there is ");
-    let place = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    let typed = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "));
+    let quoted = |text: &str| {
+        text.replace('`', "")
+            .replace("expected one of ", "there are ")
+            .replace("expected ", "there is ")
+    };
+    let place = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
+    let typed = text
+        .strip_prefix("invalid type: ")
+        .or_else(|| text.strip_prefix("invalid value: "));
     if let Some((found, expected)) = typed.and_then(|text| text.split_once(", expected ")) {
         let path = if path.is_empty() { "the body" } else { path };
-        format!("{path} must be {}, not {}", as_expected(expected), as_found(found))
+        format!(
+            "{path} must be {}, not {}",
+            as_expected(expected),
+            as_found(found)
+        )
     } else if let Some(rest) = text.strip_prefix("unknown field ") {
         format!("there is no field {}", quoted(rest))
     } else if let Some(rest) = text.strip_prefix("unknown variant ") {
@@ -57,7 +80,9 @@ fn of_field(path: &str, text: &str) -> String {
     } else if let Some(kind) = of_text(text) {
         format!("{path} must be {kind}")
     } else if chrono(text) {
-        format!("{path} must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00")
+        format!(
+            "{path} must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00"
+        )
     } else if path.is_empty() {
         text.to_owned()
     } else {
@@ -68,7 +93,9 @@ fn of_field(path: &str, text: &str) -> String {
 /// What a text should have been, where a query holds a number or a switch.
 fn of_text(text: &str) -> Option<&'static str> {
     match text {
-        "invalid digit found in string" | "cannot parse integer from empty string" => Some("a whole number"),
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            Some("a whole number")
+        }
         "number too large to fit in target type" => Some("a smaller number"),
         "number too small to fit in target type" => Some("a larger number"),
         "provided string was not `true` or `false`" => Some("true or false"),
@@ -78,8 +105,13 @@ fn of_text(text: &str) -> Option<&'static str> {
 
 /// What chrono says of a text that is no instant.
 fn chrono(text: &str) -> bool {
-    ["premature end of input", "input contains invalid characters", "trailing input", "input is out of range"]
-        .contains(&text)
+    [
+        "premature end of input",
+        "input contains invalid characters",
+        "trailing input",
+        "input is out of range",
+    ]
+    .contains(&text)
 }
 
 fn as_expected(rust: &str) -> &str {
@@ -90,7 +122,9 @@ fn as_expected(rust: &str) -> &str {
         "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "an object",
-        _ if rust.starts_with("struct ") || rust.starts_with("internally tagged enum ") => "an object",
+        _ if rust.starts_with("struct ") || rust.starts_with("internally tagged enum ") => {
+            "an object"
+        }
         _ => rust,
     }
 }
@@ -143,19 +177,52 @@ mod tests {
         for (body, says) in [
             ("", "the body must be a JSON object"),
             ("[3]", "the body must be a JSON object"),
-            ("{", "the body is no JSON: it ends too early (line 1, column 1)"),
-            (r#"{"quantity" 3}"#, "the body is no JSON: expected `:` (line 1, column 13)"),
-            (r#"{"quantity": 3} x"#, "the body is no JSON: trailing characters (line 1, column 17)"),
+            (
+                "{",
+                "the body is no JSON: it ends too early (line 1, column 1)",
+            ),
+            (
+                r#"{"quantity" 3}"#,
+                "the body is no JSON: expected `:` (line 1, column 13)",
+            ),
+            (
+                r#"{"quantity": 3} x"#,
+                "the body is no JSON: trailing characters (line 1, column 17)",
+            ),
             ("{}", "quantity is missing"),
-            (r#"{"quantity": "3"}"#, "quantity must be a whole number, not the text \"3\""),
-            (r#"{"quantity": 1.5}"#, "quantity must be a whole number, not 1.5"),
-            (r#"{"quantity": null}"#, "quantity must be a whole number, not null"),
-            (r#"{"quantity": 1, "deep": [1]}"#, "deep must be true or false, not a list"),
-            (r#"{"quantity": 1, "max": 1}"#, "there is no field max, there are quantity, deep, until, inner, kind"),
-            (r#"{"quantity": 1, "quantity": 2}"#, "quantity is given twice"),
+            (
+                r#"{"quantity": "3"}"#,
+                "quantity must be a whole number, not the text \"3\"",
+            ),
+            (
+                r#"{"quantity": 1.5}"#,
+                "quantity must be a whole number, not 1.5",
+            ),
+            (
+                r#"{"quantity": null}"#,
+                "quantity must be a whole number, not null",
+            ),
+            (
+                r#"{"quantity": 1, "deep": [1]}"#,
+                "deep must be true or false, not a list",
+            ),
+            (
+                r#"{"quantity": 1, "max": 1}"#,
+                "there is no field max, there are quantity, deep, until, inner, kind",
+            ),
+            (
+                r#"{"quantity": 1, "quantity": 2}"#,
+                "quantity is given twice",
+            ),
             (r#"{"quantity": 1, "inner": {}}"#, "inner.name is missing"),
-            (r#"{"quantity": 1, "inner": {"name": 1}}"#, "inner.name must be a text, not 1"),
-            (r#"{"quantity": 1, "kind": "weekly"}"#, "kind: there is no weekly, there is once or daily"),
+            (
+                r#"{"quantity": 1, "inner": {"name": 1}}"#,
+                "inner.name must be a text, not 1",
+            ),
+            (
+                r#"{"quantity": 1, "kind": "weekly"}"#,
+                "kind: there is no weekly, there is once or daily",
+            ),
             (
                 r#"{"quantity": 1, "until": "tomorrow"}"#,
                 "until must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00",

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv6Addr};
 /// address that is mapped into IPv6 counts as the IPv4 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
         short @ IpAddr::V4(_) => short,
     }
 }

@@ -22,16 +22,28 @@ pub const fn openapi_json() {}
 
 /// A token in `Authorization: Bearer`.
 pub fn bearer(description: &str) -> SecurityScheme {
-    SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build())
+    SecurityScheme::Http(
+        HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(description))
+            .build(),
+    )
 }
 
 /// Says of every route of the contract what no handler says, so that none has to repeat it: the
 /// headers that it reads, what it refuses besides, and the form of refusals.
 #[must_use]
 pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
-    for (_, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
+    for (_, item) in openapi
+        .paths
+        .paths
+        .iter_mut()
+        .filter(|(path, _)| path.starts_with("/v1/"))
+    {
         let reads = item.get.as_mut().map(|operation| (operation, false));
-        let changes = [&mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten();
+        let changes = [&mut item.post, &mut item.patch, &mut item.delete]
+            .into_iter()
+            .flatten();
         for (operation, changes) in changes.map(|operation| (operation, true)).chain(reads) {
             complete(operation, changes);
         }
@@ -53,25 +65,57 @@ fn complete(operation: &mut Operation, changes: bool) {
         refusals.push(("413", "`too_large`"));
     }
     if security.contains("person") {
-        headers.push(("X-User-Id", "The person, with USER_AUTH=trusted-header", "u-37", USER_ID));
+        headers.push((
+            "X-User-Id",
+            "The person, with USER_AUTH=trusted-header",
+            "u-37",
+            USER_ID,
+        ));
         let proof = "The TRUSTED_HEADER_SECRET, where the gateway has one";
-        headers.push(("X-Gateway-Secret", proof, "9f2c7b1de04a4c6f8b3e5d7a1c0f2e4b", ANYTHING));
-        refusals.push(("400", "`bad_user_id`, or `invalid`: the sentence names the header"));
+        headers.push((
+            "X-Gateway-Secret",
+            proof,
+            "9f2c7b1de04a4c6f8b3e5d7a1c0f2e4b",
+            ANYTHING,
+        ));
+        refusals.push((
+            "400",
+            "`bad_user_id`, or `invalid`: the sentence names the header",
+        ));
         refusals.push(("401", "`unauthorized`: nobody is named"));
-        refusals.push(("429", "`too_many_requests`: of this person, or from this address"));
+        refusals.push((
+            "429",
+            "`too_many_requests`: of this person, or from this address",
+        ));
     }
     if security.contains("ops") {
         refusals.push(("400", "`invalid`: the sentence names the header"));
         refusals.push(("401", "`unauthorized`"));
-        refusals.push(("429", "`too_many_requests`: too many wrong tokens came from this address"));
+        refusals.push((
+            "429",
+            "`too_many_requests`: too many wrong tokens came from this address",
+        ));
         if changes {
-            headers.push(("X-Operator", "Your name, for the record of what operators did", "Kim", NAME));
-            refusals.push(("403", "`read_only`: with the OPS_VIEW_TOKEN; nothing was changed"));
+            headers.push((
+                "X-Operator",
+                "Your name, for the record of what operators did",
+                "Kim",
+                NAME,
+            ));
+            refusals.push((
+                "403",
+                "`read_only`: with the OPS_VIEW_TOKEN; nothing was changed",
+            ));
         }
     }
     let header = |(name, meaning, example, pattern): (&str, &str, &str, &str)| {
-        let header = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).required(Required::False);
-        let header = header.description(Some(meaning)).example(Some(example.into()));
+        let header = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False);
+        let header = header
+            .description(Some(meaning))
+            .example(Some(example.into()));
         header
             .schema(Some(
                 ObjectBuilder::new()
@@ -80,17 +124,24 @@ fn complete(operation: &mut Operation, changes: bool) {
             ))
             .build()
     };
-    operation.parameters.get_or_insert_default().extend(headers.into_iter().map(header));
+    operation
+        .parameters
+        .get_or_insert_default()
+        .extend(headers.into_iter().map(header));
     let responses = &mut operation.responses.responses;
     for (status, meaning) in refusals {
-        responses.entry(status.to_owned()).or_insert_with(|| Response::new(meaning).into());
+        responses
+            .entry(status.to_owned())
+            .or_insert_with(|| Response::new(meaning).into());
     }
     for (status, response) in responses {
         if let RefOr::T(response) = response
             && status.starts_with(['4', '5'])
         {
             let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-            response.content.insert("application/problem+json".to_owned(), problem);
+            response
+                .content
+                .insert("application/problem+json".to_owned(), problem);
             if ["429", "503"].contains(&status.as_str()) {
                 let mut seconds = Header::new(Object::with_type(Type::Integer));
                 seconds.description = Some("After how many seconds to try again".to_owned());

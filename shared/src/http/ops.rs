@@ -49,7 +49,9 @@ impl Tokens {
                 ));
             }
             if !token.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(format!("{name} may hold printable ASCII characters without spaces only"));
+                return Err(format!(
+                    "{name} may hold printable ASCII characters without spaces only"
+                ));
             }
         }
         Ok(Self(tokens.into_iter().map(SecretString::from).collect()))
@@ -62,7 +64,11 @@ impl Tokens {
     /// Each is compared, so that the time does not say which one was close.
     pub fn has(&self, given: &[u8]) -> bool {
         let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);
-        self.0.iter().map(matches).fold(Choice::from(0), |any, one| any | one).into()
+        self.0
+            .iter()
+            .map(matches)
+            .fold(Choice::from(0), |any, one| any | one)
+            .into()
     }
 }
 
@@ -110,19 +116,34 @@ impl OpsToken {
     ///
     /// # Errors
     /// With what is wrong, never with the token.
-    #[allow(clippy::needless_pass_by_value, reason = "a secret is given away, not lent")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a secret is given away, not lent"
+    )]
     pub fn new(token: SecretString) -> Result<Self, String> {
         let all = Tokens::read("OPS_TOKEN", &token)?;
         let viewers = Arc::new(Semaphore::new(VIEWERS_AT_ONCE));
-        Ok(Self { all, view: Tokens::default(), proxies: 0, wrong: Arc::default(), viewers })
+        Ok(Self {
+            all,
+            view: Tokens::default(),
+            proxies: 0,
+            wrong: Arc::default(),
+            viewers,
+        })
     }
 
     /// The same, and others that only read.
     pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
         let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
-        if view.0.iter().any(|token| self.all.has(token.expose_secret().as_bytes())) {
-            return Err("OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into());
+        if view
+            .0
+            .iter()
+            .any(|token| self.all.has(token.expose_secret().as_bytes()))
+        {
+            return Err(
+                "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into(),
+            );
         }
         Ok(Self { view, ..self })
     }
@@ -140,7 +161,10 @@ impl OpsToken {
     }
 
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let (all, view) = (self.all.has(given.as_bytes()), self.view.has(given.as_bytes()));
+        let (all, view) = (
+            self.all.has(given.as_bytes()),
+            self.view.has(given.as_bytes()),
+        );
         if all {
             Some(Allowed::All)
         } else if view {
@@ -157,15 +181,24 @@ impl OpsToken {
 
     /// The signers of all tokens that count now.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
-        let of =
-            |tokens: &Tokens, allowed| tokens.0.iter().map(move |token| (token.clone(), allowed)).collect::<Vec<_>>();
-        let all = of(&self.all, Allowed::All).into_iter().chain(of(&self.view, Allowed::View));
+        let of = |tokens: &Tokens, allowed| {
+            tokens
+                .0
+                .iter()
+                .map(move |token| (token.clone(), allowed))
+                .collect::<Vec<_>>()
+        };
+        let all = of(&self.all, Allowed::All)
+            .into_iter()
+            .chain(of(&self.view, Allowed::View));
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
     }
 
     /// What a token from this address allows. Wrong ones are counted and logged.
     fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Allowed, WrongToken> {
-        self.allows(token).ok_or_else(|| WrongToken { retry_after: self.wrong.note(from) })
+        self.allows(token).ok_or_else(|| WrongToken {
+            retry_after: self.wrong.note(from),
+        })
     }
 
     /// The signer of a token with which somebody logs in at a page.
@@ -179,7 +212,10 @@ impl OpsToken {
 
     /// A viewer's turn; `None` if too many of them ask.
     pub async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
-        timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned()).await.ok()?.ok()
+        timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Who asks, and what they may do, if they may ask this.
@@ -190,7 +226,8 @@ impl OpsToken {
         from: Option<IpAddr>,
     ) -> Result<(Operator, Allowed), Problem> {
         let wrong = || {
-            let detail = "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
+            let detail =
+                "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
             Problem::new(Code::Unauthorized, detail)
         };
         let token = bearer(headers)?.ok_or_else(wrong)?;
@@ -205,7 +242,14 @@ impl OpsToken {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
             return Err(Problem::new(Code::ReadOnly, detail));
         }
-        Ok((Operator { name: name(headers)?, token: fingerprint(token), from }, allowed))
+        Ok((
+            Operator {
+                name: name(headers)?,
+                token: fingerprint(token),
+                from,
+            },
+            allowed,
+        ))
     }
 }
 
@@ -223,26 +267,42 @@ impl TokenSigner {
     fn new(token: &str, allowed: Allowed) -> Option<Self> {
         // HMAC takes keys of any length.
         let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
-        let derived = derived.chain_update(b"firstcome operations page").finalize().into_bytes();
+        let derived = derived
+            .chain_update(b"firstcome operations page")
+            .finalize()
+            .into_bytes();
         let key = Hmac::new_from_slice(&derived).ok()?;
-        Some(Self { key, allowed, fingerprint: fingerprint(token) })
+        Some(Self {
+            key,
+            allowed,
+            fingerprint: fingerprint(token),
+        })
     }
 
     /// A signature over `text`, in hexadecimal; `purpose` keeps those of different uses apart.
     pub fn sign(&self, purpose: &str, text: &str) -> String {
-        let mac = self.key.clone().chain_update(purpose).chain_update(b"\n").chain_update(text);
+        let mac = self
+            .key
+            .clone()
+            .chain_update(purpose)
+            .chain_update(b"\n")
+            .chain_update(text);
         format!("{:x}", mac.finalize().into_bytes())
     }
 
     pub fn has_signed(&self, purpose: &str, text: &str, signature: &str) -> bool {
-        self.sign(purpose, text).as_bytes().ct_eq(signature.as_bytes()).into()
+        self.sign(purpose, text)
+            .as_bytes()
+            .ct_eq(signature.as_bytes())
+            .into()
     }
 }
 
 /// The token that a request brings. Of two, a proxy in front may have checked the other one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let value = only_value(headers, header::AUTHORIZATION);
-    let value = value.map_err(|GivenTwice| invalid("send one Authorization header, not several"))?;
+    let value =
+        value.map_err(|GivenTwice| invalid("send one Authorization header, not several"))?;
     Ok(value.and_then(bearer_token))
 }
 
@@ -261,12 +321,19 @@ fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
             "X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8 without control or invisible characters"
         ))
     };
-    std::str::from_utf8(value.as_bytes()).ok().and_then(operator_name).ok_or_else(bad).map(Some)
+    std::str::from_utf8(value.as_bytes())
+        .ok()
+        .and_then(operator_name)
+        .ok_or_else(bad)
+        .map(Some)
 }
 
 /// The name of an operator, if the text can be one.
 pub fn operator_name(text: &str) -> Option<String> {
-    let (is_fit, name) = (text.len() <= MAX_NAME && unfit_in_a_name(text).is_none(), text.trim());
+    let (is_fit, name) = (
+        text.len() <= MAX_NAME && unfit_in_a_name(text).is_none(),
+        text.trim(),
+    );
     (is_fit && !name.is_empty()).then(|| name.to_owned())
 }
 
@@ -287,7 +354,10 @@ pub async fn require(State(token): State<OpsToken>, mut request: Request, next: 
         Allowed::All => None,
         Allowed::View => match token.viewer_turn().await {
             Some(turn) => Some(turn),
-            None => return Problem::unavailable("too many viewers ask at a time; try again").into_response(),
+            None => {
+                return Problem::unavailable("too many viewers ask at a time; try again")
+                    .into_response();
+            }
         },
     };
     request.extensions_mut().insert(operator);
@@ -312,11 +382,24 @@ mod tests {
         assert!(refused.contains("32") && !refused.contains("secret"));
         assert!(OpsToken::new("x y".repeat(20).into()).is_err());
         let (a, b) = ("a".repeat(32), "b".repeat(32));
-        for wrong in [format!("{a},secret"), format!("{a},"), format!(",{a}"), format!("{a},{b},{a}")] {
+        for wrong in [
+            format!("{a},secret"),
+            format!("{a},"),
+            format!(",{a}"),
+            format!("{a},{b},{a}"),
+        ] {
             let refused = OpsToken::new(wrong.clone().into()).err().unwrap();
-            assert!(!refused.contains("aaa") && !refused.contains("secret"), "{wrong}: {refused}");
+            assert!(
+                !refused.contains("aaa") && !refused.contains("secret"),
+                "{wrong}: {refused}"
+            );
         }
-        let viewed = |view: &str| OpsToken::new(a.clone().into()).unwrap().with_view(Some(&view.into())).err();
+        let viewed = |view: &str| {
+            OpsToken::new(a.clone().into())
+                .unwrap()
+                .with_view(Some(&view.into()))
+                .err()
+        };
         assert!(viewed("secret").unwrap().contains("OPS_VIEW_TOKEN"));
         assert!(viewed(&a).unwrap().contains("another token"));
         assert_eq!(viewed(&b), None);
@@ -325,7 +408,14 @@ mod tests {
     #[test]
     fn an_operator_s_name_shows_as_it_is() {
         assert_eq!(operator_name(" 김 Kim ").as_deref(), Some("김 Kim"));
-        for unfit in ["", "  ", "Kim\u{202e}", "K\u{200b}im", "a\nb", &"x".repeat(101)] {
+        for unfit in [
+            "",
+            "  ",
+            "Kim\u{202e}",
+            "K\u{200b}im",
+            "a\nb",
+            &"x".repeat(101),
+        ] {
             assert_eq!(operator_name(unfit), None, "{unfit:?}");
         }
     }
@@ -338,39 +428,71 @@ mod tests {
         for wrong in ["", "a", &"a".repeat(31), &"a".repeat(33), &b] {
             assert_eq!(one.allows(wrong), None);
         }
-        let two =
-            OpsToken::new(format!("{a},{b}").into()).unwrap().with_view(Some(&format!("{c},{d}").into())).unwrap();
-        for (token, allowed) in [(&a, Allowed::All), (&b, Allowed::All), (&c, Allowed::View), (&d, Allowed::View)] {
+        let two = OpsToken::new(format!("{a},{b}").into())
+            .unwrap()
+            .with_view(Some(&format!("{c},{d}").into()))
+            .unwrap();
+        for (token, allowed) in [
+            (&a, Allowed::All),
+            (&b, Allowed::All),
+            (&c, Allowed::View),
+            (&d, Allowed::View),
+        ] {
             assert_eq!(two.allows(token), Some(allowed));
         }
-        assert_eq!((two.allows(&format!("{a},{b}")), two.allows("")), (None, None));
+        assert_eq!(
+            (two.allows(&format!("{a},{b}")), two.allows("")),
+            (None, None)
+        );
     }
 
     #[test]
     fn a_signature_counts_for_one_token_one_purpose_and_one_text() {
         let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
-        let two = OpsToken::new(format!("{a},{b}").into()).unwrap().with_view(Some(&c.clone().into())).unwrap();
+        let two = OpsToken::new(format!("{a},{b}").into())
+            .unwrap()
+            .with_view(Some(&c.clone().into()))
+            .unwrap();
         let signer = two.signer(&b).unwrap();
         let signature = signer.sign("session", "Kim");
-        let signs =
-            |token: &OpsToken| token.signers().map(|one| one.has_signed("session", "Kim", &signature)).collect();
+        let signs = |token: &OpsToken| {
+            token
+                .signers()
+                .map(|one| one.has_signed("session", "Kim", &signature))
+                .collect()
+        };
         let by_two: Vec<bool> = signs(&two);
         assert_eq!(by_two, [false, true, false]);
         let by_one: Vec<bool> = signs(&OpsToken::new(a.into()).unwrap());
         assert_eq!(by_one, [false], "its token was withdrawn");
-        assert!(!signer.has_signed("form", "Kim", &signature) && !signer.has_signed("session", "Lee", &signature));
+        assert!(
+            !signer.has_signed("form", "Kim", &signature)
+                && !signer.has_signed("session", "Lee", &signature)
+        );
         assert!(!signer.has_signed("session", "Kim", "") && two.signer("none").is_none());
-        assert_eq!((two.signer(&c).unwrap().allowed, signer.allowed), (Allowed::View, Allowed::All));
+        assert_eq!(
+            (two.signer(&c).unwrap().allowed, signer.allowed),
+            (Allowed::View, Allowed::All)
+        );
     }
 
     /// Asks a route of operators with this token; gives the status, and `Retry-After` if any.
     async fn ask(token: &OpsToken, given: &str, from: &str) -> (u16, Option<u64>) {
-        let routes = Router::new().route("/", get(async || ())).layer(from_fn_with_state(token.clone(), require));
-        let mut request =
-            Request::get("/").header("authorization", format!("Bearer {given}")).body(Body::empty()).unwrap();
-        request.extensions_mut().insert(Peer(SocketAddr::new(from.parse().unwrap(), 4711)));
+        let routes = Router::new()
+            .route("/", get(async || ()))
+            .layer(from_fn_with_state(token.clone(), require));
+        let mut request = Request::get("/")
+            .header("authorization", format!("Bearer {given}"))
+            .body(Body::empty())
+            .unwrap();
+        request
+            .extensions_mut()
+            .insert(Peer(SocketAddr::new(from.parse().unwrap(), 4711)));
         let answer = routes.oneshot(request).await.unwrap();
-        let wait = answer.headers().get(header::RETRY_AFTER).map(|wait| wait.to_str().unwrap().parse().unwrap());
+        let wait = answer
+            .headers()
+            .get(header::RETRY_AFTER)
+            .map(|wait| wait.to_str().unwrap().parse().unwrap());
         (answer.status().as_u16(), wait)
     }
 
@@ -378,14 +500,25 @@ mod tests {
     fn wrong_tokens_hold_no_connection_and_the_right_one_always_gets_in() {
         let right = "a".repeat(32);
         let token = OpsToken::new(right.clone().into()).unwrap();
-        let ask_at_once = |given, from| ask(&token, given, from).now_or_never().expect("no token waits");
+        let ask_at_once = |given, from| {
+            ask(&token, given, from)
+                .now_or_never()
+                .expect("no token waits")
+        };
         for _ in 0..10 {
             assert_eq!(ask_at_once("wrong", "2001:db8::1"), (401, None));
         }
-        assert_eq!(ask_at_once("wrong", "2001:db8:0:1::1"), (401, None), "another network");
+        assert_eq!(
+            ask_at_once("wrong", "2001:db8:0:1::1"),
+            (401, None),
+            "another network"
+        );
         for _ in 0..100 {
             let (status, wait) = ask_at_once("wrong", "2001:db8::2");
-            assert!(status == 429 && wait.is_some_and(|wait| (1..=62).contains(&wait)), "{status} {wait:?}");
+            assert!(
+                status == 429 && wait.is_some_and(|wait| (1..=62).contains(&wait)),
+                "{status} {wait:?}"
+            );
         }
         assert_eq!(ask_at_once(&right, "2001:db8::2"), (200, None));
     }
@@ -393,12 +526,27 @@ mod tests {
     #[tokio::test]
     async fn viewers_who_fill_their_places_keep_no_operator_out() {
         let [all, view] = ["a", "b"].map(|letter| letter.repeat(32));
-        let token = OpsToken::new(all.clone().into()).unwrap().with_view(Some(&view.clone().into())).unwrap();
-        let turns = [token.viewer_turn().await.unwrap(), token.viewer_turn().await.unwrap()];
+        let token = OpsToken::new(all.clone().into())
+            .unwrap()
+            .with_view(Some(&view.clone().into()))
+            .unwrap();
+        let turns = [
+            token.viewer_turn().await.unwrap(),
+            token.viewer_turn().await.unwrap(),
+        ];
         let viewer = ask(&token, &view, "192.0.2.7");
         tokio::pin!(viewer);
-        assert!(timeout(Duration::from_millis(100), &mut viewer).await.is_err(), "a viewer waits");
-        assert_eq!(ask(&token, &all, "192.0.2.7").await, (200, None), "an operator does not");
+        assert!(
+            timeout(Duration::from_millis(100), &mut viewer)
+                .await
+                .is_err(),
+            "a viewer waits"
+        );
+        assert_eq!(
+            ask(&token, &all, "192.0.2.7").await,
+            (200, None),
+            "an operator does not"
+        );
         drop(turns);
         assert_eq!(viewer.await, (200, None));
     }

@@ -38,7 +38,12 @@ impl Origin {
     ///
     /// # Errors
     /// One sentence with the setting to change.
-    pub(super) fn new(store: Store, url: &str, shape: &str, ca: Option<PathBuf>) -> Result<(Self, String), String> {
+    pub(super) fn new(
+        store: Store,
+        url: &str,
+        shape: &str,
+        ca: Option<PathBuf>,
+    ) -> Result<(Self, String), String> {
         let (prefix, name) = (store.prefix(), store.address());
         let wrong = || format!("{name} must look like {shape}, without user and password");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
@@ -50,7 +55,9 @@ impl Origin {
         let (tls, default_port) = match uri.scheme_str() {
             Some("https") => (Some(Tls::new(store, &paths)?), 443),
             Some("http") if paths.first().is_some() => {
-                return Err(format!("{prefix}_CA_FILE is set, but {name} is http://: write https://, or leave it out"));
+                return Err(format!(
+                    "{prefix}_CA_FILE is set, but {name} is http://: write https://, or leave it out"
+                ));
             }
             Some("http") => (None, 80),
             _ => return Err(wrong()),
@@ -61,7 +68,12 @@ impl Origin {
             authority: authority.to_string(),
             tls,
         };
-        Ok((origin, uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()))
+        Ok((
+            origin,
+            uri.path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
+        ))
     }
 
     pub(super) fn is_encrypted(&self) -> bool {
@@ -69,8 +81,12 @@ impl Origin {
     }
 
     pub(super) async fn connect(&self) -> Result<Box<dyn ByteStream>, FetchError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(FetchError::away)?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let stream = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(FetchError::away)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
         let name = ServerName::try_from(self.host.clone()).map_err(FetchError::away)?;
         let config = tls.client_config().map_err(FetchError::Refused)?;
         match TlsConnector::from(config).connect(name, stream).await {

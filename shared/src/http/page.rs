@@ -27,21 +27,39 @@ impl Asset {
             "svg" => "image/svg+xml",
             _ => "application/octet-stream",
         };
-        Self { name: format!("{stem}-{:016x}.{extension}", hash(content.as_bytes())), content, content_type }
+        Self {
+            name: format!("{stem}-{:016x}.{extension}", hash(content.as_bytes())),
+            content,
+            content_type,
+        }
     }
 
     /// The file of this name, and how long it may be kept. During an upgrade the page may come from
     /// one process and its files from another: they get what there is, and keep it not at all.
     fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
         let wanted = stem_and_extension(file)?;
-        let asset = all.iter().find(|asset| stem_and_extension(&asset.name) == Some(wanted))?;
-        Some((asset, if asset.name == file { "public, max-age=31536000, immutable" } else { "no-store" }))
+        let asset = all
+            .iter()
+            .find(|asset| stem_and_extension(&asset.name) == Some(wanted))?;
+        Some((
+            asset,
+            if asset.name == file {
+                "public, max-age=31536000, immutable"
+            } else {
+                "no-store"
+            },
+        ))
     }
 
     /// The answer to a request for a file.
     pub fn serve(all: &[&Self], file: &str) -> Result<Response, Problem> {
-        let (asset, caching) = Self::named(all, file).ok_or_else(|| Problem::not_found("there is no such file"))?;
-        Ok(([(CONTENT_TYPE, asset.content_type), (CACHE_CONTROL, caching)], asset.content).into_response())
+        let (asset, caching) =
+            Self::named(all, file).ok_or_else(|| Problem::not_found("there is no such file"))?;
+        Ok((
+            [(CONTENT_TYPE, asset.content_type), (CACHE_CONTROL, caching)],
+            asset.content,
+        )
+            .into_response())
     }
 }
 
@@ -52,14 +70,22 @@ fn stem_and_extension(name: &str) -> Option<(&str, &str)> {
 /// The first 64 bits of the SHA-256.
 pub fn hash(bytes: &[u8]) -> u64 {
     let digest = Sha256::digest(bytes);
-    digest.iter().take(8).fold(0, |hash, byte| (hash << 8) | u64::from(*byte))
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |hash, byte| (hash << 8) | u64::from(*byte))
 }
 
 /// Sets the headers of a page. `content` says what it may load and whom it may ask.
 pub fn secure(response: &mut Response, content: &'static str, referrer: &'static str) {
-    let headers: [(HeaderName, &'static str); 3] =
-        [(CONTENT_SECURITY_POLICY, content), (X_CONTENT_TYPE_OPTIONS, "nosniff"), (REFERRER_POLICY, referrer)];
-    response.headers_mut().extend(headers.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    let headers: [(HeaderName, &'static str); 3] = [
+        (CONTENT_SECURITY_POLICY, content),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, referrer),
+    ];
+    response
+        .headers_mut()
+        .extend(headers.map(|(name, value)| (name, HeaderValue::from_static(value))));
 }
 
 #[cfg(test)]
@@ -69,13 +95,35 @@ mod tests {
     #[test]
     fn a_file_is_kept_for_good_under_its_own_hash_only() {
         assert_eq!(hash(b"abc"), 0xba78_16bf_8f01_cfea);
-        let (script, style) = (Asset::new("page", "js", "1"), Asset::new("page", "css", "a {}"));
+        let (script, style) = (
+            Asset::new("page", "js", "1"),
+            Asset::new("page", "css", "a {}"),
+        );
         let all = [&script, &style];
-        let caching = |file: &str| Asset::named(&all, file).map(|(asset, caching)| (asset.content_type, caching));
+        let caching = |file: &str| {
+            Asset::named(&all, file).map(|(asset, caching)| (asset.content_type, caching))
+        };
         let (kind, kept) = caching(&style.name).unwrap();
-        assert_eq!((kind, kept), ("text/css; charset=utf-8", "public, max-age=31536000, immutable"));
-        assert_eq!(caching("page-0000000000000000.css"), Some((kind, "no-store")), "of another version");
-        for other in ["", "page", "page-0.html", "other.css", "page.css", "..%2fpage-0.css"] {
+        assert_eq!(
+            (kind, kept),
+            (
+                "text/css; charset=utf-8",
+                "public, max-age=31536000, immutable"
+            )
+        );
+        assert_eq!(
+            caching("page-0000000000000000.css"),
+            Some((kind, "no-store")),
+            "of another version"
+        );
+        for other in [
+            "",
+            "page",
+            "page-0.html",
+            "other.css",
+            "page.css",
+            "..%2fpage-0.css",
+        ] {
             assert_eq!(caching(other), None, "{other:?}");
         }
     }

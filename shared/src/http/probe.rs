@@ -41,7 +41,9 @@ impl ProbeArgs {
             Ok(Ok((status, _))) if status.is_success() => Ok(()),
             Ok(Ok((status, body))) => Err(format!("http://{at}{path} answers {status}: {body}")),
             Ok(Err(error)) => Err(format!("http://{at}{path} does not answer: {error:#}")),
-            Err(_) => Err(format!("http://{at}{path} has not answered within {LIMIT:?}")),
+            Err(_) => Err(format!(
+                "http://{at}{path} has not answered within {LIMIT:?}"
+            )),
         }
     }
 }
@@ -60,11 +62,19 @@ async fn get(at: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)>
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // An error of the connection is an error of the request, too.
     tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, at.to_string()).body(Empty::<Bytes>::new())?;
+    let request = Request::get(path)
+        .header(HOST, at.to_string())
+        .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER).collect().await.map_err(|error| anyhow::anyhow!(error))?;
-    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    let body = Limited::new(response.into_body(), ANSWER)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!(error))?;
+    Ok((
+        status,
+        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+    ))
 }
 
 #[cfg(test)]
@@ -77,16 +87,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_does_not_run_or_is_not_ready_or_says_nothing_is_told_apart() {
-        let router = Router::new()
-            .route("/healthz", get(async || "ok"))
-            .route("/readyz", get(async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone")));
+        let router = Router::new().route("/healthz", get(async || "ok")).route(
+            "/readyz",
+            get(async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone")),
+        );
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (runs, ready) = (ProbeArgs { ready: false }, ProbeArgs { ready: true });
-        assert_eq!(runs.ask(address).await, Ok(()), "0.0.0.0 is asked at 127.0.0.1");
+        assert_eq!(
+            runs.ask(address).await,
+            Ok(()),
+            "0.0.0.0 is asked at 127.0.0.1"
+        );
         let not_ready = ready.ask(address).await.unwrap_err();
-        assert!(not_ready.contains("503") && not_ready.contains("redis: gone"), "{not_ready}");
+        assert!(
+            not_ready.contains("503") && not_ready.contains("redis: gone"),
+            "{not_ready}"
+        );
 
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let says = runs.ask(silent.local_addr().unwrap()).await.unwrap_err();

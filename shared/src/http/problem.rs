@@ -130,7 +130,9 @@ impl Problem {
     /// With `Retry-After`: the wait in whole seconds, and up to two more by chance.
     #[must_use]
     pub fn retry_after(mut self, wait: std::time::Duration) -> Self {
-        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(rand::random_range(1..=3));
+        let seconds = u32::try_from(wait.as_secs())
+            .unwrap_or(u32::MAX)
+            .saturating_add(rand::random_range(1..=3));
         self.retry_after_seconds = Some(seconds);
         self
     }
@@ -147,7 +149,10 @@ impl Problem {
 
     /// 500; the reason is in the log, not in the answer.
     pub fn internal() -> Self {
-        Self::new(Code::Internal, "something went wrong here; the log has the reason")
+        Self::new(
+            Code::Internal,
+            "something went wrong here; the log has the reason",
+        )
     }
 
     /// The sentence for a person.
@@ -170,12 +175,19 @@ impl IntoResponse for Problem {
         let status = self.status();
         let retry_after = self.retry_after_seconds;
         let mut response = (status, axum::Json(self)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -190,5 +202,8 @@ pub async fn no_such_route() -> Problem {
 /// Answer for a route that exists with another method.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_method() -> Problem {
-    Problem::new(Code::MethodNotAllowed, "this route has other methods; see /openapi.json")
+    Problem::new(
+        Code::MethodNotAllowed,
+        "this route has other methods; see /openapi.json",
+    )
 }

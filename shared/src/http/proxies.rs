@@ -8,18 +8,31 @@ use axum::http::HeaderMap;
 
 /// The client as the first of so many trusted proxies saw it; else the other end of the connection.
 pub fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<IpAddr> {
-    let Some(hop) = usize::from(trusted).checked_sub(1) else { return peer };
+    let Some(hop) = usize::from(trusted).checked_sub(1) else {
+        return peer;
+    };
     let values = headers.get_all("x-forwarded-for").iter();
     // As one list, in the order in which they came.
-    let entries: Vec<&[u8]> = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).collect();
+    let entries: Vec<&[u8]> = values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .collect();
     let entry = entries.iter().rev().nth(hop);
-    entry.and_then(|entry| address(std::str::from_utf8(entry).ok()?.trim())).or(peer)
+    entry
+        .and_then(|entry| address(std::str::from_utf8(entry).ok()?.trim()))
+        .or(peer)
 }
 
 /// An address, also with a port or in brackets, as some proxies write it.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    text.parse().ok().or_else(|| text.parse().ok().map(|with_port: SocketAddr| with_port.ip())).or_else(bare)
+    text.parse()
+        .ok()
+        .or_else(|| {
+            text.parse()
+                .ok()
+                .map(|with_port: SocketAddr| with_port.ip())
+        })
+        .or_else(bare)
 }
 
 #[cfg(test)]
@@ -29,9 +42,16 @@ mod tests {
     use super::*;
 
     fn seen(trusted: u8, values: &[&'static str]) -> String {
-        let header = |value: &&'static str| ("x-forwarded-for".parse().unwrap(), HeaderValue::from_static(value));
+        let header = |value: &&'static str| {
+            (
+                "x-forwarded-for".parse().unwrap(),
+                HeaderValue::from_static(value),
+            )
+        };
         let headers: HeaderMap = values.iter().map(header).collect();
-        client("10.0.0.1".parse().ok(), &headers, trusted).unwrap().to_string()
+        client("10.0.0.1".parse().ok(), &headers, trusted)
+            .unwrap()
+            .to_string()
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl RequestId {
     /// The one that the request has, where it is one and well-formed; else a new one.
     pub fn of(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
-        only.and_then(|given| Self::parse(given.as_bytes())).unwrap_or_else(Self::random)
+        only.and_then(|given| Self::parse(given.as_bytes()))
+            .unwrap_or_else(Self::random)
     }
 
     fn parse(given: &[u8]) -> Option<Self> {
@@ -41,7 +42,10 @@ impl RequestId {
         }
         let mut text = [0; LONGEST];
         text.get_mut(..given.len())?.copy_from_slice(given);
-        Some(Self { text, length: u8::try_from(given.len()).ok()? })
+        Some(Self {
+            text,
+            length: u8::try_from(given.len()).ok()?,
+        })
     }
 
     fn random() -> Self {
@@ -55,7 +59,10 @@ impl RequestId {
     }
 
     pub fn as_str(&self) -> &str {
-        let text = self.text.get(..usize::from(self.length)).unwrap_or_default();
+        let text = self
+            .text
+            .get(..usize::from(self.length))
+            .unwrap_or_default();
         std::str::from_utf8(text).unwrap_or_default()
     }
 
@@ -95,14 +102,24 @@ mod tests {
     #[test]
     fn a_well_formed_id_is_taken_and_any_other_is_replaced() {
         let longest = "x".repeat(LONGEST);
-        for good in ["1", "Root=1-67891233-abcdef012345678912345678", "a/b+c=", &longest] {
+        for good in [
+            "1",
+            "Root=1-67891233-abcdef012345678912345678",
+            "a/b+c=",
+            &longest,
+        ] {
             assert_eq!(of(good.as_bytes()), good);
         }
         for bad in ["", "a b", "a\"b", "a\\b", "ü", &format!("{longest}x")] {
             let made = of(bad.as_bytes());
-            assert!(made.len() == 16 && made.bytes().all(|digit| digit.is_ascii_hexdigit()), "{bad:?} {made}");
+            assert!(
+                made.len() == 16 && made.bytes().all(|digit| digit.is_ascii_hexdigit()),
+                "{bad:?} {made}"
+            );
         }
-        let two = HeaderMap::from_iter(["one", "two"].map(|id| (REQUEST_ID, HeaderValue::from_static(id))));
+        let two = HeaderMap::from_iter(
+            ["one", "two"].map(|id| (REQUEST_ID, HeaderValue::from_static(id))),
+        );
         assert_eq!(RequestId::of(&two).as_str().len(), 16);
         let made = || RequestId::of(&HeaderMap::new());
         assert_ne!(made(), made());

@@ -15,7 +15,10 @@ pub struct Seats {
 
 impl Seats {
     pub fn new(operators: usize, viewers: usize) -> Self {
-        Self { operators: Arc::new(Semaphore::new(operators)), viewers: Arc::new(Semaphore::new(viewers)) }
+        Self {
+            operators: Arc::new(Semaphore::new(operators)),
+            viewers: Arc::new(Semaphore::new(viewers)),
+        }
     }
 
     pub fn of(&self, allowed: Allowed) -> &Arc<Semaphore> {

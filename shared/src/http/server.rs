@@ -56,12 +56,21 @@ impl Limits {
     };
 
     /// For a listener that only supervisors and scrapers ask.
-    pub const FOR_MACHINES: Self =
-        Self { connections: 100, connections_of_address: Some(50), drain: Duration::from_secs(1), ..Self::DEFAULT };
+    pub const FOR_MACHINES: Self = Self {
+        connections: 100,
+        connections_of_address: Some(50),
+        drain: Duration::from_secs(1),
+        ..Self::DEFAULT
+    };
 }
 
 /// Serves `router` until `shutdown`, then finishes the requests under way and closes.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
     let routes = TowerToHyperService::new(router);
     let with_peer = move |peer| {
         let routes = routes.clone();
@@ -108,16 +117,24 @@ pub async fn serve_by<S, B>(
                 Some((stream, peer, pool.admit(peer).await?))
             } => admitted,
         };
-        let Some((stream, peer, open)) = admitted else { continue };
+        let Some((stream, peer, open)) = admitted else {
+            continue;
+        };
         // A client that reads nothing keeps hyper from reading its next head, so that no timer of
         // hyper's runs.
         let mut stream = Box::pin(TimeoutStream::new(stream));
-        stream.as_mut().set_write_timeout_pinned(Some(limits.header_read));
+        stream
+            .as_mut()
+            .set_write_timeout_pinned(Some(limits.header_read));
         let activity = Arc::clone(&open.activity);
-        let stream = Gathered(Watched { stream, activity: Arc::clone(&activity) });
+        let stream = Gathered(Watched {
+            stream,
+            activity: Arc::clone(&activity),
+        });
         let service = service_for(peer);
         let pool = Arc::clone(&pool);
-        let service = service_fn(move |request| answered(&service, peer, &pool, &activity, request));
+        let service =
+            service_fn(move |request| answered(&service, peer, &pool, &activity, request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             tokio::select! {
@@ -133,7 +150,10 @@ pub async fn serve_by<S, B>(
         });
     }
     drop(listener);
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits.drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!(after = ?limits.drain, "connections were still busy at shutdown and are cut");
     }
 }
@@ -158,17 +178,23 @@ where
         let mut response = work.await?;
         id.write(response.headers_mut());
         if pool.is_last_answer(&working.0) {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(access) = access {
             access.end(response.status());
         }
-        Ok(response.map(|body| WorkingBody { body, _working: working }))
+        Ok(response.map(|body| WorkingBody {
+            body,
+            _working: working,
+        }))
     })
 }
 
 fn is_write_timeout(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let cause =
+        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 

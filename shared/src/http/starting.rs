@@ -26,9 +26,17 @@ pub async fn answer_during<T>(
     start: impl Future<Output = T>,
 ) -> std::io::Result<T> {
     let started = CancellationToken::new();
-    let listeners: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?;
-    let limits = Limits { drain: DRAIN, ..limits };
-    let answering = listeners.into_iter().map(|listener| serve(listener, routes(), limits, started.clone()));
+    let listeners: Vec<_> = sockets
+        .into_iter()
+        .map(TcpListener::from_std)
+        .collect::<Result<_, _>>()?;
+    let limits = Limits {
+        drain: DRAIN,
+        ..limits
+    };
+    let answering = listeners
+        .into_iter()
+        .map(|listener| serve(listener, routes(), limits, started.clone()));
     let start = async {
         let ended = start.await;
         started.cancel();
@@ -38,12 +46,20 @@ pub async fn answer_during<T>(
 }
 
 fn routes() -> Router {
-    let waiting = health::check(|| ready(Err("this process starts; its log names the store it waits for".to_owned())));
+    let waiting = health::check(|| {
+        ready(Err(
+            "this process starts; its log names the store it waits for".to_owned(),
+        ))
+    });
     health::routes_without_metrics(vec![("process", waiting)], Vec::new())
-        .fallback(async || Problem::unavailable("this server starts, and can't answer this yet: try again"))
+        .fallback(async || {
+            Problem::unavailable("this server starts, and can't answer this yet: try again")
+        })
         .layer(map_response(async |mut answer: Response| {
             // The server that follows has connections of its own.
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
             answer
         }))
 }

@@ -56,7 +56,10 @@ impl WrongTokens {
         by_network.retain(|_, (first, _)| *first + WINDOW > now);
         let from = network(from);
         if by_network.len() >= NETWORKS && !by_network.contains_key(&from) {
-            let oldest = by_network.iter().min_by_key(|(_, (first, _))| *first).map(|(address, _)| *address);
+            let oldest = by_network
+                .iter()
+                .min_by_key(|(_, (first, _))| *first)
+                .map(|(address, _)| *address);
             oldest.and_then(|address| by_network.remove(&address));
         }
         let (first, wrong) = by_network.entry(from).or_insert((now, 0));
@@ -77,7 +80,13 @@ mod tests {
             assert_eq!(tokens.count(address(7), now), None);
         }
         assert_eq!(tokens.count(address(7), now), Some(WINDOW));
-        assert_eq!((tokens.count(address(8), now), tokens.count(address(7), now + WINDOW)), (None, None));
+        assert_eq!(
+            (
+                tokens.count(address(8), now),
+                tokens.count(address(7), now + WINDOW)
+            ),
+            (None, None)
+        );
         for n in 0..2_000 {
             tokens.count(address(1_000 + n), now + WINDOW + Duration::from_millis(1));
         }

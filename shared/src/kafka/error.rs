@@ -24,6 +24,9 @@ pub enum TopicError {
 
 impl KafkaSettings {
     pub(super) fn unreachable(&self, reason: String) -> TopicError {
-        TopicError::Unreachable { brokers: self.brokers.clone(), reason }
+        TopicError::Unreachable {
+            brokers: self.brokers.clone(),
+            reason,
+        }
     }
 }

@@ -20,7 +20,9 @@ pub use security::{Mechanism, Security, SecurityProtocol};
 pub use signing::{FORGED, SIGNATURE, Signing, Unsigned};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
-pub use unreadable::{LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range};
+pub use unreadable::{
+    LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range,
+};
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
 /// busy consumer used up what was fetched in a quarter of it, and waited for the rest.
@@ -85,8 +87,14 @@ impl KafkaSettings {
             .set("delivery.report.only.error", "false")
             .set("acks", "all")
             .set("delivery.timeout.ms", deadline.as_millis().to_string())
-            .set("request.timeout.ms", deadline.as_millis().max(1_000).to_string())
-            .set("socket.timeout.ms", deadline.as_millis().max(1_000).to_string())
+            .set(
+                "request.timeout.ms",
+                deadline.as_millis().max(1_000).to_string(),
+            )
+            .set(
+                "socket.timeout.ms",
+                deadline.as_millis().max(1_000).to_string(),
+            )
             .set("linger.ms", "1")
             .set("batch.size", WRITTEN_AT_ONCE.to_string())
             .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())
@@ -158,9 +166,19 @@ impl KafkaSettings {
     /// Whether a client of ours is set up with a value of its own for this property.
     fn sets_itself(property: &str) -> bool {
         let (brokers, topic, group) = (String::new(), String::new(), String::new());
-        let own = Self { brokers, topic, group, security: Security::default(), signing: Signing::default() };
-        [own.producer(Duration::ZERO), own.group_consumer(), own.reader()]
-            .iter()
-            .any(|config| config.get(property).is_some())
+        let own = Self {
+            brokers,
+            topic,
+            group,
+            security: Security::default(),
+            signing: Signing::default(),
+        };
+        [
+            own.producer(Duration::ZERO),
+            own.group_consumer(),
+            own.reader(),
+        ]
+        .iter()
+        .any(|config| config.get(property).is_some())
     }
 }

@@ -9,7 +9,10 @@ pub(super) const IN_SYNC: usize = 2;
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
 /// What to change in a topic that allows larger batches than its readers can expand.
-pub(super) fn what_expands<'a>(topic: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+pub(super) fn what_expands<'a>(
+    topic: &str,
+    value: impl Fn(&str) -> Option<&'a str>,
+) -> Option<String> {
     let largest: usize = value(BATCH_SETTING)?.parse().ok()?;
     (largest > LARGEST_BATCH).then(|| {
         format!(
@@ -28,7 +31,11 @@ fn change(topic: &str, setting: &str) -> String {
 
 /// What to change in a topic with so many replicas, whose settings `value` gives; `None` where it
 /// loses nothing.
-pub(super) fn what_loses<'a>(topic: &str, replicas: usize, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+pub(super) fn what_loses<'a>(
+    topic: &str,
+    replicas: usize,
+    value: impl Fn(&str) -> Option<&'a str>,
+) -> Option<String> {
     let change = |setting: &str| change(topic, setting);
     let policy = value("cleanup.policy").unwrap_or_default();
     if policy.split(',').any(|one| one.trim() == "compact") {
@@ -81,8 +88,16 @@ mod tests {
             (1, ("delete", "false", "2"), Some("min.insync.replicas=1")),
             (2, ("delete", "false", "3"), Some("min.insync.replicas=2")),
             (1, ("compact", "false", "1"), Some("cleanup.policy=delete")),
-            (3, ("delete,compact", "false", "2"), Some("cleanup.policy=delete")),
-            (3, ("delete", "true", "2"), Some("unclean.leader.election.enable=false")),
+            (
+                3,
+                ("delete,compact", "false", "2"),
+                Some("cleanup.policy=delete"),
+            ),
+            (
+                3,
+                ("delete", "true", "2"),
+                Some("unclean.leader.election.enable=false"),
+            ),
             (3, ("delete", "false", "1"), Some("min.insync.replicas=2")),
             (2, ("delete", "false", "1"), Some("min.insync.replicas=2")),
         ] {
@@ -93,14 +108,19 @@ mod tests {
                 _ => None,
             };
             let said = what_loses("claims", replicas, value);
-            let advises =
-                |said: &String| advice.is_some_and(|setting| said.ends_with(&format!("--add-config {setting}")));
+            let advises = |said: &String| {
+                advice.is_some_and(|setting| said.ends_with(&format!("--add-config {setting}")))
+            };
             assert!(
                 said.as_ref().map_or(advice.is_none(), advises),
                 "{replicas} {policy} {unclean} {in_sync}: {said:?}"
             );
         }
-        assert_eq!(what_loses("claims", 3, |_| None), None, "what a broker does not tell is not guessed");
+        assert_eq!(
+            what_loses("claims", 3, |_| None),
+            None,
+            "what a broker does not tell is not guessed"
+        );
     }
 
     #[test]
@@ -110,7 +130,10 @@ mod tests {
             what_loses("claims", 1, value).or_else(|| what_expands("claims", value))
         };
         let large = with("max.message.bytes", "1048588").unwrap();
-        assert!(large.contains("1048588") && large.ends_with("--add-config max.message.bytes=65536"), "{large}");
+        assert!(
+            large.contains("1048588") && large.ends_with("--add-config max.message.bytes=65536"),
+            "{large}"
+        );
         assert_eq!(with("max.message.bytes", "65536"), None);
         for codec in ["producer", "gzip", "snappy", "lz4", "zstd"] {
             assert_eq!(with("compression.type", codec), None, "{codec}");

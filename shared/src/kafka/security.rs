@@ -95,15 +95,28 @@ impl ClientSetting {
     /// `name=value`.
     pub(crate) fn of_flag(text: &SecretString) -> Option<Self> {
         let (name, value) = text.expose_secret().split_once('=')?;
-        Some(Self { label: format!("--kafka-config {name}"), name: name.to_owned(), value: value.into() })
+        Some(Self {
+            label: format!("--kafka-config {name}"),
+            name: name.to_owned(),
+            value: value.into(),
+        })
     }
 
     /// Each variable `KAFKA_CONFIG_…`; an empty one counts as not set.
-    pub(crate) fn of_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = Self> {
+    pub(crate) fn of_environment(
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> impl Iterator<Item = Self> {
         variables.filter_map(|(name, value)| {
             let (label, value) = (name.into_string().ok()?, value.into_string().ok()?);
-            let name = label.strip_prefix("KAFKA_CONFIG_")?.to_lowercase().replace('_', ".");
-            (!value.is_empty()).then(|| Self { label, name, value: value.into() })
+            let name = label
+                .strip_prefix("KAFKA_CONFIG_")?
+                .to_lowercase()
+                .replace('_', ".");
+            (!value.is_empty()).then(|| Self {
+                label,
+                name,
+                value: value.into(),
+            })
         })
     }
 }
@@ -144,17 +157,24 @@ impl Security {
             needs("ssl")?;
             this.tls = Some(Tls::new(Store::Kafka, &given.paths)?);
             // OpenSSL is built with no folder of authorities; `probe` looks where systems have one.
-            let ca = given.paths.ca.as_ref().map_or_else(|| "probe".into(), |path| path.display().to_string());
+            let ca = given
+                .paths
+                .ca
+                .as_ref()
+                .map_or_else(|| "probe".into(), |path| path.display().to_string());
             this.set("ssl.ca.location", ca);
-            for (property, path) in
-                [("ssl.certificate.location", &given.paths.cert), ("ssl.key.location", &given.paths.key)]
-            {
+            for (property, path) in [
+                ("ssl.certificate.location", &given.paths.cert),
+                ("ssl.key.location", &given.paths.key),
+            ] {
                 if let Some(path) = path {
                     this.set(property, path.display().to_string());
                 }
             }
         }
-        if let (Some(mechanism), Some(username), Some(password)) = (given.mechanism, given.username, given.password) {
+        if let (Some(mechanism), Some(username), Some(password)) =
+            (given.mechanism, given.username, given.password)
+        {
             needs(mechanism.feature())?;
             this.set("sasl.mechanisms", mechanism.name());
             this.set("sasl.username", username);
@@ -168,7 +188,8 @@ impl Security {
     }
 
     fn set(&mut self, property: &str, value: impl Into<String>) {
-        self.properties.insert(property.to_owned(), value.into().into());
+        self.properties
+            .insert(property.to_owned(), value.into().into());
     }
 
     pub(super) fn apply(&self, config: &mut ClientConfig) {
@@ -203,7 +224,9 @@ impl SecuritySettings {
                 ));
             }
             if !is_set && self.protocol.logs_in() {
-                return Err(format!("KAFKA_SECURITY_PROTOCOL is {protocol}, which needs {name} too"));
+                return Err(format!(
+                    "KAFKA_SECURITY_PROTOCOL is {protocol}, which needs {name} too"
+                ));
             }
         }
         Ok(())
@@ -213,8 +236,11 @@ impl SecuritySettings {
 /// librdkafka is built from source here; where somebody links another, it may lack what is asked
 /// for, and would say so only in a log.
 fn needs(feature: &str) -> Result<(), String> {
-    let built_with = ClientConfig::new().create_native_config().and_then(|config| config.get("builtin.features"));
-    let built_with = built_with.map_err(|error| format!("the Kafka client does not tell what it can: {error}"))?;
+    let built_with = ClientConfig::new()
+        .create_native_config()
+        .and_then(|config| config.get("builtin.features"));
+    let built_with = built_with
+        .map_err(|error| format!("the Kafka client does not tell what it can: {error}"))?;
     if built_with.split(',').any(|one| one.trim() == feature) {
         Ok(())
     } else {
@@ -276,20 +302,29 @@ const CARRY_PROMISES: [&str; 21] = [
 fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
     let ClientSetting { label, name, value } = setting;
     if let Some((_, instead)) = HAVE_A_SETTING.iter().find(|(property, _)| property == name) {
-        return Err(format!("{label} can't be set: `{name}` is what {instead} is for"));
+        return Err(format!(
+            "{label} can't be set: `{name}` is what {instead} is for"
+        ));
     }
     // With brokers of its own, in memory, it would acknowledge what nobody keeps.
     let is_mock = name.starts_with("test.mock.");
     if is_mock || CARRY_PROMISES.contains(&name.as_str()) || KafkaSettings::sets_itself(name) {
-        return Err(format!("{label} can't be set: what Firstcome promises rests on its own `{name}`"));
+        return Err(format!(
+            "{label} can't be set: what Firstcome promises rests on its own `{name}`"
+        ));
     }
     // Without its value in a message: it may be a secret.
-    match ClientConfig::new().set(name, value.expose_secret()).create_native_config() {
+    match ClientConfig::new()
+        .set(name, value.expose_secret())
+        .create_native_config()
+    {
         Ok(_) => Ok(()),
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
             Err(format!("{label}: the Kafka client has no setting `{name}`"))
         }
-        Err(_) => Err(format!("{label}: the Kafka client does not take this value of `{name}`")),
+        Err(_) => Err(format!(
+            "{label}: the Kafka client does not take this value of `{name}`"
+        )),
     }
 }
 
@@ -300,15 +335,25 @@ mod tests {
     fn with(name: &str, value: &str) -> Result<Security, String> {
         let variables = [(OsString::from(name), OsString::from(value))];
         let others = ClientSetting::of_environment(variables.into_iter()).collect();
-        Security::new(SecuritySettings { others, ..SecuritySettings::default() })
+        Security::new(SecuritySettings {
+            others,
+            ..SecuritySettings::default()
+        })
     }
 
     #[test]
     fn settings_of_the_client_are_passed_on_by_their_own_names() {
         let mut config = ClientConfig::new();
-        with("KAFKA_CONFIG_CLIENT_ID", "coupons").unwrap().apply(&mut config);
-        with("KAFKA_CONFIG_COMPRESSION_CODEC", "lz4").unwrap().apply(&mut config);
-        assert_eq!((config.get("client.id"), config.get("compression.codec")), (Some("coupons"), Some("lz4")));
+        with("KAFKA_CONFIG_CLIENT_ID", "coupons")
+            .unwrap()
+            .apply(&mut config);
+        with("KAFKA_CONFIG_COMPRESSION_CODEC", "lz4")
+            .unwrap()
+            .apply(&mut config);
+        assert_eq!(
+            (config.get("client.id"), config.get("compression.codec")),
+            (Some("coupons"), Some("lz4"))
+        );
         assert!(with("KAFKA_BROKERS", "a:1").unwrap().properties.is_empty());
     }
 
@@ -336,29 +381,46 @@ mod tests {
         ] {
             let name = format!("KAFKA_CONFIG_{name}");
             let said = with(&name, value).unwrap_err();
-            assert!(said.starts_with(&format!("{name} can't be set")) && !said.contains("hunter2"), "{said}");
+            assert!(
+                said.starts_with(&format!("{name} can't be set")) && !said.contains("hunter2"),
+                "{said}"
+            );
         }
     }
 
     #[test]
     fn unknown_settings_and_values_that_do_not_fit_are_refused_without_the_value() {
         let said = with("KAFKA_CONFIG_NO_SUCH_THING", "hunter2").unwrap_err();
-        assert!(said.contains("no setting `no.such.thing`") && !said.contains("hunter2"), "{said}");
+        assert!(
+            said.contains("no setting `no.such.thing`") && !said.contains("hunter2"),
+            "{said}"
+        );
         let said = with("KAFKA_CONFIG_SOCKET_SEND_BUFFER_BYTES", "hunter2").unwrap_err();
-        assert!(said.contains("does not take this value") && !said.contains("hunter2"), "{said}");
+        assert!(
+            said.contains("does not take this value") && !said.contains("hunter2"),
+            "{said}"
+        );
     }
 
     #[test]
     fn a_login_is_whole_or_refused_and_its_password_is_not_shown() {
-        let given = |protocol, mechanism, username: Option<&str>, password: Option<&str>| SecuritySettings {
-            protocol,
-            mechanism,
-            username: username.map(str::to_owned),
-            password: password.map(Into::into),
-            ..SecuritySettings::default()
+        let given = |protocol, mechanism, username: Option<&str>, password: Option<&str>| {
+            SecuritySettings {
+                protocol,
+                mechanism,
+                username: username.map(str::to_owned),
+                password: password.map(Into::into),
+                ..SecuritySettings::default()
+            }
         };
         let scram = Some(Mechanism::ScramSha512);
-        let whole = Security::new(given(SecurityProtocol::SaslSsl, scram, Some("u"), Some("hunter2"))).unwrap();
+        let whole = Security::new(given(
+            SecurityProtocol::SaslSsl,
+            scram,
+            Some("u"),
+            Some("hunter2"),
+        ))
+        .unwrap();
         let mut config = ClientConfig::new();
         whole.apply(&mut config);
         assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
@@ -368,17 +430,39 @@ mod tests {
         );
         assert!(!format!("{whole:?}{config:?}").contains("hunter2"));
         for (given, said) in [
-            (given(SecurityProtocol::SaslSsl, scram, Some("u"), None), "needs KAFKA_SASL_PASSWORD too"),
-            (given(SecurityProtocol::SaslSsl, None, Some("u"), Some("p")), "needs KAFKA_SASL_MECHANISM too"),
-            (given(SecurityProtocol::Ssl, None, Some("u"), None), "KAFKA_SASL_USERNAME is set, but"),
-            (given(SecurityProtocol::Plaintext, None, None, Some("p")), "KAFKA_SASL_PASSWORD is set, but"),
+            (
+                given(SecurityProtocol::SaslSsl, scram, Some("u"), None),
+                "needs KAFKA_SASL_PASSWORD too",
+            ),
+            (
+                given(SecurityProtocol::SaslSsl, None, Some("u"), Some("p")),
+                "needs KAFKA_SASL_MECHANISM too",
+            ),
+            (
+                given(SecurityProtocol::Ssl, None, Some("u"), None),
+                "KAFKA_SASL_USERNAME is set, but",
+            ),
+            (
+                given(SecurityProtocol::Plaintext, None, None, Some("p")),
+                "KAFKA_SASL_PASSWORD is set, but",
+            ),
         ] {
             let refused = Security::new(given).unwrap_err();
             assert!(refused.contains(said), "{refused}");
         }
-        let paths = Paths { ca: Some("x.pem".into()), ..Paths::default() };
-        let refused = Security::new(SecuritySettings { paths, ..SecuritySettings::default() }).unwrap_err();
-        assert!(refused.contains("KAFKA_CA_FILE is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT"), "{refused}");
+        let paths = Paths {
+            ca: Some("x.pem".into()),
+            ..Paths::default()
+        };
+        let refused = Security::new(SecuritySettings {
+            paths,
+            ..SecuritySettings::default()
+        })
+        .unwrap_err();
+        assert!(
+            refused.contains("KAFKA_CA_FILE is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT"),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -386,6 +470,10 @@ mod tests {
         for feature in ["ssl", "sasl_plain", "sasl_scram"] {
             needs(feature).unwrap();
         }
-        assert!(needs("sasl_by_smile").unwrap_err().contains("built without `sasl_by_smile`"));
+        assert!(
+            needs("sasl_by_smile")
+                .unwrap_err()
+                .contains("built without `sasl_by_smile`")
+        );
     }
 }

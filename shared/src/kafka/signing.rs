@@ -40,7 +40,10 @@ pub struct Signing {
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signing").field("keys", &self.keys.len()).field("unsigned", &self.unsigned).finish()
+        f.debug_struct("Signing")
+            .field("keys", &self.keys.len())
+            .field("unsigned", &self.unsigned)
+            .finish()
     }
 }
 
@@ -58,7 +61,11 @@ impl Signing {
         };
         let tokens = Tokens::read("KAFKA_SIGNING_KEY", secret)?;
         let key = |token: &SecretString| Hmac::new_from_slice(token.expose_secret().as_bytes());
-        let keys = tokens.iter().map(key).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        let keys = tokens
+            .iter()
+            .map(key)
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?;
         Ok(Self { keys, unsigned })
     }
 
@@ -70,19 +77,34 @@ impl Signing {
 
     /// # Errors
     /// Why a message is not believed.
-    pub fn check(&self, topic: &str, payload: &[u8], signature: Option<&[u8]>) -> Result<(), &'static str> {
+    pub fn check(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        signature: Option<&[u8]>,
+    ) -> Result<(), &'static str> {
         if self.keys.is_empty() {
             return Ok(());
         }
         let Some(signature) = signature else {
             return match self.unsigned {
                 Unsigned::Accept => Ok(()),
-                Unsigned::Reject => Err("the message has no signature, and KAFKA_UNSIGNED is reject"),
+                Unsigned::Reject => {
+                    Err("the message has no signature, and KAFKA_UNSIGNED is reject")
+                }
             };
         };
         let signature = BASE64_STANDARD_NO_PAD.decode(signature).unwrap_or_default();
-        let is_of = |key: &Hmac<Sha256>| authenticated(key, topic, payload).verify_slice(&signature).is_ok();
-        if self.keys.iter().any(is_of) { Ok(()) } else { Err("the signature is of no key in KAFKA_SIGNING_KEY") }
+        let is_of = |key: &Hmac<Sha256>| {
+            authenticated(key, topic, payload)
+                .verify_slice(&signature)
+                .is_ok()
+        };
+        if self.keys.iter().any(is_of) {
+            Ok(())
+        } else {
+            Err("the signature is of no key in KAFKA_SIGNING_KEY")
+        }
     }
 }
 
@@ -106,7 +128,11 @@ impl KafkaSettings {
             Ok(()) => ClaimEvent::decode(payload),
             Err(why) => {
                 let (reason, error, fragments) = (FORGED, why.to_owned(), Fragments::default());
-                vec![Err(Undecodable { reason, error, fragments })]
+                vec![Err(Undecodable {
+                    reason,
+                    error,
+                    fragments,
+                })]
             }
         }
     }
@@ -116,7 +142,10 @@ impl KafkaSettings {
 mod tests {
     use super::*;
 
-    const KEYS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"];
+    const KEYS: [&str; 2] = [
+        "0123456789abcdef0123456789abcdef",
+        "fedcba9876543210fedcba9876543210",
+    ];
 
     fn signing(keys: &str, unsigned: Unsigned) -> Signing {
         Signing::new(Some(&SecretString::from(keys)), unsigned).unwrap()
@@ -126,9 +155,15 @@ mod tests {
     fn message_with_any_change_is_not_believed() {
         let signing = signing(KEYS[0], Unsigned::Accept);
         let signature = signing.sign("claims", b"{}").unwrap();
-        let check = |topic, payload, signature: &str| signing.check(topic, payload, Some(signature.as_bytes()));
+        let check = |topic, payload, signature: &str| {
+            signing.check(topic, payload, Some(signature.as_bytes()))
+        };
         assert_eq!(check("claims", b"{}", &signature), Ok(()));
-        let flipped = format!("{}{}", &signature[..42], if signature.ends_with('A') { "E" } else { "A" });
+        let flipped = format!(
+            "{}{}",
+            &signature[..42],
+            if signature.ends_with('A') { "E" } else { "A" }
+        );
         for (topic, payload, signature) in [
             ("claims", &b"{ }"[..], signature.as_str()),
             ("claims2", b"{}", &signature),
@@ -137,7 +172,10 @@ mod tests {
             ("claims", b"{}", ""),
             ("claims", b"{}", "no base64!"),
         ] {
-            assert!(check(topic, payload, signature).is_err(), "{topic} {payload:?} {signature}");
+            assert!(
+                check(topic, payload, signature).is_err(),
+                "{topic} {payload:?} {signature}"
+            );
         }
     }
 
@@ -149,16 +187,36 @@ mod tests {
         assert_eq!(Some(&signature), old.sign("t", b"x").as_ref());
         assert!(new.check("t", b"x", Some(signature.as_bytes())).is_err());
         for signer in [&old, &new] {
-            assert_eq!(both.check("t", b"x", signer.sign("t", b"x").as_deref().map(str::as_bytes)), Ok(()));
+            assert_eq!(
+                both.check(
+                    "t",
+                    b"x",
+                    signer.sign("t", b"x").as_deref().map(str::as_bytes)
+                ),
+                Ok(())
+            );
         }
     }
 
     #[test]
     fn message_without_a_signature_is_believed_only_if_that_is_accepted() {
-        assert!(signing(KEYS[0], Unsigned::Accept).check("t", b"x", None).is_ok());
-        assert!(signing(KEYS[0], Unsigned::Reject).check("t", b"x", None).is_err());
+        assert!(
+            signing(KEYS[0], Unsigned::Accept)
+                .check("t", b"x", None)
+                .is_ok()
+        );
+        assert!(
+            signing(KEYS[0], Unsigned::Reject)
+                .check("t", b"x", None)
+                .is_err()
+        );
         assert!(Signing::default().check("t", b"x", None).is_ok());
-        assert!(Signing::default().check("t", b"x", Some(b"anything")).is_ok(), "without a key nothing is checked");
+        assert!(
+            Signing::default()
+                .check("t", b"x", Some(b"anything"))
+                .is_ok(),
+            "without a key nothing is checked"
+        );
     }
 
     #[test]
@@ -166,7 +224,10 @@ mod tests {
         let error = Signing::new(None, Unsigned::Reject).unwrap_err();
         assert!(error.contains("needs KAFKA_SIGNING_KEY"), "{error}");
         let error = Signing::new(Some(&SecretString::from("short")), Unsigned::Accept).unwrap_err();
-        assert!(error.contains("KAFKA_SIGNING_KEY has 5 characters") && error.contains("openssl"), "{error}");
+        assert!(
+            error.contains("KAFKA_SIGNING_KEY has 5 characters") && error.contains("openssl"),
+            "{error}"
+        );
         assert!(!format!("{:?}", signing(KEYS[0], Unsigned::Accept)).contains(KEYS[0]));
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewTopic,
+    ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -30,8 +31,12 @@ const EVENTS: usize = 50;
 /// Number of partitions of the topic, which loses no acknowledged message by its settings.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
-    let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await {
-        Ok(Ok(TopicState::Has { partitions, replicas })) => (partitions, replicas),
+    let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await
+    {
+        Ok(Ok(TopicState::Has {
+            partitions,
+            replicas,
+        })) => (partitions, replicas),
         Ok(Ok(TopicState::Missing)) => return Err(TopicError::Missing(settings.topic.clone())),
         Ok(Ok(TopicState::Hidden)) => {
             return Err(TopicError::Setting(format!(
@@ -45,7 +50,8 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
     match settings.config_of_topic(limit).await? {
         Some(config) => {
             let value = |name: &str| config.get(name)?.value.as_deref();
-            let wrong = what_loses(&settings.topic, replicas, value).or_else(|| what_expands(&settings.topic, value));
+            let wrong = what_loses(&settings.topic, replicas, value)
+                .or_else(|| what_expands(&settings.topic, value));
             wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
         }
         None => Ok(partitions),
@@ -83,14 +89,28 @@ fn ask_by(
         let left = until.saturating_duration_since(Instant::now());
         let error = match client.fetch_metadata(Some(&settings.topic), wait.min(left)) {
             Ok(metadata) => {
-                let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
+                let topic = metadata
+                    .topics()
+                    .iter()
+                    .find(|topic| topic.name() == settings.topic);
                 let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
                 let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
-                return Ok(match partitions.iter().map(|partition| partition.replicas().len()).min() {
-                    None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => TopicState::Hidden,
-                    None => TopicState::Missing,
-                    Some(replicas) => TopicState::Has { partitions: partitions.len(), replicas },
-                });
+                return Ok(
+                    match partitions
+                        .iter()
+                        .map(|partition| partition.replicas().len())
+                        .min()
+                    {
+                        None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => {
+                            TopicState::Hidden
+                        }
+                        None => TopicState::Missing,
+                        Some(replicas) => TopicState::Has {
+                            partitions: partitions.len(),
+                            replicas,
+                        },
+                    },
+                );
             }
             Err(error) => error,
         };
@@ -100,7 +120,11 @@ fn ask_by(
         let (failure, refusing) = client.context().so_far(&brokers);
         let everywhere = refusing >= brokers.len();
         if everywhere || Instant::now() >= until {
-            return Err(NoMetadata { error, failure, everywhere });
+            return Err(NoMetadata {
+                error,
+                failure,
+                everywhere,
+            });
         }
         wait *= 2;
     }
@@ -119,7 +143,9 @@ impl KafkaSettings {
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
-        let asked = admin.describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options).await;
+        let asked = admin
+            .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
+            .await;
         // Its thread takes a tenth of a second to end.
         tokio::task::spawn_blocking(move || drop(admin));
         let code = match asked.map(|results| results.into_iter().next()) {
@@ -143,19 +169,30 @@ impl KafkaSettings {
     /// Lowers the topic's limit of a batch, and says whether it did. Kafka's request replaces all
     /// settings of a topic, so this sends the others too, as they were a moment ago.
     async fn limit_batches(&self, limit: Duration) -> Result<bool, TopicError> {
-        let allows_large =
-            |config: &ConfigResource| what_expands(&self.topic, |name| config.get(name)?.value.as_deref()).is_some();
-        let Some(config) = self.config_of_topic(limit).await?.filter(allows_large) else { return Ok(false) };
+        let allows_large = |config: &ConfigResource| {
+            what_expands(&self.topic, |name| config.get(name)?.value.as_deref()).is_some()
+        };
+        let Some(config) = self.config_of_topic(limit).await?.filter(allows_large) else {
+            return Ok(false);
+        };
         let largest = LARGEST_BATCH.to_string();
-        let mut changed = AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set(BATCH_SETTING, &largest);
-        let own = config.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        let mut changed =
+            AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set(BATCH_SETTING, &largest);
+        let own = config
+            .entries
+            .iter()
+            .filter(|entry| entry.source == ConfigSource::DynamicTopic);
         for entry in own.filter(|entry| entry.name != BATCH_SETTING) {
             // Kafka keeps the value from this user, so it would be lost.
-            let Some(value) = &entry.value else { return Ok(false) };
+            let Some(value) = &entry.value else {
+                return Ok(false);
+            };
             changed = changed.set(&entry.name, value);
         }
         let admin = self.admin_client()?;
-        let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
+        let options = AdminOptions::new()
+            .operation_timeout(Some(limit))
+            .request_timeout(Some(limit));
         let altered = admin.alter_configs([&changed], &options).await;
         tokio::task::spawn_blocking(move || drop(admin));
         let refused = match altered.map(|results| results.into_iter().next()) {
@@ -174,15 +211,26 @@ impl KafkaSettings {
         }
         // Not every broker knows it at once.
         let until = Instant::now() + limit;
-        while self.config_of_topic(limit).await?.is_some_and(|config| allows_large(&config)) && Instant::now() < until {
+        while self
+            .config_of_topic(limit)
+            .await?
+            .is_some_and(|config| allows_large(&config))
+            && Instant::now() < until
+        {
             tokio::time::sleep(AGAIN).await;
         }
-        tracing::info!(topic = self.topic, largest, "{BATCH_SETTING} of the topic is lowered");
+        tracing::info!(
+            topic = self.topic,
+            largest,
+            "{BATCH_SETTING} of the topic is lowered"
+        );
         Ok(true)
     }
 
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
-        self.admin().create().map_err(|error| self.unreachable(error.to_string()))
+        self.admin()
+            .create()
+            .map_err(|error| self.unreachable(error.to_string()))
     }
 }
 
@@ -202,21 +250,38 @@ pub async fn ensure_topic(
         other => return other.map(|_| false),
     }
     let admin = settings.admin_client()?;
-    let in_sync = IN_SYNC.min(usize::try_from(replication).unwrap_or(IN_SYNC)).to_string();
+    let in_sync = IN_SYNC
+        .min(usize::try_from(replication).unwrap_or(IN_SYNC))
+        .to_string();
     let largest_batch = LARGEST_BATCH.to_string();
     // Whatever the brokers' own defaults are.
-    let topic = NewTopic::new(&settings.topic, partitions, TopicReplication::Fixed(replication))
-        .set("min.insync.replicas", &in_sync)
-        .set("cleanup.policy", "delete")
-        .set("compression.type", "producer")
-        .set(BATCH_SETTING, &largest_batch);
-    let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
-    let results = admin.create_topics([&topic], &options).await.map_err(|e| settings.unreachable(e.to_string()))?;
+    let topic = NewTopic::new(
+        &settings.topic,
+        partitions,
+        TopicReplication::Fixed(replication),
+    )
+    .set("min.insync.replicas", &in_sync)
+    .set("cleanup.policy", "delete")
+    .set("compression.type", "producer")
+    .set(BATCH_SETTING, &largest_batch);
+    let options = AdminOptions::new()
+        .operation_timeout(Some(limit))
+        .request_timeout(Some(limit));
+    let results = admin
+        .create_topics([&topic], &options)
+        .await
+        .map_err(|e| settings.unreachable(e.to_string()))?;
     match results.into_iter().next() {
         Some(Ok(_)) => Ok(true),
         // Another `migrate` was quicker.
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
-        Some(Err((topic, code))) => Err(TopicError::Refused { topic, reason: code.to_string() }),
-        None => Err(TopicError::Refused { topic: settings.topic.clone(), reason: "no answer".into() }),
+        Some(Err((topic, code))) => Err(TopicError::Refused {
+            topic,
+            reason: code.to_string(),
+        }),
+        None => Err(TopicError::Refused {
+            topic: settings.topic.clone(),
+            reason: "no answer".into(),
+        }),
     }
 }

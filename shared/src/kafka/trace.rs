@@ -31,6 +31,9 @@ mod tests {
     fn header_that_makes_the_client_panic_is_left_out() {
         let odd = vec![0xff];
         assert_eq!(unless_it_panics(|| Some(1)), Some(1));
-        assert_eq!(unless_it_panics(|| Some(str::from_utf8(&odd).unwrap().len())), None);
+        assert_eq!(
+            unless_it_panics(|| Some(str::from_utf8(&odd).unwrap().len())),
+            None
+        );
     }
 }

@@ -34,12 +34,16 @@ pub enum UnreadableCause {
 impl UnreadableCause {
     /// `None`: another error, from which librdkafka recovers by itself.
     pub fn of(error: &KafkaError) -> Option<Self> {
-        let KafkaError::MessageConsumption(code) = error else { return None };
+        let KafkaError::MessageConsumption(code) = error else {
+            return None;
+        };
         match code {
             RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::InvalidMessage => Some(Self::Garbled),
             RDKafkaErrorCode::BadCompression => Some(Self::Decompression),
             RDKafkaErrorCode::NotImplemented => Some(Self::UnknownFormat),
-            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => Some(Self::TooLarge),
+            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
+                Some(Self::TooLarge)
+            }
             _ => None,
         }
     }
@@ -52,7 +56,9 @@ impl fmt::Display for UnreadableCause {
             Self::Decompression => "the batch cannot be decompressed, or has more than 32 MiB then",
             Self::UnknownFormat => "the format or the compression of the batch is unknown",
             Self::TooLarge => "the batch is too large, or the length that it names is wrong",
-            Self::Silent => "Kafka's client returns neither a message nor an error, so the batch is malformed",
+            Self::Silent => {
+                "Kafka's client returns neither a message nor an error, so the batch is malformed"
+            }
         })
     }
 }
@@ -67,8 +73,15 @@ pub struct UnreadableAt {
 
 impl fmt::Display for UnreadableAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { partition, offset, cause } = self;
-        write!(f, "offset {offset} of partition {partition} cannot be read: {cause}")
+        let Self {
+            partition,
+            offset,
+            cause,
+        } = self;
+        write!(
+            f,
+            "offset {offset} of partition {partition} cannot be read: {cause}"
+        )
     }
 }
 
@@ -82,12 +95,19 @@ pub struct UnreadableRange {
 
 impl fmt::Display for UnreadableRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UnreadableAt { partition, offset, cause } = self.first;
+        let UnreadableAt {
+            partition,
+            offset,
+            cause,
+        } = self.first;
         let last = self.next - 1;
         if offset == last {
             self.first.fmt(f)
         } else {
-            write!(f, "offsets {offset} to {last} of partition {partition} cannot be read: {cause}")
+            write!(
+                f,
+                "offsets {offset} to {last} of partition {partition} cannot be read: {cause}"
+            )
         }
     }
 }
@@ -123,7 +143,11 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     let mut config = settings.reader();
     config.set("auto.offset.reset", "error");
     let client: BaseConsumer<Failures> = config.create_with_context(Failures::default())?;
-    let place = Place { client: &client, topic: &settings.topic, partition };
+    let place = Place {
+        client: &client,
+        topic: &settings.topic,
+        partition,
+    };
     let found = place.look(offset);
     // Its end takes a tenth of a second, and longer if a broker is silent.
     std::thread::spawn(move || drop(client));
@@ -138,18 +162,28 @@ struct Place<'c> {
 
 impl Place<'_> {
     fn look(&self, offset: i64) -> KafkaResult<LookResult> {
-        let (low, end) = self.client.fetch_watermarks(self.topic, self.partition, ANSWER)?;
+        let (low, end) = self
+            .client
+            .fetch_watermarks(self.topic, self.partition, ANSWER)?;
         // Kafka has lost what was there, and the consumers begin again.
         let offset = if offset > end { low } else { offset.max(low) };
         if offset == end {
             return Ok(LookResult::End(end));
         }
-        let unreadable =
-            |cause| LookResult::Unreadable { at: UnreadableAt { partition: self.partition, offset, cause }, end };
+        let unreadable = |cause| LookResult::Unreadable {
+            at: UnreadableAt {
+                partition: self.partition,
+                offset,
+                cause,
+            },
+            end,
+        };
         // Whether this client can fetch from this partition at all, and how soon it gets an answer.
         let begun = Instant::now();
         let Some(Fetched::Message(_) | Fetched::End) = self.fetch(end, ANSWER)? else {
-            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+            return Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::OperationTimedOut,
+            ));
         };
         let patience = (begun.elapsed() * 5).clamp(SHORTEST, ANSWER);
         Ok(match self.fetch(offset, patience)? {
@@ -204,10 +238,16 @@ pub fn unreadable_range(
 ) -> KafkaResult<UnreadableRange> {
     let begun = Instant::now();
     let goes_on = || begun.elapsed() < SEARCH;
-    let next = behind(at.offset, end, before.map(|range| range.next), goes_on, |offset| {
-        let found = look(settings, at.partition, offset)?;
-        Ok(matches!(found, LookResult::Unreadable { at, .. } if at.offset == offset))
-    })?;
+    let next = behind(
+        at.offset,
+        end,
+        before.map(|range| range.next),
+        goes_on,
+        |offset| {
+            let found = look(settings, at.partition, offset)?;
+            Ok(matches!(found, LookResult::Unreadable { at, .. } if at.offset == offset))
+        },
+    )?;
     Ok(UnreadableRange { first: at, next })
 }
 
@@ -224,7 +264,11 @@ fn behind(
     // The last one that was found before, if any.
     let (mut step, mut gallops) = (before.map_or(1, |next| next - 1 - from), true);
     while good - bad > 1 && goes_on() {
-        let offset = if gallops { (bad + step).min(good - 1) } else { bad + (good - bad) / 2 };
+        let offset = if gallops {
+            (bad + step).min(good - 1)
+        } else {
+            bad + (good - bad) / 2
+        };
         if is_unreadable(offset)? {
             (bad, step) = (offset, step * 2);
         } else {
@@ -261,8 +305,14 @@ mod tests {
 
     #[test]
     fn good_batch_between_two_bad_ones_is_kept_unless_a_gallop_jumps_over_it() {
-        assert_eq!(found(|at| at < 110 || (200..300).contains(&at), None).0, 110);
-        assert_eq!(found(|at| at < 110 || (112..120).contains(&at), None).0, 120);
+        assert_eq!(
+            found(|at| at < 110 || (200..300).contains(&at), None).0,
+            110
+        );
+        assert_eq!(
+            found(|at| at < 110 || (112..120).contains(&at), None).0,
+            120
+        );
     }
 
     #[test]

@@ -28,7 +28,11 @@ pub(super) struct NoMetadata {
 
 impl From<KafkaError> for NoMetadata {
     fn from(error: KafkaError) -> Self {
-        Self { error, failure: None, everywhere: true }
+        Self {
+            error,
+            failure: None,
+            everywhere: true,
+        }
     }
 }
 
@@ -45,7 +49,10 @@ impl Failures {
     /// One of them, and how many of these brokers have one.
     pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<BrokerFailure>, usize) {
         let failures = self.0.lock();
-        let refusing = brokers.iter().filter(|broker| failures.contains_key(**broker)).count();
+        let refusing = brokers
+            .iter()
+            .filter(|broker| failures.contains_key(**broker))
+            .count();
         (failures.values().next().cloned(), refusing)
     }
 }
@@ -54,7 +61,10 @@ impl ClientContext for Failures {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka");
         if let Some(failure) = BrokerFailure::of(error.rdkafka_error_code(), reason) {
-            self.0.lock().entry(address(reason).to_owned()).or_insert(failure);
+            self.0
+                .lock()
+                .entry(address(reason).to_owned())
+                .or_insert(failure);
         }
     }
 }
@@ -64,8 +74,12 @@ impl ConsumerContext for Failures {}
 /// librdkafka's words begin with `protocol://host:port/node: `, or with another name of the broker.
 fn address(reason: &str) -> &str {
     let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
-    let broker = broker.split_once("://").map_or(broker, |(_, address)| address);
-    broker.split_once('/').map_or(broker, |(address, _)| address)
+    let broker = broker
+        .split_once("://")
+        .map_or(broker, |(_, address)| address);
+    broker
+        .split_once('/')
+        .map_or(broker, |(address, _)| address)
 }
 
 impl BrokerFailure {
@@ -84,7 +98,10 @@ impl BrokerFailure {
             None
         } else if is_login {
             Some(Self::Login(reason.to_owned()))
-        } else if reason.contains("SSL") || reason.contains("security.protocol") || reason.contains("message size") {
+        } else if reason.contains("SSL")
+            || reason.contains("security.protocol")
+            || reason.contains("message size")
+        {
             Some(Self::Tls(reason.to_owned()))
         } else {
             None
@@ -93,9 +110,18 @@ impl BrokerFailure {
 }
 
 impl KafkaSettings {
-    pub(super) async fn why_not(&self, NoMetadata { error, failure, everywhere }: NoMetadata) -> TopicError {
+    pub(super) async fn why_not(
+        &self,
+        NoMetadata {
+            error,
+            failure,
+            everywhere,
+        }: NoMetadata,
+    ) -> TopicError {
         if let KafkaError::ClientCreation(reason) = error {
-            return TopicError::Setting(format!("the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"));
+            return TopicError::Setting(format!(
+                "the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"
+            ));
         }
         if let Some(BrokerFailure::Login(reason)) = &failure {
             let sentence = format!(
@@ -124,16 +150,25 @@ impl KafkaSettings {
 
     /// Where only some brokers are wrong, the others are waited for.
     fn refused(&self, sentence: String, everywhere: bool) -> TopicError {
-        if everywhere { TopicError::Setting(sentence) } else { self.unreachable(sentence) }
+        if everywhere {
+            TopicError::Setting(sentence)
+        } else {
+            self.unreachable(sentence)
+        }
     }
 
     /// A handshake with each broker: what to change at the first that shows it, and whether all do.
     async fn ask_each(&self) -> Option<(String, bool)> {
         let encrypted = self.security.tls();
-        let tls = encrypted.cloned().unwrap_or_else(|| Tls::public(Store::Kafka));
+        let tls = encrypted
+            .cloned()
+            .unwrap_or_else(|| Tls::public(Store::Kafka));
         let (mut sentence, mut everywhere) = (None, true);
         for broker in self.addresses() {
-            let Some((host, Ok(port))) = broker.rsplit_once(':').map(|(host, port)| (host, port.parse())) else {
+            let Some((host, Ok(port))) = broker
+                .rsplit_once(':')
+                .map(|(host, port)| (host, port.parse()))
+            else {
                 continue;
             };
             let host = host.trim_matches(['[', ']']);
@@ -166,7 +201,10 @@ mod tests {
         let failures = Failures::default();
         let refuse = |broker: &str, reason: &str| {
             let error = KafkaError::Global(RDKafkaErrorCode::SSL);
-            failures.error(error, &format!("ssl://{broker}/bootstrap: SSL handshake failed: {reason}"));
+            failures.error(
+                error,
+                &format!("ssl://{broker}/bootstrap: SSL handshake failed: {reason}"),
+            );
         };
         let brokers = BTreeSet::from(["a:9092", "b:9092"]);
         let so_far = || failures.so_far(&brokers);
@@ -174,10 +212,15 @@ mod tests {
         refuse("a:9092", "certificate verify failed");
         refuse("a:9092", "certificate verify failed again");
         refuse("GroupCoordinator", "certificate verify failed");
-        assert!(matches!(so_far(), (Some(BrokerFailure::Tls(reason)), 1) if !reason.contains("again")));
+        assert!(
+            matches!(so_far(), (Some(BrokerFailure::Tls(reason)), 1) if !reason.contains("again"))
+        );
         refuse("b:9092", "certificate verify failed");
         assert_eq!(so_far().1, 2);
-        failures.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "c:9092/2: Connection refused");
+        failures.error(
+            KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure),
+            "c:9092/2: Connection refused",
+        );
         assert_eq!(so_far().1, 2, "one that is away has not refused");
     }
 }

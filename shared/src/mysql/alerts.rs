@@ -85,13 +85,16 @@ pub struct Alert {
 impl Alert {
     /// Whether a mail was sent since it fires, this time.
     pub fn was_mailed(&self) -> bool {
-        self.last_mailed_at.is_some_and(|at| at >= self.first_seen_at)
+        self.last_mailed_at
+            .is_some_and(|at| at >= self.first_seen_at)
     }
 
     /// Resolved while mails were silenced: people still believe that it fires. [`open_or_seen`] has
     /// the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
-        self.state == AlertState::Resolved && self.was_mailed() && self.last_mailed_at < self.resolved_at
+        self.state == AlertState::Resolved
+            && self.was_mailed()
+            && self.last_mailed_at < self.resolved_at
     }
 }
 
@@ -199,7 +202,10 @@ impl From<&Alert> for AlertRow {
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     // Not INSERT IGNORE, whose shared lock would let two in and then block both.
     diesel::insert_into(reconciler_state::table)
-        .values((reconciler_state::name.eq("notify"), reconciler_state::value.eq("")))
+        .values((
+            reconciler_state::name.eq("notify"),
+            reconciler_state::value.eq(""),
+        ))
         .on_conflict(diesel::dsl::DuplicatedKeys)
         .do_update()
         .set(reconciler_state::value.eq(""))
@@ -210,7 +216,12 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
 
 /// A fact of `reconciler_state`, within a transaction.
 pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
-    reconciler_state::table.find(name).select(reconciler_state::value).first(conn).await.optional()
+    reconciler_state::table
+        .find(name)
+        .select(reconciler_state::value)
+        .first(conn)
+        .await
+        .optional()
 }
 
 /// Inserts an alert, or replaces the one with its fingerprint.
@@ -232,15 +243,25 @@ pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResu
         .eq(AlertState::Resolved.as_str())
         .and(alerts::last_mailed_at.lt(alerts::resolved_at))
         .and(alerts::last_mailed_at.ge(alerts::first_seen_at.nullable()));
-    let is_open = alerts::status.eq(AlertState::Firing.as_str()).or(owes_notice);
+    let is_open = alerts::status
+        .eq(AlertState::Firing.as_str())
+        .or(owes_notice);
     let rows = alerts::table.select(AlertRow::as_select());
     let mut found: HashMap<String, Alert> = HashMap::new();
     let mut keep = |some: Vec<AlertRow>| {
-        found.extend(some.into_iter().map(Alert::from).map(|alert| (alert.fingerprint.clone(), alert)));
+        found.extend(
+            some.into_iter()
+                .map(Alert::from)
+                .map(|alert| (alert.fingerprint.clone(), alert)),
+        );
     };
     keep(rows.filter(is_open).load(conn).await?);
     for some in fingerprints.chunks(MOST_VALUES) {
-        keep(rows.filter(alerts::fingerprint.eq_any(some)).load(conn).await?);
+        keep(
+            rows.filter(alerts::fingerprint.eq_any(some))
+                .load(conn)
+                .await?,
+        );
     }
     Ok(found.into_values().collect())
 }
@@ -249,7 +270,9 @@ pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResu
 pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<String, i64>> {
     let mut found = HashMap::new();
     for some in fingerprints.chunks(MOST_VALUES) {
-        let query = alerts::table.filter(alerts::fingerprint.eq_any(some)).select((alerts::fingerprint, alerts::id));
+        let query = alerts::table
+            .filter(alerts::fingerprint.eq_any(some))
+            .select((alerts::fingerprint, alerts::id));
         found.extend(query.load::<(String, i64)>(conn).await?);
     }
     Ok(found)
@@ -259,10 +282,17 @@ pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<
 pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
     let mut found = HashMap::new();
     for some in of.chunks(MOST_VALUES) {
-        let silenced = drops::id.eq_any(some).and(drops::silenced_until.is_not_null());
-        let query = drops::table.filter(silenced).select((drops::id, drops::silenced_until));
+        let silenced = drops::id
+            .eq_any(some)
+            .and(drops::silenced_until.is_not_null());
+        let query = drops::table
+            .filter(silenced)
+            .select((drops::id, drops::silenced_until));
         let rows: Vec<(i64, Option<NaiveDateTime>)> = query.load(conn).await?;
-        found.extend(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))));
+        found.extend(
+            rows.into_iter()
+                .filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))),
+        );
     }
     Ok(found)
 }
@@ -272,7 +302,11 @@ pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
         let there = drops::table.inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)));
-        let there: Vec<i64> = there.filter(drops::id.eq_any(some)).select(drops::id).load(conn).await?;
+        let there: Vec<i64> = there
+            .filter(drops::id.eq_any(some))
+            .select(drops::id)
+            .load(conn)
+            .await?;
         gone.retain(|drop| !there.contains(&drop.0));
     }
     Ok(gone)
@@ -283,7 +317,11 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
     let mut rows: Vec<(i64, i64, String, Option<i64>, String)> = Vec::new();
     for some in of.chunks(MOST_VALUES) {
         let listed = broken_promises::table
-            .filter(broken_promises::drop_id.eq_any(some).and(broken_promises::mended_at.is_null()))
+            .filter(
+                broken_promises::drop_id
+                    .eq_any(some)
+                    .and(broken_promises::mended_at.is_null()),
+            )
             .order((broken_promises::drop_id, broken_promises::user_id))
             .select((
                 broken_promises::coupon_id,
@@ -292,7 +330,11 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
                 broken_promises::slot,
                 broken_promises::reason,
             ));
-        rows.extend(listed.load::<(i64, i64, String, Option<i64>, String)>(conn).await?);
+        rows.extend(
+            listed
+                .load::<(i64, i64, String, Option<i64>, String)>(conn)
+                .await?,
+        );
     }
     let promise = |(coupon, drop, user_id, slot, reason)| BrokenPromise {
         coupon_id: CouponId(coupon),
@@ -307,7 +349,12 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
 type ListedRow = (i64, AlertRow, Option<NaiveDateTime>, Option<String>);
 
 fn listed((id, row, silenced_until, silenced_by): ListedRow) -> ListedAlert {
-    ListedAlert { id, alert: row.into(), silenced_until: silenced_until.map(|at| at.and_utc()), silenced_by }
+    ListedAlert {
+        id,
+        alert: row.into(),
+        silenced_until: silenced_until.map(|at| at.and_utc()),
+        silenced_by,
+    }
 }
 
 /// Alerts, newest first: at most `limit`, with a number below `before`, in that state.
@@ -351,10 +398,17 @@ impl Db {
     /// that sees them says more.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops of open alerts", async |conn| {
-            let mut found: HashSet<DropId> =
-                open_or_seen(conn, &[]).await?.into_iter().filter_map(|alert| alert.drop_id).collect();
+            let mut found: HashSet<DropId> = open_or_seen(conn, &[])
+                .await?
+                .into_iter()
+                .filter_map(|alert| alert.drop_id)
+                .collect();
             let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
-            let broken: Vec<i64> = broken.select(broken_promises::drop_id).distinct().load(conn).await?;
+            let broken: Vec<i64> = broken
+                .select(broken_promises::drop_id)
+                .distinct()
+                .load(conn)
+                .await?;
             found.extend(broken.into_iter().map(DropId));
             Ok(found)
         })
@@ -363,17 +417,37 @@ impl Db {
 }
 
 /// Takes an alert on, if it fires.
-pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>, operator: Operator) -> Result<(), DbError> {
+pub async fn acknowledge(
+    db: &Db,
+    id: i64,
+    by: String,
+    now: DateTime<Utc>,
+    operator: Operator,
+) -> Result<(), DbError> {
     db.run("acknowledge an alert", async move |conn| {
         conn.transaction(async |conn| {
-            let firing = alerts::id.eq(id).and(alerts::status.eq(AlertState::Firing.as_str()));
+            let firing = alerts::id
+                .eq(id)
+                .and(alerts::status.eq(AlertState::Firing.as_str()));
             let changed = diesel::update(alerts::table.filter(firing))
-                .set((alerts::acknowledged_at.eq(now.naive_utc()), alerts::acknowledged_by.eq(&by)))
+                .set((
+                    alerts::acknowledged_at.eq(now.naive_utc()),
+                    alerts::acknowledged_by.eq(&by),
+                ))
                 .execute(conn)
                 .await?;
             if changed > 0 {
                 let detail = json!({"alert_id": id, "by": by});
-                operator.did(conn, OperatorAct { action: "acknowledge", detail, ..OperatorAct::default() }).await?;
+                operator
+                    .did(
+                        conn,
+                        OperatorAct {
+                            action: "acknowledge",
+                            detail,
+                            ..OperatorAct::default()
+                        },
+                    )
+                    .await?;
             }
             Ok(())
         })
@@ -393,12 +467,23 @@ pub async fn silence(
     db.run("silence a drop", async move |conn| {
         conn.transaction(async |conn| {
             diesel::update(drops::table.filter(drops::id.eq(drop.0)))
-                .set((drops::silenced_until.eq(until.naive_utc()), drops::silenced_by.eq(&by)))
+                .set((
+                    drops::silenced_until.eq(until.naive_utc()),
+                    drops::silenced_by.eq(&by),
+                ))
                 .execute(conn)
                 .await?;
             let detail = json!({"until": until, "by": by});
             operator
-                .did(conn, OperatorAct { action: "silence", drop: Some(drop), detail, ..OperatorAct::default() })
+                .did(
+                    conn,
+                    OperatorAct {
+                        action: "silence",
+                        drop: Some(drop),
+                        detail,
+                        ..OperatorAct::default()
+                    },
+                )
                 .await
         })
         .await

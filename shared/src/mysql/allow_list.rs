@@ -53,14 +53,20 @@ impl Db {
     ) -> Result<Option<ListChanged>, DbError> {
         self.run("change an allow list", async move |conn| {
             conn.transaction(async |conn| {
-                let Some(list) = locked(conn, id).await? else { return Ok(None) };
+                let Some(list) = locked(conn, id).await? else {
+                    return Ok(None);
+                };
                 let changed = match how {
                     OnList::Add => insert(conn, id, &people).await?,
                     OnList::Remove => remove(conn, id, &people).await?,
                 };
                 let changed = u32::try_from(changed).unwrap_or(u32::MAX);
                 if changed == 0 {
-                    return Ok(Some(ListChanged { before: list.revision, now: list, changed }));
+                    return Ok(Some(ListChanged {
+                        before: list.revision,
+                        now: list,
+                        changed,
+                    }));
                 }
                 let (word, people) = match how {
                     OnList::Add => ("added", list.people.saturating_add(changed)),
@@ -68,7 +74,11 @@ impl Db {
                 };
                 let now = set_list(conn, id, seen, people).await?;
                 record(conn, id, json!({ word: changed, "people": people }), &by).await?;
-                Ok(Some(ListChanged { before: list.revision, now, changed }))
+                Ok(Some(ListChanged {
+                    before: list.revision,
+                    now,
+                    changed,
+                }))
             })
             .await
         })
@@ -84,16 +94,27 @@ impl Db {
     ) -> Result<Option<ListChanged>, DbError> {
         self.run_within(LONG, "empty an allow list", async move |conn| {
             conn.transaction(async |conn| {
-                let Some(list) = locked(conn, id).await? else { return Ok(None) };
+                let Some(list) = locked(conn, id).await? else {
+                    return Ok(None);
+                };
                 let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
-                let changed = u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
+                let changed =
+                    u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
                 // A hand may have taken people off without their number.
                 if changed == 0 && list.people == 0 {
-                    return Ok(Some(ListChanged { before: list.revision, now: list, changed }));
+                    return Ok(Some(ListChanged {
+                        before: list.revision,
+                        now: list,
+                        changed,
+                    }));
                 }
                 let now = set_list(conn, id, seen, 0).await?;
                 record(conn, id, json!({"removed": changed, "people": 0}), &by).await?;
-                Ok(Some(ListChanged { before: list.revision, now, changed }))
+                Ok(Some(ListChanged {
+                    before: list.revision,
+                    now,
+                    changed,
+                }))
             })
             .await
         })
@@ -101,7 +122,11 @@ impl Db {
     }
 
     /// Gives a coupon's list a new revision, above `seen` too, and counts who is on it.
-    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> Result<Option<AllowList>, DbError> {
+    pub async fn renew_allow_list(
+        &self,
+        id: CouponId,
+        seen: u64,
+    ) -> Result<Option<AllowList>, DbError> {
         self.run_within(LONG, "renew an allow list", async move |conn| {
             conn.transaction(async |conn| {
                 if locked(conn, id).await?.is_none() {
@@ -117,7 +142,12 @@ impl Db {
 
     /// Which list a coupon has.
     pub async fn allow_list(&self, id: CouponId) -> Result<Option<AllowList>, DbError> {
-        Ok(self.allow_lists(vec![id]).await?.into_iter().next().map(|(_, list, _)| list))
+        Ok(self
+            .allow_lists(vec![id])
+            .await?
+            .into_iter()
+            .next()
+            .map(|(_, list, _)| list))
     }
 
     /// Which lists these coupons have.
@@ -135,7 +165,9 @@ impl Db {
                     ))
                     .load(conn)
                     .await?;
-                let list = |(id, revision, people, age_ms)| (CouponId(id), AllowList { revision, people }, age_ms);
+                let list = |(id, revision, people, age_ms)| {
+                    (CouponId(id), AllowList { revision, people }, age_ms)
+                };
                 found.extend(rows.into_iter().map(list));
             }
             Ok(found)
@@ -144,15 +176,25 @@ impl Db {
     }
 
     /// People on a coupon's list whose ids come after `after`, in order of ids.
-    pub async fn allowed_after(&self, id: CouponId, after: String, limit: i64) -> Result<Vec<UserId>, DbError> {
-        self.run("people of an allow list", async move |conn| page(conn, id, after, limit).await).await
+    pub async fn allowed_after(
+        &self,
+        id: CouponId,
+        after: String,
+        limit: i64,
+    ) -> Result<Vec<UserId>, DbError> {
+        self.run("people of an allow list", async move |conn| {
+            page(conn, id, after, limit).await
+        })
+        .await
     }
 
     /// Whether a person is on a coupon's list.
     pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
         let user = user.clone();
         self.run("find a person on an allow list", async move |conn| {
-            let one = coupon_allow_list::table.find((id.0, user.as_str())).select(coupon_allow_list::coupon_id);
+            let one = coupon_allow_list::table
+                .find((id.0, user.as_str()))
+                .select(coupon_allow_list::coupon_id);
             Ok(one.first::<i64>(conn).await.optional()?.is_some())
         })
         .await
@@ -179,7 +221,9 @@ impl Db {
     /// were sealed as long ago, each with its revision. Who gives such a coupon more days uploads
     /// its list first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
-        let Some(before) = before(kept) else { return Ok(Vec::new()) };
+        let Some(before) = before(kept) else {
+            return Ok(Vec::new());
+        };
         self.run_within(LONG, "old allow lists", async move |conn| {
             let found: Vec<Old> = diesel::sql_query(format!(
                 "SELECT c.id, c.revision FROM coupons c WHERE c.allow_list_people > 0 \
@@ -197,21 +241,32 @@ impl Db {
 
     /// Deletes some of a coupon's list while the coupon has this revision; gives the revision that
     /// this made, and whether more is left. `None`: somebody has changed the coupon.
-    pub async fn delete_some_of_allow_list(&self, id: CouponId, revision: u64) -> Result<Option<(u64, bool)>, DbError> {
+    pub async fn delete_some_of_allow_list(
+        &self,
+        id: CouponId,
+        revision: u64,
+    ) -> Result<Option<(u64, bool)>, DbError> {
         self.run("delete an allow list", async move |conn| {
             conn.transaction(async |conn| {
-                let row = coupons::table.find(id.0).select((coupons::revision, coupons::allow_list_people));
+                let row = coupons::table
+                    .find(id.0)
+                    .select((coupons::revision, coupons::allow_list_people));
                 let now: Option<(u64, u32)> = row.for_update().first(conn).await.optional()?;
-                let Some((_, people)) = now.filter(|(now, _)| *now == revision) else { return Ok(None) };
-                let deleted = diesel::sql_query("DELETE FROM coupon_allow_list WHERE coupon_id = ? LIMIT ?")
-                    .bind::<BigInt, _>(id.0)
-                    .bind::<BigInt, _>(DELETED_AT_ONCE)
-                    .execute(conn)
-                    .await?;
+                let Some((_, people)) = now.filter(|(now, _)| *now == revision) else {
+                    return Ok(None);
+                };
+                let deleted =
+                    diesel::sql_query("DELETE FROM coupon_allow_list WHERE coupon_id = ? LIMIT ?")
+                        .bind::<BigInt, _>(id.0)
+                        .bind::<BigInt, _>(DELETED_AT_ONCE)
+                        .execute(conn)
+                        .await?;
                 // Counted at the end only: a hand may have changed the table.
                 let has_more = i64::try_from(deleted) == Ok(DELETED_AT_ONCE);
                 let left = if has_more {
-                    people.saturating_sub(u32::try_from(deleted).unwrap_or(u32::MAX)).max(1)
+                    people
+                        .saturating_sub(u32::try_from(deleted).unwrap_or(u32::MAX))
+                        .max(1)
                 } else {
                     u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
                 };
@@ -247,7 +302,9 @@ struct Old {
 
 /// The list of a coupon that nobody else changes until the transaction ends.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
-    let lists = coupons::table.find(id.0).select((coupons::allow_list_revision, coupons::allow_list_people));
+    let lists = coupons::table
+        .find(id.0)
+        .select((coupons::allow_list_revision, coupons::allow_list_people));
     let found: Option<(u64, u32)> = lists.for_update().first(conn).await.optional()?;
     Ok(found.map(|(revision, people)| AllowList { revision, people }))
 }
@@ -264,12 +321,25 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
     .bind::<BigInt, _>(id.0)
     .execute(conn)
     .await?;
-    let revision = coupons::table.find(id.0).select(coupons::allow_list_revision).first(conn).await?;
+    let revision = coupons::table
+        .find(id.0)
+        .select(coupons::allow_list_revision)
+        .first(conn)
+        .await?;
     Ok(AllowList { revision, people })
 }
 
 async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> QueryResult<()> {
-    by.did(conn, OperatorAct { action: "allow_list", coupon: Some(id), detail, ..OperatorAct::default() }).await
+    by.did(
+        conn,
+        OperatorAct {
+            action: "allow_list",
+            coupon: Some(id),
+            detail,
+            ..OperatorAct::default()
+        },
+    )
+    .await
 }
 
 /// The caller holds the coupon's row, so nobody else adds these people meanwhile.
@@ -277,14 +347,26 @@ async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult
     let mut inserted = 0;
     for some in people.chunks(MOST_VALUES) {
         let of_coupon = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
-        let these = of_coupon.filter(coupon_allow_list::user_id.eq_any(some.iter().map(UserId::as_str)));
-        let there = these.select(coupon_allow_list::user_id).load::<String>(conn).await?;
+        let these =
+            of_coupon.filter(coupon_allow_list::user_id.eq_any(some.iter().map(UserId::as_str)));
+        let there = these
+            .select(coupon_allow_list::user_id)
+            .load::<String>(conn)
+            .await?;
         let there: BTreeSet<&str> = there.iter().map(String::as_str).collect();
         let new: BTreeSet<&str> = some.iter().map(UserId::as_str).collect();
         let new = new.difference(&there).copied();
-        let row = |user: &str| (coupon_allow_list::coupon_id.eq(id.0), coupon_allow_list::user_id.eq(user.to_owned()));
+        let row = |user: &str| {
+            (
+                coupon_allow_list::coupon_id.eq(id.0),
+                coupon_allow_list::user_id.eq(user.to_owned()),
+            )
+        };
         let rows: Vec<_> = new.map(row).collect();
-        inserted += diesel::insert_into(coupon_allow_list::table).values(rows).execute(conn).await?;
+        inserted += diesel::insert_into(coupon_allow_list::table)
+            .values(rows)
+            .execute(conn)
+            .await?;
     }
     Ok(inserted)
 }
@@ -293,19 +375,33 @@ async fn remove(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult
     let mut removed = 0;
     for some in people.chunks(MOST_VALUES) {
         let of_coupon = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
-        let these = of_coupon.filter(coupon_allow_list::user_id.eq_any(some.iter().map(UserId::as_str)));
+        let these =
+            of_coupon.filter(coupon_allow_list::user_id.eq_any(some.iter().map(UserId::as_str)));
         removed += diesel::delete(these).execute(conn).await?;
     }
     Ok(removed)
 }
 
 async fn count(conn: &mut Conn, id: CouponId) -> QueryResult<i64> {
-    coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0)).count().get_result(conn).await
+    coupon_allow_list::table
+        .filter(coupon_allow_list::coupon_id.eq(id.0))
+        .count()
+        .get_result(conn)
+        .await
 }
 
-async fn page(conn: &mut Conn, id: CouponId, after: String, limit: i64) -> QueryResult<Vec<UserId>> {
+async fn page(
+    conn: &mut Conn,
+    id: CouponId,
+    after: String,
+    limit: i64,
+) -> QueryResult<Vec<UserId>> {
     let names: Vec<String> = coupon_allow_list::table
-        .filter(coupon_allow_list::coupon_id.eq(id.0).and(coupon_allow_list::user_id.gt(after)))
+        .filter(
+            coupon_allow_list::coupon_id
+                .eq(id.0)
+                .and(coupon_allow_list::user_id.gt(after)),
+        )
         .order(coupon_allow_list::user_id)
         .limit(limit)
         .select(coupon_allow_list::user_id)

@@ -46,9 +46,16 @@ impl From<CouponRow> for Coupon {
             waiting_list: row.waiting_list,
             paused: row.paused,
             revision: row.revision,
-            schedule: row.schedule.and_then(|json| serde_json::from_str(&json).ok()),
-            allow: row.allow_rule.map(|rule| rule.parse().unwrap_or(Allow::List)),
-            allow_list: AllowList { revision: row.allow_list_revision, people: row.allow_list_people },
+            schedule: row
+                .schedule
+                .and_then(|json| serde_json::from_str(&json).ok()),
+            allow: row
+                .allow_rule
+                .map(|rule| rule.parse().unwrap_or(Allow::List)),
+            allow_list: AllowList {
+                revision: row.allow_list_revision,
+                people: row.allow_list_people,
+            },
         }
     }
 }
@@ -108,15 +115,19 @@ impl Db {
         now: DateTime<Utc>,
         by: Operator,
     ) -> Result<(Coupon, Vec<Drop>), DbError> {
-        let create =
-            async move |conn: &mut Conn| conn.transaction(async |conn| insert_coupon(conn, &new, now, &by).await).await;
+        let create = async move |conn: &mut Conn| {
+            conn.transaction(async |conn| insert_coupon(conn, &new, now, &by).await)
+                .await
+        };
         self.run("create coupon", create).await
     }
 
     /// One coupon with its drops in order of opening; `None` where there is no such coupon.
     pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read coupon", async move |conn| {
-            let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
+            let Some(coupon) = coupon_row(conn, id.0).await? else {
+                return Ok(None);
+            };
             Ok(Some((coupon, drops_of(conn, id.0).await?)))
         })
         .await
@@ -127,16 +138,29 @@ impl Db {
     /// while, the last that has opened, in order of opening. What this costs depends on how many
     /// are live.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("read catalogue", async |conn| select_coupons(conn, LIVE, UNSEALED, None).await).await
+        self.run("read catalogue", async |conn| {
+            select_coupons(conn, LIVE, UNSEALED, None).await
+        })
+        .await
     }
 
     /// Those of these coupons that exist, as [`Db::catalogue`] gives live ones.
-    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("read coupons", async move |conn| select_listed(conn, json(&ids)?).await).await
+    pub async fn coupons_by_id(
+        &self,
+        ids: Vec<CouponId>,
+    ) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("read coupons", async move |conn| {
+            select_listed(conn, json(&ids)?).await
+        })
+        .await
     }
 
     /// The first coupons with numbers above `after`, `limit` at most, in order of their numbers.
-    pub async fn coupons_after(&self, after: CouponId, limit: i64) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+    pub async fn coupons_after(
+        &self,
+        after: CouponId,
+        limit: i64,
+    ) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         let ids = self.run("page of coupons", async move |conn| {
             coupons::table
                 .filter(coupons::id.gt(after.0))
@@ -146,21 +170,33 @@ impl Db {
                 .load::<i64>(conn)
                 .await
         });
-        self.coupons_by_id(ids.await?.into_iter().map(CouponId).collect()).await
+        self.coupons_by_id(ids.await?.into_iter().map(CouponId).collect())
+            .await
     }
 
     /// Coupons whose names have this text; that name alone, where there is one.
     pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
         let text = text.to_owned();
         self.run("coupons by name", async move |conn| {
-            let named: Vec<i64> =
-                coupons::table.filter(coupons::name.eq(&text)).select(coupons::id).limit(NAMED).load(conn).await?;
+            let named: Vec<i64> = coupons::table
+                .filter(coupons::name.eq(&text))
+                .select(coupons::id)
+                .limit(NAMED)
+                .load(conn)
+                .await?;
             if !named.is_empty() {
                 return Ok(named.into_iter().map(CouponId).collect());
             }
-            let has_text = sql::<diesel::sql_types::Bool>("LOCATE(").bind::<Text, _>(&text).sql(", name) > 0");
-            let found: Vec<i64> =
-                coupons::table.filter(has_text).order(coupons::id).select(coupons::id).limit(NAMED).load(conn).await?;
+            let has_text = sql::<diesel::sql_types::Bool>("LOCATE(")
+                .bind::<Text, _>(&text)
+                .sql(", name) > 0");
+            let found: Vec<i64> = coupons::table
+                .filter(has_text)
+                .order(coupons::id)
+                .select(coupons::id)
+                .limit(NAMED)
+                .load(conn)
+                .await?;
             Ok(found.into_iter().map(CouponId).collect())
         })
         .await
@@ -169,7 +205,10 @@ impl Db {
     /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One
     /// that another transaction is changing is left out, since it keeps no other waiting, and one
     /// of which MySQL has lost revisions.
-    pub async fn take_revisions(&self, seen: Vec<(CouponId, u64)>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+    pub async fn take_revisions(
+        &self,
+        seen: Vec<(CouponId, u64)>,
+    ) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("take revisions", async move |conn| {
             conn.transaction(async |conn| {
                 let wanted = coupons::table.filter(coupons::id.eq_any(seen.iter().map(|(coupon, _)| coupon.0)));
@@ -210,15 +249,26 @@ impl Db {
                     .first(conn)
                     .await
                     .optional()?;
-                let Some(coupon) = found.map(Coupon::from) else { return Ok(None) };
+                let Some(coupon) = found.map(Coupon::from) else {
+                    return Ok(None);
+                };
                 // Nor the days: a caller may have read the coupon before them, and its drops after.
                 let is_planned = |drop: &&PlannedDrop| {
-                    coupon.schedule.as_ref().is_some_and(|schedule| schedule.drop_on(drop.local_date) == Some(**drop))
+                    coupon
+                        .schedule
+                        .as_ref()
+                        .is_some_and(|schedule| schedule.drop_on(drop.local_date) == Some(**drop))
                 };
-                let planned: Vec<PlannedDrop> = planned.iter().filter(is_planned).copied().collect();
-                let before: Vec<DropId> = drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
+                let planned: Vec<PlannedDrop> =
+                    planned.iter().filter(is_planned).copied().collect();
+                let before: Vec<DropId> =
+                    drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
                 insert_drops(conn, id, coupon.quantity, &planned).await?;
-                let made = drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect();
+                let made = drops_of(conn, id.0)
+                    .await?
+                    .into_iter()
+                    .filter(|d| !before.contains(&d.id))
+                    .collect();
                 Ok(Some((coupon, made)))
             })
             .await
@@ -228,8 +278,13 @@ impl Db {
 
     /// Whether there is such a drop.
     pub async fn has_drop(&self, id: DropId) -> Result<bool, DbError> {
-        let count =
-            self.run("find drop", async move |conn| drops::table.find(id.0).count().get_result::<i64>(conn).await);
+        let count = self.run("find drop", async move |conn| {
+            drops::table
+                .find(id.0)
+                .count()
+                .get_result::<i64>(conn)
+                .await
+        });
         Ok(count.await? > 0)
     }
 }
@@ -238,7 +293,8 @@ impl Db {
 const LIVE: &str = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
      UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
 /// The parameter is a JSON array of numbers.
-pub(super) const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
+pub(super) const LISTED: &str =
+    "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
 
 /// No more than is read: the virtual columns would be worked out anew for each row.
@@ -246,8 +302,13 @@ const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.pa
      c.allow_rule, c.allow_list_revision, c.allow_list_people";
 
 async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
-    select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), Some(&ids))
-        .await
+    select_coupons(
+        conn,
+        LISTED,
+        &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"),
+        Some(&ids),
+    )
+    .await
 }
 
 /// A query with the ids that it is about, where it has them as a parameter.
@@ -269,7 +330,9 @@ async fn select_coupons(
     ids: Option<&str>,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     // STRAIGHT_JOIN: an optimizer without statistics might begin with all coupons there are.
-    let coupons = format!("SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
+    let coupons = format!(
+        "SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
+    );
     let found: Vec<CouponRow> = about(coupons, ids).load(conn).await?;
     if found.is_empty() {
         return Ok(Vec::new());
@@ -286,12 +349,27 @@ const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
 /// The last drop that has opened of each coupon that has none open for a while, where it is sealed.
 /// One that has just opened is passed over: a claim may be a retry of one in the drop before.
-async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow]) -> QueryResult<Vec<DropRow>> {
+async fn last_opened(
+    conn: &mut Conn,
+    coupons: &[CouponRow],
+    unsealed: &[DropRow],
+) -> QueryResult<Vec<DropRow>> {
     // Not this host's clock: were it ahead, the last drop would be missed until the next opens.
-    let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)")).get_result(conn).await?;
-    let is_open = |drop: &&DropRow| drop.opens_at < now - SETTLED && drop.closes_at.is_none_or(|at| at > now);
-    let open: HashSet<i64> = unsealed.iter().filter(is_open).map(|drop| drop.coupon_id).collect();
-    let ids: Vec<i64> = coupons.iter().map(|coupon| coupon.id).filter(|id| !open.contains(id)).collect();
+    let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)"))
+        .get_result(conn)
+        .await?;
+    let is_open =
+        |drop: &&DropRow| drop.opens_at < now - SETTLED && drop.closes_at.is_none_or(|at| at > now);
+    let open: HashSet<i64> = unsealed
+        .iter()
+        .filter(is_open)
+        .map(|drop| drop.coupon_id)
+        .collect();
+    let ids: Vec<i64> = coupons
+        .iter()
+        .map(|coupon| coupon.id)
+        .filter(|id| !open.contains(id))
+        .collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -318,7 +396,11 @@ fn put_together(coupons: Vec<CouponRow>, drops: Vec<DropRow>) -> Vec<(Coupon, Ve
         }
         (coupon, own)
     };
-    coupons.into_iter().map(Coupon::from).map(with_drops).collect()
+    coupons
+        .into_iter()
+        .map(Coupon::from)
+        .map(with_drops)
+        .collect()
 }
 
 /// What decides whether a claim of a drop can become a row.
@@ -332,7 +414,10 @@ pub struct DropRules {
 }
 
 /// The rules of those of these drops that exist.
-pub async fn rules_of_drops(conn: &mut Conn, ids: &[DropId]) -> QueryResult<HashMap<DropId, DropRules>> {
+pub async fn rules_of_drops(
+    conn: &mut Conn,
+    ids: &[DropId],
+) -> QueryResult<HashMap<DropId, DropRules>> {
     let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
     let rows: Vec<(DropRow, String)> = drops::table
         .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
@@ -342,8 +427,21 @@ pub async fn rules_of_drops(conn: &mut Conn, ids: &[DropId]) -> QueryResult<Hash
         .await?;
     let rules = |(row, once_per): (DropRow, String)| {
         let (drop, once_per) = (Drop::from(row), once_per.parse().unwrap_or(OncePer::Coupon));
-        let Drop { id, coupon_id, quantity, .. } = drop;
-        (id, DropRules { coupon_id, quantity, once_per, window: drop.window() })
+        let Drop {
+            id,
+            coupon_id,
+            quantity,
+            ..
+        } = drop;
+        (
+            id,
+            DropRules {
+                coupon_id,
+                quantity,
+                once_per,
+                window: drop.window(),
+            },
+        )
     };
     Ok(rows.into_iter().map(rules).collect())
 }
@@ -367,19 +465,42 @@ pub(super) async fn insert_coupon(
         ))
         .execute(conn)
         .await?;
-    let id = diesel::select(sql::<BigInt>("CAST(LAST_INSERT_ID() AS SIGNED)")).get_result::<i64>(conn).await?;
-    insert_drops(conn, CouponId(id), new.quantity, &new.schedule.drops_from(now)).await?;
-    let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
+    let id = diesel::select(sql::<BigInt>("CAST(LAST_INSERT_ID() AS SIGNED)"))
+        .get_result::<i64>(conn)
+        .await?;
+    insert_drops(
+        conn,
+        CouponId(id),
+        new.quantity,
+        &new.schedule.drops_from(now),
+    )
+    .await?;
+    let coupon = coupon_row(conn, id)
+        .await?
+        .ok_or(diesel::result::Error::NotFound)?;
     let detail = json!({
         "name": new.name, "quantity": new.quantity, "once_per": new.once_per, "waiting_list": new.waiting_list,
         "schedule": new.schedule, "allow": new.allow,
     });
-    by.did(conn, OperatorAct { action: "create_coupon", coupon: Some(coupon.id), detail, ..OperatorAct::default() })
-        .await?;
+    by.did(
+        conn,
+        OperatorAct {
+            action: "create_coupon",
+            coupon: Some(coupon.id),
+            detail,
+            ..OperatorAct::default()
+        },
+    )
+    .await?;
     Ok((coupon, drops_of(conn, id).await?))
 }
 
-async fn insert_drops(conn: &mut Conn, coupon: CouponId, quantity: Slot, planned: &[PlannedDrop]) -> QueryResult<()> {
+async fn insert_drops(
+    conn: &mut Conn,
+    coupon: CouponId,
+    quantity: Slot,
+    planned: &[PlannedDrop],
+) -> QueryResult<()> {
     for drop in planned {
         let inserted = diesel::insert_into(drops::table)
             .values((
@@ -403,7 +524,12 @@ async fn insert_drops(conn: &mut Conn, coupon: CouponId, quantity: Slot, planned
 }
 
 pub(super) async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<Coupon>> {
-    let row = coupons::table.find(id).select(CouponRow::as_select()).first(conn).await.optional()?;
+    let row = coupons::table
+        .find(id)
+        .select(CouponRow::as_select())
+        .first(conn)
+        .await
+        .optional()?;
     Ok(row.map(Coupon::from))
 }
 

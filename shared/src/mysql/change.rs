@@ -63,7 +63,11 @@ impl Db {
     /// the coupon and its drops as they are at that revision. A revision is a fencing token: with
     /// it one may write the coupon's settings to Redis, until somebody takes a later one. Then
     /// neither that write nor the commit of a change ([`Db::change_coupon`]) takes effect.
-    pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
+    pub async fn take_revision(
+        &self,
+        id: CouponId,
+        seen: u64,
+    ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         Ok(match self.take_revision_if(id, seen, None).await? {
             Revision::Taken(coupon, drops) => Some((coupon, drops)),
             Revision::Another(_) | Revision::Behind | Revision::NoCoupon => None,
@@ -71,20 +75,35 @@ impl Db {
     }
 
     /// [`Db::take_revision`], only where the coupon has that revision.
-    pub async fn take_revision_if(&self, id: CouponId, seen: u64, only: Option<u64>) -> Result<Revision, DbError> {
+    pub async fn take_revision_if(
+        &self,
+        id: CouponId,
+        seen: u64,
+        only: Option<u64>,
+    ) -> Result<Revision, DbError> {
         self.run("take revision", async move |conn| {
             conn.transaction(async |conn| {
-                let locked = coupons::table.find(id.0).select(coupons::revision).for_update();
-                let Some(found) = locked.first::<u64>(conn).await.optional()? else { return Ok(Revision::NoCoupon) };
+                let locked = coupons::table
+                    .find(id.0)
+                    .select(coupons::revision)
+                    .for_update();
+                let Some(found) = locked.first::<u64>(conn).await.optional()? else {
+                    return Ok(Revision::NoCoupon);
+                };
                 if found < seen {
                     return Ok(Revision::Behind);
                 }
                 if only.is_some_and(|only| only != found) {
                     return Ok(Revision::Another(found));
                 }
-                diesel::update(coupons::table.find(id.0)).set(coupons::revision.eq(found + 1)).execute(conn).await?;
+                diesel::update(coupons::table.find(id.0))
+                    .set(coupons::revision.eq(found + 1))
+                    .execute(conn)
+                    .await?;
                 let taken = settings(conn, id).await?;
-                Ok(taken.map_or(Revision::NoCoupon, |(coupon, drops)| Revision::Taken(coupon, drops)))
+                Ok(taken.map_or(Revision::NoCoupon, |(coupon, drops)| {
+                    Revision::Taken(coupon, drops)
+                }))
             })
             .await
         })
@@ -111,27 +130,47 @@ impl Db {
     ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("change coupon", async move |conn| {
             conn.transaction(async |conn| {
-                let locked: Option<u64> =
-                    coupons::table.find(id.0).select(coupons::revision).for_update().first(conn).await.optional()?;
+                let locked: Option<u64> = coupons::table
+                    .find(id.0)
+                    .select(coupons::revision)
+                    .for_update()
+                    .first(conn)
+                    .await
+                    .optional()?;
                 let found: Vec<DropRow> = drops::table
                     .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
-                    .filter(drops::closes_at.is_null().or(drops::closes_at.gt(now.naive_utc())))
+                    .filter(
+                        drops::closes_at
+                            .is_null()
+                            .or(drops::closes_at.gt(now.naive_utc())),
+                    )
                     .order(drops::id)
                     .select(DropRow::as_select())
                     .for_update()
                     .load(conn)
                     .await?;
-                if locked != Some(revision) || !found.into_iter().map(Drop::from).eq(expected.iter().cloned()) {
+                if locked != Some(revision)
+                    || !found
+                        .into_iter()
+                        .map(Drop::from)
+                        .eq(expected.iter().cloned())
+                {
                     return Ok(None);
                 }
                 let before = settings(conn, id).await?;
-                diesel::update(coupons::table.find(id.0)).set(coupons::revision.eq(revision + 1)).execute(conn).await?;
+                diesel::update(coupons::table.find(id.0))
+                    .set(coupons::revision.eq(revision + 1))
+                    .execute(conn)
+                    .await?;
                 change_fields(conn, id, &change).await?;
                 if let Some(quantity) = change.quantity {
-                    diesel::update(drops::table.filter(drops::id.eq_any(expected.iter().map(|drop| drop.id.0))))
-                        .set(drops::quantity.eq(quantity))
-                        .execute(conn)
-                        .await?;
+                    diesel::update(
+                        drops::table
+                            .filter(drops::id.eq_any(expected.iter().map(|drop| drop.id.0))),
+                    )
+                    .set(drops::quantity.eq(quantity))
+                    .execute(conn)
+                    .await?;
                 }
                 for one in &change.drops {
                     change_drop(conn, one).await?;
@@ -140,7 +179,12 @@ impl Db {
                 let detail = difference(before.as_ref(), after.as_ref());
                 by.did(
                     conn,
-                    OperatorAct { action: "change_coupon", coupon: Some(id), detail, ..OperatorAct::default() },
+                    OperatorAct {
+                        action: "change_coupon",
+                        coupon: Some(id),
+                        detail,
+                        ..OperatorAct::default()
+                    },
                 )
                 .await?;
                 Ok(after)
@@ -157,11 +201,20 @@ impl Db {
     ///
     /// # Errors
     /// [`DbError`]; nothing was changed.
-    pub async fn recover_settings(&self, coupon: Coupon, drops: Vec<Drop>) -> Result<bool, DbError> {
+    pub async fn recover_settings(
+        &self,
+        coupon: Coupon,
+        drops: Vec<Drop>,
+    ) -> Result<bool, DbError> {
         self.run("recover settings", async move |conn| {
             conn.transaction(async |conn| {
                 let row = coupons::table.find(coupon.id.0);
-                let locked: Option<u64> = row.select(coupons::revision).for_update().first(conn).await.optional()?;
+                let locked: Option<u64> = row
+                    .select(coupons::revision)
+                    .for_update()
+                    .first(conn)
+                    .await
+                    .optional()?;
                 if locked.is_none_or(|revision| revision >= coupon.revision) {
                     return Ok(false);
                 }
@@ -182,7 +235,10 @@ impl Db {
                         drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
                         drops::closed_early.eq(drop.closed_early),
                     );
-                    diesel::update(drops::table.find(drop.id.0)).set(fields).execute(conn).await?;
+                    diesel::update(drops::table.find(drop.id.0))
+                        .set(fields)
+                        .execute(conn)
+                        .await?;
                 }
                 Ok(true)
             })
@@ -195,23 +251,41 @@ impl Db {
 async fn change_fields(conn: &mut Conn, id: CouponId, change: &CouponChange) -> QueryResult<()> {
     let coupon = || coupons::table.find(id.0);
     if let Some(name) = &change.name {
-        diesel::update(coupon()).set(coupons::name.eq(name)).execute(conn).await?;
+        diesel::update(coupon())
+            .set(coupons::name.eq(name))
+            .execute(conn)
+            .await?;
     }
     if let Some(paused) = change.paused {
-        diesel::update(coupon()).set(coupons::paused.eq(paused)).execute(conn).await?;
+        diesel::update(coupon())
+            .set(coupons::paused.eq(paused))
+            .execute(conn)
+            .await?;
     }
     if let Some(quantity) = change.quantity {
-        diesel::update(coupon()).set(coupons::quantity.eq(quantity)).execute(conn).await?;
+        diesel::update(coupon())
+            .set(coupons::quantity.eq(quantity))
+            .execute(conn)
+            .await?;
     }
     if let Some(waiting_list) = change.waiting_list {
-        diesel::update(coupon()).set(coupons::waiting_list.eq(waiting_list)).execute(conn).await?;
+        diesel::update(coupon())
+            .set(coupons::waiting_list.eq(waiting_list))
+            .execute(conn)
+            .await?;
     }
     if let Some(schedule) = &change.schedule {
-        diesel::update(coupon()).set(coupons::schedule.eq(super::json(schedule)?)).execute(conn).await?;
+        diesel::update(coupon())
+            .set(coupons::schedule.eq(super::json(schedule)?))
+            .execute(conn)
+            .await?;
     }
     if let Some(allow) = &change.allow {
         let rule = allow.as_ref().map(ToString::to_string);
-        diesel::update(coupon()).set(coupons::allow_rule.eq(rule)).execute(conn).await?;
+        diesel::update(coupon())
+            .set(coupons::allow_rule.eq(rule))
+            .execute(conn)
+            .await?;
     }
     Ok(())
 }
@@ -221,7 +295,9 @@ async fn change_drop(conn: &mut Conn, change: &DropChange) -> QueryResult<()> {
         return Ok(());
     }
     let drop = drops::table.find(change.id.0);
-    let Some(to) = change.to else { return diesel::delete(drop).execute(conn).await.map(|_| ()) };
+    let Some(to) = change.to else {
+        return diesel::delete(drop).execute(conn).await.map(|_| ());
+    };
     diesel::update(drop)
         .set((
             drops::opens_at.eq(to.opens_at.naive_utc()),
@@ -235,31 +311,62 @@ async fn change_drop(conn: &mut Conn, change: &DropChange) -> QueryResult<()> {
 
 async fn has_claims(conn: &mut Conn, drop: DropId) -> QueryResult<bool> {
     let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0));
-    let letters =
-        failed_claims::table.filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0)));
-    let rows: Option<i64> = rows.select(issued_coupons::drop_id).first(conn).await.optional()?;
-    let letters: Option<i64> = letters.select(failed_claims::id).first(conn).await.optional()?;
-    let revoked = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(drop.0)).select(revoked_coupons::id);
+    let letters = failed_claims::table.filter(
+        failed_claims::resolved_at
+            .is_null()
+            .and(failed_claims::drop_id.eq(drop.0)),
+    );
+    let rows: Option<i64> = rows
+        .select(issued_coupons::drop_id)
+        .first(conn)
+        .await
+        .optional()?;
+    let letters: Option<i64> = letters
+        .select(failed_claims::id)
+        .first(conn)
+        .await
+        .optional()?;
+    let revoked = revoked_coupons::table
+        .filter(revoked_coupons::drop_id.eq(drop.0))
+        .select(revoked_coupons::id);
     let revoked: Option<i64> = revoked.first(conn).await.optional()?;
     Ok(rows.is_some() || letters.is_some() || revoked.is_some())
 }
 
 async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, Vec<Drop>)>> {
-    let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
+    let Some(coupon) = coupon_row(conn, id.0).await? else {
+        return Ok(None);
+    };
     Ok(Some((coupon, drops_of(conn, id.0).await?)))
 }
 
 /// What differs, each field with what it was and what it is.
-pub(crate) fn difference(before: Option<&(Coupon, Vec<Drop>)>, after: Option<&(Coupon, Vec<Drop>)>) -> Value {
-    let (before, after) = (before.map(fields).unwrap_or_default(), after.map(fields).unwrap_or_default());
-    let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
+pub(crate) fn difference(
+    before: Option<&(Coupon, Vec<Drop>)>,
+    after: Option<&(Coupon, Vec<Drop>)>,
+) -> Value {
+    let (before, after) = (
+        before.map(fields).unwrap_or_default(),
+        after.map(fields).unwrap_or_default(),
+    );
+    let names = before
+        .keys()
+        .chain(after.keys().filter(|name| !before.contains_key(*name)));
     let changed = names.filter(|name| before.get(*name) != after.get(*name));
-    changed.map(|name| (name.clone(), json!({"from": before.get(name), "to": after.get(name)}))).collect()
+    changed
+        .map(|name| {
+            (
+                name.clone(),
+                json!({"from": before.get(name), "to": after.get(name)}),
+            )
+        })
+        .collect()
 }
 
 fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
     let drop = |d: &Drop| {
-        let window = json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});
+        let window =
+            json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});
         (format!("drop {}", d.id), window)
     };
     let own = [
@@ -270,5 +377,8 @@ fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
         ("schedule", json!(coupon.schedule)),
         ("allow", json!(coupon.allow)),
     ];
-    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(drops.iter().map(drop)).collect()
+    own.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .chain(drops.iter().map(drop))
+        .collect()
 }

@@ -23,7 +23,10 @@ const COMPARED: usize = 5;
 
 /// `since` of a key that was drawn in place of a lost one. The rows that show the loss may be
 /// erased by age before anybody looks.
-const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap().and_time(NaiveTime::MIN).and_utc();
+const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
+    .unwrap()
+    .and_time(NaiveTime::MIN)
+    .and_utc();
 
 /// Why a row that is written again would get another code than its person was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,11 @@ impl Db {
     /// Draws the key right after its table was made. Rows that are there already have random codes.
     pub(super) async fn draw_first_code_key(&self) -> Result<(), DbError> {
         self.run("first key of the codes", async |conn| {
-            let since = if has_rows(conn).await? { Utc::now() } else { DateTime::UNIX_EPOCH };
+            let since = if has_rows(conn).await? {
+                Utc::now()
+            } else {
+                DateTime::UNIX_EPOCH
+            };
             draw(conn, since).await
         })
         .await
@@ -61,12 +68,19 @@ impl Db {
                 return Ok(Some(CodeKeyFault::Replaced));
             }
             let all = || issued_coupons::table.select(IssuedRow::as_select());
-            let mut rows: Vec<IssuedRow> =
-                all().order((issued_coupons::drop_id, issued_coupons::slot)).limit(SAMPLE).load(conn).await?;
-            let last = all().order((issued_coupons::drop_id.desc(), issued_coupons::slot.desc())).limit(SAMPLE);
+            let mut rows: Vec<IssuedRow> = all()
+                .order((issued_coupons::drop_id, issued_coupons::slot))
+                .limit(SAMPLE)
+                .load(conn)
+                .await?;
+            let last = all()
+                .order((issued_coupons::drop_id.desc(), issued_coupons::slot.desc()))
+                .limit(SAMPLE);
             rows.extend(last.load(conn).await?);
             rows.retain(|row| {
-                row.issued_at >= since && secret_part_of(&row.code).is_some() && !is_pseudonym(&row.user_id)
+                row.issued_at >= since
+                    && secret_part_of(&row.code).is_some()
+                    && !is_pseudonym(&row.user_id)
             });
             rows.sort_unstable_by_key(|row| (row.issued_at, row.drop_id, row.slot));
             rows.dedup_by_key(|row| (row.drop_id, row.slot));
@@ -94,16 +108,24 @@ fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
 
 /// The key, and since when rows have its codes.
 async fn stored(conn: &mut Conn) -> QueryResult<Option<(CodeKey, NaiveDateTime)>> {
-    let columns = code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));
-    let row: Option<(Vec<u8>, Option<NaiveDateTime>, NaiveDateTime)> = columns.first(conn).await.optional()?;
-    let Some((secret, prefixed_from, since)) = row else { return Ok(None) };
+    let columns =
+        code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));
+    let row: Option<(Vec<u8>, Option<NaiveDateTime>, NaiveDateTime)> =
+        columns.first(conn).await.optional()?;
+    let Some((secret, prefixed_from, since)) = row else {
+        return Ok(None);
+    };
     let key = CodeKey::new(&secret, prefixed_from.map(|at| at.and_utc()));
     let key = key.map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
     Ok(Some((key, since)))
 }
 
 async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
-    let any: Option<i64> = issued_coupons::table.select(issued_coupons::drop_id).first(conn).await.optional()?;
+    let any: Option<i64> = issued_coupons::table
+        .select(issued_coupons::drop_id)
+        .first(conn)
+        .await
+        .optional()?;
     Ok(any.is_some())
 }
 
@@ -123,14 +145,25 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
         );
     }
     draw(conn, since).await?;
-    stored(conn).await?.map(|(key, _)| key).ok_or(diesel::result::Error::NotFound)
+    stored(conn)
+        .await?
+        .map(|(key, _)| key)
+        .ok_or(diesel::result::Error::NotFound)
 }
 
 /// Of two that draw at the same time one wins, and both read that key.
 async fn draw(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<()> {
     let drawn: [u8; 32] = rand::rng().random();
-    let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]), code_key::since.eq(since.naive_utc()));
-    match diesel::insert_into(code_key::table).values(row).execute(conn).await {
+    let row = (
+        code_key::id.eq(1),
+        code_key::secret.eq(&drawn[..]),
+        code_key::since.eq(since.naive_utc()),
+    );
+    match diesel::insert_into(code_key::table)
+        .values(row)
+        .execute(conn)
+        .await
+    {
         Err(error) if refusal(&error) != Some(Refusal::Duplicate) => Err(error),
         _ => Ok(()),
     }

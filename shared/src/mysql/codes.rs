@@ -26,14 +26,23 @@ impl CodeKey {
     /// # Errors
     /// Never: a key of any length is taken.
     pub fn new(secret: &[u8], prefixed_from: Option<DateTime<Utc>>) -> Result<Self, InvalidLength> {
-        Ok(Self { hmac: Arc::new(Hmac::new_from_slice(secret)?), prefixed_from })
+        Ok(Self {
+            hmac: Arc::new(Hmac::new_from_slice(secret)?),
+            prefixed_from,
+        })
     }
 
     /// The code of a claim made at this instant, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
     pub(super) fn code(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let secret = self.secret_part(claim, claimed_at);
-        let is_prefixed = self.prefixed_from.is_none_or(|from| as_kept(claimed_at) >= from);
-        if is_prefixed { format!("{}{secret}", prefix(claim.drop_id, claim.slot)) } else { secret }
+        let is_prefixed = self
+            .prefixed_from
+            .is_none_or(|from| as_kept(claimed_at) >= from);
+        if is_prefixed {
+            format!("{}{secret}", prefix(claim.drop_id, claim.slot))
+        } else {
+            secret
+        }
     }
 
     /// `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, so that who does not know the key can't guess
@@ -41,7 +50,15 @@ impl CodeKey {
     pub(super) fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let mut mac = Hmac::clone(&self.hmac);
         let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
-        mac.update(format!("{}:{}:{claimed_at_ms}:{}", claim.drop_id.0, claim.slot, claim.user_id.as_str()).as_bytes());
+        mac.update(
+            format!(
+                "{}:{}:{claimed_at_ms}:{}",
+                claim.drop_id.0,
+                claim.slot,
+                claim.user_id.as_str()
+            )
+            .as_bytes(),
+        );
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         let mut bits = [0; 16];
         bits[6..].copy_from_slice(&digest[..10]);
@@ -74,7 +91,11 @@ pub(super) fn secret_part_of(code: &str) -> Option<&str> {
 
 /// Drop and slot, in an order of texts that is the order of the numbers.
 fn prefix(drop: DropId, slot: Slot) -> String {
-    format!("{}-{}-", number(drop.0.cast_unsigned()), number(u64::from(slot)))
+    format!(
+        "{}-{}-",
+        number(drop.0.cast_unsigned()),
+        number(u64::from(slot))
+    )
 }
 
 /// How many digits follow, as a digit, and the digits: 37 is `215`. So a longer number, which is a
@@ -90,7 +111,10 @@ fn number(mut value: u64) -> String {
 }
 
 fn is_number(text: &str) -> bool {
-    let length = text.len().checked_sub(1).and_then(|digits| ALPHABET.get(digits));
+    let length = text
+        .len()
+        .checked_sub(1)
+        .and_then(|digits| ALPHABET.get(digits));
     are_digits(text) && length == text.as_bytes().first()
 }
 
@@ -132,7 +156,14 @@ mod tests {
 
     fn claim(slot: Slot, user: &str) -> Claim {
         let user_id = user.parse().unwrap();
-        Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot, user_id, claimed_at: None, trace: None }
+        Claim {
+            coupon_id: CouponId(1),
+            drop_id: DropId(2),
+            slot,
+            user_id,
+            claimed_at: None,
+            trace: None,
+        }
     }
 
     fn at(micros: i64) -> DateTime<Utc> {
@@ -140,17 +171,29 @@ mod tests {
     }
 
     fn code(slot: Slot, user: &str, micros: i64) -> String {
-        CodeKey::new(&[7; 32], None).unwrap().code(&claim(slot, user), at(micros))
+        CodeKey::new(&[7; 32], None)
+            .unwrap()
+            .code(&claim(slot, user), at(micros))
     }
 
     #[test]
     fn codes_have_the_form_and_do_not_repeat() {
         let derived = (1..=5_000).map(|slot| code(slot, "u-1", 0));
-        let codes: HashSet<String> = derived.chain((0..5_000).map(|_| random_code(DropId(2), 7))).collect();
+        let codes: HashSet<String> = derived
+            .chain((0..5_000).map(|_| random_code(DropId(2), 7)))
+            .collect();
         assert_eq!(codes.len(), 10_000);
         for code in codes {
-            assert_eq!(secret_part_of(&code), Some(&code[code.len() - 19..]), "{code}");
-            assert_eq!(secret_part_of(&code[code.len() - 19..]), Some(&code[code.len() - 19..]), "of older releases");
+            assert_eq!(
+                secret_part_of(&code),
+                Some(&code[code.len() - 19..]),
+                "{code}"
+            );
+            assert_eq!(
+                secret_part_of(&code[code.len() - 19..]),
+                Some(&code[code.len() - 19..]),
+                "of older releases"
+            );
         }
         for other in [
             "",
@@ -173,8 +216,14 @@ mod tests {
     /// everybody.
     #[test]
     fn a_claim_has_the_same_code_in_every_version_and_to_the_millisecond() {
-        assert_eq!(code(37, "u-37", 1_796_104_800_123_000), "12-215-1DV5-630B-SAGH-X9QK");
-        assert_eq!(code(37, "u-37", 1_796_104_800_122_500), code(37, "u-37", 1_796_104_800_123_499));
+        assert_eq!(
+            code(37, "u-37", 1_796_104_800_123_000),
+            "12-215-1DV5-630B-SAGH-X9QK"
+        );
+        assert_eq!(
+            code(37, "u-37", 1_796_104_800_122_500),
+            code(37, "u-37", 1_796_104_800_123_499)
+        );
     }
 
     #[test]
@@ -190,7 +239,11 @@ mod tests {
     #[test]
     fn who_claims_the_same_slot_again_gets_another() {
         let one = code(37, "u-37", 0);
-        for other in [code(37, "u-37", 1_000), code(37, "u-38", 0), code(38, "u-37", 0)] {
+        for other in [
+            code(37, "u-37", 1_000),
+            code(37, "u-38", 0),
+            code(38, "u-37", 0),
+        ] {
             assert_ne!(one, other);
         }
     }
@@ -200,7 +253,13 @@ mod tests {
         assert_eq!(random_code(DropId(i64::MAX), Slot::MAX).len(), 43);
         assert_eq!(
             (number(0), number(1), number(31), number(32), number(37)),
-            ("0".into(), "11".into(), "1Z".into(), "210".into(), "215".into())
+            (
+                "0".into(),
+                "11".into(),
+                "1Z".into(),
+                "210".into(),
+                "215".into()
+            )
         );
     }
 

@@ -55,7 +55,11 @@ pub(super) struct Pooled {
 
 impl Connecting {
     pub(super) fn new(address: StoreAddress) -> Self {
-        Self { address, failed_at: Mutex::default(), silent_since: Mutex::default() }
+        Self {
+            address,
+            failed_at: Mutex::default(),
+            silent_since: Mutex::default(),
+        }
     }
 }
 
@@ -64,27 +68,48 @@ impl Manager for Connecting {
     type Error = ConnectionError;
 
     async fn create(&self) -> ConnectionResult<Pooled> {
-        if self.failed_at.lock().is_some_and(|at| at.elapsed() < RECONNECT_AFTER) {
-            return Err(ConnectionError::BadConnection("it did not answer a moment ago".into()));
+        if self
+            .failed_at
+            .lock()
+            .is_some_and(|at| at.elapsed() < RECONNECT_AFTER)
+        {
+            return Err(ConnectionError::BadConnection(
+                "it did not answer a moment ago".into(),
+            ));
         }
-        let mut attempt = ConnectAttempt { connecting: self, failed: true };
+        let mut attempt = ConnectAttempt {
+            connecting: self,
+            failed: true,
+        };
         let conn = establish(&self.address).await?;
         attempt.failed = false;
         let now = Instant::now();
-        Ok(Pooled { conn, asked_at: now, heard_at: now })
+        Ok(Pooled {
+            conn,
+            asked_at: now,
+            heard_at: now,
+        })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<ConnectionError> {
         if pooled.conn.is_broken() {
             return Err(RecycleError::message("it is in the middle of something"));
         }
-        if self.silent_since.lock().is_some_and(|since| pooled.heard_at < since) {
+        if self
+            .silent_since
+            .lock()
+            .is_some_and(|since| pooled.heard_at < since)
+        {
             return Err(RecycleError::message("another one does not answer since"));
         }
         if pooled.asked_at.elapsed() < ASK_AFTER {
             return Ok(());
         }
-        let mut asking = Asking { connecting: self, began: Instant::now(), answered: false };
+        let mut asking = Asking {
+            connecting: self,
+            began: Instant::now(),
+            answered: false,
+        };
         let answer = tokio::time::timeout(ANSWERS_WITHIN, pooled.takes_writes()).await;
         asking.answered = answer.is_ok();
         drop(asking);
@@ -185,8 +210,12 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,N
 /// Made without diesel, which drops what kind of error there was; with its options.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
     let url = as_given(address.url().to_owned());
-    let opts = Opts::from_url(&url).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
-    let opts = OptsBuilder::from_opts(opts).init(vec![SETTINGS]).stmt_cache_size(0).client_found_rows(true);
+    let opts = Opts::from_url(&url)
+        .map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
+    let opts = OptsBuilder::from_opts(opts)
+        .init(vec![SETTINGS])
+        .stmt_cache_size(0)
+        .client_found_rows(true);
     let tls = address.tls();
     let opts: Opts = opts.ssl_opts(tls.map(Tls::for_mysql)).into();
     let conn = mysql_async::Conn::new(opts.clone()).await;
@@ -203,7 +232,11 @@ const WANTS_TLS: u16 = 3159;
 
 /// Tells a wrong user, password, database or certificate, which is a wrong setting, from a server
 /// that is busy or stops.
-fn why_not(error: mysql_async::Error, database: Option<&str>, tls: Option<&Tls>) -> ConnectionError {
+fn why_not(
+    error: mysql_async::Error,
+    database: Option<&str>,
+    tls: Option<&Tls>,
+) -> ConnectionError {
     if let (Some(tls), Some(reason)) = (tls, tls::cause(&error)) {
         return ConnectionError::InvalidConnectionUrl(tls.sentence(reason));
     }
@@ -252,8 +285,17 @@ mod tests {
 
     #[test]
     fn an_address_is_used_as_given() {
-        assert_eq!(as_given("mysql://h/d".into()), "mysql://h/d?prefer_socket=false");
-        assert_eq!(as_given("mysql://h/d?a=b".into()), "mysql://h/d?a=b&prefer_socket=false");
-        assert_eq!(as_given("mysql://h/d?prefer_socket=true".into()), "mysql://h/d?prefer_socket=true");
+        assert_eq!(
+            as_given("mysql://h/d".into()),
+            "mysql://h/d?prefer_socket=false"
+        );
+        assert_eq!(
+            as_given("mysql://h/d?a=b".into()),
+            "mysql://h/d?a=b&prefer_socket=false"
+        );
+        assert_eq!(
+            as_given("mysql://h/d?prefer_socket=true".into()),
+            "mysql://h/d?prefer_socket=true"
+        );
     }
 }

@@ -23,7 +23,9 @@ use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
 /// has the same trait, private.)
-pub trait AsyncFunc<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut {
+pub trait AsyncFunc<T, R>:
+    AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut
+{
     type Fut: Future<Output = R>;
 }
 
@@ -49,10 +51,15 @@ pub enum DbError {
     TimedOut { what: &'static str, limit: Duration },
     /// MySQL, or the connection to it, answered with an error.
     #[error("MySQL: {what}: {}", in_logs(source))]
-    Query { what: &'static str, source: diesel::result::Error },
+    Query {
+        what: &'static str,
+        source: diesel::result::Error,
+    },
     /// The server may be a primary that was demoted, and its rows old ([`Db::of_primary`]). A write
     /// may have taken effect.
-    #[error("MySQL: {what}: this server is read-only; DATABASE_URL must lead to the one that takes writes")]
+    #[error(
+        "MySQL: {what}: this server is read-only; DATABASE_URL must lead to the one that takes writes"
+    )]
     ReadOnly { what: &'static str },
     /// The task of the call panicked: a bug.
     #[error("MySQL: {what}: the task failed")]
@@ -68,7 +75,9 @@ impl DbError {
 
     /// Why the schema refused a row, in a sentence without the values of the row.
     pub fn why_refused(&self) -> Option<String> {
-        let Self::Query { source, .. } = self else { return None };
+        let Self::Query { source, .. } = self else {
+            return None;
+        };
         let said = without_values(source);
         Some(match refusal(source)? {
             Refusal::Duplicate => "another row has this slot, this person or this code".to_owned(),
@@ -92,7 +101,9 @@ impl DbError {
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
-        self.is_refusal() || self.is_lock_wait() || matches!(self, Self::Query { source, .. } if unreadable(source))
+        self.is_refusal()
+            || self.is_lock_wait()
+            || matches!(self, Self::Query { source, .. } if unreadable(source))
     }
 }
 
@@ -118,15 +129,25 @@ pub struct Db {
 impl Db {
     /// A pool that connects when first used.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
-        let pool = Pool::builder(Connecting::new(settings.url.clone())).max_size(settings.pool_size).build()?;
-        Ok(Self { pool, limit: settings.limit, of_primary: false, code_key: Arc::default() })
+        let pool = Pool::builder(Connecting::new(settings.url.clone()))
+            .max_size(settings.pool_size)
+            .build()?;
+        Ok(Self {
+            pool,
+            limit: settings.limit,
+            of_primary: false,
+            code_key: Arc::default(),
+        })
     }
 
     /// The same, but every answer is one of a primary: a call on a server that is read-only when it
     /// ends is [`DbError::ReadOnly`]. For a pass, which must not take an old row for what there is.
     #[must_use]
     pub fn of_primary(&self) -> Self {
-        Self { of_primary: true, ..self.clone() }
+        Self {
+            of_primary: true,
+            ..self.clone()
+        }
     }
 
     /// Runs `op` on a connection of the pool, in a task of its own: when the caller is dropped, the
@@ -147,7 +168,12 @@ impl Db {
     }
 
     /// [`Db::run`] with a limit of its own, for calls that are known to be long.
-    pub async fn run_within<T, F>(&self, limit: Duration, what: &'static str, op: F) -> Result<T, DbError>
+    pub async fn run_within<T, F>(
+        &self,
+        limit: Duration,
+        what: &'static str,
+        op: F,
+    ) -> Result<T, DbError>
     where
         for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
             + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
@@ -155,15 +181,20 @@ impl Db {
             + 'static,
         T: Send + 'static,
     {
-        let op: Op = Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed());
+        let op: Op =
+            Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed());
         let task = tokio::spawn(attempt(self.clone(), limit, what, op));
         let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
-        answer.downcast().map(|answer| *answer).map_err(|_| DbError::Panicked { what })
+        answer
+            .downcast()
+            .map(|answer| *answer)
+            .map_err(|_| DbError::Panicked { what })
     }
 
     /// Asks MySQL for a sign of life.
     pub async fn ping(&self) -> Result<(), DbError> {
-        self.run("ping", async |conn| conn.batch_execute("DO 0").await).await
+        self.run("ping", async |conn| conn.batch_execute("DO 0").await)
+            .await
     }
 }
 
@@ -179,7 +210,11 @@ async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<
         Ok(Ok(pooled)) => pooled,
         Ok(Err(PoolError::Backend(error))) => return Err(no_connection(&error)),
         Ok(Err(error)) => return Err(DbError::Unreachable(error.to_string())),
-        Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
+        Err(_) => {
+            return Err(DbError::Unreachable(format!(
+                "no connection within {limit:?}"
+            )));
+        }
     };
     let answer = async {
         let value = op(&mut pooled.conn).await?;
@@ -231,7 +266,9 @@ struct LockAnswer {
 /// Locks are per server, so the name is completed by the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";
-    let asked = diesel::sql_query(sql).bind::<Text, _>(name).bind::<Integer, _>(seconds);
+    let asked = diesel::sql_query(sql)
+        .bind::<Text, _>(name)
+        .bind::<Integer, _>(seconds);
     Ok(asked.get_result::<LockAnswer>(conn).await?.answer == Some(1))
 }
 
@@ -242,7 +279,10 @@ impl Db {
         match tokio::time::timeout(settings.limit, establish(&settings.url)).await {
             Ok(Ok(conn)) => Ok(conn),
             Ok(Err(error)) => Err(no_connection(&error)),
-            Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),
+            Err(_) => Err(DbError::Unreachable(format!(
+                "no connection within {:?}",
+                settings.limit
+            ))),
         }
     }
 }
@@ -264,14 +304,22 @@ pub enum Refusal {
 }
 
 /// How MySQL begins to say so of data. The last two: text with letters that the column can't have.
-const BAD_DATA: [&str; 6] =
-    ["Data too long", "Incorrect ", "Out of range", "firstcome: ", "Illegal mix of coll", "Conversion from coll"];
+const BAD_DATA: [&str; 6] = [
+    "Data too long",
+    "Incorrect ",
+    "Out of range",
+    "firstcome: ",
+    "Illegal mix of coll",
+    "Conversion from coll",
+];
 
 /// Whether an error is a refusal, from a connection that `establish` set up: its texts are English
 /// whatever the server's `lc_messages`. `None` means that the call may be tried again: MySQL is
 /// away, read-only, locked, or full.
 pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
-    let diesel::result::Error::DatabaseError(kind, info) = error else { return None };
+    let diesel::result::Error::DatabaseError(kind, info) = error else {
+        return None;
+    };
     match kind {
         DatabaseErrorKind::UniqueViolation => Some(Refusal::Duplicate),
         DatabaseErrorKind::ForeignKeyViolation => Some(Refusal::UnknownDrop),
@@ -279,7 +327,9 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
         DatabaseErrorKind::NotNullViolation => Some(Refusal::BadData),
         _ => {
             let text = info.message();
-            if text.starts_with("firstcome: slot") || text.starts_with("Out of range value for column 'slot'") {
+            if text.starts_with("firstcome: slot")
+                || text.starts_with("Out of range value for column 'slot'")
+            {
                 Some(Refusal::SlotOutOfRange)
             } else if text.starts_with("firstcome: revoked") {
                 Some(Refusal::Revoked)
@@ -294,7 +344,11 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
 
 /// A refusal quotes the row that was refused, and so its person.
 fn in_logs(error: &diesel::result::Error) -> String {
-    if refusal(error).is_some() { without_values(error) } else { error.to_string() }
+    if refusal(error).is_some() {
+        without_values(error)
+    } else {
+        error.to_string()
+    }
 }
 
 #[cfg(test)]
@@ -309,13 +363,20 @@ mod tests {
         let url = format!("mysql://root@{}/x", silent.local_addr().unwrap());
         let connections = tokio::spawn(async move {
             let mut open = Vec::new();
-            while let Ok(Ok(one)) = tokio::time::timeout(Duration::from_secs(1), silent.accept()).await {
+            while let Ok(Ok(one)) =
+                tokio::time::timeout(Duration::from_secs(1), silent.accept()).await
+            {
                 open.push(one);
             }
             open.len()
         });
         let limit = Duration::from_millis(200);
-        let db = Db::new(&DbSettings { url: url.into(), pool_size: 2, limit }).unwrap();
+        let db = Db::new(&DbSettings {
+            url: url.into(),
+            pool_size: 2,
+            limit,
+        })
+        .unwrap();
         let begun = Instant::now();
         let crowd = (0..100_u64).map(async |number| {
             tokio::time::sleep(Duration::from_millis(number * 2)).await;

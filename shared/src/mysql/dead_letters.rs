@@ -20,7 +20,10 @@ mod keep;
 mod look;
 mod many;
 
-pub use keep::{CORRECTED, FailedClaim, MessageOrigin, UNPUBLISHED, UNREADABLE, Unpublished, keep, keep_unpublished};
+pub use keep::{
+    CORRECTED, FailedClaim, MessageOrigin, UNPUBLISHED, UNREADABLE, Unpublished, keep,
+    keep_unpublished,
+};
 pub use look::{Correction, DeadLetterQuery, Payload};
 pub use many::{COUNTED, DISCARDED_AT_ONCE, Matching, ReasonCount};
 
@@ -62,7 +65,10 @@ impl DeadLetterRow {
 impl Db {
     /// How many unresolved dead letters name each of these drops and no other coupon than its;
     /// drops without one are left out.
-    pub async fn count_dead_letters(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, u64>, DbError> {
+    pub async fn count_dead_letters(
+        &self,
+        drops: Vec<DropId>,
+    ) -> Result<HashMap<DropId, u64>, DbError> {
         self.run_within(LONG, "count dead letters", async move |conn| {
             let mut counts = HashMap::new();
             for some in drops.chunks(DROPS_AT_ONCE) {
@@ -94,12 +100,17 @@ impl Db {
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         let (mut found, mut next) = (Vec::new(), low);
         while next <= high {
-            let mut some = self.some_dead_letters(coupon, drop, (next, high), false).await?;
+            let mut some = self
+                .some_dead_letters(coupon, drop, (next, high), false)
+                .await?;
             let last = some.last().and_then(|letter| letter.slot).unwrap_or(high);
             if some.len() < LETTERS_AT_ONCE {
                 next = high.saturating_add(1);
             } else if last == next {
-                some.extend(self.some_dead_letters(coupon, drop, (next, next), true).await?);
+                some.extend(
+                    self.some_dead_letters(coupon, drop, (next, next), true)
+                        .await?,
+                );
                 next = last + 1;
             } else {
                 // The last slot may have more: it is read once more, as the first.
@@ -108,7 +119,11 @@ impl Db {
             }
             some.sort_unstable_by_key(|letter| (letter.slot, letter.is_of_message(), letter.id));
             some.dedup_by_key(|letter| letter.id);
-            found.extend(some.chunk_by(|a, b| a.slot == b.slot).flat_map(|on| on.iter().take(OF_A_SLOT)).cloned());
+            found.extend(
+                some.chunk_by(|a, b| a.slot == b.slot)
+                    .flat_map(|on| on.iter().take(OF_A_SLOT))
+                    .cloned(),
+            );
         }
         Ok(found)
     }
@@ -122,16 +137,28 @@ impl Db {
         vouched: bool,
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         self.run("read dead letters", async move |conn| {
-            let of_drop = failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0));
-            let of_coupon = failed_claims::coupon_id.is_null().or(failed_claims::coupon_id.eq(coupon.0));
+            let of_drop = failed_claims::resolved_at
+                .is_null()
+                .and(failed_claims::drop_id.eq(drop.0));
+            let of_coupon = failed_claims::coupon_id
+                .is_null()
+                .or(failed_claims::coupon_id.eq(coupon.0));
             let mut query = failed_claims::table
-                .filter(of_drop.and(failed_claims::slot.between(low, high)).and(of_coupon))
+                .filter(
+                    of_drop
+                        .and(failed_claims::slot.between(low, high))
+                        .and(of_coupon),
+                )
                 .order(failed_claims::slot)
                 .limit(i64::try_from(LETTERS_AT_ONCE).unwrap_or(i64::MAX))
                 .select(DeadLetterRow::as_select())
                 .into_boxed();
             if vouched {
-                query = query.filter(failed_claims::source_partition.is_null().or(failed_claims::reason.eq(CORRECTED)));
+                query = query.filter(
+                    failed_claims::source_partition
+                        .is_null()
+                        .or(failed_claims::reason.eq(CORRECTED)),
+                );
             }
             query.load(conn).await
         })
@@ -219,11 +246,19 @@ impl Db {
     }
 
     /// A person's dead letters of one coupon, resolved ones too, oldest first; a thousand at most.
-    pub async fn dead_letters_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<DeadLetterRow>, DbError> {
+    pub async fn dead_letters_of_person(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+    ) -> Result<Vec<DeadLetterRow>, DbError> {
         let name = user.as_str().to_owned();
         self.run("read a person's dead letters", async move |conn| {
             failed_claims::table
-                .filter(failed_claims::user_id.eq(name).and(failed_claims::coupon_id.eq(coupon.0)))
+                .filter(
+                    failed_claims::user_id
+                        .eq(name)
+                        .and(failed_claims::coupon_id.eq(coupon.0)),
+                )
                 .order(failed_claims::id)
                 .limit(1_000)
                 .select(DeadLetterRow::as_select())
@@ -234,23 +269,42 @@ impl Db {
     }
 
     /// People named by dead letters on a slot of a drop; a hundred dead letters at most.
-    pub async fn people_of_dead_letters_on(&self, drop: DropId, slot: i64) -> Result<Vec<UserId>, DbError> {
+    pub async fn people_of_dead_letters_on(
+        &self,
+        drop: DropId,
+        slot: i64,
+    ) -> Result<Vec<UserId>, DbError> {
         self.run("dead letters on a slot", async move |conn| {
             let names: Vec<Option<String>> = failed_claims::table
-                .filter(failed_claims::drop_id.eq(drop.0).and(failed_claims::slot.eq(slot)))
+                .filter(
+                    failed_claims::drop_id
+                        .eq(drop.0)
+                        .and(failed_claims::slot.eq(slot)),
+                )
                 .limit(100)
                 .select(failed_claims::user_id)
                 .load(conn)
                 .await?;
-            Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
+            Ok(names
+                .into_iter()
+                .flatten()
+                .filter_map(|name| name.parse().ok())
+                .collect())
         })
         .await
     }
 
     /// Marks dead letters as resolved by a run; the first resolution stands.
-    pub async fn resolve_dead_letters(&self, resolutions: Vec<Resolution>, run_id: &str) -> Result<(), DbError> {
+    pub async fn resolve_dead_letters(
+        &self,
+        resolutions: Vec<Resolution>,
+        run_id: &str,
+    ) -> Result<(), DbError> {
         let run_id = run_id.to_owned();
-        self.run("resolve dead letters", async move |conn| resolve(conn, &resolutions, &run_id).await).await
+        self.run("resolve dead letters", async move |conn| {
+            resolve(conn, &resolutions, &run_id).await
+        })
+        .await
     }
 }
 
@@ -321,7 +375,11 @@ pub struct Resolution {
 }
 
 /// Resolves many in one statement, found by their ids.
-pub(super) async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) -> QueryResult<()> {
+pub(super) async fn resolve(
+    conn: &mut Conn,
+    resolutions: &[Resolution],
+    run_id: &str,
+) -> QueryResult<()> {
     if resolutions.is_empty() {
         return Ok(());
     }
@@ -345,5 +403,8 @@ pub(super) async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id:
 
 /// Numbers for a list of SQL.
 pub(super) fn list(numbers: impl Iterator<Item = i64>) -> String {
-    numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(",")
+    numbers
+        .map(|number| number.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
 }

@@ -29,7 +29,9 @@ impl OutboxKind {
     }
 
     pub fn of_word(word: &str) -> Option<Self> {
-        [Self::Mail, Self::Webhook].into_iter().find(|kind| kind.word() == word)
+        [Self::Mail, Self::Webhook]
+            .into_iter()
+            .find(|kind| kind.word() == word)
     }
 
     /// Table, and its columns of what is sent and where to.
@@ -75,13 +77,25 @@ impl Db {
                  FROM {table} WHERE sent_at {which} ORDER BY id DESC LIMIT {most})"
             )
         };
-        let sql = format!("{} UNION ALL {}", some("IS NULL", OPEN), some("IS NOT NULL", SENT));
-        self.run("list deliveries", async move |conn| diesel::sql_query(sql).load(conn).await).await
+        let sql = format!(
+            "{} UNION ALL {}",
+            some("IS NULL", OPEN),
+            some("IS NOT NULL", SENT)
+        );
+        self.run("list deliveries", async move |conn| {
+            diesel::sql_query(sql).load(conn).await
+        })
+        .await
     }
 
     /// Has what is not delivered tried again now, also what was given up; false if there is no such
     /// row.
-    pub async fn deliver_again(&self, kind: OutboxKind, id: i64, by: Operator) -> Result<bool, DbError> {
+    pub async fn deliver_again(
+        &self,
+        kind: OutboxKind,
+        id: i64,
+        by: Operator,
+    ) -> Result<bool, DbError> {
         self.run("deliver again", async move |conn| {
             conn.transaction(async |conn| {
                 let table = kind.table().0;
@@ -92,8 +106,11 @@ impl Db {
                 if diesel::sql_query(update).execute(conn).await? == 0 {
                     return Ok(false);
                 }
-                let act =
-                    OperatorAct { action: "deliver_again", detail: json!({kind.word(): id}), ..OperatorAct::default() };
+                let act = OperatorAct {
+                    action: "deliver_again",
+                    detail: json!({kind.word(): id}),
+                    ..OperatorAct::default()
+                };
                 by.did(conn, act).await.map(|()| true)
             })
             .await

@@ -8,7 +8,9 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::outbox::{UNTRIED, count_waiting};
-use super::schema::{alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs};
+use super::schema::{
+    alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs,
+};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
@@ -97,9 +99,14 @@ pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Dail
         let (open, open_total) = open(conn).await?;
         let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
         let broken: i64 = broken.count().get_result(conn).await?;
-        let good = reconcile_runs::status.eq_any(["clean", "repaired"]).and(reconcile_runs::dry_run.eq(false));
-        let last: Option<NaiveDateTime> =
-            reconcile_runs::table.filter(good).select(max(reconcile_runs::finished_at)).first(conn).await?;
+        let good = reconcile_runs::status
+            .eq_any(["clean", "repaired"])
+            .and(reconcile_runs::dry_run.eq(false));
+        let last: Option<NaiveDateTime> = reconcile_runs::table
+            .filter(good)
+            .select(max(reconcile_runs::finished_at))
+            .first(conn)
+            .await?;
         Ok(DailyDigest {
             from,
             to,
@@ -129,8 +136,12 @@ async fn runs(
     since: NaiveDateTime,
     until: NaiveDateTime,
 ) -> QueryResult<(Vec<(String, u64)>, [u64; 3])> {
-    let ended = reconcile_runs::started_at.ge(since).and(reconcile_runs::started_at.lt(until));
-    let ended = ended.and(reconcile_runs::finished_at.is_not_null()).and(reconcile_runs::dry_run.eq(false));
+    let ended = reconcile_runs::started_at
+        .ge(since)
+        .and(reconcile_runs::started_at.lt(until));
+    let ended = ended
+        .and(reconcile_runs::finished_at.is_not_null())
+        .and(reconcile_runs::dry_run.eq(false));
     let by_status: Vec<(String, i64)> = reconcile_runs::table
         .filter(ended)
         .group_by(reconcile_runs::status)
@@ -140,23 +151,47 @@ async fn runs(
         .await?;
     let all: Vec<(i64, i64, i64)> = reconcile_runs::table
         .filter(ended)
-        .select((reconcile_runs::users_examined, reconcile_runs::rows_examined, reconcile_runs::failed_claims_examined))
+        .select((
+            reconcile_runs::users_examined,
+            reconcile_runs::rows_examined,
+            reconcile_runs::failed_claims_examined,
+        ))
         .load(conn)
         .await?;
     let examined = all.iter().fold([0; 3], |[users, rows, failed], run| {
-        [users + unsigned(run.0), rows + unsigned(run.1), failed + unsigned(run.2)]
+        [
+            users + unsigned(run.0),
+            rows + unsigned(run.1),
+            failed + unsigned(run.2),
+        ]
     });
-    Ok((by_status.into_iter().map(|(status, n)| (status, unsigned(n))).collect(), examined))
+    Ok((
+        by_status
+            .into_iter()
+            .map(|(status, n)| (status, unsigned(n)))
+            .collect(),
+        examined,
+    ))
 }
 
-async fn findings(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<Vec<(String, u64, u64)>> {
-    let real = reconcile_runs::started_at.ge(since).and(reconcile_runs::started_at.lt(until));
+async fn findings(
+    conn: &mut Conn,
+    since: NaiveDateTime,
+    until: NaiveDateTime,
+) -> QueryResult<Vec<(String, u64, u64)>> {
+    let real = reconcile_runs::started_at
+        .ge(since)
+        .and(reconcile_runs::started_at.lt(until));
     let rows: Vec<(String, String, i64)> = reconcile_findings::table
         .inner_join(reconcile_runs::table.on(reconcile_runs::id.eq(reconcile_findings::run_id)))
         .filter(real.and(reconcile_runs::dry_run.eq(false)))
         .group_by((reconcile_findings::kind, reconcile_findings::result))
         .order(reconcile_findings::kind)
-        .select((reconcile_findings::kind, reconcile_findings::result, count_star()))
+        .select((
+            reconcile_findings::kind,
+            reconcile_findings::result,
+            count_star(),
+        ))
         .load(conn)
         .await?;
     let mut kinds: Vec<(String, u64, u64)> = Vec::new();
@@ -172,15 +207,29 @@ async fn findings(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -
     Ok(kinds)
 }
 
-async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<(Vec<DigestDrop>, u64)> {
+async fn sealed(
+    conn: &mut Conn,
+    since: NaiveDateTime,
+    until: NaiveDateTime,
+) -> QueryResult<(Vec<DigestDrop>, u64)> {
     let in_time = || drops::sealed_at.ge(since).and(drops::sealed_at.lt(until));
-    let total: i64 = drops::table.filter(in_time()).count().get_result(conn).await?;
+    let total: i64 = drops::table
+        .filter(in_time())
+        .count()
+        .get_result(conn)
+        .await?;
     let rows: Vec<(i64, String, i64, u32, Option<u32>)> = drops::table
         .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
         .filter(in_time())
         .order(drops::sealed_at)
         .limit(LINES)
-        .select((coupons::id, coupons::name, drops::id, drops::quantity, drops::sealed_rows))
+        .select((
+            coupons::id,
+            coupons::name,
+            drops::id,
+            drops::quantity,
+            drops::sealed_rows,
+        ))
         .load(conn)
         .await?;
     let drop = |(coupon, coupon_name, drop, quantity, rows)| DigestDrop {
@@ -194,10 +243,21 @@ async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> 
 }
 
 /// Number, summary, coupon's name, drop, since when, who took it on.
-type OpenRow = (i64, String, Option<String>, Option<i64>, NaiveDateTime, Option<String>);
+type OpenRow = (
+    i64,
+    String,
+    Option<String>,
+    Option<i64>,
+    NaiveDateTime,
+    Option<String>,
+);
 
 async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
-    let total: i64 = alerts::table.filter(alerts::status.eq("firing")).count().get_result(conn).await?;
+    let total: i64 = alerts::table
+        .filter(alerts::status.eq("firing"))
+        .count()
+        .get_result(conn)
+        .await?;
     let rows: Vec<OpenRow> = alerts::table
         .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
         .filter(alerts::status.eq("firing"))
@@ -224,20 +284,43 @@ async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
     Ok((rows.into_iter().map(alert).collect(), unsigned(total)))
 }
 
-async fn mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<[u64; 4]> {
-    let sent = mail_outbox::table.filter(mail_outbox::sent_at.ge(since).and(mail_outbox::sent_at.lt(until)));
+async fn mails(
+    conn: &mut Conn,
+    since: NaiveDateTime,
+    until: NaiveDateTime,
+) -> QueryResult<[u64; 4]> {
+    let sent = mail_outbox::table.filter(
+        mail_outbox::sent_at
+            .ge(since)
+            .and(mail_outbox::sent_at.lt(until)),
+    );
     let sent: i64 = sent.count().get_result(conn).await?;
     let waiting = count_waiting(conn).await?;
-    let given_up =
-        mail_outbox::table.filter(mail_outbox::given_up_at.ge(since).and(mail_outbox::given_up_at.lt(until)));
-    let untried: i64 = given_up.filter(mail_outbox::last_error.eq(UNTRIED)).count().get_result(conn).await?;
+    let given_up = mail_outbox::table.filter(
+        mail_outbox::given_up_at
+            .ge(since)
+            .and(mail_outbox::given_up_at.lt(until)),
+    );
+    let untried: i64 = given_up
+        .filter(mail_outbox::last_error.eq(UNTRIED))
+        .count()
+        .get_result(conn)
+        .await?;
     let given_up: i64 = given_up.count().get_result(conn).await?;
     Ok([sent, waiting, given_up, untried].map(unsigned))
 }
 
-async fn lost_mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<Vec<LostMails>> {
-    let given_up = mail_outbox::given_up_at.ge(since).and(mail_outbox::given_up_at.lt(until));
-    let was_tried = mail_outbox::last_error.is_null().or(mail_outbox::last_error.ne(UNTRIED));
+async fn lost_mails(
+    conn: &mut Conn,
+    since: NaiveDateTime,
+    until: NaiveDateTime,
+) -> QueryResult<Vec<LostMails>> {
+    let given_up = mail_outbox::given_up_at
+        .ge(since)
+        .and(mail_outbox::given_up_at.lt(until));
+    let was_tried = mail_outbox::last_error
+        .is_null()
+        .or(mail_outbox::last_error.ne(UNTRIED));
     let lost: Vec<(String, i64)> = mail_outbox::table
         .filter(mail_outbox::sent_at.is_null().and(given_up).and(was_tried))
         .group_by(mail_outbox::recipient)
@@ -248,10 +331,16 @@ async fn lost_mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime)
         .await?;
     let mut all = Vec::with_capacity(lost.len());
     for (recipient, given_up) in lost {
-        let sent = mail_outbox::sent_at.ge(since).and(mail_outbox::sent_at.lt(until));
+        let sent = mail_outbox::sent_at
+            .ge(since)
+            .and(mail_outbox::sent_at.lt(until));
         let sent = mail_outbox::table.filter(sent.and(mail_outbox::recipient.eq(&recipient)));
         let sent: i64 = sent.count().get_result(conn).await?;
-        all.push(LostMails { given_up: unsigned(given_up), sent: unsigned(sent), recipient });
+        all.push(LostMails {
+            given_up: unsigned(given_up),
+            sent: unsigned(sent),
+            recipient,
+        });
     }
     Ok(all)
 }

@@ -52,9 +52,14 @@ impl Db {
                      ON t.coupon_id = c.id AND t.user_id = ?"
                 )
             };
-            let all = ["issued_coupons", "revoked_coupons", "broken_promises"].map(of).join(" UNION ");
+            let all = ["issued_coupons", "revoked_coupons", "broken_promises"]
+                .map(of)
+                .join(" UNION ");
             let query = diesel::sql_query(format!("{all} ORDER BY id"));
-            let query = query.bind::<Text, _>(&user).bind::<Text, _>(&user).bind::<Text, _>(&user);
+            let query = query
+                .bind::<Text, _>(&user)
+                .bind::<Text, _>(&user)
+                .bind::<Text, _>(&user);
             let found: Vec<Found> = query.load(conn).await?;
             Ok(found.into_iter().map(|one| CouponId(one.id)).collect())
         })
@@ -64,7 +69,10 @@ impl Db {
     /// How many dead letters and promises of a person are still open.
     pub async fn open_of_person(&self, user: &UserId) -> Result<i64, DbError> {
         let user = user.clone();
-        self.run_within(LONG, "what is open of a person", async move |conn| open(conn, &user).await).await
+        self.run_within(LONG, "what is open of a person", async move |conn| {
+            open(conn, &user).await
+        })
+        .await
     }
 
     /// Puts the pseudonym in place of a person's id in what these coupons gave out. All of it, or
@@ -126,7 +134,11 @@ impl Db {
     }
 
     /// The same in what passes found and operators did. It may be repeated.
-    pub async fn erase_records(&self, user: UserId, pseudonym: String) -> Result<RowsByTable, DbError> {
+    pub async fn erase_records(
+        &self,
+        user: UserId,
+        pseudonym: String,
+    ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
             // `content` tells findings apart by a hash of what they say, the id among it: whoever
             // guesses an id could compute it.
@@ -134,21 +146,35 @@ impl Db {
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
                 // The same of alerts, which name nobody: one that fires is mailed once more.
-                diesel::sql_query("UPDATE alerts SET content_hash = ''").execute(conn).await?;
+                diesel::sql_query("UPDATE alerts SET content_hash = ''")
+                    .execute(conn)
+                    .await?;
             }
             // As JSON_SEARCH reads it, `_` and `%` are patterns.
             let pattern = user.as_str().replace('_', "\\_");
             let named = "SELECT id, CAST(detail AS CHAR) AS detail FROM ops_actions \
                          WHERE JSON_SEARCH(detail, 'one', ?) IS NOT NULL";
-            let acts: Vec<FoundAct> = diesel::sql_query(named).bind::<Text, _>(pattern).load(conn).await?;
+            let acts: Vec<FoundAct> = diesel::sql_query(named)
+                .bind::<Text, _>(pattern)
+                .load(conn)
+                .await?;
             let mut changed = 0;
             for FoundAct { id, detail } in acts {
-                let Ok(mut detail) = serde_json::from_str::<Value>(&detail) else { continue };
+                let Ok(mut detail) = serde_json::from_str::<Value>(&detail) else {
+                    continue;
+                };
                 replace(&mut detail, user.as_str(), &pseudonym);
                 let update = diesel::sql_query("UPDATE ops_actions SET detail = ? WHERE id = ?");
-                changed += update.bind::<Text, _>(detail.to_string()).bind::<BigInt, _>(id).execute(conn).await?;
+                changed += update
+                    .bind::<Text, _>(detail.to_string())
+                    .bind::<BigInt, _>(id)
+                    .execute(conn)
+                    .await?;
             }
-            Ok(vec![("reconcile_findings", findings), ("ops_actions", changed)])
+            Ok(vec![
+                ("reconcile_findings", findings),
+                ("ops_actions", changed),
+            ])
         })
         .await
     }
@@ -157,7 +183,9 @@ impl Db {
 async fn open(conn: &mut Conn, user: &UserId) -> QueryResult<i64> {
     let sql = "SELECT (SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND user_id = ?) + \
                (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL AND user_id = ?) AS id";
-    let query = diesel::sql_query(sql).bind::<Text, _>(user.as_str()).bind::<Text, _>(user.as_str());
+    let query = diesel::sql_query(sql)
+        .bind::<Text, _>(user.as_str())
+        .bind::<Text, _>(user.as_str());
     query.get_result::<Found>(conn).await.map(|found| found.id)
 }
 
@@ -170,18 +198,26 @@ async fn rename(
     pseudonym: &str,
 ) -> QueryResult<usize> {
     let sql = format!("UPDATE {table} SET user_id = ?{texts} WHERE {which} user_id = ?");
-    diesel::sql_query(sql).bind::<Text, _>(pseudonym).bind::<Text, _>(user.as_str()).execute(conn).await
+    diesel::sql_query(sql)
+        .bind::<Text, _>(pseudonym)
+        .bind::<Text, _>(user.as_str())
+        .execute(conn)
+        .await
 }
 
 /// Strings that are the person, and the free texts beside one.
 fn replace(value: &mut Value, user: &str, pseudonym: &str) {
     match value {
         Value::String(text) if text == user => pseudonym.clone_into(text),
-        Value::Array(parts) => parts.iter_mut().for_each(|part| replace(part, user, pseudonym)),
+        Value::Array(parts) => parts
+            .iter_mut()
+            .for_each(|part| replace(part, user, pseudonym)),
         Value::Object(parts) => {
             for (name, part) in parts {
                 match part {
-                    Value::String(text) if ["reason", "why"].contains(&name.as_str()) => GONE.clone_into(text),
+                    Value::String(text) if ["reason", "why"].contains(&name.as_str()) => {
+                        GONE.clone_into(text)
+                    }
                     part => replace(part, user, pseudonym),
                 }
             }

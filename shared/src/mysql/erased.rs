@@ -20,12 +20,16 @@ const PSEUDONYMS: &str = "erased-";
 
 /// Of dead letters: an erase takes the payload of a resolved one. A dead letter of somebody whose
 /// own id begins like a pseudonym has its payload, or is open.
-pub(super) const ERASED_LETTER: &str = "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
+pub(super) const ERASED_LETTER: &str =
+    "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
 
 /// Whether this stands in place of the id of somebody who was erased.
 pub fn is_pseudonym(user: &str) -> bool {
     let digits = user.strip_prefix(PSEUDONYMS).unwrap_or_default();
-    digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    digits.len() == 20
+        && digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// As its column keeps an instant.
@@ -59,7 +63,9 @@ impl ErasedClaims {
             Some(known) => known == at,
             None => one.revoked_at.is_some_and(|revoked| at <= revoked),
         };
-        self.0.get(&(drop, i64::from(slot))).is_some_and(|on_slot| on_slot.iter().any(is_it))
+        self.0
+            .get(&(drop, i64::from(slot)))
+            .is_some_and(|on_slot| on_slot.iter().any(is_it))
     }
 
     /// Those on the slots from one to another of drops, each named with its coupon.
@@ -70,7 +76,9 @@ impl ErasedClaims {
     ) -> QueryResult<Self> {
         let coupons = list(drops.iter().map(|(coupon, _)| coupon.0));
         let drops = list(drops.iter().map(|(_, drop)| drop.0));
-        let which = format!("coupon_id IN ({coupons}) AND drop_id IN ({drops}) AND slot BETWEEN {low} AND {high}");
+        let which = format!(
+            "coupon_id IN ({coupons}) AND drop_id IN ({drops}) AND slot BETWEEN {low} AND {high}"
+        );
         let found: Vec<ErasedClaim> = diesel::sql_query(format!(
             "SELECT drop_id, CAST(slot AS SIGNED) AS slot, claimed_at, revoked_at FROM revoked_coupons \
              WHERE {which} AND user_id LIKE '{PSEUDONYMS}%' AND revoked_by = '{GONE}' \
@@ -81,28 +89,51 @@ impl ErasedClaims {
         .await?;
         let mut claims = Self::default();
         for one in found {
-            claims.0.entry((DropId(one.drop_id), one.slot)).or_default().push(one);
+            claims
+                .0
+                .entry((DropId(one.drop_id), one.slot))
+                .or_default()
+                .push(one);
         }
         Ok(claims)
     }
 
     /// Those of these claims that are of erased people.
-    pub(super) async fn among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
+    pub(super) async fn among<'c>(
+        conn: &mut Conn,
+        claims: &[&'c Claim],
+    ) -> QueryResult<Vec<&'c Claim>> {
         let slots = claims.iter().map(|claim| claim.slot);
-        let (Some(low), Some(high)) = (slots.clone().min(), slots.max()) else { return Ok(Vec::new()) };
-        let mut drops: Vec<_> = claims.iter().map(|claim| (claim.coupon_id, claim.drop_id)).collect();
+        let (Some(low), Some(high)) = (slots.clone().min(), slots.max()) else {
+            return Ok(Vec::new());
+        };
+        let mut drops: Vec<_> = claims
+            .iter()
+            .map(|claim| (claim.coupon_id, claim.drop_id))
+            .collect();
         drops.sort_unstable();
         drops.dedup();
         let erased = Self::read(conn, &drops, (low, high)).await?;
-        let is_one = |claim: &&Claim| claim.claimed_at.is_some_and(|at| erased.contain(claim.drop_id, claim.slot, at));
+        let is_one = |claim: &&Claim| {
+            claim
+                .claimed_at
+                .is_some_and(|at| erased.contain(claim.drop_id, claim.slot, at))
+        };
         Ok(claims.iter().copied().filter(is_one).collect())
     }
 }
 
 impl Db {
     /// Claims of erased people on a range of slots of one drop.
-    pub async fn erased_claims(&self, of: (CouponId, DropId), slots: (Slot, Slot)) -> Result<ErasedClaims, DbError> {
-        self.run("claims of erased people", async move |conn| ErasedClaims::read(conn, &[of], slots).await).await
+    pub async fn erased_claims(
+        &self,
+        of: (CouponId, DropId),
+        slots: (Slot, Slot),
+    ) -> Result<ErasedClaims, DbError> {
+        self.run("claims of erased people", async move |conn| {
+            ErasedClaims::read(conn, &[of], slots).await
+        })
+        .await
     }
 }
 
@@ -113,7 +144,13 @@ mod tests {
     #[test]
     fn id_that_only_begins_like_a_pseudonym_is_a_person() {
         assert!(is_pseudonym("erased-0123456789abcdef0123"));
-        for person in ["erased-joe", "erased-", "erased-0123456789ABCDEF0123", "erased-0123456789abcdef01234", "joe"] {
+        for person in [
+            "erased-joe",
+            "erased-",
+            "erased-0123456789ABCDEF0123",
+            "erased-0123456789abcdef01234",
+            "joe",
+        ] {
             assert!(!is_pseudonym(person), "{person}");
         }
     }

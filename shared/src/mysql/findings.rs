@@ -42,9 +42,18 @@ impl FindingRow {
         }
         // A dead letter without slot and person is told apart by its number alone.
         let is_named = self.slot.is_some() || self.user_id.is_some() || self.kind != "failed_claim";
-        let detail = detail.chars().filter(|c| !(is_named && c.is_ascii_digit())).collect::<String>();
+        let detail = detail
+            .chars()
+            .filter(|c| !(is_named && c.is_ascii_digit()))
+            .collect::<String>();
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
-        let said = (&self.kind, &self.action, &self.result, detail, self.needs_person);
+        let said = (
+            &self.kind,
+            &self.action,
+            &self.result,
+            detail,
+            self.needs_person,
+        );
         let hash = Sha256::digest(format!("{place:?} {said:?}"));
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
@@ -88,10 +97,18 @@ const READ_AT_ONCE: i64 = 5_000;
 impl Db {
     /// Writes the findings of a run that has no row yet, or is under way, in small statements.
     /// After an error it may be called again.
-    pub(super) async fn keep_findings(&self, run_id: &str, findings: Findings) -> Result<KeptFindings, DbError> {
+    pub(super) async fn keep_findings(
+        &self,
+        run_id: &str,
+        findings: Findings,
+    ) -> Result<KeptFindings, DbError> {
         self.delete_findings_of(run_id.to_owned()).await?;
         let is_full = findings.left.is_some();
-        let number = if is_full { Some(self.next_number().await?) } else { None };
+        let number = if is_full {
+            Some(self.next_number().await?)
+        } else {
+            None
+        };
         let own = findings.own.into_iter().map(|row| NewFinding {
             row,
             seen_from: number,
@@ -105,7 +122,12 @@ impl Db {
             for row in left {
                 let content = row.content();
                 if open.get_mut(&content).and_then(Vec::pop).is_none() {
-                    new.push(NewFinding { row, seen_from: number, seen_to: None, content: Some(content) });
+                    new.push(NewFinding {
+                        row,
+                        seen_from: number,
+                        seen_to: None,
+                        content: Some(content),
+                    });
                 }
             }
             gone = open.into_values().flatten().collect();
@@ -113,14 +135,20 @@ impl Db {
         let nothing_new = is_full && new.is_empty() && gone.is_empty();
         self.write_findings(new).await?;
         self.end_findings(gone, number).await?;
-        Ok(KeptFindings { number, nothing_new })
+        Ok(KeptFindings {
+            number,
+            nothing_new,
+        })
     }
 
     async fn write_findings(&self, mut new: Vec<NewFinding>) -> Result<(), DbError> {
         while !new.is_empty() {
             let some: Vec<NewFinding> = new.drain(..AT_ONCE.min(new.len())).collect();
             self.run("write findings", async move |conn| {
-                diesel::insert_into(reconcile_findings::table).values(some).execute(conn).await
+                diesel::insert_into(reconcile_findings::table)
+                    .values(some)
+                    .execute(conn)
+                    .await
             })
             .await?;
         }
@@ -131,10 +159,12 @@ impl Db {
         for some in gone.chunks(AT_ONCE) {
             let some = some.to_vec();
             self.run("end findings", async move |conn| {
-                diesel::update(reconcile_findings::table.filter(reconcile_findings::id.eq_any(some)))
-                    .set(reconcile_findings::seen_to.eq(number))
-                    .execute(conn)
-                    .await
+                diesel::update(
+                    reconcile_findings::table.filter(reconcile_findings::id.eq_any(some)),
+                )
+                .set(reconcile_findings::seen_to.eq(number))
+                .execute(conn)
+                .await
             })
             .await?;
         }
@@ -146,8 +176,12 @@ impl Db {
         loop {
             let run_id = run_id.clone();
             let deleted = self.run("delete findings of a run", async move |conn| {
-                let sql = format!("DELETE FROM reconcile_findings WHERE run_id = ? LIMIT {READ_AT_ONCE}");
-                diesel::sql_query(sql).bind::<diesel::sql_types::Text, _>(run_id).execute(conn).await
+                let sql =
+                    format!("DELETE FROM reconcile_findings WHERE run_id = ? LIMIT {READ_AT_ONCE}");
+                diesel::sql_query(sql)
+                    .bind::<diesel::sql_types::Text, _>(run_id)
+                    .execute(conn)
+                    .await
             });
             if deleted.await? == 0 {
                 return Ok(());
@@ -157,7 +191,10 @@ impl Db {
 
     async fn next_number(&self) -> Result<u64, DbError> {
         let last = self.run("number a pass", async |conn| {
-            reconcile_runs::table.select(diesel::dsl::max(reconcile_runs::number)).first::<Option<u64>>(conn).await
+            reconcile_runs::table
+                .select(diesel::dsl::max(reconcile_runs::number))
+                .first::<Option<u64>>(conn)
+                .await
         });
         Ok(last.await?.unwrap_or(0) + 1)
     }
@@ -169,16 +206,25 @@ impl Db {
         loop {
             let page = self.run("findings that stay", async move |conn| {
                 reconcile_findings::table
-                    .filter(reconcile_findings::seen_to.is_null().and(reconcile_findings::content.is_not_null()))
+                    .filter(
+                        reconcile_findings::seen_to
+                            .is_null()
+                            .and(reconcile_findings::content.is_not_null()),
+                    )
                     .filter(reconcile_findings::id.gt(after))
                     .order(reconcile_findings::id)
                     .limit(READ_AT_ONCE)
-                    .select((reconcile_findings::id, reconcile_findings::content.assume_not_null()))
+                    .select((
+                        reconcile_findings::id,
+                        reconcile_findings::content.assume_not_null(),
+                    ))
                     .load::<(i64, i64)>(conn)
                     .await
             });
             let page = page.await?;
-            let Some((last, _)) = page.last() else { return Ok(open) };
+            let Some((last, _)) = page.last() else {
+                return Ok(open);
+            };
             after = *last;
             for (id, content) in page {
                 open.entry(content).or_default().push(id);
@@ -200,13 +246,22 @@ impl Db {
                 .limit(i64::from(limit))
                 .select((reconcile_findings::id, FindingRow::as_select()));
             let Some(number) = number else {
-                return next.filter(reconcile_findings::run_id.eq(run_id)).load(conn).await;
+                return next
+                    .filter(reconcile_findings::run_id.eq(run_id))
+                    .load(conn)
+                    .await;
             };
             let seen = next.filter(reconcile_findings::seen_from.le(number));
             // Two queries, each on the index of `seen_to`.
-            let mut found: Vec<(i64, FindingRow)> =
-                seen.filter(reconcile_findings::seen_to.is_null()).load(conn).await?;
-            found.extend(seen.filter(reconcile_findings::seen_to.gt(number)).load::<(i64, FindingRow)>(conn).await?);
+            let mut found: Vec<(i64, FindingRow)> = seen
+                .filter(reconcile_findings::seen_to.is_null())
+                .load(conn)
+                .await?;
+            found.extend(
+                seen.filter(reconcile_findings::seen_to.gt(number))
+                    .load::<(i64, FindingRow)>(conn)
+                    .await?,
+            );
             found.sort_unstable_by_key(|(id, _)| *id);
             found.truncate(limit as usize);
             Ok(found)
@@ -216,18 +271,31 @@ impl Db {
 
     /// What a pass last said of a dead letter that it left, and when. The table has no column for
     /// its number: each such sentence begins with it.
-    pub async fn why_left(&self, letter: i64, drop: Option<i64>) -> Result<Option<(String, NaiveDateTime)>, DbError> {
+    pub async fn why_left(
+        &self,
+        letter: i64,
+        drop: Option<i64>,
+    ) -> Result<Option<(String, NaiveDateTime)>, DbError> {
         self.run("why a dead letter stays", async move |conn| {
             let begins = |sign: char| format!("failed claim {letter}{sign}%");
-            let said = reconcile_findings::detail.like(begins(' ')).or(reconcile_findings::detail.like(begins(':')));
+            let said = reconcile_findings::detail
+                .like(begins(' '))
+                .or(reconcile_findings::detail.like(begins(':')));
             // By the index of a drop's findings and their results.
-            let of_drop = diesel::dsl::sql::<Bool>("drop_id <=> ").bind::<Nullable<BigInt>, _>(drop);
+            let of_drop =
+                diesel::dsl::sql::<Bool>("drop_id <=> ").bind::<Nullable<BigInt>, _>(drop);
             let left = reconcile_findings::result.eq("skipped");
             reconcile_findings::table
                 .filter(of_drop)
-                .filter(left.and(reconcile_findings::kind.eq("failed_claim")).and(said))
+                .filter(
+                    left.and(reconcile_findings::kind.eq("failed_claim"))
+                        .and(said),
+                )
                 .order(reconcile_findings::created_at.desc())
-                .select((reconcile_findings::detail.assume_not_null(), reconcile_findings::created_at))
+                .select((
+                    reconcile_findings::detail.assume_not_null(),
+                    reconcile_findings::created_at,
+                ))
                 .first(conn)
                 .await
                 .optional()
@@ -245,7 +313,11 @@ impl Db {
         let user = user.as_str().to_owned();
         self.run("findings about a person", async move |conn| {
             reconcile_findings::table
-                .filter(reconcile_findings::coupon_id.eq(coupon.0).and(reconcile_findings::user_id.eq(user)))
+                .filter(
+                    reconcile_findings::coupon_id
+                        .eq(coupon.0)
+                        .and(reconcile_findings::user_id.eq(user)),
+                )
                 .order(reconcile_findings::id)
                 .limit(1_000)
                 .select((FindingRow::as_select(), reconcile_findings::created_at))
@@ -264,7 +336,11 @@ mod tests {
     fn a_finding_that_only_grows_older_stays_the_same() {
         let row = |slot: Option<i64>, user: &str, detail: &str| {
             let [kind, action, result] = ["failed_claim", "report", "skipped"].map(str::to_owned);
-            let (run_id, user_id, detail) = (String::new(), Some(user.to_owned()), Some(detail.to_owned()));
+            let (run_id, user_id, detail) = (
+                String::new(),
+                Some(user.to_owned()),
+                Some(detail.to_owned()),
+            );
             let user_id = user_id.filter(|user| !user.is_empty());
             FindingRow {
                 run_id,
@@ -289,7 +365,10 @@ mod tests {
         ] {
             assert_ne!(first, other, "{what}");
         }
-        assert_ne!(row(None, "", "entry 7 cannot be read"), row(None, "", "entry 8 cannot be read"));
+        assert_ne!(
+            row(None, "", "entry 7 cannot be read"),
+            row(None, "", "entry 8 cannot be read")
+        );
     }
     #[test]
     fn a_store_that_is_away_is_one_finding_in_whatever_words_its_client_tells_it() {
@@ -298,12 +377,32 @@ mod tests {
             let (run_id, detail) = (String::new(), Some(detail.to_owned()));
             let [coupon_id, drop_id, slot] = [None; 3];
             let needs_person = true;
-            FindingRow { run_id, coupon_id, drop_id, kind, slot, user_id: None, action, result, detail, needs_person }
-                .content()
+            FindingRow {
+                run_id,
+                coupon_id,
+                drop_id,
+                kind,
+                slot,
+                user_id: None,
+                action,
+                result,
+                detail,
+                needs_person,
+            }
+            .content()
         };
-        let first = stalled("the topic cannot be read, so what is on its way is not known: timed out");
-        assert_eq!(first, stalled("the topic cannot be read, so what is on its way is not known: all brokers down"));
+        let first =
+            stalled("the topic cannot be read, so what is on its way is not known: timed out");
+        assert_eq!(
+            first,
+            stalled(
+                "the topic cannot be read, so what is on its way is not known: all brokers down"
+            )
+        );
         assert_ne!(first, stalled("Redis cannot be reached: timed out"));
-        assert_ne!(stalled("partition 1 of the topic: lost"), stalled("partition 1 of the topic: rewound"));
+        assert_ne!(
+            stalled("partition 1 of the topic: lost"),
+            stalled("partition 1 of the topic: rewound")
+        );
     }
 }

@@ -33,14 +33,21 @@ const DROPS_AT_ONCE: usize = 100;
 
 impl Db {
     /// A page of at most `limit` rows; `None` where the coupon has no such drop.
-    pub async fn holders(&self, which: HolderRange, limit: usize) -> Result<Option<HoldersPage>, DbError> {
+    pub async fn holders(
+        &self,
+        which: HolderRange,
+        limit: usize,
+    ) -> Result<Option<HoldersPage>, DbError> {
         self.run("page of holders", async move |conn| {
-            let Some(mut drop) = first_drop(conn, which).await? else { return Ok(None) };
+            let Some(mut drop) = first_drop(conn, which).await? else {
+                return Ok(None);
+            };
             let mut page = HoldersPage::default();
             let mut after = which.after.1;
             for _ in 0..DROPS_AT_ONCE {
                 let wanted = i64::try_from(limit + 1 - page.rows.len()).unwrap_or(i64::MAX);
-                page.rows.extend(rows_after(conn, which.coupon, drop, after, wanted).await?);
+                page.rows
+                    .extend(rows_after(conn, which.coupon, drop, after, wanted).await?);
                 page.has_more = page.rows.len() > limit;
                 if page.has_more || which.drop.is_some() {
                     break;
@@ -85,10 +92,18 @@ impl Db {
     ) -> Result<Vec<(String, i64, Slot)>, DbError> {
         self.run("people of a coupon", async move |conn| {
             issued_coupons::table
-                .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.gt(after)))
+                .filter(
+                    issued_coupons::coupon_id
+                        .eq(coupon.0)
+                        .and(issued_coupons::user_id.gt(after)),
+                )
                 .order(issued_coupons::user_id)
                 .limit(limit)
-                .select((issued_coupons::user_id, issued_coupons::drop_id, issued_coupons::slot))
+                .select((
+                    issued_coupons::user_id,
+                    issued_coupons::drop_id,
+                    issued_coupons::slot,
+                ))
                 .load(conn)
                 .await
         })
@@ -98,9 +113,16 @@ impl Db {
 
 /// The drop to begin with.
 async fn first_drop(conn: &mut Conn, which: HolderRange) -> QueryResult<Option<i64>> {
-    let own = drops::table.filter(drops::coupon_id.eq(which.coupon.0)).order(drops::id).select(drops::id);
+    let own = drops::table
+        .filter(drops::coupon_id.eq(which.coupon.0))
+        .order(drops::id)
+        .select(drops::id);
     match (which.drop, which.after.0) {
-        (Some(drop), _) => own.filter(drops::id.eq(drop.0)).first(conn).await.optional(),
+        (Some(drop), _) => own
+            .filter(drops::id.eq(drop.0))
+            .first(conn)
+            .await
+            .optional(),
         (None, DropId(0)) => Ok(Some(own.first(conn).await.optional()?.unwrap_or_default())),
         (None, after) => Ok(Some(after.0)),
     }
@@ -114,7 +136,11 @@ async fn rows_after(
     limit: i64,
 ) -> QueryResult<Vec<IssuedRow>> {
     issued_coupons::table
-        .filter(issued_coupons::drop_id.eq(drop).and(issued_coupons::slot.gt(slot)))
+        .filter(
+            issued_coupons::drop_id
+                .eq(drop)
+                .and(issued_coupons::slot.gt(slot)),
+        )
         .filter(issued_coupons::coupon_id.eq(coupon.0))
         .order(issued_coupons::slot)
         .limit(limit)

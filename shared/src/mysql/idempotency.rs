@@ -25,7 +25,10 @@ pub struct IdempotencyKey {
 
 impl IdempotencyKey {
     pub fn new(key: String, body: &[u8]) -> Self {
-        Self { key, body_hash: Sha256::digest(body).into() }
+        Self {
+            key,
+            body_hash: Sha256::digest(body).into(),
+        }
     }
 }
 
@@ -39,8 +42,14 @@ pub enum EarlierRequest {
 
 impl Db {
     /// What a request with this key did before; `None` where there was none.
-    pub async fn earlier_request(&self, key: IdempotencyKey) -> Result<Option<EarlierRequest>, DbError> {
-        self.run("find an idempotency key", async move |conn| earlier(conn, &key).await).await
+    pub async fn earlier_request(
+        &self,
+        key: IdempotencyKey,
+    ) -> Result<Option<EarlierRequest>, DbError> {
+        self.run("find an idempotency key", async move |conn| {
+            earlier(conn, &key).await
+        })
+        .await
     }
 
     /// [`Db::create_coupon`], unless a request with this key made one already.
@@ -80,10 +89,12 @@ impl Db {
     pub async fn delete_old_idempotency_keys(&self) -> Result<usize, DbError> {
         self.run("delete old idempotency keys", async |conn| {
             let old = "created_at < UTC_TIMESTAMP(3) - INTERVAL 7 DAY";
-            diesel::sql_query(format!("DELETE FROM idempotency_keys WHERE {old} ORDER BY created_at LIMIT ?"))
-                .bind::<BigInt, _>(DELETED_AT_ONCE)
-                .execute(conn)
-                .await
+            diesel::sql_query(format!(
+                "DELETE FROM idempotency_keys WHERE {old} ORDER BY created_at LIMIT ?"
+            ))
+            .bind::<BigInt, _>(DELETED_AT_ONCE)
+            .execute(conn)
+            .await
         })
         .await
     }
@@ -96,7 +107,11 @@ async fn earlier(conn: &mut Conn, key: &IdempotencyKey) -> QueryResult<Option<Ea
         .first(conn)
         .await
         .optional()?;
-    Ok(found.map(
-        |(hash, id)| if hash == key.body_hash { EarlierRequest::Made(CouponId(id)) } else { EarlierRequest::OtherBody },
-    ))
+    Ok(found.map(|(hash, id)| {
+        if hash == key.body_hash {
+            EarlierRequest::Made(CouponId(id))
+        } else {
+            EarlierRequest::OtherBody
+        }
+    }))
 }

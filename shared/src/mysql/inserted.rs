@@ -46,7 +46,11 @@ struct Seen {
 impl Seen {
     fn window(&self) -> Option<(DropId, DropWindow)> {
         let closes_at = self.closes_at.map(|at| at.and_utc());
-        let window = DropWindow { opens_at: self.opens_at?.and_utc(), closes_at, is_sealed: self.sealed_at.is_some() };
+        let window = DropWindow {
+            opens_at: self.opens_at?.and_utc(),
+            closes_at,
+            is_sealed: self.sealed_at.is_some(),
+        };
         Some((DropId(self.drop_id?), window))
     }
 }
@@ -56,7 +60,11 @@ const LOCKED_BEFORE: u32 = 60;
 
 /// Deletes the rows of void claims and, if they are of messages, of those that their drop can't
 /// have.
-pub(super) async fn take_out(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<TakenOut> {
+pub(super) async fn take_out(
+    conn: &mut Conn,
+    claims: &[Claim],
+    by: IssuedBy,
+) -> QueryResult<TakenOut> {
     let mut seen = look(conn, claims, by).await?;
     seal_is_final(conn, &mut seen).await?;
     let mut taken = TakenOut::default();
@@ -68,7 +76,9 @@ pub(super) async fn take_out(conn: &mut Conn, claims: &[Claim], by: IssuedBy) ->
     }
     let windows: HashMap<DropId, DropWindow> = seen.iter().filter_map(Seen::window).collect();
     for claim in claims {
-        let fault = windows.get(&claim.drop_id).and_then(|window| window.fault(claim.claimed_at));
+        let fault = windows
+            .get(&claim.drop_id)
+            .and_then(|window| window.fault(claim.claimed_at));
         if let Some(fault) = fault
             && unfit.insert((claim.drop_id, claim.slot))
         {
@@ -115,13 +125,20 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
 /// change waiting.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
-    let ids: Vec<i64> = seen.iter().filter(|one| unsure(one)).filter_map(|one| one.drop_id).collect();
+    let ids: Vec<i64> = seen
+        .iter()
+        .filter(|one| unsure(one))
+        .filter_map(|one| one.drop_id)
+        .collect();
     if ids.is_empty() {
         return Ok(());
     }
     let closed = drops::table.filter(drops::id.eq_any(ids)).order(drops::id);
-    let closed: Vec<(i64, Option<NaiveDateTime>)> =
-        closed.select((drops::id, drops::sealed_at)).for_share().load(conn).await?;
+    let closed: Vec<(i64, Option<NaiveDateTime>)> = closed
+        .select((drops::id, drops::sealed_at))
+        .for_share()
+        .load(conn)
+        .await?;
     for one in seen.iter_mut() {
         let now = closed.iter().find(|(id, _)| Some(*id) == one.drop_id);
         one.sealed_at = now.map_or(one.sealed_at, |(_, sealed_at)| *sealed_at);
@@ -133,6 +150,13 @@ async fn delete(conn: &mut Conn, rows: &HashSet<(DropId, Slot)>) -> QueryResult<
     if rows.is_empty() {
         return Ok(());
     }
-    let keys: Vec<String> = rows.iter().map(|(drop, slot)| format!("({drop},{slot})")).collect();
-    conn.batch_execute(&format!("DELETE FROM issued_coupons WHERE (drop_id, slot) IN ({})", keys.join(","))).await
+    let keys: Vec<String> = rows
+        .iter()
+        .map(|(drop, slot)| format!("({drop},{slot})"))
+        .collect();
+    conn.batch_execute(&format!(
+        "DELETE FROM issued_coupons WHERE (drop_id, slot) IN ({})",
+        keys.join(",")
+    ))
+    .await
 }

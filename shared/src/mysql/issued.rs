@@ -83,14 +83,24 @@ pub async fn insert(
         return Ok(inserted);
     }
     let now = Utc::now();
-    let mut codes: Vec<String> = claims.iter().map(|claim| key.code(claim, claim.claimed_at.unwrap_or(now))).collect();
-    match conn.batch_execute(&statement(claims, &codes, limits, by, now)).await {
+    let mut codes: Vec<String> = claims
+        .iter()
+        .map(|claim| key.code(claim, claim.claimed_at.unwrap_or(now)))
+        .collect();
+    match conn
+        .batch_execute(&statement(claims, &codes, limits, by, now))
+        .await
+    {
         // A hand gave the row of one of them to somebody else. A person without a row is worse off
         // than one with another code.
         Err(error) if is_code_taken(&error) => {
             let taken = replace_taken(conn, claims, &mut codes).await?;
-            inserted.other_codes = taken.into_iter().map(|at| (claims[at].drop_id, claims[at].slot)).collect();
-            conn.batch_execute(&statement(claims, &codes, limits, by, now)).await?;
+            inserted.other_codes = taken
+                .into_iter()
+                .map(|at| (claims[at].drop_id, claims[at].slot))
+                .collect();
+            conn.batch_execute(&statement(claims, &codes, limits, by, now))
+                .await?;
         }
         done => done?,
     }
@@ -107,11 +117,25 @@ fn is_code_taken(error: &diesel::result::Error) -> bool {
 }
 
 /// Draws a code for each that a row has; gives their places.
-async fn replace_taken(conn: &mut Conn, claims: &[Claim], codes: &mut [String]) -> QueryResult<Vec<usize>> {
+async fn replace_taken(
+    conn: &mut Conn,
+    claims: &[Claim],
+    codes: &mut [String],
+) -> QueryResult<Vec<usize>> {
     let with_these = issued_coupons::table.filter(issued_coupons::code.eq_any(codes.iter()));
-    let taken: HashSet<String> = with_these.select(issued_coupons::code).load(conn).await?.into_iter().collect();
-    tracing::warn!(codes = taken.len(), "rows of others have the codes of claims: these get other codes");
-    let places: Vec<usize> = (0..codes.len()).filter(|at| taken.contains(&codes[*at])).collect();
+    let taken: HashSet<String> = with_these
+        .select(issued_coupons::code)
+        .load(conn)
+        .await?
+        .into_iter()
+        .collect();
+    tracing::warn!(
+        codes = taken.len(),
+        "rows of others have the codes of claims: these get other codes"
+    );
+    let places: Vec<usize> = (0..codes.len())
+        .filter(|at| taken.contains(&codes[*at]))
+        .collect();
     for at in &places {
         codes[*at] = random_code(claims[*at].drop_id, claims[*at].slot);
     }
@@ -120,7 +144,13 @@ async fn replace_taken(conn: &mut Conn, claims: &[Claim], codes: &mut [String]) 
 
 /// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
 /// SQL; see [`push_text`].
-fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: IssuedBy, now: DateTime<Utc>) -> String {
+fn statement(
+    claims: &[Claim],
+    codes: &[String],
+    limits: &SlotLimits,
+    by: IssuedBy,
+    now: DateTime<Utc>,
+) -> String {
     let issued_at = instant(now);
     // Each value costs MySQL time, also a NULL, and most installations trace nobody.
     let is_traced = claims.iter().any(|claim| claim.trace.is_some());
@@ -135,11 +165,21 @@ fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: Issued
         if i > 0 {
             sql.push(',');
         }
-        let _ = write!(sql, "({},{},{},", claim.drop_id.0, claim.slot, claim.coupon_id.0);
+        let _ = write!(
+            sql,
+            "({},{},{},",
+            claim.drop_id.0, claim.slot, claim.coupon_id.0
+        );
         push_text(&mut sql, claim.user_id.as_str());
         let claimed_at = instant(claim.claimed_at.unwrap_or(now));
-        let (scope, limit) = limits.of(claim).map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
-        let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit}", by.as_str());
+        let (scope, limit) = limits
+            .of(claim)
+            .map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
+        let _ = write!(
+            sql,
+            ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit}",
+            by.as_str()
+        );
         let _ = match claim.trace {
             Some(trace) => write!(sql, ",'{trace}')"),
             None if is_traced => write!(sql, ",NULL)"),
@@ -155,21 +195,41 @@ fn instant(at: DateTime<Utc>) -> NaiveDateTime {
 }
 
 /// The rows on these slots of one drop.
-pub async fn on_slots(conn: &mut Conn, drop: DropId, slots: &[Slot]) -> QueryResult<Vec<IssuedRow>> {
+pub async fn on_slots(
+    conn: &mut Conn,
+    drop: DropId,
+    slots: &[Slot],
+) -> QueryResult<Vec<IssuedRow>> {
     issued_coupons::table
-        .filter(issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.eq_any(slots)))
+        .filter(
+            issued_coupons::drop_id
+                .eq(drop.0)
+                .and(issued_coupons::slot.eq_any(slots)),
+        )
         .select(IssuedRow::as_select())
         .load(conn)
         .await
 }
 
 /// The rows these people hold of one coupon, in any of its drops.
-pub async fn of_people(conn: &mut Conn, coupon: CouponId, users: &[&str]) -> QueryResult<Vec<IssuedRow>> {
+pub async fn of_people(
+    conn: &mut Conn,
+    coupon: CouponId,
+    users: &[&str],
+) -> QueryResult<Vec<IssuedRow>> {
     // MySQL refuses to compare its column with other letters, which no row has.
-    let mut users: Vec<&str> = users.iter().copied().filter(|user| user.is_ascii()).collect();
+    let mut users: Vec<&str> = users
+        .iter()
+        .copied()
+        .filter(|user| user.is_ascii())
+        .collect();
     if users.len() <= LIST_AT_MOST {
         return issued_coupons::table
-            .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.eq_any(users)))
+            .filter(
+                issued_coupons::coupon_id
+                    .eq(coupon.0)
+                    .and(issued_coupons::user_id.eq_any(users)),
+            )
             .order((issued_coupons::drop_id, issued_coupons::slot))
             .select(IssuedRow::as_select())
             .load(conn)
@@ -202,9 +262,16 @@ fn slot(number: i64) -> Slot {
 
 impl Db {
     /// The rows one person holds of a coupon, oldest drop first.
-    pub async fn rows_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<IssuedRow>, DbError> {
+    pub async fn rows_of_person(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+    ) -> Result<Vec<IssuedRow>, DbError> {
         let user = user.clone();
-        self.run("rows of a person", async move |conn| of_people(conn, coupon, &[user.as_str()]).await).await
+        self.run("rows of a person", async move |conn| {
+            of_people(conn, coupon, &[user.as_str()]).await
+        })
+        .await
     }
 
     /// How many rows a drop has. In parts, so that no statement takes longer in a larger drop.
@@ -213,8 +280,11 @@ impl Db {
         while from <= upper {
             let to = from + SLOTS_COUNTED_AT_ONCE - 1;
             let part = self.run("count rows", async move |conn| {
-                let slots = issued_coupons::slot.ge(slot(from)).and(issued_coupons::slot.le(slot(to)));
-                let own = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0).and(slots));
+                let slots = issued_coupons::slot
+                    .ge(slot(from))
+                    .and(issued_coupons::slot.le(slot(to)));
+                let own =
+                    issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0).and(slots));
                 own.count().get_result::<i64>(conn).await
             });
             rows += u64::try_from(part.await?).unwrap_or(0);
@@ -224,17 +294,27 @@ impl Db {
     }
 
     /// The highest slot with a row, by drop.
-    pub async fn highest_slots(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, Slot>, DbError> {
+    pub async fn highest_slots(
+        &self,
+        drops: Vec<DropId>,
+    ) -> Result<HashMap<DropId, Slot>, DbError> {
         self.run("highest slots", async move |conn| {
             let mut highest = HashMap::new();
             for some in drops.chunks(MOST_VALUES) {
                 let found: Vec<(i64, Option<Slot>)> = issued_coupons::table
                     .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
                     .group_by(issued_coupons::drop_id)
-                    .select((issued_coupons::drop_id, diesel::dsl::max(issued_coupons::slot)))
+                    .select((
+                        issued_coupons::drop_id,
+                        diesel::dsl::max(issued_coupons::slot),
+                    ))
                     .load(conn)
                     .await?;
-                highest.extend(found.into_iter().filter_map(|(id, slot)| Some((DropId(id), slot?))));
+                highest.extend(
+                    found
+                        .into_iter()
+                        .filter_map(|(id, slot)| Some((DropId(id), slot?))),
+                );
             }
             Ok(highest)
         })
@@ -249,34 +329,66 @@ impl Db {
     ) -> Result<Vec<(Slot, UserId, DateTime<Utc>)>, DbError> {
         self.run("rows on slots", async move |conn| {
             let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
-                .filter(issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.between(low, high)))
+                .filter(
+                    issued_coupons::drop_id
+                        .eq(drop.0)
+                        .and(issued_coupons::slot.between(low, high)),
+                )
                 .order(issued_coupons::slot)
-                .select((issued_coupons::slot, issued_coupons::user_id, issued_coupons::claimed_at))
+                .select((
+                    issued_coupons::slot,
+                    issued_coupons::user_id,
+                    issued_coupons::claimed_at,
+                ))
                 .load(conn)
                 .await?;
-            Ok(rows.into_iter().map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc())).collect())
+            Ok(rows
+                .into_iter()
+                .map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc()))
+                .collect())
         })
         .await
     }
 
     /// Who holds a slot; `None` where it has no row.
-    pub async fn row_on_slot(&self, drop: DropId, slot: Slot) -> Result<Option<IssuedRow>, DbError> {
-        self.run("row on slot", async move |conn| Ok(on_slots(conn, drop, &[slot]).await?.pop())).await
+    pub async fn row_on_slot(
+        &self,
+        drop: DropId,
+        slot: Slot,
+    ) -> Result<Option<IssuedRow>, DbError> {
+        self.run("row on slot", async move |conn| {
+            Ok(on_slots(conn, drop, &[slot]).await?.pop())
+        })
+        .await
     }
 
     /// The trace of the row on a slot, where it has one.
-    pub async fn trace_on_slot(&self, drop: DropId, slot: Slot) -> Result<Option<TraceContext>, DbError> {
+    pub async fn trace_on_slot(
+        &self,
+        drop: DropId,
+        slot: Slot,
+    ) -> Result<Option<TraceContext>, DbError> {
         self.run("trace of a row", async move |conn| {
-            let on_slot = issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.eq(slot));
-            let row = issued_coupons::table.filter(on_slot).select(issued_coupons::traceparent);
+            let on_slot = issued_coupons::drop_id
+                .eq(drop.0)
+                .and(issued_coupons::slot.eq(slot));
+            let row = issued_coupons::table
+                .filter(on_slot)
+                .select(issued_coupons::traceparent);
             let found: Option<Option<String>> = row.first(conn).await.optional()?;
-            Ok(found.flatten().and_then(|text| TraceContext::parse(text.as_bytes())))
+            Ok(found
+                .flatten()
+                .and_then(|text| TraceContext::parse(text.as_bytes())))
         })
         .await
     }
 
     /// The rows these people hold of one coupon, a thousand people a query.
-    pub async fn rows_of_people(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<IssuedRow>, DbError> {
+    pub async fn rows_of_people(
+        &self,
+        coupon: CouponId,
+        people: &[UserId],
+    ) -> Result<Vec<IssuedRow>, DbError> {
         let mut found = Vec::new();
         for chunk in people.chunks(1_000) {
             let chunk = chunk.to_vec();
@@ -332,7 +444,14 @@ mod tests {
 
     fn claim(user_id: UserId) -> Claim {
         let claimed_at = Some(DateTime::from_timestamp_nanos(1_796_104_800_123_456_789));
-        Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot: 37, user_id, claimed_at, trace: None }
+        Claim {
+            coupon_id: CouponId(1),
+            drop_id: DropId(2),
+            slot: 37,
+            user_id,
+            claimed_at,
+            trace: None,
+        }
     }
 
     #[test]
@@ -344,12 +463,30 @@ mod tests {
         assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();
         assert_eq!(&parts[..4], ["(2", "37", "1", "'u-37'"]);
-        let rest = ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer'", "0", "0)"];
+        let rest = [
+            "'2026-12-01 06:00:00.123456'",
+            "'1970-01-01 00:00:00'",
+            "'consumer'",
+            "0",
+            "0)",
+        ];
         assert_eq!(&parts[5..], rest);
-        let traced = Claim { trace: Some(TraceContext::root()), ..claims[0].clone() };
+        let traced = Claim {
+            trace: Some(TraceContext::root()),
+            ..claims[0].clone()
+        };
         let trace = format!(",'{}')", traced.trace.unwrap());
-        let both = statement(&[claims[0].clone(), traced], &["A".into(), "B".into()], &limits, IssuedBy::Consumer, now);
-        assert!(both.contains(", slot_limit, traceparent) VALUES ") && both.contains(",0,NULL),(2,"), "{both}");
+        let both = statement(
+            &[claims[0].clone(), traced],
+            &["A".into(), "B".into()],
+            &limits,
+            IssuedBy::Consumer,
+            now,
+        );
+        assert!(
+            both.contains(", slot_limit, traceparent) VALUES ") && both.contains(",0,NULL),(2,"),
+            "{both}"
+        );
         assert!(both.ends_with(&trace), "{both}");
     }
 

@@ -27,7 +27,10 @@ const AT_ONCE: usize = 500;
 
 impl Db {
     /// What passes last saw of these drops.
-    pub async fn known_admissions(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, KnownAdmissions>, DbError> {
+    pub async fn known_admissions(
+        &self,
+        drops: Vec<DropId>,
+    ) -> Result<HashMap<DropId, KnownAdmissions>, DbError> {
         self.run("known admissions", async move |conn| {
             let mut known = HashMap::new();
             for some in drops.chunks(AT_ONCE) {
@@ -35,7 +38,11 @@ impl Db {
                     .filter(known_admissions::drop_id.eq_any(some.iter().map(|drop| drop.0)))
                     .select((
                         known_admissions::drop_id,
-                        (known_admissions::users, known_admissions::seen_at, known_admissions::lost_at),
+                        (
+                            known_admissions::users,
+                            known_admissions::seen_at,
+                            known_admissions::lost_at,
+                        ),
                     ))
                     .load(conn)
                     .await?;
@@ -61,7 +68,11 @@ impl Db {
     }
 
     /// Notes how many users these drops have now.
-    pub async fn note_admissions(&self, seen: Vec<(DropId, u64)>, at: NaiveDateTime) -> Result<(), DbError> {
+    pub async fn note_admissions(
+        &self,
+        seen: Vec<(DropId, u64)>,
+        at: NaiveDateTime,
+    ) -> Result<(), DbError> {
         self.run("note admissions", async move |conn| {
             for some in seen.chunks(AT_ONCE) {
                 let row = |(drop, users): &(DropId, u64)| {

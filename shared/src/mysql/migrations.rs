@@ -33,21 +33,33 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(300);
 
 /// Runs every migration that is still to run, and gives their names, oldest first.
 pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
-    let patient = DbSettings { limit: settings.limit.max(Duration::from_secs(30)), ..settings.clone() };
+    let patient = DbSettings {
+        limit: settings.limit.max(Duration::from_secs(30)),
+        ..settings.clone()
+    };
     let mut conn = Db::dedicated(&patient).await?;
     // It goes with the connection, whatever happens below.
     let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
     if !got.context("the lock for migrating could not be asked for")? {
-        bail!("another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for");
+        bail!(
+            "another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for"
+        );
     }
-    diesel::sql_query(LOCK_WAIT).execute(&mut conn).await.context("lock_wait_timeout could not be set")?;
+    diesel::sql_query(LOCK_WAIT)
+        .execute(&mut conn)
+        .await
+        .context("lock_wait_timeout could not be set")?;
     let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
     // Before the first row, so that every backup with rows has it.
     let db = Db::new(&patient)?;
     if done.iter().any(|version| version == CODE_KEY_TABLE) {
-        db.draw_first_code_key().await.context("the key of the codes could not be drawn")?;
+        db.draw_first_code_key()
+            .await
+            .context("the key of the codes could not be drawn")?;
     }
-    db.code_key().await.context("the key of the codes could not be read")?;
+    db.code_key()
+        .await
+        .context("the key of the codes could not be read")?;
     Ok(done)
 }
 
@@ -57,16 +69,22 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
     loop {
         let next = match harness.has_pending_migration(MIGRATIONS) {
             Ok(false) => return Ok(done),
-            Ok(true) => harness.run_next_migration(MIGRATIONS).map(|version| version.to_string()),
+            Ok(true) => harness
+                .run_next_migration(MIGRATIONS)
+                .map(|version| version.to_string()),
             Err(error) => Err(error),
         };
         match next {
             Ok(version) => done.push(version),
             Err(error) if error.to_string().contains(LOCK_WAIT_OVER) => {
                 if begun.elapsed() > GIVEN_UP_AFTER {
-                    bail!("a transaction has kept a table that is to be changed for {GIVEN_UP_AFTER:?}: {FIND_IT}");
+                    bail!(
+                        "a transaction has kept a table that is to be changed for {GIVEN_UP_AFTER:?}: {FIND_IT}"
+                    );
                 }
-                tracing::warn!("a transaction keeps a table that is to be changed, trying again: {FIND_IT}");
+                tracing::warn!(
+                    "a transaction keeps a table that is to be changed, trying again: {FIND_IT}"
+                );
                 std::thread::sleep(AGAIN_AFTER);
             }
             Err(error) => bail!("a migration failed: {error}"),
@@ -79,14 +97,28 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     let db = Db::new(settings)?;
     let ran = db.run("read which migrations ran", async |conn| {
-        let ran = diesel::sql_query("SELECT version FROM __diesel_schema_migrations").load::<Ran>(conn).await;
-        ran.or_else(|error| if is_missing_table(&error) { Ok(Vec::new()) } else { Err(error) })
+        let ran = diesel::sql_query("SELECT version FROM __diesel_schema_migrations")
+            .load::<Ran>(conn)
+            .await;
+        ran.or_else(|error| {
+            if is_missing_table(&error) {
+                Ok(Vec::new())
+            } else {
+                Err(error)
+            }
+        })
     });
     let ran = ran.await?;
     let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
         .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
-    let has_run = |name: &dyn MigrationName| ran.iter().any(|ran| ran.version == name.version().to_string());
-    let lacking = known.iter().filter(|migration| !has_run(migration.name())).count();
+    let has_run = |name: &dyn MigrationName| {
+        ran.iter()
+            .any(|ran| ran.version == name.version().to_string())
+    };
+    let lacking = known
+        .iter()
+        .filter(|migration| !has_run(migration.name()))
+        .count();
     if lacking > 0 {
         bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
     }
@@ -115,10 +147,17 @@ mod tests {
     #[test]
     fn a_change_of_a_table_says_that_nobody_waits_for_it() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
-        let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let all = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         for path in all.filter(|path| path.file_name().unwrap().to_str().unwrap() >= SINCE) {
             let text = std::fs::read_to_string(path.join("up.sql")).unwrap();
-            assert_eq!(changes_that_wait(&text), Vec::<String>::new(), "in {}", path.display());
+            assert_eq!(
+                changes_that_wait(&text),
+                Vec::<String>::new(),
+                "in {}",
+                path.display()
+            );
         }
     }
 
@@ -130,18 +169,32 @@ mod tests {
              SET @sql = IF(@todo, 'alter table a MODIFY b BIGINT', 'DO 0');\nCREATE INDEX d ON a (b);",
         );
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].contains("MODIFY") && found[1].contains("CREATE INDEX"), "{found:?}");
+        assert!(
+            found[0].contains("MODIFY") && found[1].contains("CREATE INDEX"),
+            "{found:?}"
+        );
     }
 
     /// The statements that change a table and name no algorithm by which rows are read and written
     /// meanwhile.
     fn changes_that_wait(sql: &str) -> Vec<String> {
-        let lines: Vec<&str> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+        let lines: Vec<&str> = sql
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect();
         let text = lines.join("\n").to_uppercase();
         let changes = |statement: &&str| {
-            ["ALTER TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX"].iter().any(|word| statement.contains(word))
+            ["ALTER TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX"]
+                .iter()
+                .any(|word| statement.contains(word))
         };
-        let waits = |statement: &&str| !statement.contains("ALGORITHM = INSTANT") && !statement.contains("LOCK = NONE");
-        text.split(';').filter(changes).filter(waits).map(str::to_owned).collect()
+        let waits = |statement: &&str| {
+            !statement.contains("ALGORITHM = INSTANT") && !statement.contains("LOCK = NONE")
+        };
+        text.split(';')
+            .filter(changes)
+            .filter(waits)
+            .map(str::to_owned)
+            .collect()
     }
 }

@@ -50,5 +50,6 @@ pub use db::{AsyncFunc, Db, DbError, DbSettings, Refusal, refusal};
 /// A value as the JSON that a column holds, or a list as the one parameter of a query
 /// (`JSON_TABLE`).
 fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {
-    serde_json::to_string(value).map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+    serde_json::to_string(value)
+        .map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
 }

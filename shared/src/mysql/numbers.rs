@@ -50,13 +50,22 @@ impl Db {
                  (SELECT COALESCE(MAX(id), 0) FROM drops) AS drop_id",
             );
             let Highest { coupon, drop_id } = highest.get_result(conn).await?;
-            let given = given.unwrap_or(GivenNumbers { coupon: coupon + LEFT_OUT, drop: drop_id + LEFT_OUT });
-            let highest = GivenNumbers { coupon, drop: drop_id };
+            let given = given.unwrap_or(GivenNumbers {
+                coupon: coupon + LEFT_OUT,
+                drop: drop_id + LEFT_OUT,
+            });
+            let highest = GivenNumbers {
+                coupon,
+                drop: drop_id,
+            };
             if coupon >= given.coupon && drop_id >= given.drop {
                 return Ok(highest);
             }
             // A number that an insert names counts as given, also when the insert is undone.
-            match conn.transaction(async |conn| insert(conn, coupon.max(given.coupon), given.drop).await).await {
+            match conn
+                .transaction(async |conn| insert(conn, coupon.max(given.coupon), given.drop).await)
+                .await
+            {
                 Ok(()) | Err(RollbackTransaction) => {}
                 Err(error) => return Err(error),
             }
@@ -72,31 +81,59 @@ impl Db {
     /// The numbers that are kept in mind.
     pub async fn numbers_in_doubt(&self) -> Result<Option<NumbersInDoubt>, DbError> {
         self.run("numbers in doubt", async |conn| {
-            let Some(numbers) = in_mind(conn).await? else { return Ok(None) };
+            let Some(numbers) = in_mind(conn).await? else {
+                return Ok(None);
+            };
             let (first, last) = (*numbers.start(), *numbers.end());
-            let known = coupons::table.filter(coupons::id.between(first, last)).select(coupons::id);
+            let known = coupons::table
+                .filter(coupons::id.between(first, last))
+                .select(coupons::id);
             let known: Vec<i64> = known.order(coupons::id).load(conn).await?;
-            let unknown = || numbers.clone().filter(|number| known.binary_search(number).is_err());
-            let mut without_coupon: Vec<CouponId> =
-                unknown().take(AT_MOST).chain(unknown().rev().take(AT_MOST)).map(CouponId).collect();
+            let unknown = || {
+                numbers
+                    .clone()
+                    .filter(|number| known.binary_search(number).is_err())
+            };
+            let mut without_coupon: Vec<CouponId> = unknown()
+                .take(AT_MOST)
+                .chain(unknown().rev().take(AT_MOST))
+                .map(CouponId)
+                .collect();
             without_coupon.sort_unstable();
             without_coupon.dedup();
-            Ok(Some(NumbersInDoubt { kept: text_of(&numbers), without_coupon }))
+            Ok(Some(NumbersInDoubt {
+                kept: text_of(&numbers),
+                without_coupon,
+            }))
         })
         .await
     }
 
     /// Of the numbers in doubt these are of lost coupons, in order: no others are kept in mind.
-    pub async fn settle_numbers(&self, seen: NumbersInDoubt, lost: &[CouponId]) -> Result<(), DbError> {
-        let left = lost.first().zip(lost.last()).map(|(first, last)| text_of(&(first.0..=last.0)));
+    pub async fn settle_numbers(
+        &self,
+        seen: NumbersInDoubt,
+        lost: &[CouponId],
+    ) -> Result<(), DbError> {
+        let left = lost
+            .first()
+            .zip(lost.last())
+            .map(|(first, last)| text_of(&(first.0..=last.0)));
         if left.as_ref() == Some(&seen.kept) {
             return Ok(());
         }
         self.run("settle numbers", async move |conn| {
             // Where others came to them meanwhile, the next pass does it.
-            let kept = reconciler_state::table.find(LOST_COUPONS).filter(reconciler_state::value.eq(seen.kept));
+            let kept = reconciler_state::table
+                .find(LOST_COUPONS)
+                .filter(reconciler_state::value.eq(seen.kept));
             match left {
-                Some(left) => diesel::update(kept).set(reconciler_state::value.eq(left)).execute(conn).await?,
+                Some(left) => {
+                    diesel::update(kept)
+                        .set(reconciler_state::value.eq(left))
+                        .execute(conn)
+                        .await?
+                }
                 None => diesel::delete(kept).execute(conn).await?,
             };
             Ok(())
@@ -108,7 +145,11 @@ impl Db {
 async fn insert(conn: &mut Conn, coupon: i64, drop: i64) -> QueryResult<()> {
     // One at a time, by a row that is always there: several that wait for a row which is undone
     // then, or that lock the end of an empty table, are a deadlock.
-    code_key::table.select(code_key::id).for_update().load::<i8>(conn).await?;
+    code_key::table
+        .select(code_key::id)
+        .for_update()
+        .load::<i8>(conn)
+        .await?;
     diesel::sql_query(
         "INSERT INTO coupons (id, name, quantity, once_per) VALUES (?, '', 1, 'coupon') ON DUPLICATE KEY UPDATE id = id",
     )
@@ -132,7 +173,9 @@ fn text_of(numbers: &RangeInclusive<i64>) -> String {
 }
 
 async fn in_mind(conn: &mut Conn) -> QueryResult<Option<RangeInclusive<i64>>> {
-    let kept = reconciler_state::table.find(LOST_COUPONS).select(reconciler_state::value);
+    let kept = reconciler_state::table
+        .find(LOST_COUPONS)
+        .select(reconciler_state::value);
     let kept: Option<String> = kept.first(conn).await.optional()?;
     let range = |text: String| {
         let (first, last) = text.split_once('-')?;
@@ -143,11 +186,19 @@ async fn in_mind(conn: &mut Conn) -> QueryResult<Option<RangeInclusive<i64>>> {
 
 async fn keep_in_mind(conn: &mut Conn, numbers: RangeInclusive<i64>) -> QueryResult<()> {
     let before = in_mind(conn).await?;
-    let first = before.as_ref().map_or(*numbers.start(), |kept| *kept.start().min(numbers.start()));
-    let last = before.as_ref().map_or(*numbers.end(), |kept| *kept.end().max(numbers.end()));
+    let first = before
+        .as_ref()
+        .map_or(*numbers.start(), |kept| *kept.start().min(numbers.start()));
+    let last = before
+        .as_ref()
+        .map_or(*numbers.end(), |kept| *kept.end().max(numbers.end()));
     if before == Some(first..=last) {
         return Ok(());
     }
-    tracing::warn!(first, last, "MySQL may have lost coupons: these numbers are given to no others");
+    tracing::warn!(
+        first,
+        last,
+        "MySQL may have lost coupons: these numbers are given to no others"
+    );
     set_state(conn, LOST_COUPONS, &text_of(&(first..=last))).await
 }

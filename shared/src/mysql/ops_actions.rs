@@ -53,6 +53,7 @@ impl Operator {
 impl Db {
     /// Records an act that changes nothing else.
     pub async fn record_act(&self, by: Operator, act: OperatorAct) -> Result<(), DbError> {
-        self.run("record an act", async move |conn| by.did(conn, act).await).await
+        self.run("record an act", async move |conn| by.did(conn, act).await)
+            .await
     }
 }

@@ -18,11 +18,19 @@ const ROUND: i64 = 64;
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
         // No attempt and no lease is so far ahead: the clock that set it has been set back since.
-        let (now, never) = ($now.naive_utc(), ($now + TimeDelta::minutes(75)).naive_utc());
+        let (now, never) = (
+            $now.naive_utc(),
+            ($now + TimeDelta::minutes(75)).naive_utc(),
+        );
         let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
-        let is_free =
-            $table::leased_until.is_null().or($table::leased_until.le(now)).or($table::leased_until.gt(never));
-        let is_due = $table::next_attempt_at.le(now).or($table::next_attempt_at.gt(never)).or($table::attempts.eq(0));
+        let is_free = $table::leased_until
+            .is_null()
+            .or($table::leased_until.le(now))
+            .or($table::leased_until.gt(never));
+        let is_due = $table::next_attempt_at
+            .le(now)
+            .or($table::next_attempt_at.gt(never))
+            .or($table::attempts.eq(0));
         is_open.and(is_due).and(is_free)
     }};
 }
@@ -37,7 +45,10 @@ macro_rules! deliveries {
             outcome: DeliveryOutcome,
             now: DateTime<Utc>,
         ) -> Result<(), DbError> {
-            db.run("record a delivery", async move |conn| note_outcome(conn, id, outcome, now).await).await
+            db.run("record a delivery", async move |conn| {
+                note_outcome(conn, id, outcome, now).await
+            })
+            .await
         }
 
         async fn note_outcome(
@@ -48,19 +59,34 @@ macro_rules! deliveries {
         ) -> QueryResult<()> {
             let now = now.naive_utc();
             let row = $table::table.filter($table::id.eq(id).and($table::sent_at.is_null()));
-            let counted = ($table::attempts.eq($table::attempts + 1), $table::leased_until.eq(None::<NaiveDateTime>));
+            let counted = (
+                $table::attempts.eq($table::attempts + 1),
+                $table::leased_until.eq(None::<NaiveDateTime>),
+            );
             match outcome {
                 DeliveryOutcome::Sent => {
-                    let sent = ($table::sent_at.eq(now), $table::last_error.eq(None::<String>));
+                    let sent = (
+                        $table::sent_at.eq(now),
+                        $table::last_error.eq(None::<String>),
+                    );
                     diesel::update(row).set((counted, sent)).execute(conn).await
                 }
                 DeliveryOutcome::Retry(at, error) => {
-                    let later = ($table::next_attempt_at.eq(at.naive_utc()), $table::last_error.eq(error));
-                    diesel::update(row).set((counted, later)).execute(conn).await
+                    let later = (
+                        $table::next_attempt_at.eq(at.naive_utc()),
+                        $table::last_error.eq(error),
+                    );
+                    diesel::update(row)
+                        .set((counted, later))
+                        .execute(conn)
+                        .await
                 }
                 DeliveryOutcome::GivenUp(error) => {
                     let given_up = ($table::given_up_at.eq(now), $table::last_error.eq(error));
-                    diesel::update(row).set((counted, given_up)).execute(conn).await
+                    diesel::update(row)
+                        .set((counted, given_up))
+                        .execute(conn)
+                        .await
                 }
             }
             .map(|_| ())
@@ -68,7 +94,10 @@ macro_rules! deliveries {
 
         /// How many wait to be sent.
         pub async fn waiting(db: &Db) -> Result<i64, DbError> {
-            db.run("count what waits in an outbox", async |conn| count_waiting(conn).await).await
+            db.run("count what waits in an outbox", async |conn| {
+                count_waiting(conn).await
+            })
+            .await
         }
 
         pub(super) async fn count_waiting(conn: &mut Conn) -> QueryResult<i64> {
@@ -140,17 +169,28 @@ pub async fn enqueue(conn: &mut Conn, mails: Vec<NewMail<'_>>) -> QueryResult<us
     if mails.is_empty() {
         return Ok(0);
     }
-    diesel::insert_into(mail_outbox::table).values(mails).execute(conn).await
+    diesel::insert_into(mail_outbox::table)
+        .values(mails)
+        .execute(conn)
+        .await
 }
 
 /// Whether there is a mail of this run.
 pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
-    let rows: i64 = mail_outbox::table.filter(mail_outbox::run_id.eq(run_id)).count().get_result(conn).await?;
+    let rows: i64 = mail_outbox::table
+        .filter(mail_outbox::run_id.eq(run_id))
+        .count()
+        .get_result(conn)
+        .await?;
     Ok(rows > 0)
 }
 
 /// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
-pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<LeasedMail>, DbError> {
+pub async fn lease(
+    db: &Db,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Vec<LeasedMail>, DbError> {
     db.run("lease mails", async move |conn| {
         conn.transaction(async |conn| {
             // Another sender's rows are skipped, not waited for.
@@ -164,8 +204,11 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
                 .load(conn)
                 .await?;
             let mut recipients = HashSet::new();
-            let ids: Vec<i64> =
-                due.into_iter().filter(|(_, to)| recipients.insert(to.clone())).map(|(id, _)| id).collect();
+            let ids: Vec<i64> = due
+                .into_iter()
+                .filter(|(_, to)| recipients.insert(to.clone()))
+                .map(|(id, _)| id)
+                .collect();
             if ids.is_empty() {
                 return Ok(Vec::new());
             }
@@ -173,7 +216,9 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
                 .set(mail_outbox::leased_until.eq(until.naive_utc()))
                 .execute(conn)
                 .await?;
-            let leased = mail_outbox::table.filter(mail_outbox::id.eq_any(&ids)).order(mail_outbox::id);
+            let leased = mail_outbox::table
+                .filter(mail_outbox::id.eq_any(&ids))
+                .order(mail_outbox::id);
             leased.select(LeasedMail::as_select()).load(conn).await
         })
         .await
@@ -184,9 +229,15 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
 /// Renews the lease of a mail that is still being handed over.
 pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError> {
     db.run("renew the lease of a mail", async move |conn| {
-        let open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+        let open = mail_outbox::sent_at
+            .is_null()
+            .and(mail_outbox::given_up_at.is_null());
         let row = mail_outbox::table.filter(mail_outbox::id.eq(id).and(open));
-        diesel::update(row).set(mail_outbox::leased_until.eq(until.naive_utc())).execute(conn).await.map(|_| ())
+        diesel::update(row)
+            .set(mail_outbox::leased_until.eq(until.naive_utc()))
+            .execute(conn)
+            .await
+            .map(|_| ())
     })
     .await
 }
@@ -194,7 +245,9 @@ pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError
 /// Whether a server has taken this mail for any of its recipients.
 pub async fn was_taken(db: &Db, id: i64) -> Result<bool, DbError> {
     db.run("look for other recipients of a mail", async move |conn| {
-        let Some(mail) = MailRows::of(conn, id).await? else { return Ok(false) };
+        let Some(mail) = MailRows::of(conn, id).await? else {
+            return Ok(false);
+        };
         mail.was_taken(conn).await
     })
     .await
@@ -209,11 +262,22 @@ struct MailRows {
 
 impl MailRows {
     async fn of(conn: &mut Conn, id: i64) -> QueryResult<Option<Self>> {
-        let row = mail_outbox::table.find(id).select((mail_outbox::created_at, mail_outbox::message_id));
+        let row = mail_outbox::table
+            .find(id)
+            .select((mail_outbox::created_at, mail_outbox::message_id));
         let row: Option<(NaiveDateTime, String)> = row.first(conn).await.optional()?;
         // A UUID, a full stop, the number of the recipient.
-        let ids = |message_id: &str| message_id.split_once('.').map(|(mail, _)| format!("{mail}.%"));
-        Ok(row.and_then(|(created_at, message_id)| Some(Self { created_at, ids: ids(&message_id)? })))
+        let ids = |message_id: &str| {
+            message_id
+                .split_once('.')
+                .map(|(mail, _)| format!("{mail}.%"))
+        };
+        Ok(row.and_then(|(created_at, message_id)| {
+            Some(Self {
+                created_at,
+                ids: ids(&message_id)?,
+            })
+        }))
     }
 
     async fn was_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
@@ -224,7 +288,9 @@ impl MailRows {
     }
 
     async fn may_be_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
-        let open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+        let open = mail_outbox::sent_at
+            .is_null()
+            .and(mail_outbox::given_up_at.is_null());
         let rows = mail_outbox::table.filter(open.and(mail_outbox::message_id.like(&self.ids)));
         Ok(rows.count().get_result::<i64>(conn).await? > 0)
     }
@@ -239,7 +305,9 @@ pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Res
             // meanwhile by alerts as they were.
             alerts::lock(conn).await?;
             note_outcome(conn, id, DeliveryOutcome::GivenUp(error), now).await?;
-            let Some(mail) = MailRows::of(conn, id).await? else { return Ok(()) };
+            let Some(mail) = MailRows::of(conn, id).await? else {
+                return Ok(());
+            };
             if mail.was_taken(conn).await? || mail.may_be_taken(conn).await? {
                 return Ok(());
             }
@@ -272,22 +340,41 @@ async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult
 pub(super) const UNTRIED: &str = "no mail server was set for days";
 
 /// Gives up mails from before then that were never tried. Gives how many.
-pub async fn give_up_untried(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
-    db.run_within(std::time::Duration::from_secs(30), "give up old mails", async move |conn| {
-        conn.transaction(async |conn| {
-            alerts::lock(conn).await?;
-            let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
-            let is_old = mail_outbox::attempts.eq(0).and(mail_outbox::created_at.lt(before.naive_utc()));
-            let old = mail_outbox::table.filter(is_open.and(is_old));
-            let queued_at: Vec<NaiveDateTime> = old.select(mail_outbox::created_at).distinct().load(conn).await?;
-            let given_up = diesel::update(old)
-                .set((mail_outbox::given_up_at.eq(now.naive_utc()), mail_outbox::last_error.eq(UNTRIED)))
-                .execute(conn)
-                .await?;
-            not_mailed(conn, &queued_at).await?;
-            Ok(given_up as u64)
-        })
-        .await
-    })
+pub async fn give_up_untried(
+    db: &Db,
+    before: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<u64, DbError> {
+    db.run_within(
+        std::time::Duration::from_secs(30),
+        "give up old mails",
+        async move |conn| {
+            conn.transaction(async |conn| {
+                alerts::lock(conn).await?;
+                let is_open = mail_outbox::sent_at
+                    .is_null()
+                    .and(mail_outbox::given_up_at.is_null());
+                let is_old = mail_outbox::attempts
+                    .eq(0)
+                    .and(mail_outbox::created_at.lt(before.naive_utc()));
+                let old = mail_outbox::table.filter(is_open.and(is_old));
+                let queued_at: Vec<NaiveDateTime> = old
+                    .select(mail_outbox::created_at)
+                    .distinct()
+                    .load(conn)
+                    .await?;
+                let given_up = diesel::update(old)
+                    .set((
+                        mail_outbox::given_up_at.eq(now.naive_utc()),
+                        mail_outbox::last_error.eq(UNTRIED),
+                    ))
+                    .execute(conn)
+                    .await?;
+                not_mailed(conn, &queued_at).await?;
+                Ok(given_up as u64)
+            })
+            .await
+        },
+    )
     .await
 }

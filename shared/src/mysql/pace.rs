@@ -60,11 +60,16 @@ fn sample(most: u32) -> String {
 pub fn sampled(quantity: Slot) -> Vec<Slot> {
     let most = SLOTS.min(quantity);
     let slot = |n: u32| 1 + u64::from(n) * u64::from(quantity) / u64::from(most);
-    (0..most).filter_map(|n| Slot::try_from(slot(n)).ok()).collect()
+    (0..most)
+        .filter_map(|n| Slot::try_from(slot(n)).ok())
+        .collect()
 }
 
 fn series(numbers: u32) -> String {
-    format!("WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < {})", numbers - 1)
+    format!(
+        "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < {})",
+        numbers - 1
+    )
 }
 
 impl Db {

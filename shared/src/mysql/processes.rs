@@ -75,11 +75,17 @@ impl ProcessRow {
         let prefix = |row: &Self| row.redis_prefix.clone();
         let both_prefixes = prefix(self).zip(prefix(other));
         // The API has no use for the group.
-        let group = [&self.role, &other.role].iter().all(|role| *role != "serve");
+        let group = [&self.role, &other.role]
+            .iter()
+            .all(|role| *role != "serve");
         let group = group.then_some(("KAFKA_GROUP", &self.consumer_group, &other.consumer_group));
         let differing = std::iter::once(("KAFKA_TOPIC", &self.topic, &other.topic)).chain(group);
-        let prefixes = both_prefixes.as_ref().map(|(own, theirs)| ("REDIS_KEY_PREFIX", own, theirs));
-        let (setting, own, theirs) = differing.chain(prefixes).find(|(_, own, theirs)| own != theirs)?;
+        let prefixes = both_prefixes
+            .as_ref()
+            .map(|(own, theirs)| ("REDIS_KEY_PREFIX", own, theirs));
+        let (setting, own, theirs) = differing
+            .chain(prefixes)
+            .find(|(_, own, theirs)| own != theirs)?;
         Some(format!(
             "{setting} is {own} here and {theirs} in {} ({}), which works on the same database: give all programs the \
              same, and start this one again a minute after the other has stopped",
@@ -223,7 +229,11 @@ pub struct PassLock {
 
 impl PassLock {
     /// Takes the lock, waiting at most `wait`; `None` while another holds it.
-    pub async fn take(settings: &DbSettings, work: Work, wait: Duration) -> Result<Option<Self>, DbError> {
+    pub async fn take(
+        settings: &DbSettings,
+        work: Work,
+        wait: Duration,
+    ) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
@@ -239,7 +249,11 @@ impl PassLock {
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
         let keeper = keep(conn, work, settings.limit, lost.clone(), release.clone());
         let keeper = tokio::spawn(keeper);
-        Ok(Some(Self { lost, release, keeper }))
+        Ok(Some(Self {
+            lost,
+            release,
+            keeper,
+        }))
     }
 
     /// Cancelled when the lock is lost: work under it must stop.
@@ -277,7 +291,12 @@ pub struct PassHolder {
 
 impl fmt::Display for PassHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connection, run_id, owner, started_at } = self;
+        let Self {
+            connection,
+            run_id,
+            owner,
+            started_at,
+        } = self;
         match (run_id, owner, started_at) {
             (Some(run), Some(owner), Some(at)) => {
                 write!(
@@ -286,7 +305,10 @@ impl fmt::Display for PassHolder {
                     at.format("%Y-%m-%d %H:%M:%S UTC")
                 )
             }
-            _ => write!(f, "MySQL's connection {connection} holds the pass lock, and runs no pass"),
+            _ => write!(
+                f,
+                "MySQL's connection {connection} holds the pass lock, and runs no pass"
+            ),
         }
     }
 }
@@ -312,7 +334,13 @@ impl Db {
 /// Asks again and again whether this connection still holds the lock, until it is released or lost:
 /// with its connection, or alone, as behind a proxy that gave the session another connection. On a
 /// primary that was demoted it is worth nothing: others take theirs elsewhere.
-async fn keep(mut conn: Conn, work: Work, limit: Duration, lost: CancellationToken, release: CancellationToken) {
+async fn keep(
+    mut conn: Conn,
+    work: Work,
+    limit: Duration,
+    lost: CancellationToken,
+    release: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = release.cancelled() => break,
@@ -320,7 +348,10 @@ async fn keep(mut conn: Conn, work: Work, limit: Duration, lost: CancellationTok
         }
         let why = match tokio::time::timeout(limit, is_held(&mut conn, work)).await {
             Ok(Ok(true)) => continue,
-            Ok(Ok(false)) => "MySQL says that another connection holds it, or none, or that it is read-only".to_owned(),
+            Ok(Ok(false)) => {
+                "MySQL says that another connection holds it, or none, or that it is read-only"
+                    .to_owned()
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("MySQL does not answer within {limit:?}"),
         };
@@ -365,16 +396,28 @@ mod tests {
     #[tokio::test]
     async fn a_lock_that_is_lost_on_a_connection_that_lives_is_noticed() {
         let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-        let settings =
-            DbSettings { url: server.database_url("firstcome").into(), pool_size: 1, limit: Duration::from_secs(10) };
+        let settings = DbSettings {
+            url: server.database_url("firstcome").into(),
+            pool_size: 1,
+            limit: Duration::from_secs(10),
+        };
         for loss in ["DO RELEASE_ALL_LOCKS()", "SET GLOBAL super_read_only = ON"] {
             let mut conn = Db::dedicated(&settings).await.unwrap();
             assert!(get_lock(&mut conn, Work::Pass.prefix(), 5).await.unwrap());
             assert!(is_held(&mut conn, Work::Pass).await.unwrap());
             conn.batch_execute(loss).await.unwrap();
             let lost = CancellationToken::new();
-            let keeping = keep(conn, Work::Pass, settings.limit, lost.clone(), CancellationToken::new());
-            assert!(tokio::time::timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(), "{loss}");
+            let keeping = keep(
+                conn,
+                Work::Pass,
+                settings.limit,
+                lost.clone(),
+                CancellationToken::new(),
+            );
+            assert!(
+                tokio::time::timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(),
+                "{loss}"
+            );
         }
     }
 }

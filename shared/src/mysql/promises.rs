@@ -62,7 +62,10 @@ impl Db {
                 ))
                 .on_conflict(diesel::dsl::DuplicatedKeys)
                 .do_update()
-                .set((broken_promises::mended_at.eq(None::<NaiveDateTime>), broken_promises::slot.eq(slot)))
+                .set((
+                    broken_promises::mended_at.eq(None::<NaiveDateTime>),
+                    broken_promises::slot.eq(slot),
+                ))
                 .execute(conn)
                 .await
                 .map(|_| ())
@@ -71,15 +74,24 @@ impl Db {
     }
 
     /// Marks people's broken promises, where there are any, as mended: they have rows after all.
-    pub async fn mend_broken_promises(&self, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
+    pub async fn mend_broken_promises(
+        &self,
+        drop: DropId,
+        people: &[UserId],
+    ) -> Result<(), DbError> {
         for some in people.chunks(Self::PROMISES_AT_ONCE) {
             let users: Vec<String> = some.iter().map(ToString::to_string).collect();
             let mended = self.run("mend broken promises", async move |conn| {
-                let of_people = broken_promises::drop_id.eq(drop.0).and(broken_promises::user_id.eq_any(users));
-                diesel::update(broken_promises::table.filter(of_people.and(broken_promises::mended_at.is_null())))
-                    .set(broken_promises::mended_at.eq(Utc::now().naive_utc()))
-                    .execute(conn)
-                    .await
+                let of_people = broken_promises::drop_id
+                    .eq(drop.0)
+                    .and(broken_promises::user_id.eq_any(users));
+                diesel::update(
+                    broken_promises::table
+                        .filter(of_people.and(broken_promises::mended_at.is_null())),
+                )
+                .set(broken_promises::mended_at.eq(Utc::now().naive_utc()))
+                .execute(conn)
+                .await
             });
             mended.await?;
         }
@@ -97,13 +109,24 @@ impl Db {
         let user = user.as_str().to_owned();
         self.run("give up broken promises", async move |conn| {
             conn.transaction(async |conn| {
-                let to_them = broken_promises::drop_id.eq(drop.0).and(broken_promises::user_id.eq(&user));
-                let open = broken_promises::table.filter(to_them.and(broken_promises::mended_at.is_null()));
+                let to_them = broken_promises::drop_id
+                    .eq(drop.0)
+                    .and(broken_promises::user_id.eq(&user));
+                let open = broken_promises::table
+                    .filter(to_them.and(broken_promises::mended_at.is_null()));
                 let now = Utc::now().naive_utc();
-                let given_up = diesel::update(open).set(broken_promises::mended_at.eq(now)).execute(conn).await?;
+                let given_up = diesel::update(open)
+                    .set(broken_promises::mended_at.eq(now))
+                    .execute(conn)
+                    .await?;
                 if given_up > 0 {
                     let detail = json!({"user_id": user, "promises": given_up});
-                    let act = OperatorAct { action: "give_up_promise", coupon: Some(coupon), drop: Some(drop), detail };
+                    let act = OperatorAct {
+                        action: "give_up_promise",
+                        coupon: Some(coupon),
+                        drop: Some(drop),
+                        detail,
+                    };
                     by.did(conn, act).await?;
                 }
                 Ok(given_up)
@@ -120,7 +143,11 @@ impl Db {
     pub async fn drops_with_broken_promises(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops with broken promises", async move |conn| {
             let open = broken_promises::table.filter(broken_promises::mended_at.is_null());
-            let ids: Vec<i64> = open.select(broken_promises::drop_id).distinct().load(conn).await?;
+            let ids: Vec<i64> = open
+                .select(broken_promises::drop_id)
+                .distinct()
+                .load(conn)
+                .await?;
             Ok(ids.into_iter().map(DropId).collect())
         })
         .await
@@ -128,32 +155,52 @@ impl Db {
 
     /// Broken promises of a drop that are not mended, a page of people whose ids come after
     /// `after`, in order of ids. A slot that is not noted comes after all others.
-    pub async fn open_promises(&self, drop: DropId, after: String) -> Result<Vec<(UserId, i64)>, DbError> {
+    pub async fn open_promises(
+        &self,
+        drop: DropId,
+        after: String,
+    ) -> Result<Vec<(UserId, i64)>, DbError> {
         self.run("read broken promises", async move |conn| {
             let page: Vec<(String, Option<i64>)> = broken_promises::table
-                .filter(broken_promises::mended_at.is_null().and(broken_promises::drop_id.eq(drop.0)))
+                .filter(
+                    broken_promises::mended_at
+                        .is_null()
+                        .and(broken_promises::drop_id.eq(drop.0)),
+                )
                 .filter(broken_promises::user_id.gt(after))
                 .order(broken_promises::user_id)
                 .limit(1_000)
                 .select((broken_promises::user_id, broken_promises::slot))
                 .load(conn)
                 .await?;
-            Ok(page.into_iter().map(|(user, slot)| (UserId::from_store(user), slot.unwrap_or(i64::MAX))).collect())
+            Ok(page
+                .into_iter()
+                .map(|(user, slot)| (UserId::from_store(user), slot.unwrap_or(i64::MAX)))
+                .collect())
         })
         .await
     }
 
     /// Unseals the drops with broken promises that are not mended. Gives their number.
     pub async fn unseal_drops_of_broken_promises(&self) -> Result<usize, DbError> {
-        let broken: Vec<i64> = self.drops_with_broken_promises().await?.into_iter().map(|drop| drop.0).collect();
+        let broken: Vec<i64> = self
+            .drops_with_broken_promises()
+            .await?
+            .into_iter()
+            .map(|drop| drop.0)
+            .collect();
         self.run("unseal drops", async move |conn| {
             let mut unsealed = 0;
             for some in broken.chunks(Self::PROMISES_AT_ONCE) {
-                unsealed +=
-                    diesel::update(drops::table.filter(drops::id.eq_any(some).and(drops::sealed_at.is_not_null())))
-                        .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
-                        .execute(conn)
-                        .await?;
+                unsealed += diesel::update(
+                    drops::table.filter(drops::id.eq_any(some).and(drops::sealed_at.is_not_null())),
+                )
+                .set((
+                    drops::sealed_at.eq(None::<NaiveDateTime>),
+                    drops::sealed_rows.eq(None::<u32>),
+                ))
+                .execute(conn)
+                .await?;
             }
             Ok(unsealed)
         })
@@ -161,11 +208,19 @@ impl Db {
     }
 
     /// A person's broken promises of one coupon, mended ones too.
-    pub async fn broken_promises_of(&self, coupon: CouponId, user: &UserId) -> Result<Vec<BrokenPromiseRow>, DbError> {
+    pub async fn broken_promises_of(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+    ) -> Result<Vec<BrokenPromiseRow>, DbError> {
         let user = user.as_str().to_owned();
         self.run("broken promises to a person", async move |conn| {
             broken_promises::table
-                .filter(broken_promises::coupon_id.eq(coupon.0).and(broken_promises::user_id.eq(user)))
+                .filter(
+                    broken_promises::coupon_id
+                        .eq(coupon.0)
+                        .and(broken_promises::user_id.eq(user)),
+                )
                 .select(BrokenPromiseRow::as_select())
                 .load(conn)
                 .await
@@ -186,9 +241,16 @@ impl Db {
                 .select((broken_promises::drop_id, broken_promises::slot))
                 .load(conn)
                 .await?;
-            let broken = broken.into_iter().map(|(drop, slot)| (DropId(drop), slot)).collect();
+            let broken = broken
+                .into_iter()
+                .map(|(drop, slot)| (DropId(drop), slot))
+                .collect();
             let revoked = revoked::of_people(conn, coupon, &[user]).await?;
-            Ok(PersonRecord { rows, broken, revoked })
+            Ok(PersonRecord {
+                rows,
+                broken,
+                revoked,
+            })
         })
         .await
     }

@@ -68,8 +68,12 @@ impl Db {
     /// row, so that nobody can tell which rows were of one person; gives how many.
     pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
         let last = self.run("last slot of a drop", async move |conn| {
-            let query = diesel::sql_query("SELECT MAX(slot) AS slot FROM issued_coupons WHERE drop_id = ?");
-            query.bind::<BigInt, _>(drop.0).get_result::<Last>(conn).await
+            let query =
+                diesel::sql_query("SELECT MAX(slot) AS slot FROM issued_coupons WHERE drop_id = ?");
+            query
+                .bind::<BigInt, _>(drop.0)
+                .get_result::<Last>(conn)
+                .await
         });
         let last = last.await?.slot.unwrap_or(0);
         let mut erased = 0;

@@ -42,7 +42,8 @@ impl Revocation {
     /// Whether it voids a claim of its person that was admitted then; `None` where that is not
     /// known.
     pub fn voids(&self, admitted_at_ms: Option<i64>) -> bool {
-        self.again_from_ms().is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
+        self.again_from_ms()
+            .is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
     }
 
     /// Its step in Redis, or the one after it, is still to be noted.
@@ -88,15 +89,24 @@ impl Db {
     ///
     /// The revocation comes first and the row after it: see `is_any_revoked` in `issued.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
-        self.run("revoke", async move |conn| conn.transaction(async |conn| revoke_in(conn, &new).await).await).await
+        self.run("revoke", async move |conn| {
+            conn.transaction(async |conn| revoke_in(conn, &new).await)
+                .await
+        })
+        .await
     }
 
     /// Moves the row of a claim that a revocation voids into it, where there is one.
-    pub async fn take_out_row(&self, revocation: Revocation, once_per: OncePer) -> Result<(), DbError> {
+    pub async fn take_out_row(
+        &self,
+        revocation: Revocation,
+        once_per: OncePer,
+    ) -> Result<(), DbError> {
         let scope = person_scope(once_per, revocation.drop_id);
         self.run("take out a revoked row", async move |conn| {
             let mut revocation = revocation;
-            conn.transaction(async |conn| move_row(conn, &mut revocation, scope).await).await
+            conn.transaction(async |conn| move_row(conn, &mut revocation, scope).await)
+                .await
         })
         .await
     }
@@ -105,9 +115,13 @@ impl Db {
     /// instant by Redis's clock counts. Gives the instant that stands: another process may have
     /// ended it already.
     pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<i64, DbError> {
-        let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default().naive_utc();
+        let at = DateTime::from_timestamp_millis(again_from_ms)
+            .unwrap_or_default()
+            .naive_utc();
         self.run("end a revocation", async move |conn| {
-            let this = revoked_coupons::table.find(id).filter(revoked_coupons::may_claim_again);
+            let this = revoked_coupons::table
+                .find(id)
+                .filter(revoked_coupons::may_claim_again);
             let ends = diesel::update(this.filter(revoked_coupons::again_from.is_null()))
                 .set(revoked_coupons::again_from.eq(at))
                 .execute(conn)
@@ -125,17 +139,30 @@ impl Db {
     }
 
     /// A person's revocations of a coupon, oldest first.
-    pub async fn revocations_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<Revocation>, DbError> {
+    pub async fn revocations_of_person(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+    ) -> Result<Vec<Revocation>, DbError> {
         let user = user.clone();
-        self.run("revocations of a person", async move |conn| of_people(conn, coupon, &[user]).await).await
+        self.run("revocations of a person", async move |conn| {
+            of_people(conn, coupon, &[user]).await
+        })
+        .await
     }
 
     /// The revocations of these people in one coupon, oldest first.
-    pub async fn revocations_of_people(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<Revocation>, DbError> {
+    pub async fn revocations_of_people(
+        &self,
+        coupon: CouponId,
+        people: &[UserId],
+    ) -> Result<Vec<Revocation>, DbError> {
         let mut found = Vec::new();
         for some in people.chunks(1_000) {
             let some = some.to_vec();
-            let of_some = self.run("revocations of people", async move |conn| of_people(conn, coupon, &some).await);
+            let of_some = self.run("revocations of people", async move |conn| {
+                of_people(conn, coupon, &some).await
+            });
             found.extend(of_some.await?);
         }
         Ok(found)
@@ -154,7 +181,11 @@ impl Db {
     ) -> Result<Vec<(Revocation, i64)>, DbError> {
         self.run("read revocations", async move |conn| {
             let mut query = revoked_coupons::table
-                .filter(revoked_coupons::coupon_id.eq(coupon.0).and(revoked_coupons::id.gt(after)))
+                .filter(
+                    revoked_coupons::coupon_id
+                        .eq(coupon.0)
+                        .and(revoked_coupons::id.gt(after)),
+                )
                 .order(revoked_coupons::id)
                 .limit(Self::REVOCATIONS_AT_ONCE)
                 .select((Revocation::as_select(), sql::<BigInt>(AGE_MS)))
@@ -171,7 +202,10 @@ impl Db {
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
     // Redis heeds a person's highest, and a MySQL that lost that one would give a lower one.
-    let highest: Option<i64> = revoked_coupons::table.select(max(revoked_coupons::id)).first(conn).await?;
+    let highest: Option<i64> = revoked_coupons::table
+        .select(max(revoked_coupons::id))
+        .first(conn)
+        .await?;
     let number = (highest.unwrap_or(0) < new.after).then_some(new.after + 1);
     diesel::sql_query(
         "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
@@ -187,7 +221,9 @@ async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocati
     .bind::<Bool, _>(new.may_claim_again)
     .execute(conn)
     .await?;
-    let mut revocation = open_one(conn, new, true).await?.ok_or(diesel::result::Error::NotFound)?;
+    let mut revocation = open_one(conn, new, true)
+        .await?
+        .ok_or(diesel::result::Error::NotFound)?;
     move_row(conn, &mut revocation, new.scope()).await?;
     close_promises(conn, &revocation, new.scope()).await?;
     unseal(conn, revocation.drop_id).await?;
@@ -198,13 +234,25 @@ async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocati
 }
 
 /// The revocation that stands in this scope.
-async fn open_one(conn: &mut Conn, new: &NewRevocation, lock: bool) -> QueryResult<Option<Revocation>> {
-    let of_person = revoked_coupons::coupon_id.eq(new.coupon.0).and(revoked_coupons::user_id.eq(new.user.as_str()));
+async fn open_one(
+    conn: &mut Conn,
+    new: &NewRevocation,
+    lock: bool,
+) -> QueryResult<Option<Revocation>> {
+    let of_person = revoked_coupons::coupon_id
+        .eq(new.coupon.0)
+        .and(revoked_coupons::user_id.eq(new.user.as_str()));
     let open = revoked_coupons::table
         .filter(of_person.and(revoked_coupons::again_from.is_null()))
         .select(Revocation::as_select());
-    let open = if lock { open.for_update().load(conn).await? } else { open.load(conn).await? };
-    Ok(open.into_iter().find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
+    let open = if lock {
+        open.for_update().load(conn).await?
+    } else {
+        open.load(conn).await?
+    };
+    Ok(open
+        .into_iter()
+        .find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
 }
 
 /// The drop is short of a row, and perhaps somebody waits for it. Sealing locks the drop before it
@@ -213,7 +261,10 @@ async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
     let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
     if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {
         diesel::update(drops::table.find(drop))
-            .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
+            .set((
+                drops::sealed_at.eq(None::<NaiveDateTime>),
+                drops::sealed_rows.eq(None::<u32>),
+            ))
             .execute(conn)
             .await?;
     }
@@ -221,7 +272,16 @@ async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
 }
 
 fn act(revocation: &Revocation) -> OperatorAct {
-    let Revocation { coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again, .. } = revocation;
+    let Revocation {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id,
+        reason,
+        revoked_by,
+        may_claim_again,
+        ..
+    } = revocation;
     OperatorAct {
         action: "revoke",
         coupon: Some(CouponId(*coupon_id)),
@@ -235,8 +295,9 @@ fn act(revocation: &Revocation) -> OperatorAct {
 /// Moves the person's row into the revocation, if that voids it.
 async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> QueryResult<()> {
     type Row = (i64, Slot, String, NaiveDateTime, NaiveDateTime, String);
-    let of_person =
-        issued_coupons::coupon_id.eq(revocation.coupon_id).and(issued_coupons::user_id.eq(&revocation.user_id));
+    let of_person = issued_coupons::coupon_id
+        .eq(revocation.coupon_id)
+        .and(issued_coupons::user_id.eq(&revocation.user_id));
     let rows: Vec<Row> = issued_coupons::table
         .filter(of_person)
         .select((
@@ -251,7 +312,9 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
         .load(conn)
         .await?;
     let is_void = |row: &Row| revocation.voids(Some(row.3.and_utc().timestamp_millis()));
-    let void = rows.into_iter().find(|row| (scope == 0 || row.0 == scope) && is_void(row));
+    let void = rows
+        .into_iter()
+        .find(|row| (scope == 0 || row.0 == scope) && is_void(row));
     let Some(row) = void else { return Ok(()) };
     let (drop, slot, code, claimed_at, issued_at, issued_by) = row;
     diesel::update(revoked_coupons::table.find(revocation.id))
@@ -266,7 +329,10 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
         .execute(conn)
         .await?;
     (revocation.drop_id, revocation.slot) = (drop, Some(slot));
-    diesel::delete(issued_coupons::table.find((drop, slot))).execute(conn).await.map(|_| ())
+    diesel::delete(issued_coupons::table.find((drop, slot)))
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// A promise that was broken is owed no more.
@@ -284,11 +350,22 @@ async fn close_promises(conn: &mut Conn, revocation: &Revocation, scope: i64) ->
     .map(|_| ())
 }
 
-pub(super) async fn of_people(conn: &mut Conn, coupon: CouponId, people: &[UserId]) -> QueryResult<Vec<Revocation>> {
+pub(super) async fn of_people(
+    conn: &mut Conn,
+    coupon: CouponId,
+    people: &[UserId],
+) -> QueryResult<Vec<Revocation>> {
     // MySQL refuses to compare its column with other letters, which no revocation has.
-    let names = people.iter().map(UserId::as_str).filter(|name| name.is_ascii());
+    let names = people
+        .iter()
+        .map(UserId::as_str)
+        .filter(|name| name.is_ascii());
     revoked_coupons::table
-        .filter(revoked_coupons::coupon_id.eq(coupon.0).and(revoked_coupons::user_id.eq_any(names)))
+        .filter(
+            revoked_coupons::coupon_id
+                .eq(coupon.0)
+                .and(revoked_coupons::user_id.eq_any(names)),
+        )
         .order(revoked_coupons::id)
         .select(Revocation::as_select())
         .load(conn)
@@ -303,7 +380,10 @@ impl Revocations {
     /// Of a scope: `drop` where one each is allowed in each drop.
     pub fn new(all: Vec<Revocation>, once_per: OncePer, drop: DropId) -> Self {
         let mut by_person: HashMap<String, Vec<Revocation>> = HashMap::new();
-        for one in all.into_iter().filter(|one| once_per == OncePer::Coupon || one.drop_id == drop.0) {
+        for one in all
+            .into_iter()
+            .filter(|one| once_per == OncePer::Coupon || one.drop_id == drop.0)
+        {
             by_person.entry(one.user_id.clone()).or_default().push(one);
         }
         Self(by_person)
@@ -325,7 +405,10 @@ impl Revocations {
 
     /// The first that makes it void.
     pub fn voiding(&self, user: &UserId, admitted_at_ms: Option<i64>) -> Option<&Revocation> {
-        self.0.get(user.as_str())?.iter().find(|one| one.voids(admitted_at_ms))
+        self.0
+            .get(user.as_str())?
+            .iter()
+            .find(|one| one.voids(admitted_at_ms))
     }
 
     /// [`Revocations::voids`] with an instant.

@@ -87,7 +87,11 @@ const SHORT: usize = 1_000;
 impl Db {
     /// Records that a run begins. The caller holds the pass lock, so any other run that is still
     /// "running" died.
-    pub async fn begin_run(&self, run: RunRow, asked: Option<(Operator, OperatorAct)>) -> Result<(), DbError> {
+    pub async fn begin_run(
+        &self,
+        run: RunRow,
+        asked: Option<(Operator, OperatorAct)>,
+    ) -> Result<(), DbError> {
         self.run("begin run", async move |conn| {
             conn.transaction(async |conn| {
                 diesel::update(reconcile_runs::table.filter(reconcile_runs::status.eq(RUNNING)))
@@ -98,7 +102,10 @@ impl Db {
                     ))
                     .execute(conn)
                     .await?;
-                diesel::insert_into(reconcile_runs::table).values(&run).execute(conn).await?;
+                diesel::insert_into(reconcile_runs::table)
+                    .values(&run)
+                    .execute(conn)
+                    .await?;
                 match asked {
                     Some((operator, act)) => operator.did(conn, act).await,
                     None => Ok(()),
@@ -150,15 +157,22 @@ impl Db {
     /// Has a run that ended end later. Gives whether there is such a run.
     pub async fn prolong_run(&self, run: String, until: NaiveDateTime) -> Result<bool, DbError> {
         let prolonged = self.run("prolong run", async move |conn| {
-            let ended = reconcile_runs::table.find(run).filter(reconcile_runs::finished_at.is_not_null());
-            diesel::update(ended).set(reconcile_runs::finished_at.eq(until)).execute(conn).await
+            let ended = reconcile_runs::table
+                .find(run)
+                .filter(reconcile_runs::finished_at.is_not_null());
+            diesel::update(ended)
+                .set(reconcile_runs::finished_at.eq(until))
+                .execute(conn)
+                .await
         });
         Ok(prolonged.await? > 0)
     }
 
     async fn has_ended(&self, run: String) -> Result<bool, DbError> {
         let ended = self.run("find run", async move |conn| {
-            let ended = reconcile_runs::table.find(run).filter(reconcile_runs::finished_at.is_not_null());
+            let ended = reconcile_runs::table
+                .find(run)
+                .filter(reconcile_runs::finished_at.is_not_null());
             ended.count().get_result::<i64>(conn).await
         });
         Ok(ended.await? > 0)
@@ -183,15 +197,27 @@ impl Db {
         self.run("last pass over everything", async |conn| {
             let numbered = reconcile_runs::table.filter(reconcile_runs::number.is_not_null());
             let numbered = numbered.filter(reconcile_runs::status.ne("failed"));
-            numbered.order(reconcile_runs::number.desc()).select(reconcile_runs::id).first(conn).await.optional()
+            numbered
+                .order(reconcile_runs::number.desc())
+                .select(reconcile_runs::id)
+                .first(conn)
+                .await
+                .optional()
         })
         .await
     }
 
     /// Runs, newest first; only those older than `before`.
-    pub async fn runs(&self, limit: u32, before: Option<String>) -> Result<Vec<RunListRow>, DbError> {
+    pub async fn runs(
+        &self,
+        limit: u32,
+        before: Option<String>,
+    ) -> Result<Vec<RunListRow>, DbError> {
         self.run("list runs", async move |conn| {
-            let mut query = reconcile_runs::table.order(reconcile_runs::id.desc()).limit(i64::from(limit)).into_boxed();
+            let mut query = reconcile_runs::table
+                .order(reconcile_runs::id.desc())
+                .limit(i64::from(limit))
+                .into_boxed();
             if let Some(before) = before {
                 query = query.filter(reconcile_runs::id.lt(before));
             }
@@ -208,36 +234,57 @@ impl Db {
         after: i64,
     ) -> Result<Option<(RunRow, Vec<(i64, FindingRow)>)>, DbError> {
         let row = self.run("read run", async move |conn| {
-            let row: Option<RunRow> =
-                reconcile_runs::table.find(&id).select(RunRow::as_select()).first(conn).await.optional()?;
+            let row: Option<RunRow> = reconcile_runs::table
+                .find(&id)
+                .select(RunRow::as_select())
+                .first(conn)
+                .await
+                .optional()?;
             let Some(mut row) = row else { return Ok(None) };
             if let Some(same) = &row.drops_run {
-                let drops = reconcile_runs::table.find(same).select(reconcile_runs::drops);
+                let drops = reconcile_runs::table
+                    .find(same)
+                    .select(reconcile_runs::drops);
                 row.drops = drops.first(conn).await.optional()?.flatten();
             }
             Ok(Some(row))
         });
-        let Some(row) = row.await? else { return Ok(None) };
-        let findings = self.findings_of((row.id.clone(), row.number), limit, after).await?;
+        let Some(row) = row.await? else {
+            return Ok(None);
+        };
+        let findings = self
+            .findings_of((row.id.clone(), row.number), limit, after)
+            .await?;
         Ok(Some((row, findings)))
     }
 
     /// The fact of this name, where there is one.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
         self.run("read state", async move |conn| {
-            reconciler_state::table.find(name).select(reconciler_state::value).first(conn).await.optional()
+            reconciler_state::table
+                .find(name)
+                .select(reconciler_state::value)
+                .first(conn)
+                .await
+                .optional()
         })
         .await
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> Result<(), DbError> {
-        self.run("write state", async move |conn| set_state(conn, name, &value).await).await
+        self.run("write state", async move |conn| {
+            set_state(conn, name, &value).await
+        })
+        .await
     }
 }
 
 /// Where the pass before said the same of its drops, the run refers to the run that has it.
 async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
-    let (Some(number), Some(drops)) = (run.number, run.drops.as_deref().filter(|json| json.len() > SHORT)) else {
+    let (Some(number), Some(drops)) = (
+        run.number,
+        run.drops.as_deref().filter(|json| json.len() > SHORT),
+    ) else {
         return Ok(());
     };
     let hash = Sha256::digest(drops);
@@ -245,7 +292,11 @@ async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResu
     let before: Option<(String, Option<String>, Option<i64>)> = reconcile_runs::table
         .filter(reconcile_runs::number.lt(number))
         .order(reconcile_runs::number.desc())
-        .select((reconcile_runs::id, reconcile_runs::drops_run, reconcile_runs::drops_hash))
+        .select((
+            reconcile_runs::id,
+            reconcile_runs::drops_run,
+            reconcile_runs::drops_hash,
+        ))
         .first(conn)
         .await
         .optional()?;
@@ -260,15 +311,24 @@ async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResu
 
 /// A value as the JSON that a column holds.
 pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
-    super::json(value).map_err(|source| DbError::Query { what: "write JSON", source })
+    super::json(value).map_err(|source| DbError::Query {
+        what: "write JSON",
+        source,
+    })
 }
 
 pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
     diesel::insert_into(reconciler_state::table)
-        .values((reconciler_state::name.eq(name), reconciler_state::value.eq(value)))
+        .values((
+            reconciler_state::name.eq(name),
+            reconciler_state::value.eq(value),
+        ))
         .on_conflict(diesel::dsl::DuplicatedKeys)
         .do_update()
-        .set((reconciler_state::value.eq(value), reconciler_state::updated_at.eq(Utc::now().naive_utc())))
+        .set((
+            reconciler_state::value.eq(value),
+            reconciler_state::updated_at.eq(Utc::now().naive_utc()),
+        ))
         .execute(conn)
         .await
         .map(|_| ())
@@ -301,13 +361,34 @@ type Time = fn(&Retention) -> Duration;
 /// What is deleted by its age alone, in the order of an index. `{before}`: see [`before`].
 const BY_AGE: &[(&str, Time)] = &[
     // A finding that is over and that no run refers to any more: see `delete_old_findings`.
-    ("reconcile_findings WHERE seen_from IS NULL AND created_at < {before} ORDER BY created_at", |kept| kept.runs),
-    ("alerts WHERE status = 'resolved' AND last_seen_at < {before} ORDER BY last_seen_at", |kept| kept.alerts),
-    ("alerts WHERE status = 'told' AND last_seen_at < {before} ORDER BY last_seen_at", |kept| kept.alerts),
-    ("mail_outbox WHERE sent_at < {before} ORDER BY sent_at", |kept| kept.mails),
-    ("mail_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at", |kept| kept.mails),
-    ("webhook_outbox WHERE sent_at < {before} ORDER BY sent_at", |kept| kept.mails),
-    ("webhook_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at", |kept| kept.mails),
+    (
+        "reconcile_findings WHERE seen_from IS NULL AND created_at < {before} ORDER BY created_at",
+        |kept| kept.runs,
+    ),
+    (
+        "alerts WHERE status = 'resolved' AND last_seen_at < {before} ORDER BY last_seen_at",
+        |kept| kept.alerts,
+    ),
+    (
+        "alerts WHERE status = 'told' AND last_seen_at < {before} ORDER BY last_seen_at",
+        |kept| kept.alerts,
+    ),
+    (
+        "mail_outbox WHERE sent_at < {before} ORDER BY sent_at",
+        |kept| kept.mails,
+    ),
+    (
+        "mail_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
+        |kept| kept.mails,
+    ),
+    (
+        "webhook_outbox WHERE sent_at < {before} ORDER BY sent_at",
+        |kept| kept.mails,
+    ),
+    (
+        "webhook_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
+        |kept| kept.mails,
+    ),
     // What is not sealed may still be told of.
     (
         "webhook_drops WHERE updated_at < {before} AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
@@ -315,10 +396,21 @@ const BY_AGE: &[(&str, Time)] = &[
         |kept| kept.runs,
     ),
     // What they were is looked up by drop; without it the next pass shows them once more.
-    ("held_back WHERE planned_at < {before} ORDER BY planned_at", |kept| kept.runs),
-    ("known_admissions WHERE seen_at < {before} ORDER BY seen_at", |kept| kept.runs),
-    ("ops_actions WHERE at < {before} ORDER BY at", |kept| kept.runs),
-    ("broken_promises WHERE mended_at < {before} ORDER BY mended_at", |kept| kept.mended_promises),
+    (
+        "held_back WHERE planned_at < {before} ORDER BY planned_at",
+        |kept| kept.runs,
+    ),
+    (
+        "known_admissions WHERE seen_at < {before} ORDER BY seen_at",
+        |kept| kept.runs,
+    ),
+    ("ops_actions WHERE at < {before} ORDER BY at", |kept| {
+        kept.runs
+    }),
+    (
+        "broken_promises WHERE mended_at < {before} ORDER BY mended_at",
+        |kept| kept.mended_promises,
+    ),
 ];
 
 impl Db {
@@ -329,9 +421,17 @@ impl Db {
         self.delete_old_findings().await?;
         super::webhooks::give_up_orphans(self, Utc::now() - ORPHANED_AFTER, Utc::now()).await?;
         for (what, time) in BY_AGE {
-            let Some(before) = before(time(&kept)) else { continue };
-            let sql = format!("DELETE FROM {} LIMIT {AT_ONCE}", what.replace("{before}", &before));
-            self.run("delete what is old", async move |conn| diesel::sql_query(sql).execute(conn).await).await?;
+            let Some(before) = before(time(&kept)) else {
+                continue;
+            };
+            let sql = format!(
+                "DELETE FROM {} LIMIT {AT_ONCE}",
+                what.replace("{before}", &before)
+            );
+            self.run("delete what is old", async move |conn| {
+                diesel::sql_query(sql).execute(conn).await
+            })
+            .await?;
         }
         Ok(())
     }
@@ -339,7 +439,9 @@ impl Db {
     /// The last clean run stays through any time of trouble, and so does a run whose reports
     /// another one refers to.
     async fn delete_old_runs(&self, kept: Duration, nothing_new: bool) -> Result<(), DbError> {
-        let Some(before) = before(kept) else { return Ok(()) };
+        let Some(before) = before(kept) else {
+            return Ok(());
+        };
         self.run("delete old runs", async move |conn| {
             let clean = reconcile_runs::table.filter(reconcile_runs::status.eq("clean"));
             let last: Option<String> = clean

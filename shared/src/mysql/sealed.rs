@@ -57,7 +57,10 @@ const HISTORIES_AT_ONCE: usize = 200;
 impl Db {
     /// How much there may be to restore of coupons that a loss of Redis has closed, besides the
     /// drops that are compared.
-    pub async fn histories(&self, coupons: Vec<CouponId>) -> Result<HashMap<CouponId, CouponHistory>, DbError> {
+    pub async fn histories(
+        &self,
+        coupons: Vec<CouponId>,
+    ) -> Result<HashMap<CouponId, CouponHistory>, DbError> {
         let mut histories = HashMap::new();
         for some in coupons.chunks(HISTORIES_AT_ONCE) {
             let ids: Vec<i64> = some.iter().map(|coupon| coupon.0).collect();
@@ -96,20 +99,40 @@ impl Db {
         self.run_within(LONG, "seal drop", async move |conn| {
             conn.transaction(async |conn| {
                 let closing = drops::closes_at.eq(closes_at.map(|at| at.naive_utc()));
-                let drop = drops::table.find(id.0).filter(drops::sealed_at.is_null().and(closing));
-                let own = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(id.0)).count();
-                let locked = drop.select(drops::id).for_update().load::<i64>(conn).await?;
-                if locked.is_empty() || u64::try_from(own.get_result::<i64>(conn).await?) != Ok(revocations) {
+                let drop = drops::table
+                    .find(id.0)
+                    .filter(drops::sealed_at.is_null().and(closing));
+                let own = revoked_coupons::table
+                    .filter(revoked_coupons::drop_id.eq(id.0))
+                    .count();
+                let locked = drop
+                    .select(drops::id)
+                    .for_update()
+                    .load::<i64>(conn)
+                    .await?;
+                if locked.is_empty()
+                    || u64::try_from(own.get_result::<i64>(conn).await?) != Ok(revocations)
+                {
                     return Ok(false);
                 }
-                let written = issued_coupons::table.filter(issued_coupons::drop_id.eq(id.0)).count();
+                let written = issued_coupons::table
+                    .filter(issued_coupons::drop_id.eq(id.0))
+                    .count();
                 if written.get_result::<i64>(conn).await? != i64::from(rows) {
                     return Ok(false);
                 }
                 // One that was unsealed may name people anew.
                 let named = drops::codes_erased_at.eq(None::<NaiveDateTime>);
-                let sealed = (drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows), named);
-                diesel::update(drops::table.find(id.0)).set(sealed).execute(conn).await.map(|_| true)
+                let sealed = (
+                    drops::sealed_at.eq(Utc::now().naive_utc()),
+                    drops::sealed_rows.eq(rows),
+                    named,
+                );
+                diesel::update(drops::table.find(id.0))
+                    .set(sealed)
+                    .execute(conn)
+                    .await
+                    .map(|_| true)
             })
             .await
         })
@@ -117,7 +140,10 @@ impl Db {
     }
 
     /// How many revocations each of these drops has; those without one are left out.
-    pub async fn count_revocations(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, u64>, DbError> {
+    pub async fn count_revocations(
+        &self,
+        drops: Vec<DropId>,
+    ) -> Result<HashMap<DropId, u64>, DbError> {
         self.run("count revocations", async move |conn| {
             let mut counts = HashMap::new();
             for some in drops.chunks(MOST_VALUES) {
@@ -127,7 +153,11 @@ impl Db {
                     .select((revoked_coupons::drop_id, diesel::dsl::count_star()))
                     .load(conn)
                     .await?;
-                counts.extend(found.into_iter().map(|(drop, n)| (DropId(drop), u64::try_from(n).unwrap_or(0))));
+                counts.extend(
+                    found
+                        .into_iter()
+                        .map(|(drop, n)| (DropId(drop), u64::try_from(n).unwrap_or(0))),
+                );
             }
             Ok(counts)
         })
@@ -137,8 +167,14 @@ impl Db {
     /// Whether anything of a coupon was revoked.
     pub async fn has_revocations(&self, coupon: CouponId) -> Result<bool, DbError> {
         self.run("look for revocations", async move |conn| {
-            let any = revoked_coupons::table.filter(revoked_coupons::coupon_id.eq(coupon.0)).limit(1);
-            Ok(!any.select(revoked_coupons::id).load::<i64>(conn).await?.is_empty())
+            let any = revoked_coupons::table
+                .filter(revoked_coupons::coupon_id.eq(coupon.0))
+                .limit(1);
+            Ok(!any
+                .select(revoked_coupons::id)
+                .load::<i64>(conn)
+                .await?
+                .is_empty())
         })
         .await
     }
@@ -152,7 +188,11 @@ impl Db {
             let (last, some) = self
                 .run("unseal drops", async move |conn| {
                     let named: Vec<Option<i64>> = failed_claims::table
-                        .filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.gt(after)))
+                        .filter(
+                            failed_claims::resolved_at
+                                .is_null()
+                                .and(failed_claims::drop_id.gt(after)),
+                        )
                         .group_by(failed_claims::drop_id)
                         .order(failed_claims::drop_id)
                         .limit(i64::try_from(AT_ONCE).unwrap_or(i64::MAX))
@@ -160,7 +200,9 @@ impl Db {
                         .load(conn)
                         .await?;
                     let named: Vec<i64> = named.into_iter().flatten().collect();
-                    let Some(last) = named.last() else { return Ok((None, 0)) };
+                    let Some(last) = named.last() else {
+                        return Ok((None, 0));
+                    };
                     let last = (named.len() == AT_ONCE).then_some(*last);
                     Ok((last, unseal(conn, &named).await?))
                 })
@@ -206,11 +248,18 @@ impl Db {
             let mut found: Vec<(i64, Option<u32>)> = Vec::new();
             for some in ids.chunks(MOST_VALUES) {
                 let sealed = drops::table
-                    .filter(drops::id.eq_any(some.iter().map(|d| d.0)).and(drops::sealed_at.is_not_null()))
+                    .filter(
+                        drops::id
+                            .eq_any(some.iter().map(|d| d.0))
+                            .and(drops::sealed_at.is_not_null()),
+                    )
                     .select((drops::id, drops::sealed_rows));
                 found.extend(sealed.load::<(i64, Option<u32>)>(conn).await?);
             }
-            Ok(found.into_iter().filter_map(|(id, rows)| Some((DropId(id), rows?))).collect())
+            Ok(found
+                .into_iter()
+                .filter_map(|(id, rows)| Some((DropId(id), rows?)))
+                .collect())
         })
         .await
     }

@@ -48,7 +48,11 @@ impl SlotLimits {
                 .order((slot_limits::drop_id, slot_limits::slot_limit))
                 .select((
                     slot_limits::drop_id,
-                    (slot_limits::slot_limit, slot_limits::coupon_id, slot_limits::person_scope),
+                    (
+                        slot_limits::slot_limit,
+                        slot_limits::coupon_id,
+                        slot_limits::person_scope,
+                    ),
                 ))
                 .load(conn)
                 .await?;

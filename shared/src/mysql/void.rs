@@ -30,7 +30,9 @@ impl VoidFor {
     fn voids(&self, claim: &Claim) -> bool {
         let admitted = claim.claimed_at.map(|at| at.naive_utc());
         (self.person_scope == 0 || self.person_scope == claim.drop_id.0)
-            && self.again_from.is_none_or(|from| admitted.is_some_and(|at| at <= from))
+            && self
+                .again_from
+                .is_none_or(|from| admitted.is_some_and(|at| at <= from))
     }
 }
 
@@ -51,7 +53,10 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
         let found: Vec<VoidFor> = diesel::sql_query(sql).load(conn).await?;
         let mut of_person: HashMap<(i64, &str), Vec<&VoidFor>> = HashMap::new();
         for one in &found {
-            of_person.entry((one.coupon_id, &one.user_id)).or_default().push(one);
+            of_person
+                .entry((one.coupon_id, &one.user_id))
+                .or_default()
+                .push(one);
         }
         let is_void = |claim: &Claim| {
             let own = of_person.get(&(claim.coupon_id.0, claim.user_id.as_str()));

@@ -75,19 +75,34 @@ pub async fn lease(
     until: DateTime<Utc>,
 ) -> Result<Option<LeasedWebhook>, DbError> {
     db.run("lease a webhook", async move |conn| {
-        let due = || webhook_outbox::table.filter(webhook_outbox::target.eq(&target).and(is_due!(webhook_outbox, now)));
+        let due = || {
+            webhook_outbox::table.filter(
+                webhook_outbox::target
+                    .eq(&target)
+                    .and(is_due!(webhook_outbox, now)),
+            )
+        };
         // Not FOR UPDATE SKIP LOCKED: that also locks the rows of other targets that it reads, and
         // their senders would skip them. No transaction, or each look would see what the first saw.
         loop {
-            let oldest = due().order(webhook_outbox::id).select(webhook_outbox::id).first::<i64>(conn);
-            let Some(id) = oldest.await.optional()? else { return Ok(None) };
+            let oldest = due()
+                .order(webhook_outbox::id)
+                .select(webhook_outbox::id)
+                .first::<i64>(conn);
+            let Some(id) = oldest.await.optional()? else {
+                return Ok(None);
+            };
             let row = webhook_outbox::table.filter(webhook_outbox::id.eq(id));
             let leased = diesel::update(row.filter(is_due!(webhook_outbox, now)))
                 .set(webhook_outbox::leased_until.eq(until.naive_utc()))
                 .execute(conn)
                 .await?;
             if leased > 0 {
-                return row.select(LeasedWebhook::as_select()).first(conn).await.optional();
+                return row
+                    .select(LeasedWebhook::as_select())
+                    .first(conn)
+                    .await
+                    .optional();
             }
         }
     })
@@ -99,16 +114,30 @@ const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
 
 /// Gives up what is from before then: a sender gives up by itself what it fails to deliver, so
 /// these have none. Gives how many; a bounded number at once.
-pub async fn give_up_orphans(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
+pub async fn give_up_orphans(
+    db: &Db,
+    before: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<u64, DbError> {
     let statement = "UPDATE webhook_outbox SET given_up_at = ?, last_error = COALESCE(last_error, ?) \
                      WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
                      AND next_attempt_at < ? LIMIT 1000";
-    db.run_within(Duration::from_secs(30), "give up old webhooks", async move |conn| {
-        let update = diesel::sql_query(statement).bind::<Datetime, _>(now.naive_utc()).bind::<Text, _>(ORPHAN);
-        let update = update.bind::<Datetime, _>(before.naive_utc());
-        // Not what somebody has just had tried again.
-        update.bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc()).execute(conn).await.map(|rows| rows as u64)
-    })
+    db.run_within(
+        Duration::from_secs(30),
+        "give up old webhooks",
+        async move |conn| {
+            let update = diesel::sql_query(statement)
+                .bind::<Datetime, _>(now.naive_utc())
+                .bind::<Text, _>(ORPHAN);
+            let update = update.bind::<Datetime, _>(before.naive_utc());
+            // Not what somebody has just had tried again.
+            update
+                .bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc())
+                .execute(conn)
+                .await
+                .map(|rows| rows as u64)
+        },
+    )
     .await
 }
 
@@ -131,7 +160,9 @@ pub struct SaidOfDrop {
 pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<DropId, SaidOfDrop>> {
     let mut said = HashMap::new();
     for some in drops.chunks(super::MOST_VALUES) {
-        let query = webhook_drops::table.filter(webhook_drops::drop_id.eq_any(some)).select(SaidOfDrop::as_select());
+        let query = webhook_drops::table
+            .filter(webhook_drops::drop_id.eq_any(some))
+            .select(SaidOfDrop::as_select());
         let rows = query.load::<SaidOfDrop>(conn).await?;
         said.extend(rows.into_iter().map(|row| (DropId(row.drop_id), row)));
     }
@@ -141,7 +172,13 @@ pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<Drop
 /// Keeps what is said of a drop now.
 pub async fn say_of(conn: &mut Conn, said: &SaidOfDrop) -> QueryResult<()> {
     let insert = diesel::insert_into(webhook_drops::table).values(said);
-    insert.on_conflict(diesel::dsl::DuplicatedKeys).do_update().set(said).execute(conn).await.map(|_| ())
+    insert
+        .on_conflict(diesel::dsl::DuplicatedKeys)
+        .do_update()
+        .set(said)
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// The highest slot of a drop that has a row, else 0.
@@ -162,8 +199,12 @@ pub async fn told_alerts(
     let since = (now - memory).naive_utc();
     db.run("list alerts for Alertmanager", async move |conn| {
         let fires = alerts::status.eq(AlertState::Firing.as_str());
-        let just_ended = alerts::status.eq(AlertState::Resolved.as_str()).and(alerts::resolved_at.ge(since));
-        let is_told = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable()).and(alerts::kind.ne(REPAIRED));
+        let just_ended = alerts::status
+            .eq(AlertState::Resolved.as_str())
+            .and(alerts::resolved_at.ge(since));
+        let is_told = alerts::last_mailed_at
+            .ge(alerts::first_seen_at.nullable())
+            .and(alerts::kind.ne(REPAIRED));
         let rows: Vec<(i64, AlertRow, Option<String>)> = alerts::table
             .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
             .filter(fires.or(just_ended).and(is_told))
@@ -172,7 +213,10 @@ pub async fn told_alerts(
             .select((alerts::id, AlertRow::as_select(), coupons::name.nullable()))
             .load(conn)
             .await?;
-        Ok(rows.into_iter().map(|(id, row, coupon)| (id, row.into(), coupon)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(id, row, coupon)| (id, row.into(), coupon))
+            .collect())
     })
     .await
 }

@@ -118,8 +118,17 @@ pub enum AdmissionError {
 impl Redis {
     /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds
     /// [`Admission::Already`].
-    pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<AdmissionReply, AdmissionError> {
-        self.claim_all(keys, drop, &[user.into()]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
+    pub async fn claim(
+        &self,
+        keys: &DropKeys,
+        drop: DropId,
+        user: &UserId,
+    ) -> Result<AdmissionReply, AdmissionError> {
+        self.claim_all(keys, drop, &[user.into()])
+            .await?
+            .pop()
+            .flatten()
+            .ok_or(AdmissionError::Unexpected)
     }
 
     /// Runs admission for several people in one call, as if they had come one after the other; as
@@ -159,10 +168,21 @@ async fn call_script(
 ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
     let mut cmd = redis::cmd("EVALSHA");
     cmd.arg(script).arg(11);
-    for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
+    for key in [
+        &keys.meta,
+        &keys.count,
+        &keys.users,
+        &keys.free,
+        &keys.waiting,
+        &keys.claimants,
+        &keys.times,
+    ] {
         cmd.arg(key);
     }
-    cmd.arg(&keys.verified).arg(&keys.revoked).arg(&keys.allowed).arg(&keys.allow_list);
+    cmd.arg(&keys.verified)
+        .arg(&keys.revoked)
+        .arg(&keys.allowed)
+        .arg(&keys.allow_list);
     cmd.arg(drop.0).arg(groups(people));
     for person in people {
         cmd.arg(person.user.as_str());
@@ -192,16 +212,29 @@ fn groups(people: &[Claimant<'_>]) -> String {
 /// no reply of the script.
 fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     if let Value::Int(now_ms) = value {
-        let sold_out =
-            AdmissionReply { admission: Admission::SoldOut, now_ms: *now_ms, admitted_at_ms: None, group: None };
+        let sold_out = AdmissionReply {
+            admission: Admission::SoldOut,
+            now_ms: *now_ms,
+            admitted_at_ms: None,
+            group: None,
+        };
         return Some(vec![Some(sold_out); people]);
     }
-    let Value::Array(items) = value else { return None };
-    let (Value::Int(now_ms), answers) = items.split_first()? else { return None };
+    let Value::Array(items) = value else {
+        return None;
+    };
+    let (Value::Int(now_ms), answers) = items.split_first()? else {
+        return None;
+    };
     if answers.len() != people {
         return None;
     }
-    Some(answers.iter().map(|answer| read_answer(answer, drop, *now_ms)).collect())
+    Some(
+        answers
+            .iter()
+            .map(|answer| read_answer(answer, drop, *now_ms))
+            .collect(),
+    )
 }
 
 fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionReply> {
@@ -231,9 +264,12 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
                 group = Some(std::str::from_utf8(name).ok()?.parse().ok()?);
                 Admission::ForGroup
             }
-            [Value::BulkString(word), Value::BulkString(drop), Value::Int(slot), Value::Int(at_ms)]
-                if word == b"already" =>
-            {
+            [
+                Value::BulkString(word),
+                Value::BulkString(drop),
+                Value::Int(slot),
+                Value::Int(at_ms),
+            ] if word == b"already" => {
                 let drop = DropId(std::str::from_utf8(drop).ok()?.parse().ok()?);
                 admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0 && drop == asked);
                 Admission::Already(drop, Slot::try_from(*slot).ok()?)
@@ -242,5 +278,10 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<AdmissionRe
         },
         _ => return None,
     };
-    Some(AdmissionReply { admission, now_ms, admitted_at_ms, group })
+    Some(AdmissionReply {
+        admission,
+        now_ms,
+        admitted_at_ms,
+        group,
+    })
 }

@@ -12,8 +12,10 @@ use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 
-static CHANGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/change_allow_list.lua")));
-static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/replace_allow_list.lua")));
+static CHANGE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/change_allow_list.lua")));
+static REPLACE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/replace_allow_list.lua")));
 
 /// How long a list that is being gathered stays, if nobody goes on with it. In seconds.
 const GATHERED_FOR: u64 = 600;
@@ -86,27 +88,56 @@ impl Redis {
         people: &[UserId],
     ) -> Result<ListFollowed, RedisError> {
         let word = if how == OnList::Add { "add" } else { "remove" };
-        let mut args = vec![before.to_string(), now.revision.to_string(), now.people.to_string(), word.to_owned()];
+        let mut args = vec![
+            before.to_string(),
+            now.revision.to_string(),
+            now.people.to_string(),
+            word.to_owned(),
+        ];
         args.extend(people.iter().map(ToString::to_string));
-        let names = [keys::allowed(&self.prefix, coupon), keys::allow_list(&self.prefix, coupon)];
-        let reply: String = CHANGE.run(&mut self.conn.clone(), &[&names[0], &names[1]], &args).await?;
-        Ok(if reply == "other" { ListFollowed::Other } else { ListFollowed::Yes })
+        let names = [
+            keys::allowed(&self.prefix, coupon),
+            keys::allow_list(&self.prefix, coupon),
+        ];
+        let reply: String = CHANGE
+            .run(&mut self.conn.clone(), &[&names[0], &names[1]], &args)
+            .await?;
+        Ok(if reply == "other" {
+            ListFollowed::Other
+        } else {
+            ListFollowed::Yes
+        })
     }
 
     /// A list that is written anew begins.
     pub fn gather_allow_list(&self, coupon: CouponId) -> Gathering {
-        let key = format!("{}:{:016x}", keys::allowed(&self.prefix, coupon), rand::random::<u64>());
+        let key = format!(
+            "{}:{:016x}",
+            keys::allowed(&self.prefix, coupon),
+            rand::random::<u64>()
+        );
         Gathering { coupon, key }
     }
 
     /// Adds people to it.
-    pub async fn add_gathered(&self, gathering: &Gathering, people: &[UserId]) -> Result<(), RedisError> {
+    pub async fn add_gathered(
+        &self,
+        gathering: &Gathering,
+        people: &[UserId],
+    ) -> Result<(), RedisError> {
         for some in people.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
             let mut pipe = redis::pipe();
             // Together: without its end it would stay for good.
-            pipe.atomic().cmd("SADD").arg(&gathering.key).arg(names).ignore();
-            pipe.cmd("EXPIRE").arg(&gathering.key).arg(GATHERED_FOR).ignore();
+            pipe.atomic()
+                .cmd("SADD")
+                .arg(&gathering.key)
+                .arg(names)
+                .ignore();
+            pipe.cmd("EXPIRE")
+                .arg(&gathering.key)
+                .arg(GATHERED_FOR)
+                .ignore();
             pipe.query_async::<()>(&mut self.connection()).await?;
         }
         Ok(())
@@ -114,21 +145,41 @@ impl Redis {
 
     /// Lets go of one that is not finished.
     pub async fn drop_gathered(&self, gathering: &Gathering) -> Result<(), RedisError> {
-        redis::cmd("UNLINK").arg(&gathering.key).query_async(&mut self.connection()).await
+        redis::cmd("UNLINK")
+            .arg(&gathering.key)
+            .query_async(&mut self.connection())
+            .await
     }
 
     /// Takes a person off the set of a coupon that is over, whatever list it is.
     pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
         let allowed = keys::allowed(&self.prefix, coupon);
-        redis::cmd("SREM").arg(allowed).arg(user.as_str()).query_async(&mut self.connection()).await
+        redis::cmd("SREM")
+            .arg(allowed)
+            .arg(user.as_str())
+            .query_async(&mut self.connection())
+            .await
     }
 
     /// Puts it in the place of the coupon's list, as `list`, unless a later one is there.
-    pub async fn replace_allow_list(&self, new: &Gathering, list: AllowList) -> Result<ListReplaced, RedisError> {
+    pub async fn replace_allow_list(
+        &self,
+        new: &Gathering,
+        list: AllowList,
+    ) -> Result<ListReplaced, RedisError> {
         let args = [list.revision.to_string(), list.people.to_string()];
-        let (allowed, state) = (keys::allowed(&self.prefix, new.coupon), keys::allow_list(&self.prefix, new.coupon));
+        let (allowed, state) = (
+            keys::allowed(&self.prefix, new.coupon),
+            keys::allow_list(&self.prefix, new.coupon),
+        );
         let old = format!("{}:old", new.key);
-        let reply: String = REPLACE.run(&mut self.conn.clone(), &[&allowed, &state, &new.key, &old], &args).await?;
+        let reply: String = REPLACE
+            .run(
+                &mut self.conn.clone(),
+                &[&allowed, &state, &new.key, &old],
+                &args,
+            )
+            .await?;
         Ok(match reply.as_str() {
             "ok" => ListReplaced::Yes,
             "outdated" => ListReplaced::Outdated,
@@ -146,8 +197,14 @@ impl Redis {
                 pipe.cmd("GET").arg(keys::allow_list(&self.prefix, *coupon));
                 pipe.cmd("SCARD").arg(keys::allowed(&self.prefix, *coupon));
             }
-            let found: Vec<Value> = pipe.ignore_errors().query_async(&mut self.connection()).await?;
-            seen.extend(found.chunks(2).map(|pair| SeenList { list: read(pair.first()), people: size(pair.get(1)) }));
+            let found: Vec<Value> = pipe
+                .ignore_errors()
+                .query_async(&mut self.connection())
+                .await?;
+            seen.extend(found.chunks(2).map(|pair| SeenList {
+                list: read(pair.first()),
+                people: size(pair.get(1)),
+            }));
         }
         Ok(seen)
     }
@@ -157,28 +214,51 @@ impl Redis {
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let ids = [coupon];
         let (revision, lists) = tokio::try_join!(self.revision(coupon), self.allow_lists(&ids))?;
-        Ok(lists.iter().map(SeenList::revision).fold(revision, u64::max))
+        Ok(lists
+            .iter()
+            .map(SeenList::revision)
+            .fold(revision, u64::max))
     }
 
     /// Which of these people are on a coupon's list, in the order asked.
-    pub async fn are_allowed(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<bool>, RedisError> {
+    pub async fn are_allowed(
+        &self,
+        coupon: CouponId,
+        people: &[UserId],
+    ) -> Result<Vec<bool>, RedisError> {
         if people.is_empty() {
             return Ok(Vec::new());
         }
         let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
         let mut cmd = redis::cmd("SMISMEMBER");
-        cmd.arg(keys::allowed(&self.prefix, coupon)).arg(names).query_async(&mut self.connection()).await
+        cmd.arg(keys::allowed(&self.prefix, coupon))
+            .arg(names)
+            .query_async(&mut self.connection())
+            .await
     }
 
     /// Whether a person is on the coupon's list; `None` where Redis does not have the whole of it.
-    pub async fn is_allowed(&self, coupon: CouponId, user: &UserId) -> Result<Option<bool>, RedisError> {
+    pub async fn is_allowed(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+    ) -> Result<Option<bool>, RedisError> {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("GET").arg(keys::allow_list(&self.prefix, coupon));
+        pipe.atomic()
+            .cmd("GET")
+            .arg(keys::allow_list(&self.prefix, coupon));
         let allowed = keys::allowed(&self.prefix, coupon);
-        pipe.cmd("SCARD").arg(&allowed).cmd("SISMEMBER").arg(&allowed).arg(user.as_str());
-        let (text, people, is_member): (Option<String>, u64, bool) = pipe.query_async(&mut self.connection()).await?;
+        pipe.cmd("SCARD")
+            .arg(&allowed)
+            .cmd("SISMEMBER")
+            .arg(&allowed)
+            .arg(user.as_str());
+        let (text, people, is_member): (Option<String>, u64, bool) =
+            pipe.query_async(&mut self.connection()).await?;
         let list = text.as_deref().and_then(parse);
-        Ok(list.filter(|list| u64::from(list.people) == people).map(|_| is_member))
+        Ok(list
+            .filter(|list| u64::from(list.people) == people)
+            .map(|_| is_member))
     }
 }
 
@@ -186,15 +266,22 @@ impl Redis {
 /// is above it, and the scripts could not compare that.
 fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
-    Some(AllowList { revision: seen_revision(revision)?, people: people.parse().ok()? })
+    Some(AllowList {
+        revision: seen_revision(revision)?,
+        people: people.parse().ok()?,
+    })
 }
 
 fn read(value: Option<&Value>) -> Option<AllowList> {
-    let Some(Value::BulkString(bytes)) = value else { return None };
+    let Some(Value::BulkString(bytes)) = value else {
+        return None;
+    };
     parse(std::str::from_utf8(bytes).ok()?)
 }
 
 fn size(value: Option<&Value>) -> Option<u64> {
-    let Some(Value::Int(people)) = value else { return None };
+    let Some(Value::Int(people)) = value else {
+        return None;
+    };
     u64::try_from(*people).ok()
 }

@@ -54,7 +54,12 @@ impl Redis {
     /// Makes the handle; connections are made at first use.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
         let tls = settings.url.tls().cloned();
-        let seeds = Seeds::new(settings.url.url(), settings.mode.clone(), tls.clone(), settings.timeout)?;
+        let seeds = Seeds::new(
+            settings.url.url(),
+            settings.mode.clone(),
+            tls.clone(),
+            settings.timeout,
+        )?;
         let seeds = Arc::new(seeds);
         Ok(Self {
             conn: SharedConnection::new(Arc::clone(&seeds), settings.timeout)?,
@@ -79,7 +84,10 @@ impl Redis {
     /// does not come back by itself. A pass uses one, so what it read and what it writes to are the
     /// same life.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
-        Ok(Self { conn: self.conn.pinned().await?, ..self.clone() })
+        Ok(Self {
+            conn: self.conn.pinned().await?,
+            ..self.clone()
+        })
     }
 
     /// The names of a drop's keys.
@@ -89,7 +97,11 @@ impl Redis {
 
     /// The name of a key that each server has. In a cluster it is in the first of its hash slots.
     pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
-        if self.seeds.is_cluster() { format!("{key}:{{{}}}", shard.tag()) } else { key }
+        if self.seeds.is_cluster() {
+            format!("{key}:{{{}}}", shard.tag())
+        } else {
+            key
+        }
     }
 
     /// Whether the operator vouches that this Redis keeps what it promised.
@@ -105,26 +117,48 @@ impl Redis {
     /// answer: nothing looks older by it than it is.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
         let time = async |shard: &Arc<Shard>| {
-            let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.conn.to(shard)).await?;
+            let (seconds, micros): (i64, i64) = redis::cmd("TIME")
+                .query_async(&mut self.conn.to(shard))
+                .await?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
         let told = join_all(self.conn.shards().await?.iter().map(time)).await;
-        let earliest = told.iter().filter_map(|told| told.as_ref().ok()).min().copied();
+        let earliest = told
+            .iter()
+            .filter_map(|told| told.as_ref().ok())
+            .min()
+            .copied();
         let error = || told.into_iter().find_map(Result::err);
-        earliest.ok_or_else(|| error().unwrap_or_else(|| (ErrorKind::Io, "no server of Redis is known").into()))
+        earliest.ok_or_else(|| {
+            error().unwrap_or_else(|| (ErrorKind::Io, "no server of Redis is known").into())
+        })
     }
 
     /// What the server behind `conn` says of itself.
-    pub(super) async fn facts(&self, conn: &mut impl ConnectionLike) -> Result<ServerFacts, RedisError> {
+    pub(super) async fn facts(
+        &self,
+        conn: &mut impl ConnectionLike,
+    ) -> Result<ServerFacts, RedisError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-        Ok(ServerFacts::of(&pipe.query_async::<[String; 2]>(conn).await?.concat()))
+        pipe.cmd("INFO")
+            .arg("server")
+            .cmd("INFO")
+            .arg("replication");
+        Ok(ServerFacts::of(
+            &pipe.query_async::<[String; 2]>(conn).await?.concat(),
+        ))
     }
 
     /// Asks Redis for a sign of life, of each of its servers.
     pub async fn ping(&self) -> Result<(), RedisError> {
-        let ping = async |shard| redis::cmd("PING").query_async::<()>(&mut self.conn.to(shard)).await;
-        try_join_all(self.conn.shards().await?.iter().map(ping)).await.map(|_| ())
+        let ping = async |shard| {
+            redis::cmd("PING")
+                .query_async::<()>(&mut self.conn.to(shard))
+                .await
+        };
+        try_join_all(self.conn.shards().await?.iter().map(ping))
+            .await
+            .map(|_| ())
     }
 }
 
@@ -136,7 +170,10 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(text: &'static str) -> Self {
-        Self { text, hash: redis::Script::new(text).get_hash().to_owned() }
+        Self {
+            text,
+            hash: redis::Script::new(text).get_hash().to_owned(),
+        }
     }
 
     /// Runs it by hash, and by text where this Redis has not seen it yet. Sending it twice is safe:
@@ -147,8 +184,16 @@ impl Script {
         keys: &[&str],
         args: &[String],
     ) -> Result<T, RedisError> {
-        match self.command("EVALSHA", &self.hash, keys, args).query_async(conn).await {
-            Err(error) if is_noscript(&error) => self.command("EVAL", self.text, keys, args).query_async(conn).await,
+        match self
+            .command("EVALSHA", &self.hash, keys, args)
+            .query_async(conn)
+            .await
+        {
+            Err(error) if is_noscript(&error) => {
+                self.command("EVAL", self.text, keys, args)
+                    .query_async(conn)
+                    .await
+            }
             other => other,
         }
     }

@@ -24,14 +24,20 @@ pub struct SharedConnection {
 impl SharedConnection {
     /// Connections are made at first use.
     pub(super) fn new(seeds: Arc<Seeds>, timeout: Duration) -> Result<Self, RedisError> {
-        Ok(Self { router: Arc::new(Router::new(seeds, timeout)?), only: None })
+        Ok(Self {
+            router: Arc::new(Router::new(seeds, timeout)?),
+            only: None,
+        })
     }
 
     /// The same to the server processes that stand now, on connections of their own: it does not
     /// come back by itself.
     pub(super) async fn pinned(&self) -> Result<Self, RedisError> {
         let shards = self.shards().await?;
-        Ok(Self { router: Arc::new(self.router.pinned(&shards).await?), only: None })
+        Ok(Self {
+            router: Arc::new(self.router.pinned(&shards).await?),
+            only: None,
+        })
     }
 
     /// The servers that hold data; where they may change, as they were told a second ago at most.
@@ -44,7 +50,10 @@ impl SharedConnection {
 
     /// A connection to this server only.
     pub(super) fn to(&self, shard: &Arc<Shard>) -> Self {
-        Self { router: Arc::clone(&self.router), only: Some(Arc::clone(shard)) }
+        Self {
+            router: Arc::clone(&self.router),
+            only: Some(Arc::clone(shard)),
+        }
     }
 
     /// The server that has a key.

@@ -12,12 +12,18 @@ impl Redis {
     /// Ends a session, and remembers that for so long.
     pub async fn end_session(&self, session: &str, remembered: Duration) -> Result<(), RedisError> {
         let mut cmd = redis::cmd("SET");
-        cmd.arg(keys::ended_session(&self.prefix, session)).arg("").arg("EX").arg(remembered.as_secs());
+        cmd.arg(keys::ended_session(&self.prefix, session))
+            .arg("")
+            .arg("EX")
+            .arg(remembered.as_secs());
         cmd.query_async(&mut self.connection()).await
     }
 
     pub async fn session_was_ended(&self, session: &str) -> Result<bool, RedisError> {
         let key = keys::ended_session(&self.prefix, session);
-        redis::cmd("EXISTS").arg(key).query_async(&mut self.connection()).await
+        redis::cmd("EXISTS")
+            .arg(key)
+            .query_async(&mut self.connection())
+            .await
     }
 }

@@ -20,7 +20,11 @@ impl Redis {
     /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its
     /// generation goes first: a coupon without one counts as lost, whatever else is left. A drop
     /// that is loaded later keeps all of it.
-    pub async fn expire_coupon(&self, keys: &DropKeys, after: Option<Duration>) -> Result<(), RedisError> {
+    pub async fn expire_coupon(
+        &self,
+        keys: &DropKeys,
+        after: Option<Duration>,
+    ) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
         for key in keys.of_coupon() {
             match after {
@@ -40,11 +44,17 @@ impl Redis {
         after: Duration,
     ) -> Result<(), RedisError> {
         let own = drops.iter().flat_map(DropKeys::own);
-        let keys: Vec<&str> = own.chain(coupons.iter().flat_map(DropKeys::of_coupon)).collect();
+        let keys: Vec<&str> = own
+            .chain(coupons.iter().flat_map(DropKeys::of_coupon))
+            .collect();
         for some in keys.chunks(1_000) {
             let mut pipe = redis::pipe();
             for key in some {
-                pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).arg("NX").ignore();
+                pipe.cmd("EXPIRE")
+                    .arg(key)
+                    .arg(after.as_secs())
+                    .arg("NX")
+                    .ignore();
             }
             pipe.query_async::<()>(&mut self.conn.clone()).await?;
         }

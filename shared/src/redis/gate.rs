@@ -28,8 +28,10 @@ use super::servers::HashSlots;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
-static BEGIN_LIFE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
-static OPEN_COUPON: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
+static BEGIN_LIFE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
+static OPEN_COUPON: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
 
 /// The gate as it was read from one server.
 #[derive(Debug, Clone)]
@@ -70,13 +72,14 @@ impl ServerGate {
     }
 
     fn life(&self) -> Option<&ServerLife> {
-        self.life.as_ref().filter(|life| self.has_script || self.has_witness || !life.loaded)
+        self.life
+            .as_ref()
+            .filter(|life| self.has_script || self.has_witness || !life.loaded)
     }
 }
 
 const UNVERIFIED: &str = "admission is closed until the reconciler has verified Redis";
-const OTHER_RELEASE: &str =
-    "admission is open to another release only, which has another script: start a reconciler of this release";
+const OTHER_RELEASE: &str = "admission is open to another release only, which has another script: start a reconciler of this release";
 
 /// How far admission is open, over all servers that hold data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +109,20 @@ impl GateReading {
 
     /// The servers whose gates are open, to other releases too, by their order.
     pub fn open_servers(&self) -> BTreeSet<usize> {
-        self.0.iter().enumerate().filter(|(_, gate)| gate.is_open_and_witnessed()).map(|(at, _)| at).collect()
+        self.0
+            .iter()
+            .enumerate()
+            .filter(|(_, gate)| gate.is_open_and_witnessed())
+            .map(|(at, _)| at)
+            .collect()
     }
 
     /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
     pub fn life(&self) -> Option<Life> {
-        let lives = self.0.iter().map(|gate| Some((gate.hash_slots.clone(), gate.life()?.clone())));
+        let lives = self
+            .0
+            .iter()
+            .map(|gate| Some((gate.hash_slots.clone(), gate.life()?.clone())));
         lives.collect::<Option<Vec<_>>>().map(Life)
     }
 }
@@ -130,14 +141,18 @@ impl Redis {
     /// address may lead to the master by now.
     pub async fn gate(&self) -> Result<GateReading, RedisError> {
         let shards = self.conn.shards().await?;
-        try_join_all(shards.iter().map(|shard| self.gate_of(shard))).await.map(GateReading)
+        try_join_all(shards.iter().map(|shard| self.gate_of(shard)))
+            .await
+            .map(GateReading)
     }
 
     /// Reads the gate of one server.
     pub(super) async fn gate_of(&self, shard: &Arc<Shard>) -> Result<ServerGate, RedisError> {
         let mut conn = self.conn.to(shard);
         let server = self.facts(&mut conn).await?;
-        let text = text_of(&mut conn, &self.epoch_key(shard)).await?.unwrap_or_default();
+        let text = text_of(&mut conn, &self.epoch_key(shard))
+            .await?
+            .unwrap_or_default();
         let life = ServerLife::parse(&text).filter(|life| life.server == server.id());
         let epoch = life.as_ref().map(|life| life.epoch.clone());
         let known = shard.server.known_gate.load();
@@ -150,16 +165,33 @@ impl Redis {
         let [has_script, has_witness] = match &life {
             Some(life) => {
                 let witness = hash(&self.witness(life));
-                redis::cmd("SCRIPT").arg("EXISTS").arg(&script).arg(witness).query_async(&mut conn).await?
+                redis::cmd("SCRIPT")
+                    .arg("EXISTS")
+                    .arg(&script)
+                    .arg(witness)
+                    .query_async(&mut conn)
+                    .await?
             }
             None => [false; 2],
         };
         if !server.is_master {
             self.conn.leave(shard);
         }
-        let gate = ServerGate { hash_slots: shard.hash_slots.clone(), server, text, life, has_script, has_witness };
+        let gate = ServerGate {
+            hash_slots: shard.hash_slots.clone(),
+            server,
+            text,
+            life,
+            has_script,
+            has_witness,
+        };
         let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
-        shard.server.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
+        shard.server.known_gate.store(Arc::new(KnownGate {
+            epoch,
+            script,
+            open,
+            promoted_from,
+        }));
         Ok(gate)
     }
 
@@ -170,9 +202,14 @@ impl Redis {
     pub async fn openness(&self) -> Result<Openness, RedisError> {
         let shards = self.conn.shards().await?;
         let read = join_all(shards.iter().map(|shard| self.gate_of(shard))).await;
-        let answered: Vec<Option<&str>> = read.iter().flatten().map(ServerGate::why_closed).collect();
+        let answered: Vec<Option<&str>> =
+            read.iter().flatten().map(ServerGate::why_closed).collect();
         let is_away = answered.len() < read.len();
-        if let Some(error) = read.into_iter().find_map(Result::err).filter(|_| answered.is_empty()) {
+        if let Some(error) = read
+            .into_iter()
+            .find_map(Result::err)
+            .filter(|_| answered.is_empty())
+        {
             return Err(error);
         }
         let why = answered.iter().copied().flatten().next();
@@ -197,7 +234,11 @@ impl Redis {
     /// another by now.
     pub async fn begin_life(&self, seen: &GateReading) -> Result<Option<Life>, RedisError> {
         let shards = self.conn.shards().await?;
-        if !shards.iter().map(|shard| &shard.hash_slots).eq(seen.0.iter().map(|gate| &gate.hash_slots)) {
+        if !shards
+            .iter()
+            .map(|shard| &shard.hash_slots)
+            .eq(seen.0.iter().map(|gate| &gate.hash_slots))
+        {
             return Ok(None);
         }
         let mut lives = Vec::with_capacity(shards.len());
@@ -212,17 +253,36 @@ impl Redis {
         Ok(Some(Life(lives)))
     }
 
-    async fn begin_life_of(&self, shard: &Arc<Shard>, seen: &ServerGate) -> Result<Option<ServerLife>, RedisError> {
-        let fresh = ServerLife { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
-        let (key, args) = (self.epoch_key(shard), [seen.text.clone(), fresh.text("new")]);
-        let now: String = BEGIN_LIFE.run(&mut self.conn.to(shard), &[&key], &args).await?;
+    async fn begin_life_of(
+        &self,
+        shard: &Arc<Shard>,
+        seen: &ServerGate,
+    ) -> Result<Option<ServerLife>, RedisError> {
+        let fresh = ServerLife {
+            epoch: Epoch::fresh(),
+            server: seen.server.id(),
+            loaded: false,
+        };
+        let (key, args) = (
+            self.epoch_key(shard),
+            [seen.text.clone(), fresh.text("new")],
+        );
+        let now: String = BEGIN_LIFE
+            .run(&mut self.conn.to(shard), &[&key], &args)
+            .await?;
         Ok(ServerLife::parse(&now).filter(|life| life.server == fresh.server))
     }
 
     /// Lets coupons open that are verified in this life, on these servers of it. `false` where the
     /// life is over.
-    pub async fn open_gate(&self, life: &Life, servers: &BTreeSet<usize>) -> Result<bool, RedisError> {
-        let Some(standing) = self.standing_servers(life, servers).await? else { return Ok(false) };
+    pub async fn open_gate(
+        &self,
+        life: &Life,
+        servers: &BTreeSet<usize>,
+    ) -> Result<bool, RedisError> {
+        let Some(standing) = self.standing_servers(life, servers).await? else {
+            return Ok(false);
+        };
         for (shard, life) in standing {
             // Noted afterwards: a reader in between takes a missing script for lost where it was
             // noted.
@@ -233,7 +293,9 @@ impl Redis {
             }
             load.query_async::<Value>(&mut conn).await?;
             let (key, open) = (self.epoch_key(&shard), life.text("open"));
-            let now: String = BEGIN_LIFE.run(&mut conn, &[&key], &[life.text("new"), open.clone()]).await?;
+            let now: String = BEGIN_LIFE
+                .run(&mut conn, &[&key], &[life.text("new"), open.clone()])
+                .await?;
             if now != open {
                 return Ok(false);
             }
@@ -250,8 +312,12 @@ impl Redis {
         let shards = self.conn.shards().await?;
         let mut standing = Vec::with_capacity(servers.len());
         for at in servers {
-            let (Some(shard), Some((hash_slots, life))) = (shards.get(*at), life.0.get(*at)) else { return Ok(None) };
-            if shard.hash_slots != *hash_slots || self.facts(&mut self.conn.to(shard)).await?.id() != life.server {
+            let (Some(shard), Some((hash_slots, life))) = (shards.get(*at), life.0.get(*at)) else {
+                return Ok(None);
+            };
+            if shard.hash_slots != *hash_slots
+                || self.facts(&mut self.conn.to(shard)).await?.id() != life.server
+            {
                 return Ok(None);
             }
             standing.push((Arc::clone(shard), life));
@@ -261,16 +327,27 @@ impl Redis {
 
     /// These coupons are verified in this life: admission to them is open. `false`: the keys of one
     /// were lost since its generation was read, or a server is another by now.
-    pub async fn open_coupons(&self, coupons: &[(CouponId, Generation)], life: &Life) -> Result<bool, RedisError> {
+    pub async fn open_coupons(
+        &self,
+        coupons: &[(CouponId, Generation)],
+        life: &Life,
+    ) -> Result<bool, RedisError> {
         let ids: Vec<CouponId> = coupons.iter().map(|(coupon, _)| *coupon).collect();
-        if self.standing_servers(life, &life.servers_of(&ids)).await?.is_none() {
+        if self
+            .standing_servers(life, &life.servers_of(&ids))
+            .await?
+            .is_none()
+        {
             return Ok(false);
         }
         let open = async |(coupon, generation): &(CouponId, Generation)| match life.of(*coupon) {
             Some(life) => self.set_verified(*coupon, generation, &life.epoch).await,
             None => Ok(false),
         };
-        Ok(try_join_all(coupons.iter().map(open)).await?.iter().all(|opened| *opened))
+        Ok(try_join_all(coupons.iter().map(open))
+            .await?
+            .iter()
+            .all(|opened| *opened))
     }
 
     /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life`
@@ -282,7 +359,10 @@ impl Redis {
         generation: &Generation,
         life: &Life,
     ) -> Result<(), RedisError> {
-        let shard = self.conn.shard_of(&keys::verified(&self.prefix, coupon)).await?;
+        let shard = self
+            .conn
+            .shard_of(&keys::verified(&self.prefix, coupon))
+            .await?;
         let now = self.gate_of(&shard).await?;
         let before = life.of(coupon).map(|life| &life.epoch);
         if let Some(now) = now.life().filter(|now| Some(&now.epoch) == before) {
@@ -295,14 +375,27 @@ impl Redis {
         self.server_key(keys::epoch(&self.prefix), shard)
     }
 
-    async fn set_verified(&self, coupon: CouponId, generation: &Generation, epoch: &Epoch) -> Result<bool, RedisError> {
-        let names = [keys::verified(&self.prefix, coupon), keys::generation(&self.prefix, coupon)];
+    async fn set_verified(
+        &self,
+        coupon: CouponId,
+        generation: &Generation,
+        epoch: &Epoch,
+    ) -> Result<bool, RedisError> {
+        let names = [
+            keys::verified(&self.prefix, coupon),
+            keys::generation(&self.prefix, coupon),
+        ];
         let args = [generation.0.clone(), epoch.0.clone()];
-        OPEN_COUPON.run(&mut self.connection(), &[&names[0], &names[1]], &args).await
+        OPEN_COUPON
+            .run(&mut self.connection(), &[&names[0], &names[1]], &args)
+            .await
     }
 
     /// The fences of coupons, in the order asked. A key of the wrong type counts as missing.
-    pub async fn coupon_fences(&self, coupons: &[CouponId]) -> Result<Vec<CouponFence>, RedisError> {
+    pub async fn coupon_fences(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<Vec<CouponFence>, RedisError> {
         let mut fences = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
             let mut pipe = redis::pipe();
@@ -311,15 +404,22 @@ impl Redis {
                 pipe.cmd("GET").arg(keys::verified(&self.prefix, *coupon));
                 pipe.cmd("GET").arg(keys::revision(&self.prefix, *coupon));
             }
-            let found: Vec<Value> = pipe.ignore_errors().query_async(&mut self.connection()).await?;
+            let found: Vec<Value> = pipe
+                .ignore_errors()
+                .query_async(&mut self.connection())
+                .await?;
             let text = |value: Option<&Value>| match value {
                 Some(Value::BulkString(bytes)) => String::from_utf8(bytes.clone()).ok(),
                 _ => None,
             };
-            fences.extend(found.chunks(3).map(|three| CouponFence {
-                generation: text(three.first()).map(Generation),
-                verified: text(three.get(1)).map(Epoch),
-                revision: text(three.get(2)).and_then(|text| seen_revision(&text)).unwrap_or(0),
+            fences.extend(found.chunks(3).map(|three| {
+                CouponFence {
+                    generation: text(three.first()).map(Generation),
+                    verified: text(three.get(1)).map(Epoch),
+                    revision: text(three.get(2))
+                        .and_then(|text| seen_revision(&text))
+                        .unwrap_or(0),
+                }
             }));
         }
         Ok(fences)
@@ -344,7 +444,11 @@ impl Redis {
     /// beside it. So this text must not change.
     fn witness(&self, life: &ServerLife) -> String {
         let (prefix, database) = (&self.prefix, self.seeds.database());
-        format!("-- witness of {} from {} of {prefix} in database {database}\nreturn 1", life.epoch.0, life.promotion())
+        format!(
+            "-- witness of {} from {} of {prefix} in database {database}\nreturn 1",
+            life.epoch.0,
+            life.promotion()
+        )
     }
 }
 
@@ -364,14 +468,21 @@ pub struct Generation(pub(super) String);
 impl Redis {
     /// The coupon's generation, if it has one. A key of the wrong type counts as missing.
     pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
-        Ok(self.text(&keys::generation(&self.prefix, coupon)).await?.map(Generation))
+        Ok(self
+            .text(&keys::generation(&self.prefix, coupon))
+            .await?
+            .map(Generation))
     }
 
     /// The coupon's generation, made now where it has none.
     pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
         let key = keys::generation(&self.prefix, coupon);
         let fresh = [format!("{:032x}", rand::random::<u128>())];
-        Ok(Generation(ENSURE_GENERATION.run(&mut self.connection(), &[&key], &fresh).await?))
+        Ok(Generation(
+            ENSURE_GENERATION
+                .run(&mut self.connection(), &[&key], &fresh)
+                .await?,
+        ))
     }
 
     pub(super) async fn text(&self, key: &str) -> Result<Option<String>, RedisError> {
@@ -380,7 +491,11 @@ impl Redis {
 
     /// The highest revision of the coupon whose settings were written here; 0 where none is known.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        Ok(self.text(&keys::revision(&self.prefix, coupon)).await?.and_then(|text| seen_revision(&text)).unwrap_or(0))
+        Ok(self
+            .text(&keys::revision(&self.prefix, coupon))
+            .await?
+            .and_then(|text| seen_revision(&text))
+            .unwrap_or(0))
     }
 }
 

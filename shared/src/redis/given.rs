@@ -28,37 +28,72 @@ impl Redis {
         let shards = self.conn.shards().await?;
         let known = try_join_all(shards.iter().map(|shard| self.given_numbers_on(shard))).await?;
         let coupon = known.iter().map(|given| given.coupon).max().unwrap_or(0);
-        Ok(GivenNumbers { coupon, drop: known.iter().map(|given| given.drop).max().unwrap_or(0) })
+        Ok(GivenNumbers {
+            coupon,
+            drop: known.iter().map(|given| given.drop).max().unwrap_or(0),
+        })
     }
 
     /// Before anything else of a coupon or a drop is written here.
     pub async fn note_numbers(&self, coupon: CouponId, drop: DropId) -> Result<(), RedisError> {
-        let shard = self.conn.shard_of(&keys::generation(&self.prefix, coupon)).await?;
-        self.note_numbers_on(&shard, GivenNumbers { coupon: coupon.0, drop: drop.0 }).await
+        let shard = self
+            .conn
+            .shard_of(&keys::generation(&self.prefix, coupon))
+            .await?;
+        self.note_numbers_on(
+            &shard,
+            GivenNumbers {
+                coupon: coupon.0,
+                drop: drop.0,
+            },
+        )
+        .await
     }
 
     /// On every server: one that was emptied has none.
     pub async fn note_numbers_everywhere(&self, given: GivenNumbers) -> Result<(), RedisError> {
         let shards = self.conn.shards().await?;
-        try_join_all(shards.iter().map(|shard| self.note_numbers_on(shard, given))).await.map(drop)
+        try_join_all(
+            shards
+                .iter()
+                .map(|shard| self.note_numbers_on(shard, given)),
+        )
+        .await
+        .map(drop)
     }
 
     /// What no program of ours wrote there counts as nothing.
     async fn given_numbers_on(&self, shard: &Arc<Shard>) -> Result<GivenNumbers, RedisError> {
         let mut asked = redis::cmd("ZMSCORE");
-        asked.arg(self.server_key(keys::given(&self.prefix), shard)).arg("coupon").arg("drop");
+        asked
+            .arg(self.server_key(keys::given(&self.prefix), shard))
+            .arg("coupon")
+            .arg("drop");
         let scores: Vec<Option<f64>> = match asked.query_async(&mut self.conn.to(shard)).await {
             Err(error) if is_about_data(&error) => Vec::new(),
             scores => scores?,
         };
         let number = |at: usize| scores.get(at).copied().flatten().map_or(0, slot_of).max(0);
-        Ok(GivenNumbers { coupon: number(0), drop: number(1) })
+        Ok(GivenNumbers {
+            coupon: number(0),
+            drop: number(1),
+        })
     }
 
-    async fn note_numbers_on(&self, shard: &Arc<Shard>, given: GivenNumbers) -> Result<(), RedisError> {
+    async fn note_numbers_on(
+        &self,
+        shard: &Arc<Shard>,
+        given: GivenNumbers,
+    ) -> Result<(), RedisError> {
         let mut raise = redis::cmd("ZADD");
-        raise.arg(self.server_key(keys::given(&self.prefix), shard)).arg("GT");
-        raise.arg(given.coupon).arg("coupon").arg(given.drop).arg("drop");
+        raise
+            .arg(self.server_key(keys::given(&self.prefix), shard))
+            .arg("GT");
+        raise
+            .arg(given.coupon)
+            .arg("coupon")
+            .arg(given.drop)
+            .arg("drop");
         match raise.query_async(&mut self.conn.to(shard)).await {
             // Garbage under this key keeps no drop from being loaded.
             Err(error) if is_about_data(&error) => Ok(()),

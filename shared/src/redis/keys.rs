@@ -91,7 +91,14 @@ impl DropKeys {
 
     /// The keys that belong to this drop alone, but `traces`, which expires by itself.
     pub fn own(&self) -> [&str; 6] {
-        [&self.meta, &self.count, &self.users, &self.free, &self.waiting, &self.times]
+        [
+            &self.meta,
+            &self.count,
+            &self.users,
+            &self.free,
+            &self.waiting,
+            &self.times,
+        ]
     }
 
     /// The keys that admission cannot do without, with Redis's words for their types.
@@ -112,8 +119,19 @@ impl DropKeys {
     /// The keys of its coupon that end with the coupon. The generation first: a coupon without one
     /// counts as lost, whatever else is left.
     pub fn of_coupon(&self) -> [&str; 7] {
-        let Self { generation, claimants, verified, revision, revoked, allowed, allow_list, .. } = self;
-        [generation, claimants, verified, revision, revoked, allowed, allow_list]
+        let Self {
+            generation,
+            claimants,
+            verified,
+            revision,
+            revoked,
+            allowed,
+            allow_list,
+            ..
+        } = self;
+        [
+            generation, claimants, verified, revision, revoked, allowed, allow_list,
+        ]
     }
 }
 
@@ -208,7 +226,10 @@ impl DropMeta {
 
     /// Field and value, flat, as `HSET` takes them.
     pub fn fields(&self) -> Vec<String> {
-        let closes = self.closes_at_ms.map(|ms| ms.to_string()).unwrap_or_default();
+        let closes = self
+            .closes_at_ms
+            .map(|ms| ms.to_string())
+            .unwrap_or_default();
         [
             ("quantity", self.quantity.to_string()),
             ("opens_at_ms", self.opens_at_ms.to_string()),
@@ -217,7 +238,13 @@ impl DropMeta {
             ("once_per", self.once_per.as_str().to_owned()),
             ("waiting_list", self.waiting_list.to_string()),
             ("closed_early", u8::from(self.closed_early).to_string()),
-            ("allow", self.allow.as_ref().map(ToString::to_string).unwrap_or_default()),
+            (
+                "allow",
+                self.allow
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            ),
         ]
         .into_iter()
         .flat_map(|(field, value)| [field.to_owned(), value])
@@ -233,12 +260,20 @@ impl DropMeta {
         Some(Self {
             quantity: fields.get("quantity")?.parse().ok()?,
             opens_at_ms: fields.get("opens_at_ms")?.parse().ok()?,
-            closes_at_ms: if closes.is_empty() { None } else { Some(closes.parse().ok()?) },
+            closes_at_ms: if closes.is_empty() {
+                None
+            } else {
+                Some(closes.parse().ok()?)
+            },
             paused: fields.get("paused").is_some_and(|p| p == "1"),
             once_per: fields.get("once_per")?.parse().ok()?,
             waiting_list: fields.get("waiting_list")?.parse().ok()?,
             closed_early: fields.get("closed_early").is_some_and(|early| early == "1"),
-            allow: if allow.is_empty() { None } else { Some(allow.parse().ok()?) },
+            allow: if allow.is_empty() {
+                None
+            } else {
+                Some(allow.parse().ok()?)
+            },
         })
     }
 }
@@ -277,7 +312,11 @@ mod tests {
                 closed_early: closes_at_ms.is_some(),
                 allow: closes_at_ms.map(|_| Allow::List),
             };
-            let fields: HashMap<_, _> = meta.fields().chunks(2).map(|p| (p[0].clone(), p[1].clone())).collect();
+            let fields: HashMap<_, _> = meta
+                .fields()
+                .chunks(2)
+                .map(|p| (p[0].clone(), p[1].clone()))
+                .collect();
             assert_eq!(DropMeta::read(&fields), Some(meta));
         }
         assert_eq!(DropMeta::read(&HashMap::new()), None);

@@ -36,6 +36,7 @@ impl KnownGate {
     /// Whether `INFO replication` is of this server, and it was not demoted since: one that was
     /// promoted again has older data and the same scripts.
     pub(super) fn is_of(&self, replication: &str) -> bool {
-        is_master(replication) && fields(replication).get("master_replid2") == Some(&self.promoted_from.as_str())
+        is_master(replication)
+            && fields(replication).get("master_replid2") == Some(&self.promoted_from.as_str())
     }
 }

@@ -31,12 +31,16 @@ impl ServerLife {
 
     /// `run_id` of the server.
     pub(super) fn run_id(&self) -> &str {
-        self.server.split_once(':').map_or(&*self.server, |(run_id, _)| run_id)
+        self.server
+            .split_once(':')
+            .map_or(&*self.server, |(run_id, _)| run_id)
     }
 
     /// `master_replid2` of the server.
     pub(super) fn promotion(&self) -> &str {
-        self.server.split_once(':').map_or("", |(_, promotion)| promotion)
+        self.server
+            .split_once(':')
+            .map_or("", |(_, promotion)| promotion)
     }
 
     pub(super) fn text(&self, state: &str) -> String {
@@ -59,7 +63,11 @@ impl Life {
 
     /// The epochs.
     pub fn name(&self) -> String {
-        self.0.iter().map(|(_, life)| life.epoch.as_str()).collect::<Vec<_>>().join(",")
+        self.0
+            .iter()
+            .map(|(_, life)| life.epoch.as_str())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Whether the coupon, which was verified last in that epoch, was verified in this life.
@@ -69,7 +77,10 @@ impl Life {
 
     /// The servers that hold these coupons, by their order.
     pub fn servers_of(&self, coupons: &[CouponId]) -> BTreeSet<usize> {
-        coupons.iter().filter_map(|coupon| self.place(*coupon)).collect()
+        coupons
+            .iter()
+            .filter_map(|coupon| self.place(*coupon))
+            .collect()
     }
 
     /// All servers, by their order.
@@ -87,7 +98,9 @@ impl Life {
         }
         // What stands between the braces of all its keys.
         let slot = hash_slot(coupon.to_string().as_bytes());
-        self.0.iter().position(|(hash_slots, _)| has_hash_slot(hash_slots, slot))
+        self.0
+            .iter()
+            .position(|(hash_slots, _)| has_hash_slot(hash_slots, slot))
     }
 }
 
@@ -97,7 +110,11 @@ mod tests {
 
     #[test]
     fn a_life_is_read_as_it_was_written_and_garbage_is_none() {
-        let life = ServerLife { epoch: Epoch::fresh(), server: "0a:0b".into(), loaded: true };
+        let life = ServerLife {
+            epoch: Epoch::fresh(),
+            server: "0a:0b".into(),
+            loaded: true,
+        };
         assert_eq!(ServerLife::parse(&life.text("open")), Some(life.clone()));
         for garbage in [
             "",

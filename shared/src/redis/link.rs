@@ -49,7 +49,11 @@ struct Current {
 }
 
 impl ServerLink {
-    pub(super) fn lasting(address: String, client: Client, timeout: Duration) -> Result<Self, RedisError> {
+    pub(super) fn lasting(
+        address: String,
+        client: Client,
+        timeout: Duration,
+    ) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(timeout))
             .set_connection_timeout(Some(timeout))
@@ -57,8 +61,17 @@ impl ServerLink {
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(1);
         let current = ArcSwap::from_pointee(Current::new(&client, &config)?);
-        let link = Link::Lasting(Box::new(Lasting { client, config, current, begun: Instant::now() }));
-        Ok(Self { address, link, known_gate: ArcSwap::default() })
+        let link = Link::Lasting(Box::new(Lasting {
+            client,
+            config,
+            current,
+            begun: Instant::now(),
+        }));
+        Ok(Self {
+            address,
+            link,
+            known_gate: ArcSwap::default(),
+        })
     }
 
     /// The same on a connection of its own, to its process and no other.
@@ -67,11 +80,20 @@ impl ServerLink {
             .set_response_timeout(Some(timeout))
             .set_connection_timeout(Some(timeout));
         let conn = match &self.link {
-            Link::Lasting(lasting) => lasting.client.get_multiplexed_async_connection_with_config(&config).await?,
+            Link::Lasting(lasting) => {
+                lasting
+                    .client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await?
+            }
             Link::Pinned(conn) => conn.clone(),
         };
         let known_gate = ArcSwap::new(self.known_gate.load_full());
-        Ok(Self { address: self.address.clone(), link: Link::Pinned(conn), known_gate })
+        Ok(Self {
+            address: self.address.clone(),
+            link: Link::Pinned(conn),
+            known_gate,
+        })
     }
 
     /// Goes on with a new connection: the address may lead to another server by now.
@@ -100,10 +122,19 @@ impl ServerLink {
     ) -> Result<Vec<Value>, RedisError> {
         let lasting = match &self.link {
             Link::Lasting(lasting) => lasting,
-            Link::Pinned(conn) => return conn.clone().send_packed_commands(pipeline, offset, count).await,
+            Link::Pinned(conn) => {
+                return conn
+                    .clone()
+                    .send_packed_commands(pipeline, offset, count)
+                    .await;
+            }
         };
         let (used, sent_at_ms) = (lasting.current.load_full(), lasting.now_ms());
-        let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
+        let result = used
+            .manager
+            .clone()
+            .send_packed_commands(pipeline, offset, count)
+            .await;
         lasting.heed(&used, sent_at_ms, result.as_deref());
         result
     }
@@ -112,7 +143,11 @@ impl ServerLink {
 impl Current {
     fn new(client: &Client, config: &ConnectionManagerConfig) -> Result<Self, RedisError> {
         let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
-        Ok(Self { manager, made_at: Instant::now(), heard_at_ms: AtomicU64::new(0) })
+        Ok(Self {
+            manager,
+            made_at: Instant::now(),
+            heard_at_ms: AtomicU64::new(0),
+        })
     }
 }
 
@@ -126,11 +161,17 @@ impl Lasting {
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
         let wrong = |code: &str| WRONG_SERVER.contains(&code);
         let (came, server_is_wrong) = match answer {
-            Ok(replies) => (true, replies.iter().any(|r| matches!(r, Value::ServerError(e) if wrong(e.code())))),
+            Ok(replies) => (
+                true,
+                replies
+                    .iter()
+                    .any(|r| matches!(r, Value::ServerError(e) if wrong(e.code()))),
+            ),
             Err(error) => (error.code().is_some(), error.code().is_some_and(wrong)),
         };
         let is_silent = || used.heard_at_ms.load(Ordering::Relaxed) < sent_at_ms;
-        if server_is_wrong || answer.is_err_and(|error| !came && error.is_timeout() && is_silent()) {
+        if server_is_wrong || answer.is_err_and(|error| !came && error.is_timeout() && is_silent())
+        {
             self.replace(used);
         } else if came {
             used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed);

@@ -56,20 +56,32 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for keys in drops {
-            pipe.cmd("HMGET").arg(&keys.meta).arg("quantity").arg("paused").arg("waiting_list");
-            pipe.cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.waiting);
+            pipe.cmd("HMGET")
+                .arg(&keys.meta)
+                .arg("quantity")
+                .arg("paused")
+                .arg("waiting_list");
+            pipe.cmd("ZCARD")
+                .arg(&keys.users)
+                .cmd("ZCARD")
+                .arg(&keys.waiting);
         }
         let replies: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
         let read = |replies: &[Value]| {
-            let [meta, users, waiting] = replies else { return None };
-            let [quantity, paused, waiting_list] = <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
+            let [meta, users, waiting] = replies else {
+                return None;
+            };
+            let [quantity, paused, waiting_list] =
+                <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
             Some(Stock {
                 quantity: quantity?.parse().ok()?,
                 held: u32::from_redis_value_ref(users).ok()?,
                 paused: paused.is_some_and(|p| p == "1"),
                 waiting: u32::from_redis_value_ref(waiting).ok()?,
                 // As `claim.lua` reads it: no list where the field is missing or no number.
-                waiting_list: waiting_list.and_then(|places| places.parse().ok()).unwrap_or(0),
+                waiting_list: waiting_list
+                    .and_then(|places| places.parse().ok())
+                    .unwrap_or(0),
             })
         };
         Ok(replies.chunks(3).map(read).collect())
@@ -86,7 +98,10 @@ impl Redis {
             pipe.cmd("GET").arg(&keys.count);
         }
         let counts: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
-        Ok(counts.into_iter().map(|count| count?.parse().ok()).collect())
+        Ok(counts
+            .into_iter()
+            .map(|count| count?.parse().ok())
+            .collect())
     }
 }
 
@@ -106,7 +121,9 @@ pub struct DropNumbers {
 impl DropNumbers {
     /// There is nothing that admission could work on.
     pub fn are_lost(&self) -> bool {
-        self.meta.is_none() || self.count.is_none() || self.count > Some(0) && self.users == 0 && self.free == 0
+        self.meta.is_none()
+            || self.count.is_none()
+            || self.count > Some(0) && self.users == 0 && self.free == 0
     }
 }
 
@@ -126,7 +143,15 @@ pub struct SlotPage {
 /// put onto one slot, or beyond the last.
 const ON_PAGE_AT_MOST: usize = 200_000;
 
-type RawNumbers = (HashMap<String, String>, Option<String>, u64, u64, u64, Vec<(String, f64)>, Vec<(String, f64)>);
+type RawNumbers = (
+    HashMap<String, String>,
+    Option<String>,
+    u64,
+    u64,
+    u64,
+    Vec<(String, f64)>,
+    Vec<(String, f64)>,
+);
 
 /// Drops asked for at the same time.
 const DROPS_AT_ONCE: usize = 200;
@@ -138,7 +163,11 @@ const NO_SLOT: i64 = -1;
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
 pub(super) fn slot_of(score: f64) -> i64 {
     let slot = score as i64;
-    if slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0 { slot } else { NO_SLOT }
+    if slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0 {
+        slot
+    } else {
+        NO_SLOT
+    }
 }
 
 /// Whether an error speaks of what a key holds, and not of Redis: other keys can be read.
@@ -146,13 +175,18 @@ pub fn is_about_data(error: &RedisError) -> bool {
     let of_a_key = |code: &str, detail: &str| {
         code == "WRONGTYPE"
             || code == "ERR"
-                && ["user_script", "not an integer", "not a valid float"].iter().any(|t| detail.contains(t))
+                && ["user_script", "not an integer", "not a valid float"]
+                    .iter()
+                    .any(|t| detail.contains(t))
     };
-    matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType)
-        || error
-            .clone()
-            .into_server_errors()
-            .is_some_and(|errors| errors.iter().any(|(_, e)| of_a_key(e.code(), e.details().unwrap_or_default())))
+    matches!(
+        error.kind(),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType
+    ) || error.clone().into_server_errors().is_some_and(|errors| {
+        errors
+            .iter()
+            .any(|(_, e)| of_a_key(e.code(), e.details().unwrap_or_default()))
+    })
 }
 
 /// A key that has another type than Firstcome gives it.
@@ -176,7 +210,10 @@ const TYPES: [(&str, &str); 6] = [
 ];
 
 fn type_in_words(word: &str) -> &'static str {
-    TYPES.iter().find(|(name, _)| *name == word).map_or("of an unknown type", |(_, words)| words)
+    TYPES
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map_or("of an unknown type", |(_, words)| words)
 }
 
 impl Redis {
@@ -188,7 +225,10 @@ impl Redis {
             pipe.cmd("TYPE").arg(key);
         }
         let found: Vec<String> = pipe.query_async(&mut self.connection()).await?;
-        let wrong = wanted.iter().zip(found).find(|((_, wanted), found)| found != "none" && found != wanted);
+        let wrong = wanted
+            .iter()
+            .zip(found)
+            .find(|((_, wanted), found)| found != "none" && found != wanted);
         Ok(wrong.map(|((key, wanted), found)| WrongKey {
             key: (*key).to_owned(),
             found: type_in_words(&found),
@@ -208,19 +248,43 @@ impl Redis {
     /// In one transaction: a claim between two of these reads would look like a wrong counter.
     async fn numbers_of(&self, keys: &DropKeys) -> Result<DropNumbers, RedisError> {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("HGETALL").arg(&keys.meta).cmd("GET").arg(&keys.count);
-        pipe.cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free).cmd("ZCARD").arg(&keys.waiting);
+        pipe.atomic()
+            .cmd("HGETALL")
+            .arg(&keys.meta)
+            .cmd("GET")
+            .arg(&keys.count);
+        pipe.cmd("ZCARD")
+            .arg(&keys.users)
+            .cmd("ZCARD")
+            .arg(&keys.free)
+            .cmd("ZCARD")
+            .arg(&keys.waiting);
         for set in [&keys.users, &keys.free] {
-            pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0).arg("WITHSCORES");
+            pipe.cmd("ZREVRANGE")
+                .arg(set)
+                .arg(0)
+                .arg(0)
+                .arg("WITHSCORES");
         }
-        Ok(read_numbers(pipe.query_async(&mut self.connection()).await?))
+        Ok(read_numbers(
+            pipe.query_async(&mut self.connection()).await?,
+        ))
     }
 
     /// When it was said that a drop's keys expire after `ttl`, by Redis's clock; `None` where they
     /// stay.
-    pub async fn expire_since(&self, keys: &DropKeys, ttl: Duration) -> Result<Option<DateTime<Utc>>, RedisError> {
-        let at: i64 = redis::cmd("PEXPIRETIME").arg(&keys.meta).query_async(&mut self.connection()).await?;
-        let since = (at >= 0).then(|| DateTime::from_timestamp_millis(at)).flatten();
+    pub async fn expire_since(
+        &self,
+        keys: &DropKeys,
+        ttl: Duration,
+    ) -> Result<Option<DateTime<Utc>>, RedisError> {
+        let at: i64 = redis::cmd("PEXPIRETIME")
+            .arg(&keys.meta)
+            .query_async(&mut self.connection())
+            .await?;
+        let since = (at >= 0)
+            .then(|| DateTime::from_timestamp_millis(at))
+            .flatten();
         Ok(since.and_then(|at| at.checked_sub_signed(TimeDelta::from_std(ttl).ok()?)))
     }
 
@@ -243,7 +307,11 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for keys in coupons {
-            pipe.cmd("EXISTS").arg(&keys.generation).arg(&keys.claimants).arg(&keys.revoked).arg(&keys.revision);
+            pipe.cmd("EXISTS")
+                .arg(&keys.generation)
+                .arg(&keys.claimants)
+                .arg(&keys.revoked)
+                .arg(&keys.revision);
             pipe.arg(&keys.allowed).arg(&keys.allow_list);
         }
         let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
@@ -255,7 +323,11 @@ impl Redis {
         for some in drops.chunks(1_000) {
             let mut pipe = redis::pipe();
             for keys in some {
-                pipe.cmd("EXISTS").arg(&keys.users).arg(&keys.waiting).arg(&keys.claimants).arg(&keys.revoked);
+                pipe.cmd("EXISTS")
+                    .arg(&keys.users)
+                    .arg(&keys.waiting)
+                    .arg(&keys.claimants)
+                    .arg(&keys.revoked);
             }
             let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
             if found.iter().any(|keys| *keys > 0) {
@@ -268,16 +340,31 @@ impl Redis {
     /// Whether Redis knows anybody who holds a slot of a drop, or waits in it.
     pub async fn has_people(&self, drop: &DropKeys) -> Result<bool, RedisError> {
         let mut cmd = redis::cmd("EXISTS");
-        let found: u64 = cmd.arg(&drop.users).arg(&drop.waiting).query_async(&mut self.connection()).await?;
+        let found: u64 = cmd
+            .arg(&drop.users)
+            .arg(&drop.waiting)
+            .query_async(&mut self.connection())
+            .await?;
         Ok(found > 0)
     }
 
     /// The first names on a drop's waiting list, in order, `limit` at most. What a hand put there
     /// need not be text.
-    pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
-        let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
+    pub async fn first_waiting(
+        &self,
+        keys: &DropKeys,
+        limit: u64,
+    ) -> Result<Vec<UserId>, RedisError> {
+        let Some(last) = limit.checked_sub(1) else {
+            return Ok(Vec::new());
+        };
         let mut cmd = redis::cmd("ZRANGE");
-        let names: Vec<Vec<u8>> = cmd.arg(&keys.waiting).arg(0).arg(last).query_async(&mut self.connection()).await?;
+        let names: Vec<Vec<u8>> = cmd
+            .arg(&keys.waiting)
+            .arg(0)
+            .arg(last)
+            .query_async(&mut self.connection())
+            .await?;
         let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
         Ok(names.iter().map(text).map(UserId::from_store).collect())
     }
@@ -286,38 +373,74 @@ impl Redis {
     ///
     /// A transaction, not a script: Lua would turn every name and slot into a value of its own and
     /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
-    pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
+    pub async fn slot_page(
+        &self,
+        keys: &DropKeys,
+        from: i64,
+        to: Option<i64>,
+    ) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
         // From above the last slot before: a score between two slots is on the later one's page.
-        let first = if from < 1 { "-inf".to_owned() } else { format!("({}", from - 1) };
+        let first = if from < 1 {
+            "-inf".to_owned()
+        } else {
+            format!("({}", from - 1)
+        };
         let to = to.map_or("+inf".to_owned(), |t| t.to_string());
         let mut pipe = redis::pipe();
         pipe.atomic().cmd("GET").arg(&*keys.count);
         let limit = |cmd: &mut redis::Pipeline| {
             cmd.arg("LIMIT").arg(0).arg(ON_PAGE_AT_MOST);
         };
-        limit(pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(&first).arg(&to).arg("WITHSCORES"));
-        limit(pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(&first).arg(&to));
+        limit(
+            pipe.cmd("ZRANGEBYSCORE")
+                .arg(&keys.users)
+                .arg(&first)
+                .arg(&to)
+                .arg("WITHSCORES"),
+        );
+        limit(
+            pipe.cmd("ZRANGEBYSCORE")
+                .arg(&keys.free)
+                .arg(&first)
+                .arg(&to),
+        );
         let (count, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
-        let mut users: Vec<_> = users.into_iter().map(|(user, score)| (slot_of(score), user)).collect();
+        let mut users: Vec<_> = users
+            .into_iter()
+            .map(|(user, score)| (slot_of(score), user))
+            .collect();
         users.sort_by_key(|(slot, _)| *slot);
         Ok(SlotPage {
             count: count.and_then(|text| text.parse().ok()),
             is_cut: users.len().max(free.len()) >= ON_PAGE_AT_MOST,
             users,
-            free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
+            free: free
+                .into_iter()
+                .filter_map(|slot| slot.parse().ok())
+                .collect(),
         })
     }
 
     /// Which slots these people hold in a drop; those who hold none are left out.
-    pub async fn slots_of(&self, keys: &DropKeys, people: &[UserId]) -> Result<HashMap<UserId, i64>, RedisError> {
+    pub async fn slots_of(
+        &self,
+        keys: &DropKeys,
+        people: &[UserId],
+    ) -> Result<HashMap<UserId, i64>, RedisError> {
         if people.is_empty() {
             return Ok(HashMap::new());
         }
         let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-        let scores: Vec<Option<f64>> =
-            redis::cmd("ZMSCORE").arg(&keys.users).arg(names).query_async(&mut self.connection()).await?;
-        let found = people.iter().zip(scores).filter_map(|(user, score)| Some((user.clone(), slot_of(score?))));
+        let scores: Vec<Option<f64>> = redis::cmd("ZMSCORE")
+            .arg(&keys.users)
+            .arg(names)
+            .query_async(&mut self.connection())
+            .await?;
+        let found = people
+            .iter()
+            .zip(scores)
+            .filter_map(|(user, score)| Some((user.clone(), slot_of(score?))));
         Ok(found.collect())
     }
 
@@ -335,7 +458,12 @@ impl Redis {
         }
         let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
         let mut pipe = redis::pipe();
-        pipe.cmd("ZMSCORE").arg(&keys.waiting).arg(&names).cmd("ZMSCORE").arg(&keys.users).arg(&names);
+        pipe.cmd("ZMSCORE")
+            .arg(&keys.waiting)
+            .arg(&names)
+            .cmd("ZMSCORE")
+            .arg(&keys.users)
+            .arg(&names);
         pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
         let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
         // Who arrives in line gets a score from 1 on; the head of it is below.
@@ -347,13 +475,24 @@ impl Redis {
     }
 
     /// When these slots were given out, Unix milliseconds, for those of which that is known.
-    pub async fn admission_times(&self, keys: &DropKeys, slots: &[i64]) -> Result<HashMap<i64, i64>, RedisError> {
+    pub async fn admission_times(
+        &self,
+        keys: &DropKeys,
+        slots: &[i64],
+    ) -> Result<HashMap<i64, i64>, RedisError> {
         if slots.is_empty() {
             return Ok(HashMap::new());
         }
-        let times: Vec<Option<String>> =
-            redis::cmd("HMGET").arg(&keys.times).arg(slots).query_async(&mut self.connection()).await?;
-        Ok(slots.iter().zip(times).filter_map(|(slot, at)| Some((*slot, at?.parse().ok()?))).collect())
+        let times: Vec<Option<String>> = redis::cmd("HMGET")
+            .arg(&keys.times)
+            .arg(slots)
+            .query_async(&mut self.connection())
+            .await?;
+        Ok(slots
+            .iter()
+            .zip(times)
+            .filter_map(|(slot, at)| Some((*slot, at?.parse().ok()?)))
+            .collect())
     }
 
     /// Those of these people whom the coupon's claimants lack, or have on another slot.
@@ -368,8 +507,11 @@ impl Redis {
         }
         let key = keys::claimants(&self.prefix, coupon);
         let names: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
-        let listed: Vec<Option<String>> =
-            redis::cmd("HMGET").arg(key).arg(names).query_async(&mut self.connection()).await?;
+        let listed: Vec<Option<String>> = redis::cmd("HMGET")
+            .arg(key)
+            .arg(names)
+            .query_async(&mut self.connection())
+            .await?;
         let mut expected = String::new();
         let missing = users.iter().zip(listed).filter(|((slot, _), listed)| {
             expected.clear();
@@ -394,9 +536,12 @@ impl Redis {
         loop {
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
-            let (next, entries): (u64, Vec<(String, String)>) = cmd.query_async(&mut self.connection()).await?;
+            let (next, entries): (u64, Vec<(String, String)>) =
+                cmd.query_async(&mut self.connection()).await?;
             for (user, listed) in entries {
-                let slot = listed.strip_prefix(&here).and_then(|slot| slot.parse().ok());
+                let slot = listed
+                    .strip_prefix(&here)
+                    .and_then(|slot| slot.parse().ok());
                 if let Some(slot) = slot.filter(|slot| is_wanted(*slot)) {
                     found.insert(UserId::from_store(user), slot);
                 }
@@ -409,7 +554,9 @@ impl Redis {
     }
 }
 
-fn read_numbers((meta, count, users, free, waiting, top_user, top_free): RawNumbers) -> DropNumbers {
+fn read_numbers(
+    (meta, count, users, free, waiting, top_user, top_free): RawNumbers,
+) -> DropNumbers {
     let top = |set: Vec<(String, f64)>| set.first().map_or(0.0, |(_, score)| *score);
     #[allow(clippy::cast_possible_truncation)] // scores are slots, far below 2^53
     let highest = top(top_user).max(top(top_free)) as i64;

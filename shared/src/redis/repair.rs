@@ -13,16 +13,24 @@ use super::gate::Generation;
 use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
-static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
-static WRITE_META: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
+static LOAD: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
+static WRITE_META: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
 static LOWER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lower.lua")));
-static WITHHOLD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withhold.lua")));
-static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
-static REPAIR_COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/repair_count.lua")));
+static WITHHOLD: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/withhold.lua")));
+static PUT_BACK: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
+static REPAIR_COUNT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/repair_count.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
-static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
-static PROMOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
-static TO_FRONT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/to_front.lua")));
+static WITHDRAW: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
+static PROMOTE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
+static TO_FRONT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/to_front.lua")));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
@@ -139,10 +147,17 @@ impl Redis {
 
     /// Overwrites a loaded drop's `meta` with what a revision of its coupon says. `Changed`: a
     /// newer revision was seen; `Stale`: the drop is not loaded. Both leave `meta` as it is.
-    pub async fn write_meta(&self, keys: &DropKeys, revision: u64, meta: &DropMeta) -> Result<Done<()>, RedisError> {
+    pub async fn write_meta(
+        &self,
+        keys: &DropKeys,
+        revision: u64,
+        meta: &DropMeta,
+    ) -> Result<Done<()>, RedisError> {
         let mut args = vec![revision.to_string()];
         args.extend(meta.fields());
-        let reply: String = WRITE_META.run(&mut self.conn.clone(), &[&keys.meta, &keys.revision], &args).await?;
+        let reply: String = WRITE_META
+            .run(&mut self.conn.clone(), &[&keys.meta, &keys.revision], &args)
+            .await?;
         Ok(match reply.as_str() {
             "ok" => Done::Applied(()),
             "outdated" => Done::Changed,
@@ -152,14 +167,27 @@ impl Redis {
 
     /// Lowers a loaded and verified drop's quantity ahead of MySQL, so that no slot above it is
     /// given out from here on.
-    pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
+    pub async fn lower(
+        &self,
+        keys: &DropKeys,
+        revision: u64,
+        quantity: Slot,
+    ) -> Result<Lowered, RedisError> {
         let shard = self.conn.shard_of(&keys.meta).await?;
-        let Some(life) = self.gate_of(&shard).await?.open_life().cloned() else { return Ok(Lowered::Unverified) };
+        let Some(life) = self.gate_of(&shard).await?.open_life().cloned() else {
+            return Ok(Lowered::Unverified);
+        };
         let names = [&*keys.meta, &keys.count, &keys.revision, &keys.verified];
-        let args =
-            [&*revision.to_string(), &quantity.to_string(), life.epoch.as_str(), life.run_id(), life.promotion()];
-        let (word, count): (String, Slot) =
-            LOWER.run(&mut self.conn.to(&shard), &names, &args.map(str::to_owned)).await?;
+        let args = [
+            &*revision.to_string(),
+            &quantity.to_string(),
+            life.epoch.as_str(),
+            life.run_id(),
+            life.promotion(),
+        ];
+        let (word, count): (String, Slot) = LOWER
+            .run(&mut self.conn.to(&shard), &names, &args.map(str::to_owned))
+            .await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
@@ -171,8 +199,16 @@ impl Redis {
 
     /// Keeps a drop that has not opened, and has nobody, from opening, ahead of MySQL.
     pub async fn withhold(&self, keys: &DropKeys, revision: u64) -> Result<Withheld, RedisError> {
-        let names = [&*keys.meta, &keys.count, &keys.users, &keys.waiting, &keys.revision];
-        let word: String = WITHHOLD.run(&mut self.conn.clone(), &names, &[revision.to_string()]).await?;
+        let names = [
+            &*keys.meta,
+            &keys.count,
+            &keys.users,
+            &keys.waiting,
+            &keys.revision,
+        ];
+        let word: String = WITHHOLD
+            .run(&mut self.conn.clone(), &names, &[revision.to_string()])
+            .await?;
         Ok(match word.as_str() {
             "withheld" => Withheld::Yes,
             "in_use" => Withheld::InUse,
@@ -193,15 +229,31 @@ impl Redis {
         once_per: OncePer,
         holdings: &[Holding],
     ) -> Result<Done<Vec<PutBack>>, RedisError> {
-        let mut args = vec![generation.0.clone(), drop.to_string(), once_per.as_str().to_owned()];
+        let mut args = vec![
+            generation.0.clone(),
+            drop.to_string(),
+            once_per.as_str().to_owned(),
+        ];
         for holding in holdings {
             args.push(holding.user.to_string());
             args.push(holding.slot.to_string());
-            args.push(holding.claimed_at_ms.map(|ms| ms.to_string()).unwrap_or_default());
+            args.push(
+                holding
+                    .claimed_at_ms
+                    .map(|ms| ms.to_string())
+                    .unwrap_or_default(),
+            );
             args.push(u8::from(holding.certain).to_string());
         }
-        let names =
-            [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation, &keys.revoked];
+        let names = [
+            &*keys.count,
+            &keys.users,
+            &keys.free,
+            &keys.times,
+            &keys.claimants,
+            &keys.generation,
+            &keys.revoked,
+        ];
         let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;
         if words.first().is_some_and(|w| w == "stale") {
             return Ok(Done::Stale);
@@ -217,15 +269,26 @@ impl Redis {
 
     /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots
     /// came free. `Changed` where it can't be: two people are on one slot.
-    pub async fn repair_count(&self, keys: &DropKeys, generation: &Generation) -> Result<Done<u64>, RedisError> {
+    pub async fn repair_count(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+    ) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
-        let names = [&*keys.meta, &keys.count, &keys.users, &keys.free, &keys.generation];
+        let names = [
+            &*keys.meta,
+            &keys.count,
+            &keys.users,
+            &keys.free,
+            &keys.generation,
+        ];
         let (mut from, mut freed) = (1, 0);
         loop {
             let to = from + PAGE_SLOTS - 1;
             let args = [generation.0.clone(), from.to_string(), to.to_string()];
-            let (word, end, freed_here): (String, i64, u64) =
-                REPAIR_COUNT.run(&mut self.conn.clone(), &names, &args).await?;
+            let (word, end, freed_here): (String, i64, u64) = REPAIR_COUNT
+                .run(&mut self.conn.clone(), &names, &args)
+                .await?;
             freed += freed_here;
             match word.as_str() {
                 "stale" => return Ok(Done::Stale),
@@ -250,12 +313,26 @@ impl Redis {
         from: Option<i64>,
         quantity: Option<Slot>,
     ) -> Result<Done<Option<GivenSlot>>, RedisError> {
-        let quantity = quantity.map(|quantity| quantity.to_string()).unwrap_or_default();
+        let quantity = quantity
+            .map(|quantity| quantity.to_string())
+            .unwrap_or_default();
         let from = from.unwrap_or(0).to_string();
-        let args = [generation.0.clone(), drop.to_string(), user.to_string(), from, quantity];
-        let (word, slot, at_ms): (String, i64, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        let args = [
+            generation.0.clone(),
+            drop.to_string(),
+            user.to_string(),
+            from,
+            quantity,
+        ];
+        let (word, slot, at_ms): (String, i64, i64) = MOVE
+            .run(&mut self.conn.clone(), &Self::all(keys), &args)
+            .await?;
         Ok(match word.as_str() {
-            "moved" => Done::Applied(Slot::try_from(slot).ok().map(|slot| GivenSlot { slot, at_ms })),
+            "moved" => Done::Applied(
+                Slot::try_from(slot)
+                    .ok()
+                    .map(|slot| GivenSlot { slot, at_ms }),
+            ),
             "none" => Done::Applied(None),
             "changed" => Done::Changed,
             _ => Done::Stale,
@@ -279,7 +356,9 @@ impl Redis {
             from.to_string(),
             u8::from(to_front).to_string(),
         ];
-        let (word, _): (String, i64) = WITHDRAW.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        let (word, _): (String, i64) = WITHDRAW
+            .run(&mut self.conn.clone(), &Self::all(keys), &args)
+            .await?;
         Ok(match word.as_str() {
             "withdrawn" => Done::Applied(()),
             "changed" => Done::Changed,
@@ -296,11 +375,29 @@ impl Redis {
         (drop, once_per): (DropId, OncePer),
         people: &[(UserId, i64)],
     ) -> Result<Done<()>, RedisError> {
-        let mut args = vec![generation.0.clone(), once_per.as_str().to_owned(), drop.to_string()];
-        args.extend(people.iter().flat_map(|(user, slot)| [user.to_string(), slot.to_string()]));
-        let names = [&*keys.users, &keys.waiting, &keys.claimants, &keys.generation, &keys.revoked];
+        let mut args = vec![
+            generation.0.clone(),
+            once_per.as_str().to_owned(),
+            drop.to_string(),
+        ];
+        args.extend(
+            people
+                .iter()
+                .flat_map(|(user, slot)| [user.to_string(), slot.to_string()]),
+        );
+        let names = [
+            &*keys.users,
+            &keys.waiting,
+            &keys.claimants,
+            &keys.generation,
+            &keys.revoked,
+        ];
         let word: String = TO_FRONT.run(&mut self.conn.clone(), &names, &args).await?;
-        Ok(if word == "ok" { Done::Applied(()) } else { Done::Stale })
+        Ok(if word == "ok" {
+            Done::Applied(())
+        } else {
+            Done::Stale
+        })
     }
 
     /// Gives what is free to the people first on the waiting list, at most `limit` of them.
@@ -315,15 +412,39 @@ impl Redis {
         limit: u32,
     ) -> Result<Done<Promoted>, RedisError> {
         let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
-        let reply: Vec<String> = PROMOTE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        let reply: Vec<String> = PROMOTE
+            .run(&mut self.conn.clone(), &Self::all(keys), &args)
+            .await?;
         if reply.first().is_none_or(|w| w != "ok") {
             return Ok(Done::Stale);
         }
         let at_ms = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let number = |at: usize| reply.get(at).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let given = |pair: &[String]| Some((pair[0].parse().ok()?, GivenSlot { slot: pair[1].parse().ok()?, at_ms }));
-        let people = reply.get(4..).unwrap_or_default().chunks_exact(2).filter_map(given).collect();
-        Ok(Done::Applied(Promoted { people, left_without: number(2), no_user_ids: number(3) }))
+        let number = |at: usize| {
+            reply
+                .get(at)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0)
+        };
+        let given = |pair: &[String]| {
+            Some((
+                pair[0].parse().ok()?,
+                GivenSlot {
+                    slot: pair[1].parse().ok()?,
+                    at_ms,
+                },
+            ))
+        };
+        let people = reply
+            .get(4..)
+            .unwrap_or_default()
+            .chunks_exact(2)
+            .filter_map(given)
+            .collect();
+        Ok(Done::Applied(Promoted {
+            people,
+            left_without: number(2),
+            no_user_ids: number(3),
+        }))
     }
 
     /// Makes people a coupon's claimants, or only those who are none: person, drop and slot.

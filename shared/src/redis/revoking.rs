@@ -14,7 +14,8 @@ use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
 static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
-static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore_revoked.lua")));
+static RESTORE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/restore_revoked.lua")));
 
 /// What Redis knows of a person of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,8 +52,16 @@ impl Redis {
         again_from_ms: Option<i64>,
     ) -> Result<i64, RedisError> {
         let over = again_from_ms.map(|ms| ms.to_string()).unwrap_or_default();
-        let args = [drop.to_string(), user.to_owned(), field(once_per, drop, user), revocation.to_string(), over];
-        let (_, until): (i64, i64) = REVOKE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        let args = [
+            drop.to_string(),
+            user.to_owned(),
+            field(once_per, drop, user),
+            revocation.to_string(),
+            over,
+        ];
+        let (_, until): (i64, i64) = REVOKE
+            .run(&mut self.conn.clone(), &Self::all(keys), &args)
+            .await?;
         Ok(until)
     }
 
@@ -83,11 +92,24 @@ impl Redis {
             return Ok(0);
         }
         let three = |one: &Revocation| {
-            let over = one.again_from_ms().map(|ms| ms.to_string()).unwrap_or_default();
-            [field(once_per, DropId(one.drop_id), &one.user_id), one.id.to_string(), over]
+            let over = one
+                .again_from_ms()
+                .map(|ms| ms.to_string())
+                .unwrap_or_default();
+            [
+                field(once_per, DropId(one.drop_id), &one.user_id),
+                one.id.to_string(),
+                over,
+            ]
         };
         let args: Vec<String> = all.iter().flat_map(three).collect();
-        RESTORE.run(&mut self.conn.clone(), &[&keys::revoked(&self.prefix, coupon)], &args).await
+        RESTORE
+            .run(
+                &mut self.conn.clone(),
+                &[&keys::revoked(&self.prefix, coupon)],
+                &args,
+            )
+            .await
     }
 
     /// What Redis knows of the people of these revocations of a drop, in the order asked.
@@ -97,28 +119,54 @@ impl Redis {
         once_per: OncePer,
         all: &[Revocation],
     ) -> Result<Vec<Banned>, RedisError> {
-        type Replies = (Vec<Option<String>>, Vec<Option<String>>, Vec<Option<f64>>, Vec<Option<f64>>);
+        type Replies = (
+            Vec<Option<String>>,
+            Vec<Option<String>>,
+            Vec<Option<f64>>,
+            Vec<Option<f64>>,
+        );
         if all.is_empty() {
             return Ok(Vec::new());
         }
-        let fields: Vec<String> = all.iter().map(|one| field(once_per, DropId(one.drop_id), &one.user_id)).collect();
+        let fields: Vec<String> = all
+            .iter()
+            .map(|one| field(once_per, DropId(one.drop_id), &one.user_id))
+            .collect();
         let people: Vec<&str> = all.iter().map(|one| one.user_id.as_str()).collect();
         let mut pipe = redis::pipe();
         // Claimants first: who is admitted in between is on a slot by then.
-        pipe.cmd("HMGET").arg(&keys.revoked).arg(&fields).cmd("HMGET").arg(&keys.claimants).arg(&people);
-        pipe.cmd("ZMSCORE").arg(&keys.users).arg(&people).cmd("ZMSCORE").arg(&keys.waiting).arg(&people);
-        let (known, named, scores, places): Replies = pipe.query_async(&mut self.connection()).await?;
-        let slots: Vec<Option<i64>> = scores.into_iter().map(|score| score.map(super::reads::slot_of)).collect();
+        pipe.cmd("HMGET")
+            .arg(&keys.revoked)
+            .arg(&fields)
+            .cmd("HMGET")
+            .arg(&keys.claimants)
+            .arg(&people);
+        pipe.cmd("ZMSCORE")
+            .arg(&keys.users)
+            .arg(&people)
+            .cmd("ZMSCORE")
+            .arg(&keys.waiting)
+            .arg(&people);
+        let (known, named, scores, places): Replies =
+            pipe.query_async(&mut self.connection()).await?;
+        let slots: Vec<Option<i64>> = scores
+            .into_iter()
+            .map(|score| score.map(super::reads::slot_of))
+            .collect();
         let held: Vec<i64> = slots.iter().flatten().copied().collect();
         let times: HashMap<i64, i64> = self.admission_times(keys, &held).await?;
         let mut found = Vec::with_capacity(all.len());
         for (at, one) in all.iter().enumerate() {
             let slot = slots.get(at).copied().flatten();
             found.push(Banned {
-                is_known: known.get(at).and_then(Option::as_ref).is_some_and(|text| is_known(text, one)),
+                is_known: known
+                    .get(at)
+                    .and_then(Option::as_ref)
+                    .is_some_and(|text| is_known(text, one)),
                 slot: slot.map(|slot| (slot, times.get(&slot).copied())),
                 waits: places.get(at).is_some_and(Option::is_some),
-                is_named: slot.is_none() && names(named.get(at).and_then(Option::as_deref), one.drop_id),
+                is_named: slot.is_none()
+                    && names(named.get(at).and_then(Option::as_deref), one.drop_id),
             });
         }
         Ok(found)
@@ -126,7 +174,11 @@ impl Redis {
 
     /// Takes people off a coupon's claimants, each where they are there for this drop. The coupon
     /// is closed: nobody becomes one meanwhile.
-    pub async fn forget_claimants(&self, coupon: CouponId, people: &[(&str, DropId)]) -> Result<(), RedisError> {
+    pub async fn forget_claimants(
+        &self,
+        coupon: CouponId,
+        people: &[(&str, DropId)],
+    ) -> Result<(), RedisError> {
         if people.is_empty() {
             return Ok(());
         }
@@ -149,17 +201,23 @@ impl Redis {
 
 /// Whether an entry of the claimants is of this drop.
 fn names(entry: Option<&str>, drop: i64) -> bool {
-    entry.and_then(|entry| entry.split_once(':')).is_some_and(|(of, _)| of.parse() == Ok(drop))
+    entry
+        .and_then(|entry| entry.split_once(':'))
+        .is_some_and(|(of, _)| of.parse() == Ok(drop))
 }
 
 /// Out of an entry of the revoked: the number, and until when claims are void.
 fn number_of(entry: &str) -> (Option<i64>, Option<&str>) {
-    let (id, over) = entry.split_once(':').map_or((entry, None), |(id, over)| (id, Some(over)));
+    let (id, over) = entry
+        .split_once(':')
+        .map_or((entry, None), |(id, over)| (id, Some(over)));
     (id.parse().ok(), over)
 }
 
 fn is_known(text: &str, revocation: &Revocation) -> bool {
-    let (Some(id), over) = number_of(text) else { return false };
+    let (Some(id), over) = number_of(text) else {
+        return false;
+    };
     let ended = revocation.again_from_ms();
     id > revocation.id || id == revocation.id && over.and_then(|text| text.parse().ok()) == ended
 }

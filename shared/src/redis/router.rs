@@ -34,7 +34,11 @@ impl Shard {
     }
 
     fn of(server: Arc<ServerLink>, hash_slots: Vec<HashSlots>) -> Arc<Self> {
-        Arc::new(Self { server, hash_slots, tag: OnceLock::new() })
+        Arc::new(Self {
+            server,
+            hash_slots,
+            tag: OnceLock::new(),
+        })
     }
 
     /// A hash tag of its first hash slot.
@@ -90,13 +94,23 @@ impl Router {
     }
 
     /// To the processes of these servers, on connections of their own.
-    pub(super) async fn pinned(self: &Arc<Self>, shards: &[Arc<Shard>]) -> Result<Self, RedisError> {
+    pub(super) async fn pinned(
+        self: &Arc<Self>,
+        shards: &[Arc<Shard>],
+    ) -> Result<Self, RedisError> {
         let pin = async |shard: &Arc<Shard>| {
             let server = shard.server.pinned(self.timeout).await?;
             Ok::<_, RedisError>(Shard::new(server, shard.hash_slots.clone()))
         };
-        let pinned = try_join_all(shards.iter().map(pin)).await.inspect_err(|_| self.ask_soon())?;
-        Ok(Self::with(Arc::clone(&self.seeds), self.timeout, Some(pinned.into()), true))
+        let pinned = try_join_all(shards.iter().map(pin))
+            .await
+            .inspect_err(|_| self.ask_soon())?;
+        Ok(Self::with(
+            Arc::clone(&self.seeds),
+            self.timeout,
+            Some(pinned.into()),
+            true,
+        ))
     }
 
     pub(super) fn database(&self) -> i64 {
@@ -116,8 +130,17 @@ impl Router {
 
     /// All servers; where they may change, as they were told a second ago at most.
     pub(super) async fn fresh(self: &Arc<Self>) -> Result<Shards, RedisError> {
-        let is_old = || self.told_at.load().as_ref().is_none_or(|at| at.elapsed() > KNOWN_FOR);
-        if self.may_change() && is_old() { self.ask().await } else { self.known().await }
+        let is_old = || {
+            self.told_at
+                .load()
+                .as_ref()
+                .is_none_or(|at| at.elapsed() > KNOWN_FOR)
+        };
+        if self.may_change() && is_old() {
+            self.ask().await
+        } else {
+            self.known().await
+        }
     }
 
     pub(super) async fn shard_of(self: &Arc<Self>, key: &[u8]) -> Result<Arc<Shard>, RedisError> {
@@ -126,10 +149,19 @@ impl Router {
             return Ok(Arc::clone(only));
         }
         let slot = hash_slot(key);
-        shards.iter().find(|shard| has_hash_slot(&shard.hash_slots, slot)).cloned().ok_or_else(|| {
-            self.ask_soon();
-            (ErrorKind::Io, "no server of the cluster has this hash slot", slot.to_string()).into()
-        })
+        shards
+            .iter()
+            .find(|shard| has_hash_slot(&shard.hash_slots, slot))
+            .cloned()
+            .ok_or_else(|| {
+                self.ask_soon();
+                (
+                    ErrorKind::Io,
+                    "no server of the cluster has this hash slot",
+                    slot.to_string(),
+                )
+                    .into()
+            })
     }
 
     /// Asks for the primaries, one caller at a time; who waited for another takes its answer. Where
@@ -143,18 +175,28 @@ impl Router {
             return Ok(Arc::clone(known));
         }
         let before = known.as_deref().unwrap_or_default();
-        let addresses: Vec<String> = before.iter().map(|shard| shard.server.address.clone()).collect();
+        let addresses: Vec<String> = before
+            .iter()
+            .map(|shard| shard.server.address.clone())
+            .collect();
         let told = self.seeds.primaries(&addresses).await;
         *asked_at = Some(Instant::now());
-        let shards: Shards = told?.into_iter().map(|told| self.shard(told, before)).collect::<Result<_, _>>()?;
+        let shards: Shards = told?
+            .into_iter()
+            .map(|told| self.shard(told, before))
+            .collect::<Result<_, _>>()?;
         self.told_at.store(Some(Arc::new(Instant::now())));
-        let is_same =
-            |(a, b): (&Arc<Shard>, &Arc<Shard>)| a.server.address == b.server.address && a.hash_slots == b.hash_slots;
+        let is_same = |(a, b): (&Arc<Shard>, &Arc<Shard>)| {
+            a.server.address == b.server.address && a.hash_slots == b.hash_slots
+        };
         if before.len() == shards.len() && before.iter().zip(&*shards).all(is_same) {
             return Ok(known.unwrap_or(shards));
         }
         let addresses: Vec<&str> = shards.iter().map(|shard| &*shard.server.address).collect();
-        tracing::info!(servers = addresses.join(","), "these servers of Redis hold the data");
+        tracing::info!(
+            servers = addresses.join(","),
+            "these servers of Redis hold the data"
+        );
         self.shards.store(Some(Arc::new(Arc::clone(&shards))));
         Ok(shards)
     }
@@ -164,7 +206,11 @@ impl Router {
         let address = told.address();
         let server = match before.iter().find(|shard| shard.server.address == address) {
             Some(shard) => Arc::clone(&shard.server),
-            None => Arc::new(ServerLink::lasting(address, self.seeds.client_of(&told)?, self.timeout)?),
+            None => Arc::new(ServerLink::lasting(
+                address,
+                self.seeds.client_of(&told)?,
+                self.timeout,
+            )?),
         };
         Ok(Shard::of(server, told.hash_slots))
     }
@@ -187,7 +233,9 @@ impl Router {
     fn heed(self: &Arc<Self>, answer: Result<&[Value], &RedisError>) {
         let moved = |code: &str| MOVED.contains(&code) || WRONG_SERVER.contains(&code);
         let must_ask = match answer {
-            Ok(replies) => replies.iter().any(|r| matches!(r, Value::ServerError(e) if moved(e.code()))),
+            Ok(replies) => replies
+                .iter()
+                .any(|r| matches!(r, Value::ServerError(e) if moved(e.code()))),
             // An error without a code is the client's own: the connection was lost, or is silent.
             Err(error) => error.code().is_none_or(moved),
         };
@@ -196,7 +244,11 @@ impl Router {
         }
     }
 
-    pub(super) async fn send(self: &Arc<Self>, shard: &Shard, cmd: &Cmd) -> Result<Value, RedisError> {
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        shard: &Shard,
+        cmd: &Cmd,
+    ) -> Result<Value, RedisError> {
         let result = shard.server.send(cmd).await;
         if self.may_change() {
             self.heed(result.as_ref().map(std::slice::from_ref));
@@ -224,7 +276,11 @@ impl Router {
             Some(key) => self.shard_of(key).await,
             None => match &*self.known().await? {
                 [only] => Ok(Arc::clone(only)),
-                _ => Err((ErrorKind::Client, "a command without a key is for one server, which must be named").into()),
+                _ => Err((
+                    ErrorKind::Client,
+                    "a command without a key is for one server, which must be named",
+                )
+                    .into()),
             },
         }
     }
@@ -237,7 +293,11 @@ impl Router {
         offset: usize,
         count: usize,
     ) -> Result<Vec<Value>, RedisError> {
-        let first = match pipeline.cmd_iter().find(|cmd| key_of(cmd).is_some()).or_else(|| pipeline.cmd_iter().next()) {
+        let first = match pipeline
+            .cmd_iter()
+            .find(|cmd| key_of(cmd).is_some())
+            .or_else(|| pipeline.cmd_iter().next())
+        {
             Some(cmd) => self.of_command(cmd).await?,
             None => return Ok(Vec::new()),
         };
@@ -253,7 +313,10 @@ impl Router {
             if !parts.iter().any(|(of, _, _)| Arc::ptr_eq(of, &shard)) {
                 parts.push((Arc::clone(&shard), redis::pipe(), Vec::new()));
             }
-            for (_, part, places) in parts.iter_mut().filter(|(of, _, _)| Arc::ptr_eq(of, &shard)) {
+            for (_, part, places) in parts
+                .iter_mut()
+                .filter(|(of, _, _)| Arc::ptr_eq(of, &shard))
+            {
                 part.add_command(cmd.clone());
                 places.push(at);
             }
@@ -276,7 +339,8 @@ fn key_of(cmd: &Cmd) -> Option<&[u8]> {
     });
     match words.next()? {
         b"EVAL" | b"EVALSHA" => words.nth(2),
-        b"INFO" | b"TIME" | b"PING" | b"SCRIPT" | b"CONFIG" | b"CLUSTER" | b"SENTINEL" | b"DBSIZE" => None,
+        b"INFO" | b"TIME" | b"PING" | b"SCRIPT" | b"CONFIG" | b"CLUSTER" | b"SENTINEL"
+        | b"DBSIZE" => None,
         _ => words.next(),
     }
 }
@@ -287,19 +351,25 @@ mod tests {
 
     #[test]
     fn every_hash_slot_has_a_tag() {
-        let found: std::collections::HashSet<u16> =
-            (0..1_000_000_u32).map(|tag| hash_slot(tag.to_string().as_bytes())).collect();
+        let found: std::collections::HashSet<u16> = (0..1_000_000_u32)
+            .map(|tag| hash_slot(tag.to_string().as_bytes()))
+            .collect();
         assert_eq!(found.len(), usize::from(HASH_SLOTS));
-        assert_eq!(tag_in(5_461).map(|tag| hash_slot(tag.to_string().as_bytes())), Some(5_461));
+        assert_eq!(
+            tag_in(5_461).map(|tag| hash_slot(tag.to_string().as_bytes())),
+            Some(5_461)
+        );
     }
 
     #[test]
     fn a_command_goes_by_its_first_key() {
         let cmd = |words: &[&str]| {
-            words[1..].iter().fold(redis::cmd(words[0]), |mut cmd, word| {
-                cmd.arg(word);
-                cmd
-            })
+            words[1..]
+                .iter()
+                .fold(redis::cmd(words[0]), |mut cmd, word| {
+                    cmd.arg(word);
+                    cmd
+                })
         };
         for (words, key) in [
             (&["GET", "a"][..], Some("a")),
@@ -309,7 +379,11 @@ mod tests {
             (&["SCRIPT", "EXISTS", "x"], None),
             (&["HMGET", "h", "f"], Some("h")),
         ] {
-            assert_eq!(key_of(&cmd(words)).map(|key| std::str::from_utf8(key).unwrap()), key, "{words:?}");
+            assert_eq!(
+                key_of(&cmd(words)).map(|key| std::str::from_utf8(key).unwrap()),
+                key,
+                "{words:?}"
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ impl Redis {
         for shard in &*shards {
             match self.check_settings_of(&mut self.conn.to(shard)).await {
                 Err(Unsafe::Setting(detail)) if shards.len() > 1 => {
-                    return Err(Unsafe::Setting(format!("{detail} (the server at {})", shard.server.address)));
+                    return Err(Unsafe::Setting(format!(
+                        "{detail} (the server at {})",
+                        shard.server.address
+                    )));
                 }
                 checked => checked?,
             }
@@ -47,7 +50,10 @@ impl Redis {
         let (info, facts) = (fields(&text), ServerFacts::of(&text));
         if !facts.is_master && self.seeds.may_change() {
             self.conn.ask_soon();
-            let why = (ErrorKind::Io, "the server that was named as the master is a replica by now");
+            let why = (
+                ErrorKind::Io,
+                "the server that was named as the master is a replica by now",
+            );
             return Err(Unsafe::Unreachable(why.into()));
         }
         fits(&info, self.seeds.is_cluster()).map_err(Unsafe::Setting)?;
@@ -56,7 +62,11 @@ impl Redis {
             return Ok(());
         }
         let (replicas, needs_one) = replicas(&info);
-        let lag = if replicas > 0 && needs_one { longest_lag(conn).await? } else { None };
+        let lag = if replicas > 0 && needs_one {
+            longest_lag(conn).await?
+        } else {
+            None
+        };
         fenced(replicas, needs_one, lag).map_err(Unsafe::Setting)
     }
 }
@@ -64,10 +74,14 @@ impl Redis {
 /// Whether the server is of the kind that `REDIS_MODE` says.
 fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
     match (info.get("redis_mode").copied(), is_cluster) {
-        (Some("cluster"), false) => Err("REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster".into()),
-        (Some("sentinel"), _) => Err("REDIS_URL leads to a Sentinel: set REDIS_MODE=sentinel and \
+        (Some("cluster"), false) => {
+            Err("REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster".into())
+        }
+        (Some("sentinel"), _) => Err(
+            "REDIS_URL leads to a Sentinel: set REDIS_MODE=sentinel and \
             REDIS_SENTINEL_MASTER"
-            .into()),
+                .into(),
+        ),
         _ => Ok(()),
     }
 }
@@ -75,10 +89,16 @@ fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
 /// `min-replicas-max-lag` in seconds; `None` where `CONFIG` is not allowed.
 async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, RedisError> {
     let name = "min-replicas-max-lag";
-    let asked = redis::cmd("CONFIG").arg("GET").arg(name).query_async::<HashMap<String, u32>>(conn).await;
+    let asked = redis::cmd("CONFIG")
+        .arg("GET")
+        .arg(name)
+        .query_async::<HashMap<String, u32>>(conn)
+        .await;
     match asked {
         Ok(config) => Ok(config.get(name).copied()),
-        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -90,8 +110,13 @@ const LONGEST_LAG: u32 = 10;
 /// How many replicas there are, and whether writes need one: `INFO` counts the good ones only where
 /// both settings are set.
 fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
-    let count = info.get("connected_slaves").and_then(|count| count.parse().ok());
-    (count.unwrap_or(0), info.contains_key("min_slaves_good_slaves"))
+    let count = info
+        .get("connected_slaves")
+        .and_then(|count| count.parse().ok());
+    (
+        count.unwrap_or(0),
+        info.contains_key("min_slaves_good_slaves"),
+    )
 }
 
 /// Replicas are there for fail-over. A master that is cut off from them must stop admitting before
@@ -113,11 +138,21 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
 
 /// Where the operator vouches for Redis, only what it says by itself counts against it: an
 /// append-only file may be what a provider has in its place, but who evicts says so.
-fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>, is_managed: bool) -> Result<(), String> {
-    let mut numbers = facts.version.split('.').map(|part| part.parse().unwrap_or(0));
+fn verdict(
+    facts: &ServerFacts,
+    info: &HashMap<&str, &str>,
+    is_managed: bool,
+) -> Result<(), String> {
+    let mut numbers = facts
+        .version
+        .split('.')
+        .map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
-        return Err(format!("Redis {} is too old: use 7.0 or newer", facts.version));
+        return Err(format!(
+            "Redis {} is too old: use 7.0 or newer",
+            facts.version
+        ));
     }
     if !facts.is_master {
         return Err("REDIS_URL points to a replica: point it to the master".into());
@@ -144,52 +179,111 @@ mod tests {
     #[test]
     fn a_server_of_another_kind_is_refused_with_the_setting() {
         let told = |mode, is_cluster| fits(&[("redis_mode", mode)].into(), is_cluster);
-        assert_eq!((told("standalone", false), told("cluster", true)), (Ok(()), Ok(())));
-        assert!(told("cluster", false).unwrap_err().contains("REDIS_MODE=cluster"));
-        assert!(told("sentinel", false).unwrap_err().contains("REDIS_SENTINEL_MASTER"));
+        assert_eq!(
+            (told("standalone", false), told("cluster", true)),
+            (Ok(()), Ok(()))
+        );
+        assert!(
+            told("cluster", false)
+                .unwrap_err()
+                .contains("REDIS_MODE=cluster")
+        );
+        assert!(
+            told("sentinel", false)
+                .unwrap_err()
+                .contains("REDIS_SENTINEL_MASTER")
+        );
     }
 
     #[test]
     fn a_redis_with_replicas_must_need_one_of_them_to_write() {
         assert_eq!(fenced(0, false, None), Ok(()));
         assert_eq!(fenced(2, true, Some(10)), Ok(()));
-        for (needs_one, lag, why) in
-            [(false, None, "one of them is 0"), (true, Some(60), "second is 60"), (true, None, "`CONFIG GET`")]
-        {
+        for (needs_one, lag, why) in [
+            (false, None, "one of them is 0"),
+            (true, Some(60), "second is 60"),
+            (true, None, "`CONFIG GET`"),
+        ] {
             let said = fenced(1, needs_one, lag).unwrap_err();
-            assert!(said.contains("min-replicas-to-write 1") && said.contains("min-replicas-max-lag 10"), "{said}");
+            assert!(
+                said.contains("min-replicas-to-write 1")
+                    && said.contains("min-replicas-max-lag 10"),
+                "{said}"
+            );
             assert!(said.contains(why), "{said}");
         }
         let info = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
         assert_eq!(replicas(&fields(info)), (2, false));
-        assert_eq!(replicas(&fields(&format!("{info}min_slaves_good_slaves:1\r\n"))), (2, true));
+        assert_eq!(
+            replicas(&fields(&format!("{info}min_slaves_good_slaves:1\r\n"))),
+            (2, true)
+        );
         assert_eq!(replicas(&fields("")), (0, false));
     }
 
     fn judged(version: &str, is_master: bool, aof: &str, policy: &str) -> Result<(), String> {
-        let facts = ServerFacts { run_id: "r".into(), promoted_from: "i".into(), version: version.into(), is_master };
-        verdict(&facts, &[("aof_enabled", aof), ("maxmemory_policy", policy)].into(), false)
+        let facts = ServerFacts {
+            run_id: "r".into(),
+            promoted_from: "i".into(),
+            version: version.into(),
+            is_master,
+        };
+        verdict(
+            &facts,
+            &[("aof_enabled", aof), ("maxmemory_policy", policy)].into(),
+            false,
+        )
     }
 
     #[test]
     fn where_the_operator_vouches_only_what_redis_says_by_itself_counts() {
         let judged = |is_master, info: &[(&'static str, &'static str)]| {
-            let facts =
-                ServerFacts { run_id: "r".into(), promoted_from: "i".into(), version: "7.1.0".into(), is_master };
+            let facts = ServerFacts {
+                run_id: "r".into(),
+                promoted_from: "i".into(),
+                version: "7.1.0".into(),
+                is_master,
+            };
             verdict(&facts, &info.iter().copied().collect(), true)
         };
         assert_eq!(judged(true, &[]), Ok(()));
-        assert_eq!(judged(true, &[("aof_enabled", "0"), ("maxmemory_policy", "noeviction")]), Ok(()));
-        assert!(judged(true, &[("maxmemory_policy", "allkeys-lru")]).unwrap_err().contains("noeviction"));
+        assert_eq!(
+            judged(
+                true,
+                &[("aof_enabled", "0"), ("maxmemory_policy", "noeviction")]
+            ),
+            Ok(())
+        );
+        assert!(
+            judged(true, &[("maxmemory_policy", "allkeys-lru")])
+                .unwrap_err()
+                .contains("noeviction")
+        );
         assert!(judged(false, &[]).unwrap_err().contains("master"));
     }
 
     #[test]
     fn unsafe_settings_are_refused_with_what_to_change() {
         assert_eq!(judged("7.0.15", true, "1", "noeviction"), Ok(()));
-        assert!(judged("6.2.1", true, "1", "noeviction").unwrap_err().contains("7.0"));
-        assert!(judged("8.0.0", false, "1", "noeviction").unwrap_err().contains("master"));
-        assert!(judged("8.0.0", true, "0", "noeviction").unwrap_err().contains("appendonly yes"));
-        assert!(judged("8.0.0", true, "1", "allkeys-lru").unwrap_err().contains("noeviction"));
+        assert!(
+            judged("6.2.1", true, "1", "noeviction")
+                .unwrap_err()
+                .contains("7.0")
+        );
+        assert!(
+            judged("8.0.0", false, "1", "noeviction")
+                .unwrap_err()
+                .contains("master")
+        );
+        assert!(
+            judged("8.0.0", true, "0", "noeviction")
+                .unwrap_err()
+                .contains("appendonly yes")
+        );
+        assert!(
+            judged("8.0.0", true, "1", "allkeys-lru")
+                .unwrap_err()
+                .contains("noeviction")
+        );
     }
 }

@@ -37,10 +37,14 @@ impl ServerFacts {
 
 /// What `INFO` tells, by name.
 pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
-    info.lines().filter_map(|line| line.split_once(':')).collect()
+    info.lines()
+        .filter_map(|line| line.split_once(':'))
+        .collect()
 }
 
 /// Whether `INFO replication` speaks of a server that takes writes of its own.
 pub(super) fn is_master(replication: &str) -> bool {
-    replication.lines().any(|line| line.trim_end() == "role:master")
+    replication
+        .lines()
+        .any(|line| line.trim_end() == "role:master")
 }

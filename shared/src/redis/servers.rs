@@ -8,7 +8,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, Value};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, Value,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::server::fields;
@@ -62,7 +64,9 @@ pub(super) fn hash_slot(key: &[u8]) -> u16 {
 pub(super) type HashSlots = (u16, u16);
 
 pub(super) fn has_hash_slot(ranges: &[HashSlots], slot: u16) -> bool {
-    ranges.iter().any(|(first, last)| (*first..=*last).contains(&slot))
+    ranges
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&slot))
 }
 
 /// One server that holds data: its address, and its hash slots in order.
@@ -89,14 +93,29 @@ pub(super) struct Seeds {
 }
 
 impl Seeds {
-    pub(super) fn new(url: &str, mode: RedisMode, tls: Option<Tls>, timeout: Duration) -> Result<Self, RedisError> {
-        let addresses = addresses(url).map_err(|why| config_error("REDIS_URL can't be used", why))?;
-        Ok(Self { addresses, mode, tls, timeout })
+    pub(super) fn new(
+        url: &str,
+        mode: RedisMode,
+        tls: Option<Tls>,
+        timeout: Duration,
+    ) -> Result<Self, RedisError> {
+        let addresses =
+            addresses(url).map_err(|why| config_error("REDIS_URL can't be used", why))?;
+        Ok(Self {
+            addresses,
+            mode,
+            tls,
+            timeout,
+        })
     }
 
     /// Where all of them are, without user and password.
     pub(super) fn hosts_and_ports(&self) -> String {
-        self.addresses.iter().map(|info| info.addr().to_string()).collect::<Vec<_>>().join(",")
+        self.addresses
+            .iter()
+            .map(|info| info.addr().to_string())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// The first address, where why it does not answer is looked for.
@@ -124,13 +143,22 @@ impl Seeds {
 
     /// A client of a server that holds data, with the login of the first address.
     pub(super) fn client_of(&self, primary: &Primary) -> Result<Client, RedisError> {
-        self.client(with_address(&self.addresses[0], &primary.host, primary.port))
+        self.client(with_address(
+            &self.addresses[0],
+            &primary.host,
+            primary.port,
+        ))
     }
 
     fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
         let tcp = TcpSettings::default()
             .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(SILENT).with_interval(SILENT / 3).with_retries(3))
+            .set_keepalive(
+                TcpKeepalive::new()
+                    .with_time(SILENT)
+                    .with_interval(SILENT / 3)
+                    .with_retries(3),
+            )
             .set_user_timeout(SILENT);
         let info = info.set_tcp_settings(tcp);
         match &self.tls {
@@ -145,12 +173,16 @@ impl Seeds {
         let mut asked = self.addresses.clone();
         if self.is_cluster() {
             let parts = known.iter().filter_map(|address| address.rsplit_once(':'));
-            let known =
-                parts.filter_map(|(host, port)| Some(with_address(&self.addresses[0], host, port.parse().ok()?)));
-            let others: Vec<_> = known.filter(|info| asked.iter().all(|seed| seed.addr() != info.addr())).collect();
+            let known = parts.filter_map(|(host, port)| {
+                Some(with_address(&self.addresses[0], host, port.parse().ok()?))
+            });
+            let others: Vec<_> = known
+                .filter(|info| asked.iter().all(|seed| seed.addr() != info.addr()))
+                .collect();
             asked.extend(others);
         }
-        let mut answers: FuturesUnordered<_> = asked.into_iter().map(|info| self.ask(info)).collect();
+        let mut answers: FuturesUnordered<_> =
+            asked.into_iter().map(|info| self.ask(info)).collect();
         let (mut latest, mut trouble) = (None::<(u64, Vec<Primary>)>, None);
         let mut others_until = None;
         loop {
@@ -196,22 +228,41 @@ impl Seeds {
                     login = login.set_password(secrecy::ExposeSecret::expose_secret(password));
                 }
                 let client = self.client(info.set_redis_settings(login))?;
-                let mut conn = client.get_multiplexed_async_connection_with_config(&config).await?;
-                let asked = redis::cmd("SENTINEL").arg("MASTER").arg(&settings.master).to_owned();
-                let told: Vec<String> =
-                    asked.query_async(&mut conn).await.map_err(|error| of_sentinel(error, settings))?;
+                let mut conn = client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await?;
+                let asked = redis::cmd("SENTINEL")
+                    .arg("MASTER")
+                    .arg(&settings.master)
+                    .to_owned();
+                let told: Vec<String> = asked
+                    .query_async(&mut conn)
+                    .await
+                    .map_err(|error| of_sentinel(error, settings))?;
                 master_told(&told).ok_or_else(|| unexpected("Sentinel"))
             }
             RedisMode::Cluster | RedisMode::Single => {
                 let (host, port) = host_and_port(info.addr());
                 let client = self.client(info)?;
-                let mut conn = client.get_multiplexed_async_connection_with_config(&config).await?;
+                let mut conn = client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await?;
                 let mut pipe = redis::pipe();
                 pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-                let (told, slots): (String, Value) = pipe.query_async(&mut conn).await.map_err(of_cluster)?;
-                let epoch = fields(&told).get("cluster_current_epoch").and_then(|text| text.trim().parse().ok());
-                let primaries = primaries_told(&slots, &host).ok_or_else(|| unexpected("the cluster"))?;
-                tracing::trace!(host, port, ?epoch, primaries = primaries.len(), "a node told the cluster's slots");
+                let (told, slots): (String, Value) =
+                    pipe.query_async(&mut conn).await.map_err(of_cluster)?;
+                let epoch = fields(&told)
+                    .get("cluster_current_epoch")
+                    .and_then(|text| text.trim().parse().ok());
+                let primaries =
+                    primaries_told(&slots, &host).ok_or_else(|| unexpected("the cluster"))?;
+                tracing::trace!(
+                    host,
+                    port,
+                    ?epoch,
+                    primaries = primaries.len(),
+                    "a node told the cluster's slots"
+                );
                 Ok((epoch.unwrap_or(0), primaries))
             }
         }
@@ -221,9 +272,16 @@ impl Seeds {
 fn with_address(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
     let host = host.to_owned();
     let address = match like.addr() {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
-        }
+        ConnectionAddr::TcpTls {
+            insecure,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
         _ => ConnectionAddr::Tcp(host, port),
     };
     like.clone().set_addr(address)
@@ -231,7 +289,9 @@ fn with_address(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo 
 
 fn host_and_port(address: &ConnectionAddr) -> (String, u16) {
     match address {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port),
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            (host.clone(), *port)
+        }
         other => (other.to_string(), 0),
     }
 }
@@ -242,7 +302,12 @@ pub(super) fn config_error(what: &'static str, detail: String) -> RedisError {
 }
 
 fn unexpected(who: &'static str) -> RedisError {
-    (ErrorKind::UnexpectedReturnType, "an answer that can't be read", format!("from {who}")).into()
+    (
+        ErrorKind::UnexpectedReturnType,
+        "an answer that can't be read",
+        format!("from {who}"),
+    )
+        .into()
 }
 
 fn of_sentinel(error: RedisError, settings: &SentinelSettings) -> RedisError {
@@ -250,13 +315,17 @@ fn of_sentinel(error: RedisError, settings: &SentinelSettings) -> RedisError {
     if detail.contains("No such master") {
         return config_error(
             "Sentinel watches no master of that name",
-            format!("REDIS_SENTINEL_MASTER is {}: `SENTINEL MASTERS` lists the names", settings.master),
+            format!(
+                "REDIS_SENTINEL_MASTER is {}: `SENTINEL MASTERS` lists the names",
+                settings.master
+            ),
         );
     }
     if detail.contains("unknown command") {
         return config_error(
             "REDIS_URL leads to no Sentinel",
-            "name the Sentinels in it, by default on port 26379, or leave REDIS_MODE=sentinel out".into(),
+            "name the Sentinels in it, by default on port 26379, or leave REDIS_MODE=sentinel out"
+                .into(),
         );
     }
     error
@@ -265,20 +334,29 @@ fn of_sentinel(error: RedisError, settings: &SentinelSettings) -> RedisError {
 fn of_cluster(error: RedisError) -> RedisError {
     let told = error.to_string();
     if told.contains("cluster support disabled") || told.contains("unknown command") {
-        return config_error("this Redis is no cluster", "leave REDIS_MODE=cluster out".into());
+        return config_error(
+            "this Redis is no cluster",
+            "leave REDIS_MODE=cluster out".into(),
+        );
     }
     error
 }
 
 /// Addresses by commas. One without a scheme has the scheme, login and database of the first.
 pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
-    const EXAMPLE: &str = "it must look like redis://host:6379/0, several nodes like redis://first:6379,second:6379";
+    const EXAMPLE: &str =
+        "it must look like redis://host:6379/0, several nodes like redis://first:6379,second:6379";
     let mut parts = text.split(',').map(str::trim);
-    let first = parts.next().unwrap_or_default().into_connection_info().map_err(|_| EXAMPLE.to_owned())?;
+    let first = parts
+        .next()
+        .unwrap_or_default()
+        .into_connection_info()
+        .map_err(|_| EXAMPLE.to_owned())?;
     let mut all = vec![first];
     for part in parts {
         let info = if part.contains("://") {
-            part.into_connection_info().map_err(|_| EXAMPLE.to_owned())?
+            part.into_connection_info()
+                .map_err(|_| EXAMPLE.to_owned())?
         } else {
             let (host, port) = part.rsplit_once(':').unwrap_or((part, "6379"));
             let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -290,7 +368,11 @@ pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
         };
         all.push(info);
     }
-    if all.len() > 1 && all.iter().any(|info| matches!(info.addr(), ConnectionAddr::Unix(_))) {
+    if all.len() > 1
+        && all
+            .iter()
+            .any(|info| matches!(info.addr(), ConnectionAddr::Unix(_)))
+    {
         return Err(EXAMPLE.into());
     }
     Ok(all)
@@ -298,33 +380,67 @@ pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
 
 /// Out of `SENTINEL MASTER`: names and values, flat.
 fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
-    let field = |name: &str| told.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
+    let field = |name: &str| {
+        told.chunks_exact(2)
+            .find(|pair| pair[0] == name)
+            .map(|pair| pair[1].as_str())
+    };
     let (host, port) = (field("ip")?.to_owned(), field("port")?.parse().ok()?);
-    let epoch = field("config-epoch").and_then(|text| text.parse().ok()).unwrap_or(0);
-    Some((epoch, vec![Primary { host, port, hash_slots: vec![(0, HASH_SLOTS - 1)] }]))
+    let epoch = field("config-epoch")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    Some((
+        epoch,
+        vec![Primary {
+            host,
+            port,
+            hash_slots: vec![(0, HASH_SLOTS - 1)],
+        }],
+    ))
 }
 
 /// Out of `CLUSTER SLOTS`, which `asked` answered: a range, its primary, then replicas.
 fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
-    let Value::Array(ranges) = slots else { return None };
+    let Value::Array(ranges) = slots else {
+        return None;
+    };
     let mut primaries: Vec<Primary> = Vec::new();
     for range in ranges {
-        let Value::Array(parts) = range else { return None };
-        let [Value::Int(first), Value::Int(last), Value::Array(node), ..] = parts.as_slice() else { return None };
-        let [host, Value::Int(port), ..] = node.as_slice() else { return None };
+        let Value::Array(parts) = range else {
+            return None;
+        };
+        let [Value::Int(first), Value::Int(last), Value::Array(node), ..] = parts.as_slice() else {
+            return None;
+        };
+        let [host, Value::Int(port), ..] = node.as_slice() else {
+            return None;
+        };
         let host = match host {
-            Value::BulkString(host) if !host.is_empty() && host != b"?" => String::from_utf8(host.clone()).ok()?,
+            Value::BulkString(host) if !host.is_empty() && host != b"?" => {
+                String::from_utf8(host.clone()).ok()?
+            }
             // It does not know its own address: the one at which it was asked.
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,
         };
-        let (port, first, last) = (u16::try_from(*port).ok()?, u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+        let (port, first, last) = (
+            u16::try_from(*port).ok()?,
+            u16::try_from(*first).ok()?,
+            u16::try_from(*last).ok()?,
+        );
         if first > last || last >= HASH_SLOTS {
             return None;
         }
-        match primaries.iter_mut().find(|known| known.host == host && known.port == port) {
+        match primaries
+            .iter_mut()
+            .find(|known| known.host == host && known.port == port)
+        {
             Some(known) => known.hash_slots.push((first, last)),
-            None => primaries.push(Primary { host, port, hash_slots: vec![(first, last)] }),
+            None => primaries.push(Primary {
+                host,
+                port,
+                hash_slots: vec![(first, last)],
+            }),
         }
     }
     for primary in &mut primaries {
@@ -341,10 +457,18 @@ mod tests {
     #[test]
     fn a_key_s_slot_is_redis_s() {
         // As `CLUSTER KEYSLOT` of Redis 7.0 says.
-        for (key, slot) in [("123456789", 12_739), ("foo", 12_182), ("{7}", hash_slot(b"7")), ("", 0)] {
+        for (key, slot) in [
+            ("123456789", 12_739),
+            ("foo", 12_182),
+            ("{7}", hash_slot(b"7")),
+            ("", 0),
+        ] {
             assert_eq!(hash_slot(key.as_bytes()), slot, "{key}");
         }
-        assert_eq!(hash_slot(b"fc:{7}:claimants"), hash_slot(b"fc:{7}:drop:9:meta"));
+        assert_eq!(
+            hash_slot(b"fc:{7}:claimants"),
+            hash_slot(b"fc:{7}:drop:9:meta")
+        );
         assert_eq!(hash_slot(b"foo{}{bar}"), hash_slot(b"foo{}{bar}"));
         assert_ne!(hash_slot(b"foo{}{bar}"), hash_slot(b"bar"));
         assert_eq!(hash_slot(b"foo{{bar}}zap"), hash_slot(b"{bar"));
@@ -352,13 +476,20 @@ mod tests {
 
     #[test]
     fn several_addresses_share_the_first_one_s_login() {
-        let all = addresses("redis://user:secret@one:7001/0, two:7002,redis://three,[::1]:9").unwrap();
+        let all =
+            addresses("redis://user:secret@one:7001/0, two:7002,redis://three,[::1]:9").unwrap();
         let told: Vec<String> = all.iter().map(|info| info.addr().to_string()).collect();
         assert_eq!(told, ["one:7001", "two:7002", "three:6379", "::1:9"]);
         assert_eq!(all[1].redis_settings().password(), Some("secret"));
         assert_eq!(all[2].redis_settings().password(), None);
-        for wrong in ["", "one:6379", "redis://one,", "redis://one,two:x", "redis://one,two:1/0", "redis://one,u@two:1"]
-        {
+        for wrong in [
+            "",
+            "one:6379",
+            "redis://one,",
+            "redis://one,two:x",
+            "redis://one,two:1/0",
+            "redis://one,u@two:1",
+        ] {
             assert!(addresses(wrong).is_err(), "{wrong}");
         }
     }
@@ -367,7 +498,8 @@ mod tests {
     fn a_cluster_s_slots_are_read_by_primary() {
         let text = |text: &str| Value::BulkString(text.into());
         let node = |host: Value, port| Value::Array(vec![host, Value::Int(port), text("id")]);
-        let range = |first, last, node| Value::Array(vec![Value::Int(first), Value::Int(last), node]);
+        let range =
+            |first, last, node| Value::Array(vec![Value::Int(first), Value::Int(last), node]);
         let told = Value::Array(vec![
             range(5461, 16383, node(text("b"), 2)),
             range(0, 5000, node(text(""), 1)),
@@ -378,22 +510,45 @@ mod tests {
         assert_eq!(
             primaries,
             [
-                Primary { host: "asked".into(), port: 1, hash_slots: vec![(0, 5000), (5002, 5460)] },
-                Primary { host: "b".into(), port: 2, hash_slots: vec![(5001, 5001), (5461, 16383)] },
+                Primary {
+                    host: "asked".into(),
+                    port: 1,
+                    hash_slots: vec![(0, 5000), (5002, 5460)]
+                },
+                Primary {
+                    host: "b".into(),
+                    port: 2,
+                    hash_slots: vec![(5001, 5001), (5461, 16383)]
+                },
             ]
         );
-        for wrong in
-            [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![range(3, 1, node(text("b"), 2))])]
-        {
+        for wrong in [
+            Value::Nil,
+            Value::Array(vec![Value::Int(1)]),
+            Value::Array(vec![range(3, 1, node(text("b"), 2))]),
+        ] {
             assert_eq!(primaries_told(&wrong, "asked"), None);
         }
     }
 
     #[test]
     fn a_master_is_read_out_of_sentinel_s_answer() {
-        let told = ["name", "mymaster", "ip", "10.0.0.1", "port", "6380", "config-epoch", "7"].map(str::to_owned);
+        let told = [
+            "name",
+            "mymaster",
+            "ip",
+            "10.0.0.1",
+            "port",
+            "6380",
+            "config-epoch",
+            "7",
+        ]
+        .map(str::to_owned);
         let (epoch, primaries) = master_told(&told).unwrap();
-        assert_eq!((epoch, primaries[0].host.as_str(), primaries[0].port), (7, "10.0.0.1", 6380));
+        assert_eq!(
+            (epoch, primaries[0].host.as_str(), primaries[0].port),
+            (7, "10.0.0.1", 6380)
+        );
         assert_eq!(master_told(&told[..4]), None);
     }
 }

@@ -26,7 +26,16 @@ pub struct Standing {
 impl Redis {
     /// Where `user` stands.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
-        type Replies = ((i64, i64), Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>, String);
+        type Replies = (
+            (i64, i64),
+            Vec<bool>,
+            Option<String>,
+            bool,
+            Option<f64>,
+            Option<u32>,
+            Option<String>,
+            String,
+        );
         let shard = self.conn.shard_of(&keys.meta).await?;
         let mut gate = shard.server.known_gate.load_full();
         if !gate.open {
@@ -34,7 +43,12 @@ impl Redis {
             gate = shard.server.known_gate.load_full();
         }
         let mut pipe = redis::pipe();
-        pipe.cmd("TIME").cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
+        pipe.cmd("TIME")
+            .cmd("SCRIPT")
+            .arg("EXISTS")
+            .arg(&gate.script)
+            .cmd("GET")
+            .arg(&keys.verified);
         pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
@@ -43,8 +57,11 @@ impl Redis {
         pipe.cmd("INFO").arg("replication");
         let ((seconds, micros), script, verified, known, score, rank, claimant, replication): Replies =
             pipe.query_async(&mut self.conn.to(&shard)).await?;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
-        let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        // a score is a slot; what is none is refused
+        let slot = score
+            .filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX))
+            .map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
@@ -56,7 +73,8 @@ impl Redis {
                 && known,
             slot,
             position: rank.map(|r| r + 1),
-            claimant: claimant.and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
+            claimant: claimant
+                .and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
         })
     }
 
@@ -70,27 +88,47 @@ impl Redis {
         user: &UserId,
     ) -> Result<Option<Option<i64>>, RedisError> {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
+        pipe.atomic()
+            .cmd("ZSCORE")
+            .arg(&keys.users)
+            .arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.times).arg(slot);
         let (score, claimant, at): (Option<f64>, Option<String>, Option<i64>) =
             pipe.query_async(&mut self.connection()).await?;
-        let is_theirs = score == Some(f64::from(slot)) || claimant == Some(format!("{drop}:{slot}"));
+        let is_theirs =
+            score == Some(f64::from(slot)) || claimant == Some(format!("{drop}:{slot}"));
         Ok(is_theirs.then_some(at))
     }
 
     /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where
     /// that is not known.
-    pub async fn admitted_at(&self, keys: &DropKeys, slot: Slot) -> Result<Option<i64>, RedisError> {
-        redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut self.connection()).await
+    pub async fn admitted_at(
+        &self,
+        keys: &DropKeys,
+        slot: Slot,
+    ) -> Result<Option<i64>, RedisError> {
+        redis::cmd("HGET")
+            .arg(&keys.times)
+            .arg(slot)
+            .query_async(&mut self.connection())
+            .await
     }
 
     /// The same of several slots, in the order asked.
-    pub async fn admitted_at_each(&self, keys: &DropKeys, slots: &[Slot]) -> Result<Vec<Option<i64>>, RedisError> {
+    pub async fn admitted_at_each(
+        &self,
+        keys: &DropKeys,
+        slots: &[Slot],
+    ) -> Result<Vec<Option<i64>>, RedisError> {
         if slots.is_empty() {
             return Ok(Vec::new());
         }
-        redis::cmd("HMGET").arg(&keys.times).arg(slots).query_async(&mut self.connection()).await
+        redis::cmd("HMGET")
+            .arg(&keys.times)
+            .arg(slots)
+            .query_async(&mut self.connection())
+            .await
     }
 
     /// Whether Redis knows this person in one of these drops of a coupon: with a slot, or waiting.
@@ -100,7 +138,12 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for keys in drops {
-            pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str()).cmd("ZSCORE").arg(&keys.waiting).arg(user.as_str());
+            pipe.cmd("ZSCORE")
+                .arg(&keys.users)
+                .arg(user.as_str())
+                .cmd("ZSCORE")
+                .arg(&keys.waiting)
+                .arg(user.as_str());
             pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
         }
         let found: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;

@@ -27,7 +27,11 @@ impl Redis {
         for (admission, trace) in traces {
             pipe.arg(field(*admission)).arg(trace.to_string());
         }
-        pipe.ignore().cmd("EXPIRE").arg(&keys.traces).arg(KEPT).ignore();
+        pipe.ignore()
+            .cmd("EXPIRE")
+            .arg(&keys.traces)
+            .arg(KEPT)
+            .ignore();
         pipe.query_async(&mut self.connection()).await
     }
 
@@ -41,9 +45,15 @@ impl Redis {
             return Ok(Vec::new());
         }
         let fields: Vec<String> = admissions.iter().copied().map(field).collect();
-        let found: Vec<Option<String>> =
-            redis::cmd("HMGET").arg(&keys.traces).arg(fields).query_async(&mut self.connection()).await?;
-        Ok(found.into_iter().map(|text| TraceContext::parse(text?.as_bytes())).collect())
+        let found: Vec<Option<String>> = redis::cmd("HMGET")
+            .arg(&keys.traces)
+            .arg(fields)
+            .query_async(&mut self.connection())
+            .await?;
+        Ok(found
+            .into_iter()
+            .map(|text| TraceContext::parse(text?.as_bytes()))
+            .collect())
     }
 }
 

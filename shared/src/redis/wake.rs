@@ -12,7 +12,11 @@ const AT_ONCE: usize = 100;
 
 impl Redis {
     /// Asks for a pass over a coupon, if anybody waits for one of these drops of it.
-    pub async fn wake_if_anyone_waits(&self, coupon: CouponId, drops: &[DropKeys]) -> Result<(), RedisError> {
+    pub async fn wake_if_anyone_waits(
+        &self,
+        coupon: CouponId,
+        drops: &[DropKeys],
+    ) -> Result<(), RedisError> {
         if drops.is_empty() {
             return Ok(());
         }
@@ -24,13 +28,21 @@ impl Redis {
         if waiting.iter().all(|people| *people == 0) {
             return Ok(());
         }
-        redis::cmd("SADD").arg(keys::wake(&self.prefix)).arg(coupon.0).query_async(&mut self.connection()).await
+        redis::cmd("SADD")
+            .arg(keys::wake(&self.prefix))
+            .arg(coupon.0)
+            .query_async(&mut self.connection())
+            .await
     }
 
     /// Takes coupons for which a pass was asked.
     pub async fn take_woken(&self) -> Result<Vec<CouponId>, RedisError> {
         let mut cmd = redis::cmd("SPOP");
-        let ids: Vec<i64> = cmd.arg(keys::wake(&self.prefix)).arg(AT_ONCE).query_async(&mut self.connection()).await?;
+        let ids: Vec<i64> = cmd
+            .arg(keys::wake(&self.prefix))
+            .arg(AT_ONCE)
+            .query_async(&mut self.connection())
+            .await?;
         Ok(ids.into_iter().map(CouponId).collect())
     }
 }

@@ -16,7 +16,9 @@ impl Redis {
                 None => Unsafe::Unreachable(error),
             }),
             Ok(()) if self.is_managed() => {
-                tracing::warn!("REDIS_DURABILITY=managed: whether Redis keeps what it promised is not checked");
+                tracing::warn!(
+                    "REDIS_DURABILITY=managed: whether Redis keeps what it promised is not checked"
+                );
                 Ok(())
             }
             other => other,
@@ -40,7 +42,10 @@ impl Redis {
             ConnectionAddr::TcpTls { host, port, .. } => (host, *port, true),
             _ => return None,
         };
-        let tls = self.tls.clone().unwrap_or_else(|| Tls::public(Store::Redis));
+        let tls = self
+            .tls
+            .clone()
+            .unwrap_or_else(|| Tls::public(Store::Redis));
         let why = match (encrypted, tls.probe(host, port).await) {
             (true, HandshakeAnswer::Fault(why)) => why,
             (true, HandshakeAnswer::PlainText | HandshakeAnswer::Silent) if speaks_plain_redis(host, port).await => {

@@ -36,24 +36,41 @@ impl Schedule {
         zone: &Z,
     ) -> Result<Vec<Opening>, BadSchedule> {
         self.check_new(now)?;
-        let begun = self.drops_from(now).into_iter().filter(|drop| drop.opens_at < now);
+        let begun = self
+            .drops_from(now)
+            .into_iter()
+            .filter(|drop| drop.opens_at < now);
         let all = begun.chain(self.openings(now, SHOWN)).take(SHOWN);
         Ok(all.map(|drop| in_words(drop, now, zone)).collect())
     }
 
     /// The openings that are still to come, of a coupon that is there.
-    pub fn to_come<Z: TimeZone<Offset: Display>>(&self, now: DateTime<Utc>, zone: &Z) -> Vec<Opening> {
-        self.openings(now, SHOWN).into_iter().map(|drop| in_words(drop, now, zone)).collect()
+    pub fn to_come<Z: TimeZone<Offset: Display>>(
+        &self,
+        now: DateTime<Utc>,
+        zone: &Z,
+    ) -> Vec<Opening> {
+        self.openings(now, SHOWN)
+            .into_iter()
+            .map(|drop| in_words(drop, now, zone))
+            .collect()
     }
 }
 
-fn in_words<Z: TimeZone<Offset: Display>>(drop: PlannedDrop, now: DateTime<Utc>, zone: &Z) -> Opening {
+fn in_words<Z: TimeZone<Offset: Display>>(
+    drop: PlannedDrop,
+    now: DateTime<Utc>,
+    zone: &Z,
+) -> Opening {
     let local = |at: DateTime<Utc>, form: &str| at.with_timezone(zone).format(form).to_string();
     Opening {
         drop,
         local: local(drop.opens_at, "%a %Y-%m-%d %H:%M %:z"),
         utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
-        closes: drop.closes_at.map_or_else(|| "stays open".to_owned(), |at| local(at, "%m-%d %H:%M %:z")),
+        closes: drop.closes_at.map_or_else(
+            || "stays open".to_owned(),
+            |at| local(at, "%m-%d %H:%M %:z"),
+        ),
         at_once: drop.opens_at < now,
     }
 }

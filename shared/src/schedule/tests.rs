@@ -50,15 +50,35 @@ fn wrong_schedules_are_refused_with_what_is_wrong() {
 #[test]
 fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
     // Clocks in New York go from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
-    let schedule = daily("America/New_York", "15:00", "18:00", "2026-03-07", "2026-03-09");
-    let opens: Vec<_> = schedule.drops_from(utc("2026-03-07T00:00:00Z")).iter().map(|d| d.opens_at).collect();
-    assert_eq!(opens, ["2026-03-07T20:00:00Z", "2026-03-08T19:00:00Z", "2026-03-09T19:00:00Z"].map(utc));
+    let schedule = daily(
+        "America/New_York",
+        "15:00",
+        "18:00",
+        "2026-03-07",
+        "2026-03-09",
+    );
+    let opens: Vec<_> = schedule
+        .drops_from(utc("2026-03-07T00:00:00Z"))
+        .iter()
+        .map(|d| d.opens_at)
+        .collect();
+    assert_eq!(
+        opens,
+        [
+            "2026-03-07T20:00:00Z",
+            "2026-03-08T19:00:00Z",
+            "2026-03-09T19:00:00Z"
+        ]
+        .map(utc)
+    );
 }
 
 #[test]
 fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
     let one = |day: &str, opens: &str| {
-        daily("America/New_York", opens, "12:00", day, day).drops_from(utc("2026-01-01T00:00:00Z"))[0].opens_at
+        daily("America/New_York", opens, "12:00", day, day).drops_from(utc("2026-01-01T00:00:00Z"))
+            [0]
+        .opens_at
     };
     assert_eq!(one("2026-03-08", "02:30"), utc("2026-03-08T07:30:00Z"));
     assert_eq!(one("2026-11-01", "01:30"), utc("2026-11-01T05:30:00Z"));
@@ -67,16 +87,31 @@ fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
 #[test]
 fn a_window_whose_closing_is_moved_on_ends_where_the_next_day_opens() {
     // Until 02:59, which is skipped on 2026-03-08 and would be 03:59, after the next opening.
-    let schedule = daily("America/New_York", "03:00", "02:59", "2026-03-06", "2026-03-08");
-    let windows: Vec<_> = schedule.drops_from(utc("2026-03-06T00:00:00Z")).into_iter().map(|d| d.closes_at).collect();
-    let closes = ["2026-03-07T07:59:00Z", "2026-03-08T07:00:00Z", "2026-03-09T06:59:00Z"].map(|at| Some(utc(at)));
+    let schedule = daily(
+        "America/New_York",
+        "03:00",
+        "02:59",
+        "2026-03-06",
+        "2026-03-08",
+    );
+    let windows: Vec<_> = schedule
+        .drops_from(utc("2026-03-06T00:00:00Z"))
+        .into_iter()
+        .map(|d| d.closes_at)
+        .collect();
+    let closes = [
+        "2026-03-07T07:59:00Z",
+        "2026-03-08T07:00:00Z",
+        "2026-03-09T06:59:00Z",
+    ]
+    .map(|at| Some(utc(at)));
     assert_eq!(windows, closes);
 }
 
 #[test]
 fn a_window_may_pass_midnight() {
-    let drops =
-        daily("Asia/Seoul", "23:00", "01:00", "2026-12-01", "2026-12-01").drops_from(utc("2026-12-01T15:30:00Z"));
+    let drops = daily("Asia/Seoul", "23:00", "01:00", "2026-12-01", "2026-12-01")
+        .drops_from(utc("2026-12-01T15:30:00Z"));
     assert_eq!(drops[0].opens_at, utc("2026-12-01T14:00:00Z"));
     assert_eq!(drops[0].closes_at, Some(utc("2026-12-01T16:00:00Z")));
 }
@@ -87,7 +122,11 @@ fn drops_are_made_days_ahead_and_not_for_the_past() {
     let drops = schedule.drops_from(utc("2026-12-10T12:00:00Z"));
     assert_eq!(drops.first().unwrap().local_date.to_string(), "2026-12-11");
     assert_eq!(drops.last().unwrap().local_date.to_string(), "2026-12-17");
-    assert_eq!(schedule.drops_from(utc("2026-01-01T00:00:00Z")).len(), 1, "the first is shown, however far off");
+    assert_eq!(
+        schedule.drops_from(utc("2026-01-01T00:00:00Z")).len(),
+        1,
+        "the first is shown, however far off"
+    );
     assert_eq!(schedule.drops_from(utc("2027-01-01T00:00:00Z")).len(), 0);
 }
 
@@ -96,20 +135,49 @@ fn a_preview_shows_a_window_that_has_begun_first_and_refuses_what_is_over() {
     let now = utc("2026-12-03T06:00:01Z");
     let schedule = daily("Asia/Seoul", "15:00", "18:00", "2026-12-01", "2026-12-30");
     let openings = schedule.preview(now, &chrono_tz::Asia::Seoul).unwrap();
-    let begun: Vec<_> = openings.iter().map(|one| (one.local.as_str(), one.at_once)).take(2).collect();
-    assert_eq!(begun, [("Thu 2026-12-03 15:00 +09:00", true), ("Fri 2026-12-04 15:00 +09:00", false)]);
-    assert_eq!((openings.len(), openings[0].utc.as_str()), (10, "2026-12-03 06:00"));
+    let begun: Vec<_> = openings
+        .iter()
+        .map(|one| (one.local.as_str(), one.at_once))
+        .take(2)
+        .collect();
+    assert_eq!(
+        begun,
+        [
+            ("Thu 2026-12-03 15:00 +09:00", true),
+            ("Fri 2026-12-04 15:00 +09:00", false)
+        ]
+    );
+    assert_eq!(
+        (openings.len(), openings[0].utc.as_str()),
+        (10, "2026-12-03 06:00")
+    );
     assert_eq!(openings[0].closes, "12-03 18:00 +09:00");
-    assert_eq!(schedule.to_come(now, &chrono_tz::Asia::Seoul)[0].local, openings[1].local);
+    assert_eq!(
+        schedule.to_come(now, &chrono_tz::Asia::Seoul)[0].local,
+        openings[1].local
+    );
 
     let once = |closes_at: Option<&str>| Schedule::Once {
         opens_at: utc("2026-01-01T00:00:00Z"),
         closes_at: closes_at.map(utc),
     };
     let endless = once(None).preview(now, &Utc).unwrap();
-    assert_eq!((endless.len(), endless[0].at_once, endless[0].closes.as_str()), (1, true, "stays open"));
-    assert_eq!(once(Some("2026-12-03T06:00:01Z")).preview(now, &Utc), Err(BadSchedule::WindowOver));
-    assert_eq!(schedule.preview(utc("2027-01-01T00:00:00Z"), &Utc), Err(BadSchedule::DaysOver));
+    assert_eq!(
+        (
+            endless.len(),
+            endless[0].at_once,
+            endless[0].closes.as_str()
+        ),
+        (1, true, "stays open")
+    );
+    assert_eq!(
+        once(Some("2026-12-03T06:00:01Z")).preview(now, &Utc),
+        Err(BadSchedule::WindowOver)
+    );
+    assert_eq!(
+        schedule.preview(utc("2027-01-01T00:00:00Z"), &Utc),
+        Err(BadSchedule::DaysOver)
+    );
 }
 
 proptest! {

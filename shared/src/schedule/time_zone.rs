@@ -71,7 +71,10 @@ mod tests {
         }
         for other in ["", "Mars", "+09:00", "our office", &"x".repeat(10_000)] {
             let error = read(other).unwrap_err();
-            assert!(error.ends_with("give an IANA name such as Asia/Seoul") && error.len() < 150, "{error}");
+            assert!(
+                error.ends_with("give an IANA name such as Asia/Seoul") && error.len() < 150,
+                "{error}"
+            );
         }
         assert_eq!(read(" Asia/Seoul "), Ok(Tz::Asia__Seoul));
     }

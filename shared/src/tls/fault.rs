@@ -13,16 +13,19 @@ pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::
         return Some(found);
     }
     // An I/O error calls what it holds its own, not its source.
-    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    held.and_then(|inner| cause(inner)).or_else(|| error.source().and_then(cause))
+    let held = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    held.and_then(|inner| cause(inner))
+        .or_else(|| error.source().and_then(cause))
 }
 
 impl Tls {
     /// Why a server is not believed, or does not believe us.
     pub(crate) fn sentence(&self, error: &rustls::Error) -> String {
         use CertificateError::{
-            BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
-            NotValidYetContext, UnknownIssuer,
+            BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
+            NotValidYet, NotValidYetContext, UnknownIssuer,
         };
         let (prefix, address) = (self.store.prefix(), self.store.address());
         match error {
@@ -35,13 +38,18 @@ impl Tls {
                     "its certificate comes from an unknown authority, none of the public ones: name its own by {prefix}_CA_FILE"
                 ),
             },
-            rustls::Error::InvalidCertificate(NotValidForNameContext { expected, presented }) => format!(
+            rustls::Error::InvalidCertificate(NotValidForNameContext {
+                expected,
+                presented,
+            }) => format!(
                 "its certificate is for another name ({}), not for {}: use a name in {address} that it is for",
                 presented.join(", "),
                 expected.to_str()
             ),
             rustls::Error::InvalidCertificate(NotValidForName) => {
-                format!("its certificate is for another name: use a name in {address} that it is for")
+                format!(
+                    "its certificate is for another name: use a name in {address} that it is for"
+                )
             }
             rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
                 "its certificate has expired (or the clock here is wrong): renew it".to_owned()
@@ -49,7 +57,9 @@ impl Tls {
             rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
                 "its certificate is not valid yet: is the clock here right?".to_owned()
             }
-            rustls::Error::AlertReceived(alert) if is_about_us(*alert) => self.not_believed(&format!("{alert:?}")),
+            rustls::Error::AlertReceived(alert) if is_about_us(*alert) => {
+                self.not_believed(&format!("{alert:?}"))
+            }
             other => format!("TLS fails: {other}; see {prefix}_CA_FILE and {address}"),
         }
     }
@@ -57,11 +67,17 @@ impl Tls {
     /// The server does not take the certificate of this process, or wants one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
-        let kafka = if self.store == Store::Kafka { ", and KAFKA_SECURITY_PROTOCOL" } else { "" };
+        let kafka = if self.store == Store::Kafka {
+            ", and KAFKA_SECURITY_PROTOCOL"
+        } else {
+            ""
+        };
         if matches!(self.store, Store::Jwks | Store::Api) {
             format!("it asks this process for a certificate ({alert}), and it has none")
         } else if self.has_identity() {
-            format!("it does not take the certificate of this process ({alert}): see {prefix}_CERT_FILE{kafka}")
+            format!(
+                "it does not take the certificate of this process ({alert}): see {prefix}_CERT_FILE{kafka}"
+            )
         } else {
             format!(
                 "it asks this process for a certificate ({alert}): set {prefix}_CERT_FILE and {prefix}_KEY_FILE{kafka}"
@@ -72,8 +88,8 @@ impl Tls {
 
 fn is_about_us(alert: AlertDescription) -> bool {
     use AlertDescription::{
-        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
-        DecryptError, HandshakeFailure, UnknownCA, UnsupportedCertificate,
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, DecryptError, HandshakeFailure, UnknownCA, UnsupportedCertificate,
     };
     matches!(
         alert,

@@ -22,8 +22,15 @@ impl Certificates {
         let pem = read(name, path)?;
         let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         match der {
-            Ok(der) if !der.is_empty() => Ok(Self { path: path.to_owned(), pem: pem.into(), der: der.into() }),
-            _ => Err(format!("{name} {} holds no certificate in PEM form", path.display())),
+            Ok(der) if !der.is_empty() => Ok(Self {
+                path: path.to_owned(),
+                pem: pem.into(),
+                der: der.into(),
+            }),
+            _ => Err(format!(
+                "{name} {} holds no certificate in PEM form",
+                path.display()
+            )),
         }
     }
 
@@ -57,10 +64,14 @@ impl PrivateKey {
     pub(super) fn read(name: &str, path: &Path) -> Result<Self, String> {
         let pem = read(name, path)?;
         match PrivateKeyDer::from_pem_slice(&pem) {
-            Ok(der) => Ok(Self { pem: Arc::new(pem.into()), der: Arc::new(der) }),
-            Err(_) => {
-                Err(format!("{name} {} holds no private key in PEM form, or one behind a password", path.display()))
-            }
+            Ok(der) => Ok(Self {
+                pem: Arc::new(pem.into()),
+                der: Arc::new(der),
+            }),
+            Err(_) => Err(format!(
+                "{name} {} holds no private key in PEM form, or one behind a password",
+                path.display()
+            )),
         }
     }
 

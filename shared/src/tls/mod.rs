@@ -68,14 +68,22 @@ impl Paths {
     /// A variable that is set and empty, as docker-compose makes them, counts as not set.
     pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
         let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        Self { ca: given(ca), cert: given(cert), key: given(key) }
+        Self {
+            ca: given(ca),
+            cert: given(cert),
+            key: given(key),
+        }
     }
 
     /// The first that is given, by what its setting's name ends with.
     pub(crate) fn first(&self) -> Option<&'static str> {
-        [(&self.ca, "CA_FILE"), (&self.cert, "CERT_FILE"), (&self.key, "KEY_FILE")]
-            .into_iter()
-            .find_map(|(path, name)| path.as_ref().map(|_| name))
+        [
+            (&self.ca, "CA_FILE"),
+            (&self.cert, "CERT_FILE"),
+            (&self.key, "KEY_FILE"),
+        ]
+        .into_iter()
+        .find_map(|(path, name)| path.as_ref().map(|_| name))
     }
 }
 
@@ -92,7 +100,11 @@ impl Tls {
     /// Reads the files. The error names the setting to change.
     pub(crate) fn new(store: Store, paths: &Paths) -> Result<Self, String> {
         let prefix = store.prefix();
-        let ca = paths.ca.as_deref().map(|path| Certificates::read(&format!("{prefix}_CA_FILE"), path)).transpose()?;
+        let ca = paths
+            .ca
+            .as_deref()
+            .map(|path| Certificates::read(&format!("{prefix}_CA_FILE"), path))
+            .transpose()?;
         let identity = match (&paths.cert, &paths.key) {
             (Some(cert), Some(key)) => Some((
                 Certificates::read(&format!("{prefix}_CERT_FILE"), cert)?,
@@ -100,20 +112,32 @@ impl Tls {
             )),
             (None, None) => None,
             (Some(_), None) => {
-                return Err(format!("{prefix}_CERT_FILE is set without {prefix}_KEY_FILE: give both, or neither"));
+                return Err(format!(
+                    "{prefix}_CERT_FILE is set without {prefix}_KEY_FILE: give both, or neither"
+                ));
             }
             (None, Some(_)) => {
-                return Err(format!("{prefix}_KEY_FILE is set without {prefix}_CERT_FILE: give both, or neither"));
+                return Err(format!(
+                    "{prefix}_KEY_FILE is set without {prefix}_CERT_FILE: give both, or neither"
+                ));
             }
         };
-        let tls = Self { store, ca, identity };
+        let tls = Self {
+            store,
+            ca,
+            identity,
+        };
         tls.client_config()?;
         Ok(tls)
     }
 
     /// With the public authorities and without a certificate of its own.
     pub(crate) fn public(store: Store) -> Self {
-        Self { store, ca: None, identity: None }
+        Self {
+            store,
+            ca: None,
+            identity: None,
+        }
     }
 
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
@@ -123,7 +147,10 @@ impl Tls {
             Some(ca) => {
                 for certificate in ca.der() {
                     roots.add(certificate).map_err(|error| {
-                        format!("{prefix}_CA_FILE {} holds no authority's certificate: {error}", ca.path().display())
+                        format!(
+                            "{prefix}_CA_FILE {} holds no authority's certificate: {error}",
+                            ca.path().display()
+                        )
                     })?;
                 }
             }
@@ -157,10 +184,12 @@ impl Tls {
     /// In the form of the MySQL client. Name and authority are always verified.
     pub(crate) fn for_mysql(&self) -> SslOpts {
         provider::install();
-        let identity = self
-            .identity
-            .as_ref()
-            .map(|(cert, key)| ClientIdentity::new(cert.pem().to_vec().into(), key.der().secret_der().to_vec().into()));
+        let identity = self.identity.as_ref().map(|(cert, key)| {
+            ClientIdentity::new(
+                cert.pem().to_vec().into(),
+                key.der().secret_der().to_vec().into(),
+            )
+        });
         SslOpts::default()
             .with_disable_built_in_roots(self.ca.is_some())
             .with_root_certs(self.ca.iter().map(|ca| ca.pem().to_vec().into()).collect())
@@ -194,9 +223,14 @@ impl StoreAddress {
 
     /// Where it is, without user, password and database.
     pub fn host_and_port(&self) -> &str {
-        let rest = self.url().split_once("://").map_or(self.url(), |(_, rest)| rest);
+        let rest = self
+            .url()
+            .split_once("://")
+            .map_or(self.url(), |(_, rest)| rest);
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+        authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host)
     }
 }
 
@@ -221,7 +255,10 @@ mod tests {
     #[test]
     fn where_a_store_is_shows_no_secret() {
         for (url, expected) in [
-            ("mysql://root:hunter2@db.example.com:3306/firstcome?x=hunter2", "db.example.com:3306"),
+            (
+                "mysql://root:hunter2@db.example.com:3306/firstcome?x=hunter2",
+                "db.example.com:3306",
+            ),
             ("redis://:hunter2@127.0.0.1:6379", "127.0.0.1:6379"),
             ("rediss://user:hunter2@[::1]:6379/#hunter2", "[::1]:6379"),
             ("redis://127.0.0.1:6379/3", "127.0.0.1:6379"),
@@ -235,12 +272,26 @@ mod tests {
         let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
             let (cert, key) = (Some(files.path(cert).into()), Some(files.path(key).into()));
-            Tls::new(Store::Redis, &Paths { ca: None, cert, key })
+            Tls::new(
+                Store::Redis,
+                &Paths {
+                    ca: None,
+                    cert,
+                    key,
+                },
+            )
         };
         let good = tls("client.pem", "client.key").unwrap();
-        assert!(good.has_identity() && !format!("{good:?}").contains("PRIVATE"), "{good:?}");
+        assert!(
+            good.has_identity() && !format!("{good:?}").contains("PRIVATE"),
+            "{good:?}"
+        );
         for (cert, key, said) in [
-            ("client.pem", "foreign.key", "REDIS_KEY_FILE is no key to REDIS_CERT_FILE"),
+            (
+                "client.pem",
+                "foreign.key",
+                "REDIS_KEY_FILE is no key to REDIS_CERT_FILE",
+            ),
             ("client.key", "client.key", "holds no certificate"),
             ("client.pem", "client.pem", "holds no private key"),
             ("client.pem", "none.key", "can't be read"),

@@ -66,5 +66,7 @@ pub(crate) async fn speaks_plain_redis(host: &str, port: u16) -> bool {
         connection.read_exact(&mut answer).await?;
         io::Result::Ok(matches!(answer, [b'+' | b'-']))
     };
-    timeout(LIMIT, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+    timeout(LIMIT, ask)
+        .await
+        .is_ok_and(|answer| answer.unwrap_or(false))
 }

@@ -7,8 +7,12 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use tokio_rustls::rustls::sign::SigningKey;
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(CryptoProvider { key_provider: &AnyForm, ..ring::default_provider() }));
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    Arc::new(CryptoProvider {
+        key_provider: &AnyForm,
+        ..ring::default_provider()
+    })
+});
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
@@ -17,7 +21,9 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 /// Makes it the one that the clients of Redis and MySQL find. Where a process has one already, that
 /// one stays.
 pub(super) fn install() {
-    if CryptoProvider::get_default().is_none() && CryptoProvider::clone(&PROVIDER).install_default().is_err() {
+    if CryptoProvider::get_default().is_none()
+        && CryptoProvider::clone(&PROVIDER).install_default().is_err()
+    {
         tracing::debug!("another thread was quicker to choose the cryptography");
     }
 }
@@ -31,7 +37,9 @@ impl KeyProvider for AnyForm {
     fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
         let bytes = key.secret_der().to_vec();
         ring::sign::any_supported_type(&key)
-            .or_else(|_| ring::sign::any_supported_type(&PrivatePkcs8KeyDer::from(bytes.clone()).into()))
+            .or_else(|_| {
+                ring::sign::any_supported_type(&PrivatePkcs8KeyDer::from(bytes.clone()).into())
+            })
             .or_else(|_| ring::sign::any_supported_type(&PrivateSec1KeyDer::from(bytes).into()))
     }
 }
@@ -45,7 +53,8 @@ mod tests {
     #[test]
     fn a_key_that_is_called_by_the_name_of_another_form_is_read() {
         let files = firstcome_stack::CertificateFolder::make().unwrap();
-        let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap())
+            .unwrap();
         let as_mysql_async_gives_it = || PrivateKeyDer::Pkcs1(key.secret_der().to_vec().into());
         assert!(ring::sign::any_supported_type(&as_mysql_async_gives_it()).is_err());
         assert!(AnyForm.load_private_key(as_mysql_async_gives_it()).is_ok());

@@ -27,7 +27,11 @@ impl TraceContext {
         // An id of zeros is none.
         let upper = rand::random::<u64>().max(1);
         let trace = (u128::from(upper) << 64) | u128::from(lower);
-        Self { trace_id: TraceId::from_bytes(trace.to_be_bytes()), span_id: span_id(rand::random()), sampled: true }
+        Self {
+            trace_id: TraceId::from_bytes(trace.to_be_bytes()),
+            span_id: span_id(rand::random()),
+            sampled: true,
+        }
     }
 
     /// The lower half of the trace's id.
@@ -39,16 +43,25 @@ impl TraceContext {
     /// A new span of the same trace.
     #[must_use]
     pub fn child(self) -> Self {
-        Self { span_id: span_id(rand::random()), ..self }
+        Self {
+            span_id: span_id(rand::random()),
+            ..self
+        }
     }
 
     /// Reads a `traceparent`; of a version that is not known, what is known of it.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (known, rest) = text.split_at_checked(55)?;
-        let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else { return None };
+        let [a, b, b'-', trace @ .., b'-', flag_a, flag_b] = known else {
+            return None;
+        };
         let (trace, span) = (trace.get(..32)?, trace.get(32..)?.strip_prefix(b"-")?);
         let version = number(&[*a, *b])?;
-        let has_its_length = if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|next| *next == b'-') };
+        let has_its_length = if version == 0 {
+            rest.is_empty()
+        } else {
+            rest.first().is_none_or(|next| *next == b'-')
+        };
         let (high, low) = (number(&trace[..16])?, number(&trace[16..])?);
         let trace_id = (u128::from(high) << 64) | u128::from(low);
         let (span_id, flags) = (number(span)?, number(&[*flag_a, *flag_b])?);
@@ -62,7 +75,11 @@ impl TraceContext {
 
     /// As OpenTelemetry has it.
     pub(super) fn as_span(self) -> SpanContext {
-        let flags = if self.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+        let flags = if self.sampled {
+            TraceFlags::SAMPLED
+        } else {
+            TraceFlags::default()
+        };
         SpanContext::new(self.trace_id, self.span_id, flags, false, TraceState::NONE)
     }
 }
@@ -70,7 +87,13 @@ impl TraceContext {
 /// The `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        write!(
+            f,
+            "00-{}-{}-{:02x}",
+            self.trace_id,
+            self.span_id,
+            u8::from(self.sampled)
+        )
     }
 }
 
@@ -101,7 +124,10 @@ mod tests {
     #[test]
     fn the_standard_s_example_is_read_and_written_to_the_letter() {
         let context = TraceContext::parse(GOOD.as_bytes()).unwrap();
-        assert_eq!(context.trace_id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(
+            context.trace_id.to_string(),
+            "4bf92f3577b34da6a3ce929d0e0e4736"
+        );
         assert!(context.sampled);
         assert_eq!(context.to_string(), GOOD);
         let unsampled = GOOD.replace("-01", "-00");

@@ -71,7 +71,14 @@ pub fn start(export: &TraceExport) -> anyhow::Result<()> {
         .with_schema_url(opentelemetry_semantic_conventions::SCHEMA_URL)
         .build();
     let sampling = Sampling::new(export.sampler, export.ratio);
-    if PIPELINE.set(Pipeline { sampling, processor, scope }).is_ok() {
+    if PIPELINE
+        .set(Pipeline {
+            sampling,
+            processor,
+            scope,
+        })
+        .is_ok()
+    {
         tracing::info!(to = export.endpoint, sampler = ?export.sampler, ratio = export.ratio, "traces are exported");
     }
     Ok(())
@@ -93,7 +100,9 @@ pub fn is_on() -> bool {
 
 /// Whether work that no request asked for may begin a trace.
 pub fn may_begin() -> bool {
-    PIPELINE.get().is_some_and(|pipeline| !pipeline.sampling.is_off)
+    PIPELINE
+        .get()
+        .is_some_and(|pipeline| !pipeline.sampling.is_off)
 }
 
 pub(super) fn sampling() -> Option<&'static Sampling> {
@@ -101,7 +110,10 @@ pub(super) fn sampling() -> Option<&'static Sampling> {
 }
 
 pub(super) fn scope() -> InstrumentationScope {
-    PIPELINE.get().map(|pipeline| pipeline.scope.clone()).unwrap_or_default()
+    PIPELINE
+        .get()
+        .map(|pipeline| pipeline.scope.clone())
+        .unwrap_or_default()
 }
 
 pub(super) fn take(span: SpanData) {

@@ -27,8 +27,13 @@ pub struct RequestTrace {
 
 impl RequestTrace {
     pub fn of(headers: &HeaderMap) -> Self {
-        let parent = headers.get(TRACEPARENT).and_then(|text| TraceContext::parse(text.as_bytes()));
-        Self { parent, context: sampling().map_or(parent, |sampling| sampling.begin(parent)) }
+        let parent = headers
+            .get(TRACEPARENT)
+            .and_then(|text| TraceContext::parse(text.as_bytes()));
+        Self {
+            parent,
+            context: sampling().map_or(parent, |sampling| sampling.begin(parent)),
+        }
     }
 
     /// Works with [`current`] being this.
@@ -52,7 +57,9 @@ impl RequestTrace {
         if !context.sampled {
             return;
         }
-        let Some(span) = TraceSpan::ended_now(context, format!("{method} {route}"), SpanKind::Server, took) else {
+        let Some(span) =
+            TraceSpan::ended_now(context, format!("{method} {route}"), SpanKind::Server, took)
+        else {
             return;
         };
         let span = span

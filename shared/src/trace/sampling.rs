@@ -41,10 +41,14 @@ pub(super) struct Sampling {
 impl Sampling {
     pub(super) fn new(name: SamplerName, ratio: f64) -> Self {
         use SamplerName::{
-            AlwaysOff, AlwaysOn, ParentBasedAlwaysOff, ParentBasedAlwaysOn, ParentBasedTraceIdRatio, TraceIdRatio,
+            AlwaysOff, AlwaysOn, ParentBasedAlwaysOff, ParentBasedAlwaysOn,
+            ParentBasedTraceIdRatio, TraceIdRatio,
         };
         Self {
-            obeys_parent: matches!(name, ParentBasedAlwaysOff | ParentBasedAlwaysOn | ParentBasedTraceIdRatio),
+            obeys_parent: matches!(
+                name,
+                ParentBasedAlwaysOff | ParentBasedAlwaysOn | ParentBasedTraceIdRatio
+            ),
             is_off: name == AlwaysOff,
             bound: match name {
                 AlwaysOn | ParentBasedAlwaysOn => 1 << 63,
@@ -61,9 +65,19 @@ impl Sampling {
     /// The span of a request; `None`: it has no trace.
     pub(super) fn begin(&self, parent: Option<TraceContext>) -> Option<TraceContext> {
         match parent {
-            Some(parent) if self.obeys_parent => Some(if parent.sampled { parent.child() } else { parent }),
-            Some(parent) if self.samples(parent.lower()) => Some(TraceContext { sampled: true, ..parent.child() }),
-            Some(parent) => Some(TraceContext { sampled: false, ..parent }),
+            Some(parent) if self.obeys_parent => Some(if parent.sampled {
+                parent.child()
+            } else {
+                parent
+            }),
+            Some(parent) if self.samples(parent.lower()) => Some(TraceContext {
+                sampled: true,
+                ..parent.child()
+            }),
+            Some(parent) => Some(TraceContext {
+                sampled: false,
+                ..parent
+            }),
             None => {
                 let lower = rand::random();
                 self.samples(lower).then(|| TraceContext::root_of(lower))
@@ -73,7 +87,11 @@ impl Sampling {
 }
 
 /// A ratio of 2^63.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^63")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 0 and 2^63"
+)]
 fn share(ratio: f64) -> u64 {
     (ratio.clamp(0.0, 1.0) * 2_f64.powi(63)) as u64
 }
@@ -85,25 +103,52 @@ mod tests {
     #[test]
     fn each_sampler_decides_as_its_name_says() {
         let asked = TraceContext::root();
-        let not_asked = TraceContext { sampled: false, ..asked };
+        let not_asked = TraceContext {
+            sampled: false,
+            ..asked
+        };
         for (name, ratio, expected) in [
             // (no traceparent, one that is sampled, one that is not)
             ("always_on", 0.0, [Some(true), Some(true), Some(true)]),
             ("always_off", 1.0, [None, Some(false), Some(false)]),
             ("traceidratio", 1.0, [Some(true), Some(true), Some(true)]),
             ("traceidratio", 0.0, [None, Some(false), Some(false)]),
-            ("parentbased_always_on", 0.0, [Some(true), Some(true), Some(false)]),
-            ("parentbased_always_off", 1.0, [None, Some(true), Some(false)]),
-            ("parentbased_traceidratio", 0.0, [None, Some(true), Some(false)]),
-            ("parentbased_traceidratio", 1.0, [Some(true), Some(true), Some(false)]),
+            (
+                "parentbased_always_on",
+                0.0,
+                [Some(true), Some(true), Some(false)],
+            ),
+            (
+                "parentbased_always_off",
+                1.0,
+                [None, Some(true), Some(false)],
+            ),
+            (
+                "parentbased_traceidratio",
+                0.0,
+                [None, Some(true), Some(false)],
+            ),
+            (
+                "parentbased_traceidratio",
+                1.0,
+                [Some(true), Some(true), Some(false)],
+            ),
         ] {
             let sampling = Sampling::new(SamplerName::from_str(name, false).unwrap(), ratio);
             let begun = [None, Some(asked), Some(not_asked)].map(|parent| sampling.begin(parent));
-            assert_eq!(begun.map(|begun| begun.map(|context| context.sampled)), expected, "{name} {ratio}");
+            assert_eq!(
+                begun.map(|begun| begun.map(|context| context.sampled)),
+                expected,
+                "{name} {ratio}"
+            );
             for (begun, parent) in begun[1..].iter().zip([asked, not_asked]) {
                 let begun = begun.unwrap();
                 assert_eq!(begun.trace_id, asked.trace_id, "{name}: the trace goes on");
-                assert_eq!(begun.sampled, begun.span_id != parent.span_id, "{name}: what is exported is a span");
+                assert_eq!(
+                    begun.sampled,
+                    begun.span_id != parent.span_id,
+                    "{name}: what is exported is a span"
+                );
             }
         }
     }
@@ -118,19 +163,31 @@ mod tests {
             let mut sampled = 0;
             for _ in 0..2_000 {
                 let trace = TraceContext::root();
-                let decided = sdk.should_sample(None, trace.trace_id, "", kind, &[], &[]).decision;
+                let decided = sdk
+                    .should_sample(None, trace.trace_id, "", kind, &[], &[])
+                    .decision;
                 let decided = decided == SamplingDecision::RecordAndSample;
-                assert_eq!(own.begin(Some(trace)).map(|begun| begun.sampled), Some(decided), "{ratio} {trace}");
+                assert_eq!(
+                    own.begin(Some(trace)).map(|begun| begun.sampled),
+                    Some(decided),
+                    "{ratio} {trace}"
+                );
                 sampled += u32::from(decided);
             }
-            assert_eq!((sampled > 0, sampled < 2_000), (ratio > 0.0, ratio < 1.0), "{ratio}: {sampled}");
+            assert_eq!(
+                (sampled > 0, sampled < 2_000),
+                (ratio > 0.0, ratio < 1.0),
+                "{ratio}: {sampled}"
+            );
         }
     }
 
     #[test]
     fn a_ratio_is_kept() {
         let sampling = Sampling::new(SamplerName::default(), 0.01);
-        let sampled = (0..100_000).filter(|_| sampling.begin(None).is_some()).count();
+        let sampled = (0..100_000)
+            .filter(|_| sampling.begin(None).is_some())
+            .count();
         assert!((700..1_300).contains(&sampled), "{sampled} of 100,000");
     }
 }

@@ -13,11 +13,11 @@ use super::exporter::{is_on, scope, take};
 /// Names of attributes: OpenTelemetry's, and those that it has no name for.
 pub mod key {
     pub use opentelemetry_semantic_conventions::attribute::{
-        DB_COLLECTION_NAME, DB_OPERATION_BATCH_SIZE, DB_OPERATION_NAME, DB_QUERY_SUMMARY, DB_SYSTEM_NAME, ERROR_TYPE,
-        HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, MESSAGING_BATCH_MESSAGE_COUNT,
-        MESSAGING_CONSUMER_GROUP_NAME, MESSAGING_DESTINATION_NAME, MESSAGING_DESTINATION_PARTITION_ID,
-        MESSAGING_KAFKA_MESSAGE_KEY, MESSAGING_KAFKA_OFFSET, MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE,
-        MESSAGING_SYSTEM, URL_SCHEME,
+        DB_COLLECTION_NAME, DB_OPERATION_BATCH_SIZE, DB_OPERATION_NAME, DB_QUERY_SUMMARY,
+        DB_SYSTEM_NAME, ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
+        MESSAGING_BATCH_MESSAGE_COUNT, MESSAGING_CONSUMER_GROUP_NAME, MESSAGING_DESTINATION_NAME,
+        MESSAGING_DESTINATION_PARTITION_ID, MESSAGING_KAFKA_MESSAGE_KEY, MESSAGING_KAFKA_OFFSET,
+        MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, URL_SCHEME,
     };
 
     pub const COUPON: &str = "firstcome.coupon_id";
@@ -102,7 +102,10 @@ impl TraceSpan {
     /// It has to do with spans of other traces.
     #[must_use]
     pub fn linked(mut self, to: impl IntoIterator<Item = TraceContext>) -> Self {
-        self.data.links.links.extend(to.into_iter().map(|to| Link::new(to.as_span(), Vec::new(), 0)));
+        self.data.links.links.extend(
+            to.into_iter()
+                .map(|to| Link::new(to.as_span(), Vec::new(), 0)),
+        );
         self
     }
 
@@ -110,7 +113,9 @@ impl TraceSpan {
     pub fn export(mut self, end: SpanEnd) {
         if let SpanEnd::Failed(error) = end {
             self.data.status = Status::error("");
-            self.data.attributes.push(KeyValue::new(key::ERROR_TYPE, error));
+            self.data
+                .attributes
+                .push(KeyValue::new(key::ERROR_TYPE, error));
         }
         take(self.data);
     }

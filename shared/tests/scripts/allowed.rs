@@ -12,7 +12,12 @@ use crate::promotion::ask;
 use crate::world::{DROP, ScriptWorld};
 
 async fn server() -> RedisServer {
-    RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap()
+    RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap()
 }
 
 fn users(names: &[&str]) -> Vec<UserId> {
@@ -26,7 +31,10 @@ fn list(revision: u64, people: u32) -> AllowList {
 async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> ListReplaced {
     let new = redis.gather_allow_list(CouponId(coupon));
     redis.add_gathered(&new, &users(names)).await.unwrap();
-    redis.replace_allow_list(&new, list(revision, u32::try_from(names.len()).unwrap())).await.unwrap()
+    redis
+        .replace_allow_list(&new, list(revision, u32::try_from(names.len()).unwrap()))
+        .await
+        .unwrap()
 }
 
 async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
@@ -35,7 +43,10 @@ async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
 
 /// Each with the answers to a call of all of them.
 async fn claim(world: &mut ScriptWorld, people: &str) -> String {
-    world.apply(&ScriptCommand::Claim(people.chars().collect())).await.0
+    world
+        .apply(&ScriptCommand::Claim(people.chars().collect()))
+        .await
+        .0
 }
 
 async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
@@ -48,31 +59,70 @@ async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
 async fn who_is_not_on_the_list_is_told_so_after_the_window_and_before_sold_out() {
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
-        let start = Start { quantity: 2, waiting_list: 1, once_per };
+        let start = Start {
+            quantity: 2,
+            waiting_list: 1,
+            once_per,
+        };
         let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         only_for(&server, &world, "list").await;
-        assert_eq!(write(&world.redis, coupon, 5, &["a", "b", "c", "d"]).await, ListReplaced::Yes);
-        assert_eq!(claim(&mut world, "xaxb").await, "[NotAllowed, Accepted(1), NotAllowed, Accepted(2)]");
-        assert_eq!(claim(&mut world, "cxdy").await, "[Waiting(1), NotAllowed, SoldOut, NotAllowed]");
+        assert_eq!(
+            write(&world.redis, coupon, 5, &["a", "b", "c", "d"]).await,
+            ListReplaced::Yes
+        );
+        assert_eq!(
+            claim(&mut world, "xaxb").await,
+            "[NotAllowed, Accepted(1), NotAllowed, Accepted(2)]"
+        );
+        assert_eq!(
+            claim(&mut world, "cxdy").await,
+            "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
+        );
         // A promise is kept, and so is a place, whatever the list says by now.
-        assert_eq!(write(&world.redis, coupon, 6, &["d"]).await, ListReplaced::Yes);
-        let kept = "[Already(DropId(3), 1), Already(DropId(3), 2), Waiting(1), SoldOut, NotAllowed]";
+        assert_eq!(
+            write(&world.redis, coupon, 6, &["d"]).await,
+            ListReplaced::Yes
+        );
+        let kept =
+            "[Already(DropId(3), 1), Already(DropId(3), 2), Waiting(1), SoldOut, NotAllowed]";
         assert_eq!(claim(&mut world, "abcdx").await, kept);
         ask::<i64>(&server, &["HSET", &world.keys.meta, "paused", "1"]).await;
-        assert_eq!(claim(&mut world, "axd").await, "[Already(DropId(3), 1), Paused, Paused]");
-        ask::<i64>(&server, &["HSET", &world.keys.meta, "paused", "0", "allow", ""]).await;
-        assert_eq!(claim(&mut world, "x").await, "[SoldOut]", "it is for everybody again");
+        assert_eq!(
+            claim(&mut world, "axd").await,
+            "[Already(DropId(3), 1), Paused, Paused]"
+        );
+        ask::<i64>(
+            &server,
+            &["HSET", &world.keys.meta, "paused", "0", "allow", ""],
+        )
+        .await;
+        assert_eq!(
+            claim(&mut world, "x").await,
+            "[SoldOut]",
+            "it is for everybody again"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
     let server = server().await;
-    let start = Start { quantity: 9, waiting_list: 0, once_per: OncePer::Coupon };
+    let start = Start {
+        quantity: 9,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     only_for(&server, &world, "list").await;
-    assert_eq!(claim(&mut world, "a").await, "[Unverified]", "there never was one");
-    assert_eq!(write(&world.redis, 1, 5, &["a", "b"]).await, ListReplaced::Yes);
+    assert_eq!(
+        claim(&mut world, "a").await,
+        "[Unverified]",
+        "there never was one"
+    );
+    assert_eq!(
+        write(&world.redis, 1, 5, &["a", "b"]).await,
+        ListReplaced::Yes
+    );
     assert_eq!(claim(&mut world, "ax").await, "[Accepted(1), NotAllowed]");
     let (set, state) = (world.keys.allowed.clone(), world.keys.allow_list.clone());
     for spoil in [
@@ -86,39 +136,74 @@ async fn a_list_that_is_lost_or_not_whole_sends_nobody_away() {
         vec!["SADD", &state, "x"],
     ] {
         ask::<i64>(&server, &["DEL", &state]).await;
-        assert_eq!(write(&world.redis, 1, 5, &["a", "b"]).await, ListReplaced::Yes, "{spoil:?}");
+        assert_eq!(
+            write(&world.redis, 1, 5, &["a", "b"]).await,
+            ListReplaced::Yes,
+            "{spoil:?}"
+        );
         if spoil[0] != "DEL" && spoil[1] == state {
             ask::<i64>(&server, &["DEL", &state]).await;
         }
         ask::<firstcome_shared::redis::Value>(&server, &spoil).await;
-        assert_eq!(claim(&mut world, "xba").await, "[Unverified, Unverified, Already(DropId(3), 1)]", "{spoil:?}");
+        assert_eq!(
+            claim(&mut world, "xba").await,
+            "[Unverified, Unverified, Already(DropId(3), 1)]",
+            "{spoil:?}"
+        );
     }
     // Nor does a revision that no coupon can have keep a list out, or become a coupon's.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
-    assert_eq!(world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(), 0);
+    assert_eq!(
+        world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
+        0
+    );
     let added = users(&["c"]);
-    let change = world.redis.change_allow_list(CouponId(1), 5, list(6, 3), OnList::Add, &added);
+    let change = world
+        .redis
+        .change_allow_list(CouponId(1), 5, list(6, 3), OnList::Add, &added);
     assert_eq!(change.await.unwrap(), ListFollowed::Other);
-    assert_eq!(write(&world.redis, 1, 5, &["a", "b"]).await, ListReplaced::Yes);
+    assert_eq!(
+        write(&world.redis, 1, 5, &["a", "b"]).await,
+        ListReplaced::Yes
+    );
     only_for(&server, &world, "friends").await;
-    assert_eq!(claim(&mut world, "b").await, "[Unverified]", "a rule that is none of ours");
+    assert_eq!(
+        claim(&mut world, "b").await,
+        "[Unverified]",
+        "a rule that is none of ours"
+    );
     // An empty list is a list.
     only_for(&server, &world, "list").await;
     ask::<i64>(&server, &["DEL", &state]).await;
     assert_eq!(write(&world.redis, 1, 6, &[]).await, ListReplaced::Yes);
-    assert_eq!(claim(&mut world, "ab").await, "[Already(DropId(3), 1), NotAllowed]");
+    assert_eq!(
+        claim(&mut world, "ab").await,
+        "[Already(DropId(3), 1), NotAllowed]"
+    );
 }
 
 #[tokio::test]
 async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_nothing_is() {
     let server = server().await;
-    let start = Start { quantity: 2, waiting_list: 5, once_per: OncePer::Coupon };
+    let start = Start {
+        quantity: 2,
+        waiting_list: 5,
+        once_per: OncePer::Coupon,
+    };
     let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let [vip, staff]: [Group; 2] = ["vip", "staff"].map(|name| name.parse().unwrap());
     let people = users(&["a", "b", "c", "d", "e"]);
     let said = async |groups: [Option<(&Group, bool)>; 5]| {
-        let claimants: Vec<_> = people.iter().zip(groups).map(|(user, group)| Claimant { user, group }).collect();
-        let replies = world.redis.claim_all(&world.keys, DROP, &claimants).await.unwrap();
+        let claimants: Vec<_> = people
+            .iter()
+            .zip(groups)
+            .map(|(user, group)| Claimant { user, group })
+            .collect();
+        let replies = world
+            .redis
+            .claim_all(&world.keys, DROP, &claimants)
+            .await
+            .unwrap();
         let read = |reply: &Option<firstcome_shared::redis::admission::AdmissionReply>| {
             let reply = reply.clone().unwrap();
             (reply.admission, reply.group)
@@ -127,88 +212,213 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
     };
     only_for(&server, &world, "group:vip").await;
     let ask_again = (Admission::ForGroup, Some(vip.clone()));
-    let found =
-        said([Some((&vip, true)), Some((&vip, false)), None, Some((&staff, true)), Some((&staff, false))]).await;
-    let expected = [(Admission::Accepted(1), None), (Admission::NotAllowed, None)];
+    let found = said([
+        Some((&vip, true)),
+        Some((&vip, false)),
+        None,
+        Some((&staff, true)),
+        Some((&staff, false)),
+    ])
+    .await;
+    let expected = [
+        (Admission::Accepted(1), None),
+        (Admission::NotAllowed, None),
+    ];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
     // Who holds one is told so, whatever is said of them. A coupon for all goes by nothing said.
-    assert_eq!(said([Some((&vip, false)); 5]).await[0].0, Admission::Already(DROP, 1));
+    assert_eq!(
+        said([Some((&vip, false)); 5]).await[0].0,
+        Admission::Already(DROP, 1)
+    );
     only_for(&server, &world, "").await;
-    assert_eq!(said([None, Some((&vip, false)), None, None, None]).await[1].0, Admission::Accepted(2));
+    assert_eq!(
+        said([None, Some((&vip, false)), None, None, None]).await[1].0,
+        Admission::Accepted(2)
+    );
     // Who waits keeps the place.
     only_for(&server, &world, "group:vip").await;
-    assert_eq!(said([Some((&vip, false)); 5]).await[2], (Admission::Waiting(1), None));
+    assert_eq!(
+        said([Some((&vip, false)); 5]).await[2],
+        (Admission::Waiting(1), None)
+    );
 }
 
 #[tokio::test]
 async fn changes_of_a_list_are_made_in_their_order_and_never_to_another_list() {
     let server = server().await;
-    let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
+    let start = Start {
+        quantity: 1,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let change = async |before: u64, now: AllowList, how: OnList, names: &[&str]| {
-        world.redis.change_allow_list(CouponId(1), before, now, how, &users(names)).await.unwrap()
+        world
+            .redis
+            .change_allow_list(CouponId(1), before, now, how, &users(names))
+            .await
+            .unwrap()
     };
-    assert_eq!(change(0, list(2, 2), OnList::Add, &["a", "b"]).await, ListFollowed::Yes);
+    assert_eq!(
+        change(0, list(2, 2), OnList::Add, &["a", "b"]).await,
+        ListFollowed::Yes
+    );
     // The third comes before the second, and then all come again.
-    assert_eq!(change(3, list(4, 1), OnList::Remove, &["a", "c"]).await, ListFollowed::Other);
+    assert_eq!(
+        change(3, list(4, 1), OnList::Remove, &["a", "c"]).await,
+        ListFollowed::Other
+    );
     assert_eq!(members(&server, &world).await, ["a", "b"]);
-    assert_eq!(change(2, list(3, 3), OnList::Add, &["c"]).await, ListFollowed::Yes);
-    assert_eq!(change(3, list(4, 1), OnList::Remove, &["a", "c"]).await, ListFollowed::Yes);
+    assert_eq!(
+        change(2, list(3, 3), OnList::Add, &["c"]).await,
+        ListFollowed::Yes
+    );
+    assert_eq!(
+        change(3, list(4, 1), OnList::Remove, &["a", "c"]).await,
+        ListFollowed::Yes
+    );
     for (before, now, how, names) in [
         (0, list(2, 2), OnList::Add, &["a", "b"][..]),
         (2, list(3, 3), OnList::Add, &["c"]),
         (3, list(4, 1), OnList::Remove, &["a", "c"]),
     ] {
-        assert_eq!(change(before, now, how, names).await, ListFollowed::Yes, "it is there");
+        assert_eq!(
+            change(before, now, how, names).await,
+            ListFollowed::Yes,
+            "it is there"
+        );
         assert_eq!(members(&server, &world).await, ["b"]);
     }
     // An older list takes no newer one's place; one that is not whole takes nobody's.
-    assert_eq!(write(&world.redis, 1, 3, &["a", "b", "c"]).await, ListReplaced::Outdated);
+    assert_eq!(
+        write(&world.redis, 1, 3, &["a", "b", "c"]).await,
+        ListReplaced::Outdated
+    );
     let new = world.redis.gather_allow_list(CouponId(1));
-    world.redis.add_gathered(&new, &users(&["z"])).await.unwrap();
-    assert_eq!(world.redis.replace_allow_list(&new, list(9, 2)).await.unwrap(), ListReplaced::Incomplete);
+    world
+        .redis
+        .add_gathered(&new, &users(&["z"]))
+        .await
+        .unwrap();
+    assert_eq!(
+        world
+            .redis
+            .replace_allow_list(&new, list(9, 2))
+            .await
+            .unwrap(),
+        ListReplaced::Incomplete
+    );
     assert_eq!(members(&server, &world).await, ["b"]);
     // A list that a hand has changed is written anew, and not changed further.
     ask::<i64>(&server, &["SADD", &world.keys.allowed, "x"]).await;
-    assert_eq!(change(4, list(5, 2), OnList::Add, &["d"]).await, ListFollowed::Other);
-    assert_eq!(write(&world.redis, 1, 5, &["b", "d"]).await, ListReplaced::Yes);
+    assert_eq!(
+        change(4, list(5, 2), OnList::Add, &["d"]).await,
+        ListFollowed::Other
+    );
+    assert_eq!(
+        write(&world.redis, 1, 5, &["b", "d"]).await,
+        ListReplaced::Yes
+    );
     assert_eq!(members(&server, &world).await, ["b", "d"]);
     assert!(world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].is(list(5, 2)));
     let names: Vec<String> = ask(&server, &["KEYS", "*allowed*"]).await;
-    assert_eq!(names.len(), 2, "the list, and one that was gathered and is given up: {names:?}");
+    assert_eq!(
+        names.len(),
+        2,
+        "the list, and one that was gathered and is given up: {names:?}"
+    );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
     // What is lost is no list at all.
-    ask::<i64>(&server, &["DEL", &world.keys.allowed, &world.keys.allow_list]).await;
-    assert_eq!(change(5, list(6, 3), OnList::Add, &["e"]).await, ListFollowed::Other);
+    ask::<i64>(
+        &server,
+        &["DEL", &world.keys.allowed, &world.keys.allow_list],
+    )
+    .await;
+    assert_eq!(
+        change(5, list(6, 3), OnList::Add, &["e"]).await,
+        ListFollowed::Other
+    );
 }
 
 #[tokio::test]
 async fn ten_thousand_people_come_in_one_change() {
     let server = server().await;
-    let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
+    let start = Start {
+        quantity: 1,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let world = ScriptWorld::open(&server.url(), 1, &start).await;
-    let people: Vec<UserId> = (0..10_000).map(|n| format!("person|{n}=+@x").parse().unwrap()).collect();
-    let change = async |before, now, how| world.redis.change_allow_list(CouponId(1), before, now, how, &people).await;
-    assert_eq!(change(0, list(2, 10_000), OnList::Add).await.unwrap(), ListFollowed::Yes);
-    assert!(world.redis.are_allowed(CouponId(1), &people).await.unwrap().into_iter().all(|is_there| is_there));
-    assert_eq!(world.redis.is_allowed(CouponId(1), &people[9_999]).await.unwrap(), Some(true));
-    assert_eq!(world.redis.is_allowed(CouponId(1), &"x".parse().unwrap()).await.unwrap(), Some(false));
-    assert_eq!(change(2, list(3, 0), OnList::Remove).await.unwrap(), ListFollowed::Yes);
-    assert_eq!(ask::<i64>(&server, &["EXISTS", &world.keys.allowed]).await, 0);
-    assert!(world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].is(list(3, 0)), "an empty list is known");
+    let people: Vec<UserId> = (0..10_000)
+        .map(|n| format!("person|{n}=+@x").parse().unwrap())
+        .collect();
+    let change = async |before, now, how| {
+        world
+            .redis
+            .change_allow_list(CouponId(1), before, now, how, &people)
+            .await
+    };
+    assert_eq!(
+        change(0, list(2, 10_000), OnList::Add).await.unwrap(),
+        ListFollowed::Yes
+    );
+    assert!(
+        world
+            .redis
+            .are_allowed(CouponId(1), &people)
+            .await
+            .unwrap()
+            .into_iter()
+            .all(|is_there| is_there)
+    );
+    assert_eq!(
+        world
+            .redis
+            .is_allowed(CouponId(1), &people[9_999])
+            .await
+            .unwrap(),
+        Some(true)
+    );
+    assert_eq!(
+        world
+            .redis
+            .is_allowed(CouponId(1), &"x".parse().unwrap())
+            .await
+            .unwrap(),
+        Some(false)
+    );
+    assert_eq!(
+        change(2, list(3, 0), OnList::Remove).await.unwrap(),
+        ListFollowed::Yes
+    );
+    assert_eq!(
+        ask::<i64>(&server, &["EXISTS", &world.keys.allowed]).await,
+        0
+    );
+    assert!(
+        world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].is(list(3, 0)),
+        "an empty list is known"
+    );
 }
 
 #[tokio::test]
 async fn a_coupon_for_everybody_costs_admission_no_command_more() {
     let server = server().await;
-    let start = Start { quantity: 9, waiting_list: 0, once_per: OncePer::Coupon };
+    let start = Start {
+        quantity: 9,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     let calls = async |command: &str| {
         let stats: String = ask(&server, &["INFO", "commandstats"]).await;
-        let line =
-            stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))).map(str::to_owned);
-        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")))
+            .map(str::to_owned);
+        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok())
+            .unwrap_or(0)
     };
     claim(&mut world, "ab").await;
     assert_eq!((calls("scard").await, calls("smismember").await), (0, 0));
@@ -217,7 +427,11 @@ async fn a_coupon_for_everybody_costs_admission_no_command_more() {
     write(&world.redis, 1, 5, &["c"]).await;
     let before = calls("smismember").await;
     claim(&mut world, "cd").await;
-    assert_eq!(calls("smismember").await - before, 1, "one for all of a call");
+    assert_eq!(
+        calls("smismember").await - before,
+        1,
+        "one for all of a call"
+    );
     world.apply(&ScriptCommand::Tamper(Tamper::DropMeta)).await;
     assert_eq!(claim(&mut world, "c").await, "[Unloaded]");
 }

@@ -97,11 +97,12 @@ fn tamper() -> impl Strategy<Value = Tamper> {
 /// A drop, and about thirty commands.
 pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<ScriptCommand>)> {
     let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
-    let start = (1..=5_u32, 0..=3_u32, once_per).prop_map(|(quantity, waiting_list, once_per)| Start {
-        quantity,
-        waiting_list,
-        once_per,
-    });
+    let start =
+        (1..=5_u32, 0..=3_u32, once_per).prop_map(|(quantity, waiting_list, once_per)| Start {
+            quantity,
+            waiting_list,
+            once_per,
+        });
     let revision = || 1..=6_u64;
     let command = prop_oneof![
         7 => person().prop_map(|who| ScriptCommand::Claim(vec![who])),

@@ -27,13 +27,23 @@ use world::ScriptWorld;
 
 #[test]
 fn the_scripts_do_what_their_model_says() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     // What is on disk is not in question here, and a flush a command would cost minutes.
-    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let options = RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    };
     let server = runtime.block_on(RedisServer::start(options)).unwrap();
     let coupon = Cell::new(0);
     let seen = RefCell::new(Seen::default());
-    let config = Config { failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..Config::default()
+    };
     let result = TestRunner::new(config).run(&commands(), |(start, commands)| {
         coupon.set(coupon.get() + 1);
         let url = server.url();
@@ -47,7 +57,12 @@ fn the_scripts_do_what_their_model_says() {
     seen.borrow().must_be_worth_something();
 }
 
-async fn play(url: &str, coupon: i64, start: &Start, commands: &[ScriptCommand]) -> Result<Seen, TestCaseError> {
+async fn play(
+    url: &str,
+    coupon: i64,
+    start: &Start,
+    commands: &[ScriptCommand],
+) -> Result<Seen, TestCaseError> {
     let mut world = ScriptWorld::open(url, coupon, start).await;
     let mut model = Model::new(start, world.generation());
     let mut seen = Seen::default();
@@ -56,8 +71,22 @@ async fn play(url: &str, coupon: i64, start: &Start, commands: &[ScriptCommand])
         let bytes_before = world.dump().await;
         let (answer, admissions) = world.apply(command).await;
         let expected = model.apply(command, world.generation());
-        prop_assert_eq!(&answer, &expected, "answer {} to {:?}, from {:?}", at, command, &before);
-        prop_assert_eq!(world.look().await, model.shown(), "after {} {:?}, from {:?}", at, command, &before);
+        prop_assert_eq!(
+            &answer,
+            &expected,
+            "answer {} to {:?}, from {:?}",
+            at,
+            command,
+            &before
+        );
+        prop_assert_eq!(
+            world.look().await,
+            model.shown(),
+            "after {} {:?}, from {:?}",
+            at,
+            command,
+            &before
+        );
         if answer == "Stale" || matches!(command, ScriptCommand::Stale(_)) {
             prop_assert_eq!(
                 world.dump().await,
@@ -90,9 +119,24 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
     match admission {
         Admission::Accepted(slot) => {
             let slot = i64::from(slot);
-            prop_assert!(before.adds_up(), "slot {} was given although the numbers do not add up: {:?}", slot, before);
-            prop_assert!((1..=quantity).contains(&slot), "slot {} of {}", slot, quantity);
-            prop_assert!(!before.is_held(slot), "slot {} was given twice: {:?}", slot, before);
+            prop_assert!(
+                before.adds_up(),
+                "slot {} was given although the numbers do not add up: {:?}",
+                slot,
+                before
+            );
+            prop_assert!(
+                (1..=quantity).contains(&slot),
+                "slot {} of {}",
+                slot,
+                quantity
+            );
+            prop_assert!(
+                !before.is_held(slot),
+                "slot {} was given twice: {:?}",
+                slot,
+                before
+            );
         }
         Admission::Waiting(_) => prop_assert!(before.adds_up(), "{:?}", before),
         Admission::SoldOut => {
@@ -142,7 +186,15 @@ impl Seen {
     }
 
     fn must_be_worth_something(&self) {
-        let Self { answers, accepted, waiting, sold_out, unverified, stale, together } = *self;
+        let Self {
+            answers,
+            accepted,
+            waiting,
+            sold_out,
+            unverified,
+            stale,
+            together,
+        } = *self;
         println!(
             "{answers} commands: {accepted} accepted, {waiting} waiting, {sold_out} sold out, {unverified} unverified, {stale} stale, {together} calls of several"
         );
@@ -156,37 +208,89 @@ impl Seen {
 
 #[tokio::test]
 async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_later() {
-    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
-    let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Coupon };
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 5,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     let long_ago = world.revoke('a', 1, None).await - 1;
     world.revoke('a', 1, Some(long_ago)).await;
-    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a'])).await.0, "[Accepted(1)]", "it has ended");
+    assert_eq!(
+        world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
+        "[Accepted(1)]",
+        "it has ended"
+    );
     // The release of the same revocation comes late, twice over.
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
-    assert_eq!(world.look().await.users, [(1, "a".to_owned())].into(), "a newer claim is not released");
+    assert_eq!(
+        world.look().await.users,
+        [(1, "a".to_owned())].into(),
+        "a newer claim is not released"
+    );
     // One that ends in the future: what is there is older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
-    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a'])).await.0, "[Unverified]", "Redis's clock was set back");
+    assert_eq!(
+        world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
+        "[Unverified]",
+        "Redis's clock was set back"
+    );
     world.revoke('a', 3, None).await;
-    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0, "[Revoked, Accepted(1)]");
+    assert_eq!(
+        world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0,
+        "[Revoked, Accepted(1)]"
+    );
     // Redis's clock had been wrong when this one was admitted.
-    assert_eq!(world.apply(&ScriptCommand::Claim(vec!['c'])).await.0, "[Accepted(2)]");
+    assert_eq!(
+        world.apply(&ScriptCommand::Claim(vec!['c'])).await.0,
+        "[Accepted(2)]"
+    );
     let ahead = long_ago + 3_600_000;
     world.given_at(2, ahead).await;
-    assert_eq!(world.revoke('c', 4, None).await, ahead, "what is revoked is not later than its end");
+    assert_eq!(
+        world.revoke('c', 4, None).await,
+        ahead,
+        "what is revoked is not later than its end"
+    );
 }
 
 #[tokio::test]
 async fn a_slot_far_above_the_quantity_costs_setting_the_counter_right_no_more_than_the_quantity() {
-    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
-    let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Drop };
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 5,
+        waiting_list: 0,
+        once_per: OncePer::Drop,
+    };
     let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
     world.apply(&ScriptCommand::Claim(vec!['a'])).await;
-    world.apply(&ScriptCommand::Tamper(Tamper::AddUser('b', 1_000_000_000_000_000))).await;
-    let counted =
-        tokio::time::timeout(Duration::from_secs(20), world.apply(&ScriptCommand::Repair(ScriptRepair::Count))).await;
-    assert_eq!(counted.expect("it walks up to the quantity only").0, "Changed", "two people, one of them beyond");
+    world
+        .apply(&ScriptCommand::Tamper(Tamper::AddUser(
+            'b',
+            1_000_000_000_000_000,
+        )))
+        .await;
+    let counted = tokio::time::timeout(
+        Duration::from_secs(20),
+        world.apply(&ScriptCommand::Repair(ScriptRepair::Count)),
+    )
+    .await;
+    assert_eq!(
+        counted.expect("it walks up to the quantity only").0,
+        "Changed",
+        "two people, one of them beyond"
+    );
 }

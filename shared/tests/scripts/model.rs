@@ -34,7 +34,11 @@ fn words(answer: &impl std::fmt::Debug) -> String {
 }
 
 fn revocation(id: i64, ended: bool) -> String {
-    if ended { format!("{id}:{ENDED_AT_MS}") } else { id.to_string() }
+    if ended {
+        format!("{id}:{ENDED_AT_MS}")
+    } else {
+        id.to_string()
+    }
 }
 
 fn narrow(slot: i64) -> u32 {
@@ -88,28 +92,53 @@ impl Model {
 
     pub(crate) fn shown(&self) -> Shown {
         Shown {
-            quantity_and_pause: self.meta.map(|(q, paused)| (q.to_string(), u8::from(paused).to_string())),
+            quantity_and_pause: self
+                .meta
+                .map(|(q, paused)| (q.to_string(), u8::from(paused).to_string())),
             count: self.count.map(|count| count.to_string()),
-            users: self.users.iter().map(|(person, slot)| (*slot, person.to_string())).collect(),
+            users: self
+                .users
+                .iter()
+                .map(|(person, slot)| (*slot, person.to_string()))
+                .collect(),
             free: self.free.clone(),
-            waiting: self.waiting.iter().map(|(_, person)| person.to_string()).collect(),
-            claimants: self.claimants.iter().map(|(p, (d, s))| (p.to_string(), format!("{d}:{s}"))).collect(),
-            revoked: self.revoked.iter().map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended))).collect(),
+            waiting: self
+                .waiting
+                .iter()
+                .map(|(_, person)| person.to_string())
+                .collect(),
+            claimants: self
+                .claimants
+                .iter()
+                .map(|(p, (d, s))| (p.to_string(), format!("{d}:{s}")))
+                .collect(),
+            revoked: self
+                .revoked
+                .iter()
+                .map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended)))
+                .collect(),
         }
     }
 
     pub(crate) fn apply(&mut self, command: &ScriptCommand, generation: u32) -> String {
         match command {
             // As if they had come one after the other.
-            ScriptCommand::Claim(people) => words(&people.iter().map(|person| self.claim(*person)).collect::<Vec<_>>()),
+            ScriptCommand::Claim(people) => words(
+                &people
+                    .iter()
+                    .map(|person| self.claim(*person))
+                    .collect::<Vec<_>>(),
+            ),
             ScriptCommand::Load(revision) => words(&self.load(*revision)),
             ScriptCommand::WriteMeta(revision, quantity, paused) => {
                 words(&self.write_meta(*revision, *quantity, *paused))
             }
-            ScriptCommand::Lower(revision, quantity) => words(&self.lower(*revision, i64::from(*quantity))),
-            ScriptCommand::Repair(ScriptRepair::PutBack(people)) => {
-                words(&Done::Applied(people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>()))
+            ScriptCommand::Lower(revision, quantity) => {
+                words(&self.lower(*revision, i64::from(*quantity)))
             }
+            ScriptCommand::Repair(ScriptRepair::PutBack(people)) => words(&Done::Applied(
+                people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>(),
+            )),
             ScriptCommand::Repair(ScriptRepair::Count) => words(&self.repair_count()),
             ScriptCommand::Repair(ScriptRepair::Move(person, from, quantity)) => {
                 words(&self.move_person(*person, from.unwrap_or(0), quantity.map(i64::from)))
@@ -129,7 +158,9 @@ impl Model {
                 words(&Done::Applied(()))
             }
             ScriptCommand::Repair(ScriptRepair::Promote(limit)) => words(&self.promote(*limit)),
-            ScriptCommand::Revoke(person, number, ended) => self.revoke(*person, *number, *ended).into(),
+            ScriptCommand::Revoke(person, number, ended) => {
+                self.revoke(*person, *number, *ended).into()
+            }
             ScriptCommand::Stale(_) => "Stale".into(),
             ScriptCommand::Tamper(tamper) => {
                 self.tamper(tamper);
@@ -140,7 +171,11 @@ impl Model {
     }
 
     fn field(&self, person: PersonLetter) -> String {
-        if self.once_per_coupon() { person.to_string() } else { format!("{DROP}:{person}") }
+        if self.once_per_coupon() {
+            person.to_string()
+        } else {
+            format!("{DROP}:{person}")
+        }
     }
 
     fn is_banned(&self, person: PersonLetter) -> bool {
@@ -154,7 +189,10 @@ impl Model {
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
         let (number, ended) = further.unwrap_or((number, ended));
         self.revoked.insert(person, (number, ended));
-        let names_drop = self.claimants.get(&person).is_some_and(|(drop, _)| *drop == DROP);
+        let names_drop = self
+            .claimants
+            .get(&person)
+            .is_some_and(|(drop, _)| *drop == DROP);
         if ended {
             if names_drop && !self.users.contains_key(&person) && self.meta.is_some() {
                 self.claimants.remove(&person);
@@ -165,7 +203,9 @@ impl Model {
         if names_drop {
             self.claimants.remove(&person);
         }
-        let Some(slot) = self.users.remove(&person) else { return "open" };
+        let Some(slot) = self.users.remove(&person) else {
+            return "open";
+        };
         let last = self.quantity().unwrap_or(0).min(self.count.unwrap_or(0));
         if !self.is_held(slot) && (1..=last).contains(&slot) {
             self.free.insert(slot);
@@ -183,14 +223,19 @@ impl Model {
     }
 
     fn claim(&mut self, person: PersonLetter) -> Admission {
-        let Some((quantity, paused)) = self.meta else { return Admission::Unloaded };
+        let Some((quantity, paused)) = self.meta else {
+            return Admission::Unloaded;
+        };
         if self.is_banned(person) {
             return Admission::Revoked;
         }
         if let Some(slot) = self.users.get(&person) {
             return Admission::Already(DropId(DROP), narrow(*slot));
         }
-        let elsewhere = self.claimants.get(&person).filter(|_| self.once_per_coupon());
+        let elsewhere = self
+            .claimants
+            .get(&person)
+            .filter(|_| self.once_per_coupon());
         if let Some((drop, slot)) = elsewhere {
             return Admission::Already(DropId(*drop), narrow(*slot));
         }
@@ -224,7 +269,9 @@ impl Model {
 
     /// The lowest free slot was never given out, so it can't have been given back.
     fn has_free_above_count(&self) -> bool {
-        self.free.first().is_some_and(|lowest| Some(*lowest) > self.count)
+        self.free
+            .first()
+            .is_some_and(|lowest| Some(*lowest) > self.count)
     }
 
     /// The lowest free slot, else the next number.
@@ -251,7 +298,9 @@ impl Model {
             return Done::Changed;
         }
         self.revision = revision;
-        let Some(meta) = &mut self.meta else { return Done::Stale };
+        let Some(meta) = &mut self.meta else {
+            return Done::Stale;
+        };
         *meta = (i64::from(quantity), paused);
         Done::Applied(())
     }
@@ -260,7 +309,9 @@ impl Model {
         if revision < self.revision {
             return Lowered::Outdated;
         }
-        let (Some(meta), Some(count)) = (&mut self.meta, self.count) else { return Lowered::Unloaded };
+        let (Some(meta), Some(count)) = (&mut self.meta, self.count) else {
+            return Lowered::Unloaded;
+        };
         if quantity < count {
             return Lowered::GivenOut(narrow(count));
         }
@@ -292,17 +343,32 @@ impl Model {
     }
 
     fn repair_count(&mut self) -> Done<u64> {
-        let Some((quantity, _)) = self.meta else { return Done::Stale };
+        let Some((quantity, _)) = self.meta else {
+            return Done::Stale;
+        };
         let highest = self.users.values().copied().max().unwrap_or(0);
-        let free: BTreeSet<i64> = (1..=highest.min(quantity)).filter(|slot| !self.is_held(*slot)).collect();
+        let free: BTreeSet<i64> = (1..=highest.min(quantity))
+            .filter(|slot| !self.is_held(*slot))
+            .collect();
         let freed = free.difference(&self.free).count() as u64;
         self.free = free;
         self.count = Some(highest);
-        if self.adds_up() { Done::Applied(freed) } else { Done::Changed }
+        if self.adds_up() {
+            Done::Applied(freed)
+        } else {
+            Done::Changed
+        }
     }
 
-    fn move_person(&mut self, person: PersonLetter, from: i64, planned: Option<i64>) -> Done<Option<u32>> {
-        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
+    fn move_person(
+        &mut self,
+        person: PersonLetter,
+        from: i64,
+        planned: Option<i64>,
+    ) -> Done<Option<u32>> {
+        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else {
+            return Done::Stale;
+        };
         let elsewhere = from == 0 && self.once_per_coupon() && self.claimants.contains_key(&person);
         let other_quantity = planned.is_some_and(|planned| planned != quantity);
         let moved = self.users.get(&person).copied().unwrap_or(0) != from;
@@ -322,7 +388,9 @@ impl Model {
     }
 
     fn withdraw(&mut self, person: PersonLetter, from: i64, front: bool) -> Done<()> {
-        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
+        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else {
+            return Done::Stale;
+        };
         if self.users.get(&person) != Some(&from) {
             return Done::Changed;
         }
@@ -341,24 +409,35 @@ impl Model {
 
     fn bring_to_front(&mut self, person: PersonLetter, promised: i64) {
         self.waiting.retain(|(_, waits)| *waits != person);
-        let earlier =
-            |(slot, waits): &(Option<i64>, PersonLetter)| slot.is_some_and(|slot| (slot, *waits) < (promised, person));
-        self.waiting.insert(self.waiting.partition_point(earlier), (Some(promised), person));
+        let earlier = |(slot, waits): &(Option<i64>, PersonLetter)| {
+            slot.is_some_and(|slot| (slot, *waits) < (promised, person))
+        };
+        self.waiting.insert(
+            self.waiting.partition_point(earlier),
+            (Some(promised), person),
+        );
     }
 
     fn holds(&self, person: PersonLetter) -> bool {
-        self.users.contains_key(&person) || (self.once_per_coupon() && self.claimants.contains_key(&person))
+        self.users.contains_key(&person)
+            || (self.once_per_coupon() && self.claimants.contains_key(&person))
     }
 
     fn promote(&mut self, limit: u32) -> Done<Vec<(UserId, u32)>> {
-        let Some((quantity, paused)) = self.meta.filter(|_| self.adds_up()) else { return Done::Stale };
+        let Some((quantity, paused)) = self.meta.filter(|_| self.adds_up()) else {
+            return Done::Stale;
+        };
         let limit = if paused { 0 } else { limit };
         let mut promoted = Vec::new();
         while promoted.len() < limit as usize {
-            let Some((_, person)) = self.waiting.first().copied() else { break };
+            let Some((_, person)) = self.waiting.first().copied() else {
+                break;
+            };
             if !self.holds(person) && !self.is_banned(person) {
                 // As admission: a slot that somebody holds is never given, whatever the count says.
-                let next = self.next(quantity).filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
+                let next = self
+                    .next(quantity)
+                    .filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
                 let Some(slot) = next else { break };
                 self.give(person, slot);
                 promoted.push((person.to_string().parse().unwrap(), narrow(slot)));
@@ -381,8 +460,17 @@ impl Model {
             Tamper::AddFree(slot) => _ = self.free.insert(*slot),
             Tamper::ClaimedElsewhere(person) => _ = self.claimants.insert(*person, (99, 3)),
             Tamper::Empty => {
-                let start = Start { quantity: self.start.0, waiting_list: self.start.1, once_per: self.start.2 };
-                *self = Self { meta: None, count: None, revision: 0, ..Self::new(&start, self.generation) };
+                let start = Start {
+                    quantity: self.start.0,
+                    waiting_list: self.start.1,
+                    once_per: self.start.2,
+                };
+                *self = Self {
+                    meta: None,
+                    count: None,
+                    revision: 0,
+                    ..Self::new(&start, self.generation)
+                };
             }
         }
     }

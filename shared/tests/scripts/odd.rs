@@ -11,29 +11,66 @@ use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
 async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody() {
-    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let options = RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    };
     let server = RedisServer::start(options).await.unwrap();
-    let start = Start { quantity: 2, waiting_list: 9, once_per: OncePer::Coupon };
+    let start = Start {
+        quantity: 2,
+        waiting_list: 9,
+        once_per: OncePer::Coupon,
+    };
     for (coupon, commands, claims) in [
-        (1, &["ZADD users 1.5 a", "SET count 1"][..], &[("a", "Unverified"), ("b", "Accepted(2)")][..]),
-        (2, &["ZADD free 0.5 0.5", "SET count 1"], &[("b", "Unverified")]),
-        (3, &["ZADD free -3 -3", "SET count 1"], &[("b", "Unverified")]),
-        (4, &["SET times x"], &[("b", "Accepted(1)"), ("b", "Already(DropId(3), 1)")]),
+        (
+            1,
+            &["ZADD users 1.5 a", "SET count 1"][..],
+            &[("a", "Unverified"), ("b", "Accepted(2)")][..],
+        ),
+        (
+            2,
+            &["ZADD free 0.5 0.5", "SET count 1"],
+            &[("b", "Unverified")],
+        ),
+        (
+            3,
+            &["ZADD free -3 -3", "SET count 1"],
+            &[("b", "Unverified")],
+        ),
+        (
+            4,
+            &["SET times x"],
+            &[("b", "Accepted(1)"), ("b", "Already(DropId(3), 1)")],
+        ),
         (
             5,
             &["ZADD waiting inf x 1e300 y 5 z"],
-            &[("c", "Waiting(4)"), ("b", "Waiting(5)"), ("c", "Waiting(2)"), ("b", "Waiting(3)")],
+            &[
+                ("c", "Waiting(4)"),
+                ("b", "Waiting(5)"),
+                ("c", "Waiting(2)"),
+                ("b", "Waiting(3)"),
+            ],
         ),
     ] {
         let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         for command in commands {
             let mut words: Vec<&str> = command.split(' ').collect();
-            words[1] = world.keys.own().into_iter().find(|key| key.rsplit(':').next() == Some(words[1])).unwrap();
+            words[1] = world
+                .keys
+                .own()
+                .into_iter()
+                .find(|key| key.rsplit(':').next() == Some(words[1]))
+                .unwrap();
             ask::<firstcome_shared::redis::Value>(&server, &words).await;
         }
         for (person, expected) in claims {
             let people = person.chars().collect();
-            assert_eq!(world.apply(&ScriptCommand::Claim(people)).await.0, format!("[{expected}]"), "{commands:?}");
+            assert_eq!(
+                world.apply(&ScriptCommand::Claim(people)).await.0,
+                format!("[{expected}]"),
+                "{commands:?}"
+            );
         }
     }
 }
@@ -51,38 +88,68 @@ async fn a_key_of_another_type_is_named_with_the_type_that_it_should_have() {
     ] {
         ask::<firstcome_shared::redis::Value>(&server, &["DEL", key]).await;
         ask::<firstcome_shared::redis::Value>(&server, &[made, key, "x"]).await;
-        let wrong = WrongKey { key: key.clone(), found, wanted };
+        let wrong = WrongKey {
+            key: key.clone(),
+            found,
+            wanted,
+        };
         assert_eq!(redis.wrong_key(keys).await.unwrap(), Some(wrong));
         ask::<firstcome_shared::redis::Value>(&server, &["DEL", key]).await;
     }
 }
 
 async fn opened(quantity: u32) -> (RedisServer, ScriptWorld) {
-    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
-    let start = Start { quantity, waiting_list: 0, once_per: OncePer::Coupon };
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let world = ScriptWorld::open(&server.url(), 1, &start).await;
     (server, world)
 }
 
 #[tokio::test]
-async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_behind_is_promoted() {
+async fn a_name_on_the_waiting_list_that_is_no_user_id_leaves_it_and_who_waits_behind_is_promoted()
+{
     let (_server, world) = opened(300).await;
     let (redis, keys) = (&world.redis, &world.keys);
     let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
     names.extend([Vec::new(), vec![b'b'; 64], vec![b'b'; 65], b"last".to_vec()]);
     let mut conn = redis.connection();
     for (place, name) in names.iter().enumerate() {
-        redis::cmd("ZADD").arg(&keys.waiting).arg(place).arg(name).query_async::<()>(&mut conn).await.unwrap();
+        redis::cmd("ZADD")
+            .arg(&keys.waiting)
+            .arg(place)
+            .arg(name)
+            .query_async::<()>(&mut conn)
+            .await
+            .unwrap();
     }
     let first = redis.first_waiting(keys, 1_000).await.unwrap();
-    let people: Vec<UserId> = first.into_iter().filter(|name| UserId::has_form(name.as_str())).collect();
-    assert_eq!(people.len(), 26 + 26 + 10 + 8 + 2, "the letters of an id, and two whole ones");
+    let people: Vec<UserId> = first
+        .into_iter()
+        .filter(|name| UserId::has_form(name.as_str()))
+        .collect();
+    assert_eq!(
+        people.len(),
+        26 + 26 + 10 + 8 + 2,
+        "the letters of an id, and two whole ones"
+    );
 
     let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut promoted = Vec::new();
     // The last of these is fewer than it may be, and nobody is left.
     for (limit, at_most) in [(1, 1), (20, 20), (300, 300)] {
-        let Done::Applied(some) = redis.promote(keys, &generation, DROP, limit).await.unwrap() else { panic!("stale") };
+        let Done::Applied(some) = redis.promote(keys, &generation, DROP, limit).await.unwrap()
+        else {
+            panic!("stale")
+        };
         assert!(some.people.len() <= at_most);
         promoted.extend(some.people.into_iter().map(|(user, _)| user));
     }
@@ -103,11 +170,18 @@ async fn however_many_at_the_head_of_the_line_hold_a_slot_already_the_next_perso
         waiting.arg(n).arg(format!("u-{n}"));
     }
     claimants.query_async::<()>(&mut conn).await.unwrap();
-    waiting.arg(9_999).arg("next").query_async::<()>(&mut conn).await.unwrap();
+    waiting
+        .arg(9_999)
+        .arg("next")
+        .query_async::<()>(&mut conn)
+        .await
+        .unwrap();
     let generation = redis.ensure_generation(CouponId(1)).await.unwrap();
     let mut left = Vec::new();
     for _ in 0..3 {
-        let Done::Applied(some) = redis.promote(keys, &generation, DROP, 1).await.unwrap() else { panic!("stale") };
+        let Done::Applied(some) = redis.promote(keys, &generation, DROP, 1).await.unwrap() else {
+            panic!("stale")
+        };
         left.push((some.left_without, some.people.len()));
     }
     assert_eq!(left, [(1_000, 0), (1_000, 0), (500, 1)]);

@@ -22,20 +22,39 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
     while !done.load(Ordering::Relaxed) {
         number += 1;
         let user: UserId = format!("{name}-{number}").parse().unwrap();
-        let admission = redis.claim(&world.keys, DROP, &user).await.unwrap().admission;
-        let Admission::Accepted(slot) = admission else { panic!("{admission:?}") };
+        let admission = redis
+            .claim(&world.keys, DROP, &user)
+            .await
+            .unwrap()
+            .admission;
+        let Admission::Accepted(slot) = admission else {
+            panic!("{admission:?}")
+        };
         if number.is_multiple_of(2) {
             let from = i64::from(slot);
-            let freed = redis.withdraw(&world.keys, &world.generation, DROP, &user, from, false).await.unwrap();
+            let freed = redis
+                .withdraw(&world.keys, &world.generation, DROP, &user, from, false)
+                .await
+                .unwrap();
             assert_eq!(freed, Done::Applied(()));
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_hold_one_and_those_free() {
-    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
-    let start = Start { quantity: 10_000_000, waiting_list: 0, once_per: OncePer::Coupon };
+async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_hold_one_and_those_free()
+ {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 10_000_000,
+        waiting_list: 0,
+        once_per: OncePer::Coupon,
+    };
     let world = ScriptWorld::open(&server.url(), 1, &start).await;
     let done = AtomicBool::new(false);
     let reading = async {
@@ -45,8 +64,15 @@ async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_ho
             for numbers in world.redis.drop_numbers(&drops).await {
                 let numbers = numbers.unwrap();
                 let count = u64::try_from(numbers.count.unwrap_or(0)).unwrap();
-                assert_eq!(count, numbers.users + numbers.free, "read {read}: {numbers:?}");
-                assert!(u64::try_from(numbers.highest).unwrap() <= count, "read {read}: {numbers:?}");
+                assert_eq!(
+                    count,
+                    numbers.users + numbers.free,
+                    "read {read}: {numbers:?}"
+                );
+                assert!(
+                    u64::try_from(numbers.highest).unwrap() <= count,
+                    "read {read}: {numbers:?}"
+                );
                 seen.insert((numbers.users, numbers.free));
             }
             let page = world.redis.slot_page(&world.keys, 1, None).await.unwrap();
@@ -57,9 +83,13 @@ async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_ho
         seen.len()
     };
     let crowd = async {
-        let crowd = ['a', 'b', 'c', 'd'].map(|name| come_and_go(&world, connect(&server.url()), name, &done));
+        let crowd = ['a', 'b', 'c', 'd']
+            .map(|name| come_and_go(&world, connect(&server.url()), name, &done));
         futures_util::future::join_all(crowd).await
     };
     let (seen, _) = tokio::join!(reading, crowd);
-    assert!(seen > READS, "{seen} different numbers in {READS} reads: nothing went on beside them");
+    assert!(
+        seen > READS,
+        "{seen} different numbers in {READS} reads: nothing went on beside them"
+    );
 }

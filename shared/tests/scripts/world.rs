@@ -86,9 +86,24 @@ impl ScriptWorld {
             None => redis.begin_life(&gate).await.unwrap().unwrap(),
         };
         assert!(redis.open_gate(&life, &life.servers()).await.unwrap());
-        assert!(redis.open_coupons(&[(coupon, generation.clone())], &life).await.unwrap());
-        assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
-        Self { redis, keys, coupon, generation, meta, generations: 1 }
+        assert!(
+            redis
+                .open_coupons(&[(coupon, generation.clone())], &life)
+                .await
+                .unwrap()
+        );
+        assert_eq!(
+            redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(),
+            Done::Applied(true)
+        );
+        Self {
+            redis,
+            keys,
+            coupon,
+            generation,
+            meta,
+            generations: 1,
+        }
     }
 
     /// Counts the times that Redis was emptied.
@@ -105,21 +120,40 @@ impl ScriptWorld {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
                 let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
-                let said: Vec<Admission> = replies.iter().map(|reply| reply.as_ref().unwrap().admission).collect();
+                let said: Vec<Admission> = replies
+                    .iter()
+                    .map(|reply| reply.as_ref().unwrap().admission)
+                    .collect();
                 return (words(&said), said);
             }
-            ScriptCommand::Load(revision) => {
-                words(&redis.load_drop(keys, &self.generation, *revision, &self.meta).await.unwrap())
-            }
+            ScriptCommand::Load(revision) => words(
+                &redis
+                    .load_drop(keys, &self.generation, *revision, &self.meta)
+                    .await
+                    .unwrap(),
+            ),
             ScriptCommand::WriteMeta(revision, quantity, paused) => {
-                let meta = DropMeta { quantity: *quantity, paused: *paused, ..self.meta.clone() };
+                let meta = DropMeta {
+                    quantity: *quantity,
+                    paused: *paused,
+                    ..self.meta.clone()
+                };
                 words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
             }
-            ScriptCommand::Lower(revision, quantity) => words(&redis.lower(keys, *revision, *quantity).await.unwrap()),
+            ScriptCommand::Lower(revision, quantity) => {
+                words(&redis.lower(keys, *revision, *quantity).await.unwrap())
+            }
             ScriptCommand::Revoke(person, number, ended) => {
                 let (scope, over) = ((DROP, self.meta.once_per), ended.then_some(ENDED_AT_MS));
-                let until = redis.revoke(keys, scope, &person.to_string(), *number, over).await.unwrap();
-                if until == ENDED_AT_MS { "ended".into() } else { "open".into() }
+                let until = redis
+                    .revoke(keys, scope, &person.to_string(), *number, over)
+                    .await
+                    .unwrap();
+                if until == ENDED_AT_MS {
+                    "ended".into()
+                } else {
+                    "open".into()
+                }
             }
             ScriptCommand::Repair(repair) => self.repair(repair, &self.generation).await,
             ScriptCommand::Stale(repair) => {
@@ -136,14 +170,19 @@ impl ScriptWorld {
 
     pub(crate) async fn revoke(&self, person: PersonLetter, number: i64, over: Option<i64>) -> i64 {
         let scope = (DROP, self.meta.once_per);
-        self.redis.revoke(&self.keys, scope, &person.to_string(), number, over).await.unwrap()
+        self.redis
+            .revoke(&self.keys, scope, &person.to_string(), number, over)
+            .await
+            .unwrap()
     }
 
     /// Says when a slot was given.
     pub(crate) async fn given_at(&self, slot: i64, at_ms: i64) {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&self.keys.times).arg(slot).arg(at_ms);
-        cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
+        cmd.query_async::<()>(&mut self.redis.connection())
+            .await
+            .unwrap();
     }
 
     async fn repair(&self, repair: &ScriptRepair, generation: &Generation) -> String {
@@ -157,25 +196,55 @@ impl ScriptWorld {
                     certain: *certain,
                 };
                 let holdings: Vec<_> = people.iter().map(holding).collect();
-                format!("{:?}", redis.put_back(keys, generation, DROP, self.meta.once_per, &holdings).await.unwrap())
+                format!(
+                    "{:?}",
+                    redis
+                        .put_back(keys, generation, DROP, self.meta.once_per, &holdings)
+                        .await
+                        .unwrap()
+                )
             }
-            ScriptRepair::Count => format!("{:?}", redis.repair_count(keys, generation).await.unwrap()),
+            ScriptRepair::Count => {
+                format!("{:?}", redis.repair_count(keys, generation).await.unwrap())
+            }
             ScriptRepair::Move(person, from, quantity) => {
                 let user = user(*person);
-                let moved = redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap();
+                let moved = redis
+                    .move_person(keys, generation, DROP, &user, *from, *quantity)
+                    .await
+                    .unwrap();
                 format!("{:?}", map(moved, |given| given.map(|given| given.slot)))
             }
             ScriptRepair::Withdraw(person, from, front) => {
-                format!("{:?}", redis.withdraw(keys, generation, DROP, &user(*person), *from, *front).await.unwrap())
+                format!(
+                    "{:?}",
+                    redis
+                        .withdraw(keys, generation, DROP, &user(*person), *from, *front)
+                        .await
+                        .unwrap()
+                )
             }
             ScriptRepair::ToFront(people) => {
-                let people: Vec<_> = people.iter().map(|(person, slot)| (user(*person), *slot)).collect();
-                format!("{:?}", redis.to_front(keys, generation, (DROP, self.meta.once_per), &people).await.unwrap())
+                let people: Vec<_> = people
+                    .iter()
+                    .map(|(person, slot)| (user(*person), *slot))
+                    .collect();
+                format!(
+                    "{:?}",
+                    redis
+                        .to_front(keys, generation, (DROP, self.meta.once_per), &people)
+                        .await
+                        .unwrap()
+                )
             }
             ScriptRepair::Promote(limit) => {
                 let promoted = redis.promote(keys, generation, DROP, *limit).await.unwrap();
-                let slots =
-                    |all: Promoted| all.people.into_iter().map(|(who, given)| (who, given.slot)).collect::<Vec<_>>();
+                let slots = |all: Promoted| {
+                    all.people
+                        .into_iter()
+                        .map(|(who, given)| (who, given.slot))
+                        .collect::<Vec<_>>()
+                };
                 format!("{:?}", map(promoted, slots))
             }
         }
@@ -200,10 +269,19 @@ impl ScriptWorld {
             Tamper::AddUser(person, slot) => cmd.arg(&k.users).arg(slot).arg(person.to_string()),
             Tamper::RemoveUser(person) => cmd.arg(&k.users).arg(person.to_string()),
             Tamper::AddFree(slot) => cmd.arg(&k.free).arg(slot).arg(slot),
-            Tamper::ClaimedElsewhere(person) => cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3"),
-            Tamper::Empty => cmd.arg(&k.own()).arg(&k.claimants).arg(&k.generation).arg(&k.revision).arg(&k.revoked),
+            Tamper::ClaimedElsewhere(person) => {
+                cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3")
+            }
+            Tamper::Empty => cmd
+                .arg(&k.own())
+                .arg(&k.claimants)
+                .arg(&k.generation)
+                .arg(&k.revision)
+                .arg(&k.revoked),
         };
-        cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
+        cmd.query_async::<()>(&mut self.redis.connection())
+            .await
+            .unwrap();
         if matches!(tamper, Tamper::Empty) {
             self.generation = self.redis.ensure_generation(self.coupon).await.unwrap();
             self.generations += 1;
@@ -213,11 +291,16 @@ impl ScriptWorld {
     /// Every key of the drop and its coupon, byte for byte.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
-        for key in self.keys.own().into_iter().chain([&*self.keys.claimants, &self.keys.generation, &self.keys.revoked])
-        {
+        for key in self.keys.own().into_iter().chain([
+            &*self.keys.claimants,
+            &self.keys.generation,
+            &self.keys.revoked,
+        ]) {
             pipe.cmd("DUMP").arg(key);
         }
-        pipe.query_async(&mut self.redis.connection()).await.unwrap()
+        pipe.query_async(&mut self.redis.connection())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn look(&self) -> Shown {
@@ -232,13 +315,42 @@ impl ScriptWorld {
         );
         let k = &self.keys;
         let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(&k.meta).arg("quantity").arg("paused").cmd("GET").arg(&k.count);
-        pipe.cmd("ZRANGE").arg(&k.users).arg(0).arg(-1).arg("WITHSCORES");
-        pipe.cmd("ZRANGE").arg(&k.free).arg(0).arg(-1).cmd("ZRANGE").arg(&k.waiting).arg(0).arg(-1);
-        pipe.cmd("HGETALL").arg(&k.claimants).cmd("HGETALL").arg(&k.revoked);
-        let (meta, count, users, free, waiting, claimants, revoked): Found =
-            pipe.query_async(&mut self.redis.connection()).await.unwrap();
+        pipe.cmd("HMGET")
+            .arg(&k.meta)
+            .arg("quantity")
+            .arg("paused")
+            .cmd("GET")
+            .arg(&k.count);
+        pipe.cmd("ZRANGE")
+            .arg(&k.users)
+            .arg(0)
+            .arg(-1)
+            .arg("WITHSCORES");
+        pipe.cmd("ZRANGE")
+            .arg(&k.free)
+            .arg(0)
+            .arg(-1)
+            .cmd("ZRANGE")
+            .arg(&k.waiting)
+            .arg(0)
+            .arg(-1);
+        pipe.cmd("HGETALL")
+            .arg(&k.claimants)
+            .cmd("HGETALL")
+            .arg(&k.revoked);
+        let (meta, count, users, free, waiting, claimants, revoked): Found = pipe
+            .query_async(&mut self.redis.connection())
+            .await
+            .unwrap();
         let users = users.into_iter().map(|(user, slot)| (slot, user)).collect();
-        Shown { quantity_and_pause: meta.0.zip(meta.1), count, users, free, waiting, claimants, revoked }
+        Shown {
+            quantity_and_pause: meta.0.zip(meta.1),
+            count,
+            users,
+            free,
+            waiting,
+            claimants,
+            revoked,
+        }
     }
 }

@@ -17,7 +17,11 @@ impl BatchLimits {
     /// The last message waits a quarter as long as the first, but at least half of the setting, so
     /// that what trickles in is not written one by one.
     pub(crate) fn new(max: usize, wait: Duration, set: Duration) -> Self {
-        Self { max, wait, gap: (wait / 4).max(set / 2) }
+        Self {
+            max,
+            wait,
+            gap: (wait / 4).max(set / 2),
+        }
     }
 }
 
@@ -31,7 +35,10 @@ pub(crate) struct NextBatch<T> {
 
 impl<T> Default for NextBatch<T> {
     fn default() -> Self {
-        Self { messages: Vec::new(), arrived: None }
+        Self {
+            messages: Vec::new(),
+            arrived: None,
+        }
     }
 }
 
@@ -48,12 +55,16 @@ impl<T> NextBatch<T> {
 
     /// Whether they may be written without waiting for more.
     pub(crate) fn is_ready(&self, limits: BatchLimits, now: Instant) -> bool {
-        self.len() >= limits.max || self.deadline(limits).is_some_and(|deadline| now >= deadline)
+        self.len() >= limits.max
+            || self
+                .deadline(limits)
+                .is_some_and(|deadline| now >= deadline)
     }
 
     /// When it is ready though it is not full; `None`: it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
-        self.arrived.map(|(first, last)| (first + limits.wait).min(last + limits.gap))
+        self.arrived
+            .map(|(first, last)| (first + limits.wait).min(last + limits.gap))
     }
 
     /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is
@@ -67,11 +78,15 @@ impl<T> NextBatch<T> {
         mut next: impl FnMut(Duration) -> Option<T>,
     ) -> Vec<T> {
         if self.messages.is_empty() {
-            let Some(first) = next(idle) else { return self.messages };
+            let Some(first) = next(idle) else {
+                return self.messages;
+            };
             self.push(first, now());
         }
         while self.len() < limits.max {
-            let left = self.deadline(limits).map_or(Duration::ZERO, |at| at.saturating_duration_since(now()));
+            let left = self
+                .deadline(limits)
+                .map_or(Duration::ZERO, |at| at.saturating_duration_since(now()));
             match next(left) {
                 Some(message) => self.push(message, now()),
                 // `next` may return early, because it also serves rebalances.
@@ -98,17 +113,27 @@ mod tests {
         let clock = Cell::new(start);
         let mut waiting = arrivals.iter().copied().peekable();
         let batch = NextBatch::default().gather(
-            BatchLimits { max, wait: Duration::from_millis(wait_ms), gap: Duration::from_millis(wait_ms / 4) },
+            BatchLimits {
+                max,
+                wait: Duration::from_millis(wait_ms),
+                gap: Duration::from_millis(wait_ms / 4),
+            },
             IDLE,
             || clock.get(),
             |longest| {
                 let until = clock.get() + longest;
-                let arrives = waiting.peek().map(|ms| start + Duration::from_millis(*ms)).filter(|at| *at <= until);
+                let arrives = waiting
+                    .peek()
+                    .map(|ms| start + Duration::from_millis(*ms))
+                    .filter(|at| *at <= until);
                 clock.set(arrives.map_or(until, |at| at.max(clock.get())));
                 arrives.and_then(|_| waiting.next())
             },
         );
-        (batch, u64::try_from(clock.get().duration_since(start).as_millis()).unwrap())
+        (
+            batch,
+            u64::try_from(clock.get().duration_since(start).as_millis()).unwrap(),
+        )
     }
 
     #[test]
@@ -119,17 +144,22 @@ mod tests {
             (&[40], 3, 12, &[40], 43),             // alone, from its own arrival
             (&[40, 43, 47], 9, 12, &[40, 43], 46), // the third is too late after the second
             (&[40, 43, 46, 49, 52, 53], 9, 12, &[40, 43, 46, 49, 52], 52), // and the sixth after the first
-            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0),     // no wait at all still takes what is there
+            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0), // no wait at all still takes what is there
             (&[0], 1, 12, &[0], 0),
         ] {
-            assert_eq!(gathered(arrivals, max, wait), (expected.to_vec(), ready_at), "{arrivals:?} {max} {wait}");
+            assert_eq!(
+                gathered(arrivals, max, wait),
+                (expected.to_vec(), ready_at),
+                "{arrivals:?} {max} {wait}"
+            );
         }
     }
 
     #[test]
     fn the_last_message_waits_a_part_of_what_the_first_does() {
         let ms = Duration::from_millis;
-        let gaps = [(10, 10), (20, 10), (40, 10), (0, 0)].map(|(wait, set)| BatchLimits::new(1, ms(wait), ms(set)).gap);
+        let gaps = [(10, 10), (20, 10), (40, 10), (0, 0)]
+            .map(|(wait, set)| BatchLimits::new(1, ms(wait), ms(set)).gap);
         assert_eq!(gaps, [ms(5), ms(5), ms(10), ms(0)]);
     }
 
@@ -137,12 +167,22 @@ mod tests {
     fn messages_that_came_during_a_write_have_waited_already() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let limits = BatchLimits { max: 30, wait: Duration::from_millis(12), gap: Duration::from_millis(3) };
+        let limits = BatchLimits {
+            max: 30,
+            wait: Duration::from_millis(12),
+            gap: Duration::from_millis(3),
+        };
         let mut ahead = NextBatch::default();
-        assert!(!ahead.is_ready(limits, after(9_000)), "no message, nothing to write");
+        assert!(
+            !ahead.is_ready(limits, after(9_000)),
+            "no message, nothing to write"
+        );
         for message in 0..6 {
             ahead.push(message, after(2 * message));
-            assert!(!ahead.is_ready(limits, after((2 * message + 2).min(11))), "more come");
+            assert!(
+                !ahead.is_ready(limits, after((2 * message + 2).min(11))),
+                "more come"
+            );
         }
         assert!(ahead.is_ready(limits, after(12)), "its time is over");
         let mut ahead = NextBatch::default();
@@ -161,7 +201,11 @@ mod tests {
                 None
             },
         );
-        assert_eq!((batch, waits), (vec![1, 2], vec![2, 0]), "two milliseconds were left");
+        assert_eq!(
+            (batch, waits),
+            (vec![1, 2], vec![2, 0]),
+            "two milliseconds were left"
+        );
 
         let limits = BatchLimits { max: 3, ..limits };
         let mut full = NextBatch::default();
@@ -169,7 +213,10 @@ mod tests {
             full.push(message, start);
         }
         assert!(full.is_ready(limits, start));
-        assert_eq!(full.gather(limits, IDLE, || start, |_| panic!("it is full")), [1, 2, 3]);
+        assert_eq!(
+            full.gather(limits, IDLE, || start, |_| panic!("it is full")),
+            [1, 2, 3]
+        );
     }
 
     proptest::proptest! {

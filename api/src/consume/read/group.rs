@@ -75,7 +75,14 @@ impl GroupContext {
         joined: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (paused, assignment) = (AtomicBool::new(false), Mutex::default());
-        Self { topic, health, runtime, paused, assignment, joined: Box::new(joined) }
+        Self {
+            topic,
+            health,
+            runtime,
+            paused,
+            assignment,
+            joined: Box::new(joined),
+        }
     }
 
     /// The number of a partition's assignment; `None` where it is not ours.
@@ -109,7 +116,14 @@ impl GroupContext {
         let reading = |(partition, assignment): (&i32, &u64)| {
             let measured = guard.measured.get(partition);
             let next = next(*partition, *assignment).or(measured.map(|at| at.next));
-            (*partition, PartitionPosition { assignment: *assignment, next, end: measured.map(|at| at.end) })
+            (
+                *partition,
+                PartitionPosition {
+                    assignment: *assignment,
+                    next,
+                    end: measured.map(|at| at.end),
+                },
+            )
         };
         guard.owned.iter().map(reading).collect()
     }
@@ -119,7 +133,10 @@ impl GroupContext {
     pub(super) fn passes(&self, partition: i32, assignment: u64, offsets: Range<i64>) -> bool {
         let mut guard = self.assignment.lock();
         let passes = guard.owned.get(&partition) == Some(&assignment)
-            && guard.measured.get(&partition).is_some_and(|measured| measured.next >= offsets.start);
+            && guard
+                .measured
+                .get(&partition)
+                .is_some_and(|measured| measured.next >= offsets.start);
         if passes {
             guard.offsets.written(partition, offsets.end - 1);
         }
@@ -161,7 +178,9 @@ impl GroupContext {
         let assignment = &mut *guard;
         for record in batch {
             if assignment.owned.get(&record.source.partition) == Some(&record.assignment) {
-                assignment.offsets.written(record.source.partition, record.last_offset);
+                assignment
+                    .offsets
+                    .written(record.source.partition, record.last_offset);
             }
         }
     }
@@ -179,14 +198,23 @@ impl GroupContext {
         let assignment = &mut *guard;
         assignment.count += 1;
         let count = assignment.count;
-        assignment.owned.extend(partitions.elements().iter().map(|p| (p.partition(), count)));
+        assignment
+            .owned
+            .extend(partitions.elements().iter().map(|p| (p.partition(), count)));
         drop(guard);
-        tracing::info!(partitions = partitions.count(), "the group gave this process partitions");
+        tracing::info!(
+            partitions = partitions.count(),
+            "the group gave this process partitions"
+        );
         counter!(report::REBALANCES).increment(1);
         // librdkafka keeps a partition paused when it goes away and comes back, so `resume` is
         // needed too.
         let paused = self.is_paused();
-        let result = if paused { consumer.pause(partitions) } else { consumer.resume(partitions) };
+        let result = if paused {
+            consumer.pause(partitions)
+        } else {
+            consumer.resume(partitions)
+        };
         if let Err(error) = result {
             tracing::warn!(%error, paused, "new partitions could not be paused or resumed");
         }
@@ -215,7 +243,10 @@ impl GroupContext {
         }
         drop(guard);
         if partitions.count() > 0 {
-            tracing::info!(partitions = partitions.count(), "the group took partitions away");
+            tracing::info!(
+                partitions = partitions.count(),
+                "the group took partitions away"
+            );
         }
     }
 
@@ -223,7 +254,11 @@ impl GroupContext {
         let waited = self.runtime.block_on(async {
             tokio::time::timeout(REVOKE_TIMEOUT, outcome.wait_for(Option::is_some))
                 .await
-                .map(|seen| seen.is_ok_and(|outcome| outcome.as_ref().is_some_and(|outcome| outcome.is_ok())))
+                .map(|seen| {
+                    seen.is_ok_and(|outcome| {
+                        outcome.as_ref().is_some_and(|outcome| outcome.is_ok())
+                    })
+                })
         });
         waited.unwrap_or(false)
     }

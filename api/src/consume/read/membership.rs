@@ -71,17 +71,30 @@ mod tests {
     use super::*;
 
     fn membership(rebalance: Rebalance, instance_id: Option<&str>) -> Membership {
-        Membership { group: "g".into(), rebalance, instance_id: instance_id.map(str::to_owned) }
+        Membership {
+            group: "g".into(),
+            rebalance,
+            instance_id: instance_id.map(str::to_owned),
+        }
     }
 
     #[test]
     fn a_setting_that_keeps_this_process_out_is_named() {
         let of = |code, id| membership(Rebalance::Cooperative, id).why_not(code);
         let fenced = of(RDKafkaErrorCode::FencedInstanceId, Some("consumer-1")).unwrap();
-        assert!(fenced.contains("\"consumer-1\"") && fenced.contains("KAFKA_GROUP_INSTANCE_ID"), "{fenced}");
+        assert!(
+            fenced.contains("\"consumer-1\"") && fenced.contains("KAFKA_GROUP_INSTANCE_ID"),
+            "{fenced}"
+        );
         let mixed = of(RDKafkaErrorCode::InconsistentGroupProtocol, None).unwrap();
-        assert!(mixed.contains("consumers with CONSUME_REBALANCE=eager, or of an earlier version"), "{mixed}");
-        assert_eq!(of(RDKafkaErrorCode::UnknownMemberId, Some("consumer-1")), None);
+        assert!(
+            mixed.contains("consumers with CONSUME_REBALANCE=eager, or of an earlier version"),
+            "{mixed}"
+        );
+        assert_eq!(
+            of(RDKafkaErrorCode::UnknownMemberId, Some("consumer-1")),
+            None
+        );
     }
 
     #[test]
@@ -91,7 +104,10 @@ mod tests {
                 let mut config = ClientConfig::new();
                 membership(rebalance, id).apply(&mut config);
                 assert_eq!(config.get("group.instance.id"), id);
-                assert_eq!(config.get("partition.assignment.strategy").is_some(), rebalance == Rebalance::Eager);
+                assert_eq!(
+                    config.get("partition.assignment.strategy").is_some(),
+                    rebalance == Rebalance::Eager
+                );
                 config.create_native_config().unwrap();
             }
         }

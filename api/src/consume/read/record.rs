@@ -41,11 +41,30 @@ pub(crate) struct Record {
 impl Record {
     /// Stands for messages that Kafka's client cannot read.
     pub(crate) fn unreadable(topic: &str, assignment: u64, range: &UnreadableRange) -> Self {
-        let UnreadableAt { partition, offset, .. } = range.first;
-        let source = MessageOrigin { topic: topic.to_owned(), partition, offset, timestamp_ms: None, part: None };
+        let UnreadableAt {
+            partition, offset, ..
+        } = range.first;
+        let source = MessageOrigin {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            timestamp_ms: None,
+            part: None,
+        };
         let error = format!("{range}; passes issue the promises in them from Redis");
-        let claim = Err(Box::new(Undecodable { reason: UNREADABLE, error, fragments: Fragments::default() }));
-        Self { source, last_offset: range.next - 1, assignment, payload: Vec::new(), claim, trace: None }
+        let claim = Err(Box::new(Undecodable {
+            reason: UNREADABLE,
+            error,
+            fragments: Fragments::default(),
+        }));
+        Self {
+            source,
+            last_offset: range.next - 1,
+            assignment,
+            payload: Vec::new(),
+            claim,
+            trace: None,
+        }
     }
 
     /// The same with its trace.
@@ -83,9 +102,24 @@ impl Record {
 
 /// The message that would have had this claim alone.
 fn alone(claim: &Claim) -> Vec<u8> {
-    let Claim { coupon_id, drop_id, slot, user_id, claimed_at, .. } = claim.clone();
-    let event = claimed_at.map(|claimed_at| ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at });
-    event.map(|event| event.encode().into_bytes()).unwrap_or_default()
+    let Claim {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id,
+        claimed_at,
+        ..
+    } = claim.clone();
+    let event = claimed_at.map(|claimed_at| ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id,
+        claimed_at,
+    });
+    event
+        .map(|event| event.encode().into_bytes())
+        .unwrap_or_default()
 }
 
 pub(super) fn fragments(claim: &Claim) -> Fragments {

@@ -59,9 +59,12 @@ impl Source {
         liveness.apply(&mut config);
         membership.apply(&mut config);
 
-        let consumer: BaseConsumer<GroupContext> =
-            config.create_with_context(group).context("the Kafka consumer could not be made")?;
-        consumer.subscribe(&[&settings.topic]).context("the topic could not be subscribed to")?;
+        let consumer: BaseConsumer<GroupContext> = config
+            .create_with_context(group)
+            .context("the Kafka consumer could not be made")?;
+        consumer
+            .subscribe(&[&settings.topic])
+            .context("the topic could not be subscribed to")?;
         Ok(Self {
             settings: settings.clone(),
             consumer: Arc::new(consumer),
@@ -89,18 +92,26 @@ impl Source {
         if self.carried.is_empty() || self.group().is_paused() {
             self.poll(longest)?;
         }
-        if self.group().is_paused() { Ok(None) } else { Ok(self.carried.pop_front()) }
+        if self.group().is_paused() {
+            Ok(None)
+        } else {
+            Ok(self.carried.pop_front())
+        }
     }
 
     /// Serves one event: the records of a message are carried until they are asked for.
     fn poll(&mut self, longest: Duration) -> anyhow::Result<()> {
         // librdkafka waits for whole milliseconds, and its client spins for the rest.
-        let whole = Duration::from_millis(u64::try_from(longest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+        let whole = Duration::from_millis(
+            u64::try_from(longest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
+        );
         let consumer = Arc::clone(&self.consumer);
         match consumer.poll(whole) {
             None => {}
             Some(Ok(message)) => self.take(&message)?,
-            Some(Err(error)) if UnreadableCause::of(&error).is_some() => self.unreadable.error(Instant::now()),
+            Some(Err(error)) if UnreadableCause::of(&error).is_some() => {
+                self.unreadable.error(Instant::now())
+            }
             Some(Err(error)) => self.tolerate(error)?,
         }
         Ok(())
@@ -108,8 +119,15 @@ impl Source {
 
     fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let (partition, offset) = (message.partition(), message.offset());
-        let Some(assignment) = self.group().assignment_of(partition) else { return Ok(()) };
-        if !self.unreadable.takes(partition, assignment, self.next_of(partition, assignment), offset) {
+        let Some(assignment) = self.group().assignment_of(partition) else {
+            return Ok(());
+        };
+        if !self.unreadable.takes(
+            partition,
+            assignment,
+            self.next_of(partition, assignment),
+            offset,
+        ) {
             self.consumer.pause(&self.only(partition))?;
             return Ok(());
         }
@@ -120,7 +138,10 @@ impl Source {
 
     /// The offset behind the last message of a partition; `None`: none was read in this assignment.
     fn next_of(&self, partition: i32, assignment: u64) -> Option<i64> {
-        self.read.get(&partition).filter(|(of, _)| *of == assignment).map(|(_, next)| *next)
+        self.read
+            .get(&partition)
+            .filter(|(of, _)| *of == assignment)
+            .map(|(_, next)| *next)
     }
 
     fn only(&self, partition: i32) -> TopicPartitionList {
@@ -144,15 +165,27 @@ impl Source {
         for step in steps {
             match step {
                 WatchStep::Hold { partition } => self.consumer.pause(&self.only(partition))?,
-                WatchStep::Release { partition, assignment, next } => self.go_on(partition, assignment, next)?,
-                WatchStep::Pass { partition, assignment, offsets } => {
+                WatchStep::Release {
+                    partition,
+                    assignment,
+                    next,
+                } => self.go_on(partition, assignment, next)?,
+                WatchStep::Pass {
+                    partition,
+                    assignment,
+                    offsets,
+                } => {
                     let next = offsets.end;
                     if group.passes(partition, assignment, offsets) {
                         self.read.insert(partition, (assignment, next));
                     }
                 }
                 WatchStep::LeaveOut { assignment, range } => {
-                    self.carried.push_back(Record::unreadable(&self.settings.topic, assignment, &range));
+                    self.carried.push_back(Record::unreadable(
+                        &self.settings.topic,
+                        assignment,
+                        &range,
+                    ));
                     self.go_on(range.first.partition, assignment, range.next)?;
                 }
             }
@@ -160,7 +193,11 @@ impl Source {
         if self.unreadable.makes_progress(now) || self.unreadable.held() != held {
             group.holds(self.unreadable.held());
         }
-        let passed = if group.is_paused() { Duration::ZERO } else { passed };
+        let passed = if group.is_paused() {
+            Duration::ZERO
+        } else {
+            passed
+        };
         for due in self.unreadable.due(now, passed, &readings) {
             self.unreadable.look(&self.settings, due)?;
         }
@@ -170,7 +207,10 @@ impl Source {
     /// Reads a partition from here that was held. The seek comes first: librdkafka resumes there.
     fn go_on(&mut self, partition: i32, assignment: u64, next: i64) -> anyhow::Result<()> {
         self.read.insert(partition, (assignment, next));
-        if let Err(error) = self.consumer.seek(&self.settings.topic, partition, Offset::Offset(next), SEEK) {
+        if let Err(error) =
+            self.consumer
+                .seek(&self.settings.topic, partition, Offset::Offset(next), SEEK)
+        {
             tracing::warn!(%error, partition, next, "the partition is read again from where it was");
         }
         if !self.group().is_paused() {
@@ -189,8 +229,17 @@ impl Source {
         };
         let trace = message.headers().and_then(trace_of);
         let decode = || self.settings.claims_of(message);
-        let records = Record::of_message(&origin, assignment, message.key(), message.payload(), decode);
-        records.into_iter().map(|record| record.of_trace(trace)).collect()
+        let records = Record::of_message(
+            &origin,
+            assignment,
+            message.key(),
+            message.payload(),
+            decode,
+        );
+        records
+            .into_iter()
+            .map(|record| record.of_trace(trace))
+            .collect()
     }
 
     /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone,
@@ -199,15 +248,25 @@ impl Source {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             // The error itself says no more than that it is fatal.
             let (code, reason) = self.consumer.client().fatal_error().unzip();
-            let why = code.and_then(|code| self.membership.why_not(code)).or(reason).unwrap_or_default();
-            return Err(anyhow::Error::new(error).context(format!("Kafka refuses this consumer for good: {why}")));
+            let why = code
+                .and_then(|code| self.membership.why_not(code))
+                .or(reason)
+                .unwrap_or_default();
+            return Err(anyhow::Error::new(error)
+                .context(format!("Kafka refuses this consumer for good: {why}")));
         }
-        let why = error.rdkafka_error_code().and_then(|code| self.membership.why_not(code));
+        let why = error
+            .rdkafka_error_code()
+            .and_then(|code| self.membership.why_not(code));
         if let Some(why) = &why {
             self.group().kept_out(why);
         }
         let text = why.unwrap_or_else(|| error.to_string());
-        if self.logged.get(&text).is_none_or(|at| at.elapsed() > LOG_AGAIN) {
+        if self
+            .logged
+            .get(&text)
+            .is_none_or(|at| at.elapsed() > LOG_AGAIN)
+        {
             tracing::warn!(error = text, "Kafka reports a problem; polling on");
             self.logged.insert(text, Instant::now());
         }
@@ -233,7 +292,11 @@ impl Source {
             self.group().set_paused(false);
             let assigned = self.consumer.assignment()?;
             let mut fetched = TopicPartitionList::with_capacity(assigned.count());
-            for partition in assigned.elements().iter().map(TopicPartitionListElem::partition) {
+            for partition in assigned
+                .elements()
+                .iter()
+                .map(TopicPartitionListElem::partition)
+            {
                 if !self.unreadable.is_held(partition) {
                     fetched.add_partition(&self.settings.topic, partition);
                 }
@@ -273,8 +336,13 @@ impl Record {
         let payload = payload.unwrap_or_default();
         let bytes = payload.len() + key.unwrap_or_default().len();
         let claims = if bytes > LONGEST_MESSAGE {
-            let error = format!("the message has {bytes} bytes, and claims have {LONGEST_MESSAGE} at most");
-            vec![Err(Undecodable { reason: "undecodable", error, fragments: Fragments::default() })]
+            let error =
+                format!("the message has {bytes} bytes, and claims have {LONGEST_MESSAGE} at most");
+            vec![Err(Undecodable {
+                reason: "undecodable",
+                error,
+                fragments: Fragments::default(),
+            })]
         } else {
             decode()
         };
@@ -283,12 +351,35 @@ impl Record {
             let key = key.filter(|_| !is_batch);
             let claim = claim.and_then(|event| checked(key, event));
             // Copies only what is kept: a batch of messages may expand to more than memory has.
-            let kept = if is_batch && claim.is_ok() { 0 } else { payload.len().min(KEPT_BYTES) };
+            let kept = if is_batch && claim.is_ok() {
+                0
+            } else {
+                payload.len().min(KEPT_BYTES)
+            };
             let (payload, part) = (payload[..kept].to_vec(), is_batch.then_some(at));
-            let claim = claim.map_err(|refused| Box::new(Undecodable { error: shortened(&refused.error), ..refused }));
-            let last_offset = if at == last { source.offset } else { source.offset - 1 };
-            let source = MessageOrigin { part, ..source.clone() };
-            Self { last_offset, source, assignment, claim, payload, trace: None }
+            let claim = claim.map_err(|refused| {
+                Box::new(Undecodable {
+                    error: shortened(&refused.error),
+                    ..refused
+                })
+            });
+            let last_offset = if at == last {
+                source.offset
+            } else {
+                source.offset - 1
+            };
+            let source = MessageOrigin {
+                part,
+                ..source.clone()
+            };
+            Self {
+                last_offset,
+                source,
+                assignment,
+                claim,
+                payload,
+                trace: None,
+            }
         };
         claims.into_iter().enumerate().map(record).collect()
     }
@@ -308,12 +399,24 @@ fn checked(key: Option<&[u8]>, event: ClaimEvent) -> Result<Claim, Undecodable> 
         claimed_at: Some(event.claimed_at),
         trace: None,
     };
-    let refuse = |error: String| Err(Undecodable { reason: "undecodable", error, fragments: fragments(&claim) });
+    let refuse = |error: String| {
+        Err(Undecodable {
+            reason: "undecodable",
+            error,
+            fragments: fragments(&claim),
+        })
+    };
     if !YEARS.contains(&event.claimed_at.year()) {
-        return refuse(format!("claimed_at is outside the years {} to {}", YEARS.start(), YEARS.end()));
+        return refuse(format!(
+            "claimed_at is outside the years {} to {}",
+            YEARS.start(),
+            YEARS.end()
+        ));
     }
     // Earlier producers gave the coupon alone as the key.
-    if let Some(key) = key.filter(|key| *key != named.as_bytes() && *key != claim.coupon_id.to_string().as_bytes()) {
+    if let Some(key) =
+        key.filter(|key| *key != named.as_bytes() && *key != claim.coupon_id.to_string().as_bytes())
+    {
         let key = String::from_utf8_lossy(key);
         return refuse(format!("the key is {key:?}, the value names {named:?}"));
     }
@@ -326,8 +429,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    const GOOD: &str =
-        r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
+    const GOOD: &str = r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
 
     const BATCH: &str = r#"{"v":2,"coupon_id":1,"drop_id":2,"claims":[
         {"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"},
@@ -335,9 +437,23 @@ pub(crate) mod tests {
         {"slot":39,"user_id":"u-39","claimed_at":"0001-01-01T00:00:00Z"},
         {"slot":40,"user_id":"u-40","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
 
-    fn records(partition: i32, offset: i64, assignment: u64, key: Option<&[u8]>, payload: &[u8]) -> Vec<Record> {
-        let source = MessageOrigin { topic: "t".into(), partition, offset, timestamp_ms: Some(0), part: None };
-        Record::of_message(&source, assignment, key, Some(payload), || ClaimEvent::decode(payload))
+    fn records(
+        partition: i32,
+        offset: i64,
+        assignment: u64,
+        key: Option<&[u8]>,
+        payload: &[u8],
+    ) -> Vec<Record> {
+        let source = MessageOrigin {
+            topic: "t".into(),
+            partition,
+            offset,
+            timestamp_ms: Some(0),
+            part: None,
+        };
+        Record::of_message(&source, assignment, key, Some(payload), || {
+            ClaimEvent::decode(payload)
+        })
     }
 
     pub(crate) fn record(partition: i32, offset: i64, assignment: u64, payload: &str) -> Record {
@@ -353,13 +469,22 @@ pub(crate) mod tests {
         let read = records(0, 7, 3, Some(b"1:37"), BATCH.as_bytes());
         let offsets: Vec<i64> = read.iter().map(|record| record.last_offset).collect();
         assert_eq!(offsets, [6, 6, 6, 7]);
-        let slots: Vec<_> = read.iter().map(|record| record.claim.as_ref().map(|claim| claim.slot).ok()).collect();
+        let slots: Vec<_> = read
+            .iter()
+            .map(|record| record.claim.as_ref().map(|claim| claim.slot).ok())
+            .collect();
         assert_eq!(slots, [Some(37), None, None, Some(40)]);
-        let reasons: Vec<_> = read.iter().filter_map(|one| Some(one.claim.as_ref().err()?.reason)).collect();
+        let reasons: Vec<_> = read
+            .iter()
+            .filter_map(|one| Some(one.claim.as_ref().err()?.reason))
+            .collect();
         assert_eq!(reasons, ["slot_out_of_range", "undecodable"]);
         // As a dead letter, a claim keeps its part and no other's.
         let kept = String::from_utf8(read[0].failed("slot_taken", "").payload).unwrap();
-        assert!(kept.starts_with("{\"v\":1,") && kept.contains("u-37") && !kept.contains("u-40"), "{kept}");
+        assert!(
+            kept.starts_with("{\"v\":1,") && kept.contains("u-37") && !kept.contains("u-40"),
+            "{kept}"
+        );
     }
 
     #[test]
@@ -380,36 +505,71 @@ pub(crate) mod tests {
 
     #[test]
     fn a_message_without_a_value_is_an_empty_one() {
-        let source = MessageOrigin { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None, part: None };
-        let record = Record::of_message(&source, 0, Some(b"1"), None, || ClaimEvent::decode(&[])).remove(0);
+        let source = MessageOrigin {
+            topic: "t".into(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: None,
+            part: None,
+        };
+        let record =
+            Record::of_message(&source, 0, Some(b"1"), None, || ClaimEvent::decode(&[])).remove(0);
         assert_eq!(record.claim.unwrap_err().error, "the message is empty");
         assert!(record.payload.is_empty());
     }
 
     #[test]
     fn an_instant_that_mysql_cannot_hold_is_refused_and_not_kept_as_one() {
-        for instant in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59-12:00"] {
+        for instant in [
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.9999Z",
+            "9999-12-31T23:59:59-12:00",
+        ] {
             let record = record(0, 0, 0, &GOOD.replace("2026-12-01T06:00:00.123Z", instant));
             let refused = record.claim.as_ref().unwrap_err();
             assert_eq!(refused.reason, "undecodable", "{instant}");
-            assert_eq!(record.failed(refused.reason, &refused.error).claimed_at, None, "{instant}");
+            assert_eq!(
+                record.failed(refused.reason, &refused.error).claimed_at,
+                None,
+                "{instant}"
+            );
         }
     }
 
     #[test]
     fn an_error_that_quotes_the_message_is_cut() {
-        let record = record(0, 0, 0, &GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(20_000))));
-        assert_eq!(record.claim.unwrap_err().error.chars().count(), LONGEST_ERROR);
+        let record = record(
+            0,
+            0,
+            0,
+            &GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(20_000))),
+        );
+        assert_eq!(
+            record.claim.unwrap_err().error.chars().count(),
+            LONGEST_ERROR
+        );
         assert_eq!(record.payload.len(), KEPT_BYTES);
     }
 
     #[test]
     fn message_that_is_too_long_for_a_claim_is_not_parsed() {
-        let long = GOOD.replace("\"v\"", &format!("\"x\":\"{}\",\"v\"", "x".repeat(LONGEST_MESSAGE)));
+        let long = GOOD.replace(
+            "\"v\"",
+            &format!("\"x\":\"{}\",\"v\"", "x".repeat(LONGEST_MESSAGE)),
+        );
         let record = record(0, 0, 0, &long);
         let refused = record.claim.unwrap_err();
-        assert_eq!(refused.error, format!("the message has {} bytes, and claims have 65536 at most", long.len()));
-        assert_eq!((refused.reason, record.payload.len()), ("undecodable", KEPT_BYTES));
+        assert_eq!(
+            refused.error,
+            format!(
+                "the message has {} bytes, and claims have 65536 at most",
+                long.len()
+            )
+        );
+        assert_eq!(
+            (refused.reason, record.payload.len()),
+            ("undecodable", KEPT_BYTES)
+        );
     }
 
     proptest! {

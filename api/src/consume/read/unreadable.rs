@@ -68,7 +68,11 @@ struct Position {
 
 impl Position {
     fn of(partition: i32, reading: &PartitionPosition) -> Option<Self> {
-        Some(Self { partition, assignment: reading.assignment, next: reading.next? })
+        Some(Self {
+            partition,
+            assignment: reading.assignment,
+            next: reading.next?,
+        })
     }
 }
 
@@ -104,11 +108,22 @@ pub(super) enum WatchStep {
     /// It could not be read.
     Hold { partition: i32 },
     /// Reading goes on here after all.
-    Release { partition: i32, assignment: u64, next: i64 },
+    Release {
+        partition: i32,
+        assignment: u64,
+        next: i64,
+    },
     /// There is no message on these offsets.
-    Pass { partition: i32, assignment: u64, offsets: Range<i64> },
+    Pass {
+        partition: i32,
+        assignment: u64,
+        offsets: Range<i64>,
+    },
     /// The range becomes a dead letter, and reading goes on behind it.
-    LeaveOut { assignment: u64, range: UnreadableRange },
+    LeaveOut {
+        assignment: u64,
+        range: UnreadableRange,
+    },
 }
 
 /// A partition that is not fetched.
@@ -136,7 +151,9 @@ pub(super) struct UnreadableWatch {
 }
 
 fn is_recent(left_out: &BTreeMap<i32, Instant>, partition: i32, now: Instant) -> bool {
-    left_out.get(&partition).is_some_and(|at| now < *at + REPEATED_FOR)
+    left_out
+        .get(&partition)
+        .is_some_and(|at| now < *at + REPEATED_FOR)
 }
 
 impl UnreadableWatch {
@@ -166,17 +183,34 @@ impl UnreadableWatch {
 
     /// Whether partitions wait for a reason, and not for a look that hangs.
     pub(super) fn makes_progress(&self, now: Instant) -> bool {
-        !self.held.is_empty() && self.looking.iter().all(|looking| now < looking.begun + LONGEST_LOOK)
+        !self.held.is_empty()
+            && self
+                .looking
+                .iter()
+                .all(|looking| now < looking.begun + LONGEST_LOOK)
     }
 
     /// Whether the message at this offset may be handed on. Otherwise its partition is held.
-    pub(super) fn takes(&mut self, partition: i32, assignment: u64, next: Option<i64>, offset: i64) -> bool {
+    pub(super) fn takes(
+        &mut self,
+        partition: i32,
+        assignment: u64,
+        next: Option<i64>,
+        offset: i64,
+    ) -> bool {
         if self.erred_at.is_none() && self.held.is_empty() {
             return true;
         }
         let now = Instant::now();
         if self.is_doubted(now) && next != Some(offset) && !self.is_held(partition) {
-            self.held.insert(partition, Held { assignment, range: None, look_at: now });
+            self.held.insert(
+                partition,
+                Held {
+                    assignment,
+                    range: None,
+                    look_at: now,
+                },
+            );
         }
         !self.is_held(partition)
     }
@@ -188,35 +222,62 @@ impl UnreadableWatch {
     /// What follows from the looks that have ended.
     pub(super) fn steps(&mut self, now: Instant, readings: &Readings) -> Vec<WatchStep> {
         // Other partitions are no longer ours, or were assigned again.
-        self.held.retain(|partition, held| readings.get(partition).is_some_and(|of| of.assignment == held.assignment));
-        let mut ended = Vec::new();
-        self.looking.retain(|looking| match looking.found.try_recv() {
-            Ok(found) => {
-                ended.push((looking.at, found));
-                false
-            }
-            Err(TryRecvError::Empty) => true,
-            Err(TryRecvError::Disconnected) => false,
+        self.held.retain(|partition, held| {
+            readings
+                .get(partition)
+                .is_some_and(|of| of.assignment == held.assignment)
         });
-        let is_there =
-            |at: &Position| readings.get(&at.partition).is_some_and(|of| Position::of(at.partition, of) == Some(*at));
+        let mut ended = Vec::new();
+        self.looking
+            .retain(|looking| match looking.found.try_recv() {
+                Ok(found) => {
+                    ended.push((looking.at, found));
+                    false
+                }
+                Err(TryRecvError::Empty) => true,
+                Err(TryRecvError::Disconnected) => false,
+            });
+        let is_there = |at: &Position| {
+            readings
+                .get(&at.partition)
+                .is_some_and(|of| Position::of(at.partition, of) == Some(*at))
+        };
         ended.retain(|(at, _)| is_there(at));
-        ended.into_iter().filter_map(|(at, found)| self.step(at, found, now)).collect()
+        ended
+            .into_iter()
+            .filter_map(|(at, found)| self.step(at, found, now))
+            .collect()
     }
 
     fn step(&mut self, at: Position, found: KafkaResult<Found>, now: Instant) -> Option<WatchStep> {
-        let Position { partition, assignment, .. } = at;
+        let Position {
+            partition,
+            assignment,
+            ..
+        } = at;
         let range = match found {
             Ok(Found::Unreadable(range)) => range,
             Ok(Found::Message(next)) => {
                 // The consumer is only busy, unless an error may have led its client elsewhere.
                 let goes_on = self.held.remove(&partition).is_some() || self.is_doubted(now);
-                return goes_on.then_some(WatchStep::Release { partition, assignment, next });
+                return goes_on.then_some(WatchStep::Release {
+                    partition,
+                    assignment,
+                    next,
+                });
             }
             Ok(Found::End(next)) => {
                 return Some(match self.held.remove(&partition) {
-                    Some(_) => WatchStep::Release { partition, assignment, next: at.next },
-                    None => WatchStep::Pass { partition, assignment, offsets: at.next..next },
+                    Some(_) => WatchStep::Release {
+                        partition,
+                        assignment,
+                        next: at.next,
+                    },
+                    None => WatchStep::Pass {
+                        partition,
+                        assignment,
+                        offsets: at.next..next,
+                    },
                 });
             }
             Err(error) => {
@@ -224,15 +285,28 @@ impl UnreadableWatch {
                 return None;
             }
         };
-        let is_confirmed = self.held.get(&partition).is_some_and(|held| held.range.is_some());
+        let is_confirmed = self
+            .held
+            .get(&partition)
+            .is_some_and(|held| held.range.is_some());
         if is_confirmed || is_recent(&self.left_out, partition, now) {
             self.held.remove(&partition);
             self.left_out.insert(partition, now);
             return Some(WatchStep::LeaveOut { assignment, range });
         }
         let Some(held) = self.held.get_mut(&partition) else {
-            tracing::error!("{}; the partition waits until other clients have failed there too", range.first);
-            self.held.insert(partition, Held { assignment, range: None, look_at: now });
+            tracing::error!(
+                "{}; the partition waits until other clients have failed there too",
+                range.first
+            );
+            self.held.insert(
+                partition,
+                Held {
+                    assignment,
+                    range: None,
+                    look_at: now,
+                },
+            );
             return Some(WatchStep::Hold { partition });
         };
         (held.range, held.look_at) = (Some(range), now + CONFIRM_AFTER);
@@ -240,29 +314,61 @@ impl UnreadableWatch {
     }
 
     /// The looks that are due, `passed` of polling after the last check.
-    pub(super) fn due(&mut self, now: Instant, passed: Duration, readings: &Readings) -> Vec<DueLook> {
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        passed: Duration,
+        readings: &Readings,
+    ) -> Vec<DueLook> {
         let passed = passed.min(CHECK_EVERY * 2);
-        self.silent.retain(|partition, _| readings.contains_key(partition));
-        self.left_out.retain(|partition, _| readings.contains_key(partition));
+        self.silent
+            .retain(|partition, _| readings.contains_key(partition));
+        self.left_out
+            .retain(|partition, _| readings.contains_key(partition));
         let mut due = Vec::new();
         for (partition, reading) in readings {
-            let Some(at) = Position::of(*partition, reading) else { continue };
+            let Some(at) = Position::of(*partition, reading) else {
+                continue;
+            };
             let waits = reading.end.is_some_and(|end| end > at.next) && !self.is_held(*partition);
             let is_repeated = is_recent(&self.left_out, *partition, now);
-            let silent = self.silent.entry(*partition).or_insert(Silent { at, since: Duration::ZERO });
-            let since = if waits && silent.at == at { silent.since + passed } else { Duration::ZERO };
+            let silent = self.silent.entry(*partition).or_insert(Silent {
+                at,
+                since: Duration::ZERO,
+            });
+            let since = if waits && silent.at == at {
+                silent.since + passed
+            } else {
+                Duration::ZERO
+            };
             *silent = Silent { at, since };
-            if due.len() + self.looking.len() >= LOOKS_AT_ONCE || self.looking.iter().any(|looking| looking.at == at) {
+            if due.len() + self.looking.len() >= LOOKS_AT_ONCE
+                || self.looking.iter().any(|looking| looking.at == at)
+            {
                 continue;
             }
             if let Some(held) = self.held.get_mut(partition) {
                 if now >= held.look_at {
                     held.look_at = now + CONFIRM_AFTER;
-                    due.push(DueLook { at, finds_range: true, before: held.range.clone() });
+                    due.push(DueLook {
+                        at,
+                        finds_range: true,
+                        before: held.range.clone(),
+                    });
                 }
-            } else if since >= if is_repeated { REPEATED_SILENCE } else { self.silence } {
+            } else if since
+                >= if is_repeated {
+                    REPEATED_SILENCE
+                } else {
+                    self.silence
+                }
+            {
                 silent.since = Duration::ZERO;
-                due.push(DueLook { at, finds_range: is_repeated, before: None });
+                due.push(DueLook {
+                    at,
+                    finds_range: is_repeated,
+                    before: None,
+                });
             }
         }
         due
@@ -271,12 +377,18 @@ impl UnreadableWatch {
     /// Looks on a thread.
     pub(super) fn look(&mut self, settings: &KafkaSettings, due: DueLook) -> std::io::Result<()> {
         let (tell, found) = channel();
-        self.looking.push(Looking { at: due.at, begun: Instant::now(), found });
+        self.looking.push(Looking {
+            at: due.at,
+            begun: Instant::now(),
+            found,
+        });
         let settings = settings.clone();
-        std::thread::Builder::new().name("consume-look".into()).spawn(move || {
-            // The receiver is gone when the consumer ends.
-            let _ = tell.send(found_at(&settings, &due));
-        })?;
+        std::thread::Builder::new()
+            .name("consume-look".into())
+            .spawn(move || {
+                // The receiver is gone when the consumer ends.
+                let _ = tell.send(found_at(&settings, &due));
+            })?;
         Ok(())
     }
 }
@@ -288,7 +400,10 @@ fn found_at(settings: &KafkaSettings, due: &DueLook) -> KafkaResult<Found> {
         LookResult::Unreadable { at, end } if due.finds_range => {
             Found::Unreadable(unreadable_range(settings, at, end, due.before.as_ref())?)
         }
-        LookResult::Unreadable { at, .. } => Found::Unreadable(UnreadableRange { first: at, next: at.offset + 1 }),
+        LookResult::Unreadable { at, .. } => Found::Unreadable(UnreadableRange {
+            first: at,
+            next: at.offset + 1,
+        }),
     })
 }
 
@@ -301,13 +416,28 @@ mod tests {
     const STUCK: Duration = Duration::from_secs(30);
 
     fn readings(of: &[(i32, i64, i64)]) -> Readings {
-        let reading =
-            |(partition, next, end)| (partition, PartitionPosition { assignment: 1, next: Some(next), end: Some(end) });
+        let reading = |(partition, next, end)| {
+            (
+                partition,
+                PartitionPosition {
+                    assignment: 1,
+                    next: Some(next),
+                    end: Some(end),
+                },
+            )
+        };
         of.iter().copied().map(reading).collect()
     }
 
     fn range(partition: i32, offset: i64, next: i64) -> UnreadableRange {
-        UnreadableRange { first: UnreadableAt { partition, offset, cause: UnreadableCause::Silent }, next }
+        UnreadableRange {
+            first: UnreadableAt {
+                partition,
+                offset,
+                cause: UnreadableCause::Silent,
+            },
+            next,
+        }
     }
 
     /// Checks the partitions for some seconds; gives the steps with their milliseconds. Each look
@@ -318,7 +448,8 @@ mod tests {
         readings: &Readings,
         mut find: impl FnMut(i32, u32) -> Found,
     ) -> Vec<(u64, WatchStep)> {
-        let (begun, mut seen, mut looks) = (Instant::now(), Vec::new(), BTreeMap::<i32, u32>::new());
+        let (begun, mut seen, mut looks) =
+            (Instant::now(), Vec::new(), BTreeMap::<i32, u32>::new());
         for ms in (200..=seconds * 1_000).step_by(200) {
             let now = begun + Duration::from_millis(ms);
             for due in watch.due(now, CHECK_EVERY, readings) {
@@ -326,9 +457,18 @@ mod tests {
                 let looked = looks.entry(due.at.partition).or_default();
                 *looked += 1;
                 tell.send(Ok(find(due.at.partition, *looked))).unwrap();
-                watch.looking.push(Looking { at: due.at, begun: now, found });
+                watch.looking.push(Looking {
+                    at: due.at,
+                    begun: now,
+                    found,
+                });
             }
-            seen.extend(watch.steps(now, readings).into_iter().map(|step| (ms, step)));
+            seen.extend(
+                watch
+                    .steps(now, readings)
+                    .into_iter()
+                    .map(|step| (ms, step)),
+            );
         }
         seen
     }
@@ -339,8 +479,14 @@ mod tests {
         let found = |_, look| Found::Unreadable(range(1, 2, if look == 1 { 3 } else { 9 }));
         // Nothing waits on partition 0.
         let seen = steps(&mut watch, 9, &readings(&[(0, 7, 7), (1, 2, 20)]), found);
-        let left_out = WatchStep::LeaveOut { assignment: 1, range: range(1, 2, 9) };
-        assert_eq!(seen[..2], [(5_000, WatchStep::Hold { partition: 1 }), (8_200, left_out)]);
+        let left_out = WatchStep::LeaveOut {
+            assignment: 1,
+            range: range(1, 2, 9),
+        };
+        assert_eq!(
+            seen[..2],
+            [(5_000, WatchStep::Hold { partition: 1 }), (8_200, left_out)]
+        );
     }
 
     #[test]
@@ -349,9 +495,19 @@ mod tests {
         watch.left_out.insert(1, Instant::now());
         let found = |partition, _| Found::Unreadable(range(partition, 2, 9));
         let seen = steps(&mut watch, 2, &readings(&[(0, 2, 20), (1, 2, 20)]), found);
-        let left_out = (400, WatchStep::LeaveOut { assignment: 1, range: range(1, 2, 9) });
+        let left_out = (
+            400,
+            WatchStep::LeaveOut {
+                assignment: 1,
+                range: range(1, 2, 9),
+            },
+        );
         assert_eq!(seen.first(), Some(&left_out), "{seen:?}");
-        assert!(seen.iter().all(|(_, step)| !matches!(step, WatchStep::Hold { .. })), "{seen:?}");
+        assert!(
+            seen.iter()
+                .all(|(_, step)| !matches!(step, WatchStep::Hold { .. })),
+            "{seen:?}"
+        );
     }
 
     #[test]
@@ -362,15 +518,37 @@ mod tests {
             0 => Found::Message(7),
             _ => Found::End(9),
         });
-        assert_eq!(seen, [(5_000, WatchStep::Pass { partition: 1, assignment: 1, offsets: 7..9 })]);
+        assert_eq!(
+            seen,
+            [(
+                5_000,
+                WatchStep::Pass {
+                    partition: 1,
+                    assignment: 1,
+                    offsets: 7..9
+                }
+            )]
+        );
     }
 
     #[test]
     fn client_that_is_silent_after_an_error_goes_on_where_a_fresh_one_can_read() {
         let mut watch = UnreadableWatch::new(STUCK);
         watch.error(Instant::now());
-        let seen = steps(&mut watch, 6, &readings(&[(0, 7, 9)]), |_, _| Found::Message(7));
-        assert_eq!(seen, [(5_000, WatchStep::Release { partition: 0, assignment: 1, next: 7 })]);
+        let seen = steps(&mut watch, 6, &readings(&[(0, 7, 9)]), |_, _| {
+            Found::Message(7)
+        });
+        assert_eq!(
+            seen,
+            [(
+                5_000,
+                WatchStep::Release {
+                    partition: 0,
+                    assignment: 1,
+                    next: 7
+                }
+            )]
+        );
     }
 
     #[test]
@@ -378,10 +556,27 @@ mod tests {
         let mut watch = UnreadableWatch::new(STUCK);
         assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
         watch.error(Instant::now());
-        assert!(watch.takes(1, 1, Some(4), 4) && !watch.takes(0, 1, Some(7), 3) && watch.is_held(0));
-        assert!(!watch.takes(0, 1, Some(7), 7), "what was fetched before it was held");
-        let seen = steps(&mut watch, 1, &readings(&[(0, 7, 9)]), |_, _| Found::Message(8));
-        assert_eq!(seen, [(200, WatchStep::Release { partition: 0, assignment: 1, next: 8 })]);
+        assert!(
+            watch.takes(1, 1, Some(4), 4) && !watch.takes(0, 1, Some(7), 3) && watch.is_held(0)
+        );
+        assert!(
+            !watch.takes(0, 1, Some(7), 7),
+            "what was fetched before it was held"
+        );
+        let seen = steps(&mut watch, 1, &readings(&[(0, 7, 9)]), |_, _| {
+            Found::Message(8)
+        });
+        assert_eq!(
+            seen,
+            [(
+                200,
+                WatchStep::Release {
+                    partition: 0,
+                    assignment: 1,
+                    next: 8
+                }
+            )]
+        );
         assert!(watch.takes(0, 1, Some(8), 8));
     }
 

@@ -30,15 +30,17 @@ impl LagWatch {
         health: Arc<Health>,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
-        let thread = std::thread::Builder::new().name("consume-lag".into()).spawn(move || {
-            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let measured = measure(&consumer, &topic);
-                // Before that, how it joins is told by the loop.
-                if consumer.context().has_joined() {
-                    report(&consumer, measured, &health);
+        let thread = std::thread::Builder::new()
+            .name("consume-lag".into())
+            .spawn(move || {
+                while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                    let measured = measure(&consumer, &topic);
+                    // Before that, how it joins is told by the loop.
+                    if consumer.context().has_joined() {
+                        report(&consumer, measured, &health);
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { stop, thread })
     }
 
@@ -51,7 +53,11 @@ impl LagWatch {
     }
 }
 
-fn report(consumer: &BaseConsumer<GroupContext>, measured: KafkaResult<BTreeMap<i32, Measured>>, health: &Health) {
+fn report(
+    consumer: &BaseConsumer<GroupContext>,
+    measured: KafkaResult<BTreeMap<i32, Measured>>,
+    health: &Health,
+) {
     match measured {
         Ok(measured) => {
             let lag: i64 = measured.values().map(|at| (at.end - at.next).max(0)).sum();
@@ -69,12 +75,17 @@ fn report(consumer: &BaseConsumer<GroupContext>, measured: KafkaResult<BTreeMap<
 ///
 /// Without any, the group's coordinator is asked all the same. librdkafka waits a minute for the
 /// answer to a request to join, but leaves a silent host at the first question that times out.
-fn measure(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<BTreeMap<i32, Measured>> {
+fn measure(
+    consumer: &BaseConsumer<GroupContext>,
+    topic: &str,
+) -> KafkaResult<BTreeMap<i32, Measured>> {
     let partitions = consumer.context().partitions();
     let mut asked = TopicPartitionList::with_capacity(partitions.len().max(1));
     if partitions.is_empty() {
         asked.add_partition(topic, 0);
-        return consumer.committed_offsets(asked, KAFKA_TIMEOUT).map(|_| BTreeMap::new());
+        return consumer
+            .committed_offsets(asked, KAFKA_TIMEOUT)
+            .map(|_| BTreeMap::new());
     }
     for partition in partitions {
         asked.add_partition(topic, partition);

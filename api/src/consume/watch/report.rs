@@ -10,7 +10,9 @@ use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::UNREADABLE;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use parking_lot::Mutex;
 
 use crate::consume::read::record::Record;
@@ -84,8 +86,15 @@ impl Health {
     }
 
     pub(crate) fn loop_state(&self) -> LoopState {
-        let (backlog, progress) = (self.backlog.load(Ordering::Relaxed), self.progress.load(Ordering::Relaxed));
-        LoopState { iterated_at: *self.iterated_at.lock(), backlog, progress }
+        let (backlog, progress) = (
+            self.backlog.load(Ordering::Relaxed),
+            self.progress.load(Ordering::Relaxed),
+        );
+        LoopState {
+            iterated_at: *self.iterated_at.lock(),
+            backlog,
+            progress,
+        }
     }
 
     /// The watchdog's finding; says whether it differs from the one before.
@@ -98,7 +107,14 @@ impl Health {
 
     fn alive_at(&self, now: Instant) -> Result<(), String> {
         let still = now.saturating_duration_since(*self.iterated_at.lock());
-        if still <= STUCK { Ok(()) } else { Err(format!("the loop has stood still for {} s", still.as_secs())) }
+        if still <= STUCK {
+            Ok(())
+        } else {
+            Err(format!(
+                "the loop has stood still for {} s",
+                still.as_secs()
+            ))
+        }
     }
 
     pub(crate) fn alive(self: &Arc<Self>) -> HealthCheck {
@@ -118,9 +134,11 @@ impl Health {
                 }
             }
         });
-        let kafka = check(move || std::future::ready(of_kafka.kafka.lock().clone().map_or(Ok(()), Err)));
+        let kafka =
+            check(move || std::future::ready(of_kafka.kafka.lock().clone().map_or(Ok(()), Err)));
         let of_loop = Arc::clone(self);
-        let progress = check(move || std::future::ready(of_loop.stuck.lock().clone().map_or(Ok(()), Err)));
+        let progress =
+            check(move || std::future::ready(of_loop.stuck.lock().clone().map_or(Ok(()), Err)));
         vec![("mysql", mysql), ("kafka", kafka), ("loop", progress)]
     }
 }
@@ -141,18 +159,36 @@ const REFUSED: &str = "firstcome_consumer_refused_total";
 /// Describes all metrics. Counters begin at 0: one that first appears at 1 hides its first
 /// increase.
 pub(crate) fn describe_metrics() {
-    describe_gauge!(LAG, "Messages of the partitions this process reads that are not committed yet");
-    describe_gauge!(HELD, "Partitions that wait at messages that can't be read, until they are left out");
+    describe_gauge!(
+        LAG,
+        "Messages of the partitions this process reads that are not committed yet"
+    );
+    describe_gauge!(
+        HELD,
+        "Partitions that wait at messages that can't be read, until they are left out"
+    );
     describe_histogram!(BATCH_ROWS, "Messages in a batch");
     describe_histogram!(BATCH_SECONDS, Unit::Seconds, "Time to write a batch");
     let delay = "Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again";
     describe_histogram!(ISSUE_DELAY, Unit::Seconds, delay);
     for (name, meaning) in [
         (ISSUED, "Rows written"),
-        (AGAIN, "Messages whose row was there: read again after a restart or a rebalance"),
-        (REVOKED, "Messages of claims that were given back or revoked: neither rows nor dead letters"),
-        (RETRIES, "Batches tried again because MySQL was away, locked or slow"),
-        (REBALANCES, "Times the group shared its partitions out anew, as this process saw it"),
+        (
+            AGAIN,
+            "Messages whose row was there: read again after a restart or a rebalance",
+        ),
+        (
+            REVOKED,
+            "Messages of claims that were given back or revoked: neither rows nor dead letters",
+        ),
+        (
+            RETRIES,
+            "Batches tried again because MySQL was away, locked or slow",
+        ),
+        (
+            REBALANCES,
+            "Times the group shared its partitions out anew, as this process saw it",
+        ),
         (COMMIT_FAILURES, "Commits of offsets that Kafka refused"),
     ] {
         describe_counter!(name, meaning);
@@ -185,9 +221,17 @@ pub(crate) fn count_batch(batch: &[Arc<Record>], seconds: f64, written: &Written
     counter!(AGAIN).increment(written.again);
     counter!(REVOKED).increment(written.revoked);
     let (now, delay) = (Utc::now(), histogram!(ISSUE_DELAY));
-    for claimed_at in batch.iter().filter_map(|record| record.claim.as_ref().ok()?.claimed_at) {
+    for claimed_at in batch
+        .iter()
+        .filter_map(|record| record.claim.as_ref().ok()?.claimed_at)
+    {
         // Below zero where this host's clock is behind that of Redis.
-        delay.record((now - claimed_at).to_std().unwrap_or_default().as_secs_f64());
+        delay.record(
+            (now - claimed_at)
+                .to_std()
+                .unwrap_or_default()
+                .as_secs_f64(),
+        );
     }
     for (reason, count) in &written.refused {
         counter!(REFUSED, "reason" => *reason).increment(*count);

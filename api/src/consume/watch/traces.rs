@@ -17,21 +17,34 @@ use crate::consume::write::Written;
 const LINKS: usize = 128;
 
 /// Exports them, where any message is sampled.
-pub(crate) fn batch(kafka: &KafkaSettings, batch: &[Arc<Record>], took: Duration, written: &Written) {
+pub(crate) fn batch(
+    kafka: &KafkaSettings,
+    batch: &[Arc<Record>],
+    took: Duration,
+    written: &Written,
+) {
     if !trace::is_on() {
         return;
     }
-    let sampled = || batch.iter().filter_map(|one| Some((one, one.trace.filter(|trace| trace.sampled)?)));
+    let sampled = || {
+        batch
+            .iter()
+            .filter_map(|one| Some((one, one.trace.filter(|trace| trace.sampled)?)))
+    };
     if sampled().next().is_none() {
         return;
     }
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let own = TraceContext::root();
-    let Some(span) = process(own, kafka, took) else { return };
+    let Some(span) = process(own, kafka, took) else {
+        return;
+    };
     span.with(key::MESSAGING_BATCH_MESSAGE_COUNT, number(batch.len()))
         .linked(sampled().take(LINKS).map(|(_, trace)| trace))
         .export(SpanEnd::Fine);
-    if let Some(span) = TraceSpan::ended_now(own.child(), "INSERT issued_coupons", SpanKind::Client, took) {
+    if let Some(span) =
+        TraceSpan::ended_now(own.child(), "INSERT issued_coupons", SpanKind::Client, took)
+    {
         span.below(own.span_id)
             .with(key::DB_SYSTEM_NAME, "mysql")
             .with(key::DB_OPERATION_NAME, "INSERT")
@@ -40,11 +53,19 @@ pub(crate) fn batch(kafka: &KafkaSettings, batch: &[Arc<Record>], took: Duration
             .export(SpanEnd::Fine);
     }
     for (record, trace) in sampled() {
-        let Some(span) = process(trace.child(), kafka, took) else { return };
+        let Some(span) = process(trace.child(), kafka, took) else {
+            return;
+        };
         let source = &record.source;
-        let refused = written.refused_traces.get(&(source.partition, source.offset)).copied();
+        let refused = written
+            .refused_traces
+            .get(&(source.partition, source.offset))
+            .copied();
         span.below_remote(trace)
-            .with(key::MESSAGING_DESTINATION_PARTITION_ID, source.partition.to_string())
+            .with(
+                key::MESSAGING_DESTINATION_PARTITION_ID,
+                source.partition.to_string(),
+            )
             .with(key::MESSAGING_KAFKA_OFFSET, source.offset)
             .with(key::OUTCOME, refused.map_or("written", |_| "dead_letter"))
             .linked([own])
@@ -53,7 +74,12 @@ pub(crate) fn batch(kafka: &KafkaSettings, batch: &[Arc<Record>], took: Duration
 }
 
 fn process(context: TraceContext, kafka: &KafkaSettings, took: Duration) -> Option<TraceSpan> {
-    let span = TraceSpan::ended_now(context, format!("process {}", kafka.topic), SpanKind::Consumer, took)?;
+    let span = TraceSpan::ended_now(
+        context,
+        format!("process {}", kafka.topic),
+        SpanKind::Consumer,
+        took,
+    )?;
     Some(
         span.with(key::MESSAGING_SYSTEM, "kafka")
             .with(key::MESSAGING_OPERATION_NAME, "process")

@@ -31,7 +31,10 @@ impl LivenessLimits {
             .set("heartbeat.interval.ms", ms(self.session / 4))
             // librdkafka sends heartbeats also for a loop that stands still; this takes its
             // partitions away. librdkafka refuses a value below the session's.
-            .set("max.poll.interval.ms", ms((self.stuck * 2).max(self.session)));
+            .set(
+                "max.poll.interval.ms",
+                ms((self.stuck * 2).max(self.session)),
+            );
     }
 
     fn exit(self) -> Duration {
@@ -47,21 +50,26 @@ pub(crate) struct Watchdog {
 impl Watchdog {
     pub(crate) fn start(health: Arc<Health>, limits: LivenessLimits) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
-        std::thread::Builder::new().name("consume-watchdog".into()).spawn(move || {
-            let mut watch = ProgressWatch::default();
-            let mut checked_at = Instant::now();
-            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let passed = checked_at.elapsed();
-                checked_at = Instant::now();
-                let trouble = watch.check(health.loop_state(), passed);
-                report(&health, limits, trouble);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("consume-watchdog".into())
+            .spawn(move || {
+                let mut watch = ProgressWatch::default();
+                let mut checked_at = Instant::now();
+                while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                    let passed = checked_at.elapsed();
+                    checked_at = Instant::now();
+                    let trouble = watch.check(health.loop_state(), passed);
+                    report(&health, limits, trouble);
+                }
+            })?;
         Ok(Self { _stop: stop })
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the thread that would return from main is stuck")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread that would return from main is stuck"
+)]
 fn report(health: &Health, limits: LivenessLimits, (what, time): (&'static str, Duration)) {
     if time < limits.stuck {
         health.stuck(None);
@@ -76,7 +84,10 @@ fn report(health: &Health, limits: LivenessLimits, (what, time): (&'static str, 
         );
     }
     if time >= limits.exit() {
-        tracing::error!(seconds, "{what}: this consumer ends itself, so that it is started again");
+        tracing::error!(
+            seconds,
+            "{what}: this consumer ends itself, so that it is started again"
+        );
         std::process::exit(1);
     }
 }
@@ -97,12 +108,23 @@ impl ProgressWatch {
         let last = self.last.replace(state);
         let iterated = last.is_none_or(|last| last.iterated_at != state.iterated_at);
         let idles = state.backlog && last.is_some_and(|last| last.progress == state.progress);
-        self.still = if iterated { Duration::ZERO } else { self.still + passed };
-        self.idle = if idles { self.idle + passed } else { Duration::ZERO };
+        self.still = if iterated {
+            Duration::ZERO
+        } else {
+            self.still + passed
+        };
+        self.idle = if idles {
+            self.idle + passed
+        } else {
+            Duration::ZERO
+        };
         if self.still >= self.idle {
             ("the loop has stood still", self.still)
         } else {
-            ("nothing was written although messages wait and both stores answer", self.idle)
+            (
+                "nothing was written although messages wait and both stores answer",
+                self.idle,
+            )
         }
     }
 }
@@ -115,7 +137,11 @@ mod tests {
     /// meanwhile?
     fn after(checks: &[(u32, bool, bool, bool)]) -> (&'static str, Duration) {
         let mut watch = ProgressWatch::default();
-        let mut state = LoopState { iterated_at: Instant::now(), backlog: false, progress: 0 };
+        let mut state = LoopState {
+            iterated_at: Instant::now(),
+            backlog: false,
+            progress: 0,
+        };
         let mut trouble = watch.check(state, EVERY);
         for (times, iterates, backlog, progresses) in checks {
             for _ in 0..*times {
@@ -136,22 +162,44 @@ mod tests {
 
     #[test]
     fn a_loop_that_stands_still_is_seen_and_forgiven_when_it_goes_on() {
-        assert_eq!(after(&[(60, false, false, false)]), ("the loop has stood still", Duration::from_secs(30)));
-        assert!(after(&[(60, false, false, false), (1, true, false, false)]).1.is_zero());
+        assert_eq!(
+            after(&[(60, false, false, false)]),
+            ("the loop has stood still", Duration::from_secs(30))
+        );
+        assert!(
+            after(&[(60, false, false, false), (1, true, false, false)])
+                .1
+                .is_zero()
+        );
     }
 
     #[test]
     fn a_loop_that_iterates_and_writes_nothing_is_seen_unless_a_store_is_away() {
         let (what, time) = after(&[(60, true, true, false)]);
-        assert!(what.starts_with("nothing was written") && time == Duration::from_secs(30), "{what} {time:?}");
-        assert!(after(&[(60, true, true, false), (1, true, true, true)]).1.is_zero());
-        assert!(after(&[(60, true, true, false), (1, true, false, false)]).1.is_zero());
+        assert!(
+            what.starts_with("nothing was written") && time == Duration::from_secs(30),
+            "{what} {time:?}"
+        );
+        assert!(
+            after(&[(60, true, true, false), (1, true, true, true)])
+                .1
+                .is_zero()
+        );
+        assert!(
+            after(&[(60, true, true, false), (1, true, false, false)])
+                .1
+                .is_zero()
+        );
     }
 
     #[test]
     fn a_process_that_was_frozen_is_not_blamed() {
         let mut watch = ProgressWatch::default();
-        let state = LoopState { iterated_at: Instant::now(), backlog: true, progress: 0 };
+        let state = LoopState {
+            iterated_at: Instant::now(),
+            backlog: true,
+            progress: 0,
+        };
         watch.check(state, EVERY);
         assert!(watch.check(state, Duration::from_secs(3_600)).1 <= EVERY * 2);
     }

@@ -24,13 +24,28 @@ pub(super) enum ClaimVerdict {
 }
 
 /// Classifies claims in order: of two that exclude each other the first is issued.
-pub(super) fn classify(claims: &[&Claim], rows: &[IssuedRow], rules: &HashMap<DropId, DropRules>) -> Vec<ClaimVerdict> {
+pub(super) fn classify(
+    claims: &[&Claim],
+    rows: &[IssuedRow],
+    rules: &HashMap<DropId, DropRules>,
+) -> Vec<ClaimVerdict> {
     let mut holders = Holders::default();
     for row in rows {
-        let holder = Holder { user: &row.user_id, claimed_at: Some(row.claimed_at) };
-        holders.add(DropId(row.drop_id), row.slot, CouponId(row.coupon_id), holder);
+        let holder = Holder {
+            user: &row.user_id,
+            claimed_at: Some(row.claimed_at),
+        };
+        holders.add(
+            DropId(row.drop_id),
+            row.slot,
+            CouponId(row.coupon_id),
+            holder,
+        );
     }
-    claims.iter().map(|claim| holders.judge(claim, rules)).collect()
+    claims
+        .iter()
+        .map(|claim| holders.judge(claim, rules))
+        .collect()
 }
 
 #[derive(Clone, Copy)]
@@ -43,7 +58,8 @@ impl Holder<'_> {
     /// Whether this claim is the one that the holder has the slot by. Of an erased person the
     /// instant is left.
     fn has(&self, claim: &Claim) -> bool {
-        let same_instant = || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
+        let same_instant =
+            || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
         self.user == claim.user_id.as_str() || is_pseudonym(self.user) && same_instant()
     }
 }
@@ -61,7 +77,9 @@ impl<'a> Holders<'a> {
     fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, holder: Holder<'a>) {
         self.slots.insert((drop, slot), holder);
         for scope in [None, Some(drop)] {
-            self.people.entry((coupon, holder.user, scope)).or_insert((drop, slot));
+            self.people
+                .entry((coupon, holder.user, scope))
+                .or_insert((drop, slot));
         }
     }
 
@@ -73,13 +91,21 @@ impl<'a> Holders<'a> {
         };
         if rule.coupon_id != claim.coupon_id {
             let (is, said) = (rule.coupon_id, claim.coupon_id);
-            return refused("unknown_drop", format!("drop {drop} is of coupon {is}, the claim says {said}"));
+            return refused(
+                "unknown_drop",
+                format!("drop {drop} is of coupon {is}, the claim says {said}"),
+            );
         }
         if slot < 1 || slot > rule.quantity {
-            return refused("slot_out_of_range", format!("slot {slot} is outside 1 to {}", rule.quantity));
+            return refused(
+                "slot_out_of_range",
+                format!("slot {slot} is outside 1 to {}", rule.quantity),
+            );
         }
         let holder = self.slots.get(&(drop, slot)).copied();
-        let in_drop = self.people.contains_key(&(claim.coupon_id, user, Some(drop)));
+        let in_drop = self
+            .people
+            .contains_key(&(claim.coupon_id, user, Some(drop)));
         // In a sealed drop also on another slot: their promise was kept there.
         if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
             return ClaimVerdict::AlreadyIssued;
@@ -87,15 +113,29 @@ impl<'a> Holders<'a> {
         // Before `slot_taken`: a person who has a slot already lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
-            return refused("already_has_one", format!("this person holds slot {slot} of drop {drop}"));
+            return refused(
+                "already_has_one",
+                format!("this person holds slot {slot} of drop {drop}"),
+            );
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
             return refused(fault.reason(), fault.explanation().to_owned());
         }
         if holder.is_some() {
-            return refused("slot_taken", format!("slot {slot} of drop {drop} is another person's"));
+            return refused(
+                "slot_taken",
+                format!("slot {slot} of drop {drop} is another person's"),
+            );
         }
-        self.add(drop, slot, claim.coupon_id, Holder { user, claimed_at: claim.claimed_at.map(as_stored) });
+        self.add(
+            drop,
+            slot,
+            claim.coupon_id,
+            Holder {
+                user,
+                claimed_at: claim.claimed_at.map(as_stored),
+            },
+        );
         ClaimVerdict::Issue
     }
 }
@@ -110,24 +150,56 @@ mod tests {
 
     fn claim(coupon: i64, drop: i64, slot: Slot, user: &str) -> Claim {
         let (coupon_id, drop_id, user_id) = (CouponId(coupon), DropId(drop), user.parse().unwrap());
-        Claim { coupon_id, drop_id, slot, user_id, claimed_at: None, trace: None }
+        Claim {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id,
+            claimed_at: None,
+            trace: None,
+        }
     }
 
     fn row(coupon: i64, drop: i64, slot: Slot, user: &str) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
         let (user_id, code, issued_by) = (user.into(), String::new(), "consumer".into());
-        IssuedRow { drop_id: drop, slot, coupon_id: coupon, user_id, code, claimed_at: at, issued_at: at, issued_by }
+        IssuedRow {
+            drop_id: drop,
+            slot,
+            coupon_id: coupon,
+            user_id,
+            code,
+            claimed_at: at,
+            issued_at: at,
+            issued_by,
+        }
     }
 
     /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in
     /// each. Drop 40 of coupon 4 is sealed, and the others close an hour after the epoch.
     fn rules() -> HashMap<DropId, DropRules> {
-        let (opens_at, closes_at) = (DateTime::UNIX_EPOCH, Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1)));
+        let (opens_at, closes_at) = (
+            DateTime::UNIX_EPOCH,
+            Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1)),
+        );
         let rule = |drop, coupon, once_per| {
-            let window = DropWindow { opens_at, closes_at, is_sealed: drop == 40 };
-            (DropId(drop), DropRules { coupon_id: CouponId(coupon), quantity: 5, once_per, window })
+            let window = DropWindow {
+                opens_at,
+                closes_at,
+                is_sealed: drop == 40,
+            };
+            (
+                DropId(drop),
+                DropRules {
+                    coupon_id: CouponId(coupon),
+                    quantity: 5,
+                    once_per,
+                    window,
+                },
+            )
         };
-        let once = [(10, 1), (11, 1), (40, 4)].map(|(drop, coupon)| rule(drop, coupon, OncePer::Coupon));
+        let once =
+            [(10, 1), (11, 1), (40, 4)].map(|(drop, coupon)| rule(drop, coupon, OncePer::Coupon));
         let each = [(20, 2), (21, 2)].map(|(drop, coupon)| rule(drop, coupon, OncePer::Drop));
         once.into_iter().chain(each).collect()
     }
@@ -139,12 +211,19 @@ mod tests {
             ClaimVerdict::AlreadyIssued => "again",
             ClaimVerdict::Refused { reason, .. } => reason,
         };
-        classify(&claims, rows, &rules()).into_iter().map(word).collect()
+        classify(&claims, rows, &rules())
+            .into_iter()
+            .map(word)
+            .collect()
     }
 
     #[test]
     fn each_claim_is_judged_by_the_rows_that_are_there() {
-        let rows = [row(1, 10, 1, "ann"), row(2, 20, 1, "ann"), row(1, 10, 2, "bob")];
+        let rows = [
+            row(1, 10, 1, "ann"),
+            row(2, 20, 1, "ann"),
+            row(1, 10, 2, "bob"),
+        ];
         for (claim, expected) in [
             (claim(1, 10, 3, "eve"), "issue"),
             (claim(1, 10, 1, "ann"), "again"),
@@ -163,7 +242,11 @@ mod tests {
             (claim(2, 10, 1, "ann"), "unknown_drop"),
             (claim(1, 10, 1, "Ann"), "slot_taken"), // ids are told apart by case
         ] {
-            assert_eq!(words(std::slice::from_ref(&claim), &rows), [expected], "{claim:?}");
+            assert_eq!(
+                words(std::slice::from_ref(&claim), &rows),
+                [expected],
+                "{claim:?}"
+            );
         }
     }
 
@@ -191,8 +274,15 @@ mod tests {
             (claim(4, 40, 3, "ann"), at(0), "again"), // was moved to slot 2
             (claim(4, 40, 2, "eve"), at(0), "sealed_drop"),
         ] {
-            let claim = Claim { claimed_at, ..claim };
-            assert_eq!(words(std::slice::from_ref(&claim), &rows), [expected], "{claim:?}");
+            let claim = Claim {
+                claimed_at,
+                ..claim
+            };
+            assert_eq!(
+                words(std::slice::from_ref(&claim), &rows),
+                [expected],
+                "{claim:?}"
+            );
         }
     }
 
@@ -208,14 +298,25 @@ mod tests {
             claim(2, 21, 1, "ann"),
             claim(2, 21, 2, "ann"),
         ];
-        let expected =
-            ["issue", "again", "slot_taken", "already_has_one", "issue", "issue", "issue", "already_has_one"];
+        let expected = [
+            "issue",
+            "again",
+            "slot_taken",
+            "already_has_one",
+            "issue",
+            "issue",
+            "issue",
+            "already_has_one",
+        ];
         assert_eq!(words(&batch, &[]), expected);
     }
 
     #[test]
     fn an_explanation_names_nobody() {
-        let (ann, rows) = (claim(1, 10, 3, "ann"), [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")]);
+        let (ann, rows) = (
+            claim(1, 10, 3, "ann"),
+            [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")],
+        );
         let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
@@ -223,8 +324,14 @@ mod tests {
     }
 
     fn any_claim() -> impl Strategy<Value = Claim> {
-        let drops =
-            prop_oneof![Just((1, 10)), Just((1, 11)), Just((2, 20)), Just((2, 21)), Just((1, 20)), Just((3, 30))];
+        let drops = prop_oneof![
+            Just((1, 10)),
+            Just((1, 11)),
+            Just((2, 20)),
+            Just((2, 21)),
+            Just((1, 20)),
+            Just((3, 30))
+        ];
         (drops, 0_u32..8, 0_u8..6)
             .prop_map(|((coupon, drop), slot, user)| claim(coupon, drop, slot, &format!("u{user}")))
     }

@@ -59,9 +59,13 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
     let key = db.code_key().await?;
     let written = db
         .run("write a batch", async move |conn| {
-            let claims: Vec<&Claim> = batch.iter().filter_map(|record| record.claim.as_ref().ok()).collect();
+            let claims: Vec<&Claim> = batch
+                .iter()
+                .filter_map(|record| record.claim.as_ref().ok())
+                .collect();
             let limits = SlotLimits::read(conn, &claims).await?;
-            conn.transaction(async |conn| write_in(conn, &batch, &limits, &key).await).await
+            conn.transaction(async |conn| write_in(conn, &batch, &limits, &key).await)
+                .await
         })
         .await?;
     crash_point(Point::RowsCommitted);
@@ -74,7 +78,10 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
 pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     let mut by_drop: BTreeMap<Option<DropId>, Vec<Arc<Record>>> = BTreeMap::new();
     for record in batch {
-        by_drop.entry(record.claim.as_ref().ok().map(|claim| claim.drop_id)).or_default().push(record);
+        by_drop
+            .entry(record.claim.as_ref().ok().map(|claim| claim.drop_id))
+            .or_default()
+            .push(record);
     }
     let (mut done, mut failed) = (Written::default(), None);
     for of_drop in by_drop.into_values() {
@@ -94,18 +101,32 @@ pub(crate) async fn write_by_drop(db: &Db, batch: Vec<Arc<Record>>) -> Result<Wr
 async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<Written, DbError> {
     let key = db.code_key().await?;
     db.run("keep what is locked", async move |conn| {
-        let mut write = BatchWrite { key: &key, done: Written::default(), failed: Vec::new() };
+        let mut write = BatchWrite {
+            key: &key,
+            done: Written::default(),
+            failed: Vec::new(),
+        };
         for record in &batch {
             write.refuse(record, ROW_LOCKED, &error);
         }
-        conn.transaction(async |conn| dead_letters::keep(conn, &write.failed).await).await?;
+        conn.transaction(async |conn| dead_letters::keep(conn, &write.failed).await)
+            .await?;
         Ok(write.done)
     })
     .await
 }
 
-async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits, key: &CodeKey) -> QueryResult<Written> {
-    let mut write = BatchWrite { key, done: Written::default(), failed: Vec::new() };
+async fn write_in(
+    conn: &mut Conn,
+    batch: &[Arc<Record>],
+    limits: &SlotLimits,
+    key: &CodeKey,
+) -> QueryResult<Written> {
+    let mut write = BatchWrite {
+        key,
+        done: Written::default(),
+        failed: Vec::new(),
+    };
     let mut claims = Vec::with_capacity(batch.len());
     for record in batch {
         match &record.claim {
@@ -138,7 +159,12 @@ struct BatchWrite<'k> {
 impl BatchWrite<'_> {
     /// In the order of the primary key: two consumers that write the same rows then wait for each
     /// other and don't deadlock.
-    async fn insert(&mut self, conn: &mut Conn, claims: &[Pair<'_>], limits: &SlotLimits) -> QueryResult<()> {
+    async fn insert(
+        &mut self,
+        conn: &mut Conn,
+        claims: &[Pair<'_>],
+        limits: &SlotLimits,
+    ) -> QueryResult<()> {
         let mut sorted: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
         sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         let inserted = insert(conn, &sorted, limits, self.key, IssuedBy::Consumer).await?;
@@ -156,7 +182,9 @@ impl BatchWrite<'_> {
     fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
         *self.done.refused.entry(reason).or_default() += 1;
         if record.trace.is_some_and(|trace| trace.sampled) {
-            self.done.refused_traces.insert((record.source.partition, record.source.offset), reason);
+            self.done
+                .refused_traces
+                .insert((record.source.partition, record.source.offset), reason);
         }
         self.failed.push(record.failed(reason, error));
     }
@@ -182,12 +210,19 @@ impl BatchWrite<'_> {
 
     /// The claims that are to become rows. The others are counted, and refused ones become dead
     /// letters.
-    async fn accept<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+    async fn accept<'a>(
+        &mut self,
+        conn: &mut Conn,
+        claims: &[Pair<'a>],
+    ) -> QueryResult<Vec<Pair<'a>>> {
         let claims = &self.leave_out_void(conn, claims).await?[..];
         let existing = Existing::read(conn, claims).await?;
         let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
         let mut accepted = Vec::with_capacity(claims.len());
-        for (pair, verdict) in claims.iter().zip(classify(&bare, &existing.rows, &existing.rules)) {
+        for (pair, verdict) in claims
+            .iter()
+            .zip(classify(&bare, &existing.rows, &existing.rules))
+        {
             match verdict {
                 ClaimVerdict::Issue => accepted.push(*pair),
                 ClaimVerdict::AlreadyIssued => self.done.again += 1,
@@ -197,7 +232,11 @@ impl BatchWrite<'_> {
         Ok(accepted)
     }
 
-    async fn leave_out_void<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+    async fn leave_out_void<'a>(
+        &mut self,
+        conn: &mut Conn,
+        claims: &[Pair<'a>],
+    ) -> QueryResult<Vec<Pair<'a>>> {
         let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
         let void = void_among(conn, &bare).await?;
         self.done.revoked += void.len() as u64;
@@ -225,7 +264,11 @@ impl BatchWrite<'_> {
                 None => return Err(error),
             }
         }
-        self.refuse(pair.0, "bad_data", "refused as a duplicate of something that could not be found");
+        self.refuse(
+            pair.0,
+            "bad_data",
+            "refused as a duplicate of something that could not be found",
+        );
         Ok(())
     }
 }
@@ -256,7 +299,10 @@ impl Existing {
         let mut people: BTreeMap<CouponId, Vec<&str>> = BTreeMap::new();
         for (_, claim) in claims {
             slots.entry(claim.drop_id).or_default().push(claim.slot);
-            people.entry(claim.coupon_id).or_default().push(claim.user_id.as_str());
+            people
+                .entry(claim.coupon_id)
+                .or_default()
+                .push(claim.user_id.as_str());
         }
         let mut rows = Vec::new();
         for (drop, slots) in &slots {

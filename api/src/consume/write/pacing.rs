@@ -23,7 +23,11 @@ impl Throttle {
     /// A bucket for `rows_per_second`; 0 lets everything pass.
     pub(crate) fn new(rows_per_second: u32, now: Instant) -> Self {
         let rate = (rows_per_second > 0).then(|| f64::from(rows_per_second));
-        let mut throttle = Self { rate, tokens: 0.0, filled_at: now };
+        let mut throttle = Self {
+            rate,
+            tokens: 0.0,
+            filled_at: now,
+        };
         throttle.tokens = throttle.capacity();
         throttle
     }
@@ -35,23 +39,35 @@ impl Throttle {
     /// Most rows in one batch. The parts of a larger one would wait for each other, and nothing
     /// would be polled meanwhile.
     pub(crate) fn most(&self) -> usize {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to 100,000.0")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "1.0 to 100,000.0"
+        )]
         self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
     /// How many of `wanted` rows may be written now; else how long to wait until the bucket is
     /// full. Small batches would cost the database more than the cap spares it.
     pub(crate) fn allow(&mut self, wanted: usize, now: Instant) -> Result<usize, Duration> {
-        let Some(rate) = self.rate else { return Ok(wanted) };
+        let Some(rate) = self.rate else {
+            return Ok(wanted);
+        };
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(self.capacity());
         self.filled_at = now;
         // Rounding must not empty a full bucket of one.
         let whole = (self.tokens + 1e-6).floor();
         if whole < 1.0 {
-            return Err(Duration::from_secs_f64((self.capacity() - self.tokens) / rate));
+            return Err(Duration::from_secs_f64(
+                (self.capacity() - self.tokens) / rate,
+            ));
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to 100,000.0, whole")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "1.0 to 100,000.0, whole"
+        )]
         Ok(wanted.min(whole as usize))
     }
 
@@ -72,14 +88,18 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn next(&mut self) -> Duration {
-        let whole = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        let whole = FIRST_PAUSE
+            .saturating_mul(1 << self.failures.min(10))
+            .min(LONGEST_PAUSE);
         self.failures += 1;
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
     /// Whether to log this failure: the first, then one in thirty seconds.
     pub(crate) fn is_due_for_log(&mut self, now: Instant) -> bool {
-        let due = self.logged_at.is_none_or(|at| now.saturating_duration_since(at) >= LOG_AGAIN);
+        let due = self
+            .logged_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= LOG_AGAIN);
         if due {
             self.logged_at = Some(now);
         }
@@ -114,7 +134,10 @@ mod tests {
         assert_eq!(throttle.allow(1_000, now), Ok(10));
         throttle.spend(10);
         assert_eq!(throttle.allow(1_000, now), Err(Duration::from_millis(100)));
-        assert_eq!(throttle.allow(1_000, now + Duration::from_millis(100)), Ok(10));
+        assert_eq!(
+            throttle.allow(1_000, now + Duration::from_millis(100)),
+            Ok(10)
+        );
     }
 
     #[test]
@@ -124,7 +147,10 @@ mod tests {
         for whole in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
             let whole = Duration::from_millis(whole);
             let pause = backoff.next();
-            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+            assert!(
+                pause >= whole / 2 && pause <= whole,
+                "{pause:?} of {whole:?}"
+            );
         }
         assert!(backoff.end());
         assert!(backoff.next() <= FIRST_PAUSE);

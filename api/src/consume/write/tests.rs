@@ -28,17 +28,41 @@ async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
 /// With a database of its own on the server that these tests share.
 async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
     static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
-    let start = async || MysqlServer::start(StackOptions::without_fsync().mysql).await.unwrap();
+    let start = async || {
+        MysqlServer::start(StackOptions::without_fsync().mysql)
+            .await
+            .unwrap()
+    };
     let mysql = MYSQL.get_or_init(start).await;
-    mysql.query(&format!("CREATE DATABASE {database}")).await.unwrap();
+    mysql
+        .query(&format!("CREATE DATABASE {database}"))
+        .await
+        .unwrap();
     let url = mysql.database_url(database).into();
-    let settings = DbSettings { url, pool_size: 8, limit: Duration::from_secs(30) };
+    let settings = DbSettings {
+        url,
+        pool_size: 8,
+        limit: Duration::from_secs(30),
+    };
     migrations::migrate(&settings).await.unwrap();
     let db = Db::new(&settings).unwrap();
-    let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
+    let schedule = Schedule::Once {
+        opens_at: Utc::now(),
+        closes_at: None,
+    };
     let (name, once_per) = ("Winter".into(), OncePer::Coupon);
-    let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule, allow: None };
-    let (coupon, drops) = db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
+    let new = NewCoupon {
+        name,
+        quantity,
+        once_per,
+        waiting_list: 0,
+        schedule,
+        allow: None,
+    };
+    let (coupon, drops) = db
+        .create_coupon(new, Utc::now(), Operator::default())
+        .await
+        .unwrap();
     (mysql, db, coupon.id, drops[0].id)
 }
 
@@ -51,24 +75,61 @@ async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_i
     let insert_one = async |slot: Slot, name: &str| {
         let key = key.clone();
         let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
-        let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at), trace: None };
+        let claim = Claim {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id,
+            claimed_at: Some(claimed_at),
+            trace: None,
+        };
         db.run("insert", async move |conn| {
-            let inserted = insert(conn, &[claim], &SlotLimits::default(), &key, IssuedBy::Consumer).await?;
+            let inserted = insert(
+                conn,
+                &[claim],
+                &SlotLimits::default(),
+                &key,
+                IssuedBy::Consumer,
+            )
+            .await?;
             Ok(inserted.rows)
         })
         .await
     };
-    let names = ["o'clock", "'); DROP TABLE issued_coupons; -- ", "a\\", "\"`%_\\'", "two words", "\u{1}\n", ""];
+    let names = [
+        "o'clock",
+        "'); DROP TABLE issued_coupons; -- ",
+        "a\\",
+        "\"`%_\\'",
+        "two words",
+        "\u{1}\n",
+        "",
+    ];
     for (slot, name) in (1..).zip(names) {
         assert_eq!(insert_one(slot, name).await.unwrap(), 1, "{name:?}");
     }
     let slots: Vec<Slot> = (1..=7).collect();
-    let mut rows = db.run("rows", async move |conn| on_slots(conn, drop_id, &slots).await).await.unwrap();
+    let mut rows = db
+        .run("rows", async move |conn| {
+            on_slots(conn, drop_id, &slots).await
+        })
+        .await
+        .unwrap();
     rows.sort_by_key(|row| row.slot);
-    assert_eq!(rows.iter().map(|row| row.user_id.as_str()).collect::<Vec<_>>(), names);
-    assert_eq!(rows[0].claimed_at.and_utc().timestamp_millis(), claimed_at.timestamp_millis());
+    assert_eq!(
+        rows.iter()
+            .map(|row| row.user_id.as_str())
+            .collect::<Vec<_>>(),
+        names
+    );
+    assert_eq!(
+        rows[0].claimed_at.and_utc().timestamp_millis(),
+        claimed_at.timestamp_millis()
+    );
     for (slot, name) in [(8, "josé"), (9, &*"x".repeat(65)), (101, "u-1")] {
-        let DbError::Query { source, .. } = insert_one(slot, name).await.unwrap_err() else { panic!("{name}") };
+        let DbError::Query { source, .. } = insert_one(slot, name).await.unwrap_err() else {
+            panic!("{name}")
+        };
         assert!(refusal(&source).is_some(), "{name}: {source}");
     }
 }
@@ -86,10 +147,25 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
         .map(|writer| {
             let claims = (1..=100_u32).map(|i| {
                 let slot = writer * 40 + i;
-                let user = if i % 7 == writer { slot + 1_000 } else { slot + i % 3 };
+                let user = if i % 7 == writer {
+                    slot + 1_000
+                } else {
+                    slot + i % 3
+                };
                 let user_id = format!("u-{user}").parse().unwrap();
-                let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };
-                Arc::new(record(i32::try_from(writer).unwrap(), i64::from(i), 0, &event.encode()))
+                let event = ClaimEvent {
+                    coupon_id,
+                    drop_id,
+                    slot,
+                    user_id,
+                    claimed_at,
+                };
+                Arc::new(record(
+                    i32::try_from(writer).unwrap(),
+                    i64::from(i),
+                    0,
+                    &event.encode(),
+                ))
             });
             claims.collect()
         })
@@ -106,9 +182,14 @@ async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal(
     for record in batches.iter().flatten() {
         let claim = record.claim.as_ref().unwrap();
         let (slot, user, at) = (claim.slot, &claim.user_id, &record.source);
-        let row = count(&format!("issued_coupons WHERE slot = {slot} AND user_id = '{user}'")).await;
+        let row = count(&format!(
+            "issued_coupons WHERE slot = {slot} AND user_id = '{user}'"
+        ))
+        .await;
         let (partition, offset) = (at.partition, at.offset);
-        let kept = format!("failed_claims WHERE source_partition = {partition} AND source_offset = {offset}");
+        let kept = format!(
+            "failed_claims WHERE source_partition = {partition} AND source_offset = {offset}"
+        );
         assert_eq!(row + count(&kept).await, 1, "{slot} {partition} {offset}");
     }
 }
@@ -126,23 +207,50 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
         .await
         .unwrap();
     let url = mysql.database_url("sealing").into();
-    let mut pass = Db::dedicated(&DbSettings { url, pool_size: 1, limit: Duration::from_secs(30) }).await.unwrap();
+    let mut pass = Db::dedicated(&DbSettings {
+        url,
+        pool_size: 1,
+        limit: Duration::from_secs(30),
+    })
+    .await
+    .unwrap();
     pass.batch_execute("BEGIN").await.unwrap();
-    pass.batch_execute("UPDATE drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0").await.unwrap();
+    pass.batch_execute("UPDATE drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0")
+        .await
+        .unwrap();
     let user_id = "u-1".parse().unwrap();
-    let event = ClaimEvent { coupon_id, drop_id, slot: 1, user_id, claimed_at: Utc::now() };
+    let event = ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot: 1,
+        user_id,
+        claimed_at: Utc::now(),
+    };
     let batch = [Arc::new(record(0, 0, 0, &event.encode()))];
     let writing = tokio::spawn(async move { written(&db, &batch).await });
     let waits = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
     while mysql.query(waits).await.unwrap()[0][0] == "0" {
-        assert!(!writing.is_finished(), "it does not wait: {:?}", writing.await);
+        assert!(
+            !writing.is_finished(),
+            "it does not wait: {:?}",
+            writing.await
+        );
         // MySQL renews this table only if nobody has read it for 100 ms.
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     pass.batch_execute("COMMIT").await.unwrap();
     let done = writing.await.unwrap();
-    assert_eq!((done.issued, done.refused), (0, [("sealed_drop", 1)].into()));
-    assert_eq!(mysql.query("SELECT COUNT(*) FROM sealing.issued_coupons").await.unwrap(), [["0"]]);
+    assert_eq!(
+        (done.issued, done.refused),
+        (0, [("sealed_drop", 1)].into())
+    );
+    assert_eq!(
+        mysql
+            .query("SELECT COUNT(*) FROM sealing.issued_coupons")
+            .await
+            .unwrap(),
+        [["0"]]
+    );
 }
 
 /// Of rows that come while a pass verifies a drop, the seal is not.
@@ -150,9 +258,23 @@ async fn a_row_for_a_drop_that_is_being_sealed_waits_for_the_seal_and_is_refused
 async fn a_drop_is_sealed_only_with_as_many_rows_as_it_has() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;
     let user_id = "u-1".parse().unwrap();
-    let event = ClaimEvent { coupon_id, drop_id, slot: 1, user_id, claimed_at: Utc::now() };
-    assert_eq!(written(&db, &[Arc::new(record(0, 0, 0, &event.encode()))]).await.issued, 1);
-    mysql.query("UPDATE counting.drops SET closes_at = '2199-01-01'").await.unwrap();
+    let event = ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot: 1,
+        user_id,
+        claimed_at: Utc::now(),
+    };
+    assert_eq!(
+        written(&db, &[Arc::new(record(0, 0, 0, &event.encode()))])
+            .await
+            .issued,
+        1
+    );
+    mysql
+        .query("UPDATE counting.drops SET closes_at = '2199-01-01'")
+        .await
+        .unwrap();
     let closes_at = db.coupon(coupon_id).await.unwrap().unwrap().1[0].closes_at;
     assert!(!db.seal_drop(drop_id, closes_at, 0, 0).await.unwrap());
     assert!(db.seal_drop(drop_id, closes_at, 1, 0).await.unwrap());
@@ -175,8 +297,15 @@ async fn flood_of_forged_dead_letters_on_a_slot_hides_none_that_an_api_wrote() {
             .await
             .unwrap();
     }
-    let letters = db.dead_letters_on_slots(coupon_id, drop_id, (1, 5)).await.unwrap();
-    let on = |slot| letters.iter().filter(move |letter| letter.slot == Some(slot));
+    let letters = db
+        .dead_letters_on_slots(coupon_id, drop_id, (1, 5))
+        .await
+        .unwrap();
+    let on = |slot| {
+        letters
+            .iter()
+            .filter(move |letter| letter.slot == Some(slot))
+    };
     for (slot, number) in [(1, 100), (2, 100), (3, 1)] {
         assert_eq!(on(slot).count(), number);
         let first = on(slot).next().unwrap();

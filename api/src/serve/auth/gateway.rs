@@ -25,7 +25,10 @@ pub(super) fn given(secret: Option<&SecretString>) -> Option<&SecretString> {
 
 impl Gateway {
     pub(super) fn new(secret: Option<&SecretString>) -> Result<Self, String> {
-        given(secret).map(|secret| Tokens::read("TRUSTED_HEADER_SECRET", secret)).transpose().map(Self)
+        given(secret)
+            .map(|secret| Tokens::read("TRUSTED_HEADER_SECRET", secret))
+            .transpose()
+            .map(Self)
     }
 
     pub(super) fn has_secret(&self) -> bool {
@@ -43,7 +46,8 @@ impl Gateway {
             }
         }
         let person = only_one(headers, USER_HEADER)?;
-        let person = person.ok_or_else(|| unauthorized("say who this is for: X-User-Id is missing"))?;
+        let person =
+            person.ok_or_else(|| unauthorized("say who this is for: X-User-Id is missing"))?;
         Ok(String::from_utf8_lossy(person.as_bytes()))
     }
 }
@@ -65,7 +69,10 @@ mod tests {
         for (name, value) in given {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        gateway.person(&headers).map(Cow::into_owned).map_err(|problem| problem.code())
+        gateway
+            .person(&headers)
+            .map(Cow::into_owned)
+            .map_err(|problem| problem.code())
     }
 
     #[test]
@@ -73,7 +80,10 @@ mod tests {
         let gateway = Gateway::default();
         assert_eq!(ask(&gateway, &[(USER_HEADER, "u-37")]), Ok("u-37".into()));
         assert_eq!(ask(&gateway, &[]), Err("unauthorized"));
-        assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1"), (USER_HEADER, "u-2")]), Err("bad_user_id"));
+        assert_eq!(
+            ask(&gateway, &[(USER_HEADER, "u-1"), (USER_HEADER, "u-2")]),
+            Err("bad_user_id")
+        );
     }
 
     #[test]
@@ -81,17 +91,44 @@ mod tests {
         let [old, new] = ["a", "b"].map(|letter| letter.repeat(32));
         let gateway = Gateway::new(Some(&format!("{old},{new}").into())).unwrap();
         for secret in [&old, &new] {
-            assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1"), (SECRET_HEADER, secret)]), Ok("u-1".into()));
+            assert_eq!(
+                ask(&gateway, &[(USER_HEADER, "u-1"), (SECRET_HEADER, secret)]),
+                Ok("u-1".into())
+            );
         }
-        for wrong in ["", &old[1..], &format!("{old}a"), &format!("{old},{new}"), &"c".repeat(32)] {
-            assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1"), (SECRET_HEADER, wrong)]), Err("unauthorized"), "{wrong}");
+        for wrong in [
+            "",
+            &old[1..],
+            &format!("{old}a"),
+            &format!("{old},{new}"),
+            &"c".repeat(32),
+        ] {
+            assert_eq!(
+                ask(&gateway, &[(USER_HEADER, "u-1"), (SECRET_HEADER, wrong)]),
+                Err("unauthorized"),
+                "{wrong}"
+            );
         }
         assert_eq!(ask(&gateway, &[(USER_HEADER, "u-1")]), Err("unauthorized"));
-        let twice = [(USER_HEADER, "u-1"), (SECRET_HEADER, &*old), (SECRET_HEADER, &*old)];
+        let twice = [
+            (USER_HEADER, "u-1"),
+            (SECRET_HEADER, &*old),
+            (SECRET_HEADER, &*old),
+        ];
         assert_eq!(ask(&gateway, &twice), Err("unauthorized"));
-        assert_eq!(ask(&gateway, &[(SECRET_HEADER, &old)]), Err("unauthorized"), "and nobody is named");
+        assert_eq!(
+            ask(&gateway, &[(SECRET_HEADER, &old)]),
+            Err("unauthorized"),
+            "and nobody is named"
+        );
         let weak = Gateway::new(Some(&"hunter2".into())).err().unwrap();
-        assert!(weak.contains("TRUSTED_HEADER_SECRET has 7 characters") && !weak.contains("hunter2"), "{weak}");
-        assert!(!Gateway::new(Some(&"".into())).unwrap().has_secret(), "an empty setting is none");
+        assert!(
+            weak.contains("TRUSTED_HEADER_SECRET has 7 characters") && !weak.contains("hunter2"),
+            "{weak}"
+        );
+        assert!(
+            !Gateway::new(Some(&"".into())).unwrap().has_secret(),
+            "an empty setting is none"
+        );
     }
 }

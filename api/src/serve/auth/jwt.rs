@@ -16,7 +16,9 @@ use firstcome_shared::coupon::Group;
 use firstcome_shared::http::fetch::HttpSource;
 use firstcome_shared::tls::Store;
 use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header};
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
@@ -68,8 +70,10 @@ pub struct JwtArgs {
 const USER_CLAIM: &str = "sub";
 const GROUPS_CLAIM: &str = "groups";
 
-const ALGORITHMS: [&str; 12] =
-    ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+const ALGORITHMS: [&str; 12] = [
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
+    "ES384", "EdDSA",
+];
 
 /// How far the issuer's clock may be off, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
@@ -85,25 +89,40 @@ impl JwtArgs {
         ];
         let others = [
             ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
-            ("JWT_JWKS_CA_FILE", filled_path(self.jwt_jwks_ca_file.as_ref()).is_some()),
+            (
+                "JWT_JWKS_CA_FILE",
+                filled_path(self.jwt_jwks_ca_file.as_ref()).is_some(),
+            ),
         ];
         let texts = texts.map(|(name, text)| (name, filled(text.as_ref()).is_some()));
-        others.into_iter().chain(self.key_settings()).chain(texts).find_map(|(name, is_given)| is_given.then_some(name))
+        others
+            .into_iter()
+            .chain(self.key_settings())
+            .chain(texts)
+            .find_map(|(name, is_given)| is_given.then_some(name))
     }
 
     /// The settings that say where keys are, and which are given.
     fn key_settings(&self) -> [(&'static str, bool); 4] {
         [
             ("JWT_SECRET", self.secret().is_some()),
-            ("JWT_PUBLIC_KEY_FILE", filled_path(self.jwt_public_key_file.as_ref()).is_some()),
-            ("JWT_JWKS_FILE", filled_path(self.jwt_jwks_file.as_ref()).is_some()),
+            (
+                "JWT_PUBLIC_KEY_FILE",
+                filled_path(self.jwt_public_key_file.as_ref()).is_some(),
+            ),
+            (
+                "JWT_JWKS_FILE",
+                filled_path(self.jwt_jwks_file.as_ref()).is_some(),
+            ),
             ("JWT_JWKS_URL", filled(self.jwt_jwks_url.as_ref()).is_some()),
         ]
     }
 
     // Compose files leave variables empty: that is no setting.
     fn secret(&self) -> Option<&SecretString> {
-        self.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty())
+        self.jwt_secret
+            .as_ref()
+            .filter(|secret| !secret.expose_secret().is_empty())
     }
 }
 
@@ -112,7 +131,8 @@ fn filled(text: Option<&String>) -> Option<&String> {
 }
 
 fn filled_path(path: Option<&PathBuf>) -> Option<&Path> {
-    path.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty())
+    path.map(PathBuf::as_path)
+        .filter(|path| !path.as_os_str().is_empty())
 }
 
 pub(crate) struct Verifier {
@@ -135,27 +155,47 @@ pub(crate) enum TokenError {
     UnknownKey(String),
 }
 
-const NOT_VALID: TokenError = TokenError::Refused("the token is not valid, or no longer; get a new one");
+const NOT_VALID: TokenError =
+    TokenError::Refused("the token is not valid, or no longer; get a new one");
 
 impl Verifier {
     /// An error is one sentence about what is missing or contradicts itself, never with the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
-        let algorithm = args.jwt_algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
+        let algorithm = args
+            .jwt_algorithm
+            .ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
         let keys = keys(algorithm, args)?;
         let required = |name: &str, text: Option<&String>, of: &str| {
-            let missing = || format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be believed");
+            let missing = || {
+                format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be believed")
+            };
             filled(text).cloned().ok_or_else(missing)
         };
         let mut rules = Validation::new(algorithm);
         rules.leeway = LEEWAY_SECONDS;
         rules.validate_nbf = true;
-        rules.set_issuer(&[required("JWT_ISSUER", args.jwt_issuer.as_ref(), "of any issuer")?]);
-        rules.set_audience(&[required("JWT_AUDIENCE", args.jwt_audience.as_ref(), "that was meant for others")?]);
+        rules.set_issuer(&[required(
+            "JWT_ISSUER",
+            args.jwt_issuer.as_ref(),
+            "of any issuer",
+        )?]);
+        rules.set_audience(&[required(
+            "JWT_AUDIENCE",
+            args.jwt_audience.as_ref(),
+            "that was meant for others",
+        )?]);
         rules.set_required_spec_claims(&["exp", "iss", "aud"]);
-        let claim = |given: Option<&String>, usual: &str| filled(given).map_or(usual, String::as_str).to_owned();
+        let claim = |given: Option<&String>, usual: &str| {
+            filled(given).map_or(usual, String::as_str).to_owned()
+        };
         let user_claim = claim(args.jwt_user_claim.as_ref(), USER_CLAIM);
         let groups_claim = claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM);
-        Ok(Self { keys, rules, user_claim, groups_claim })
+        Ok(Self {
+            keys,
+            rules,
+            user_claim,
+            groups_claim,
+        })
     }
 
     /// The keys, where they are read again while this process runs.
@@ -171,7 +211,9 @@ impl Verifier {
         let decoded = self.decode(token)?;
         // RFC 7515: a token with `crit` must be refused where its extensions are not understood.
         if decoded.header.crit.is_some() {
-            return Err(TokenError::Refused("the token asks for extensions that this service does not know"));
+            return Err(TokenError::Refused(
+                "the token asks for extensions that this service does not know",
+            ));
         }
         // RFC 7519: one text. The library takes a list that names the issuer among others.
         if !decoded.claims.0.get("iss").is_some_and(Value::is_string) {
@@ -179,7 +221,9 @@ impl Verifier {
         }
         match decoded.claims.0.get(&self.user_claim) {
             Some(Value::String(person)) => Ok(person.clone()),
-            _ => Err(TokenError::Refused("the token does not say who it is for, as a text")),
+            _ => Err(TokenError::Refused(
+                "the token does not say who it is for, as a text",
+            )),
         }
     }
 
@@ -191,7 +235,9 @@ impl Verifier {
         Some(match claims.0.get(&self.groups_claim) {
             Some(Value::String(name)) => name == group.as_str(),
             // What is no text in the list is no group.
-            Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some(group.as_str())),
+            Some(Value::Array(names)) => names
+                .iter()
+                .any(|name| name.as_str() == Some(group.as_str())),
             _ => false,
         })
     }
@@ -212,13 +258,19 @@ impl Verifier {
         match (set.find(header.kid.as_deref()), header.kid) {
             (Some(key), _) => decode(token, &key, &self.rules).map_err(refused),
             (None, Some(name)) => Err(TokenError::UnknownKey(name)),
-            (None, None) => Err(TokenError::Refused("the token does not name the key that it is signed with (kid)")),
+            (None, None) => Err(TokenError::Refused(
+                "the token does not name the key that it is signed with (kid)",
+            )),
         }
     }
 }
 
 fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
-    let given: Vec<&str> = args.key_settings().into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
+    let given: Vec<&str> = args
+        .key_settings()
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+        .collect();
     if let [first, second, ..] = given[..] {
         return Err(format!("{first} and {second} are both set: choose one"));
     }
@@ -226,16 +278,26 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
         return Err("JWT_JWKS_CA_FILE is set without JWT_JWKS_URL, for which it is".into());
     }
     let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
-    match (args.secret(), filled_path(args.jwt_public_key_file.as_ref())) {
-        (Some(secret), _) if is_shared => return Ok(Keys::One(keys::shared_secret(algorithm, secret)?)),
+    match (
+        args.secret(),
+        filled_path(args.jwt_public_key_file.as_ref()),
+    ) {
+        (Some(secret), _) if is_shared => {
+            return Ok(Keys::One(keys::shared_secret(algorithm, secret)?));
+        }
         _ if is_shared => return Err(format!("JWT_ALGORITHM={algorithm:?} needs JWT_SECRET")),
         (_, Some(path)) => return Ok(Keys::One(keys::public_key(algorithm, path)?)),
         _ => {}
     }
-    let file = filled_path(args.jwt_jwks_file.as_ref()).map(|path| KeySource::File(path.to_owned()));
+    let file =
+        filled_path(args.jwt_jwks_file.as_ref()).map(|path| KeySource::File(path.to_owned()));
     let source = match (file, filled(args.jwt_jwks_url.as_ref())) {
         (Some(file), _) => file,
-        (None, Some(url)) => KeySource::Url(HttpSource::new(Store::Jwks, url, args.jwt_jwks_ca_file.clone())?),
+        (None, Some(url)) => KeySource::Url(HttpSource::new(
+            Store::Jwks,
+            url,
+            args.jwt_jwks_ca_file.clone(),
+        )?),
         (None, None) => {
             return Err(format!(
                 "JWT_ALGORITHM={algorithm:?} needs JWT_JWKS_URL, JWT_JWKS_FILE or JWT_PUBLIC_KEY_FILE"
@@ -243,7 +305,9 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
         }
     };
     if matches!(&source, KeySource::Url(source) if !source.is_encrypted()) {
-        tracing::warn!("JWT_JWKS_URL is http://: anybody who is on the way can give this process keys of their own");
+        tracing::warn!(
+            "JWT_JWKS_URL is http://: anybody who is on the way can give this process keys of their own"
+        );
     }
     let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());
     Ok(Keys::Set(Arc::new(KeySet::new(source, algorithm, refresh))))

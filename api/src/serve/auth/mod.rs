@@ -86,11 +86,15 @@ impl Identity {
     pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
         match args.user_auth {
             UserAuth::TrustedHeader => match args.jwt.any_setting() {
-                Some(name) => Err(format!("{name} is set but USER_AUTH=trusted-header ignores it: choose one")),
+                Some(name) => Err(format!(
+                    "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
+                )),
                 None => Gateway::new(args.trusted_header_secret.as_ref()).map(Self::TrustedHeader),
             },
             UserAuth::Jwt => match gateway::given(args.trusted_header_secret.as_ref()) {
-                Some(_) => Err("TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt ignores it: choose one".into()),
+                Some(_) => Err(
+                    "TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt ignores it: choose one".into(),
+                ),
                 None => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Arc::new(verifier))),
             },
         }
@@ -129,8 +133,13 @@ impl Identity {
                 (id, authorization.map(|value| (Arc::clone(verifier), value)))
             }
         };
-        let user = id.parse().map_err(|error| Problem::new(Code::BadUserId, format!("{error}")))?;
-        Ok(Requester { user, groups: Groups(groups) })
+        let user = id
+            .parse()
+            .map_err(|error| Problem::new(Code::BadUserId, format!("{error}")))?;
+        Ok(Requester {
+            user,
+            groups: Groups(groups),
+        })
     }
 
     /// The same; where a token names a new key, the issuer's keys are read again.
@@ -143,10 +152,16 @@ impl Identity {
         found.map_err(|nobody| match nobody {
             Unidentified::Refused(problem) => problem,
             // It may be a key of today, or none at all.
-            Unidentified::UnknownKey(_) if self.key_set().is_some_and(|keys| keys.problem().is_some()) => {
-                Problem::unavailable("the keys that tokens are signed with can't be read right now; try again")
+            Unidentified::UnknownKey(_)
+                if self.key_set().is_some_and(|keys| keys.problem().is_some()) =>
+            {
+                Problem::unavailable(
+                    "the keys that tokens are signed with can't be read right now; try again",
+                )
             }
-            Unidentified::UnknownKey(_) => unauthorized("the token is signed with a key that is not known here"),
+            Unidentified::UnknownKey(_) => {
+                unauthorized("the token is signed with a key that is not known here")
+            }
         })
     }
 }

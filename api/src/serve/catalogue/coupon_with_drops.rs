@@ -41,18 +41,28 @@ impl CouponWithDrops {
         drops: Vec<Drop>,
         sealed_rows: impl Fn(&Drop) -> Option<u32>,
     ) -> Self {
-        let extra = |drop: &Drop| Extra { keys: redis.keys(coupon.id, drop.id), sealed_rows: sealed_rows(drop) };
+        let extra = |drop: &Drop| Extra {
+            keys: redis.keys(coupon.id, drop.id),
+            sealed_rows: sealed_rows(drop),
+        };
         let extras = drops.iter().map(extra).collect();
-        Self { coupon, drops, extras }
+        Self {
+            coupon,
+            drops,
+            extras,
+        }
     }
 
     /// All drops, in order of opening.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
-        self.drops.iter().zip(&self.extras).map(|(drop, extra)| DropWithKeys {
-            drop,
-            keys: &extra.keys,
-            sealed_rows: extra.sealed_rows,
-        })
+        self.drops
+            .iter()
+            .zip(&self.extras)
+            .map(|(drop, extra)| DropWithKeys {
+                drop,
+                keys: &extra.keys,
+                sealed_rows: extra.sealed_rows,
+            })
     }
 
     pub(crate) fn drop(&self, id: DropId) -> Option<&Drop> {
@@ -63,7 +73,8 @@ impl CouponWithDrops {
     /// that closed.
     pub(crate) fn for_claim(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let open = self.all().rev().find(|one| one.drop.is_open_at(now));
-        open.or_else(|| self.next(now)).or_else(|| self.all().next_back())
+        open.or_else(|| self.next(now))
+            .or_else(|| self.all().next_back())
     }
 
     /// The drop that is open at `now`, else the last that has opened.
@@ -75,7 +86,9 @@ impl CouponWithDrops {
     /// The last drop that has opened at `now`, other than `this`, and is not open.
     pub(crate) fn before(&self, this: &Drop, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let is_over = |drop: &Drop| drop.opens_at <= now && !drop.is_open_at(now);
-        self.all().rev().find(|one| one.drop.id != this.id && is_over(one.drop))
+        self.all()
+            .rev()
+            .find(|one| one.drop.id != this.id && is_over(one.drop))
     }
 
     /// The first drop that has not opened at `now`.
@@ -93,7 +106,8 @@ pub(crate) struct RedisClock {
 impl RedisClock {
     /// Sets the clock by an answer of Redis that has just come, in Unix milliseconds.
     pub(crate) fn set(&self, redis_ms: i64) {
-        self.ahead_ms.store(redis_ms - Utc::now().timestamp_millis(), Ordering::Relaxed);
+        self.ahead_ms
+            .store(redis_ms - Utc::now().timestamp_millis(), Ordering::Relaxed);
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
@@ -112,10 +126,20 @@ pub(super) async fn with_drops(
     redis: &Redis,
     coupons: Vec<(Coupon, Vec<Drop>)>,
 ) -> Result<Vec<Arc<CouponWithDrops>>, DbError> {
-    let sealed: Vec<DropId> =
-        coupons.iter().flat_map(|(_, drops)| drops).filter(|d| d.sealed_at.is_some()).map(|d| d.id).collect();
-    let rows: HashMap<DropId, u32> = if sealed.is_empty() { HashMap::new() } else { db.sealed_rows(sealed).await? };
-    let one = |(coupon, drops)| CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
+    let sealed: Vec<DropId> = coupons
+        .iter()
+        .flat_map(|(_, drops)| drops)
+        .filter(|d| d.sealed_at.is_some())
+        .map(|d| d.id)
+        .collect();
+    let rows: HashMap<DropId, u32> = if sealed.is_empty() {
+        HashMap::new()
+    } else {
+        db.sealed_rows(sealed).await?
+    };
+    let one = |(coupon, drops)| {
+        CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied())
+    };
     Ok(coupons.into_iter().map(one).map(Arc::new).collect())
 }
 
@@ -163,7 +187,12 @@ pub(crate) mod tests {
             allow: None,
             allow_list: AllowList::default(),
         };
-        CouponWithDrops::new(&Redis::new(&settings).unwrap(), coupon, drops.collect(), |_| None)
+        CouponWithDrops::new(
+            &Redis::new(&settings).unwrap(),
+            coupon,
+            drops.collect(),
+            |_| None,
+        )
     }
 
     #[tokio::test]
@@ -173,13 +202,24 @@ pub(crate) mod tests {
             [0, 9, 10, 19, 20, 29, 30, 40, 49, 50, 99]
                 .map(|minute| choose(&coupon_of_three, at(minute)).map_or(0, |one| one.drop.id.0))
         };
-        assert_eq!(ids(CouponWithDrops::for_claim), [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]);
-        assert_eq!(ids(CouponWithDrops::current), [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3]);
-        assert_eq!(ids(CouponWithDrops::next), [1, 1, 2, 2, 2, 2, 3, 3, 3, 0, 0]);
+        assert_eq!(
+            ids(CouponWithDrops::for_claim),
+            [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+        );
+        assert_eq!(
+            ids(CouponWithDrops::current),
+            [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3]
+        );
+        assert_eq!(
+            ids(CouponWithDrops::next),
+            [1, 1, 2, 2, 2, 2, 3, 3, 3, 0, 0]
+        );
         assert!(coupon(&[]).for_claim(at(0)).is_none());
         let before = [20, 30, 40, 50, 99].map(|minute| {
             let chosen = coupon_of_three.for_claim(at(minute)).unwrap();
-            coupon_of_three.before(chosen.drop, at(minute)).map_or(0, |one| one.drop.id.0)
+            coupon_of_three
+                .before(chosen.drop, at(minute))
+                .map_or(0, |one| one.drop.id.0)
         });
         assert_eq!(before, [1, 1, 2, 2, 2]);
         let chosen = coupon_of_three.for_claim(at(20)).unwrap();

@@ -116,7 +116,9 @@ impl ListedPages {
 
     /// The generic cell rate algorithm, in bytes: of long pages that [`Self::sends`] was told of.
     fn may_send(&self, now: Instant) -> bool {
-        self.sent_by.lock().is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
+        self.sent_by
+            .lock()
+            .is_none_or(|sent_by| sent_by < now + Duration::from_secs(1))
     }
 
     pub(crate) fn sends(&self, bytes: usize, now: Instant) {
@@ -138,7 +140,11 @@ impl ListedPages {
         if let Some(page) = self.fresh(&key, version) {
             return Ok(page);
         }
-        let turn = if key.is_first() { &self.first } else { &self.others };
+        let turn = if key.is_first() {
+            &self.first
+        } else {
+            &self.others
+        };
         let _waiting = turn.wait_for(key).ok_or_else(too_many)?;
         let next = turn.next.lock().await;
         // Another request may have made this page meanwhile.
@@ -148,16 +154,28 @@ impl ListedPages {
         if let Some(next) = *next {
             tokio::time::sleep_until(next).await;
         }
-        let making = Making { begun: Instant::now(), next };
+        let making = Making {
+            begun: Instant::now(),
+            next,
+        };
         let page = make().await?;
-        self.kept.lock().insert(key, Kept { made: Instant::now(), version, page: page.clone() });
+        self.kept.lock().insert(
+            key,
+            Kept {
+                made: Instant::now(),
+                version,
+                page: page.clone(),
+            },
+        );
         drop(making);
         Ok(page)
     }
 
     fn fresh(&self, key: &PageKey, version: u64) -> Option<ListedPage> {
         let mut kept = self.kept.lock();
-        let found = kept.get(key).filter(|kept| kept.version == version && kept.made.elapsed() < FRESH_FOR)?;
+        let found = kept
+            .get(key)
+            .filter(|kept| kept.version == version && kept.made.elapsed() < FRESH_FOR)?;
         Some(found.page.clone())
     }
 }
@@ -212,16 +230,29 @@ impl Drop for Making<'_> {
 mod tests {
     use super::*;
 
-    const KEY: PageKey = PageKey { state: None, limit: DEFAULT_LIMIT, after: 0 };
+    const KEY: PageKey = PageKey {
+        state: None,
+        limit: DEFAULT_LIMIT,
+        after: 0,
+    };
 
     fn after(after: i64) -> PageKey {
         PageKey { after, ..KEY }
     }
 
-    async fn ask(pages: &ListedPages, key: PageKey, version: u64, text: &'static str, takes: u64) -> Bytes {
+    async fn ask(
+        pages: &ListedPages,
+        key: PageKey,
+        version: u64,
+        text: &'static str,
+        takes: u64,
+    ) -> Bytes {
         let make = async || {
             tokio::time::sleep(Duration::from_millis(takes)).await;
-            Ok(ListedPage { body: text.into(), next: None })
+            Ok(ListedPage {
+                body: text.into(),
+                next: None,
+            })
         };
         pages.of(key, version, make).await.unwrap().body
     }
@@ -230,20 +261,38 @@ mod tests {
     async fn a_page_is_made_once_for_all_who_ask_while_it_is_new_and_the_catalogue_the_same() {
         let pages = ListedPages::default();
         let kept = |made, text: &'static str| {
-            let page = ListedPage { body: text.into(), next: None };
-            pages.kept.lock().insert(KEY, Kept { made, version: 1, page });
+            let page = ListedPage {
+                body: text.into(),
+                next: None,
+            };
+            pages.kept.lock().insert(
+                KEY,
+                Kept {
+                    made,
+                    version: 1,
+                    page,
+                },
+            );
         };
         let now = Instant::now();
         kept(now + Duration::from_secs(60), "kept");
         assert_eq!(ask(&pages, KEY, 1, "made", 0).await, "kept");
-        assert_eq!(ask(&pages, KEY, 2, "of another catalogue", 0).await, "of another catalogue");
-        assert_eq!(ask(&pages, after(7), 1, "of another key", 0).await, "of another key");
+        assert_eq!(
+            ask(&pages, KEY, 2, "of another catalogue", 0).await,
+            "of another catalogue"
+        );
+        assert_eq!(
+            ask(&pages, after(7), 1, "of another key", 0).await,
+            "of another key"
+        );
         kept(now, "old");
         tokio::time::sleep_until(now + FRESH_FOR).await;
         assert_eq!(ask(&pages, KEY, 1, "made", 0).await, "made");
         // All who come at once wait for one, however many they are.
         let pages = ListedPages::default();
-        let answers = futures_util::future::join_all((0..500).map(|_| ask(&pages, after(1), 1, "page", 5))).await;
+        let answers =
+            futures_util::future::join_all((0..500).map(|_| ask(&pages, after(1), 1, "page", 5)))
+                .await;
         assert_eq!(answers.len(), 500);
     }
 
@@ -254,19 +303,34 @@ mod tests {
         for number in 1..12 {
             ask(&pages, after(number), 1, "page", 4).await;
         }
-        assert!(begun.elapsed() >= Duration::from_millis(10 * 40 + 4), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() >= Duration::from_millis(10 * 40 + 4),
+            "{:?}",
+            begun.elapsed()
+        );
         // Who hangs up while a page is made leaves its pause behind: the longest, here.
         let free = pages.others.next.lock().await.unwrap();
         tokio::time::sleep_until(free).await;
         let begun = Instant::now();
         let hung_up = ask(&pages, after(20), 1, "page", 60_000);
-        assert!(tokio::time::timeout(Duration::from_millis(60), hung_up).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(60), hung_up)
+                .await
+                .is_err()
+        );
         ask(&pages, after(21), 1, "page", 0).await;
-        assert!(begun.elapsed() >= Duration::from_millis(60) + LONGEST_PAUSE, "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() >= Duration::from_millis(60) + LONGEST_PAUSE,
+            "{:?}",
+            begun.elapsed()
+        );
         let many = (0..100).map(|number| {
             let make = async || {
                 tokio::task::yield_now().await;
-                Ok(ListedPage { body: "page".into(), next: None })
+                Ok(ListedPage {
+                    body: "page".into(),
+                    next: None,
+                })
             };
             pages.of(after(30 + number), 1, make)
         });
@@ -291,13 +355,25 @@ mod tests {
         let sent = |at: Duration| (0..1_000).filter(|_| send(mebibyte, at)).count();
         assert_eq!(sent(Duration::ZERO), 64);
         assert_eq!(sent(Duration::from_millis(500)), 32);
-        assert_eq!(sent(Duration::from_secs(60)), 64, "what was not sent is not saved for later");
-        assert!(send(1 << 30, Duration::from_secs(70)), "however long one is");
+        assert_eq!(
+            sent(Duration::from_secs(60)),
+            64,
+            "what was not sent is not saved for later"
+        );
+        assert!(
+            send(1 << 30, Duration::from_secs(70)),
+            "however long one is"
+        );
         assert!(!send(1, Duration::from_secs(80)));
 
         *pages.sent_by.lock() = Some(Instant::now() + Duration::from_secs(60));
-        let long = PageKey { limit: DEFAULT_LIMIT + 1, ..after(1) };
-        let refused = pages.of(long, 1, async || panic!("it is made and not sent")).await;
+        let long = PageKey {
+            limit: DEFAULT_LIMIT + 1,
+            ..after(1)
+        };
+        let refused = pages
+            .of(long, 1, async || panic!("it is made and not sent"))
+            .await;
         assert!(refused.is_err());
         assert_eq!(ask(&pages, after(1), 1, "short", 0).await, "short");
     }
@@ -305,7 +381,9 @@ mod tests {
     #[tokio::test]
     async fn who_asks_for_odd_pages_without_end_keeps_nobody_from_the_first_one() {
         let pages = ListedPages::default();
-        let odd = futures_util::future::join_all((1..30).map(|number| ask(&pages, after(number), 1, "odd", 1_000)));
+        let odd = futures_util::future::join_all(
+            (1..30).map(|number| ask(&pages, after(number), 1, "odd", 1_000)),
+        );
         let plain = async {
             tokio::task::yield_now().await;
             ask(&pages, KEY, 1, "plain", 0).await

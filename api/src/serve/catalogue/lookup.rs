@@ -56,11 +56,19 @@ struct LookupRequest {
 impl Lookup {
     pub(super) fn new() -> Self {
         let (requests, pending) = mpsc::channel(QUEUE);
-        Self { requests, pending: pending.into(), found: BoundedCache::new(KEPT).into() }
+        Self {
+            requests,
+            pending: pending.into(),
+            found: BoundedCache::new(KEPT).into(),
+        }
     }
 
     /// One coupon. While MySQL is away, an old answer is better than none.
-    pub(super) async fn find(&self, id: CouponId, mysql_up: bool) -> Result<Arc<CouponWithDrops>, LookupError> {
+    pub(super) async fn find(
+        &self,
+        id: CouponId,
+        mysql_up: bool,
+    ) -> Result<Arc<CouponWithDrops>, LookupError> {
         let known = self.found.lock().get(&id).cloned();
         match known {
             Some((read_at, coupon)) if !mysql_up || read_at.elapsed() < FRESH_FOR => Ok(coupon),
@@ -80,7 +88,9 @@ impl Lookup {
 
     async fn ask(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         let (answer, answered) = oneshot::channel();
-        self.requests.try_send(LookupRequest { id, answer }).map_err(|_| LookupError::Unavailable)?;
+        self.requests
+            .try_send(LookupRequest { id, answer })
+            .map_err(|_| LookupError::Unavailable)?;
         match tokio::time::timeout(TIMEOUT, answered).await {
             Ok(Ok(found)) => found,
             _ => Err(LookupError::Unavailable),
@@ -117,9 +127,10 @@ impl Lookup {
             }
             for request in requests.drain(..) {
                 let answer = match &found {
-                    Some(found) if knows_all || found.contains_key(&request.id) => {
-                        found.get(&request.id).cloned().ok_or(LookupError::NoSuchCoupon(request.id))
-                    }
+                    Some(found) if knows_all || found.contains_key(&request.id) => found
+                        .get(&request.id)
+                        .cloned()
+                        .ok_or(LookupError::NoSuchCoupon(request.id)),
                     _ => Err(LookupError::Unavailable),
                 };
                 // The client may be gone.

@@ -68,11 +68,25 @@ impl Catalogue {
     /// Reads the coupons for the first time.
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
-        let first = Refresh { reconciled_at, served: 0, outcome: RefreshOutcome::Fresh };
+        let first = Refresh {
+            reconciled_at,
+            served: 0,
+            outcome: RefreshOutcome::Fresh,
+        };
         let (live, last) = (ArcSwap::from_pointee(live), watch::Sender::new(first));
         let (lookup, pages) = (Lookup::new(), PageCache::new());
         let [version, tickets] = [const { AtomicU64::new(0) }; 2];
-        Ok(Self { db, redis, live, version, lookup, pages, last, tickets, wanted: Notify::new() })
+        Ok(Self {
+            db,
+            redis,
+            live,
+            version,
+            lookup,
+            pages,
+            last,
+            tickets,
+            wanted: Notify::new(),
+        })
     }
 
     /// The live coupons.
@@ -111,10 +125,17 @@ impl Catalogue {
     }
 
     /// The first `limit` coupons after a number, in order, finished ones too.
-    pub(crate) async fn page(&self, after: CouponId, limit: usize) -> Result<Vec<Arc<CouponWithDrops>>, LookupError> {
+    pub(crate) async fn page(
+        &self,
+        after: CouponId,
+        limit: usize,
+    ) -> Result<Vec<Arc<CouponWithDrops>>, LookupError> {
         let page = self.pages.of(&self.db, &self.redis, after, limit).await?;
         let live = self.live();
-        Ok(page.iter().map(|one| Arc::clone(live.get(&one.coupon.id).unwrap_or(one))).collect())
+        Ok(page
+            .iter()
+            .map(|one| Arc::clone(live.get(&one.coupon.id).unwrap_or(one)))
+            .collect())
     }
 
     /// Returns after a refresh that begins from now on.
@@ -122,7 +143,8 @@ impl Catalogue {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();
         let mut refreshes = self.last.subscribe();
-        let served = tokio::time::timeout(TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
+        let served =
+            tokio::time::timeout(TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
         match served {
             Ok(Ok(last)) if last.outcome == RefreshOutcome::Fresh => Ok(()),
             _ => Err(LookupError::Unavailable),
@@ -157,23 +179,36 @@ impl Catalogue {
                 if had != RefreshOutcome::Fresh {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
-                gauge!("firstcome_catalogue_coupons").set(u32::try_from(live.len()).unwrap_or(u32::MAX));
+                gauge!("firstcome_catalogue_coupons")
+                    .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
                 // A coupon that was live and is no more has changed.
-                before.keys().filter(|id| !live.contains_key(id)).for_each(|id| self.lookup.forget(*id));
+                before
+                    .keys()
+                    .filter(|id| !live.contains_key(id))
+                    .for_each(|id| self.lookup.forget(*id));
                 // Before `last`: a request that waits for this refresh must find its coupons.
                 self.live.store(Arc::new(live));
                 self.version.fetch_add(1, Ordering::SeqCst);
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
-                self.last.send_replace(Refresh { reconciled_at, served, outcome: RefreshOutcome::Fresh });
+                self.last.send_replace(Refresh {
+                    reconciled_at,
+                    served,
+                    outcome: RefreshOutcome::Fresh,
+                });
             }
             Err(error) => {
                 if had == RefreshOutcome::Fresh {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
                 let is_read_only = matches!(error, DbError::ReadOnly { .. });
-                let outcome = if is_read_only { RefreshOutcome::ReadOnly } else { RefreshOutcome::Away };
-                self.last.send_modify(|last| (last.served, last.outcome) = (served, outcome));
+                let outcome = if is_read_only {
+                    RefreshOutcome::ReadOnly
+                } else {
+                    RefreshOutcome::Away
+                };
+                self.last
+                    .send_modify(|last| (last.served, last.outcome) = (served, outcome));
             }
         }
         self.report();
@@ -182,11 +217,14 @@ impl Catalogue {
     fn report(&self) {
         let last = self.last.borrow();
         gauge!("firstcome_mysql_up").set(f64::from(u8::from(last.outcome != RefreshOutcome::Away)));
-        gauge!("firstcome_pass_last_success_timestamp_seconds").set(last.reconciled_at.map_or(0.0, unix_seconds));
+        gauge!("firstcome_pass_last_success_timestamp_seconds")
+            .set(last.reconciled_at.map_or(0.0, unix_seconds));
         // Infinite until there was one, so that an alert on silence also sees a reconciler that
         // never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
-        let age = last.reconciled_at.map_or(f64::INFINITY, |at| (Utc::now() - at).num_milliseconds() as f64 / 1e3);
+        let age = last.reconciled_at.map_or(f64::INFINITY, |at| {
+            (Utc::now() - at).num_milliseconds() as f64 / 1e3
+        });
         gauge!("reconciler_last_success_age_seconds").set(age);
     }
 }
@@ -197,17 +235,29 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
 }
 
 /// Reads the live coupons. Those that did not change are taken over from `before`.
-async fn read(db: &Db, redis: &Redis, before: &LiveCoupons) -> Result<(LiveCoupons, Option<DateTime<Utc>>), DbError> {
+async fn read(
+    db: &Db,
+    redis: &Redis,
+    before: &LiveCoupons,
+) -> Result<(LiveCoupons, Option<DateTime<Utc>>), DbError> {
     let (coupons, reconciled) = tokio::join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
     let (coupons, reconciled) = (coupons?, reconciled?);
     let (mut live, mut changed) = (LiveCoupons::new(), Vec::new());
     for (coupon, drops) in coupons {
-        match before.get(&coupon.id).filter(|known| known.coupon == coupon && known.drops == drops) {
+        match before
+            .get(&coupon.id)
+            .filter(|known| known.coupon == coupon && known.drops == drops)
+        {
             Some(known) => drop(live.insert(coupon.id, Arc::clone(known))),
             None => changed.push((coupon, drops)),
         }
     }
-    live.extend(with_drops(db, redis, changed).await?.into_iter().map(|one| (one.coupon.id, one)));
+    live.extend(
+        with_drops(db, redis, changed)
+            .await?
+            .into_iter()
+            .map(|one| (one.coupon.id, one)),
+    );
     let reconciled = reconciled.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
     Ok((live, reconciled.map(|at| at.with_timezone(&Utc))))
 }

@@ -27,7 +27,9 @@ pub(super) struct PageCache {
 
 impl PageCache {
     pub(super) fn new() -> Self {
-        Self { cached: BoundedCache::new(KEPT).into() }
+        Self {
+            cached: BoundedCache::new(KEPT).into(),
+        }
     }
 
     /// The first `limit` coupons after a number. While MySQL is away, an old page is better than
@@ -48,19 +50,28 @@ impl PageCache {
         match tokio::time::timeout(TIMEOUT, read).await {
             Ok(Ok(page)) => {
                 let page: CachedPage = page.into();
-                self.cached.lock().insert((after, limit), (begun, Arc::clone(&page)));
+                self.cached
+                    .lock()
+                    .insert((after, limit), (begun, Arc::clone(&page)));
                 return Ok(page);
             }
             Ok(Err(error)) => tracing::debug!(%error, "a page of coupons could not be read"),
             Err(_) => tracing::debug!("a page of coupons was not read in time"),
         }
-        let known = self.cached.lock().get(&(after, limit)).map(|(_, page)| Arc::clone(page));
+        let known = self
+            .cached
+            .lock()
+            .get(&(after, limit))
+            .map(|(_, page)| Arc::clone(page));
         known.ok_or(LookupError::Unavailable)
     }
 
     fn fresh(&self, which: (CouponId, usize)) -> Option<CachedPage> {
         let mut cached = self.cached.lock();
-        cached.get(&which).filter(|(read_at, _)| read_at.elapsed() < FRESH_FOR).map(|(_, page)| Arc::clone(page))
+        cached
+            .get(&which)
+            .filter(|(read_at, _)| read_at.elapsed() < FRESH_FOR)
+            .map(|(_, page)| Arc::clone(page))
     }
 
     /// After a change by this process.

@@ -44,7 +44,11 @@ impl RemainingCache {
             if cached.len() > MAX_CACHED {
                 cached.retain(|_, (at, _)| now - *at < TTL);
             }
-            cached.extend(page.iter().zip(stocks).map(|((drop, _), stock)| (*drop, (now, stock))));
+            cached.extend(
+                page.iter()
+                    .zip(stocks)
+                    .map(|((drop, _), stock)| (*drop, (now, stock))),
+            );
         }
         Ok(self.known(drops))
     }
@@ -60,11 +64,18 @@ impl RemainingCache {
     fn stale<'a>(&self, drops: &[(DropId, &'a DropKeys)]) -> Vec<(DropId, &'a DropKeys)> {
         let cached = self.cached.lock();
         let fresh = |drop: &DropId| cached.get(drop).is_some_and(|(at, _)| at.elapsed() < TTL);
-        drops.iter().filter(|(drop, _)| !fresh(drop)).copied().collect()
+        drops
+            .iter()
+            .filter(|(drop, _)| !fresh(drop))
+            .copied()
+            .collect()
     }
 
     fn known(&self, drops: &[(DropId, &DropKeys)]) -> HashMap<DropId, Stock> {
         let cached = self.cached.lock();
-        drops.iter().filter_map(|(drop, _)| Some((*drop, cached.get(drop)?.1?))).collect()
+        drops
+            .iter()
+            .filter_map(|(drop, _)| Some((*drop, cached.get(drop)?.1?)))
+            .collect()
     }
 }

@@ -19,7 +19,9 @@ use super::outcome::{ClaimAnswer, ClaimOutcome};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::Catalogue;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, RedisClock, instant};
+use crate::serve::catalogue::coupon_with_drops::{
+    CouponWithDrops, DropWithKeys, RedisClock, instant,
+};
 
 /// What a claim needs.
 pub(crate) struct ClaimService {
@@ -63,12 +65,28 @@ impl ClaimService {
         let durability = Arc::new(durability);
         let (shared_clock, shared_limit) = (Arc::clone(&clock), Arc::clone(in_flight));
         let question_limit = in_flight.for_questions(MAX_QUESTIONS);
-        let batches =
-            MicroBatches::new(redis.clone(), shared_clock, Arc::clone(&durability), shared_limit, redis_timeout);
+        let batches = MicroBatches::new(
+            redis.clone(),
+            shared_clock,
+            Arc::clone(&durability),
+            shared_limit,
+            redis_timeout,
+        );
         let sold_out = ClaimOutcome::SoldOut.counter();
         let batches = Arc::new(batches);
         let refused = LineLimit::default();
-        Self { questions, operators, question_limit, redis, clock, catalogue, durability, batches, sold_out, refused }
+        Self {
+            questions,
+            operators,
+            question_limit,
+            redis,
+            clock,
+            catalogue,
+            durability,
+            batches,
+            sold_out,
+            refused,
+        }
     }
 
     pub(crate) fn durability(&self) -> &Durability {
@@ -76,7 +94,11 @@ impl ClaimService {
     }
 
     /// Works one claim to its end. From the call to Redis on, the claim goes on without its caller.
-    pub(crate) async fn admit(&self, id: CouponId, requester: Requester) -> Result<ClaimAnswer, ClaimRefusal> {
+    pub(crate) async fn admit(
+        &self,
+        id: CouponId,
+        requester: Requester,
+    ) -> Result<ClaimAnswer, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await.map_err(|error| {
             let refusal = ClaimRefusal::from(error);
             self.warn(id, "coupon_unknown", &refusal);
@@ -98,19 +120,28 @@ impl ClaimService {
 
     /// Says why claims are answered 503.
     fn warn(&self, coupon: CouponId, reason: &'static str, refusal: &ClaimRefusal) {
-        let Some(why) = refusal.why_unavailable() else { return };
+        let Some(why) = refusal.why_unavailable() else {
+            return;
+        };
         if let Some(left_out) = self.refused.allow(reason, Instant::now()) {
             tracing::warn!(reason, %coupon, why, left_out, "a claim was answered 503");
         }
     }
 
-    async fn ask(&self, coupon: &Arc<CouponWithDrops>, requester: &Requester) -> Result<ClaimAnswer, ClaimRefusal> {
+    async fn ask(
+        &self,
+        coupon: &Arc<CouponWithDrops>,
+        requester: &Requester,
+    ) -> Result<ClaimAnswer, ClaimRefusal> {
         let now = self.clock.now();
         let mut chosen = coupon.for_claim(now).ok_or(ClaimRefusal::NoDrop)?;
         if let Some(before) = just_closed(coupon, chosen.drop, now) {
             let reply = self.batches.ask(coupon, before, requester).await?;
             // By Redis's clock it may not be over: then they have that drop's, and no second one.
-            let is_open = matches!(reply.admission, Admission::Accepted(_) | Admission::Waiting(_));
+            let is_open = matches!(
+                reply.admission,
+                Admission::Accepted(_) | Admission::Waiting(_)
+            );
             if is_open || is_retry(before.drop, &reply) {
                 return answer(before.drop.id, &reply);
             }
@@ -126,7 +157,9 @@ impl ClaimService {
         };
         // This process's clock may have chosen the wrong drop; Redis's own time has come with the
         // reply. The first call admitted nobody then.
-        let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
+        let by_redis = coupon
+            .for_claim(instant(reply.now_ms))
+            .ok_or(ClaimRefusal::NoDrop)?;
         if by_redis.drop.id != chosen.drop.id && is_of_another(chosen.drop, by_redis.drop, &reply) {
             chosen = by_redis;
             reply = self.batches.ask(coupon, by_redis, requester).await?;
@@ -153,8 +186,12 @@ impl ClaimService {
         // Where one each is allowed in the whole coupon, admission has looked at all drops.
         let wanted = coupon.coupon.once_per == OncePer::Drop && chosen.drop.opens_at > now;
         let is_sealed = |drop: &Drop| drop.sealed_at.is_some();
-        let is_recent = |drop: &Drop| drop.closes_at.is_some_and(|at| now - at <= SEALED_RETRY_GRACE);
-        let asked = |one: &DropWithKeys<'_>| wanted && (!is_sealed(one.drop) || is_recent(one.drop));
+        let is_recent = |drop: &Drop| {
+            drop.closes_at
+                .is_some_and(|at| now - at <= SEALED_RETRY_GRACE)
+        };
+        let asked =
+            |one: &DropWithKeys<'_>| wanted && (!is_sealed(one.drop) || is_recent(one.drop));
         let Some(before) = coupon.before(chosen.drop, now).filter(asked) else {
             return answer(chosen.drop.id, &refused);
         };
@@ -168,9 +205,10 @@ impl ClaimService {
         }
         match reply.admission {
             // Unloaded: Redis has lost it, and who holds a slot is not known.
-            Admission::Accepted(_) | Admission::Already(..) | Admission::Waiting(_) | Admission::Unloaded => {
-                answer(before.drop.id, &reply)
-            }
+            Admission::Accepted(_)
+            | Admission::Already(..)
+            | Admission::Waiting(_)
+            | Admission::Unloaded => answer(before.drop.id, &reply),
             _ => answer(chosen.drop.id, &refused),
         }
     }
@@ -184,15 +222,22 @@ impl ClaimService {
         user: UserId,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let (db, coupon_id) = (self.questions.clone(), coupon.coupon.id);
-        let rows = self.question_limit.run(async move { db.rows_of_person(coupon_id, &user).await }).await?;
+        let rows = self
+            .question_limit
+            .run(async move { db.rows_of_person(coupon_id, &user).await })
+            .await?;
         let rows = rows.map_err(|error| {
             tracing::warn!(%error, "a claim on a sealed drop could not be answered");
             ClaimRefusal::SealedUnknown
         })?;
-        let counts = |drop: i64| drop == sealed.drop.id.0 || coupon.coupon.once_per == OncePer::Coupon;
+        let counts =
+            |drop: i64| drop == sealed.drop.id.0 || coupon.coupon.once_per == OncePer::Coupon;
         let closed_at = sealed.drop.closes_at.map_or(0, |at| at.timestamp_millis());
         match rows.iter().rev().find(|row| counts(row.drop_id)) {
-            Some(row) => Ok(ClaimAnswer::AlreadyClaimed { drop_id: DropId(row.drop_id), slot: row.slot }),
+            Some(row) => Ok(ClaimAnswer::AlreadyClaimed {
+                drop_id: DropId(row.drop_id),
+                slot: row.slot,
+            }),
             None => Err(ClaimRefusal::Refused(Admission::Closed(closed_at))),
         }
     }
@@ -208,15 +253,29 @@ fn is_of_another(asked: &Drop, by_redis: &Drop, reply: &ClaimReply) -> bool {
 }
 
 fn is_over_or_early(reply: &ClaimReply) -> bool {
-    matches!(reply.admission, Admission::NotOpen(_) | Admission::Closed(_))
+    matches!(
+        reply.admission,
+        Admission::NotOpen(_) | Admission::Closed(_)
+    )
 }
 
 /// The drop that closed moments ago, where `chosen` has opened moments ago.
-fn just_closed<'a>(coupon: &'a CouponWithDrops, chosen: &Drop, now: DateTime<Utc>) -> Option<DropWithKeys<'a>> {
-    if coupon.coupon.once_per == OncePer::Coupon || !chosen.is_open_at(now) || now - chosen.opens_at > RETRY_GRACE {
+fn just_closed<'a>(
+    coupon: &'a CouponWithDrops,
+    chosen: &Drop,
+    now: DateTime<Utc>,
+) -> Option<DropWithKeys<'a>> {
+    if coupon.coupon.once_per == OncePer::Coupon
+        || !chosen.is_open_at(now)
+        || now - chosen.opens_at > RETRY_GRACE
+    {
         return None;
     }
-    coupon.before(chosen, now).filter(|one| one.drop.closes_at.is_some_and(|at| at <= now && now - at <= RETRY_GRACE))
+    coupon.before(chosen, now).filter(|one| {
+        one.drop
+            .closes_at
+            .is_some_and(|at| at <= now && now - at <= RETRY_GRACE)
+    })
 }
 
 /// Whether this person was admitted in the drop's last moments.
@@ -228,10 +287,14 @@ fn is_retry(drop: &Drop, reply: &ClaimReply) -> bool {
 /// A slot is acknowledged only where a second store holds it.
 fn answer(drop_id: DropId, reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
     match (reply.admission, reply.stored) {
-        (Admission::Accepted(slot), Some(store)) => {
-            Ok(ClaimAnswer::Accepted { drop_id, slot, queued: store == SecondStore::Kafka })
+        (Admission::Accepted(slot), Some(store)) => Ok(ClaimAnswer::Accepted {
+            drop_id,
+            slot,
+            queued: store == SecondStore::Kafka,
+        }),
+        (Admission::Already(drop_id, slot), Some(_)) => {
+            Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot })
         }
-        (Admission::Already(drop_id, slot), Some(_)) => Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot }),
         (Admission::Accepted(_) | Admission::Already(..), None) => Err(ClaimRefusal::NotDurable),
         (Admission::Waiting(position), _) => Ok(ClaimAnswer::Waiting { position }),
         (refused, _) => Err(ClaimRefusal::Refused(refused)),

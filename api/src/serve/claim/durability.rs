@@ -61,17 +61,38 @@ impl AdmittedClaim {
 
     fn outgoing(&self, coupon: &CouponWithDrops) -> Outgoing {
         let claimed_at = instant(self.admitted_at_ms.unwrap_or(self.now_ms));
-        let (coupon_id, drop_id, slot, user_id) = (coupon.coupon.id, self.drop_id, self.slot, self.user.clone());
-        Outgoing { claim: ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at }, trace: self.trace }
+        let (coupon_id, drop_id, slot, user_id) =
+            (coupon.coupon.id, self.drop_id, self.slot, self.user.clone());
+        Outgoing {
+            claim: ClaimEvent {
+                coupon_id,
+                drop_id,
+                slot,
+                user_id,
+                claimed_at,
+            },
+            trace: self.trace,
+        }
     }
 }
 
 impl Durability {
     /// `longest_in_flight`: how long after a loss of Redis the reconciler rebuilds it at the
     /// earliest, from what the second stores hold by then.
-    pub(crate) fn new(publisher: Publisher, fallback: Fallback, questions: Db, longest_in_flight: Duration) -> Self {
+    pub(crate) fn new(
+        publisher: Publisher,
+        fallback: Fallback,
+        questions: Db,
+        longest_in_flight: Duration,
+    ) -> Self {
         let (writes, issued) = (Singleflight::default(), IssuedClaims::new(questions));
-        Self { writes, issued, publisher, fallback, longest_in_flight }
+        Self {
+            writes,
+            issued,
+            publisher,
+            fallback,
+            longest_in_flight,
+        }
     }
 
     pub(crate) fn publisher(&self) -> &Publisher {
@@ -91,7 +112,8 @@ impl Durability {
     ) -> Vec<Option<SecondStore>> {
         let mut stored = vec![None; claims.len()];
         let (mut ours, mut outgoing, mut joined) = (Vec::new(), Vec::new(), Vec::new());
-        let quantity = |claim: &AdmittedClaim| coupon.drop(claim.drop_id).map_or(0, |drop| drop.quantity);
+        let quantity =
+            |claim: &AdmittedClaim| coupon.drop(claim.drop_id).map_or(0, |drop| drop.quantity);
         for (at, claim) in claims.iter().enumerate() {
             match self.writes.begin(claim.id(&self.writes)) {
                 WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
@@ -109,12 +131,20 @@ impl Durability {
         for (at, result) in joined {
             stored[at] = ended(result).await;
         }
-        claims.iter().zip(stored).map(|(claim, stored)| self.in_time(claim, stored)).collect()
+        claims
+            .iter()
+            .zip(stored)
+            .map(|(claim, stored)| self.in_time(claim, stored))
+            .collect()
     }
 
     /// The same for a claim that Redis gave its slot earlier: a retry. It says Kafka if the claim
     /// was written earlier.
-    pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<SecondStore> {
+    pub(super) async fn ensure(
+        &self,
+        coupon: &CouponWithDrops,
+        claim: AdmittedClaim,
+    ) -> Option<SecondStore> {
         let drop = coupon.drop(claim.drop_id);
         let outgoing = claim.outgoing(coupon);
         // A claim of a sealed drop has its row, unless it was admitted after sealing: a clock that
@@ -127,7 +157,12 @@ impl Durability {
         let stored = match has_row {
             Some(true) => Some(SecondStore::Kafka),
             // A dead letter would unseal its drop, which most likely has the row.
-            None => self.publish(&[outgoing]).await.first().is_some_and(|sent| *sent).then_some(SecondStore::Kafka),
+            None => self
+                .publish(&[outgoing])
+                .await
+                .first()
+                .is_some_and(|sent| *sent)
+                .then_some(SecondStore::Kafka),
             Some(false) => match self.writes.begin(claim.id(&self.writes)) {
                 WriteTurn::Durable => Some(SecondStore::Kafka),
                 WriteTurn::Joined(result) => ended(result).await,
@@ -166,7 +201,11 @@ impl Durability {
         }
         let published = self.publish(claims).await;
         let one = async |(claim, is_published): (&Outgoing, bool)| {
-            if is_published { Some(SecondStore::Kafka) } else { self.keep(claim).await }
+            if is_published {
+                Some(SecondStore::Kafka)
+            } else {
+                self.keep(claim).await
+            }
         };
         join_all(claims.iter().zip(published).map(one)).await
     }
@@ -196,7 +235,10 @@ struct AdmissionId {
 
 impl AdmissionId {
     /// The part of the fingerprint that is remembered; 0 means none.
-    #[allow(clippy::cast_possible_truncation, reason = "32 bits of a keyed hash are enough")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "32 bits of a keyed hash are enough"
+    )]
     fn short(self) -> u32 {
         (self.fingerprint as u32).max(1)
     }
@@ -230,8 +272,18 @@ struct Singleflight {
 }
 
 impl Singleflight {
-    fn id(&self, drop: DropId, slot: Slot, user: &UserId, admitted_at_ms: Option<i64>) -> AdmissionId {
-        AdmissionId { drop, slot, fingerprint: self.hashing.hash_one((user.as_str(), admitted_at_ms)) }
+    fn id(
+        &self,
+        drop: DropId,
+        slot: Slot,
+        user: &UserId,
+        admitted_at_ms: Option<i64>,
+    ) -> AdmissionId {
+        AdmissionId {
+            drop,
+            slot,
+            fingerprint: self.hashing.hash_one((user.as_str(), admitted_at_ms)),
+        }
     }
 
     /// Takes the turn to write a claim, unless it is known to be durable or another task is writing
@@ -250,7 +302,11 @@ impl Singleflight {
             Entry::Vacant(free) => {
                 let (result, receiver) = watch::channel(WriteState::Running);
                 free.insert(receiver);
-                WriteTurn::Ours(RunningWrite { writes: self, id, result })
+                WriteTurn::Ours(RunningWrite {
+                    writes: self,
+                    id,
+                    result,
+                })
             }
         }
     }
@@ -262,12 +318,16 @@ impl Singleflight {
 
     fn is_durable(&self, id: AdmissionId) -> bool {
         let durable = self.durable.lock();
-        let known = durable.get(&id.drop).and_then(|slots| slots.get(id.index()?));
+        let known = durable
+            .get(&id.drop)
+            .and_then(|slots| slots.get(id.index()?));
         known.is_some_and(|fingerprint| *fingerprint == id.short())
     }
 
     fn remember(&self, id: AdmissionId, quantity: Slot) {
-        let Some(at) = id.index().filter(|_| id.slot <= quantity) else { return };
+        let Some(at) = id.index().filter(|_| id.slot <= quantity) else {
+            return;
+        };
         let mut durable = self.durable.lock();
         let slots = durable.entry(id.drop).or_default();
         if slots.len() <= at {
@@ -288,8 +348,14 @@ enum WriteTurn<'a> {
 
 /// The result of another task's write. An error: it panicked, and the result is unknown.
 async fn ended(mut result: WriteResult) -> Option<SecondStore> {
-    let state = result.wait_for(|state| matches!(state, WriteState::Ended(_))).await;
-    if let WriteState::Ended(stored) = *state.ok()? { stored } else { None }
+    let state = result
+        .wait_for(|state| matches!(state, WriteState::Ended(_)))
+        .await;
+    if let WriteState::Ended(stored) = *state.ok()? {
+        stored
+    } else {
+        None
+    }
 }
 
 /// The turn to write a claim. Dropping it gives the turn back.
@@ -362,7 +428,11 @@ mod tests {
         assert!(!is_known(&writes, first).await, "no store took it");
         write(&writes, first, Some(SecondStore::Kafka)).await;
         assert!(is_known(&writes, first).await);
-        for other in [id(&writes, 7, "u-2", 1_000), id(&writes, 8, "u-1", 1_000), id(&writes, 7, "u-1", 2_000)] {
+        for other in [
+            id(&writes, 7, "u-2", 1_000),
+            id(&writes, 8, "u-1", 1_000),
+            id(&writes, 7, "u-1", 2_000),
+        ] {
             assert!(!is_known(&writes, other).await, "{other:?}");
         }
         writes.keep_only(|drop| drop == DropId(2));

@@ -30,13 +30,23 @@ impl InFlightLimit {
     pub(crate) fn new(limit: u32) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let shed = counter!("firstcome_claims_shed_total");
-        Self { limit, in_flight: Arc::default(), shed, tasks: TaskTracker::new() }
+        Self {
+            limit,
+            in_flight: Arc::default(),
+            shed,
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// The limit on questions; shutdown waits for both alike.
     pub(crate) fn for_questions(&self, limit: usize) -> Self {
         let shed = counter!("firstcome_questions_shed_total");
-        Self { limit, in_flight: Arc::default(), shed, tasks: self.tasks.clone() }
+        Self {
+            limit,
+            in_flight: Arc::default(),
+            shed,
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// A place for one claim.
@@ -55,7 +65,10 @@ impl InFlightLimit {
     }
 
     /// Runs `work` to its end in a place, also when the caller is dropped. It begins at once.
-    pub(super) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
+    pub(super) fn run<T, W>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
     where
         T: Send + 'static,
         W: Future<Output = T> + Send + 'static,
@@ -72,7 +85,10 @@ impl InFlightLimit {
 
     /// [`InFlightLimit::run`] without the limit, for operators: they must get through while claims
     /// are shed.
-    pub(crate) fn run_unlimited<T, W>(&self, work: W) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
+    pub(crate) fn run_unlimited<T, W>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
     where
         T: Send + 'static,
         W: Future<Output = T> + Send + 'static,
@@ -151,13 +167,19 @@ mod tests {
         assert_eq!(claims.run(async { 7 }).await, Ok(7));
         assert_eq!(claims.finish(Duration::ZERO).await, 1);
         go.send(()).unwrap();
-        assert_eq!((asked.await, claims.finish(Duration::from_secs(5)).await), (Ok(()), 0));
+        assert_eq!(
+            (asked.await, claims.finish(Duration::from_secs(5)).await),
+            (Ok(()), 0)
+        );
     }
 
     #[tokio::test]
     async fn a_panic_gives_its_place_back() {
         let limit = InFlightLimit::new(1);
-        assert_eq!(limit.run(async { panic!("on purpose") }).await, Err::<(), _>(WorkError::Panicked));
+        assert_eq!(
+            limit.run(async { panic!("on purpose") }).await,
+            Err::<(), _>(WorkError::Panicked)
+        );
         assert_eq!(limit.run(async {}).await, Ok(()));
     }
 }

@@ -31,7 +31,10 @@ impl IssuedClaims {
     pub(super) fn new(questions: Db) -> Self {
         let (lookups, pending) = mpsc::channel(QUEUE);
         tokio::spawn(look_up(questions, pending));
-        Self { remembered: BoundedCache::new(REMEMBERED).into(), lookups }
+        Self {
+            remembered: BoundedCache::new(REMEMBERED).into(),
+            lookups,
+        }
     }
 
     /// Whether this claim has its row. `None`: MySQL could not be asked.
@@ -60,8 +63,12 @@ async fn look_up(questions: Db, mut pending: mpsc::Receiver<(ClaimedSlot, onesho
         let find = async move |conn: &mut Conn| {
             let mut found = HashMap::new();
             for (drop, slots) in slots {
-                let rows = issued::on_slots(conn, drop, &slots.into_iter().collect::<Vec<_>>()).await?;
-                found.extend(rows.into_iter().map(|row| ((drop, row.slot), UserId::from_store(row.user_id))));
+                let rows =
+                    issued::on_slots(conn, drop, &slots.into_iter().collect::<Vec<_>>()).await?;
+                found.extend(
+                    rows.into_iter()
+                        .map(|row| ((drop, row.slot), UserId::from_store(row.user_id))),
+                );
             }
             Ok(found)
         };

@@ -18,7 +18,9 @@ use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant, MAX_BATCH};
+use firstcome_shared::redis::admission::{
+    Admission, AdmissionError, AdmissionReply, Claimant, MAX_BATCH,
+};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::trace::{self, TraceContext};
 use metrics::{Histogram, histogram};
@@ -81,7 +83,16 @@ impl MicroBatches {
     ) -> Self {
         let call_seconds = histogram!("firstcome_admission_seconds");
         let batch_size = histogram!("firstcome_admission_batch_claims");
-        Self { redis, clock, durability, in_flight, max_wait, queues: Queues::default(), call_seconds, batch_size }
+        Self {
+            redis,
+            clock,
+            durability,
+            in_flight,
+            max_wait,
+            queues: Queues::default(),
+            call_seconds,
+            batch_size,
+        }
     }
 
     /// Puts one claim into the drop's next call and waits for its reply.
@@ -114,13 +125,27 @@ impl MicroBatches {
         let (reply, replied) = oneshot::channel();
         let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
         // Of nobody whose groups are not known a no is told.
-        let group = group.and_then(|group| requester.groups.have(&group).map(|is_member| (group, is_member)));
+        let group = group.and_then(|group| {
+            requester
+                .groups
+                .have(&group)
+                .map(|is_member| (group, is_member))
+        });
         let (arrived, trace) = (Instant::now(), trace::current());
-        let pending = PendingClaim { coupon, user, group, arrived, trace, reply, _place: place };
+        let pending = PendingClaim {
+            coupon,
+            user,
+            group,
+            arrived,
+            trace,
+            reply,
+            _place: place,
+        };
         let drop = chosen.drop.id;
         if self.queues.join(drop, pending) {
             let (batches, keys) = (Arc::clone(self), chosen.keys.clone());
-            self.in_flight.spawn(async move { batches.call_until_queue_is_empty(drop, &keys).await });
+            self.in_flight
+                .spawn(async move { batches.call_until_queue_is_empty(drop, &keys).await });
         }
         let Ok(reply) = replied.await else {
             tracing::error!(%drop, "a claim was dropped before its answer");
@@ -133,7 +158,9 @@ impl MicroBatches {
         let mut caller = self.queues.caller(drop);
         while let Some(mut batch) = caller.next() {
             let asked_at = Instant::now();
-            let late = batch.extract_if(.., |pending| asked_at.duration_since(pending.arrived) > self.max_wait);
+            let late = batch.extract_if(.., |pending| {
+                asked_at.duration_since(pending.arrived) > self.max_wait
+            });
             refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
             if batch.is_empty() {
                 continue;
@@ -180,7 +207,9 @@ impl MicroBatches {
             Err(AdmissionError::Redis(cause)) => {
                 tracing::debug!(%cause, claims = people.len(), "claims were not answered");
             }
-            Err(AdmissionError::Unexpected) => tracing::error!(%drop, "admission's answer could not be read"),
+            Err(AdmissionError::Unexpected) => {
+                tracing::error!(%drop, "admission's answer could not be read")
+            }
             Err(_) => {}
         }
         replies
@@ -249,12 +278,29 @@ impl MicroBatches {
 impl PendingClaim {
     fn answer(self, reply: AdmissionReply, stored: Option<SecondStore>) {
         // The client may be gone; its retry gets the same answer.
-        let AdmissionReply { admission, now_ms, admitted_at_ms, group } = reply;
-        let _ = self.reply.send(Ok(ClaimReply { admission, now_ms, stored, admitted_at_ms, group }));
+        let AdmissionReply {
+            admission,
+            now_ms,
+            admitted_at_ms,
+            group,
+        } = reply;
+        let _ = self.reply.send(Ok(ClaimReply {
+            admission,
+            now_ms,
+            stored,
+            admitted_at_ms,
+            group,
+        }));
     }
 
     fn claimant(&self) -> Claimant<'_> {
-        Claimant { user: &self.user, group: self.group.as_ref().map(|(group, is_member)| (group, *is_member)) }
+        Claimant {
+            user: &self.user,
+            group: self
+                .group
+                .as_ref()
+                .map(|(group, is_member)| (group, *is_member)),
+        }
     }
 }
 
@@ -280,7 +326,9 @@ struct Caller<'a, T> {
 
 impl<T> Default for Queues<T> {
     fn default() -> Self {
-        Self { waiting: Mutex::default() }
+        Self {
+            waiting: Mutex::default(),
+        }
     }
 }
 
@@ -302,7 +350,11 @@ impl<T> Queues<T> {
     }
 
     fn caller(&self, drop: DropId) -> Caller<'_, T> {
-        Caller { queues: self, drop, ended: false }
+        Caller {
+            queues: self,
+            drop,
+            ended: false,
+        }
     }
 }
 
@@ -322,7 +374,13 @@ impl<T> Caller<'_, T> {
     }
 
     fn take_all(&self) -> Vec<T> {
-        self.queues.waiting.lock().get_mut(&self.drop).map(std::mem::take).unwrap_or_default().into()
+        self.queues
+            .waiting
+            .lock()
+            .get_mut(&self.drop)
+            .map(std::mem::take)
+            .unwrap_or_default()
+            .into()
     }
 }
 
@@ -351,7 +409,10 @@ mod tests {
         assert_eq!(caller.next(), Some(vec![1]));
         assert!(!queues.join(DROP, 2));
         assert!(!queues.join(DROP, 3));
-        assert!(queues.join(DropId(2), 9), "another drop has calls of its own");
+        assert!(
+            queues.join(DropId(2), 9),
+            "another drop has calls of its own"
+        );
         assert_eq!(caller.next(), Some(vec![2, 3]));
         assert_eq!(caller.next(), None);
         assert!(queues.join(DROP, 4), "nobody asks any more");

@@ -60,12 +60,23 @@ pub(crate) struct MyClaim {
 }
 
 impl MyClaim {
-    const NONE: Self =
-        Self { status: ClaimStatus::None, drop_id: None, slot: None, code: None, position: None, allowed: None };
+    const NONE: Self = Self {
+        status: ClaimStatus::None,
+        drop_id: None,
+        slot: None,
+        code: None,
+        position: None,
+        allowed: None,
+    };
 
     fn revoked(revocation: &Revocation) -> Self {
         let (drop_id, slot) = (Some(DropId(revocation.drop_id)), revocation.slot);
-        Self { status: ClaimStatus::Revoked, drop_id, slot, ..Self::NONE }
+        Self {
+            status: ClaimStatus::Revoked,
+            drop_id,
+            slot,
+            ..Self::NONE
+        }
     }
 }
 
@@ -81,13 +92,20 @@ impl ClaimService {
     ) -> Result<MyClaim, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
-        self.question_limit.run(async move { claims.look_up(&coupon, requester).await }).await?
+        self.question_limit
+            .run(async move { claims.look_up(&coupon, requester).await })
+            .await?
     }
 
-    async fn look_up(&self, coupon: &CouponWithDrops, requester: Requester) -> Result<MyClaim, ClaimRefusal> {
+    async fn look_up(
+        &self,
+        coupon: &CouponWithDrops,
+        requester: Requester,
+    ) -> Result<MyClaim, ClaimRefusal> {
         let Requester { user, groups } = requester;
         let in_redis = self.standing_shown(coupon, &user);
-        let (record, (shown, standing)) = tokio::join!(self.questions.person(coupon.coupon.id, &user), in_redis);
+        let (record, (shown, standing)) =
+            tokio::join!(self.questions.person(coupon.coupon.id, &user), in_redis);
         if let Err(error) = &record {
             tracing::debug!(%error, "a claim is looked up without MySQL");
         }
@@ -100,7 +118,9 @@ impl ClaimService {
         if claim.status == ClaimStatus::None {
             claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
         }
-        if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) = (claim.status, claim.drop_id, claim.slot) {
+        if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
+            (claim.status, claim.drop_id, claim.slot)
+        {
             self.ensure_durable(coupon, drop_id, slot, user).await?;
         }
         Ok(claim)
@@ -117,13 +137,18 @@ impl ClaimService {
         let standing = self.standing_in(coupon, shown, user, now).await;
         // This process's idea of Redis's time is as old as the reply that it came with: the next
         // drop may have opened, and this person may have been admitted to it.
-        let Ok(found) = &standing else { return (shown, standing) };
+        let Ok(found) = &standing else {
+            return (shown, standing);
+        };
         let now = instant(found.now_ms);
         let by_redis = drop_to_show(coupon, now);
         if by_redis.map(|one| one.drop.id) == shown.map(|one| one.drop.id) {
             return (shown, standing);
         }
-        (by_redis, self.standing_in(coupon, by_redis, user, now).await)
+        (
+            by_redis,
+            self.standing_in(coupon, by_redis, user, now).await,
+        )
     }
 
     async fn standing_in(
@@ -138,10 +163,23 @@ impl ClaimService {
         }
         // Redis forgets sealed drops, so that it knows nothing of one says nothing. It need not be
         // asked, except for the time where another drop is about to open.
-        let is_near = coupon.next(now).is_some_and(|next| next.drop.opens_at - now <= OPENS_SOON);
-        let asked_ms = if is_near { self.redis.time_ms().await.ok() } else { None };
+        let is_near = coupon
+            .next(now)
+            .is_some_and(|next| next.drop.opens_at - now <= OPENS_SOON);
+        let asked_ms = if is_near {
+            self.redis.time_ms().await.ok()
+        } else {
+            None
+        };
         let now_ms = asked_ms.unwrap_or(now.timestamp_millis());
-        Ok(Standing { now_ms, loaded: true, trusted: true, slot: None, position: None, claimant: None })
+        Ok(Standing {
+            now_ms,
+            loaded: true,
+            trusted: true,
+            slot: None,
+            position: None,
+            claimant: None,
+        })
     }
 
     /// Whether admission would let them in; `None` where everybody is, and where it is not known.
@@ -164,24 +202,45 @@ impl ClaimService {
         user: UserId,
     ) -> Result<(), ClaimRefusal> {
         let (asked_at, keys) = (Instant::now(), self.redis.keys(coupon.coupon.id, drop_id));
-        let admitted = self.redis.admitted_person_at(&keys, (drop_id, slot), &user).await.map_err(|error| {
-            tracing::debug!(%error, "when a claim was admitted could not be looked up");
-            ClaimRefusal::StandingUnknown
-        })?;
+        let admitted = self
+            .redis
+            .admitted_person_at(&keys, (drop_id, slot), &user)
+            .await
+            .map_err(|error| {
+                tracing::debug!(%error, "when a claim was admitted could not be looked up");
+                ClaimRefusal::StandingUnknown
+            })?;
         // Revoked or moved since it was looked up.
         let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
         let now_ms = self.clock.now().timestamp_millis();
-        let claim = AdmittedClaim { asked_at, drop_id, slot, user, admitted_at_ms, now_ms, trace: trace::current() };
-        self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)
+        let claim = AdmittedClaim {
+            asked_at,
+            drop_id,
+            slot,
+            user,
+            admitted_at_ms,
+            now_ms,
+            trace: trace::current(),
+        };
+        self.durability
+            .ensure(coupon, claim)
+            .await
+            .map(|_| ())
+            .ok_or(ClaimRefusal::NotDurable)
     }
 }
 
 /// The drop that the answer is about: the current one, or the first where none has opened (an
 /// operator may have put a claim in by hand). Where one each is allowed in the whole coupon, any
 /// drop that Redis still knows shows the claims of all.
-pub(super) fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+pub(super) fn drop_to_show(
+    coupon: &CouponWithDrops,
+    now: DateTime<Utc>,
+) -> Option<DropWithKeys<'_>> {
     let current = coupon.current(now).or_else(|| coupon.all().next());
-    if coupon.coupon.once_per == OncePer::Drop || current.is_some_and(|one| one.drop.sealed_at.is_none()) {
+    if coupon.coupon.once_per == OncePer::Drop
+        || current.is_some_and(|one| one.drop.sealed_at.is_none())
+    {
         return current;
     }
     let unsealed = |one: &DropWithKeys| one.drop.sealed_at.is_none() && one.drop.opens_at <= now;
@@ -197,11 +256,30 @@ fn judge(
     standing: Option<Standing>,
 ) -> Option<MyClaim> {
     let counts = |id: DropId| once_per == OncePer::Coupon || Some(id) == drop;
-    if let Some(row) = record.iter().flat_map(|r| &r.rows).rev().find(|row| counts(DropId(row.drop_id))) {
-        let (drop_id, slot, code) = (Some(DropId(row.drop_id)), Some(row.slot), Some(row.code.clone()));
-        return Some(MyClaim { status: ClaimStatus::Issued, drop_id, slot, code, ..MyClaim::NONE });
+    if let Some(row) = record
+        .iter()
+        .flat_map(|r| &r.rows)
+        .rev()
+        .find(|row| counts(DropId(row.drop_id)))
+    {
+        let (drop_id, slot, code) = (
+            Some(DropId(row.drop_id)),
+            Some(row.slot),
+            Some(row.code.clone()),
+        );
+        return Some(MyClaim {
+            status: ClaimStatus::Issued,
+            drop_id,
+            slot,
+            code,
+            ..MyClaim::NONE
+        });
     }
-    let revoked = record.iter().flat_map(|r| &r.revoked).rev().find(|one| counts(DropId(one.drop_id)));
+    let revoked = record
+        .iter()
+        .flat_map(|r| &r.revoked)
+        .rev()
+        .find(|one| counts(DropId(one.drop_id)));
     // Redis may still have to follow.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
@@ -214,17 +292,38 @@ fn judge(
             return None;
         }
         let (drop_id, slot) = (Some(drop_id), Some(slot));
-        return Some(MyClaim { status: ClaimStatus::Accepted, drop_id, slot, ..MyClaim::NONE });
+        return Some(MyClaim {
+            status: ClaimStatus::Accepted,
+            drop_id,
+            slot,
+            ..MyClaim::NONE
+        });
     }
     // Broken before waiting: a person whose promise was broken stands in line because of it.
-    if let Some((drop_id, slot)) = record.iter().flat_map(|r| &r.broken).rev().find(|(id, _)| counts(*id)) {
+    if let Some((drop_id, slot)) = record
+        .iter()
+        .flat_map(|r| &r.broken)
+        .rev()
+        .find(|(id, _)| counts(*id))
+    {
         let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
         let (drop_id, position) = (Some(*drop_id), standing.position);
-        return Some(MyClaim { status: ClaimStatus::Broken, drop_id, slot, position, ..MyClaim::NONE });
+        return Some(MyClaim {
+            status: ClaimStatus::Broken,
+            drop_id,
+            slot,
+            position,
+            ..MyClaim::NONE
+        });
     }
     if standing.position.is_some() {
         let (status, position) = (ClaimStatus::Waiting, standing.position);
-        return Some(MyClaim { status, drop_id: drop, position, ..MyClaim::NONE });
+        return Some(MyClaim {
+            status,
+            drop_id: drop,
+            position,
+            ..MyClaim::NONE
+        });
     }
     if let Some(revoked) = revoked {
         return Some(MyClaim::revoked(revoked));
@@ -239,62 +338,152 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Standing =
-        Standing { now_ms: 0, loaded: true, trusted: true, slot: None, position: None, claimant: None };
+    const NOWHERE: Standing = Standing {
+        now_ms: 0,
+        loaded: true,
+        trusted: true,
+        slot: None,
+        position: None,
+        claimant: None,
+    };
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
         let (user_id, code, issued_by) = ("u-1".into(), "CODE".into(), "consumer".into());
-        IssuedRow { drop_id, slot: 7, coupon_id: 1, user_id, code, claimed_at: at, issued_at: at, issued_by }
+        IssuedRow {
+            drop_id,
+            slot: 7,
+            coupon_id: 1,
+            user_id,
+            code,
+            claimed_at: at,
+            issued_at: at,
+            issued_by,
+        }
     }
 
     fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
         let broken = broken.iter().map(|id| (DropId(*id), Some(9))).collect();
-        PersonRecord { rows: rows.iter().copied().map(row).collect(), broken, revoked: Vec::new() }
+        PersonRecord {
+            rows: rows.iter().copied().map(row).collect(),
+            broken,
+            revoked: Vec::new(),
+        }
     }
 
-    fn said(once: OncePer, record: Option<PersonRecord>, standing: Option<Standing>) -> Option<(ClaimStatus, i64)> {
+    fn said(
+        once: OncePer,
+        record: Option<PersonRecord>,
+        standing: Option<Standing>,
+    ) -> Option<(ClaimStatus, i64)> {
         let claim = judge(once, Some(DropId(2)), record, standing)?;
         Some((claim.status, claim.drop_id.map_or(0, |d| d.0)))
     }
 
     #[test]
     fn a_row_says_issued_in_the_scope_of_one_each() {
-        assert_eq!(said(OncePer::Coupon, Some(record(&[1], &[])), Some(NOWHERE)), Some((ClaimStatus::Issued, 1)));
-        assert_eq!(said(OncePer::Drop, Some(record(&[1], &[])), Some(NOWHERE)), Some((ClaimStatus::None, 0)));
-        assert_eq!(said(OncePer::Drop, Some(record(&[1, 2], &[])), Some(NOWHERE)), Some((ClaimStatus::Issued, 2)));
-        assert_eq!(said(OncePer::Coupon, Some(record(&[2], &[])), None), Some((ClaimStatus::Issued, 2)), "no Redis");
+        assert_eq!(
+            said(OncePer::Coupon, Some(record(&[1], &[])), Some(NOWHERE)),
+            Some((ClaimStatus::Issued, 1))
+        );
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[1], &[])), Some(NOWHERE)),
+            Some((ClaimStatus::None, 0))
+        );
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[1, 2], &[])), Some(NOWHERE)),
+            Some((ClaimStatus::Issued, 2))
+        );
+        assert_eq!(
+            said(OncePer::Coupon, Some(record(&[2], &[])), None),
+            Some((ClaimStatus::Issued, 2)),
+            "no Redis"
+        );
     }
 
     #[test]
     fn redis_says_accepted_or_waiting_also_without_mysql() {
-        let holds = Standing { slot: Some(3), ..NOWHERE };
-        let waits = Standing { position: Some(4), ..NOWHERE };
-        let elsewhere = Standing { claimant: Some((DropId(1), 5)), ..NOWHERE };
-        assert_eq!(said(OncePer::Drop, None, Some(holds)), Some((ClaimStatus::Accepted, 2)));
-        assert_eq!(said(OncePer::Drop, None, Some(waits)), Some((ClaimStatus::Waiting, 2)));
-        assert_eq!(said(OncePer::Coupon, None, Some(elsewhere)), Some((ClaimStatus::Accepted, 1)));
-        assert_eq!(said(OncePer::Drop, Some(record(&[], &[])), Some(elsewhere)), Some((ClaimStatus::None, 0)));
+        let holds = Standing {
+            slot: Some(3),
+            ..NOWHERE
+        };
+        let waits = Standing {
+            position: Some(4),
+            ..NOWHERE
+        };
+        let elsewhere = Standing {
+            claimant: Some((DropId(1), 5)),
+            ..NOWHERE
+        };
+        assert_eq!(
+            said(OncePer::Drop, None, Some(holds)),
+            Some((ClaimStatus::Accepted, 2))
+        );
+        assert_eq!(
+            said(OncePer::Drop, None, Some(waits)),
+            Some((ClaimStatus::Waiting, 2))
+        );
+        assert_eq!(
+            said(OncePer::Coupon, None, Some(elsewhere)),
+            Some((ClaimStatus::Accepted, 1))
+        );
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[], &[])), Some(elsewhere)),
+            Some((ClaimStatus::None, 0))
+        );
     }
 
     #[test]
     fn broken_comes_after_whatever_mends_it() {
-        let holds = Standing { slot: Some(3), ..NOWHERE };
-        assert_eq!(said(OncePer::Drop, Some(record(&[], &[2])), Some(NOWHERE)), Some((ClaimStatus::Broken, 2)));
-        assert_eq!(said(OncePer::Drop, Some(record(&[], &[2])), Some(holds)), Some((ClaimStatus::Accepted, 2)));
-        assert_eq!(said(OncePer::Drop, Some(record(&[2], &[2])), Some(NOWHERE)), Some((ClaimStatus::Issued, 2)));
-        assert_eq!(said(OncePer::Drop, Some(record(&[], &[1])), Some(NOWHERE)), Some((ClaimStatus::None, 0)));
+        let holds = Standing {
+            slot: Some(3),
+            ..NOWHERE
+        };
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[], &[2])), Some(NOWHERE)),
+            Some((ClaimStatus::Broken, 2))
+        );
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[], &[2])), Some(holds)),
+            Some((ClaimStatus::Accepted, 2))
+        );
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[2], &[2])), Some(NOWHERE)),
+            Some((ClaimStatus::Issued, 2))
+        );
+        assert_eq!(
+            said(OncePer::Drop, Some(record(&[], &[1])), Some(NOWHERE)),
+            Some((ClaimStatus::None, 0))
+        );
     }
 
     #[test]
     fn nothing_is_said_only_when_every_store_was_heard_and_can_be_believed() {
-        assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), Some(NOWHERE)), Some((ClaimStatus::None, 0)));
+        assert_eq!(
+            said(OncePer::Coupon, Some(record(&[], &[])), Some(NOWHERE)),
+            Some((ClaimStatus::None, 0))
+        );
         assert_eq!(said(OncePer::Coupon, None, Some(NOWHERE)), None);
         assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), None), None);
-        let doubtful = Standing { trusted: false, ..NOWHERE };
-        assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), Some(doubtful)), None);
-        let perhaps = Standing { slot: Some(3), ..doubtful };
-        assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), Some(perhaps)), None);
-        assert_eq!(said(OncePer::Coupon, Some(record(&[2], &[])), Some(perhaps)), Some((ClaimStatus::Issued, 2)));
+        let doubtful = Standing {
+            trusted: false,
+            ..NOWHERE
+        };
+        assert_eq!(
+            said(OncePer::Coupon, Some(record(&[], &[])), Some(doubtful)),
+            None
+        );
+        let perhaps = Standing {
+            slot: Some(3),
+            ..doubtful
+        };
+        assert_eq!(
+            said(OncePer::Coupon, Some(record(&[], &[])), Some(perhaps)),
+            None
+        );
+        assert_eq!(
+            said(OncePer::Coupon, Some(record(&[2], &[])), Some(perhaps)),
+            Some((ClaimStatus::Issued, 2))
+        );
     }
 }

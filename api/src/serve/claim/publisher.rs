@@ -50,13 +50,32 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 impl Publisher {
     /// A producer for the topic of claims, which has so many partitions; `None` where Kafka is
     /// away. It connects by itself.
-    pub(crate) fn new(kafka: KafkaSettings, deadline: Duration, partitions: Option<usize>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        kafka: KafkaSettings,
+        deadline: Duration,
+        partitions: Option<usize>,
+    ) -> anyhow::Result<Self> {
         let settings = kafka.producer(deadline);
-        let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
-        let problem = RwLock::new(partitions.is_none().then(|| "it was away when this process started".to_owned()));
+        let producer = RwLock::new(
+            settings
+                .create()
+                .context("the Kafka producer could not be made")?,
+        );
+        let problem = RwLock::new(
+            partitions
+                .is_none()
+                .then(|| "it was away when this process started".to_owned()),
+        );
         let (partitions_known, writes_batches) = (AtomicU32::new(0), AtomicBool::new(false));
-        let publisher =
-            Self { kafka, settings, producer, partitions: partitions_known, writes_batches, deadline, problem };
+        let publisher = Self {
+            kafka,
+            settings,
+            producer,
+            partitions: partitions_known,
+            writes_batches,
+            deadline,
+            problem,
+        };
         publisher.set_partitions(partitions.unwrap_or(0));
         Ok(publisher)
     }
@@ -65,12 +84,16 @@ impl Publisher {
     pub(crate) fn set_writes_batches(&self, all_read_them: bool) {
         if self.writes_batches.swap(all_read_them, Ordering::Relaxed) != all_read_them {
             let version = if all_read_them { 2 } else { 1 };
-            tracing::info!(version, "messages are written in another version, as all readers of the topic know it");
+            tracing::info!(
+                version,
+                "messages are written in another version, as all readers of the topic know it"
+            );
         }
     }
 
     fn set_partitions(&self, partitions: usize) {
-        self.partitions.store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
+        self.partitions
+            .store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Asks for the topic until Kafka has answered once, and from then on for its partitions: a
@@ -81,11 +104,26 @@ impl Publisher {
             tokio::time::sleep(COUNT_EVERY).await;
             let (producer, topic) = (self.producer(), self.kafka.topic.clone());
             let asked = tokio::task::spawn_blocking(move || {
-                let metadata = producer.client().fetch_metadata(Some(&topic), COUNT_EVERY).ok()?;
-                Some(metadata.topics().iter().find(|one| one.name() == topic)?.partitions().len())
+                let metadata = producer
+                    .client()
+                    .fetch_metadata(Some(&topic), COUNT_EVERY)
+                    .ok()?;
+                Some(
+                    metadata
+                        .topics()
+                        .iter()
+                        .find(|one| one.name() == topic)?
+                        .partitions()
+                        .len(),
+                )
             });
             // Nobody has to know that Kafka is away: claims tell.
-            if let Some(partitions) = asked.await.ok().flatten().filter(|partitions| *partitions > 0) {
+            if let Some(partitions) = asked
+                .await
+                .ok()
+                .flatten()
+                .filter(|partitions| *partitions > 0)
+            {
                 self.set_partitions(partitions);
             }
         }
@@ -128,14 +166,19 @@ impl Publisher {
     /// Replaces a producer that has failed for good. An idempotent producer fails rather than risk
     /// a gap or a duplicate, and refuses every message from then on. Here both are harmless.
     pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
-        let Some((code, reason)) = self.producer().client().fatal_error() else { return Ok(false) };
+        let Some((code, reason)) = self.producer().client().fatal_error() else {
+            return Ok(false);
+        };
         tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
         self.renew()?;
         Ok(true)
     }
 
     fn renew(&self) -> anyhow::Result<()> {
-        let fresh = self.settings.create().context("the Kafka producer could not be made again")?;
+        let fresh = self
+            .settings
+            .create()
+            .context("the Kafka producer could not be made again")?;
         let old = std::mem::replace(&mut *self.producer.write(), fresh);
         // Dropping a producer blocks until its thread has ended.
         tokio::task::spawn_blocking(move || drop(old));
@@ -148,7 +191,11 @@ impl Publisher {
     pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
         let messages = messages_of(claims, self.writes_batches.load(Ordering::Relaxed));
         let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
-        messages.iter().zip(sent).flat_map(|(message, sent)| message.iter().map(move |_| sent)).collect()
+        messages
+            .iter()
+            .zip(sent)
+            .flat_map(|(message, sent)| message.iter().map(move |_| sent))
+            .collect()
     }
 
     async fn publish_one(&self, claims: &[Outgoing]) -> bool {
@@ -167,7 +214,9 @@ impl Publisher {
     async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
         // Of one claim also while batches are not written, so the version may change in between.
         let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
-        let Some(message) = EncodedMessage::new(claims, is_batch) else { return Ok(()) };
+        let Some(message) = EncodedMessage::new(claims, is_batch) else {
+            return Ok(());
+        };
         // A message with several claims has none that is sampled.
         let trace = if let [one] = claims { one.trace } else { None };
         let Some(trace) = trace.filter(|trace| trace.sampled && trace::is_on()) else {
@@ -177,7 +226,12 @@ impl Publisher {
         let (begun, own) = (Instant::now(), trace.child());
         let sent = self.send_with(&message, Some(own)).await;
         let topic = &self.kafka.topic;
-        if let Some(span) = TraceSpan::ended_now(own, format!("send {topic}"), SpanKind::Producer, begun.elapsed()) {
+        if let Some(span) = TraceSpan::ended_now(
+            own,
+            format!("send {topic}"),
+            SpanKind::Producer,
+            begun.elapsed(),
+        ) {
             let span = span
                 .below(trace.span_id)
                 .with(key::MESSAGING_SYSTEM, "kafka")
@@ -187,7 +241,10 @@ impl Publisher {
                 .with(key::MESSAGING_KAFKA_MESSAGE_KEY, message.key);
             match &sent {
                 Ok(sent) => span
-                    .with(key::MESSAGING_DESTINATION_PARTITION_ID, sent.partition.to_string())
+                    .with(
+                        key::MESSAGING_DESTINATION_PARTITION_ID,
+                        sent.partition.to_string(),
+                    )
                     .with(key::MESSAGING_KAFKA_OFFSET, sent.offset)
                     .export(SpanEnd::Fine),
                 Err(_) => span.export(SpanEnd::Failed("not_acknowledged")),
@@ -196,25 +253,51 @@ impl Publisher {
         sent.map(drop)
     }
 
-    async fn send_with(&self, message: &EncodedMessage<'_>, trace: Option<TraceContext>) -> Result<Delivery, String> {
-        let EncodedMessage { first, key, payload } = message;
-        let record = FutureRecord::to(&self.kafka.topic).key(key).payload(payload);
+    async fn send_with(
+        &self,
+        message: &EncodedMessage<'_>,
+        trace: Option<TraceContext>,
+    ) -> Result<Delivery, String> {
+        let EncodedMessage {
+            first,
+            key,
+            payload,
+        } = message;
+        let record = FutureRecord::to(&self.kafka.topic)
+            .key(key)
+            .payload(payload);
         let trace = trace.map(|trace| trace.to_string());
-        let signature = self.kafka.signing.sign(&self.kafka.topic, payload.as_bytes());
+        let signature = self
+            .kafka
+            .signing
+            .sign(&self.kafka.topic, payload.as_bytes());
         let mut headers = OwnedHeaders::new_with_capacity(2);
         for (key, value) in [(TRACEPARENT, &trace), (SIGNATURE, &signature)] {
             if value.is_some() {
-                headers = headers.insert(Header { key, value: value.as_ref() });
+                headers = headers.insert(Header {
+                    key,
+                    value: value.as_ref(),
+                });
             }
         }
         let record = record.headers(headers);
         let partitions = self.partitions.load(Ordering::Relaxed);
-        let partition = if partitions > 0 { i32::try_from(first.partition(partitions)).ok() } else { None };
+        let partition = if partitions > 0 {
+            i32::try_from(first.partition(partitions)).ok()
+        } else {
+            None
+        };
         // If librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claims.
-        let sent = match self.producer().send_result(FutureRecord { partition, ..record }) {
+        let sent = match self.producer().send_result(FutureRecord {
+            partition,
+            ..record
+        }) {
             // The topic was created again with fewer partitions.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
-                self.producer().send_result(FutureRecord { partition: None, ..record })
+                self.producer().send_result(FutureRecord {
+                    partition: None,
+                    ..record
+                })
             }
             sent => sent,
         };
@@ -250,7 +333,10 @@ const CLAIMS_A_MESSAGE: usize = 128;
 fn messages_of(claims: &[Outgoing], in_batches: bool) -> Vec<&[Outgoing]> {
     let is_traced = |claim: &Outgoing| claim.trace.is_some_and(|trace| trace.sampled);
     let together = |a: &Outgoing, b: &Outgoing| in_batches && !is_traced(a) && !is_traced(b);
-    claims.chunk_by(together).flat_map(|some| some.chunks(CLAIMS_A_MESSAGE)).collect()
+    claims
+        .chunk_by(together)
+        .flat_map(|some| some.chunks(CLAIMS_A_MESSAGE))
+        .collect()
 }
 
 /// A message as it is written.
@@ -263,10 +349,21 @@ struct EncodedMessage<'c> {
 
 impl<'c> EncodedMessage<'c> {
     fn new(claims: &'c [Outgoing], is_batch: bool) -> Option<Self> {
-        let first = claims.iter().map(|one| &one.claim).min_by_key(|claim| claim.slot)?;
+        let first = claims
+            .iter()
+            .map(|one| &one.claim)
+            .min_by_key(|claim| claim.slot)?;
         let all: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
-        let payload = if is_batch { ClaimEvent::encode_batch(&all) } else { first.encode() };
-        Some(Self { first, key: first.key(), payload })
+        let payload = if is_batch {
+            ClaimEvent::encode_batch(&all)
+        } else {
+            first.encode()
+        };
+        Some(Self {
+            first,
+            key: first.key(),
+            payload,
+        })
     }
 }
 
@@ -300,11 +397,21 @@ impl Fallback {
     /// `false`: within the deadline it is not certain that the table has the claim.
     pub(super) async fn keep(&self, claim: &ClaimEvent, trace: Option<TraceContext>) -> bool {
         let (kept, answer) = oneshot::channel();
-        let claim = Unpublished { claim: claim.clone(), trace };
-        if self.queue.try_send(UnpublishedClaim { claim, kept }).is_err() {
+        let claim = Unpublished {
+            claim: claim.clone(),
+            trace,
+        };
+        if self
+            .queue
+            .try_send(UnpublishedClaim { claim, kept })
+            .is_err()
+        {
             return false;
         }
-        matches!(tokio::time::timeout(self.deadline, answer).await, Ok(Ok(true)))
+        matches!(
+            tokio::time::timeout(self.deadline, answer).await,
+            Ok(Ok(true))
+        )
     }
 }
 
@@ -340,9 +447,11 @@ async fn insert(db: &Db, claims: Vec<Unpublished>, deadline: Duration) -> Result
     let begun = Instant::now();
     let again = claims.clone();
     let once = async |claims: Vec<Unpublished>, limit| {
-        let keep =
-            async move |conn: &mut firstcome_shared::mysql::Conn| dead_letters::keep_unpublished(conn, &claims).await;
-        db.run_within(limit, "keep claims that are not published", keep).await
+        let keep = async move |conn: &mut firstcome_shared::mysql::Conn| {
+            dead_letters::keep_unpublished(conn, &claims).await
+        };
+        db.run_within(limit, "keep claims that are not published", keep)
+            .await
     };
     match once(claims, deadline).await {
         Err(DbError::Query { .. }) if begun.elapsed() < deadline => {
@@ -364,7 +473,13 @@ mod tests {
         let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
         let deadline = Duration::from_secs(5);
         let (security, signing) = (Security::default(), Signing::default());
-        let kafka = KafkaSettings { brokers: brokers.into(), topic, group, security, signing };
+        let kafka = KafkaSettings {
+            brokers: brokers.into(),
+            topic,
+            group,
+            security,
+            signing,
+        };
         let mut made = Publisher::new(kafka, deadline, None).unwrap();
         // librdkafka's mock broker: enough to see that messages are sent.
         made.settings.set("test.mock.num.brokers", "1");
@@ -373,19 +488,32 @@ mod tests {
 
     fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
         let (coupon_id, drop_id, claimed_at) = (CouponId(1), DropId(1), DateTime::UNIX_EPOCH);
-        let claim = ClaimEvent { coupon_id, drop_id, slot, user_id: "u-1".parse().unwrap(), claimed_at };
+        let claim = ClaimEvent {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id: "u-1".parse().unwrap(),
+            claimed_at,
+        };
         Outgoing { claim, trace }
     }
 
     #[tokio::test]
     async fn a_new_producer_takes_over() {
         let publisher = publisher("127.0.0.1:1");
-        assert!(!publisher.renew_if_failed().unwrap(), "an unreachable broker is not a failure for good");
+        assert!(
+            !publisher.renew_if_failed().unwrap(),
+            "an unreachable broker is not a failure for good"
+        );
         publisher.renew().unwrap();
         assert_eq!(publisher.publish(&[claim(1, None)]).await, [true]);
         publisher.renew().unwrap();
         publisher.set_writes_batches(true);
-        let claims = [claim(3, None), claim(2, Some(TraceContext::root())), claim(4, None)];
+        let claims = [
+            claim(3, None),
+            claim(2, Some(TraceContext::root())),
+            claim(4, None),
+        ];
         assert_eq!(publisher.publish(&claims).await, [true; 3]);
         assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);
     }
@@ -393,9 +521,15 @@ mod tests {
     #[test]
     fn claims_share_a_message_unless_they_are_traced_or_too_many() {
         let traced = || Some(TraceContext::root());
-        let claims: Vec<Outgoing> =
-            (1..=300).map(|slot| claim(slot, if slot == 140 { traced() } else { None })).collect();
-        let sizes = |in_batches| messages_of(&claims, in_batches).iter().map(|some| some.len()).collect::<Vec<_>>();
+        let claims: Vec<Outgoing> = (1..=300)
+            .map(|slot| claim(slot, if slot == 140 { traced() } else { None }))
+            .collect();
+        let sizes = |in_batches| {
+            messages_of(&claims, in_batches)
+                .iter()
+                .map(|some| some.len())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(sizes(true), [128, 11, 1, 128, 32]);
         assert_eq!(sizes(false), [1; 300]);
         assert!(messages_of(&[], true).is_empty());
@@ -406,7 +540,8 @@ mod tests {
         let longest: Vec<Outgoing> = (0..u32::try_from(CLAIMS_A_MESSAGE).unwrap())
             .map(|n| {
                 let mut one = claim(u32::MAX - n, None);
-                (one.claim.user_id, one.claim.coupon_id) = ("u".repeat(64).parse().unwrap(), CouponId(i64::MAX));
+                (one.claim.user_id, one.claim.coupon_id) =
+                    ("u".repeat(64).parse().unwrap(), CouponId(i64::MAX));
                 one
             })
             .collect();

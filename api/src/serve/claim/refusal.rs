@@ -34,15 +34,25 @@ impl ClaimRefusal {
     /// Why a claim is answered 503, for the log; `None`: it is answered otherwise.
     pub(super) fn why_unavailable(&self) -> Option<String> {
         Some(match self {
-            Self::Coupon(LookupError::Unavailable) => "whether there is such a coupon is not known: see MySQL".into(),
+            Self::Coupon(LookupError::Unavailable) => {
+                "whether there is such a coupon is not known: see MySQL".into()
+            }
             Self::Refused(Admission::Unloaded) => "Redis does not have the drop".into(),
-            Self::Refused(Admission::Unverified) => "the drop's numbers in Redis do not add up".into(),
-            Self::Refused(Admission::ForGroup) => "the group that the coupon is for changed twice meanwhile".into(),
+            Self::Refused(Admission::Unverified) => {
+                "the drop's numbers in Redis do not add up".into()
+            }
+            Self::Refused(Admission::ForGroup) => {
+                "the group that the coupon is for changed twice meanwhile".into()
+            }
             Self::NotAnswered(error) => error.to_string(),
-            Self::NotDurable => "neither Kafka nor the dead-letter table took the claim in time".into(),
+            Self::NotDurable => {
+                "neither Kafka nor the dead-letter table took the claim in time".into()
+            }
             Self::SealedUnknown => "MySQL did not say who holds a slot of a sealed drop".into(),
             Self::Work(WorkError::TooMany) => "MAX_CLAIMS_IN_HAND claims are worked on".into(),
-            Self::HalfRevoked | Self::StandingUnknown => "what the stores know is not enough to say".into(),
+            Self::HalfRevoked | Self::StandingUnknown => {
+                "what the stores know is not enough to say".into()
+            }
             Self::Coupon(LookupError::NoSuchCoupon(_))
             | Self::NoDrop
             | Self::Refused(_)

@@ -57,7 +57,12 @@ impl ClaimService {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
         let is_operator = order.operator.is_some();
-        let db = if is_operator { &self.operators } else { &self.questions }.clone();
+        let db = if is_operator {
+            &self.operators
+        } else {
+            &self.questions
+        }
+        .clone();
         let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
         // Begun, it goes on without its client.
         if is_operator {
@@ -95,8 +100,17 @@ impl ClaimService {
             Held::Claim(drop, slot) => (drop, slot),
             Held::Revoked(earlier) => return self.finish(db, coupon, earlier.clone()).await,
         };
-        let Order { reason, by, may_claim_again, operator, .. } = order;
-        let known = self.redis.last_revocation(&keys, (drop, once_per), user.as_str()).await;
+        let Order {
+            reason,
+            by,
+            may_claim_again,
+            operator,
+            ..
+        } = order;
+        let known = self
+            .redis
+            .last_revocation(&keys, (drop, once_per), user.as_str())
+            .await;
         let (coupon_id, after) = (coupon.coupon.id, known.map_err(unknown)?);
         let new = NewRevocation {
             coupon: coupon_id,
@@ -116,7 +130,12 @@ impl ClaimService {
     }
 
     /// The steps after MySQL has the revocation. Those that were done already change nothing.
-    async fn finish(&self, db: &Db, coupon: &CouponWithDrops, revocation: Revocation) -> Result<Revoked, ClaimRefusal> {
+    async fn finish(
+        &self,
+        db: &Db,
+        coupon: &CouponWithDrops,
+        revocation: Revocation,
+    ) -> Result<Revoked, ClaimRefusal> {
         let half = |why: &dyn std::fmt::Display| {
             tracing::warn!(%why, coupon = %coupon.coupon.id, "a revocation is not in Redis yet; a pass finishes it");
             ClaimRefusal::HalfRevoked
@@ -125,22 +144,43 @@ impl ClaimService {
         let keys = self.redis.keys(coupon.coupon.id, drop);
         let scope = (drop, coupon.coupon.once_per);
         let (id, user) = (revocation.id, revocation.user_id.as_str());
-        let released = self.redis.revoke(&keys, scope, user, id, revocation.again_from_ms()).await;
+        let released = self
+            .redis
+            .revoke(&keys, scope, user, id, revocation.again_from_ms())
+            .await;
         let until = released.map_err(|error| half(&error))?;
         crash_point(Point::RevocationReleased);
         if revocation.is_to_be_ended() {
-            let until = db.end_revocation(id, until).await.map_err(|error| half(&error))?;
-            self.redis.revoke(&keys, scope, user, id, Some(until)).await.map_err(|error| half(&error))?;
+            let until = db
+                .end_revocation(id, until)
+                .await
+                .map_err(|error| half(&error))?;
+            self.redis
+                .revoke(&keys, scope, user, id, Some(until))
+                .await
+                .map_err(|error| half(&error))?;
         }
-        if let Err(error) = self.redis.wake_if_anyone_waits(coupon.coupon.id, &[keys]).await {
+        if let Err(error) = self
+            .redis
+            .wake_if_anyone_waits(coupon.coupon.id, &[keys])
+            .await
+        {
             tracing::debug!(%error, "the next scheduled pass promotes who waits");
         }
-        Ok(Revoked { status: "revoked", drop_id: drop, slot: revocation.slot })
+        Ok(Revoked {
+            status: "revoked",
+            drop_id: drop,
+            slot: revocation.slot,
+        })
     }
 }
 
 /// A drop of the coupon; the catalogue does not have those that were sealed before the last one.
-async fn drop_named(db: &Db, coupon: &CouponWithDrops, id: DropId) -> Result<Option<Drop>, ClaimRefusal> {
+async fn drop_named(
+    db: &Db,
+    coupon: &CouponWithDrops,
+    id: DropId,
+) -> Result<Option<Drop>, ClaimRefusal> {
     if let Some(drop) = coupon.drop(id) {
         return Ok(Some(drop.clone()));
     }
@@ -216,7 +256,10 @@ fn held<'a>(
     }
     let broken = record.broken.iter().rev().find(|(drop, _)| counts(drop.0));
     if standing.position.is_some() || broken.is_some() {
-        return Ok(Held::Claim(broken.map_or(shown.id, |(drop, _)| *drop), None));
+        return Ok(Held::Claim(
+            broken.map_or(shown.id, |(drop, _)| *drop),
+            None,
+        ));
     }
     match earlier {
         Some(earlier) => Ok(Held::Revoked(earlier)),

@@ -63,7 +63,10 @@ pub(super) fn coupon(
     let quantity = drop.map_or(coupon.coupon.quantity, |drop| drop.quantity);
     let opens = drop.map(|drop| {
         let written = drop.opens_at.format("%Y-%m-%d %H:%M UTC").to_string();
-        (drop.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true), written)
+        (
+            drop.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            written,
+        )
     });
     let page = Page {
         language,
@@ -72,7 +75,10 @@ pub(super) fn coupon(
         quantity: language.word("quantity").replace("{n}", &grouped(quantity)),
         opens,
         wants_token,
-        words: WORDS.iter().map(|(key, ..)| (*key, language.word(key))).collect(),
+        words: WORDS
+            .iter()
+            .map(|(key, ..)| (*key, language.word(key)))
+            .collect(),
         script: &SCRIPT.name,
         style: &STYLE.name,
         icon: &ICON.name,
@@ -86,13 +92,25 @@ pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<S
         PageNotice::Unavailable => ("unavailable", "unavailable_why"),
     };
     let (title, sentence) = (language.word(title), language.word(sentence));
-    NoticePage { language, title, sentence, style: &STYLE.name, icon: &ICON.name }.render()
+    NoticePage {
+        language,
+        title,
+        sentence,
+        style: &STYLE.name,
+        icon: &ICON.name,
+    }
+    .render()
 }
 
 /// 1,000,000: both languages write it so.
 fn grouped(number: u32) -> String {
     let digits = number.to_string();
-    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    let groups: Vec<_> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(String::from_utf8_lossy)
+        .collect();
     groups.join(",")
 }
 
@@ -109,7 +127,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_text_whatever_is_in_it() {
-        let html = page("<script>alert(1)</script>\" onload='x' & {n} </main>", Language::English);
+        let html = page(
+            "<script>alert(1)</script>\" onload='x' & {n} </main>",
+            Language::English,
+        );
         assert_eq!(html.matches("<script").count(), 1, "{html}");
         for raw in ["alert(1)</script>", "\" onload", "' &"] {
             assert!(!html.contains(raw), "{raw}: {html}");
@@ -121,7 +142,14 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_inline_or_from_elsewhere_and_all_of_it_is_small() {
         let html = page(&"<".repeat(200), Language::Korean);
-        for forbidden in ["style=", "onclick", "onload", "http:", "https:", "javascript:"] {
+        for forbidden in [
+            "style=",
+            "onclick",
+            "onload",
+            "http:",
+            "https:",
+            "javascript:",
+        ] {
             assert!(!html.contains(forbidden), "{forbidden}: {html}");
         }
         let all = html.len() + SCRIPT.content.len() + STYLE.content.len() + ICON.content.len();
@@ -132,26 +160,47 @@ mod tests {
     async fn both_languages_have_every_word_that_the_page_uses() {
         for language in [Language::English, Language::Korean] {
             let html = page("Winter", language);
-            assert!(html.contains(&format!("<html lang=\"{}\"", language.tag())), "{html}");
-            assert!(html.contains(language.word("no_script")) && html.contains("1970-01-01 00:10 UTC"), "{html}");
-            assert!(notice(PageNotice::Missing, language).unwrap().contains(language.word("missing")));
+            assert!(
+                html.contains(&format!("<html lang=\"{}\"", language.tag())),
+                "{html}"
+            );
+            assert!(
+                html.contains(language.word("no_script")) && html.contains("1970-01-01 00:10 UTC"),
+                "{html}"
+            );
+            assert!(
+                notice(PageNotice::Missing, language)
+                    .unwrap()
+                    .contains(language.word("missing"))
+            );
         }
-        let used = SCRIPT.content.split("say(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let used = SCRIPT
+            .content
+            .split("say(\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next());
         let mut uses = 0;
         for key in used {
-            assert!(WORDS.iter().any(|(known, ..)| *known == key), "page.js says {key}");
+            assert!(
+                WORDS.iter().any(|(known, ..)| *known == key),
+                "page.js says {key}"
+            );
             uses += 1;
         }
         assert!(uses > 20, "{uses}");
         for (key, english, korean) in WORDS {
             assert!(!english.is_empty() && !korean.is_empty(), "{key}");
-            let places = |text: &str| ["{n}", "{total}", "{time}"].map(|place| text.contains(place));
+            let places =
+                |text: &str| ["{n}", "{total}", "{time}"].map(|place| text.contains(place));
             assert_eq!(places(english), places(korean), "{key}");
         }
     }
 
     #[test]
     fn large_numbers_are_grouped() {
-        assert_eq!([0, 999, 1_000, 1_000_000].map(grouped), ["0", "999", "1,000", "1,000,000"]);
+        assert_eq!(
+            [0, 999, 1_000, 1_000_000].map(grouped),
+            ["0", "999", "1,000", "1,000,000"]
+        );
     }
 }

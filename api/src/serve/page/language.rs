@@ -12,7 +12,10 @@ pub(super) enum Language {
 impl Language {
     /// The one that the person likes best; English where they like neither.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let wishes = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let wishes = headers
+            .get(ACCEPT_LANGUAGE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let mut best = (Self::English, 0.0);
         for wish in wishes.split(',') {
             let mut parts = wish.split(';').map(str::trim);
@@ -21,7 +24,9 @@ impl Language {
                 Some(tag) if tag.eq_ignore_ascii_case("en") => Self::English,
                 _ => continue,
             };
-            let weight: f32 = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+            let weight: f32 = parts
+                .find_map(|part| part.strip_prefix("q="))
+                .map_or(1.0, |q| q.parse().unwrap_or(0.0));
             if weight > best.1 {
                 best = (language, weight);
             }
@@ -48,7 +53,11 @@ impl Language {
 
 /// Key, English, Korean. `{n}`, `{total}` and `{time}` are filled in.
 pub(super) const WORDS: &[(&str, &str, &str)] = &[
-    ("quantity", "{n} in all · first come, first served", "선착순 {n}장"),
+    (
+        "quantity",
+        "{n} in all · first come, first served",
+        "선착순 {n}장",
+    ),
     ("loading", "One moment…", "잠시만 기다려 주세요…"),
     (
         "no_script",
@@ -63,12 +72,20 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
     ),
     ("days", "{n} d", "{n}일"),
     ("open", "Open now", "지금 받을 수 있어요"),
-    ("open_until", "One for each person, until {time}.", "한 사람에 한 장, {time}까지"),
+    (
+        "open_until",
+        "One for each person, until {time}.",
+        "한 사람에 한 장, {time}까지",
+    ),
     ("open_why", "One for each person.", "한 사람에 한 장"),
     ("get", "Get the coupon", "쿠폰 받기"),
     ("not_yet", "Not open yet", "아직 오픈 전이에요"),
     ("claiming", "Asking for one…", "신청하고 있어요…"),
-    ("claiming_why", "Stay on this page.", "이 화면을 닫지 마세요."),
+    (
+        "claiming_why",
+        "Stay on this page.",
+        "이 화면을 닫지 마세요.",
+    ),
     ("trying", "Still trying…", "다시 시도하고 있어요…"),
     (
         "trying_why",
@@ -84,7 +101,11 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
     ("again", "Try again", "다시 시도"),
     ("yours", "It is yours", "쿠폰을 받았어요"),
     ("already", "You already have one", "이미 받으셨어요"),
-    ("number", "Number {n} of {total}.", "{total}장 중 {n}번째입니다."),
+    (
+        "number",
+        "Number {n} of {total}.",
+        "{total}장 중 {n}번째입니다.",
+    ),
     (
         "coming",
         "Number {n} of {total}. Your code is on its way; you may close this page and come back.",
@@ -116,7 +137,11 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
         "대기 명단에 오를 수 있습니다. 취소된 쿠폰은 대기 순서대로 드립니다.",
     ),
     ("join", "Join the waiting list", "대기 명단에 오르기"),
-    ("lost_place", "Your place in line was lost", "대기 순번이 사라졌어요"),
+    (
+        "lost_place",
+        "Your place in line was lost",
+        "대기 순번이 사라졌어요",
+    ),
     (
         "lost_place_why",
         "We are sorry: a fault on our side deleted the waiting list. Ask again now to get a new place.",
@@ -129,8 +154,16 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
         "곧 다시 시작합니다. 이 화면을 켜 두시면 버튼이 저절로 켜집니다.",
     ),
     ("closed", "Closed", "마감되었어요"),
-    ("closed_at", "It closed on {time}.", "{time}에 마감되었습니다."),
-    ("closed_why", "Nothing more is planned.", "예정된 쿠폰이 없습니다."),
+    (
+        "closed_at",
+        "It closed on {time}.",
+        "{time}에 마감되었습니다.",
+    ),
+    (
+        "closed_why",
+        "Nothing more is planned.",
+        "예정된 쿠폰이 없습니다.",
+    ),
     ("broken", "We are sorry", "죄송합니다"),
     (
         "broken_why",
@@ -138,10 +171,26 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
         "약속한 쿠폰을 드리지 못했습니다. 주최 측 명단에 기록되어 있습니다.",
     ),
     ("revoked", "No longer yours", "쿠폰이 취소되었어요"),
-    ("revoked_why", "This coupon was given back or withdrawn.", "반납했거나 회수된 쿠폰입니다."),
-    ("left", "You are off the waiting list", "대기 명단에서 빠졌어요"),
-    ("left_why", "Your place went to the next in line.", "다음 분에게 순서가 돌아갔습니다."),
-    ("not_allowed", "Not for this account", "받을 수 있는 대상이 아니에요"),
+    (
+        "revoked_why",
+        "This coupon was given back or withdrawn.",
+        "반납했거나 회수된 쿠폰입니다.",
+    ),
+    (
+        "left",
+        "You are off the waiting list",
+        "대기 명단에서 빠졌어요",
+    ),
+    (
+        "left_why",
+        "Your place went to the next in line.",
+        "다음 분에게 순서가 돌아갔습니다.",
+    ),
+    (
+        "not_allowed",
+        "Not for this account",
+        "받을 수 있는 대상이 아니에요",
+    ),
     (
         "not_allowed_why",
         "This coupon is for certain people, and you are not among them. Ask the organizer if you think you should be.",
@@ -170,13 +219,33 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
         "누구신지 알 수 없습니다. 받은 링크로 이 화면을 다시 열어 주세요.",
     ),
     ("expired", "Your link has expired", "링크가 만료되었어요"),
-    ("expired_why", "Ask for a new link, and open this page with it.", "새 링크를 받아 다시 들어와 주세요."),
+    (
+        "expired_why",
+        "Ask for a new link, and open this page with it.",
+        "새 링크를 받아 다시 들어와 주세요.",
+    ),
     ("away", "No connection", "연결되지 않았어요"),
-    ("away_why", "This page tries again by itself.", "저절로 다시 연결합니다."),
+    (
+        "away_why",
+        "This page tries again by itself.",
+        "저절로 다시 연결합니다.",
+    ),
     ("refused", "This did not work", "처리하지 못했습니다"),
-    ("refused_why", "Ask the organizer of this coupon.", "쿠폰 주최 측에 문의해 주세요."),
-    ("missing", "There is no such coupon", "쿠폰을 찾을 수 없습니다"),
-    ("missing_why", "Check that the address is complete.", "주소를 다시 확인해 주세요."),
+    (
+        "refused_why",
+        "Ask the organizer of this coupon.",
+        "쿠폰 주최 측에 문의해 주세요.",
+    ),
+    (
+        "missing",
+        "There is no such coupon",
+        "쿠폰을 찾을 수 없습니다",
+    ),
+    (
+        "missing_why",
+        "Check that the address is complete.",
+        "주소를 다시 확인해 주세요.",
+    ),
     ("unavailable", "One moment, please", "잠시만 기다려 주세요"),
     (
         "unavailable_why",
@@ -194,13 +263,30 @@ mod tests {
     #[test]
     fn the_language_is_the_one_that_is_liked_best() {
         let of = |value: &'static str| {
-            let headers = [(ACCEPT_LANGUAGE, HeaderValue::from_static(value))].into_iter().collect();
+            let headers = [(ACCEPT_LANGUAGE, HeaderValue::from_static(value))]
+                .into_iter()
+                .collect();
             Language::of(&headers).tag()
         };
-        for korean in ["ko", "ko-KR,ko;q=0.9,en-US;q=0.8", "fr, KO;q=0.2", "en;q=0.1, ko;q=0.5"] {
+        for korean in [
+            "ko",
+            "ko-KR,ko;q=0.9,en-US;q=0.8",
+            "fr, KO;q=0.2",
+            "en;q=0.1, ko;q=0.5",
+        ] {
             assert_eq!(of(korean), "ko", "{korean}");
         }
-        for english in ["", "en", "fr", "*", "en-GB, ko;q=0.9", "ko;q=0", "ko;q=nan", "kok", "ko;q=x, en;q=0.1"] {
+        for english in [
+            "",
+            "en",
+            "fr",
+            "*",
+            "en-GB, ko;q=0.9",
+            "ko;q=0",
+            "ko;q=nan",
+            "kok",
+            "ko;q=x, en;q=0.1",
+        ] {
             assert_eq!(of(english), "en", "{english}");
         }
         assert_eq!(Language::of(&HeaderMap::new()), Language::English);

@@ -48,7 +48,10 @@ pub(crate) fn routes(page: CouponPage) -> Router<App> {
 
 #[allow(clippy::unused_async)] // a handler
 async fn off() -> Problem {
-    Problem::new(Code::NotFound, "the coupon page is off; COUPON_PAGE=on switches it on")
+    Problem::new(
+        Code::NotFound,
+        "the coupon page is off; COUPON_PAGE=on switches it on",
+    )
 }
 
 #[allow(clippy::unused_async)] // a layer
@@ -57,15 +60,26 @@ async fn with_security_headers(mut response: Response) -> Response {
     response
 }
 
-async fn show(State(app): State<App>, path: Result<CouponPath, Problem>, headers: HeaderMap) -> Response {
+async fn show(
+    State(app): State<App>,
+    path: Result<CouponPath, Problem>,
+    headers: HeaderMap,
+) -> Response {
     let language = Language::of(&headers);
-    let Ok(CouponPath(id)) = path else { return notice(language, PageNotice::Missing) };
+    let Ok(CouponPath(id)) = path else {
+        return notice(language, PageNotice::Missing);
+    };
     let coupon = match app.catalogue.find(id).await {
         Ok(coupon) => coupon,
         Err(LookupError::NoSuchCoupon(_)) => return notice(language, PageNotice::Missing),
         Err(LookupError::Unavailable) => return notice(language, PageNotice::Unavailable),
     };
-    let Ok(page) = html::coupon(&coupon, app.clock.now(), language, app.identity.wants_token()) else {
+    let Ok(page) = html::coupon(
+        &coupon,
+        app.clock.now(),
+        language,
+        app.identity.wants_token(),
+    ) else {
         return Problem::internal().into_response();
     };
     let tag = hash(page.as_bytes());
@@ -77,16 +91,23 @@ async fn show(State(app): State<App>, path: Result<CouponPath, Problem>, headers
 }
 
 fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
-    [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_LANGUAGE, language.tag())]
+    [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_LANGUAGE, language.tag()),
+    ]
 }
 
 /// A page that only says something.
 fn notice(language: Language, notice: PageNotice) -> Response {
-    let Ok(page) = html::notice(notice, language) else { return Problem::internal().into_response() };
+    let Ok(page) = html::notice(notice, language) else {
+        return Problem::internal().into_response();
+    };
     let caching = [(CACHE_CONTROL, "no-store"), (VARY, "accept-language")];
     let mut response = (notice.status(), caching, as_html(language), page).into_response();
     if notice == PageNotice::Unavailable {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("3"));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("3"));
     }
     response
 }
@@ -96,7 +117,9 @@ async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Res
     let now = app.clock.now();
     let open = coupon.for_claim(now).filter(|one| one.drop.is_open_at(now));
     let stock = match open {
-        Some(one) => view::stocks(&app, &[(one.drop.id, one.keys)]).await.remove(&one.drop.id),
+        Some(one) => view::stocks(&app, &[(one.drop.id, one.keys)])
+            .await
+            .remove(&one.drop.id),
         None => None,
     };
     let state = PageState::of(&coupon, now, stock);

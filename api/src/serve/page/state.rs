@@ -51,10 +51,11 @@ impl PageState {
         let drop = coupon.for_claim(now).map(|one| one.drop);
         let prospect = stock.map_or(Prospect::Slot, |stock| stock.prospect());
         let paused = stock.map_or(coupon.coupon.paused, |stock| stock.paused);
-        let state = match drop.map(|drop| drop.state(now, paused, u32::from(prospect == Prospect::Slot))) {
-            None | Some(DropState::Sealed) => DropState::Closed,
-            Some(state) => state,
-        };
+        let state =
+            match drop.map(|drop| drop.state(now, paused, u32::from(prospect == Prospect::Slot))) {
+                None | Some(DropState::Sealed) => DropState::Closed,
+                Some(state) => state,
+            };
         let opens_at_ms = drop.map(|drop| drop.opens_at.timestamp_millis());
         let until_opening = opens_at_ms.map_or(0, |opens| opens - now.timestamp_millis());
         Self {
@@ -64,7 +65,9 @@ impl PageState {
             one_per_drop: coupon.coupon.once_per == OncePer::Drop,
             now_ms: now.timestamp_millis(),
             opens_at_ms,
-            closes_at_ms: drop.and_then(|drop| drop.closes_at).map(|at| at.timestamp_millis()),
+            closes_at_ms: drop
+                .and_then(|drop| drop.closes_at)
+                .map(|at| at.timestamp_millis()),
             quantity: drop.map_or(coupon.coupon.quantity, |drop| drop.quantity),
             poll_after_ms: poll_after_ms(state, until_opening),
             look_after_ms: look_after_ms(state, until_opening, coupon.current(now).is_some()),
@@ -88,7 +91,9 @@ fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
 
 fn look_after_ms(state: DropState, until_opening: i64, has_opened: bool) -> Option<u32> {
     match state {
-        DropState::Open | DropState::SoldOut => u32::try_from((until_opening + RUSH_MS).max(0)).ok(),
+        DropState::Open | DropState::SoldOut => {
+            u32::try_from((until_opening + RUSH_MS).max(0)).ok()
+        }
         DropState::Scheduled if has_opened && until_opening > CROWD_MS => Some(0),
         // While it is closed or paused nobody rushes: the page asks at once.
         DropState::Scheduled | DropState::Paused | DropState::Closed | DropState::Sealed => None,
@@ -110,31 +115,101 @@ mod tests {
         assert_eq!(said(0), (DropState::Scheduled, 1, Some(60_000)));
         assert_eq!(said(9), (DropState::Scheduled, 1, Some(15_000)));
         assert_eq!(said(10), (DropState::Open, 1, Some(60_000)));
-        assert_eq!(said(20), (DropState::Scheduled, 2, Some(60_000)), "the next");
+        assert_eq!(
+            said(20),
+            (DropState::Scheduled, 2, Some(60_000)),
+            "the next"
+        );
         assert_eq!(said(40), (DropState::Closed, 2, None));
         assert_eq!(poll_after_ms(DropState::Scheduled, 1), Some(5_000));
-        let look = |drops: &[(i64, i64)], minute| PageState::of(&coupon(drops), at(minute), None).look_after_ms;
+        let look = |drops: &[(i64, i64)], minute| {
+            PageState::of(&coupon(drops), at(minute), None).look_after_ms
+        };
         let far = [(10, 20), (40, 50)];
-        assert_eq!([look(&far, 0), look(&far, 10), look(&far, 11)], [None, Some(10_000), Some(0)]);
-        assert_eq!([look(&far, 20), look(&far, 31), look(&far, 50)], [Some(0), None, None], "a crowd gathers");
+        assert_eq!(
+            [look(&far, 0), look(&far, 10), look(&far, 11)],
+            [None, Some(10_000), Some(0)]
+        );
+        assert_eq!(
+            [look(&far, 20), look(&far, 31), look(&far, 50)],
+            [Some(0), None, None],
+            "a crowd gathers"
+        );
         let none = PageState::of(&coupon(&[]), at(0), None);
-        assert_eq!((none.state, none.opens_at_ms, none.quantity), (DropState::Closed, None, 10));
+        assert_eq!(
+            (none.state, none.opens_at_ms, none.quantity),
+            (DropState::Closed, None, 10)
+        );
     }
 
     #[tokio::test]
     async fn sold_out_is_what_a_claim_would_get_and_only_while_the_drop_is_open() {
-        let full = Stock { quantity: 10, held: 10, paused: false, waiting: 0, waiting_list: 0 };
+        let full = Stock {
+            quantity: 10,
+            held: 10,
+            paused: false,
+            waiting: 0,
+            waiting_list: 0,
+        };
         let said = |stock: Stock, minute| {
             let state = PageState::of(&coupon(&[(10, 20)]), at(minute), Some(stock));
             (state.state, state.can_wait, state.poll_after_ms)
         };
         assert_eq!(said(full, 15), (DropState::SoldOut, false, Some(10_000)));
-        assert_eq!(said(Stock { waiting: 4, waiting_list: 5, ..full }, 15), (DropState::SoldOut, true, Some(10_000)));
-        assert!(!said(Stock { waiting: 5, waiting_list: 5, ..full }, 15).1, "the list is full");
-        assert_eq!(said(Stock { held: 9, ..full }, 15), (DropState::Open, false, Some(60_000)));
+        assert_eq!(
+            said(
+                Stock {
+                    waiting: 4,
+                    waiting_list: 5,
+                    ..full
+                },
+                15
+            ),
+            (DropState::SoldOut, true, Some(10_000))
+        );
+        assert!(
+            !said(
+                Stock {
+                    waiting: 5,
+                    waiting_list: 5,
+                    ..full
+                },
+                15
+            )
+            .1,
+            "the list is full"
+        );
+        assert_eq!(
+            said(Stock { held: 9, ..full }, 15),
+            (DropState::Open, false, Some(60_000))
+        );
         // A slot that came back goes to the first in line.
-        assert_eq!(said(Stock { held: 9, waiting: 1, ..full }, 15).0, DropState::SoldOut);
-        assert_eq!(said(Stock { paused: true, ..full }, 15).0, DropState::Paused);
-        assert_eq!([said(full, 9).0, said(full, 20).0], [DropState::Scheduled, DropState::Closed]);
+        assert_eq!(
+            said(
+                Stock {
+                    held: 9,
+                    waiting: 1,
+                    ..full
+                },
+                15
+            )
+            .0,
+            DropState::SoldOut
+        );
+        assert_eq!(
+            said(
+                Stock {
+                    paused: true,
+                    ..full
+                },
+                15
+            )
+            .0,
+            DropState::Paused
+        );
+        assert_eq!(
+            [said(full, 9).0, said(full, 20).0],
+            [DropState::Scheduled, DropState::Closed]
+        );
     }
 }

@@ -110,13 +110,26 @@ type ClaimResponse = Response<Either<Full<Bytes>, Body>>;
 
 impl FastPath {
     pub(crate) fn new(app: &App, routes: Router, guard: Arc<RequestGuard>) -> Self {
-        let sold_out = serde_json::to_vec(&refused(Admission::SoldOut)).unwrap_or_default().into();
-        Self { inner: Arc::new(Inner { app: App::clone(app), routes, guard, sold_out }), peer: None }
+        let sold_out = serde_json::to_vec(&refused(Admission::SoldOut))
+            .unwrap_or_default()
+            .into();
+        Self {
+            inner: Arc::new(Inner {
+                app: App::clone(app),
+                routes,
+                guard,
+                sold_out,
+            }),
+            peer: None,
+        }
     }
 
     /// The service of one connection.
     pub(crate) fn of(&self, peer: SocketAddr) -> Self {
-        Self { inner: Arc::clone(&self.inner), peer: Some(Peer(peer)) }
+        Self {
+            inner: Arc::clone(&self.inner),
+            peer: Some(Peer(peer)),
+        }
     }
 }
 
@@ -131,20 +144,40 @@ impl Service<Request<Incoming>> for FastPath {
             let trace = RequestTrace::of(request.headers());
             return Box::pin(async move {
                 let answer = async { refused.into_response() };
-                Ok(inner.guard.answer("other", "other", trace, |body| body, answer).await.map(Either::Right))
+                Ok(inner
+                    .guard
+                    .answer("other", "other", trace, |body| body, answer)
+                    .await
+                    .map(Either::Right))
             });
         }
         if let Some((id, requester)) = inner.as_claim(&request) {
             let trace = RequestTrace::of(request.headers());
             return Box::pin(async move {
                 let work = inner.claim(id, requester);
-                Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", trace, Either::Right, work).await)
+                Ok(inner
+                    .guard
+                    .answer(
+                        "POST",
+                        "/v1/coupons/{id}/claims",
+                        trace,
+                        Either::Right,
+                        work,
+                    )
+                    .await)
             });
         }
         if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
         }
-        Box::pin(async move { Ok(inner.routes.clone().oneshot(request).await?.map(Either::Right)) })
+        Box::pin(async move {
+            Ok(inner
+                .routes
+                .clone()
+                .oneshot(request)
+                .await?
+                .map(Either::Right))
+        })
     }
 }
 
@@ -156,7 +189,11 @@ impl Inner {
         if !limits.has_addresses() || matches!(request.uri().path(), "/healthz" | "/readyz") {
             return None;
         }
-        let address = proxies::client(peer.map(|peer| peer.0.ip()), request.headers(), self.app.proxies)?;
+        let address = proxies::client(
+            peer.map(|peer| peer.0.ip()),
+            request.headers(),
+            self.app.proxies,
+        )?;
         limits.address(address).err()
     }
 
@@ -164,11 +201,17 @@ impl Inner {
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
-            && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
+            && headers
+                .get(header::CONTENT_LENGTH)
+                .is_none_or(|length| length.as_bytes() == b"0");
         if request.method() != Method::POST || !no_body {
             return None;
         }
-        let id = request.uri().path().strip_prefix("/v1/coupons/")?.strip_suffix("/claims")?;
+        let id = request
+            .uri()
+            .path()
+            .strip_prefix("/v1/coupons/")?
+            .strip_suffix("/claims")?;
         Some((coupon_id(id)?, self.app.known_requester(headers)?))
     }
 

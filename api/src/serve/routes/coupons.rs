@@ -95,13 +95,27 @@ pub(crate) async fn list(
     }
     // Numbers begin at 1.
     let after = asked.after.map_or(0, |after| after.max(0));
-    let key = PageKey { state: asked.state, limit, after };
-    let page = app.listed.of(key, app.catalogue.version(), || make_page(&app, &asked, limit)).await?;
+    let key = PageKey {
+        state: asked.state,
+        limit,
+        after,
+    };
+    let page = app
+        .listed
+        .of(key, app.catalogue.version(), || {
+            make_page(&app, &asked, limit)
+        })
+        .await?;
     if key.is_long() && method == Method::GET {
         app.listed.sends(page.body.len(), Instant::now());
     }
     let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let headers: HeaderMap = page.next.map(|link| (LINK, link)).into_iter().chain([json]).collect();
+    let headers: HeaderMap = page
+        .next
+        .map(|link| (LINK, link))
+        .into_iter()
+        .chain([json])
+        .collect();
     Ok((headers, page.body).into_response())
 }
 
@@ -112,7 +126,11 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     for part in candidates.chunks(PART) {
         looked_at += part.len();
         let views = show(app, &part.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
-        page.extend(views.into_iter().filter(|view| asked.state.is_none() || view.state() == asked.state));
+        page.extend(
+            views
+                .into_iter()
+                .filter(|view| asked.state.is_none() || view.state() == asked.state),
+        );
         if page.len() > limit {
             break;
         }
@@ -121,14 +139,20 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
         page.truncate(limit);
         page.last().map(CouponView::id)
     } else {
-        candidates.get(looked_at.wrapping_sub(1)).filter(|_| more).map(|last| last.coupon.id)
+        candidates
+            .get(looked_at.wrapping_sub(1))
+            .filter(|_| more)
+            .map(|last| last.coupon.id)
     };
     let next = last.and_then(|last| next_page(asked, limit, last));
     let body = serde_json::to_vec(&page).map_err(|error| {
         tracing::error!(%error, "a list of coupons can't be written");
         Problem::internal()
     })?;
-    Ok(ListedPage { body: body.into(), next })
+    Ok(ListedPage {
+        body: body.into(),
+        next,
+    })
 }
 
 /// The coupons that are looked at for one page, and whether there may be more behind them. A state
@@ -139,13 +163,20 @@ async fn candidates(
     limit: usize,
 ) -> Result<(Vec<Arc<CouponWithDrops>>, bool), LookupError> {
     let after = CouponId(asked.after.unwrap_or(0));
-    let most = if asked.state.is_some() { MAX_LOOKED_AT } else { limit + 1 };
+    let most = if asked.state.is_some() {
+        MAX_LOOKED_AT
+    } else {
+        limit + 1
+    };
     let found = match asked.state {
         None | Some(DropState::Sealed) => services.catalogue.page(after, most).await?,
         Some(_) => {
             let live = services.catalogue.live();
             let behind = live.range((Bound::Excluded(after), Bound::Unbounded));
-            behind.take(most).map(|(_, coupon)| Arc::clone(coupon)).collect()
+            behind
+                .take(most)
+                .map(|(_, coupon)| Arc::clone(coupon))
+                .collect()
         }
     };
     let more = found.len() == most;
@@ -153,7 +184,15 @@ async fn candidates(
 }
 
 fn next_page(asked: &Listing, limit: usize, after: CouponId) -> Option<HeaderValue> {
-    let state = asked.state.and_then(|state| serde_json::to_value(state).ok()?.as_str().map(|s| format!("&state={s}")));
+    let state = asked.state.and_then(|state| {
+        serde_json::to_value(state)
+            .ok()?
+            .as_str()
+            .map(|s| format!("&state={s}"))
+    });
     let state = state.unwrap_or_default();
-    HeaderValue::from_str(&format!("</v1/coupons?limit={limit}&after={after}{state}>; rel=\"next\"")).ok()
+    HeaderValue::from_str(&format!(
+        "</v1/coupons?limit={limit}&after={after}{state}>; rel=\"next\""
+    ))
+    .ok()
 }

@@ -60,16 +60,26 @@ pub(crate) struct NewCouponBody {
 
 impl NewCouponBody {
     /// The same checks for `POST` and for the command line's preview, which knows no `identity`.
-    pub(crate) fn check(self, now: DateTime<Utc>, identity: Option<&Identity>) -> Result<NewCoupon, Problem> {
+    pub(crate) fn check(
+        self,
+        now: DateTime<Utc>,
+        identity: Option<&Identity>,
+    ) -> Result<NewCoupon, Problem> {
         let new = NewCoupon {
             name: validate::name(&self.name)?,
             quantity: validate::quantity(self.quantity)?,
             once_per: self.once_per,
             waiting_list: validate::waiting_list(self.waiting_list)?,
             schedule: self.schedule,
-            allow: self.allow.as_deref().map(|allow| validate::allow(allow, identity)).transpose()?,
+            allow: self
+                .allow
+                .as_deref()
+                .map(|allow| validate::allow(allow, identity))
+                .transpose()?,
         };
-        new.schedule.check_new(now).map_err(|error| invalid(format!("schedule: {error}")))?;
+        new.schedule
+            .check_new(now)
+            .map_err(|error| invalid(format!("schedule: {error}")))?;
         Ok(new)
     }
 }
@@ -101,16 +111,33 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers, &body)?;
     let services = Arc::clone(&app);
-    let made = app.in_flight.run_unlimited(async move { make_once(&services, body, key, by).await }).await??;
+    let made = app
+        .in_flight
+        .run_unlimited(async move { make_once(&services, body, key, by).await })
+        .await??;
     let location = format!("/v1/coupons/{}", made.coupon.id);
-    Ok(([(LOCATION, location)], show_one(&app, &made, StatusCode::CREATED).await).into_response())
+    Ok((
+        [(LOCATION, location)],
+        show_one(&app, &made, StatusCode::CREATED).await,
+    )
+        .into_response())
 }
 
 /// The request's key, with what it asks for: bodies that say the same are the same.
-fn idempotency_key(headers: &HeaderMap, body: &NewCouponBody) -> Result<Option<IdempotencyKey>, Problem> {
-    let bad = || invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters");
-    let Some(value) = only_value(headers, "idempotency-key").map_err(|GivenTwice| bad())? else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(bad)?;
+fn idempotency_key(
+    headers: &HeaderMap,
+    body: &NewCouponBody,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let bad =
+        || invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters");
+    let Some(value) = only_value(headers, "idempotency-key").map_err(|GivenTwice| bad())? else {
+        return Ok(None);
+    };
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=255).contains(&key.len()))
+        .ok_or_else(bad)?;
     let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
     Ok(Some(IdempotencyKey::new(key.to_owned(), &body)))
 }
@@ -127,29 +154,44 @@ async fn make_once(
         let new = body.check(now, Some(&services.identity))?;
         let before = ask_redis(services).await;
         let made = async {
-            db.skip_numbers(before.as_ref().map(|before| before.given)).await?;
+            db.skip_numbers(before.as_ref().map(|before| before.given))
+                .await?;
             db.create_coupon(new, now, by).await
         };
         return match made.await {
             Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before).await),
-            Err(error) => Err(mysql_unavailable(&error, "look at the list of coupons before you try again")),
+            Err(error) => Err(mysql_unavailable(
+                &error,
+                "look at the list of coupons before you try again",
+            )),
         };
     };
-    let away = |error: DbError| mysql_unavailable(&error, "repeat the request with the same Idempotency-Key");
+    let away = |error: DbError| {
+        mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
+    };
     // Before the body is checked: by now its window may be over.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
     let new = body.check(now, Some(&services.identity))?;
     let before = ask_redis(services).await;
-    db.skip_numbers(before.as_ref().map(|before| before.given)).await.map_err(away)?;
-    match db.create_coupon_once(key, new, now, by).await.map_err(away)? {
+    db.skip_numbers(before.as_ref().map(|before| before.given))
+        .await
+        .map_err(away)?;
+    match db
+        .create_coupon_once(key, new, now, by)
+        .await
+        .map_err(away)?
+    {
         Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before).await),
         Err(earlier) => repeated(services, earlier).await,
     }
 }
 
-async fn repeated(services: &Services, earlier: EarlierRequest) -> Result<Arc<CouponWithDrops>, Problem> {
+async fn repeated(
+    services: &Services,
+    earlier: EarlierRequest,
+) -> Result<Arc<CouponWithDrops>, Problem> {
     match earlier {
         EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
         EarlierRequest::OtherBody => {
@@ -169,7 +211,10 @@ struct RedisBefore {
 /// `None` where Redis is away: then nobody knows which numbers were given.
 async fn ask_redis(services: &Services) -> Option<RedisBefore> {
     match services.redis.given_numbers().await {
-        Ok(given) => Some(RedisBefore { given, life: services.redis.life().await }),
+        Ok(given) => Some(RedisBefore {
+            given,
+            life: services.redis.life().await,
+        }),
         Err(error) => {
             tracing::warn!(%error, "Redis does not say which numbers were given: many are left out");
             None
@@ -201,14 +246,25 @@ async fn see_to(
     // The client may ask this process for the coupon next; other processes look it up when they are
     // asked.
     let seen = services.catalogue.reread(coupon.id).await;
-    seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None)))
+    seen.unwrap_or_else(|_| {
+        Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| {
+            None
+        }))
+    })
 }
 
-async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop], life: Option<Life>) -> Result<(), RedisError> {
+async fn load(
+    redis: &Redis,
+    coupon: &Coupon,
+    drops: &[Drop],
+    life: Option<Life>,
+) -> Result<(), RedisError> {
     let generation = redis.ensure_generation(coupon.id).await?;
     for drop in drops {
         let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(coupon, drop));
-        redis.load_drop(&keys, &generation, coupon.revision, &meta).await?;
+        redis
+            .load_drop(&keys, &generation, coupon.revision, &meta)
+            .await?;
     }
     let Some(life) = life else { return Ok(()) };
     redis.open_new_coupon(coupon.id, &generation, &life).await

@@ -17,7 +17,9 @@ pub(in crate::serve) fn of(revision: u64) -> [(HeaderName, String); 1] {
 /// The revision that a change is for; `None`: any.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
-    let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else { return Ok(None) };
+    let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else {
+        return Ok(None);
+    };
     let text = value.to_str().ok().map(str::trim).ok_or_else(bad)?;
     if text == "*" {
         return Ok(None);
@@ -28,21 +30,30 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 /// A strong tag as [`of`] writes it, and no other way of writing the number.
 fn revision(tag: &str) -> Option<u64> {
     let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
-    digits.parse().ok().filter(|revision: &u64| revision.to_string() == digits)
+    digits
+        .parse()
+        .ok()
+        .filter(|revision: &u64| revision.to_string() == digits)
 }
 
 /// 412, with the revision that it has.
 pub(super) fn changed_meanwhile(revision: u64) -> Response {
-    let detail = "the coupon was changed since you read it; read it again, and nothing was changed here";
+    let detail =
+        "the coupon was changed since you read it; read it again, and nothing was changed here";
     let problem = Problem::new(Code::ChangedMeanwhile, detail);
     (of(revision), problem.with("revision", revision)).into_response()
 }
 
 /// Whether the client has this revision already. As the standard asks, weak tags count too.
 pub(in crate::serve) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
-    let tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+    let tags = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value: &HeaderValue| value.to_str().ok());
     let own = format!("\"{revision}\"");
-    tags.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
+    tags.flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
 }
 
 #[cfg(test)]
@@ -50,15 +61,26 @@ mod tests {
     use super::*;
 
     fn with(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+        values
+            .iter()
+            .map(|value| (name.clone(), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
     fn if_match_is_one_strong_tag_or_a_star() {
-        let good: [(&[&'static str], _); 4] =
-            [(&["\"7\""], Ok(Some(7))), (&[" \"0\" "], Ok(Some(0))), (&["*"], Ok(None)), (&[], Ok(None))];
+        let good: [(&[&'static str], _); 4] = [
+            (&["\"7\""], Ok(Some(7))),
+            (&[" \"0\" "], Ok(Some(0))),
+            (&["*"], Ok(None)),
+            (&[], Ok(None)),
+        ];
         for (values, wanted) in good {
-            assert_eq!(if_match(&with(&IF_MATCH, values)).map_err(|problem| problem.code()), wanted, "{values:?}");
+            assert_eq!(
+                if_match(&with(&IF_MATCH, values)).map_err(|problem| problem.code()),
+                wanted,
+                "{values:?}"
+            );
         }
         let bad: [&[&'static str]; 10] = [
             &["7"],
@@ -73,13 +95,23 @@ mod tests {
             &["\""],
         ];
         for values in bad {
-            assert_eq!(if_match(&with(&IF_MATCH, values)).unwrap_err().code(), "invalid", "{values:?}");
+            assert_eq!(
+                if_match(&with(&IF_MATCH, values)).unwrap_err().code(),
+                "invalid",
+                "{values:?}"
+            );
         }
     }
 
     #[test]
     fn if_none_match_names_any_of_several_tags() {
-        for values in [&["\"7\""] as &[&'static str], &["W/\"7\""], &["\"6\", \"7\""], &["\"6\"", "\"7\""], &["*"]] {
+        for values in [
+            &["\"7\""] as &[&'static str],
+            &["W/\"7\""],
+            &["\"6\", \"7\""],
+            &["\"6\"", "\"7\""],
+            &["*"],
+        ] {
             assert!(is_known(&with(&IF_NONE_MATCH, values), 7), "{values:?}");
         }
         for values in [&["\"6\""] as &[&'static str], &["7"], &["\"77\""], &[]] {

@@ -5,7 +5,9 @@ use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
 use firstcome_shared::domain::{CouponId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
-pub(crate) use firstcome_shared::http::extract::{JsonBody, MAX_BODY_BYTES, StrictQuery, invalid, too_large};
+pub(crate) use firstcome_shared::http::extract::{
+    JsonBody, MAX_BODY_BYTES, StrictQuery, invalid, too_large,
+};
 
 use crate::serve::auth::Requester;
 use crate::serve::state::App;
@@ -25,10 +27,17 @@ pub(crate) struct CouponPath(pub(crate) CouponId);
 impl CouponPath {
     fn of(parts: &Parts) -> Result<Self, Problem> {
         // As it was sent: axum decodes the parts of a path.
-        let pattern = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let pattern = parts
+            .extensions
+            .get::<MatchedPath>()
+            .map_or("", MatchedPath::as_str);
         let place = pattern.split('/').position(|part| part == "{id}");
-        let text = place.and_then(|place| parts.uri.path().split('/').nth(place)).unwrap_or_default();
-        coupon_id(text).map(Self).ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
+        let text = place
+            .and_then(|place| parts.uri.path().split('/').nth(place))
+            .unwrap_or_default();
+        coupon_id(text)
+            .map(Self)
+            .ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
     }
 }
 
@@ -49,8 +58,11 @@ impl FromRequestParts<App> for PersonPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let CouponPath(id) = CouponPath::of(parts)?;
         let path = Path::<(String, String)>::from_request_parts(parts, app).await;
-        let Path((_, user)) = path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
-        let user = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
+        let Path((_, user)) =
+            path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
+        let user = user
+            .parse()
+            .map_err(|error| invalid(format!("user_id: {error}")))?;
         Ok(Self(id, user))
     }
 }

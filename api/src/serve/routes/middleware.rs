@@ -33,7 +33,11 @@ type ByPath = HashMap<String, (Counter, Histogram)>;
 
 impl RequestGuard {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { timeout, late: LineLimit::default(), metrics: RwLock::default() }
+        Self {
+            timeout,
+            late: LineLimit::default(),
+            metrics: RwLock::default(),
+        }
     }
 
     /// Answers one request by `work`; 503 after the deadline, 500 after a panic. `path` is the
@@ -60,7 +64,9 @@ impl RequestGuard {
                 if let Some(left_out) = self.late.allow(method, std::time::Instant::now()) {
                     tracing::warn!(path, limit = ?self.timeout, left_out, "a request was answered 503: no answer in time");
                 }
-                Problem::unavailable("this took too long; try again").into_response().map(wrap)
+                Problem::unavailable("this took too long; try again")
+                    .into_response()
+                    .map(wrap)
             }
         };
         let (status, took) = (response.status(), begun.elapsed());
@@ -71,7 +77,10 @@ impl RequestGuard {
 
     fn record(&self, method: &'static str, path: &str, status: StatusCode, took: Duration) {
         let metrics = self.metrics.read();
-        if let Some((requests, seconds)) = metrics.get(&(method, status)).and_then(|paths| paths.get(path)) {
+        if let Some((requests, seconds)) = metrics
+            .get(&(method, status))
+            .and_then(|paths| paths.get(path))
+        {
             requests.increment(1);
             seconds.record(took.as_secs_f64());
             return;
@@ -79,11 +88,19 @@ impl RequestGuard {
         drop(metrics);
         let (path, code) = (path.to_owned(), status.as_u16().to_string());
         let seconds = histogram!("firstcome_http_request_seconds", "method" => method, "path" => path.clone());
-        let labels = [("method", method.to_owned()), ("path", path.clone()), ("status", code)];
+        let labels = [
+            ("method", method.to_owned()),
+            ("path", path.clone()),
+            ("status", code),
+        ];
         let requests = counter!("firstcome_http_requests_total", &labels);
         requests.increment(1);
         seconds.record(took.as_secs_f64());
-        self.metrics.write().entry((method, status)).or_default().insert(path, (requests, seconds));
+        self.metrics
+            .write()
+            .entry((method, status))
+            .or_default()
+            .insert(path, (requests, seconds));
     }
 }
 
@@ -105,13 +122,23 @@ pub(crate) async fn guarded(
     let path = path.as_ref().map_or("other", MatchedPath::as_str);
     let work = async {
         // Before any of the body is read.
-        let most = if path.starts_with(allow_list::PATH) { MAX_LIST_BYTES } else { MAX_BODY_BYTES };
-        if declares_more(request.headers(), most) { too_large(most).into_response() } else { next.run(request).await }
+        let most = if path.starts_with(allow_list::PATH) {
+            MAX_LIST_BYTES
+        } else {
+            MAX_BODY_BYTES
+        };
+        if declares_more(request.headers(), most) {
+            too_large(most).into_response()
+        } else {
+            next.run(request).await
+        }
     };
     guard.answer(method, path, trace, |body| body, work).await
 }
 
 fn declares_more(headers: &HeaderMap, most: usize) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     length.is_some_and(|length: usize| length > most)
 }

@@ -53,14 +53,24 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
 }
 
 /// What costs much and is for machines: at METRICS_ADDR alone where that is set.
-pub(crate) fn for_machines(token: OpsToken, identity: &Identity, prometheus: PrometheusHandle) -> Router {
+pub(crate) fn for_machines(
+    token: OpsToken,
+    identity: &Identity,
+    prometheus: PrometheusHandle,
+) -> Router {
     let (_, document) = contract(token).split_for_parts();
     let document = with_problems(document);
-    let for_people = if identity.wants_token() { openapi::with_tokens } else { openapi::with_gateway };
+    let for_people = if identity.wants_token() {
+        openapi::with_tokens
+    } else {
+        openapi::with_gateway
+    };
     let document = for_people(document);
     let document = document.to_json().unwrap_or_default();
     let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
-    Router::new().route("/openapi.json", get(openapi)).merge(health::metrics_route(prometheus))
+    Router::new()
+        .route("/openapi.json", get(openapi))
+        .merge(health::metrics_route(prometheus))
 }
 
 /// The routes of the contract, with their description.
@@ -97,7 +107,13 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let stopping = app.stopping.clone();
     let running = health::check(move || {
         let stopping = stopping.is_cancelled();
-        async move { if stopping { Err("this process stops".to_owned()) } else { Ok(()) } }
+        async move {
+            if stopping {
+                Err("this process stops".to_owned())
+            } else {
+                Ok(())
+            }
+        }
     });
     vec![("redis", gate), ("process", running)]
 }
@@ -107,11 +123,21 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
         let problem = kafka.claims.durability().publisher().problem();
-        async move { problem.map_or(Ok(()), |why| Err(format!("claims go to the dead-letter table: {why}"))) }
+        async move {
+            problem.map_or(Ok(()), |why| {
+                Err(format!("claims go to the dead-letter table: {why}"))
+            })
+        }
     });
     let mysql = health::check(move || {
         let up = mysql.catalogue.mysql_up();
-        async move { if up { Ok(()) } else { Err("coupons are those last read from MySQL".to_owned()) } }
+        async move {
+            if up {
+                Ok(())
+            } else {
+                Err("coupons are those last read from MySQL".to_owned())
+            }
+        }
     });
     let keys = app.identity.key_set().map(|keys| {
         let keys = Arc::clone(keys);
@@ -119,7 +145,10 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         ("jwt_keys", ask)
     });
     let always = [("kafka", kafka), ("mysql", mysql)].into_iter();
-    always.chain(keys).chain(health::durability_of(&app.redis)).collect()
+    always
+        .chain(keys)
+        .chain(health::durability_of(&app.redis))
+        .collect()
 }
 
 #[cfg(test)]
@@ -140,7 +169,12 @@ mod tests {
         let paths = json["paths"].as_object().unwrap();
         let listed: BTreeSet<String> = paths
             .iter()
-            .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| format!("{method} {path}")))
+            .flat_map(|(path, item)| {
+                item.as_object()
+                    .unwrap()
+                    .keys()
+                    .map(move |method| format!("{method} {path}"))
+            })
             .collect();
         let contract = [
             "post /v1/coupons",
@@ -180,15 +214,24 @@ mod tests {
             ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
         ] {
             let operation = &json["paths"][path][method];
-            assert!(operation["security"][0]["ops"].is_array(), "{method} {path}");
+            assert!(
+                operation["security"][0]["ops"].is_array(),
+                "{method} {path}"
+            );
             let codes = ["401", "403"].map(|status| operation["responses"][status].is_object());
             assert_eq!(codes, [true, method != "get"], "{method} {path}");
         }
-        assert_eq!(json["components"]["securitySchemes"]["ops"]["scheme"], "bearer");
+        assert_eq!(
+            json["components"]["securitySchemes"]["ops"]["scheme"],
+            "bearer"
+        );
         let text = json.to_string();
         for reference in text.split("\"$ref\":\"#").skip(1) {
             let pointer = reference.split('"').next().unwrap();
-            assert!(json.pointer(pointer).is_some(), "{pointer} is referred to and not there");
+            assert!(
+                json.pointer(pointer).is_some(),
+                "{pointer} is referred to and not there"
+            );
         }
     }
 
@@ -197,11 +240,22 @@ mod tests {
         let json = document();
         let problem = "/content/application~1problem+json/schema/$ref";
         let mut problems = 0;
-        for item in json["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/v1/")) {
+        for item in json["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(path, _)| path.starts_with("/v1/"))
+        {
             for operation in item.1.as_object().unwrap().values() {
                 for (status, response) in operation["responses"].as_object().unwrap() {
-                    let expected = (status.as_str() >= "400").then_some("#/components/schemas/Problem");
-                    assert_eq!(response.pointer(problem).map(|r| r.as_str().unwrap()), expected, "{} {status}", item.0);
+                    let expected =
+                        (status.as_str() >= "400").then_some("#/components/schemas/Problem");
+                    assert_eq!(
+                        response.pointer(problem).map(|r| r.as_str().unwrap()),
+                        expected,
+                        "{} {status}",
+                        item.0
+                    );
                     problems += usize::from(expected.is_some());
                 }
             }

@@ -41,9 +41,19 @@ impl Modify for SecuritySchemes {
 /// Where tokens name people, what a gateway sends is not looked at.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
-        for parameters in operations.into_iter().flatten().filter_map(|operation| operation.parameters.as_mut()) {
-            parameters.retain(|one| !["X-User-Id", "X-Gateway-Secret"].contains(&one.name.as_str()));
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for parameters in operations
+            .into_iter()
+            .flatten()
+            .filter_map(|operation| operation.parameters.as_mut())
+        {
+            parameters
+                .retain(|one| !["X-User-Id", "X-Gateway-Secret"].contains(&one.name.as_str()));
         }
     }
     document
@@ -52,7 +62,8 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
 /// Where a gateway names the person, there is no token of theirs.
 pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
-    let header = ApiKeyValue::with_description("X-User-Id", "The person, as the gateway in front says");
+    let header =
+        ApiKeyValue::with_description("X-User-Id", "The person, as the gateway in front says");
     components.add_security_scheme("person", SecurityScheme::ApiKey(ApiKey::Header(header)));
     document
 }

@@ -24,7 +24,9 @@ pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<()
                 tracing::warn!(coupon = %id, changes = lost.changes, "MySQL had lost settings, which Redis has");
                 return Ok(());
             }
-            Err(RecoverError::Db(error)) => return Err(mysql_unavailable(&error, "nothing was changed")),
+            Err(RecoverError::Db(error)) => {
+                return Err(mysql_unavailable(&error, "nothing was changed"));
+            }
             Err(RecoverError::Redis(error)) => error.to_string(),
         },
         Ok(Err(error)) => error.to_string(),

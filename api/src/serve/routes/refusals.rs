@@ -23,19 +23,29 @@ impl From<ClaimRefusal> for Problem {
             }
             ClaimRefusal::NotAnswered(error) => match *error {
                 AdmissionError::Closed => "admission is closed for a check; try again",
-                AdmissionError::Unanswered => "too many claims wait for Redis; try again in a moment",
-                AdmissionError::Redis(_) => "whether this claim went through is not known yet; try again",
+                AdmissionError::Unanswered => {
+                    "too many claims wait for Redis; try again in a moment"
+                }
+                AdmissionError::Redis(_) => {
+                    "whether this claim went through is not known yet; try again"
+                }
                 AdmissionError::Unexpected => "this claim could not be worked; try again",
             },
-            ClaimRefusal::NotDurable => "a place is kept for you, but cannot be promised right now; try again",
-            ClaimRefusal::SealedUnknown => "this coupon is closed; who holds one cannot be told right now, try again",
+            ClaimRefusal::NotDurable => {
+                "a place is kept for you, but cannot be promised right now; try again"
+            }
+            ClaimRefusal::SealedUnknown => {
+                "this coupon is closed; who holds one cannot be told right now, try again"
+            }
             ClaimRefusal::NothingHeld => {
                 return Self::not_found("there is no claim of this person to give back or revoke");
             }
             ClaimRefusal::HalfRevoked => {
                 "it is revoked; whether its slot is free yet is not known, repeat this to be certain"
             }
-            ClaimRefusal::StandingUnknown => "where this claim stands is not known right now; try again",
+            ClaimRefusal::StandingUnknown => {
+                "where this claim stands is not known right now; try again"
+            }
         };
         Self::unavailable(detail)
     }
@@ -45,16 +55,24 @@ pub(crate) fn refused(admission: Admission) -> Problem {
     let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
     match admission {
         Admission::SoldOut => Problem::new(Code::SoldOut, "all are given out"),
-        Admission::Paused => Problem::new(Code::Paused, "this coupon is stopped for the moment; try again later"),
-        Admission::Revoked => {
-            Problem::new(Code::Revoked, "what you had was given back or revoked, and you cannot have another")
-        }
+        Admission::Paused => Problem::new(
+            Code::Paused,
+            "this coupon is stopped for the moment; try again later",
+        ),
+        Admission::Revoked => Problem::new(
+            Code::Revoked,
+            "what you had was given back or revoked, and you cannot have another",
+        ),
         Admission::NotAllowed => {
             let detail = "this coupon is for certain people, and you are not among them";
             Problem::new(Code::NotAllowed, detail)
         }
-        Admission::NotOpen(at) => Problem::new(Code::NotOpen, "this coupon is not open yet").with("opens_at", time(at)),
-        Admission::Closed(at) => Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at)),
+        Admission::NotOpen(at) => {
+            Problem::new(Code::NotOpen, "this coupon is not open yet").with("opens_at", time(at))
+        }
+        Admission::Closed(at) => {
+            Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at))
+        }
         // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come
         // here.
         _ => Problem::unavailable("this coupon is being checked; try again"),
@@ -64,7 +82,9 @@ pub(crate) fn refused(admission: Admission) -> Problem {
 impl From<WorkError> for Problem {
     fn from(error: WorkError) -> Self {
         match error {
-            WorkError::TooMany => Self::unavailable("too many claims at once; try again in a moment"),
+            WorkError::TooMany => {
+                Self::unavailable("too many claims at once; try again in a moment")
+            }
             WorkError::Panicked => Self::internal(),
         }
     }
@@ -74,9 +94,9 @@ impl From<LookupError> for Problem {
     fn from(error: LookupError) -> Self {
         match error {
             LookupError::NoSuchCoupon(id) => no_such_coupon(id),
-            LookupError::Unavailable => {
-                Self::unavailable("whether there is such a coupon is not known right now; try again")
-            }
+            LookupError::Unavailable => Self::unavailable(
+                "whether there is such a coupon is not known right now; try again",
+            ),
         }
     }
 }
@@ -114,7 +134,11 @@ mod tests {
             assert_eq!(problem.code(), code);
             let response = problem.into_response();
             assert_eq!(response.status(), status, "{code}");
-            assert_eq!(response.headers().contains_key("retry-after"), status == 503, "{code}");
+            assert_eq!(
+                response.headers().contains_key("retry-after"),
+                status == 503,
+                "{code}"
+            );
         }
         let opens = serde_json::to_value(refused(Admission::NotOpen(1_764_568_800_000))).unwrap();
         assert_eq!(opens["opens_at"], "2025-12-01T06:00:00.000Z");

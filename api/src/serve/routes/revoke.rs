@@ -67,8 +67,18 @@ pub(crate) async fn give_back(
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<GiveBackQuery>,
 ) -> Result<NotKept<Revoked>, Problem> {
-    let (drop, reason, by) = (asked.drop_id.map(DropId), "given back".to_owned(), user.to_string());
-    let order = Order { drop, reason, by, may_claim_again: false, operator: None };
+    let (drop, reason, by) = (
+        asked.drop_id.map(DropId),
+        "given back".to_owned(),
+        user.to_string(),
+    );
+    let order = Order {
+        drop,
+        reason,
+        by,
+        may_claim_again: false,
+        operator: None,
+    };
     Ok(not_kept(app.claims.revoke(id, user, order).await?))
 }
 
@@ -99,6 +109,12 @@ pub(crate) async fn revoke(
     let reason = validate::text("reason", &body.reason, MAX_REASON_CHARS)?;
     let by = validate::text("by", &body.by, MAX_BY_CHARS)?;
     let (drop, may_claim_again) = (body.drop_id.map(DropId), body.may_claim_again);
-    let order = Order { drop, reason, by, may_claim_again, operator: Some(operator) };
+    let order = Order {
+        drop,
+        reason,
+        by,
+        may_claim_again,
+        operator: Some(operator),
+    };
     Ok(Json(app.claims.revoke(id, user, order).await?))
 }

@@ -26,8 +26,10 @@ pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Probl
         return Err(invalid(format!("{field} must have 1 to {most} characters")));
     }
     if let Some(unfit) = unfit_in_a_name(text) {
-        let detail =
-            format!("{field} must not hold control or invisible characters: it holds U+{:04X}", u32::from(unfit));
+        let detail = format!(
+            "{field} must not hold control or invisible characters: it holds U+{:04X}",
+            u32::from(unfit)
+        );
         return Err(invalid(detail));
     }
     Ok(text.to_owned())
@@ -44,10 +46,12 @@ pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
 /// Whom a coupon is for. A gateway's header names no groups, so nobody would ever be admitted.
 /// `identity` is `None` if it is not known here how the API identifies people.
 pub(crate) fn allow(text: &str, identity: Option<&Identity>) -> Result<Allow, Problem> {
-    let allow = text.parse().map_err(|error: String| invalid(format!("allow: {error}")))?;
-    if matches!(allow, Allow::Group(_)) && identity.is_some_and(|identity| !identity.wants_token()) {
-        let detail =
-            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known";
+    let allow = text
+        .parse()
+        .map_err(|error: String| invalid(format!("allow: {error}")))?;
+    if matches!(allow, Allow::Group(_)) && identity.is_some_and(|identity| !identity.wants_token())
+    {
+        let detail = "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known";
         return Err(invalid(detail));
     }
     Ok(allow)
@@ -57,7 +61,11 @@ fn within(field: &str, number: i64, least: u32, most: u32) -> Result<u32, Proble
     u32::try_from(number)
         .ok()
         .filter(|n| (least..=most).contains(n))
-        .ok_or_else(|| invalid(format!("{field} must be a whole number from {least} to {most}, not {number}")))
+        .ok_or_else(|| {
+            invalid(format!(
+                "{field} must be a whole number from {least} to {most}, not {number}"
+            ))
+        })
 }
 
 #[cfg(test)]
@@ -67,16 +75,33 @@ mod tests {
 
     #[test]
     fn names_are_trimmed_and_can_break_neither_a_mail_nor_a_terminal() {
-        assert_eq!(name("  Winter coupon · 겨울 ").unwrap(), "Winter coupon · 겨울");
+        assert_eq!(
+            name("  Winter coupon · 겨울 ").unwrap(),
+            "Winter coupon · 겨울"
+        );
         assert_eq!(name(&"ü".repeat(200)).unwrap().chars().count(), 200);
         for good in ["❤\u{fe0f} Valentine", "👩\u{200d}👧 family", "عيد مبارك"] {
             assert_eq!(name(good).unwrap(), good);
         }
-        for bad in ["", "   ", &"x".repeat(201), "a\nb", "a\r\nBcc: x", "a\u{0}", "\u{1b}[31m"] {
+        for bad in [
+            "",
+            "   ",
+            &"x".repeat(201),
+            "a\nb",
+            "a\r\nBcc: x",
+            "a\u{0}",
+            "\u{1b}[31m",
+        ] {
             assert_eq!(name(bad).unwrap_err().code(), "invalid", "{bad:?}");
         }
-        for invisible in "\u{202e}\u{200b}\u{200f}\u{61c}\u{ad}\u{e0041}\u{3164}\u{2800}\u{feff}".chars() {
-            assert_eq!(name(&format!("a{invisible}b")).unwrap_err().code(), "invalid", "{invisible:?}");
+        for invisible in
+            "\u{202e}\u{200b}\u{200f}\u{61c}\u{ad}\u{e0041}\u{3164}\u{2800}\u{feff}".chars()
+        {
+            assert_eq!(
+                name(&format!("a{invisible}b")).unwrap_err().code(),
+                "invalid",
+                "{invisible:?}"
+            );
         }
     }
 
@@ -87,14 +112,29 @@ mod tests {
         assert!(allow("group:vip", None).is_ok());
         let refused = allow("group:vip", Some(&header)).unwrap_err();
         assert_eq!(refused.code(), "invalid");
-        assert!(refused.detail().contains("USER_AUTH=jwt"), "{}", refused.detail());
-        assert!(allow("vip", Some(&header)).unwrap_err().detail().starts_with("allow: "));
+        assert!(
+            refused.detail().contains("USER_AUTH=jwt"),
+            "{}",
+            refused.detail()
+        );
+        assert!(
+            allow("vip", Some(&header))
+                .unwrap_err()
+                .detail()
+                .starts_with("allow: ")
+        );
     }
 
     #[test]
     fn numbers_have_bounds() {
-        assert_eq!((quantity(1).unwrap(), quantity(10_000_000).unwrap()), (1, 10_000_000));
-        assert_eq!((waiting_list(0).unwrap(), waiting_list(1_000_000).unwrap()), (0, 1_000_000));
+        assert_eq!(
+            (quantity(1).unwrap(), quantity(10_000_000).unwrap()),
+            (1, 10_000_000)
+        );
+        assert_eq!(
+            (waiting_list(0).unwrap(), waiting_list(1_000_000).unwrap()),
+            (0, 1_000_000)
+        );
         for bad in [0, -1, 10_000_001, i64::MAX, i64::MIN] {
             assert!(quantity(bad).is_err(), "{bad}");
         }

@@ -76,7 +76,10 @@ pub(crate) struct DropView {
 impl CouponView {
     /// The state of the current drop; of the next, before the first has opened.
     pub(crate) fn state(&self) -> Option<DropState> {
-        self.current_drop.as_ref().or(self.next_drop.as_ref()).map(|drop| drop.state)
+        self.current_drop
+            .as_ref()
+            .or(self.next_drop.as_ref())
+            .map(|drop| drop.state)
     }
 
     pub(crate) fn id(&self) -> CouponId {
@@ -90,13 +93,20 @@ const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Coupons as they are now.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = services.clock.now();
-    let shown = coupons.iter().flat_map(|coupon| [coupon.current(now), coupon.next(now)]).flatten();
+    let shown = coupons
+        .iter()
+        .flat_map(|coupon| [coupon.current(now), coupon.next(now)])
+        .flatten();
     // Redis has forgotten sealed drops; the catalogue has their rows, read from MySQL.
-    let live: Vec<_> = shown.filter(|one| one.drop.sealed_at.is_none()).map(|one| (one.drop.id, one.keys)).collect();
+    let live: Vec<_> = shown
+        .filter(|one| one.drop.sealed_at.is_none())
+        .map(|one| (one.drop.id, one.keys))
+        .collect();
     let stocks = stocks(services, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;
-        let drop = |one: DropWithKeys| drop_view(coupon, one, stocks.get(&one.drop.id).copied(), now);
+        let drop =
+            |one: DropWithKeys| drop_view(coupon, one, stocks.get(&one.drop.id).copied(), now);
         CouponView {
             id: coupon.id,
             name: coupon.name.clone(),
@@ -115,7 +125,10 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
 }
 
 /// What is left of drops, for display; without those of which it is not known now.
-pub(crate) async fn stocks(services: &Services, drops: &[(DropId, &DropKeys)]) -> HashMap<DropId, Stock> {
+pub(crate) async fn stocks(
+    services: &Services,
+    drops: &[(DropId, &DropKeys)],
+) -> HashMap<DropId, Stock> {
     match tokio::time::timeout(REDIS_TIMEOUT, services.remaining.of(&services.redis, drops)).await {
         Ok(Ok(stocks)) => stocks,
         unknown => {
@@ -134,15 +147,34 @@ pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
 
 /// One coupon as it is now, with its `ETag`. Not to be kept: a browser that revalidates by the tag
 /// would go on showing what was left.
-pub(crate) async fn show_one(services: &Services, coupon: &CouponWithDrops, status: StatusCode) -> Response {
-    let Some(view) = show(services, &[coupon]).await.pop() else { return Problem::internal().into_response() };
-    (status, etag::of(view.revision), [(CACHE_CONTROL, "no-store")], Json(view)).into_response()
+pub(crate) async fn show_one(
+    services: &Services,
+    coupon: &CouponWithDrops,
+    status: StatusCode,
+) -> Response {
+    let Some(view) = show(services, &[coupon]).await.pop() else {
+        return Problem::internal().into_response();
+    };
+    (
+        status,
+        etag::of(view.revision),
+        [(CACHE_CONTROL, "no-store")],
+        Json(view),
+    )
+        .into_response()
 }
 
-fn drop_view(coupon: &Coupon, chosen: DropWithKeys, stock: Option<Stock>, now: DateTime<Utc>) -> DropView {
+fn drop_view(
+    coupon: &Coupon,
+    chosen: DropWithKeys,
+    stock: Option<Stock>,
+    now: DateTime<Utc>,
+) -> DropView {
     let drop = chosen.drop;
     let remaining = match (drop.sealed_at, stock) {
-        (Some(_), _) => chosen.sealed_rows.map(|rows| drop.quantity.saturating_sub(rows)),
+        (Some(_), _) => chosen
+            .sealed_rows
+            .map(|rows| drop.quantity.saturating_sub(rows)),
         // While a change of quantity is under way, the smaller of the two is certain.
         (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
         (None, None) => None,
@@ -172,13 +204,43 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_follows_redis_and_is_unknown_without_it() {
-        let full = Stock { quantity: 10, held: 10, paused: false, waiting: 0, waiting_list: 0 };
-        let stock = |quantity, held| Some(Stock { quantity, held, ..full });
+        let full = Stock {
+            quantity: 10,
+            held: 10,
+            paused: false,
+            waiting: 0,
+            waiting_list: 0,
+        };
+        let stock = |quantity, held| {
+            Some(Stock {
+                quantity,
+                held,
+                ..full
+            })
+        };
         assert_eq!(shown(stock(10, 3), 15), (Some(7), DropState::Open));
         assert_eq!(shown(stock(10, 10), 15), (Some(0), DropState::SoldOut));
-        assert_eq!(shown(stock(8, 3), 15), (Some(5), DropState::Open), "Redis has been lowered already");
-        assert_eq!(shown(stock(12, 3), 15), (Some(7), DropState::Open), "MySQL has not been raised yet");
-        assert_eq!(shown(Some(Stock { held: 3, paused: true, ..full }), 15), (Some(7), DropState::Paused));
+        assert_eq!(
+            shown(stock(8, 3), 15),
+            (Some(5), DropState::Open),
+            "Redis has been lowered already"
+        );
+        assert_eq!(
+            shown(stock(12, 3), 15),
+            (Some(7), DropState::Open),
+            "MySQL has not been raised yet"
+        );
+        assert_eq!(
+            shown(
+                Some(Stock {
+                    held: 3,
+                    paused: true,
+                    ..full
+                }),
+                15
+            ),
+            (Some(7), DropState::Paused)
+        );
         assert_eq!(shown(None, 15), (None, DropState::Open));
         assert_eq!(shown(None, 5), (None, DropState::Scheduled));
         assert_eq!(shown(stock(10, 3), 20), (Some(7), DropState::Closed));

@@ -14,8 +14,12 @@ const SPEED: [Column; 5] = [
     ("", |run| run.design.word().into()),
     ("design", |run| run.design.title().into()),
     ("requests/s", |run| rate(run.tally.per_second, run.spread)),
-    ("winners p50 / p99 / p99.9 ms", |run| latency(&run.tally.winners)),
-    ("others p50 / p99 / p99.9 ms", |run| latency(&run.tally.others)),
+    ("winners p50 / p99 / p99.9 ms", |run| {
+        latency(&run.tally.winners)
+    }),
+    ("others p50 / p99 / p99.9 ms", |run| {
+        latency(&run.tally.others)
+    }),
 ];
 
 /// How right, and for how much.
@@ -25,10 +29,18 @@ const TRUTH: [Column; 12] = [
     ("over-issued", |run| run.too_many.to_string()),
     ("too few", |run| run.too_few.to_string()),
     ("doubled", |run| run.twice.to_string()),
-    ("promised, no row", |run| run.promised_without_row.to_string()),
-    ("… after a killed consumer", |run| lost(run.lost_by_consumer_kill)),
-    ("… after a MySQL crash", |run| lost(run.lost_by_mysql_crash)),
-    ("promised and sold out", |run| run.tally.holders_denied.to_string()),
+    ("promised, no row", |run| {
+        run.promised_without_row.to_string()
+    }),
+    ("… after a killed consumer", |run| {
+        lost(run.lost_by_consumer_kill)
+    }),
+    ("… after a MySQL crash", |run| {
+        lost(run.lost_by_mysql_crash)
+    }),
+    ("promised and sold out", |run| {
+        run.tally.holders_denied.to_string()
+    }),
     ("MySQL statements", |run| grouped(run.cost.mysql_statements)),
     ("MySQL CPU s", |run| format!("{:.2}", run.cost.mysql_cpu)),
     ("Redis commands", |run| grouped(run.cost.redis_commands)),
@@ -70,7 +82,9 @@ impl Comparison {
 
 /// The middle turn, with the slowest and the fastest.
 pub(super) fn rate(middle: f64, spread: Option<Spread>) -> String {
-    let spread = spread.map(|Spread(least, most)| format!(" ({}–{})", number(least.round()), number(most.round())));
+    let spread = spread.map(|Spread(least, most)| {
+        format!(" ({}–{})", number(least.round()), number(most.round()))
+    });
     format!("{}{}", number(middle.round()), spread.unwrap_or_default())
 }
 
@@ -83,5 +97,8 @@ fn latency(latency: &Latency) -> String {
     if latency.count == 0 {
         return "–".into();
     }
-    format!("{:.1} / {:.1} / {:.1}", latency.p50_ms, latency.p99_ms, latency.p999_ms)
+    format!(
+        "{:.1} / {:.1} / {:.1}",
+        latency.p50_ms, latency.p99_ms, latency.p999_ms
+    )
 }

@@ -60,7 +60,9 @@ pub struct Spread(pub f64, pub f64);
 
 impl Spread {
     fn of(rates: impl Iterator<Item = f64>) -> Self {
-        rates.fold(Self(f64::INFINITY, 0.0), |Self(least, most), rate| Self(least.min(rate), most.max(rate)))
+        rates.fold(Self(f64::INFINITY, 0.0), |Self(least, most), rate| {
+            Self(least.min(rate), most.max(rate))
+        })
     }
 
     /// Whether the turns of both may as well have come from one and the same.
@@ -112,10 +114,12 @@ pub async fn run(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Res
     let mut done = middle(runs, |run| run.tally.per_second).context("no run")?;
     done.spread = spread;
     if design.has_consumer() {
-        done.lost_by_consumer_kill = Some(lost_when_killed(servers, design, size, Victim::Consumer).await?);
+        done.lost_by_consumer_kill =
+            Some(lost_when_killed(servers, design, size, Victim::Consumer).await?);
     }
     if design.may_lose_by_mysql() {
-        done.lost_by_mysql_crash = Some(lost_when_killed(servers, design, size, Victim::Mysql).await?);
+        done.lost_by_mysql_crash =
+            Some(lost_when_killed(servers, design, size, Victim::Mysql).await?);
     }
     Ok(done)
 }
@@ -129,7 +133,12 @@ fn middle<T>(mut runs: Vec<T>, by: impl Fn(&T) -> f64) -> Option<T> {
 /// The rush on a design that was started anew.
 async fn rush(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result<DesignRun> {
     let running = Processes::start(servers, design, size.quantity).await?;
-    let workload = Workload::rush(running.api.address()?, running.coupon, size.requests, size.connections);
+    let workload = Workload::rush(
+        running.api.address()?,
+        running.coupon,
+        size.requests,
+        size.connections,
+    );
     let mut meter = Meter::start(&servers.stack).await?;
     let tally = workload.run().await?;
     let statements_of_ours = running.settle(tally.accepted.len() as u64).await?;
@@ -142,7 +151,12 @@ async fn rush(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result
     Ok(done)
 }
 
-fn judge(design: Design, quantity: u32, mut tally: Tally, rows_by_person: &HashMap<String, u64>) -> DesignRun {
+fn judge(
+    design: Design,
+    quantity: u32,
+    mut tally: Tally,
+    rows_by_person: &HashMap<String, u64>,
+) -> DesignRun {
     let rows: u64 = rows_by_person.values().sum();
     let promised_without_row = lost(tally.promises.keys(), rows_by_person);
     tally.forget_names();
@@ -162,15 +176,30 @@ fn judge(design: Design, quantity: u32, mut tally: Tally, rows_by_person: &HashM
     }
 }
 
-fn lost<'a>(promised: impl Iterator<Item = &'a String>, rows_by_person: &HashMap<String, u64>) -> u64 {
-    promised.filter(|user| !rows_by_person.contains_key(*user)).count() as u64
+fn lost<'a>(
+    promised: impl Iterator<Item = &'a String>,
+    rows_by_person: &HashMap<String, u64>,
+) -> u64 {
+    promised
+        .filter(|user| !rows_by_person.contains_key(*user))
+        .count() as u64
 }
 
 /// A rush in which a process is killed once a third of the rows stand; gives how many people with
 /// the answer `accepted` have no row afterwards.
-async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSize, victim: Victim) -> Result<u64> {
+async fn lost_when_killed(
+    servers: &Arc<Servers>,
+    design: Design,
+    size: &RushSize,
+    victim: Victim,
+) -> Result<u64> {
     let mut running = Processes::start(servers, design, size.killed).await?;
-    let workload = Workload::rush(running.api.address()?, running.coupon, size.killed * 4, size.connections);
+    let workload = Workload::rush(
+        running.api.address()?,
+        running.coupon,
+        size.killed * 4,
+        size.connections,
+    );
     let asking = tokio::spawn(async move { workload.run().await });
     running.until_rows(u64::from(size.killed / 3)).await?;
     match victim {
@@ -195,10 +224,16 @@ async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSiz
 /// The same crowd and a route that does nothing.
 pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Nothing> {
     step("a route that does nothing");
-    let service = servers.spawn("nothing", &mut program("nothing", &[])?, "").await?;
+    let service = servers
+        .spawn("nothing", &mut program("nothing", &[])?, "")
+        .await?;
     let mut turns = Vec::new();
     for _ in 0..TURNS {
-        turns.push(Workload::rush(service.address()?, 1, size.requests, size.connections).run().await?);
+        turns.push(
+            Workload::rush(service.address()?, 1, size.requests, size.connections)
+                .run()
+                .await?,
+        );
     }
     service.kill().await?;
     let spread = Spread::of(turns.iter().map(|tally| tally.per_second));

@@ -39,9 +39,13 @@ struct PictureReport {
 /// Draws the pictures and puts the table into the text, between its marks.
 pub fn draw(options: &Picture) -> Result<()> {
     let name = options.report.display();
-    let text = fs::read_to_string(&options.report).with_context(|| format!("{name}: make bench writes it"))?;
-    let report: PictureReport = serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
-    let comparison = report.comparison.with_context(|| format!("{name} has no designs: it is of a part of a run"))?;
+    let text = fs::read_to_string(&options.report)
+        .with_context(|| format!("{name}: make bench writes it"))?;
+    let report: PictureReport =
+        serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
+    let comparison = report
+        .comparison
+        .with_context(|| format!("{name} has no designs: it is of a part of a run"))?;
     fs::create_dir_all(&options.out)?;
     let svg = drawn(&comparison);
     for (file, dark) in [("designs-light.svg", false), ("designs-dark.svg", true)] {
@@ -57,8 +61,12 @@ pub fn draw(options: &Picture) -> Result<()> {
 
 /// The text with something else between its marks.
 fn put(text: &str, table: &str) -> Result<String> {
-    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no mark {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("no mark {END}"))?;
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .with_context(|| format!("no mark {BEGIN}"))?;
+    let (_, after) = rest
+        .split_once(END)
+        .with_context(|| format!("no mark {END}"))?;
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
@@ -74,8 +82,12 @@ const LOST: f64 = 342.0;
 
 /// Colours of text, soft text, back, good, bad, bars, and Firstcome's own bar; light and dark.
 const COLOURS: [[&str; 7]; 2] = [
-    ["#1b1f24", "#5b6570", "#fff", "#1a7f37", "#b3261e", "#8a939d", "#1a8f3c"],
-    ["#e6e9ec", "#9aa4ae", "#14181c", "#57c878", "#ff8a80", "#78828c", "#4bd06f"],
+    [
+        "#1b1f24", "#5b6570", "#fff", "#1a7f37", "#b3261e", "#8a939d", "#1a8f3c",
+    ],
+    [
+        "#e6e9ec", "#9aa4ae", "#14181c", "#57c878", "#ff8a80", "#78828c", "#4bd06f",
+    ],
 ];
 
 /// The chart with its colours in it: it needs no page around it.
@@ -112,7 +124,11 @@ fn drawn(comparison: &Comparison) -> String {
     );
     for (x, first, second) in [
         (4.0, "requests a second", "more is better"),
-        (OVER, "over-issued", &format!("of {}", comparison.size.quantity)),
+        (
+            OVER,
+            "over-issued",
+            &format!("of {}", comparison.size.quantity),
+        ),
         (LOST, "broken", "calm / crash"),
     ] {
         words(&mut svg, x, 16.0, "t v", first);
@@ -134,15 +150,32 @@ struct Bar<'a> {
 impl<'a> Bar<'a> {
     fn of(run: &'a DesignRun) -> Self {
         let name = format!("{} · {}", run.design.word(), run.design.title());
-        Self { name, rate: run.tally.per_second, spread: run.spread, run: Some(run) }
+        Self {
+            name,
+            rate: run.tally.per_second,
+            spread: run.spread,
+            run: Some(run),
+        }
     }
 
     fn draw(&self, svg: &mut String, y: f64, scale: f64) {
         let own = self.run.is_some_and(|run| run.design == Design::H);
-        words(svg, 4.0, y + 14.0, if own { "t v" } else { "t" }, &self.name);
-        let (length, class) = ((self.rate * scale).max(1.0), if own { "own" } else { "bar" });
-        let _ =
-            write!(svg, r#"<rect x="4" y="{:.0}" width="{length:.1}" height="16" rx="3" class="{class}"/>"#, y + 20.0);
+        words(
+            svg,
+            4.0,
+            y + 14.0,
+            if own { "t v" } else { "t" },
+            &self.name,
+        );
+        let (length, class) = (
+            (self.rate * scale).max(1.0),
+            if own { "own" } else { "bar" },
+        );
+        let _ = write!(
+            svg,
+            r#"<rect x="4" y="{:.0}" width="{length:.1}" height="16" rx="3" class="{class}"/>"#,
+            y + 20.0
+        );
         let mut end = length;
         if let Some(Spread(least, most)) = self.spread {
             let (from, to, y) = (4.0 + least * scale, 4.0 + most * scale, y + 28.0);
@@ -152,7 +185,12 @@ impl<'a> Bar<'a> {
         words(svg, end + 9.0, y + 33.0, "t v", &number(self.rate.round()));
         if let Some(run) = self.run {
             judged(svg, OVER, y + 33.0, &[over(run)]);
-            judged(svg, LOST, y + 33.0, &[run.promised_without_row.to_string(), crashed(run)]);
+            judged(
+                svg,
+                LOST,
+                y + 33.0,
+                &[run.promised_without_row.to_string(), crashed(run)],
+            );
         }
     }
 }
@@ -187,7 +225,10 @@ fn judged(svg: &mut String, x: f64, y: f64, parts: &[String]) {
 }
 
 fn words(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
-    let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{text}</text>"#);
+    let _ = write!(
+        svg,
+        r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{text}</text>"#
+    );
 }
 
 fn table(comparison: &Comparison) -> String {
@@ -209,7 +250,10 @@ fn table(comparison: &Comparison) -> String {
     }
     if let Some(nothing) = &comparison.nothing {
         let rate = rate(nothing.tally.per_second, Some(nothing.spread));
-        let _ = writeln!(text, "| *a route that does nothing* | *{rate}* | | | | | | | |");
+        let _ = writeln!(
+            text,
+            "| *a route that does nothing* | *{rate}* | | | | | | | |"
+        );
     }
     text.push('\n');
     text
@@ -226,7 +270,11 @@ fn row(run: &DesignRun) -> String {
         rate(run.tally.per_second, run.spread),
         latency(&run.tally.winners),
         latency(&run.tally.others),
-        if right { run.rows.to_string() } else { format!("**{}**", run.rows) },
+        if right {
+            run.rows.to_string()
+        } else {
+            format!("**{}**", run.rows)
+        },
         bad(run.promised_without_row),
         lost(run.lost_by_consumer_kill),
         lost(run.lost_by_mysql_crash),
@@ -237,11 +285,19 @@ fn row(run: &DesignRun) -> String {
 
 /// Anything but 0 stands out.
 fn bad(count: u64) -> String {
-    if count == 0 { "0".into() } else { format!("**{}**", grouped(count)) }
+    if count == 0 {
+        "0".into()
+    } else {
+        format!("**{}**", grouped(count))
+    }
 }
 
 fn latency(latency: &Latency) -> String {
-    if latency.count == 0 { "–".into() } else { format!("{} · {}", number(latency.p50_ms), number(latency.p99_ms)) }
+    if latency.count == 0 {
+        "–".into()
+    } else {
+        format!("{} · {}", number(latency.p50_ms), number(latency.p99_ms))
+    }
 }
 
 #[cfg(test)]
@@ -280,10 +336,19 @@ mod tests {
     fn what_is_wrong_with_a_design_stands_in_picture_and_table() {
         let comparison = comparison();
         let svg = standalone(&drawn(&comparison), true);
-        assert!(svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#), "{svg}");
+        assert!(
+            svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#),
+            "{svg}"
+        );
         // A phone is 390 wide: letters of 12.5 stay above 11.
-        assert!(svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3, "{svg}");
-        assert!(svg.contains("h · Firstcome") && svg.contains("a route that does nothing"), "{svg}");
+        assert!(
+            svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3,
+            "{svg}"
+        );
+        assert!(
+            svg.contains("h · Firstcome") && svg.contains("a route that does nothing"),
+            "{svg}"
+        );
         let table = table(&comparison);
         assert!(
             table.contains(
@@ -292,7 +357,9 @@ mod tests {
             "{table}"
         );
         assert!(
-            table.contains("| **h Firstcome** | **20,000 (18,500–21,000)** | 1.50 · 12 | – | 100 | 0 | 0 · 0 |"),
+            table.contains(
+                "| **h Firstcome** | **20,000 (18,500–21,000)** | 1.50 · 12 | – | 100 | 0 | 0 · 0 |"
+            ),
             "{table}"
         );
     }
@@ -300,18 +367,35 @@ mod tests {
     #[test]
     fn the_picture_is_drawn_out_of_a_report() {
         let folder = tempfile::tempdir().unwrap();
-        let [report, out, readme] = ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
-        fs::write(&report, serde_json::json!({"comparison": comparison(), "more": 1}).to_string()).unwrap();
+        let [report, out, readme] =
+            ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
+        fs::write(
+            &report,
+            serde_json::json!({"comparison": comparison(), "more": 1}).to_string(),
+        )
+        .unwrap();
         fs::write(&readme, format!("{BEGIN}\n{END}\n")).unwrap();
-        draw(&Picture { report, out: out.clone(), readme: readme.clone() }).unwrap();
-        assert!(fs::read_to_string(&readme).unwrap().contains(&table(&comparison())));
+        draw(&Picture {
+            report,
+            out: out.clone(),
+            readme: readme.clone(),
+        })
+        .unwrap();
+        assert!(
+            fs::read_to_string(&readme)
+                .unwrap()
+                .contains(&table(&comparison()))
+        );
         assert!(out.join("designs-dark.svg").exists() && out.join("designs-light.svg").exists());
     }
 
     #[test]
     fn only_what_is_between_the_marks_changes() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
-        assert_eq!(put(&text, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nz\n"));
+        assert_eq!(
+            put(&text, "new\n").unwrap(),
+            format!("a\n{BEGIN}\nnew\n{END}\nz\n")
+        );
         assert!(put("no marks", "new").is_err());
     }
 }

@@ -44,8 +44,14 @@ pub enum Pressure {
 }
 
 impl Pressure {
-    pub const ALL: [Self; 6] =
-        [Self::FullSpeed, Self::FullSpeedShared, Self::Clock, Self::Shared, Self::Stalled, Self::Killed];
+    pub const ALL: [Self; 6] = [
+        Self::FullSpeed,
+        Self::FullSpeedShared,
+        Self::Clock,
+        Self::Shared,
+        Self::Stalled,
+        Self::Killed,
+    ];
 
     pub fn title(self) -> &'static str {
         match self {
@@ -102,7 +108,12 @@ pub async fn shop_alone(servers: &Servers) -> Result<ShopLatency> {
     shop.close().await
 }
 
-pub async fn run(servers: &Arc<Servers>, design: Design, pressure: Pressure, size: PressureSize) -> Result<PressedRun> {
+pub async fn run(
+    servers: &Arc<Servers>,
+    design: Design,
+    pressure: Pressure,
+    size: PressureSize,
+) -> Result<PressedRun> {
     step(format!("{}: {}", design.word(), pressure.title()));
     let crowd = |running: &Processes, prefix: &str| -> Result<Workload> {
         let address = running.api.address()?;
@@ -110,15 +121,28 @@ pub async fn run(servers: &Arc<Servers>, design: Design, pressure: Pressure, siz
             Workload::once_each(address, running.coupon, size.people, size.connections)
         } else {
             let people = size.rate * SECONDS;
-            Workload::once_each(address, running.coupon, people, CONNECTIONS).by_the_clock(size.rate.into())
+            Workload::once_each(address, running.coupon, people, CONNECTIONS)
+                .by_the_clock(size.rate.into())
         };
         Ok(workload.named(prefix))
     };
-    let people = if pressure.is_full_speed() { size.people } else { size.rate * SECONDS };
+    let people = if pressure.is_full_speed() {
+        size.people
+    } else {
+        size.rate * SECONDS
+    };
     // By the clock each connection asks once before.
-    let first = if pressure.is_full_speed() { 0 } else { u32::try_from(CONNECTIONS)?.min(people) };
+    let first = if pressure.is_full_speed() {
+        0
+    } else {
+        u32::try_from(CONNECTIONS)?.min(people)
+    };
     let running = Processes::start(servers, design, people + first).await?;
-    let shop = if pressure.has_shop() { Some(Shop::open(&servers.stack.mysql).await?) } else { None };
+    let shop = if pressure.has_shop() {
+        Some(Shop::open(&servers.stack.mysql).await?)
+    } else {
+        None
+    };
 
     let before = server_cpu(&servers.stack)[0];
     let winners = under(servers, pressure, crowd(&running, "w-")?).await?;
@@ -133,11 +157,20 @@ pub async fn run(servers: &Arc<Servers>, design: Design, pressure: Pressure, siz
     let mysql_us = is_alone.then(|| cpu * 1e6 / f64::from(people + first));
 
     // What a fault left over is taken first.
-    let rest = u32::try_from(winners.requests)? - u32::try_from(winners.count(AnswerKind::Accepted))? + first;
+    let rest = u32::try_from(winners.requests)?
+        - u32::try_from(winners.count(AnswerKind::Accepted))?
+        + first;
     let address = running.api.address()?;
-    let last = Workload::once_each(address, running.coupon, rest + 1, size.connections).named("r-").run().await?;
+    let last = Workload::once_each(address, running.coupon, rest + 1, size.connections)
+        .named("r-")
+        .run()
+        .await?;
     let losers = under(servers, pressure, crowd(&running, "l-")?).await?;
-    ensure!(losers.count(AnswerKind::Accepted) == 0, "not sold out: {:?}", losers.answers);
+    ensure!(
+        losers.count(AnswerKind::Accepted) == 0,
+        "not sold out: {:?}",
+        losers.answers
+    );
     let promised = promised.len() + last.promises.len();
     until_rows(servers, &running, promised as u64).await?;
     let rows = running.rows_by_person().await?;

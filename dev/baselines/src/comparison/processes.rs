@@ -34,12 +34,18 @@ pub(super) struct Processes {
 
 async fn firstcome(servers: &Arc<Servers>, quantity: u32) -> Result<Processes> {
     let installation = Installation::named(servers, "rush", None).await?;
-    let (reconciler, api, consumer) =
-        tokio::try_join!(installation.reconciler(), installation.api(), installation.consumer())?;
+    let (reconciler, api, consumer) = tokio::try_join!(
+        installation.reconciler(),
+        installation.api(),
+        installation.consumer()
+    )?;
     let coupon = installation.coupon(&api, quantity).await?;
     Ok(Processes {
         servers: servers.clone(),
-        rows_of: format!("firstcome_rush.issued_coupons WHERE drop_id = {}", coupon.drop),
+        rows_of: format!(
+            "firstcome_rush.issued_coupons WHERE drop_id = {}",
+            coupon.drop
+        ),
         installation: Some(installation),
         place: Vec::new(),
         api,
@@ -52,9 +58,14 @@ async fn firstcome(servers: &Arc<Servers>, quantity: u32) -> Result<Processes> {
 async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<Processes> {
     let stack = &servers.stack;
     prepare(&stack.mysql, design, quantity).await?;
-    let mut redis = redis::Client::open(stack.redis.url())?.get_multiplexed_async_connection().await?;
+    let mut redis = redis::Client::open(stack.redis.url())?
+        .get_multiplexed_async_connection()
+        .await?;
     let keys = ["count", "users", "lock"].map(|name| design.key(name));
-    redis::cmd("DEL").arg(&keys).query_async::<()>(&mut redis).await?;
+    redis::cmd("DEL")
+        .arg(&keys)
+        .query_async::<()>(&mut redis)
+        .await?;
     let topic = format!("bench-{}-{:08x}", design.word(), rand::random::<u32>());
     let place: Vec<String> = [
         ("--design", design.word().to_owned()),
@@ -77,7 +88,13 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
         };
         ensure_topic(&settings, 12, 1, Duration::from_secs(20)).await?;
     }
-    let api = servers.spawn(&format!("design-{}", design.word()), &mut program("serve", &place)?, "").await?;
+    let api = servers
+        .spawn(
+            &format!("design-{}", design.word()),
+            &mut program("serve", &place)?,
+            "",
+        )
+        .await?;
     let mut processes = Processes {
         servers: servers.clone(),
         installation: None,
@@ -101,8 +118,16 @@ pub(super) fn program(command: &str, place: &[String]) -> Result<Command> {
 }
 
 impl Processes {
-    pub(super) async fn start(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<Self> {
-        if design == Design::H { firstcome(servers, quantity).await } else { other(servers, design, quantity).await }
+    pub(super) async fn start(
+        servers: &Arc<Servers>,
+        design: Design,
+        quantity: u32,
+    ) -> Result<Self> {
+        if design == Design::H {
+            firstcome(servers, quantity).await
+        } else {
+            other(servers, design, quantity).await
+        }
     }
 
     pub(super) async fn new_consumer(&self, design: Design) -> Result<Service> {
@@ -110,11 +135,20 @@ impl Processes {
             return installation.consumer().await;
         }
         let mut command = program("consume", &self.place)?;
-        self.servers.spawn(&format!("consumer-{}", design.word()), &mut command, "consuming ").await
+        self.servers
+            .spawn(
+                &format!("consumer-{}", design.word()),
+                &mut command,
+                "consuming ",
+            )
+            .await
     }
 
     pub(super) async fn count(&self, conn: &mut mysql_async::Conn) -> Result<u64> {
-        Ok(conn.query_first(format!("SELECT COUNT(*) FROM {}", self.rows_of)).await?.unwrap_or(0))
+        Ok(conn
+            .query_first(format!("SELECT COUNT(*) FROM {}", self.rows_of))
+            .await?
+            .unwrap_or(0))
     }
 
     pub(super) async fn until_rows(&self, wanted: u64) -> Result<()> {
@@ -148,7 +182,9 @@ impl Processes {
     /// Who holds how many rows.
     pub(super) async fn rows_by_person(&self) -> Result<HashMap<String, u64>> {
         let mut conn = connection(&self.servers.stack.mysql.url()).await?;
-        let users: Vec<String> = conn.query(format!("SELECT user_id FROM {}", self.rows_of)).await?;
+        let users: Vec<String> = conn
+            .query(format!("SELECT user_id FROM {}", self.rows_of))
+            .await?;
         let mut rows_by_person = HashMap::new();
         for user in users {
             *rows_by_person.entry(user).or_default() += 1;
@@ -158,9 +194,16 @@ impl Processes {
 
     /// Ends its processes; the other designs have no way to end in order, and need none.
     pub(super) async fn stop(self) {
-        for service in [Some(self.api), self.consumer, self.reconciler].into_iter().flatten() {
+        for service in [Some(self.api), self.consumer, self.reconciler]
+            .into_iter()
+            .flatten()
+        {
             let name = service.name().to_owned();
-            let ended = if self.installation.is_some() { service.stop().await } else { service.kill().await };
+            let ended = if self.installation.is_some() {
+                service.stop().await
+            } else {
+                service.kill().await
+            };
             if let Err(error) = ended {
                 step(format!("{name}: {error:#}"));
             }

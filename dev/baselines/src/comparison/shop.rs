@@ -48,12 +48,24 @@ impl Shop {
 
     pub async fn close(self) -> Result<ShopLatency> {
         self.close.cancel();
-        let took: Vec<Vec<f64>> = self.work.join_all().await.into_iter().collect::<Result<_>>()?;
+        let took: Vec<Vec<f64>> = self
+            .work
+            .join_all()
+            .await
+            .into_iter()
+            .collect::<Result<_>>()?;
         let mut took = took.concat();
         took.sort_by(f64::total_cmp);
-        let at = |share: usize| took.get((took.len() * share).div_ceil(100).saturating_sub(1)).copied();
+        let at = |share: usize| {
+            took.get((took.len() * share).div_ceil(100).saturating_sub(1))
+                .copied()
+        };
         let (p50, p99) = (at(50).context("no order")?, at(99).context("no order")?);
-        Ok(ShopLatency { orders: took.len(), p50_ms: p50, p99_ms: p99 })
+        Ok(ShopLatency {
+            orders: took.len(),
+            p50_ms: p50,
+            p99_ms: p99,
+        })
     }
 }
 
@@ -75,10 +87,17 @@ async fn sell(mut conn: Conn, mut due: Instant, close: CancellationToken) -> Res
 async fn order(conn: &mut Conn, product: u32, customer: u32) -> Result<()> {
     conn.query_drop("START TRANSACTION").await?;
     let sql = "SELECT price FROM shop_products WHERE id = ? FOR UPDATE";
-    let price: u32 = conn.exec_first(sql, (product,)).await?.context("no product")?;
+    let price: u32 = conn
+        .exec_first(sql, (product,))
+        .await?
+        .context("no product")?;
     let sql = "INSERT INTO shop_orders (customer_id, product_id, price, ordered_at) VALUES (?, ?, ?, UTC_TIMESTAMP(3))";
     conn.exec_drop(sql, (customer, product, price)).await?;
-    conn.exec_drop("UPDATE shop_products SET sold = sold + 1 WHERE id = ?", (product,)).await?;
+    conn.exec_drop(
+        "UPDATE shop_products SET sold = sold + 1 WHERE id = ?",
+        (product,),
+    )
+    .await?;
     conn.query_drop("COMMIT").await?;
     let sql = "SELECT id, price FROM shop_orders WHERE customer_id = ? ORDER BY id DESC LIMIT 10";
     let _: Vec<(u64, u32)> = conn.exec(sql, (customer,)).await?;
@@ -86,7 +105,9 @@ async fn order(conn: &mut Conn, product: u32, customer: u32) -> Result<()> {
 }
 
 async fn prepare(mysql: &MysqlServer) -> Result<()> {
-    let products: Vec<String> = (0..PRODUCTS).map(|id| format!("({id},{},0)", 100 + id % 900)).collect();
+    let products: Vec<String> = (0..PRODUCTS)
+        .map(|id| format!("({id},{},0)", 100 + id % 900))
+        .collect();
     for sql in [
         "CREATE DATABASE IF NOT EXISTS bench".to_owned(),
         "DROP TABLE IF EXISTS bench.shop_products, bench.shop_orders".to_owned(),

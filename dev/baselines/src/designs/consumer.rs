@@ -31,8 +31,11 @@ pub async fn consume(args: &DesignArgs) -> Result<()> {
     tokio::spawn(front::listen(Router::new()));
     let settings = args.kafka();
     // An offset moves once its row is written; a killed consumer's messages are read again.
-    let consumer: StreamConsumer =
-        settings.group_consumer().set("enable.auto.commit", "true").set("auto.commit.interval.ms", "1000").create()?;
+    let consumer: StreamConsumer = settings
+        .group_consumer()
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .create()?;
     consumer.subscribe(&[&settings.topic])?;
     let rows = DesignRows::new(args, 4)?;
     let mut ready = false;
@@ -41,7 +44,9 @@ pub async fn consume(args: &DesignArgs) -> Result<()> {
             ready = true;
             println!("consuming {} as {}", settings.topic, settings.group);
         }
-        let Ok(message) = timeout(Duration::from_millis(20), consumer.recv()).await else { continue };
+        let Ok(message) = timeout(Duration::from_millis(20), consumer.recv()).await else {
+            continue;
+        };
         let message = message?;
         handle(&rows, args, &message).await;
         consumer.store_offset_from_message(&message)?;
@@ -71,11 +76,16 @@ async fn insert(rows: &DesignRows, payload: &[u8]) -> Result<()> {
     let event: Event = serde_json::from_slice(payload)?;
     let mut conn = rows.pool.get_conn().await?;
     // A row that is there already is the same message again.
-    rows.insert(&mut conn, &event.user_id, event.slot).await.map(drop)
+    rows.insert(&mut conn, &event.user_id, event.slot)
+        .await
+        .map(drop)
 }
 
 async fn keep(rows: &DesignRows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
-    let sql = format!("INSERT INTO {} (payload, error) VALUES (?, ?)", failed_table(args.design));
+    let sql = format!(
+        "INSERT INTO {} (payload, error) VALUES (?, ?)",
+        failed_table(args.design)
+    );
     let mut conn = rows.pool.get_conn().await?;
     Ok(conn.exec_drop(sql, (payload, error)).await?)
 }

@@ -16,7 +16,10 @@ pub(super) struct CounterRow {
 
 impl CounterRow {
     pub(super) fn new(args: &DesignArgs) -> Self {
-        Self { table: args.design.table(), quantity: args.quantity }
+        Self {
+            table: args.design.table(),
+            quantity: args.quantity,
+        }
     }
 }
 
@@ -35,7 +38,12 @@ impl UnitStore for CounterRow {
             ))
             .await?;
         results.collect::<u8>().await?;
-        let remaining = results.collect::<u32>().await?.first().copied().unwrap_or(0);
+        let remaining = results
+            .collect::<u32>()
+            .await?
+            .first()
+            .copied()
+            .unwrap_or(0);
         let holders: HashSet<String> = results.collect().await?.into_iter().collect();
         results.drop_result().await?;
         let winners: Vec<(&str, u32)> = users
@@ -54,8 +62,10 @@ impl UnitStore for CounterRow {
             .await?;
         }
         let all_gone = remaining as usize == winners.len();
-        let mut replies: HashMap<_, _> =
-            winners.into_iter().map(|(user, slot)| (user.to_owned(), DesignReply::Accepted(slot))).collect();
+        let mut replies: HashMap<_, _> = winners
+            .into_iter()
+            .map(|(user, slot)| (user.to_owned(), DesignReply::Accepted(slot)))
+            .collect();
         replies.extend(holders.into_iter().map(|user| (user, DesignReply::Already)));
         Ok(Given { replies, all_gone })
     }

@@ -34,11 +34,23 @@ fn listener() -> Result<TcpListener> {
 }
 
 pub(super) async fn serve<S: Issuer>(issuer: S) -> Result<()> {
-    listen(Router::new().route("/v1/coupons/{id}/claims", post(claim::<S>)).with_state(Arc::new(issuer))).await
+    listen(
+        Router::new()
+            .route("/v1/coupons/{id}/claims", post(claim::<S>))
+            .with_state(Arc::new(issuer)),
+    )
+    .await
 }
 
-async fn claim<S: Issuer>(State(issuer): State<Arc<S>>, Path(_): Path<i64>, headers: HeaderMap) -> Response {
-    let named = headers.get("x-user-id").and_then(|value| value.to_str().ok()).and_then(|id| id.parse::<UserId>().ok());
+async fn claim<S: Issuer>(
+    State(issuer): State<Arc<S>>,
+    Path(_): Path<i64>,
+    headers: HeaderMap,
+) -> Response {
+    let named = headers
+        .get("x-user-id")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|id| id.parse::<UserId>().ok());
     let Some(user) = named else {
         return Problem::new(Code::Unauthorized, "no X-User-Id").into_response();
     };
@@ -47,8 +59,12 @@ async fn claim<S: Issuer>(State(issuer): State<Arc<S>>, Path(_): Path<i64>, head
             let body = json!({"status": "accepted", "drop_id": 1, "slot": slot, "queued": true});
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
-        Ok(DesignReply::Already) => Json(json!({"status": "already_claimed", "drop_id": 1, "slot": 0})).into_response(),
-        Ok(DesignReply::SoldOut) => Problem::new(Code::SoldOut, "all are given out").into_response(),
+        Ok(DesignReply::Already) => {
+            Json(json!({"status": "already_claimed", "drop_id": 1, "slot": 0})).into_response()
+        }
+        Ok(DesignReply::SoldOut) => {
+            Problem::new(Code::SoldOut, "all are given out").into_response()
+        }
         Err(error) => {
             eprintln!("a claim failed: {error:#}");
             Problem::unavailable("try again").into_response()

@@ -15,7 +15,10 @@ pub(super) struct CountThenInsert {
 
 impl CountThenInsert {
     pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
-        Ok(Self { rows: DesignRows::of(args).await?, quantity: args.quantity })
+        Ok(Self {
+            rows: DesignRows::of(args).await?,
+            quantity: args.quantity,
+        })
     }
 }
 
@@ -29,8 +32,15 @@ impl Issuer for CountThenInsert {
         if count >= self.quantity {
             return Ok(DesignReply::SoldOut);
         }
-        let inserted = self.rows.insert(&mut conn, user.as_str(), count + 1).await?;
-        Ok(if inserted { DesignReply::Accepted(count + 1) } else { DesignReply::Already })
+        let inserted = self
+            .rows
+            .insert(&mut conn, user.as_str(), count + 1)
+            .await?;
+        Ok(if inserted {
+            DesignReply::Accepted(count + 1)
+        } else {
+            DesignReply::Already
+        })
     }
 }
 
@@ -51,13 +61,25 @@ pub(super) struct CounterThenInsert {
 
 impl CounterThenInsert {
     pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
-        let redis = redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?;
+        let redis = redis::Client::open(args.redis.as_str())?
+            .get_multiplexed_async_connection()
+            .await?;
         let (rows, counter) = (DesignRows::of(args).await?, args.design.key("count"));
-        Ok(Self { read_first, rows, redis, counter, quantity: args.quantity })
+        Ok(Self {
+            read_first,
+            rows,
+            redis,
+            counter,
+            quantity: args.quantity,
+        })
     }
 
     async fn move_counter(&self, by: i64) -> Result<u32> {
-        Ok(redis::cmd("INCRBY").arg(&self.counter).arg(by).query_async(&mut self.redis.clone()).await?)
+        Ok(redis::cmd("INCRBY")
+            .arg(&self.counter)
+            .arg(by)
+            .query_async(&mut self.redis.clone())
+            .await?)
     }
 }
 

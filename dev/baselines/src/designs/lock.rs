@@ -19,7 +19,10 @@ pub(super) struct InProcess {
 
 impl InProcess {
     pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
-        Ok(Self { issuer: CountThenInsert::new(args).await?, lock: Mutex::default() })
+        Ok(Self {
+            issuer: CountThenInsert::new(args).await?,
+            lock: Mutex::default(),
+        })
     }
 }
 
@@ -34,7 +37,8 @@ impl Issuer for InProcess {
 const LEASE_MS: u64 = 10_000;
 /// Longest wait for it.
 const PATIENCE: Duration = Duration::from_secs(30);
-const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+const UNLOCK: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// C: right with any number of processes. Within one, requests queue in memory, so that only one a
 /// process waits for the lock in Redis.
@@ -48,17 +52,33 @@ pub(super) struct InRedis {
 
 impl InRedis {
     pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
-        let redis = redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?;
+        let redis = redis::Client::open(args.redis.as_str())?
+            .get_multiplexed_async_connection()
+            .await?;
         let issuer = CountThenInsert::new(args).await?;
-        Ok(Self { issuer, redis, queue: Mutex::default(), key: args.design.key("lock"), read_first })
+        Ok(Self {
+            issuer,
+            redis,
+            queue: Mutex::default(),
+            key: args.design.key("lock"),
+            read_first,
+        })
     }
 
     async fn lock(&self) -> Result<String> {
         let token = format!("{:032x}", rand::random::<u128>());
         let begun = std::time::Instant::now();
         let mut set = redis::cmd("SET");
-        set.arg(&self.key).arg(&token).arg("NX").arg("PX").arg(LEASE_MS);
-        while set.query_async::<Option<String>>(&mut self.redis.clone()).await?.is_none() {
+        set.arg(&self.key)
+            .arg(&token)
+            .arg("NX")
+            .arg("PX")
+            .arg(LEASE_MS);
+        while set
+            .query_async::<Option<String>>(&mut self.redis.clone())
+            .await?
+            .is_none()
+        {
             if begun.elapsed() > PATIENCE {
                 bail!("no lock within {PATIENCE:?}");
             }

@@ -59,8 +59,16 @@ impl<S: UnitStore> MysqlBatches<S> {
         let pool = pool(&args.database, S::TRANSACTIONS)?;
         // One connection that is open: the first claim need not wait for it.
         drop(pool.get_conn().await?);
-        let holders = format!("SELECT user_id FROM {} WHERE coupon_id = 1", args.design.table());
-        let shared = Arc::new(Shared { store, pool, holders, last: OnceLock::new() });
+        let holders = format!(
+            "SELECT user_id FROM {} WHERE coupon_id = 1",
+            args.design.table()
+        );
+        let shared = Arc::new(Shared {
+            store,
+            pool,
+            holders,
+            last: OnceLock::new(),
+        });
         let (queue, waiting) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..S::TRANSACTIONS {
@@ -70,7 +78,10 @@ impl<S: UnitStore> MysqlBatches<S> {
     }
 }
 
-async fn work<S: UnitStore>(shared: Arc<Shared<S>>, waiting: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>) {
+async fn work<S: UnitStore>(
+    shared: Arc<Shared<S>>,
+    waiting: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>,
+) {
     let mut batch = Vec::with_capacity(MOST);
     loop {
         // One poll of the sockets: more people a transaction.
@@ -98,8 +109,11 @@ impl<S: UnitStore> Shared<S> {
                 break;
             }
             let mut seen = HashSet::new();
-            let users: Vec<&str> =
-                batch.iter().map(|one| one.user.as_str()).filter(|user| seen.insert(*user)).collect();
+            let users: Vec<&str> = batch
+                .iter()
+                .map(|one| one.user.as_str())
+                .filter(|user| seen.insert(*user))
+                .collect();
             let given = self.store.give(&mut conn, &users).await;
             let given = match given {
                 Ok(given) if given.all_gone => self.load_last(&mut conn).await.map(|()| given),
@@ -138,7 +152,11 @@ fn answer(reply: oneshot::Sender<DesignReply>, answer: DesignReply) {
 }
 
 fn finally(holders: &HashSet<String>, user: &UserId) -> DesignReply {
-    if holders.contains(user.as_str()) { DesignReply::Already } else { DesignReply::SoldOut }
+    if holders.contains(user.as_str()) {
+        DesignReply::Already
+    } else {
+        DesignReply::SoldOut
+    }
 }
 
 impl<S: UnitStore> Issuer for MysqlBatches<S> {
@@ -147,20 +165,35 @@ impl<S: UnitStore> Issuer for MysqlBatches<S> {
             return Ok(finally(last, user));
         }
         let (reply, answered) = oneshot::channel();
-        self.queue.send(Waiting { user: user.clone(), reply }).ok().context("no worker")?;
+        self.queue
+            .send(Waiting {
+                user: user.clone(),
+                reply,
+            })
+            .ok()
+            .context("no worker")?;
         answered.await.context("its transaction failed")
     }
 }
 
 /// A list for `IN (…)`: the form of a user id has no character that SQL needs escaped.
 pub(super) fn quoted(users: &[&str]) -> String {
-    users.iter().map(|user| format!("'{user}'")).collect::<Vec<_>>().join(",")
+    users
+        .iter()
+        .map(|user| format!("'{user}'"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// One statement for the rows of all who win.
 pub(super) fn insert<'a>(table: &str, winners: impl Iterator<Item = (&'a str, u32)>) -> String {
-    let rows: Vec<String> = winners.map(|(user, slot)| format!("(1,'{user}',{slot},UTC_TIMESTAMP(3))")).collect();
-    format!("INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES {}", rows.join(","))
+    let rows: Vec<String> = winners
+        .map(|(user, slot)| format!("(1,'{user}',{slot},UTC_TIMESTAMP(3))"))
+        .collect();
+    format!(
+        "INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES {}",
+        rows.join(",")
+    )
 }
 
 #[cfg(test)]
@@ -181,14 +214,23 @@ mod tests {
     async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
         prepare(mysql, design, QUANTITY).await.unwrap();
         let (database, nowhere) = (mysql.database_url("bench"), String::new);
-        let args =
-            DesignArgs { design, database, redis: nowhere(), brokers: nowhere(), topic: nowhere(), quantity: QUANTITY };
+        let args = DesignArgs {
+            design,
+            database,
+            redis: nowhere(),
+            brokers: nowhere(),
+            topic: nowhere(),
+            quantity: QUANTITY,
+        };
         let one = Arc::new(MysqlBatches::start(&args, store(&args)).await.unwrap());
         let two = Arc::new(MysqlBatches::start(&args, store(&args)).await.unwrap());
         let mut crowd = JoinSet::new();
         for person in 0..PEOPLE {
             for api in [&one, &two, &one, &two] {
-                let (api, user) = (api.clone(), format!("p-{person}").parse::<UserId>().unwrap());
+                let (api, user) = (
+                    api.clone(),
+                    format!("p-{person}").parse::<UserId>().unwrap(),
+                );
                 crowd.spawn(async move { (person, api.claim(&user).await.unwrap()) });
             }
         }
@@ -197,17 +239,36 @@ mod tests {
         let mut slots = HashSet::new();
         for (person, answer) in &answers {
             if let DesignReply::Accepted(slot) = answer {
-                assert!(promised.insert(person, *slot).is_none() && slots.insert(*slot), "{person} {slot}");
+                assert!(
+                    promised.insert(person, *slot).is_none() && slots.insert(*slot),
+                    "{person} {slot}"
+                );
             }
         }
         for (person, answer) in &answers {
-            assert_eq!(promised.contains_key(person), *answer != DesignReply::SoldOut, "{person}");
+            assert_eq!(
+                promised.contains_key(person),
+                *answer != DesignReply::SoldOut,
+                "{person}"
+            );
         }
         assert_eq!(promised.len(), QUANTITY as usize);
         assert_eq!(*slots.iter().max().unwrap(), QUANTITY);
-        let rows = mysql.query(&format!("SELECT user_id, slot FROM bench.{}", design.table())).await.unwrap();
-        let rows: HashMap<String, String> = rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-        let expected = promised.iter().map(|(person, slot)| (format!("p-{person}"), slot.to_string())).collect();
+        let rows = mysql
+            .query(&format!(
+                "SELECT user_id, slot FROM bench.{}",
+                design.table()
+            ))
+            .await
+            .unwrap();
+        let rows: HashMap<String, String> = rows
+            .into_iter()
+            .map(|row| (row[0].clone(), row[1].clone()))
+            .collect();
+        let expected = promised
+            .iter()
+            .map(|(person, slot)| (format!("p-{person}"), slot.to_string()))
+            .collect();
         assert_eq!(rows, expected);
     }
 

@@ -186,16 +186,26 @@ pub async fn serve(args: &DesignArgs) -> Result<()> {
     match design {
         Design::A => front::serve(insert::CountThenInsert::new(args).await?).await,
         Design::B => front::serve(lock::InProcess::new(args).await?).await,
-        Design::C | Design::CLook => front::serve(lock::InRedis::new(args, design == Design::CLook).await?).await,
-        Design::D | Design::DLook => front::serve(row_lock::RowLock::new(args, design == Design::DLook).await?).await,
+        Design::C | Design::CLook => {
+            front::serve(lock::InRedis::new(args, design == Design::CLook).await?).await
+        }
+        Design::D | Design::DLook => {
+            front::serve(row_lock::RowLock::new(args, design == Design::DLook).await?).await
+        }
         Design::E | Design::EFirst => {
             front::serve(insert::CounterThenInsert::new(args, design == Design::E).await?).await
         }
         Design::F => front::serve(queue::SetAndCounter::new(args).await?).await,
         Design::G => front::serve(queue::WatchedSet::new(args).await?).await,
-        Design::I => front::serve(micro_batch::MysqlBatches::start(args, units::Units::new(args)).await?).await,
+        Design::I => {
+            front::serve(micro_batch::MysqlBatches::start(args, units::Units::new(args)).await?)
+                .await
+        }
         Design::J => {
-            front::serve(micro_batch::MysqlBatches::start(args, counter_row::CounterRow::new(args)).await?).await
+            front::serve(
+                micro_batch::MysqlBatches::start(args, counter_row::CounterRow::new(args)).await?,
+            )
+            .await
         }
         Design::H => bail!("Firstcome has programs of its own"),
     }

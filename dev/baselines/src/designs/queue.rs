@@ -26,14 +26,23 @@ impl DesignTopic {
         let settings = args.kafka();
         let producer: FutureProducer = settings.producer(DEADLINE).create()?;
         let first = FutureRecord::to(&settings.topic).key("1").payload("");
-        producer.send(first, DEADLINE).await.map_err(|(error, _)| error)?;
-        Ok(Self { producer, name: settings.topic })
+        producer
+            .send(first, DEADLINE)
+            .await
+            .map_err(|(error, _)| error)?;
+        Ok(Self {
+            producer,
+            name: settings.topic,
+        })
     }
 
     async fn send(&self, user: &str, slot: u32) -> Result<()> {
         let payload = format!("{{\"user_id\":\"{user}\",\"slot\":{slot}}}");
         let record = FutureRecord::to(&self.name).key("1").payload(&payload);
-        self.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
+        self.producer
+            .send(record, DEADLINE)
+            .await
+            .map_err(|(error, _)| error)?;
         Ok(())
     }
 }
@@ -50,7 +59,9 @@ pub(super) struct SetAndCounter {
 impl SetAndCounter {
     pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
         Ok(Self {
-            redis: redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?,
+            redis: redis::Client::open(args.redis.as_str())?
+                .get_multiplexed_async_connection()
+                .await?,
             topic: DesignTopic::new(args).await?,
             people: args.design.key("users"),
             counter: args.design.key("count"),
@@ -61,14 +72,28 @@ impl SetAndCounter {
     /// The counter only grows: a request that finds it at the end changes nothing.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
-        query.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
-        let (count, has_row): (Option<u32>, bool) = query.query_async(&mut self.redis.clone()).await?;
+        query
+            .cmd("GET")
+            .arg(&self.counter)
+            .cmd("SISMEMBER")
+            .arg(&self.people)
+            .arg(user);
+        let (count, has_row): (Option<u32>, bool) =
+            query.query_async(&mut self.redis.clone()).await?;
         let over = count.is_some_and(|count| count >= self.quantity);
-        Ok(over.then_some(if has_row { DesignReply::Already } else { DesignReply::SoldOut }))
+        Ok(over.then_some(if has_row {
+            DesignReply::Already
+        } else {
+            DesignReply::SoldOut
+        }))
     }
 
     async fn take_back(&self, user: &str) -> Result<()> {
-        Ok(redis::cmd("SREM").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?)
+        Ok(redis::cmd("SREM")
+            .arg(&self.people)
+            .arg(user)
+            .query_async(&mut self.redis.clone())
+            .await?)
     }
 }
 
@@ -78,13 +103,20 @@ impl Issuer for SetAndCounter {
         if let Some(reply) = self.settled(user).await? {
             return Ok(reply);
         }
-        let added: u32 = redis::cmd("SADD").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?;
+        let added: u32 = redis::cmd("SADD")
+            .arg(&self.people)
+            .arg(user)
+            .query_async(&mut self.redis.clone())
+            .await?;
         if added == 0 {
             // Also answered to a person who asks twice at once and loses a moment later: the two
             // steps are not atomic.
             return Ok(DesignReply::Already);
         }
-        let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;
+        let slot: u32 = redis::cmd("INCR")
+            .arg(&self.counter)
+            .query_async(&mut self.redis.clone())
+            .await?;
         if slot > self.quantity {
             self.take_back(user).await?;
             return Ok(DesignReply::SoldOut);
@@ -113,7 +145,9 @@ impl WatchedSet {
         let client = redis::Client::open(args.redis.as_str())?;
         let (give_back, free) = mpsc::channel(CONNECTIONS);
         for _ in 0..CONNECTIONS {
-            give_back.send(client.get_multiplexed_async_connection().await?).await?;
+            give_back
+                .send(client.get_multiplexed_async_connection().await?)
+                .await?;
         }
         Ok(Self {
             free: tokio::sync::Mutex::new(free),
@@ -130,20 +164,38 @@ impl WatchedSet {
     /// own.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
-        query.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+        query
+            .cmd("SISMEMBER")
+            .arg(&self.people)
+            .arg(user)
+            .cmd("SCARD")
+            .arg(&self.people);
         let (has_row, count): (bool, u32) = query.query_async(&mut self.shared.clone()).await?;
-        Ok(if has_row { Some(DesignReply::Already) } else { (count >= self.quantity).then_some(DesignReply::SoldOut) })
+        Ok(if has_row {
+            Some(DesignReply::Already)
+        } else {
+            (count >= self.quantity).then_some(DesignReply::SoldOut)
+        })
     }
 
     async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<DesignReply> {
         loop {
             let mut query = redis::pipe();
             query.cmd("WATCH").arg(&self.people).ignore();
-            query.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+            query
+                .cmd("SISMEMBER")
+                .arg(&self.people)
+                .arg(user)
+                .cmd("SCARD")
+                .arg(&self.people);
             let (has_row, count): (bool, u32) = query.query_async(conn).await?;
             if has_row || count >= self.quantity {
                 redis::cmd("UNWATCH").query_async::<()>(conn).await?;
-                return Ok(if has_row { DesignReply::Already } else { DesignReply::SoldOut });
+                return Ok(if has_row {
+                    DesignReply::Already
+                } else {
+                    DesignReply::SoldOut
+                });
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
@@ -162,7 +214,13 @@ impl Issuer for WatchedSet {
         }
         let reply = {
             let _place = self.waiting.acquire().await?;
-            let mut conn = self.free.lock().await.recv().await.context("no connection")?;
+            let mut conn = self
+                .free
+                .lock()
+                .await
+                .recv()
+                .await
+                .context("no connection")?;
             let reply = self.decide(&mut conn, user.as_str()).await;
             self.give_back.send(conn).await?;
             reply?

@@ -36,7 +36,12 @@ impl RowLock {
         })
     }
 
-    async fn take(&self, mut tx: Transaction<'_>, user: &str, remaining: i64) -> Result<DesignReply> {
+    async fn take(
+        &self,
+        mut tx: Transaction<'_>,
+        user: &str,
+        remaining: i64,
+    ) -> Result<DesignReply> {
         let slot = u32::try_from(self.quantity - remaining + 1)?;
         if !self.rows.insert(&mut tx, user, slot).await? {
             tx.rollback().await?;
@@ -49,7 +54,11 @@ impl RowLock {
 }
 
 fn no((remaining, has_row): (i64, u8)) -> Option<DesignReply> {
-    if has_row != 0 { Some(DesignReply::Already) } else { (remaining <= 0).then_some(DesignReply::SoldOut) }
+    if has_row != 0 {
+        Some(DesignReply::Already)
+    } else {
+        (remaining <= 0).then_some(DesignReply::SoldOut)
+    }
 }
 
 impl Issuer for RowLock {
@@ -57,7 +66,10 @@ impl Issuer for RowLock {
         let user = user.as_str();
         let mut conn = self.rows.pool.get_conn().await?;
         if self.read_first
-            && let Some(reply) = no(conn.exec_first(&self.query, (user,)).await?.unwrap_or((0, 0)))
+            && let Some(reply) = no(conn
+                .exec_first(&self.query, (user,))
+                .await?
+                .unwrap_or((0, 0)))
         {
             return Ok(reply);
         }

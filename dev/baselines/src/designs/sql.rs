@@ -26,7 +26,9 @@ impl DesignRows {
         Ok(Self {
             pool: pool(&args.database, connections)?,
             // Both answers from the unique index alone, in one statement.
-            query: format!("SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"),
+            query: format!(
+                "SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"
+            ),
             has_row: format!("SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?"),
             insert: format!(
                 "INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES (1, ?, ?, UTC_TIMESTAMP(3))"
@@ -50,16 +52,27 @@ impl DesignRows {
 
     /// How many rows there are, and whether this person has one.
     pub(super) async fn query(&self, conn: &mut Conn, user: &str) -> Result<(u32, bool)> {
-        let (count, has_row): (u32, u8) = conn.exec_first(&self.query, (user,)).await?.unwrap_or((0, 0));
+        let (count, has_row): (u32, u8) = conn
+            .exec_first(&self.query, (user,))
+            .await?
+            .unwrap_or((0, 0));
         Ok((count, has_row != 0))
     }
 
     pub(super) async fn has_row(&self, conn: &mut Conn, user: &str) -> Result<bool> {
-        Ok(conn.exec_first::<u8, _, _>(&self.has_row, (user,)).await?.is_some())
+        Ok(conn
+            .exec_first::<u8, _, _>(&self.has_row, (user,))
+            .await?
+            .is_some())
     }
 
     /// `false` where this person has a row already.
-    pub(super) async fn insert(&self, conn: &mut impl Queryable, user: &str, slot: u32) -> Result<bool> {
+    pub(super) async fn insert(
+        &self,
+        conn: &mut impl Queryable,
+        user: &str,
+        slot: u32,
+    ) -> Result<bool> {
         match conn.exec_drop(&self.insert, (user, slot)).await {
             Ok(()) => Ok(true),
             Err(mysql_async::Error::Server(error)) if error.code == DUPLICATE => Ok(false),
@@ -74,7 +87,11 @@ pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?)
         .prefer_socket(Some(false))
         .setup(vec!["SET SESSION transaction_isolation = 'READ-COMMITTED'"])
-        .pool_opts(PoolOpts::default().with_constraints(constraints).with_reset_connection(false));
+        .pool_opts(
+            PoolOpts::default()
+                .with_constraints(constraints)
+                .with_reset_connection(false),
+        );
     Ok(Pool::new(options))
 }
 

@@ -28,7 +28,11 @@ pub(super) struct Units {
 
 impl Units {
     pub(super) fn new(args: &DesignArgs) -> Self {
-        Self { table: args.design.table(), quantity: args.quantity, from: AtomicU32::new(0) }
+        Self {
+            table: args.design.table(),
+            quantity: args.quantity,
+            from: AtomicU32::new(0),
+        }
     }
 
     /// Rows for the next units, once few are left; true if there is neither stock nor unit any
@@ -43,8 +47,18 @@ impl Units {
             ))
             .await?;
         results.collect::<u8>().await?;
-        let remaining = results.collect::<u32>().await?.first().copied().unwrap_or(0);
-        let free = results.collect::<u32>().await?.first().copied().unwrap_or(0);
+        let remaining = results
+            .collect::<u32>()
+            .await?
+            .first()
+            .copied()
+            .unwrap_or(0);
+        let free = results
+            .collect::<u32>()
+            .await?
+            .first()
+            .copied()
+            .unwrap_or(0);
         results.drop_result().await?;
         let more = POOL.saturating_sub(free).min(remaining);
         if more == 0 {
@@ -52,7 +66,9 @@ impl Units {
             return Ok(remaining + free == 0);
         }
         let first = self.quantity - remaining + 1;
-        let units: Vec<String> = (first..first + more).map(|slot| format!("(1,{slot})")).collect();
+        let units: Vec<String> = (first..first + more)
+            .map(|slot| format!("(1,{slot})"))
+            .collect();
         conn.query_drop(format!(
             "INSERT INTO units_{table} VALUES {};
              UPDATE stock_{table} SET remaining = remaining - {more} WHERE coupon_id = 1; COMMIT",
@@ -64,7 +80,11 @@ impl Units {
 
     /// Settles nobody if no unit is free.
     async fn take(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
-        let (table, list, from) = (&self.table, quoted(users), self.from.load(Ordering::Relaxed));
+        let (table, list, from) = (
+            &self.table,
+            quoted(users),
+            self.from.load(Ordering::Relaxed),
+        );
         let mut results = conn
             .query_iter(format!(
                 "START TRANSACTION;
@@ -78,19 +98,36 @@ impl Units {
         let holders: HashSet<String> = results.collect().await?.into_iter().collect();
         let slots: Vec<u32> = results.collect().await?;
         results.drop_result().await?;
-        let winners: Vec<(&str, u32)> =
-            users.iter().copied().filter(|user| !holders.contains(*user)).zip(slots).collect();
+        let winners: Vec<(&str, u32)> = users
+            .iter()
+            .copied()
+            .filter(|user| !holders.contains(*user))
+            .zip(slots)
+            .collect();
         let mut given = Given::default();
-        given.replies.extend(holders.into_iter().map(|user| (user, DesignReply::Already)));
+        given
+            .replies
+            .extend(holders.into_iter().map(|user| (user, DesignReply::Already)));
         let Some((_, last)) = winners.last().copied() else {
             conn.query_drop("ROLLBACK").await?;
             return Ok(given);
         };
         let taken: Vec<String> = winners.iter().map(|(_, slot)| slot.to_string()).collect();
-        let delete = format!("DELETE FROM units_{table} WHERE coupon_id = 1 AND slot IN ({})", taken.join(","));
-        conn.query_drop(format!("{delete}; {}; COMMIT", insert(table, winners.iter().copied()))).await?;
+        let delete = format!(
+            "DELETE FROM units_{table} WHERE coupon_id = 1 AND slot IN ({})",
+            taken.join(",")
+        );
+        conn.query_drop(format!(
+            "{delete}; {}; COMMIT",
+            insert(table, winners.iter().copied())
+        ))
+        .await?;
         self.from.fetch_max(last + 1, Ordering::Relaxed);
-        given.replies.extend(winners.into_iter().map(|(user, slot)| (user.to_owned(), DesignReply::Accepted(slot))));
+        given.replies.extend(
+            winners
+                .into_iter()
+                .map(|(user, slot)| (user.to_owned(), DesignReply::Accepted(slot))),
+        );
         Ok(given)
     }
 }
@@ -114,7 +151,10 @@ impl UnitStore for Units {
                 continue;
             }
             if self.refill(conn).await? {
-                return Ok(Given { all_gone: true, ..Given::default() });
+                return Ok(Given {
+                    all_gone: true,
+                    ..Given::default()
+                });
             }
             sleep(Duration::from_millis(1)).await;
         }

@@ -63,15 +63,35 @@ impl FigureTarget {
 }
 
 impl Measurement {
-    pub fn of(section: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+    pub fn of(
+        section: &'static str,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+    ) -> Self {
         let (what, measured, note) = (what.into(), BTreeMap::new(), String::new());
-        Self { section: section.into(), what, value, unit: unit.into(), target: None, measured, note }
+        Self {
+            section: section.into(),
+            what,
+            value,
+            unit: unit.into(),
+            target: None,
+            measured,
+            note,
+        }
     }
 
     /// One measurement through another, both kept.
-    pub fn ratio(section: &'static str, what: impl Into<String>, upper: (&str, f64), lower: (&str, f64)) -> Self {
+    pub fn ratio(
+        section: &'static str,
+        what: impl Into<String>,
+        upper: (&str, f64),
+        lower: (&str, f64),
+    ) -> Self {
         let what = what.into();
-        Self::of(section, what, upper.1 / lower.1.max(1e-9), "×").with(upper.0, upper.1).with(lower.0, lower.1)
+        Self::of(section, what, upper.1 / lower.1.max(1e-9), "×")
+            .with(upper.0, upper.1)
+            .with(lower.0, lower.1)
     }
 
     /// With something it was worked out from.
@@ -97,18 +117,32 @@ impl Measurement {
 impl BenchReport {
     pub fn new(size: crate::cli::BenchSize) -> Self {
         let machine = Machine::describe();
-        Self { machine, size, comparison: None, measurements: Vec::new(), took: Vec::new(), failed: Vec::new() }
+        Self {
+            machine,
+            size,
+            comparison: None,
+            measurements: Vec::new(),
+            took: Vec::new(),
+            failed: Vec::new(),
+        }
     }
 
     /// The designs side by side; empty before the first.
     pub fn comparison(&mut self) -> &mut Comparison {
         let (size, cores) = (self.size.rush(), self.machine.cores);
-        self.comparison.get_or_insert_with(|| Comparison { size, cores, nothing: None, runs: Vec::new() })
+        self.comparison.get_or_insert_with(|| Comparison {
+            size,
+            cores,
+            nothing: None,
+            runs: Vec::new(),
+        })
     }
 
     /// Measurements with a target, in order.
     pub fn targets(&self) -> impl Iterator<Item = &Measurement> {
-        self.measurements.iter().filter(|measurement| measurement.target.is_some())
+        self.measurements
+            .iter()
+            .filter(|measurement| measurement.target.is_some())
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {
@@ -126,13 +160,22 @@ mod tests {
     #[test]
     fn a_report_is_read_back_as_it_was_written() {
         let mut report = BenchReport::new(BenchSize::of(true));
-        report.measurements.push(Measurement::of("x", "a", 1.0, "×").target(FigureTarget::AtLeast(2.0)));
+        report
+            .measurements
+            .push(Measurement::of("x", "a", 1.0, "×").target(FigureTarget::AtLeast(2.0)));
         report.comparison();
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path()).unwrap();
         let again: BenchReport =
-            serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap()).unwrap();
-        assert_eq!(again.measurements[0].target.map(|target| target.met(1.0)), Some(false));
-        assert_eq!(again.comparison.map(|all| all.size.requests), Some(report.size.requests));
+            serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap())
+                .unwrap();
+        assert_eq!(
+            again.measurements[0].target.map(|target| target.met(1.0)),
+            Some(false)
+        );
+        assert_eq!(
+            again.comparison.map(|all| all.size.requests),
+            Some(report.size.requests)
+        );
     }
 }

@@ -10,15 +10,25 @@ pub fn print(report: &BenchReport) {
     if let Some(comparison) = &report.comparison {
         println!("\n{}", comparison.tables());
     }
-    println!("\nEverything measured\n{}", measurements(&report.measurements));
+    println!(
+        "\nEverything measured\n{}",
+        measurements(&report.measurements)
+    );
     println!("\nTargets\n{}", targets(report));
     for (part, error) in &report.failed {
         println!("NOT MEASURED: {part}: {error}");
     }
-    let took: Vec<_> = report.took.iter().map(|(part, seconds)| format!("{part} {seconds:.0} s")).collect();
+    let took: Vec<_> = report
+        .took
+        .iter()
+        .map(|(part, seconds)| format!("{part} {seconds:.0} s"))
+        .collect();
     println!("{}", took.join(" · "));
     let machine = &report.machine;
-    println!("{} cores, {}, load {} before the run", machine.cores, machine.processor, machine.load);
+    println!(
+        "{} cores, {}, load {} before the run",
+        machine.cores, machine.processor, machine.load
+    );
 }
 
 fn measurements(measurements: &[Measurement]) -> Table {
@@ -36,7 +46,13 @@ fn measurements(measurements: &[Measurement]) -> Table {
 }
 
 fn targets(report: &BenchReport) -> Table {
-    let mut table = wide(["target of", "is", "to be", "", "how it is read, what limits it"]);
+    let mut table = wide([
+        "target of",
+        "is",
+        "to be",
+        "",
+        "how it is read, what limits it",
+    ]);
     for measurement in report.targets() {
         table.add_row([
             measurement.what.clone(),
@@ -61,21 +77,32 @@ fn targets(report: &BenchReport) -> Table {
 }
 
 fn value(measurement: &Measurement) -> String {
-    format!("{} {}", number(measurement.value), measurement.unit).trim_end().to_owned()
+    format!("{} {}", number(measurement.value), measurement.unit)
+        .trim_end()
+        .to_owned()
 }
 
 /// What it was worked out from.
 fn measured(measurement: &Measurement) -> String {
-    let measured: Vec<_> =
-        measurement.measured.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
+    let measured: Vec<_> = measurement
+        .measured
+        .iter()
+        .map(|(name, value)| format!("{name} {}", number(*value)))
+        .collect();
     measured.join(" · ")
 }
 
 /// How it is read and what limits it; where nothing is said of one that is not met, what it was
 /// worked out from.
 fn remark(measurement: &Measurement) -> String {
-    let missed = measurement.target.is_some_and(|target| !target.met(measurement.value));
-    if missed && measurement.note.is_empty() { measured(measurement) } else { measurement.note.clone() }
+    let missed = measurement
+        .target
+        .is_some_and(|target| !target.met(measurement.value));
+    if missed && measurement.note.is_empty() {
+        measured(measurement)
+    } else {
+        measurement.note.clone()
+    }
 }
 
 fn target(measurement: &Measurement) -> String {

@@ -70,7 +70,9 @@ async fn beside(
         Asked::EachAnother => "pages of their own",
         Asked::AllTheSame => "one page",
     };
-    step(format!("everyone wins beside {RATE} lists of coupons a second, {pages}, in turns with claims alone"));
+    step(format!(
+        "everyone wins beside {RATE} lists of coupons a second, {pages}, in turns with claims alone"
+    ));
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let seen = Arc::new(Seen::default());
     for pair in coupons.chunks_exact(2) {
@@ -79,17 +81,30 @@ async fn beside(
         let mut asking = JoinSet::new();
         let before = seen.total();
         for number in 0..CONNECTIONS {
-            asking.spawn(ask_again_and_again(api.address()?, (asked, number), Arc::clone(&seen)));
+            asking.spawn(ask_again_and_again(
+                api.address()?,
+                (asked, number),
+                Arc::clone(&seen),
+            ));
         }
-        until("lists are asked for", async || Ok(seen.total() > before + u64::from(RATE))).await?;
+        until("lists are asked for", async || {
+            Ok(seen.total() > before + u64::from(RATE))
+        })
+        .await?;
         seen.begin();
         beside.push(everyone_wins(api, pair[1], size).await?);
         seen.end();
         installation.every_row(pair[1]).await?;
-        ensure!(asking.try_join_next().is_none(), "who asked for lists stopped");
+        ensure!(
+            asking.try_join_next().is_none(),
+            "who asked for lists stopped"
+        );
     }
-    let ratios: Vec<f64> =
-        beside.iter().zip(&alone).map(|(beside, alone)| beside.per_second / alone.per_second).collect();
+    let ratios: Vec<f64> = beside
+        .iter()
+        .zip(&alone)
+        .map(|(beside, alone)| beside.per_second / alone.per_second)
+        .collect();
     let (least, most) = spread(&ratios);
     let cpu = |turns: &[Winning]| turns.iter().map(|turn| turn.cpu_seconds).sum::<f64>();
     let each = (cpu(&beside) - cpu(&alone)) * 1e6 / seen.answered();
@@ -127,7 +142,10 @@ struct Counted {
 
 impl Seen {
     fn now(&self) -> (u64, u64) {
-        (self.lists.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+        (
+            self.lists.load(Ordering::Relaxed),
+            self.refused.load(Ordering::Relaxed),
+        )
     }
 
     fn total(&self) -> u64 {
@@ -161,12 +179,20 @@ impl Seen {
     fn a_second(&self) -> (f64, f64, f64) {
         let measured = self.measured.lock();
         let a_second = |count: u64| count as f64 / measured.seconds;
-        (a_second(measured.lists), a_second(measured.refused), a_second(measured.lists + measured.refused))
+        (
+            a_second(measured.lists),
+            a_second(measured.refused),
+            a_second(measured.lists + measured.refused),
+        )
     }
 }
 
 /// Asks by the clock on one connection, until it is dropped.
-async fn ask_again_and_again(target: SocketAddr, (asked, number): (Asked, u32), seen: Arc<Seen>) -> Result<()> {
+async fn ask_again_and_again(
+    target: SocketAddr,
+    (asked, number): (Asked, u32),
+    seen: Arc<Seen>,
+) -> Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(target).await?);
     let mut clock = interval(Duration::from_secs(CONNECTIONS.into()) / RATE);
     // Behind, as a server makes them who answers late, all that are due are asked at once.
@@ -178,13 +204,19 @@ async fn ask_again_and_again(target: SocketAddr, (asked, number): (Asked, u32), 
             Asked::EachAnother => (turn * CONNECTIONS + number) % LISTED,
             Asked::AllTheSame => 0,
         };
-        let request = format!("GET /v1/coupons?limit=1000&after={after} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let request =
+            format!("GET /v1/coupons?limit=1000&after={after} HTTP/1.1\r\nhost: x\r\n\r\n");
         connection.get_mut().write_all(request.as_bytes()).await?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            ensure!(connection.read_line(&mut head).await? > 0, "hung up after {head:?}");
+            ensure!(
+                connection.read_line(&mut head).await? > 0,
+                "hung up after {head:?}"
+            );
         }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
         body.resize(length.context("no length")?.parse()?, 0);
         connection.read_exact(&mut body).await?;
         let count = match head.split(' ').nth(1) {

@@ -43,10 +43,18 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     }
     step("rows straight into MySQL");
     let coupon = installation.coupon(&api, size.missing).await?;
-    let took = insert_rows(&installation, coupon, 1, size.missing).await?.as_secs_f64();
+    let took = insert_rows(&installation, coupon, 1, size.missing)
+        .await?
+        .as_secs_f64();
     let rate = f64::from(size.missing) / took;
     measurements.push(
-        Measurement::of(PART, "multi-row inserts straight into issued_coupons", rate, "/s").with("seconds", took),
+        Measurement::of(
+            PART,
+            "multi-row inserts straight into issued_coupons",
+            rate,
+            "/s",
+        )
+        .with("seconds", took),
     );
     measurements.push(cost_of_a_row(&installation, &api, size).await?);
     step("both stores read, nothing compared");
@@ -54,7 +62,13 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let took = scan(&installation, coupon).await?.0.as_secs_f64();
     let rate = f64::from(size.missing) / took;
     measurements.push(
-        Measurement::of(PART, "claims read from both stores, nothing compared", rate, "/s").with("seconds", took),
+        Measurement::of(
+            PART,
+            "claims read from both stores, nothing compared",
+            rate,
+            "/s",
+        )
+        .with("seconds", took),
     );
     api.stop().await?;
     reconciler.stop().await?;
@@ -63,7 +77,11 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
 
 /// Microseconds of MySQL's CPU a row, beside a table that has no trigger, no foreign key and one
 /// unique key: a bar that does not inherit what the product's own table costs.
-async fn cost_of_a_row(installation: &Installation, api: &Service, size: &BenchSize) -> Result<Measurement> {
+async fn cost_of_a_row(
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+) -> Result<Measurement> {
     step("what a row costs MySQL");
     let cpu = || server_cpu(&installation.servers.stack)[0];
     let rows = size.missing.max(LEAST_ROWS);
@@ -79,10 +97,17 @@ async fn cost_of_a_row(installation: &Installation, api: &Service, size: &BenchS
         bare.push(each(before));
     }
     let (least, most) = spread(&own);
-    Ok(Measurement::of(PART, "MySQL's CPU a row of issued_coupons", median(own), "µs")
-        .with("µs with a primary key and one unique key", median(bare))
-        .target(FigureTarget::AtMost(14.0))
-        .note(format!("1,000 rows a statement, the middle of {ROW_TURNS} turns ({least:.1} to {most:.1})")))
+    Ok(Measurement::of(
+        PART,
+        "MySQL's CPU a row of issued_coupons",
+        median(own),
+        "µs",
+    )
+    .with("µs with a primary key and one unique key", median(bare))
+    .target(FigureTarget::AtMost(14.0))
+    .note(format!(
+        "1,000 rows a statement, the middle of {ROW_TURNS} turns ({least:.1} to {most:.1})"
+    )))
 }
 
 /// Sold-out claims beside a route that does nothing, in turns; then those claims by the clock at
@@ -117,14 +142,26 @@ async fn in_turns(
         order.rotate_left(turn as usize % 2);
         for (service, prefix, turns) in order {
             let workload = Workload::once_each(service.address()?, coupon.id, people, connections);
-            turns.push(workload.named(&format!("{prefix}{turn}-")).run_metered(service.pid()).await?);
+            turns.push(
+                workload
+                    .named(&format!("{prefix}{turn}-"))
+                    .run_metered(service.pid())
+                    .await?,
+            );
         }
     }
     let middle = |turns: &[Turn], pick: fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
-    let (lost_rate, idle_rate) = (middle(&lost, |t| t.0.per_second), middle(&idle, |t| t.0.per_second));
+    let (lost_rate, idle_rate) = (
+        middle(&lost, |t| t.0.per_second),
+        middle(&idle, |t| t.0.per_second),
+    );
     let (lost_cpu, idle_cpu) = (middle(&lost, |t| t.1), middle(&idle, |t| t.1));
     let crowd_share = middle(&idle, |t| t.0.cpu_seconds / t.0.seconds);
-    let ratios: Vec<f64> = lost.iter().zip(&idle).map(|(lost, idle)| lost.0.per_second / idle.0.per_second).collect();
+    let ratios: Vec<f64> = lost
+        .iter()
+        .zip(&idle)
+        .map(|(lost, idle)| lost.0.per_second / idle.0.per_second)
+        .collect();
     let (least, most) = spread(&ratios);
     let what = format!("sold-out claims ÷ do-nothing route, {connections} connections");
     let ratio = Measurement::of(PART, what, median(ratios), "×")
@@ -140,9 +177,19 @@ async fn in_turns(
 }
 
 /// A coupon that is sold out.
-async fn sold(installation: &Installation, api: &Service, size: &BenchSize) -> Result<InstallationCoupon> {
+async fn sold(
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+) -> Result<InstallationCoupon> {
     let coupon = installation.coupon(api, size.quantity).await?;
-    let buyers = Workload::once_each(api.address()?, coupon.id, size.quantity * 2, size.connections).named("buyer-");
+    let buyers = Workload::once_each(
+        api.address()?,
+        coupon.id,
+        size.quantity * 2,
+        size.connections,
+    )
+    .named("buyer-");
     buyers.run().await?;
     Ok(coupon)
 }
@@ -157,20 +204,29 @@ async fn by_the_clock(
     rate: f64,
 ) -> Result<Measurement> {
     step(format!("sold-out claims by the clock, {rate:.0} a second"));
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive rate"
+    )]
     let people = rate as u32 * size.open_seconds / CLOCK_TURNS;
     let (mut lost, mut idle) = (Vec::new(), Vec::new());
     for turn in 0..CLOCK_TURNS {
         let mut order = [(nothing, &mut idle), (api, &mut lost)];
         order.rotate_left(turn as usize % 2);
         for (service, seen) in order {
-            let workload = Workload::once_each(service.address()?, coupon.id, people, 512).by_the_clock(rate);
+            let workload =
+                Workload::once_each(service.address()?, coupon.id, people, 512).by_the_clock(rate);
             let latency = workload.named(&format!("open{turn}-")).run().await?.others;
-            ensure!(latency.count > 0, "no claim was answered that it is sold out");
+            ensure!(
+                latency.count > 0,
+                "no claim was answered that it is sold out"
+            );
             seen.push(latency);
         }
     }
-    let middle = |seen: &[Latency], pick: fn(&Latency) -> f64| median(seen.iter().map(pick).collect());
+    let middle =
+        |seen: &[Latency], pick: fn(&Latency) -> f64| median(seen.iter().map(pick).collect());
     let (least, most) = spread(&lost.iter().map(|l| l.p99_ms).collect::<Vec<_>>());
     let measurement = Measurement::of(
         PART,
@@ -203,10 +259,24 @@ async fn by_itself(
         let what = format!("the script alone, {what}, {people} people a call");
         anyhow::Ok(Measurement::of(PART, what, rate, "/s").with("µs of Redis's CPU a claim", cpu))
     };
-    let measurements = [measured("everyone wins").await?, measured("sold out").await?];
+    let measurements = [
+        measured("everyone wins").await?,
+        measured("sold out").await?,
+    ];
     let mut redis = installation.redis().await?;
-    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
-    let admitted: u32 = redis::cmd("ZCARD").arg(&keys.users).query_async(&mut redis).await?;
-    ensure!(admitted == size.many_requests, "the script admitted {admitted} of {}", size.many_requests);
+    let keys = DropKeys::new(
+        installation.setting("REDIS_KEY_PREFIX"),
+        CouponId(coupon.id),
+        DropId(coupon.drop),
+    );
+    let admitted: u32 = redis::cmd("ZCARD")
+        .arg(&keys.users)
+        .query_async(&mut redis)
+        .await?;
+    ensure!(
+        admitted == size.many_requests,
+        "the script admitted {admitted} of {}",
+        size.many_requests
+    );
     Ok(measurements)
 }

@@ -40,19 +40,38 @@ async fn everyone_wins(
     let nothing = bench.nothing().await?;
     let (mut own, mut bare, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
-        own.push(wins(installation, api, size, size.winners / TURNS, size.connections).await?);
+        own.push(
+            wins(
+                installation,
+                api,
+                size,
+                size.winners / TURNS,
+                size.connections,
+            )
+            .await?,
+        );
         bare.push(bare_wins(bench, installation, api, size).await?);
-        let workload = Workload::once_each(nothing.address()?, 1, size.winners / TURNS, size.connections);
+        let workload = Workload::once_each(
+            nothing.address()?,
+            1,
+            size.winners / TURNS,
+            size.connections,
+        );
         idle.push(workload.run_metered(nothing.pid()).await?);
     }
     nothing.kill().await?;
     let cpu = |turns: &[(Tally, f64)]| median(turns.iter().map(|(_, cpu)| *cpu).collect());
     let (own_cpu, bare_cpu) = (cpu(&own), cpu(&bare));
-    let [own, bare, idle] = [own, bare, idle]
-        .map(|turns: Vec<(Tally, f64)>| median(turns.iter().map(|(tally, _)| tally.per_second).collect()));
+    let [own, bare, idle] = [own, bare, idle].map(|turns: Vec<(Tally, f64)>| {
+        median(turns.iter().map(|(tally, _)| tally.per_second).collect())
+    });
     let what = "everyone wins (always, rows flowing) ÷ bare route with one script and one produce";
-    let to_idle =
-        Measurement::ratio(PART, "everyone wins ÷ do-nothing route", ("Firstcome/s", own), ("nothing/s", idle));
+    let to_idle = Measurement::ratio(
+        PART,
+        "everyone wins ÷ do-nothing route",
+        ("Firstcome/s", own),
+        ("nothing/s", idle),
+    );
     Ok(vec![
         Measurement::ratio(PART, what, ("Firstcome/s", own), ("bare/s", bare)).target(FigureTarget::AtLeast(1.2)).note(
             format!(
@@ -78,10 +97,16 @@ async fn fsync(
         let mut rates = Vec::new();
         for policy in ["always", "everysec"] {
             bench.fsync(policy).await?;
-            rates.push(wins(installation, api, size, size.winners / TURNS, connections).await?.0.per_second);
+            rates.push(
+                wins(installation, api, size, size.winners / TURNS, connections)
+                    .await?
+                    .0
+                    .per_second,
+            );
         }
         let what = format!("everyone wins: always ÷ everysec at {connections} connections");
-        let measurement = Measurement::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
+        let measurement =
+            Measurement::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
         // One write to the disk serves everybody who waits at that moment, and no more than all
         // connections can wait.
         let each = f64::from(u16::try_from(connections).unwrap_or(u16::MAX)) / rates[0] * 1e3;
@@ -103,7 +128,11 @@ async fn wins(
     let coupon = installation.coupon(api, size.winners).await?;
     let workload = Workload::once_each(api.address()?, coupon.id, people, connections);
     let (tally, cpu) = workload.run_metered(api.pid()).await?;
-    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(
+        tally.count(AnswerKind::Accepted) == u64::from(people),
+        "not everyone won: {:?}",
+        tally.answers
+    );
     Ok((tally, cpu))
 }
 
@@ -121,6 +150,10 @@ async fn bare_wins(
     let workload = Workload::once_each(bare.address()?, coupon.id, people, size.connections);
     let (tally, cpu) = workload.run_metered(bare.pid()).await?;
     bare.kill().await?;
-    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(
+        tally.count(AnswerKind::Accepted) == u64::from(people),
+        "not everyone won: {:?}",
+        tally.answers
+    );
     Ok((tally, cpu))
 }

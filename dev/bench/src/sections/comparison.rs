@@ -9,25 +9,50 @@ const PART: &str = "designs";
 
 pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     let (nothing, runs) = (comparison.nothing.as_ref(), &comparison.runs);
-    let rate = |design| runs.iter().find(|run| run.design == design).map(|run| run.tally.per_second);
-    let Some(own) = runs.iter().find(|run| run.design == Design::H) else { return Vec::new() };
+    let rate = |design| {
+        runs.iter()
+            .find(|run| run.design == design)
+            .map(|run| run.tally.per_second)
+    };
+    let Some(own) = runs.iter().find(|run| run.design == Design::H) else {
+        return Vec::new();
+    };
     let mut measurements = Vec::new();
     let shown = FigureTarget::Shown;
     for (what, designs, target) in [
-        ("whole rush ÷ best of c, d, e", &[Design::C, Design::D, Design::E][..], FigureTarget::AtLeast(10.0)),
+        (
+            "whole rush ÷ best of c, d, e",
+            &[Design::C, Design::D, Design::E][..],
+            FigureTarget::AtLeast(10.0),
+        ),
         ("whole rush ÷ best of c, d", &[Design::C, Design::D], shown),
-        ("whole rush ÷ best of them when they look before they lock", &[Design::CLook, Design::DLook], shown),
-        ("whole rush ÷ e with its counter first, which tells holders that it is sold out", &[Design::EFirst], shown),
+        (
+            "whole rush ÷ best of them when they look before they lock",
+            &[Design::CLook, Design::DLook],
+            shown,
+        ),
+        (
+            "whole rush ÷ e with its counter first, which tells holders that it is sold out",
+            &[Design::EFirst],
+            shown,
+        ),
     ] {
-        let best = designs.iter().filter_map(|design| rate(*design)).fold(0.0, f64::max);
+        let best = designs
+            .iter()
+            .filter_map(|design| rate(*design))
+            .fold(0.0, f64::max);
         if best > 0.0 {
             measurements.push(beside(what, own, best, nothing).target(target));
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "counts")]
     let (statements, requests) = (own.cost.mysql_statements as f64, own.tally.requests as f64);
-    let measurement =
-        Measurement::of(PART, "MySQL statements of a whole rush, all processes, without passes", statements, "");
+    let measurement = Measurement::of(
+        PART,
+        "MySQL statements of a whole rush, all processes, without passes",
+        statements,
+        "",
+    );
     measurements.push(
         measurement
             .with("requests", requests)
@@ -35,8 +60,10 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
             .target(FigureTarget::AtMost(50.0)),
     );
     let rate = Measurement::of(PART, "claims of that rush", own.tally.per_second, "/s");
-    measurements
-        .push(rate.with("crowd CPU s", own.tally.cpu_seconds).with("unclear answers", count(own.tally.unhealthy())));
+    measurements.push(
+        rate.with("crowd CPU s", own.tally.cpu_seconds)
+            .with("unclear answers", count(own.tally.unhealthy())),
+    );
     measurements
 }
 
@@ -45,12 +72,17 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
 fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
     let rate = own.tally.per_second;
     let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("best/s", best));
-    let Some(Nothing { tally, spread }) = nothing else { return measurement };
+    let Some(Nothing { tally, spread }) = nothing else {
+        return measurement;
+    };
     let measurement = measurement.with("nothing/s", tally.per_second);
     let beside = if own.spread.is_none_or(|own| own.overlaps(*spread)) {
         "Firstcome's turns overlap with that route's, so these figures cannot tell them apart (`ceilings` measures both in turns)".into()
     } else {
-        format!("Firstcome does {:.0} % of that route", rate / tally.per_second * 100.0)
+        format!(
+            "Firstcome does {:.0} % of that route",
+            rate / tally.per_second * 100.0
+        )
     };
     let most = tally.per_second / best;
     measurement.note(format!(
@@ -70,7 +102,11 @@ mod tests {
     #[test]
     fn turns_that_overlap_cannot_be_told_apart() {
         let of = |least, most| Spread(least, most);
-        assert!(of(84.0, 121.0).overlaps(of(90.0, 99.0)) && of(90.0, 99.0).overlaps(of(84.0, 121.0)));
-        assert!(of(84.0, 92.0).overlaps(of(90.0, 99.0)) && !of(84.0, 89.0).overlaps(of(90.0, 99.0)));
+        assert!(
+            of(84.0, 121.0).overlaps(of(90.0, 99.0)) && of(90.0, 99.0).overlaps(of(84.0, 121.0))
+        );
+        assert!(
+            of(84.0, 92.0).overlaps(of(90.0, 99.0)) && !of(84.0, 89.0).overlaps(of(90.0, 99.0))
+        );
     }
 }

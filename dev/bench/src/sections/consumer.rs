@@ -38,19 +38,35 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let rows = best_size(&installation, coupons.pop().context("no coupon")?).await?;
     let (mut straight, mut consumer) = (Vec::new(), Vec::new());
     for (turn, pair) in coupons.chunks_exact(2).enumerate() {
-        step(format!("{} rows straight and by the consumer, turn {} of {TURNS}", size.winners, turn + 1));
+        step(format!(
+            "{} rows straight and by the consumer, turn {} of {TURNS}",
+            size.winners,
+            turn + 1
+        ));
         publish(&installation, pair[1]).await?;
-        let seconds = insert_rows_by(&installation, pair[0], 1, size.winners, rows).await?.as_secs_f64();
+        let seconds = insert_rows_by(&installation, pair[0], 1, size.winners, rows)
+            .await?
+            .as_secs_f64();
         straight.push(f64::from(size.winners) / seconds);
         consumer.push(consume(&installation, pair[1]).await?);
     }
     let what = "consumer rows ÷ straight multi-row inserts";
     Ok(vec![
-        Measurement::of(PART, "drain of a backlog", median(consumer.clone()), "rows/s"),
-        Measurement::ratio(PART, what, ("consumer/s", median(consumer)), ("straight/s", median(straight)))
-            .target(FigureTarget::AtLeast(0.7))
-            .with("rows", size.winners.into())
-            .with("rows a straight statement", rows.into()),
+        Measurement::of(
+            PART,
+            "drain of a backlog",
+            median(consumer.clone()),
+            "rows/s",
+        ),
+        Measurement::ratio(
+            PART,
+            what,
+            ("consumer/s", median(consumer)),
+            ("straight/s", median(straight)),
+        )
+        .target(FigureTarget::AtLeast(0.7))
+        .with("rows", size.winners.into())
+        .with("rows a straight statement", rows.into()),
     ])
 }
 
@@ -70,8 +86,10 @@ async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> R
 const CLAIMS_A_MESSAGE: usize = 64;
 
 pub(super) async fn publish(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
-    let (brokers, topic) =
-        (installation.setting("KAFKA_BROKERS").to_owned(), installation.setting("KAFKA_TOPIC").to_owned());
+    let (brokers, topic) = (
+        installation.setting("KAFKA_BROKERS").to_owned(),
+        installation.setting("KAFKA_TOPIC").to_owned(),
+    );
     let settings = KafkaSettings {
         brokers,
         topic: topic.clone(),
@@ -81,18 +99,30 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
     };
     let producer: FutureProducer = settings.producer(Duration::from_secs(30)).create()?;
     let mut waiting = Vec::new();
-    let events: Vec<ClaimEvent> = (1..=coupon.quantity).map(|slot| event(coupon, slot)).collect::<Result<_>>()?;
+    let events: Vec<ClaimEvent> = (1..=coupon.quantity)
+        .map(|slot| event(coupon, slot))
+        .collect::<Result<_>>()?;
     // An earlier build reads messages with one claim, and the coupon alone as the key.
-    let claims_a_message = if installation.is_of_this_build() { CLAIMS_A_MESSAGE } else { 1 };
+    let claims_a_message = if installation.is_of_this_build() {
+        CLAIMS_A_MESSAGE
+    } else {
+        1
+    };
     for claims in events.chunks(claims_a_message) {
         let first = &claims[0];
         let (key, payload) = if let [one] = claims {
             (coupon.id.to_string(), one.encode())
         } else {
-            (first.key(), ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()))
+            (
+                first.key(),
+                ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()),
+            )
         };
         let partition = i32::try_from(first.partition(PARTITIONS))?;
-        let record = FutureRecord::to(&topic).partition(partition).key(&key).payload(&payload);
+        let record = FutureRecord::to(&topic)
+            .partition(partition)
+            .key(&key)
+            .payload(&payload);
         waiting.push(producer.send_result(record).map_err(|(error, _)| error)?);
         if waiting.len() == 10_000 {
             for sent in waiting.drain(..) {
@@ -105,9 +135,15 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
 }
 
 /// From the first row seen to the last, without the consumer's start.
-pub(super) async fn consume(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
+pub(super) async fn consume(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+) -> Result<f64> {
     let mut conn = installation.mysql().await?;
-    let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let count = format!(
+        "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
     // Rows of one partition come in order, so the last of each shows that all are there; MySQL
     // finds these few by key.
     let mut last: BTreeMap<u32, u32> = BTreeMap::new();
@@ -116,7 +152,10 @@ pub(super) async fn consume(installation: &Installation, coupon: InstallationCou
     }
     let slots: Vec<String> = last.values().map(ToString::to_string).collect();
     let ends = format!("{count} AND slot IN ({})", slots.join(","));
-    let any = format!("SELECT EXISTS(SELECT 1 FROM issued_coupons WHERE drop_id = {})", coupon.drop);
+    let any = format!(
+        "SELECT EXISTS(SELECT 1 FROM issued_coupons WHERE drop_id = {})",
+        coupon.drop
+    );
     let consumer = installation.consumer().await?;
     let mut first = None;
     until("every row", async || {
@@ -131,7 +170,11 @@ pub(super) async fn consume(installation: &Installation, coupon: InstallationCou
     let seconds = begun.elapsed().as_secs_f64();
     consumer.stop().await?;
     let count: u32 = conn.query_first(&count).await?.context("no count")?;
-    ensure!(count == coupon.quantity, "{count} rows of {}", coupon.quantity);
+    ensure!(
+        count == coupon.quantity,
+        "{count} rows of {}",
+        coupon.quantity
+    );
     conn.disconnect().await?;
     Ok(f64::from(coupon.quantity - already) / seconds.max(1e-3))
 }
@@ -139,5 +182,11 @@ pub(super) async fn consume(installation: &Installation, coupon: InstallationCou
 /// A message for a slot, without a claim.
 fn event(coupon: InstallationCoupon, slot: u32) -> Result<ClaimEvent> {
     let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
-    Ok(ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: chrono::Utc::now() })
+    Ok(ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id: person(slot).parse()?,
+        claimed_at: chrono::Utc::now(),
+    })
 }

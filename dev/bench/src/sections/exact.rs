@@ -23,10 +23,16 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// Sells a hundred in one burst, again and again.
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    step(format!("last admission to exact rows, {} rushes", size.rushes));
+    step(format!(
+        "last admission to exact rows, {} rushes",
+        size.rushes
+    ));
     let installation = bench.install("exact").await?;
-    let (reconciler, api, consumer) =
-        tokio::try_join!(installation.reconciler(), installation.api(), installation.consumer())?;
+    let (reconciler, api, consumer) = tokio::try_join!(
+        installation.reconciler(),
+        installation.api(),
+        installation.consumer()
+    )?;
     let first = rush(&installation, &api, "x").await?;
     let mut took = Vec::new();
     for number in 0..size.rushes {
@@ -55,7 +61,11 @@ async fn rush(installation: &Installation, api: &Service, names: &str) -> Result
     let coupon = installation.coupon(api, OFFERED).await?;
     let workload = Workload::once_each(api.address()?, coupon.id, OFFERED, 64).named(names);
     let (tally, exact_at) = tokio::try_join!(workload.run(), exact(installation, coupon))?;
-    ensure!(tally.promises.len() == OFFERED as usize, "not all were sold: {:?}", tally.answers);
+    ensure!(
+        tally.promises.len() == OFFERED as usize,
+        "not all were sold: {:?}",
+        tally.answers
+    );
     Ok(exact_at - last_admission(installation, coupon).await?)
 }
 
@@ -64,13 +74,23 @@ async fn exact(installation: &Installation, coupon: InstallationCoupon) -> Resul
     let mut conn = installation.mysql().await?;
     let sql = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
     let counting = async {
-        while conn.exec_first::<u32, _, _>(sql, (coupon.drop,)).await?.context("no count")? < coupon.quantity {
+        while conn
+            .exec_first::<u32, _, _>(sql, (coupon.drop,))
+            .await?
+            .context("no count")?
+            < coupon.quantity
+        {
             sleep(POLL).await;
         }
         anyhow::Ok(())
     };
-    timeout(LIMIT, counting).await.context("the rows do not come")??;
-    #[allow(clippy::cast_precision_loss, reason = "microseconds since 1970 are far below 2^52 ms")]
+    timeout(LIMIT, counting)
+        .await
+        .context("the rows do not come")??;
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "microseconds since 1970 are far below 2^52 ms"
+    )]
     let now = chrono::Utc::now().timestamp_micros() as f64 / 1e3;
     conn.disconnect().await?;
     Ok(now)
@@ -81,7 +101,10 @@ async fn last_admission(installation: &Installation, coupon: InstallationCoupon)
     let mut conn = installation.mysql().await?;
     let sql = "SELECT CAST(ROUND(UNIX_TIMESTAMP(CONVERT_TZ(MAX(claimed_at), '+00:00', @@session.time_zone)) * 1000) AS SIGNED)
                FROM issued_coupons WHERE drop_id = ?";
-    let at: i64 = conn.exec_first(sql, (coupon.drop,)).await?.context("no rows")?;
+    let at: i64 = conn
+        .exec_first(sql, (coupon.drop,))
+        .await?
+        .context("no rows")?;
     conn.disconnect().await?;
     #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970")]
     Ok(at as f64)

@@ -7,7 +7,11 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 
 /// The smallest and the largest.
 pub(super) fn spread(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, 0.0), |(least, most), value| (least.min(*value), most.max(*value)))
+    values
+        .iter()
+        .fold((f64::INFINITY, 0.0), |(least, most), value| {
+            (least.min(*value), most.max(*value))
+        })
 }
 
 /// The one that all but one in a hundred are below; of fewer than a hundred, the largest.

@@ -18,13 +18,20 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let coupon = installation.coupon(&api, size.quantity).await?;
     let idle = most_mb(&api)?;
-    step(format!("memory at 1,000 connections, {} claims", size.memory_claims));
+    step(format!(
+        "memory at 1,000 connections, {} claims",
+        size.memory_claims
+    ));
     let mut seen = Vec::new();
     for turn in 0..STEPS {
-        let workload = Workload::once_each(api.address()?, coupon.id, size.memory_claims / STEPS, 1_000);
+        let workload =
+            Workload::once_each(api.address()?, coupon.id, size.memory_claims / STEPS, 1_000);
         workload.named(&format!("m{turn}-")).run().await?;
         let most = most_mb(&api)?;
-        step(format!("{most:.1} MB at most, {} claims", (turn + 1) * (size.memory_claims / STEPS)));
+        step(format!(
+            "{most:.1} MB at most, {} claims",
+            (turn + 1) * (size.memory_claims / STEPS)
+        ));
         seen.push(most);
     }
     api.stop().await?;
@@ -37,7 +44,8 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let flat = Measurement::ratio(PART, what, ("MB at the end", last), ("MB at first", first))
         .target(FigureTarget::AtMost(1.1));
     Ok(vec![
-        most.with("claims", size.memory_claims.into()).with("MB before the first", idle),
+        most.with("claims", size.memory_claims.into())
+            .with("MB before the first", idle),
         flat.with("MB at half", half),
     ])
 }

@@ -42,7 +42,9 @@ fn steps(part: Part, options: &BenchOptions) -> Vec<BenchStep> {
     if part != Part::Designs {
         return vec![BenchStep::Part(part)];
     }
-    let wanted = Design::ALL.into_iter().filter(|one| options.only.is_empty() || options.only.contains(one));
+    let wanted = Design::ALL
+        .into_iter()
+        .filter(|one| options.only.is_empty() || options.only.contains(one));
     let mut steps: Vec<BenchStep> = wanted.map(BenchStep::Design).collect();
     // Right before Firstcome, the last: the machine is not the same an hour later.
     steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
@@ -65,10 +67,16 @@ impl BenchStep {
         }
     }
 
-    async fn measure(self, bench: &Bench, size: &BenchSize, report: &mut BenchReport) -> Result<()> {
+    async fn measure(
+        self,
+        bench: &Bench,
+        size: &BenchSize,
+        report: &mut BenchReport,
+    ) -> Result<()> {
         let measurements = match self {
             Self::Nothing => {
-                report.comparison().nothing = Some(designs::nothing(&bench.servers, &size.rush()).await?);
+                report.comparison().nothing =
+                    Some(designs::nothing(&bench.servers, &size.rush()).await?);
                 return Ok(());
             }
             Self::Design(design) => {
@@ -129,25 +137,39 @@ pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
         begun.elapsed().as_secs_f64(),
         options.out.join("report.json").display()
     ));
-    ensure!(report.failed.is_empty(), "{} could not be measured", report.failed.len());
+    ensure!(
+        report.failed.is_empty(),
+        "{} could not be measured",
+        report.failed.len()
+    );
     Ok(())
 }
 
 async fn start(options: &BenchOptions) -> Result<Bench> {
     step("starting Redis, MySQL and Kafka");
     let servers = Arc::new(Servers::start(StackOptions::default(), None).await?);
-    Ok(Bench { servers, other_build: options.against.clone() })
+    Ok(Bench {
+        servers,
+        other_build: options.against.clone(),
+    })
 }
 
 /// Gives the servers back for the next step; not after a failure, when nobody knows what state they
 /// are in.
-async fn try_one(one: BenchStep, bench: Bench, size: &BenchSize, report: &mut BenchReport) -> Option<Bench> {
+async fn try_one(
+    one: BenchStep,
+    bench: Bench,
+    size: &BenchSize,
+    report: &mut BenchReport,
+) -> Option<Bench> {
     let settled = settle().await;
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();
     let measured = timeout(LIMIT, one.measure(&bench, size, report)).await;
     let measured = settled.and(measured.context("it does not come to an end").flatten());
-    report.took.push((one.name(), begun.elapsed().as_secs_f64()));
+    report
+        .took
+        .push((one.name(), begun.elapsed().as_secs_f64()));
     match measured {
         Ok(()) => Some(bench),
         Err(error) => {

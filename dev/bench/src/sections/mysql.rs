@@ -15,11 +15,19 @@ const PART: &str = "mysql";
 const LEAST: u32 = 5_000;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    let (people, rate) = ((size.requests / 2).max(LEAST), (size.requests / 50).max(LEAST / 20));
-    let size = PressureSize { people, connections: size.connections, rate };
+    let (people, rate) = (
+        (size.requests / 2).max(LEAST),
+        (size.requests / 50).max(LEAST / 20),
+    );
+    let size = PressureSize {
+        people,
+        connections: size.connections,
+        rate,
+    };
     let alone = pressure::shop_alone(&bench.servers).await?;
     let what = "p99 of a shop's orders, nothing beside it";
-    let mut measurements = vec![Measurement::of(PART, what, alone.p99_ms, "ms").with("p50 ms", alone.p50_ms)];
+    let mut measurements =
+        vec![Measurement::of(PART, what, alone.p99_ms, "ms").with("p50 ms", alone.p50_ms)];
     for pressure in Pressure::ALL {
         for design in [Design::I, Design::J, Design::H] {
             let run = pressure::run(&bench.servers, design, pressure, size).await?;

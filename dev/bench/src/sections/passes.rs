@@ -46,36 +46,61 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-async fn clean(installation: &Installation, coupons: &[InstallationCoupon]) -> Result<Vec<Measurement>> {
+async fn clean(
+    installation: &Installation,
+    coupons: &[InstallationCoupon],
+) -> Result<Vec<Measurement>> {
     let mut seen = Vec::new();
     for coupon in coupons {
         step(format!("clean pass over {} claims", coupon.quantity));
         admit_straight(installation, *coupon, coupon.quantity).await?;
         insert_rows(installation, *coupon, 1, coupon.quantity).await?;
-        let (mut passes, mut scans, mut memory): (Vec<f64>, Vec<f64>, f64) = (Vec::new(), Vec::new(), 0.0);
+        let (mut passes, mut scans, mut memory): (Vec<f64>, Vec<f64>, f64) =
+            (Vec::new(), Vec::new(), 0.0);
         for _ in 0..TURNS {
             scans.push(scan(installation, *coupon).await?.0.as_secs_f64());
             let pass = once(installation, *coupon).await?;
-            ensure!(pass.run["status"] == "clean", "the pass was not clean: {}", pass.run);
+            ensure!(
+                pass.run["status"] == "clean",
+                "the pass was not clean: {}",
+                pass.run
+            );
             passes.push(pass.seconds);
             memory = memory.max(pass.memory_mb);
         }
-        seen.push((f64::from(coupon.quantity), median(passes), median(scans), memory));
+        seen.push((
+            f64::from(coupon.quantity),
+            median(passes),
+            median(scans),
+            memory,
+        ));
     }
-    let [empty, small, .., large] = seen.as_slice() else { anyhow::bail!("too few sizes") };
+    let [empty, small, .., large] = seen.as_slice() else {
+        anyhow::bail!("too few sizes")
+    };
     let mut measurements: Vec<Measurement> = seen[1..]
         .iter()
         .map(|(claims, pass, scan, memory)| {
             let what = format!("clean pass ÷ bare scan, {claims} claims");
-            Measurement::ratio(PART, what, ("pass s", *pass), ("scan s", *scan)).with("peak MB", *memory)
+            Measurement::ratio(PART, what, ("pass s", *pass), ("scan s", *scan))
+                .with("peak MB", *memory)
         })
         .collect();
     if let Some(last) = measurements.pop() {
         measurements.push(last.target(FigureTarget::AtMost(1.5)));
     }
-    let memory =
-        Measurement::of(PART, "memory of the largest clean pass over that of an empty one", large.3 - empty.3, "MB");
-    measurements.push(memory.target(FigureTarget::AtMost(50.0)).with("largest MB", large.3).with("empty MB", empty.3));
+    let memory = Measurement::of(
+        PART,
+        "memory of the largest clean pass over that of an empty one",
+        large.3 - empty.3,
+        "MB",
+    );
+    measurements.push(
+        memory
+            .target(FigureTarget::AtMost(50.0))
+            .with("largest MB", large.3)
+            .with("empty MB", empty.3),
+    );
     let each = |one: &(f64, f64, f64, f64)| one.1 / one.0 * 1e6;
     let linear = Measurement::ratio(
         PART,
@@ -83,47 +108,94 @@ async fn clean(installation: &Installation, coupons: &[InstallationCoupon]) -> R
         ("µs", each(large)),
         ("µs at first", each(small)),
     );
-    measurements.push(linear.target(FigureTarget::AtMost(1.1)).note("linear: about 1 or less"));
+    measurements.push(
+        linear
+            .target(FigureTarget::AtMost(1.1))
+            .note("linear: about 1 or less"),
+    );
     Ok(measurements)
 }
 
 /// The largest drop again, with one row in a hundred gone: so every page has a repair.
 async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
-    step(format!("a pass over {} claims with one row in a hundred gone", coupon.quantity));
+    step(format!(
+        "a pass over {} claims with one row in a hundred gone",
+        coupon.quantity
+    ));
     let scan = scan(installation, coupon).await?.0.as_secs_f64();
     let mut conn = installation.mysql().await?;
-    conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ? AND slot % 100 = 0", (coupon.drop,)).await?;
+    conn.exec_drop(
+        "DELETE FROM issued_coupons WHERE drop_id = ? AND slot % 100 = 0",
+        (coupon.drop,),
+    )
+    .await?;
     let drifts = conn.affected_rows();
     conn.disconnect().await?;
     let pass = once(installation, coupon).await?;
-    ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
-    let what = format!("pass with scattered drifts ÷ bare scan, {} claims", coupon.quantity);
+    ensure!(
+        pass.run["status"] == "repaired",
+        "the pass did not repair: {}",
+        pass.run["status"]
+    );
+    let what = format!(
+        "pass with scattered drifts ÷ bare scan, {} claims",
+        coupon.quantity
+    );
     #[allow(clippy::cast_precision_loss, reason = "a small count")]
     let drifts = drifts as f64;
     let measurement = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("scan s", scan));
-    Ok(measurement.with("drifts", drifts).with("peak MB", pass.memory_mb))
+    Ok(measurement
+        .with("drifts", drifts)
+        .with("peak MB", pass.memory_mb))
 }
 
 /// Everybody is in Redis, and nobody has a row.
-async fn repairing(installation: &Installation, coupon: InstallationCoupon, size: &BenchSize) -> Result<Measurement> {
+async fn repairing(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+    size: &BenchSize,
+) -> Result<Measurement> {
     step(format!("repairing {} missing rows", size.missing));
     admit_straight(installation, coupon, size.missing).await?;
     let pass = once(installation, coupon).await?;
-    ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
+    ensure!(
+        pass.run["status"] == "repaired",
+        "the pass did not repair: {}",
+        pass.run["status"]
+    );
     let mut conn = installation.mysql().await?;
-    conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ?", (coupon.drop,)).await?;
+    conn.exec_drop(
+        "DELETE FROM issued_coupons WHERE drop_id = ?",
+        (coupon.drop,),
+    )
+    .await?;
     conn.disconnect().await?;
-    let straight = insert_rows(installation, coupon, 1, size.missing).await?.as_secs_f64();
+    let straight = insert_rows(installation, coupon, 1, size.missing)
+        .await?
+        .as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
-    let measurement = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("inserts s", straight));
-    Ok(measurement.target(FigureTarget::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
+    let measurement = Measurement::ratio(
+        PART,
+        what,
+        ("pass s", pass.seconds),
+        ("inserts s", straight),
+    );
+    Ok(measurement
+        .target(FigureTarget::AtMost(2.0))
+        .with("rows", size.missing.into())
+        .with("peak MB", pass.memory_mb))
 }
 
 /// One pass in a process of its own, over one coupon.
 async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result<MeasuredPass> {
     let id = coupon.id.to_string();
-    let mut command = installation.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut command =
+        installation.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     let pid = child.id().context("it ended at once")?;
     let mut ended = std::pin::pin!(child.wait_with_output());
     let mut peak = 0;
@@ -137,18 +209,27 @@ async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result
         .with_context(|| format!("no run: {}", String::from_utf8_lossy(&output.stderr)))?;
     #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
     let memory_mb = peak as f64 / 1024.0;
-    Ok(MeasuredPass { seconds: seconds(&run)?, memory_mb, run })
+    Ok(MeasuredPass {
+        seconds: seconds(&run)?,
+        memory_mb,
+        run,
+    })
 }
 
 /// Duration of a run by its own times.
 fn seconds(run: &Value) -> Result<f64> {
-    let at = |name: &str| -> Result<DateTime<Utc>> { Ok(run[name].as_str().context("a time")?.parse()?) };
+    let at = |name: &str| -> Result<DateTime<Utc>> {
+        Ok(run[name].as_str().context("a time")?.parse()?)
+    };
     Ok((at("finished_at")? - at("started_at")?).as_seconds_f64())
 }
 
 /// A few open drops, first alone and then beside sealed ones.
 async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    step(format!("a pass over {OPEN} open drops beside {} sealed ones", size.sealed));
+    step(format!(
+        "a pass over {OPEN} open drops beside {} sealed ones",
+        size.sealed
+    ));
     let installation = bench.install("sealed").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     for _ in 0..OPEN {
@@ -162,7 +243,12 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
     seal_many(&installation, size.sealed).await?;
     let beside = asked(bench, &installation, &reconciler).await?;
     reconciler.stop().await?;
-    let time = Measurement::of(PART, "pass over 10 open drops beside sealed ones", beside.0, "ms");
+    let time = Measurement::of(
+        PART,
+        "pass over 10 open drops beside sealed ones",
+        beside.0,
+        "ms",
+    );
     let statements = Measurement::of(
         PART,
         "MySQL statements of that pass beyond those without sealed drops",
@@ -170,13 +256,22 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
         "",
     );
     Ok(vec![
-        time.target(FigureTarget::AtMost(50.0)).with("ms without", alone.0).with("sealed", size.sealed.into()),
-        statements.target(FigureTarget::AtMost(0.0)).with("statements", beside.1).with("without", alone.1),
+        time.target(FigureTarget::AtMost(50.0))
+            .with("ms without", alone.0)
+            .with("sealed", size.sealed.into()),
+        statements
+            .target(FigureTarget::AtMost(0.0))
+            .with("statements", beside.1)
+            .with("without", alone.1),
     ])
 }
 
 /// Milliseconds and statements of a pass that is asked for, the median and the fewest of several.
-async fn asked(bench: &Bench, installation: &Installation, reconciler: &Service) -> Result<(f64, f64)> {
+async fn asked(
+    bench: &Bench,
+    installation: &Installation,
+    reconciler: &Service,
+) -> Result<(f64, f64)> {
     let ops = installation.ops(reconciler)?;
     let (mut times, mut statements) = (Vec::new(), f64::MAX);
     for _ in 0..7 {
@@ -195,7 +290,8 @@ async fn asked(bench: &Bench, installation: &Installation, reconciler: &Service)
 /// Drops that are over and were verified: as the reconciler leaves them, without rows.
 async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
     let mut conn = installation.mysql().await?;
-    conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')").await?;
+    conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')")
+        .await?;
     let coupon = conn.last_insert_id().context("no id")?;
     let values: Vec<String> = (0..count)
         .map(|day| {
@@ -207,7 +303,11 @@ async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
         })
         .collect();
     let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
-    conn.query_drop(format!("INSERT INTO drops ({columns}) VALUES {}", values.join(","))).await?;
+    conn.query_drop(format!(
+        "INSERT INTO drops ({columns}) VALUES {}",
+        values.join(",")
+    ))
+    .await?;
     conn.disconnect().await?;
     Ok(())
 }

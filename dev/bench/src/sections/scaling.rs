@@ -47,29 +47,55 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let mut clustered = bench.install("scaling_cluster").await?;
     clustered.settings.extend(cluster.env());
     let shapes = [false, true].into_iter().flat_map(|cluster| {
-        COUPONS
-            .into_iter()
-            .flat_map(move |coupons| PROCESSES.into_iter().map(move |processes| Shape { processes, coupons, cluster }))
+        COUPONS.into_iter().flat_map(move |coupons| {
+            PROCESSES.into_iter().map(move |processes| Shape {
+                processes,
+                coupons,
+                cluster,
+            })
+        })
     });
     let mut turns: Vec<(Shape, Vec<Turn>)> = shapes.map(|shape| (shape, Vec::new())).collect();
     for turn in 0..TURNS {
-        step(format!("everyone wins, by 1, 2 and 4 APIs and consumers, turn {} of {TURNS}", turn + 1));
+        step(format!(
+            "everyone wins, by 1, 2 and 4 APIs and consumers, turn {} of {TURNS}",
+            turn + 1
+        ));
         for (shape, taken) in &mut turns {
-            let place = if shape.cluster { (&clustered, Some(&cluster)) } else { (&single, None) };
+            let place = if shape.cluster {
+                (&clustered, Some(&cluster))
+            } else {
+                (&single, None)
+            };
             taken.push(one(place, *shape, size).await?);
         }
     }
-    Ok(turns.into_iter().map(|(shape, turns)| shown(shape, &turns)).collect())
+    Ok(turns
+        .into_iter()
+        .map(|(shape, turns)| shown(shape, &turns))
+        .collect())
 }
 
 fn shown(shape: Shape, turns: &[Turn]) -> Measurement {
     let of = |pick: &dyn Fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
     let claims: Vec<f64> = turns.iter().map(|turn| turn.claims).collect();
     let (least, most) = spread(&claims);
-    let coupons = if shape.coupons == 1 { "one coupon".to_owned() } else { format!("{} coupons", shape.coupons) };
-    let redis = if shape.cluster { "a Redis Cluster" } else { "one Redis" };
-    let what = format!("{} API and consumer, {coupons}, {redis}: admitted", shape.processes);
-    let measurement = Measurement::of(PART, what, median(claims), "claims/s").with("rows/s", of(&|turn| turn.rows));
+    let coupons = if shape.coupons == 1 {
+        "one coupon".to_owned()
+    } else {
+        format!("{} coupons", shape.coupons)
+    };
+    let redis = if shape.cluster {
+        "a Redis Cluster"
+    } else {
+        "one Redis"
+    };
+    let what = format!(
+        "{} API and consumer, {coupons}, {redis}: admitted",
+        shape.processes
+    );
+    let measurement = Measurement::of(PART, what, median(claims), "claims/s")
+        .with("rows/s", of(&|turn| turn.rows));
     let measurement = (0..PARTS.len()).fold(measurement, |measurement, part| {
         measurement.with(&format!("{} µs", PARTS[part]), of(&|turn| turn.cpu[part]))
     });
@@ -88,8 +114,16 @@ async fn one(
     let reconciler = installation.reconciler().await?;
     let (mut apis, mut consumers) = (Vec::new(), Vec::new());
     for number in 0..shape.processes {
-        apis.push(installation.api_at(&format!("api-{number}"), ANY_PORT).await?);
-        consumers.push(installation.consumer_at(&format!("consumer-{number}"), ANY_PORT).await?);
+        apis.push(
+            installation
+                .api_at(&format!("api-{number}"), ANY_PORT)
+                .await?,
+        );
+        consumers.push(
+            installation
+                .consumer_at(&format!("consumer-{number}"), ANY_PORT)
+                .await?,
+        );
     }
     let people = size.winners / 4;
     let crowds = shape.processes.max(shape.coupons);
@@ -100,25 +134,40 @@ async fn one(
         coupons.push(installation.coupon(&apis[0], of_coupon).await?);
     }
     for api in &apis {
-        until("every API knows every coupon", async || knows(installation, api, &coupons).await).await?;
+        until("every API knows every coupon", async || {
+            knows(installation, api, &coupons).await
+        })
+        .await?;
     }
     let before = cpu(installation, cluster, &apis, &consumers)?;
     let begun = Instant::now();
     let crowds = try_join_all((0..crowds).map(async |number| {
         let (api, coupon) = (&apis[number % apis.len()], coupons[number % coupons.len()]);
         let connections = (size.connections / crowds).max(1);
-        let crowd = Workload::once_each(api.address()?, coupon.id, each, connections).named(&format!("p{number}-"));
+        let crowd = Workload::once_each(api.address()?, coupon.id, each, connections)
+            .named(&format!("p{number}-"));
         let tally = crowd.run().await?;
-        ensure!(tally.count(AnswerKind::Accepted) == u64::from(each), "not everyone won: {:?}", tally.answers);
+        ensure!(
+            tally.count(AnswerKind::Accepted) == u64::from(each),
+            "not everyone won: {:?}",
+            tally.answers
+        );
         Ok::<_, anyhow::Error>(begun.elapsed())
     }))
     .await?;
     let admitted = crowds.into_iter().max().context("no crowd")?;
     let mut conn = installation.mysql().await?;
-    let drops = coupons.iter().map(|coupon| coupon.drop.to_string()).collect::<Vec<_>>().join(", ");
+    let drops = coupons
+        .iter()
+        .map(|coupon| coupon.drop.to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
     let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id IN ({drops})");
     let people: u32 = coupons.iter().map(|coupon| coupon.quantity).sum();
-    until("every row", async || Ok(conn.query_first(&rows).await? == Some(people))).await?;
+    until("every row", async || {
+        Ok(conn.query_first(&rows).await? == Some(people))
+    })
+    .await?;
     let issued = begun.elapsed();
     conn.disconnect().await?;
     let after = cpu(installation, cluster, &apis, &consumers)?;
@@ -135,10 +184,17 @@ async fn one(
     })
 }
 
-async fn knows(installation: &Installation, api: &Service, coupons: &[InstallationCoupon]) -> Result<bool> {
+async fn knows(
+    installation: &Installation,
+    api: &Service,
+    coupons: &[InstallationCoupon],
+) -> Result<bool> {
     installation.until_ready(api).await?;
     for coupon in coupons {
-        let shown = installation.ops(api)?.get(&format!("/v1/coupons/{}", coupon.id)).await?;
+        let shown = installation
+            .ops(api)?
+            .get(&format!("/v1/coupons/{}", coupon.id))
+            .await?;
         if shown["current_drop"]["state"] != "open" {
             return Ok(false);
         }
@@ -153,10 +209,19 @@ fn cpu(
     apis: &[Service],
     consumers: &[Service],
 ) -> Result<[f64; 5]> {
-    let all = |services: &[Service]| services.iter().map(|one| cpu_seconds(one.pid())).sum::<Result<f64>>();
+    let all = |services: &[Service]| {
+        services
+            .iter()
+            .map(|one| cpu_seconds(one.pid()))
+            .sum::<Result<f64>>()
+    };
     let [mysql, one_redis, kafka] = server_cpu(&installation.servers.stack);
     let redis = match cluster {
-        Some(cluster) => cluster.nodes().iter().filter_map(|node| cpu_seconds(node.pid()?).ok()).sum(),
+        Some(cluster) => cluster
+            .nodes()
+            .iter()
+            .filter_map(|node| cpu_seconds(node.pid()?).ok())
+            .sum(),
         None => one_redis,
     };
     Ok([all(apis)?, mysql, kafka, redis, all(consumers)?])

@@ -26,7 +26,8 @@ const RATE: f64 = 1_000.0;
 /// What a slow client sends, a byte at a time. Half of them never end the head, half never end the
 /// body.
 const HEAD: &[u8] = b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-slow: ";
-const BODY: &[u8] = b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16000\r\nauthorization: Bearer ";
+const BODY: &[u8] =
+    b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16000\r\nauthorization: Bearer ";
 const A_BYTE_EVERY: Duration = Duration::from_millis(100);
 
 /// Measures the 99th percentile without and with them, in turns.
@@ -34,7 +35,9 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     let installation = bench.install("slow").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
-    step(format!("claims beside {SLOW} slow clients, in turns with claims without them"));
+    step(format!(
+        "claims beside {SLOW} slow clients, in turns with claims without them"
+    ));
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     // The first crowd warms up.
     p99(&installation, &api, size).await?;
@@ -48,10 +51,23 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     api.kill().await?;
     reconciler.stop().await?;
     let what = format!("p99 of claims beside {SLOW} slow clients ÷ without them");
-    let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
+    let ratios: Vec<f64> = beside
+        .iter()
+        .zip(&alone)
+        .map(|(beside, alone)| beside / alone)
+        .collect();
     let (least, most) = spread(&ratios);
-    let difference = if least <= 1.0 && 1.0 <= most { ": no difference can be told" } else { "" };
-    let measurement = Measurement::ratio(PART, what, ("ms beside them", median(beside)), ("ms without", median(alone)));
+    let difference = if least <= 1.0 && 1.0 <= most {
+        ": no difference can be told"
+    } else {
+        ""
+    };
+    let measurement = Measurement::ratio(
+        PART,
+        what,
+        ("ms beside them", median(beside)),
+        ("ms without", median(alone)),
+    );
     Ok(vec![measurement.target(FigureTarget::AtMost(2.0)).note(format!(
         "open loop, {RATE} claims a second; everyone wins; {least:.2} to {most:.2} in {TURNS} turns{difference}"
     ))])
@@ -60,10 +76,16 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
 async fn p99(installation: &Installation, api: &Service, size: &BenchSize) -> Result<f64> {
     let people = (size.winners / 20).clamp(1_000, 5_000);
     let coupon = installation.coupon(api, people).await?;
-    let workload =
-        Workload { rate: Some(RATE), ..Workload::once_each(api.address()?, coupon.id, people, size.connections) };
+    let workload = Workload {
+        rate: Some(RATE),
+        ..Workload::once_each(api.address()?, coupon.id, people, size.connections)
+    };
     let tally = workload.run().await?;
-    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    ensure!(
+        tally.count(AnswerKind::Accepted) == u64::from(people),
+        "not everyone won: {:?}",
+        tally.answers
+    );
     Ok(tally.winners.p99_ms)
 }
 
@@ -73,7 +95,11 @@ async fn hold(target: SocketAddr, token: &str) -> Result<JoinSet<()>> {
     let mut slow = JoinSet::new();
     for client in 0..SLOW {
         let connection = TcpStream::connect(target).await?;
-        let (begins, first) = if client % 2 == 0 { (HEAD.to_vec(), 0) } else { (body.clone(), body.len()) };
+        let (begins, first) = if client % 2 == 0 {
+            (HEAD.to_vec(), 0)
+        } else {
+            (body.clone(), body.len())
+        };
         slow.spawn(dawdle(connection, target, begins, first));
     }
     Ok(slow)
@@ -83,14 +109,19 @@ async fn hold(target: SocketAddr, token: &str) -> Result<JoinSet<()>> {
 async fn dawdle(mut connection: TcpStream, target: SocketAddr, begins: Vec<u8>, first: usize) {
     loop {
         let sent = connection.write_all(&begins[..first]).await;
-        let mut rest = begins[first..].iter().copied().chain(std::iter::repeat(b'x'));
+        let mut rest = begins[first..]
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(b'x'));
         let mut answer = [0; 256];
         let mut is_open = sent.is_ok();
         while is_open {
             let byte = rest.next().unwrap_or(b'x');
             is_open = connection.write_all(&[byte]).await.is_ok();
             // The end of the stream, or an answer to what is not complete: it is over.
-            is_open &= tokio::time::timeout(A_BYTE_EVERY, connection.read(&mut answer)).await.is_err();
+            is_open &= tokio::time::timeout(A_BYTE_EVERY, connection.read(&mut answer))
+                .await
+                .is_err();
         }
         match TcpStream::connect(target).await {
             Ok(again) => connection = again,

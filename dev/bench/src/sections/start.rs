@@ -36,12 +36,23 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             installation.until_ready(&service).await?;
             took.push(begun.elapsed().as_secs_f64() * 1e3);
             worst = worst.max(begun.elapsed().as_secs_f64() * 1e3);
-            ensure!(listening < LIMIT, "{name} listened after {listening:?} only");
+            ensure!(
+                listening < LIMIT,
+                "{name} listened after {listening:?} only"
+            );
             service.stop().await?;
         }
-        let measurement = Measurement::of(PART, format!("process start → ready, {name}"), median(took), "ms");
+        let measurement = Measurement::of(
+            PART,
+            format!("process start → ready, {name}"),
+            median(took),
+            "ms",
+        );
         measurements.push(
-            measurement.target(FigureTarget::AtMost(300.0)).with("worst ms", worst).with("starts", size.starts.into()),
+            measurement
+                .target(FigureTarget::AtMost(300.0))
+                .with("worst ms", worst)
+                .with("starts", size.starts.into()),
         );
     }
     keeper.stop().await?;

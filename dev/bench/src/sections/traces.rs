@@ -34,15 +34,27 @@ struct Side {
 }
 
 impl Side {
-    async fn start(mut installation: Installation, collector: Option<&OtlpReceiver>) -> Result<Self> {
+    async fn start(
+        mut installation: Installation,
+        collector: Option<&OtlpReceiver>,
+    ) -> Result<Self> {
         if let Some(collector) = collector {
-            let settings =
-                [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()), ("OTEL_TRACES_SAMPLER_ARG", RATIO.into())];
+            let settings = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()),
+                ("OTEL_TRACES_SAMPLER_ARG", RATIO.into()),
+            ];
             installation.settings.extend(settings);
         }
         let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
         let consumer = installation.consumer().await?;
-        Ok(Self { installation, api, consumer, reconciler, turns: Default::default(), sold_out: None })
+        Ok(Self {
+            installation,
+            api,
+            consumer,
+            reconciler,
+            turns: Default::default(),
+            sold_out: None,
+        })
     }
 
     /// Everybody of a crowd gets a coupon of a new one.
@@ -51,7 +63,11 @@ impl Side {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let crowd = Workload::once_each(self.api.address()?, coupon.id, people, size.connections);
         let (won, cpu) = crowd.run_metered(self.api.pid()).await?;
-        ensure!(won.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", won.answers);
+        ensure!(
+            won.count(AnswerKind::Accepted) == u64::from(people),
+            "not everyone won: {:?}",
+            won.answers
+        );
         self.turns[0].push((won.per_second, cpu));
         self.installation.every_row(coupon).await?;
         self.sold_out = Some(coupon);
@@ -61,9 +77,18 @@ impl Side {
     /// Nobody of a crowd gets one of a coupon that is given out.
     async fn all_lose(&mut self, size: &BenchSize) -> Result<()> {
         let coupon = self.sold_out.context("no coupon is given out yet")?;
-        let crowd = Workload::once_each(self.api.address()?, coupon.id, size.many_requests, size.connections);
+        let crowd = Workload::once_each(
+            self.api.address()?,
+            coupon.id,
+            size.many_requests,
+            size.connections,
+        );
         let (lost, cpu) = crowd.named("late-").run_metered(self.api.pid()).await?;
-        ensure!(lost.count(AnswerKind::SoldOut) == u64::from(size.many_requests), "not all lost: {:?}", lost.answers);
+        ensure!(
+            lost.count(AnswerKind::SoldOut) == u64::from(size.many_requests),
+            "not all lost: {:?}",
+            lost.answers
+        );
         self.turns[1].push((lost.per_second, cpu));
         Ok(())
     }
@@ -90,21 +115,36 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         sides.push(Side::start(before, None).await?);
     }
     for (crowd, turns) in TURNS.into_iter().enumerate() {
-        step(format!("{} with traces off and at {RATIO}, {turns} turns", CROWDS[crowd]));
+        step(format!(
+            "{} with traces off and at {RATIO}, {turns} turns",
+            CROWDS[crowd]
+        ));
         for turn in 0..turns {
             // None is always the first.
             for at in 0..sides.len() {
                 let at = (at + turn) % sides.len();
                 let side = &mut sides[at];
-                if crowd == 0 { side.all_win(size).await? } else { side.all_lose(size).await? }
+                if crowd == 0 {
+                    side.all_win(size).await?
+                } else {
+                    side.all_lose(size).await?
+                }
             }
         }
     }
     let mut measurements = Vec::new();
     for crowd in 0..CROWDS.len() {
-        measurements.push(compared(crowd, (&sides[1], "a hundredth traced"), (&sides[0], "none")));
+        measurements.push(compared(
+            crowd,
+            (&sides[1], "a hundredth traced"),
+            (&sides[0], "none"),
+        ));
         if let Some(before) = sides.get(2) {
-            measurements.push(compared(crowd, (&sides[0], "none traced"), (before, "the other build")));
+            measurements.push(compared(
+                crowd,
+                (&sides[0], "none traced"),
+                (before, "the other build"),
+            ));
         }
     }
     for side in sides {
@@ -116,15 +156,27 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-fn compared(crowd: usize, (own, what): (&Side, &str), (other, beside): (&Side, &str)) -> Measurement {
+fn compared(
+    crowd: usize,
+    (own, what): (&Side, &str),
+    (other, beside): (&Side, &str),
+) -> Measurement {
     let pairs = own.turns[crowd].iter().zip(&other.turns[crowd]);
     let ratios: Vec<f64> = pairs.map(|(own, other)| own.0 / other.0).collect();
     let (least, most) = spread(&ratios);
-    Measurement::of(PART, format!("{}, {what} ÷ {beside}", CROWDS[crowd]), median(ratios), "×")
-        .with("own/s", own.middle(crowd, |turn| turn.0))
-        .with("other/s", other.middle(crowd, |turn| turn.0))
-        .with("own CPU µs", own.middle(crowd, |turn| turn.1))
-        .with("other CPU µs", other.middle(crowd, |turn| turn.1))
-        .target(FigureTarget::AtLeast(0.97))
-        .note(format!("the middle of {} turns ({least:.2} to {most:.2}); CPU is the API's, a claim", TURNS[crowd]))
+    Measurement::of(
+        PART,
+        format!("{}, {what} ÷ {beside}", CROWDS[crowd]),
+        median(ratios),
+        "×",
+    )
+    .with("own/s", own.middle(crowd, |turn| turn.0))
+    .with("other/s", other.middle(crowd, |turn| turn.0))
+    .with("own CPU µs", own.middle(crowd, |turn| turn.1))
+    .with("other CPU µs", other.middle(crowd, |turn| turn.1))
+    .target(FigureTarget::AtLeast(0.97))
+    .note(format!(
+        "the middle of {} turns ({least:.2} to {most:.2}); CPU is the API's, a claim",
+        TURNS[crowd]
+    ))
 }

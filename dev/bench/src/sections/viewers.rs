@@ -32,7 +32,8 @@ const TURNS: u32 = 5;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let installation = bench.install("viewers").await?;
-    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
+    let (reconciler, api) =
+        tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
     let consumer = installation.consumer().await?;
     // Made before the first turn: just after an opening, no page asks for the own claim.
     let mut coupons = Vec::new();
@@ -40,7 +41,9 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
     }
     let first = coupons.first().context("no coupon")?.id;
-    let (every, _) = Seen::default().state(api.address()?, first, "viewer").await?;
+    let (every, _) = Seen::default()
+        .state(api.address()?, first, "viewer")
+        .await?;
     let board = reconciler.address()?;
     let cookie = log_in(board, &installation.ops(&reconciler)?.token).await?;
     step(format!(
@@ -56,12 +59,21 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             viewers.spawn(watch(board, cookie.clone(), Arc::clone(&seen)));
         }
         let are_open = async || {
-            ensure!(seen.refused.load(Ordering::Relaxed) == 0, "a page could not be opened: {}", seen.why());
+            ensure!(
+                seen.refused.load(Ordering::Relaxed) == 0,
+                "a page could not be opened: {}",
+                seen.why()
+            );
             Ok(seen.open.load(Ordering::Relaxed) == u64::from(VIEWERS))
         };
         until("all pages are open", are_open).await?;
-        let [answered, live] = [&seen.answered, &seen.live].map(|count| count.load(Ordering::Relaxed));
-        let Winning { per_second, seconds, .. } = everyone_wins(&api, pair[1], size).await?;
+        let [answered, live] =
+            [&seen.answered, &seen.live].map(|count| count.load(Ordering::Relaxed));
+        let Winning {
+            per_second,
+            seconds,
+            ..
+        } = everyone_wins(&api, pair[1], size).await?;
         beside.push(per_second);
         let answered = seen.answered.load(Ordering::Relaxed) - answered;
         let live = seen.live.load(Ordering::Relaxed) - live;
@@ -73,19 +85,31 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             seen.why()
         );
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
-        let (answered, live) = (answered as f64 / seconds, live as f64 / seconds.floor() / f64::from(OPERATORS));
-        ensure!(live > 0.5, "an operations page was told {live:.1} times a second");
+        let (answered, live) = (
+            answered as f64 / seconds,
+            live as f64 / seconds.floor() / f64::from(OPERATORS),
+        );
+        ensure!(
+            live > 0.5,
+            "an operations page was told {live:.1} times a second"
+        );
         looks.push(answered);
         installation.every_row(pair[1]).await?;
     }
     consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
-    let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
+    let ratios: Vec<f64> = beside
+        .iter()
+        .zip(&alone)
+        .map(|(beside, alone)| beside / alone)
+        .collect();
     let (least, most) = spread(&ratios);
     let ratio = Measurement::of(
         PART,
-        format!("everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"),
+        format!(
+            "everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"
+        ),
         median(ratios),
         "×",
     )
@@ -124,22 +148,36 @@ impl Seen {
     /// A request of a coupon page; the body of its answer.
     async fn get(&self, target: SocketAddr, path: &str, user: &str) -> Result<String> {
         let mut connection = TcpStream::connect(target).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nx-user-id: {user}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nx-user-id: {user}\r\nconnection: close\r\n\r\n"
+        );
         connection.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await?;
-        let body = answer.strip_prefix("HTTP/1.1 200").and_then(|answer| answer.split_once("\r\n\r\n"));
+        let body = answer
+            .strip_prefix("HTTP/1.1 200")
+            .and_then(|answer| answer.split_once("\r\n\r\n"));
         let body = body.with_context(|| answer.clone())?.1.to_owned();
         self.answered.fetch_add(1, Ordering::Relaxed);
         Ok(body)
     }
 
     /// Asks for the coupon's state; in how long to ask again, and when for the own claim.
-    async fn state(&self, target: SocketAddr, coupon: i64, user: &str) -> Result<(Duration, Option<Duration>)> {
-        let body = self.get(target, &format!("/c/{coupon}/state"), user).await?;
+    async fn state(
+        &self,
+        target: SocketAddr,
+        coupon: i64,
+        user: &str,
+    ) -> Result<(Duration, Option<Duration>)> {
+        let body = self
+            .get(target, &format!("/c/{coupon}/state"), user)
+            .await?;
         let state: serde_json::Value = serde_json::from_str(&body)?;
         let after = |name: &str| state[name].as_u64().map(Duration::from_millis);
-        Ok((after("poll_after_ms").context("the page need not ask again")?, after("look_after_ms")))
+        Ok((
+            after("poll_after_ms").context("the page need not ask again")?,
+            after("look_after_ms"),
+        ))
     }
 }
 
@@ -155,8 +193,13 @@ async fn log_in(board: SocketAddr, token: &str) -> Result<String> {
     connection.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
-    let cookie = answer.split("set-cookie: ").nth(1).and_then(|rest| rest.split(';').next());
-    cookie.map(str::to_owned).with_context(|| format!("no cookie in {answer}"))
+    let cookie = answer
+        .split("set-cookie: ")
+        .nth(1)
+        .and_then(|rest| rest.split(';').next());
+    cookie
+        .map(str::to_owned)
+        .with_context(|| format!("no cookie in {answer}"))
 }
 
 /// Looks at the operations page live, until it is dropped.
@@ -198,7 +241,10 @@ fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> J
 async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Result<()> {
     let user = format!("viewer-{number}");
     let page = seen.get(target, &format!("/c/{coupon}"), &user).await?;
-    let assets: BTreeSet<&str> = page.split('"').filter(|part| part.starts_with("assets/")).collect();
+    let assets: BTreeSet<&str> = page
+        .split('"')
+        .filter(|part| part.starts_with("assets/"))
+        .collect();
     ensure!(!assets.is_empty(), "the page has neither script nor style");
     for asset in assets {
         seen.get(target, &format!("/c/{asset}"), &user).await?;
@@ -209,7 +255,8 @@ async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Resu
         // Those who were told the same instant do not come together.
         let jitter = number.wrapping_mul(JITTER_STEP_MS) % LOOK_JITTER_MS;
         tokio::time::sleep(look + Duration::from_millis(jitter.into())).await;
-        seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user).await?;
+        seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user)
+            .await?;
     }
     loop {
         tokio::time::sleep(every).await;

@@ -46,20 +46,38 @@ impl Side {
     async fn start(installation: Installation) -> Result<Self> {
         let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
         let consumer = installation.consumer().await?;
-        Ok(Self { installation, api, consumer, reconciler, turns: BTreeMap::new() })
+        Ok(Self {
+            installation,
+            api,
+            consumer,
+            reconciler,
+            turns: BTreeMap::new(),
+        })
     }
 
     fn cpu(&self) -> Result<[f64; 5]> {
         let [mysql, redis, kafka] = server_cpu(&self.installation.servers.stack);
-        Ok([cpu_seconds(self.api.pid())?, mysql, kafka, redis, cpu_seconds(self.consumer.pid())?])
+        Ok([
+            cpu_seconds(self.api.pid())?,
+            mysql,
+            kafka,
+            redis,
+            cpu_seconds(self.consumer.pid())?,
+        ])
     }
 
     /// Everyone wins; the turn is over when the last row is there.
     async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
-        let tally = Workload::once_each(self.api.address()?, coupon.id, people, connections).run().await?;
-        ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+        let tally = Workload::once_each(self.api.address()?, coupon.id, people, connections)
+            .run()
+            .await?;
+        ensure!(
+            tally.count(AnswerKind::Accepted) == u64::from(people),
+            "not everyone won: {:?}",
+            tally.answers
+        );
         let mut conn = self.installation.mysql().await?;
         // The last slots of all partitions are among these few, which MySQL finds by key.
         let ends = format!(
@@ -67,14 +85,26 @@ impl Side {
             coupon.drop,
             people.saturating_sub(PARTITIONS * 64)
         );
-        until("every row", async || Ok(conn.query_first(&ends).await? == Some(people.min(PARTITIONS * 64)))).await?;
+        until("every row", async || {
+            Ok(conn.query_first(&ends).await? == Some(people.min(PARTITIONS * 64)))
+        })
+        .await?;
         let after = self.cpu()?;
-        let rows: Option<u32> =
-            conn.query_first(format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop)).await?;
+        let rows: Option<u32> = conn
+            .query_first(format!(
+                "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+                coupon.drop
+            ))
+            .await?;
         ensure!(rows == Some(people), "{rows:?} rows of {people}");
         conn.disconnect().await?;
-        let cpu = std::array::from_fn(|process| (after[process] - before[process]) * 1e6 / f64::from(people));
-        self.turns.entry(connections).or_default().push(Turn { per_second: tally.per_second, cpu });
+        let cpu = std::array::from_fn(|process| {
+            (after[process] - before[process]) * 1e6 / f64::from(people)
+        });
+        self.turns.entry(connections).or_default().push(Turn {
+            per_second: tally.per_second,
+            cpu,
+        });
         Ok(())
     }
 
@@ -88,18 +118,28 @@ impl Side {
     fn cost(&self, connections: usize) -> ([f64; 5], f64) {
         let turns = self.turns.get(&connections).map_or(&[][..], Vec::as_slice);
         let of = |process: usize| median(turns.iter().map(|turn| turn.cpu[process]).collect());
-        (std::array::from_fn(of), median(turns.iter().map(|turn| turn.cpu.iter().sum()).collect()))
+        (
+            std::array::from_fn(of),
+            median(turns.iter().map(|turn| turn.cpu.iter().sum()).collect()),
+        )
     }
 
     fn rates(&self, connections: usize) -> Vec<f64> {
-        self.turns.get(&connections).into_iter().flatten().map(|turn| turn.per_second).collect()
+        self.turns
+            .get(&connections)
+            .into_iter()
+            .flatten()
+            .map(|turn| turn.per_second)
+            .collect()
     }
 }
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let mut own = Side::start(bench.install("winners").await?).await?;
     let mut other = match &bench.other_build {
-        Some(build) => Some(Side::start(Installation::named(&bench.servers, "before", Some(build)).await?).await?),
+        Some(build) => Some(
+            Side::start(Installation::named(&bench.servers, "before", Some(build)).await?).await?,
+        ),
         None => None,
     };
     let people = size.winners / 4;
@@ -116,12 +156,18 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
             }
         }
     }
-    let mut measurements: Vec<Measurement> =
-        CONNECTIONS.iter().map(|connections| cost(&own, "", *connections).target(target(*connections))).collect();
+    let mut measurements: Vec<Measurement> = CONNECTIONS
+        .iter()
+        .map(|connections| cost(&own, "", *connections).target(target(*connections)))
+        .collect();
     if let Some(other) = &other {
         for connections in CONNECTIONS {
             measurements.push(cost(other, "the other build: ", connections));
-            measurements.push(compared(&own.rates(connections), &other.rates(connections), connections));
+            measurements.push(compared(
+                &own.rates(connections),
+                &other.rates(connections),
+                connections,
+            ));
         }
     }
     own.stop().await?;
@@ -133,47 +179,77 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
 }
 
 fn target(connections: usize) -> FigureTarget {
-    if connections == CONNECTIONS[0] { FigureTarget::AtMost(170.0) } else { FigureTarget::Shown }
+    if connections == CONNECTIONS[0] {
+        FigureTarget::AtMost(170.0)
+    } else {
+        FigureTarget::Shown
+    }
 }
 
 fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
     let (by_process, all) = side.cost(connections);
     let rates = side.rates(connections);
     let what = format!("{whose}CPU a winner until the row is there, {connections} connections");
-    let measurement = Measurement::of(PART, what, all, "µs").with("admitted/s", median(rates.clone()));
     let measurement =
-        PROCESSES.iter().zip(by_process).fold(measurement, |measurement, (name, cpu)| measurement.with(name, cpu));
-    measurement.note(format!("all processes but the crowd; the middle of {TURNS} turns; {} admitted/s", spread(&rates)))
+        Measurement::of(PART, what, all, "µs").with("admitted/s", median(rates.clone()));
+    let measurement = PROCESSES
+        .iter()
+        .zip(by_process)
+        .fold(measurement, |measurement, (name, cpu)| {
+            measurement.with(name, cpu)
+        });
+    measurement.note(format!(
+        "all processes but the crowd; the middle of {TURNS} turns; {} admitted/s",
+        spread(&rates)
+    ))
 }
 
 fn compared(own: &[f64], other: &[f64], connections: usize) -> Measurement {
-    let ratios: Vec<f64> = own.iter().zip(other).map(|(own, other)| own / other).collect();
+    let ratios: Vec<f64> = own
+        .iter()
+        .zip(other)
+        .map(|(own, other)| own / other)
+        .collect();
     let what = format!("everyone wins ÷ the other build, {connections} connections");
     Measurement::of(PART, what, median(ratios.clone()), "×")
         .with("own/s", median(own.to_vec()))
         .with("other/s", median(other.to_vec()))
         .target(FigureTarget::AtLeast(1.5))
-        .note(format!("the middle of {TURNS} turns, each one beside the other ({})", spread(&ratios)))
+        .note(format!(
+            "the middle of {TURNS} turns, each one beside the other ({})",
+            spread(&ratios)
+        ))
 }
 
 fn spread(values: &[f64]) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(0.0, f64::max);
-    if most > 100.0 { format!("{least:.0} to {most:.0}") } else { format!("{least:.2} to {most:.2}") }
+    if most > 100.0 {
+        format!("{least:.0} to {most:.0}")
+    } else {
+        format!("{least:.2} to {most:.2}")
+    }
 }
 
 /// A backlog becomes rows, by each build in turns.
 async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
     let own = bench.install("drain").await?;
-    let Some(build) = &bench.other_build else { anyhow::bail!("no other build") };
+    let Some(build) = &bench.other_build else {
+        anyhow::bail!("no other build")
+    };
     let other = Installation::named(&bench.servers, "drain_before", Some(build)).await?;
     let (mut own_rates, mut other_rates) = (Vec::new(), Vec::new());
     for turn in 0..3 {
-        step(format!("a backlog of {} becomes rows, turn {} of 3", size.winners, turn + 1));
+        step(format!(
+            "a backlog of {} becomes rows, turn {} of 3",
+            size.winners,
+            turn + 1
+        ));
         let mut sides = [(&own, &mut own_rates), (&other, &mut other_rates)];
         sides.rotate_left(turn % 2);
         for (installation, rates) in sides {
-            let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+            let (reconciler, api) =
+                tokio::try_join!(installation.reconciler(), installation.api())?;
             let coupon = installation.coupon(&api, size.winners).await?;
             api.stop().await?;
             reconciler.stop().await?;
@@ -181,10 +257,19 @@ async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
             rates.push(consumer::consume(installation, coupon).await?);
         }
     }
-    let ratios: Vec<f64> = own_rates.iter().zip(&other_rates).map(|(own, other)| own / other).collect();
-    Ok(Measurement::of(PART, "drain of a backlog ÷ the other build", median(ratios.clone()), "×")
-        .with("own rows/s", median(own_rates))
-        .with("other rows/s", median(other_rates))
-        .target(FigureTarget::AtLeast(1.5))
-        .note(format!("the middle of 3 turns ({})", spread(&ratios))))
+    let ratios: Vec<f64> = own_rates
+        .iter()
+        .zip(&other_rates)
+        .map(|(own, other)| own / other)
+        .collect();
+    Ok(Measurement::of(
+        PART,
+        "drain of a backlog ÷ the other build",
+        median(ratios.clone()),
+        "×",
+    )
+    .with("own rows/s", median(own_rates))
+    .with("other rows/s", median(other_rates))
+    .target(FigureTarget::AtLeast(1.5))
+    .note(format!("the middle of 3 turns ({})", spread(&ratios))))
 }

@@ -15,10 +15,22 @@ pub(super) struct Winning {
     pub(super) cpu_seconds: f64,
 }
 
-pub(super) async fn everyone_wins(api: &Service, coupon: InstallationCoupon, size: &BenchSize) -> Result<Winning> {
+pub(super) async fn everyone_wins(
+    api: &Service,
+    coupon: InstallationCoupon,
+    size: &BenchSize,
+) -> Result<Winning> {
     let people = coupon.quantity;
     let crowd = Workload::once_each(api.address()?, coupon.id, people, size.connections);
     let (tally, cpu) = crowd.run_metered(api.pid()).await?;
-    ensure!(tally.count(AnswerKind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
-    Ok(Winning { per_second: tally.per_second, seconds: tally.seconds, cpu_seconds: cpu * f64::from(people) / 1e6 })
+    ensure!(
+        tally.count(AnswerKind::Accepted) == u64::from(people),
+        "not everyone won: {:?}",
+        tally.answers
+    );
+    Ok(Winning {
+        per_second: tally.per_second,
+        seconds: tally.seconds,
+        cpu_seconds: cpu * f64::from(people) / 1e6,
+    })
 }

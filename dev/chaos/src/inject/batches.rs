@@ -27,8 +27,13 @@ const MIRRORED: usize = 20;
 
 /// Sends it, and waits until what it leaves is resolved or named.
 pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
-    let refuses_unsigned = system.world.find_setting("KAFKA_UNSIGNED").is_some_and(|set| set == "reject");
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
+    let refuses_unsigned = system
+        .world
+        .find_setting("KAFKA_UNSIGNED")
+        .is_some_and(|set| set == "reject");
     let mut found = PlacedGarbage::new(system, coupon).await;
     let places = if batch == ForeignBatch::Garbled {
         garbled(system).await?
@@ -38,18 +43,29 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
             ForeignBatch::Oversized => vec![vec![b'a'; LARGE]; MANY],
             _ => forged(coupon, refuses_unsigned),
         };
-        let codec = if batch == ForeignBatch::Oversized { "gzip" } else { CODECS[rand::random_range(0..CODECS.len())] };
+        let codec = if batch == ForeignBatch::Oversized {
+            "gzip"
+        } else {
+            CODECS[rand::random_range(0..CODECS.len())]
+        };
         if messages.is_empty() {
             return Ok(Effect::now(false, "no row yet"));
         }
         let _alone = system.single()?.alone(FaultyStore::Kafka).await;
-        let first = system.world.topic.produce_batch(PARTITION, codec, &messages).await;
+        let first = system
+            .world
+            .topic
+            .produce_batch(PARTITION, codec, &messages)
+            .await;
         places_of(first, messages.len())
     };
     found.was_put();
     if batch == ForeignBatch::Mirrored && !refuses_unsigned {
         // Copies of claims that have rows change nothing and leave nothing behind.
-        return Ok(Effect::now(true, format!("{} claims sent again", places.len())));
+        return Ok(Effect::now(
+            true,
+            format!("{} claims sent again", places.len()),
+        ));
     }
     found.note(&places);
     found.until_gone(&places, ms).await
@@ -57,8 +73,11 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
 
 fn places_of(first: i64, count: usize) -> Vec<GarbagePlace> {
     let offsets = (first..).take(count);
-    let place =
-        |offset| GarbagePlace::DeadLetters(format!("source_partition = {PARTITION} AND source_offset = {offset}"));
+    let place = |offset| {
+        GarbagePlace::DeadLetters(format!(
+            "source_partition = {PARTITION} AND source_offset = {offset}"
+        ))
+    };
     offsets.map(place).collect()
 }
 
@@ -70,7 +89,8 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
         coupon.drop
     );
     let rows = system.world.sql.rows(&rows).await.unwrap_or_default();
-    let message = |row: &Vec<String>| claim(coupon, &row[0], &row[1], &format!("{}Z", &row[2][..23]));
+    let message =
+        |row: &Vec<String>| claim(coupon, &row[0], &row[1], &format!("{}Z", &row[2][..23]));
     Ok(rows.iter().map(message).collect())
 }
 
@@ -79,10 +99,18 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
 fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
     let text = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
     let now = chrono::Utc::now();
-    let ahead = text(if refuses_unsigned { now } else { now + chrono::TimeDelta::days(30) });
+    let ahead = text(if refuses_unsigned {
+        now
+    } else {
+        now + chrono::TimeDelta::days(30)
+    });
     let instants = [ahead.as_str(), "2020-01-01T00:00:00.000Z"];
-    let messages = instants.iter().flat_map(|at| [1, 2, 20].map(|slot| (slot, *at)));
-    messages.map(|(slot, at)| claim(coupon, &slot.to_string(), &format!("forger-{slot}"), at)).collect()
+    let messages = instants
+        .iter()
+        .flat_map(|at| [1, 2, 20].map(|slot| (slot, *at)));
+    messages
+        .map(|(slot, at)| claim(coupon, &slot.to_string(), &format!("forger-{slot}"), at))
+        .collect()
 }
 
 fn claim(coupon: &MadeCoupon, slot: &str, user: &str, at: &str) -> Vec<u8> {
@@ -95,16 +123,26 @@ fn claim(coupon: &MadeCoupon, slot: &str, user: &str, at: &str) -> Vec<u8> {
 async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
     let servers = system.single()?;
     let _alone = servers.alone(FaultyStore::Kafka).await;
-    let consumers: Vec<_> =
-        system.supervisor.all().iter().filter(|process| process.role() == ProcessRole::Consumer).collect();
+    let consumers: Vec<_> = system
+        .supervisor
+        .all()
+        .iter()
+        .filter(|process| process.role() == ProcessRole::Consumer)
+        .collect();
     let mut busy = Vec::new();
     for consumer in &consumers {
         busy.push(consumer.busy.lock().await);
         consumer.kill().await;
     }
     let text = format!("garbled at {:?}", Instant::now());
-    let first = system.world.topic.produce_batch(PARTITION, "none", &[text.clone().into_bytes()]).await;
-    let done = servers.kafka.garble(system.world.topic.name(), PARTITION, text.as_bytes());
+    let first = system
+        .world
+        .topic
+        .produce_batch(PARTITION, "none", &[text.clone().into_bytes()])
+        .await;
+    let done = servers
+        .kafka
+        .garble(system.world.topic.name(), PARTITION, text.as_bytes());
     for consumer in &consumers {
         consumer.come_back(None);
     }

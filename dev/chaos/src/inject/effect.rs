@@ -15,7 +15,11 @@ pub struct Effect {
 
 impl Effect {
     pub(crate) fn of(during: Range<Instant>, took: bool, note: impl Into<String>) -> Self {
-        Self { took, note: note.into(), during }
+        Self {
+            took,
+            note: note.into(),
+            during,
+        }
     }
 
     /// One that is over at once.

@@ -14,13 +14,19 @@ use crate::wait::pause;
 
 /// People of good names whom no claim has admitted. They are promised something, as far as Redis
 /// says, and may be given it.
-pub(crate) const ODD_PEOPLE: [&str; 4] = ["odd-fraction", "odd-negative", "odd-huge", "odd-infinite"];
+pub(crate) const ODD_PEOPLE: [&str; 4] =
+    ["odd-fraction", "odd-negative", "odd-huge", "odd-infinite"];
 const ODD_SCORES: [&str; 4] = ["3.5", "-7", "1e300", "inf"];
 
 /// Names that nobody can have: not in the contract, not ASCII, not UTF-8.
 const NAMES: [&[u8]; 3] = [b"odd person", "jos\u{e9}".as_bytes(), b"\xff\xfe\x00"];
 
-const NOT_FREE: [(&str, &str); 4] = [("2", "x"), ("2.5", "2.5"), ("-3", "-3"), ("1e15", "1000000000000000")];
+const NOT_FREE: [(&str, &str); 4] = [
+    ("2", "x"),
+    ("2.5", "2.5"),
+    ("-3", "-3"),
+    ("1e15", "1000000000000000"),
+];
 
 /// What dead letters by hand give as their reason.
 const BY_HAND: &str = "junk by hand";
@@ -30,7 +36,9 @@ const NAMED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Puts it there, and waits until it is gone.
 pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
     let mut found = PlacedGarbage::new(system, coupon).await;
     let places = match junk {
         Junk::Scores => found.scores().await,
@@ -46,15 +54,26 @@ pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result
 /// What another fault has brought back, since a person removed it: a server that was some seconds
 /// behind when it took over, say. The person removes it again.
 pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
-    let Some(coupon) = system.coupons().first() else { return Ok(()) };
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(());
+    };
     for (finding, place) in system.put_garbage() {
-        PlacedGarbage { system, coupon, finding, put: true }.until_gone(&[place], 0).await?;
+        PlacedGarbage {
+            system,
+            coupon,
+            finding,
+            put: true,
+        }
+        .until_gone(&[place], 0)
+        .await?;
     }
     Ok(())
 }
 
 pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
     let mut found = PlacedGarbage::new(system, coupon).await;
     let redis = system.redis();
     let name = match key {
@@ -62,10 +81,20 @@ pub(super) async fn wrong_type(system: &SystemUnderTest, key: DropKey, ms: u64) 
         other => redis.of_drop(coupon.id, coupon.drop, other.name()),
     };
     // A counter is a string already.
-    let command = if key == DropKey::Count { "LPUSH" } else { "SET" };
+    let command = if key == DropKey::Count {
+        "LPUSH"
+    } else {
+        "SET"
+    };
     found.redis(&[b"DEL", name.as_bytes()]).await;
-    found.redis(&[command.as_bytes(), name.as_bytes(), b"junk"]).await;
-    let kind = if key == DropKey::Count { "list" } else { "string" };
+    found
+        .redis(&[command.as_bytes(), name.as_bytes(), b"junk"])
+        .await;
+    let kind = if key == DropKey::Count {
+        "list"
+    } else {
+        "string"
+    };
     let places = [GarbagePlace::Type { name, kind }];
     found.note(&places);
     found.until_gone(&places, ms).await
@@ -82,8 +111,18 @@ pub(super) struct PlacedGarbage<'a> {
 
 impl<'a> PlacedGarbage<'a> {
     pub(super) async fn new(system: &'a SystemUnderTest, coupon: &'a MadeCoupon) -> Self {
-        let finding = number(system, "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings").await.unwrap_or(0);
-        Self { system, coupon, finding, put: false }
+        let finding = number(
+            system,
+            "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings",
+        )
+        .await
+        .unwrap_or(0);
+        Self {
+            system,
+            coupon,
+            finding,
+            put: false,
+        }
     }
 
     /// Notes that the garbage is there.
@@ -92,7 +131,8 @@ impl<'a> PlacedGarbage<'a> {
     }
 
     pub(super) fn note(&self, places: &[GarbagePlace]) {
-        self.system.note_garbage(places.iter().map(|place| (self.finding, place.clone())));
+        self.system
+            .note_garbage(places.iter().map(|place| (self.finding, place.clone())));
     }
 
     /// A command to the master. One that failed may have run all the same.
@@ -101,15 +141,24 @@ impl<'a> PlacedGarbage<'a> {
     }
 
     fn key(&self, name: &str) -> String {
-        self.system.redis().of_drop(self.coupon.id, self.coupon.drop, name)
+        self.system
+            .redis()
+            .of_drop(self.coupon.id, self.coupon.drop, name)
     }
 
     async fn scores(&mut self) -> Vec<GarbagePlace> {
         let key = self.key("users");
         for (score, name) in ODD_SCORES.iter().zip(ODD_PEOPLE) {
-            self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()]).await;
+            self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()])
+                .await;
         }
-        ODD_PEOPLE.into_iter().map(|name| GarbagePlace::Score { key: key.clone(), name }).collect()
+        ODD_PEOPLE
+            .into_iter()
+            .map(|name| GarbagePlace::Score {
+                key: key.clone(),
+                name,
+            })
+            .collect()
     }
 
     /// On the next slots, as if admission had put them there; and at the head of the line.
@@ -118,26 +167,38 @@ impl<'a> PlacedGarbage<'a> {
              if not count or count >= tonumber(redis.call('HGET', KEYS[3], 'quantity') or '0') then return end
              redis.call('ZADD', KEYS[2], count + 1, ARGV[1])
              redis.call('SET', KEYS[1], count + 1)";
-        let [count, users, meta, waiting] = ["count", "users", "meta", "waiting"].map(|name| self.key(name));
+        let [count, users, meta, waiting] =
+            ["count", "users", "meta", "waiting"].map(|name| self.key(name));
         let keys = [count.as_bytes(), users.as_bytes(), meta.as_bytes()];
         for name in [NAMES[0], NAMES[1]] {
             let [count, users, meta] = keys;
-            self.redis(&[b"EVAL", ADMIT.as_bytes(), b"3", count, users, meta, name]).await;
+            self.redis(&[b"EVAL", ADMIT.as_bytes(), b"3", count, users, meta, name])
+                .await;
         }
-        self.redis(&[b"ZADD", waiting.as_bytes(), b"-5", NAMES[2]]).await;
+        self.redis(&[b"ZADD", waiting.as_bytes(), b"-5", NAMES[2]])
+            .await;
         let both = [users, waiting];
-        let places = both
-            .iter()
-            .flat_map(|key| NAMES.map(|name| GarbagePlace::Member { key: key.clone(), name: name.to_vec() }));
+        let places = both.iter().flat_map(|key| {
+            NAMES.map(|name| GarbagePlace::Member {
+                key: key.clone(),
+                name: name.to_vec(),
+            })
+        });
         places.collect()
     }
 
     async fn free(&mut self) -> Vec<GarbagePlace> {
         let key = self.key("free");
         for (score, name) in NOT_FREE {
-            self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()]).await;
+            self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()])
+                .await;
         }
-        NOT_FREE.map(|(_, name)| GarbagePlace::Member { key: key.clone(), name: name.into() }).into()
+        NOT_FREE
+            .map(|(_, name)| GarbagePlace::Member {
+                key: key.clone(),
+                name: name.into(),
+            })
+            .into()
     }
 
     async fn messages(&mut self) -> Vec<GarbagePlace> {
@@ -192,20 +253,28 @@ impl<'a> PlacedGarbage<'a> {
         let begun = Instant::now();
         pause(ms).await;
         let mut removed = 0;
-        let may_be_there = |place: &&GarbagePlace| self.put || !matches!(place, GarbagePlace::DeadLetters(_));
+        let may_be_there =
+            |place: &&GarbagePlace| self.put || !matches!(place, GarbagePlace::DeadLetters(_));
         for place in places.iter().filter(may_be_there) {
             while self.is_there(place).await.unwrap_or(true) {
                 if self.is_named(place).await.unwrap_or(false) {
                     removed += u32::from(self.remove(place).await.is_ok());
                 } else if begun.elapsed() > NAMED_WITHIN {
-                    self.system.object(format!("garbage was neither removed nor named: {}", self.said(place)));
+                    self.system.object(format!(
+                        "garbage was neither removed nor named: {}",
+                        self.said(place)
+                    ));
                     break;
                 }
                 pause(200).await;
             }
         }
         let note = format!("{removed} of {} removed by a person", places.len());
-        Ok(Effect::of(begun..Instant::now(), self.put || removed > 0, note))
+        Ok(Effect::of(
+            begun..Instant::now(),
+            self.put || removed > 0,
+            note,
+        ))
     }
 
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
@@ -213,7 +282,8 @@ impl<'a> PlacedGarbage<'a> {
         Ok(match place {
             // On the waiting list of a drop that is full it is in nobody's way.
             GarbagePlace::Member { key, name } => {
-                score(&redis, key, name).await?.is_some() && !(key.ends_with(":waiting") && self.is_full().await?)
+                score(&redis, key, name).await?.is_some()
+                    && !(key.ends_with(":waiting") && self.is_full().await?)
             }
             GarbagePlace::Score { key, name } => {
                 let score = score(&redis, key, name.as_bytes()).await?;
@@ -221,12 +291,14 @@ impl<'a> PlacedGarbage<'a> {
             }
             GarbagePlace::Type { name, kind } => {
                 redis.try_command::<String>(&["TYPE", name]).await? == *kind
-                    && (*kind == "list" || redis.try_command::<String>(&["GET", name]).await? == "junk")
+                    && (*kind == "list"
+                        || redis.try_command::<String>(&["GET", name]).await? == "junk")
             }
             // A message may not have been read yet.
             GarbagePlace::DeadLetters(of) => {
-                let resolved =
-                    format!("SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}");
+                let resolved = format!(
+                    "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}"
+                );
                 number(self.system, &resolved).await? == 0
             }
         })
@@ -243,7 +315,10 @@ impl<'a> PlacedGarbage<'a> {
     /// and that a person is needed.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
-        let after = format!("(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)", self.finding);
+        let after = format!(
+            "(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)",
+            self.finding
+        );
         let named = match place {
             GarbagePlace::DeadLetters(of) => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
@@ -268,7 +343,9 @@ impl<'a> PlacedGarbage<'a> {
                 let claimants = redis.claimants(self.coupon.id);
                 command(&redis, &[b"HDEL", claimants.as_bytes(), name.as_slice()]).await?;
             }
-            GarbagePlace::Score { key, name } => command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?,
+            GarbagePlace::Score { key, name } => {
+                command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?
+            }
             GarbagePlace::Type { name, .. } => command(&redis, &[b"DEL", name.as_bytes()]).await?,
             GarbagePlace::DeadLetters(of) => {
                 let discard = format!(
@@ -284,7 +361,9 @@ impl<'a> PlacedGarbage<'a> {
     fn said(&self, place: &GarbagePlace) -> String {
         let drop = self.coupon.drop;
         match place {
-            GarbagePlace::Member { key, name } => format!("{} in {key} of drop {drop}", String::from_utf8_lossy(name)),
+            GarbagePlace::Member { key, name } => {
+                format!("{} in {key} of drop {drop}", String::from_utf8_lossy(name))
+            }
             GarbagePlace::Score { key, name } => format!("{name} in {key}"),
             GarbagePlace::Type { name, .. } => format!("a key of another type, {name}"),
             GarbagePlace::DeadLetters(of) => format!("dead letters, {of}"),

@@ -22,9 +22,15 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: hog\r\n\r\n";
 
 /// Holds idle and polite connections to a process for `ms`, and objects if most probes fail.
-pub(super) async fn hold(system: &SystemUnderTest, process: &Supervised, ms: u64) -> Result<Effect> {
+pub(super) async fn hold(
+    system: &SystemUnderTest,
+    process: &Supervised,
+    ms: u64,
+) -> Result<Effect> {
     let begun = Instant::now();
-    let Some(address) = process.address() else { return Ok(Effect::now(false, "it does not run")) };
+    let Some(address) = process.address() else {
+        return Ok(Effect::now(false, "it does not run"));
+    };
     let address = address.trim_start_matches("http://").to_owned();
     let mut hogs = JoinSet::new();
     for number in 0..2 * HOGS {
@@ -34,16 +40,28 @@ pub(super) async fn hold(system: &SystemUnderTest, process: &Supervised, ms: u64
     let (mut answered, mut failed) = (0_u32, 0_u32);
     while begun.elapsed() < Duration::from_millis(ms) {
         let probe = timeout(PROBE_TIMEOUT, probe(&address)).await;
-        *(if matches!(probe, Ok(Ok(()))) { &mut answered } else { &mut failed }) += 1;
+        *(if matches!(probe, Ok(Ok(()))) {
+            &mut answered
+        } else {
+            &mut failed
+        }) += 1;
         pause(200).await;
     }
     hogs.shutdown().await;
     // A fault of the machine may cost one probe; a full server fails them all.
     if failed > answered && process.address().is_some() {
-        system.object(format!("{failed} of {} probes failed beside {} idle connections", answered + failed, 2 * HOGS));
+        system.object(format!(
+            "{failed} of {} probes failed beside {} idle connections",
+            answered + failed,
+            2 * HOGS
+        ));
     }
     let note = format!("{answered} of {} probes answered", answered + failed);
-    Ok(Effect::of(begun..Instant::now(), answered + failed > 0, note))
+    Ok(Effect::of(
+        begun..Instant::now(),
+        answered + failed > 0,
+        note,
+    ))
 }
 
 /// One connection, until the server closes it. A polite one asks again and again.
@@ -64,9 +82,15 @@ async fn hog(address: &str, polite: bool) -> std::io::Result<()> {
 
 async fn probe(address: &str) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n").await?;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n")
+        .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     // 503 is an answer too: the process says that its loop stands still.
-    if answer.starts_with("HTTP/1.1 ") { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+    if answer.starts_with("HTTP/1.1 ") {
+        Ok(())
+    } else {
+        Err(std::io::ErrorKind::UnexpectedEof.into())
+    }
 }

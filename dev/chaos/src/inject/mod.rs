@@ -27,17 +27,28 @@ const OLD_READER: &str = "INSERT INTO processes (id, role, owner, topic, consume
 /// Makes it happen and undoes it.
 pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
     match fault {
-        Fault::Kill { role, number, .. } | Fault::Freeze { role, number, .. } | Fault::Crash { role, number, .. } => {
+        Fault::Kill { role, number, .. }
+        | Fault::Freeze { role, number, .. }
+        | Fault::Crash { role, number, .. } => {
             let process = system.supervisor.process(*role, *number);
             let _alone = process.busy.lock().await;
             Ok(on_process(process, fault).await)
         }
-        Fault::Clock { role, number, seconds, ms } => {
+        Fault::Clock {
+            role,
+            number,
+            seconds,
+            ms,
+        } => {
             let process = system.supervisor.process(*role, *number);
             let took = process.set_clock(*seconds)?;
             let during = lasting(*ms).await;
             process.set_clock(0)?;
-            Ok(Effect::of(during, took, if took { "stepped" } else { "it does not run" }))
+            Ok(Effect::of(
+                during,
+                took,
+                if took { "stepped" } else { "it does not run" },
+            ))
         }
         Fault::Hogs { role, number, ms } => {
             let process = system.supervisor.process(*role, *number);
@@ -72,15 +83,25 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::MysqlReadOnly { ms } => mysql::read_only(system, *ms).await,
         Fault::MysqlLocks { ms } => mysql::locks(system, *ms).await,
         Fault::MysqlDeadlocks { ms } => mysql::deadlocks(system, *ms).await,
-        Fault::MysqlTableHangs { ms } => mysql::hang(system, "LOCK TABLES issued_coupons WRITE", *ms).await,
-        Fault::MysqlWritesHang { ms } => mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await,
+        Fault::MysqlTableHangs { ms } => {
+            mysql::hang(system, "LOCK TABLES issued_coupons WRITE", *ms).await
+        }
+        Fault::MysqlWritesHang { ms } => {
+            mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await
+        }
         Fault::Garbage { junk, ms } => garbage::put(system, *junk, *ms).await,
         Fault::Batch { batch, ms } => batches::send(system, *batch, *ms).await,
         Fault::OldReader { ms } => {
             let done = system.world.sql.rows(OLD_READER).await.is_ok();
             let during = lasting(*ms).await;
             // MySQL may have a fault, too.
-            while system.world.sql.rows("DELETE FROM processes WHERE id = 'old'").await.is_err() {
+            while system
+                .world
+                .sql
+                .rows("DELETE FROM processes WHERE id = 'old'")
+                .await
+                .is_err()
+            {
                 pause(100).await;
             }
             Ok(Effect::of(during, done, "an old reader was there"))
@@ -99,9 +120,13 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::WrongType { key, ms } => garbage::wrong_type(system, *key, *ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system).await,
-        Fault::RedisPrimary { number, frozen, ms } => clusters::redis_primary(system, *number, *frozen, *ms).await,
+        Fault::RedisPrimary { number, frozen, ms } => {
+            clusters::redis_primary(system, *number, *frozen, *ms).await
+        }
         Fault::Broker { id, frozen, ms } => clusters::broker(system, *id, *frozen, *ms).await,
-        Fault::MysqlFailOver { frozen, ms } => clusters::mysql_fail_over(system, *frozen, *ms).await,
+        Fault::MysqlFailOver { frozen, ms } => {
+            clusters::mysql_fail_over(system, *frozen, *ms).await
+        }
     }
 }
 
@@ -125,7 +150,15 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
                 process.kill().await;
                 process.come_back(None);
             }
-            Effect::of(begun..Instant::now(), died, if died { "died there" } else { "never got there" })
+            Effect::of(
+                begun..Instant::now(),
+                died,
+                if died {
+                    "died there"
+                } else {
+                    "never got there"
+                },
+            )
         }
         Fault::Kill { ms, .. } => {
             let ran = process.kill().await;
@@ -151,24 +184,46 @@ async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Re
     }
     let during = lasting(ms).await;
     system.single()?.proxy(store).set(ProxyFault::Pass).await?;
-    Ok(Effect::of(during, killed > 0, format!("{killed} processes started without it")))
+    Ok(Effect::of(
+        during,
+        killed > 0,
+        format!("{killed} processes started without it"),
+    ))
 }
 
 /// The row of a person who has one, and their admission.
 async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let Some(coupon) = system.coupons().first() else {
+        return Ok(Effect::now(false, "no coupon"));
+    };
     let (sql, redis) = (&system.world.sql, system.redis());
-    let held = format!("SELECT user_id FROM issued_coupons WHERE drop_id = {} ORDER BY slot LIMIT 1", coupon.drop);
+    let held = format!(
+        "SELECT user_id FROM issued_coupons WHERE drop_id = {} ORDER BY slot LIMIT 1",
+        coupon.drop
+    );
     let rows = sql.rows(&held).await?;
-    let Some(person) = rows.first().map(|row| row[0].clone()) else { return Ok(Effect::now(false, "no row yet")) };
+    let Some(person) = rows.first().map(|row| row[0].clone()) else {
+        return Ok(Effect::now(false, "no row yet"));
+    };
     let users = redis.of_drop(coupon.id, coupon.drop, "users");
     redis.try_command::<()>(&["ZREM", &users, &person]).await?;
-    redis.try_command::<()>(&["HDEL", &redis.claimants(coupon.id), &person]).await?;
-    sql.rows(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND user_id = '{person}'", coupon.drop)).await?;
+    redis
+        .try_command::<()>(&["HDEL", &redis.claimants(coupon.id), &person])
+        .await?;
+    sql.rows(&format!(
+        "DELETE FROM issued_coupons WHERE drop_id = {} AND user_id = '{person}'",
+        coupon.drop
+    ))
+    .await?;
     Ok(Effect::now(true, "a row and its admission"))
 }
 
-async fn disturb(system: &SystemUnderTest, store: FaultyStore, wire: WireFault, ms: u64) -> Result<Effect> {
+async fn disturb(
+    system: &SystemUnderTest,
+    store: FaultyStore,
+    wire: WireFault,
+    ms: u64,
+) -> Result<Effect> {
     let _alone = system.single()?.alone(store).await;
     let proxy = system.single()?.proxy(store);
     let before = proxy.counters();
@@ -188,15 +243,28 @@ async fn disturb(system: &SystemUnderTest, store: FaultyStore, wire: WireFault, 
     let passed = after.bytes_to_server - before.bytes_to_server;
     let dropped = after.bytes_dropped - before.bytes_dropped;
     Ok(match wire {
-        WireFault::Delay | WireFault::LongDelay => Effect::of(during, passed > 0, format!("{passed} bytes came late")),
-        WireFault::DropReplies => Effect::of(during, dropped > 0, format!("{dropped} bytes of replies lost")),
-        WireFault::Cut | WireFault::BlackHole | WireFault::HalfClose => {
-            Effect::of(during, before.open > 0, format!("{} connections hit", before.open))
+        WireFault::Delay | WireFault::LongDelay => {
+            Effect::of(during, passed > 0, format!("{passed} bytes came late"))
         }
+        WireFault::DropReplies => Effect::of(
+            during,
+            dropped > 0,
+            format!("{dropped} bytes of replies lost"),
+        ),
+        WireFault::Cut | WireFault::BlackHole | WireFault::HalfClose => Effect::of(
+            during,
+            before.open > 0,
+            format!("{} connections hit", before.open),
+        ),
     })
 }
 
-async fn silence(system: &SystemUnderTest, store: FaultyStore, process: bool, ms: u64) -> Result<Effect> {
+async fn silence(
+    system: &SystemUnderTest,
+    store: FaultyStore,
+    process: bool,
+    ms: u64,
+) -> Result<Effect> {
     let _alone = system.single()?.alone(store).await;
     let proxy = system.single()?.proxy(store);
     let open = proxy.counters().open;
@@ -210,5 +278,9 @@ async fn silence(system: &SystemUnderTest, store: FaultyStore, process: bool, ms
         system.single()?.start_again(store).await?;
     }
     proxy.set(ProxyFault::Pass).await?;
-    Ok(Effect::of(during, open > 0, format!("{open} connections silent for good")))
+    Ok(Effect::of(
+        during,
+        open > 0,
+        format!("{open} connections silent for good"),
+    ))
 }

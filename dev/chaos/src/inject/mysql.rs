@@ -35,7 +35,11 @@ pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     other.query_drop("ROLLBACK").await?;
     other.disconnect().await?;
     let timeouts = counter(system, "lock_timeouts").await? - before;
-    Ok(Effect::of(during, waits + timeouts > 0, format!("{timeouts} lock waits timed out, {waits} waited at the end")))
+    Ok(Effect::of(
+        during,
+        waits + timeouts > 0,
+        format!("{timeouts} lock waits timed out, {waits} waited at the end"),
+    ))
 }
 
 /// Rows that make a transaction heavier than a batch: MySQL ends the lighter of two that wait for
@@ -48,10 +52,15 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let before = counter(system, "lock_deadlocks").await?;
     let begun = Instant::now();
     let mut other = other_client(system).await?;
-    other.query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)").await?;
+    other
+        .query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)")
+        .await?;
     // Writers take a share of the drop's row first and then their place among its rows; this is the
     // other way round.
-    let rows = format!("SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE", drop(system));
+    let rows = format!(
+        "SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE",
+        drop(system)
+    );
     while begun.elapsed() < Duration::from_millis(ms + 1_000) {
         other.query_drop("BEGIN").await?;
         let both = async {
@@ -80,26 +89,40 @@ pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Resul
     let mut other = other_client(system).await?;
     other.query_drop(lock).await?;
     let during = lasting(ms).await;
-    let waiting =
-        "SELECT COUNT(*) FROM performance_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for%lock'";
+    let waiting = "SELECT COUNT(*) FROM performance_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for%lock'";
     let waiting = number(system, waiting).await;
     other.query_drop("UNLOCK TABLES").await?;
     other.disconnect().await?;
     let waiting = waiting?;
-    Ok(Effect::of(during, waiting > 0, format!("{waiting} statements waited at the end")))
+    Ok(Effect::of(
+        during,
+        waiting > 0,
+        format!("{waiting} statements waited at the end"),
+    ))
 }
 
 /// Its files may not grow: it ends itself when it can't write its log, and is started again.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
-    let pid = system.single()?.pid(FaultyStore::Mysql).context("MySQL does not run")?;
+    let pid = system
+        .single()?
+        .pid(FaultyStore::Mysql)
+        .context("MySQL does not run")?;
     let begun = Instant::now();
     files_up_to(pid, Some(1))?;
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
     let during = begun..Instant::now();
     system.single()?.kill(FaultyStore::Mysql).await?;
     system.single()?.start_again(FaultyStore::Mysql).await?;
-    Ok(Effect::of(during, true, if ended { "ended itself" } else { "writes failed" }))
+    Ok(Effect::of(
+        during,
+        true,
+        if ended {
+            "ended itself"
+        } else {
+            "writes failed"
+        },
+    ))
 }
 
 fn drop(system: &SystemUnderTest) -> i64 {
@@ -107,15 +130,24 @@ fn drop(system: &SystemUnderTest) -> i64 {
 }
 
 fn lock_drop(system: &SystemUnderTest) -> String {
-    format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", drop(system))
+    format!(
+        "SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE",
+        drop(system)
+    )
 }
 
 async fn other_client(system: &SystemUnderTest) -> Result<Conn> {
     let conn = Conn::from_url(system.world.sql.url());
-    tokio::time::timeout(Duration::from_secs(5), conn).await?.map_err(Into::into)
+    tokio::time::timeout(Duration::from_secs(5), conn)
+        .await?
+        .map_err(Into::into)
 }
 
 /// A counter of InnoDB.
 async fn counter(system: &SystemUnderTest, name: &str) -> Result<u64> {
-    number(system, &format!("SELECT `COUNT` FROM information_schema.innodb_metrics WHERE name = '{name}'")).await
+    number(
+        system,
+        &format!("SELECT `COUNT` FROM information_schema.innodb_metrics WHERE name = '{name}'"),
+    )
+    .await
 }

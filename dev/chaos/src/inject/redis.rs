@@ -30,7 +30,13 @@ async fn people(system: &SystemUnderTest) -> Result<u64> {
 }
 
 fn forgotten(before: u64, after: u64) -> Effect {
-    Effect::now(after < before, format!("{} of {before} admissions forgotten", before.saturating_sub(after)))
+    Effect::now(
+        after < before,
+        format!(
+            "{} of {before} admissions forgotten",
+            before.saturating_sub(after)
+        ),
+    )
 }
 
 /// Killed, and back without the last part of what it wrote.
@@ -38,7 +44,9 @@ pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<E
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
     system.single()?.kill(FaultyStore::Redis).await?;
-    let file = std::fs::File::options().write(true).open(system.single()?.append_only_file()?)?;
+    let file = std::fs::File::options()
+        .write(true)
+        .open(system.single()?.append_only_file()?)?;
     let length = file.metadata()?.len();
     let written = length.saturating_sub(system.written_before());
     file.set_len(length - written * percent / 100)?;
@@ -69,9 +77,15 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
 /// A replica that follows the master no more, and is `lag_ms` behind it.
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
-    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(system.single()?).await? };
+    let Replica { server, link } = if let Some(ready) = ready {
+        ready
+    } else {
+        follow(system.single()?).await?
+    };
     link.set(ProxyFault::Cut).await?;
-    PrefixedKeys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
+    PrefixedKeys::new(&server.url(), "")
+        .try_command::<()>(&["REPLICAOF", "NO", "ONE"])
+        .await?;
     pause(lag_ms).await;
     Ok(server)
 }
@@ -95,11 +109,18 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
     let before = people(system).await?;
     let begun = Instant::now();
     let command = PrefixedKeys::new(&master.url(), "");
-    command.try_command::<()>(&["REPLICAOF", "127.0.0.1", &older.port().to_string()]).await?;
+    command
+        .try_command::<()>(&["REPLICAOF", "127.0.0.1", &older.port().to_string()])
+        .await?;
     until_it_follows(&master).await?;
-    command.try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
+    command
+        .try_command::<()>(&["REPLICAOF", "NO", "ONE"])
+        .await?;
     let after = people(system).await?;
-    Ok(Effect { during: begun..Instant::now(), ..forgotten(before, after) })
+    Ok(Effect {
+        during: begun..Instant::now(),
+        ..forgotten(before, after)
+    })
 }
 
 /// Its clock, by which windows open and close, is off by so many seconds.
@@ -112,21 +133,36 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
     let stepped = time().await? - before;
     let during = lasting(ms).await;
     system.single()?.redis_clock.set(0)?;
-    Ok(Effect::of(during, (stepped - seconds).abs() < 5, format!("it stepped by {stepped} s")))
+    Ok(Effect::of(
+        during,
+        (stepped - seconds).abs() < 5,
+        format!("it stepped by {stepped} s"),
+    ))
 }
 
 /// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it
 /// can't keep.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
-    let pid = system.single()?.pid(FaultyStore::Redis).context("Redis does not run")?;
+    let pid = system
+        .single()?
+        .pid(FaultyStore::Redis)
+        .context("Redis does not run")?;
     let length = std::fs::metadata(system.single()?.append_only_file()?)?.len();
     files_up_to(pid, Some(length + 100))?;
     let begun = Instant::now();
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
     system.single()?.kill(FaultyStore::Redis).await?;
     system.single()?.start_again(FaultyStore::Redis).await?;
-    Ok(Effect::of(begun..begun, ended, if ended { "ended itself" } else { "nothing was written" }))
+    Ok(Effect::of(
+        begun..begun,
+        ended,
+        if ended {
+            "ended itself"
+        } else {
+            "nothing was written"
+        },
+    ))
 }
 
 /// New keys are refused.
@@ -134,30 +170,49 @@ pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let before = refused(&redis).await?;
-    redis.try_command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await?;
+    redis
+        .try_command::<()>(&["CONFIG", "SET", "maxmemory", "1"])
+        .await?;
     let during = lasting(ms).await;
     let after = refused(&redis).await?;
-    redis.try_command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await?;
-    Ok(Effect::of(during, after > before, format!("{} commands refused", after - before)))
+    redis
+        .try_command::<()>(&["CONFIG", "SET", "maxmemory", "0"])
+        .await?;
+    Ok(Effect::of(
+        during,
+        after > before,
+        format!("{} commands refused", after - before),
+    ))
 }
 
 /// Errors of the kind OOM so far.
 async fn refused(redis: &PrefixedKeys) -> Result<u64> {
     let info: String = redis.try_command(&["INFO", "errorstats"]).await?;
-    let line = info.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
-    Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    Ok(line
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or(0))
 }
 
 /// No file of this process may grow beyond so many bytes; `None` takes the limit away.
 pub(super) fn files_up_to(pid: u32, bytes: Option<u64>) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let limit = Rlimit { current: bytes, maximum: None };
+    let limit = Rlimit {
+        current: bytes,
+        maximum: None,
+    };
     prlimit(pid, Resource::Fsize, limit).context("the limit on file sizes can't be set")?;
     Ok(())
 }
 
 /// Whether this child has ended (it may not have been waited for yet).
 pub(super) fn has_ended(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    stat.rsplit(')')
+        .next()
+        .is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }

@@ -40,7 +40,10 @@ async fn main() -> ExitCode {
 }
 
 async fn work(cli: Cli) -> Result<ExitCode> {
-    ensure!(cli.people >= cli.quantity, "PEOPLE must be at least QUANTITY, or not everything can be given away");
+    ensure!(
+        cli.people >= cli.quantity,
+        "PEOPLE must be at least QUANTITY, or not everything can be given away"
+    );
     let size = DemoSize {
         quantity: cli.quantity,
         people: cli.people,

@@ -57,44 +57,76 @@ async fn work(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(130));
         }
     };
-    let prometheus = if cli.watch { Some(watch(&system, &cli.folder).await?) } else { None };
+    let prometheus = if cli.watch {
+        Some(watch(&system, &cli.folder).await?)
+    } else {
+        None
+    };
     write_env(&system, &env_file)?;
     println!("{}", welcome(&system, &cli.folder)?);
     if let Some(prometheus) = &prometheus {
         let url = prometheus.url();
-        println!("Prometheus scrapes all of it: {url}/graph, {url}/alerts (dashboard for Grafana: deploy/grafana)\n");
+        println!(
+            "Prometheus scrapes all of it: {url}/graph, {url}/alerts (dashboard for Grafana: deploy/grafana)\n"
+        );
     }
-    step(format!("{}: stopping; the data is deleted", stopped().await?));
+    step(format!(
+        "{}: stopping; the data is deleted",
+        stopped().await?
+    ));
     let _ = fs::remove_file(&env_file);
     let complaints = system.stop().await;
     for complaint in &complaints {
         eprintln!("{complaint}");
     }
-    Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if complaints.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// A Prometheus that scrapes every process, with the rules of deploy/prometheus.
 async fn watch(system: &System, folder: &Path) -> Result<PrometheusServer> {
     step("starting Prometheus");
     let rules = folder.join("rules.yml");
-    fs::write(&rules, include_str!("../../../../deploy/prometheus/rules.yml"))?;
-    PrometheusServer::start(PrometheusOptions { jobs: system.scrape_jobs()?, rules: vec![rules] }).await
+    fs::write(
+        &rules,
+        include_str!("../../../../deploy/prometheus/rules.yml"),
+    )?;
+    PrometheusServer::start(PrometheusOptions {
+        jobs: system.scrape_jobs()?,
+        rules: vec![rules],
+    })
+    .await
 }
 
 /// Locks the folder for this process, and deletes what an earlier one left there.
 fn only_one(folder: &Path) -> Result<fs::File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join("lock");
-    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let lock = lock.with_context(|| format!("cannot write {}", path.display()))?;
     if lock.try_lock().is_err() {
         let env = fs::read_to_string(folder.join("env")).unwrap_or_default();
-        let api =
-            env.lines().find_map(|line| line.strip_prefix("API_URL=")).unwrap_or("an address that is not known yet");
-        bail!("make run is running already, at {api}: end it with Ctrl-C in its terminal, or take another --folder");
+        let api = env
+            .lines()
+            .find_map(|line| line.strip_prefix("API_URL="))
+            .unwrap_or("an address that is not known yet");
+        bail!(
+            "make run is running already, at {api}: end it with Ctrl-C in its terminal, or take another --folder"
+        );
     }
     for old in ["env", "mails", "logs"].map(|name| folder.join(name)) {
-        let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
+        let removed = if old.is_dir() {
+            fs::remove_dir_all(&old)
+        } else {
+            fs::remove_file(&old)
+        };
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", old.display()));
@@ -118,9 +150,15 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
         ("PAGE_TOKEN", pages.token.clone()),
         ("PROGRAMS", programs()?.display().to_string()),
     ]);
-    let mut lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+    let mut lines: Vec<_> = lines
+        .iter()
+        .map(|(name, value)| format!("{name}='{value}'\n"))
+        .collect();
     // The commands in mails and in OPERATIONS name programs without their folder.
-    lines.push(format!("PATH='{}':$PATH\n", std::path::absolute(programs()?)?.display()));
+    lines.push(format!(
+        "PATH='{}':$PATH\n",
+        std::path::absolute(programs()?)?.display()
+    ));
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -128,16 +166,27 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
 fn programs() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program.parent().context("a program without a folder")?;
-    Ok(folder.strip_prefix(std::env::current_dir()?).unwrap_or(folder).to_owned())
+    Ok(folder
+        .strip_prefix(std::env::current_dir()?)
+        .unwrap_or(folder)
+        .to_owned())
 }
 
 fn welcome(system: &System, folder: &Path) -> Result<String> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
-    let consumers = system.consumers.iter().map(|consumer| Ok(consumer.target()?.to_string()));
+    let consumers = system
+        .consumers
+        .iter()
+        .map(|consumer| Ok(consumer.target()?.to_string()));
     let consumers = consumers.collect::<Result<Vec<_>>>()?;
     let pages = system.pages.as_ref().context("no pages")?;
-    let servers: Vec<_> =
-        system.servers.stack.env().iter().map(|(name, value)| format!("  {name:<14} {value}")).collect();
+    let servers: Vec<_> = system
+        .servers
+        .stack
+        .env()
+        .iter()
+        .map(|(name, value)| format!("  {name:<14} {value}"))
+        .collect();
     Ok(include_str!("welcome.txt")
         .replace("{apis}", &apis.join(" "))
         .replace("{api}", &apis[0])
@@ -155,14 +204,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_one_is_refused_with_the_first_one_s_address_and_a_later_one_finds_the_folder_empty() {
+    fn a_second_one_is_refused_with_the_first_one_s_address_and_a_later_one_finds_the_folder_empty()
+    {
         let folder = tempfile::tempdir().unwrap();
         let first = only_one(folder.path()).unwrap();
-        fs::write(folder.path().join("env"), "X='1'\nAPI_URL='http://127.0.0.1:8080'\n").unwrap();
+        fs::write(
+            folder.path().join("env"),
+            "X='1'\nAPI_URL='http://127.0.0.1:8080'\n",
+        )
+        .unwrap();
         fs::create_dir(folder.path().join("mails")).unwrap();
         let refused = only_one(folder.path()).unwrap_err().to_string();
-        assert!(refused.contains("running already, at 'http://127.0.0.1:8080'"), "{refused}");
-        assert!(folder.path().join("env").exists(), "the first one's is left alone");
+        assert!(
+            refused.contains("running already, at 'http://127.0.0.1:8080'"),
+            "{refused}"
+        );
+        assert!(
+            folder.path().join("env").exists(),
+            "the first one's is left alone"
+        );
         drop(first);
         let _second = only_one(folder.path()).unwrap();
         assert!(!folder.path().join("env").exists() && !folder.path().join("mails").exists());

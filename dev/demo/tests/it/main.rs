@@ -1,5 +1,9 @@
 //! What the demo rests on, against real servers.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail by panicking"
+)]
 
 mod compose;
 mod faults;

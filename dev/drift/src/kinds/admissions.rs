@@ -16,12 +16,24 @@ impl Injector {
     }
 
     pub(super) async fn forget_claimants(&mut self, n: u32) -> Result<Injected> {
-        ensure!(self.once_per_coupon(), "only a coupon with once_per coupon has a list of claimants");
+        ensure!(
+            self.once_per_coupon(),
+            "only a coupon with once_per coupon has a list of claimants"
+        );
         let people = signed(&self.pick(n).await?);
         for (_, user) in &people {
-            self.redis::<i64>(redis::cmd("HDEL").arg(&self.keys.claimants).arg(user.as_str())).await?;
+            self.redis::<i64>(
+                redis::cmd("HDEL")
+                    .arg(&self.keys.claimants)
+                    .arg(user.as_str()),
+            )
+            .await?;
         }
-        Ok(self.injected(Drift::MissingClaimants, &people, "the coupon's list of claimants forgot people"))
+        Ok(self.injected(
+            Drift::MissingClaimants,
+            &people,
+            "the coupon's list of claimants forgot people",
+        ))
     }
 
     pub(super) async fn move_to_new_slots(&mut self, n: u32) -> Result<Injected> {
@@ -40,11 +52,19 @@ impl Injector {
     pub(super) async fn share_slots(&mut self, n: u32) -> Result<Injected> {
         let owners = self.pick(n).await?;
         let new = self.make_up(n);
-        let people: Vec<(i64, UserId)> = owners.iter().map(|(slot, _)| i64::from(*slot)).zip(new).collect();
+        let people: Vec<(i64, UserId)> = owners
+            .iter()
+            .map(|(slot, _)| i64::from(*slot))
+            .zip(new)
+            .collect();
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        Ok(self.injected(Drift::SlotConflict, &people, "new people stand on slots of people with rows"))
+        Ok(self.injected(
+            Drift::SlotConflict,
+            &people,
+            "new people stand on slots of people with rows",
+        ))
     }
 
     pub(super) async fn move_onto_others(&mut self, n: u32) -> Result<Injected> {
@@ -53,7 +73,11 @@ impl Injector {
         for ((_, user), (slot, _)) in movers.iter().zip(owners) {
             self.place_on(user, i64::from(*slot), false).await?;
         }
-        Ok(self.injected(Drift::ConflictMoved, &signed(movers), "Redis has people on the slots of others, beside them"))
+        Ok(self.injected(
+            Drift::ConflictMoved,
+            &signed(movers),
+            "Redis has people on the slots of others, beside them",
+        ))
     }
 
     pub(super) async fn exchange(&mut self, n: u32) -> Result<Injected> {
@@ -63,23 +87,45 @@ impl Injector {
             self.place_on(a, *b_slot, true).await?;
             self.place_on(b, *a_slot, true).await?;
         }
-        Ok(self.injected(Drift::ConflictExchanged, &both, "Redis has pairs of people on each other's slot"))
+        Ok(self.injected(
+            Drift::ConflictExchanged,
+            &both,
+            "Redis has pairs of people on each other's slot",
+        ))
     }
 
     /// Has Redis believe that a person is on a slot.
     pub(super) async fn place_on(&self, user: &UserId, slot: i64, claims: bool) -> Result<()> {
-        self.redis::<i64>(redis::cmd("ZADD").arg(&self.keys.users).arg(slot).arg(user.as_str())).await?;
+        self.redis::<i64>(
+            redis::cmd("ZADD")
+                .arg(&self.keys.users)
+                .arg(slot)
+                .arg(user.as_str()),
+        )
+        .await?;
         if claims && self.once_per_coupon() {
             let held = format!("{}:{slot}", self.drop.id);
-            self.redis::<i64>(redis::cmd("HSET").arg(&self.keys.claimants).arg(user.as_str()).arg(held)).await?;
+            self.redis::<i64>(
+                redis::cmd("HSET")
+                    .arg(&self.keys.claimants)
+                    .arg(user.as_str())
+                    .arg(held),
+            )
+            .await?;
         }
         Ok(())
     }
 
     /// Has Redis forget a person.
     pub(super) async fn forget(&self, user: &UserId) -> Result<()> {
-        self.redis::<i64>(redis::cmd("ZREM").arg(&self.keys.users).arg(user.as_str())).await?;
-        self.redis::<i64>(redis::cmd("HDEL").arg(&self.keys.claimants).arg(user.as_str())).await?;
+        self.redis::<i64>(redis::cmd("ZREM").arg(&self.keys.users).arg(user.as_str()))
+            .await?;
+        self.redis::<i64>(
+            redis::cmd("HDEL")
+                .arg(&self.keys.claimants)
+                .arg(user.as_str()),
+        )
+        .await?;
         Ok(())
     }
 }

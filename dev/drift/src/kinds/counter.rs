@@ -13,7 +13,11 @@ impl Injector {
     pub(super) async fn set_count(&mut self, kind: Drift, by: i64) -> Result<Injected> {
         let count = self.count().await?;
         self.write_count(count + by).await?;
-        Ok(self.injected(kind, &[], &format!("count was {count} and is {}", count + by)))
+        Ok(self.injected(
+            kind,
+            &[],
+            &format!("count was {count} and is {}", count + by),
+        ))
     }
 
     /// Skips `n` slots; a new person with a row holds the one after them, so that the counter is
@@ -26,20 +30,39 @@ impl Injector {
             self.write_row(&user, Slot::try_from(slot)?).await?;
         }
         self.write_count(slot).await?;
-        Ok(self.injected(Drift::CountGap, &[], &format!("slots {} to {} were skipped", count + 1, slot - 1)))
+        Ok(self.injected(
+            Drift::CountGap,
+            &[],
+            &format!("slots {} to {} were skipped", count + 1, slot - 1),
+        ))
     }
 
     pub(super) async fn write_count(&self, count: i64) -> Result<()> {
-        self.redis(redis::cmd("SET").arg(&self.keys.count).arg(count)).await
+        self.redis(redis::cmd("SET").arg(&self.keys.count).arg(count))
+            .await
     }
 
     async fn write_row(&self, user: &UserId, slot: Slot) -> Result<()> {
         let (coupon_id, drop_id) = self.target();
-        let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None, trace: None };
+        let claim = Claim {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id: user.clone(),
+            claimed_at: None,
+            trace: None,
+        };
         let key = self.db.code_key().await?;
         self.db
             .run("insert row", async move |conn| {
-                insert(conn, &[claim], &SlotLimits::default(), &key, IssuedBy::Consumer).await
+                insert(
+                    conn,
+                    &[claim],
+                    &SlotLimits::default(),
+                    &key,
+                    IssuedBy::Consumer,
+                )
+                .await
             })
             .await?;
         Ok(())

@@ -12,30 +12,57 @@ use crate::kind::Drift;
 impl Injector {
     pub(super) async fn failed_claim(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
-        self.add_dead_letters(&signed(&people), "made by firstcome-drift: the row was refused").await?;
+        self.add_dead_letters(
+            &signed(&people),
+            "made by firstcome-drift: the row was refused",
+        )
+        .await?;
         self.delete_rows(&people).await?;
-        Ok(self.injected(Drift::FailedClaim, &signed(&people), "rows moved to the dead-letter table"))
+        Ok(self.injected(
+            Drift::FailedClaim,
+            &signed(&people),
+            "rows moved to the dead-letter table",
+        ))
     }
 
     pub(super) async fn failed_duplicate(&mut self, n: u32) -> Result<Injected> {
         let people = signed(&self.pick(n).await?);
-        self.add_dead_letters(&people, "made by firstcome-drift: a duplicate").await?;
-        Ok(self.injected(Drift::FailedDuplicate, &people, "dead letters for people who have their row"))
+        self.add_dead_letters(&people, "made by firstcome-drift: a duplicate")
+            .await?;
+        Ok(self.injected(
+            Drift::FailedDuplicate,
+            &people,
+            "dead letters for people who have their row",
+        ))
     }
 
     pub(super) async fn failed_slot_taken(&mut self, n: u32) -> Result<Injected> {
         let owners = self.pick(n).await?;
         let new = self.make_up(n);
-        let people: Vec<(i64, UserId)> = owners.iter().map(|(slot, _)| i64::from(*slot)).zip(new).collect();
-        self.add_dead_letters(&people, "made by firstcome-drift: slot_taken").await?;
-        Ok(self.injected(Drift::FailedSlotTaken, &people, "dead letters of new people for slots that others hold"))
+        let people: Vec<(i64, UserId)> = owners
+            .iter()
+            .map(|(slot, _)| i64::from(*slot))
+            .zip(new)
+            .collect();
+        self.add_dead_letters(&people, "made by firstcome-drift: slot_taken")
+            .await?;
+        Ok(self.injected(
+            Drift::FailedSlotTaken,
+            &people,
+            "dead letters of new people for slots that others hold",
+        ))
     }
 
     pub(super) async fn failed_unrepairable(&mut self, n: u32) -> Result<Injected> {
         let above = i64::from(self.drop.quantity) + 1_000;
         let people: Vec<(i64, UserId)> = (above..).zip(self.make_up(n)).collect();
-        self.add_dead_letters(&people, "made by firstcome-drift: slot_out_of_range").await?;
-        Ok(self.injected(Drift::FailedUnrepairable, &people, "dead letters for slots the drop does not have"))
+        self.add_dead_letters(&people, "made by firstcome-drift: slot_out_of_range")
+            .await?;
+        Ok(self.injected(
+            Drift::FailedUnrepairable,
+            &people,
+            "dead letters for slots the drop does not have",
+        ))
     }
 
     async fn add_dead_letters(&self, people: &[(i64, UserId)], reason: &'static str) -> Result<()> {
@@ -56,7 +83,10 @@ impl Injector {
                             )
                         })
                         .collect();
-                    diesel::insert_into(failed_claims::table).values(rows).execute(conn).await
+                    diesel::insert_into(failed_claims::table)
+                        .values(rows)
+                        .execute(conn)
+                        .await
                 })
                 .await?;
         }

@@ -63,7 +63,12 @@ impl Injector {
     async fn unpublished(&mut self, n: u32) -> Result<Injected> {
         let mut people = Vec::new();
         for user in self.make_up(n) {
-            match self.redis.claim(&self.keys, self.drop.id, &user).await?.admission {
+            match self
+                .redis
+                .claim(&self.keys, self.drop.id, &user)
+                .await?
+                .admission
+            {
                 Admission::Accepted(slot) => people.push((i64::from(slot), user)),
                 other => bail!("nobody is admitted now: {other:?}"),
             }
@@ -77,8 +82,12 @@ impl Injector {
             let slots: Vec<Slot> = chunk.iter().map(|(slot, _)| *slot).collect();
             self.db
                 .run("delete rows", async move |conn| {
-                    let these = issued_coupons::drop_id.eq(id).and(issued_coupons::slot.eq_any(slots));
-                    diesel::delete(issued_coupons::table.filter(these)).execute(conn).await
+                    let these = issued_coupons::drop_id
+                        .eq(id)
+                        .and(issued_coupons::slot.eq_any(slots));
+                    diesel::delete(issued_coupons::table.filter(these))
+                        .execute(conn)
+                        .await
                 })
                 .await?;
         }

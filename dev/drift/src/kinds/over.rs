@@ -22,23 +22,40 @@ impl Injector {
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
-        Ok(self.injected(Drift::OverAdmitted, &people, "new people stand on slots above the quantity"))
+        Ok(self.injected(
+            Drift::OverAdmitted,
+            &people,
+            "new people stand on slots above the quantity",
+        ))
     }
 
     /// The last `n` lose their rows, which the schema would hold against it, then the quantity goes
     /// below their slots.
     pub(super) async fn shrink(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick_last(n).await?;
-        let quantity =
-            people.as_slice().first().map(|(slot, _)| slot - 1).filter(|q| *q >= 1).context("nobody would be left")?;
+        let quantity = people
+            .as_slice()
+            .first()
+            .map(|(slot, _)| slot - 1)
+            .filter(|q| *q >= 1)
+            .context("nobody would be left")?;
         self.delete_rows(&people).await?;
         let id = self.drop.id.0;
         self.db
             .run("shrink drop", async move |conn| {
-                diesel::update(drops::table.find(id)).set(drops::quantity.eq(quantity)).execute(conn).await
+                diesel::update(drops::table.find(id))
+                    .set(drops::quantity.eq(quantity))
+                    .execute(conn)
+                    .await
             })
             .await?;
-        self.redis::<i64>(redis::cmd("HSET").arg(&self.keys.meta).arg("quantity").arg(quantity)).await?;
+        self.redis::<i64>(
+            redis::cmd("HSET")
+                .arg(&self.keys.meta)
+                .arg("quantity")
+                .arg(quantity),
+        )
+        .await?;
         self.drop.quantity = quantity;
         Ok(self.injected(
             Drift::OverShrunk,
@@ -48,29 +65,60 @@ impl Injector {
     }
 
     pub(super) async fn in_two_drops(&mut self, n: u32) -> Result<Injected> {
-        ensure!(self.once_per_coupon(), "this coupon allows one in each drop");
-        let (_, drops) = self.db.coupon(self.coupon.id).await?.context("the coupon is gone")?;
+        ensure!(
+            self.once_per_coupon(),
+            "this coupon allows one in each drop"
+        );
+        let (_, drops) = self
+            .db
+            .coupon(self.coupon.id)
+            .await?
+            .context("the coupon is gone")?;
         let mut other = None;
-        for drop in drops.iter().filter(|d| d.id != self.drop.id && d.sealed_at.is_none()) {
+        for drop in drops
+            .iter()
+            .filter(|d| d.id != self.drop.id && d.sealed_at.is_none())
+        {
             if !self.db.rows_by_drop(vec![drop.id]).await?.is_empty() {
                 other = Some(drop.id);
             }
         }
-        let other =
-            other.context("make a coupon with two drops that have opened, as a daily one, and rows in the other")?;
+        let other = other.context(
+            "make a coupon with two drops that have opened, as a daily one, and rows in the other",
+        )?;
         let count = self.needs_room(n).await?;
         let holders: Vec<(String, f64)> = {
             let users = self.redis.keys(self.coupon.id, other).users;
-            self.redis(redis::cmd("ZRANGE").arg(users).arg(0).arg(i64::from(n) - 1).arg("WITHSCORES")).await?
+            self.redis(
+                redis::cmd("ZRANGE")
+                    .arg(users)
+                    .arg(0)
+                    .arg(i64::from(n) - 1)
+                    .arg("WITHSCORES"),
+            )
+            .await?
         };
-        ensure!(holders.len() == n as usize, "the other drop has only {} people", holders.len());
-        let people: Vec<(i64, UserId)> =
-            (count + 1..).zip(holders.into_iter().map(|(user, _)| UserId::from_store(user))).collect();
+        ensure!(
+            holders.len() == n as usize,
+            "the other drop has only {} people",
+            holders.len()
+        );
+        let people: Vec<(i64, UserId)> = (count + 1..)
+            .zip(
+                holders
+                    .into_iter()
+                    .map(|(user, _)| UserId::from_store(user)),
+            )
+            .collect();
         for (slot, user) in &people {
             self.place_on(user, *slot, false).await?;
         }
         self.write_count(count + i64::from(n)).await?;
-        Ok(self.injected(Drift::OverTwoDrops, &people, &format!("people of drop {other} hold a slot here too")))
+        Ok(self.injected(
+            Drift::OverTwoDrops,
+            &people,
+            &format!("people of drop {other} hold a slot here too"),
+        ))
     }
 
     pub(super) fn top(&self) -> Slot {

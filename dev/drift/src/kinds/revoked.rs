@@ -15,7 +15,11 @@ impl Injector {
             self.revoked(one).await?;
         }
         self.revoked_long_ago().await?;
-        Ok(self.injected(Drift::RevokedAdmission, &signed(&people), "revoked in MySQL alone"))
+        Ok(self.injected(
+            Drift::RevokedAdmission,
+            &signed(&people),
+            "revoked in MySQL alone",
+        ))
     }
 
     pub(super) async fn forget_revocations(&mut self, n: u32) -> Result<Injected> {
@@ -23,11 +27,18 @@ impl Injector {
         for one in &people {
             let revocation = self.revoked(one).await?;
             let scope = (self.drop.id, self.coupon.once_per);
-            self.redis.revoke(&self.keys, scope, one.1.as_str(), revocation.id, None).await?;
+            self.redis
+                .revoke(&self.keys, scope, one.1.as_str(), revocation.id, None)
+                .await?;
         }
         self.revoked_long_ago().await?;
-        self.redis::<i64>(redis::cmd("DEL").arg(&self.keys.revoked)).await?;
-        Ok(self.injected(Drift::RevokedForgotten, &signed(&people), "Redis forgot whose claims are revoked"))
+        self.redis::<i64>(redis::cmd("DEL").arg(&self.keys.revoked))
+            .await?;
+        Ok(self.injected(
+            Drift::RevokedForgotten,
+            &signed(&people),
+            "Redis forgot whose claims are revoked",
+        ))
     }
 
     pub(super) async fn revoke_without_row(&mut self, n: u32) -> Result<Injected> {
@@ -40,12 +51,19 @@ impl Injector {
             );
             let name = user.as_str().to_owned();
             let insert = async move |conn: &mut firstcome_shared::mysql::Conn| {
-                diesel::sql_query(sql).bind::<diesel::sql_types::Text, _>(name).execute(conn).await
+                diesel::sql_query(sql)
+                    .bind::<diesel::sql_types::Text, _>(name)
+                    .execute(conn)
+                    .await
             };
             self.db.run("revoke", insert).await?;
         }
         self.revoked_long_ago().await?;
-        Ok(self.injected(Drift::RevokedRow, &signed(&people), "revoked, and their rows are there"))
+        Ok(self.injected(
+            Drift::RevokedRow,
+            &signed(&people),
+            "revoked, and their rows are there",
+        ))
     }
 
     async fn revoked(&self, (slot, user): &(Slot, UserId)) -> Result<Revocation> {
@@ -54,13 +72,29 @@ impl Injector {
         let (reason, by) = ("drift".to_owned(), "drift".to_owned());
         let (may_claim_again, operator) = (false, None);
         let after = 0;
-        let new = NewRevocation { coupon, drop, slot, user, reason, by, may_claim_again, once_per, operator, after };
+        let new = NewRevocation {
+            coupon,
+            drop,
+            slot,
+            user,
+            reason,
+            by,
+            may_claim_again,
+            once_per,
+            operator,
+            after,
+        };
         Ok(self.db.revoke(new).await?)
     }
 
     /// A pass leaves those of this moment to the API.
     async fn revoked_long_ago(&self) -> Result<()> {
         let sql = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
-        Ok(self.db.run("revoke long ago", async move |conn| conn.batch_execute(sql).await).await?)
+        Ok(self
+            .db
+            .run("revoke long ago", async move |conn| {
+                conn.batch_execute(sql).await
+            })
+            .await?)
     }
 }

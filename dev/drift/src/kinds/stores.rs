@@ -20,12 +20,20 @@ impl Injector {
 
     pub(super) async fn flush(&mut self) -> Result<Injected> {
         self.redis::<()>(&redis::cmd("FLUSHALL")).await?;
-        Ok(self.injected(Drift::RedisFlushed, &[], "Redis lost everything, also what others keep there"))
+        Ok(self.injected(
+            Drift::RedisFlushed,
+            &[],
+            "Redis lost everything, also what others keep there",
+        ))
     }
 
     pub(super) async fn lose_gate(&mut self) -> Result<Injected> {
         self.redis::<()>(redis::cmd("SCRIPT").arg("FLUSH")).await?;
-        Ok(self.injected(Drift::RedisGate, &[], "Redis lost its scripts, which closes the admission gate"))
+        Ok(self.injected(
+            Drift::RedisGate,
+            &[],
+            "Redis lost its scripts, which closes the admission gate",
+        ))
     }
 
     /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row
@@ -37,14 +45,30 @@ impl Injector {
         let producer: FutureProducer = self.kafka.producer(SEND_LIMIT).create()?;
         let (coupon_id, drop_id) = self.target();
         let now_ms = self.redis.time_ms().await?;
-        let claimed_at = chrono::DateTime::from_timestamp_millis(now_ms).context("Redis's clock")?;
+        let claimed_at =
+            chrono::DateTime::from_timestamp_millis(now_ms).context("Redis's clock")?;
         for (slot, user) in &people {
-            let event = ClaimEvent { coupon_id, drop_id, slot: *slot, user_id: user.clone(), claimed_at };
+            let event = ClaimEvent {
+                coupon_id,
+                drop_id,
+                slot: *slot,
+                user_id: user.clone(),
+                claimed_at,
+            };
             let (key, payload) = (event.key(), event.encode());
-            let record = FutureRecord::to(&self.kafka.topic).key(&key).payload(&payload);
-            producer.send(record, SEND_LIMIT).await.map_err(|(error, _)| error).context("Kafka took no message")?;
+            let record = FutureRecord::to(&self.kafka.topic)
+                .key(&key)
+                .payload(&payload);
+            producer
+                .send(record, SEND_LIMIT)
+                .await
+                .map_err(|(error, _)| error)
+                .context("Kafka took no message")?;
         }
         let what = "the consumer can write nothing for this drop while this lasts; copies of claims wait on the topic";
-        Ok(Injected { stall: Some(stall), ..self.injected(Drift::Stalled, &signed(&people), what) })
+        Ok(Injected {
+            stall: Some(stall),
+            ..self.injected(Drift::Stalled, &signed(&people), what)
+        })
     }
 }

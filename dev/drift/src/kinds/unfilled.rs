@@ -12,12 +12,23 @@ use crate::kind::Drift;
 impl Injector {
     pub(super) async fn free_while_waiting(&mut self, n: u32) -> Result<Injected> {
         let gone = self.make_room(n).await?;
-        let waiting: i64 = self.redis(redis::cmd("ZCARD").arg(&self.keys.waiting)).await?;
-        let mut summary = format!("{n} slots are free ({} people had theirs taken back)", gone.len());
+        let waiting: i64 = self
+            .redis(redis::cmd("ZCARD").arg(&self.keys.waiting))
+            .await?;
+        let mut summary = format!(
+            "{n} slots are free ({} people had theirs taken back)",
+            gone.len()
+        );
         if waiting == 0 {
             for (place, user) in (1..).zip(self.make_up(n)) {
                 let place: i32 = place;
-                self.redis::<i64>(redis::cmd("ZADD").arg(&self.keys.waiting).arg(place).arg(user.as_str())).await?;
+                self.redis::<i64>(
+                    redis::cmd("ZADD")
+                        .arg(&self.keys.waiting)
+                        .arg(place)
+                        .arg(user.as_str()),
+                )
+                .await?;
             }
             summary.push_str(" and new people wait");
         }
@@ -25,8 +36,13 @@ impl Injector {
     }
 
     pub(super) async fn close_below_quantity(&mut self, n: u32) -> Result<Injected> {
-        let waiting: i64 = self.redis(redis::cmd("ZCARD").arg(&self.keys.waiting)).await?;
-        ensure!(waiting == 0, "{waiting} people wait: they would be promoted");
+        let waiting: i64 = self
+            .redis(redis::cmd("ZCARD").arg(&self.keys.waiting))
+            .await?;
+        ensure!(
+            waiting == 0,
+            "{waiting} people wait: they would be promoted"
+        );
         let gone = self.make_room(n).await?;
         let now_ms = self.redis.time_ms().await?;
         let id = self.drop.id.0;
@@ -34,15 +50,28 @@ impl Injector {
         let closed: Option<chrono::NaiveDateTime> = self
             .db
             .run("close drop", async move |conn| {
-                let second_ago = diesel::dsl::sql::<diesel::sql_types::Nullable<diesel::sql_types::Datetime>>(
-                    "UTC_TIMESTAMP(3) - INTERVAL 1 SECOND",
-                );
-                diesel::update(drops::table.find(id)).set(drops::closes_at.eq(second_ago)).execute(conn).await?;
-                drops::table.find(id).select(drops::closes_at).first(conn).await
+                let second_ago = diesel::dsl::sql::<
+                    diesel::sql_types::Nullable<diesel::sql_types::Datetime>,
+                >("UTC_TIMESTAMP(3) - INTERVAL 1 SECOND");
+                diesel::update(drops::table.find(id))
+                    .set(drops::closes_at.eq(second_ago))
+                    .execute(conn)
+                    .await?;
+                drops::table
+                    .find(id)
+                    .select(drops::closes_at)
+                    .first(conn)
+                    .await
             })
             .await?;
         let closed_ms = closed.map_or(now_ms - 1_000, |at| at.and_utc().timestamp_millis());
-        self.redis::<i64>(redis::cmd("HSET").arg(&self.keys.meta).arg("closes_at_ms").arg(closed_ms)).await?;
+        self.redis::<i64>(
+            redis::cmd("HSET")
+                .arg(&self.keys.meta)
+                .arg("closes_at_ms")
+                .arg(closed_ms),
+        )
+        .await?;
         Ok(self.injected(
             Drift::UnfilledClosed,
             &signed(&gone),
@@ -62,8 +91,15 @@ impl Injector {
         self.delete_rows(&gone).await?;
         for (slot, user) in &gone {
             self.forget(user).await?;
-            self.redis::<i64>(redis::cmd("HDEL").arg(&self.keys.times).arg(*slot)).await?;
-            self.redis::<i64>(redis::cmd("ZADD").arg(&self.keys.free).arg(*slot).arg(*slot)).await?;
+            self.redis::<i64>(redis::cmd("HDEL").arg(&self.keys.times).arg(*slot))
+                .await?;
+            self.redis::<i64>(
+                redis::cmd("ZADD")
+                    .arg(&self.keys.free)
+                    .arg(*slot)
+                    .arg(*slot),
+            )
+            .await?;
         }
         Ok(gone)
     }

@@ -10,28 +10,47 @@ use crate::history::{Ended, History, Operation, OperationKind};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for op in history.operations.iter().filter(|op| op.act == OperationKind::Claim) {
-        let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else { continue };
+    for op in history
+        .operations
+        .iter()
+        .filter(|op| op.act == OperationKind::Claim)
+    {
+        let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else {
+            continue;
+        };
         let (coupon, person) = (op.coupon, &op.person);
-        if matches!(answer, RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }) {
+        if matches!(
+            answer,
+            RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }
+        ) {
             found.extend(denied(history, index, op, line));
         }
         let given = match answer {
             RecordedAnswer::NotAllowed => {
                 if !may_be(history, index, (coupon, person), false, (op.line, line)) {
-                    found.push(Violation::TurnedAway { coupon, person: person.clone(), line });
+                    found.push(Violation::TurnedAway {
+                        coupon,
+                        person: person.clone(),
+                        line,
+                    });
                 }
                 continue;
             }
             // A slot just now is given by this request; anything else may be from an earlier one.
-            RecordedAnswer::Accepted { .. } => may_be(history, index, (coupon, person), true, (op.line, line)),
+            RecordedAnswer::Accepted { .. } => {
+                may_be(history, index, (coupon, person), true, (op.line, line))
+            }
             RecordedAnswer::AlreadyClaimed { .. } | RecordedAnswer::Waiting { .. } => {
                 may_be_admitted(history, index, (coupon, person), line)
             }
             _ => continue,
         };
         if !given {
-            found.push(Violation::GivenUnlisted { coupon, person: person.clone(), line });
+            found.push(Violation::GivenUnlisted {
+                coupon,
+                person: person.clone(),
+                line,
+            });
         }
     }
 }
@@ -40,19 +59,36 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();
-    let before = index.asked(op.coupon, person).iter().filter(|one| one.ended_line.is_some_and(|end| end < op.line));
-    let mut standing = before.filter_map(|one| promise(one).map(|(drop, slot)| (drop, slot, one.line)));
+    let before = index
+        .asked(op.coupon, person)
+        .iter()
+        .filter(|one| one.ended_line.is_some_and(|end| end < op.line));
+    let mut standing =
+        before.filter_map(|one| promise(one).map(|(drop, slot)| (drop, slot, one.line)));
     let denied = standing.find(|&(drop, slot, since)| {
         (drop == asks || is_same_coupon(history, drop, asks))
             && !index.is_broken(drop, slot, person)
             && !may_be_revoked(history, index, (drop, person), since)
     });
-    denied.map(|(drop, slot, _)| Violation::Denied { drop, slot, person: person.to_owned(), line })
+    denied.map(|(drop, slot, _)| Violation::Denied {
+        drop,
+        slot,
+        person: person.to_owned(),
+        line,
+    })
 }
 
 /// Whether some request of a person may have been admitted before a line, as far as the list says.
-pub(super) fn may_be_admitted(history: &History, index: &Index<'_>, who: (u64, &str), line: usize) -> bool {
-    let asked = index.asked(who.0, who.1).iter().filter(|op| op.line < line && !refused(op));
+pub(super) fn may_be_admitted(
+    history: &History,
+    index: &Index<'_>,
+    who: (u64, &str),
+    line: usize,
+) -> bool {
+    let asked = index
+        .asked(who.0, who.1)
+        .iter()
+        .filter(|op| op.line < line && !refused(op));
     // One without an answer may be worked late.
     let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
         (Ended::Ok(_), Some(end)) => (op.line, end.min(line)),
@@ -63,18 +99,29 @@ pub(super) fn may_be_admitted(history: &History, index: &Index<'_>, who: (u64, &
 
 /// Whether a person may have been on a coupon's list (`on`), or off it, at some moment between two
 /// lines.
-fn may_be(history: &History, index: &Index<'_>, who: (u64, &str), on: bool, (from, to): (usize, usize)) -> bool {
-    let Some(first) = history.lists.get(&who.0) else { return on };
+fn may_be(
+    history: &History,
+    index: &Index<'_>,
+    who: (u64, &str),
+    on: bool,
+    (from, to): (usize, usize),
+) -> bool {
+    let Some(first) = history.lists.get(&who.0) else {
+        return on;
+    };
     let changes = index.listing.get(&who).map_or(&[][..], Vec::as_slice);
     let done = |op: &Operation| op.ended_line.filter(|_| matches!(op.ended, Ended::Ok(_)));
     // Whether the opposite was certainly done between a line and the moment.
     let is_undone = |since: usize| {
-        let mut others = changes.iter().filter(|op| op.act != OperationKind::List { on } && op.line > since);
+        let mut others = changes
+            .iter()
+            .filter(|op| op.act != OperationKind::List { on } && op.line > since);
         others.any(|op| done(op).is_some_and(|end| end < from))
     };
     let so_at_first = first.contains(who.1) == on && !is_undone(0);
-    let mut same =
-        changes.iter().filter(|op| op.act == OperationKind::List { on } && op.line < to && op.ended != Ended::Failed);
+    let mut same = changes.iter().filter(|op| {
+        op.act == OperationKind::List { on } && op.line < to && op.ended != Ended::Failed
+    });
     so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
 }
 

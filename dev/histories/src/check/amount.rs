@@ -12,12 +12,25 @@ use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for &(line, drop, rows) in &history.counts {
-        let quantity = history.drops.get(&drop).map_or(0, |facts| facts.quantity_at(line));
+        let quantity = history
+            .drops
+            .get(&drop)
+            .map_or(0, |facts| facts.quantity_at(line));
         if rows > quantity {
-            found.push(Violation::TooMany { drop, rows, line, quantity });
+            found.push(Violation::TooMany {
+                drop,
+                rows,
+                line,
+                quantity,
+            });
         }
     }
-    found.extend(history.finals.values().filter_map(|last| too_few(history, index, last)));
+    found.extend(
+        history
+            .finals
+            .values()
+            .filter_map(|last| too_few(history, index, last)),
+    );
 }
 
 /// Who wanted one: everybody who was answered, and everybody who got one. People who only saw
@@ -35,24 +48,40 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
     }
     let mut wanted: HashSet<&str> = last.rows.iter().map(|row| row.person.as_str()).collect();
     let mut waits = false;
-    for op in
-        history.operations.iter().filter(|op| op.act == OperationKind::Claim && drop_of(history, op) == Some(drop))
+    for op in history
+        .operations
+        .iter()
+        .filter(|op| op.act == OperationKind::Claim && drop_of(history, op) == Some(drop))
     {
-        let Ended::Ok(answer) = &op.ended else { continue };
-        let gone = may_be_revoked(history, index, (drop, &op.person), 0) || is_sent_away_after(index, op);
+        let Ended::Ok(answer) = &op.ended else {
+            continue;
+        };
+        let gone =
+            may_be_revoked(history, index, (drop, &op.person), 0) || is_sent_away_after(index, op);
         if gone || holds_elsewhere(history, index, drop, &op.person) {
             continue;
         }
-        let without = wanted.insert(&op.person) || !index.holds.contains_key(&(drop, op.person.as_str()));
+        let without =
+            wanted.insert(&op.person) || !index.holds.contains_key(&(drop, op.person.as_str()));
         waits |= without && matches!(answer, RecordedAnswer::Waiting { .. });
     }
     let asked = wanted.len() as u64;
     // Anybody who waits is to get what is left, however many people asked.
-    (asked >= quantity || waits).then_some(Violation::TooFew { drop, rows, quantity, asked })
+    (asked >= quantity || waits).then_some(Violation::TooFew {
+        drop,
+        rows,
+        quantity,
+        asked,
+    })
 }
 
 fn holds_elsewhere(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {
-    let Some(coupon) = once_per_coupon(history, drop) else { return false };
-    let mut others = history.drops.iter().filter(|(other, facts)| **other != drop && facts.coupon == coupon);
+    let Some(coupon) = once_per_coupon(history, drop) else {
+        return false;
+    };
+    let mut others = history
+        .drops
+        .iter()
+        .filter(|(other, facts)| **other != drop && facts.coupon == coupon);
     others.any(|(other, _)| index.holds.contains_key(&(*other, person)))
 }

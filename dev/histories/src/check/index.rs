@@ -57,35 +57,52 @@ impl<'a> Index<'a> {
 
     pub(super) fn is_broken(&self, drop: u64, slot: i64, person: &str) -> bool {
         let listed = self.broken.get(&(drop, person));
-        listed.is_some_and(|slots| slots.iter().any(|listed| listed.is_none_or(|listed| listed == slot)))
+        listed.is_some_and(|slots| {
+            slots
+                .iter()
+                .any(|listed| listed.is_none_or(|listed| listed == slot))
+        })
     }
 }
 
 /// Drop and slot of a promise.
 pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
     match &op.ended {
-        Ended::Ok(RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot }) => {
-            Some((*drop, *slot))
-        }
+        Ended::Ok(
+            RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot },
+        ) => Some((*drop, *slot)),
         _ => None,
     }
 }
 
 /// Nothing was given, and no place on the waiting list.
 pub(super) fn refused(op: &Operation) -> bool {
-    matches!(op.ended, Ended::Failed | Ended::Ok(RecordedAnswer::SoldOut | RecordedAnswer::NotAllowed))
+    matches!(
+        op.ended,
+        Ended::Failed | Ended::Ok(RecordedAnswer::SoldOut | RecordedAnswer::NotAllowed)
+    )
 }
 
 /// The drop an operation was about: what the answer says, else what was asked for, else the only
 /// one of its coupon.
 pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
     let only = || {
-        let mut of_coupon = history.drops.iter().filter(|(_, facts)| facts.coupon == op.coupon);
-        of_coupon.next().filter(|_| of_coupon.next().is_none()).map(|(drop, _)| *drop)
+        let mut of_coupon = history
+            .drops
+            .iter()
+            .filter(|(_, facts)| facts.coupon == op.coupon);
+        of_coupon
+            .next()
+            .filter(|_| of_coupon.next().is_none())
+            .map(|(drop, _)| *drop)
     };
     promise(op).map(|(drop, _)| drop).or(op.drop).or_else(only)
 }
 
 pub(super) fn once_per_coupon(history: &History, drop: u64) -> Option<u64> {
-    history.drops.get(&drop).filter(|facts| facts.once_per == RecordedScope::Coupon).map(|facts| facts.coupon)
+    history
+        .drops
+        .get(&drop)
+        .filter(|facts| facts.once_per == RecordedScope::Coupon)
+        .map(|facts| facts.coupon)
 }

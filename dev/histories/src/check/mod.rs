@@ -23,9 +23,21 @@ pub fn check(history: &History) -> Judgement {
     let mut found = Vec::new();
     let mut figures = Figures {
         operations: history.operations.len(),
-        answered: history.operations.iter().filter(|op| matches!(op.ended, Ended::Ok(_))).count(),
-        unknown: history.operations.iter().filter(|op| op.ended == Ended::Unknown).count(),
-        revoked: history.operations.iter().filter(|op| is_revoked(&op.ended)).count(),
+        answered: history
+            .operations
+            .iter()
+            .filter(|op| matches!(op.ended, Ended::Ok(_)))
+            .count(),
+        unknown: history
+            .operations
+            .iter()
+            .filter(|op| op.ended == Ended::Unknown)
+            .count(),
+        revoked: history
+            .operations
+            .iter()
+            .filter(|op| is_revoked(&op.ended))
+            .count(),
         reads: history.reads.len() + history.counts.len() + history.finals.len(),
         rows: history.finals.values().map(|last| last.rows.len()).sum(),
         ..Figures::default()
@@ -41,15 +53,24 @@ pub fn check(history: &History) -> Judgement {
     allowed::check(history, &index, &mut found);
     found.sort();
     found.dedup();
-    Judgement { verdict: verdict(history, &figures, found), figures }
+    Judgement {
+        verdict: verdict(history, &figures, found),
+        figures,
+    }
 }
 
 fn verdict(history: &History, figures: &Figures, found: Vec<Violation>) -> Verdict {
     if !found.is_empty() {
         return Verdict::Violated(found);
     }
-    if let Some(drop) = history.drops.keys().find(|drop| !history.finals.contains_key(drop)) {
-        return Verdict::Unknown(format!("the rows of drop {drop} at the end were not recorded"));
+    if let Some(drop) = history
+        .drops
+        .keys()
+        .find(|drop| !history.finals.contains_key(drop))
+    {
+        return Verdict::Unknown(format!(
+            "the rows of drop {drop} at the end were not recorded"
+        ));
     }
     if figures.promises == 0 {
         return Verdict::Unknown("nothing was promised to anybody, so nothing was shown".into());

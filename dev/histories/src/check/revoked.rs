@@ -10,19 +10,40 @@ use crate::history::{Ended, History, Operation, OperationKind};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for op in history.operations.iter().filter(|op| op.act == OperationKind::Revoke { again: false }) {
-        let (Ended::Ok(RecordedAnswer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line) else { continue };
+    for op in history
+        .operations
+        .iter()
+        .filter(|op| op.act == OperationKind::Revoke { again: false })
+    {
+        let (Ended::Ok(RecordedAnswer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line)
+        else {
+            continue;
+        };
         let in_scope = |other: u64| other == *drop || is_same_coupon(history, *drop, other);
-        for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held)) {
+        for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held))
+        {
             if person == op.person {
-                found.push(Violation::RevokedHeld { drop: held, slot, person: person.to_owned(), line });
+                found.push(Violation::RevokedHeld {
+                    drop: held,
+                    slot,
+                    person: person.to_owned(),
+                    line,
+                });
             }
         }
         let asked = index.asked(op.coupon, &op.person).iter();
-        for (promised, slot) in asked.filter(|asked| asked.line > line).filter_map(|asked| promise(asked)) {
+        for (promised, slot) in asked
+            .filter(|asked| asked.line > line)
+            .filter_map(|asked| promise(asked))
+        {
             if in_scope(promised) {
                 let person = op.person.clone();
-                found.push(Violation::RevokedPromised { drop: promised, slot, person, line });
+                found.push(Violation::RevokedPromised {
+                    drop: promised,
+                    slot,
+                    person,
+                    line,
+                });
             }
         }
     }
@@ -30,15 +51,27 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 
 /// Whether what a person has in a drop may have been revoked. `asked` is the line at which it was
 /// last asked for, 0 where that is not known.
-pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, (drop, person): (u64, &str), asked: usize) -> bool {
-    let Some(facts) = history.drops.get(&drop) else { return false };
+pub(super) fn may_be_revoked(
+    history: &History,
+    index: &Index<'_>,
+    (drop, person): (u64, &str),
+    asked: usize,
+) -> bool {
+    let Some(facts) = history.drops.get(&drop) else {
+        return false;
+    };
     let is_over = |op: &Operation| {
         op.act == OperationKind::Revoke { again: true }
             && matches!(op.ended, Ended::Ok(_))
             && op.ended_line.is_some_and(|ended| ended < asked)
     };
-    let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
-    revoking.iter().any(|op| concerns(history, op, drop) && !is_over(op))
+    let revoking = index
+        .revoking
+        .get(&(facts.coupon, person))
+        .map_or(&[][..], Vec::as_slice);
+    revoking
+        .iter()
+        .any(|op| concerns(history, op, drop) && !is_over(op))
 }
 
 fn concerns(history: &History, op: &Operation, drop: u64) -> bool {
@@ -52,5 +85,6 @@ fn concerns(history: &History, op: &Operation, drop: u64) -> bool {
 }
 
 pub(super) fn is_same_coupon(history: &History, one: u64, other: u64) -> bool {
-    once_per_coupon(history, one).is_some_and(|coupon| once_per_coupon(history, other) == Some(coupon))
+    once_per_coupon(history, one)
+        .is_some_and(|coupon| once_per_coupon(history, other) == Some(coupon))
 }

@@ -9,35 +9,83 @@ use super::revoked::may_be_revoked;
 use crate::history::{History, RowsRead};
 use crate::violation::Violation;
 
-pub(super) fn check(history: &History, index: &Index<'_>, read: &RowsRead, found: &mut Vec<Violation>) {
+pub(super) fn check(
+    history: &History,
+    index: &Index<'_>,
+    read: &RowsRead,
+    found: &mut Vec<Violation>,
+) {
     let (drop, line) = (read.drop, read.line);
-    let Some(facts) = history.drops.get(&drop) else { return };
+    let Some(facts) = history.drops.get(&drop) else {
+        return;
+    };
     let quantity = facts.quantity_at(line);
     let rows = read.rows.len() as u64;
     if rows > quantity {
-        found.push(Violation::TooMany { drop, rows, line, quantity });
+        found.push(Violation::TooMany {
+            drop,
+            rows,
+            line,
+            quantity,
+        });
     }
     let mut slots = HashMap::new();
     let mut people = HashMap::new();
     for row in &read.rows {
         let (slot, person) = (row.slot, row.person.clone());
         if u64::try_from(slot).map_or(true, |slot| slot < 1 || slot > quantity) {
-            found.push(Violation::NoSuchSlot { drop, slot, line, quantity });
+            found.push(Violation::NoSuchSlot {
+                drop,
+                slot,
+                line,
+                quantity,
+            });
         }
         if let Some(one) = slots.insert(slot, person.clone()) {
-            found.push(Violation::SlotDoubled { drop, slot, line, one, other: person.clone() });
+            found.push(Violation::SlotDoubled {
+                drop,
+                slot,
+                line,
+                one,
+                other: person.clone(),
+            });
         }
         if let Some(one) = people.insert(&row.person, slot) {
             let person = person.clone();
-            found.push(Violation::PersonDoubled { person, one_drop: drop, one, other_drop: drop, other: slot });
+            found.push(Violation::PersonDoubled {
+                person,
+                one_drop: drop,
+                one,
+                other_drop: drop,
+                other: slot,
+            });
         }
-        let mut before = index.asked(facts.coupon, &row.person).iter().filter(|op| op.line < line).peekable();
+        let mut before = index
+            .asked(facts.coupon, &row.person)
+            .iter()
+            .filter(|op| op.line < line)
+            .peekable();
         if before.peek().is_none() {
-            found.push(Violation::NeverAsked { drop, slot, person, line });
+            found.push(Violation::NeverAsked {
+                drop,
+                slot,
+                person,
+                line,
+            });
         } else if before.all(|op| refused(op)) {
-            found.push(Violation::NeverAdmitted { drop, slot, person, line });
+            found.push(Violation::NeverAdmitted {
+                drop,
+                slot,
+                person,
+                line,
+            });
         } else if !allowed::may_be_admitted(history, index, (facts.coupon, &row.person), line) {
-            found.push(Violation::HeldUnlisted { drop, slot, person, line });
+            found.push(Violation::HeldUnlisted {
+                drop,
+                slot,
+                person,
+                line,
+            });
         }
     }
 }
@@ -46,14 +94,24 @@ pub(super) fn check(history: &History, index: &Index<'_>, read: &RowsRead, found
 pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     let mut people = HashMap::new();
     for read in history.finals.values() {
-        let Some(coupon) = once_per_coupon(history, read.drop) else { continue };
+        let Some(coupon) = once_per_coupon(history, read.drop) else {
+            continue;
+        };
         for row in &read.rows {
             let here = (read.drop, row.slot);
-            let Some((one_drop, one)) = people.insert((coupon, &row.person), here) else { continue };
+            let Some((one_drop, one)) = people.insert((coupon, &row.person), here) else {
+                continue;
+            };
             // Twice in one drop is reported already.
             if one_drop != read.drop {
                 let person = row.person.clone();
-                found.push(Violation::PersonDoubled { person, one_drop, one, other_drop: read.drop, other: row.slot });
+                found.push(Violation::PersonDoubled {
+                    person,
+                    one_drop,
+                    one,
+                    other_drop: read.drop,
+                    other: row.slot,
+                });
             }
         }
     }

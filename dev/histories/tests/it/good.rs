@@ -52,8 +52,18 @@ pub(crate) fn script() -> impl Strategy<Value = PlayedScript> {
         1 => drop().prop_map(ScenarioStep::Promote),
     ];
     let once_per = prop_oneof![Just(RecordedScope::Drop), Just(RecordedScope::Coupon)];
-    (once_per, 1..5_u64, 0..4_usize, prop::collection::vec(step, 1..60))
-        .prop_map(|(once_per, quantity, waiting_list, steps)| PlayedScript { once_per, quantity, waiting_list, steps })
+    (
+        once_per,
+        1..5_u64,
+        0..4_usize,
+        prop::collection::vec(step, 1..60),
+    )
+        .prop_map(|(once_per, quantity, waiting_list, steps)| PlayedScript {
+            once_per,
+            quantity,
+            waiting_list,
+            steps,
+        })
 }
 
 #[derive(Default)]
@@ -74,10 +84,22 @@ struct ScenarioWorld<'a> {
 
 /// Plays a script to its healed end.
 pub(crate) fn play(script: &PlayedScript) -> Vec<RecordedEvent> {
-    let PlayedScript { once_per, quantity, .. } = *script;
+    let PlayedScript {
+        once_per, quantity, ..
+    } = *script;
     let sides = [(1, Side::default()), (2, Side::default())].into();
-    let announce = |drop| RecordedEvent::Drop { drop, coupon: COUPON, quantity, once_per };
-    let mut world = ScenarioWorld { script, sides, events: vec![announce(1), announce(2)], ops: 0 };
+    let announce = |drop| RecordedEvent::Drop {
+        drop,
+        coupon: COUPON,
+        quantity,
+        once_per,
+    };
+    let mut world = ScenarioWorld {
+        script,
+        sides,
+        events: vec![announce(1), announce(2)],
+        ops: 0,
+    };
     for step in &script.steps {
         world.step(step);
     }
@@ -91,20 +113,26 @@ pub(crate) fn play(script: &PlayedScript) -> Vec<RecordedEvent> {
 }
 
 fn row((slot, person): &(u64, String)) -> RecordedRow {
-    RecordedRow { slot: i64::try_from(*slot).unwrap(), person: person.clone() }
+    RecordedRow {
+        slot: i64::try_from(*slot).unwrap(),
+        person: person.clone(),
+    }
 }
 
 impl ScenarioWorld<'_> {
     fn step(&mut self, step: &ScenarioStep) {
         match step {
-            ScenarioStep::Claim { drop, person, seen } => self.claim(*drop, format!("u-{person}"), *seen),
+            ScenarioStep::Claim { drop, person, seen } => {
+                self.claim(*drop, format!("u-{person}"), *seen)
+            }
             ScenarioStep::Read(drop) => {
                 let rows = self.issue(*drop);
                 self.events.push(RecordedEvent::Read { drop: *drop, rows });
             }
             ScenarioStep::Count(drop) => {
                 let rows = self.issue(*drop).len() as u64;
-                self.events.push(RecordedEvent::Counted { drop: *drop, rows });
+                self.events
+                    .push(RecordedEvent::Counted { drop: *drop, rows });
             }
             ScenarioStep::Break(drop) => {
                 let side = self.sides.get_mut(drop).unwrap();
@@ -115,7 +143,11 @@ impl ScenarioWorld<'_> {
                     side.free.push(slot);
                     side.waiting.insert(0, person.clone());
                     let slot = i64::try_from(slot).ok();
-                    self.events.push(RecordedEvent::Broken { drop: *drop, person, slot });
+                    self.events.push(RecordedEvent::Broken {
+                        drop: *drop,
+                        person,
+                        slot,
+                    });
                 }
             }
             ScenarioStep::Promote(drop) => self.promote(*drop),
@@ -132,30 +164,50 @@ impl ScenarioWorld<'_> {
     fn claim(&mut self, drop: u64, person: String, seen: SeenAnswer) {
         self.ops += 1;
         let op = self.ops;
-        self.events.push(RecordedEvent::Invoked { op, coupon: COUPON, drop: Some(drop), person: person.clone() });
-        let unknown = || RecordedEvent::Unknown { op, reason: "timeout".into() };
+        self.events.push(RecordedEvent::Invoked {
+            op,
+            coupon: COUPON,
+            drop: Some(drop),
+            person: person.clone(),
+        });
+        let unknown = || RecordedEvent::Unknown {
+            op,
+            reason: "timeout".into(),
+        };
         let ended = match seen {
-            SeenAnswer::Refused => RecordedEvent::Failed { op, reason: "paused".into() },
+            SeenAnswer::Refused => RecordedEvent::Failed {
+                op,
+                reason: "paused".into(),
+            },
             SeenAnswer::NeverSent => unknown(),
             SeenAnswer::Nothing => {
                 self.admit(drop, person);
                 unknown()
             }
-            SeenAnswer::Answer => RecordedEvent::Ok { op, answer: self.admit(drop, person) },
+            SeenAnswer::Answer => RecordedEvent::Ok {
+                op,
+                answer: self.admit(drop, person),
+            },
         };
         self.events.push(ended);
     }
 
     fn admit(&mut self, drop: u64, person: String) -> RecordedAnswer {
         if let Some((drop, slot)) = self.held(drop, &person) {
-            return RecordedAnswer::AlreadyClaimed { drop, slot: i64::try_from(slot).unwrap() };
+            return RecordedAnswer::AlreadyClaimed {
+                drop,
+                slot: i64::try_from(slot).unwrap(),
+            };
         }
         let side = self.sides.get_mut(&drop).unwrap();
         if side.waiting.is_empty()
             && let Some(slot) = next(side, self.script.quantity)
         {
             side.held.push((slot, person));
-            return RecordedAnswer::Accepted { drop, slot: i64::try_from(slot).unwrap() };
+            return RecordedAnswer::Accepted {
+                drop,
+                slot: i64::try_from(slot).unwrap(),
+            };
         }
         let place = side.waiting.iter().position(|waits| *waits == person);
         let left = usize::try_from(self.script.quantity).unwrap() - side.held.len();
@@ -167,15 +219,19 @@ impl ScenarioWorld<'_> {
             side.waiting.push(person);
             side.waiting.len() - 1
         });
-        RecordedAnswer::Waiting { position: place as u64 + 1 }
+        RecordedAnswer::Waiting {
+            position: place as u64 + 1,
+        }
     }
 
     fn held(&self, drop: u64, person: &str) -> Option<(u64, u64)> {
         let in_drop = |drop: u64| {
             let mut held = self.sides[&drop].held.iter();
-            held.find(|(_, holder)| holder == person).map(|(slot, _)| (drop, *slot))
+            held.find(|(_, holder)| holder == person)
+                .map(|(slot, _)| (drop, *slot))
         };
-        let elsewhere = || in_drop(3 - drop).filter(|_| self.script.once_per == RecordedScope::Coupon);
+        let elsewhere =
+            || in_drop(3 - drop).filter(|_| self.script.once_per == RecordedScope::Coupon);
         in_drop(drop).or_else(elsewhere)
     }
 
@@ -184,7 +240,9 @@ impl ScenarioWorld<'_> {
             let holds = self.held(drop, &person).is_some();
             let side = self.sides.get_mut(&drop).unwrap();
             if !holds {
-                let Some(slot) = next(side, self.script.quantity) else { return };
+                let Some(slot) = next(side, self.script.quantity) else {
+                    return;
+                };
                 side.held.push((slot, person));
             }
             side.waiting.remove(0);

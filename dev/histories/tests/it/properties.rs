@@ -71,23 +71,36 @@ fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
             RecordedEvent::Invoked { op, person, .. } => _ = people.insert(*op, person.as_str()),
             RecordedEvent::Ok {
                 op,
-                answer: RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot },
+                answer:
+                    RecordedAnswer::Accepted { drop, slot }
+                    | RecordedAnswer::AlreadyClaimed { drop, slot },
             } => {
                 promised.insert((*drop, *slot, people[op]));
             }
             // A promise once listed as broken may be taken away again.
-            RecordedEvent::Broken { drop, person, slot: Some(slot) } => {
+            RecordedEvent::Broken {
+                drop,
+                person,
+                slot: Some(slot),
+            } => {
                 _ = broken.insert((*drop, *slot, person.as_str()));
             }
             _ => {}
         }
     }
-    let places = events.iter().enumerate().filter_map(|(at, event)| match event {
-        RecordedEvent::Final { drop, rows } => Some((at, *drop, rows)),
-        _ => None,
-    });
+    let places = events
+        .iter()
+        .enumerate()
+        .filter_map(|(at, event)| match event {
+            RecordedEvent::Final { drop, rows } => Some((at, *drop, rows)),
+            _ => None,
+        });
     places
-        .flat_map(|(at, drop, rows)| rows.iter().enumerate().map(move |(n, row)| (at, n, drop, row)))
+        .flat_map(|(at, drop, rows)| {
+            rows.iter()
+                .enumerate()
+                .map(move |(n, row)| (at, n, drop, row))
+        })
         .filter(|(_, _, drop, row)| {
             let promise = (*drop, row.slot, row.person.as_str());
             promised.contains(&promise) && !broken.contains(&promise)
@@ -97,12 +110,20 @@ fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
 }
 
 fn apply(spoil: Spoil, events: &mut Vec<RecordedEvent>, at: usize, row: usize, quantity: i64) {
-    let RecordedEvent::Final { drop, rows } = &mut events[at] else { panic!("a place of a last row") };
+    let RecordedEvent::Final { drop, rows } = &mut events[at] else {
+        panic!("a place of a last row")
+    };
     let RecordedRow { slot, person } = rows[row].clone();
     match spoil {
         Spoil::Lose => _ = rows.remove(row),
-        Spoil::DoublePerson => rows.push(RecordedRow { slot: slot % quantity + 1, person }),
-        Spoil::DoubleSlot => rows.push(RecordedRow { slot, person: "u-99".into() }),
+        Spoil::DoublePerson => rows.push(RecordedRow {
+            slot: slot % quantity + 1,
+            person,
+        }),
+        Spoil::DoubleSlot => rows.push(RecordedRow {
+            slot,
+            person: "u-99".into(),
+        }),
         Spoil::SwapPerson => match rows.iter().position(|other| other.person != person) {
             Some(other) => {
                 rows[row].person = std::mem::replace(&mut rows[other].person, person);
@@ -113,9 +134,26 @@ fn apply(spoil: Spoil, events: &mut Vec<RecordedEvent>, at: usize, row: usize, q
         Spoil::SlotZero => rows[row].slot = 0,
         Spoil::Nobody => rows[row].person = "u-99".into(),
         Spoil::Contradict => {
-            let told = RecordedAnswer::AlreadyClaimed { drop: *drop, slot: slot + 1 };
-            let invoked = RecordedEvent::Invoked { op: 10_000, coupon: COUPON, drop: None, person };
-            events.splice(at..at, [invoked, RecordedEvent::Ok { op: 10_000, answer: told }]);
+            let told = RecordedAnswer::AlreadyClaimed {
+                drop: *drop,
+                slot: slot + 1,
+            };
+            let invoked = RecordedEvent::Invoked {
+                op: 10_000,
+                coupon: COUPON,
+                drop: None,
+                person,
+            };
+            events.splice(
+                at..at,
+                [
+                    invoked,
+                    RecordedEvent::Ok {
+                        op: 10_000,
+                        answer: told,
+                    },
+                ],
+            );
         }
         Spoil::Empty => events.retain(|event| !matches!(event, RecordedEvent::Ok { .. })),
     }

@@ -8,12 +8,20 @@ use firstcome_histories::{
 pub(crate) const DROP: u64 = 9;
 
 pub(crate) fn row(slot: i64, person: &str) -> RecordedRow {
-    RecordedRow { slot, person: person.into() }
+    RecordedRow {
+        slot,
+        person: person.into(),
+    }
 }
 
 pub(crate) fn asks(op: u64, person: &str, answer: RecordedAnswer) -> [RecordedEvent; 2] {
     [
-        RecordedEvent::Invoked { op, coupon: 1, drop: Some(DROP), person: person.into() },
+        RecordedEvent::Invoked {
+            op,
+            coupon: 1,
+            drop: Some(DROP),
+            person: person.into(),
+        },
         RecordedEvent::Ok { op, answer },
     ]
 }
@@ -24,20 +32,53 @@ pub(crate) fn accepted(slot: i64) -> RecordedAnswer {
 
 /// A hundred slots, all taken, somebody waiting and somebody refused.
 pub(crate) fn good() -> Vec<RecordedEvent> {
-    let mut events = vec![RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: RecordedScope::Drop }];
-    events.extend((1_u64..=100).flat_map(|n| asks(n, &format!("u-{n}"), accepted(i64::try_from(n).unwrap()))));
-    events.extend(asks(101, "u-1", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
-    events.extend(asks(102, "u-waits", RecordedAnswer::Waiting { position: 1 }));
+    let mut events = vec![RecordedEvent::Drop {
+        drop: DROP,
+        coupon: 1,
+        quantity: 100,
+        once_per: RecordedScope::Drop,
+    }];
+    events.extend(
+        (1_u64..=100).flat_map(|n| asks(n, &format!("u-{n}"), accepted(i64::try_from(n).unwrap()))),
+    );
+    events.extend(asks(
+        101,
+        "u-1",
+        RecordedAnswer::AlreadyClaimed {
+            drop: DROP,
+            slot: 1,
+        },
+    ));
+    events.extend(asks(
+        102,
+        "u-waits",
+        RecordedAnswer::Waiting { position: 1 },
+    ));
     events.extend(asks(103, "u-late", RecordedAnswer::SoldOut));
-    let rows = |upto: i64| (1..=upto).map(|n| row(n, &format!("u-{n}"))).collect::<Vec<_>>();
-    events.push(RecordedEvent::Read { drop: DROP, rows: rows(60) });
-    events.push(RecordedEvent::Counted { drop: DROP, rows: 80 });
-    events.push(RecordedEvent::Final { drop: DROP, rows: rows(100) });
+    let rows = |upto: i64| {
+        (1..=upto)
+            .map(|n| row(n, &format!("u-{n}")))
+            .collect::<Vec<_>>()
+    };
+    events.push(RecordedEvent::Read {
+        drop: DROP,
+        rows: rows(60),
+    });
+    events.push(RecordedEvent::Counted {
+        drop: DROP,
+        rows: 80,
+    });
+    events.push(RecordedEvent::Final {
+        drop: DROP,
+        rows: rows(100),
+    });
     events
 }
 
 pub(crate) fn last(events: &mut [RecordedEvent]) -> &mut Vec<RecordedRow> {
-    let Some(RecordedEvent::Final { rows, .. }) = events.last_mut() else { panic!("a history ends with its end") };
+    let Some(RecordedEvent::Final { rows, .. }) = events.last_mut() else {
+        panic!("a history ends with its end")
+    };
     rows
 }
 
@@ -55,7 +96,10 @@ fn violations(spoil: impl FnOnce(&mut Vec<RecordedEvent>)) -> Vec<Violation> {
 }
 
 /// Before the end, so that it counts.
-pub(crate) fn insert(events: &mut Vec<RecordedEvent>, more: impl IntoIterator<Item = RecordedEvent>) {
+pub(crate) fn insert(
+    events: &mut Vec<RecordedEvent>,
+    more: impl IntoIterator<Item = RecordedEvent>,
+) {
     let at = events.len() - 1;
     events.splice(at..at, more);
 }
@@ -68,38 +112,105 @@ fn a_good_history_passes() {
 #[test]
 fn a_lost_row_is_lost_and_one_too_few() {
     let found = violations(|events| _ = last(events).remove(36));
-    assert!(found.contains(&Violation::Lost { drop: DROP, slot: 37, person: "u-37".into() }), "{found:?}");
-    assert!(found.contains(&Violation::TooFew { drop: DROP, rows: 99, quantity: 100, asked: 102 }), "{found:?}");
-    assert!(found.iter().any(|v| matches!(v, Violation::Vanished { slot: 37, .. })), "it was read before: {found:?}");
+    assert!(
+        found.contains(&Violation::Lost {
+            drop: DROP,
+            slot: 37,
+            person: "u-37".into()
+        }),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&Violation::TooFew {
+            drop: DROP,
+            rows: 99,
+            quantity: 100,
+            asked: 102
+        }),
+        "{found:?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::Vanished { slot: 37, .. })),
+        "it was read before: {found:?}"
+    );
 }
 
 #[test]
 fn a_promise_listed_as_broken_is_not_lost() {
     let mut events = good();
     last(&mut events)[98] = row(99, "u-waits");
-    assert!(matches!(judged(events.clone()), Verdict::Violated(_)), "not listed");
-    insert(&mut events, [RecordedEvent::Broken { drop: DROP, person: "u-99".into(), slot: Some(98) }]);
-    assert!(matches!(judged(events.clone()), Verdict::Violated(_)), "another slot was listed");
-    insert(&mut events, [RecordedEvent::Broken { drop: DROP, person: "u-99".into(), slot: Some(99) }]);
+    assert!(
+        matches!(judged(events.clone()), Verdict::Violated(_)),
+        "not listed"
+    );
+    insert(
+        &mut events,
+        [RecordedEvent::Broken {
+            drop: DROP,
+            person: "u-99".into(),
+            slot: Some(98),
+        }],
+    );
+    assert!(
+        matches!(judged(events.clone()), Verdict::Violated(_)),
+        "another slot was listed"
+    );
+    insert(
+        &mut events,
+        [RecordedEvent::Broken {
+            drop: DROP,
+            person: "u-99".into(),
+            slot: Some(99),
+        }],
+    );
     assert_eq!(judged(events), Verdict::Pass);
 }
 
 #[test]
 fn a_doubled_person_and_a_doubled_slot_are_seen() {
     let found = violations(|events| last(events)[1].person = "u-1".into());
-    let doubled = Violation::PersonDoubled { person: "u-1".into(), one_drop: DROP, one: 1, other_drop: DROP, other: 2 };
+    let doubled = Violation::PersonDoubled {
+        person: "u-1".into(),
+        one_drop: DROP,
+        one: 1,
+        other_drop: DROP,
+        other: 2,
+    };
     assert!(found.contains(&doubled), "{found:?}");
     let found = violations(|events| last(events)[1].slot = 1);
-    assert!(found.iter().any(|v| matches!(v, Violation::SlotDoubled { slot: 1, .. })), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::SlotDoubled { slot: 1, .. })),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_person_with_one_in_each_of_two_drops_is_seen_where_one_a_coupon_is_allowed() {
     for (once_per, fine) in [(RecordedScope::Drop, true), (RecordedScope::Coupon, false)] {
-        let drop = |drop| RecordedEvent::Drop { drop, coupon: 1, quantity: 1, once_per };
-        let invoked = RecordedEvent::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
-        let told = RecordedEvent::Ok { op: 1, answer: RecordedAnswer::Accepted { drop: 1, slot: 1 } };
-        let end = |drop| RecordedEvent::Final { drop, rows: vec![row(1, "u")] };
+        let drop = |drop| RecordedEvent::Drop {
+            drop,
+            coupon: 1,
+            quantity: 1,
+            once_per,
+        };
+        let invoked = RecordedEvent::Invoked {
+            op: 1,
+            coupon: 1,
+            drop: None,
+            person: "u".into(),
+        };
+        let told = RecordedEvent::Ok {
+            op: 1,
+            answer: RecordedAnswer::Accepted { drop: 1, slot: 1 },
+        };
+        let end = |drop| RecordedEvent::Final {
+            drop,
+            rows: vec![row(1, "u")],
+        };
         let verdict = judged(vec![drop(1), drop(2), invoked, told, end(1), end(2)]);
         assert_eq!(verdict == Verdict::Pass, fine, "{verdict:?}");
     }
@@ -111,7 +222,12 @@ fn swapped_people_are_seen() {
         last(events)[80].person = "u-82".into();
         last(events)[81].person = "u-81".into();
     });
-    let swapped = |slot, person: &str, row| Violation::OtherSlot { drop: DROP, slot, person: person.into(), row };
+    let swapped = |slot, person: &str, row| Violation::OtherSlot {
+        drop: DROP,
+        slot,
+        person: person.into(),
+        row,
+    };
     assert_eq!(found, [swapped(81, "u-81", 82), swapped(82, "u-82", 81)]);
 }
 
@@ -119,70 +235,178 @@ fn swapped_people_are_seen() {
 fn slots_101_and_0_are_seen() {
     for slot in [101, 0, -1] {
         let found = violations(|events| last(events)[99].slot = slot);
-        assert!(found.iter().any(|v| matches!(v, Violation::NoSuchSlot { slot: s, .. } if *s == slot)), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .any(|v| matches!(v, Violation::NoSuchSlot { slot: s, .. } if *s == slot)),
+            "{found:?}"
+        );
     }
     let found = violations(|events| last(events).push(row(101, "u-waits")));
-    assert!(found.iter().any(|v| matches!(v, Violation::TooMany { rows: 101, .. })), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::TooMany { rows: 101, .. })),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn too_many_in_the_middle_are_seen_though_the_end_is_right() {
-    let found = violations(|events| insert(events, [RecordedEvent::Counted { drop: DROP, rows: 101 }]));
-    assert!(found.iter().any(|v| matches!(v, Violation::TooMany { rows: 101, .. })), "{found:?}");
+    let found = violations(|events| {
+        insert(
+            events,
+            [RecordedEvent::Counted {
+                drop: DROP,
+                rows: 101,
+            }],
+        )
+    });
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::TooMany { rows: 101, .. })),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_raised_quantity_counts_from_its_line_on() {
-    let raise = RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 101, once_per: RecordedScope::Drop };
+    let raise = RecordedEvent::Drop {
+        drop: DROP,
+        coupon: 1,
+        quantity: 101,
+        once_per: RecordedScope::Drop,
+    };
     let mut events = good();
     last(&mut events).push(row(101, "u-waits"));
     let mut late = events.clone();
-    insert(&mut events, [raise.clone(), RecordedEvent::Counted { drop: DROP, rows: 101 }]);
+    insert(
+        &mut events,
+        [
+            raise.clone(),
+            RecordedEvent::Counted {
+                drop: DROP,
+                rows: 101,
+            },
+        ],
+    );
     assert_eq!(judged(events), Verdict::Pass);
-    insert(&mut late, [RecordedEvent::Counted { drop: DROP, rows: 101 }, raise]);
-    assert!(matches!(judged(late), Verdict::Violated(_)), "101 rows were there before it was raised");
+    insert(
+        &mut late,
+        [
+            RecordedEvent::Counted {
+                drop: DROP,
+                rows: 101,
+            },
+            raise,
+        ],
+    );
+    assert!(
+        matches!(judged(late), Verdict::Violated(_)),
+        "101 rows were there before it was raised"
+    );
 }
 
 #[test]
 fn a_row_for_nobody_is_seen() {
     let found = violations(|events| last(events)[99].person = "u-nobody".into());
-    assert!(found.iter().any(|v| matches!(v, Violation::NeverAsked { slot: 100, .. })), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::NeverAsked { slot: 100, .. })),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_row_for_somebody_who_was_refused_every_time_is_seen() {
     let found = violations(|events| last(events)[99].person = "u-late".into());
-    assert!(found.iter().any(|v| matches!(v, Violation::NeverAdmitted { slot: 100, .. })), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::NeverAdmitted { slot: 100, .. })),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_row_before_its_person_asked_is_seen() {
     let found = violations(|events| {
-        let early = RecordedEvent::Read { drop: DROP, rows: vec![row(5, "u-5")] };
+        let early = RecordedEvent::Read {
+            drop: DROP,
+            rows: vec![row(5, "u-5")],
+        };
         events.insert(1, early);
     });
-    assert!(matches!(found[..], [Violation::NeverAsked { slot: 5, .. }]), "{found:?}");
+    assert!(
+        matches!(found[..], [Violation::NeverAsked { slot: 5, .. }]),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn too_few_while_somebody_waited_is_seen_though_nothing_promised_is_lost() {
-    let drop = RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: RecordedScope::Drop };
+    let drop = RecordedEvent::Drop {
+        drop: DROP,
+        coupon: 1,
+        quantity: 100,
+        once_per: RecordedScope::Drop,
+    };
     let mut events = vec![drop];
     events.extend(asks(1, "u-1", accepted(1)));
-    let end = RecordedEvent::Final { drop: DROP, rows: vec![row(1, "u-1")] };
-    assert_eq!(judged([&events[..], std::slice::from_ref(&end)].concat()), Verdict::Pass, "nobody else wanted one");
+    let end = RecordedEvent::Final {
+        drop: DROP,
+        rows: vec![row(1, "u-1")],
+    };
+    assert_eq!(
+        judged([&events[..], std::slice::from_ref(&end)].concat()),
+        Verdict::Pass,
+        "nobody else wanted one"
+    );
     events.extend(asks(2, "u-2", RecordedAnswer::Waiting { position: 1 }));
     events.push(end);
-    let few = Violation::TooFew { drop: DROP, rows: 1, quantity: 100, asked: 2 };
+    let few = Violation::TooFew {
+        drop: DROP,
+        rows: 1,
+        quantity: 100,
+        asked: 2,
+    };
     assert_eq!(judged(events), Verdict::Violated(vec![few]));
 }
 
 #[test]
 fn contradictory_answers_are_seen() {
-    let found =
-        violations(|events| insert(events, asks(200, "u-5", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 6 })));
-    assert!(found.iter().any(|v| matches!(v, Violation::Contradiction { one: 5, other: 6, .. })), "{found:?}");
-    assert!(found.iter().any(|v| matches!(v, Violation::PromisedTwice { slot: 6, .. })), "{found:?}");
+    let found = violations(|events| {
+        insert(
+            events,
+            asks(
+                200,
+                "u-5",
+                RecordedAnswer::AlreadyClaimed {
+                    drop: DROP,
+                    slot: 6,
+                },
+            ),
+        )
+    });
+    assert!(
+        found.iter().any(|v| matches!(
+            v,
+            Violation::Contradiction {
+                one: 5,
+                other: 6,
+                ..
+            }
+        )),
+        "{found:?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::PromisedTwice { slot: 6, .. })),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -191,10 +415,16 @@ fn an_empty_history_shows_nothing() {
     let mut unanswered = good();
     for event in &mut unanswered {
         if let RecordedEvent::Ok { op, .. } = event {
-            *event = RecordedEvent::Unknown { op: *op, reason: "timeout".into() };
+            *event = RecordedEvent::Unknown {
+                op: *op,
+                reason: "timeout".into(),
+            };
         }
     }
-    assert!(matches!(judged(unanswered), Verdict::Unknown(_)), "nobody was promised anything");
+    assert!(
+        matches!(judged(unanswered), Verdict::Unknown(_)),
+        "nobody was promised anything"
+    );
 }
 
 #[test]
@@ -202,72 +432,179 @@ fn without_its_end_a_history_shows_nothing_but_a_violation_stays_one() {
     let mut events = good();
     events.pop();
     assert!(matches!(judged(events.clone()), Verdict::Unknown(_)));
-    events.push(RecordedEvent::Counted { drop: DROP, rows: 101 });
+    events.push(RecordedEvent::Counted {
+        drop: DROP,
+        rows: 101,
+    });
     assert!(matches!(judged(events), Verdict::Violated(_)));
 }
 
 #[test]
 fn a_history_that_contradicts_its_own_form_is_unreadable() {
-    let drop = RecordedEvent::Drop { drop: DROP, coupon: 1, quantity: 1, once_per: RecordedScope::Drop };
-    let answer = RecordedEvent::Ok { op: 1, answer: accepted(1) };
-    assert!(History::of([drop.clone(), answer.clone()]).is_err(), "never invoked");
-    let invoked = || RecordedEvent::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
-    assert!(History::of([drop.clone(), invoked(), answer.clone(), answer.clone()]).is_err(), "ended twice");
-    assert!(History::of([drop, invoked(), invoked()]).is_err(), "invoked twice");
+    let drop = RecordedEvent::Drop {
+        drop: DROP,
+        coupon: 1,
+        quantity: 1,
+        once_per: RecordedScope::Drop,
+    };
+    let answer = RecordedEvent::Ok {
+        op: 1,
+        answer: accepted(1),
+    };
+    assert!(
+        History::of([drop.clone(), answer.clone()]).is_err(),
+        "never invoked"
+    );
+    let invoked = || RecordedEvent::Invoked {
+        op: 1,
+        coupon: 1,
+        drop: None,
+        person: "u".into(),
+    };
+    assert!(
+        History::of([drop.clone(), invoked(), answer.clone(), answer.clone()]).is_err(),
+        "ended twice"
+    );
+    assert!(
+        History::of([drop, invoked(), invoked()]).is_err(),
+        "invoked twice"
+    );
     assert!(History::of([invoked(), answer]).is_err(), "of no drop");
 }
 
 fn revokes(op: u64, person: &str, ends: RecordedEvent) -> [RecordedEvent; 2] {
-    [RecordedEvent::Revoking { op, coupon: 1, drop: Some(DROP), person: person.into(), again: false }, ends]
+    [
+        RecordedEvent::Revoking {
+            op,
+            coupon: 1,
+            drop: Some(DROP),
+            person: person.into(),
+            again: false,
+        },
+        ends,
+    ]
 }
 
 fn revoked(op: u64) -> RecordedEvent {
-    RecordedEvent::Ok { op, answer: RecordedAnswer::Revoked { drop: DROP } }
+    RecordedEvent::Ok {
+        op,
+        answer: RecordedAnswer::Revoked { drop: DROP },
+    }
 }
 
 /// u-1 gives it back, and who waits gets it.
 fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", ends));
-    insert(&mut events, asks(201, "u-waits", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    insert(
+        &mut events,
+        asks(
+            201,
+            "u-waits",
+            RecordedAnswer::AlreadyClaimed {
+                drop: DROP,
+                slot: 1,
+            },
+        ),
+    );
     last(&mut events)[0] = row(1, "u-waits");
     events
 }
 
 #[test]
 fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
-    let unknown = || RecordedEvent::Unknown { op: 200, reason: "timeout".into() };
+    let unknown = || RecordedEvent::Unknown {
+        op: 200,
+        reason: "timeout".into(),
+    };
     assert_eq!(judged(given_back(revoked(200))), Verdict::Pass);
-    assert_eq!(judged(given_back(unknown())), Verdict::Pass, "it may have taken effect");
+    assert_eq!(
+        judged(given_back(unknown())),
+        Verdict::Pass,
+        "it may have taken effect"
+    );
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", unknown()));
     assert_eq!(judged(events), Verdict::Pass, "or not");
 
-    let none = RecordedEvent::Failed { op: 200, reason: "not_found".into() };
-    let Verdict::Violated(found) = judged(given_back(none)) else { panic!("its promise is lost") };
-    assert!(found.iter().any(|v| matches!(v, Violation::Lost { slot: 1, .. })), "{found:?}");
+    let none = RecordedEvent::Failed {
+        op: 200,
+        reason: "not_found".into(),
+    };
+    let Verdict::Violated(found) = judged(given_back(none)) else {
+        panic!("its promise is lost")
+    };
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::Lost { slot: 1, .. })),
+        "{found:?}"
+    );
 
     let found = violations(|events| insert(events, revokes(200, "u-1", revoked(200))));
-    assert!(found.iter().any(|v| matches!(v, Violation::RevokedHeld { slot: 1, .. })), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::RevokedHeld { slot: 1, .. })),
+        "{found:?}"
+    );
 
     let mut events = given_back(revoked(200));
-    insert(&mut events, asks(202, "u-1", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
-    let Verdict::Violated(found) = judged(events) else { panic!("it is promised after it was revoked") };
-    assert!(found.iter().any(|v| matches!(v, Violation::RevokedPromised { slot: 1, .. })), "{found:?}");
+    insert(
+        &mut events,
+        asks(
+            202,
+            "u-1",
+            RecordedAnswer::AlreadyClaimed {
+                drop: DROP,
+                slot: 1,
+            },
+        ),
+    );
+    let Verdict::Violated(found) = judged(events) else {
+        panic!("it is promised after it was revoked")
+    };
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::RevokedPromised { slot: 1, .. })),
+        "{found:?}"
+    );
 
     let mut events = given_back(revoked(200));
     last(&mut events).remove(0);
-    let Verdict::Violated(found) = judged(events) else { panic!("its slot is lost") };
-    assert!(found.iter().any(|v| matches!(v, Violation::TooFew { .. })), "{found:?}");
+    let Verdict::Violated(found) = judged(events) else {
+        panic!("its slot is lost")
+    };
+    assert!(
+        found.iter().any(|v| matches!(v, Violation::TooFew { .. })),
+        "{found:?}"
+    );
 }
 
 /// u-1 is revoked, may claim again, and is told of slot 7, which u-7 was revoked of for good.
 fn claims_again(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, revokes(200, "u-7", revoked(200)));
-    let again = RecordedEvent::Revoking { op: 201, coupon: 1, drop: Some(DROP), person: "u-1".into(), again: true };
+    let again = RecordedEvent::Revoking {
+        op: 201,
+        coupon: 1,
+        drop: Some(DROP),
+        person: "u-1".into(),
+        again: true,
+    };
     insert(&mut events, [again, ends]);
-    insert(&mut events, asks(202, "u-waits", RecordedAnswer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    insert(
+        &mut events,
+        asks(
+            202,
+            "u-waits",
+            RecordedAnswer::AlreadyClaimed {
+                drop: DROP,
+                slot: 1,
+            },
+        ),
+    );
     insert(&mut events, asks(203, "u-1", accepted(7)));
     last(&mut events)[0] = row(1, "u-waits");
     last(&mut events)[6] = row(7, "u-1");
@@ -276,7 +613,10 @@ fn claims_again(ends: RecordedEvent) -> Vec<RecordedEvent> {
 
 #[test]
 fn who_may_claim_again_keeps_what_they_are_promised_then() {
-    let unknown = || RecordedEvent::Unknown { op: 201, reason: "timeout".into() };
+    let unknown = || RecordedEvent::Unknown {
+        op: 201,
+        reason: "timeout".into(),
+    };
     assert_eq!(judged(claims_again(revoked(201))), Verdict::Pass);
     assert_eq!(judged(claims_again(unknown())), Verdict::Pass);
 
@@ -285,9 +625,19 @@ fn who_may_claim_again_keeps_what_they_are_promised_then() {
         last(&mut events)[6] = row(7, "u-late");
         judged(events)
     };
-    let Verdict::Violated(found) = spoiled(revoked(201)) else { panic!("the second promise is lost") };
-    assert!(found.iter().any(|v| matches!(v, Violation::Lost { slot: 7, .. })), "{found:?}");
+    let Verdict::Violated(found) = spoiled(revoked(201)) else {
+        panic!("the second promise is lost")
+    };
+    assert!(
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::Lost { slot: 7, .. })),
+        "{found:?}"
+    );
     let lost = |found: &[Violation]| found.iter().any(|v| matches!(v, Violation::Lost { .. }));
     let verdict = spoiled(unknown());
-    assert!(!matches!(&verdict, Verdict::Violated(found) if lost(found)), "it may take effect late: {verdict:?}");
+    assert!(
+        !matches!(&verdict, Verdict::Violated(found) if lost(found)),
+        "it may take effect late: {verdict:?}"
+    );
 }

@@ -6,5 +6,8 @@ use firstcome_load::{ended, workload};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    ended("firstcome-crowd", workload::main().await.map(|()| ExitCode::SUCCESS))
+    ended(
+        "firstcome-crowd",
+        workload::main().await.map(|()| ExitCode::SUCCESS),
+    )
 }

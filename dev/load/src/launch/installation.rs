@@ -43,7 +43,10 @@ pub struct InstallationCoupon {
 
 impl Installation {
     /// Makes tables and topic, by the programs beside this one.
-    pub async fn create(servers: &Arc<Servers>, own: impl IntoIterator<Item = (&'static str, String)>) -> Result<Self> {
+    pub async fn create(
+        servers: &Arc<Servers>,
+        own: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Self> {
         built_program("firstcome-reconciler")?;
         let api = built_program("firstcome-api")?;
         let programs = api.parent().context("no folder")?;
@@ -52,10 +55,16 @@ impl Installation {
 
     /// One of several on the same servers: its own database, key prefix, topic and group. No pass
     /// runs unless it is asked for. The programs are those beside this one, or of another build.
-    pub async fn named(servers: &Arc<Servers>, name: &str, other_build: Option<&Path>) -> Result<Self> {
+    pub async fn named(
+        servers: &Arc<Servers>,
+        name: &str,
+        other_build: Option<&Path>,
+    ) -> Result<Self> {
         let mysql = &servers.stack.mysql;
         let database = format!("firstcome_{name}");
-        mysql.query(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
+        mysql
+            .query(&format!("CREATE DATABASE IF NOT EXISTS {database}"))
+            .await?;
         let own = [
             ("DATABASE_URL", mysql.database_url(&database)),
             ("REDIS_KEY_PREFIX", format!("fc-{name}")),
@@ -74,17 +83,45 @@ impl Installation {
         programs: &Path,
         own: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Result<Self> {
-        let ops_token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        let mut settings: BTreeMap<_, _> =
-            servers.stack.env().into_iter().filter(|(name, _)| *name != "SMTP_URL").collect();
+        let ops_token = format!(
+            "{:032x}{:032x}",
+            rand::random::<u128>(),
+            rand::random::<u128>()
+        );
+        let mut settings: BTreeMap<_, _> = servers
+            .stack
+            .env()
+            .into_iter()
+            .filter(|(name, _)| *name != "SMTP_URL")
+            .collect();
         let signing_key = format!("{:032x}", rand::random::<u128>());
-        let secrets = [("OPS_TOKEN", ops_token.clone()), ("KAFKA_SIGNING_KEY", signing_key)];
-        settings.extend(secrets.into_iter().chain([("USER_AUTH", "trusted-header".to_owned())]));
+        let secrets = [
+            ("OPS_TOKEN", ops_token.clone()),
+            ("KAFKA_SIGNING_KEY", signing_key),
+        ];
+        settings.extend(
+            secrets
+                .into_iter()
+                .chain([("USER_AUTH", "trusted-header".to_owned())]),
+        );
         settings.extend(own);
-        let installation = Self { servers: servers.clone(), settings, ops_token, programs: programs.to_owned() };
-        let output = installation.command("firstcome-api", &["migrate"]).output().await.context("firstcome-api")?;
+        let installation = Self {
+            servers: servers.clone(),
+            settings,
+            ops_token,
+            programs: programs.to_owned(),
+        };
+        let output = installation
+            .command("firstcome-api", &["migrate"])
+            .output()
+            .await
+            .context("firstcome-api")?;
         if !output.status.success() {
-            bail!("firstcome-api migrate failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "firstcome-api migrate failed ({}):\n{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(installation)
     }
@@ -111,7 +148,9 @@ impl Installation {
 
     pub async fn api_at(&self, name: &str, address: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
-        self.servers.spawn(name, command.env("LISTEN_ADDR", address), "").await
+        self.servers
+            .spawn(name, command.env("LISTEN_ADDR", address), "")
+            .await
     }
 
     /// An API that shows coupon pages, and believes `X-User-Id`.
@@ -135,7 +174,13 @@ impl Installation {
 
     pub async fn consumer_at(&self, name: &str, address: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["consume"]);
-        self.servers.spawn(name, command.env("CONSUME_LISTEN_ADDR", address), "consuming ").await
+        self.servers
+            .spawn(
+                name,
+                command.env("CONSUME_LISTEN_ADDR", address),
+                "consuming ",
+            )
+            .await
     }
 
     pub async fn reconciler(&self) -> Result<Service> {
@@ -144,12 +189,17 @@ impl Installation {
 
     pub async fn reconciler_at(&self, address: &str) -> Result<Service> {
         let mut command = self.command("firstcome-reconciler", &["daemon"]);
-        self.servers.spawn("reconciler", command.env("LISTEN_ADDR", address), "").await
+        self.servers
+            .spawn("reconciler", command.env("LISTEN_ADDR", address), "")
+            .await
     }
 
     /// The operators' routes of one of its services.
     pub fn ops(&self, service: &Service) -> Result<Ops> {
-        Ok(Ops { target: service.target()?, token: self.ops_token.clone() })
+        Ok(Ops {
+            target: service.target()?,
+            token: self.ops_token.clone(),
+        })
     }
 
     /// Waits until an API admits people.
@@ -161,7 +211,11 @@ impl Installation {
                 return Ok(());
             }
             if begun.elapsed() > LIMIT {
-                bail!("{} is not ready after {LIMIT:?}: {body}\n{}", api.name(), api.log_tail());
+                bail!(
+                    "{} is not ready after {LIMIT:?}: {body}\n{}",
+                    api.name(),
+                    api.log_tail()
+                );
             }
             sleep(Duration::from_millis(1)).await;
         }
@@ -170,19 +224,28 @@ impl Installation {
     /// Makes a coupon that is open now, and waits until it can be claimed.
     pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<InstallationCoupon> {
         let ops = self.ops(api)?;
-        let made = ops.make_coupon("Bench", quantity, Utc::now(), TimeDelta::hours(6)).await?;
-        let id = made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))?;
+        let made = ops
+            .make_coupon("Bench", quantity, Utc::now(), TimeDelta::hours(6))
+            .await?;
+        let id = made["id"]
+            .as_i64()
+            .with_context(|| format!("no coupon was made: {made}"))?;
         let begun = Instant::now();
         loop {
             let coupon = ops.get(&format!("/v1/coupons/{id}")).await?;
             let (_, ready) = ops.readiness().await?;
             let open = coupon["current_drop"]["state"] == "open";
-            if open && serde_json::from_str::<Value>(&ready).is_ok_and(|ready| ready["status"] == "ok") {
+            if open
+                && serde_json::from_str::<Value>(&ready).is_ok_and(|ready| ready["status"] == "ok")
+            {
                 let drop = coupon["current_drop"]["id"].as_i64().context("no drop")?;
                 return Ok(InstallationCoupon { id, drop, quantity });
             }
             if begun.elapsed() > LIMIT {
-                bail!("coupon {id} does not open: {coupon} {ready}\n{}", api.log_tail());
+                bail!(
+                    "coupon {id} does not open: {coupon} {ready}\n{}",
+                    api.log_tail()
+                );
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -191,8 +254,14 @@ impl Installation {
     /// Waits until everybody whom a coupon was given to has their row.
     pub async fn every_row(&self, coupon: InstallationCoupon) -> Result<()> {
         let mut conn = self.mysql().await?;
-        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-        until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;
+        let rows = format!(
+            "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+            coupon.drop
+        );
+        until("every row", async || {
+            Ok(conn.query_first(&rows).await? == Some(coupon.quantity))
+        })
+        .await?;
         Ok(conn.disconnect().await?)
     }
 
@@ -203,7 +272,9 @@ impl Installation {
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.setting("REDIS_URL"))?;
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
-        Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+        Ok(client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?)
     }
 }
 

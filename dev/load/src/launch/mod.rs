@@ -30,9 +30,18 @@ impl Servers {
     pub async fn start(options: StackOptions, logs: Option<&Path>) -> Result<Self> {
         let stack = Stack::start(options).await?;
         let temporary = logs.is_none().then(TempDir::new).transpose()?;
-        let logs = logs.or(temporary.as_ref().map(TempDir::path)).context("no folder for the logs")?.to_owned();
-        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-        Ok(Self { stack, logs, _temporary: temporary, janitor: Janitor::start()? })
+        let logs = logs
+            .or(temporary.as_ref().map(TempDir::path))
+            .context("no folder for the logs")?
+            .to_owned();
+        std::fs::create_dir_all(&logs)
+            .with_context(|| format!("cannot make {}", logs.display()))?;
+        Ok(Self {
+            stack,
+            logs,
+            _temporary: temporary,
+            janitor: Janitor::start()?,
+        })
     }
 
     /// Starts a program and waits until it has printed where it listens, and a line that begins

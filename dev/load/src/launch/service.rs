@@ -56,7 +56,12 @@ impl Service {
 
     /// Its metrics, as Prometheus reads them.
     pub async fn metrics(&self) -> Result<String> {
-        Ops { target: self.target()?, token: String::new() }.get_text("/metrics").await
+        Ops {
+            target: self.target()?,
+            token: String::new(),
+        }
+        .get_text("/metrics")
+        .await
     }
 
     pub fn log_tail(&self) -> String {
@@ -74,13 +79,23 @@ impl Service {
     pub async fn stop(self) -> Result<()> {
         self.still_runs()?;
         let status = self.program.stop(STOP_LIMIT).await?;
-        ensure!(status.success(), "{} ended with {status}:\n{}", self.name(), self.log_tail());
+        ensure!(
+            status.success(),
+            "{} ended with {status}:\n{}",
+            self.name(),
+            self.log_tail()
+        );
         Ok(())
     }
 
     fn still_runs(&self) -> Result<()> {
         let ended = self.program.status()?;
-        ensure!(ended.is_none(), "{} had ended by itself ({ended:?}):\n{}", self.name(), self.log_tail());
+        ensure!(
+            ended.is_none(),
+            "{} had ended by itself ({ended:?}):\n{}",
+            self.name(),
+            self.log_tail()
+        );
         Ok(())
     }
 }

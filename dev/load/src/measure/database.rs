@@ -32,10 +32,17 @@ impl Database {
     /// # Errors When the address can't be read or MySQL can't be reached: without the address,
     /// which holds a password.
     pub async fn open(url: &str) -> Result<Self> {
-        let options = Opts::from_url(url).context("DATABASE_URL is no mysql://user:password@host:port/database")?;
+        let options = Opts::from_url(url)
+            .context("DATABASE_URL is no mysql://user:password@host:port/database")?;
         let options = OptsBuilder::from_opts(options).prefer_socket(Some(false));
-        let conn = timeout(CONNECT_LIMIT, Conn::new(options)).await.context("MySQL does not answer")?;
-        let mut database = Self { conn: conn.context("MySQL can't be reached")?, at_first: 0, own: 0 };
+        let conn = timeout(CONNECT_LIMIT, Conn::new(options))
+            .await
+            .context("MySQL does not answer")?;
+        let mut database = Self {
+            conn: conn.context("MySQL can't be reached")?,
+            at_first: 0,
+            own: 0,
+        };
         database.at_first = database.questions().await?;
         database.own = 0;
         Ok(database)
@@ -53,15 +60,21 @@ impl Database {
     }
 
     async fn questions(&mut self) -> Result<u64> {
-        let row: Option<(String, String)> = self.conn.query_first("SHOW GLOBAL STATUS LIKE 'Questions'").await?;
+        let row: Option<(String, String)> = self
+            .conn
+            .query_first("SHOW GLOBAL STATUS LIKE 'Questions'")
+            .await?;
         self.own += 1;
         Ok(row.context("MySQL does not count questions")?.1.parse()?)
     }
 
     pub async fn rows(&mut self, coupon: i64) -> Result<Vec<CountedRow>> {
         let sql = "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM issued_coupons WHERE coupon_id = ?";
-        let rows: Vec<(i64, u32, String, bool)> =
-            self.conn.exec(sql, (coupon,)).await.context("the rows can't be read")?;
+        let rows: Vec<(i64, u32, String, bool)> = self
+            .conn
+            .exec(sql, (coupon,))
+            .await
+            .context("the rows can't be read")?;
         self.own += 1;
         let row = |(drop_id, slot, user_id, by_consumer)| CountedRow {
             promise: PromisedSlot { drop_id, slot },

@@ -29,10 +29,19 @@ pub struct Cost {
 
 impl Meter {
     pub async fn start(stack: &Stack) -> Result<Self> {
-        let mut redis = redis::Client::open(stack.redis.url())?.get_multiplexed_async_connection().await?;
-        redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut redis).await?;
+        let mut redis = redis::Client::open(stack.redis.url())?
+            .get_multiplexed_async_connection()
+            .await?;
+        redis::cmd("CONFIG")
+            .arg("RESETSTAT")
+            .query_async::<()>(&mut redis)
+            .await?;
         let mysql = Database::open(&stack.mysql.url()).await?;
-        Ok(Self { mysql, redis, cpu: server_cpu(stack) })
+        Ok(Self {
+            mysql,
+            redis,
+            cpu: server_cpu(stack),
+        })
     }
 
     /// Statements that clients sent to MySQL so far, this meter's own left out.
@@ -48,7 +57,10 @@ impl Meter {
     pub async fn stop(mut self, stack: &Stack) -> Result<Cost> {
         let after = server_cpu(stack);
         let mysql_statements = self.statements().await?;
-        let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut self.redis).await?;
+        let info: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query_async(&mut self.redis)
+            .await?;
         let redis_by_command = by_command(&info);
         self.mysql.conn.disconnect().await?;
         Ok(Cost {
@@ -71,7 +83,10 @@ pub fn server_cpu(stack: &Stack) -> [f64; 3] {
 /// Without the commands that this module sends.
 fn by_command(info: &str) -> BTreeMap<String, u64> {
     let one = |line: &str| {
-        let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let (name, rest) = line
+            .trim()
+            .strip_prefix("cmdstat_")?
+            .split_once(":calls=")?;
         let calls = rest.split(',').next()?.parse().ok()?;
         (!matches!(name, "info" | "config|resetstat")).then(|| (name.to_owned(), calls))
     };
@@ -84,8 +99,10 @@ mod tests {
 
     #[test]
     fn commands_are_counted_without_the_meter_s_own() {
-        let info =
-            "# Commandstats\r\ncmdstat_evalsha:calls=3,usec=9,rejected_calls=0\r\ncmdstat_info:calls=1,usec=1\r\n";
-        assert_eq!(by_command(info), BTreeMap::from([("evalsha".to_owned(), 3)]));
+        let info = "# Commandstats\r\ncmdstat_evalsha:calls=3,usec=9,rejected_calls=0\r\ncmdstat_info:calls=1,usec=1\r\n";
+        assert_eq!(
+            by_command(info),
+            BTreeMap::from([("evalsha".to_owned(), 3)])
+        );
     }
 }

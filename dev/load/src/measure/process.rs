@@ -13,14 +13,18 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     // The name in parentheses may hold anything, spaces too.
     let after = stat.rsplit_once(')').context("no name in stat")?.1;
     let fields: Vec<&str> = after.split_whitespace().collect();
-    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("stat is too short")?.parse()?) };
+    let ticks =
+        |at: usize| -> Result<f64> { Ok(fields.get(at).context("stat is too short")?.parse()?) };
     Ok((ticks(11)? + ticks(12)?) / TICKS)
 }
 
 /// A line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the most it ever was).
 pub fn memory_kb(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such line")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .context("no such line")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 

@@ -38,8 +38,13 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
     let prefix = options.prefix();
-    let crowd =
-        Crowd::gather_mixed(&prefix, options.people, options.requests_per_person, options.repeat_share, options.seed)?;
+    let crowd = Crowd::gather_mixed(
+        &prefix,
+        options.people,
+        options.requests_per_person,
+        options.repeat_share,
+        options.seed,
+    )?;
     let identity = CrowdIdentity::new(&options.identity, &crowd)?;
     let mut database = match &options.database_url {
         Some(url) => Some(Database::open(url).await?),
@@ -47,11 +52,19 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     };
     let targets = options.targets()?;
     let (coupon_id, made) = coupon(options, &targets, &prefix).await?;
-    step(format!("measuring this tool's own ceiling over {} connections", options.connections));
+    step(format!(
+        "measuring this tool's own ceiling over {} connections",
+        options.connections
+    ));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
     let patience = Duration::from_secs(options.patience);
     let plan = CrowdPlan::new(targets, coupon_id, crowd, options.connections);
-    let plan = CrowdPlan { identity, rate: options.rate, patience, ..plan };
+    let plan = CrowdPlan {
+        identity,
+        rate: options.rate,
+        patience,
+        ..plan
+    };
     let tally = shown(plan).await?;
     let (mut statements, mut rows) = (None, None);
     if let Some(database) = &mut database {
@@ -60,7 +73,11 @@ pub async fn run(options: &RushOptions) -> Result<ExitCode> {
     }
     let report = RushReport::new(options, (coupon_id, made), ceiling, tally, statements, rows);
     outputs.write(&report)?;
-    Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The crowd, with its counts shown while it asks.
@@ -81,7 +98,11 @@ async fn shown(plan: CrowdPlan) -> Result<Tally> {
 
 /// The coupon to ask for, and whether it was made for this.
 async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
-    let (id, made) = match (options.coupon, options.ops_token.as_deref(), targets.first()) {
+    let (id, made) = match (
+        options.coupon,
+        options.ops_token.as_deref(),
+        targets.first(),
+    ) {
         (Some(id), _, _) => (id, false),
         (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
         _ => bail!("give --coupon, or --ops-token to make one"),
@@ -95,23 +116,37 @@ async fn coupon(options: &RushOptions, targets: &[Target], prefix: &str) -> Resu
                 sleep(SAMPLE).await;
                 continue;
             }
-            ensure!(!shown["id"].is_null(), "there is no coupon {id} at {target}");
+            ensure!(
+                !shown["id"].is_null(),
+                "there is no coupon {id} at {target}"
+            );
             let next = !shown["next_drop"].is_null();
-            ensure!(matches!(state, "open" | "scheduled" | "sold_out") || next, "coupon {id} is {state} at {target}");
+            ensure!(
+                matches!(state, "open" | "scheduled" | "sold_out") || next,
+                "coupon {id} is {state} at {target}"
+            );
             break;
         }
     }
     if made {
-        step(format!("made coupon {id}: {} to give away, open now", grouped(options.quantity.into())));
+        step(format!(
+            "made coupon {id}: {} to give away, open now",
+            grouped(options.quantity.into())
+        ));
     } else {
-        step(format!("coupon {id} is given to people named {prefix}…: they hold it afterwards as anybody would"));
+        step(format!(
+            "coupon {id} is given to people named {prefix}…: they hold it afterwards as anybody would"
+        ));
     }
     Ok((id, made))
 }
 
 /// A coupon as a target shows it; `null` where it does not know it.
 async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
-    let ops = Ops { target: target.clone(), token: String::new() };
+    let ops = Ops {
+        target: target.clone(),
+        token: String::new(),
+    };
     match ops.get(&format!("/v1/coupons/{id}")).await {
         Err(error) if RefusedRequest::status_of(&error) == Some(404) => Ok(Value::Null),
         found => found.with_context(|| format!("{target} was asked for coupon {id}")),
@@ -119,12 +154,23 @@ async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
 }
 
 async fn make(target: &Target, token: &str, quantity: u32) -> Result<i64> {
-    let ops = Ops { target: target.clone(), token: token.to_owned() };
-    let made = ops.make_coupon("Rehearsal", quantity, Utc::now(), TimeDelta::hours(1)).await;
+    let ops = Ops {
+        target: target.clone(),
+        token: token.to_owned(),
+    };
+    let made = ops
+        .make_coupon("Rehearsal", quantity, Utc::now(), TimeDelta::hours(1))
+        .await;
     let coupon = made.map_err(|error| {
         let is_unauthorized = RefusedRequest::status_of(&error) == Some(401);
-        let hint = if is_unauthorized { ": is --ops-token that of the API?" } else { "" };
+        let hint = if is_unauthorized {
+            ": is --ops-token that of the API?"
+        } else {
+            ""
+        };
         error.context(format!("{target} did not make a coupon{hint}"))
     })?;
-    coupon["id"].as_i64().with_context(|| format!("{target} is no Firstcome: the new coupon has no id"))
+    coupon["id"]
+        .as_i64()
+        .with_context(|| format!("{target} is no Firstcome: the new coupon has no id"))
 }

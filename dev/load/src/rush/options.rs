@@ -85,13 +85,23 @@ pub struct RushOptions {
 
 fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "a number from 0 to 1")?;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a number from 0 to 1".into()) }
+    if (0.0..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err("a number from 0 to 1".into())
+    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|_| "requests a second, a number above 0")?;
+    let rate: f64 = text
+        .parse()
+        .map_err(|_| "requests a second, a number above 0")?;
     let possible = rate > 0.0 && rate <= 1e6;
-    if possible { Ok(rate) } else { Err("requests a second, above 0 and at most 1,000,000".into()) }
+    if possible {
+        Ok(rate)
+    } else {
+        Err("requests a second, above 0 and at most 1,000,000".into())
+    }
 }
 
 fn connections(text: &str) -> Result<usize, String> {
@@ -104,34 +114,52 @@ fn connections(text: &str) -> Result<usize, String> {
 impl RushOptions {
     /// What user ids begin with.
     pub(super) fn prefix(&self) -> String {
-        self.user_prefix.clone().unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
+        self.user_prefix
+            .clone()
+            .unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
     }
 
     /// Where the crowd asks, and by which certificates it is trusted.
     pub(super) fn targets(&self) -> Result<Vec<Target>> {
-        let Some(path) = &self.ca_file else { return Ok(self.url.clone()) };
+        let Some(path) = &self.ca_file else {
+            return Ok(self.url.clone());
+        };
         let name = path.display();
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(path).with_context(|| format!("{name} cannot be read"))? {
+        for certificate in
+            CertificateDer::pem_file_iter(path).with_context(|| format!("{name} cannot be read"))?
+        {
             roots.add(certificate.with_context(|| format!("{name} is not in PEM form"))?)?;
         }
         ensure!(!roots.is_empty(), "{name} holds no certificate");
-        self.url.iter().map(|target| target.clone().trusting(roots.clone())).collect()
+        self.url
+            .iter()
+            .map(|target| target.clone().trusting(roots.clone()))
+            .collect()
     }
 
     /// Checks that clap can't make.
     pub(super) async fn check(&self) -> Result<()> {
-        let may_make = self.ops_token.as_deref().is_some_and(|token| !token.is_empty());
+        let may_make = self
+            .ops_token
+            .as_deref()
+            .is_some_and(|token| !token.is_empty());
         ensure!(
             self.coupon.is_some() || may_make,
             "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to make one; `make run` has both: set -a; . target/run/env"
         );
         let longest = format!("{}{:06}", self.prefix(), self.people - 1);
         let id = longest.parse::<UserId>();
-        ensure!(id.is_ok(), "--user-prefix makes user ids such as {longest:?}, which the API refuses: {}", wrong(id));
+        ensure!(
+            id.is_ok(),
+            "--user-prefix makes user ids such as {longest:?}, which the API refuses: {}",
+            wrong(id)
+        );
         for target in &self.url {
             let authority = target.authority();
-            let mut found = lookup_host(authority).await.with_context(|| format!("{target} is not known"))?;
+            let mut found = lookup_host(authority)
+                .await
+                .with_context(|| format!("{target} is not known"))?;
             ensure!(
                 self.remote || found.all(|address| address.ip().is_loopback()),
                 "{target} is not this machine: a rush takes its capacity and its coupons; add --remote if that is meant"
@@ -181,33 +209,58 @@ mod tests {
     async fn without_a_coupon_the_ops_token_is_asked_for() {
         let options = RushOptions::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
         let error = options.check().await.unwrap_err().to_string();
-        assert!(error.contains("--coupon") && error.contains("OPS_TOKEN"), "{error}");
+        assert!(
+            error.contains("--coupon") && error.contains("OPS_TOKEN"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn other_machines_are_asked_only_when_told_so() {
         let at = |url: &str, more: &[&str]| {
-            RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat()).unwrap()
+            RushOptions::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat())
+                .unwrap()
         };
-        let error = at("http://192.0.2.1:80", &[]).check().await.unwrap_err().to_string();
+        let error = at("http://192.0.2.1:80", &[])
+            .check()
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--remote"), "{error}");
-        at("http://192.0.2.1:80", &["--remote"]).check().await.unwrap();
+        at("http://192.0.2.1:80", &["--remote"])
+            .check()
+            .await
+            .unwrap();
         at("http://127.0.0.1:80", &[]).check().await.unwrap();
         at("http://localhost:80", &[]).check().await.unwrap();
     }
 
     #[tokio::test]
     async fn a_prefix_that_no_user_id_may_have_is_refused_before_anybody_asks() {
-        let error = parse(&["--user-prefix", "a b "]).unwrap().check().await.unwrap_err().to_string();
+        let error = parse(&["--user-prefix", "a b "])
+            .unwrap()
+            .check()
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--user-prefix"), "{error}");
         let long = "x".repeat(60);
-        assert!(parse(&["--user-prefix", &long]).unwrap().check().await.is_err());
+        assert!(
+            parse(&["--user-prefix", &long])
+                .unwrap()
+                .check()
+                .await
+                .is_err()
+        );
     }
 
     #[test]
     fn json_goes_to_a_file_or_to_the_terminal() {
         assert_eq!(parse(&["--json"]).unwrap().json, Some(PathBuf::from("-")));
-        assert_eq!(parse(&["--json", "x.json"]).unwrap().json, Some(PathBuf::from("x.json")));
+        assert_eq!(
+            parse(&["--json", "x.json"]).unwrap().json,
+            Some(PathBuf::from("x.json"))
+        );
         assert_eq!(parse(&[]).unwrap().json, None);
     }
 }

@@ -53,7 +53,9 @@ impl RushReport {
     ) -> Self {
         tally.forget_names();
         Self {
-            at: chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            at: chrono::Utc::now()
+                .format("%Y-%m-%d %H:%M:%S UTC")
+                .to_string(),
             urls: options.url.iter().map(ToString::to_string).collect(),
             coupon_id,
             made,
@@ -70,8 +72,12 @@ impl RushReport {
     /// every yes has its row.
     pub fn good(&self) -> bool {
         let tally = &self.tally;
-        let unclear = tally.count(AnswerKind::Failed) + tally.count(AnswerKind::Refused) + tally.gave_up;
-        let lost = self.rows.as_ref().map_or(0, |rows| rows.promised_without_row);
+        let unclear =
+            tally.count(AnswerKind::Failed) + tally.count(AnswerKind::Refused) + tally.gave_up;
+        let lost = self
+            .rows
+            .as_ref()
+            .map_or(0, |rows| rows.promised_without_row);
         unclear == 0 && tally.contradictions.is_empty() && lost == 0
     }
 
@@ -80,7 +86,10 @@ impl RushReport {
         let mut more = Vec::new();
         if let Some(rate) = self.rate {
             let late = grouped(self.tally.late);
-            more.push((format!("asked by the clock, {rate:.0} a second; sent late"), late));
+            more.push((
+                format!("asked by the clock, {rate:.0} a second; sent late"),
+                late,
+            ));
         }
         let ceiling = self.ceiling_per_second;
         let share = self.tally.per_second / ceiling.max(1.0) * 100.0;
@@ -90,13 +99,22 @@ impl RushReport {
         ));
         if let Some(rows) = &self.rows {
             more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
-            more.push(("promised and without their row".into(), grouped(rows.promised_without_row as u64)));
+            more.push((
+                "promised and without their row".into(),
+                grouped(rows.promised_without_row as u64),
+            ));
             if let Some(after) = rows.complete_after_ms {
-                more.push(("every row stood after the last answer by".into(), format!("{after} ms")));
+                more.push((
+                    "every row stood after the last answer by".into(),
+                    format!("{after} ms"),
+                ));
             }
         }
         if let Some(statements) = self.mysql_statements {
-            more.push(("MySQL statements during the rush, everybody's".into(), grouped(statements)));
+            more.push((
+                "MySQL statements during the rush, everybody's".into(),
+                grouped(statements),
+            ));
         }
         more
     }
@@ -105,7 +123,10 @@ impl RushReport {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.tally.per_second > NEAR * self.ceiling_per_second {
-            warnings.push("the tool was near its own ceiling: it may be what was measured, not the system".to_owned());
+            warnings.push(
+                "the tool was near its own ceiling: it may be what was measured, not the system"
+                    .to_owned(),
+            );
         }
         if self.tally.late * MANY > self.tally.requests {
             warnings.push(format!(
@@ -117,8 +138,15 @@ impl RushReport {
         if let Some(answer) = &self.tally.unclear {
             warnings.push(format!("an answer that no claim should get: {answer}"));
         }
-        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.promised_without_row > 0) {
-            warnings.push(format!("promised and have no row: {}", rows.named.join(", ")));
+        if let Some(rows) = self
+            .rows
+            .as_ref()
+            .filter(|rows| rows.promised_without_row > 0)
+        {
+            warnings.push(format!(
+                "promised and have no row: {}",
+                rows.named.join(", ")
+            ));
         }
         warnings
     }
@@ -143,7 +171,12 @@ pub(super) struct Outputs {
 impl Outputs {
     pub(super) fn open(options: &RushOptions) -> Result<Self> {
         let print_json = options.json.as_deref() == Some(Path::new("-"));
-        let json = options.json.as_deref().filter(|_| !print_json).map(create).transpose()?;
+        let json = options
+            .json
+            .as_deref()
+            .filter(|_| !print_json)
+            .map(create)
+            .transpose()?;
         Ok(Self { json, print_json })
     }
 
@@ -155,7 +188,8 @@ impl Outputs {
             println!("{}", report.table());
         }
         if let Some((path, mut file)) = self.json {
-            file.write_all(json.as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
+            file.write_all(json.as_bytes())
+                .with_context(|| format!("{} cannot be written", path.display()))?;
             step(format!("wrote {}", path.display()));
         }
         Ok(())
@@ -163,9 +197,14 @@ impl Outputs {
 }
 
 fn create(path: &Path) -> Result<(PathBuf, File)> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("{} cannot be made", folder.display()))?;
     }
-    let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let file =
+        File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok((path.to_owned(), file))
 }

@@ -18,16 +18,25 @@ use super::{listen, system};
 async fn crowd_at(url: String, people: u32) -> Tally {
     let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
     let patience = Duration::from_secs(30);
-    let plan = CrowdPlan { patience, ..CrowdPlan::new(vec![url.parse().unwrap()], 7, crowd, 32) };
+    let plan = CrowdPlan {
+        patience,
+        ..CrowdPlan::new(vec![url.parse().unwrap()], 7, crowd, 32)
+    };
     run(plan, Arc::new(CrowdProgress::default())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_answered_and_every_yes_is_kept() {
     let tally = crowd_at(system(100, 0).await, 1_000).await;
-    assert_eq!((tally.people, tally.requests, tally.admitted), (1_000, 3_000, 100));
+    assert_eq!(
+        (tally.people, tally.requests, tally.admitted),
+        (1_000, 3_000, 100)
+    );
     assert_eq!(tally.count(AnswerKind::Accepted), 100);
-    assert_eq!(tally.count(AnswerKind::AlreadyClaimed) + tally.count(AnswerKind::SoldOut), 2_900);
+    assert_eq!(
+        tally.count(AnswerKind::AlreadyClaimed) + tally.count(AnswerKind::SoldOut),
+        2_900
+    );
     assert_eq!(tally.contradictions, Vec::<String>::new());
 }
 
@@ -35,14 +44,20 @@ async fn every_request_is_answered_and_every_yes_is_kept() {
 async fn who_finds_it_unavailable_asks_again() {
     let tally = crowd_at(system(10, 50).await, 20).await;
     assert_eq!(tally.count(AnswerKind::Unavailable), 50);
-    assert_eq!((tally.requests, tally.admitted, tally.gave_up), (110, 10, 0));
+    assert_eq!(
+        (tally.requests, tally.admitted, tally.gave_up),
+        (110, 10, 0)
+    );
 }
 
 #[tokio::test]
 async fn nobody_there_is_an_error_at_once() {
     let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
     let plan = CrowdPlan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
-    let error = run(plan, Arc::new(CrowdProgress::default())).await.unwrap_err().to_string();
+    let error = run(plan, Arc::new(CrowdProgress::default()))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("does not answer"), "{error}");
 }
 
@@ -57,22 +72,43 @@ async fn stalling(pause: Duration) -> Target {
         }
         (StatusCode::CONFLICT, r#"{"status":409,"code":"sold_out"}"#)
     };
-    listen(Router::new().route("/v1/coupons/7/claims", post(answer)).with_state(asked)).await.parse().unwrap()
+    listen(
+        Router::new()
+            .route("/v1/coupons/7/claims", post(answer))
+            .with_state(asked),
+    )
+    .await
+    .parse()
+    .unwrap()
 }
 
 async fn asked_at(rate: Option<f64>) -> Tally {
     let target = stalling(Duration::from_millis(500)).await;
     let crowd = Crowd::gather("p-", 1_000, 1, 1).unwrap();
-    run(CrowdPlan { rate, ..CrowdPlan::new(vec![target], 7, crowd, 1) }, Arc::new(CrowdProgress::default()))
-        .await
-        .unwrap()
+    run(
+        CrowdPlan {
+            rate,
+            ..CrowdPlan::new(vec![target], 7, crowd, 1)
+        },
+        Arc::new(CrowdProgress::default()),
+    )
+    .await
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_shows_by_the_clock_and_hides_in_a_closed_loop() {
     let (closed, open) = (asked_at(None).await, asked_at(Some(1_000.0)).await);
-    assert!(closed.others.p90_ms < 250.0, "one of a thousand waited: {:?}", closed.others);
-    assert!(open.others.p90_ms > 250.0, "everybody who came meanwhile waited: {:?}", open.others);
+    assert!(
+        closed.others.p90_ms < 250.0,
+        "one of a thousand waited: {:?}",
+        closed.others
+    );
+    assert!(
+        open.others.p90_ms > 250.0,
+        "everybody who came meanwhile waited: {:?}",
+        open.others
+    );
     assert_eq!((closed.late, open.requests), (0, 1_000));
     assert!(open.late > 100, "{}", open.late);
 }

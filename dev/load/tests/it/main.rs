@@ -1,5 +1,9 @@
 //! The load generator and the load tool, against small servers.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail by panicking"
+)]
 
 mod crowd;
 mod rush;
@@ -21,25 +25,46 @@ struct FakeCoupons {
 }
 
 /// A token is as good as a header.
-async fn claim(State(coupons): State<Arc<Mutex<FakeCoupons>>>, headers: HeaderMap) -> (StatusCode, String) {
+async fn claim(
+    State(coupons): State<Arc<Mutex<FakeCoupons>>>,
+    headers: HeaderMap,
+) -> (StatusCode, String) {
     let mut coupons = coupons.lock().unwrap();
-    let person = headers.get("x-user-id").or(headers.get("authorization")).map(|value| value.to_str().unwrap());
+    let person = headers
+        .get("x-user-id")
+        .or(headers.get("authorization"))
+        .map(|value| value.to_str().unwrap());
     let Some(person) = person.filter(|person| *person != "Bearer refused") else {
-        return (StatusCode::UNAUTHORIZED, r#"{"status":401,"code":"unauthorized"}"#.into());
+        return (
+            StatusCode::UNAUTHORIZED,
+            r#"{"status":401,"code":"unauthorized"}"#.into(),
+        );
     };
     if coupons.unavailable > 0 {
         coupons.unavailable -= 1;
-        return (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":503,"code":"unavailable"}"#.into());
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            r#"{"status":503,"code":"unavailable"}"#.into(),
+        );
     }
     if let Some(slot) = coupons.holders.get(person) {
-        return (StatusCode::OK, json!({"status": "already_claimed", "drop_id": 1, "slot": slot}).to_string());
+        return (
+            StatusCode::OK,
+            json!({"status": "already_claimed", "drop_id": 1, "slot": slot}).to_string(),
+        );
     }
     let slot = coupons.holders.len() + 1;
     if slot > coupons.quantity {
-        return (StatusCode::CONFLICT, r#"{"status":409,"code":"sold_out"}"#.into());
+        return (
+            StatusCode::CONFLICT,
+            r#"{"status":409,"code":"sold_out"}"#.into(),
+        );
     }
     coupons.holders.insert(person.to_owned(), slot);
-    (StatusCode::ACCEPTED, json!({"status": "accepted", "drop_id": 1, "slot": slot, "queued": true}).to_string())
+    (
+        StatusCode::ACCEPTED,
+        json!({"status": "accepted", "drop_id": 1, "slot": slot, "queued": true}).to_string(),
+    )
 }
 
 async fn coupon(Path(id): Path<i64>) -> Result<Json<Value>, StatusCode> {
@@ -48,17 +73,32 @@ async fn coupon(Path(id): Path<i64>) -> Result<Json<Value>, StatusCode> {
         8 => "closed",
         _ => return Err(StatusCode::NOT_FOUND),
     };
-    Ok(Json(json!({"id": id, "current_drop": {"id": 1, "state": state}, "next_drop": null})))
+    Ok(Json(
+        json!({"id": id, "current_drop": {"id": 1, "state": state}, "next_drop": null}),
+    ))
 }
 
 async fn make(headers: HeaderMap) -> (StatusCode, Json<Value>) {
-    let good = headers.get("authorization").is_some_and(|token| token == "Bearer the-token");
-    (if good { StatusCode::CREATED } else { StatusCode::UNAUTHORIZED }, Json(json!({"id": 7})))
+    let good = headers
+        .get("authorization")
+        .is_some_and(|token| token == "Bearer the-token");
+    (
+        if good {
+            StatusCode::CREATED
+        } else {
+            StatusCode::UNAUTHORIZED
+        },
+        Json(json!({"id": 7})),
+    )
 }
 
 /// A system that answers as the contract says. Coupon 7 is open, coupon 8 is closed.
 async fn system(quantity: usize, unavailable: usize) -> String {
-    let coupons = FakeCoupons { quantity, unavailable, holders: HashMap::new() };
+    let coupons = FakeCoupons {
+        quantity,
+        unavailable,
+        holders: HashMap::new(),
+    };
     let router = Router::new()
         .route("/v1/coupons", post(make))
         .route("/v1/coupons/{id}", get(coupon))

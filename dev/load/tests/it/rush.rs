@@ -16,7 +16,17 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use super::system;
 
 async fn rush(url: &str, more: &[&str]) -> Result<ExitCode> {
-    let always = ["rush", "--url", url, "--people", "300", "--requests-per-person", "1", "--connections", "8"];
+    let always = [
+        "rush",
+        "--url",
+        url,
+        "--people",
+        "300",
+        "--requests-per-person",
+        "1",
+        "--connections",
+        "8",
+    ];
     run(&RushOptions::try_parse_from([&always[..], more].concat()).unwrap()).await
 }
 
@@ -30,13 +40,28 @@ async fn a_run_writes_everything_as_json() {
     let json = folder.path().join("new/rush.json");
     let files = ["--json", json.to_str().unwrap()];
     let args = [&["--ops-token", "the-token", "--rate", "2000"][..], &files].concat();
-    assert_eq!(rush(&system(10, 0).await, &args).await.unwrap(), ExitCode::SUCCESS);
+    assert_eq!(
+        rush(&system(10, 0).await, &args).await.unwrap(),
+        ExitCode::SUCCESS
+    );
     let report: Value = serde_json::from_str(&read(&json)).unwrap();
-    assert_eq!((report["tally"]["requests"].as_u64(), report["tally"]["admitted"].as_u64()), (Some(300), Some(10)));
-    assert_eq!((report["made"].as_bool(), report["rate"].as_f64()), (Some(true), Some(2_000.0)));
+    assert_eq!(
+        (
+            report["tally"]["requests"].as_u64(),
+            report["tally"]["admitted"].as_u64()
+        ),
+        (Some(300), Some(10))
+    );
+    assert_eq!(
+        (report["made"].as_bool(), report["rate"].as_f64()),
+        (Some(true), Some(2_000.0))
+    );
     assert!(report["ceiling_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(
-        (report["tally"]["winners"]["count"].as_u64(), report["tally"]["others"]["count"].as_u64()),
+        (
+            report["tally"]["winners"]["count"].as_u64(),
+            report["tally"]["others"]["count"].as_u64()
+        ),
         (Some(10), Some(290))
     );
 }
@@ -46,36 +71,75 @@ async fn people_may_come_with_tokens() {
     let tokens = tempfile::NamedTempFile::new().unwrap();
     let each: Vec<String> = (0..300).map(|n| format!("token-{n}")).collect();
     std::fs::write(tokens.path(), each.join("\n")).unwrap();
-    let args = ["--coupon", "7", "--user-auth", "jwt", "--tokens", tokens.path().to_str().unwrap()];
-    assert_eq!(rush(&system(10, 0).await, &args).await.unwrap(), ExitCode::SUCCESS);
+    let args = [
+        "--coupon",
+        "7",
+        "--user-auth",
+        "jwt",
+        "--tokens",
+        tokens.path().to_str().unwrap(),
+    ];
+    assert_eq!(
+        rush(&system(10, 0).await, &args).await.unwrap(),
+        ExitCode::SUCCESS
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_token_is_a_failure_with_the_answer_that_says_why() {
-    let (tokens, json) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let (tokens, json) = (
+        tempfile::NamedTempFile::new().unwrap(),
+        tempfile::NamedTempFile::new().unwrap(),
+    );
     std::fs::write(tokens.path(), "refused\n".repeat(300)).unwrap();
-    let files = ["--tokens", tokens.path().to_str().unwrap(), "--json", json.path().to_str().unwrap()];
+    let files = [
+        "--tokens",
+        tokens.path().to_str().unwrap(),
+        "--json",
+        json.path().to_str().unwrap(),
+    ];
     let args = [&["--coupon", "7", "--user-auth", "jwt"][..], &files].concat();
-    assert_eq!(rush(&system(10, 0).await, &args).await.unwrap(), ExitCode::FAILURE);
-    assert!(read(json.path()).contains("401 {") && read(json.path()).contains("unauthorized"), "{}", read(json.path()));
+    assert_eq!(
+        rush(&system(10, 0).await, &args).await.unwrap(),
+        ExitCode::FAILURE
+    );
+    assert!(
+        read(json.path()).contains("401 {") && read(json.path()).contains("unauthorized"),
+        "{}",
+        read(json.path())
+    );
 }
 
 /// The same system behind TLS, and the certificate to trust it by.
 async fn behind_tls() -> (String, tempfile::NamedTempFile) {
-    let plain: std::net::SocketAddr = system(10, 0).await.trim_start_matches("http://").parse().unwrap();
+    let plain: std::net::SocketAddr = system(10, 0)
+        .await
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let config = config
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                let Ok(mut outside) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let mut inside = tokio::net::TcpStream::connect(plain).await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
             });
@@ -89,13 +153,29 @@ async fn behind_tls() -> (String, tempfile::NamedTempFile) {
 #[tokio::test(flavor = "multi_thread")]
 async fn https_is_spoken_to_whom_the_given_certificate_trusts_and_to_nobody_else() {
     let (url, certificate) = behind_tls().await;
-    let trusted = ["--coupon", "7", "--ca-file", certificate.path().to_str().unwrap()];
+    let trusted = [
+        "--coupon",
+        "7",
+        "--ca-file",
+        certificate.path().to_str().unwrap(),
+    ];
     assert_eq!(rush(&url, &trusted).await.unwrap(), ExitCode::SUCCESS);
     let error = format!("{:#}", rush(&url, &["--coupon", "7"]).await.unwrap_err());
-    assert!(error.contains("TLS") && error.contains("UnknownIssuer"), "{error}");
+    assert!(
+        error.contains("TLS") && error.contains("UnknownIssuer"),
+        "{error}"
+    );
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let error = rush(&url, &["--coupon", "7", "--ca-file", empty.path().to_str().unwrap()]).await.unwrap_err();
-    assert!(error.to_string().contains("holds no certificate"), "{error:#}");
+    let error = rush(
+        &url,
+        &["--coupon", "7", "--ca-file", empty.path().to_str().unwrap()],
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("holds no certificate"),
+        "{error:#}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,12 +185,32 @@ async fn what_can_t_work_is_said_before_anybody_asks() {
         (&["--coupon", "9"][..], "there is no coupon 9"),
         (&["--coupon", "8"], "coupon 8 is closed"),
         (&["--ops-token", ""], "give --coupon"),
-        (&["--ops-token", "another"], "is --ops-token that of the API?"),
-        (&["--coupon", "7", "--json", "/dev/null/x.json"], "/dev/null"),
-        (&["--coupon", "7", "--database-url", "postgres://x"], "DATABASE_URL is no mysql://"),
-        (&["--coupon", "7", "--database-url", "mysql://u:secret@127.0.0.1:1/x"], "MySQL can't be reached"),
+        (
+            &["--ops-token", "another"],
+            "is --ops-token that of the API?",
+        ),
+        (
+            &["--coupon", "7", "--json", "/dev/null/x.json"],
+            "/dev/null",
+        ),
+        (
+            &["--coupon", "7", "--database-url", "postgres://x"],
+            "DATABASE_URL is no mysql://",
+        ),
+        (
+            &[
+                "--coupon",
+                "7",
+                "--database-url",
+                "mysql://u:secret@127.0.0.1:1/x",
+            ],
+            "MySQL can't be reached",
+        ),
     ] {
         let error = format!("{:#}", rush(&url, args).await.unwrap_err());
-        assert!(error.contains(words) && !error.contains("secret"), "{args:?}: {error}");
+        assert!(
+            error.contains(words) && !error.contains("secret"),
+            "{args:?}: {error}"
+        );
     }
 }

@@ -3,45 +3,179 @@
 
 use super::{Faults, Protocol, Wrong};
 
-const NONE: Faults = Faults { crashes: 0, repeats: 0, lost: 0, restarts: 0, gone_back: 0, flushes: 0 };
+const NONE: Faults = Faults {
+    crashes: 0,
+    repeats: 0,
+    lost: 0,
+    restarts: 0,
+    gone_back: 0,
+    flushes: 0,
+};
 
 /// The right protocol. In each of the last four, one fault leaves Redis with the only copy of an
 /// admission, and another takes it away: no answer that was given may be lost in silence.
 pub fn right() -> Vec<(&'static str, Protocol)> {
     let cases = [
-        ("everything but Redis fails, twice", 1, Faults { crashes: 2, repeats: 2, lost: 1, restarts: 1, ..NONE }),
+        (
+            "everything but Redis fails, twice",
+            1,
+            Faults {
+                crashes: 2,
+                repeats: 2,
+                lost: 1,
+                restarts: 1,
+                ..NONE
+            },
+        ),
         (
             "two reconcilers, everything but Redis fails",
             2,
-            Faults { crashes: 1, repeats: 1, lost: 1, restarts: 1, ..NONE },
+            Faults {
+                crashes: 1,
+                repeats: 1,
+                lost: 1,
+                restarts: 1,
+                ..NONE
+            },
         ),
-        ("two reconcilers, Redis goes back in time", 2, Faults { gone_back: 1, repeats: 1, restarts: 1, ..NONE }),
-        ("two reconcilers, Redis is emptied and restarts", 2, Faults { flushes: 1, restarts: 1, ..NONE }),
-        ("two reconcilers, Redis is emptied twice", 2, Faults { flushes: 2, ..NONE }),
-        ("Redis is emptied and goes back in time", 1, Faults { flushes: 1, gone_back: 1, ..NONE }),
-        ("Kafka is away, Redis goes back in time", 1, Faults { lost: 1, gone_back: 1, ..NONE }),
-        ("Kafka is away, Redis is emptied", 1, Faults { lost: 1, flushes: 1, ..NONE }),
-        ("an API dies before publishing, Redis goes back in time", 1, Faults { crashes: 1, gone_back: 1, ..NONE }),
-        ("something dies, Kafka is away, Redis goes back", 1, Faults { crashes: 1, lost: 1, gone_back: 1, ..NONE }),
+        (
+            "two reconcilers, Redis goes back in time",
+            2,
+            Faults {
+                gone_back: 1,
+                repeats: 1,
+                restarts: 1,
+                ..NONE
+            },
+        ),
+        (
+            "two reconcilers, Redis is emptied and restarts",
+            2,
+            Faults {
+                flushes: 1,
+                restarts: 1,
+                ..NONE
+            },
+        ),
+        (
+            "two reconcilers, Redis is emptied twice",
+            2,
+            Faults { flushes: 2, ..NONE },
+        ),
+        (
+            "Redis is emptied and goes back in time",
+            1,
+            Faults {
+                flushes: 1,
+                gone_back: 1,
+                ..NONE
+            },
+        ),
+        (
+            "Kafka is away, Redis goes back in time",
+            1,
+            Faults {
+                lost: 1,
+                gone_back: 1,
+                ..NONE
+            },
+        ),
+        (
+            "Kafka is away, Redis is emptied",
+            1,
+            Faults {
+                lost: 1,
+                flushes: 1,
+                ..NONE
+            },
+        ),
+        (
+            "an API dies before publishing, Redis goes back in time",
+            1,
+            Faults {
+                crashes: 1,
+                gone_back: 1,
+                ..NONE
+            },
+        ),
+        (
+            "something dies, Kafka is away, Redis goes back",
+            1,
+            Faults {
+                crashes: 1,
+                lost: 1,
+                gone_back: 1,
+                ..NONE
+            },
+        ),
     ];
-    cases.map(|(name, reconcilers, faults)| (name, Protocol { faults, reconcilers, wrong: None })).into()
+    cases
+        .map(|(name, reconcilers, faults)| {
+            (
+                name,
+                Protocol {
+                    faults,
+                    reconcilers,
+                    wrong: None,
+                },
+            )
+        })
+        .into()
 }
 
 /// Each rule left out, with the faults under which that shows.
 pub fn wrong() -> Vec<(Wrong, Protocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
-    let gone_back = Faults { gone_back: 1, ..NONE };
+    let gone_back = Faults {
+        gone_back: 1,
+        ..NONE
+    };
     let cases = [
         (Wrong::GateKept, gone_back),
         (Wrong::NoWait, emptied),
         (Wrong::GenerationReadLate, emptied),
-        (Wrong::ConnectionComesBack, Faults { restarts: 1, ..gone_back }),
-        (Wrong::CommitFirst, Faults { crashes: 1, ..gone_back }),
+        (
+            Wrong::ConnectionComesBack,
+            Faults {
+                restarts: 1,
+                ..gone_back
+            },
+        ),
+        (
+            Wrong::CommitFirst,
+            Faults {
+                crashes: 1,
+                ..gone_back
+            },
+        ),
         (Wrong::LoadUnchecked, emptied),
         (Wrong::SettleFirst, emptied),
         (Wrong::BackupLate, Faults { lost: 1, ..emptied }),
-        (Wrong::ToldUnheld, Faults { lost: 1, ..gone_back }),
-        (Wrong::RetryToldUnheld, Faults { crashes: 1, ..gone_back }),
+        (
+            Wrong::ToldUnheld,
+            Faults {
+                lost: 1,
+                ..gone_back
+            },
+        ),
+        (
+            Wrong::RetryToldUnheld,
+            Faults {
+                crashes: 1,
+                ..gone_back
+            },
+        ),
     ];
-    cases.map(|(wrong, faults)| (wrong, Protocol { faults, reconcilers: 1, wrong: Some(wrong) })).into()
+    cases
+        .map(|(wrong, faults)| {
+            (
+                wrong,
+                Protocol {
+                    faults,
+                    reconcilers: 1,
+                    wrong: Some(wrong),
+                },
+            )
+        })
+        .into()
 }

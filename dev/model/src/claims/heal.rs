@@ -22,7 +22,9 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     }
     state.gate_open
         && state.rows.iter().all(Option::is_some)
-        && state.standing().all(|(person, slot)| state.row_on(*slot) == Some(*person))
+        && state
+            .standing()
+            .all(|(person, slot)| state.row_on(*slot) == Some(*person))
 }
 
 /// Whatever was under way goes on first: messages, late loaders, repairs planned long ago.
@@ -41,9 +43,18 @@ fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
 fn one_round(protocol: &Protocol, state: &mut State) {
     while state.in_hand.is_some() || !state.tail().is_empty() {
         let mut steps = Vec::new();
-        step::possible(&Protocol { faults: super::Faults::default(), ..protocol.clone() }, state, &mut steps);
+        step::possible(
+            &Protocol {
+                faults: super::Faults::default(),
+                ..protocol.clone()
+            },
+            state,
+            &mut steps,
+        );
         let consumer = [Step::Fetch, Step::WriteRow, Step::Commit];
-        let Some(next) = steps.into_iter().find(|step| consumer.contains(step)) else { break };
+        let Some(next) = steps.into_iter().find(|step| consumer.contains(step)) else {
+            break;
+        };
         step::take(protocol, state, next);
     }
     state.begin(0);
@@ -57,7 +68,13 @@ fn one_round(protocol: &Protocol, state: &mut State) {
 
 fn publish_all(protocol: &Protocol, state: &mut State) {
     for again in [false, true] {
-        while !(if again { &state.again } else { &state.publishing }).is_empty() {
+        while !(if again {
+            &state.again
+        } else {
+            &state.publishing
+        })
+        .is_empty()
+        {
             step::publish(protocol, state, again, 0, End::Acknowledged);
         }
     }

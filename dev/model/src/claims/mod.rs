@@ -133,7 +133,9 @@ impl Model for Protocol {
             Property::always(ROWS_ADMITTED, |_, state: &State| state.rows_are_admitted()),
             Property::always(HELD_TWICE, |_, state: &State| state.promises_are_held()),
             Property::always(HEALS, heal::becomes_exact),
-            Property::sometimes("everything is issued", |_, state: &State| state.rows.iter().all(Option::is_some)),
+            Property::sometimes("everything is issued", |_, state: &State| {
+                state.rows.iter().all(Option::is_some)
+            }),
         ]
     }
 }

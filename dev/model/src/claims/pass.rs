@@ -34,12 +34,18 @@ impl State {
             generation: self.redis.generation,
             gate_was_open: self.gate_open,
             tail: self.tail().to_vec(),
-            settled: held.filter(|claim| !self.publishing.contains(claim)).collect(),
+            settled: held
+                .filter(|claim| !self.publishing.contains(claim))
+                .collect(),
         });
     }
 
     pub(crate) fn look(&mut self, protocol: &Protocol, at: usize) {
-        let Reconciler::Begun(seen) = std::mem::replace(&mut self.reconcilers[at], Reconciler::Idle) else { return };
+        let Reconciler::Begun(seen) =
+            std::mem::replace(&mut self.reconcilers[at], Reconciler::Idle)
+        else {
+            return;
+        };
         let mut todo = self.plan(protocol, &seen);
         if protocol.is(Wrong::SettleFirst) && self.is_lost() {
             todo.retain(|repair| !matches!(repair, Repair::Load | Repair::Settle));
@@ -51,8 +57,16 @@ impl State {
         if !todo.is_empty() {
             todo.reverse();
             let late = protocol.is(Wrong::GenerationReadLate);
-            let generation = if late { self.redis.generation } else { seen.generation };
-            self.reconcilers[at] = Reconciler::Repairing { generation, process: seen.process, todo };
+            let generation = if late {
+                self.redis.generation
+            } else {
+                seen.generation
+            };
+            self.reconcilers[at] = Reconciler::Repairing {
+                generation,
+                process: seen.process,
+                todo,
+            };
         }
     }
 
@@ -75,7 +89,9 @@ impl State {
 
     /// A row is the truth.
     fn plan_rows(&self, todo: &mut Vec<Repair>) {
-        let rows = (1..).zip(self.rows).filter_map(|(slot, row)| Some((row?, slot)));
+        let rows = (1..)
+            .zip(self.rows)
+            .filter_map(|(slot, row)| Some((row?, slot)));
         let astray = rows.filter(|(person, slot)| self.redis.slot_of(*person) != *slot);
         todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
     }
@@ -87,7 +103,8 @@ impl State {
             let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
             let held = self.redis.on(*slot).next().is_some() || self.row_on(*slot).is_some();
             let elsewhere = self.redis.slot_of(*person) > 0 || self.row_of(*person).is_some();
-            let known_to_be_given = self.is_lost() || !seen.gate_was_open || *slot <= self.redis.count;
+            let known_to_be_given =
+                self.is_lost() || !seen.gate_was_open || *slot <= self.redis.count;
             if first && !held && !elsewhere && known_to_be_given {
                 todo.push(Repair::PutBack(*person, *slot, false));
             }
@@ -98,7 +115,10 @@ impl State {
     /// drop is loaded.
     fn plan_kept(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
-            let told_otherwise = seen.tail.iter().any(|claim| claim.0 == person || claim.1 == slot);
+            let told_otherwise = seen
+                .tail
+                .iter()
+                .any(|claim| claim.0 == person || claim.1 == slot);
             if !told_otherwise && self.row_on(slot).is_none() && self.row_of(person).is_none() {
                 todo.push(Repair::PutBack(person, slot, false));
             }
@@ -109,10 +129,13 @@ impl State {
     /// row.
     fn plan_people(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for slot in 1..=SLOTS {
-            let evidence =
-                |person: &Person| seen.tail.contains(&(*person, slot)) || self.failed.contains(&(*person, slot));
-            let keeper =
-                self.row_on(slot).or_else(|| self.redis.on(slot).find(evidence)).or(self.redis.on(slot).next());
+            let evidence = |person: &Person| {
+                seen.tail.contains(&(*person, slot)) || self.failed.contains(&(*person, slot))
+            };
+            let keeper = self
+                .row_on(slot)
+                .or_else(|| self.redis.on(slot).find(evidence))
+                .or(self.redis.on(slot).next());
             for person in self.redis.on(slot) {
                 let claim = (person, slot);
                 if self.row_of(person).is_some() {
@@ -134,7 +157,11 @@ impl State {
                 if held > 0 && !anothers(held) {
                     todo.push(Repair::Issue(person, held));
                 } else if held == 0 && !anothers(slot) && self.redis.on(slot).next().is_none() {
-                    todo.extend([Repair::PutBack(person, slot, false), Repair::Settle, Repair::Issue(person, slot)]);
+                    todo.extend([
+                        Repair::PutBack(person, slot, false),
+                        Repair::Settle,
+                        Repair::Issue(person, slot),
+                    ]);
                 } else if held == 0 {
                     todo.push(Repair::Move(person, 0));
                 }
@@ -144,16 +171,32 @@ impl State {
     }
 
     pub(crate) fn repair(&mut self, protocol: &Protocol, at: usize) {
-        let Reconciler::Repairing { generation, .. } = &self.reconcilers[at] else { return };
-        let made = if *generation == 0 { self.ensure_generation() } else { 0 };
-        let Reconciler::Repairing { generation, process, todo } = &mut self.reconcilers[at] else { return };
+        let Reconciler::Repairing { generation, .. } = &self.reconcilers[at] else {
+            return;
+        };
+        let made = if *generation == 0 {
+            self.ensure_generation()
+        } else {
+            0
+        };
+        let Reconciler::Repairing {
+            generation,
+            process,
+            todo,
+        } = &mut self.reconcilers[at]
+        else {
+            return;
+        };
         let Some(repair) = todo.pop() else { return };
         if *generation == 0 {
             *generation = made;
         }
         // The connection ends with the process that it was made to.
         let comes_back = protocol.is(Wrong::ConnectionComesBack);
-        let (generation, process) = (*generation, if comes_back { self.process } else { *process });
+        let (generation, process) = (
+            *generation,
+            if comes_back { self.process } else { *process },
+        );
         let more = self.carry_out(generation, process, repair);
         if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
             todo.extend(more);
@@ -166,7 +209,9 @@ impl State {
     /// Carries out a repair; gives what has to follow it.
     fn carry_out(&mut self, generation: u8, process: u8, repair: Repair) -> Option<Repair> {
         match repair {
-            Repair::PutBack(person, slot, certain) => self.redis.put_back(generation, person, slot, certain),
+            Repair::PutBack(person, slot, certain) => {
+                self.redis.put_back(generation, person, slot, certain)
+            }
             Repair::Load => self.redis.load(generation, true),
             Repair::Settle => self.redis.settle(generation),
             Repair::Move(person, from) => match self.redis.move_person(generation, person, from) {

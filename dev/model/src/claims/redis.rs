@@ -38,7 +38,10 @@ pub enum Moved {
 impl Redis {
     pub fn on(&self, slot: Slot) -> impl Iterator<Item = Person> {
         let users = self.users;
-        (0_u8..).zip(users).filter(move |(_, held)| *held == slot).map(|(person, _)| person)
+        (0_u8..)
+            .zip(users)
+            .filter(move |(_, held)| *held == slot)
+            .map(|(person, _)| person)
     }
 
     /// A person's slot; 0 is none.
@@ -47,7 +50,8 @@ impl Redis {
     }
 
     fn held(self) -> usize {
-        self.users.iter().filter(|slot| **slot > 0).count() + self.free.iter().filter(|free| **free).count()
+        self.users.iter().filter(|slot| **slot > 0).count()
+            + self.free.iter().filter(|free| **free).count()
     }
 
     /// count = |users| + |free|
@@ -70,7 +74,8 @@ impl Redis {
     /// The lowest slot that is free, else the next number.
     fn next(self) -> Option<Slot> {
         let next = self.count + 1;
-        let freed = (1..=SLOTS).find(|slot| self.free[usize::from(*slot) - 1] && self.on(*slot).next().is_none());
+        let freed = (1..=SLOTS)
+            .find(|slot| self.free[usize::from(*slot) - 1] && self.on(*slot).next().is_none());
         freed.or_else(|| (next..=SLOTS).find(|slot| self.on(*slot).next().is_none()))
     }
 
@@ -124,7 +129,9 @@ impl Redis {
         if self.generation != generation || !self.meta || self.slot_of(person) != from {
             return Moved::Changed;
         }
-        let Some(slot) = self.next() else { return Moved::NoneLeft };
+        let Some(slot) = self.next() else {
+            return Moved::NoneLeft;
+        };
         self.take(person, slot);
         if from > 0 {
             self.release(from);

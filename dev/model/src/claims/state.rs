@@ -102,7 +102,11 @@ impl State {
     /// The drop is loaded and admission is open. Some process is about to load it, too.
     pub fn open(protocol: &Protocol) -> Self {
         Self {
-            redis: Redis { generation: 1, meta: true, ..Redis::default() },
+            redis: Redis {
+                generation: 1,
+                meta: true,
+                ..Redis::default()
+            },
             gate_open: true,
             process: 0,
             copy: None,
@@ -129,7 +133,12 @@ impl State {
     /// reconcilers are alike.
     pub fn tidy(&mut self) {
         let on_the_way = [&mut self.publishing, &mut self.again, &mut self.held];
-        let told = [&mut self.failed, &mut self.promises, &mut self.broken, &mut self.admitted];
+        let told = [
+            &mut self.failed,
+            &mut self.promises,
+            &mut self.broken,
+            &mut self.admitted,
+        ];
         for set in on_the_way.into_iter().chain(told) {
             set.sort_unstable();
             set.dedup();
@@ -145,7 +154,10 @@ impl State {
     }
 
     pub fn row_of(&self, person: Person) -> Option<Slot> {
-        (1..).zip(self.rows).find(|(_, row)| *row == Some(person)).map(|(slot, _)| slot)
+        (1..)
+            .zip(self.rows)
+            .find(|(_, row)| *row == Some(person))
+            .map(|(slot, _)| slot)
     }
 
     pub fn row_on(&self, slot: Slot) -> Option<Person> {
@@ -168,29 +180,44 @@ impl State {
 
     /// Promises that are not listed as broken.
     pub fn standing(&self) -> impl Iterator<Item = &Claim> {
-        self.promises.iter().filter(|promise| !self.broken.contains(promise))
+        self.promises
+            .iter()
+            .filter(|promise| !self.broken.contains(promise))
     }
 
     pub(crate) fn promises_agree(&self) -> bool {
-        self.standing().all(|(person, slot)| self.standing().all(|(other, on)| (person == other) == (slot == on)))
+        self.standing().all(|(person, slot)| {
+            self.standing()
+                .all(|(other, on)| (person == other) == (slot == on))
+        })
     }
 
     pub(crate) fn promises_are_held(&self) -> bool {
         let held = |claim: &Claim| {
-            self.tail().contains(claim) || self.failed.contains(claim) || self.row_on(claim.1) == Some(claim.0)
+            self.tail().contains(claim)
+                || self.failed.contains(claim)
+                || self.row_on(claim.1) == Some(claim.0)
         };
         self.standing().all(held)
     }
 
     pub(crate) fn rows_are_admitted(&self) -> bool {
-        let rows = || (1..).zip(self.rows).filter_map(|(slot, row)| Some((row?, slot)));
+        let rows = || {
+            (1..)
+                .zip(self.rows)
+                .filter_map(|(slot, row)| Some((row?, slot)))
+        };
         rows().all(|claim| self.admitted.contains(&claim) && self.row_of(claim.0) == Some(claim.1))
     }
 
     /// Everybody but this person who has a right to a slot.
     pub(crate) fn belongs_to_another(&self, (person, slot): Claim) -> bool {
-        let anothers = |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);
-        self.promises.iter().chain(&self.topic).any(|claim| anothers(&claim))
+        let anothers =
+            |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);
+        self.promises
+            .iter()
+            .chain(&self.topic)
+            .any(|claim| anothers(&claim))
             || self.row_on(slot).is_some_and(|row| row != person)
     }
 }

@@ -94,7 +94,14 @@ pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
 
 fn people(state: &State, steps: &mut Vec<Step>) {
     // People are alike too: the next newcomer is always the one with the lowest number.
-    let known = (0..PEOPLE).filter(|p| state.admitted.iter().any(|(person, _)| usize::from(*person) == *p)).count();
+    let known = (0..PEOPLE)
+        .filter(|p| {
+            state
+                .admitted
+                .iter()
+                .any(|(person, _)| usize::from(*person) == *p)
+        })
+        .count();
     steps.extend((0_u8..).take(PEOPLE.min(known + 1)).map(Step::Ask));
     let mut ends = vec![End::Acknowledged];
     if state.faults.lost > 0 {
@@ -107,7 +114,11 @@ fn people(state: &State, steps: &mut Vec<Step>) {
     }
     for (again, number) in [(false, state.publishing.len()), (true, state.again.len())] {
         for at in 0..number {
-            steps.extend(ends.iter().map(|end| Step::Publish { again, at, end: *end }));
+            steps.extend(ends.iter().map(|end| Step::Publish {
+                again,
+                at,
+                end: *end,
+            }));
         }
     }
 }
@@ -116,7 +127,9 @@ fn consumer(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     match state.in_hand {
         None if usize::from(state.committed) < state.topic.len() => steps.push(Step::Fetch),
         None => {}
-        Some(InHand { half_done, .. }) if half_done == protocol.is(Wrong::CommitFirst) => steps.push(Step::WriteRow),
+        Some(InHand { half_done, .. }) if half_done == protocol.is(Wrong::CommitFirst) => {
+            steps.push(Step::WriteRow)
+        }
         Some(_) => steps.push(Step::Commit),
     }
     if state.in_hand.is_some() && state.faults.crashes > 0 {
@@ -132,29 +145,46 @@ fn redis(state: &State, steps: &mut Vec<Step>) {
     let conditions = [
         (Step::LoadLate, state.loader.is_some()),
         (Step::Copy, faults.gone_back > 0 && state.copy.is_none()),
-        (Step::GoBack, faults.gone_back > 0 && state.copy.is_some_and(|copy| copy != state.redis)),
+        (
+            Step::GoBack,
+            faults.gone_back > 0 && state.copy.is_some_and(|copy| copy != state.redis),
+        ),
         (Step::Restart, faults.restarts > 0),
         (Step::Flush, faults.flushes > 0),
     ];
-    steps.extend(conditions.into_iter().filter(|(_, can)| *can).map(|(step, _)| step));
+    steps.extend(
+        conditions
+            .into_iter()
+            .filter(|(_, can)| *can)
+            .map(|(step, _)| step),
+    );
 }
 
 pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
     match step {
         Step::Ask(person) => ask(protocol, state, person),
         Step::Publish { again, at, end } => publish(protocol, state, again, at, end),
-        Step::Fetch => state.in_hand = Some(InHand { offset: state.committed, half_done: false }),
+        Step::Fetch => {
+            state.in_hand = Some(InHand {
+                offset: state.committed,
+                half_done: false,
+            })
+        }
         Step::WriteRow => {
             write_row(state);
             half(state, protocol.is(Wrong::CommitFirst));
         }
         Step::Commit => {
-            state.committed = state.in_hand.map_or(state.committed, |hand| hand.offset + 1);
+            state.committed = state
+                .in_hand
+                .map_or(state.committed, |hand| hand.offset + 1);
             half(state, !protocol.is(Wrong::CommitFirst));
         }
         Step::LoadLate => {
             if let Some(generation) = state.loader.take() {
-                state.redis.load(generation, !protocol.is(Wrong::LoadUnchecked));
+                state
+                    .redis
+                    .load(generation, !protocol.is(Wrong::LoadUnchecked));
             }
         }
         Step::Begin(at) => state.begin(at),
@@ -223,7 +253,11 @@ pub(crate) fn ask(protocol: &Protocol, state: &mut State, person: Person) {
 }
 
 pub(crate) fn publish(protocol: &Protocol, state: &mut State, again: bool, at: usize, end: End) {
-    let claim = if again { state.again.remove(at) } else { state.publishing.remove(at) };
+    let claim = if again {
+        state.again.remove(at)
+    } else {
+        state.publishing.remove(at)
+    };
     let (arrives, kept) = match end {
         End::Acknowledged => (true, false),
         End::Kept { arrives } => (arrives, true),
@@ -259,5 +293,8 @@ pub(crate) fn write_row(state: &mut State) {
 }
 
 fn half(state: &mut State, last: bool) {
-    state.in_hand = state.in_hand.filter(|_| !last).map(|hand| InHand { half_done: true, ..hand });
+    state.in_hand = state.in_hand.filter(|_| !last).map(|hand| InHand {
+        half_done: true,
+        ..hand
+    });
 }

@@ -2,41 +2,95 @@
 
 use super::{Faults, Gate, Wrong};
 
-const NONE: Faults = Faults { restarts: 0, promotions: 0, flushes: 0, deaths: 0 };
+const NONE: Faults = Faults {
+    restarts: 0,
+    promotions: 0,
+    flushes: 0,
+    deaths: 0,
+};
 
 /// The right protocol under the faults it is to withstand.
 pub fn right() -> Vec<(&'static str, Gate)> {
-    let gate = Gate { faults: NONE, daemons: 2, new_coupon: false, stuck: false, wrong: None };
+    let gate = Gate {
+        faults: NONE,
+        daemons: 2,
+        new_coupon: false,
+        stuck: false,
+        wrong: None,
+    };
     let emptied = Faults { flushes: 1, ..NONE };
     vec![
         (
             "two daemons, Redis is emptied and restarts with less",
-            Gate { faults: Faults { restarts: 1, ..emptied }, ..gate.clone() },
+            Gate {
+                faults: Faults {
+                    restarts: 1,
+                    ..emptied
+                },
+                ..gate.clone()
+            },
         ),
         (
             "two daemons, a server is demoted and promoted again",
-            Gate { faults: Faults { promotions: 2, ..NONE }, ..gate.clone() },
+            Gate {
+                faults: Faults {
+                    promotions: 2,
+                    ..NONE
+                },
+                ..gate.clone()
+            },
         ),
         (
             "a server is demoted and promoted again, and emptied",
-            Gate { faults: Faults { promotions: 2, ..emptied }, daemons: 1, ..gate.clone() },
+            Gate {
+                faults: Faults {
+                    promotions: 2,
+                    ..emptied
+                },
+                daemons: 1,
+                ..gate.clone()
+            },
         ),
         (
             "a coupon is made, Redis is emptied or restarts",
-            Gate { faults: Faults { restarts: 1, flushes: 1, ..NONE }, daemons: 1, new_coupon: true, ..gate.clone() },
+            Gate {
+                faults: Faults {
+                    restarts: 1,
+                    flushes: 1,
+                    ..NONE
+                },
+                daemons: 1,
+                new_coupon: true,
+                ..gate.clone()
+            },
         ),
         (
             "a coupon cannot be verified, a daemon dies",
-            Gate { faults: Faults { deaths: 1, ..emptied }, stuck: true, ..gate.clone() },
+            Gate {
+                faults: Faults {
+                    deaths: 1,
+                    ..emptied
+                },
+                stuck: true,
+                ..gate.clone()
+            },
         ),
         (
             "two daemons begin lives without compare-and-set, which is only noise",
-            Gate { faults: emptied, wrong: Some(Wrong::NoCompareAndSet), ..gate.clone() },
+            Gate {
+                faults: emptied,
+                wrong: Some(Wrong::NoCompareAndSet),
+                ..gate.clone()
+            },
         ),
         (
             "a pass does not notice another life, and only works in vain",
             Gate {
-                faults: Faults { restarts: 1, promotions: 2, ..NONE },
+                faults: Faults {
+                    restarts: 1,
+                    promotions: 2,
+                    ..NONE
+                },
                 daemons: 1,
                 wrong: Some(Wrong::LifeNotCompared),
                 ..gate
@@ -52,16 +106,39 @@ pub fn wrong() -> Vec<(Wrong, Gate)> {
         (Wrong::NoWait, 1, emptied),
         (Wrong::OneClock, 1, emptied),
         (Wrong::VerifiedNotCompared, 1, emptied),
-        (Wrong::ServerNotCompared, 1, Faults { promotions: 2, ..NONE }),
+        (
+            Wrong::ServerNotCompared,
+            1,
+            Faults {
+                promotions: 2,
+                ..NONE
+            },
+        ),
         (Wrong::OpenUnfenced, 2, emptied),
-        (Wrong::OpenInLaterLife, 2, Faults { promotions: 2, ..NONE }),
+        (
+            Wrong::OpenInLaterLife,
+            2,
+            Faults {
+                promotions: 2,
+                ..NONE
+            },
+        ),
         (Wrong::GateAfterOwnCoupon, 1, Faults { deaths: 1, ..NONE }),
         (Wrong::NewLifeReadLate, 1, emptied),
     ];
     let gate = |(wrong, daemons, faults)| {
         let stuck = wrong == Wrong::GateAfterOwnCoupon;
         let new_coupon = wrong == Wrong::NewLifeReadLate;
-        (wrong, Gate { faults, daemons, new_coupon, stuck, wrong: Some(wrong) })
+        (
+            wrong,
+            Gate {
+                faults,
+                daemons,
+                new_coupon,
+                stuck,
+                wrong: Some(wrong),
+            },
+        )
     };
     cases.map(gate).into()
 }

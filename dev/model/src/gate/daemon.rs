@@ -43,7 +43,9 @@ impl Pass {
     /// Goes on with the next coupon that is not verified, or ends.
     fn next(self, from: usize) -> Option<Self> {
         let open_gate = !self.gate_open && self.unverified == [false; COUPONS];
-        let coupon = (from..COUPONS).find(|coupon| self.unverified[*coupon]).map(Stage::Load);
+        let coupon = (from..COUPONS)
+            .find(|coupon| self.unverified[*coupon])
+            .map(Stage::Load);
         let stage = coupon.or(open_gate.then_some(Stage::LoadScript(COUPONS)))?;
         let mut next = Self { stage, ..self };
         // Nothing more is done with the ones before.
@@ -58,13 +60,21 @@ impl Gate {
     pub(super) fn may_go(&self, state: &State, daemon: Daemon) -> bool {
         match daemon.pass {
             None => true,
-            Some(Pass { stage: Stage::Wait, epoch, .. }) => {
-                let clock = daemon.clock.filter(|(of, _)| *of == epoch || self.is(Wrong::OneClock));
+            Some(Pass {
+                stage: Stage::Wait,
+                epoch,
+                ..
+            }) => {
+                let clock = daemon
+                    .clock
+                    .filter(|(of, _)| *of == epoch || self.is(Wrong::OneClock));
                 self.is(Wrong::NoWait) || clock.is_none_or(|(_, flying)| flying == [false; COUPONS])
             }
             // On a server that is not master now, it can also wait until it is.
             Some(pass) => {
-                pass.process == state.process.number || state.faults.promotions == 0 || self.is(Wrong::LifeNotCompared)
+                pass.process == state.process.number
+                    || state.faults.promotions == 0
+                    || self.is(Wrong::LifeNotCompared)
             }
         }
     }
@@ -72,21 +82,32 @@ impl Gate {
     pub(super) fn daemon(&self, state: &mut State, at: usize) {
         let pass = match state.daemons[at].pass.take() {
             None => Some(Self::begin(state)),
-            Some(pass) if self.is(Wrong::LifeNotCompared) => {
-                self.go_on(state, Pass { process: state.process.number, ..pass })
-            }
+            Some(pass) if self.is(Wrong::LifeNotCompared) => self.go_on(
+                state,
+                Pass {
+                    process: state.process.number,
+                    ..pass
+                },
+            ),
             Some(pass) if pass.process != state.process.number => None,
             Some(pass) => self.go_on(state, pass),
         };
         state.daemons[at].pass = pass;
-        if let Some(Pass { stage: Stage::Wait, epoch, .. }) = pass {
+        if let Some(Pass {
+            stage: Stage::Wait,
+            epoch,
+            ..
+        }) = pass
+        {
             self.note(state, at, epoch);
         }
     }
 
     /// Notes a loss: a life that this daemon has not seen yet.
     fn note(&self, state: &mut State, at: usize, epoch: u8) {
-        let known = state.daemons[at].clock.is_some_and(|(of, _)| of == epoch || self.is(Wrong::OneClock));
+        let known = state.daemons[at]
+            .clock
+            .is_some_and(|(of, _)| of == epoch || self.is(Wrong::OneClock));
         if !known {
             state.daemons[at].clock = Some((epoch, state.in_flight));
         }
@@ -94,7 +115,9 @@ impl Gate {
 
     /// Reads the gate.
     fn begin(state: &State) -> Pass {
-        let life = state.life().filter(|life| state.has_script(*life) || !life.loaded);
+        let life = state
+            .life()
+            .filter(|life| state.has_script(*life) || !life.loaded);
         Pass {
             process: state.process.number,
             server: state.server,
@@ -118,21 +141,35 @@ impl Gate {
                 }
                 if pass.stage == Stage::Load(coupon) {
                     keys.loaded = true;
-                    return Some(Pass { stage: Stage::Complete(coupon), ..pass });
+                    return Some(Pass {
+                        stage: Stage::Complete(coupon),
+                        ..pass
+                    });
                 }
                 keys.count = keys.count.max(held);
-                Some(Pass { stage: Stage::Check(coupon), ..pass })
+                Some(Pass {
+                    stage: Stage::Check(coupon),
+                    ..pass
+                })
             }
             Stage::Check(coupon) => self.check(state, pass, coupon),
             Stage::Open(coupon) => self.open(state, pass, coupon),
             Stage::LoadScript(next) => {
                 state.process.scripts[usize::from(pass.epoch)] = pass.server;
-                Some(Pass { stage: Stage::OpenGate(next), ..pass })
+                Some(Pass {
+                    stage: Stage::OpenGate(next),
+                    ..pass
+                })
             }
             Stage::OpenGate(next) => {
                 let life = state.keys.life.as_mut()?;
                 life.loaded |= (life.epoch, life.server) == (pass.epoch, pass.server);
-                life.loaded.then_some(Pass { gate_open: true, ..pass })?.next(next)
+                life.loaded
+                    .then_some(Pass {
+                        gate_open: true,
+                        ..pass
+                    })?
+                    .next(next)
             }
         }
     }
@@ -145,23 +182,37 @@ impl Gate {
         }
         if state.keys.life == seen || self.is(Wrong::NoCompareAndSet) {
             state.epochs += 1;
-            state.keys.life = Some(Life { epoch: state.epochs, server: pass.server, loaded: false });
+            state.keys.life = Some(Life {
+                epoch: state.epochs,
+                server: pass.server,
+                loaded: false,
+            });
         }
         let life = state.keys.life.filter(|life| life.server == pass.server)?;
-        Some(Pass { epoch: life.epoch, stage: Stage::Wait, ..pass })
+        Some(Pass {
+            epoch: life.epoch,
+            stage: Stage::Wait,
+            ..pass
+        })
     }
 
     /// Generations, then what the second stores have.
     fn collect(&self, state: &mut State, mut pass: Pass) -> Option<Pass> {
         let mut any_verified = false;
-        for coupon in (0..COUPONS).filter(|coupon| state.exists(*coupon)).collect::<Vec<_>>() {
+        for coupon in (0..COUPONS)
+            .filter(|coupon| state.exists(*coupon))
+            .collect::<Vec<_>>()
+        {
             pass.generations[coupon] = state.ensure_generation(coupon);
             pass.held[coupon] = state.held(coupon);
             pass.unverified[coupon] = state.keys.coupons[coupon].verified != pass.epoch;
             any_verified |= !pass.unverified[coupon];
         }
         if any_verified && !pass.gate_open && !self.is(Wrong::GateAfterOwnCoupon) {
-            return Some(Pass { stage: Stage::LoadScript(0), ..pass });
+            return Some(Pass {
+                stage: Stage::LoadScript(0),
+                ..pass
+            });
         }
         pass.next(0)
     }
@@ -169,19 +220,28 @@ impl Gate {
     /// Whether this is the same life still and the coupon is whole.
     fn check(&self, state: &State, pass: Pass, coupon: usize) -> Option<Pass> {
         let keys = state.keys.coupons[coupon];
-        let is_same = state.life().is_some_and(|life| (life.epoch, life.server) == (pass.epoch, pass.server));
+        let is_same = state
+            .life()
+            .is_some_and(|life| (life.epoch, life.server) == (pass.epoch, pass.server));
         if !is_same && !self.is(Wrong::LifeNotCompared) {
             return None;
         }
         if keys.loaded && keys.count >= pass.held[coupon] && !(self.stuck && coupon == 1) {
-            return Some(Pass { stage: Stage::Open(coupon), ..pass });
+            return Some(Pass {
+                stage: Stage::Open(coupon),
+                ..pass
+            });
         }
         pass.next(coupon + 1)
     }
 
     fn open(&self, state: &mut State, mut pass: Pass, coupon: usize) -> Option<Pass> {
         let stands = state.keys.life.map_or(0, |life| life.epoch);
-        let epoch = if self.is(Wrong::OpenInLaterLife) { stands } else { pass.epoch };
+        let epoch = if self.is(Wrong::OpenInLaterLife) {
+            stands
+        } else {
+            pass.epoch
+        };
         if !self.set_verified(state, coupon, pass.generations[coupon], epoch) {
             return None;
         }
@@ -189,6 +249,9 @@ impl Gate {
         if pass.gate_open {
             return pass.next(coupon + 1);
         }
-        Some(Pass { stage: Stage::LoadScript(coupon + 1), ..pass })
+        Some(Pass {
+            stage: Stage::LoadScript(coupon + 1),
+            ..pass
+        })
     }
 }

@@ -187,7 +187,11 @@ impl State {
 
     fn land(&mut self, coupon: usize) {
         self.in_flight[coupon] = false;
-        for (_, flying) in self.daemons.iter_mut().filter_map(|daemon| daemon.clock.as_mut()) {
+        for (_, flying) in self
+            .daemons
+            .iter_mut()
+            .filter_map(|daemon| daemon.clock.as_mut())
+        {
             flying[coupon] = false;
         }
     }
@@ -207,7 +211,12 @@ impl Gate {
 
     /// Whether a claim is admitted that comes from an API with the best script there is for it.
     fn admits(&self, state: &State, coupon: usize) -> bool {
-        let (Coupon { verified, loaded, .. }, scripts) = (state.keys.coupons[coupon], state.process.scripts);
+        let (
+            Coupon {
+                verified, loaded, ..
+            },
+            scripts,
+        ) = (state.keys.coupons[coupon], state.process.scripts);
         let script = scripts[usize::from(verified)];
         loaded
             && match self.wrong {
@@ -239,7 +248,8 @@ impl Gate {
     }
 
     fn set_verified(&self, state: &mut State, coupon: usize, generation: u8, epoch: u8) -> bool {
-        let fenced = state.keys.coupons[coupon].generation == generation || self.is(Wrong::OpenUnfenced);
+        let fenced =
+            state.keys.coupons[coupon].generation == generation || self.is(Wrong::OpenUnfenced);
         if fenced {
             state.keys.coupons[coupon].verified = epoch;
         }
@@ -257,10 +267,19 @@ impl Gate {
             Step::Restart { older } => {
                 faults.restarts -= 1;
                 state.processes += 1;
-                for daemon in state.daemons.iter_mut().filter(|_| !self.is(Wrong::LifeNotCompared)) {
-                    daemon.pass = daemon.pass.filter(|pass| pass.process != state.process.number);
+                for daemon in state
+                    .daemons
+                    .iter_mut()
+                    .filter(|_| !self.is(Wrong::LifeNotCompared))
+                {
+                    daemon.pass = daemon
+                        .pass
+                        .filter(|pass| pass.process != state.process.number);
                 }
-                state.process = RedisProcess { number: state.processes, ..RedisProcess::default() };
+                state.process = RedisProcess {
+                    number: state.processes,
+                    ..RedisProcess::default()
+                };
                 state.become_server(older);
             }
             Step::Promote { older } => {
@@ -291,9 +310,14 @@ impl Gate {
         }
         // What does not matter is made the same.
         let life = state.life().map(|life| life.epoch);
-        for Daemon { clock, pass } in state.daemons.iter_mut().filter(|_| !self.is(Wrong::OneClock)) {
+        for Daemon { clock, pass } in state
+            .daemons
+            .iter_mut()
+            .filter(|_| !self.is(Wrong::OneClock))
+        {
             // The clock of a life that is over.
-            *clock = clock.filter(|(of, _)| Some(*of) == life || pass.is_some_and(|pass| pass.epoch == *of));
+            *clock = clock
+                .filter(|(of, _)| Some(*of) == life || pass.is_some_and(|pass| pass.epoch == *of));
         }
         state.daemons.sort_unstable();
         if state.faults.restarts + state.faults.promotions == 0 {
@@ -304,7 +328,10 @@ impl Gate {
     /// Left alone, every coupon that can be verified opens: what is under way ends, then a daemon
     /// makes a pass or two.
     fn heals(&self, state: &State) -> bool {
-        let mut state = State { faults: Faults::default(), ..state.clone() };
+        let mut state = State {
+            faults: Faults::default(),
+            ..state.clone()
+        };
         (0..COUPONS).for_each(|coupon| state.land(coupon));
         while self.new_coupon && state.new != New::Done {
             self.make(&mut state);
@@ -319,7 +346,8 @@ impl Gate {
             let Coupon { verified, .. } = state.keys.coupons[coupon];
             state.life().is_some_and(|life| life.epoch == verified) && self.admits(&state, coupon)
         };
-        state.gate_is_open() && (0..COUPONS).all(|coupon| is_open(coupon) || self.stuck && coupon == 1)
+        state.gate_is_open()
+            && (0..COUPONS).all(|coupon| is_open(coupon) || self.stuck && coupon == 1)
     }
 }
 
@@ -334,18 +362,43 @@ impl Model for Gate {
 
     /// A life has begun, and nothing is verified yet.
     fn init_states(&self) -> Vec<State> {
-        let coupon = |generation| Coupon { generation, loaded: true, ..Coupon::default() };
-        let second = if self.new_coupon { Coupon::default() } else { coupon(2) };
+        let coupon = |generation| Coupon {
+            generation,
+            loaded: true,
+            ..Coupon::default()
+        };
+        let second = if self.new_coupon {
+            Coupon::default()
+        } else {
+            coupon(2)
+        };
         vec![State {
-            keys: GateKeys { life: Some(Life { epoch: 1, server: 1, loaded: false }), coupons: [coupon(1), second] },
+            keys: GateKeys {
+                life: Some(Life {
+                    epoch: 1,
+                    server: 1,
+                    loaded: false,
+                }),
+                coupons: [coupon(1), second],
+            },
             copy: None,
-            process: RedisProcess { number: 1, ..RedisProcess::default() },
-            other: RedisProcess { number: 2, ..RedisProcess::default() },
+            process: RedisProcess {
+                number: 1,
+                ..RedisProcess::default()
+            },
+            other: RedisProcess {
+                number: 2,
+                ..RedisProcess::default()
+            },
             processes: 2,
             server: 1,
             epochs: 1,
             generations: 2,
-            new: if self.new_coupon { New::NotMade } else { New::Done },
+            new: if self.new_coupon {
+                New::NotMade
+            } else {
+                New::Done
+            },
             given: [0; COUPONS],
             in_flight: [false; COUPONS],
             daemons: vec![Daemon::default(); self.daemons],
@@ -362,11 +415,21 @@ impl Model for Gate {
         steps.extend((state.new != New::Done).then_some(Step::Make));
         for (at, daemon) in state.daemons.iter().enumerate() {
             steps.extend(self.may_go(state, *daemon).then_some(Step::Daemon(at)));
-            steps.extend((state.faults.deaths > 0 && daemon.pass.is_some()).then_some(Step::DaemonDies(at)));
+            steps.extend(
+                (state.faults.deaths > 0 && daemon.pass.is_some()).then_some(Step::DaemonDies(at)),
+            );
         }
-        let Faults { restarts, promotions, flushes, .. } = state.faults;
+        let Faults {
+            restarts,
+            promotions,
+            flushes,
+            ..
+        } = state.faults;
         steps.extend((restarts + promotions > 0 && state.copy.is_none()).then_some(Step::Copy));
-        for older in [false, true].into_iter().filter(|older| !older || state.copy.is_some()) {
+        for older in [false, true]
+            .into_iter()
+            .filter(|older| !older || state.copy.is_some())
+        {
             steps.extend((restarts > 0).then_some(Step::Restart { older }));
             steps.extend((promotions > 0).then_some(Step::Promote { older }));
         }
@@ -381,12 +444,15 @@ impl Model for Gate {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let verified = |model: &Self, state: &State| {
-            (0..COUPONS).all(|c| !model.admits(state, c) || state.keys.coupons[c].count >= state.given[c])
+            (0..COUPONS)
+                .all(|c| !model.admits(state, c) || state.keys.coupons[c].count >= state.given[c])
         };
         vec![
             Property::always(NEVER_UNVERIFIED, verified),
             Property::always(REOPENS, |model: &Self, state: &State| model.heals(state)),
-            Property::sometimes("a coupon is sold out", |_, state: &State| state.given[0] == SLOTS),
+            Property::sometimes("a coupon is sold out", |_, state: &State| {
+                state.given[0] == SLOTS
+            }),
         ]
     }
 }

@@ -4,28 +4,67 @@ use super::{Faults, Revoking, Wrong};
 
 /// The right protocol under the faults it is to withstand.
 pub fn right() -> Vec<(&'static str, Revoking)> {
-    let crash = Faults { crashes: 1, repeats: 1, ..Faults::default() };
-    let lost = Faults { flushes: 1, repeats: 1, ..Faults::default() };
-    let back = Faults { gone_back: 1, crashes: 1, ..Faults::default() };
-    let case =
-        |may_claim_again, revokers, passes, faults| Revoking { may_claim_again, revokers, passes, faults, wrong: None };
+    let crash = Faults {
+        crashes: 1,
+        repeats: 1,
+        ..Faults::default()
+    };
+    let lost = Faults {
+        flushes: 1,
+        repeats: 1,
+        ..Faults::default()
+    };
+    let back = Faults {
+        gone_back: 1,
+        crashes: 1,
+        ..Faults::default()
+    };
+    let case = |may_claim_again, revokers, passes, faults| Revoking {
+        may_claim_again,
+        revokers,
+        passes,
+        faults,
+        wrong: None,
+    };
     vec![
         ("two APIs, two passes, a crash", case(false, 2, 2, crash)),
         ("two APIs, a crash, claimed again", case(true, 2, 1, crash)),
         ("Redis is emptied", case(false, 1, 2, lost)),
         ("Redis is emptied, claimed again", case(true, 1, 1, lost)),
         ("Redis goes back, a crash", case(false, 1, 1, back)),
-        ("Redis goes back, a crash, claimed again", case(true, 1, 1, back)),
+        (
+            "Redis goes back, a crash, claimed again",
+            case(true, 1, 1, back),
+        ),
     ]
 }
 
 /// Each rule left out.
 pub fn wrong() -> Vec<(Wrong, Revoking)> {
-    let crash = Faults { crashes: 1, repeats: 1, ..Faults::default() };
-    let back = Faults { gone_back: 1, ..crash };
-    let emptied = Faults { flushes: 1, ..Faults::default() };
+    let crash = Faults {
+        crashes: 1,
+        repeats: 1,
+        ..Faults::default()
+    };
+    let back = Faults {
+        gone_back: 1,
+        ..crash
+    };
+    let emptied = Faults {
+        flushes: 1,
+        ..Faults::default()
+    };
     let case = |(wrong, may_claim_again, (revokers, passes), faults)| {
-        (wrong, Revoking { may_claim_again, revokers, passes, faults, wrong: Some(wrong) })
+        (
+            wrong,
+            Revoking {
+                may_claim_again,
+                revokers,
+                passes,
+                faults,
+                wrong: Some(wrong),
+            },
+        )
     };
     [
         (Wrong::RedisFirst, false, (2, 1), crash),

@@ -163,7 +163,8 @@ impl Revoking {
                 state.promised.push(claim);
             }
             Some(claim) if claim.0 == person => {
-                state.told_void |= person == FIRST && state.answered.is_some_and(|until| claim.1 <= until);
+                state.told_void |=
+                    person == FIRST && state.answered.is_some_and(|until| claim.1 <= until);
             }
             Some(_) => {}
         }
@@ -191,10 +192,18 @@ impl Revoking {
         if self.is(Wrong::ReleaseUnfenced) || !matches!(state.redis.ban, Ban::Until(_)) {
             state.redis.ban = Ban::Open;
         }
-        if state.redis.holder.is_some_and(|claim| state.redis.ban.voids(claim)) {
+        if state
+            .redis
+            .holder
+            .is_some_and(|claim| state.redis.ban.voids(claim))
+        {
             state.redis.holder = None;
         }
-        if let Ban::Until(until) = state.redis.ban { until } else { state.clock }
+        if let Ban::Until(until) = state.redis.ban {
+            until
+        } else {
+            state.clock
+        }
     }
 
     fn lift(state: &mut State, until: u8) {
@@ -222,7 +231,11 @@ impl Revoking {
                 } else {
                     self.release(state)
                 };
-                Revoker::Released(if self.is(Wrong::LiftedEarly) { before } else { until })
+                Revoker::Released(if self.is(Wrong::LiftedEarly) {
+                    before
+                } else {
+                    until
+                })
             }
             Revoker::Released(until) => {
                 if self.may_claim_again {
@@ -242,7 +255,11 @@ impl Revoking {
     }
 
     fn answer(state: &mut State) -> Revoker {
-        let until = if let Ban::Until(until) = state.ban { until } else { u8::MAX };
+        let until = if let Ban::Until(until) = state.ban {
+            until
+        } else {
+            u8::MAX
+        };
         state.answered = Some(state.answered.map_or(until, |earlier| earlier.min(until)));
         Revoker::Idle
     }
@@ -272,14 +289,20 @@ impl Revoking {
             }
             Step::Flush => {
                 state.faults.flushes -= 1;
-                state.redis = Redis { life: state.redis.life + 1, ..Redis::default() };
+                state.redis = Redis {
+                    life: state.redis.life + 1,
+                    ..Redis::default()
+                };
                 state.open = false;
             }
             Step::Copy => state.copy = Some(state.redis),
             Step::GoBack => {
                 state.faults.gone_back -= 1;
                 let copy = state.copy.take().unwrap_or_default();
-                state.redis = Redis { life: state.redis.life + 1, ..copy };
+                state.redis = Redis {
+                    life: state.redis.life + 1,
+                    ..copy
+                };
                 state.open = false;
             }
         }
@@ -316,7 +339,8 @@ impl Revoking {
 
 pub const NOT_HELD: &str = "nobody holds what was revoked and answered so";
 pub const NOT_TOLD: &str = "what was revoked and answered so is promised no more";
-pub const HEALS: &str = "left alone, the slot is the next person's, and every other promise has its row";
+pub const HEALS: &str =
+    "left alone, the slot is the next person's, and every other promise has its row";
 
 impl Model for Revoking {
     type State = State;
@@ -343,18 +367,32 @@ impl Model for Revoking {
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         // Two claims of the first, and one of the next, are all that can differ.
-        steps.extend(PEOPLE.iter().filter(|_| state.clock < 3).map(|person| Step::Ask(*person)));
-        let holds = state.row.or(state.redis.holder).is_some_and(|claim| claim.0 == FIRST && !state.ban.voids(claim));
+        steps.extend(
+            PEOPLE
+                .iter()
+                .filter(|_| state.clock < 3)
+                .map(|person| Step::Ask(*person)),
+        );
+        let holds = state
+            .row
+            .or(state.redis.holder)
+            .is_some_and(|claim| claim.0 == FIRST && !state.ban.voids(claim));
         for (at, revoker) in state.revokers.iter().enumerate() {
             let begun = *revoker != Revoker::Idle;
             let unfinished = state.ban == Ban::Open || state.ban != state.redis.ban;
-            let may_begin = (holds && state.ban == Ban::None) || (state.ban != Ban::None && unfinished);
+            let may_begin =
+                (holds && state.ban == Ban::None) || (state.ban != Ban::None && unfinished);
             steps.extend((begun || may_begin).then_some(Step::Revoke(at)));
             steps.extend((begun && state.faults.crashes > 0).then_some(Step::RevokerDies(at)));
         }
         for (at, pass) in state.passes.iter().enumerate() {
-            steps.push(if pass.is_some() { Step::Repair(at) } else { Step::Look(at) });
-            steps.extend((pass.is_some() && state.faults.crashes > 0).then_some(Step::PassDies(at)));
+            steps.push(if pass.is_some() {
+                Step::Repair(at)
+            } else {
+                Step::Look(at)
+            });
+            steps
+                .extend((pass.is_some() && state.faults.crashes > 0).then_some(Step::PassDies(at)));
         }
         let faults = state.faults;
         let conditions = [
@@ -364,7 +402,12 @@ impl Model for Revoking {
             (Step::Copy, faults.gone_back > 0 && state.copy.is_none()),
             (Step::GoBack, faults.gone_back > 0 && state.copy.is_some()),
         ];
-        steps.extend(conditions.into_iter().filter(|(_, can)| *can).map(|(step, _)| step));
+        steps.extend(
+            conditions
+                .into_iter()
+                .filter(|(_, can)| *can)
+                .map(|(step, _)| step),
+        );
     }
 
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
@@ -379,7 +422,8 @@ impl Model for Revoking {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let held = |_: &Self, state: &State| {
-            let void = |row: Claim| row.0 == FIRST && state.answered.is_some_and(|until| row.1 <= until);
+            let void =
+                |row: Claim| row.0 == FIRST && state.answered.is_some_and(|until| row.1 <= until);
             !state.row.is_some_and(void)
         };
         vec![

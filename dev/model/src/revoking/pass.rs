@@ -4,7 +4,10 @@ use super::{Ban, Revoking, Seen, State, Wrong};
 
 impl Revoking {
     pub(super) fn look(state: &mut State, at: usize) {
-        let message = state.topic[usize::from(state.read)..].iter().copied().find(|claim| !state.ban.voids(*claim));
+        let message = state.topic[usize::from(state.read)..]
+            .iter()
+            .copied()
+            .find(|claim| !state.ban.voids(*claim));
         let (redis, row) = (state.redis, state.row);
         state.passes[at] = Some(Seen {
             row,
@@ -19,7 +22,9 @@ impl Revoking {
 
     /// The repairs, one atomic step each: revocations, people, rows, the gate.
     pub(super) fn repair(&self, state: &mut State, at: usize) {
-        let Some(mut seen) = state.passes[at].take() else { return };
+        let Some(mut seen) = state.passes[at].take() else {
+            return;
+        };
         let same_life = seen.life == state.redis.life;
         let restores = !(seen.closed && self.is(Wrong::NotRestored));
         match seen.step {
@@ -29,7 +34,9 @@ impl Revoking {
                 }
             }
             1 => {
-                let known = seen.row.or(seen.message.filter(|_| seen.closed && seen.holder.is_none()));
+                let known = seen.row.or(seen
+                    .message
+                    .filter(|_| seen.closed && seen.holder.is_none()));
                 let claim = known.filter(|claim| seen.holder != Some(*claim) && same_life);
                 if let Some(claim) = claim {
                     let refused = state.redis.ban.voids(claim) && !self.is(Wrong::PutBackUnchecked);
@@ -41,14 +48,21 @@ impl Revoking {
             }
             2 => {
                 // A row of the version before.
-                state.row = state.row.filter(|row| !state.ban.voids(*row) || self.is(Wrong::InsertUnchecked));
-                if let Some(claim) = seen.holder.filter(|_| seen.row.is_none() && seen.message.is_none()) {
+                state.row = state
+                    .row
+                    .filter(|row| !state.ban.voids(*row) || self.is(Wrong::InsertUnchecked));
+                if let Some(claim) = seen
+                    .holder
+                    .filter(|_| seen.row.is_none() && seen.message.is_none())
+                {
                     self.insert(state, claim);
                 }
             }
             _ => {
                 let agrees = seen.holder == seen.row || seen.holder == seen.message;
-                let known = seen.ban == state.redis.ban || self.is(Wrong::NotRestored) || self.is(Wrong::NotCompared);
+                let known = seen.ban == state.redis.ban
+                    || self.is(Wrong::NotRestored)
+                    || self.is(Wrong::NotCompared);
                 state.open |= agrees && same_life && known;
                 return;
             }

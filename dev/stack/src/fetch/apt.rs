@@ -26,11 +26,14 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     progress::step("apt", format!("installing {list}"));
     let apt = || {
         let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
         apt
     };
     run(apt().arg("update"))?;
-    run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))?;
+    run(apt()
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(packages))?;
     Ok(())
 }
 
@@ -47,7 +50,9 @@ pub(super) fn unpack(
 ) -> Result<()> {
     for tool in ["apt-get", "dpkg-deb"] {
         if !exists(tool) {
-            bail!("`{tool}` is missing: {what} is fetched from a Debian mirror, so this needs Debian or a derivative");
+            bail!(
+                "`{tool}` is missing: {what} is fetched from a Debian mirror, so this needs Debian or a derivative"
+            );
         }
     }
     for dir in ["lists/partial", "archives/partial"] {
@@ -55,8 +60,15 @@ pub(super) fn unpack(
     }
     fs::create_dir_all(root)?;
     fs::write(work.join("status"), "")?;
-    let signed_by = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
-    fs::write(work.join("sources.list"), format!("deb {signed_by}{} {suite} main\n", mirror()?))?;
+    let signed_by = if Path::new(KEYRING).exists() {
+        format!("[signed-by={KEYRING}] ")
+    } else {
+        String::new()
+    };
+    fs::write(
+        work.join("sources.list"),
+        format!("deb {signed_by}{} {suite} main\n", mirror()?),
+    )?;
     configure(work)?;
     let apt = || {
         let mut apt = Command::new("apt-get");
@@ -65,8 +77,13 @@ pub(super) fn unpack(
     };
     progress::step(what, format!("reading the package lists of Debian {suite}"));
     run(apt().arg("update"))?;
-    progress::step(what, format!("downloading {} (about 66 MB)", packages.join(", ")));
-    run(apt().args(["install", "-y", "--download-only"]).args(packages))?;
+    progress::step(
+        what,
+        format!("downloading {} (about 66 MB)", packages.join(", ")),
+    );
+    run(apt()
+        .args(["install", "-y", "--download-only"])
+        .args(packages))?;
     progress::step(what, "unpacking");
     extract_all(&work.join("archives"), skip, root)
 }
@@ -74,7 +91,11 @@ pub(super) fn unpack(
 fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
     for entry in fs::read_dir(archives)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let skipped = skip.iter().any(|prefix| name.starts_with(prefix));
         if path.extension().is_some_and(|extension| extension == "deb") && !skipped {
             run(Command::new("dpkg-deb").arg("-x").arg(&path).arg(root))?;
@@ -88,7 +109,11 @@ fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
 /// may be about to install from them.
 fn configure(work: &Path) -> Result<()> {
     let machine = Path::new("/etc/apt/apt.conf");
-    let mut main = if machine.exists() { format!("#include \"{}\";\n", machine.display()) } else { String::new() };
+    let mut main = if machine.exists() {
+        format!("#include \"{}\";\n", machine.display())
+    } else {
+        String::new()
+    };
     main.push_str("#clear APT::Update::Post-Invoke;\n#clear DPkg::Post-Invoke;\n");
     fs::write(work.join("main.conf"), main)?;
     fs::write(work.join("apt.conf"), private_configuration(work)?)?;
@@ -108,7 +133,11 @@ fn private_configuration(work: &Path) -> Result<String> {
     ] {
         writeln!(text, "{option} \"{}\";", work.join(file).display())?;
     }
-    for option in ["Dir::Etc::sourceparts", "Dir::Etc::preferences", "Dir::Etc::preferencesparts"] {
+    for option in [
+        "Dir::Etc::sourceparts",
+        "Dir::Etc::preferences",
+        "Dir::Etc::preferencesparts",
+    ] {
         writeln!(text, "{option} \"/dev/null\";")?;
     }
     text.push_str("APT::Install-Recommends \"0\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n");
@@ -124,7 +153,10 @@ fn mirror() -> Result<String> {
         "Created-By: Packages",
     ]))?;
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or_default();
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .unwrap_or_default();
     choose_mirror(&targets, codename).map(str::to_owned)
 }
 
@@ -137,7 +169,10 @@ fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Result<&'a str> {
     let mut found: Vec<_> = of_main.collect();
     // Security updates and the like come from other archives, which have no `sid`.
     found.sort_by_key(|(release, _)| *release != codename);
-    found.first().map(|(_, uri)| *uri).context("apt is configured with no Debian mirror")
+    found
+        .first()
+        .map(|(_, uri)| *uri)
+        .context("apt is configured with no Debian mirror")
 }
 
 #[cfg(test)]
@@ -153,17 +188,29 @@ mod tests {
         let rule = "APT::Update::Post-Invoke { \"rm\"; };\nDPkg::Post-Invoke { \"rm\"; };\nAcquire::Retries \"7\";\n";
         fs::write(parts.join("docker-clean"), rule).unwrap();
         let text = fs::read_to_string(&conf).unwrap();
-        fs::write(&conf, format!("{text}Dir::Etc::parts \"{}\";\n", parts.display())).unwrap();
-        let seen = run(Command::new("apt-config").arg("dump").env("APT_CONFIG", &conf)).unwrap();
-        assert!(seen.contains("Acquire::Retries \"7\""), "the machine's settings hold: {seen}");
+        fs::write(
+            &conf,
+            format!("{text}Dir::Etc::parts \"{}\";\n", parts.display()),
+        )
+        .unwrap();
+        let seen = run(Command::new("apt-config")
+            .arg("dump")
+            .env("APT_CONFIG", &conf))
+        .unwrap();
+        assert!(
+            seen.contains("Acquire::Retries \"7\""),
+            "the machine's settings hold: {seen}"
+        );
         assert!(!seen.contains("Post-Invoke::"), "{seen}");
     }
 
     #[test]
     fn the_mirror_is_that_of_the_machines_own_release() {
-        let targets =
-            "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
-        assert_eq!(choose_mirror(targets, "bookworm").unwrap(), "http://b/debian/");
+        let targets = "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
+        assert_eq!(
+            choose_mirror(targets, "bookworm").unwrap(),
+            "http://b/debian/"
+        );
         assert_eq!(choose_mirror(targets, "unknown").unwrap(), "http://a/sec/");
         assert!(choose_mirror("", "bookworm").is_err());
     }

@@ -32,12 +32,15 @@ pub(crate) fn axe() -> Result<PathBuf> {
         let mut maven = Command::new("mvn");
         // Where there is no project, the plugin notes what it unpacked in a folder of this name.
         maven.current_dir(part);
-        maven.args(["--batch-mode", "--no-transfer-progress", UNPACK]).arg("-Dmdep.unpack.includes=axe.min.js");
+        maven
+            .args(["--batch-mode", "--no-transfer-progress", UNPACK])
+            .arg("-Dmdep.unpack.includes=axe.min.js");
         maven.arg(format!("-Dartifact=com.deque.html.axe-core:selenium:{AXE}"));
         maven.arg(format!("-DoutputDirectory={}", part.display()));
         maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
         run(&mut maven)?;
-        Ok(std::fs::remove_dir_all(repository).and(std::fs::remove_dir_all(part.join("${project.basedir}")))?)
+        Ok(std::fs::remove_dir_all(repository)
+            .and(std::fs::remove_dir_all(part.join("${project.basedir}")))?)
     })?;
     Ok(dir.join("axe.min.js"))
 }

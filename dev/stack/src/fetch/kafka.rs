@@ -43,12 +43,24 @@ pub(crate) fn kafka() -> Result<Kafka> {
     }
     let dir = cache::get(&format!("kafka-{VERSION}"), |part| {
         check_java()?;
-        progress::step("kafka", format!("downloading {VERSION} with Maven (about 43 MB)"));
+        progress::step(
+            "kafka",
+            format!("downloading {VERSION} with Maven (about 43 MB)"),
+        );
         let pom = part.join("pom.xml");
-        fs::write(&pom, include_str!("kafka-pom.xml").replace("@VERSION@", VERSION))?;
-        maven("copy-dependencies", ["--file".into(), pom.into(), "-DincludeScope=runtime".into()], part)
+        fs::write(
+            &pom,
+            include_str!("kafka-pom.xml").replace("@VERSION@", VERSION),
+        )?;
+        maven(
+            "copy-dependencies",
+            ["--file".into(), pom.into(), "-DincludeScope=runtime".into()],
+            part,
+        )
     })?;
-    Ok(Kafka { jars: dir.join("jars") })
+    Ok(Kafka {
+        jars: dir.join("jars"),
+    })
 }
 
 /// Runs a goal that puts jars into the folder `jars` of `part`.
@@ -57,7 +69,10 @@ fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> R
         apt::install(&["maven"])?;
     }
     let mut maven = Command::new("mvn");
-    maven.args(["--batch-mode", "--no-transfer-progress"]).arg(format!("{DEPENDENCY_PLUGIN}:{goal}")).args(arguments);
+    maven
+        .args(["--batch-mode", "--no-transfer-progress"])
+        .arg(format!("{DEPENDENCY_PLUGIN}:{goal}"))
+        .args(arguments);
     maven.arg(format!("-DoutputDirectory={}", part.join("jars").display()));
     // Not the user's own: nothing outside the cache folder changes.
     let repository = part.join("repository");
@@ -78,7 +93,14 @@ impl Kafka {
         path.push(":");
         path.push(tools.join("jars").join("*"));
         let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
-        Ok(["java".into(), "-XX:TieredStopAtLevel=1".into(), "-cp".into(), path, class.into()].into())
+        Ok([
+            "java".into(),
+            "-XX:TieredStopAtLevel=1".into(),
+            "-cp".into(),
+            path,
+            class.into(),
+        ]
+        .into())
     }
 
     /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one:
@@ -92,17 +114,35 @@ impl Kafka {
     }
 
     /// A class of Kafka, in a JVM that starts fast and stays small.
-    fn java(&self, options: impl IntoIterator<Item = OsString>, class: &str, argument: &Path) -> CommandLine {
-        let mut command: CommandLine =
-            ["java", "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m"]
-                .map(Into::into)
-                .into();
+    fn java(
+        &self,
+        options: impl IntoIterator<Item = OsString>,
+        class: &str,
+        argument: &Path,
+    ) -> CommandLine {
+        let mut command: CommandLine = [
+            "java",
+            "-XX:-UsePerfData",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Xmx384m",
+        ]
+        .map(Into::into)
+        .into();
         command.extend(options);
         command.extend(
-            ["-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
-                .map(Into::into),
+            [
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=info",
+                "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            ]
+            .map(Into::into),
         );
-        command.extend(["-cp".into(), self.jars.join("*").into(), class.into(), argument.into()]);
+        command.extend([
+            "-cp".into(),
+            self.jars.join("*").into(),
+            class.into(),
+            argument.into(),
+        ]);
         command
     }
 
@@ -113,7 +153,10 @@ impl Kafka {
         let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");
             let file = part.join("server.properties");
-            fs::write(&file, properties(&part.join("data"), 1, &[9093], &[(9092, 9092)]))?;
+            fs::write(
+                &file,
+                properties(&part.join("data"), 1, &[9093], &[(9092, 9092)]),
+            )?;
             let mut line = self.java(None, "kafka.tools.StorageTool", Path::new("format"));
             line.extend(["-t", CLUSTER_ID, "-c"].map(Into::into));
             line.push(file.into());
@@ -133,11 +176,17 @@ impl Kafka {
         let template = self.log_template()?;
         let dir = cache::get(&format!("kafka-classes-{VERSION}"), |part| {
             progress::step("kafka", "noting which classes a broker loads");
-            run(Command::new("cp").arg("-r").arg(template).arg(part.join("data")))?;
+            run(Command::new("cp")
+                .arg("-r")
+                .arg(template)
+                .arg(part.join("data")))?;
             let [port, controller] = [ReservedPort::find()?, ReservedPort::find()?];
             let (file, log) = (part.join("server.properties"), part.join("log"));
             let way = (port.number(), port.number());
-            fs::write(&file, properties(&part.join("data"), 1, &[controller.number()], &[way]))?;
+            fs::write(
+                &file,
+                properties(&part.join("data"), 1, &[controller.number()], &[way]),
+            )?;
             let mut option = OsString::from("-XX:ArchiveClassesAtExit=");
             option.push(part.join("classes.jsa"));
             let command = self.java([option], "kafka.Kafka", &file);
@@ -158,12 +207,23 @@ impl Kafka {
 
 /// What a broker is started with. Nodes are counted from 1, and each has a controller. Each way has
 /// a port and the port that its clients are told.
-pub(crate) fn properties(data: &Path, node: usize, controllers: &[u16], ways: &[(u16, u16)]) -> String {
+pub(crate) fn properties(
+    data: &Path,
+    node: usize,
+    controllers: &[u16],
+    ways: &[(u16, u16)],
+) -> String {
     let named = |port: fn(&(u16, u16)) -> u16| {
-        let all = LISTENERS.iter().zip(ways).map(|(name, way)| format!("{name}://127.0.0.1:{}", port(way)));
+        let all = LISTENERS
+            .iter()
+            .zip(ways)
+            .map(|(name, way)| format!("{name}://127.0.0.1:{}", port(way)));
         all.collect::<Vec<_>>().join(",")
     };
-    let voters = (1..).zip(controllers).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect::<Vec<_>>();
+    let voters = (1..)
+        .zip(controllers)
+        .map(|(id, port)| format!("{id}@127.0.0.1:{port}"))
+        .collect::<Vec<_>>();
     format!(
         "{fixed}\
          node.id={node}\n\
@@ -181,11 +241,17 @@ pub(crate) fn properties(data: &Path, node: usize, controllers: &[u16], ways: &[
 }
 
 fn check_java() -> Result<()> {
-    let output = Command::new("java").arg("-version").output().context("cannot run `java`")?;
+    let output = Command::new("java")
+        .arg("-version")
+        .output()
+        .context("cannot run `java`")?;
     let printed = String::from_utf8_lossy(&output.stderr);
-    let version = java_version(&printed).with_context(|| format!("`java -version` says {printed:?}"))?;
+    let version =
+        java_version(&printed).with_context(|| format!("`java -version` says {printed:?}"))?;
     if version < OLDEST_JAVA {
-        bail!("Kafka {VERSION} needs Java {OLDEST_JAVA} or newer, `java` is {version}: put a newer one first in PATH");
+        bail!(
+            "Kafka {VERSION} needs Java {OLDEST_JAVA} or newer, `java` is {version}: put a newer one first in PATH"
+        );
     }
     Ok(())
 }
@@ -206,7 +272,10 @@ mod tests {
 
     #[test]
     fn java_tells_its_version_in_two_ways() {
-        assert_eq!(java_version("openjdk version \"17.0.15\" 2025-04-15"), Some(17));
+        assert_eq!(
+            java_version("openjdk version \"17.0.15\" 2025-04-15"),
+            Some(17)
+        );
         assert_eq!(java_version("openjdk version \"21-ea\" 2023"), Some(21));
         assert_eq!(java_version("java version \"1.8.0_402\""), Some(8));
         assert_eq!(java_version("nonsense"), None);

@@ -47,12 +47,22 @@ pub async fn setup() -> Result<()> {
         progress::step("browser", "ready");
         Ok(())
     });
-    let (redis, watchers, mysql, kafka, browser) = tokio::try_join!(redis, watchers, mysql, kafka, browser)?;
-    let all =
-        [("Redis", redis), ("Prometheus", watchers), ("MySQL", mysql), ("Kafka", kafka), ("the browser", browser)];
+    let (redis, watchers, mysql, kafka, browser) =
+        tokio::try_join!(redis, watchers, mysql, kafka, browser)?;
+    let all = [
+        ("Redis", redis),
+        ("Prometheus", watchers),
+        ("MySQL", mysql),
+        ("Kafka", kafka),
+        ("the browser", browser),
+    ];
     let failed: Vec<_> = all
         .into_iter()
         .filter_map(|(name, result)| Some(format!("{name} is not ready: {:#}", result.err()?)))
         .collect();
-    if failed.is_empty() { Ok(()) } else { bail!(failed.join("\n")) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!(failed.join("\n"))
+    }
 }

@@ -32,17 +32,37 @@ pub(crate) fn mysql() -> Result<Mysql> {
         let work = part.join("work");
         // Perl serves scripts that are not used here.
         let skip = ["perl", "libperl"];
-        apt::unpack("mysql", SUITE, &["mysql-server-core", "mysql-client-core"], &skip, &work, &part.join("root"))?;
+        apt::unpack(
+            "mysql",
+            SUITE,
+            &["mysql-server-core", "mysql-client-core"],
+            &skip,
+            &work,
+            &part.join("root"),
+        )?;
         fs::remove_dir_all(work)?;
-        let mut command = Mysql { root: part.join("root"), version: String::new() }.program("usr/sbin/mysqld");
+        let mut command = Mysql {
+            root: part.join("root"),
+            version: String::new(),
+        }
+        .program("usr/sbin/mysqld");
         command.push("--version".into());
         let printed = run(&mut to_command(&command))?;
-        let version = printed.split_whitespace().skip_while(|word| *word != "Ver").nth(1);
-        fs::write(part.join("version"), version.with_context(|| format!("mysqld calls itself {printed:?}"))?)?;
+        let version = printed
+            .split_whitespace()
+            .skip_while(|word| *word != "Ver")
+            .nth(1);
+        fs::write(
+            part.join("version"),
+            version.with_context(|| format!("mysqld calls itself {printed:?}"))?,
+        )?;
         Ok(())
     })?;
     let version = fs::read_to_string(dir.join("version"))?;
-    Ok(Mysql { root: dir.join("root"), version })
+    Ok(Mysql {
+        root: dir.join("root"),
+        version,
+    })
 }
 
 impl Mysql {
@@ -53,11 +73,20 @@ impl Mysql {
     /// A program of the unpacked tree, started with its own C library: the machine's is older.
     fn program(&self, path: &str) -> CommandLine {
         let libraries = self.root.join("usr/lib").join(format!("{ARCH}-linux-gnu"));
-        let loader = if ARCH == "x86_64" { "ld-linux-x86-64.so.2" } else { "ld-linux-aarch64.so.1" };
+        let loader = if ARCH == "x86_64" {
+            "ld-linux-x86-64.so.2"
+        } else {
+            "ld-linux-aarch64.so.1"
+        };
         let mut search = OsString::from(&libraries);
         search.push(":");
         search.push(libraries.join("mysql"));
-        vec![libraries.join(loader).into(), "--library-path".into(), search, self.root.join(path).into()]
+        vec![
+            libraries.join(loader).into(),
+            "--library-path".into(),
+            search,
+            self.root.join(path).into(),
+        ]
     }
 
     /// `mysql` or `mysqldump`, with all that does not differ between servers.
@@ -80,7 +109,10 @@ impl Mysql {
             ("--basedir=", self.root.join("usr")),
             ("--plugin-dir=", self.root.join("usr/lib/mysql/plugin")),
             ("--lc-messages-dir=", self.root.join("usr/share/mysql")),
-            ("--character-sets-dir=", self.root.join("usr/share/mysql/charsets")),
+            (
+                "--character-sets-dir=",
+                self.root.join("usr/share/mysql/charsets"),
+            ),
             ("--datadir=", data.to_owned()),
         ] {
             let mut argument = OsString::from(option);
@@ -103,7 +135,8 @@ impl Mysql {
             fs::write(&statements, FIRST_STATEMENTS)?;
             let mut command = self.server(&part.join("data"));
             // A small redo log makes the copy small; it grows to its usual size at the first start.
-            command.extend(["--initialize-insecure", "--innodb-redo-log-capacity=8M"].map(Into::into));
+            command
+                .extend(["--initialize-insecure", "--innodb-redo-log-capacity=8M"].map(Into::into));
             command.push(format!("--init-file={}", statements.display()).into());
             run(&mut to_command(&command))?;
             // The identity of one server: each makes its own.
@@ -115,7 +148,11 @@ impl Mysql {
 }
 
 fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind() == std::io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 pub(crate) fn to_command(line: &CommandLine) -> Command {

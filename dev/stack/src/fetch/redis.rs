@@ -7,5 +7,9 @@ use super::command::exists;
 
 /// Sees to it that `redis-server` is there.
 pub(crate) fn redis() -> Result<()> {
-    if exists("redis-server") { Ok(()) } else { apt::install(&["redis-server"]) }
+    if exists("redis-server") {
+        Ok(())
+    } else {
+        apt::install(&["redis-server"])
+    }
 }

@@ -106,13 +106,22 @@ impl MailSink {
     /// Listens on a free port.
     pub async fn start(options: MailOptions) -> Result<Self> {
         if let Some(folder) = &options.folder {
-            tokio::fs::create_dir_all(folder).await.with_context(|| format!("cannot make {}", folder.display()))?;
+            tokio::fs::create_dir_all(folder)
+                .await
+                .with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let shared =
-            Shared { mails: watch::Sender::default(), behaviour: watch::Sender::default(), folder: options.folder };
+        let shared = Shared {
+            mails: watch::Sender::default(),
+            behaviour: watch::Sender::default(),
+            folder: options.folder,
+        };
         let shared = Arc::new(shared);
-        let certificates = (options.tls != SinkEncryption::None).then(SinkCertificates::make).transpose()?;
-        let acceptor = certificates.as_ref().map(|certificates| certificates.acceptor.clone());
+        let certificates = (options.tls != SinkEncryption::None)
+            .then(SinkCertificates::make)
+            .transpose()?;
+        let acceptor = certificates
+            .as_ref()
+            .map(|certificates| certificates.acceptor.clone());
         let (tls, serving) = (options.tls, shared.clone());
         let listener = Listener::new(move |stream| {
             let (shared, acceptor) = (serving.clone(), acceptor.clone());
@@ -120,7 +129,12 @@ impl MailSink {
             async move { drop(SmtpSession::run(stream, shared, tls, acceptor).await) }
         })?;
         listener.open().await?;
-        Ok(Self { listener, shared, tls, certificates })
+        Ok(Self {
+            listener,
+            shared,
+            tls,
+            certificates,
+        })
     }
 
     /// The port on 127.0.0.1, also while it is down.
@@ -140,7 +154,9 @@ impl MailSink {
 
     /// The certificate of the authority that a client must trust, in PEM; `None` without TLS.
     pub fn ca_pem(&self) -> Option<&str> {
-        self.certificates.as_ref().map(|certificates| certificates.ca_pem.as_str())
+        self.certificates
+            .as_ref()
+            .map(|certificates| certificates.ca_pem.as_str())
     }
 
     /// All mails so far, in the order they came.
@@ -155,7 +171,11 @@ impl MailSink {
 
     /// Waits for a mail that satisfies the predicate, among those that came already and those to
     /// come.
-    pub async fn wait_for(&self, mut predicate: impl FnMut(&Mail) -> bool, limit: Duration) -> Result<Mail> {
+    pub async fn wait_for(
+        &self,
+        mut predicate: impl FnMut(&Mail) -> bool,
+        limit: Duration,
+    ) -> Result<Mail> {
         let mut watching = self.shared.mails.subscribe();
         let mut found = None;
         let waiting = watching.wait_for(|mails| {
@@ -164,7 +184,10 @@ impl MailSink {
         });
         let ended = tokio::time::timeout(limit, waiting).await.is_ok();
         found.filter(|_| ended).ok_or_else(|| {
-            anyhow!("no such mail within {limit:?}, among {} that came", self.shared.mails.borrow().len())
+            anyhow!(
+                "no such mail within {limit:?}, among {} that came",
+                self.shared.mails.borrow().len()
+            )
         })
     }
 
@@ -182,7 +205,10 @@ impl MailSink {
 
 impl std::fmt::Debug for MailSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MailSink").field("port", &self.port()).field("tls", &self.tls).finish_non_exhaustive()
+        f.debug_struct("MailSink")
+            .field("port", &self.port())
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 

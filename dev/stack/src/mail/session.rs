@@ -50,14 +50,28 @@ impl SmtpSession {
         }
         let mut starttls = None;
         match (tls, acceptor) {
-            (SinkEncryption::Implicit, Some(acceptor)) => stream = Box::new(acceptor.accept(stream).await?),
+            (SinkEncryption::Implicit, Some(acceptor)) => {
+                stream = Box::new(acceptor.accept(stream).await?)
+            }
             (SinkEncryption::StartTls, acceptor) => starttls = acceptor,
             _ => {}
         }
-        let mut session = Self { stream: BufReader::new(stream), shared, starttls, from: None, to: Vec::new() };
-        session.say("220 localhost ESMTP firstcome mail sink").await?;
+        let mut session = Self {
+            stream: BufReader::new(stream),
+            shared,
+            starttls,
+            from: None,
+            to: Vec::new(),
+        };
+        session
+            .say("220 localhost ESMTP firstcome mail sink")
+            .await?;
         while let Some(line) = session.line().await? {
-            if session.obey(String::from_utf8_lossy(&line).trim_end()).await? == Next::Quit {
+            if session
+                .obey(String::from_utf8_lossy(&line).trim_end())
+                .await?
+                == Next::Quit
+            {
                 break;
             }
         }
@@ -101,9 +115,14 @@ impl SmtpSession {
     }
 
     async fn start_tls(&mut self) -> Result<()> {
-        let Some(acceptor) = self.starttls.take() else { return self.say("503 5.5.1 not on offer").await };
+        let Some(acceptor) = self.starttls.take() else {
+            return self.say("503 5.5.1 not on offer").await;
+        };
         self.say("220 2.0.0 go ahead").await?;
-        let plain = std::mem::replace(&mut self.stream, BufReader::new(Box::new(tokio::io::empty())));
+        let plain = std::mem::replace(
+            &mut self.stream,
+            BufReader::new(Box::new(tokio::io::empty())),
+        );
         // What was read ahead in plain text is dropped with the buffer: it must not count as said
         // under TLS.
         self.stream = BufReader::new(Box::new(acceptor.accept(plain.into_inner()).await?));
@@ -121,7 +140,9 @@ impl SmtpSession {
         if self.shared.behaviour() == Behaviour::Refuse {
             return self.say("451 4.3.2 not now").await;
         }
-        let Some(from) = address(rest, "FROM:") else { return self.say("501 5.5.4 MAIL FROM:<address>").await };
+        let Some(from) = address(rest, "FROM:") else {
+            return self.say("501 5.5.4 MAIL FROM:<address>").await;
+        };
         self.from = Some(from);
         self.say("250 2.1.0 go on").await
     }
@@ -130,7 +151,9 @@ impl SmtpSession {
         if self.from.is_none() {
             return self.say("503 5.5.1 MAIL first").await;
         }
-        let Some(to) = address(rest, "TO:") else { return self.say("501 5.5.4 RCPT TO:<address>").await };
+        let Some(to) = address(rest, "TO:") else {
+            return self.say("501 5.5.4 RCPT TO:<address>").await;
+        };
         match self.shared.behaviour() {
             Behaviour::RefuseRecipient(refused) if refused.eq_ignore_ascii_case(&to) => {
                 return self.say("550 5.1.1 nobody of that name").await;
@@ -151,11 +174,21 @@ impl SmtpSession {
         let from = self.from.take().unwrap_or_default();
         // Read before the mail is kept: who waits for the mail may change it then.
         let behaviour = self.shared.behaviour();
-        let mail = Mail { from, to: std::mem::take(&mut self.to), raw, received_at: SystemTime::now() };
+        let mail = Mail {
+            from,
+            to: std::mem::take(&mut self.to),
+            raw,
+            received_at: SystemTime::now(),
+        };
         if mail.raw.len() > LARGEST {
             return self.say("552 5.3.4 too large").await;
         }
-        if self.shared.keep(mail, NUMBER.fetch_add(1, Ordering::Relaxed)).await.is_err() {
+        if self
+            .shared
+            .keep(mail, NUMBER.fetch_add(1, Ordering::Relaxed))
+            .await
+            .is_err()
+        {
             return self.say("451 4.3.0 cannot write it down").await;
         }
         match behaviour {
@@ -172,7 +205,10 @@ impl SmtpSession {
         let mut raw = Vec::new();
         let mut begins = true;
         loop {
-            let line = self.line().await?.context("it hung up in the middle of a mail")?;
+            let line = self
+                .line()
+                .await?
+                .context("it hung up in the middle of a mail")?;
             if begins && line == b".\r\n" {
                 return Ok(raw);
             }
@@ -189,7 +225,10 @@ impl SmtpSession {
     async fn line(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         let limit = u64::try_from(LARGEST)?;
-        (&mut self.stream).take(limit).read_until(b'\n', &mut line).await?;
+        (&mut self.stream)
+            .take(limit)
+            .read_until(b'\n', &mut line)
+            .await?;
         Ok(Some(line).filter(|line| line.ends_with(b"\n")))
     }
 
@@ -199,7 +238,9 @@ impl SmtpSession {
             Behaviour::Slow(time) => tokio::time::sleep(time).await,
             _ => {}
         }
-        self.stream.write_all(format!("{line}\r\n").as_bytes()).await?;
+        self.stream
+            .write_all(format!("{line}\r\n").as_bytes())
+            .await?;
         Ok(self.stream.flush().await?)
     }
 
@@ -219,7 +260,9 @@ async fn listen_in_silence(stream: &mut (impl AsyncRead + Unpin)) -> Result<()> 
 fn address(rest: &str, prefix: &str) -> Option<String> {
     let (start, path) = rest.split_at_checked(prefix.len())?;
     let inside = path.trim_start().strip_prefix('<')?.split_once('>')?.0;
-    start.eq_ignore_ascii_case(prefix).then(|| inside.to_owned())
+    start
+        .eq_ignore_ascii_case(prefix)
+        .then(|| inside.to_owned())
 }
 
 #[cfg(test)]
@@ -228,7 +271,10 @@ mod tests {
 
     #[test]
     fn an_address_is_what_the_angle_brackets_hold() {
-        assert_eq!(address("FROM:<a@b.c> BODY=8BITMIME", "FROM:").as_deref(), Some("a@b.c"));
+        assert_eq!(
+            address("FROM:<a@b.c> BODY=8BITMIME", "FROM:").as_deref(),
+            Some("a@b.c")
+        );
         assert_eq!(address("from: <>", "FROM:").as_deref(), Some(""));
         assert_eq!(address("TO:a@b.c", "TO:"), None);
         assert_eq!(address("FROM:<a@b.c>", "TO:"), None);

@@ -10,23 +10,50 @@ use crate::eventually;
 /// A process of its own that owns a whole stack, with temporary files in `tmp`.
 fn owner(tmp: &TempDir, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-stack"));
-    command.arg("run").args(arguments).arg("--env-file").arg(tmp.path().join("env")).env("TMPDIR", tmp.path());
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
+        .arg("run")
+        .args(arguments)
+        .arg("--env-file")
+        .arg(tmp.path().join("env"))
+        .env("TMPDIR", tmp.path());
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Servers are started in their folder: these are those that run below `dir`.
 fn running_below(dir: &Path) -> usize {
-    let below = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
-    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| below(entry).then_some(())).count()
+    let below = |entry: fs::DirEntry| {
+        fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| below(entry).then_some(()))
+        .count()
 }
 
 fn folders(tmp: &TempDir) -> usize {
-    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("firstcome-stack-");
-    fs::read_dir(tmp.path()).unwrap().flatten().filter(is_ours).count()
+    let is_ours = |entry: &fs::DirEntry| {
+        entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("firstcome-stack-")
+    };
+    fs::read_dir(tmp.path())
+        .unwrap()
+        .flatten()
+        .filter(is_ours)
+        .count()
 }
 
 async fn eventually_nothing_is_left(tmp: &TempDir) {
-    eventually("servers and folder are gone", async || running_below(tmp.path()) == 0 && folders(tmp) == 0).await;
+    eventually("servers and folder are gone", async || {
+        running_below(tmp.path()) == 0 && folders(tmp) == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -37,7 +64,10 @@ async fn nothing_is_left_of_an_owner_that_is_killed() {
     // Six Redis, three brokers and two MySQL, each with a folder of its own.
     assert_eq!((running_below(tmp.path()), folders(&tmp)), (11, 11));
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
-    let redis: Vec<_> = env.lines().filter(|line| line.starts_with("REDIS_")).collect();
+    let redis: Vec<_> = env
+        .lines()
+        .filter(|line| line.starts_with("REDIS_"))
+        .collect();
     assert_eq!((redis.len(), redis[0]), (2, "REDIS_MODE=cluster"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 6);
     owner.kill().unwrap();
@@ -51,7 +81,10 @@ async fn a_stack_may_have_its_redis_behind_sentinels() {
     let mut owner = owner(&tmp, &["--cluster", "--sentinels"]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
-    let redis: Vec<_> = env.lines().filter(|line| line.starts_with("REDIS_")).collect();
+    let redis: Vec<_> = env
+        .lines()
+        .filter(|line| line.starts_with("REDIS_"))
+        .collect();
     assert_eq!((redis.len(), redis[0]), (3, "REDIS_MODE=sentinel"));
     assert_eq!(redis[1].matches("redis://127.0.0.1:").count(), 3);
     // A master, its two replicas and three Sentinels more.
@@ -66,7 +99,10 @@ async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
     for servers in [0, 1, 2] {
         let tmp = tempfile::tempdir().unwrap();
         let mut owner = owner(&tmp, &[]);
-        eventually("it has begun", async || folders(&tmp) == 1 && running_below(tmp.path()) >= servers).await;
+        eventually("it has begun", async || {
+            folders(&tmp) == 1 && running_below(tmp.path()) >= servers
+        })
+        .await;
         owner.kill().unwrap();
         owner.wait().unwrap();
         eventually_nothing_is_left(&tmp).await;
@@ -79,17 +115,29 @@ async fn an_interrupted_owner_leaves_nothing_and_ends_well() {
     let mut owner = owner(&tmp, &[]);
     eventually("the stack is up", async || tmp.path().join("env").exists()).await;
     let env = fs::read_to_string(tmp.path().join("env")).unwrap();
-    for (line, start) in
-        env.lines().zip(["REDIS_URL=redis://", "DATABASE_URL=mysql://", "KAFKA_BROKERS=127", "SMTP_URL=smtp://"])
-    {
+    for (line, start) in env.lines().zip([
+        "REDIS_URL=redis://",
+        "DATABASE_URL=mysql://",
+        "KAFKA_BROKERS=127",
+        "SMTP_URL=smtp://",
+    ]) {
         assert!(line.starts_with(start), "{line}");
     }
     assert!(env.contains("/firstcome\n"));
-    let interrupt = Command::new("kill").args(["-s", "INT", &owner.id().to_string()]).status().unwrap();
+    let interrupt = Command::new("kill")
+        .args(["-s", "INT", &owner.id().to_string()])
+        .status()
+        .unwrap();
     assert!(interrupt.success());
     assert!(owner.wait().unwrap().success());
     // At once, not eventually: its end waits for its janitor.
-    assert_eq!((running_below(tmp.path()), fs::read_dir(tmp.path()).unwrap().count()), (0, 0));
+    assert_eq!(
+        (
+            running_below(tmp.path()),
+            fs::read_dir(tmp.path()).unwrap().count()
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test]

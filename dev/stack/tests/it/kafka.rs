@@ -12,26 +12,43 @@ const TOPIC: &str = "t";
 
 fn client(bootstrap: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).set("reconnect.backoff.max.ms", "200").set("log_level", "2");
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("reconnect.backoff.max.ms", "200")
+        .set("log_level", "2");
     config
 }
 
 async fn make_topic(bootstrap: &str) {
     let admin: AdminClient<_> = client(bootstrap).create().unwrap();
     let topic = NewTopic::new(TOPIC, 3, TopicReplication::Fixed(1));
-    let made = admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(LIMIT))).await.unwrap();
+    let made = admin
+        .create_topics(
+            &[topic],
+            &AdminOptions::new().operation_timeout(Some(LIMIT)),
+        )
+        .await
+        .unwrap();
     assert!(made[0].is_ok(), "{made:?}");
 }
 
 async fn send(bootstrap: &str, text: &str) {
     let producer: FutureProducer = client(bootstrap).set("acks", "all").create().unwrap();
-    producer.send(FutureRecord::to(TOPIC).key("k").payload(text).partition(0), LIMIT).await.unwrap();
+    producer
+        .send(
+            FutureRecord::to(TOPIC).key("k").payload(text).partition(0),
+            LIMIT,
+        )
+        .await
+        .unwrap();
 }
 
 async fn first_message(bootstrap: &str) -> String {
     let consumer: StreamConsumer = client(bootstrap).set("group.id", "g").create().unwrap();
     let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(TOPIC, 0, Offset::Beginning).unwrap();
+    partitions
+        .add_partition_offset(TOPIC, 0, Offset::Beginning)
+        .unwrap();
     consumer.assign(&partitions).unwrap();
     // A broker that is away is an error, and another is asked.
     let first = async {
@@ -57,11 +74,17 @@ async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions
 
     // Another group: the reader has committed where it was.
     let mut config = client(&bootstrap);
-    config.set("group.id", "new").set("auto.offset.reset", "earliest").set("session.timeout.ms", "1000");
+    config
+        .set("group.id", "new")
+        .set("auto.offset.reset", "earliest")
+        .set("session.timeout.ms", "1000");
     config.set("heartbeat.interval.ms", "300");
     let consumer: StreamConsumer = config.create().unwrap();
     consumer.subscribe(&[TOPIC]).unwrap();
-    let message = tokio::time::timeout(LIMIT, consumer.recv()).await.unwrap().unwrap();
+    let message = tokio::time::timeout(LIMIT, consumer.recv())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(message.payload().unwrap(), b"kept");
 
     // Topics are not made by themselves.
@@ -71,7 +94,9 @@ async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_cannot_go_round_the_proxy() {
-    let (server, proxy) = KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
+    let (server, proxy) = KafkaServer::start_behind_proxy(KafkaOptions::default())
+        .await
+        .unwrap();
     assert_eq!(server.bootstrap(), format!("127.0.0.1:{}", proxy.port()));
     make_topic(&server.bootstrap()).await;
     send(&server.bootstrap(), "through").await;
@@ -82,15 +107,28 @@ async fn clients_cannot_go_round_the_proxy() {
     proxy.set(ProxyFault::Cut).await.unwrap();
     assert_eq!(ends(Duration::from_millis(300)), None);
     proxy.set(ProxyFault::Pass).await.unwrap();
-    eventually("the client is back", async || ends(Duration::from_secs(1)) == Some((0, 1))).await;
+    eventually("the client is back", async || {
+        ends(Duration::from_secs(1)) == Some((0, 1))
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn extra_properties_win() {
-    let properties = [("auto.create.topics.enable".to_owned(), "no-such-value".to_owned())].into();
-    let options = KafkaOptions { extra_properties: properties, ..KafkaOptions::default() };
+    let properties = [(
+        "auto.create.topics.enable".to_owned(),
+        "no-such-value".to_owned(),
+    )]
+    .into();
+    let options = KafkaOptions {
+        extra_properties: properties,
+        ..KafkaOptions::default()
+    };
     let error = KafkaServer::start(options).await.unwrap_err().to_string();
-    assert!(error.contains("ended while starting") && error.contains("no-such-value"), "{error}");
+    assert!(
+        error.contains("ended while starting") && error.contains("no-such-value"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -98,7 +136,13 @@ async fn three_brokers_are_one_cluster_and_one_comes_back_to_it() {
     let cluster = KafkaCluster::start().await.unwrap();
     let admin: AdminClient<_> = client(&cluster.bootstrap()).create().unwrap();
     let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(3)).set("min.insync.replicas", "2");
-    let made = admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(LIMIT))).await.unwrap();
+    let made = admin
+        .create_topics(
+            &[topic],
+            &AdminOptions::new().operation_timeout(Some(LIMIT)),
+        )
+        .await
+        .unwrap();
     assert!(made[0].is_ok(), "{made:?}");
     send(&cluster.bootstrap(), "kept").await;
     let broker = cluster.broker(1).unwrap();

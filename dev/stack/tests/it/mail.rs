@@ -17,7 +17,11 @@ async fn a_mail_is_kept_as_it_was_meant() {
     smtp.say("RCPT TO:<b@x.y>").await;
     smtp.say("RCPT TO:<c@x.y>").await;
     smtp.say("DATA").await;
-    assert_eq!(smtp.say("Subject: hi\r\n\r\n..\r\n..dots\r\nend..\r\n.").await, "250 2.0.0 kept");
+    assert_eq!(
+        smtp.say("Subject: hi\r\n\r\n..\r\n..dots\r\nend..\r\n.")
+            .await,
+        "250 2.0.0 kept"
+    );
     let mail = sink.wait_for(|_| true, LIMIT).await.unwrap();
     assert_eq!(
         (mail.from.as_str(), mail.to.as_slice()),
@@ -33,23 +37,41 @@ async fn a_mail_is_kept_as_it_was_meant() {
 async fn a_lone_dot_between_bare_line_feeds_does_not_end_a_mail() {
     let sink = start().await;
     let mut smtp = Smtp::hello(sink.port()).await;
-    let [_, _, end] = smtp.send("b@x.y", "one\n.\nMAIL FROM:<smuggled@x.y>\r\n.\nstill\n.\r\nhere").await;
+    let [_, _, end] = smtp
+        .send(
+            "b@x.y",
+            "one\n.\nMAIL FROM:<smuggled@x.y>\r\n.\nstill\n.\r\nhere",
+        )
+        .await;
     assert!(end.starts_with("250 "));
     assert_eq!(sink.mails().len(), 1);
-    assert!(sink.mails()[0].text().ends_with("still\n.\r\nhere\r\n"), "{:?}", sink.mails()[0].text());
+    assert!(
+        sink.mails()[0].text().ends_with("still\n.\r\nhere\r\n"),
+        "{:?}",
+        sink.mails()[0].text()
+    );
 }
 
 #[tokio::test]
 async fn commands_may_be_sent_without_waiting_and_binary_text_stays_whole() {
     let sink = start().await;
     let mut smtp = Smtp::hello(sink.port()).await;
-    smtp.0.say("MAIL FROM:<>\r\nRCPT TO:<ü@x.y>\r\nDATA\r\n").await.unwrap();
+    smtp.0
+        .say("MAIL FROM:<>\r\nRCPT TO:<ü@x.y>\r\nDATA\r\n")
+        .await
+        .unwrap();
     for code in ["250", "250", "354"] {
         assert!(smtp.answer().await.starts_with(code));
     }
     // The blank line that ended the commands above is the first of the text.
     assert!(smtp.say("쿠폰\r\n.").await.starts_with("250 "));
-    assert_eq!((sink.mails()[0].from.as_str(), sink.mails()[0].text().as_str()), ("", "\r\n쿠폰\r\n"));
+    assert_eq!(
+        (
+            sink.mails()[0].from.as_str(),
+            sink.mails()[0].text().as_str()
+        ),
+        ("", "\r\n쿠폰\r\n")
+    );
     assert_eq!(sink.mails()[0].to, ["ü@x.y"]);
 }
 
@@ -59,7 +81,10 @@ async fn the_right_extensions_are_announced_and_order_is_demanded() {
     let mut smtp = Wire::connect(sink.port()).await.unwrap();
     smtp.say("EHLO me").await.unwrap();
     let mut lines = Vec::new();
-    while !lines.last().is_some_and(|line: &String| line.starts_with("250 ")) {
+    while !lines
+        .last()
+        .is_some_and(|line: &String| line.starts_with("250 "))
+    {
         lines.push(smtp.hear().await.unwrap());
     }
     let lines = lines.join(",");
@@ -90,7 +115,9 @@ async fn refusing_is_for_now_and_ends() {
 #[tokio::test]
 async fn one_recipient_can_be_refused_while_others_get_the_mail() {
     let sink = start().await;
-    sink.set(Behaviour::RefuseRecipient("Bad@x.y".into())).await.unwrap();
+    sink.set(Behaviour::RefuseRecipient("Bad@x.y".into()))
+        .await
+        .unwrap();
     let mut smtp = Smtp::hello(sink.port()).await;
     smtp.say("MAIL FROM:<a@x.y>").await;
     assert!(smtp.say("RCPT TO:<bad@x.y>").await.starts_with("550 "));
@@ -124,7 +151,9 @@ async fn silent_after_data_keeps_the_mail_and_never_says_so() {
     smtp.say("RCPT TO:<b@x.y>").await;
     smtp.say("DATA").await;
     smtp.0.say("hi\r\n.").await.unwrap();
-    sink.wait_for(|mail| mail.to == ["b@x.y"], LIMIT).await.unwrap();
+    sink.wait_for(|mail| mail.to == ["b@x.y"], LIMIT)
+        .await
+        .unwrap();
     assert_eq!(smtp.0.rest().await, "");
 }
 
@@ -153,7 +182,11 @@ async fn down_closes_everything_and_the_same_port_comes_back() {
 async fn waiting_for_a_mail_that_does_not_come_says_how_many_others_came() {
     let sink = start().await;
     Smtp::hello(sink.port()).await.send("b@x.y", "hi").await;
-    let error = sink.wait_for(|mail| mail.to.is_empty(), Duration::ZERO).await.unwrap_err().to_string();
+    let error = sink
+        .wait_for(|mail| mail.to.is_empty(), Duration::ZERO)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("among 1"), "{error}");
 }
 
@@ -161,10 +194,16 @@ async fn waiting_for_a_mail_that_does_not_come_says_how_many_others_came() {
 async fn mails_are_also_written_as_files() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("new");
-    let options = MailOptions { folder: Some(dir.clone()), ..MailOptions::default() };
+    let options = MailOptions {
+        folder: Some(dir.clone()),
+        ..MailOptions::default()
+    };
     let sink = MailSink::start(options).await.unwrap();
     Smtp::hello(sink.port()).await.send("b@x.y", "hi").await;
-    let files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     assert_eq!(files.len(), 1);
     assert_eq!(files[0].extension().unwrap(), "eml");
     assert_eq!(std::fs::read_to_string(&files[0]).unwrap(), "hi\r\n");
@@ -172,7 +211,12 @@ async fn mails_are_also_written_as_files() {
 
 #[test]
 fn a_sink_outlives_the_runtime_that_started_it() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let sink = runtime().block_on(start());
     runtime().block_on(async {
         assert!(Smtp::hello(sink.port()).await.send("b@x.y", "hi").await[2].starts_with("250 "));

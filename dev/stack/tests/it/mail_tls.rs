@@ -9,26 +9,49 @@ use crate::smtp::Smtp;
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 async fn start(tls: SinkEncryption) -> MailSink {
-    MailSink::start(MailOptions { tls, ..MailOptions::default() }).await.unwrap()
+    MailSink::start(MailOptions {
+        tls,
+        ..MailOptions::default()
+    })
+    .await
+    .unwrap()
 }
 
 fn mail() -> Message {
-    let builder = Message::builder().from("a@x.y".parse().unwrap()).to("b@x.y".parse().unwrap());
-    builder.subject("hi").body(".\r\n쿠폰\r\n".to_owned()).unwrap()
+    let builder = Message::builder()
+        .from("a@x.y".parse().unwrap())
+        .to("b@x.y".parse().unwrap());
+    builder
+        .subject("hi")
+        .body(".\r\n쿠폰\r\n".to_owned())
+        .unwrap()
 }
 
 fn trusting(sink: &MailSink) -> TlsParameters {
     let authority = Certificate::from_pem(sink.ca_pem().unwrap().as_bytes()).unwrap();
-    TlsParameters::builder("127.0.0.1".into()).add_root_certificate(authority).build().unwrap()
+    TlsParameters::builder("127.0.0.1".into())
+        .add_root_certificate(authority)
+        .build()
+        .unwrap()
 }
 
 async fn delivers(sink: &MailSink, tls: ClientTls) {
-    let transport = Transport::from_url(&sink.url()).unwrap().tls(tls).timeout(Some(LIMIT)).build();
+    let transport = Transport::from_url(&sink.url())
+        .unwrap()
+        .tls(tls)
+        .timeout(Some(LIMIT))
+        .build();
     transport.send(mail()).await.unwrap();
-    let kept = sink.wait_for(|mail| mail.to == ["b@x.y"], LIMIT).await.unwrap();
+    let kept = sink
+        .wait_for(|mail| mail.to == ["b@x.y"], LIMIT)
+        .await
+        .unwrap();
     assert!(kept.text().contains("Subject: hi"));
     // Who does not trust the authority of this run sends nothing.
-    let distrusting = Transport::from_url(&sink.url()).unwrap().timeout(Some(LIMIT)).build();
+    let distrusting = Transport::from_url(&sink.url())
+        .unwrap()
+        .timeout(Some(LIMIT))
+        .build();
     let error = format!("{:?}", distrusting.send(mail()).await.unwrap_err());
     assert!(error.contains("UnknownIssuer"), "{error}");
     assert_eq!(sink.mails().len(), 1);

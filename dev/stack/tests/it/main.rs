@@ -1,6 +1,10 @@
 //! The stack on its real servers. They are fetched if the machine lacks them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are not marked as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests are not marked as tests"
+)]
 
 mod cleanup;
 mod kafka;
@@ -32,7 +36,10 @@ async fn redis(port: u16, command: &str) -> std::io::Result<String> {
 async fn redis_and_replicas(port: u16, command: &str, replicas: usize) {
     let mut wire = Wire::connect(port).await.unwrap();
     assert_eq!(wire.ask(command).await.unwrap(), "+OK");
-    assert_eq!(wire.ask(&format!("WAIT {replicas} 0")).await.unwrap(), format!(":{replicas}"));
+    assert_eq!(
+        wire.ask(&format!("WAIT {replicas} 0")).await.unwrap(),
+        format!(":{replicas}")
+    );
 }
 
 /// A connection that speaks lines.
@@ -40,7 +47,9 @@ struct Wire(tokio::io::BufReader<tokio::net::TcpStream>);
 
 impl Wire {
     async fn connect(port: u16) -> std::io::Result<Self> {
-        Ok(Self(tokio::io::BufReader::new(tokio::net::TcpStream::connect(("127.0.0.1", port)).await?)))
+        Ok(Self(tokio::io::BufReader::new(
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await?,
+        )))
     }
 
     async fn say(&mut self, line: &str) -> std::io::Result<()> {
@@ -52,7 +61,9 @@ impl Wire {
     async fn hear(&mut self) -> std::io::Result<String> {
         use tokio::io::AsyncBufReadExt;
         let mut line = String::new();
-        tokio::time::timeout(LIMIT, self.0.read_line(&mut line)).await.expect("an answer")?;
+        tokio::time::timeout(LIMIT, self.0.read_line(&mut line))
+            .await
+            .expect("an answer")?;
         Ok(line.trim_end().to_owned())
     }
 
@@ -60,7 +71,11 @@ impl Wire {
     async fn ask(&mut self, line: &str) -> std::io::Result<String> {
         self.say(line).await?;
         let answer = self.hear().await?;
-        if answer.starts_with('$') && answer != "$-1" { self.hear().await } else { Ok(answer) }
+        if answer.starts_with('$') && answer != "$-1" {
+            self.hear().await
+        } else {
+            Ok(answer)
+        }
     }
 
     /// Waits until the other side hangs up by itself; `false` if it says something instead.
@@ -73,7 +88,9 @@ impl Wire {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut rest = Vec::new();
         let _ = self.0.shutdown().await;
-        let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut rest)).await.expect("the other side hangs up");
+        let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut rest))
+            .await
+            .expect("the other side hangs up");
         String::from_utf8_lossy(&rest).into_owned()
     }
 }

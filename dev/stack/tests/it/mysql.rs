@@ -1,59 +1,116 @@
-use firstcome_stack::{MysqlOptions, MysqlPair, MysqlServer, Replication, mysql_client, mysql_rows};
+use firstcome_stack::{
+    MysqlOptions, MysqlPair, MysqlServer, Replication, mysql_client, mysql_rows,
+};
 
 use crate::eventually;
 
 #[tokio::test]
 async fn killed_mysql_comes_back_on_the_same_port_with_its_data() {
-    let options = MysqlOptions { extra_args: vec!["--innodb-lock-wait-timeout=7".into()] };
+    let options = MysqlOptions {
+        extra_args: vec!["--innodb-lock-wait-timeout=7".into()],
+    };
     let server = MysqlServer::start(options).await.unwrap();
     let port = server.port();
-    assert_eq!(server.database_url("x"), format!("mysql://root@127.0.0.1:{port}/x"));
-    server.query("CREATE TABLE firstcome.t (a INT PRIMARY KEY, b VARCHAR(9))").await.unwrap();
-    server.query("INSERT INTO firstcome.t VALUES (1, 'one'), (2, NULL)").await.unwrap();
+    assert_eq!(
+        server.database_url("x"),
+        format!("mysql://root@127.0.0.1:{port}/x")
+    );
+    server
+        .query("CREATE TABLE firstcome.t (a INT PRIMARY KEY, b VARCHAR(9))")
+        .await
+        .unwrap();
+    server
+        .query("INSERT INTO firstcome.t VALUES (1, 'one'), (2, NULL)")
+        .await
+        .unwrap();
     server.kill().await.unwrap();
     assert!(server.query("SELECT 1").await.is_err());
     server.start_again().await.unwrap();
     assert_eq!(server.port(), port);
-    assert_eq!(server.query("SELECT * FROM firstcome.t ORDER BY a").await.unwrap(), [["1", "one"], ["2", "NULL"]]);
+    assert_eq!(
+        server
+            .query("SELECT * FROM firstcome.t ORDER BY a")
+            .await
+            .unwrap(),
+        [["1", "one"], ["2", "NULL"]]
+    );
 
     server.stop().await.unwrap();
     server.start_again().await.unwrap();
-    assert_eq!(server.query("SELECT COUNT(*) FROM firstcome.t").await.unwrap(), [["2"]]);
+    assert_eq!(
+        server
+            .query("SELECT COUNT(*) FROM firstcome.t")
+            .await
+            .unwrap(),
+        [["2"]]
+    );
     let settings = "SELECT @@max_connections, @@innodb_lock_wait_timeout, @@innodb_flush_log_at_trx_commit, @@log_bin";
-    assert_eq!(server.query(settings).await.unwrap(), [["500", "7", "1", "1"]]);
+    assert_eq!(
+        server.query(settings).await.unwrap(),
+        [["500", "7", "1", "1"]]
+    );
     let version = server.query("SELECT VERSION()").await.unwrap();
     assert!(version[0][0].starts_with("9."), "{version:?}");
 }
 
 #[tokio::test]
 async fn a_failed_start_shows_the_log() {
-    let options = MysqlOptions { extra_args: vec!["--no-such-option".into()] };
+    let options = MysqlOptions {
+        extra_args: vec!["--no-such-option".into()],
+    };
     let error = MysqlServer::start(options).await.unwrap_err().to_string();
-    assert!(error.contains("ended while starting") && error.contains("no-such-option"), "{error}");
+    assert!(
+        error.contains("ended while starting") && error.contains("no-such-option"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn its_own_client_runs_a_statement_and_names_no_password_on_its_command_line() {
     let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    server.query("CREATE USER kim IDENTIFIED BY 'a b%c'").await.unwrap();
-    server.query("GRANT SELECT ON firstcome.* TO kim").await.unwrap();
-    let url = format!("mysql://kim:a%20b%25c@127.0.0.1:{}/firstcome", server.port());
+    server
+        .query("CREATE USER kim IDENTIFIED BY 'a b%c'")
+        .await
+        .unwrap();
+    server
+        .query("GRANT SELECT ON firstcome.* TO kim")
+        .await
+        .unwrap();
+    let url = format!(
+        "mysql://kim:a%20b%25c@127.0.0.1:{}/firstcome",
+        server.port()
+    );
     let mut client = mysql_client(&url, Some("SELECT DATABASE(), '쿠폰'")).unwrap();
-    assert!(client.get_args().all(|arg| !arg.to_string_lossy().contains("a b")));
-    let done = tokio::task::spawn_blocking(move || client.output()).await.unwrap().unwrap();
+    assert!(
+        client
+            .get_args()
+            .all(|arg| !arg.to_string_lossy().contains("a b"))
+    );
+    let done = tokio::task::spawn_blocking(move || client.output())
+        .await
+        .unwrap()
+        .unwrap();
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(
         done.status.success() && said.contains("firstcome\t쿠폰"),
         "{said}{}",
         String::from_utf8_lossy(&done.stderr)
     );
-    let wrong = format!("{:#}", mysql_client("http://kim:secret@x", None).unwrap_err());
-    assert!(wrong.contains("DATABASE_URL") && !wrong.contains("secret"), "{wrong}");
+    let wrong = format!(
+        "{:#}",
+        mysql_client("http://kim:secret@x", None).unwrap_err()
+    );
+    assert!(
+        wrong.contains("DATABASE_URL") && !wrong.contains("secret"),
+        "{wrong}"
+    );
 }
 
 #[tokio::test]
 async fn a_pair_changes_its_primary_again_and_again_and_keeps_what_was_answered_and_nothing_else() {
-    let pair = MysqlPair::start(Replication::SemiSynchronous).await.unwrap();
+    let pair = MysqlPair::start(Replication::SemiSynchronous)
+        .await
+        .unwrap();
     let url = pair.primary.database_url_via(&pair.address, "firstcome");
     let run = async |sql: &str| mysql_rows(&url, sql).await.unwrap();
     run("CREATE TABLE t (a INT PRIMARY KEY)").await;
@@ -63,10 +120,12 @@ async fn a_pair_changes_its_primary_again_and_again_and_keeps_what_was_answered_
         let url = url.clone();
         async move { mysql_rows(&url, "INSERT INTO t VALUES (9)").await }
     });
-    let waiting =
-        "SELECT COUNT(*) FROM performance_schema.processlist WHERE state LIKE 'Waiting for semi-sync ACK%replica'";
+    let waiting = "SELECT COUNT(*) FROM performance_schema.processlist WHERE state LIKE 'Waiting for semi-sync ACK%replica'";
     eventually("the commit waits for the replica", async || {
-        pair.primary.query(waiting).await.is_ok_and(|rows| rows == [["1"]])
+        pair.primary
+            .query(waiting)
+            .await
+            .is_ok_and(|rows| rows == [["1"]])
     })
     .await;
 
@@ -84,8 +143,15 @@ async fn a_pair_changes_its_primary_again_and_again_and_keeps_what_was_answered_
     }
     pair.catch_up().await.unwrap();
     for server in [&pair.primary, &pair.replica] {
-        let rows = server.query("SELECT GROUP_CONCAT(a ORDER BY a), @@super_read_only FROM firstcome.t").await.unwrap();
-        let read_only = if server.port() == pair.in_office().port() { "0" } else { "1" };
+        let rows = server
+            .query("SELECT GROUP_CONCAT(a ORDER BY a), @@super_read_only FROM firstcome.t")
+            .await
+            .unwrap();
+        let read_only = if server.port() == pair.in_office().port() {
+            "0"
+        } else {
+            "1"
+        };
         assert_eq!(rows, [["1,2,3,4", read_only]]);
     }
 }

@@ -15,17 +15,28 @@ async fn start() -> (RedisServer, FaultProxy, Wire) {
 
 async fn eventually_is_1(server: &RedisServer, key: &str) {
     let get = format!("GET {key}");
-    eventually("the command has run", async || redis(server.port(), &get).await.is_ok_and(|value| value == "1")).await;
+    eventually("the command has run", async || {
+        redis(server.port(), &get)
+            .await
+            .is_ok_and(|value| value == "1")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn pass_forwards_and_counts() {
     let (server, proxy, mut wire) = start().await;
-    assert_eq!(server.url_via(&proxy), format!("redis://127.0.0.1:{}", proxy.port()));
+    assert_eq!(
+        server.url_via(&proxy),
+        format!("redis://127.0.0.1:{}", proxy.port())
+    );
     assert_eq!(wire.ask("INCR a").await.unwrap(), ":1");
     let counters = proxy.counters();
     assert_eq!((counters.accepted, counters.open), (1, 1));
-    assert_eq!((counters.bytes_to_server, counters.bytes_to_client), (6 + 8, 7 + 4));
+    assert_eq!(
+        (counters.bytes_to_server, counters.bytes_to_client),
+        (6 + 8, 7 + 4)
+    );
     drop(wire);
     eventually("the session ends", async || proxy.counters().open == 0).await;
 }
@@ -67,7 +78,10 @@ async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
     wire.say("INCR a").await.unwrap();
     let mut new = Wire::connect(proxy.port()).await.unwrap();
     new.say("INCR b").await.unwrap();
-    eventually("the proxy has taken the new connection", async || proxy.counters().accepted == 2).await;
+    eventually("the proxy has taken the new connection", async || {
+        proxy.counters().accepted == 2
+    })
+    .await;
     assert_eq!(redis(server.port(), "EXISTS a b").await.unwrap(), ":0");
     assert_eq!(proxy.counters().bytes_to_server, 6);
     proxy.set(ProxyFault::Pass).await.unwrap();
@@ -95,9 +109,15 @@ async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place()
 #[tokio::test]
 async fn a_mute_host_completes_handshakes_and_works_on_nothing() {
     let (server, proxy, mut wire) = start().await;
-    proxy.set(ProxyFault::Mute(WireProtocol::Redis)).await.unwrap();
+    proxy
+        .set(ProxyFault::Mute(WireProtocol::Redis))
+        .await
+        .unwrap();
     let mut new = Wire::connect(proxy.port()).await.unwrap();
-    assert_eq!(new.ask("*2\r\n$6\r\nSELECT\r\n$1\r\n0").await.unwrap(), "+OK");
+    assert_eq!(
+        new.ask("*2\r\n$6\r\nSELECT\r\n$1\r\n0").await.unwrap(),
+        "+OK"
+    );
     for (wire, key) in [(&mut wire, "a"), (&mut new, "b")] {
         wire.say(&format!("INCR {key}")).await.unwrap();
     }
@@ -113,7 +133,10 @@ async fn dropped_replies_mean_that_it_ran_and_nobody_knows() {
     proxy.set(ProxyFault::DropReplies).await.unwrap();
     wire.say("INCR a").await.unwrap();
     eventually_is_1(&server, "a").await;
-    eventually("the reply is dropped", async || proxy.counters().bytes_dropped == 4).await;
+    eventually("the reply is dropped", async || {
+        proxy.counters().bytes_dropped == 4
+    })
+    .await;
     assert_eq!(proxy.counters().bytes_to_client, 7);
     proxy.set(ProxyFault::Pass).await.unwrap();
     assert!(wire.is_closed().await);

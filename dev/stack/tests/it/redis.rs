@@ -18,18 +18,32 @@ async fn killed_redis_comes_back_on_the_same_port_with_its_data() {
     server.start_again().await.unwrap();
     assert_ne!(server.pid(), pid);
     assert_eq!(redis(port, "GET a").await.unwrap(), "1");
-    assert!(server.log_tail(5).contains("Ready to accept connections"), "{}", server.log_tail(5));
+    assert!(
+        server.log_tail(5).contains("Ready to accept connections"),
+        "{}",
+        server.log_tail(5)
+    );
     assert_eq!(server.log_tail(2).lines().count(), 2);
 }
 
 #[tokio::test]
 async fn redis_runs_as_the_product_demands() {
     let server = start().await;
-    for (name, value) in [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")] {
+    for (name, value) in [
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("maxmemory-policy", "noeviction"),
+    ] {
         let mut wire = Wire::connect(server.port()).await.unwrap();
         assert_eq!(wire.ask(&format!("CONFIG GET {name}")).await.unwrap(), "*2");
-        assert_eq!([wire.hear().await.unwrap(), wire.hear().await.unwrap()][1], name);
-        assert_eq!([wire.hear().await.unwrap(), wire.hear().await.unwrap()][1], value);
+        assert_eq!(
+            [wire.hear().await.unwrap(), wire.hear().await.unwrap()][1],
+            name
+        );
+        assert_eq!(
+            [wire.hear().await.unwrap(), wire.hear().await.unwrap()][1],
+            value
+        );
     }
 }
 
@@ -38,9 +52,23 @@ async fn stopped_redis_keeps_its_data_and_cannot_be_stopped_twice() {
     let server = start().await;
     redis(server.port(), "SET a 1").await.unwrap();
     server.stop().await.unwrap();
-    assert!(server.stop().await.unwrap_err().to_string().contains("not running"));
+    assert!(
+        server
+            .stop()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("not running")
+    );
     server.start_again().await.unwrap();
-    assert!(server.start_again().await.unwrap_err().to_string().contains("running already"));
+    assert!(
+        server
+            .start_again()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("running already")
+    );
     assert_eq!(redis(server.port(), "GET a").await.unwrap(), "1");
 }
 
@@ -48,7 +76,8 @@ async fn stopped_redis_keeps_its_data_and_cannot_be_stopped_twice() {
 async fn frozen_redis_answers_when_it_is_thawed() {
     let server = start().await;
     server.freeze().await.unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().unwrap())).unwrap();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", server.pid().unwrap())).unwrap();
     assert!(status.contains("T (stopped)"), "{status}");
     let mut wire = Wire::connect(server.port()).await.unwrap();
     wire.say("PING").await.unwrap();
@@ -66,10 +95,16 @@ async fn frozen_redis_can_be_stopped() {
 #[tokio::test]
 async fn a_replica_follows_its_primary() {
     let primary = start().await;
-    let options = RedisOptions { replica_of: Some(primary.port()), ..RedisOptions::default() };
+    let options = RedisOptions {
+        replica_of: Some(primary.port()),
+        ..RedisOptions::default()
+    };
     let replica = RedisServer::start(options).await.unwrap();
     redis(primary.port(), "SET a 1").await.unwrap();
-    eventually("the replica has the key", async || redis(replica.port(), "GET a").await.is_ok_and(|a| a == "1")).await;
+    eventually("the replica has the key", async || {
+        redis(replica.port(), "GET a").await.is_ok_and(|a| a == "1")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -80,7 +115,15 @@ async fn data_can_be_taken_back_in_time() {
     let data = server.data_dir().unwrap();
     let copy = tempfile::tempdir().unwrap();
     let cp = |from: &std::path::Path, to: &std::path::Path| {
-        assert!(std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap().success());
+        assert!(
+            std::process::Command::new("cp")
+                .arg("-a")
+                .arg(from.join("."))
+                .arg(to)
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     cp(data, copy.path());
     server.start_again().await.unwrap();
@@ -95,7 +138,13 @@ async fn data_can_be_taken_back_in_time() {
 
 #[tokio::test]
 async fn a_failed_start_shows_the_log() {
-    let options = RedisOptions { extra_args: vec!["--no-such-option".into(), "1".into()], ..RedisOptions::default() };
+    let options = RedisOptions {
+        extra_args: vec!["--no-such-option".into(), "1".into()],
+        ..RedisOptions::default()
+    };
     let error = RedisServer::start(options).await.unwrap_err().to_string();
-    assert!(error.contains("ended while starting") && error.contains("no-such-option"), "{error}");
+    assert!(
+        error.contains("ended while starting") && error.contains("no-such-option"),
+        "{error}"
+    );
 }

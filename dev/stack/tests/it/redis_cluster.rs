@@ -8,7 +8,9 @@ use firstcome_stack::{RedisCluster, RedisClusterOptions, RedisOptions, RedisServ
 use crate::{Wire, eventually, redis, redis_and_replicas};
 
 async fn start() -> RedisCluster {
-    RedisCluster::start(RedisClusterOptions::default()).await.unwrap()
+    RedisCluster::start(RedisClusterOptions::default())
+        .await
+        .unwrap()
 }
 
 async fn setting(server: &RedisServer, name: &str) -> String {
@@ -26,12 +28,20 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
     let urls: Vec<_> = cluster.nodes().iter().map(RedisServer::url).collect();
     assert_eq!((urls.len(), urls.join(",")), (6, cluster.urls()));
     assert_eq!(cluster.env()[0], ("REDIS_MODE", "cluster".to_owned()));
-    for (name, value) in [("appendfsync", "always"), ("min-replicas-to-write", "1"), ("min-replicas-max-lag", "10")] {
+    for (name, value) in [
+        ("appendfsync", "always"),
+        ("min-replicas-to-write", "1"),
+        ("min-replicas-max-lag", "10"),
+    ] {
         assert_eq!(setting(cluster.node(5).unwrap(), name).await, value);
     }
     let old = cluster.primary_of("a").await.unwrap();
     redis_and_replicas(old.port(), "SET a 1", 1).await;
-    for other in cluster.nodes().iter().filter(|node| node.port() != old.port()) {
+    for other in cluster
+        .nodes()
+        .iter()
+        .filter(|node| node.port() != old.port())
+    {
         let slot = cluster.slot_of("a").await.unwrap();
         let moved = format!("-MOVED {slot} 127.0.0.1:{}", old.port());
         assert_eq!(redis(other.port(), "SET a 1").await.unwrap(), moved);
@@ -47,28 +57,47 @@ async fn a_killed_primary_is_replaced_and_follows_when_it_is_back() {
 
     old.kill().await.unwrap();
     assert!(cluster.primary_of("a").await.is_err());
-    eventually("a replica is promoted", async || cluster.primary_of("a").await.is_ok()).await;
+    eventually("a replica is promoted", async || {
+        cluster.primary_of("a").await.is_ok()
+    })
+    .await;
     let new = cluster.primary_of("a").await.unwrap();
     // It was the only one.
-    eventually("the slots are served", async || redis(new.port(), "GET a").await.unwrap() == "1").await;
-    assert!(redis(new.port(), "SET a 2").await.unwrap().starts_with("-NOREPLICAS"));
+    eventually("the slots are served", async || {
+        redis(new.port(), "GET a").await.unwrap() == "1"
+    })
+    .await;
+    assert!(
+        redis(new.port(), "SET a 2")
+            .await
+            .unwrap()
+            .starts_with("-NOREPLICAS")
+    );
 
     old.start_again().await.unwrap();
     cluster.wait_until_whole().await.unwrap();
     assert_eq!(cluster.primary_of("a").await.unwrap().port(), new.port());
-    assert_eq!(cluster.replicas_of(new).await.unwrap()[0].port(), old.port());
+    assert_eq!(
+        cluster.replicas_of(new).await.unwrap()[0].port(),
+        old.port()
+    );
     assert_eq!(redis(new.port(), "SET a 2").await.unwrap(), "+OK");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_two_replicas_each_the_promoted_one_takes_writes_without_the_frozen_primary() {
-    let options = RedisClusterOptions { replicas: 2, ..RedisClusterOptions::default() };
+    let options = RedisClusterOptions {
+        replicas: 2,
+        ..RedisClusterOptions::default()
+    };
     let cluster = RedisCluster::start(options).await.unwrap();
     assert_eq!(cluster.nodes().len(), 9);
     let old = cluster.primary_of("a").await.unwrap();
     old.freeze().await.unwrap();
     eventually("writes go on", async || {
-        let Ok(new) = cluster.primary_of("a").await else { return false };
+        let Ok(new) = cluster.primary_of("a").await else {
+            return false;
+        };
         redis(new.port(), "SET a 1").await.unwrap() == "+OK"
     })
     .await;
@@ -88,7 +117,14 @@ async fn a_replica_takes_over_on_demand() {
     assert_eq!(cluster.primary_of("a").await.unwrap().port(), new.port());
     cluster.wait_until_whole().await.unwrap();
     assert_eq!(redis(new.port(), "GET a").await.unwrap(), "1");
-    assert!(cluster.fail_over(old).await.unwrap_err().to_string().contains("no replica"));
+    assert!(
+        cluster
+            .fail_over(old)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("no replica")
+    );
 
     // `old` is the replica now, and asks nobody whether it may.
     new.freeze().await.unwrap();
@@ -129,7 +165,10 @@ async fn a_slot_moves_with_its_keys_while_clients_write() {
     let cluster = start().await;
     let slot = cluster.slot_of("{a}").await.unwrap();
     let from = cluster.primary_of_slot(slot).await.unwrap();
-    let to = cluster.nodes()[..3].iter().find(|node| node.port() != from.port()).unwrap();
+    let to = cluster.nodes()[..3]
+        .iter()
+        .find(|node| node.port() != from.port())
+        .unwrap();
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
     let writes = async {
         let mut wires = HashMap::new();
@@ -144,7 +183,10 @@ async fn a_slot_moves_with_its_keys_while_clients_write() {
         }
     };
     let moves = async {
-        eventually("there are keys", async || rounds.load(Ordering::Relaxed) > 0).await;
+        eventually("there are keys", async || {
+            rounds.load(Ordering::Relaxed) > 0
+        })
+        .await;
         cluster.move_slot(slot, to).await.unwrap();
         assert_eq!(cluster.primary_of("{a}").await.unwrap().port(), to.port());
         cluster.move_slot(slot, from).await.unwrap();
@@ -152,16 +194,36 @@ async fn a_slot_moves_with_its_keys_while_clients_write() {
         cluster.move_slot(slot, to).await.unwrap();
         stop.store(true, Ordering::Relaxed);
     };
-    tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(writes, moves) }).await.unwrap();
-    let count =
-        async |node: &RedisServer| redis(node.port(), &format!("CLUSTER COUNTKEYSINSLOT {slot}")).await.unwrap();
-    assert_eq!((count(from).await, count(to).await), (":0".to_owned(), format!(":{KEYS}")));
+    tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::join!(writes, moves)
+    })
+    .await
+    .unwrap();
+    let count = async |node: &RedisServer| {
+        redis(node.port(), &format!("CLUSTER COUNTKEYSINSLOT {slot}"))
+            .await
+            .unwrap()
+    };
+    assert_eq!(
+        (count(from).await, count(to).await),
+        (":0".to_owned(), format!(":{KEYS}"))
+    );
     // Nothing is left of the moves.
     cluster.wait_until_whole().await.unwrap();
     let moved = redis(from.port(), "GET {a}0").await.unwrap();
     assert_eq!(moved, format!("-MOVED {slot} 127.0.0.1:{}", to.port()));
-    assert_eq!(redis(to.port(), "GET {a}0").await.unwrap(), rounds.load(Ordering::Relaxed).to_string());
+    assert_eq!(
+        redis(to.port(), "GET {a}0").await.unwrap(),
+        rounds.load(Ordering::Relaxed).to_string()
+    );
 
     let stranger = RedisServer::start(RedisOptions::default()).await.unwrap();
-    assert!(cluster.move_slot(slot, &stranger).await.unwrap_err().to_string().contains("no node of this cluster"));
+    assert!(
+        cluster
+            .move_slot(slot, &stranger)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("no node of this cluster")
+    );
 }

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::Output;
 
 use firstcome_load::identity::{token, token_settings};
-use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, agreed, coupon_body, eventually};
+use firstcome_testkit::{
+    Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, agreed, coupon_body, eventually,
+};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -52,25 +54,53 @@ async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Out
     let config = folder.join("schemathesis.toml");
     std::fs::write(&config, CONFIG).unwrap();
     let mut command = Command::new(program);
-    command.arg("--config-file").arg(config).args(["run", &format!("{base}/openapi.json"), "--no-color"]);
-    command.args(["--max-examples", &from_env("CASES", "50"), "--seed", &from_env("SEED", "1")]);
-    command.args(["--generation-database", "none", "--continue-on-failure", "--warnings", "off", "--workers", "1"]);
+    command.arg("--config-file").arg(config).args([
+        "run",
+        &format!("{base}/openapi.json"),
+        "--no-color",
+    ]);
+    command.args([
+        "--max-examples",
+        &from_env("CASES", "50"),
+        "--seed",
+        &from_env("SEED", "1"),
+    ]);
+    command.args([
+        "--generation-database",
+        "none",
+        "--continue-on-failure",
+        "--warnings",
+        "off",
+        "--workers",
+        "1",
+    ]);
     if !but.is_empty() {
         command.args(["--exclude-checks", but]);
     }
     for header in headers {
         command.args(["-H", header]);
     }
-    command.current_dir(folder).kill_on_drop(true).output().await.unwrap()
+    command
+        .current_dir(folder)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap()
 }
 
 /// Prints the line with the number of cases, and whatever failed. Gives whether nothing did.
 fn said_of(what: &str, output: &Output) -> bool {
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        println!("attack: {what}:\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        println!(
+            "attack: {what}:\n{said}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
-    let cases = said.lines().find(|line| line.contains(" generated")).unwrap_or_else(|| panic!("{what}: {said}"));
+    let cases = said
+        .lines()
+        .find(|line| line.contains(" generated"))
+        .unwrap_or_else(|| panic!("{what}: {said}"));
     println!("attack: {what}: {}", cases.trim());
     output.status.success()
 }
@@ -78,11 +108,25 @@ fn said_of(what: &str, output: &Output) -> bool {
 /// MySQL and Redis agree on every drop there is, and each is within its quantity.
 async fn assert_all_agree(fixture: &Fixture) {
     let world = &fixture.world;
-    let drops = world.sql.query("SELECT coupon_id, id, quantity FROM drops WHERE sealed_at IS NULL").await;
+    let drops = world
+        .sql
+        .query("SELECT coupon_id, id, quantity FROM drops WHERE sealed_at IS NULL")
+        .await;
     assert!(!drops.is_empty());
     for row in drops {
-        let coupon = MadeCoupon { id: row[0].parse().unwrap(), drop: row[1].parse().unwrap(), body: json!(null) };
-        if world.redis.command(&["EXISTS", &world.redis.of_drop(coupon.id, coupon.drop, "meta")]).await {
+        let coupon = MadeCoupon {
+            id: row[0].parse().unwrap(),
+            drop: row[1].parse().unwrap(),
+            body: json!(null),
+        };
+        if world
+            .redis
+            .command(&[
+                "EXISTS",
+                &world.redis.of_drop(coupon.id, coupon.drop, "meta"),
+            ])
+            .await
+        {
             let rows = agreed(&world.sql, &world.redis, &coupon).await.unwrap();
             assert!(rows.len() <= row[2].parse().unwrap(), "{rows:?}");
         }
@@ -102,22 +146,41 @@ async fn no_case_breaks_either_service_or_what_was_promised() {
     let folder = std::env::temp_dir().join(format!("firstcome-attack-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let ops = format!("Authorization: Bearer {OPS_TOKEN}");
-    let person = format!("Authorization: Bearer {}", token(JWT_SECRET, "u-1").unwrap());
+    let person = format!(
+        "Authorization: Bearer {}",
+        token(JWT_SECRET, "u-1").unwrap()
+    );
     let attacks: [(&str, &Http, Vec<String>, &str); 4] = [
-        ("API, as an operator", fixture.api.http(), vec![ops.clone(), "X-User-Id: u-1".into()], ""),
+        (
+            "API, as an operator",
+            fixture.api.http(),
+            vec![ops.clone(), "X-User-Id: u-1".into()],
+            "",
+        ),
         // Behind a gateway every X-User-Id is somebody's.
         ("API, by nobody", fixture.api.http(), vec![], "ignored_auth"),
-        ("API with tokens, as a person", with_tokens.http(), vec![person], ""),
+        (
+            "API with tokens, as a person",
+            with_tokens.http(),
+            vec![person],
+            "",
+        ),
         ("reconciler, as an operator", daemon.http(), vec![ops], ""),
     ];
     let (mut held, only) = (Vec::new(), from_env("ONLY", ""));
     for (what, http, headers, but) in attacks.iter().filter(|(what, ..)| what.contains(&only)) {
-        held.push(said_of(what, &attack(&folder, http.base(), headers, but).await));
+        held.push(said_of(
+            what,
+            &attack(&folder, http.base(), headers, but).await,
+        ));
         assert_eq!(http.get("/healthz").await.status, 200);
     }
     assert!(!held.is_empty(), "no set has {only:?} in its name");
     assert!(held.iter().all(|held| *held), "what failed is above");
-    eventually("every message is read", LIMIT, async || world.topic.lag().await == 0).await;
+    eventually("every message is read", LIMIT, async || {
+        world.topic.lag().await == 0
+    })
+    .await;
     let deep = world.once_with(&["--deep"], &[]).await;
     assert!([0, 1].contains(&deep.code), "{}", deep.log);
     assert_all_agree(&fixture).await;

@@ -2,11 +2,16 @@
 
 use std::panic::AssertUnwindSafe;
 
-use firstcome_testkit::{MadeCoupon, PromisedAnswer, World, all_issued, assert_exact, open_world, people, rush};
+use firstcome_testkit::{
+    MadeCoupon, PromisedAnswer, World, all_issued, assert_exact, open_world, people, rush,
+};
 use futures_util::FutureExt as _;
 
 async fn is_exact(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer]) -> bool {
-    AssertUnwindSafe(assert_exact(world, coupon, 5, answers)).catch_unwind().await.is_ok()
+    AssertUnwindSafe(assert_exact(world, coupon, 5, answers))
+        .catch_unwind()
+        .await
+        .is_ok()
 }
 
 #[tokio::test]
@@ -20,8 +25,14 @@ async fn a_spoiled_drop_is_never_called_exact() {
 
     let row = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by";
     let spoils = [
-        ("a row is lost", "DELETE FROM issued_coupons WHERE slot = 3".to_owned()),
-        ("a row is another's", "UPDATE issued_coupons SET user_id = 'u-9' WHERE slot = 3".to_owned()),
+        (
+            "a row is lost",
+            "DELETE FROM issued_coupons WHERE slot = 3".to_owned(),
+        ),
+        (
+            "a row is another's",
+            "UPDATE issued_coupons SET user_id = 'u-9' WHERE slot = 3".to_owned(),
+        ),
         // Only without the schema's own guards can these be written at all.
         (
             "one too many",
@@ -29,45 +40,89 @@ async fn a_spoiled_drop_is_never_called_exact() {
                 "INSERT INTO issued_coupons ({row}) SELECT drop_id, 6, coupon_id, 'u-6', 'X', claimed_at, issued_at, issued_by FROM issued_coupons WHERE slot = 5"
             ),
         ),
-        ("a slot left out", "UPDATE issued_coupons SET slot = 6 WHERE slot = 5".to_owned()),
-        ("a person twice", "UPDATE issued_coupons SET user_id = 'u-1' WHERE slot = 5".to_owned()),
-        ("a code twice", "UPDATE issued_coupons SET code = 'X' WHERE slot > 3".to_owned()),
+        (
+            "a slot left out",
+            "UPDATE issued_coupons SET slot = 6 WHERE slot = 5".to_owned(),
+        ),
+        (
+            "a person twice",
+            "UPDATE issued_coupons SET user_id = 'u-1' WHERE slot = 5".to_owned(),
+        ),
+        (
+            "a code twice",
+            "UPDATE issued_coupons SET code = 'X' WHERE slot > 3".to_owned(),
+        ),
     ];
-    world.sql.query("CREATE TABLE kept AS SELECT * FROM issued_coupons").await;
+    world
+        .sql
+        .query("CREATE TABLE kept AS SELECT * FROM issued_coupons")
+        .await;
     world.sql.query("DROP TRIGGER issued_coupons_insert").await;
-    world.sql.query("DROP TRIGGER issued_coupons_limit_update").await;
+    world
+        .sql
+        .query("DROP TRIGGER issued_coupons_limit_update")
+        .await;
     let guards = "DROP CHECK issued_coupons_within, DROP FOREIGN KEY issued_coupons_limit";
-    world.sql.query(&format!("ALTER TABLE issued_coupons {guards}")).await;
+    world
+        .sql
+        .query(&format!("ALTER TABLE issued_coupons {guards}"))
+        .await;
     world.sql.query("ALTER TABLE issued_coupons DROP INDEX issued_coupons_code, ADD INDEX (coupon_id), DROP INDEX issued_coupons_one_each").await;
     for (what, sql) in spoils {
         world.sql.query(&sql).await;
         assert!(!is_exact(&world, &coupon, &answers).await, "{what}");
         world.sql.query("DELETE FROM issued_coupons").await;
-        world.sql.query(&format!("INSERT INTO issued_coupons ({row}) SELECT {row} FROM kept")).await;
-        assert!(is_exact(&world, &coupon, &answers).await, "after {what} was undone");
+        world
+            .sql
+            .query(&format!(
+                "INSERT INTO issued_coupons ({row}) SELECT {row} FROM kept"
+            ))
+            .await;
+        assert!(
+            is_exact(&world, &coupon, &answers).await,
+            "after {what} was undone"
+        );
     }
 
     let key = |name: &str| world.redis.of_drop(coupon.id, coupon.drop, name);
     let (users, count, free) = (key("users"), key("count"), key("free"));
     let spoils = [
-        (vec!["ZREM", &users, "u-3"], vec!["ZADD", &users, "3", "u-3"]),
-        (vec!["ZADD", &users, "4", "u-3"], vec!["ZADD", &users, "3", "u-3"]),
+        (
+            vec!["ZREM", &users, "u-3"],
+            vec!["ZADD", &users, "3", "u-3"],
+        ),
+        (
+            vec!["ZADD", &users, "4", "u-3"],
+            vec!["ZADD", &users, "3", "u-3"],
+        ),
         (vec!["SET", &count, "6"], vec!["SET", &count, "5"]),
         (vec!["DEL", &count], vec!["SET", &count, "5"]),
         (vec!["ZADD", &free, "5", "5"], vec!["DEL", &free]),
     ];
     for (spoil, undo) in spoils {
-        world.redis.command::<firstcome_shared::redis::Value>(&spoil).await;
+        world
+            .redis
+            .command::<firstcome_shared::redis::Value>(&spoil)
+            .await;
         assert!(!is_exact(&world, &coupon, &answers).await, "{spoil:?}");
-        world.redis.command::<firstcome_shared::redis::Value>(&undo).await;
+        world
+            .redis
+            .command::<firstcome_shared::redis::Value>(&undo)
+            .await;
         assert!(is_exact(&world, &coupon, &answers).await, "after {undo:?}");
     }
 
     let mut told_wrong = answers.clone();
     let other = told_wrong[1].1.clone();
     told_wrong[0].1 = other;
-    assert!(!is_exact(&world, &coupon, &told_wrong).await, "told another slot");
+    assert!(
+        !is_exact(&world, &coupon, &told_wrong).await,
+        "told another slot"
+    );
     let mut told_more = answers.clone();
     told_more.push(("u-99".into(), answers[0].1.clone()));
-    assert!(!is_exact(&world, &coupon, &told_more).await, "told yes without a row");
+    assert!(
+        !is_exact(&world, &coupon, &told_more).await,
+        "told yes without a row"
+    );
 }

@@ -20,15 +20,28 @@ async fn mended_meanwhile(
 ) {
     let world = &fixture.world;
     world.mail.set(behaviour.clone()).await.unwrap();
-    injector(world, coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    injector(world, coupon)
+        .await
+        .make(Drift::Unissued, 1)
+        .await
+        .unwrap();
     // Later passes, too, are not delayed: each has ended when it is answered.
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{behaviour:?}: {run:#?}");
     for _ in 0..3 {
-        assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Clean, "{behaviour:?}");
+        assert_eq!(
+            daemon.reconcile(&json!({})).await.status,
+            Status::Clean,
+            "{behaviour:?}"
+        );
     }
     let tried = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL AND attempts > 0";
-    eventually(&format!("it was tried ({behaviour:?})"), LIMIT, async || world.sql.number(tried).await == 1).await;
+    eventually(
+        &format!("it was tried ({behaviour:?})"),
+        LIMIT,
+        async || world.sql.number(tried).await == 1,
+    )
+    .await;
 }
 
 /// The time of the next attempt has come.
@@ -46,8 +59,7 @@ async fn due_and_woken(world: &World, daemon: &Running<ReconcilerClient>) {
 async fn all_sent(world: &World) {
     let waiting = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL";
     // What a busy machine did not get through in time is tried again at once, not in half a minute.
-    let again =
-        "UPDATE mail_outbox SET next_attempt_at = UTC_TIMESTAMP(3) WHERE sent_at IS NULL AND leased_until IS NULL";
+    let again = "UPDATE mail_outbox SET next_attempt_at = UTC_TIMESTAMP(3) WHERE sent_at IS NULL AND leased_until IS NULL";
     eventually("the outbox is empty", LIMIT, async || {
         // Of a deadlock with the sender, the next look tries again.
         if let Err(refused) = world.sql.try_query(again).await {
@@ -60,27 +72,37 @@ async fn all_sent(world: &World) {
 }
 
 #[tokio::test]
-async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back() {
+async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back()
+ {
     let fixture = Fixture::new("d-mail").await;
     let world = &fixture.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "1000")]).await;
     daemon.reconcile(&json!({})).await;
-    for behaviour in
-        [Behaviour::Refuse, Behaviour::SilentAfterAccept, Behaviour::Slow(Duration::from_millis(500)), Behaviour::Down]
-    {
+    for behaviour in [
+        Behaviour::Refuse,
+        Behaviour::SilentAfterAccept,
+        Behaviour::Slow(Duration::from_millis(500)),
+        Behaviour::Down,
+    ] {
         world.mail.set(Behaviour::Normal).await.unwrap();
         all_sent(world).await;
         let name = format!("{behaviour:?}");
         let (coupon, _) = fixture.held(&name, 20, 20).await;
         world.mail.clear();
         mended_meanwhile(&fixture, &daemon, &coupon, behaviour).await;
-        assert!(world.mail.mails().is_empty(), "nothing can have come through");
+        assert!(
+            world.mail.mails().is_empty(),
+            "nothing can have come through"
+        );
         world.mail.set(Behaviour::Normal).await.unwrap();
         due_and_woken(world, &daemon).await;
         all_sent(world).await;
         let subjects = subjects(world);
         assert_eq!(subjects.len(), 1, "{subjects:?}");
-        assert!(subjects[0].contains("repaired") && subjects[0].contains(&name), "{subjects:?}");
+        assert!(
+            subjects[0].contains("repaired") && subjects[0].contains(&name),
+            "{subjects:?}"
+        );
     }
     assert_eq!(daemon.process.stop().await, 0);
 }
@@ -94,13 +116,24 @@ async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
     daemon.reconcile(&json!({})).await;
     all_sent(world).await;
     world.mail.set(Behaviour::SilentAfterAccept).await.unwrap();
-    injector(world, &coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 1)
+        .await
+        .unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Repaired);
     let in_hand = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL AND leased_until > UTC_TIMESTAMP(3)";
-    eventually("the mail is in hand", LIMIT, async || world.sql.number(in_hand).await == 1).await;
+    eventually("the mail is in hand", LIMIT, async || {
+        world.sql.number(in_hand).await == 1
+    })
+    .await;
     let begun = std::time::Instant::now();
     assert_eq!(daemon.process.stop().await, 0);
-    assert!(begun.elapsed() < Duration::from_secs(12), "it took {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(12),
+        "it took {:?}",
+        begun.elapsed()
+    );
     // Another process sends it once the lease is over.
     world.mail.set(Behaviour::Normal).await.unwrap();
     due_now(world).await;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, Http, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually, shared,
+    Fixture, Http, LIMIT, PrefixedKeys, Process, World, WorldStores, assert_exact, eventually,
+    shared,
 };
 use reqwest::Method;
 
@@ -14,7 +15,11 @@ use crate::drift::support::{mailed, subjects};
 use crate::faults::waves::{HEALED, follows, impatient};
 
 const NOWHERE: [(&str, &str, &str); 3] = [
-    ("MySQL", "DATABASE_URL", "mysql://root@127.0.0.1:1/firstcome"),
+    (
+        "MySQL",
+        "DATABASE_URL",
+        "mysql://root@127.0.0.1:1/firstcome",
+    ),
     ("Redis", "REDIS_URL", "redis://127.0.0.1:1"),
     ("Kafka", "KAFKA_BROKERS", "127.0.0.1:1"),
 ];
@@ -35,7 +40,10 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
     let says = |line: &str| words.iter().all(|word| line.contains(word));
     assert!(log.lines().any(says), "no line with {words:?}:\n{log}");
     assert!(!log.contains("panicked"), "{log}");
-    let ready = process.stdout().lines().any(|line| line.starts_with("listening ") || line.starts_with("consuming "));
+    let ready = process
+        .stdout()
+        .lines()
+        .any(|line| line.starts_with("listening ") || line.starts_with("consuming "));
     assert!(!ready, "it said that it was ready: {log}");
 }
 
@@ -65,18 +73,40 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
 /// Starts a daemon while a store is away: it listens, and those on duty are mailed. A process that
 /// ended instead would be started again, each time for less than the patience.
 async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &str) -> Process {
-    let mut all = vec![("STARTUP_WAIT_SECONDS", "1"), ("ALERT_PATIENCE_SECONDS", "3"), ("REDIS_TIMEOUT_MS", "1000")];
+    let mut all = vec![
+        ("STARTUP_WAIT_SECONDS", "1"),
+        ("ALERT_PATIENCE_SECONDS", "3"),
+        ("REDIS_TIMEOUT_MS", "1000"),
+    ];
     all.extend(env);
     let daemon = world.start("firstcome-reconciler", &["daemon"], &all);
-    let said = || Some(daemon.log().split_once(" starting address=")?.1.split_whitespace().next()?.to_owned());
+    let said = || {
+        Some(
+            daemon
+                .log()
+                .split_once(" starting address=")?
+                .1
+                .split_whitespace()
+                .next()?
+                .to_owned(),
+        )
+    };
     eventually("it listens", LIMIT, async || said().is_some()).await;
     let http = Http::new(&format!("http://{}", said().unwrap()));
-    for (path, status) in [("/healthz", 200), ("/readyz", 503), ("/", 503), ("/v1/runs", 503)] {
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/readyz", 503),
+        ("/", 503),
+        ("/v1/runs", 503),
+    ] {
         assert_eq!(http.get(path).await.status, status, "{path}");
     }
     mailed(world, &["action needed: ", subject]).await;
     let mails = world.mail.mails();
-    assert!(mails.iter().all(|mail| mail.to == ["duty@example.com"]), "{mails:?}");
+    assert!(
+        mails.iter().all(|mail| mail.to == ["duty@example.com"]),
+        "{mails:?}"
+    );
     assert!(daemon.status().is_none(), "{}", daemon.log());
     daemon
 }
@@ -85,9 +115,13 @@ async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &s
 async fn a_daemon_that_starts_without_mysql_mails_and_works_once_it_is_there() {
     let world = World::new("cold-mysql").await;
     let proxy = shared().await.mysql.proxy().await.unwrap();
-    let via = shared().await.mysql.database_url_via(&proxy, world.database());
+    let via = shared()
+        .await
+        .mysql
+        .database_url_via(&proxy, world.database());
     proxy.set(ProxyFault::Cut).await.unwrap();
-    let daemon = starts_without_a_store(&world, &[("DATABASE_URL", &via)], "MySQL cannot be used").await;
+    let daemon =
+        starts_without_a_store(&world, &[("DATABASE_URL", &via)], "MySQL cannot be used").await;
     proxy.set(ProxyFault::Pass).await.unwrap();
     daemon.line("listening on ").await;
     mailed(&world, &["resolved: MySQL can be used again"]).await;
@@ -99,12 +133,21 @@ async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "cold-redis").await;
     redis.stop().await.unwrap();
-    let daemon = starts_without_a_store(&world, &[], "a pass failed: Redis refuses connections").await;
+    let daemon =
+        starts_without_a_store(&world, &[], "a pass failed: Redis refuses connections").await;
     redis.start_again().await.unwrap();
     daemon.line("listening on ").await;
-    mailed(&world, &["resolved: a pass failed: Redis refuses connections"]).await;
+    mailed(
+        &world,
+        &["resolved: a pass failed: Redis refuses connections"],
+    )
+    .await;
     let failed = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'failed'";
-    assert_eq!(world.sql.number(failed).await, 1, "all attempts are one run");
+    assert_eq!(
+        world.sql.number(failed).await,
+        1,
+        "all attempts are one run"
+    );
     assert_eq!(daemon.stop().await, 0);
 }
 
@@ -112,11 +155,17 @@ async fn a_daemon_that_starts_without_redis_mails_and_works_once_it_is_there() {
 async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() {
     let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1")];
     let (alone, helped) = tokio::join!(World::new("cold-kafka"), World::new("cold-kafka-helped"));
-    let _works = helped.daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")]).await;
+    let _works = helped
+        .daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")])
+        .await;
     let waits = helped.start("firstcome-reconciler", &["daemon"], &nowhere);
-    let daemon = starts_without_a_store(&alone, &nowhere, "a pass failed: Kafka cannot be reached").await;
+    let daemon =
+        starts_without_a_store(&alone, &nowhere, "a pass failed: Kafka cannot be reached").await;
     assert_eq!(daemon.stop().await, 0);
-    eventually("it waits", LIMIT, async || waits.log().contains("waiting for Kafka")).await;
+    eventually("it waits", LIMIT, async || {
+        waits.log().contains("waiting for Kafka")
+    })
+    .await;
     let subjects = subjects(&helped);
     assert!(subjects.is_empty(), "{subjects:?}");
     assert_eq!(waits.stop().await, 0);
@@ -125,9 +174,16 @@ async fn a_daemon_that_starts_without_kafka_mails_unless_another_daemon_works() 
 #[tokio::test]
 async fn a_broker_address_where_nobody_is_keeps_no_process_from_starting() {
     let world = World::new("one-of-two").await;
-    world.set("KAFKA_BROKERS", &format!("127.0.0.1:1,{}", world.setting("KAFKA_BROKERS")));
+    world.set(
+        "KAFKA_BROKERS",
+        &format!("127.0.0.1:1,{}", world.setting("KAFKA_BROKERS")),
+    );
     let (api, _consumer) = tokio::join!(world.serve(), world.consume());
-    assert!(!api.process.log().contains("starting without Kafka"), "{}", api.process.log());
+    assert!(
+        !api.process.log().contains("starting without Kafka"),
+        "{}",
+        api.process.log()
+    );
     assert_eq!(world.once_with(&[], &[]).await.code, 0);
 }
 
@@ -137,7 +193,11 @@ async fn a_reconciler_with_other_keys_or_another_group_than_the_api_stops_and_na
     let (_api, _consumer) = (world.serve().await, world.consume().await);
     for (variable, role) in [("REDIS_KEY_PREFIX", "serve"), ("KAFKA_GROUP", "consume")] {
         let once = world.start("firstcome-reconciler", &["once"], &[(variable, "another")]);
-        refuses(&once, &[variable, "another", &world.setting(variable), role]).await;
+        refuses(
+            &once,
+            &[variable, "another", &world.setting(variable), role],
+        )
+        .await;
     }
 }
 
@@ -158,19 +218,52 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "late").await;
     redis.stop().await.unwrap();
     let api = world.start("firstcome-api", &["serve"], &[("RUST_LOG", "info")]);
-    let address = redis.url().trim_start_matches("redis://").trim_end_matches('/').to_owned();
+    let address = redis
+        .url()
+        .trim_start_matches("redis://")
+        .trim_end_matches('/')
+        .to_owned();
     // It says that it starts until then, to anybody who asks.
-    let said = || Some(api.log().split_once(" starting address=")?.1.split_whitespace().next()?.to_owned());
+    let said = || {
+        Some(
+            api.log()
+                .split_once(" starting address=")?
+                .1
+                .split_whitespace()
+                .next()?
+                .to_owned(),
+        )
+    };
     eventually("it listens", LIMIT, async || said().is_some()).await;
     let at = said().unwrap();
     let http = Http::new(&format!("http://{at}"));
     let (health, ready) = (http.get("/healthz").await, http.get("/readyz").await);
-    assert_eq!((health.status, ready.status), (200, 503), "{health:?} {ready:?}");
-    let claim = Http::send(http.request(Method::POST, "/v1/coupons/1/claims").header("X-User-Id", "u-1")).await;
-    let told = (claim.status, claim.body["code"].as_str(), claim.retry_after());
-    assert!(matches!(told, (503, Some("unavailable"), Some(1..=3))), "{claim:?}");
-    let waits =
-        || api.log().lines().filter(|line| line.contains("waiting for ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        (health.status, ready.status),
+        (200, 503),
+        "{health:?} {ready:?}"
+    );
+    let claim = Http::send(
+        http.request(Method::POST, "/v1/coupons/1/claims")
+            .header("X-User-Id", "u-1"),
+    )
+    .await;
+    let told = (
+        claim.status,
+        claim.body["code"].as_str(),
+        claim.retry_after(),
+    );
+    assert!(
+        matches!(told, (503, Some("unavailable"), Some(1..=3))),
+        "{claim:?}"
+    );
+    let waits = || {
+        api.log()
+            .lines()
+            .filter(|line| line.contains("waiting for "))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     eventually("it says that it waits", LIMIT, async || !waits().is_empty()).await;
     assert!(api.status().is_none());
     redis.start_again().await.unwrap();
@@ -179,16 +272,28 @@ async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
     // It answers for itself now: that nothing has verified this Redis yet.
     let ready = http.get("/readyz").await;
     assert_eq!(ready.body["checks"]["process"], "ok", "{ready:?}");
-    let [line] = &waits()[..] else { panic!("not one line: {}", api.log()) };
-    assert!(line.contains(&format!("waiting for Redis at {address}")) && line.contains("WARN"), "{line}");
+    let [line] = &waits()[..] else {
+        panic!("not one line: {}", api.log())
+    };
+    assert!(
+        line.contains(&format!("waiting for Redis at {address}")) && line.contains("WARN"),
+        "{line}"
+    );
     assert_eq!(api.stop().await, 0);
 }
 
 #[tokio::test]
 async fn a_process_that_waits_for_a_store_stops_at_sigterm() {
     let world = World::new("stop-waiting").await;
-    let api = world.start("firstcome-api", &["serve"], &[("REDIS_URL", "redis://127.0.0.1:1")]);
-    eventually("it says that it waits", LIMIT, async || api.log().contains("waiting")).await;
+    let api = world.start(
+        "firstcome-api",
+        &["serve"],
+        &[("REDIS_URL", "redis://127.0.0.1:1")],
+    );
+    eventually("it says that it waits", LIMIT, async || {
+        api.log().contains("waiting")
+    })
+    .await;
     api.signal(rustix::process::Signal::TERM);
     api.ended(Duration::from_secs(5)).await;
 }
@@ -200,20 +305,41 @@ async fn the_allocator_takes_no_huge_pages() {
         let api = world.start("firstcome-api", &[command], &[]);
         api.line(ready).await;
         let status = std::fs::read_to_string(format!("/proc/{}/status", api.pid())).unwrap();
-        assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{command}: {status}");
+        assert!(
+            status.lines().any(|line| line == "THP_enabled:\t0"),
+            "{command}: {status}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_redis_that_may_forget_is_refused_with_what_to_change() {
-    let forgetful = RedisOptions { appendonly: false, ..RedisOptions::default() };
-    let evicting = RedisOptions { maxmemory_policy: "allkeys-lru".into(), ..RedisOptions::default() };
+    let forgetful = RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    };
+    let evicting = RedisOptions {
+        maxmemory_policy: "allkeys-lru".into(),
+        ..RedisOptions::default()
+    };
     for (options, advice) in [(forgetful, "appendonly yes"), (evicting, "noeviction")] {
         let redis = RedisServer::start(options).await.unwrap();
         let world = World::on(WorldStores::shared().await.with_redis(&redis), "forgetful").await;
-        refuses(&world.start("firstcome-api", &["serve"], &[]), &["Redis", advice]).await;
-        refuses(&world.start("firstcome-reconciler", &["once"], &[]), &["Redis", advice]).await;
-        refuses(&world.start("firstcome-reconciler", &["daemon"], &[]), &["Redis", advice]).await;
+        refuses(
+            &world.start("firstcome-api", &["serve"], &[]),
+            &["Redis", advice],
+        )
+        .await;
+        refuses(
+            &world.start("firstcome-reconciler", &["once"], &[]),
+            &["Redis", advice],
+        )
+        .await;
+        refuses(
+            &world.start("firstcome-reconciler", &["daemon"], &[]),
+            &["Redis", advice],
+        )
+        .await;
     }
 }
 
@@ -241,11 +367,23 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("KAFKA_GROUP_INSTANCE_ID", "a b", &["consume"]),
         ("CONSUME_REBALANCE", "sticky", &["consume"]),
         ("CONSUME_BATCH_MAX", "0", &["consume"]),
-        ("KAFKA_SASL_PASSWORD", "hunter2", &["serve", "consume", "daemon", "once"]), // of a plain-text listener
+        (
+            "KAFKA_SASL_PASSWORD",
+            "hunter2",
+            &["serve", "consume", "daemon", "once"],
+        ), // of a plain-text listener
         ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-1", &["serve", "once"]),
         ("KAFKA_SECURITY_PROTOCOL", "TLS", &["serve", "once"]),
-        ("KAFKA_CONFIG_ENABLE_AUTO_COMMIT", "true", &["serve", "consume", "daemon", "once"]),
-        ("KAFKA_CONFIG_NO_SUCH_THING", "hunter2", &["consume", "once"]),
+        (
+            "KAFKA_CONFIG_ENABLE_AUTO_COMMIT",
+            "true",
+            &["serve", "consume", "daemon", "once"],
+        ),
+        (
+            "KAFKA_CONFIG_NO_SUCH_THING",
+            "hunter2",
+            &["consume", "once"],
+        ),
         ("REDIS_CA_FILE", "/no/such/file", &["serve", "once"]), // of a redis://
         ("DATABASE_CA_FILE", "/no/such/file", &["consume", "once"]), // with DATABASE_TLS=off
         ("OPS_TOKEN", "hunter2-is-short", &["serve", "daemon"]),
@@ -254,29 +392,65 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("USER_AUTH", "anything", &["serve"]),
         ("USER_AUTH", "jwt", &["serve"]),
         ("TRUSTED_HEADER_SECRET", "hunter2", &["serve"]),
-        ("JWT_JWKS_URL", "https://user:hunter2@127.0.0.1/keys", &["serve"]), // with USER_AUTH=trusted-header
+        (
+            "JWT_JWKS_URL",
+            "https://user:hunter2@127.0.0.1/keys",
+            &["serve"],
+        ), // with USER_AUTH=trusted-header
         ("JWT_JWKS_REFRESH_SECONDS", "0", &["serve"]),
-        ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", &["serve", "consume", "daemon", "once"]),
-        ("REDIS_URL", "hunter2@127.0.0.1", &["serve", "daemon", "once"]),
-        ("KAFKA_BROKERS", "localhost", &["serve", "consume", "daemon", "once"]),
+        (
+            "DATABASE_URL",
+            "postgres://hunter2@127.0.0.1/x",
+            &["serve", "consume", "daemon", "once"],
+        ),
+        (
+            "REDIS_URL",
+            "hunter2@127.0.0.1",
+            &["serve", "daemon", "once"],
+        ),
+        (
+            "KAFKA_BROKERS",
+            "localhost",
+            &["serve", "consume", "daemon", "once"],
+        ),
         ("LISTEN_ADDR", "localhost", &["serve", "daemon"]),
         ("RECONCILE_CRON", "every minute", &["daemon"]),
         ("SMTP_URL", "http://127.0.0.1", &["daemon"]),
-        ("WEBHOOK_URLS", "https://127.0.0.1/hunter2", &["daemon", "once"]), // without WEBHOOK_SECRET
+        (
+            "WEBHOOK_URLS",
+            "https://127.0.0.1/hunter2",
+            &["daemon", "once"],
+        ), // without WEBHOOK_SECRET
         ("WEBHOOK_EVENTS", "everything", &["daemon", "once"]),
-        ("ALERTMANAGER_URL", "127.0.0.1:9093/hunter2", &["daemon", "once"]),
+        (
+            "ALERTMANAGER_URL",
+            "127.0.0.1:9093/hunter2",
+            &["daemon", "once"],
+        ),
     ];
     for (variable, value, commands) in cases {
         for command in commands {
-            let program = if ["serve", "consume"].contains(command) { "firstcome-api" } else { "firstcome-reconciler" };
+            let program = if ["serve", "consume"].contains(command) {
+                "firstcome-api"
+            } else {
+                "firstcome-reconciler"
+            };
             let process = world.start(program, &[command], &[(variable, value)]);
-            assert_ne!(process.ended(LIMIT).await, 0, "{command} with {variable}={value}");
+            assert_ne!(
+                process.ended(LIMIT).await,
+                0,
+                "{command} with {variable}={value}"
+            );
             let log = process.log();
             let flag = variable.to_lowercase().replace('_', "-");
-            let named =
-                log.contains(variable) || log.contains(&format!("--{flag}")) || (value == "jwt" && log.contains("JWT"));
+            let named = log.contains(variable)
+                || log.contains(&format!("--{flag}"))
+                || (value == "jwt" && log.contains("JWT"));
             assert!(named, "{command} with {variable}={value}: {log}");
-            assert!(!log.contains("hunter2") && !log.contains("panicked"), "{command} with {variable}={value}: {log}");
+            assert!(
+                !log.contains("hunter2") && !log.contains("panicked"),
+                "{command} with {variable}={value}: {log}"
+            );
         }
     }
 }
@@ -336,7 +510,17 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
                 "cooperative",
             ],
         ),
-        ("firstcome-api", "migrate", &["DATABASE_URL", "KAFKA_BROKERS", "KAFKA_PARTITIONS", "12", "KAFKA_REPLICATION"]),
+        (
+            "firstcome-api",
+            "migrate",
+            &[
+                "DATABASE_URL",
+                "KAFKA_BROKERS",
+                "KAFKA_PARTITIONS",
+                "12",
+                "KAFKA_REPLICATION",
+            ],
+        ),
         (
             "firstcome-reconciler",
             "daemon",
@@ -365,7 +549,15 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
         (
             "firstcome-reconciler",
             "once",
-            &["DATABASE_URL", "REDIS_URL", "--dry-run", "--json", "--coupon", "--deep", "--confirm"],
+            &[
+                "DATABASE_URL",
+                "REDIS_URL",
+                "--dry-run",
+                "--json",
+                "--coupon",
+                "--deep",
+                "--confirm",
+            ],
         ),
     ];
     for (program, command, words) in expected {
@@ -373,10 +565,18 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
         assert_eq!(process.ended(LIMIT).await, 0);
         let help = process.all_stdout().await;
         for word in words {
-            assert!(help.contains(word), "{program} {command} --help lacks {word}:\n{help}");
+            assert!(
+                help.contains(word),
+                "{program} {command} --help lacks {word}:\n{help}"
+            );
         }
-        for secret in ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name)) {
-            assert!(!help.contains(&secret), "{program} {command} --help shows a secret:\n{help}");
+        for secret in
+            ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name))
+        {
+            assert!(
+                !help.contains(&secret),
+                "{program} {command} --help shows a secret:\n{help}"
+            );
         }
     }
 }
@@ -390,18 +590,40 @@ async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
         let ready = http.get("/readyz").await;
         assert_eq!(ready.status, 200, "{ready:?}");
         let metrics = http.get("/metrics").await;
-        assert!(metrics.status == 200 && metrics.text.contains("# TYPE "), "{metrics:?}");
+        assert!(
+            metrics.status == 200 && metrics.text.contains("# TYPE "),
+            "{metrics:?}"
+        );
     }
     for (http, routes) in [
-        (api.http(), ["/v1/coupons", "/v1/coupons/{id}", "/v1/coupons/{id}/claims", "/v1/coupons/{id}/claims/me"]),
-        (daemon.http(), ["/v1/reconcile", "/v1/runs", "/v1/runs/{id}", "/v1/alerts"]),
+        (
+            api.http(),
+            [
+                "/v1/coupons",
+                "/v1/coupons/{id}",
+                "/v1/coupons/{id}/claims",
+                "/v1/coupons/{id}/claims/me",
+            ],
+        ),
+        (
+            daemon.http(),
+            ["/v1/reconcile", "/v1/runs", "/v1/runs/{id}", "/v1/alerts"],
+        ),
     ] {
         let document = http.get("/openapi.json").await.body;
         for route in routes {
-            assert!(document["paths"][route].is_object(), "{route} is not in {}", document["paths"]);
+            assert!(
+                document["paths"][route].is_object(),
+                "{route} is not in {}",
+                document["paths"]
+            );
         }
     }
-    assert_eq!(daemon.http().get("/v1/runs").await.status, 401, "operators only");
+    assert_eq!(
+        daemon.http().get("/v1/runs").await.status,
+        401,
+        "operators only"
+    );
 }
 
 #[tokio::test]
@@ -411,13 +633,20 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     let daemon = world.settled_daemon().await;
     let told = async || {
         let run = daemon.reconcile(&serde_json::json!({})).await;
-        run.all_findings().map(|found| (found.kind, found.detail.clone())).collect::<Vec<_>>()
+        run.all_findings()
+            .map(|found| (found.kind, found.detail.clone()))
+            .collect::<Vec<_>>()
     };
     let set = async |name: &str, value: &str| {
-        PrefixedKeys::new(&master.url(), "").command::<()>(&["CONFIG", "SET", name, value]).await;
+        PrefixedKeys::new(&master.url(), "")
+            .command::<()>(&["CONFIG", "SET", name, value])
+            .await;
     };
     assert_eq!(told().await, []);
-    let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
+    let options = RedisOptions {
+        replica_of: Some(master.port()),
+        ..RedisOptions::default()
+    };
     let _replica = RedisServer::start(options).await.unwrap();
     follows(&master).await;
     let is_told = async |advice: &str| {
@@ -428,8 +657,15 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
         );
     };
     is_told("set `min-replicas-to-write 1`").await;
-    for (program, args) in [("firstcome-api", ["serve"]), ("firstcome-reconciler", ["once"])] {
-        refuses(&world.start(program, &args, &[]), &["set `min-replicas-to-write 1`"]).await;
+    for (program, args) in [
+        ("firstcome-api", ["serve"]),
+        ("firstcome-reconciler", ["once"]),
+    ] {
+        refuses(
+            &world.start(program, &args, &[]),
+            &["set `min-replicas-to-write 1`"],
+        )
+        .await;
     }
     set("min-replicas-to-write", "1").await;
     assert_eq!(told().await, []);
@@ -443,7 +679,10 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     is_told("appendonly yes").await;
     set("appendonly", "yes").await;
     assert_eq!(told().await, []);
-    let (compacted, limit) = (("cleanup.policy", "compact"), ("max.message.bytes", "65536"));
+    let (compacted, limit) = (
+        ("cleanup.policy", "compact"),
+        ("max.message.bytes", "65536"),
+    );
     world.topic.alter(&[compacted, limit]).await;
     // A broker may tell the settings of before for an instant.
     eventually("the topic's setting is told", HEALED, async || {
@@ -451,12 +690,20 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     })
     .await;
     world.topic.alter(&[limit]).await;
-    eventually("it is right again", HEALED, async || told().await.is_empty()).await;
+    eventually("it is right again", HEALED, async || {
+        told().await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so() {
-    let redis = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
+    let redis = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "managed").await;
     world.set("REDIS_DURABILITY", "managed");
     let fixture = Fixture::of(world).await;
@@ -465,12 +712,29 @@ async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so
     assert_exact(&fixture.world, &coupon, 20, &answers).await;
     for http in [fixture.api.http(), daemon.http()] {
         let ready = http.get("/readyz").await;
-        let note = ready.body["notes"]["redis_durability"].as_str().unwrap_or_default().to_owned();
-        assert!(ready.status == 200 && note.contains("the operator vouches"), "{ready:?}");
+        let note = ready.body["notes"]["redis_durability"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            ready.status == 200 && note.contains("the operator vouches"),
+            "{ready:?}"
+        );
         let metrics = http.get("/metrics").await.text;
-        assert!(metrics.lines().any(|line| line == "firstcome_redis_managed 1"), "{metrics}");
+        assert!(
+            metrics
+                .lines()
+                .any(|line| line == "firstcome_redis_managed 1"),
+            "{metrics}"
+        );
     }
     // What it says by itself still counts.
-    PrefixedKeys::new(&redis.url(), "").command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
-    refuses(&fixture.world.start("firstcome-reconciler", &["once"], &[]), &["Redis", "noeviction"]).await;
+    PrefixedKeys::new(&redis.url(), "")
+        .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
+        .await;
+    refuses(
+        &fixture.world.start("firstcome-reconciler", &["once"], &[]),
+        &["Redis", "noeviction"],
+    )
+    .await;
 }

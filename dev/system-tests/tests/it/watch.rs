@@ -17,7 +17,9 @@ use crate::drift::support::{injector, mailed};
 const OLD_NAME: &str = "reconciler_last_success_age_seconds";
 
 fn deployed(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../deploy")
+        .join(path)
 }
 
 fn read(path: &str) -> String {
@@ -26,10 +28,18 @@ fn read(path: &str) -> String {
 
 fn dashboard() -> Vec<(String, String)> {
     let dashboard: Value = serde_json::from_str(&read("grafana/firstcome.json")).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+    let panels = dashboard["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|panel| panel["type"] != "row");
     let exprs = panels.flat_map(|panel| {
         let title = panel["title"].as_str().unwrap();
-        let exprs = panel["targets"].as_array().unwrap().iter().map(|target| target["expr"].as_str().unwrap());
+        let exprs = panel["targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|target| target["expr"].as_str().unwrap());
         exprs.map(move |expr| (title.to_owned(), expr.to_owned()))
     });
     exprs.collect()
@@ -38,18 +48,33 @@ fn dashboard() -> Vec<(String, String)> {
 /// The words of a text that are names of metrics or of recording rules.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
-    words.filter(|word| word.starts_with("firstcome_") || word.starts_with("firstcome:")).collect()
+    words
+        .filter(|word| word.starts_with("firstcome_") || word.starts_with("firstcome:"))
+        .collect()
 }
 
 /// Runs promtool with this on standard input. It prints what it does not like.
 fn promtool(args: &[&str], input: &str) {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(deployed("prometheus"));
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("promtool");
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "promtool {args:?}: {said}");
 }
 
@@ -66,7 +91,12 @@ fn no_graph_misses_what_was_between_two_of_its_points() {
         .collect();
     assert!(exprs.len() > 20, "{exprs:?}");
     for expr in exprs {
-        assert!(["[$__rate_interval", "[1h]"].iter().any(|range| expr.contains(range)), "{expr}");
+        assert!(
+            ["[$__rate_interval", "[1h]"]
+                .iter()
+                .any(|range| expr.contains(range)),
+            "{expr}"
+        );
     }
 }
 
@@ -80,17 +110,33 @@ async fn the_rules_do_what_their_tests_say_and_their_runbooks_are_there() {
     let headings: BTreeSet<String> = operations
         .lines()
         .filter(|line| line.starts_with('#'))
-        .map(|line| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-"))
+        .map(|line| {
+            line.trim_start_matches(['#', ' '])
+                .to_lowercase()
+                .replace(' ', "-")
+        })
         .collect();
-    let runbooks: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("runbook: ")).collect();
+    let runbooks: Vec<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook: "))
+        .collect();
     assert!(runbooks.len() >= 10, "{runbooks:?}");
     for runbook in runbooks {
-        assert!(headings.contains(runbook), "docs/OPERATIONS.md has no section {runbook}");
+        assert!(
+            headings.contains(runbook),
+            "docs/OPERATIONS.md has no section {runbook}"
+        );
     }
     // An alert that no test makes fire may never fire.
     let tests = read("prometheus/rules_test.yml");
-    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
-        assert!(tests.contains(&format!("alertname: {alert}\n")), "no test in which {alert} fires");
+    for alert in rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+    {
+        assert!(
+            tests.contains(&format!("alertname: {alert}\n")),
+            "no test in which {alert} fires"
+        );
     }
 }
 
@@ -104,8 +150,16 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
 
     // No rule waits for longer than a second here.
     let rules = read("prometheus/rules.yml");
-    let hasty: Vec<_> =
-        rules.lines().map(|line| if line.trim().starts_with("for: ") { "        for: 1s" } else { line }).collect();
+    let hasty: Vec<_> = rules
+        .lines()
+        .map(|line| {
+            if line.trim().starts_with("for: ") {
+                "        for: 1s"
+            } else {
+                line
+            }
+        })
+        .collect();
     let folder = std::env::temp_dir().join(format!("firstcome-watch-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("rules.yml");
@@ -115,13 +169,18 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
         ("firstcome-consumer", &*fixture.consumer),
         ("firstcome-reconciler", daemon.http()),
     ];
-    let jobs = sources.map(|(name, http)| (name.to_owned(), vec![http.base().replace("http://", "")]));
+    let jobs =
+        sources.map(|(name, http)| (name.to_owned(), vec![http.base().replace("http://", "")]));
     let config = read("prometheus/prometheus.yml");
     for (name, _) in &jobs {
         assert!(config.contains(&format!("job_name: {name}\n")), "{name}");
     }
-    let prometheus =
-        PrometheusServer::start(PrometheusOptions { jobs: jobs.to_vec(), rules: vec![file] }).await.unwrap();
+    let prometheus = PrometheusServer::start(PrometheusOptions {
+        jobs: jobs.to_vec(),
+        rules: vec![file],
+    })
+    .await
+    .unwrap();
     let prometheus = Http::new(&prometheus.url());
     let ask = async |query: &str| {
         let path = format!("/api/v1/query?query={}", encoded(query));
@@ -129,9 +188,15 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
         assert_eq!(answer.body["status"], "success", "{query}: {}", answer.text);
         answer.body["data"]["result"].clone()
     };
-    let number =
-        async |query: &str| ask(query).await[0]["value"][1].as_str().map(|value| value.parse::<f64>().unwrap());
-    eventually("everything is scraped", LIMIT, async || number("sum(up)").await == Some(3.0)).await;
+    let number = async |query: &str| {
+        ask(query).await[0]["value"][1]
+            .as_str()
+            .map(|value| value.parse::<f64>().unwrap())
+    };
+    eventually("everything is scraped", LIMIT, async || {
+        number("sum(up)").await == Some(3.0)
+    })
+    .await;
 
     let mut scraped = BTreeSet::new();
     for (name, http) in &sources {
@@ -139,19 +204,39 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
         promtool(&["check", "metrics"], &text);
         for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let family = family.split(' ').next().unwrap().to_owned();
-            assert!(family.starts_with("firstcome_") || family == OLD_NAME, "{name}: {family}");
-            assert!(text.contains(&format!("# HELP {family} ")), "{name}: {family} has no HELP");
-            assert!(!family.contains("_age_") || family == OLD_NAME, "{name}: {family} is an age, not a timestamp");
+            assert!(
+                family.starts_with("firstcome_") || family == OLD_NAME,
+                "{name}: {family}"
+            );
+            assert!(
+                text.contains(&format!("# HELP {family} ")),
+                "{name}: {family} has no HELP"
+            );
+            assert!(
+                !family.contains("_age_") || family == OLD_NAME,
+                "{name}: {family} is an age, not a timestamp"
+            );
             scraped.insert(family);
         }
         assert!(text.contains("firstcome_build_info{version="), "{name}");
     }
     let panels = dashboard();
-    let all = rules.clone() + &panels.iter().map(|(_, expr)| expr.as_str()).collect::<Vec<_>>().join("\n");
+    let all = rules.clone()
+        + &panels
+            .iter()
+            .map(|(_, expr)| expr.as_str())
+            .collect::<Vec<_>>()
+            .join("\n");
     for name in names(&all) {
-        let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
-        let is_known =
-            if name.contains(':') { rules.contains(&format!("record: {name}\n")) } else { scraped.contains(family) };
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| name.strip_suffix(suffix))
+            .unwrap_or(name);
+        let is_known = if name.contains(':') {
+            rules.contains(&format!("record: {name}\n"))
+        } else {
+            scraped.contains(family)
+        };
         assert!(is_known, "no process has {name}");
     }
     for (title, expr) in &panels {
@@ -163,20 +248,45 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
     })
     .await;
 
-    let left = &panels.iter().find(|(title, _)| title == "Drift that is left").unwrap().1;
-    let firing = format!("ALERTS{{alertname=\"FirstcomeDrift\",alertstate=\"firing\",drop=\"{}\"}}", coupon.drop);
-    assert_eq!((number(left).await, number(&firing).await), (Some(0.0), None));
+    let left = &panels
+        .iter()
+        .find(|(title, _)| title == "Drift that is left")
+        .unwrap()
+        .1;
+    let firing = format!(
+        "ALERTS{{alertname=\"FirstcomeDrift\",alertstate=\"firing\",drop=\"{}\"}}",
+        coupon.drop
+    );
+    assert_eq!(
+        (number(left).await, number(&firing).await),
+        (Some(0.0), None)
+    );
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
-    eventually("the dashboard shows it", LIMIT, async || number(left).await == Some(2.0)).await;
-    eventually("the alert fires", LIMIT, async || number(&firing).await == Some(1.0)).await;
+    eventually("the dashboard shows it", LIMIT, async || {
+        number(left).await == Some(2.0)
+    })
+    .await;
+    eventually("the alert fires", LIMIT, async || {
+        number(&firing).await == Some(1.0)
+    })
+    .await;
     mailed(world, &["action needed", "Watched"]).await;
 
-    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL")
+        .await;
     daemon.reconcile(&json!({})).await;
-    eventually("the dashboard shows its end", LIMIT, async || number(left).await == Some(0.0)).await;
-    eventually("the alert is over", LIMIT, async || number(&firing).await.is_none()).await;
+    eventually("the dashboard shows its end", LIMIT, async || {
+        number(left).await == Some(0.0)
+    })
+    .await;
+    eventually("the alert is over", LIMIT, async || {
+        number(&firing).await.is_none()
+    })
+    .await;
     mailed(world, &["resolved", "Watched"]).await;
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -184,6 +294,12 @@ async fn from_metric_to_alert_a_drift_is_seen_and_told_and_over_in_all_three_pla
 /// Percent-encoded for a query.
 fn encoded(text: &str) -> String {
     text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
         .collect()
 }

@@ -42,7 +42,11 @@ impl WebhookReceiver {
                             break (head.to_lowercase(), json);
                         }
                     };
-                    let status = if all.is_gone.load(Ordering::Relaxed) { "410 Gone" } else { "204 No Content" };
+                    let status = if all.is_gone.load(Ordering::Relaxed) {
+                        "410 Gone"
+                    } else {
+                        "204 No Content"
+                    };
                     all.posted.lock().push((head, body));
                     let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
                     let _ = stream.write_all(answer.as_bytes()).await;
@@ -60,18 +64,27 @@ impl WebhookReceiver {
     /// What was posted under this path.
     pub(crate) fn posted(&self, path: &str) -> Vec<(String, Value)> {
         let is_there = |(head, _): &&(String, Value)| head.starts_with(&format!("post {path} "));
-        self.posted.lock().iter().filter(is_there).cloned().collect()
+        self.posted
+            .lock()
+            .iter()
+            .filter(is_there)
+            .cloned()
+            .collect()
     }
 
     fn count(&self, kind: &str) -> usize {
-        self.posted("/hook").iter().filter(|(_, body)| body["type"] == kind).count()
+        self.posted("/hook")
+            .iter()
+            .filter(|(_, body)| body["type"] == kind)
+            .count()
     }
 }
 
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[tokio::test]
-async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_drift_and_alertmanager_what_fires() {
+async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_drift_and_alertmanager_what_fires()
+ {
     let fixture = Fixture::new("hooks").await;
     let world = &fixture.world;
     let (receiver, url) = WebhookReceiver::start().await;
@@ -84,39 +97,76 @@ async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_dr
     for daemon in &daemons {
         daemon.reconcile(&json!({})).await;
     }
-    eventually("sold out", LIMIT, async || receiver.count("drop.sold_out") > 0).await;
+    eventually("sold out", LIMIT, async || {
+        receiver.count("drop.sold_out") > 0
+    })
+    .await;
     let mut drift = injector(world, &coupon).await;
     drift.make(Drift::Unissued, 1).await.unwrap();
-    assert_eq!(daemons[0].reconcile(&json!({})).await.status, Status::Repaired);
+    assert_eq!(
+        daemons[0].reconcile(&json!({})).await.status,
+        Status::Repaired
+    );
     drift.make(Drift::FailedUnrepairable, 1).await.unwrap();
     for daemon in &daemons {
         assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
     }
-    eventually("Alertmanager is told", LIMIT, async || !receiver.posted("/api/v2/alerts").is_empty()).await;
-    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    eventually("Alertmanager is told", LIMIT, async || {
+        !receiver.posted("/api/v2/alerts").is_empty()
+    })
+    .await;
+    world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL")
+        .await;
     for daemon in &daemons {
         daemon.reconcile(&json!({})).await;
     }
-    let has_ended =
-        |(_, alerts): &(String, Value)| alerts.as_array().unwrap().iter().any(|one| one["endsAt"].is_string());
+    let has_ended = |(_, alerts): &(String, Value)| {
+        alerts
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["endsAt"].is_string())
+    };
     let is_over = async || receiver.posted("/api/v2/alerts").iter().any(has_ended);
     eventually("Alertmanager is told that it is over", LIMIT, is_over).await;
     let open = "SELECT COUNT(*) FROM webhook_outbox WHERE sent_at IS NULL";
-    eventually("everything is posted", LIMIT, async || world.sql.number(open).await == 0).await;
-    let told = ["drop.issued", "drop.sold_out", "alert.drift", "alert.broken", "alert.resolved"]
-        .map(|kind| receiver.count(kind));
+    eventually("everything is posted", LIMIT, async || {
+        world.sql.number(open).await == 0
+    })
+    .await;
+    let told = [
+        "drop.issued",
+        "drop.sold_out",
+        "alert.drift",
+        "alert.broken",
+        "alert.resolved",
+    ]
+    .map(|kind| receiver.count(kind));
     let posted = receiver.posted("/hook");
     assert_eq!(told[1..], [1, 2, 0, 1], "{posted:#?}");
-    assert!(told[0] >= 1 && posted.iter().any(|(_, body)| body["data"]["issued"] == 20), "{posted:#?}");
-    for header in
-        ["webhook-id: evt_", "webhook-timestamp: ", "webhook-signature: v1,", "content-type: application/json"]
-    {
-        assert!(posted.iter().all(|(head, _)| head.contains(header)), "{header}: {posted:#?}");
+    assert!(
+        told[0] >= 1 && posted.iter().any(|(_, body)| body["data"]["issued"] == 20),
+        "{posted:#?}"
+    );
+    for header in [
+        "webhook-id: evt_",
+        "webhook-timestamp: ",
+        "webhook-signature: v1,",
+        "content-type: application/json",
+    ] {
+        assert!(
+            posted.iter().all(|(head, _)| head.contains(header)),
+            "{header}: {posted:#?}"
+        );
     }
     for daemon in daemons {
         let metrics = daemon.http().get("/metrics").await.text;
-        let counted =
-            ["firstcome_webhooks_total{result=\"sent\"}", "firstcome_alertmanager_posts_total{result=\"failed\"} 0"];
+        let counted = [
+            "firstcome_webhooks_total{result=\"sent\"}",
+            "firstcome_alertmanager_posts_total{result=\"failed\"} 0",
+        ];
         assert!(counted.iter().all(|one| metrics.contains(one)), "{metrics}");
         assert_eq!(daemon.process.stop().await, 0);
     }
@@ -132,13 +182,30 @@ async fn a_program_is_told_of_promises_that_a_real_pass_could_not_keep() {
     world.set("WEBHOOK_EVENTS", "broken");
     let (coupon, _) = fixture.held("Broken", 20, 20).await;
     let daemon = world.settled_daemon().await;
-    injector(world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::OverShrunk, 2)
+        .await
+        .unwrap();
     daemon.reconcile(&json!({})).await;
-    eventually("a broken promise is posted", LIMIT, async || receiver.count("alert.broken") > 0).await;
+    eventually("a broken promise is posted", LIMIT, async || {
+        receiver.count("alert.broken") > 0
+    })
+    .await;
     let posted = receiver.posted("/hook");
-    let [(head, body)] = &posted[..] else { panic!("{posted:#?}") };
+    let [(head, body)] = &posted[..] else {
+        panic!("{posted:#?}")
+    };
     assert!(head.contains("webhook-signature: v1,"), "{head}");
     let data = &body["data"];
-    assert_eq!((&data["kind"], &data["status"]), (&json!("broken_promise"), &json!("new")), "{body}");
-    assert_eq!((&data["drop_id"], &data["findings_total"]), (&json!(coupon.drop), &json!(2)), "{body}");
+    assert_eq!(
+        (&data["kind"], &data["status"]),
+        (&json!("broken_promise"), &json!("new")),
+        "{body}"
+    );
+    assert_eq!(
+        (&data["drop_id"], &data["findings_total"]),
+        (&json!(coupon.drop), &json!(2)),
+        "{body}"
+    );
 }

@@ -6,8 +6,20 @@ use super::*;
 fn clean_passes_and_dry_runs_say_nothing() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &clean()), "");
-    let everything = vec![left(Kind::FailedClaim, 1), finding(Kind::Unissued, 2, Outcome::Applied)];
-    assert_eq!(duty.sees(1, &Run { dry_run: true, ..run(Status::Drift, everything.clone()) }), "");
+    let everything = vec![
+        left(Kind::FailedClaim, 1),
+        finding(Kind::Unissued, 2, Outcome::Applied),
+    ];
+    assert_eq!(
+        duty.sees(
+            1,
+            &Run {
+                dry_run: true,
+                ..run(Status::Drift, everything.clone())
+            }
+        ),
+        ""
+    );
     assert_eq!(duty.sees(2, &run(Status::Running, everything)), "");
     assert!(duty.memory.alerts.is_empty());
 }
@@ -15,18 +27,38 @@ fn clean_passes_and_dry_runs_say_nothing() {
 #[test]
 fn a_repair_is_told_once_and_nothing_fires() {
     let mut duty = Duty::default();
-    let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
+    let repaired = run(
+        Status::Repaired,
+        vec![finding(Kind::Unissued, 3, Outcome::Applied)],
+    );
     assert_eq!(duty.sees(0, &repaired), "repaired Some(7)");
     assert_eq!(duty.sees(1, &clean()), "");
     assert_eq!(duty.only().state, AlertState::Resolved);
-    let gate = Finding { result: Outcome::Applied, needs_person: false, kind: Kind::RedisLost, ..stalled("gone") };
-    assert_eq!(duty.sees(2, &general(Status::Repaired, vec![gate])), "repaired None");
+    let gate = Finding {
+        result: Outcome::Applied,
+        needs_person: false,
+        kind: Kind::RedisLost,
+        ..stalled("gone")
+    };
+    assert_eq!(
+        duty.sees(2, &general(Status::Repaired, vec![gate])),
+        "repaired None"
+    );
 }
 
 #[test]
 fn what_changed_by_itself_is_not_told() {
     let mut duty = Duty::default();
-    assert_eq!(duty.sees(0, &run(Status::Clean, vec![finding(Kind::Unissued, 3, Outcome::Skipped)])), "");
+    assert_eq!(
+        duty.sees(
+            0,
+            &run(
+                Status::Clean,
+                vec![finding(Kind::Unissued, 3, Outcome::Skipped)]
+            )
+        ),
+        ""
+    );
 }
 
 #[test]
@@ -48,17 +80,33 @@ fn what_is_left_is_told_once_then_after_the_cooldown_then_once_when_it_is_over()
 fn a_pass_that_did_not_look_there_ends_nothing() {
     let mut duty = Duty::default();
     duty.sees(0, &one_left());
-    let elsewhere = Run { drops: Vec::new(), ..clean() };
+    let elsewhere = Run {
+        drops: Vec::new(),
+        ..clean()
+    };
     assert_eq!(duty.sees(1, &elsewhere), "");
     assert_eq!(duty.sees(2, &failed("MySQL is away")), "run_failed New");
-    assert_eq!(duty.sees(3, &clean()), "run_failed resolved, failed_claim resolved");
+    assert_eq!(
+        duty.sees(3, &clean()),
+        "run_failed resolved, failed_claim resolved"
+    );
 }
 
 #[test]
 fn a_drop_that_was_held_back_or_failed_as_a_whole_keeps_its_alerts() {
-    let whole = Finding { slot: None, user_id: None, ..finding(Kind::CountMismatch, 0, Outcome::Failed) };
+    let whole = Finding {
+        slot: None,
+        user_id: None,
+        ..finding(Kind::CountMismatch, 0, Outcome::Failed)
+    };
     for (not_compared, says) in [
-        (run(Status::Braked, vec![finding(Kind::SlotConflict, 9, Outcome::Planned)]), "braked New"),
+        (
+            run(
+                Status::Braked,
+                vec![finding(Kind::SlotConflict, 9, Outcome::Planned)],
+            ),
+            "braked New",
+        ),
         (run(Status::Drift, vec![whole]), "count_mismatch New"),
     ] {
         let mut duty = Duty::default();
@@ -72,11 +120,28 @@ fn a_drop_that_was_held_back_or_failed_as_a_whole_keeps_its_alerts() {
 #[test]
 fn a_gate_that_was_opened_again_is_no_news_by_itself() {
     let mut duty = Duty::default();
-    let gate = Finding { action: ActionKind::GrantLicence, kind: Kind::RedisLost, ..stalled("was closed") };
-    let gate = Finding { result: Outcome::Applied, needs_person: false, ..gate };
-    assert_eq!(duty.sees(0, &general(Status::Repaired, vec![gate.clone()])), "");
-    let rebuilt = Finding { action: ActionKind::Rebuild, ..finding(Kind::RedisLost, 0, Outcome::Applied) };
-    let both = Run { findings: vec![gate], ..run(Status::Repaired, vec![rebuilt]) };
+    let gate = Finding {
+        action: ActionKind::GrantLicence,
+        kind: Kind::RedisLost,
+        ..stalled("was closed")
+    };
+    let gate = Finding {
+        result: Outcome::Applied,
+        needs_person: false,
+        ..gate
+    };
+    assert_eq!(
+        duty.sees(0, &general(Status::Repaired, vec![gate.clone()])),
+        ""
+    );
+    let rebuilt = Finding {
+        action: ActionKind::Rebuild,
+        ..finding(Kind::RedisLost, 0, Outcome::Applied)
+    };
+    let both = Run {
+        findings: vec![gate],
+        ..run(Status::Repaired, vec![rebuilt])
+    };
     assert_eq!(duty.sees(1, &both), "repaired Some(7)");
 }
 
@@ -84,19 +149,49 @@ fn a_gate_that_was_opened_again_is_no_news_by_itself() {
 fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &failed("MySQL is away")), "run_failed New");
-    assert_eq!(duty.sees(0, &Run { partial: true, ..clean() }), "");
+    assert_eq!(
+        duty.sees(
+            0,
+            &Run {
+                partial: true,
+                ..clean()
+            }
+        ),
+        ""
+    );
     assert_eq!(duty.sees(0, &clean()), "run_failed resolved");
-    let loose = Finding { kind: Kind::FailedClaim, ..stalled("failed claim 12: undecodable") };
-    assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
-    assert_eq!(duty.sees(1, &Run { partial: true, ..clean() }), "");
+    let loose = Finding {
+        kind: Kind::FailedClaim,
+        ..stalled("failed claim 12: undecodable")
+    };
+    assert_eq!(
+        duty.sees(0, &general(Status::Drift, vec![loose])),
+        "failed_claim New"
+    );
+    assert_eq!(
+        duty.sees(
+            1,
+            &Run {
+                partial: true,
+                ..clean()
+            }
+        ),
+        ""
+    );
     assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
 }
 
 #[test]
 fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
     let mut duty = Duty::default();
-    let loose = Finding { drop_id: Some(DropId(99)), ..left(Kind::FailedClaim, 3) };
-    assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
+    let loose = Finding {
+        drop_id: Some(DropId(99)),
+        ..left(Kind::FailedClaim, 3)
+    };
+    assert_eq!(
+        duty.sees(0, &general(Status::Drift, vec![loose])),
+        "failed_claim New"
+    );
     assert_eq!(duty.sees(1, &clean()), "failed_claim resolved");
 }
 
@@ -104,11 +199,24 @@ fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
 fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
     let mut duty = Duty::default();
     let error = "MySQL cannot be reached: refused";
-    let run = Run { findings: vec![stalled(error)], ..failed(error) };
+    let run = Run {
+        findings: vec![stalled(error)],
+        ..failed(error)
+    };
     assert_eq!(duty.sees(0, &run), "run_failed New");
     assert_eq!(duty.sees(1, &clean()), "run_failed resolved");
     let stopped = "the process was told to stop";
-    assert_eq!(duty.sees(2, &Run { findings: vec![stalled(stopped)], stopped: true, ..failed(stopped) }), "");
+    assert_eq!(
+        duty.sees(
+            2,
+            &Run {
+                findings: vec![stalled(stopped)],
+                stopped: true,
+                ..failed(stopped)
+            }
+        ),
+        ""
+    );
 }
 
 #[test]
@@ -118,9 +226,15 @@ fn a_change_is_told_at_once_but_ages_are_no_change() {
     let mut older = one_left();
     older.drops[0].findings[0].detail = "admitted 99 s ago".to_owned();
     assert_eq!(duty.sees(1, &older), "");
-    let two = run(Status::Drift, vec![left(Kind::FailedClaim, 9), left(Kind::FailedClaim, 3)]);
+    let two = run(
+        Status::Drift,
+        vec![left(Kind::FailedClaim, 9), left(Kind::FailedClaim, 3)],
+    );
     assert_eq!(duty.sees(2, &two), "failed_claim Changed");
-    let turned = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 9)]);
+    let turned = run(
+        Status::Drift,
+        vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 9)],
+    );
     assert_eq!(duty.sees(3, &turned), "", "the order is no change");
 }
 
@@ -128,20 +242,31 @@ fn a_change_is_told_at_once_but_ages_are_no_change() {
 fn what_differs_in_kind_place_or_reason_is_told_apart() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
-    let both = vec![left(Kind::FailedClaim, 3), finding(Kind::SlotConflict, 3, Outcome::Failed)];
+    let both = vec![
+        left(Kind::FailedClaim, 3),
+        finding(Kind::SlotConflict, 3, Outcome::Failed),
+    ];
     assert_eq!(duty.sees(1, &run(Status::Drift, both)), "slot_conflict New");
     let mut elsewhere = one_left();
     elsewhere.drops[0].drop_id = DropId(8);
     assert_eq!(duty.sees(2, &elsewhere), "failed_claim New");
-    let lag =
-        |n| Finding { case: FindingCase::ConsumerStands, ..stalled(&format!("the consumer's lag stands at {n}")) };
+    let lag = |n| Finding {
+        case: FindingCase::ConsumerStands,
+        ..stalled(&format!("the consumer's lag stands at {n}"))
+    };
     assert_eq!(
         duty.sees(3, &general(Status::Drift, vec![lag(5)])),
         "stalled New, failed_claim resolved, slot_conflict resolved"
     );
     assert_eq!(duty.sees(4, &general(Status::Drift, vec![lag(6)])), "");
-    let kafka = Finding { case: FindingCase::Unreadable, ..stalled("a batch cannot be read") };
-    assert_eq!(duty.sees(5, &general(Status::Drift, vec![lag(7), kafka])), "stalled New");
+    let kafka = Finding {
+        case: FindingCase::Unreadable,
+        ..stalled("a batch cannot be read")
+    };
+    assert_eq!(
+        duty.sees(5, &general(Status::Drift, vec![lag(7), kafka])),
+        "stalled New"
+    );
 }
 
 #[test]
@@ -155,8 +280,14 @@ fn the_repair_limit_is_one_alert_a_drop_and_is_mailed_again_once_it_has_doubled(
     assert_eq!(duty.sees(1, &held(71)), "");
     assert_eq!(duty.sees(2, &held(140)), "braked Changed");
     assert_eq!(duty.only().summary, "140 repairs wait for a confirmation");
-    let confirmed = run(Status::Repaired, vec![finding(Kind::MissingAdmission, 1, Outcome::Applied)]);
-    assert_eq!(duty.sees(3, &confirmed), "braked resolved, repaired Some(7)");
+    let confirmed = run(
+        Status::Repaired,
+        vec![finding(Kind::MissingAdmission, 1, Outcome::Applied)],
+    );
+    assert_eq!(
+        duty.sees(3, &confirmed),
+        "braked resolved, repaired Some(7)"
+    );
     assert_eq!(duty.sees(4, &clean()), "");
 }
 
@@ -171,9 +302,20 @@ fn broken_promises_stand_until_they_are_mended() {
         reason: "no slot was left".to_owned(),
     };
     duty.memory.broken = vec![promise("u-101")];
-    let moved = run(Status::Drift, vec![finding(Kind::OverAdmitted, 101, Outcome::Applied)]);
-    assert_eq!(duty.sees(0, &moved), "broken_promise New", "and is not praised as a repair");
-    assert_eq!(duty.sees(1, &clean()), "", "the next pass finds nothing, but the promise is still broken");
+    let moved = run(
+        Status::Drift,
+        vec![finding(Kind::OverAdmitted, 101, Outcome::Applied)],
+    );
+    assert_eq!(
+        duty.sees(0, &moved),
+        "broken_promise New",
+        "and is not praised as a repair"
+    );
+    assert_eq!(
+        duty.sees(1, &clean()),
+        "",
+        "the next pass finds nothing, but the promise is still broken"
+    );
     duty.memory.broken.push(promise("u-102"));
     assert_eq!(duty.sees(2, &clean()), "broken_promise Changed");
     assert_eq!(duty.sees(300, &clean()), "broken_promise Repeat");
@@ -203,14 +345,20 @@ fn summaries_hold_no_id_in_full() {
     run.drops[0].findings[0].user_id = Some("customer-4711".to_owned());
     duty.sees(0, &run);
     for alert in duty.memory.alerts.values() {
-        assert!(!alert.summary.contains("4711") && !alert.summary.contains("bob@"), "{}", alert.summary);
+        assert!(
+            !alert.summary.contains("4711") && !alert.summary.contains("bob@"),
+            "{}",
+            alert.summary
+        );
     }
 }
 
 #[test]
 fn ten_thousand_findings_are_one_alert() {
     let mut duty = Duty::default();
-    let many = (1..=10_000).map(|slot| left(Kind::FailedClaim, slot)).collect();
+    let many = (1..=10_000)
+        .map(|slot| left(Kind::FailedClaim, slot))
+        .collect();
     assert_eq!(duty.sees(0, &run(Status::Drift, many)), "failed_claim New");
     assert_eq!(duty.only().summary, "10,000 unrepaired failed claims");
 }

@@ -8,9 +8,16 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
     duty.sees(0, &one_left());
     duty.acknowledge(5);
     assert_eq!(duty.sees(600, &one_left()), "");
-    let two = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)]);
+    let two = run(
+        Status::Drift,
+        vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)],
+    );
     assert_eq!(duty.sees(601, &two), "failed_claim Changed");
-    assert_eq!(duty.only().acknowledged_at, None, "the person took on something else");
+    assert_eq!(
+        duty.only().acknowledged_at,
+        None,
+        "the person took on something else"
+    );
     duty.acknowledge(602);
     assert_eq!(duty.sees(2_000, &two), "");
     assert_eq!(duty.sees(2_001, &clean()), "failed_claim resolved");
@@ -20,7 +27,10 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
 fn a_clock_that_was_set_back_silences_nothing() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
-    let two = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)]);
+    let two = run(
+        Status::Drift,
+        vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)],
+    );
     assert_eq!(duty.sees(0, &two), "failed_claim Changed");
     assert_eq!(duty.sees(1, &two), "", "mailed once");
     assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
@@ -32,11 +42,21 @@ fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
     duty.silence(60);
     assert_eq!(duty.sees(0, &one_left()), "");
     assert_eq!(duty.only().state, AlertState::Firing);
-    let repaired = vec![left(Kind::FailedClaim, 3), finding(Kind::Unissued, 5, Outcome::Applied)];
+    let repaired = vec![
+        left(Kind::FailedClaim, 3),
+        finding(Kind::Unissued, 5, Outcome::Applied),
+    ];
     assert_eq!(duty.sees(1, &run(Status::Drift, repaired)), "");
     let general = stalled("Kafka can't be reached");
-    let both = Run { findings: vec![general], ..one_left() };
-    assert_eq!(duty.sees(2, &both), "stalled New", "what is of no drop is not silenced");
+    let both = Run {
+        findings: vec![general],
+        ..one_left()
+    };
+    assert_eq!(
+        duty.sees(2, &both),
+        "stalled New",
+        "what is of no drop is not silenced"
+    );
     assert_eq!(duty.sees(60, &both), "failed_claim New");
 }
 
@@ -44,20 +64,39 @@ fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
 fn a_silence_hides_no_critical_finding_of_its_drop() {
     let mut duty = Duty::default();
     duty.silence(60);
-    let lost = run(Status::Drift, vec![left(Kind::RedisLost, 3), left(Kind::FailedClaim, 4)]);
+    let lost = run(
+        Status::Drift,
+        vec![left(Kind::RedisLost, 3), left(Kind::FailedClaim, 4)],
+    );
     assert_eq!(duty.sees(0, &lost), "redis_lost New");
     assert_eq!(duty.sees(1, &lost), "", "mailed once");
-    assert_eq!(duty.sees(60, &lost), "failed_claim New", "the silence is over");
-    assert_eq!(duty.sees(61, &clean()), "failed_claim resolved, redis_lost resolved");
+    assert_eq!(
+        duty.sees(60, &lost),
+        "failed_claim New",
+        "the silence is over"
+    );
+    assert_eq!(
+        duty.sees(61, &clean()),
+        "failed_claim resolved, redis_lost resolved"
+    );
 }
 
 #[test]
 fn an_alert_of_a_drop_that_is_gone_is_over_whatever_became_of_the_pass() {
-    for after in [general(Status::Clean, Vec::new()), failed("Redis cannot be reached: refused")] {
+    for after in [
+        general(Status::Clean, Vec::new()),
+        failed("Redis cannot be reached: refused"),
+    ] {
         let mut duty = Duty::default();
         duty.sees(0, &one_left());
-        let after = Run { drops: Vec::new(), ..after };
-        assert!(!duty.sees(1, &after).contains("failed_claim"), "no pass looked at it");
+        let after = Run {
+            drops: Vec::new(),
+            ..after
+        };
+        assert!(
+            !duty.sees(1, &after).contains("failed_claim"),
+            "no pass looked at it"
+        );
         duty.memory.gone.insert(DropId(7));
         assert!(duty.sees(2, &after).contains("failed_claim resolved"));
     }
@@ -92,7 +131,10 @@ fn what_is_over_within_a_silence_is_mailed_after_it_if_people_know_of_it() {
 
 #[test]
 fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
-    let mut duty = Duty { patience: TimeDelta::minutes(2), ..Duty::default() };
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(2),
+        ..Duty::default()
+    };
     let refused = failed("Redis cannot be reached: refused");
     assert_eq!(duty.sees(0, &refused), "");
     assert_eq!(duty.sees(1, &clean()), "", "nobody was told that it failed");
@@ -101,8 +143,18 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
     assert_eq!(duty.sees(32, &refused), "run_failed New");
     assert_eq!(duty.sees(33, &clean()), "run_failed resolved");
     // Every other pass.
-    let said: Vec<String> =
-        (1_000..1_004).map(|at| duty.sees(at, &if at % 2 == 0 { refused.clone() } else { clean() })).collect();
+    let said: Vec<String> = (1_000..1_004)
+        .map(|at| {
+            duty.sees(
+                at,
+                &if at % 2 == 0 {
+                    refused.clone()
+                } else {
+                    clean()
+                },
+            )
+        })
+        .collect();
     assert_eq!(said, ["", "", "run_failed New", "run_failed resolved"]);
     // What concerns people is mailed at once.
     assert_eq!(duty.sees(2_000, &one_left()), "failed_claim New");
@@ -111,8 +163,14 @@ fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
 #[test]
 fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
     let mut duty = Duty::default();
-    let redis = |error| Run { cause: Some(FailureCause::Redis), ..failed(error) };
-    assert_eq!(duty.sees(0, &redis("Redis cannot be reached: Connection refused")), "run_failed New");
+    let redis = |error| Run {
+        cause: Some(FailureCause::Redis),
+        ..failed(error)
+    };
+    assert_eq!(
+        duty.sees(0, &redis("Redis cannot be reached: Connection refused")),
+        "run_failed New"
+    );
     duty.acknowledge(1);
     assert_eq!(duty.sees(2, &redis("Redis timed out")), "");
     assert_eq!(duty.only().acknowledged_by.as_deref(), Some("kim"));
@@ -121,24 +179,59 @@ fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
 #[test]
 fn two_processes_that_word_a_failure_differently_or_lost_different_stores_mail_once() {
     let mut duty = Duty::default();
-    let lost = |cause, error| Run { cause: Some(cause), ..failed(error) };
+    let lost = |cause, error| Run {
+        cause: Some(cause),
+        ..failed(error)
+    };
     let runs = [
-        lost(FailureCause::Kafka, "the topic cannot be read, so what is on its way is not known: no broker"),
+        lost(
+            FailureCause::Kafka,
+            "the topic cannot be read, so what is on its way is not known: no broker",
+        ),
         lost(FailureCause::Kafka, "Kafka cannot be reached: no broker"),
-        lost(FailureCause::Redis, "Redis cannot be reached: Connection refused"),
+        lost(
+            FailureCause::Redis,
+            "Redis cannot be reached: Connection refused",
+        ),
     ];
-    let said: Vec<String> = (0..9).zip(runs.iter().cycle()).map(|(at, run)| duty.sees(at, run)).collect();
-    assert_eq!(said, ["run_failed New", "", "run_failed New", "", "", "", "", "", ""]);
-    assert_eq!(duty.sees(9, &clean()), "run_failed resolved, run_failed resolved");
+    let said: Vec<String> = (0..9)
+        .zip(runs.iter().cycle())
+        .map(|(at, run)| duty.sees(at, run))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "run_failed New",
+            "",
+            "run_failed New",
+            "",
+            "",
+            "",
+            "",
+            "",
+            ""
+        ]
+    );
+    assert_eq!(
+        duty.sees(9, &clean()),
+        "run_failed resolved, run_failed resolved"
+    );
 }
 
 #[test]
 fn an_alert_does_not_depend_on_any_wording() {
     let mut duty = Duty::default();
     let seen = |detail: &str| {
-        let case = |case, kind| Finding { kind, case, ..stalled(detail) };
+        let case = |case, kind| Finding {
+            kind,
+            case,
+            ..stalled(detail)
+        };
         let unsafe_part = |part| case(FindingCase::Unsafe(part), Kind::UnsafeSetting);
-        let loose = |id| Finding { dead_letter: Some(id), ..case(FindingCase::NamesNoDrop, Kind::FailedClaim) };
+        let loose = |id| Finding {
+            dead_letter: Some(id),
+            ..case(FindingCase::NamesNoDrop, Kind::FailedClaim)
+        };
         let found = [
             case(FindingCase::ConsumerStands, Kind::Stalled),
             case(FindingCase::MessagesLost(vec![1]), Kind::Stalled),
@@ -155,15 +248,28 @@ fn an_alert_does_not_depend_on_any_wording() {
     let mut more = seen("as before");
     more.findings[3].dead_letter = Some(2);
     more.findings[2].case = FindingCase::Unsafe(UnsafePart::Topic);
-    assert_eq!(duty.sees(2, &more), "failed_claim Changed, unsafe_setting Changed");
+    assert_eq!(
+        duty.sees(2, &more),
+        "failed_claim Changed, unsafe_setting Changed"
+    );
 }
 
 #[test]
 fn a_stall_is_over_only_when_no_pass_has_seen_it_for_a_while() {
-    let mut duty = Duty { patience: TimeDelta::minutes(1), ..Duty::default() };
-    let stands = general(Status::Drift, vec![stalled("the consumer has not moved for 70 s")]);
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(1),
+        ..Duty::default()
+    };
+    let stands = general(
+        Status::Drift,
+        vec![stalled("the consumer has not moved for 70 s")],
+    );
     assert_eq!(duty.sees(0, &stands), "stalled New");
-    assert_eq!(duty.sees(1, &clean()), "", "of a process that has just begun to watch");
+    assert_eq!(
+        duty.sees(1, &clean()),
+        "",
+        "of a process that has just begun to watch"
+    );
     assert_eq!(duty.sees(2, &stands), "");
     assert_eq!(duty.sees(4, &clean()), "stalled resolved");
 }
@@ -184,8 +290,15 @@ fn a_flapping_alert_does_not_mail_with_every_pass() {
 #[test]
 fn something_that_changes_with_every_pass_does_not_mail_with_every_pass_and_no_change_is_lost() {
     let mut duty = Duty::default();
-    let growing = |n: i64| run(Status::Drift, (1..=n).map(|slot| left(Kind::FailedClaim, slot)).collect());
-    let mails = (0..240).filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty()).count();
+    let growing = |n: i64| {
+        run(
+            Status::Drift,
+            (1..=n).map(|slot| left(Kind::FailedClaim, slot)).collect(),
+        )
+    };
+    let mails = (0..240)
+        .filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty())
+        .count();
     assert!((5..=15).contains(&mails), "{mails}");
     assert_eq!(duty.sees(600, &growing(240)), "failed_claim Changed");
     assert_eq!(duty.sees(601, &growing(240)), "");
@@ -194,17 +307,48 @@ fn something_that_changes_with_every_pass_does_not_mail_with_every_pass_and_no_c
 #[test]
 fn repairs_with_every_pass_are_told_together_ever_less_often_and_none_is_left_out() {
     let mut duty = Duty::default();
-    let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
-    let said: Vec<String> = (0..120).map(|minute| duty.sees(minute, &repaired)).filter(|s| !s.is_empty()).collect();
-    assert_eq!(said[..4], ["repaired Some(7)", "repaired Some(7)", "repaired Some(7)", "repaired Some(7)"]);
+    let repaired = run(
+        Status::Repaired,
+        vec![finding(Kind::Unissued, 3, Outcome::Applied)],
+    );
+    let said: Vec<String> = (0..120)
+        .map(|minute| duty.sees(minute, &repaired))
+        .filter(|s| !s.is_empty())
+        .collect();
+    assert_eq!(
+        said[..4],
+        [
+            "repaired Some(7)",
+            "repaired Some(7)",
+            "repaired Some(7)",
+            "repaired Some(7)"
+        ]
+    );
     assert!((6..=10).contains(&said.len()), "{said:?}");
-    assert!(said[5].starts_with("repaired Some(7), 3 earlier"), "{said:?}");
-    let quiet: Vec<String> = (120..900).map(|minute| duty.sees(minute, &clean())).filter(|s| !s.is_empty()).collect();
-    assert_eq!(quiet.len(), 1, "what was held back is told once, then nothing: {quiet:?}");
+    assert!(
+        said[5].starts_with("repaired Some(7), 3 earlier"),
+        "{said:?}"
+    );
+    let quiet: Vec<String> = (120..900)
+        .map(|minute| duty.sees(minute, &clean()))
+        .filter(|s| !s.is_empty())
+        .collect();
+    assert_eq!(
+        quiet.len(),
+        1,
+        "what was held back is told once, then nothing: {quiet:?}"
+    );
     let told = |said: &String| {
-        let earlier = said.split(", ").find_map(|part| part.strip_suffix(" earlier")).map_or(0, |n| n.parse().unwrap());
+        let earlier = said
+            .split(", ")
+            .find_map(|part| part.strip_suffix(" earlier"))
+            .map_or(0, |n| n.parse().unwrap());
         earlier + u64::from(said.contains("repaired"))
     };
     assert_eq!(said.iter().chain(&quiet).map(told).sum::<u64>(), 120);
-    assert_eq!(duty.sees(2_000, &repaired), "repaired Some(7)", "after a quiet time it is told at once again");
+    assert_eq!(
+        duty.sees(2_000, &repaired),
+        "repaired Some(7)",
+        "after a quiet time it is told at once again"
+    );
 }

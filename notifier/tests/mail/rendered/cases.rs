@@ -5,7 +5,11 @@ use firstcome_notifier::report::{DropReport, Examined};
 use super::*;
 
 fn one(status: Status, findings: Vec<Finding>) -> Run {
-    run("0193a1f2-7c00-7d31-8000-0000000000b1", status, vec![drop_report(1, "Lunch", 7, findings)])
+    run(
+        "0193a1f2-7c00-7d31-8000-0000000000b1",
+        status,
+        vec![drop_report(1, "Lunch", 7, findings)],
+    )
 }
 
 fn of_one(run: &Run) -> Rendered {
@@ -21,14 +25,20 @@ fn rows_that_mysql_refuses_are_not_answered_by_a_raise() {
     let why = "the table `slot_limits` has no limit of this drop";
     let detail = format!("failed claim 4 (unknown_drop); MySQL refused the row: {why}");
     let refused = |slot| {
-        let failed =
-            Finding { result: Outcome::Failed, action: ActionKind::Issue, ..left(Kind::FailedClaim, slot, &detail) };
+        let failed = Finding {
+            result: Outcome::Failed,
+            action: ActionKind::Issue,
+            ..left(Kind::FailedClaim, slot, &detail)
+        };
         cased(FindingCase::RowRefused(why.to_owned()), failed)
     };
     let mail = of_one(&one(Status::Drift, (1..=10).map(refused).collect()));
     keep("rows_refused", &mail);
     let text = flat(&mail);
-    assert!(text.contains("Do not raise the quantity") && text.contains(why), "{text}");
+    assert!(
+        text.contains("Do not raise the quantity") && text.contains(why),
+        "{text}"
+    );
     assert!(!mail.text.contains("PATCH"), "{}", mail.text);
 }
 
@@ -36,13 +46,30 @@ fn rows_that_mysql_refuses_are_not_answered_by_a_raise() {
 fn only_claims_without_a_slot_count_for_a_raise() {
     let of = |case, slot, why| cased(case, left(Kind::FailedClaim, slot, why));
     let both = vec![
-        of(FindingCase::NoSlotLeft, 100, "another user has its slot and no slot is left"),
-        of(FindingCase::NoSuchSlot, 412, "the drop has no such slot, and Redis does not know its user"),
+        of(
+            FindingCase::NoSlotLeft,
+            100,
+            "another user has its slot and no slot is left",
+        ),
+        of(
+            FindingCase::NoSuchSlot,
+            412,
+            "the drop has no such slot, and Redis does not know its user",
+        ),
     ];
     let mail = of_one(&one(Status::Drift, both.clone()));
-    assert!(mail.text.contains("Where no slot is left (quantity 100 → 101)"), "{}", mail.text);
+    assert!(
+        mail.text
+            .contains("Where no slot is left (quantity 100 → 101)"),
+        "{}",
+        mail.text
+    );
     let mail = of_one(&one(Status::Drift, both[1..].to_vec()));
-    assert!(!mail.text.contains("PATCH") && flat(&mail).contains("correct the slot"), "{}", mail.text);
+    assert!(
+        !mail.text.contains("PATCH") && flat(&mail).contains("correct the slot"),
+        "{}",
+        mail.text
+    );
 }
 
 #[test]
@@ -56,40 +83,107 @@ fn a_message_that_cannot_be_read_is_a_matter_of_its_writer() {
             "failed claim 1 (undecodable) names no user, and no drop",
         )
     };
-    let loose = cased(FindingCase::NamesNobody, Finding { needs_person: true, ..loose });
-    let mail = of_one(&Run { findings: vec![loose], status: Status::Drift, ..clean() });
+    let loose = cased(
+        FindingCase::NamesNobody,
+        Finding {
+            needs_person: true,
+            ..loose
+        },
+    );
+    let mail = of_one(&Run {
+        findings: vec![loose],
+        status: Status::Drift,
+        ..clean()
+    });
     keep("undecodable", &mail);
-    let todo = mail.text.split_once("To do:").unwrap().1.split("\n\n").next().unwrap();
-    assert!(!todo.contains("quantity") && !todo.contains("slot"), "{todo}");
-    assert_eq!(mail.subject, "[firstcome] action needed: 1 unrepaired failed claim: no user is named");
+    let todo = mail
+        .text
+        .split_once("To do:")
+        .unwrap()
+        .1
+        .split("\n\n")
+        .next()
+        .unwrap();
+    assert!(
+        !todo.contains("quantity") && !todo.contains("slot"),
+        "{todo}"
+    );
+    assert_eq!(
+        mail.subject,
+        "[firstcome] action needed: 1 unrepaired failed claim: no user is named"
+    );
 }
 
 #[test]
 fn a_key_of_the_wrong_type_is_named_with_the_command_that_removes_it() {
-    let wrong = WrongKey { key: "fc:{1}:drop:7:free".to_owned(), found: "a list", wanted: "a sorted set" };
+    let wrong = WrongKey {
+        key: "fc:{1}:drop:7:free".to_owned(),
+        found: "a list",
+        wanted: "a sorted set",
+    };
     let detail = "the key `fc:{1}:drop:7:free` in Redis is a list and should be a sorted set";
     let of = |knows_earlier_days| {
-        let case = FindingCase::KeyOfWrongType { wrong: wrong.clone(), knows_earlier_days };
-        let whole = general(Kind::CountMismatch, ActionKind::Report, Outcome::Failed, detail);
-        let mut run = one(Status::Drift, vec![cased(case, Finding { needs_person: true, ..whole })]);
+        let case = FindingCase::KeyOfWrongType {
+            wrong: wrong.clone(),
+            knows_earlier_days,
+        };
+        let whole = general(
+            Kind::CountMismatch,
+            ActionKind::Report,
+            Outcome::Failed,
+            detail,
+        );
+        let mut run = one(
+            Status::Drift,
+            vec![cased(
+                case,
+                Finding {
+                    needs_person: true,
+                    ..whole
+                },
+            )],
+        );
         run.drops[0].examined = Examined::default();
         of_one(&run)
     };
     let mail = of(false);
     keep("key_of_wrong_type", &mail);
-    assert!(mail.text.contains("DEL 'fc:{1}:drop:7:free'"), "{}", mail.text);
-    assert_eq!(mail.subject, "[firstcome] action needed: a key in Redis has the wrong type · Lunch · claims get 503");
+    assert!(
+        mail.text.contains("DEL 'fc:{1}:drop:7:free'"),
+        "{}",
+        mail.text
+    );
+    assert_eq!(
+        mail.subject,
+        "[firstcome] action needed: a key in Redis has the wrong type · Lunch · claims get 503"
+    );
     assert!(flat(&of(true)).contains("Pause the coupon, delete this key, run a deep pass"));
 }
 
 #[test]
 fn a_name_that_is_no_user_id_keeps_nobody_waiting() {
-    let odd = left(Kind::Unissued, 4, "the name on this slot in Redis is no user id, so nobody waits for a coupon");
-    let odd = Finding { user_id: Some("odd person".to_owned()), ..cased(FindingCase::NoUserId, odd) };
+    let odd = left(
+        Kind::Unissued,
+        4,
+        "the name on this slot in Redis is no user id, so nobody waits for a coupon",
+    );
+    let odd = Finding {
+        user_id: Some("odd person".to_owned()),
+        ..cased(FindingCase::NoUserId, odd)
+    };
     let mail = of_one(&one(Status::Drift, vec![odd]));
     keep("no_user_id", &mail);
-    assert!(mail.text.contains("ZREM \"${REDIS_KEY_PREFIX:-fc}:{1}:drop:7:users\" 'NAME'"), "{}", mail.text);
-    assert!(!mail.text.contains("odd person") && !mail.text.contains("told yes"), "{}", mail.text);
+    assert!(
+        mail.text
+            .contains("ZREM \"${REDIS_KEY_PREFIX:-fc}:{1}:drop:7:users\" 'NAME'"),
+        "{}",
+        mail.text
+    );
+    assert!(
+        !mail.text.contains("odd person") && !mail.text.contains("told yes"),
+        "{}",
+        mail.text
+    );
 }
 
 #[test]
@@ -98,42 +192,78 @@ fn offsets_beyond_the_end_are_no_slow_consumers() {
                   1000; 2 more partitions end too early";
     let lost = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
     let lost = cased(FindingCase::MessagesLost(vec![0, 1, 2]), lost);
-    let mail = of_one(&Run { findings: vec![lost], status: Status::Drift, ..clean() });
+    let mail = of_one(&Run {
+        findings: vec![lost],
+        status: Status::Drift,
+        ..clean()
+    });
     keep("messages_lost", &mail);
-    assert_eq!(mail.subject, "[firstcome] action needed: Kafka has lost messages of 3 partitions");
-    assert!(!mail.text.contains("Check that the consumers run"), "{}", mail.text);
+    assert_eq!(
+        mail.subject,
+        "[firstcome] action needed: Kafka has lost messages of 3 partitions"
+    );
+    assert!(
+        !mail.text.contains("Check that the consumers run"),
+        "{}",
+        mail.text
+    );
 }
 
 #[test]
 fn fewer_people_after_a_rebuild_page_and_are_never_called_kept() {
     let rebuilt = |known| {
-        let finding = general(Kind::RedisLost, ActionKind::Rebuild, Outcome::Applied, "Redis does not have this drop");
+        let finding = general(
+            Kind::RedisLost,
+            ActionKind::Rebuild,
+            Outcome::Applied,
+            "Redis does not have this drop",
+        );
         cased(FindingCase::Rebuilt { back: 0, known }, finding)
     };
-    let detail =
-        "Redis lost data, and 0 of the 20 users whom a pass at 15:31 UTC on 2026-12-01 knew are back: 20 are missing";
+    let detail = "Redis lost data, and 0 of the 20 users whom a pass at 15:31 UTC on 2026-12-01 knew are back: 20 are missing";
     let missing = Finding::general(Kind::RedisLost, ActionKind::Report, detail.to_owned());
     let missing = cased(FindingCase::UsersMissing(20), missing);
     let lost = one(Status::Drift, vec![rebuilt(Some(20)), missing]);
     let mail = of_one(&lost);
     keep("users_missing", &mail);
-    assert_eq!((mail.kind, flat(&mail).contains("promise is kept")), ("action", false));
-    assert!(mail.subject.contains("20 people are not back after a loss of Redis"), "{}", mail.subject);
+    assert_eq!(
+        (mail.kind, flat(&mail).contains("promise is kept")),
+        ("action", false)
+    );
+    assert!(
+        mail.subject
+            .contains("20 people are not back after a loss of Redis"),
+        "{}",
+        mail.subject
+    );
 
     let unknown = flat(&of_one(&one(Status::Repaired, vec![rebuilt(None)])));
-    assert!(unknown.contains("so it was not compared") && !unknown.contains("Nothing is to be done"), "{unknown}");
+    assert!(
+        unknown.contains("so it was not compared") && !unknown.contains("Nothing is to be done"),
+        "{unknown}"
+    );
 }
 
 #[test]
 fn a_loss_of_people_stands_until_they_are_back_or_somebody_accepts_it() {
-    let missing = Finding::general(Kind::RedisLost, ActionKind::Report, "20 are missing".to_owned());
+    let missing = Finding::general(
+        Kind::RedisLost,
+        ActionKind::Report,
+        "20 are missing".to_owned(),
+    );
     let missing = cased(FindingCase::UsersMissing(20), missing);
     let lost = one(Status::Drift, vec![missing]);
     let after = one(Status::Clean, Vec::new());
     let over = mail(&[(at(1), &lost), (at(31), &after)], &[], &linked()).expect("it is over");
     assert_eq!(over.kind, "resolved");
-    let again = Run { run_id: "0193a1f2-again".to_owned(), ..lost.clone() };
-    assert!(mail(&[(at(1), &lost), (at(31), &again)], &[], &linked()).is_none(), "the same news");
+    let again = Run {
+        run_id: "0193a1f2-again".to_owned(),
+        ..lost.clone()
+    };
+    assert!(
+        mail(&[(at(1), &lost), (at(31), &again)], &[], &linked()).is_none(),
+        "the same news"
+    );
 }
 
 #[test]
@@ -146,17 +276,31 @@ fn people_who_lost_a_second_yes_are_told_of() {
     (run.drops[0].after.free, run.drops[0].after.users) = (5, 0);
     let mail = of_one(&run);
     keep("withdrawn", &mail);
-    assert!(!mail.text.contains("Nothing is to be done"), "{}", mail.text);
+    assert!(
+        !mail.text.contains("Nothing is to be done"),
+        "{}",
+        mail.text
+    );
 }
 
 #[test]
 fn what_the_repair_limit_holds_back_says_whether_people_can_claim() {
-    let held = (1..=299).map(|slot| finding(Kind::MissingAdmission, slot, ActionKind::PutBack, Outcome::Planned));
+    let held = (1..=299).map(|slot| {
+        finding(
+            Kind::MissingAdmission,
+            slot,
+            ActionKind::PutBack,
+            Outcome::Planned,
+        )
+    });
     let mut run = one(Status::Braked, held.collect());
     (run.drops[0].after.users, run.drops[0].after.free) = (0, 1);
     let mail = of_one(&run);
     keep("braked_and_closed", &mail);
-    assert_eq!(mail.subject, "[firstcome] action needed: 299 repairs wait for a confirmation · Lunch · claims get 503");
+    assert_eq!(
+        mail.subject,
+        "[firstcome] action needed: 299 repairs wait for a confirmation · Lunch · claims get 503"
+    );
     assert!(!mail.text.contains("Claims go on"), "{}", mail.text);
 }
 
@@ -165,45 +309,111 @@ fn no_subject_is_cut_within_a_word() {
     let detail = "4120 messages wait on partition 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 of the topic and the consumer has not \
                   moved for 95 seconds by the clock";
     let stalled = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail);
-    let mail = of_one(&Run { findings: vec![stalled], ..clean() });
-    let cut = mail.subject.trim_start_matches("[firstcome] action needed: ").trim_end_matches('…');
-    assert!(detail.starts_with(cut) && detail[cut.len()..].starts_with(' '), "{}", mail.subject);
+    let mail = of_one(&Run {
+        findings: vec![stalled],
+        ..clean()
+    });
+    let cut = mail
+        .subject
+        .trim_start_matches("[firstcome] action needed: ")
+        .trim_end_matches('…');
+    assert!(
+        detail.starts_with(cut) && detail[cut.len()..].starts_with(' '),
+        "{}",
+        mail.subject
+    );
 }
 
 /// A line that ends in a backslash wraps at 390 pixels and leaves it alone on the next.
 #[test]
 fn commands_of_the_page_have_no_backslash_to_leave_alone() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &without_forms()).unwrap();
-    assert!(mail.html.contains("/v1/alerts/41/silence") && !mail.html.lines().any(|line| line.ends_with('\\')));
+    assert!(
+        mail.html.contains("/v1/alerts/41/silence")
+            && !mail.html.lines().any(|line| line.ends_with('\\'))
+    );
 }
 
 #[test]
 fn numeric_ids_long_names_and_trouble_in_other_coupons_stay_readable() {
-    let long = "Anniversary coupon for everybody who has been with us since the very first day, 20% off";
-    let numbered = |finding: Finding, id: u32| Finding { user_id: Some(id.to_string()), ..finding };
+    let long =
+        "Anniversary coupon for everybody who has been with us since the very first day, 20% off";
+    let numbered = |finding: Finding, id: u32| Finding {
+        user_id: Some(id.to_string()),
+        ..finding
+    };
     let claims = (1..=3).map(|n| {
-        let detail = format!("failed claim {n} (slot_taken): another user has its slot and no slot is left");
-        numbered(cased(FindingCase::NoSlotLeft, left(Kind::FailedClaim, i64::from(n), &detail)), n)
+        let detail =
+            format!("failed claim {n} (slot_taken): another user has its slot and no slot is left");
+        numbered(
+            cased(
+                FindingCase::NoSlotLeft,
+                left(Kind::FailedClaim, i64::from(n), &detail),
+            ),
+            n,
+        )
     });
     let late = (4..=40).map(|n| {
         let detail = format!("admitted {} s ago, no row, and no message waits", 60 + n);
-        numbered(applied(Kind::Unissued, i64::from(n), ActionKind::Issue, &detail), n)
+        numbered(
+            applied(Kind::Unissued, i64::from(n), ActionKind::Issue, &detail),
+            n,
+        )
     });
-    let wrong = WrongKey { key: "fc:{2}:drop:8:users".to_owned(), found: "a string", wanted: "a sorted set" };
+    let wrong = WrongKey {
+        key: "fc:{2}:drop:8:users".to_owned(),
+        found: "a string",
+        wanted: "a sorted set",
+    };
     let detail = "the key `fc:{2}:drop:8:users` in Redis is a string and should be a sorted set";
-    let whole = general(Kind::CountMismatch, ActionKind::Report, Outcome::Failed, detail);
-    let case = FindingCase::KeyOfWrongType { wrong, knows_earlier_days: false };
-    let unreadable = cased(case, Finding { needs_person: true, ..whole });
-    let held = (1..=64).map(|n| numbered(finding(Kind::MissingAdmission, n, ActionKind::PutBack, Outcome::Planned), 7));
+    let whole = general(
+        Kind::CountMismatch,
+        ActionKind::Report,
+        Outcome::Failed,
+        detail,
+    );
+    let case = FindingCase::KeyOfWrongType {
+        wrong,
+        knows_earlier_days: false,
+    };
+    let unreadable = cased(
+        case,
+        Finding {
+            needs_person: true,
+            ..whole
+        },
+    );
+    let held = (1..=64).map(|n| {
+        numbered(
+            finding(
+                Kind::MissingAdmission,
+                n,
+                ActionKind::PutBack,
+                Outcome::Planned,
+            ),
+            7,
+        )
+    });
     let drops = vec![
         drop_report(1, long, 7, claims.chain(late).collect()),
-        DropReport { examined: Examined::default(), ..drop_report(2, "한정판 겨울 쿠폰", 8, vec![unreadable]) },
+        DropReport {
+            examined: Examined::default(),
+            ..drop_report(2, "한정판 겨울 쿠폰", 8, vec![unreadable])
+        },
         drop_report(3, "Spring", 9, held.collect()),
     ];
-    let mail = of_one(&run("0193a1f2-7c00-7d31-8000-0000000000b2", Status::Braked, drops));
+    let mail = of_one(&run(
+        "0193a1f2-7c00-7d31-8000-0000000000b2",
+        Status::Braked,
+        drops,
+    ));
     keep("numeric_ids", &mail);
     let text = flat(&mail);
-    for intact in ["failed claim 1–3 (slot_taken)", "admitted 64–100 s ago", "quantity 100 → 103"] {
+    for intact in [
+        "failed claim 1–3 (slot_taken)",
+        "admitted 64–100 s ago",
+        "quantity 100 → 103",
+    ] {
         assert!(text.contains(intact), "{intact}: {}", mail.text);
     }
 }

@@ -17,24 +17,53 @@ fn a_name_can_do_no_harm() {
         run.drops[0].coupon_name = name.to_owned();
         run.drops[0].findings[1].detail = name.to_owned();
         let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
-        assert!(!mail.subject.chars().any(char::is_control), "{:?}", mail.subject);
+        assert!(
+            !mail.subject.chars().any(char::is_control),
+            "{:?}",
+            mail.subject
+        );
         for text in [&mail.subject, &mail.text, &mail.html] {
-            assert!(!text.chars().any(|c| c != '\n' && c.is_control()), "{name:?}");
+            assert!(
+                !text.chars().any(|c| c != '\n' && c.is_control()),
+                "{name:?}"
+            );
             assert!(!text.contains(['\u{202e}', '\u{2066}']), "{name:?}");
             assert!(!text.contains("\nBcc:"), "{name:?}");
         }
-        assert!(!mail.html.contains("<img") && !mail.html.contains("<b>"), "{name:?}");
+        assert!(
+            !mail.html.contains("<img") && !mail.html.contains("<b>"),
+            "{name:?}"
+        );
     }
 }
 
 /// It was stopped after the first drops: nobody has looked at the others.
 #[test]
 fn only_a_pass_that_came_to_its_end_says_that_all_are_back() {
-    let rebuilt = general(Kind::RedisLost, ActionKind::Rebuild, Outcome::Applied, "97 people put back");
-    let rebuilt = cased(FindingCase::Rebuilt { back: 97, known: Some(97) }, rebuilt);
-    let whole =
-        run("0193a1f2-7c00-7d31-8000-0000000000ac", Status::Repaired, vec![drop_report(1, WINTER, 7, vec![rebuilt])]);
-    let stopped = Run { status: Status::Failed, stopped: true, partial: true, ..whole.clone() };
+    let rebuilt = general(
+        Kind::RedisLost,
+        ActionKind::Rebuild,
+        Outcome::Applied,
+        "97 people put back",
+    );
+    let rebuilt = cased(
+        FindingCase::Rebuilt {
+            back: 97,
+            known: Some(97),
+        },
+        rebuilt,
+    );
+    let whole = run(
+        "0193a1f2-7c00-7d31-8000-0000000000ac",
+        Status::Repaired,
+        vec![drop_report(1, WINTER, 7, vec![rebuilt])],
+    );
+    let stopped = Run {
+        status: Status::Failed,
+        stopped: true,
+        partial: true,
+        ..whole.clone()
+    };
     let text = |run: &Run| {
         let text = mail(&[(at(1), run)], &[], &linked()).unwrap().text;
         text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -42,7 +71,10 @@ fn only_a_pass_that_came_to_its_end_says_that_all_are_back() {
     let all = "97 people, all whom the last run before the loss knew";
     assert!(text(&whole).contains(all), "{}", text(&whole));
     let stopped = text(&stopped);
-    assert!(!stopped.contains("all whom") && stopped.contains("The next one goes on"), "{stopped}");
+    assert!(
+        !stopped.contains("all whom") && stopped.contains("The next one goes on"),
+        "{stopped}"
+    );
 }
 
 #[test]
@@ -50,17 +82,42 @@ fn a_long_name_leaves_room_for_what_happened() {
     let mut run = repaired();
     run.drops[0].coupon_name = "한정판 ".repeat(50);
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
-    assert!(mail.subject.contains("100 of 100 issued (3 issued late)"), "{}", mail.subject);
+    assert!(
+        mail.subject.contains("100 of 100 issued (3 issued late)"),
+        "{}",
+        mail.subject
+    );
 }
 
 #[test]
 fn ten_thousand_findings_make_a_mail_of_readable_length() {
-    let issued =
-        (1..=10_000).map(|slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row and no message")).collect();
-    let run = run("0193a1f2-7c00-7d31-8000-0000000000a9", Status::Repaired, vec![drop_report(1, WINTER, 7, issued)]);
+    let issued = (1..=10_000)
+        .map(|slot| {
+            applied(
+                Kind::Unissued,
+                slot,
+                ActionKind::Issue,
+                "no row and no message",
+            )
+        })
+        .collect();
+    let run = run(
+        "0193a1f2-7c00-7d31-8000-0000000000a9",
+        Status::Repaired,
+        vec![drop_report(1, WINTER, 7, issued)],
+    );
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
-    assert!(mail.subject.contains("(10,000 issued late)"), "{}", mail.subject);
-    assert!(mail.text.contains("10,000 × issued late: no row and no message (slots 1–10000)"), "{}", mail.text);
+    assert!(
+        mail.subject.contains("(10,000 issued late)"),
+        "{}",
+        mail.subject
+    );
+    assert!(
+        mail.text
+            .contains("10,000 × issued late: no row and no message (slots 1–10000)"),
+        "{}",
+        mail.text
+    );
     assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
 }
 

@@ -10,15 +10,37 @@ fn with_ids(ids: &[String]) -> Rendered {
     for (at, finding) in run.drops[0].findings.iter_mut().enumerate() {
         finding.user_id = id(at);
     }
-    let refused =
-        "no row, and no message waits; MySQL refused the row: another row has this slot, this person or this code";
+    let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this person or this code";
     let also = [
-        cased(FindingCase::RowRefused("another row has this slot".to_owned()), left(Kind::Unissued, 4, refused)),
-        cased(FindingCase::NoUserId, left(Kind::Unissued, 5, "the name on this slot in Redis is no user id")),
-        applied(Kind::OverAdmitted, 6, ActionKind::Withdraw, "holds slot 4 of drop 1 already"),
-        finding(Kind::MissingAdmission, 7, ActionKind::PutBack, Outcome::Planned),
+        cased(
+            FindingCase::RowRefused("another row has this slot".to_owned()),
+            left(Kind::Unissued, 4, refused),
+        ),
+        cased(
+            FindingCase::NoUserId,
+            left(
+                Kind::Unissued,
+                5,
+                "the name on this slot in Redis is no user id",
+            ),
+        ),
+        applied(
+            Kind::OverAdmitted,
+            6,
+            ActionKind::Withdraw,
+            "holds slot 4 of drop 1 already",
+        ),
+        finding(
+            Kind::MissingAdmission,
+            7,
+            ActionKind::PutBack,
+            Outcome::Planned,
+        ),
     ];
-    let also = also.into_iter().enumerate().map(|(at, finding)| Finding { user_id: id(at + 3), ..finding });
+    let also = also.into_iter().enumerate().map(|(at, finding)| Finding {
+        user_id: id(at + 3),
+        ..finding
+    });
     run.drops[0].findings.extend(also);
     let broken = BrokenPromise {
         coupon_id: CouponId(1),
@@ -32,30 +54,57 @@ fn with_ids(ids: &[String]) -> Rendered {
 
 /// The words of a mail, each mask alike.
 fn without_masks(mail: &Rendered) -> Vec<String> {
-    let whole = format!("{} {} {}", mail.subject, mail.text, words_of_html(&mail.html).join(" "));
-    let masked = |word: &str| if word.contains(HIDDEN) { HIDDEN.to_owned() } else { word.to_owned() };
+    let whole = format!(
+        "{} {} {}",
+        mail.subject,
+        mail.text,
+        words_of_html(&mail.html).join(" ")
+    );
+    let masked = |word: &str| {
+        if word.contains(HIDDEN) {
+            HIDDEN.to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
     words(&whole).iter().map(|word| masked(word)).collect()
 }
 
 /// Numbers, single letters, words of the templates, and ids of any form.
 fn ids() -> Vec<String> {
-    let mut ids: Vec<String> = (0..=120).chain([412, 4711, 100_000]).map(|n: u32| n.to_string()).collect();
+    let mut ids: Vec<String> = (0..=120)
+        .chain([412, 4711, 100_000])
+        .map(|n: u32| n.to_string())
+        .collect();
     ids.extend(('a'..='z').chain('A'..='Z').map(String::from));
     let said = "slot slots coupon row rows claim claims drop person people user Redis MySQL failed no of yes once PATCH quantity";
     ids.extend(said.split(' ').map(str::to_owned));
     ids.extend(
-        ["al@example.com", "person-005@example.com", "auth0|5f7c", "u-37", "=", "a.b", "x:y"].map(str::to_owned),
+        [
+            "al@example.com",
+            "person-005@example.com",
+            "auth0|5f7c",
+            "u-37",
+            "=",
+            "a.b",
+            "x:y",
+        ]
+        .map(str::to_owned),
     );
     // A linear congruential generator: the same ids in every run.
     let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@+-|:=";
     let mut state = 38_u64;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap()
     };
     ids.extend((0..100).map(|_| {
         let length = 1 + next() % 64;
-        (0..length).map(|_| char::from(letters[next() % letters.len()])).collect::<String>()
+        (0..length)
+            .map(|_| char::from(letters[next() % letters.len()]))
+            .collect::<String>()
     }));
     ids
 }
@@ -65,7 +114,10 @@ fn numbers_and_words_of_a_mail_do_not_depend_on_the_ids() {
     let customers = [4711, 4712, 4713, 4714].map(|n| format!("customer-{n}"));
     let plain = without_masks(&with_ids(&customers));
     assert!(plain.iter().any(|word| word == HIDDEN), "{plain:?}");
-    assert!(plain.join(" ").contains("failed claim 12 (slot_taken)"), "{plain:?}");
+    assert!(
+        plain.join(" ").contains("failed claim 12 (slot_taken)"),
+        "{plain:?}"
+    );
     let ids = ids();
     for some in ids.windows(4) {
         assert_eq!(without_masks(&with_ids(some)), plain, "{some:?}");
@@ -80,7 +132,10 @@ fn a_short_id_is_not_shown_and_a_long_one_not_in_full() {
         if id.chars().count() <= 3 {
             assert_eq!(shown, HIDDEN, "{id}");
         } else {
-            assert!(seen.chars().count() <= 5 && seen.chars().count() <= id.chars().count() / 2 + 1, "{id}: {shown}");
+            assert!(
+                seen.chars().count() <= 5 && seen.chars().count() <= id.chars().count() / 2 + 1,
+                "{id}: {shown}"
+            );
         }
     }
 }

@@ -74,27 +74,52 @@ pub(super) async fn list(
     query: Result<Query<AlertsScreenQuery>, QueryRejection>,
 ) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    let status = query.status.filter(|word| ["resolved", "told"].contains(&word.as_str()));
+    let status = query
+        .status
+        .filter(|word| ["resolved", "told"].contains(&word.as_str()));
     let status = status.unwrap_or_else(|| "firing".to_owned());
     let db = &page.app.stores.db;
     let listed = match notify::list(db, Some(status.clone()), query.before, PAGE).await {
         Ok(listed) => listed,
         Err(error) => return unavailable(error),
     };
-    let mut coupons: Vec<CouponId> = listed.alerts.iter().filter_map(|alert| alert.alert.coupon_id).collect();
+    let mut coupons: Vec<CouponId> = listed
+        .alerts
+        .iter()
+        .filter_map(|alert| alert.alert.coupon_id)
+        .collect();
     coupons.sort_unstable();
     coupons.dedup();
     let names: HashMap<CouponId, String> = match db.coupons_by_id(coupons).await {
-        Ok(coupons) => coupons.into_iter().map(|(coupon, _)| (coupon.id, coupon.name)).collect(),
+        Ok(coupons) => coupons
+            .into_iter()
+            .map(|(coupon, _)| (coupon.id, coupon.name))
+            .collect(),
         Err(error) => return unavailable(error),
     };
     let now = Utc::now();
-    let mut alerts: Vec<AlertLine> = listed.alerts.iter().map(|alert| alert_line(alert, &names, now)).collect();
-    for (line, alert) in alerts.iter_mut().zip(&listed.alerts).filter(|(line, _)| Some(line.id) == query.alert) {
+    let mut alerts: Vec<AlertLine> = listed
+        .alerts
+        .iter()
+        .map(|alert| alert_line(alert, &names, now))
+        .collect();
+    for (line, alert) in alerts
+        .iter_mut()
+        .zip(&listed.alerts)
+        .filter(|(line, _)| Some(line.id) == query.alert)
+    {
         line.done = done_text(&query.done, alert, now);
     }
     let top = Top::new("Alerts", "alerts", Some(&session));
-    answer(StatusCode::OK, &AlertsScreen { top, alerts: &alerts, status: &status, next_before: listed.next_before })
+    answer(
+        StatusCode::OK,
+        &AlertsScreen {
+            top,
+            alerts: &alerts,
+            status: &status,
+            next_before: listed.next_before,
+        },
+    )
 }
 
 /// What was done just now, as far as it still holds.
@@ -108,29 +133,59 @@ fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
     }
 }
 
-fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: DateTime<Utc>) -> AlertLine {
+fn alert_line(
+    listed: &ListedAlert,
+    names: &HashMap<CouponId, String>,
+    now: DateTime<Utc>,
+) -> AlertLine {
     let alert = &listed.alert;
-    let by = |by: Option<&str>| by.map(|by| format!(" by {}", line(by, LONGEST))).unwrap_or_default();
+    let by = |by: Option<&str>| {
+        by.map(|by| format!(" by {}", line(by, LONGEST)))
+            .unwrap_or_default()
+    };
     let place = alert.coupon_id.map(|coupon| {
-        let name = names.get(&coupon).map_or_else(|| format!("coupon {coupon}"), |name| line(name, LONGEST));
-        alert.drop_id.map_or(name.clone(), |drop| format!("{name} · drop {drop}"))
+        let name = names
+            .get(&coupon)
+            .map_or_else(|| format!("coupon {coupon}"), |name| line(name, LONGEST));
+        alert
+            .drop_id
+            .map_or(name.clone(), |drop| format!("{name} · drop {drop}"))
     });
     let fires = alert.state == AlertState::Firing;
-    let ended = alert.resolved_at.map(|at| format!(", resolved {}", instant(at))).unwrap_or_default();
+    let ended = alert
+        .resolved_at
+        .map(|at| format!(", resolved {}", instant(at)))
+        .unwrap_or_default();
     AlertLine {
         id: listed.id,
         what: capital(&line(&alert.summary, LONGEST)),
         kind: line(&alert.kind, LONGEST),
         place,
-        drop_page: alert.coupon_id.zip(alert.drop_id).map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
-        todo: About::of_word(&alert.kind).filter(|_| fires).map(what_to_do),
+        drop_page: alert
+            .coupon_id
+            .zip(alert.drop_id)
+            .map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
+        todo: About::of_word(&alert.kind)
+            .filter(|_| fires)
+            .map(what_to_do),
         when: format!("Since {}{ended}", instant(alert.first_seen_at)),
-        taken: alert
-            .acknowledged_at
-            .map(|at| format!("Taken on{} at {}", by(alert.acknowledged_by.as_deref()), instant(at))),
-        silenced: listed.silenced_until.filter(|until| *until > now).map(|until| {
-            format!("No mails on this drop until {}, silenced{}", instant(until), by(listed.silenced_by.as_deref()))
+        taken: alert.acknowledged_at.map(|at| {
+            format!(
+                "Taken on{} at {}",
+                by(alert.acknowledged_by.as_deref()),
+                instant(at)
+            )
         }),
+        silenced: listed
+            .silenced_until
+            .filter(|until| *until > now)
+            .map(|until| {
+                format!(
+                    "No mails on this drop until {}, silenced{}",
+                    instant(until),
+                    by(listed.silenced_by.as_deref())
+                )
+            }),
         done: String::new(),
         fires,
         drop: alert.drop_id,
@@ -145,8 +200,15 @@ pub(super) async fn acknowledge(
     id: Id,
 ) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
-    let done = notify::acknowledge(&page.app.stores.db, id, session.name(), Utc::now(), session.operator.clone());
-    done.await.map_or_else(refused, |_| back(id, "acknowledged"))
+    let done = notify::acknowledge(
+        &page.app.stores.db,
+        id,
+        session.name(),
+        Utc::now(),
+        session.operator.clone(),
+    );
+    done.await
+        .map_or_else(refused, |_| back(id, "acknowledged"))
 }
 
 #[derive(Deserialize)]
@@ -162,14 +224,30 @@ pub(super) async fn silence(
     form: Result<Form<SilenceForm>, FormRejection>,
 ) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
-    let hours = form.ok().map(|Form(form)| form.hours).filter(|hours| *hours <= HOURS_AT_MOST);
+    let hours = form
+        .ok()
+        .map(|Form(form)| form.hours)
+        .filter(|hours| *hours <= HOURS_AT_MOST);
     let Some(hours) = hours else {
-        return notice(StatusCode::BAD_REQUEST, "Not understood", "Choose for how long. Nothing was done.");
+        return notice(
+            StatusCode::BAD_REQUEST,
+            "Not understood",
+            "Choose for how long. Nothing was done.",
+        );
     };
     let now = Utc::now();
     let until = now + TimeDelta::hours(hours.into());
-    let done = notify::silence(&page.app.stores.db, id, until, session.name(), now, session.operator.clone());
-    done.await.map_or_else(refused, |_| back(id, if hours == 0 { "heard" } else { "silenced" }))
+    let done = notify::silence(
+        &page.app.stores.db,
+        id,
+        until,
+        session.name(),
+        now,
+        session.operator.clone(),
+    );
+    done.await.map_or_else(refused, |_| {
+        back(id, if hours == 0 { "heard" } else { "silenced" })
+    })
 }
 
 fn back(id: i64, done: &str) -> Response {
@@ -177,7 +255,11 @@ fn back(id: i64, done: &str) -> Response {
 }
 
 fn no_such() -> Response {
-    notice(StatusCode::NOT_FOUND, "No such alert", "There is no such alert.")
+    notice(
+        StatusCode::NOT_FOUND,
+        "No such alert",
+        "There is no such alert.",
+    )
 }
 
 fn refused(error: AlertError) -> Response {
@@ -187,5 +269,9 @@ fn refused(error: AlertError) -> Response {
         AlertError::NotFiring(_) | AlertError::NoDrop(_) => StatusCode::CONFLICT,
         AlertError::NoName | AlertError::TooLong => StatusCode::BAD_REQUEST,
     };
-    notice(status, "Not done", &format!("{}.", capital(&error.to_string())))
+    notice(
+        status,
+        "Not done",
+        &format!("{}.", capital(&error.to_string())),
+    )
 }

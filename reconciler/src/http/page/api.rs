@@ -39,7 +39,10 @@ impl CouponApi {
     /// # Errors
     /// With what is wrong.
     pub fn new(url: &str, ca: Option<PathBuf>, token: SecretString) -> anyhow::Result<Self> {
-        Ok(Self { api: CouponApiClient::new(url, ca).map_err(anyhow::Error::msg)?, token })
+        Ok(Self {
+            api: CouponApiClient::new(url, ca).map_err(anyhow::Error::msg)?,
+            token,
+        })
     }
 
     /// Asks for a change in this person's name.
@@ -53,28 +56,56 @@ impl CouponApi {
     ) -> Result<Value, ApiRefusal> {
         let exchange = async {
             let token = format!("Bearer {}", self.token.expose_secret());
-            let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, token);
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header(AUTHORIZATION, token);
             let name = HeaderValue::from_bytes(operator.as_bytes()).ok();
-            let request = name.into_iter().fold(request, |request, name| request.header("x-operator", name));
-            let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-            let request = request.header(CONTENT_TYPE, "application/json").body(Bytes::from(body.to_string()))?;
+            let request = name
+                .into_iter()
+                .fold(request, |request, name| request.header("x-operator", name));
+            let request = header.into_iter().fold(request, |request, (name, value)| {
+                request.header(name, value)
+            });
+            let request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(Bytes::from(body.to_string()))?;
             let answer = self.api.send(request).await?;
             let status = answer.status();
             // What was done is done, whether the rest of the answer comes or not.
             let body = Limited::new(answer.into_body(), BODY).collect().await;
             anyhow::Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };
-        let answer = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time").flatten();
+        let answer = tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .context("no answer in time")
+            .flatten();
         let (status, body) = answer.map_err(|error| {
-            tracing::warn!(error = format!("{error:#}"), "the API did not answer the operations page");
-            let why = "The API did not answer. It may have done it, or not: look, and if not, ask again.";
-            ApiRefusal { status: StatusCode::BAD_GATEWAY, why: why.to_owned() }
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the API did not answer the operations page"
+            );
+            let why =
+                "The API did not answer. It may have done it, or not: look, and if not, ask again.";
+            ApiRefusal {
+                status: StatusCode::BAD_GATEWAY,
+                why: why.to_owned(),
+            }
         })?;
         if status.is_success() {
             return Ok(serde_json::from_slice(&body).unwrap_or_default());
         }
         let problem: Option<Value> = serde_json::from_slice(&body).ok();
-        let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or("it does not say why");
-        Err(ApiRefusal { status, why: format!("The API refused: {}.", line(detail, LONGEST).trim_end_matches('.')) })
+        let detail = problem
+            .as_ref()
+            .and_then(|problem| problem["detail"].as_str())
+            .unwrap_or("it does not say why");
+        Err(ApiRefusal {
+            status,
+            why: format!(
+                "The API refused: {}.",
+                line(detail, LONGEST).trim_end_matches('.')
+            ),
+        })
     }
 }

@@ -108,25 +108,56 @@ pub(super) fn board(seen: &Snapshot) -> Board {
     let last = seen.facts.last_pass.as_deref();
     let (tone, title, lead) = match (problems.as_slice(), last) {
         ([one], _) => (Tone::Bad, one.what.clone(), compared(last)),
-        ([_, _, ..], _) => (Tone::Bad, format!("{} things are wrong", problems.len()), compared(last)),
+        ([_, _, ..], _) => (
+            Tone::Bad,
+            format!("{} things are wrong", problems.len()),
+            compared(last),
+        ),
         ([], Some(run)) if hours_since(run, seen.at) >= STALE_HOURS => {
             let hours = hours_since(run, seen.at);
-            (Tone::Plain, format!("Nothing was compared for {hours} hours"), compared(last))
+            (
+                Tone::Plain,
+                format!("Nothing was compared for {hours} hours"),
+                compared(last),
+            )
         }
-        ([], Some(_)) => (Tone::Good, "Everything is as promised".to_owned(), compared(last)),
-        ([], None) => (Tone::Plain, "Nothing was compared yet".to_owned(), compared(last)),
+        ([], Some(_)) => (
+            Tone::Good,
+            "Everything is as promised".to_owned(),
+            compared(last),
+        ),
+        ([], None) => (
+            Tone::Plain,
+            "Nothing was compared yet".to_owned(),
+            compared(last),
+        ),
     };
     let pages = seen.total.div_ceil(DROPS).max(1);
     let caption = "Coupons that are live, or need somebody";
-    Board { at: clock(seen.at), tone, title, lead, problems, drops, caption, elsewhere: 0, page: seen.page + 1, pages }
+    Board {
+        at: clock(seen.at),
+        tone,
+        title,
+        lead,
+        problems,
+        drops,
+        caption,
+        elsewhere: 0,
+        page: seen.page + 1,
+        pages,
+    }
 }
 
 /// The screen of one drop: its state and its own problems. Those of other drops are only counted.
 pub(super) fn drop_board(seen: &Snapshot) -> Board {
-    let Some(one) = seen.drops.first() else { return board(seen) };
+    let Some(one) = seen.drops.first() else {
+        return board(seen);
+    };
     let id = one.drop.id;
-    let concerns_it = |problem: &BoardProblem| [Concerned::All, Concerned::One(id)].contains(&problem.drop);
-    let (mut problems, elsewhere): (Vec<_>, Vec<_>) = problems(seen).into_iter().partition(concerns_it);
+    let concerns_it =
+        |problem: &BoardProblem| [Concerned::All, Concerned::One(id)].contains(&problem.drop);
+    let (mut problems, elsewhere): (Vec<_>, Vec<_>) =
+        problems(seen).into_iter().partition(concerns_it);
     for problem in &mut problems {
         problem.place = None;
     }
@@ -171,13 +202,18 @@ fn hours_since(run: &Run, at: DateTime<Utc>) -> i64 {
 /// What the verdict rests on.
 fn compared(last: Option<&Run>) -> String {
     let Some(run) = last else {
-        return "No pass over everything has ended yet. The first one comes by its schedule.".to_owned();
+        return "No pass over everything has ended yet. The first one comes by its schedule."
+            .to_owned();
     };
     let (drops, examined) = run.examined();
-    let at = run.finished_at.map_or_else(|| "just now".to_owned(), |at| format!("at {}", instant(at)));
+    let at = run
+        .finished_at
+        .map_or_else(|| "just now".to_owned(), |at| format!("at {}", instant(at)));
     let [people, rows] = [examined.users, examined.rows].map(grouped);
     let drops = counted(drops, "drop", "drops");
-    format!("The last pass over everything ended {at}. It compared {people} people with {rows} rows in {drops}.")
+    format!(
+        "The last pass over everything ended {at}. It compared {people} people with {rows} rows in {drops}."
+    )
 }
 
 fn counted(n: u64, one: &str, many: &str) -> String {
@@ -186,7 +222,14 @@ fn counted(n: u64, one: &str, many: &str) -> String {
 
 fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
     let (what, todo) = (what.into(), todo.into());
-    BoardProblem { what, place: None, todo, more: None, alert: None, drop: Concerned::All }
+    BoardProblem {
+        what,
+        place: None,
+        todo,
+        more: None,
+        alert: None,
+        drop: Concerned::All,
+    }
 }
 
 fn problems(seen: &Snapshot) -> Vec<BoardProblem> {
@@ -204,21 +247,44 @@ fn problems(seen: &Snapshot) -> Vec<BoardProblem> {
         Some(true) => {}
     }
     if !seen.mysql_answers {
-        let of = seen.facts.read_at.map_or_else(String::new, |at| format!(" What is shown of it is of {}.", clock(at)));
+        let of = seen.facts.read_at.map_or_else(String::new, |at| {
+            format!(" What is shown of it is of {}.", clock(at))
+        });
         found.push(problem(
             "MySQL does not answer: rows come late",
             format!("Nothing is lost: claims wait in Kafka. Bring MySQL back.{of}"),
         ));
     }
     // Those that nobody has taken on come first.
-    let (taken, open): (Vec<_>, Vec<_>) = seen.facts.alerts.iter().partition(|one| one.alert.acknowledged_at.is_some());
+    let (taken, open): (Vec<_>, Vec<_>) = seen
+        .facts
+        .alerts
+        .iter()
+        .partition(|one| one.alert.acknowledged_at.is_some());
     found.extend(open.into_iter().chain(taken).map(|one| alarm(one, seen)));
-    let alarmed = |one: &SeenDrop| seen.facts.alerts.iter().any(|alert| alert.alert.drop_id == Some(one.drop.id));
-    found.extend(seen.drops.iter().filter(|one| !alarmed(one)).filter_map(|one| {
-        let (what, todo) = wrong_of(one, seen)?;
-        let (place, drop) = (Some(place(&one.coupon.name, one.drop.id)), Concerned::One(one.drop.id));
-        Some(BoardProblem { place, drop, ..problem(what, todo) })
-    }));
+    let alarmed = |one: &SeenDrop| {
+        seen.facts
+            .alerts
+            .iter()
+            .any(|alert| alert.alert.drop_id == Some(one.drop.id))
+    };
+    found.extend(
+        seen.drops
+            .iter()
+            .filter(|one| !alarmed(one))
+            .filter_map(|one| {
+                let (what, todo) = wrong_of(one, seen)?;
+                let (place, drop) = (
+                    Some(place(&one.coupon.name, one.drop.id)),
+                    Concerned::One(one.drop.id),
+                );
+                Some(BoardProblem {
+                    place,
+                    drop,
+                    ..problem(what, todo)
+                })
+            }),
+    );
     found
 }
 
@@ -229,16 +295,37 @@ fn place(name: &str, drop: DropId) -> String {
 fn alarm(listed: &ListedAlert, seen: &Snapshot) -> BoardProblem {
     let alert = &listed.alert;
     let about = About::of_word(&alert.kind);
-    let drop = seen.drops.iter().find(|one| Some(one.drop.id) == alert.drop_id);
-    let todo = match drop.and_then(|one| room(one, seen)).filter(|_| about == Some(About::BrokenPromise)) {
+    let drop = seen
+        .drops
+        .iter()
+        .find(|one| Some(one.drop.id) == alert.drop_id);
+    let todo = match drop
+        .and_then(|one| room(one, seen))
+        .filter(|_| about == Some(About::BrokenPromise))
+    {
         Some(room) => format!("{room}: the next pass gives them to these people."),
-        None => about.map_or("Look at the last runs.", what_to_do).to_owned(),
+        None => about
+            .map_or("Look at the last runs.", what_to_do)
+            .to_owned(),
     };
-    let coupon = seen.facts.coupons.iter().find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
-    let taken = alert.acknowledged_by.as_deref().map(|by| format!(", taken on by {}", line(by, LONGEST)));
+    let coupon = seen
+        .facts
+        .coupons
+        .iter()
+        .find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
+    let taken = alert
+        .acknowledged_by
+        .as_deref()
+        .map(|by| format!(", taken on by {}", line(by, LONGEST)));
     BoardProblem {
-        place: coupon.zip(alert.drop_id).map(|((coupon, _), drop)| place(&coupon.name, drop)),
-        more: Some(format!("Since {}{}", instant(alert.first_seen_at), taken.unwrap_or_default())),
+        place: coupon
+            .zip(alert.drop_id)
+            .map(|((coupon, _), drop)| place(&coupon.name, drop)),
+        more: Some(format!(
+            "Since {}{}",
+            instant(alert.first_seen_at),
+            taken.unwrap_or_default()
+        )),
         alert: Some(listed.id),
         drop: alert.drop_id.map_or(Concerned::None, Concerned::One),
         ..problem(capital(&line(&alert.summary, LONGEST)), todo)
@@ -248,7 +335,8 @@ fn alarm(listed: &ListedAlert, seen: &Snapshot) -> BoardProblem {
 /// Slots of a drop that is not over and that nobody holds, in words. After its quantity was raised
 /// an alert stands until the next pass has given them out.
 fn room(one: &SeenDrop, seen: &Snapshot) -> Option<String> {
-    let is_over = one.drop.sealed_at.is_some() || one.drop.closes_at.is_some_and(|closes| closes <= seen.at);
+    let is_over =
+        one.drop.sealed_at.is_some() || one.drop.closes_at.is_some_and(|closes| closes <= seen.at);
     let held = one.numbers.as_ref().filter(|_| !is_over)?.users;
     let room = u64::from(one.drop.quantity).saturating_sub(held);
     (room > 0).then(|| counted(room, "slot is free by now", "slots are free by now"))
@@ -257,8 +345,12 @@ fn room(one: &SeenDrop, seen: &Snapshot) -> Option<String> {
 /// What is wrong with a drop by its numbers alone, and what to do.
 fn wrong_of(one: &SeenDrop, seen: &Snapshot) -> Option<(String, String)> {
     if is_shut(one, seen) && seen.gate_is_open == Some(true) {
-        let todo = "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
-        return Some(("Admission to this coupon is closed: claims get 503".to_owned(), todo.to_owned()));
+        let todo =
+            "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
+        return Some((
+            "Admission to this coupon is closed: claims get 503".to_owned(),
+            todo.to_owned(),
+        ));
     }
     let (numbers, counted_rows) = (one.numbers.as_ref()?, one.counted?);
     if !one.is_stuck {
@@ -267,25 +359,52 @@ fn wrong_of(one: &SeenDrop, seen: &Snapshot) -> Option<(String, String)> {
     let (users, rows) = (counted_rows.users, counted_rows.rows);
     let next = |what: &str| format!("The next pass {what}. If it does not, look at what it found.");
     Some(if users > rows {
-        let people =
-            counted(users - rows, "person was told yes and has no row yet", "people were told yes and have no row yet");
-        (people, format!("{} If the number grows, see whether the consumers run.", next("writes what is missing")))
+        let people = counted(
+            users - rows,
+            "person was told yes and has no row yet",
+            "people were told yes and have no row yet",
+        );
+        (
+            people,
+            format!(
+                "{} If the number grows, see whether the consumers run.",
+                next("writes what is missing")
+            ),
+        )
     } else if rows > users {
-        let rows = counted(rows - users, "row has nobody in Redis", "rows have nobody in Redis");
+        let rows = counted(
+            rows - users,
+            "row has nobody in Redis",
+            "rows have nobody in Redis",
+        );
         (rows, next("puts their people back"))
     } else if numbers.free > 0 && numbers.waiting > 0 {
         let slots = counted(numbers.free, "slot is free", "slots are free");
-        (format!("{slots} although people wait"), next("gives them to the first in line"))
+        (
+            format!("{slots} although people wait"),
+            next("gives them to the first in line"),
+        )
     } else {
-        let count = numbers.count.map_or_else(|| "missing".to_owned(), |count| count.to_string());
+        let count = numbers
+            .count
+            .map_or_else(|| "missing".to_owned(), |count| count.to_string());
         let (held, free) = (grouped(numbers.users), grouped(numbers.free));
-        (format!("The counter is {count}; {held} slots are held and {free} are free"), next("sets it right"))
+        (
+            format!("The counter is {count}; {held} slots are held and {free} are free"),
+            next("sets it right"),
+        )
     })
 }
 
 fn state(one: &SeenDrop, at: DateTime<Utc>) -> DropState {
-    let held = one.numbers.as_ref().map_or(0, |numbers| u32::try_from(numbers.users).unwrap_or(u32::MAX));
-    one.drop.state(at, one.coupon.paused, one.drop.quantity.saturating_sub(held))
+    let held = one.numbers.as_ref().map_or(0, |numbers| {
+        u32::try_from(numbers.users).unwrap_or(u32::MAX)
+    });
+    one.drop.state(
+        at,
+        one.coupon.paused,
+        one.drop.quantity.saturating_sub(held),
+    )
 }
 
 /// It should be open, and its coupon is not verified.
@@ -294,10 +413,19 @@ fn is_shut(one: &SeenDrop, seen: &Snapshot) -> bool {
 }
 
 fn admission(one: &SeenDrop, seen: &Snapshot) -> AdmissionLine {
-    let right = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: false };
-    let wrong = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: true };
+    let right = |text: &str| AdmissionLine {
+        text: text.to_owned(),
+        is_wrong: false,
+    };
+    let wrong = |text: &str| AdmissionLine {
+        text: text.to_owned(),
+        is_wrong: true,
+    };
     match (state(one, seen.at), seen.gate_is_open) {
-        (DropState::Scheduled, _) => right(&format!("opens {}", short(one.drop.opens_at, zone_of(&one.coupon)))),
+        (DropState::Scheduled, _) => right(&format!(
+            "opens {}",
+            short(one.drop.opens_at, zone_of(&one.coupon))
+        )),
         (DropState::Paused, _) => right("paused by an operator"),
         (DropState::Closed, _) => right("ended"),
         (DropState::Sealed, _) => right("ended, sealed"),
@@ -319,13 +447,32 @@ fn drop_line(one: &SeenDrop, seen: &Snapshot) -> BoardLine {
     let text = |number: Option<u64>| number.map_or_else(|| "–".to_owned(), grouped);
     let rows = one.counted.map(|counted| counted.rows);
     // The keys of a sealed drop expire; its rows stay.
-    let given = one.numbers.as_ref().map(|numbers| numbers.users).filter(|_| drop.sealed_at.is_none());
-    let without_row = one.counted.filter(|_| given.is_some()).map(|counted| counted.users.saturating_sub(counted.rows));
+    let given = one
+        .numbers
+        .as_ref()
+        .map(|numbers| numbers.users)
+        .filter(|_| drop.sealed_at.is_none());
+    let without_row = one
+        .counted
+        .filter(|_| given.is_some())
+        .map(|counted| counted.users.saturating_sub(counted.rows));
     // What is in flight moves.
-    let (in_flight, missing) = if one.is_stuck { (without_row.map(|_| 0), without_row) } else { (without_row, None) };
-    let alert = seen.facts.alerts.iter().find(|alert| alert.alert.drop_id == Some(drop.id));
+    let (in_flight, missing) = if one.is_stuck {
+        (without_row.map(|_| 0), without_row)
+    } else {
+        (without_row, None)
+    };
+    let alert = seen
+        .facts
+        .alerts
+        .iter()
+        .find(|alert| alert.alert.drop_id == Some(drop.id));
     let by_alert = alert.map(|alert| line(&alert.alert.summary, LONGEST));
-    let report = seen.facts.last_pass.as_deref().map(|run| run.drops.iter().find(|report| report.drop_id == drop.id));
+    let report = seen
+        .facts
+        .last_pass
+        .as_deref()
+        .map(|run| run.drops.iter().find(|report| report.drop_id == drop.id));
     BoardLine {
         id: drop.id,
         coupon: one.coupon.id,
@@ -345,8 +492,14 @@ fn drop_line(one: &SeenDrop, seen: &Snapshot) -> BoardLine {
             None => "none yet".to_owned(),
             Some(None) => "nothing found".to_owned(),
             Some(Some(report)) => {
-                let is_mended = report.exact && report.before != report.after && report.after.failed_claims == 0;
-                format!("{}{}", report.exactness(), if is_mended { ", after repairs" } else { "" })
+                let is_mended = report.exact
+                    && report.before != report.after
+                    && report.after.failed_claims == 0;
+                format!(
+                    "{}{}",
+                    report.exactness(),
+                    if is_mended { ", after repairs" } else { "" }
+                )
             }
         },
         wrong: by_alert.or_else(|| wrong_of(one, seen).map(|(what, _)| what)),

@@ -56,20 +56,43 @@ pub(super) struct Chart {
 }
 
 /// Both in order, since the opening. Of the drop's slots so many were `sampled`.
-pub(super) fn chart(admitted: &[TimeDelta], issued: &[TimeDelta], quantity: u32, sampled: usize) -> Chart {
-    let longest = admitted.last().max(issued.last()).copied().unwrap_or_default().num_milliseconds();
+pub(super) fn chart(
+    admitted: &[TimeDelta],
+    issued: &[TimeDelta],
+    quantity: u32,
+    sampled: usize,
+) -> Chart {
+    let longest = admitted
+        .last()
+        .max(issued.last())
+        .copied()
+        .unwrap_or_default()
+        .num_milliseconds();
     let fits = |step: &i64| step * PARTS >= longest;
     // Beyond the steps, whole days.
-    let step = STEPS.into_iter().find(fits).unwrap_or((longest / PARTS / DAY + 1) * DAY);
+    let step = STEPS
+        .into_iter()
+        .find(fits)
+        .unwrap_or((longest / PARTS / DAY + 1) * DAY);
     let end = TimeDelta::milliseconds(step * PARTS);
     let parts = parts(quantity);
     // A person of the sample stands for so many.
     #[expect(clippy::cast_precision_loss, reason = "a sample of a hundred")]
     let up = |number: usize| SIZE - number as f64 / sampled.max(number) as f64 * SIZE;
     let point = |(at, since): (usize, &TimeDelta)| {
-        format!("{:.1},{:.1}", since.as_seconds_f64() / end.as_seconds_f64() * SIZE, up(at + 1))
+        format!(
+            "{:.1},{:.1}",
+            since.as_seconds_f64() / end.as_seconds_f64() * SIZE,
+            up(at + 1)
+        )
     };
-    let points = |all: &[TimeDelta]| all.iter().enumerate().map(point).collect::<Vec<_>>().join(" ");
+    let points = |all: &[TimeDelta]| {
+        all.iter()
+            .enumerate()
+            .map(point)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let across = (1..PARTS).map(|part| format!("M{} 0V1000", part * 1_000 / PARTS));
     let upwards = (1..parts).map(|part| format!("M0 {}H1000", part * 1_000 / parts));
     Chart {
@@ -77,7 +100,10 @@ pub(super) fn chart(admitted: &[TimeDelta], issued: &[TimeDelta], quantity: u32,
         issued: points(issued),
         grid: across.chain(upwards).collect(),
         times: (0..=PARTS).map(|part| label(step * part)).collect(),
-        slots: (0..=parts).rev().map(|part| grouped(u64::from(quantity) * part / parts)).collect(),
+        slots: (0..=parts)
+            .rev()
+            .map(|part| grouped(u64::from(quantity) * part / parts))
+            .collect(),
     }
 }
 
@@ -136,9 +162,12 @@ mod tests {
         ] {
             assert_eq!(drawn(ms, 100).0, times);
         }
-        for (quantity, slots) in
-            [(1, "1, 0"), (6, "6, 3, 0"), (20, "20, 15, 10, 5, 0"), (1_001, "1,001, 750, 500, 250, 0")]
-        {
+        for (quantity, slots) in [
+            (1, "1, 0"),
+            (6, "6, 3, 0"),
+            (20, "20, 15, 10, 5, 0"),
+            (1_001, "1,001, 750, 500, 250, 0"),
+        ] {
             assert_eq!(drawn(0, quantity).1, slots);
         }
     }

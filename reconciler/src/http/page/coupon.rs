@@ -69,7 +69,8 @@ pub(super) async fn read(
     query: Result<Query<CouponScreenQuery>, QueryRejection>,
 ) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    page.slowly(&session, shown(&page, &session, id, query)).await
+    page.slowly(&session, shown(&page, &session, id, query))
+        .await
 }
 
 async fn shown(
@@ -78,7 +79,13 @@ async fn shown(
     id: Result<Path<i64>, PathRejection>,
     query: CouponScreenQuery,
 ) -> Response {
-    let no_such = || notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon.");
+    let no_such = || {
+        notice(
+            StatusCode::NOT_FOUND,
+            "No such coupon",
+            "There is no such coupon.",
+        )
+    };
     let Ok(Path(id)) = id else { return no_such() };
     let (coupon, mut drops) = match page.app.stores.db.coupon(CouponId(id)).await {
         Ok(Some(found)) => found,
@@ -90,7 +97,11 @@ async fn shown(
     // Newest first.
     drops.reverse();
     let number = query.page.max(1);
-    let of_page: Vec<&Drop> = drops.iter().skip((number - 1).saturating_mul(DROPS)).take(DROPS).collect();
+    let of_page: Vec<&Drop> = drops
+        .iter()
+        .skip((number - 1).saturating_mul(DROPS))
+        .take(DROPS)
+        .collect();
     let rows = match rows(page, &of_page).await {
         Ok(rows) => rows,
         Err(error) => return unavailable(error),
@@ -99,14 +110,24 @@ async fn shown(
         id: drop.id,
         when: window(drop.opens_at, drop.closes_at, zone_of(&coupon)),
         quantity: grouped(drop.quantity.into()),
-        rows: rows.get(&drop.id).copied().map_or_else(|| "–".to_owned(), grouped),
+        rows: rows
+            .get(&drop.id)
+            .copied()
+            .map_or_else(|| "–".to_owned(), grouped),
         state: drop_state(drop, now),
     };
     let lines: Vec<OneDropLine> = of_page.iter().map(drop_line).collect();
     let name = line(&coupon.name, LONGEST);
-    let done = if query.done == "made" { "Made. People get it at the address below." } else { "" };
+    let done = if query.done == "made" {
+        "Made. People get it at the address below."
+    } else {
+        ""
+    };
     let screen = CouponScreen {
-        top: Top { done, ..Top::new(&name, "coupons", Some(session)) },
+        top: Top {
+            done,
+            ..Top::new(&name, "coupons", Some(session))
+        },
         id: coupon.id,
         name: &name,
         facts,
@@ -126,7 +147,12 @@ async fn rows(page: &ScreenState, drops: &[&Drop]) -> Result<HashMap<DropId, u64
     });
     let counted: Vec<DropId> = counted.map(|drop| drop.id).collect();
     let found = page.app.stores.db.rows_by_drop(counted.clone()).await?;
-    let rows = |drop: &DropId| found.get(drop).and_then(|rows| u64::try_from(*rows).ok()).unwrap_or(0);
+    let rows = |drop: &DropId| {
+        found
+            .get(drop)
+            .and_then(|rows| u64::try_from(*rows).ok())
+            .unwrap_or(0)
+    };
     Ok(counted.iter().map(|drop| (*drop, rows(drop))).collect())
 }
 
@@ -142,7 +168,14 @@ fn facts(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> Vec<(&'static s
     };
     let mut facts = vec![
         ("State", coupon_state(coupon, drops, now).0.to_owned()),
-        (if is_daily { "Quantity a day" } else { "Quantity" }, grouped(coupon.quantity.into())),
+        (
+            if is_daily {
+                "Quantity a day"
+            } else {
+                "Quantity"
+            },
+            grouped(coupon.quantity.into()),
+        ),
         ("Opens", schedule(coupon)),
         ("For", only_for(coupon)),
         ("Waiting list", waiting),
@@ -156,11 +189,27 @@ fn facts(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> Vec<(&'static s
 fn schedule(coupon: &Coupon) -> String {
     match &coupon.schedule {
         None => "no schedule: its drops were made by hand".to_owned(),
-        Some(Schedule::Once { opens_at, closes_at }) => format!("once, {}", window(*opens_at, *closes_at, None)),
-        Some(Schedule::Daily { time_zone, opens, closes, first_day, last_day }) => {
-            let [opens, closes] = [opens, closes].map(|at: &NaiveTime| at.format("%H:%M").to_string());
-            let until = last_day.map_or_else(|| "on, without an end".to_owned(), |last| format!("to {last}"));
-            format!("daily from {opens} to {closes}, time of {}, from {first_day} {until}", time_zone.name())
+        Some(Schedule::Once {
+            opens_at,
+            closes_at,
+        }) => format!("once, {}", window(*opens_at, *closes_at, None)),
+        Some(Schedule::Daily {
+            time_zone,
+            opens,
+            closes,
+            first_day,
+            last_day,
+        }) => {
+            let [opens, closes] =
+                [opens, closes].map(|at: &NaiveTime| at.format("%H:%M").to_string());
+            let until = last_day.map_or_else(
+                || "on, without an end".to_owned(),
+                |last| format!("to {last}"),
+            );
+            format!(
+                "daily from {opens} to {closes}, time of {}, from {first_day} {until}",
+                time_zone.name()
+            )
         }
     }
 }

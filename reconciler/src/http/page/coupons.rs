@@ -68,7 +68,10 @@ pub(super) async fn list(
 ) -> Response {
     let (db, now) = (&page.app.stores.db, Utc::now());
     let after = query.map_or(0, |Query(query)| query.after);
-    let mut found = match db.coupons_after(CouponId(after), i64::from(COUPONS) + 1).await {
+    let mut found = match db
+        .coupons_after(CouponId(after), i64::from(COUPONS) + 1)
+        .await
+    {
         Ok(found) => found,
         Err(error) => return unavailable(error),
     };
@@ -79,16 +82,34 @@ pub(super) async fn list(
         Ok(opened) => opened,
         Err(error) => return unavailable(error),
     };
-    let coupons: Vec<CouponLine> =
-        found.iter().map(|(coupon, drops)| coupon_line(coupon, drops, &opened, now)).collect();
+    let coupons: Vec<CouponLine> = found
+        .iter()
+        .map(|(coupon, drops)| coupon_line(coupon, drops, &opened, now))
+        .collect();
     let next_after = coupons.last().filter(|_| has_more).map(|coupon| coupon.id);
     let top = Top::new("Coupons", "coupons", Some(&session));
-    answer(StatusCode::OK, &CouponsScreen { top, coupons: &coupons, is_first: after == 0, next_after })
+    answer(
+        StatusCode::OK,
+        &CouponsScreen {
+            top,
+            coupons: &coupons,
+            is_first: after == 0,
+            next_after,
+        },
+    )
 }
 
 /// `unsealed` may hold a sealed drop too, and `opened` has those of other coupons.
-fn coupon_line(coupon: &Coupon, unsealed: &[Drop], opened: &[Drop], now: DateTime<Utc>) -> CouponLine {
-    let next = unsealed.iter().filter(|drop| drop.opens_at > now).min_by_key(|drop| drop.opens_at);
+fn coupon_line(
+    coupon: &Coupon,
+    unsealed: &[Drop],
+    opened: &[Drop],
+    now: DateTime<Utc>,
+) -> CouponLine {
+    let next = unsealed
+        .iter()
+        .filter(|drop| drop.opens_at > now)
+        .min_by_key(|drop| drop.opens_at);
     let own = opened.iter().filter(|drop| drop.coupon_id == coupon.id);
     let (state, is_over) = coupon_state(coupon, unsealed, now);
     CouponLine {
@@ -97,13 +118,24 @@ fn coupon_line(coupon: &Coupon, unsealed: &[Drop], opened: &[Drop], now: DateTim
         quantity: grouped(coupon.quantity.into()),
         state,
         is_over,
-        drops: next.into_iter().chain(own).map(|drop| drop_line(drop, zone_of(coupon), now)).collect(),
+        drops: next
+            .into_iter()
+            .chain(own)
+            .map(|drop| drop_line(drop, zone_of(coupon), now))
+            .collect(),
     }
 }
 
 /// In words, and whether the coupon is over.
-pub(super) fn coupon_state(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> (&'static str, bool) {
-    let is_to_come = coupon.schedule.as_ref().is_some_and(|schedule| !schedule.openings(now, 1).is_empty());
+pub(super) fn coupon_state(
+    coupon: &Coupon,
+    drops: &[Drop],
+    now: DateTime<Utc>,
+) -> (&'static str, bool) {
+    let is_to_come = coupon
+        .schedule
+        .as_ref()
+        .is_some_and(|schedule| !schedule.openings(now, 1).is_empty());
     let is_over = !is_to_come && drops.iter().all(|drop| drop.sealed_at.is_some());
     let state = match (is_over, coupon.paused) {
         (true, _) => "over",
@@ -114,7 +146,11 @@ pub(super) fn coupon_state(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) 
 }
 
 fn drop_line(drop: &Drop, zone: Option<Tz>, now: DateTime<Utc>) -> CouponDropLine {
-    CouponDropLine { id: drop.id, opens: minute(drop.opens_at, zone), state: drop_state(drop, now) }
+    CouponDropLine {
+        id: drop.id,
+        opens: minute(drop.opens_at, zone),
+        state: drop_state(drop, now),
+    }
 }
 
 /// By its window alone.

@@ -112,7 +112,8 @@ pub(super) struct ClaimFields {
 
 impl ClaimFields {
     fn of(letter: &DeadLetterRow) -> Self {
-        let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
+        let number =
+            |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
         Self {
             coupon: number(letter.coupon_id),
             drop: number(letter.drop_id),
@@ -140,7 +141,11 @@ pub(super) async fn list(
     query: Result<Query<DeadLettersScreenQuery>, QueryRejection>,
 ) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    page.slowly(&session, listed(&page, &session, query, &RefusedForm::default())).await
+    page.slowly(
+        &session,
+        listed(&page, &session, query, &RefusedForm::default()),
+    )
+    .await
 }
 
 async fn listed(
@@ -151,21 +156,39 @@ async fn listed(
 ) -> Response {
     let (resolved, number) = (query.status == "resolved", query.page.clamp(1, PAGES));
     let reason = query.reason.filter(|reason| !reason.is_empty());
-    let wanted = DeadLetterQuery { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
+    let wanted = DeadLetterQuery {
+        resolved,
+        drop: query.drop.map(DropId),
+        reason: reason.clone(),
+    };
     let db = &page.app.stores.db;
     let reasons = choices(db, &wanted).await;
     let for_all = match for_all(db, &wanted).await {
         Ok(found) => found,
         Err(error) => return unavailable(error),
     };
-    let found = match db.list_dead_letters(wanted, (number - 1) * PAGE, PAGE + 1).await {
+    let found = match db
+        .list_dead_letters(wanted, (number - 1) * PAGE, PAGE + 1)
+        .await
+    {
         Ok(found) => found,
         Err(error) => return unavailable(error),
     };
     let has_more = found.len() > PAGE as usize && number < PAGES;
-    let letters: Vec<LetterLine> = found.iter().take(PAGE as usize).map(|letter| letter_line(letter, false)).collect();
-    let done = if query.done == "discarded" { "Discarded. They are among those dealt with." } else { "" };
-    let top = Top { done, ..Top::new("Dead letters", "dead-letters", Some(session)) };
+    let letters: Vec<LetterLine> = found
+        .iter()
+        .take(PAGE as usize)
+        .map(|letter| letter_line(letter, false))
+        .collect();
+    let done = if query.done == "discarded" {
+        "Discarded. They are among those dealt with."
+    } else {
+        ""
+    };
+    let top = Top {
+        done,
+        ..Top::new("Dead letters", "dead-letters", Some(session))
+    };
     let (reason, drop) = (reason.as_deref(), query.drop);
     answer(
         refused.status(),
@@ -189,19 +212,39 @@ fn letter_line(letter: &DeadLetterRow, revealed: bool) -> LetterLine {
     let number = |number: Option<i64>| number.map_or_else(dash, |number| number.to_string());
     let people: HashSet<&str> = letter.user_id.as_deref().into_iter().collect();
     let what = letter.resolution.as_deref().map(|how| {
-        letter.resolution_detail.as_deref().map_or_else(|| how.to_owned(), |detail| format!("{how}: {detail}"))
+        letter
+            .resolution_detail
+            .as_deref()
+            .map_or_else(|| how.to_owned(), |detail| format!("{how}: {detail}"))
     });
     let what = what.or_else(|| letter.error.clone()).unwrap_or_default();
-    let shown = |id: &String| if revealed { line(id, LONGEST) } else { person(id) };
+    let shown = |id: &String| {
+        if revealed {
+            line(id, LONGEST)
+        } else {
+            person(id)
+        }
+    };
     LetterLine {
         id: letter.id,
         at: instant(letter.failed_at.and_utc()),
         reason: line(&letter.reason, LONGEST),
         drop: letter.drop_id,
-        place: format!("coupon {}, drop {}", number(letter.coupon_id), number(letter.drop_id)),
+        place: format!(
+            "coupon {}, drop {}",
+            number(letter.coupon_id),
+            number(letter.drop_id)
+        ),
         slot: number(letter.slot),
-        person: letter.user_id.as_ref().map_or_else(|| "nobody".to_owned(), shown),
-        what: if revealed { line(&what, LONGEST) } else { detail(&what, &people) },
+        person: letter
+            .user_id
+            .as_ref()
+            .map_or_else(|| "nobody".to_owned(), shown),
+        what: if revealed {
+            line(&what, LONGEST)
+        } else {
+            detail(&what, &people)
+        },
     }
 }
 
@@ -214,7 +257,14 @@ pub(super) async fn read(
     just: Result<Query<JustDone>, QueryRejection>,
 ) -> Response {
     let just = just.map(|Query(just)| just).unwrap_or_default();
-    shown(&page, &session, id, false, (just.done.as_str(), &RefusedForm::default())).await
+    shown(
+        &page,
+        &session,
+        id,
+        false,
+        (just.done.as_str(), &RefusedForm::default()),
+    )
+    .await
 }
 
 pub(super) async fn reveal(
@@ -226,14 +276,25 @@ pub(super) async fn reveal(
 }
 
 fn no_such() -> Response {
-    notice(StatusCode::NOT_FOUND, "No such dead letter", "There is no such dead letter, or it was deleted with age.")
+    notice(
+        StatusCode::NOT_FOUND,
+        "No such dead letter",
+        "There is no such dead letter, or it was deleted with age.",
+    )
 }
 
 /// The coupon that a dead letter names, by its name, and its drop's page where there is such a
 /// drop.
-async fn named(page: &ScreenState, letter: &DeadLetterRow) -> Result<(Option<String>, Option<String>), DbError> {
-    let Some(coupon) = letter.coupon_id.map(CouponId) else { return Ok((None, None)) };
-    let Some((coupon, drops)) = page.app.stores.db.coupon(coupon).await? else { return Ok((None, None)) };
+async fn named(
+    page: &ScreenState,
+    letter: &DeadLetterRow,
+) -> Result<(Option<String>, Option<String>), DbError> {
+    let Some(coupon) = letter.coupon_id.map(CouponId) else {
+        return Ok((None, None));
+    };
+    let Some((coupon, drops)) = page.app.stores.db.coupon(coupon).await? else {
+        return Ok((None, None));
+    };
     let drop = drops.iter().find(|drop| Some(drop.id.0) == letter.drop_id);
     let drop_page = drop.map(|drop| format!("/coupons/{}/drops/{}", coupon.id, drop.id));
     Ok((Some(line(&coupon.name, LONGEST)), drop_page))
@@ -253,40 +314,94 @@ async fn shown(
         Err(error) => return unavailable(error),
     };
     if reveal {
-        let act = OperatorAct { action: "reveal", detail: json!({"dead_letter": id}), ..OperatorAct::default() };
+        let act = OperatorAct {
+            action: "reveal",
+            detail: json!({"dead_letter": id}),
+            ..OperatorAct::default()
+        };
         // Before anything is shown.
-        if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
+        if let Err(error) = page
+            .app
+            .stores
+            .db
+            .record_act(session.operator.clone(), act)
+            .await
+        {
             return unavailable(error);
         }
     }
-    let read = async { Ok::<_, DbError>((named(page, &letter).await?, left(page, &letter, reveal).await?)) };
+    let read = async {
+        Ok::<_, DbError>((
+            named(page, &letter).await?,
+            left(page, &letter, reveal).await?,
+        ))
+    };
     let ((coupon, drop_page), left) = match read.await {
         Ok(read) => read,
         Err(error) => return unavailable(error),
     };
     let is_known = reveal && coupon.is_some();
-    let story = letter.coupon_id.zip(letter.user_id.as_ref()).filter(|_| is_known).map(|(coupon, person)| Search {
-        coupon: coupon.to_string(),
-        drop: letter.drop_id.filter(|_| drop_page.is_some()).map(|drop| drop.to_string()).unwrap_or_default(),
-        person: person.clone(),
-    });
+    let story = letter
+        .coupon_id
+        .zip(letter.user_id.as_ref())
+        .filter(|_| is_known)
+        .map(|(coupon, person)| Search {
+            coupon: coupon.to_string(),
+            drop: letter
+                .drop_id
+                .filter(|_| drop_page.is_some())
+                .map(|drop| drop.to_string())
+                .unwrap_or_default(),
+            person: person.clone(),
+        });
     let done = match (done, letter.resolved_at.is_some()) {
         ("corrected", false) => "Corrected. The next pass over its drop issues it.",
         ("discarded", true) => "Discarded. No pass looks at it again.",
         _ => "",
     };
-    let view = LetterView { left, coupon, drop_page, story, ..view(&letter, &payload, reveal) };
-    let top = Top { done, ..Top::new("One dead letter", "dead-letters", Some(session)) };
-    answer(refused.status(), &DeadLetterScreen { top, letter: &view, revealed: reveal, refused })
+    let view = LetterView {
+        left,
+        coupon,
+        drop_page,
+        story,
+        ..view(&letter, &payload, reveal)
+    };
+    let top = Top {
+        done,
+        ..Top::new("One dead letter", "dead-letters", Some(session))
+    };
+    answer(
+        refused.status(),
+        &DeadLetterScreen {
+            top,
+            letter: &view,
+            revealed: reveal,
+            refused,
+        },
+    )
 }
 
 /// What a pass said of an open one when it left it.
-async fn left(page: &ScreenState, letter: &DeadLetterRow, revealed: bool) -> Result<Option<(String, String)>, DbError> {
+async fn left(
+    page: &ScreenState,
+    letter: &DeadLetterRow,
+    revealed: bool,
+) -> Result<Option<(String, String)>, DbError> {
     if letter.resolved_at.is_some() {
         return Ok(None);
     }
-    let said = page.app.stores.db.why_left(letter.id, letter.drop_id).await?;
-    let people: HashSet<&str> = letter.user_id.as_deref().into_iter().filter(|_| !revealed).collect();
+    let said = page
+        .app
+        .stores
+        .db
+        .why_left(letter.id, letter.drop_id)
+        .await?;
+    let people: HashSet<&str> = letter
+        .user_id
+        .as_deref()
+        .into_iter()
+        .filter(|_| !revealed)
+        .collect();
     Ok(said.map(|(said, at)| (capital(&detail(&said, &people)), instant(at.and_utc()))))
 }
 
@@ -295,7 +410,9 @@ fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView
     let from = letter.source_partition.zip(letter.source_offset);
     LetterView {
         line: letter_line(letter, revealed),
-        claimed: letter.claimed_at.map_or_else(|| "not known".to_owned(), |at| instant(at.and_utc())),
+        claimed: letter
+            .claimed_at
+            .map_or_else(|| "not known".to_owned(), |at| instant(at.and_utc())),
         source: from.map_or_else(
             || "not from the topic".to_owned(),
             |(partition, offset)| format!("partition {partition}, offset {offset}"),
@@ -307,6 +424,10 @@ fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView
         coupon: None,
         drop_page: None,
         story: None,
-        claim: if revealed { ClaimFields::of(letter) } else { ClaimFields::default() },
+        claim: if revealed {
+            ClaimFields::of(letter)
+        } else {
+            ClaimFields::default()
+        },
     }
 }

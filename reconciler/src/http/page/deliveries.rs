@@ -65,13 +65,33 @@ pub(super) async fn list(
             Err(error) => return unavailable(error),
         }
     }
-    let (open, sent): (Vec<DeliveryLine>, Vec<DeliveryLine>) = lines.into_iter().partition(|line| line.is_open);
+    let (open, sent): (Vec<DeliveryLine>, Vec<DeliveryLine>) =
+        lines.into_iter().partition(|line| line.is_open);
     let is_again = just.is_ok_and(|Query(just)| just.done == "again");
-    let done = if is_again { "It is sent again now. Reload to see what becomes of it." } else { "" };
-    let top = Top { done, ..Top::new("Deliveries", "deliveries", Some(&session)) };
-    let alertmanagers: Vec<AlertmanagerLine> = page.app.notifier.alertmanagers().iter().map(alertmanager).collect();
+    let done = if is_again {
+        "It is sent again now. Reload to see what becomes of it."
+    } else {
+        ""
+    };
+    let top = Top {
+        done,
+        ..Top::new("Deliveries", "deliveries", Some(&session))
+    };
+    let alertmanagers: Vec<AlertmanagerLine> = page
+        .app
+        .notifier
+        .alertmanagers()
+        .iter()
+        .map(alertmanager)
+        .collect();
     let is_refused = alertmanagers.iter().any(|one| one.refused.is_some());
-    let screen = DeliveriesScreen { top, open: &open, sent: &sent, alertmanagers: &alertmanagers, is_refused };
+    let screen = DeliveriesScreen {
+        top,
+        open: &open,
+        sent: &sent,
+        alertmanagers: &alertmanagers,
+        is_refused,
+    };
     answer(StatusCode::OK, &screen)
 }
 
@@ -79,17 +99,31 @@ fn alertmanager(one: &AlertmanagerStanding) -> AlertmanagerLine {
     let alerts = count(one.alerts, "alert", "alerts");
     let state = match (&one.refused, one.told_at) {
         (Some(refused), _) => {
-            let attempts = count(usize::try_from(refused.attempts).unwrap_or(usize::MAX), "attempt", "attempts");
-            format!("takes nothing since {} ({attempts}, {alerts} to tell)", instant(refused.since))
+            let attempts = count(
+                usize::try_from(refused.attempts).unwrap_or(usize::MAX),
+                "attempt",
+                "attempts",
+            );
+            format!(
+                "takes nothing since {} ({attempts}, {alerts} to tell)",
+                instant(refused.since)
+            )
         }
         (None, Some(at)) => format!("told {} of {alerts}", instant(at)),
         (None, None) => "there was nothing to tell yet".to_owned(),
     };
-    let refused = one
-        .refused
-        .as_ref()
-        .map(|refused| format!("{} (at {})", line(&refused.answer, LONGEST), instant(refused.last_at)));
-    AlertmanagerLine { target: line(&one.target, LONGEST), state, refused }
+    let refused = one.refused.as_ref().map(|refused| {
+        format!(
+            "{} (at {})",
+            line(&refused.answer, LONGEST),
+            instant(refused.last_at)
+        )
+    });
+    AlertmanagerLine {
+        target: line(&one.target, LONGEST),
+        state,
+        refused,
+    }
 }
 
 fn delivery_line(kind: OutboxKind, one: &Delivery) -> DeliveryLine {
@@ -98,7 +132,14 @@ fn delivery_line(kind: OutboxKind, one: &Delivery) -> DeliveryLine {
         (Some(sent), _) => (format!("sent {}", at(sent)), "quiet"),
         (None, Some(given_up)) => (format!("given up {}", at(given_up)), "bad"),
         (None, None) if one.attempts == 0 => ("waits for its first attempt".to_owned(), "plain"),
-        (None, None) => (format!("attempt {} at {}", one.attempts + 1, at(one.next_attempt_at)), "plain"),
+        (None, None) => (
+            format!(
+                "attempt {} at {}",
+                one.attempts + 1,
+                at(one.next_attempt_at)
+            ),
+            "plain",
+        ),
     };
     DeliveryLine {
         kind: kind.word(),
@@ -108,7 +149,11 @@ fn delivery_line(kind: OutboxKind, one: &Delivery) -> DeliveryLine {
         target: line(&one.target, LONGEST),
         state,
         tone,
-        error: one.last_error.as_deref().map(|error| line(error, LONGEST)).unwrap_or_default(),
+        error: one
+            .last_error
+            .as_deref()
+            .map(|error| line(error, LONGEST))
+            .unwrap_or_default(),
         is_open: one.sent_at.is_none(),
     }
 }
@@ -119,9 +164,19 @@ pub(super) async fn again(
     Extension(session): Extension<Arc<Session>>,
     path: Result<Path<(String, i64)>, PathRejection>,
 ) -> Response {
-    let no_such = || notice(StatusCode::NOT_FOUND, "No such delivery", "There is none, or it has arrived meanwhile.");
-    let Ok(Path((kind, id))) = path else { return no_such() };
-    let Some(kind) = OutboxKind::of_word(&kind) else { return no_such() };
+    let no_such = || {
+        notice(
+            StatusCode::NOT_FOUND,
+            "No such delivery",
+            "There is none, or it has arrived meanwhile.",
+        )
+    };
+    let Ok(Path((kind, id))) = path else {
+        return no_such();
+    };
+    let Some(kind) = OutboxKind::of_word(&kind) else {
+        return no_such();
+    };
     match execute::deliver_again(&page.app.stores, kind, id, session.operator.clone()).await {
         Ok(true) => Redirect::to("/deliveries?done=again").into_response(),
         Ok(false) => no_such(),

@@ -19,7 +19,10 @@ use firstcome_shared::mysql::pace::{SlotPace, sampled};
 use serde::Deserialize;
 
 use super::board::Board;
-use super::html::{FormRefusal, JustDone, RefusedForm, Top, answer, not_understood, notice, unavailable, unless_named};
+use super::html::{
+    FormRefusal, JustDone, RefusedForm, Top, answer, not_understood, notice, unavailable,
+    unless_named,
+};
 use super::pace::{Pace, pace};
 use super::session::Session;
 use super::state::ScreenState;
@@ -55,10 +58,27 @@ struct DropScreen<'a> {
 type DropPath = Result<Path<(i64, i64)>, PathRejection>;
 
 /// The coupon and the drop that a path names, and all drops of the coupon.
-pub(super) async fn find(page: &ScreenState, place: DropPath) -> Result<(Coupon, Drop, Vec<Drop>), Response> {
-    let no_such = || notice(StatusCode::NOT_FOUND, "No such drop", "There is no such drop of this coupon.");
-    let Ok(Path((coupon, drop))) = place else { return Err(no_such()) };
-    let found = page.app.stores.db.coupon(CouponId(coupon)).await.map_err(unavailable)?;
+pub(super) async fn find(
+    page: &ScreenState,
+    place: DropPath,
+) -> Result<(Coupon, Drop, Vec<Drop>), Response> {
+    let no_such = || {
+        notice(
+            StatusCode::NOT_FOUND,
+            "No such drop",
+            "There is no such drop of this coupon.",
+        )
+    };
+    let Ok(Path((coupon, drop))) = place else {
+        return Err(no_such());
+    };
+    let found = page
+        .app
+        .stores
+        .db
+        .coupon(CouponId(coupon))
+        .await
+        .map_err(unavailable)?;
     let drop_of = |(coupon, drops): (Coupon, Vec<Drop>)| {
         let drop = drops.iter().find(|one| one.id == DropId(drop))?.clone();
         Some((coupon, drop, drops))
@@ -68,12 +88,27 @@ pub(super) async fn find(page: &ScreenState, place: DropPath) -> Result<(Coupon,
 
 /// How many repairs the repair limit holds back, while an alert says so.
 async fn held_back(page: &ScreenState, drop: DropId) -> Result<Option<String>, DbError> {
-    let firing = alerts::list(&page.app.stores.db, Some(AlertState::Firing.as_str().to_owned()), None, ALERTS).await?;
-    let is_braked = |one: &ListedAlert| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word();
+    let firing = alerts::list(
+        &page.app.stores.db,
+        Some(AlertState::Firing.as_str().to_owned()),
+        None,
+        ALERTS,
+    )
+    .await?;
+    let is_braked = |one: &ListedAlert| {
+        one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word()
+    };
     if !firing.iter().any(is_braked) {
         return Ok(None);
     }
-    Ok(page.app.stores.db.held_back(drop).await?.map(u64::from).map(grouped))
+    Ok(page
+        .app
+        .stores
+        .db
+        .held_back(drop)
+        .await?
+        .map(u64::from)
+        .map(grouped))
 }
 
 /// Open alerts looked through.
@@ -126,11 +161,15 @@ async fn shown(
     };
     let pace = pace(&with_admissions(page, &drop, rows).await, &drop);
     let name = line(&coupon.name, LONGEST);
-    let (coupon_id, drop_id, paused, only_for) = (coupon.id, drop.id, coupon.paused, only_for(&coupon));
+    let (coupon_id, drop_id, paused, only_for) =
+        (coupon.id, drop.id, coupon.paused, only_for(&coupon));
     let (to_raise, has_api) = (to_raise(coupon_id, &drops, Utc::now()), page.api.is_some());
     let board = page.live.one(coupon, drop).await;
     let screen = DropScreen {
-        top: Top { done: &done, ..Top::new(&name, "", Some(session)) },
+        top: Top {
+            done: &done,
+            ..Top::new(&name, "", Some(session))
+        },
         name: &name,
         coupon: coupon_id,
         drop: drop_id,
@@ -153,12 +192,23 @@ async fn shown(
 }
 
 /// What was done just now, as far as it still holds.
-async fn done_text(page: &ScreenState, (coupon, drop): (&Coupon, &Drop), done: &str) -> Result<String, DbError> {
+async fn done_text(
+    page: &ScreenState,
+    (coupon, drop): (&Coupon, &Drop),
+    done: &str,
+) -> Result<String, DbError> {
     Ok(match (done, coupon.paused) {
         ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
         ("resumed", false) => "Resumed. People can claim again.".to_owned(),
         ("raised", _) => {
-            let waiting = match page.app.stores.db.open_promises(drop.id, String::new()).await?.len() {
+            let waiting = match page
+                .app
+                .stores
+                .db
+                .open_promises(drop.id, String::new())
+                .await?
+                .len()
+            {
                 0 => String::new(),
                 n => format!(
                     " The next pass gives {} their coupon.",
@@ -174,24 +224,43 @@ async fn done_text(page: &ScreenState, (coupon, drop): (&Coupon, &Drop), done: &
 /// Slots that nobody holds, as far as Redis tells.
 async fn room(page: &ScreenState, drop: &Drop) -> usize {
     let redis = &page.app.stores.redis;
-    let numbers = redis.drop_numbers(&[redis.keys(drop.coupon_id, drop.id)]).await.pop().and_then(Result::ok);
+    let numbers = redis
+        .drop_numbers(&[redis.keys(drop.coupon_id, drop.id)])
+        .await
+        .pop()
+        .and_then(Result::ok);
     let held = numbers.map_or(0, |numbers| numbers.users);
     usize::try_from(u64::from(drop.quantity).saturating_sub(held)).unwrap_or(usize::MAX)
 }
 
 /// With the admissions that have no row yet, as far as Redis tells of them.
-async fn with_admissions(page: &ScreenState, drop: &Drop, mut steps: Vec<SlotPace>) -> Vec<SlotPace> {
+async fn with_admissions(
+    page: &ScreenState,
+    drop: &Drop,
+    mut steps: Vec<SlotPace>,
+) -> Vec<SlotPace> {
     if drop.sealed_at.is_some() {
         return steps;
     }
     let with_row: HashSet<Slot> = steps.iter().map(|step| step.slot).collect();
-    let slots: Vec<Slot> = sampled(drop.quantity).into_iter().filter(|slot| !with_row.contains(slot)).collect();
+    let slots: Vec<Slot> = sampled(drop.quantity)
+        .into_iter()
+        .filter(|slot| !with_row.contains(slot))
+        .collect();
     let redis = &page.app.stores.redis;
-    match redis.admitted_at_each(&redis.keys(drop.coupon_id, drop.id), &slots).await {
+    match redis
+        .admitted_at_each(&redis.keys(drop.coupon_id, drop.id), &slots)
+        .await
+    {
         Ok(admitted) => {
             let admitted = slots.into_iter().zip(admitted);
-            let admitted = admitted.filter_map(|(slot, at)| Some((slot, DateTime::from_timestamp_millis(at?)?)));
-            steps.extend(admitted.map(|(slot, at)| SlotPace { slot, claimed_at: at.naive_utc(), issued_at: None }));
+            let admitted = admitted
+                .filter_map(|(slot, at)| Some((slot, DateTime::from_timestamp_millis(at?)?)));
+            steps.extend(admitted.map(|(slot, at)| SlotPace {
+                slot,
+                claimed_at: at.naive_utc(),
+                issued_at: None,
+            }));
             steps.sort_unstable_by_key(|step| step.slot);
         }
         Err(error) => tracing::debug!(%error, "a chart is drawn of rows alone"),
@@ -211,7 +280,8 @@ pub(super) fn only_for(coupon: &Coupon) -> String {
 
 /// Whose quantity the API raises: all drops of the coupon that are not closed.
 fn to_raise(coupon: CouponId, drops: &[Drop], now: DateTime<Utc>) -> String {
-    let is_raised = |drop: &&Drop| drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| now < closes);
+    let is_raised =
+        |drop: &&Drop| drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| now < closes);
     match drops.iter().filter(is_raised).count() {
         0 | 1 => format!("coupon {coupon}"),
         several => format!("{} of coupon {coupon}", count(several, "drop", "drops")),
@@ -236,23 +306,36 @@ pub(super) async fn pass(
     place: DropPath,
     form: Result<Form<PassForm>, FormRejection>,
 ) -> Response {
-    let Ok(Form(asked)) = form else { return not_understood() };
+    let Ok(Form(asked)) = form else {
+        return not_understood();
+    };
     let (coupon, drop, _) = match find(&page, place).await {
         Ok(found) => found,
         Err(refused) => return refused,
     };
     // Only a deep pass looks at a sealed drop.
     let deep = drop.sealed_at.is_some();
-    let request = Request { coupon: Some(coupon.id), drop: Some(drop.id), deep, ..Request::new(Trigger::Endpoint) };
+    let request = Request {
+        coupon: Some(coupon.id),
+        drop: Some(drop.id),
+        deep,
+        ..Request::new(Trigger::Endpoint)
+    };
     let request = match asked.how.as_str() {
         "pass" => request,
-        "dry_run" => Request { dry_run: true, ..request },
+        "dry_run" => Request {
+            dry_run: true,
+            ..request
+        },
         "confirm" => {
             if let Err(why) = confirmed(&page, &asked, (&coupon, &drop)).await {
                 let form = why.into_form("confirm", &[("name", &asked.name)]);
                 return refused(&page, &session, (coupon.id, drop.id), form).await;
             }
-            Request { confirm: true, ..request }
+            Request {
+                confirm: true,
+                ..request
+            }
         }
         _ => return not_understood(),
     };
@@ -260,12 +343,17 @@ pub(super) async fn pass(
 }
 
 /// Whether the repairs that are held back are those on the button.
-async fn confirmed(page: &ScreenState, asked: &PassForm, (coupon, drop): (&Coupon, &Drop)) -> Result<(), FormRefusal> {
+async fn confirmed(
+    page: &ScreenState,
+    asked: &PassForm,
+    (coupon, drop): (&Coupon, &Drop),
+) -> Result<(), FormRefusal> {
     unless_named(&asked.name, &coupon.name)?;
     if held_back(page, drop.id).await?.as_ref() == Some(&asked.held) {
         return Ok(());
     }
-    let why = "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
+    let why =
+        "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
     Err(FormRefusal::new(StatusCode::CONFLICT, why))
 }
 
@@ -278,14 +366,20 @@ pub(super) async fn pass_over_all(
     let request = Request::new(Trigger::Endpoint);
     let request = match form.as_ref().map(|Form(asked)| asked.how.as_str()) {
         Ok("pass") => request,
-        Ok("dry_run") => Request { dry_run: true, ..request },
+        Ok("dry_run") => Request {
+            dry_run: true,
+            ..request
+        },
         _ => return not_understood(),
     };
     started(&page, &session, request).await
 }
 
 async fn started(page: &ScreenState, session: &Session, request: Request) -> Response {
-    let request = Request { by: Some(session.operator.clone()), ..request };
+    let request = Request {
+        by: Some(session.operator.clone()),
+        ..request
+    };
     match run(&page.app, request, false).await {
         Ok(AskedPass::Begun(run_id)) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
         Ok(AskedPass::Ended(run)) => Redirect::to(&format!("/runs/{}", run.run_id)).into_response(),
@@ -312,7 +406,12 @@ mod tests {
             closed_early: false,
             sealed_at: sealed_at.map(at),
         };
-        let all = [drop(1, Some(20), Some(30)), drop(2, Some(40), None), drop(3, Some(80), None), drop(4, None, None)];
+        let all = [
+            drop(1, Some(20), Some(30)),
+            drop(2, Some(40), None),
+            drop(3, Some(80), None),
+            drop(4, None, None),
+        ];
         let raised = |drops: &[Drop], minute| to_raise(CouponId(3), drops, at(minute));
         assert_eq!(raised(&all, 39), "3 drops of coupon 3");
         assert_eq!(raised(&all, 40), "2 drops of coupon 3");

@@ -43,7 +43,9 @@ fn is_own(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match (text("sec-fetch-site"), text(ORIGIN.as_str())) {
         (Some(site), _) => site == "same-origin",
-        (None, Some(origin)) => origin.split_once("://").is_some_and(|(_, host)| Some(host) == text(HOST.as_str())),
+        (None, Some(origin)) => origin
+            .split_once("://")
+            .is_some_and(|(_, host)| Some(host) == text(HOST.as_str())),
         (None, None) => false,
     }
 }
@@ -51,7 +53,10 @@ fn is_own(headers: &HeaderMap) -> bool {
 /// Whether the browser asks over https, perhaps by a proxy in front.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
     let is = |name: &str, begin: &str| {
-        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with(begin))
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with(begin))
     };
     is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
 }
@@ -59,8 +64,14 @@ pub(super) fn is_https(headers: &HeaderMap) -> bool {
 /// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A
 /// change must bring the session's token. Viewers take turns, so that operators' screens always
 /// have connections to MySQL.
-pub(super) async fn logged_in(State(page): State<ScreenState>, mut request: Request, next: Next) -> Response {
-    let Some(mut session) = page.session(request.headers()).await else { return to_log_in(&request) };
+pub(super) async fn logged_in(
+    State(page): State<ScreenState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(mut session) = page.session(request.headers()).await else {
+        return to_log_in(&request);
+    };
     session.operator.from = page.token.address(&request);
     if changes(request.method()) {
         request = match with_token(request, &session).await {
@@ -68,7 +79,11 @@ pub(super) async fn logged_in(State(page): State<ScreenState>, mut request: Requ
             Err(refused) => return refused,
         };
     }
-    let turn = if session.may_change() { None } else { page.token.viewer_turn().await };
+    let turn = if session.may_change() {
+        None
+    } else {
+        page.token.viewer_turn().await
+    };
     if turn.is_none() && !session.may_change() {
         let why = "Too many viewers are looking right now. Reload in a few seconds.";
         return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
@@ -95,7 +110,11 @@ struct Token {
 async fn with_token(request: Request, session: &Session) -> Result<Request, Response> {
     let (parts, body) = request.into_parts();
     let Ok(bytes) = to_bytes(body, FORM_AT_MOST).await else {
-        return Err(notice(StatusCode::PAYLOAD_TOO_LARGE, "Too large", "This form is too large. Nothing was done."));
+        return Err(notice(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Too large",
+            "This form is too large. Nothing was done.",
+        ));
     };
     let probe = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
     let token = Form::<Token>::from_request(probe, &()).await;
@@ -107,12 +126,23 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
 }
 
 fn to_log_in(request: &Request) -> Response {
-    let wanted = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let wanted = if changes(request.method()) { "/" } else { own_path(wanted) };
+    let wanted = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let wanted = if changes(request.method()) {
+        "/"
+    } else {
+        own_path(wanted)
+    };
     if wanted == "/" {
         return Redirect::to("/login").into_response();
     }
-    Redirect::to(&format!("/login?next={}", utf8_percent_encode(wanted, NON_ALPHANUMERIC))).into_response()
+    Redirect::to(&format!(
+        "/login?next={}",
+        utf8_percent_encode(wanted, NON_ALPHANUMERIC)
+    ))
+    .into_response()
 }
 
 /// Where to go after log-in: a path of our own, else the first page. `//host`, `/\host` and
@@ -121,8 +151,12 @@ pub(super) fn own_path(wanted: &str) -> &str {
     let is_own = wanted.starts_with('/')
         && !wanted.starts_with("//")
         && wanted.len() <= NEXT_AT_MOST
-        && wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-        && !["/login", "/logout", "/live"].iter().any(|own| wanted.starts_with(own));
+        && wanted
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        && !["/login", "/logout", "/live"]
+            .iter()
+            .any(|own| wanted.starts_with(own));
     if is_own { wanted } else { "/" }
 }
 
@@ -134,7 +168,10 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let header = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
         };
         pairs.iter().map(header).collect()
     }
@@ -142,20 +179,30 @@ mod tests {
     #[test]
     fn a_change_comes_from_the_page_itself() {
         let host = ("host", "ops.example.com:8081");
-        let (own, foreign) = (("origin", "http://ops.example.com:8081"), ("origin", "https://evil.example"));
+        let (own, foreign) = (
+            ("origin", "http://ops.example.com:8081"),
+            ("origin", "https://evil.example"),
+        );
         for (pairs, is_ours) in [
             (vec![host, own], true),
             (vec![host, ("sec-fetch-site", "same-origin")], true),
             // A proxy that ends TLS may send another Host.
             (
-                vec![("host", "10.0.0.7"), ("origin", "https://ops.example.com"), ("sec-fetch-site", "same-origin")],
+                vec![
+                    ("host", "10.0.0.7"),
+                    ("origin", "https://ops.example.com"),
+                    ("sec-fetch-site", "same-origin"),
+                ],
                 true,
             ),
             (vec![host], false),
             (vec![host, foreign], false),
             (vec![host, ("origin", "null")], false),
             (vec![host, ("origin", "http://ops.example.com")], false),
-            (vec![host, ("origin", "http://ops.example.com:8081.evil.example")], false),
+            (
+                vec![host, ("origin", "http://ops.example.com:8081.evil.example")],
+                false,
+            ),
             (vec![host, own, ("sec-fetch-site", "same-site")], false),
             (vec![host, own, ("sec-fetch-site", "cross-site")], false),
             (vec![host, own, ("sec-fetch-site", "none")], false),
@@ -169,7 +216,12 @@ mod tests {
 
     #[test]
     fn log_in_leads_to_no_other_site() {
-        for path in ["/", "/runs?before=1", "/alerts?status=firing#alert-7", "/runs/0193a1f2-7c00"] {
+        for path in [
+            "/",
+            "/runs?before=1",
+            "/alerts?status=firing#alert-7",
+            "/runs/0193a1f2-7c00",
+        ] {
             assert_eq!(own_path(path), path);
         }
         let long = format!("/{}", "a".repeat(NEXT_AT_MOST));

@@ -31,7 +31,15 @@ pub(super) struct Top<'a> {
 
 impl<'a> Top<'a> {
     pub(super) fn new(title: &'a str, here: &'static str, session: Option<&'a Session>) -> Self {
-        Self { title, here, session, done: "", script: &SCRIPT.name, style: &STYLE.name, icon: &ICON.name }
+        Self {
+            title,
+            here,
+            session,
+            done: "",
+            script: &SCRIPT.name,
+            style: &STYLE.name,
+            icon: &ICON.name,
+        }
     }
 
     pub(super) fn csrf(&self) -> &str {
@@ -52,7 +60,10 @@ struct NoticeScreen<'a> {
 
 /// A screen as an answer. Nobody keeps it.
 pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
-    let headers: [(HeaderName, &str); 2] = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, "no-store")];
+    let headers: [(HeaderName, &str); 2] = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+    ];
     match screen.render() {
         Ok(html) => (status, headers, html).into_response(),
         Err(error) => {
@@ -71,8 +82,17 @@ struct NoticeText {
 
 /// A screen that only says something.
 pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
-    let mut response = answer(status, &NoticeScreen { top: Top::new(title, "", None), why });
-    response.extensions_mut().insert(NoticeText { title: title.to_owned(), why: why.to_owned() });
+    let mut response = answer(
+        status,
+        &NoticeScreen {
+            top: Top::new(title, "", None),
+            why,
+        },
+    );
+    response.extensions_mut().insert(NoticeText {
+        title: title.to_owned(),
+        why: why.to_owned(),
+    });
     response
 }
 
@@ -92,7 +112,11 @@ pub(super) async fn with_menu(request: Request, next: Next) -> Response {
 
 /// A form that this page does not have.
 pub(super) fn not_understood() -> Response {
-    notice(StatusCode::BAD_REQUEST, "Not understood", "The form is not of this page. Nothing was done.")
+    notice(
+        StatusCode::BAD_REQUEST,
+        "Not understood",
+        "The form is not of this page. Nothing was done.",
+    )
 }
 
 /// What an act leads to: its screen, with a word for what was done. A reload does nothing again.
@@ -110,7 +134,10 @@ pub(super) struct FormRefusal {
 
 impl FormRefusal {
     pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self { status, why: why.into() }
+        Self {
+            status,
+            why: why.into(),
+        }
     }
 
     /// For what was typed.
@@ -118,9 +145,21 @@ impl FormRefusal {
         Self::new(StatusCode::BAD_REQUEST, why)
     }
 
-    pub(super) fn into_form(self, form: &'static str, typed: &[(&'static str, &str)]) -> RefusedForm {
-        let typed = typed.iter().map(|(field, text)| (*field, (*text).to_owned())).collect();
-        RefusedForm { status: self.status, form, why: self.why, typed }
+    pub(super) fn into_form(
+        self,
+        form: &'static str,
+        typed: &[(&'static str, &str)],
+    ) -> RefusedForm {
+        let typed = typed
+            .iter()
+            .map(|(field, text)| (*field, (*text).to_owned()))
+            .collect();
+        RefusedForm {
+            status: self.status,
+            form,
+            why: self.why,
+            typed,
+        }
     }
 }
 
@@ -149,7 +188,9 @@ impl RefusedForm {
 
     /// Why it was refused, if its form is none of these: then nothing else on the screen says so.
     pub(super) fn unless_shown(&self, shown: &[(&str, bool)]) -> &str {
-        let is_shown = shown.iter().any(|(form, is_shown)| *is_shown && *form == self.form);
+        let is_shown = shown
+            .iter()
+            .any(|(form, is_shown)| *is_shown && *form == self.form);
         if is_shown { "" } else { &self.why }
     }
 
@@ -167,7 +208,11 @@ impl RefusedForm {
 pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal> {
     let is_its_name = line(typed, LONGEST) == line(coupon, LONGEST);
     let why = "What you typed is not the coupon's name. Nothing was done.";
-    if is_its_name { Ok(()) } else { Err(FormRefusal::typed(why)) }
+    if is_its_name {
+        Ok(())
+    } else {
+        Err(FormRefusal::typed(why))
+    }
 }
 
 /// MySQL did not answer.

@@ -65,7 +65,10 @@ struct Looking {
 impl Live {
     pub(super) fn new(stores: Stores, stop: CancellationToken) -> Self {
         Self {
-            looking: Mutex::new(Looking { reader: Reader::new(stores.clone()), last: None }),
+            looking: Mutex::new(Looking {
+                reader: Reader::new(stores.clone()),
+                last: None,
+            }),
             one: Mutex::new(Reader::new(stores)),
             updates: watch::channel(None).0,
             seats: Seats::new(LIVE_AT_ONCE, LIVE_AT_ONCE),
@@ -127,7 +130,10 @@ impl Live {
         let board = self.board(0).await;
         match (Fragment { board: &board }).render() {
             Ok(html) => {
-                self.updates.send_replace(Some(Arc::new(Update { at: board.at.clone(), html })));
+                self.updates.send_replace(Some(Arc::new(Update {
+                    at: board.at.clone(),
+                    html,
+                })));
             }
             Err(error) => tracing::error!(%error, "the operations page cannot be written"),
         }
@@ -160,9 +166,19 @@ pub(super) fn stream(page: ScreenState, allowed: Allowed, headers: HeaderMap) ->
     };
     let updates = live.updates.subscribe();
     live.wake.notify_one();
-    let events = events(Viewer { page, headers, updates, shown: None, _seat: seat });
+    let events = events(Viewer {
+        page,
+        headers,
+        updates,
+        shown: None,
+        _seat: seat,
+    });
     // nginx would keep events back.
-    ([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::default())).into_response()
+    (
+        [("x-accel-buffering", "no")],
+        Sse::new(events).keep_alive(KeepAlive::default()),
+    )
+        .into_response()
 }
 
 fn events(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -175,8 +191,14 @@ fn events(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallible>> {
         changed.ok()?;
         viewer.page.session(&viewer.headers).await?;
         let update = viewer.updates.borrow_and_update().clone()?;
-        let is_new = viewer.shown.as_ref().is_none_or(|shown| shown.html != update.html);
-        let said = Said { at: &update.at, html: is_new.then_some(&update.html) };
+        let is_new = viewer
+            .shown
+            .as_ref()
+            .is_none_or(|shown| shown.html != update.html);
+        let said = Said {
+            at: &update.at,
+            html: is_new.then_some(&update.html),
+        };
         let event = Event::default().retry(RETRY).json_data(said).ok()?;
         viewer.shown = Some(update);
         Some((Ok(event), viewer))

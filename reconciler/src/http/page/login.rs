@@ -70,10 +70,15 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
     };
     let signer = match page.token.log_in(form.token.trim(), from) {
         Ok(signer) => signer,
-        Err(WrongToken { retry_after: Some(wait) }) => {
-            let why = "Too many wrong tokens come from your address. The right one is still accepted.";
+        Err(WrongToken {
+            retry_after: Some(wait),
+        }) => {
+            let why =
+                "Too many wrong tokens come from your address. The right one is still accepted.";
             let mut response = refused(StatusCode::TOO_MANY_REQUESTS, why);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
             return response;
         }
         Err(WrongToken { retry_after: None }) => {
@@ -84,20 +89,45 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
         }
     };
     let session = begin(&signer, &name, Utc::now());
-    (AppendHeaders([(SET_COOKIE, cookie(&session, is_https))]), Redirect::to(own_path(&form.next))).into_response()
+    (
+        AppendHeaders([(SET_COOKIE, cookie(&session, is_https))]),
+        Redirect::to(own_path(&form.next)),
+    )
+        .into_response()
 }
 
-pub(super) async fn log_out(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
+pub(super) async fn log_out(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+) -> Response {
     let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    if let Err(error) = page.app.stores.redis.end_session(&session.id, ENDED_FOR).await {
+    if let Err(error) = page
+        .app
+        .stores
+        .redis
+        .end_session(&session.id, ENDED_FOR)
+        .await
+    {
         tracing::warn!(%error, "a session was ended in its browser only");
         let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
                    the session's twelve hours are over: if somebody may have one, replace the token.";
-        return (over, notice(StatusCode::SERVICE_UNAVAILABLE, "Logged out here only", why)).into_response();
+        return (
+            over,
+            notice(StatusCode::SERVICE_UNAVAILABLE, "Logged out here only", why),
+        )
+            .into_response();
     }
     (over, Redirect::to("/login")).into_response()
 }
 
 fn shown(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
-    answer(status, &LogInScreen { top: Top::new("Log in", "", None), next: own_path(next), name, wrong })
+    answer(
+        status,
+        &LogInScreen {
+            top: Top::new("Log in", "", None),
+            next: own_path(next),
+            name,
+            wrong,
+        },
+    )
 }

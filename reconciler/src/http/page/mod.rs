@@ -79,18 +79,30 @@ pub(super) fn routes(
     stop: CancellationToken,
 ) -> anyhow::Result<Router> {
     // However much is looked at, passes have their connections.
-    app.stores.db = Db::new(&DbSettings { pool_size: CONNECTIONS, ..app.stores.db_settings.clone() })?;
+    app.stores.db = Db::new(&DbSettings {
+        pool_size: CONNECTIONS,
+        ..app.stores.db_settings.clone()
+    })?;
     let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
     let slow = Seats::new(SLOW_AT_ONCE, SLOW_OF_VIEWERS);
-    let page = ScreenState { app, token, api, slow, live };
+    let page = ScreenState {
+        app,
+        token,
+        api,
+        slow,
+        live,
+    };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))
         .route("/dead-letters/discard", post(dead_letters::discard_all))
         .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
-        .route("/coupons/{coupon}/drops/{drop}/change", post(changes::coupon))
+        .route(
+            "/coupons/{coupon}/drops/{drop}/change",
+            post(changes::coupon),
+        )
         .route("/coupons/new", post(new_coupon::make))
         .route("/deliveries/{kind}/{id}/again", post(deliveries::again))
         .route("/people/erase", post(changes::erase))
@@ -126,7 +138,9 @@ pub(super) fn routes(
         .route("/assets/{file}", get(asset))
         .route("/favicon.ico", get(icon));
     let routes = for_operators.merge(for_all);
-    let routes = routes.route_layer(from_fn(guard::own_origin)).route_layer(map_response(with_security_headers));
+    let routes = routes
+        .route_layer(from_fn(guard::own_origin))
+        .route_layer(map_response(with_security_headers));
     Ok(routes.with_state(page))
 }
 
@@ -150,7 +164,13 @@ async fn overview(
 ) -> Response {
     let number = query.map_or(0, |Query(paging)| paging.page.saturating_sub(1));
     let board = page.live.board(number).await;
-    answer(StatusCode::OK, &OverviewScreen { top: Top::new(&board.tab(), "overview", Some(&session)), board: &board })
+    answer(
+        StatusCode::OK,
+        &OverviewScreen {
+            top: Top::new(&board.tab(), "overview", Some(&session)),
+            board: &board,
+        },
+    )
 }
 
 #[allow(clippy::unused_async)] // a handler

@@ -71,21 +71,41 @@ pub(super) struct Preview {
 /// What the API is asked for, and what it would do.
 fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let number = |what: &str, text: &str| {
-        text.trim().parse::<u32>().map_err(|_| format!("{what} must be a whole number, not {:?}", line(text, LONGEST)))
+        text.trim().parse::<u32>().map_err(|_| {
+            format!(
+                "{what} must be a whole number, not {:?}",
+                line(text, LONGEST)
+            )
+        })
     };
-    let (quantity, waiting) =
-        (number("The quantity", &typed.quantity)?, number("The waiting list", &typed.waiting_list)?);
+    let (quantity, waiting) = (
+        number("The quantity", &typed.quantity)?,
+        number("The waiting list", &typed.waiting_list)?,
+    );
     let wrong = |why: String| format!("The schedule can't be read: {why}");
-    let (schedule, zone) = if typed.repeats == "daily" { daily(typed) } else { once(typed) }.map_err(wrong)?;
-    let openings = schedule.preview(Utc::now(), &zone).map_err(|error| wrong(error.to_string()))?;
+    let (schedule, zone) = if typed.repeats == "daily" {
+        daily(typed)
+    } else {
+        once(typed)
+    }
+    .map_err(wrong)?;
+    let openings = schedule
+        .preview(Utc::now(), &zone)
+        .map_err(|error| wrong(error.to_string()))?;
     let once_per = match (typed.repeats.as_str(), typed.once_per.as_str()) {
         ("daily", per @ ("drop" | "coupon")) => per,
-        ("daily", _) => return Err("Say whether each person gets one each day, or one of all days together".to_owned()),
+        ("daily", _) => {
+            return Err(
+                "Say whether each person gets one each day, or one of all days together".to_owned(),
+            );
+        }
         _ => "coupon",
     };
     let allow = Some(typed.allow.trim()).filter(|allow| !allow.is_empty());
-    let allow: Option<Allow> =
-        allow.map(str::parse).transpose().map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
+    let allow: Option<Allow> = allow
+        .map(str::parse)
+        .transpose()
+        .map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
     let mut body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": schedule,
@@ -107,7 +127,10 @@ fn daily(typed: &Typed) -> Result<(Schedule, Tz), String> {
     if !typed.last_day.trim().is_empty() {
         daily["last_day"] = typed.last_day.trim().into();
     }
-    Ok((serde_json::from_value(daily).map_err(|error| error.to_string())?, zone(typed)?))
+    Ok((
+        serde_json::from_value(daily).map_err(|error| error.to_string())?,
+        zone(typed)?,
+    ))
 }
 
 /// Without a time to close it stays open; without a last day it closes within a day.
@@ -121,18 +144,35 @@ fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
     let at = |day: NaiveDate, time: NaiveTime| {
         instant(zone, day.and_time(time)).ok_or_else(|| format!("{day} {time} is no time there"))
     };
-    let (first, opens) = (day(&typed.first_day)?, wall_clock::read(typed.opens.trim())?);
+    let (first, opens) = (
+        day(&typed.first_day)?,
+        wall_clock::read(typed.opens.trim())?,
+    );
     let closes_at = match (typed.last_day.trim(), typed.closes.trim()) {
         ("", "") => None,
         (_, "") => return Err("on its last day it needs a time at which it closes".to_owned()),
         (last, closes) => {
             let closes = wall_clock::read(closes)?;
-            let next = if closes > opens { Some(first) } else { first.succ_opt() };
-            let last = if last.is_empty() { next.ok_or("its first day is too late")? } else { day(last)? };
+            let next = if closes > opens {
+                Some(first)
+            } else {
+                first.succ_opt()
+            };
+            let last = if last.is_empty() {
+                next.ok_or("its first day is too late")?
+            } else {
+                day(last)?
+            };
             Some(at(last, closes)?)
         }
     };
-    Ok((Schedule::Once { opens_at: at(first, opens)?, closes_at }, zone))
+    Ok((
+        Schedule::Once {
+            opens_at: at(first, opens)?,
+            closes_at,
+        },
+        zone,
+    ))
 }
 
 fn zone(typed: &Typed) -> Result<Tz, String> {
@@ -147,7 +187,11 @@ pub(super) async fn form(
 ) -> Response {
     let typed = query.map(|Query(typed)| typed).unwrap_or_default();
     if typed.name.is_empty() && typed.quantity.is_empty() {
-        let typed = Typed { waiting_list: "0".to_owned(), time_zone: "UTC".to_owned(), ..typed };
+        let typed = Typed {
+            waiting_list: "0".to_owned(),
+            time_zone: "UTC".to_owned(),
+            ..typed
+        };
         return shown(&page, &session, StatusCode::OK, &typed, "", None);
     }
     match plan(&typed) {
@@ -155,13 +199,25 @@ pub(super) async fn form(
             let preview = preview(&body, openings, Uuid::now_v7().to_string());
             shown(&page, &session, StatusCode::OK, &typed, "", Some(&preview))
         }
-        Err(wrong) => shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
+        Err(wrong) => shown(
+            &page,
+            &session,
+            StatusCode::BAD_REQUEST,
+            &typed,
+            &wrong,
+            None,
+        ),
     }
 }
 
 fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
     let quantity = grouped(body["quantity"].as_u64().unwrap_or_default());
-    Preview { openings, quantity, is_daily: body["schedule"]["type"] == "daily", key }
+    Preview {
+        openings,
+        quantity,
+        is_daily: body["schedule"]["type"] == "daily",
+        key,
+    }
 }
 
 fn shown(
@@ -172,9 +228,27 @@ fn shown(
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
-    let (top, has_api) = (Top::new("New coupon", "new", Some(session)), page.api.is_some());
-    let (zones, is_blank) = (time_zone::names().collect(), typed.name.is_empty() && typed.quantity.is_empty());
-    answer(status, &NewCouponScreen { top, typed, wrong, preview, at_once: AT_ONCE, has_api, zones, is_blank })
+    let (top, has_api) = (
+        Top::new("New coupon", "new", Some(session)),
+        page.api.is_some(),
+    );
+    let (zones, is_blank) = (
+        time_zone::names().collect(),
+        typed.name.is_empty() && typed.quantity.is_empty(),
+    );
+    answer(
+        status,
+        &NewCouponScreen {
+            top,
+            typed,
+            wrong,
+            preview,
+            at_once: AT_ONCE,
+            has_api,
+            zones,
+            is_blank,
+        },
+    )
 }
 
 /// Asks the API to make it.
@@ -185,26 +259,58 @@ pub(super) async fn make(
 ) -> Response {
     let Ok(Form(typed)) = form else {
         let wrong = "The form is not of this page. Nothing was made.";
-        return shown(&page, &session, StatusCode::BAD_REQUEST, &Typed::default(), wrong, None);
+        return shown(
+            &page,
+            &session,
+            StatusCode::BAD_REQUEST,
+            &Typed::default(),
+            wrong,
+            None,
+        );
     };
     let (api, body, openings) = match (&page.api, plan(&typed)) {
         (Some(api), Ok((body, openings))) => (api, body, openings),
         (None, _) => return shown(&page, &session, StatusCode::NOT_FOUND, &typed, "", None),
-        (_, Err(wrong)) => return shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
+        (_, Err(wrong)) => {
+            return shown(
+                &page,
+                &session,
+                StatusCode::BAD_REQUEST,
+                &typed,
+                &wrong,
+                None,
+            );
+        }
     };
     let act = OperatorAct {
         action: "ask_api",
         detail: json!({"asked_for": "create", "body": body}),
         ..OperatorAct::default()
     };
-    if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
+    if let Err(error) = page
+        .app
+        .stores
+        .db
+        .record_act(session.operator.clone(), act)
+        .await
+    {
         return unavailable(error);
     }
     let again = preview(&body, openings, typed.key.clone());
     let key = Some(("idempotency-key", typed.key.clone()));
-    match api.ask(Method::POST, "/v1/coupons", body, session.name(), key).await {
+    match api
+        .ask(Method::POST, "/v1/coupons", body, session.name(), key)
+        .await
+    {
         Ok(made) => Redirect::to(&format!("/coupons/{}?done=made", made["id"])).into_response(),
-        Err(refused) => shown(&page, &session, refused.status, &typed, &capital(&refused.why), Some(&again)),
+        Err(refused) => shown(
+            &page,
+            &session,
+            refused.status,
+            &typed,
+            &capital(&refused.why),
+            Some(&again),
+        ),
     }
 }
 
@@ -235,18 +341,35 @@ mod tests {
         let (body, openings) = plan(&typed()).unwrap();
         assert_eq!(openings.len(), 10);
         assert_eq!(openings[0].local, "Fri 2130-12-01 15:00 +09:00");
-        assert_eq!((openings[0].utc.as_str(), openings[0].closes.as_str()), ("2130-12-01 06:00", "12-01 18:00 +09:00"));
-        assert_eq!((body["schedule"]["type"].as_str(), body["allow"].as_str()), (Some("daily"), Some("group:vip")));
-        assert_eq!((body["name"].as_str(), body["quantity"].as_u64()), (Some("Winter"), Some(500)));
+        assert_eq!(
+            (openings[0].utc.as_str(), openings[0].closes.as_str()),
+            ("2130-12-01 06:00", "12-01 18:00 +09:00")
+        );
+        assert_eq!(
+            (body["schedule"]["type"].as_str(), body["allow"].as_str()),
+            (Some("daily"), Some("group:vip"))
+        );
+        assert_eq!(
+            (body["name"].as_str(), body["quantity"].as_u64()),
+            (Some("Winter"), Some(500))
+        );
     }
 
     #[test]
     fn once_is_one_window_in_utc() {
-        let (body, openings) = plan(&Typed { repeats: "once".to_owned(), ..typed() }).unwrap();
+        let (body, openings) = plan(&Typed {
+            repeats: "once".to_owned(),
+            ..typed()
+        })
+        .unwrap();
         assert_eq!(openings.len(), 1);
         let schedule = json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z", "closes_at": "2130-12-01T09:00:00Z"});
         assert_eq!(body["schedule"], schedule);
-        let (body, _) = plan(&Typed { allow: String::new(), ..typed() }).unwrap();
+        let (body, _) = plan(&Typed {
+            allow: String::new(),
+            ..typed()
+        })
+        .unwrap();
         assert!(body.get("allow").is_none(), "everybody");
     }
 
@@ -254,17 +377,31 @@ mod tests {
     fn once_may_last_for_days_or_stay_open() {
         let once = |closes: &str, last: &str| {
             let (closes, last_day) = (closes.to_owned(), last.to_owned());
-            plan(&Typed { repeats: "once".to_owned(), closes, last_day, ..typed() })
+            plan(&Typed {
+                repeats: "once".to_owned(),
+                closes,
+                last_day,
+                ..typed()
+            })
         };
         let (body, openings) = once("", "").unwrap();
-        assert_eq!(body["schedule"], json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z"}));
-        assert_eq!((openings.len(), openings[0].closes.as_str()), (1, "stays open"));
+        assert_eq!(
+            body["schedule"],
+            json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z"})
+        );
+        assert_eq!(
+            (openings.len(), openings[0].closes.as_str()),
+            (1, "stays open")
+        );
         for (closes, last, instant) in [
             ("18:00", "2130-12-24", "2130-12-24T09:00:00Z"),
             ("14:00", "", "2130-12-02T05:00:00Z"),
             ("18:00", "2130-12-01", "2130-12-01T09:00:00Z"),
         ] {
-            assert_eq!(once(closes, last).unwrap().0["schedule"]["closes_at"], instant);
+            assert_eq!(
+                once(closes, last).unwrap().0["schedule"]["closes_at"],
+                instant
+            );
         }
         for (closes, last, word) in [
             ("", "2130-12-24", "needs a time"),
@@ -279,15 +416,70 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (wrong, word) in [
-            (Typed { quantity: "many".to_owned(), ..typed() }, "quantity"),
-            (Typed { allow: "vip".to_owned(), ..typed() }, "Whom it is for"),
-            (Typed { time_zone: "Mars".to_owned(), ..typed() }, "schedule"),
-            (Typed { time_zone: "Asia/Seul".to_owned(), ..typed() }, "did you mean Asia/Seoul?"),
-            (Typed { once_per: String::new(), ..typed() }, "each person"),
-            (Typed { closes: String::new(), ..typed() }, "at which it closes"),
-            (Typed { opens: "3 pm".to_owned(), ..typed() }, "schedule"),
-            (Typed { last_day: "2130-11-01".to_owned(), ..typed() }, "last_day"),
-            (Typed { first_day: "2020-01-01".to_owned(), last_day: "2020-01-02".to_owned(), ..typed() }, "never open"),
+            (
+                Typed {
+                    quantity: "many".to_owned(),
+                    ..typed()
+                },
+                "quantity",
+            ),
+            (
+                Typed {
+                    allow: "vip".to_owned(),
+                    ..typed()
+                },
+                "Whom it is for",
+            ),
+            (
+                Typed {
+                    time_zone: "Mars".to_owned(),
+                    ..typed()
+                },
+                "schedule",
+            ),
+            (
+                Typed {
+                    time_zone: "Asia/Seul".to_owned(),
+                    ..typed()
+                },
+                "did you mean Asia/Seoul?",
+            ),
+            (
+                Typed {
+                    once_per: String::new(),
+                    ..typed()
+                },
+                "each person",
+            ),
+            (
+                Typed {
+                    closes: String::new(),
+                    ..typed()
+                },
+                "at which it closes",
+            ),
+            (
+                Typed {
+                    opens: "3 pm".to_owned(),
+                    ..typed()
+                },
+                "schedule",
+            ),
+            (
+                Typed {
+                    last_day: "2130-11-01".to_owned(),
+                    ..typed()
+                },
+                "last_day",
+            ),
+            (
+                Typed {
+                    first_day: "2020-01-01".to_owned(),
+                    last_day: "2020-01-02".to_owned(),
+                    ..typed()
+                },
+                "never open",
+            ),
         ] {
             let said = plan(&wrong).err().unwrap();
             assert!(said.contains(word), "{said}");

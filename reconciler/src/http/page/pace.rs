@@ -53,25 +53,52 @@ pub(super) struct PaceLine {
 /// What the sample shows; nothing where it is empty.
 pub(super) fn pace(steps: &[SlotPace], drop: &Drop) -> Option<Pace> {
     let first = steps.iter().map(|step| step.claimed_at).min()?;
-    let end = steps.iter().map(|step| step.issued_at.unwrap_or(step.claimed_at)).max()?;
+    let end = steps
+        .iter()
+        .map(|step| step.issued_at.unwrap_or(step.claimed_at))
+        .max()?;
     let opened = drop.opens_at.naive_utc();
     // People who come long after the opening would be one line at the edge.
-    let (begin, since_what) =
-        if first - opened > end - first { (first, "the first admission") } else { (opened, "the opening") };
+    let (begin, since_what) = if first - opened > end - first {
+        (first, "the first admission")
+    } else {
+        (opened, "the opening")
+    };
     let since = |at: NaiveDateTime| (at - begin).max(TimeDelta::zero());
-    let took = |step: &SlotPace| step.issued_at.map(|at| (at - step.claimed_at).max(TimeDelta::zero()));
+    let took = |step: &SlotPace| {
+        step.issued_at
+            .map(|at| (at - step.claimed_at).max(TimeDelta::zero()))
+    };
     let mut admitted: Vec<TimeDelta> = steps.iter().map(|step| since(step.claimed_at)).collect();
-    let mut issued: Vec<TimeDelta> = steps.iter().filter_map(|step| step.issued_at).map(since).collect();
+    let mut issued: Vec<TimeDelta> = steps
+        .iter()
+        .filter_map(|step| step.issued_at)
+        .map(since)
+        .collect();
     admitted.sort_unstable();
     issued.sort_unstable();
-    let (half, last) = (*admitted.get(admitted.len().saturating_sub(1) / 2)?, *admitted.last()?);
+    let (half, last) = (
+        *admitted.get(admitted.len().saturating_sub(1) / 2)?,
+        *admitted.last()?,
+    );
     let slowest = steps.iter().max_by_key(|step| took(step));
-    let of_row = slowest.and_then(|step| Some((step.slot, took(step)?))).map_or_else(String::new, |(slot, took)| {
-        format!(" The slowest row came {} after its claim, in slot {}.", length(took), grouped(slot.into()))
-    });
-    let in_time = steps.iter().filter_map(took).filter(|took| *took <= TimeDelta::seconds(1)).count();
+    let of_row = slowest
+        .and_then(|step| Some((step.slot, took(step)?)))
+        .map_or_else(String::new, |(slot, took)| {
+            format!(
+                " The slowest row came {} after its claim, in slot {}.",
+                length(took),
+                grouped(slot.into())
+            )
+        });
+    let in_time = steps
+        .iter()
+        .filter_map(took)
+        .filter(|took| *took <= TimeDelta::seconds(1))
+        .count();
     let every = steps.len().div_ceil(LINES);
-    let is_shown = |(at, step): &(usize, &SlotPace)| at.is_multiple_of(every) || slowest == Some(*step);
+    let is_shown =
+        |(at, step): &(usize, &SlotPace)| at.is_multiple_of(every) || slowest == Some(*step);
     let line = |(_, step): (usize, &SlotPace)| PaceLine {
         slot: grouped(step.slot.into()),
         admitted: length(since(step.claimed_at)),
@@ -79,21 +106,36 @@ pub(super) fn pace(steps: &[SlotPace], drop: &Drop) -> Option<Pace> {
     };
     Some(Pace {
         since: since_what,
-        chart: chart(&admitted, &issued, drop.quantity, sampled(drop.quantity).len()),
+        chart: chart(
+            &admitted,
+            &issued,
+            drop.quantity,
+            sampled(drop.quantity).len(),
+        ),
         summary: format!(
             "Half of them were admitted within {} of {since_what}, the last after {}.{of_row}",
             length(half),
             length(last)
         ),
         share: share(in_time as u64, steps.len() as u64),
-        lines: steps.iter().enumerate().filter(is_shown).map(line).collect(),
+        lines: steps
+            .iter()
+            .enumerate()
+            .filter(is_shown)
+            .map(line)
+            .collect(),
     })
 }
 
 /// Never rounded up to everything.
 fn share(part: u64, whole: u64) -> String {
     let tenths = (part * 1_000).checked_div(whole).unwrap_or(0);
-    format!("{}.{} % of {} looked at", tenths / 10, tenths % 10, grouped(whole))
+    format!(
+        "{}.{} % of {} looked at",
+        tenths / 10,
+        tenths % 10,
+        grouped(whole)
+    )
 }
 
 /// A day in the list.
@@ -116,7 +158,10 @@ fn day_line(day: &DayPace) -> DayLine {
     }
 }
 
-pub(super) async fn by_day(State(page): State<ScreenState>, Extension(session): Extension<Arc<Session>>) -> Response {
+pub(super) async fn by_day(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+) -> Response {
     page.slowly(&session, days(&page, &session)).await
 }
 
@@ -126,7 +171,13 @@ async fn days(page: &ScreenState, session: &Session) -> Response {
         Err(error) => return unavailable(error),
     };
     let days: Vec<DayLine> = days.iter().map(day_line).collect();
-    answer(StatusCode::OK, &DaysScreen { top: Top::new("Days", "days", Some(session)), days: &days })
+    answer(
+        StatusCode::OK,
+        &DaysScreen {
+            top: Top::new("Days", "days", Some(session)),
+            days: &days,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -137,7 +188,11 @@ mod tests {
 
     fn step(slot: u32, claimed_ms: i64, issued_ms: i64) -> SlotPace {
         let at = |ms| NaiveDateTime::default() + TimeDelta::milliseconds(ms);
-        SlotPace { slot, claimed_at: at(claimed_ms), issued_at: Some(at(issued_ms)) }
+        SlotPace {
+            slot,
+            claimed_at: at(claimed_ms),
+            issued_at: Some(at(issued_ms)),
+        }
     }
 
     fn of_drop(steps: &[SlotPace], quantity: u32) -> Option<Pace> {
@@ -159,17 +214,31 @@ mod tests {
         let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
         steps[1].issued_at = None;
         let one = of_drop(&steps, 2).unwrap();
-        assert_eq!((one.chart.admitted.split(' ').count(), one.chart.issued.split(' ').count()), (2, 1));
-        assert_eq!((one.lines[0].row.as_str(), one.lines[1].row.as_str()), ("0.0 s", "–"));
+        assert_eq!(
+            (
+                one.chart.admitted.split(' ').count(),
+                one.chart.issued.split(' ').count()
+            ),
+            (2, 1)
+        );
+        assert_eq!(
+            (one.lines[0].row.as_str(), one.lines[1].row.as_str()),
+            ("0.0 s", "–")
+        );
         assert_eq!(one.share, "50.0 % of 2 looked at");
         steps[0].issued_at = None;
         let none = of_drop(&steps, 2).unwrap();
-        assert_eq!((none.chart.issued.as_str(), none.summary.contains("slowest")), ("", false));
+        assert_eq!(
+            (none.chart.issued.as_str(), none.summary.contains("slowest")),
+            ("", false)
+        );
     }
 
     #[test]
     fn the_slowest_row_is_in_the_chart_in_the_table_and_in_words() {
-        let mut steps: Vec<SlotPace> = (1..=100).map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30)).collect();
+        let mut steps: Vec<SlotPace> = (1..=100)
+            .map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30))
+            .collect();
         steps[21].issued_at = steps[21].issued_at.map(|at| at + TimeDelta::seconds(34));
         let one = of_drop(&steps, 500).unwrap();
         assert_eq!(
@@ -178,10 +247,23 @@ mod tests {
              The slowest row came 34.0 s after its claim, in slot 22."
         );
         let slots: Vec<&str> = one.lines.iter().map(|line| line.slot.as_str()).collect();
-        assert_eq!(slots, ["1", "11", "21", "22", "31", "41", "51", "61", "71", "81", "91"]);
-        assert_eq!(one.chart.times, ["0", "10 s", "20 s", "30 s", "40 s"], "all of it has room");
+        assert_eq!(
+            slots,
+            [
+                "1", "11", "21", "22", "31", "41", "51", "61", "71", "81", "91"
+            ]
+        );
+        assert_eq!(
+            one.chart.times,
+            ["0", "10 s", "20 s", "30 s", "40 s"],
+            "all of it has room"
+        );
         assert_eq!(one.chart.slots, ["500", "375", "250", "125", "0"]);
-        assert!(one.chart.issued.ends_with(" 856.2,0.0"), "{}", one.chart.issued);
+        assert!(
+            one.chart.issued.ends_with(" 856.2,0.0"),
+            "{}",
+            one.chart.issued
+        );
         assert_eq!(one.share, "99.0 % of 100 looked at");
     }
 
@@ -190,11 +272,22 @@ mod tests {
         assert!(of_drop(&[], 9).is_none());
         let one = of_drop(&[step(7, 5_000, 4_000)], 9).unwrap();
         assert_eq!(one.lines[0].row, "0.0 s");
-        let late = of_drop(&[step(1, 3_600_000, 3_600_030), step(2, 3_601_000, 3_601_100)], 9).unwrap();
-        assert_eq!((late.since, late.chart.times[4].as_str()), ("the first admission", "2 s"));
+        let late = of_drop(
+            &[step(1, 3_600_000, 3_600_030), step(2, 3_601_000, 3_601_100)],
+            9,
+        )
+        .unwrap();
+        assert_eq!(
+            (late.since, late.chart.times[4].as_str()),
+            ("the first admission", "2 s")
+        );
         let early = of_drop(&[step(7, -5_000, -4_000)], 9).unwrap();
         for chart in [one.chart, early.chart] {
-            assert!(!chart.admitted.contains("NaN") && !chart.admitted.contains('-'), "{}", chart.admitted);
+            assert!(
+                !chart.admitted.contains("NaN") && !chart.admitted.contains('-'),
+                "{}",
+                chart.admitted
+            );
         }
     }
 

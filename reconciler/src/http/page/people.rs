@@ -103,7 +103,16 @@ pub(super) async fn form(
     };
     let (asked, none) = (Search::default(), RefusedForm::default());
     let screen = screen(&page, &session, &asked, &none);
-    answer(StatusCode::OK, &PeopleScreen { top: Top { done, ..Top::new(TITLE, "people", Some(&session)) }, ..screen })
+    answer(
+        StatusCode::OK,
+        &PeopleScreen {
+            top: Top {
+                done,
+                ..Top::new(TITLE, "people", Some(&session))
+            },
+            ..screen
+        },
+    )
 }
 
 pub(super) async fn search(
@@ -116,7 +125,12 @@ pub(super) async fn search(
 }
 
 /// What a search finds, with a form that was refused.
-pub(super) async fn refused(page: &ScreenState, session: &Session, mut asked: Search, form: RefusedForm) -> Response {
+pub(super) async fn refused(
+    page: &ScreenState,
+    session: &Session,
+    mut asked: Search,
+    form: RefusedForm,
+) -> Response {
     for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
         *field = field.trim().to_owned();
     }
@@ -127,15 +141,48 @@ pub(super) async fn refused(page: &ScreenState, session: &Session, mut asked: Se
             Ok(Found::Story(story)) => {
                 let view = view(story);
                 let may_revoke = none.has_api && !view.holds.is_empty();
-                let forms = [("revoke", may_revoke), ("give-up", view.broken), ("erase", true)];
-                answer(form.status(), &PeopleScreen { wrong: form.unless_shown(&forms), story: Some(&view), ..none })
+                let forms = [
+                    ("revoke", may_revoke),
+                    ("give-up", view.broken),
+                    ("erase", true),
+                ];
+                answer(
+                    form.status(),
+                    &PeopleScreen {
+                        wrong: form.unless_shown(&forms),
+                        story: Some(&view),
+                        ..none
+                    },
+                )
             }
-            _ if form.status() != StatusCode::OK => {
-                answer(form.status(), &PeopleScreen { wrong: form.unless_shown(&[]), ..none })
-            }
-            Ok(Found::Several(people)) => answer(StatusCode::OK, &PeopleScreen { several: &people, ..none }),
-            Ok(Found::Coupons(coupons)) => answer(StatusCode::OK, &PeopleScreen { coupons: &coupons, ..none }),
-            Err((status, wrong)) => answer(status, &PeopleScreen { wrong: &wrong, ..none }),
+            _ if form.status() != StatusCode::OK => answer(
+                form.status(),
+                &PeopleScreen {
+                    wrong: form.unless_shown(&[]),
+                    ..none
+                },
+            ),
+            Ok(Found::Several(people)) => answer(
+                StatusCode::OK,
+                &PeopleScreen {
+                    several: &people,
+                    ..none
+                },
+            ),
+            Ok(Found::Coupons(coupons)) => answer(
+                StatusCode::OK,
+                &PeopleScreen {
+                    coupons: &coupons,
+                    ..none
+                },
+            ),
+            Err((status, wrong)) => answer(
+                status,
+                &PeopleScreen {
+                    wrong: &wrong,
+                    ..none
+                },
+            ),
         }
     };
     page.slowly(session, made).await
@@ -151,14 +198,29 @@ fn screen<'a>(
     refused: &'a RefusedForm,
 ) -> PeopleScreen<'a> {
     let (top, has_api) = (Top::new(TITLE, "people", Some(session)), page.api.is_some());
-    PeopleScreen { top, asked, wrong: "", several: &[], coupons: &[], story: None, has_api, refused }
+    PeopleScreen {
+        top,
+        asked,
+        wrong: "",
+        several: &[],
+        coupons: &[],
+        story: None,
+        has_api,
+        refused,
+    }
 }
 
 /// Puts the coupon, the person and the drop that are found into what was asked for.
-async fn look(page: &ScreenState, session: &Session, asked: &mut Search) -> Result<Found, SearchFailure> {
+async fn look(
+    page: &ScreenState,
+    session: &Session,
+    asked: &mut Search,
+) -> Result<Found, SearchFailure> {
     let whom = whom(&asked.person)?;
     let meant = meant(page, asked, &whom).await?;
-    let [(id, _)] = meant.as_slice() else { return Ok(Found::Coupons(meant)) };
+    let [(id, _)] = meant.as_slice() else {
+        return Ok(Found::Coupons(meant));
+    };
     let id = *id;
     asked.coupon = id.to_string();
     let coupon = page.app.stores.db.coupon(id).await.map_err(unanswered)?;
@@ -167,7 +229,8 @@ async fn look(page: &ScreenState, session: &Session, asked: &mut Search) -> Resu
     let person = match whom {
         Whom::Person(person) => person,
         Whom::Slot(slot) => {
-            let (of_slot, mut people) = on_slot(page, session, (&coupon, &drops), drop, slot).await?;
+            let (of_slot, mut people) =
+                on_slot(page, session, (&coupon, &drops), drop, slot).await?;
             drop = Some(of_slot);
             asked.drop = of_slot.to_string();
             match people.pop() {
@@ -176,18 +239,27 @@ async fn look(page: &ScreenState, session: &Session, asked: &mut Search) -> Resu
             }
         }
     };
-    let story = explain(&page.app.stores, id, drop, &person).await.map_err(unanswered)?;
+    let story = explain(&page.app.stores, id, drop, &person)
+        .await
+        .map_err(unanswered)?;
     asked.person = person.to_string();
     story.map(Found::Story).ok_or_else(|| no_such(asked))
 }
 
 /// The coupons that a search means: one by its number, those whose name has the text, or all that
 /// name the person.
-async fn meant(page: &ScreenState, asked: &Search, whom: &Whom) -> Result<Vec<(CouponId, String)>, SearchFailure> {
+async fn meant(
+    page: &ScreenState,
+    asked: &Search,
+    whom: &Whom,
+) -> Result<Vec<(CouponId, String)>, SearchFailure> {
     let db = &page.app.stores.db;
     let named = |(coupon, _): (Coupon, Vec<Drop>)| (coupon.id, line(&coupon.name, LONGEST));
     if let Ok(id) = asked.coupon.parse() {
-        let found = db.coupons_by_id(vec![CouponId(id)]).await.map_err(unanswered)?;
+        let found = db
+            .coupons_by_id(vec![CouponId(id)])
+            .await
+            .map_err(unanswered)?;
         if !found.is_empty() {
             return Ok(found.into_iter().map(named).collect());
         }
@@ -197,7 +269,10 @@ async fn meant(page: &ScreenState, asked: &Search, whom: &Whom) -> Result<Vec<(C
     } else if let Whom::Person(person) = whom {
         db.coupons_of_person(person).await.map_err(unanswered)?
     } else {
-        return Err((StatusCode::BAD_REQUEST, "Name the coupon that the slot is of.".to_owned()));
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "Name the coupon that the slot is of.".to_owned(),
+        ));
     };
     if found.is_empty() && asked.coupon.is_empty() {
         let why = "No coupon has a row, a revocation or a broken promise of theirs. A claim that waits, or is on its \
@@ -205,15 +280,24 @@ async fn meant(page: &ScreenState, asked: &Search, whom: &Whom) -> Result<Vec<(C
         return Err((StatusCode::NOT_FOUND, why.to_owned()));
     }
     let found = db.coupons_by_id(found).await.map_err(unanswered)?;
-    if found.is_empty() { Err(no_such(asked)) } else { Ok(found.into_iter().map(named).collect()) }
+    if found.is_empty() {
+        Err(no_such(asked))
+    } else {
+        Ok(found.into_iter().map(named).collect())
+    }
 }
 
 /// No id has a space.
 fn whom(text: &str) -> Result<Whom, SearchFailure> {
-    let slot = text.split_once(' ').filter(|(word, _)| word.eq_ignore_ascii_case("slot"));
+    let slot = text
+        .split_once(' ')
+        .filter(|(word, _)| word.eq_ignore_ascii_case("slot"));
     match slot.and_then(|(_, slot)| slot.trim().parse().ok()) {
         Some(slot) => Ok(Whom::Slot(slot)),
-        None => text.parse::<UserId>().map(Whom::Person).map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}."))),
+        None => text
+            .parse::<UserId>()
+            .map(Whom::Person)
+            .map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}."))),
     }
 }
 
@@ -221,8 +305,18 @@ fn drop_of(drops: &[Drop], text: &str) -> Result<Option<DropId>, SearchFailure> 
     if text.is_empty() {
         return Ok(None);
     }
-    let own = text.parse().ok().and_then(|id| drops.iter().map(|drop| drop.id).find(|own| *own == DropId(id)));
-    let no_such = || (StatusCode::NOT_FOUND, format!("The coupon has no drop {text:?}: give its number, or none."));
+    let own = text.parse().ok().and_then(|id| {
+        drops
+            .iter()
+            .map(|drop| drop.id)
+            .find(|own| *own == DropId(id))
+    });
+    let no_such = || {
+        (
+            StatusCode::NOT_FOUND,
+            format!("The coupon has no drop {text:?}: give its number, or none."),
+        )
+    };
     own.map(Some).ok_or_else(no_such)
 }
 
@@ -234,29 +328,60 @@ async fn on_slot(
     drop: Option<DropId>,
     slot: i64,
 ) -> Result<(DropId, Vec<UserId>), SearchFailure> {
-    let known = explain::on_slot(&page.app.stores, (coupon, drops), drop, slot).await.map_err(unanswered)?;
-    let Some(OnSlot { drop, people, not_asked }) = known else {
-        return Err((StatusCode::NOT_FOUND, "No drop of the coupon has opened.".to_owned()));
+    let known = explain::on_slot(&page.app.stores, (coupon, drops), drop, slot)
+        .await
+        .map_err(unanswered)?;
+    let Some(OnSlot {
+        drop,
+        people,
+        not_asked,
+    }) = known
+    else {
+        return Err((
+            StatusCode::NOT_FOUND,
+            "No drop of the coupon has opened.".to_owned(),
+        ));
     };
     if people.is_empty() {
         let but = not_asked.map_or("", |_| " But Redis cannot be asked right now.");
-        return Err((StatusCode::NOT_FOUND, format!("Nobody is known on slot {slot} of drop {drop}.{but}")));
+        return Err((
+            StatusCode::NOT_FOUND,
+            format!("Nobody is known on slot {slot} of drop {drop}.{but}"),
+        ));
     }
-    let act =
-        OperatorAct { action: "reveal", coupon: Some(coupon.id), drop: Some(drop), detail: json!({"slot": slot}) };
+    let act = OperatorAct {
+        action: "reveal",
+        coupon: Some(coupon.id),
+        drop: Some(drop),
+        detail: json!({"slot": slot}),
+    };
     // Before anything is shown.
-    page.app.stores.db.record_act(session.operator.clone(), act).await.map_err(unanswered)?;
+    page.app
+        .stores
+        .db
+        .record_act(session.operator.clone(), act)
+        .await
+        .map_err(unanswered)?;
     Ok((drop, people.into_iter().collect()))
 }
 
 fn no_such(asked: &Search) -> SearchFailure {
-    (StatusCode::NOT_FOUND, format!("There is no coupon {:?}, by number or by name.", asked.coupon))
+    (
+        StatusCode::NOT_FOUND,
+        format!(
+            "There is no coupon {:?}, by number or by name.",
+            asked.coupon
+        ),
+    )
 }
 
 fn unanswered(error: impl Into<anyhow::Error>) -> SearchFailure {
     let error: anyhow::Error = error.into();
     tracing::warn!(error = format!("{error:#}"), "a story could not be told");
-    (StatusCode::SERVICE_UNAVAILABLE, "Not all stores can be asked right now.".to_owned())
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Not all stores can be asked right now.".to_owned(),
+    )
 }
 
 fn holds(story: &Story) -> String {
@@ -276,7 +401,10 @@ fn view(story: Story) -> StoryView {
         conclusion: capital(&story.conclusion),
         holds: holds(&story),
         broken: story.holds == Holds::Broken && story.drop_id.is_some(),
-        drop: story.drop_id.map(|drop| drop.to_string()).unwrap_or_default(),
+        drop: story
+            .drop_id
+            .map(|drop| drop.to_string())
+            .unwrap_or_default(),
         happenings: story
             .happenings
             .into_iter()

@@ -120,27 +120,43 @@ pub(super) async fn list(
     Extension(session): Extension<Arc<Session>>,
     query: Result<Query<RunsScreenQuery>, QueryRejection>,
 ) -> Response {
-    let before = query.ok().and_then(|Query(query)| query.before).map(|id| id.to_string());
+    let before = query
+        .ok()
+        .and_then(|Query(query)| query.before)
+        .map(|id| id.to_string());
     let runs = match record::list(&page.app.stores.db, RUNS, before).await {
         Ok(runs) => runs,
         Err(error) => return unavailable(error),
     };
     let time_line = time_line(&runs);
     let runs: Vec<RunLine> = runs.into_iter().map(run_line).collect();
-    let next_before = runs.last().filter(|_| runs.len() == RUNS as usize).map(|run| run.id.as_str());
+    let next_before = runs
+        .last()
+        .filter(|_| runs.len() == RUNS as usize)
+        .map(|run| run.id.as_str());
     let top = Top::new("Passes", "runs", Some(&session));
     let over = match page.live.drops().await {
         Some(1) => "the 1 live drop".to_owned(),
         Some(drops) => format!("all {} live drops", grouped(drops)),
         None => "everything".to_owned(),
     };
-    answer(StatusCode::OK, &RunsScreen { top, groups: groups(&runs), over: &over, time_line, next_before })
+    answer(
+        StatusCode::OK,
+        &RunsScreen {
+            top,
+            groups: groups(&runs),
+            over: &over,
+            time_line,
+            next_before,
+        },
+    )
 }
 
 /// At night there are hundreds that found nothing, and one between them that did.
 fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
     let is_quiet = |run: &RunLine| run.tone == "quiet";
-    runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how).collect()
+    runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how)
+        .collect()
 }
 
 fn run_line(run: RunSummary) -> RunLine {
@@ -149,10 +165,18 @@ fn run_line(run: RunSummary) -> RunLine {
     let unsigned = |n: i64| grouped(u64::try_from(n).unwrap_or(0));
     RunLine {
         at: instant(run.started_at),
-        how: how(&run.trigger, run.asked_by.as_deref(), [run.dry_run, run.deep, run.confirmed]),
+        how: how(
+            &run.trigger,
+            run.asked_by.as_deref(),
+            [run.dry_run, run.deep, run.confirmed],
+        ),
         result,
         tone,
-        examined: examined(&unsigned(run.users_examined), &unsigned(run.rows_examined), u64::from(run.drops_examined)),
+        examined: examined(
+            &unsigned(run.users_examined),
+            &unsigned(run.rows_examined),
+            u64::from(run.drops_examined),
+        ),
         numbers: [run.applied, run.skipped, run.failed].map(|n| grouped(u64::from(n))),
         id: run.run_id,
     }
@@ -172,8 +196,14 @@ fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool;
         ("startup", None) => "by itself".to_owned(),
         (other, None) => other.to_owned(),
     };
-    let more = [(dry_run, ", dry run"), (deep, ", deep"), (confirmed, ", confirmed")];
-    more.into_iter().filter(|(is, _)| *is).fold(by, |text, (_, word)| text + word)
+    let more = [
+        (dry_run, ", dry run"),
+        (deep, ", deep"),
+        (confirmed, ", confirmed"),
+    ];
+    more.into_iter()
+        .filter(|(is, _)| *is)
+        .fold(by, |text, (_, word)| text + word)
 }
 
 #[derive(Deserialize)]
@@ -190,7 +220,14 @@ pub(super) async fn read(
     Path(id): Path<String>,
     query: FindingsAfter,
 ) -> Response {
-    shown(&page, &session, &id, query.map_or(0, |Query(query)| query.after), false).await
+    shown(
+        &page,
+        &session,
+        &id,
+        query.map_or(0, |Query(query)| query.after),
+        false,
+    )
+    .await
 }
 
 pub(super) async fn reveal(
@@ -199,42 +236,99 @@ pub(super) async fn reveal(
     Path(id): Path<String>,
     query: FindingsAfter,
 ) -> Response {
-    shown(&page, &session, &id, query.map_or(0, |Query(query)| query.after), true).await
+    shown(
+        &page,
+        &session,
+        &id,
+        query.map_or(0, |Query(query)| query.after),
+        true,
+    )
+    .await
 }
 
-async fn shown(page: &ScreenState, session: &Session, id: &str, after: i64, reveal: bool) -> Response {
-    let no_such =
-        || notice(StatusCode::NOT_FOUND, "No such pass", "There is no such pass, or it was deleted with age.");
-    let Ok(id) = id.parse::<Uuid>() else { return no_such() };
-    let (run, next_after) = match record::read(&page.app.stores.db, id.to_string(), FINDINGS, after).await {
-        Ok(Some(found)) => found,
-        Ok(None) => return no_such(),
-        Err(error) => return unavailable(error),
+async fn shown(
+    page: &ScreenState,
+    session: &Session,
+    id: &str,
+    after: i64,
+    reveal: bool,
+) -> Response {
+    let no_such = || {
+        notice(
+            StatusCode::NOT_FOUND,
+            "No such pass",
+            "There is no such pass, or it was deleted with age.",
+        )
     };
+    let Ok(id) = id.parse::<Uuid>() else {
+        return no_such();
+    };
+    let (run, next_after) =
+        match record::read(&page.app.stores.db, id.to_string(), FINDINGS, after).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return no_such(),
+            Err(error) => return unavailable(error),
+        };
     if reveal {
-        let detail = json!({"run_id": run.run_id, "after": after, "findings": run.all_findings().count()});
-        let act = OperatorAct { action: "reveal", detail, ..OperatorAct::default() };
+        let detail =
+            json!({"run_id": run.run_id, "after": after, "findings": run.all_findings().count()});
+        let act = OperatorAct {
+            action: "reveal",
+            detail,
+            ..OperatorAct::default()
+        };
         // Before anything is shown.
-        if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
+        if let Err(error) = page
+            .app
+            .stores
+            .db
+            .record_act(session.operator.clone(), act)
+            .await
+        {
             return unavailable(error);
         }
     }
     let view = view(&run, (after, next_after), reveal);
-    answer(StatusCode::OK, &RunScreen { top: Top::new("One pass", "runs", Some(session)), run: &view })
+    answer(
+        StatusCode::OK,
+        &RunScreen {
+            top: Top::new("One pass", "runs", Some(session)),
+            run: &view,
+        },
+    )
 }
 
 fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> RunView {
-    let people: HashSet<&str> = run.all_findings().filter_map(|finding| finding.user_id.as_deref()).collect();
-    let of_drops = run.drops.iter().flat_map(|drop| drop.findings.iter().map(move |finding| (Some(drop), finding)));
-    let placed = run.findings.iter().map(|finding| (None, finding)).chain(of_drops);
-    let findings = placed.map(|(drop, finding)| finding_line(drop, finding, &people, revealed)).collect();
+    let people: HashSet<&str> = run
+        .all_findings()
+        .filter_map(|finding| finding.user_id.as_deref())
+        .collect();
+    let of_drops = run.drops.iter().flat_map(|drop| {
+        drop.findings
+            .iter()
+            .map(move |finding| (Some(drop), finding))
+    });
+    let placed = run
+        .findings
+        .iter()
+        .map(|finding| (None, finding))
+        .chain(of_drops);
+    let findings = placed
+        .map(|(drop, finding)| finding_line(drop, finding, &people, revealed))
+        .collect();
     let (result, tone) = result(run.status, run.dry_run);
     let (drops, seen) = run.examined();
     RunView {
         id: run.run_id.clone(),
         at: instant(run.started_at),
-        took: run.finished_at.map(|at| format!("{:.1} s", (at - run.started_at).as_seconds_f64())),
-        how: how(run.trigger.as_str(), run.asked_by.as_deref(), [run.dry_run, run.deep, false]),
+        took: run
+            .finished_at
+            .map(|at| format!("{:.1} s", (at - run.started_at).as_seconds_f64())),
+        how: how(
+            run.trigger.as_str(),
+            run.asked_by.as_deref(),
+            [run.dry_run, run.deep, false],
+        ),
         result,
         tone,
         running: run.status == Status::Running,
@@ -250,7 +344,11 @@ fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> R
 }
 
 fn place(drop: &DropReport) -> String {
-    format!("{} · drop {}", line(&drop.coupon_name, LONGEST), drop.drop_id)
+    format!(
+        "{} · drop {}",
+        line(&drop.coupon_name, LONGEST),
+        drop.drop_id
+    )
 }
 
 fn drop_line(drop: &DropReport) -> RunDropLine {
@@ -269,17 +367,39 @@ fn drop_line(drop: &DropReport) -> RunDropLine {
     }
 }
 
-fn finding_line(drop: Option<&DropReport>, finding: &Finding, people: &HashSet<&str>, revealed: bool) -> FindingLine {
+fn finding_line(
+    drop: Option<&DropReport>,
+    finding: &Finding,
+    people: &HashSet<&str>,
+    revealed: bool,
+) -> FindingLine {
     let dash = || "–".to_owned();
-    let shown = |id: &String| if revealed { line(id, LONGEST) } else { person(id) };
-    let of_no_report = || finding.drop_id.map_or_else(dash, |drop| format!("drop {drop}"));
+    let shown = |id: &String| {
+        if revealed {
+            line(id, LONGEST)
+        } else {
+            person(id)
+        }
+    };
+    let of_no_report = || {
+        finding
+            .drop_id
+            .map_or_else(dash, |drop| format!("drop {drop}"))
+    };
     let words = words(finding.action);
-    let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id).filter(|_| revealed);
-    let story = coupon.zip(finding.user_id.as_ref()).map(|(coupon, person)| Search {
-        coupon: coupon.to_string(),
-        drop: drop.map(|drop| drop.drop_id.to_string()).unwrap_or_default(),
-        person: person.clone(),
-    });
+    let coupon = drop
+        .map(|drop| drop.coupon_id)
+        .or(finding.coupon_id)
+        .filter(|_| revealed);
+    let story = coupon
+        .zip(finding.user_id.as_ref())
+        .map(|(coupon, person)| Search {
+            coupon: coupon.to_string(),
+            drop: drop
+                .map(|drop| drop.drop_id.to_string())
+                .unwrap_or_default(),
+            person: person.clone(),
+        });
     let is_left = finding.needs_person || finding.result == Outcome::Failed;
     let what = match finding.result {
         Outcome::Applied | Outcome::Skipped if finding.needs_person => "needs a person".to_owned(),
@@ -295,7 +415,11 @@ fn finding_line(drop: Option<&DropReport>, finding: &Finding, people: &HashSet<&
         slot: finding.slot.map_or_else(dash, |slot| slot.to_string()),
         person: finding.user_id.as_ref().map_or_else(dash, shown),
         what,
-        detail: if revealed { line(&finding.detail, LONGEST) } else { detail(&finding.detail, people) },
+        detail: if revealed {
+            line(&finding.detail, LONGEST)
+        } else {
+            detail(&finding.detail, people)
+        },
         is_left,
         story,
     }
@@ -327,7 +451,13 @@ mod tests {
             run("bad", "by schedule"),
             run("quiet", "by schedule"),
         ];
-        assert_eq!(groups(&runs).iter().map(|group| group.len()).collect::<Vec<_>>(), [2, 1, 1, 1, 1]);
+        assert_eq!(
+            groups(&runs)
+                .iter()
+                .map(|group| group.len())
+                .collect::<Vec<_>>(),
+            [2, 1, 1, 1, 1]
+        );
         assert!(groups(&[]).is_empty());
     }
 
@@ -368,18 +498,26 @@ mod tests {
         };
         let html = |revealed| {
             let view = view(&run, (0, None), revealed);
-            askama::Template::render(&RunScreen { top: Top::new("One pass", "runs", None), run: &view }).unwrap()
+            askama::Template::render(&RunScreen {
+                top: Top::new("One pass", "runs", None),
+                run: &view,
+            })
+            .unwrap()
         };
         let (masked, revealed) = (html(false), html(true));
-        assert!(!masked.contains("4711") && masked.contains("c•••11@e•••"), "{masked}");
-        assert!(revealed.matches(user).count() == 3, "{revealed}");
         assert!(
-            revealed.contains(&format!(
-                "name=\"drop\" value=\"7\"><input type=\"hidden\" name=\"person\" value=\"{user}\""
-            ))
+            !masked.contains("4711") && masked.contains("c•••11@e•••"),
+            "{masked}"
         );
+        assert!(revealed.matches(user).count() == 3, "{revealed}");
+        assert!(revealed.contains(&format!(
+            "name=\"drop\" value=\"7\"><input type=\"hidden\" name=\"person\" value=\"{user}\""
+        )));
         assert!(!masked.contains("action=\"/people\""), "{masked}");
-        assert!(revealed.contains("asked for by &#60;b&#62;Kim"), "{revealed}");
+        assert!(
+            revealed.contains("asked for by &#60;b&#62;Kim"),
+            "{revealed}"
+        );
         for page in [&masked, &revealed] {
             for raw in ["<script>alert", "<b>", "' <", "onload='", "style="] {
                 assert!(!page.contains(raw), "{raw}: {page}");

@@ -59,13 +59,18 @@ impl Session {
     /// The session that a request belongs to, unless its time or its token is over. Whether it was
     /// ended by its operator is not known here.
     pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
-        let is_now = |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
-        cookies(headers).find_map(|cookie| Self::read(cookie, tokens)).filter(is_now)
+        let is_now =
+            |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
+        cookies(headers)
+            .find_map(|cookie| Self::read(cookie, tokens))
+            .filter(is_now)
     }
 
     fn read(cookie: &str, tokens: &OpsToken) -> Option<Self> {
         let (text, signature) = cookie.rsplit_once('.')?;
-        let signer = tokens.signers().find(|signer| signer.has_signed(OF_SESSION, text, signature))?;
+        let signer = tokens
+            .signers()
+            .find(|signer| signer.has_signed(OF_SESSION, text, signature))?;
         let [id, ends, name] = text.split('.').collect::<Vec<_>>().try_into().ok()?;
         let name = operator_name(&percent_decode_str(name).decode_utf8().ok()?)?;
         Some(Self {
@@ -73,7 +78,11 @@ impl Session {
             id: id.to_owned(),
             ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
             allowed: signer.allowed,
-            operator: Operator { name: Some(name), token: signer.fingerprint, from: None },
+            operator: Operator {
+                name: Some(name),
+                token: signer.fingerprint,
+                from: None,
+            },
         })
     }
 }
@@ -81,22 +90,44 @@ impl Session {
 /// Begins a session; gives the value of its cookie: `ID.END.NAME.SIGNATURE`.
 pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> String {
     let (id, ends) = (rand::random::<u128>(), (now + LIFETIME).timestamp());
-    let text = format!("{id:032x}.{ends}.{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
+    let text = format!(
+        "{id:032x}.{ends}.{}",
+        utf8_percent_encode(name, NON_ALPHANUMERIC)
+    );
     format!("{text}.{}", signer.sign(OF_SESSION, &text))
 }
 
 /// Over https only the cookie with the prefix: another host of the domain may set the other one.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let names = if is_https(headers) { &[SECURE_NAME][..] } else { &[SECURE_NAME, NAME] };
-    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter(|(name, _)| names.contains(name)).map(|(_, value)| value)
+    let names = if is_https(headers) {
+        &[SECURE_NAME][..]
+    } else {
+        &[SECURE_NAME, NAME]
+    };
+    let cookies = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let pairs = cookies
+        .flat_map(|text| text.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .filter(|(name, _)| names.contains(name))
+        .map(|(_, value)| value)
 }
 
 /// `Set-Cookie` for a session; with an empty value, the end of one.
 pub(super) fn cookie(value: &str, is_https: bool) -> String {
-    let (name, secure) = if is_https { (SECURE_NAME, "; Secure") } else { (NAME, "") };
-    let age = if value.is_empty() { 0 } else { LIFETIME.as_secs() };
+    let (name, secure) = if is_https {
+        (SECURE_NAME, "; Secure")
+    } else {
+        (NAME, "")
+    };
+    let age = if value.is_empty() {
+        0
+    } else {
+        LIFETIME.as_secs()
+    };
     format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}")
 }
 
@@ -108,32 +139,55 @@ mod tests {
     use super::*;
 
     fn with_cookie(value: &str) -> HeaderMap {
-        [(COOKIE, HeaderValue::from_str(value).unwrap())].into_iter().collect()
+        [(COOKIE, HeaderValue::from_str(value).unwrap())]
+            .into_iter()
+            .collect()
     }
 
     #[test]
     fn a_session_lasts_while_its_time_and_its_token_do_and_is_as_it_was_signed() {
         let now = Utc::now();
         let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
-        let tokens = |all: &str| OpsToken::new(all.into()).unwrap().with_view(Some(&view.as_str().into())).unwrap();
+        let tokens = |all: &str| {
+            OpsToken::new(all.into())
+                .unwrap()
+                .with_view(Some(&view.as_str().into()))
+                .unwrap()
+        };
         let in_rotation = tokens(&format!("{new},{old}"));
         let value = begin(&tokens(&old).signer(&old).unwrap(), "김 K.im; =", now);
         let headers = with_cookie(&format!("other=1; {NAME}={value}"));
         let of = |tokens: &OpsToken, at| Session::of(&headers, tokens, at);
 
-        let [here, elsewhere] = [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
+        let [here, elsewhere] =
+            [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
         assert!(here.name() == "김 K.im; =" && here.may_change());
-        assert_eq!((&here.id, &here.csrf), (&elsewhere.id, &elsewhere.csrf), "its forms count everywhere");
+        assert_eq!(
+            (&here.id, &here.csrf),
+            (&elsewhere.id, &elsewhere.csrf),
+            "its forms count everywhere"
+        );
         assert!(here.rest(now) <= LIFETIME && here.rest(now) + Duration::from_secs(2) > LIFETIME);
         assert!(of(&in_rotation, now + LIFETIME).is_none());
         assert!(of(&tokens(&new), now).is_none(), "its token was withdrawn");
         let behind = |by| now.checked_sub_signed(by).unwrap();
-        assert!(of(&in_rotation, behind(TimeDelta::minutes(59))).is_some(), "the clock of another replica");
-        assert!(of(&in_rotation, behind(TimeDelta::minutes(61))).is_none(), "no session lasts that long");
+        assert!(
+            of(&in_rotation, behind(TimeDelta::minutes(59))).is_some(),
+            "the clock of another replica"
+        );
+        assert!(
+            of(&in_rotation, behind(TimeDelta::minutes(61))).is_none(),
+            "no session lasts that long"
+        );
         assert!(ENDED_FOR >= LIFETIME + CLOCKS_DIFFER);
 
         let viewer = begin(&in_rotation.signer(&view).unwrap(), "Lee", now);
-        let viewer = Session::of(&with_cookie(&format!("{SECURE_NAME}={viewer}")), &in_rotation, now).unwrap();
+        let viewer = Session::of(
+            &with_cookie(&format!("{SECURE_NAME}={viewer}")),
+            &in_rotation,
+            now,
+        )
+        .unwrap();
         assert!(!viewer.may_change() && viewer.csrf != here.csrf);
     }
 
@@ -163,7 +217,10 @@ mod tests {
             &signed(&format!("{id}.{ends}.%FF")),
             &signed(&format!("{text}.more")),
         ] {
-            assert!(Session::of(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now).is_none(), "{made_up}");
+            assert!(
+                Session::of(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now).is_none(),
+                "{made_up}"
+            );
         }
         let mut headers = with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}"));
         assert!(Session::of(&headers, &tokens, now).is_some());
@@ -172,16 +229,26 @@ mod tests {
         let mut headers = with_cookie(&format!("{NAME}={value}"));
         assert!(Session::of(&headers, &tokens, now).is_some());
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-        assert!(Session::of(&headers, &tokens, now).is_none(), "over https without the prefix");
+        assert!(
+            Session::of(&headers, &tokens, now).is_none(),
+            "over https without the prefix"
+        );
     }
 
     #[test]
     fn a_cookie_is_out_of_reach_for_scripts_and_other_sites_and_secure_over_https() {
         let [plain, secure] = [false, true].map(|is_https| cookie("1f", is_https));
         for cookie in [&plain, &secure] {
-            assert!(cookie.contains("=1f; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200"), "{cookie}");
+            assert!(
+                cookie.contains("=1f; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200"),
+                "{cookie}"
+            );
         }
-        assert!(secure.starts_with("__Host-") && secure.ends_with("; Secure") && !plain.contains("Secure"));
+        assert!(
+            secure.starts_with("__Host-")
+                && secure.ends_with("; Secure")
+                && !plain.contains("Secure")
+        );
         assert!(cookie("", false).contains("Max-Age=0"));
     }
 }

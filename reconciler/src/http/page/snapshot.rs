@@ -133,7 +133,9 @@ impl Reader {
         let all = in_order(&facts, Utc::now());
         let total = all.len();
         let of_page = all.into_iter().skip(page.saturating_mul(DROPS)).take(DROPS);
-        let shown: Vec<(Coupon, Drop)> = of_page.map(|(coupon, drop)| (coupon.clone(), drop.clone())).collect();
+        let shown: Vec<(Coupon, Drop)> = of_page
+            .map(|(coupon, drop)| (coupon.clone(), drop.clone()))
+            .collect();
         self.look(shown, (page, total), is_fresh).await
     }
 
@@ -153,9 +155,17 @@ impl Reader {
         Some(drops.filter(|drop| drop.sealed_at.is_none()).count() as u64)
     }
 
-    async fn look(&mut self, shown: Vec<(Coupon, Drop)>, (page, total): (usize, usize), is_fresh: bool) -> Snapshot {
+    async fn look(
+        &mut self,
+        shown: Vec<(Coupon, Drop)>,
+        (page, total): (usize, usize),
+        is_fresh: bool,
+    ) -> Snapshot {
         let (at, facts) = (Utc::now(), Arc::clone(&self.facts));
-        let gate = timeout(PATIENCE, self.stores.redis.gate()).await.ok().and_then(Result::ok);
+        let gate = timeout(PATIENCE, self.stores.redis.gate())
+            .await
+            .ok()
+            .and_then(Result::ok);
         let (numbers, verified) = match &gate {
             Some(gate) => self.live(gate, &shown).await,
             None => (HashMap::new(), HashSet::new()),
@@ -175,7 +185,10 @@ impl Reader {
             counted: self.counted.get(&drop.id).copied(),
             dead_letters: self.dead_letters.get(&drop.id).copied(),
             is_verified: verified.contains(&coupon.id),
-            is_stuck: self.unsettled.get(&drop.id).is_some_and(|one| one.last - one.since >= SETTLED),
+            is_stuck: self
+                .unsettled
+                .get(&drop.id)
+                .is_some_and(|one| one.last - one.since >= SETTLED),
             coupon,
             drop,
         };
@@ -214,8 +227,13 @@ impl Reader {
 
     /// What is known of drops that are live no more.
     fn forget(&mut self) {
-        let live: HashSet<DropId> =
-            self.facts.coupons.iter().flat_map(|(_, drops)| drops).map(|drop| drop.id).collect();
+        let live: HashSet<DropId> = self
+            .facts
+            .coupons
+            .iter()
+            .flat_map(|(_, drops)| drops)
+            .map(|drop| drop.id)
+            .collect();
         self.dead_letters.retain(|drop, _| live.contains(drop));
         self.counted.retain(|drop, _| live.contains(drop));
         self.unsettled.retain(|drop, _| live.contains(drop));
@@ -228,27 +246,44 @@ impl Reader {
         shown: &[(Coupon, Drop)],
     ) -> (HashMap<DropId, DropNumbers>, HashSet<CouponId>) {
         let redis = &self.stores.redis;
-        let keys: Vec<_> = shown.iter().map(|(coupon, drop)| redis.keys(coupon.id, drop.id)).collect();
+        let keys: Vec<_> = shown
+            .iter()
+            .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
+            .collect();
         let mut coupons: Vec<CouponId> = shown.iter().map(|(coupon, _)| coupon.id).collect();
         coupons.sort_unstable();
         coupons.dedup();
         let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_fences(&coupons)) };
-        let Ok((numbers, fences)) = timeout(PATIENCE, read).await else { return (HashMap::new(), HashSet::new()) };
-        let numbers = shown.iter().zip(numbers).filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
+        let Ok((numbers, fences)) = timeout(PATIENCE, read).await else {
+            return (HashMap::new(), HashSet::new());
+        };
+        let numbers = shown
+            .iter()
+            .zip(numbers)
+            .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
         let (life, fences) = (gate.life(), fences.unwrap_or_default());
         let is_verified = |(coupon, fence): &(CouponId, CouponFence)| {
-            life.as_ref().is_some_and(|life| life.has_verified(*coupon, fence.verified.as_ref()))
+            life.as_ref()
+                .is_some_and(|life| life.has_verified(*coupon, fence.verified.as_ref()))
         };
         let verified = coupons.into_iter().zip(fences).filter(is_verified);
-        (numbers.collect(), verified.map(|(coupon, _)| coupon).collect())
+        (
+            numbers.collect(),
+            verified.map(|(coupon, _)| coupon).collect(),
+        )
     }
 
     /// Counts the dead letters from time to time.
-    async fn count_letters(&mut self, shown: &[(Coupon, Drop)], is_due: bool) -> Result<(), DbError> {
+    async fn count_letters(
+        &mut self,
+        shown: &[(Coupon, Drop)],
+        is_due: bool,
+    ) -> Result<(), DbError> {
         let ids = || shown.iter().map(|(_, drop)| drop.id);
         if is_due || ids().any(|id| !self.dead_letters.contains_key(&id)) {
             let found = self.stores.db.count_dead_letters(ids().collect()).await?;
-            self.dead_letters.extend(ids().map(|id| (id, found.get(&id).copied().unwrap_or(0))));
+            self.dead_letters
+                .extend(ids().map(|id| (id, found.get(&id).copied().unwrap_or(0))));
         }
         Ok(())
     }
@@ -259,8 +294,11 @@ impl Reader {
         shown: &[(Coupon, Drop)],
         numbers: &HashMap<DropId, DropNumbers>,
     ) -> Result<(), DbError> {
-        let mut due: Vec<&Drop> =
-            shown.iter().map(|(_, drop)| drop).filter(|drop| self.is_due(drop, numbers)).collect();
+        let mut due: Vec<&Drop> = shown
+            .iter()
+            .map(|(_, drop)| drop)
+            .filter(|drop| self.is_due(drop, numbers))
+            .collect();
         due.sort_by_key(|drop| self.counted.get(&drop.id).map(|counted| counted.at));
         let mut slots = 0_u32;
         for drop in due {
@@ -268,9 +306,17 @@ impl Reader {
             if slots > drop.quantity && slots > SLOTS_AT_ONCE {
                 break;
             }
-            let (users, at) = (numbers.get(&drop.id).map_or(0, |numbers| numbers.users), Instant::now());
-            let rows = self.stores.db.count_rows(drop.id, i64::from(drop.quantity)).await?;
-            self.counted.insert(drop.id, CountedRows { rows, users, at });
+            let (users, at) = (
+                numbers.get(&drop.id).map_or(0, |numbers| numbers.users),
+                Instant::now(),
+            );
+            let rows = self
+                .stores
+                .db
+                .count_rows(drop.id, i64::from(drop.quantity))
+                .await?;
+            self.counted
+                .insert(drop.id, CountedRows { rows, users, at });
         }
         Ok(())
     }
@@ -279,10 +325,13 @@ impl Reader {
         if drop.quantity > COUNTED_AT_MOST {
             return false;
         }
-        let Some(counted) = self.counted.get(&drop.id) else { return true };
+        let Some(counted) = self.counted.get(&drop.id) else {
+            return true;
+        };
         let age = counted.at.elapsed();
         let users = numbers.get(&drop.id).map(|numbers| numbers.users);
-        let moves = counted.rows != counted.users || users.is_some_and(|users| users != counted.users);
+        let moves =
+            counted.rows != counted.users || users.is_some_and(|users| users != counted.users);
         let large = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
         age >= if moves { large } else { COUNT_AGAIN.max(large) }
     }
@@ -292,15 +341,27 @@ impl Reader {
     fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
         for (_, drop) in shown {
             let (numbers, counted) = (numbers.get(&drop.id), self.counted.get(&drop.id).copied());
-            let (Some(numbers), Some(counted)) = (numbers, counted) else { continue };
+            let (Some(numbers), Some(counted)) = (numbers, counted) else {
+                continue;
+            };
             if drop.sealed_at.is_some() || adds_up(numbers, &counted) {
                 self.unsettled.remove(&drop.id);
                 continue;
             }
             let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-            let now = [counted.rows, counted.users, numbers.free, u64::from(numbers.waiting > 0)].map(signed);
+            let now = [
+                counted.rows,
+                counted.users,
+                numbers.free,
+                u64::from(numbers.waiting > 0),
+            ]
+            .map(signed);
             let now = [now[0], now[1], now[2], now[3], numbers.count.unwrap_or(-1)];
-            let fresh = Unsettled { numbers: now, since: counted.at, last: counted.at };
+            let fresh = Unsettled {
+                numbers: now,
+                since: counted.at,
+                last: counted.at,
+            };
             let known = self.unsettled.entry(drop.id).or_insert(fresh);
             if known.numbers == now {
                 known.last = counted.at;
@@ -313,7 +374,10 @@ impl Reader {
 
 /// Everybody with a slot has a row, the counter is right, and nobody waits while a slot is free.
 fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
-    let count = numbers.count.and_then(|count| u64::try_from(count).ok()).unwrap_or(u64::MAX);
+    let count = numbers
+        .count
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(u64::MAX);
     let is_unused = numbers.count.is_none() && numbers.users == 0 && counted.rows == 0;
     counted.rows == counted.users
         && (is_unused || count == numbers.users + numbers.free)
@@ -327,7 +391,10 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     let alerts = alerts::list(db, firing, None, ALERTS).await?;
     let mut coupons = db.catalogue().await?;
     let live: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
-    let mut others: Vec<CouponId> = alerts.iter().filter_map(|alert| alert.alert.coupon_id).collect();
+    let mut others: Vec<CouponId> = alerts
+        .iter()
+        .filter_map(|alert| alert.alert.coupon_id)
+        .collect();
     others.retain(|coupon| !live.contains(coupon));
     if !others.is_empty() {
         coupons.extend(db.coupons_by_id(others).await?);
@@ -335,21 +402,37 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     let last_pass = match (db.last_full_run().await?, &known.last_pass) {
         (Some(id), Some(run)) if run.run_id == id => Some(Arc::clone(run)),
         // Its findings are read page by page, elsewhere.
-        (Some(id), _) => record::read(db, id, 1, i64::MAX).await?.map(|(run, _)| Arc::new(run)),
+        (Some(id), _) => record::read(db, id, 1, i64::MAX)
+            .await?
+            .map(|(run, _)| Arc::new(run)),
         (None, _) => None,
     };
-    Ok(Facts { coupons, alerts, last_pass, read_at })
+    Ok(Facts {
+        coupons,
+        alerts,
+        last_pass,
+        read_at,
+    })
 }
 
 /// Drops with an alert first, then those that are open, that have ended, and that open next; of
 /// each coupon only the next one.
 fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
-    let alarmed: HashSet<DropId> = facts.alerts.iter().filter_map(|alert| alert.alert.drop_id).collect();
+    let alarmed: HashSet<DropId> = facts
+        .alerts
+        .iter()
+        .filter_map(|alert| alert.alert.drop_id)
+        .collect();
     let mut found = Vec::new();
     for (coupon, drops) in &facts.coupons {
-        let next = drops.iter().filter(|drop| drop.opens_at > now).min_by_key(|drop| drop.opens_at).map(|drop| drop.id);
-        let shown =
-            drops.iter().filter(|drop| drop.opens_at <= now || Some(drop.id) == next || alarmed.contains(&drop.id));
+        let next = drops
+            .iter()
+            .filter(|drop| drop.opens_at > now)
+            .min_by_key(|drop| drop.opens_at)
+            .map(|drop| drop.id);
+        let shown = drops.iter().filter(|drop| {
+            drop.opens_at <= now || Some(drop.id) == next || alarmed.contains(&drop.id)
+        });
         found.extend(shown.map(|drop| (coupon, drop)));
     }
     found.sort_by_cached_key(|(_, drop)| {
@@ -359,7 +442,12 @@ fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
             DropState::Scheduled => 2,
             DropState::Sealed => 3,
         };
-        (!alarmed.contains(&drop.id), rank, (drop.opens_at - now).abs(), drop.id)
+        (
+            !alarmed.contains(&drop.id),
+            rank,
+            (drop.opens_at - now).abs(),
+            drop.id,
+        )
     });
     found
 }
@@ -369,8 +457,22 @@ mod tests {
     use super::*;
 
     fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
-        let numbers = DropNumbers { meta: None, count, users, free, waiting, highest: 0 };
-        adds_up(&numbers, &CountedRows { rows, users, at: Instant::now() })
+        let numbers = DropNumbers {
+            meta: None,
+            count,
+            users,
+            free,
+            waiting,
+            highest: 0,
+        };
+        adds_up(
+            &numbers,
+            &CountedRows {
+                rows,
+                users,
+                at: Instant::now(),
+            },
+        )
     }
 
     #[test]

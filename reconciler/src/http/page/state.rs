@@ -34,7 +34,11 @@ pub(super) struct ScreenState {
 
 impl ScreenState {
     /// Makes a screen that may cost seconds, unless too many are being made.
-    pub(super) async fn slowly(&self, session: &Session, screen: impl Future<Output = Response>) -> Response {
+    pub(super) async fn slowly(
+        &self,
+        session: &Session,
+        screen: impl Future<Output = Response>,
+    ) -> Response {
         let Ok(_turn) = self.slow.of(session.allowed).try_acquire() else {
             let why = "Others are looking at something large right now. Reload in a few seconds.";
             return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
@@ -46,7 +50,11 @@ impl ScreenState {
     /// ended.
     pub(super) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
         let session = Session::of(headers, &self.token, Utc::now())?;
-        let was_ended = timeout(PATIENCE, self.app.stores.redis.session_was_ended(&session.id)).await;
+        let was_ended = timeout(
+            PATIENCE,
+            self.app.stores.redis.session_was_ended(&session.id),
+        )
+        .await;
         (!matches!(was_ended, Ok(Ok(true)))).then_some(session)
     }
 }

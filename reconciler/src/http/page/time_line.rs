@@ -21,9 +21,14 @@ pub(super) fn time_line(runs: &[RunSummary]) -> Option<TimeLine> {
     let since = |at: DateTime<Utc>| (at - oldest).num_milliseconds();
     let whole = since(newest).max(1);
     let at = |run: &RunSummary| (since(run.started_at) * 1_000 / whole).clamp(0, 1_000);
-    let tone = |run: &RunSummary| result(run.status.parse().unwrap_or(Status::Failed), run.dry_run).1;
+    let tone =
+        |run: &RunSummary| result(run.status.parse().unwrap_or(Status::Failed), run.dry_run).1;
     let marks = runs.iter().map(|run| (at(run), tone(run))).collect();
-    Some(TimeLine { marks, from: instant(oldest), to: instant(newest) })
+    Some(TimeLine {
+        marks,
+        from: instant(oldest),
+        to: instant(newest),
+    })
 }
 
 /// How a pass ended, and a class of the style.
@@ -76,14 +81,23 @@ mod tests {
             began(10, "drift", false),
         ];
         let line = time_line(&runs).unwrap();
-        assert_eq!(line.marks, [(1_000, "quiet"), (750, "bad"), (250, "plain"), (0, "bad")]);
-        assert_eq!((line.from.as_str(), line.to.as_str()), ("1970-01-01 00:10:00 UTC", "1970-01-01 00:50:00 UTC"));
+        assert_eq!(
+            line.marks,
+            [(1_000, "quiet"), (750, "bad"), (250, "plain"), (0, "bad")]
+        );
+        assert_eq!(
+            (line.from.as_str(), line.to.as_str()),
+            ("1970-01-01 00:10:00 UTC", "1970-01-01 00:50:00 UTC")
+        );
     }
 
     #[test]
     fn a_single_pass_is_a_line_and_none_is_no_line() {
         let line = time_line(&[began(10, "clean", false)]).unwrap();
-        assert_eq!((line.marks.as_slice(), &line.from), ([(0, "quiet")].as_slice(), &line.to));
+        assert_eq!(
+            (line.marks.as_slice(), &line.from),
+            ([(0, "quiet")].as_slice(), &line.to)
+        );
         assert!(time_line(&[]).is_none());
     }
 }

@@ -18,13 +18,23 @@ pub(super) fn minute(at: DateTime<Utc>, zone: Option<Tz>) -> String {
 
 /// To the minute, where the zone stands beside it already.
 pub(super) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
-    at.with_timezone(&zone.unwrap_or(Tz::UTC)).format("%Y-%m-%d %H:%M %Z").to_string()
+    at.with_timezone(&zone.unwrap_or(Tz::UTC))
+        .format("%Y-%m-%d %H:%M %Z")
+        .to_string()
 }
 
 /// From when until when.
-pub(super) fn window(opens: DateTime<Utc>, closes: Option<DateTime<Utc>>, zone: Option<Tz>) -> String {
+pub(super) fn window(
+    opens: DateTime<Utc>,
+    closes: Option<DateTime<Utc>>,
+    zone: Option<Tz>,
+) -> String {
     let text = span(opens, closes, zone);
-    if closes.is_some() { text } else { format!("from {text}") }
+    if closes.is_some() {
+        text
+    } else {
+        format!("from {text}")
+    }
 }
 
 fn span(begin: DateTime<Utc>, end: Option<DateTime<Utc>>, zone: Option<Tz>) -> String {
@@ -33,17 +43,29 @@ fn span(begin: DateTime<Utc>, end: Option<DateTime<Utc>>, zone: Option<Tz>) -> S
         return format!("{} UTC", local(utc, None));
     };
     let there = [Some(begin), end].map(|at| at.map(|at| at.with_timezone(&zone).naive_local()));
-    format!("{} {} ({} UTC)", local(there, None), zone.name(), local(utc, there[0]))
+    format!(
+        "{} {} ({} UTC)",
+        local(there, None),
+        zone.name(),
+        local(utc, there[0])
+    )
 }
 
 /// `beside` is an instant that stands before: its day is not repeated.
 fn local([begin, end]: [Option<NaiveDateTime>; 2], beside: Option<NaiveDateTime>) -> String {
     let text = |at: NaiveDateTime, before: Option<NaiveDateTime>| {
         let is_same_day = before.is_some_and(|before| before.date() == at.date());
-        at.format(if is_same_day { "%H:%M" } else { "%Y-%m-%d %H:%M" }).to_string()
+        at.format(if is_same_day {
+            "%H:%M"
+        } else {
+            "%Y-%m-%d %H:%M"
+        })
+        .to_string()
     };
     let begins = begin.map(|at| text(at, beside)).unwrap_or_default();
-    end.map_or(begins.clone(), |end| format!("{begins} to {}", text(end, begin)))
+    end.map_or(begins.clone(), |end| {
+        format!("{begins} to {}", text(end, begin))
+    })
 }
 
 #[cfg(test)]
@@ -57,19 +79,34 @@ mod tests {
         let seoul = Some(Tz::Asia__Seoul);
         for (text, expected) in [
             (minute(opens, None), "2026-12-01 06:00 UTC"),
-            (minute(opens, seoul), "2026-12-01 15:00 Asia/Seoul (06:00 UTC)"),
-            (minute(at("2026-11-30T15:30:00Z"), seoul), "2026-12-01 00:30 Asia/Seoul (2026-11-30 15:30 UTC)"),
+            (
+                minute(opens, seoul),
+                "2026-12-01 15:00 Asia/Seoul (06:00 UTC)",
+            ),
+            (
+                minute(at("2026-11-30T15:30:00Z"), seoul),
+                "2026-12-01 00:30 Asia/Seoul (2026-11-30 15:30 UTC)",
+            ),
             (short(opens, None), "2026-12-01 06:00 UTC"),
             (short(opens, seoul), "2026-12-01 15:00 KST"),
             (window(opens, None, None), "from 2026-12-01 06:00 UTC"),
             (window(opens, closes, None), "2026-12-01 06:00 to 09:00 UTC"),
-            (window(opens, closes, Some(Tz::UTC)), "2026-12-01 06:00 to 09:00 UTC"),
-            (window(opens, closes, seoul), "2026-12-01 15:00 to 18:00 Asia/Seoul (06:00 to 09:00 UTC)"),
+            (
+                window(opens, closes, Some(Tz::UTC)),
+                "2026-12-01 06:00 to 09:00 UTC",
+            ),
+            (
+                window(opens, closes, seoul),
+                "2026-12-01 15:00 to 18:00 Asia/Seoul (06:00 to 09:00 UTC)",
+            ),
             (
                 window(opens, Some(at("2026-12-01T16:00:00Z")), seoul),
                 "2026-12-01 15:00 to 2026-12-02 01:00 Asia/Seoul (06:00 to 16:00 UTC)",
             ),
-            (window(opens, Some(at("2026-12-24T06:00:00Z")), None), "2026-12-01 06:00 to 2026-12-24 06:00 UTC"),
+            (
+                window(opens, Some(at("2026-12-24T06:00:00Z")), None),
+                "2026-12-01 06:00 to 2026-12-24 06:00 UTC",
+            ),
         ] {
             assert_eq!(text, expected);
         }

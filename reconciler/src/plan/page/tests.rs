@@ -59,10 +59,20 @@ fn user(n: i64) -> UserId {
 /// Slots `from..from + people`, each with its person and row.
 fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> SlotRange {
     let slots = from.max(1)..from.max(1) + people;
-    let row =
-        |slot| RowFacts { slot: Slot::try_from(slot).unwrap(), user: user(slot), claimed_at: DateTime::UNIX_EPOCH };
+    let row = |slot| RowFacts {
+        slot: Slot::try_from(slot).unwrap(),
+        user: user(slot),
+        claimed_at: DateTime::UNIX_EPOCH,
+    };
     let users = slots.clone().map(|slot| (slot, user(slot))).collect();
-    SlotRange { from, to, count, users, rows: slots.map(row).collect(), ..SlotRange::default() }
+    SlotRange {
+        from,
+        to,
+        count,
+        users,
+        rows: slots.map(row).collect(),
+        ..SlotRange::default()
+    }
 }
 
 /// One thing that is not as it should be.
@@ -109,12 +119,16 @@ fn a_page_in_order_is_known_by_its_ends() {
         (6, 4, Some(10), 400, 500, false), // the last one is missing
         (6, 5, None, 12, 500, false),      // two more were given out
         (6, 5, None, 9, 500, false),       // the counter is behind
-        (6, 5, None, 12, 10, true),        // it is ahead, beyond the quantity: told by the numbers, not by a slot
+        (6, 5, None, 12, 10, true), // it is ahead, beyond the quantity: told by the numbers, not by a slot
         (1, 0, None, 0, 5, true),
         (1, 0, None, 1, 5, false),
     ] {
         let page = page(from, people, to, count);
-        assert_eq!(page.is_in_order(quantity), expected, "{from} {people} {to:?} {count} {quantity}");
+        assert_eq!(
+            page.is_in_order(quantity),
+            expected,
+            "{from} {people} {to:?} {count} {quantity}"
+        );
     }
 }
 

@@ -24,21 +24,46 @@ fn a_slot_that_nobody_holds_is_not_free_while_its_claim_may_be_on_its_way() {
     assert_eq!(plan.items, [], "not even a promotion");
     assert_eq!((plan.young, plan.exact, plan.left), (1, false, 3));
     world.ages.insert(9, 3_000);
-    assert!(world.plan().items.iter().any(|item| item.action == Action::SetCount));
+    assert!(
+        world
+            .plan()
+            .items
+            .iter()
+            .any(|item| item.action == Action::SetCount)
+    );
     mended(world);
 }
 
 #[test]
 fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
     let mut deleted = DropWorld::exact(12, 9);
-    deleted.users.retain(|who, _| *who != user(2) && *who != user(8));
+    deleted
+        .users
+        .retain(|who, _| *who != user(2) && *who != user(8));
     deleted.rows.remove(&8);
-    let young = DropWorld { ages: [(8, 100)].into(), ..deleted.clone() };
-    let unread = DropWorld { topic_away: true, ..deleted.clone() };
-    for (mut world, why) in [(young, "given out just now"), (unread, "its message may be unread")] {
-        assert_eq!(world.findings().first(), Some(&found(Kind::MissingAdmission, 2, 2)), "{why}");
+    let young = DropWorld {
+        ages: [(8, 100)].into(),
+        ..deleted.clone()
+    };
+    let unread = DropWorld {
+        topic_away: true,
+        ..deleted.clone()
+    };
+    for (mut world, why) in [
+        (young, "given out just now"),
+        (unread, "its message may be unread"),
+    ] {
+        assert_eq!(
+            world.findings().first(),
+            Some(&found(Kind::MissingAdmission, 2, 2)),
+            "{why}"
+        );
         world.apply(&world.plan());
-        assert_eq!((world.users.get(&user(2)), world.count), (Some(&2), Some(9)), "{why}");
+        assert_eq!(
+            (world.users.get(&user(2)), world.count),
+            (Some(&2), Some(9)),
+            "{why}"
+        );
         assert!(world.free.is_empty(), "{why}");
         assert!(world.plan().counter_waits && !world.plan().exact, "{why}");
     }
@@ -50,15 +75,31 @@ fn no_slot_comes_free_by_another_s_repair_while_its_claim_may_be_on_its_way() {
 #[test]
 fn whom_a_dead_letter_knows_is_put_back_before_the_counter_is_set() {
     let mut world = DropWorld::exact(12, 9);
-    world.users.retain(|who, _| *who != user(8) && *who != user(9));
+    world
+        .users
+        .retain(|who, _| *who != user(8) && *who != user(9));
     world.rows.retain(|slot, _| *slot < 8);
     world.failed.push((1, Some(9), Some(user(9))));
-    let kinds: Vec<_> = world.plan().items.iter().map(|item| item.action.kind()).collect();
-    assert_eq!(kinds, [ActionKind::Issue, ActionKind::SetCount], "slot 8 is nobody's");
+    let kinds: Vec<_> = world
+        .plan()
+        .items
+        .iter()
+        .map(|item| item.action.kind())
+        .collect();
+    assert_eq!(
+        kinds,
+        [ActionKind::Issue, ActionKind::SetCount],
+        "slot 8 is nobody's"
+    );
     world.count = Some(7);
     world.failed[0].1 = Some(8);
     let plan = world.plan();
-    assert_eq!(plan.items.len(), 1, "with it the counter adds up: {:?}", plan.items);
+    assert_eq!(
+        plan.items.len(),
+        1,
+        "with it the counter adds up: {:?}",
+        plan.items
+    );
     mended(world);
 }
 
@@ -70,10 +111,19 @@ fn whom_two_sources_put_back_onto_a_slot_is_counted_once() {
     world.failed.push((1, Some(3), Some(user(3))));
     let facts = world.facts();
     let mut planner = Planner::new(RepairPolicy::default(), &facts);
-    let page = SlotRange { claimants_on_gaps: vec![(3, user(3))], ..world.pages().remove(0) };
+    let page = SlotRange {
+        claimants_on_gaps: vec![(3, user(3))],
+        ..world.pages().remove(0)
+    };
     planner.page(&page);
     let plan = planner.finish();
-    assert!(plan.items.iter().all(|item| item.action != Action::SetCount), "{:?}", plan.items);
+    assert!(
+        plan.items
+            .iter()
+            .all(|item| item.action != Action::SetCount),
+        "{:?}",
+        plan.items
+    );
     assert_eq!(plan.left, 1);
 }
 
@@ -87,10 +137,17 @@ fn a_dead_letter_waits_with_its_person_who_is_to_be_moved() {
     world.failed.push((1, None, Some(user(2))));
     world.apply(&world.plan());
     assert_eq!(world.rows, [(9, user(1))].into());
-    assert_eq!(world.findings(), [], "the move waits, and so does what follows from it");
+    assert_eq!(
+        world.findings(),
+        [],
+        "the move waits, and so does what follows from it"
+    );
     world.ages.clear();
     let world = mended(world);
-    assert_eq!((world.users.len(), world.rows.len(), world.failed.len()), (2, 2, 0));
+    assert_eq!(
+        (world.users.len(), world.rows.len(), world.failed.len()),
+        (2, 2, 0)
+    );
 }
 
 /// A conflict of before has moved the first of them, and the consumer is behind.

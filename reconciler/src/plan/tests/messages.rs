@@ -5,7 +5,11 @@ use crate::report::ActionKind;
 
 /// What is planned for somebody on slot 11 who has a dead letter, or a message that is unread after
 /// a loss of Redis. It was claimed then.
-fn for_late_comer(world: &DropWorld, claimed_at: DateTime<Utc>, is_of_message: bool) -> Vec<ActionKind> {
+fn for_late_comer(
+    world: &DropWorld,
+    claimed_at: DateTime<Utc>,
+    is_of_message: bool,
+) -> Vec<ActionKind> {
     let mut facts = world.facts();
     facts.drop.sealed_at = world.closed.then(|| at(NOW_MS));
     let mut page = world.page(1, None);
@@ -17,29 +21,65 @@ fn for_late_comer(world: &DropWorld, claimed_at: DateTime<Utc>, is_of_message: b
     }
     let mut planner = Planner::new(RepairPolicy::default(), &facts);
     planner.page(&page);
-    planner.items.iter().map(|item| item.action.kind()).collect()
+    planner
+        .items
+        .iter()
+        .map(|item| item.action.kind())
+        .collect()
 }
 
 #[test]
 fn a_message_that_contradicts_its_drop_puts_nobody_on_a_slot() {
     use ActionKind::{Issue, PutBack, Report};
     let (in_time, too_late) = (at(NOW_MS - 60_000), at(NOW_MS) + TimeDelta::days(30));
-    let with_letter = DropWorld { failed: vec![(1, Some(11), Some(user(99)))], ..DropWorld::exact(12, 10) };
+    let with_letter = DropWorld {
+        failed: vec![(1, Some(11), Some(user(99)))],
+        ..DropWorld::exact(12, 10)
+    };
     assert_eq!(for_late_comer(&with_letter, in_time, true), [Issue]);
     assert_eq!(for_late_comer(&with_letter, too_late, true), [Report]);
-    assert_eq!(for_late_comer(&with_letter, too_late, false), [Issue], "a person says so");
-    let sealed = DropWorld { closed: true, ..with_letter.clone() };
+    assert_eq!(
+        for_late_comer(&with_letter, too_late, false),
+        [Issue],
+        "a person says so"
+    );
+    let sealed = DropWorld {
+        closed: true,
+        ..with_letter.clone()
+    };
     assert_eq!(for_late_comer(&sealed, in_time, true), [Report]);
 
     let mut admitted = with_letter;
     admitted.users.insert(user(99), 11);
     admitted.count = Some(11);
-    assert_eq!(for_late_comer(&admitted, too_late, true), [Issue], "Redis has them");
+    assert_eq!(
+        for_late_comer(&admitted, too_late, true),
+        [Issue],
+        "Redis has them"
+    );
     admitted.closed = true;
-    assert_eq!(for_late_comer(&admitted, in_time, true), [Issue], "Redis has them");
+    assert_eq!(
+        for_late_comer(&admitted, in_time, true),
+        [Issue],
+        "Redis has them"
+    );
 
-    let with_message = DropWorld { in_flight: vec![(11, user(99))], gate_closed: true, ..DropWorld::exact(12, 10) };
+    let with_message = DropWorld {
+        in_flight: vec![(11, user(99))],
+        gate_closed: true,
+        ..DropWorld::exact(12, 10)
+    };
     assert_eq!(for_late_comer(&with_message, in_time, true), [PutBack]);
     assert_eq!(for_late_comer(&with_message, too_late, true), []);
-    assert_eq!(for_late_comer(&DropWorld { closed: true, ..with_message }, in_time, true), []);
+    assert_eq!(
+        for_late_comer(
+            &DropWorld {
+                closed: true,
+                ..with_message
+            },
+            in_time,
+            true
+        ),
+        []
+    );
 }

@@ -53,14 +53,21 @@ prop_compose! {
 }
 
 fn actionable(plan: &Plan) -> Vec<&super::super::Planned> {
-    plan.items.iter().filter(|item| !matches!(item.action, Action::Report)).collect()
+    plan.items
+        .iter()
+        .filter(|item| !matches!(item.action, Action::Report))
+        .collect()
 }
 
 /// Repairs as passes do: in rounds, since one repair may show another. Where they are too many to
 /// be kept, of each page once in a pass, and a pass can end before all of them. Whether they came
 /// to an end within the passes that they may take.
 fn repair(world: &mut DropWorld) -> bool {
-    let passes = if world.kept < RepairPolicy::default().kept { 20 } else { 1 };
+    let passes = if world.kept < RepairPolicy::default().kept {
+        20
+    } else {
+        1
+    };
     (0..passes).any(|_| repair_in_one_pass(world))
 }
 

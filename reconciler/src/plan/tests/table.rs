@@ -25,30 +25,57 @@ fn an_exact_drop_calls_for_nothing_and_says_how_much_was_looked_at() {
     let plan = DropWorld::exact(12, 12).plan();
     assert!(plan.items.is_empty() && plan.exact && !plan.sealable);
     assert_eq!((plan.examined.users, plan.examined.rows), (12, 12));
-    assert!(DropWorld { closed: true, ..DropWorld::exact(12, 12) }.plan().sealable);
+    assert!(
+        DropWorld {
+            closed: true,
+            ..DropWorld::exact(12, 12)
+        }
+        .plan()
+        .sealable
+    );
 }
 
 #[test]
 fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
     let mut world = DropWorld::exact(12, 12);
     world.rows.remove(&7);
-    assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)], "an age that is not known is old");
+    assert_eq!(
+        world.findings(),
+        [found(Kind::Unissued, 7, 7)],
+        "an age that is not known is old"
+    );
     world.ages.insert(7, 1_999);
-    assert_eq!((world.findings(), world.plan().young), (vec![], 1), "younger than the publishing deadline");
+    assert_eq!(
+        (world.findings(), world.plan().young),
+        (vec![], 1),
+        "younger than the publishing deadline"
+    );
     world.ages.insert(7, 2_000);
     assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)]);
     world.in_flight.push((7, user(7)));
-    assert_eq!((world.findings(), world.plan().young), (vec![], 0), "its message waits on the topic");
+    assert_eq!(
+        (world.findings(), world.plan().young),
+        (vec![], 0),
+        "its message waits on the topic"
+    );
     // The clock was so much ahead when they were admitted.
     for minutes in [1, 59, 24 * 60] {
         let mut ahead = DropWorld::exact(12, 12);
         ahead.rows.remove(&7);
         ahead.ages.insert(7, -minutes * 60_000);
-        assert_eq!(ahead.plan().young, 0, "not young for {minutes} minutes more");
+        assert_eq!(
+            ahead.plan().young,
+            0,
+            "not young for {minutes} minutes more"
+        );
         assert_eq!(ahead.findings(), [found(Kind::Unissued, 7, 7)]);
         // Or they were admitted while the pass was under way.
         ahead.lasts_ms = minutes * 60_000;
-        assert_eq!((ahead.findings(), ahead.plan().young), (vec![], 1), "the pass has lasted {minutes} minutes");
+        assert_eq!(
+            (ahead.findings(), ahead.plan().young),
+            (vec![], 1),
+            "the pass has lasted {minutes} minutes"
+        );
     }
     // Clocks are corrected in small steps.
     let mut ahead = DropWorld::exact(12, 12);
@@ -56,7 +83,11 @@ fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
     ahead.ages.insert(7, -4_000);
     assert_eq!((ahead.findings(), ahead.plan().young), (vec![], 1));
     world.ages.insert(7, 60_000);
-    assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)], "for too long");
+    assert_eq!(
+        world.findings(),
+        [found(Kind::Unissued, 7, 7)],
+        "for too long"
+    );
     world.in_flight.clear();
     assert_eq!(mended(world).rows[&7], user(7));
 }
@@ -66,7 +97,13 @@ fn a_row_whose_person_redis_forgot_goes_back() {
     let mut world = DropWorld::exact(12, 12);
     world.users.remove(&user(3));
     world.users.remove(&user(12));
-    assert_eq!(world.findings(), [found(Kind::MissingAdmission, 3, 3), found(Kind::MissingAdmission, 12, 12)]);
+    assert_eq!(
+        world.findings(),
+        [
+            found(Kind::MissingAdmission, 3, 3),
+            found(Kind::MissingAdmission, 12, 12)
+        ]
+    );
     assert_eq!(mended(world).users[&user(3)], 3);
 }
 
@@ -85,7 +122,11 @@ fn a_counter_that_does_not_add_up_is_set_right() {
     for count in [0, 3, 11, 500] {
         let mut world = DropWorld::exact(12, 10);
         world.count = Some(count);
-        assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)], "count {count}");
+        assert_eq!(
+            world.findings(),
+            [of_drop(Kind::CountMismatch)],
+            "count {count}"
+        );
         assert_eq!(mended(world).count, Some(10));
     }
     let mut nobody = DropWorld::exact(12, 0);
@@ -124,15 +165,28 @@ fn above_the_quantity_the_earliest_get_what_is_free_and_the_rest_wait() {
         world.users.insert(user(n), i64::from(n));
     }
     world.count = Some(14);
-    assert_eq!(world.findings(), [found(Kind::OverAdmitted, 13, 13), found(Kind::OverAdmitted, 14, 14)]);
+    assert_eq!(
+        world.findings(),
+        [
+            found(Kind::OverAdmitted, 13, 13),
+            found(Kind::OverAdmitted, 14, 14)
+        ]
+    );
     let world = mended(world);
     assert_eq!(world.rows[&5], user(13));
-    assert_eq!((world.waiting, world.broken), (vec![user(14)], BTreeSet::from([user(14)])));
+    assert_eq!(
+        (world.waiting, world.broken),
+        (vec![user(14)], BTreeSet::from([user(14)]))
+    );
 }
 
 #[test]
-fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_closed_drop_unsealed() {
-    let mut world = DropWorld { closed: true, ..DropWorld::exact(12, 12) };
+fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_closed_drop_unsealed()
+{
+    let mut world = DropWorld {
+        closed: true,
+        ..DropWorld::exact(12, 12)
+    };
     world.broken.insert(user(50));
     assert_eq!(world.findings(), [found(Kind::OverAdmitted, 99, 50)]);
     world.waiting = vec![user(51)];
@@ -147,7 +201,10 @@ fn a_broken_promise_is_first_in_line_whatever_became_of_the_line_and_keeps_a_clo
 
 #[test]
 fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
-    let mut world = DropWorld { once_per: OncePer::Coupon, ..DropWorld::exact(12, 10) };
+    let mut world = DropWorld {
+        once_per: OncePer::Coupon,
+        ..DropWorld::exact(12, 10)
+    };
     world.rows.remove(&10);
     world.elsewhere.insert(user(10));
     assert_eq!(world.findings(), [found(Kind::OverAdmitted, 10, 10)]);
@@ -157,27 +214,52 @@ fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
 #[test]
 fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
     for closed in [false, true] {
-        let mut world = DropWorld { closed, ..DropWorld::exact(12, 11) };
+        let mut world = DropWorld {
+            closed,
+            ..DropWorld::exact(12, 11)
+        };
         world.waiting = vec![user(50), user(51)];
-        assert_eq!(world.findings(), [(Kind::Unfilled, None, Some("u-50".to_owned()))]);
+        assert_eq!(
+            world.findings(),
+            [(Kind::Unfilled, None, Some("u-50".to_owned()))]
+        );
         world.apply(&world.plan());
-        assert_eq!((&world.rows[&12], world.waiting.as_slice()), (&user(50), [user(51)].as_slice()));
+        assert_eq!(
+            (&world.rows[&12], world.waiting.as_slice()),
+            (&user(50), [user(51)].as_slice())
+        );
         assert_eq!(world.findings(), []);
     }
 }
 
 #[test]
 fn closed_while_paused_with_people_waiting_is_left_for_a_person() {
-    let world = DropWorld { closed: true, paused: true, waiting: vec![user(50)], ..DropWorld::exact(12, 11) };
+    let world = DropWorld {
+        closed: true,
+        paused: true,
+        waiting: vec![user(50)],
+        ..DropWorld::exact(12, 11)
+    };
     let plan = world.plan();
     assert_eq!(world.findings(), [of_drop(Kind::Unfilled)]);
     assert!(plan.items[0].needs_person && !plan.sealable);
-    assert_eq!(DropWorld { closed: false, ..world }.findings(), []);
+    assert_eq!(
+        DropWorld {
+            closed: false,
+            ..world
+        }
+        .findings(),
+        []
+    );
 }
 
 #[test]
 fn closed_below_the_quantity_is_told_and_sealed() {
-    let plan = DropWorld { closed: true, ..DropWorld::exact(12, 11) }.plan();
+    let plan = DropWorld {
+        closed: true,
+        ..DropWorld::exact(12, 11)
+    }
+    .plan();
     assert_eq!(plan.items.len(), 1);
     assert!(plan.items[0].kind == Kind::Unfilled && !plan.items[0].needs_person);
     assert!(plan.exact && plan.sealable);
@@ -201,27 +283,53 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
     let reports = |world: &DropWorld| {
         let plan = world.plan();
         assert!(!plan.exact && !plan.sealable, "{plan:#?}");
-        plan.items.iter().all(|item| item.action == Action::Report && item.detail.contains("until what is on its way"))
+        plan.items.iter().all(|item| {
+            item.action == Action::Report && item.detail.contains("until what is on its way")
+        })
     };
-    let mut lost = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
+    let mut lost = DropWorld {
+        topic_away: true,
+        ..DropWorld::exact(12, 9)
+    };
     (lost.meta, lost.count) = (None, None);
     lost.users.clear();
-    assert!(reports(&lost), "people whom only messages know would be forgotten");
+    assert!(
+        reports(&lost),
+        "people whom only messages know would be forgotten"
+    );
     lost.rows.clear();
-    assert!(reports(&lost), "nothing is known, which is not the same as nobody");
+    assert!(
+        reports(&lost),
+        "nothing is known, which is not the same as nobody"
+    );
     // Somebody removed by hand: their message may be all that is left of them.
-    let mut gap = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
+    let mut gap = DropWorld {
+        topic_away: true,
+        ..DropWorld::exact(12, 9)
+    };
     gap.users.remove(&user(4));
     gap.rows.remove(&4);
     assert!(reports(&gap));
-    let mut waits = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
+    let mut waits = DropWorld {
+        topic_away: true,
+        ..DropWorld::exact(12, 9)
+    };
     waits.waiting = vec![user(20)];
     assert!(reports(&waits));
     // Rows and admissions in their own slots harm nobody.
-    let mut own = DropWorld { topic_away: true, ..DropWorld::exact(12, 9) };
+    let mut own = DropWorld {
+        topic_away: true,
+        ..DropWorld::exact(12, 9)
+    };
     own.rows.remove(&4);
     own.users.remove(&user(5));
-    assert_eq!(own.findings(), [found(Kind::MissingAdmission, 5, 5), found(Kind::Unissued, 4, 4)]);
+    assert_eq!(
+        own.findings(),
+        [
+            found(Kind::MissingAdmission, 5, 5),
+            found(Kind::Unissued, 4, 4)
+        ]
+    );
     mended(own);
     for mut world in [lost, gap, waits] {
         world.topic_away = false;
@@ -250,23 +358,43 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
         Action::Rebuild { holdings, .. } => Some(holdings),
         _ => None,
     });
-    let mut rebuilt: Vec<_> = rebuilt.unwrap().iter().map(|h| (h.slot, h.user.clone(), h.certain)).collect();
+    let mut rebuilt: Vec<_> = rebuilt
+        .unwrap()
+        .iter()
+        .map(|h| (h.slot, h.user.clone(), h.certain))
+        .collect();
     rebuilt.sort();
-    assert_eq!(rebuilt, [1, 2, 3, 4, 5, 6, 7, 8, 9].map(|n| (n, user(n), !(3..=5).contains(&n))));
+    assert_eq!(
+        rebuilt,
+        [1, 2, 3, 4, 5, 6, 7, 8, 9].map(|n| (n, user(n), !(3..=5).contains(&n)))
+    );
     world.apply(&world.plan());
-    assert_eq!(world.findings(), [], "only a message is left on its way: {world:#?}");
+    assert_eq!(
+        world.findings(),
+        [],
+        "only a message is left on its way: {world:#?}"
+    );
 }
 
 #[test]
 fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
-    let mut world = DropWorld { gate_closed: true, ..DropWorld::exact(12, 9) };
+    let mut world = DropWorld {
+        gate_closed: true,
+        ..DropWorld::exact(12, 9)
+    };
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
     for n in [8, 9] {
         world.users.remove(&user(n));
     }
     world.count = Some(7);
-    assert_eq!(world.findings(), [found(Kind::MissingAdmission, 8, 8), found(Kind::MissingAdmission, 9, 9)]);
+    assert_eq!(
+        world.findings(),
+        [
+            found(Kind::MissingAdmission, 8, 8),
+            found(Kind::MissingAdmission, 9, 9)
+        ]
+    );
     world.apply(&world.plan());
     assert_eq!((world.users.len(), world.count), (9, Some(9)));
 }
@@ -289,9 +417,17 @@ fn failed_claims_are_issued_readmitted_resolved_or_left() {
     assert_eq!(world.rows[&8], user(8));
     assert_eq!(world.rows[&9], user(9));
     assert_eq!(world.rows[&10], user(40));
-    assert_eq!(world.failed.iter().map(|f| f.0).collect::<Vec<_>>(), [5, 6, 7]);
+    assert_eq!(
+        world.failed.iter().map(|f| f.0).collect::<Vec<_>>(),
+        [5, 6, 7]
+    );
     let plan = world.plan();
-    assert!(plan.items.iter().all(|i| i.needs_person && i.kind == Kind::FailedClaim) && plan.items.len() == 3);
+    assert!(
+        plan.items
+            .iter()
+            .all(|i| i.needs_person && i.kind == Kind::FailedClaim)
+            && plan.items.len() == 3
+    );
 }
 
 #[test]
@@ -314,19 +450,32 @@ fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
 
 #[test]
 fn an_operator_s_change_that_did_not_reach_redis_does_now() {
-    let world = DropWorld { meta: Some(false), ..DropWorld::exact(12, 5) };
+    let world = DropWorld {
+        meta: Some(false),
+        ..DropWorld::exact(12, 5)
+    };
     assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
 }
 
 #[test]
 fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_are_few() {
     let mut world = DropWorld::exact(12, 12);
-    world.failed = (1..=25).map(|id| (id, Some(3), Some(user(100 + u32::try_from(id).unwrap())))).collect();
+    world.failed = (1..=25)
+        .map(|id| (id, Some(3), Some(user(100 + u32::try_from(id).unwrap()))))
+        .collect();
     let plan = world.plan();
-    assert_eq!((plan.items.len(), plan.numbers.failed_claims, plan.examined.failed_claims), (11, 25, 25));
+    assert_eq!(
+        (
+            plan.items.len(),
+            plan.numbers.failed_claims,
+            plan.examined.failed_claims
+        ),
+        (11, 25, 25)
+    );
     let detail = &plan.items[10].detail;
     assert!(
-        detail.contains("15 because another user has its slot") && detail.contains("for example 11, 12, 13"),
+        detail.contains("15 because another user has its slot")
+            && detail.contains("for example 11, 12, 13"),
         "{detail}"
     );
 }
@@ -334,9 +483,17 @@ fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_ar
 #[test]
 fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate() {
     let mut world = DropWorld::exact(12, 12);
-    world.failed = (1..=25).map(|id| (id, Some(412), Some(user(100)))).collect();
+    world.failed = (1..=25)
+        .map(|id| (id, Some(412), Some(user(100))))
+        .collect();
     let plan = world.plan();
-    assert!(plan.items.iter().all(|item| matches!(item.action, Action::Report)), "{:#?}", plan.items);
+    assert!(
+        plan.items
+            .iter()
+            .all(|item| matches!(item.action, Action::Report)),
+        "{:#?}",
+        plan.items
+    );
     assert_eq!(plan.items.len(), 11);
 }
 
@@ -352,22 +509,45 @@ fn a_dead_letter_keeps_its_slot_where_an_old_copy_of_redis_has_its_person_on_a_r
     page.dead_letters[0].claimed_at = Some(at(NOW_MS - 10_000));
     let mut planner = Planner::new(RepairPolicy::default(), &facts);
     planner.page(&page);
-    let issued = planner.finish().items.into_iter().filter_map(|item| match item.action {
-        Action::IssueDeadLetter { claim, put_back, .. } => Some((claim.slot, claim.user_id, put_back)),
-        _ => None,
-    });
+    let issued = planner
+        .finish()
+        .items
+        .into_iter()
+        .filter_map(|item| match item.action {
+            Action::IssueDeadLetter {
+                claim, put_back, ..
+            } => Some((claim.slot, claim.user_id, put_back)),
+            _ => None,
+        });
     assert_eq!(issued.collect::<Vec<_>>(), [(11, user(4), true)]);
 }
 
 #[test]
 fn duplicate_dead_letter_of_a_lost_drop_waits_for_the_topic_beyond_what_is_kept() {
-    let mut world = DropWorld { meta: None, topic_away: true, kept: 1, ..DropWorld::exact(3, 0) };
+    let mut world = DropWorld {
+        meta: None,
+        topic_away: true,
+        kept: 1,
+        ..DropWorld::exact(3, 0)
+    };
     // Letter 1 fills what the plan keeps, so the issue of letter 2 is not kept.
-    world.failed = vec![(1, Some(1), Some(user(1))), (2, Some(2), Some(user(2))), (3, None, Some(user(2)))];
+    world.failed = vec![
+        (1, Some(1), Some(user(1))),
+        (2, Some(2), Some(user(2))),
+        (3, None, Some(user(2))),
+    ];
     for order in [[0, 1, 2], [0, 2, 1], [2, 0, 1]] {
         let failed = order.map(|at| world.failed[at].clone()).into();
-        let plan = DropWorld { failed, ..world.clone() }.plan();
-        assert!(plan.items.iter().all(|item| item.action == Action::Report), "{order:?}: {:#?}", plan.items);
+        let plan = DropWorld {
+            failed,
+            ..world.clone()
+        }
+        .plan();
+        assert!(
+            plan.items.iter().all(|item| item.action == Action::Report),
+            "{order:?}: {:#?}",
+            plan.items
+        );
     }
 }
 
@@ -386,7 +566,10 @@ fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
         revoked_at: until,
         again_from: Some(until),
     };
-    SlotRange { revoked: Revocations::new(vec![revocation], OncePer::Drop, DropId(1)), ..page }
+    SlotRange {
+        revoked: Revocations::new(vec![revocation], OncePer::Drop, DropId(1)),
+        ..page
+    }
 }
 
 #[test]
@@ -404,11 +587,26 @@ fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
         let facts = world.facts();
         let mut planner = Planner::new(RepairPolicy::default(), &facts);
         planner.page(&with_revoked(world.page(1, None), 4));
-        let given = planner.finish().items.into_iter().map(|item| match item.action {
-            Action::IssueDeadLetter { claim, put_back: true, .. } => (claim.slot, claim.user_id),
-            Action::PutBack { holding, on_slot: false } => (holding.slot, holding.user),
-            other => panic!("dead letter {is_dead_letter}: {other:?}"),
-        });
-        assert_eq!(given.collect::<Vec<_>>(), [(4, user(99))], "dead letter {is_dead_letter}");
+        let given = planner
+            .finish()
+            .items
+            .into_iter()
+            .map(|item| match item.action {
+                Action::IssueDeadLetter {
+                    claim,
+                    put_back: true,
+                    ..
+                } => (claim.slot, claim.user_id),
+                Action::PutBack {
+                    holding,
+                    on_slot: false,
+                } => (holding.slot, holding.user),
+                other => panic!("dead letter {is_dead_letter}: {other:?}"),
+            });
+        assert_eq!(
+            given.collect::<Vec<_>>(),
+            [(4, user(99))],
+            "dead letter {is_dead_letter}"
+        );
     }
 }

@@ -25,13 +25,20 @@ async fn server(limits: Limits) -> (SocketAddr, Arc<Notify>, tokio_util::sync::D
         .route(
             "/events",
             get(async || {
-                Sse::new(stream::repeat_with(|| Ok::<_, Infallible>(Event::default().data("now"))).then(paced))
+                Sse::new(
+                    stream::repeat_with(|| Ok::<_, Infallible>(Event::default().data("now")))
+                        .then(paced),
+                )
             }),
         )
         .route(
             "/parts",
             get(async || {
-                Body::from_stream(stream::iter(0..20).map(|n| Ok::<_, Infallible>(format!("part {n}\n"))).then(paced))
+                Body::from_stream(
+                    stream::iter(0..20)
+                        .map(|n| Ok::<_, Infallible>(format!("part {n}\n")))
+                        .then(paced),
+                )
             }),
         );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -47,7 +54,10 @@ async fn paced<T>(part: T) -> T {
 
 async fn ask(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     stream
 }
 
@@ -67,9 +77,19 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_held_keep_no_probe_out() {
-    let limits = Limits { connections: 40, ..Limits::DEFAULT };
-    let of_address = Limits { connections: 400, connections_of_address: Some(40), ..Limits::DEFAULT };
-    for (limits, kinds) in [(limits, &HogKind::ALL[..]), (of_address, &HogKind::ALL[..3])] {
+    let limits = Limits {
+        connections: 40,
+        ..Limits::DEFAULT
+    };
+    let of_address = Limits {
+        connections: 400,
+        connections_of_address: Some(40),
+        ..Limits::DEFAULT
+    };
+    for (limits, kinds) in [
+        (limits, &HogKind::ALL[..]),
+        (of_address, &HogKind::ALL[..3]),
+    ] {
         for kind in kinds {
             let (address, ..) = &server(limits).await;
             let hogs = Hogs::start(*address, *kind, "/large", 60);
@@ -82,32 +102,72 @@ async fn connections_that_are_held_keep_no_probe_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_progress_is_never_cut_to_make_room() {
-    let (address, go_on, _stop) = server(Limits { connections: 16, ..Limits::DEFAULT }).await;
+    let (address, go_on, _stop) = server(Limits {
+        connections: 16,
+        ..Limits::DEFAULT
+    })
+    .await;
     let mut slow = ask(address, "/slow").await;
     let mut events = ask(address, "/events").await;
     let mut parts = ask(address, "/parts").await;
-    assert!(read_until(&mut events, "data: now").await.contains("200 OK"));
+    assert!(
+        read_until(&mut events, "data: now")
+            .await
+            .contains("200 OK")
+    );
     let hogs = Hogs::start(address, HogKind::Silent, "/large", 20);
     hogs.have_opened(20).await;
     assert_eq!(hogs.failed_probes("/healthz").await, [""; 0]);
-    assert!(read_until(&mut parts, "part 19").await.contains("part 19"), "a long download ends");
-    assert!(read_until(&mut events, "data: now").await.contains("data: now"), "events go on");
+    assert!(
+        read_until(&mut parts, "part 19").await.contains("part 19"),
+        "a long download ends"
+    );
+    assert!(
+        read_until(&mut events, "data: now")
+            .await
+            .contains("data: now"),
+        "events go on"
+    );
     go_on.notify_one();
-    assert!(read_until(&mut slow, "\r\n\r\n").await.starts_with("HTTP/1.1 200"), "a slow answer comes");
+    assert!(
+        read_until(&mut slow, "\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200"),
+        "a slow answer comes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_whose_requests_are_all_in_progress_gets_no_more_connections() {
-    let limits = Limits { connections: 10, connections_of_address: Some(2), ..Limits::DEFAULT };
+    let limits = Limits {
+        connections: 10,
+        connections_of_address: Some(2),
+        ..Limits::DEFAULT
+    };
     let (address, go_on, _stop) = server(limits).await;
     let mut slow = [ask(address, "/slow").await, ask(address, "/slow").await];
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(read_until(&mut ask(address, "/healthz").await, "ok").await, "", "it is closed");
+    assert_eq!(
+        read_until(&mut ask(address, "/healthz").await, "ok").await,
+        "",
+        "it is closed"
+    );
     go_on.notify_waiters();
-    assert!(read_until(&mut slow[0], "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
-    assert!(read_until(&mut slow[1], "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        read_until(&mut slow[0], "\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    assert!(
+        read_until(&mut slow[1], "\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     let next = ask(address, "/healthz").await;
-    assert!(read_until(&mut { next }, "ok").await.ends_with("ok"), "one that waits for its client makes room");
+    assert!(
+        read_until(&mut { next }, "ok").await.ends_with("ok"),
+        "one that waits for its client makes room"
+    );
 }
 
 #[tokio::test]
@@ -119,5 +179,9 @@ async fn an_answer_on_an_old_connection_is_its_last_one() {
     assert!(pool.is_last_answer(&of_age(Duration::ZERO)));
     let open = pool.admit(SocketAddr::new(address, 4711)).await.unwrap();
     let most = millis(Duration::from_secs(720)) + 1_000;
-    assert!((millis(Duration::from_secs(600))..=most).contains(&open.activity.ends_at), "{}", open.activity.ends_at);
+    assert!(
+        (millis(Duration::from_secs(600))..=most).contains(&open.activity.ends_at),
+        "{}",
+        open.activity.ends_at
+    );
 }

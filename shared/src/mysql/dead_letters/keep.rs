@@ -107,17 +107,28 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
 /// The word for messages that no client of Kafka can read.
 pub const UNREADABLE: &str = "unreadable";
 /// What erasing leaves of a dead letter.
-type Remains = (Option<i32>, Option<i64>, Option<i64>, Option<i64>, Option<NaiveDateTime>);
+type Remains = (
+    Option<i32>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<NaiveDateTime>,
+);
 
 /// Those of these claims that no dead letter of an erased person is of. Erasing takes the hash of
 /// the message, and leaves where the message is and what else it said.
-async fn without_erased<'c>(conn: &mut Conn, failed: &'c [FailedClaim]) -> QueryResult<Vec<&'c FailedClaim>> {
+async fn without_erased<'c>(
+    conn: &mut Conn,
+    failed: &'c [FailedClaim],
+) -> QueryResult<Vec<&'c FailedClaim>> {
     let named = || failed.iter().filter(|claim| claim.user_id.is_some());
     if named().next().is_none() {
         return Ok(failed.iter().collect());
     }
     let coupons: Vec<i64> = named().filter_map(|claim| claim.coupon_id).collect();
-    let of_coupon = failed_claims::coupon_id.eq_any(coupons).or(failed_claims::coupon_id.is_null());
+    let of_coupon = failed_claims::coupon_id
+        .eq_any(coupons)
+        .or(failed_claims::coupon_id.is_null());
     let offsets: Vec<i64> = named().map(|claim| claim.source.offset).collect();
     let erased: Vec<Remains> = failed_claims::table
         .filter(
@@ -137,8 +148,16 @@ async fn without_erased<'c>(conn: &mut Conn, failed: &'c [FailedClaim]) -> Query
         .load(conn)
         .await?;
     let is_erased = |claim: &FailedClaim| {
-        let MessageOrigin { partition, offset, .. } = claim.source;
-        let remains = (Some(partition), Some(offset), claim.drop_id, claim.slot, claim.claimed_at.map(as_stored));
+        let MessageOrigin {
+            partition, offset, ..
+        } = claim.source;
+        let remains = (
+            Some(partition),
+            Some(offset),
+            claim.drop_id,
+            claim.slot,
+            claim.claimed_at.map(as_stored),
+        );
         claim.user_id.is_some() && erased.contains(&remains)
     };
     Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
@@ -166,7 +185,11 @@ pub struct Unpublished {
 pub async fn keep_unpublished(conn: &mut Conn, claims: &[Unpublished]) -> QueryResult<()> {
     let rows = claims.iter().map(|Unpublished { claim, trace }| {
         let payload = claim.encode().into_bytes();
-        let source_hash = Sha256::new().chain_update(UNPUBLISHED).chain_update([0]).chain_update(&payload).finalize();
+        let source_hash = Sha256::new()
+            .chain_update(UNPUBLISHED)
+            .chain_update([0])
+            .chain_update(&payload)
+            .finalize();
         (
             failed_claims::coupon_id.eq(claim.coupon_id.0),
             failed_claims::drop_id.eq(claim.drop_id.0),

@@ -74,9 +74,16 @@ impl Db {
         self.run_within(LONG_LOOK, "list dead letters", async move |conn| {
             let sql = wanted.select(&format!("{LIMITED} {COLUMNS}"));
             // As the index has them: millions are not sorted.
-            let order =
-                if wanted.resolved { "f.resolved_at DESC" } else { "f.drop_id, f.slot, f.coupon_id, f.user_id, f.id" };
-            diesel::sql_query(format!("{sql} ORDER BY {order} LIMIT {limit} OFFSET {skipped}")).load(conn).await
+            let order = if wanted.resolved {
+                "f.resolved_at DESC"
+            } else {
+                "f.drop_id, f.slot, f.coupon_id, f.user_id, f.id"
+            };
+            diesel::sql_query(format!(
+                "{sql} ORDER BY {order} LIMIT {limit} OFFSET {skipped}"
+            ))
+            .load(conn)
+            .await
         })
         .await
     }
@@ -97,7 +104,12 @@ impl Db {
 
     /// Corrects which claim a dead letter is of, so that the next pass issues it; false if it is
     /// not open.
-    pub async fn correct_dead_letter(&self, id: i64, to: Correction, by: Operator) -> Result<bool, DbError> {
+    pub async fn correct_dead_letter(
+        &self,
+        id: i64,
+        to: Correction,
+        by: Operator,
+    ) -> Result<bool, DbError> {
         self.run("correct a dead letter", async move |conn| {
             conn.transaction(async |conn| {
                 let Some(letter) = lock_open(conn, id).await? else { return Ok(false) };
@@ -129,10 +141,17 @@ impl Db {
     }
 
     /// Takes a dead letter out of the reconciler's hands, with a reason; false if it is not open.
-    pub async fn discard_dead_letter(&self, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
+    pub async fn discard_dead_letter(
+        &self,
+        id: i64,
+        why: String,
+        by: Operator,
+    ) -> Result<bool, DbError> {
         self.run("discard a dead letter", async move |conn| {
             conn.transaction(async |conn| {
-                let Some(letter) = lock_open(conn, id).await? else { return Ok(false) };
+                let Some(letter) = lock_open(conn, id).await? else {
+                    return Ok(false);
+                };
                 discard_open(conn, &[id], &why).await?;
                 let act = OperatorAct {
                     action: "discard_dead_letter",
@@ -152,7 +171,9 @@ impl Db {
 
 /// Discards those of these that are open; how many it was.
 pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
-    let open = failed_claims::id.eq_any(ids).and(failed_claims::resolved_at.is_null());
+    let open = failed_claims::id
+        .eq_any(ids)
+        .and(failed_claims::resolved_at.is_null());
     diesel::update(failed_claims::table.filter(open))
         .set((
             failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
@@ -165,8 +186,14 @@ pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> Que
 
 /// A dead letter, locked; `None` if it is not open.
 async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
-    let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
-    open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()
+    let open = failed_claims::table
+        .find(id)
+        .filter(failed_claims::resolved_at.is_null());
+    open.select(DeadLetterRow::as_select())
+        .for_update()
+        .first(conn)
+        .await
+        .optional()
 }
 
 /// What a dead letter's message was.

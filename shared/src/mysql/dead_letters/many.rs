@@ -49,28 +49,42 @@ struct LetterId {
 
 impl Db {
     /// The reasons of the first [`COUNTED`] dead letters of a drop, or of all, most frequent first.
-    pub async fn dead_letter_reasons(&self, wanted: DeadLetterQuery) -> Result<Vec<ReasonCount>, DbError> {
-        let all = DeadLetterQuery { reason: None, ..wanted }.select("f.reason");
+    pub async fn dead_letter_reasons(
+        &self,
+        wanted: DeadLetterQuery,
+    ) -> Result<Vec<ReasonCount>, DbError> {
+        let all = DeadLetterQuery {
+            reason: None,
+            ..wanted
+        }
+        .select("f.reason");
         let counted = format!(
             "SELECT {LIMITED} reason, COUNT(*) AS letters FROM ({all} LIMIT {COUNTED}) some GROUP BY reason \
              ORDER BY letters DESC, reason LIMIT {REASONS}"
         );
-        self.run_within(LONG_LOOK, "count dead letters by reason", async move |conn| {
-            diesel::sql_query(counted).load(conn).await
-        })
+        self.run_within(
+            LONG_LOOK,
+            "count dead letters by reason",
+            async move |conn| diesel::sql_query(counted).load(conn).await,
+        )
         .await
     }
 
     /// How many the filter finds that could be discarded now.
-    pub async fn matching_dead_letters(&self, wanted: DeadLetterQuery) -> Result<Matching, DbError> {
+    pub async fn matching_dead_letters(
+        &self,
+        wanted: DeadLetterQuery,
+    ) -> Result<Matching, DbError> {
         let some = wanted.select("f.id");
         let counted = format!(
             "SELECT {LIMITED} COUNT(*) AS letters, CAST(COALESCE(MAX(id), 0) AS SIGNED) AS highest \
              FROM ({some} LIMIT {DISCARDED_AT_ONCE}) some"
         );
-        self.run_within(LONG_LOOK, "count matching dead letters", async move |conn| {
-            diesel::sql_query(counted).get_result(conn).await
-        })
+        self.run_within(
+            LONG_LOOK,
+            "count matching dead letters",
+            async move |conn| diesel::sql_query(counted).get_result(conn).await,
+        )
         .await
     }
 
@@ -84,7 +98,11 @@ impl Db {
         by: Operator,
     ) -> Result<usize, DbError> {
         let most = seen.letters.clamp(0, i64::from(DISCARDED_AT_ONCE));
-        let of_seen = DeadLetterQuery { resolved: false, ..wanted.clone() }.select("f.id");
+        let of_seen = DeadLetterQuery {
+            resolved: false,
+            ..wanted.clone()
+        }
+        .select("f.id");
         let of_seen = format!("{of_seen} AND f.id <= {} LIMIT {most}", seen.highest);
         self.run_within(LONG_LOOK, "discard dead letters", async move |conn| {
             conn.transaction(async |conn| {

@@ -16,7 +16,9 @@ impl CommitClient for Broker {
     fn commit(&self, _: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()> {
         *self.asked.borrow_mut() += 1;
         if *self.refuses.borrow() {
-            return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress));
+            return Err(KafkaError::ConsumerCommit(
+                RDKafkaErrorCode::RebalanceInProgress,
+            ));
         }
         self.committed.borrow_mut().extend(next);
         Ok(())
@@ -43,14 +45,20 @@ fn the_next_offset_of_each_partition_is_committed_once() {
 
 #[test]
 fn what_could_not_be_committed_is_committed_later_with_what_came_since() {
-    let broker = Broker { refuses: true.into(), ..Broker::default() };
+    let broker = Broker {
+        refuses: true.into(),
+        ..Broker::default()
+    };
     let mut offsets = offsets(&[(0, 4), (1, 7)]);
     offsets.commit("t", &broker);
     assert!(broker.committed.borrow().is_empty());
     *broker.refuses.borrow_mut() = false;
     offsets.written(0, 9);
     offsets.commit("t", &broker);
-    assert_eq!(*broker.committed.borrow(), BTreeMap::from([(0, 10), (1, 8)]));
+    assert_eq!(
+        *broker.committed.borrow(),
+        BTreeMap::from([(0, 10), (1, 8)])
+    );
     offsets.commit("t", &broker);
     assert_eq!(*broker.asked.borrow(), 2);
 }

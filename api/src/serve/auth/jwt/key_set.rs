@@ -68,8 +68,19 @@ impl fmt::Display for KeySet {
 impl KeySet {
     /// Without any key yet.
     pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
-        let (keys, reading, failing) = (ArcSwap::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Self { source, algorithm, refresh, keys, reading, failing }
+        let (keys, reading, failing) = (
+            ArcSwap::default(),
+            tokio::sync::Mutex::default(),
+            Mutex::default(),
+        );
+        Self {
+            source,
+            algorithm,
+            refresh,
+            keys,
+            reading,
+            failing,
+        }
     }
 
     /// The key of this name. A token that names none needs a set of one key (OpenID Connect Core,
@@ -112,7 +123,11 @@ impl KeySet {
     /// Reads the keys by age. Never ends.
     pub(crate) async fn keep_fresh(&self) -> &'static str {
         loop {
-            let pause = if self.problem().is_some() { self.refresh.min(RETRY) } else { self.refresh };
+            let pause = if self.problem().is_some() {
+                self.refresh.min(RETRY)
+            } else {
+                self.refresh
+            };
             tokio::time::sleep(pause).await;
             let _ = self.read().await;
         }
@@ -122,8 +137,15 @@ impl KeySet {
     pub(crate) fn problem(&self) -> Option<String> {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;
-        let count = if self.keys.load().is_empty() { "no key counts" } else { "those of before count" };
-        Some(format!("the keys of tokens can't be read for {} s; {count}: {why}", since.elapsed().as_secs()))
+        let count = if self.keys.load().is_empty() {
+            "no key counts"
+        } else {
+            "those of before count"
+        };
+        Some(format!(
+            "the keys of tokens can't be read for {} s; {count}: {why}",
+            since.elapsed().as_secs()
+        ))
     }
 
     async fn read_now(&self) -> Result<(), FetchError> {
@@ -131,13 +153,17 @@ impl KeySet {
         let mut failing = self.failing.lock();
         gauge!("firstcome_jwt_keys_up").set(f64::from(u8::from(read.is_ok())));
         match &read {
-            Ok(_) if failing.take().is_some() => tracing::info!("the keys of tokens can be read again"),
+            Ok(_) if failing.take().is_some() => {
+                tracing::info!("the keys of tokens can be read again")
+            }
             Ok(_) => {}
             Err(error) => {
                 if failing.is_none() {
                     tracing::warn!(%error, "{self}: the keys of tokens can't be read; those that are known count");
                 }
-                let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                let since = failing
+                    .as_ref()
+                    .map_or_else(Instant::now, |(since, _)| *since);
                 *failing = Some((since, error.to_string()));
                 if since.elapsed() >= OLDEST && !self.keys.load().is_empty() {
                     tracing::error!(
@@ -166,22 +192,32 @@ impl KeySet {
 /// The keys of a set that can check this algorithm. The others are left out, as sets hold keys for
 /// other purposes too.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
-    let set: JwkSet = serde_json::from_slice(text).map_err(|_| "it is no JWK Set: {\"keys\": [ ... ]}")?;
+    let set: JwkSet =
+        serde_json::from_slice(text).map_err(|_| "it is no JWK Set: {\"keys\": [ ... ]}")?;
     let mut keys = Vec::new();
     for value in &set.keys {
         if value["d"].is_string() {
-            return Err("it holds a private key (\"d\"): give this process the public ones only".into());
+            return Err(
+                "it holds a private key (\"d\"): give this process the public ones only".into(),
+            );
         }
-        let Ok(jwk) = Jwk::deserialize(value) else { continue };
+        let Ok(jwk) = Jwk::deserialize(value) else {
+            continue;
+        };
         let name = jwk.common.key_id.clone();
         match keys::of_jwk(algorithm, &jwk) {
-            Ok(Some(key)) => keys.push(NamedKey { name, key: Arc::new(key) }),
+            Ok(Some(key)) => keys.push(NamedKey {
+                name,
+                key: Arc::new(key),
+            }),
             Ok(None) => {}
             Err(why) => tracing::warn!(kid = name, "a key of the issuer is left out: {why}"),
         }
     }
     if keys.is_empty() {
-        return Err(format!("it holds no key that can be used for {algorithm:?}"));
+        return Err(format!(
+            "it holds no key that can be used for {algorithm:?}"
+        ));
     }
     Ok(keys)
 }

@@ -14,7 +14,10 @@ const RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
 
 /// A shared secret as long as the algorithm's hash (RFC 7518, 3.2): a shorter one can be guessed
 /// offline from one token.
-pub(super) fn shared_secret(algorithm: Algorithm, secret: &SecretString) -> Result<DecodingKey, String> {
+pub(super) fn shared_secret(
+    algorithm: Algorithm,
+    secret: &SecretString,
+) -> Result<DecodingKey, String> {
     let bytes = secret.expose_secret().as_bytes();
     let least = match algorithm {
         Algorithm::HS512 => 64,
@@ -22,7 +25,10 @@ pub(super) fn shared_secret(algorithm: Algorithm, secret: &SecretString) -> Resu
         _ => 32,
     };
     if bytes.len() < least {
-        return Err(format!("JWT_SECRET has {} bytes; {algorithm:?} needs at least {least}", bytes.len()));
+        return Err(format!(
+            "JWT_SECRET has {} bytes; {algorithm:?} needs at least {least}",
+            bytes.len()
+        ));
     }
     Ok(DecodingKey::from_secret(bytes))
 }
@@ -30,14 +36,22 @@ pub(super) fn shared_secret(algorithm: Algorithm, secret: &SecretString) -> Resu
 /// The one public key of a PEM file.
 pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, String> {
     let name = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("JWT_PUBLIC_KEY_FILE {name} cannot be read: {error}"))?;
+    let pem = std::fs::read(path)
+        .map_err(|error| format!("JWT_PUBLIC_KEY_FILE {name} cannot be read: {error}"))?;
     let text = String::from_utf8_lossy(&pem);
     if text.contains("PRIVATE KEY") {
-        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds a private key: give this process the public one only"));
+        return Err(format!(
+            "JWT_PUBLIC_KEY_FILE {name} holds a private key: give this process the public one only"
+        ));
     }
-    let keys = text.lines().filter(|line| line.starts_with("-----BEGIN ")).count();
+    let keys = text
+        .lines()
+        .filter(|line| line.starts_with("-----BEGIN "))
+        .count();
     if keys > 1 {
-        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds {keys} keys: give one, or several by JWT_JWKS_FILE"));
+        return Err(format!(
+            "JWT_PUBLIC_KEY_FILE {name} holds {keys} keys: give one, or several by JWT_JWKS_FILE"
+        ));
     }
     let key = match algorithm.family() {
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&pem),
@@ -47,10 +61,15 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
             .and_then(|key| DecodingKey::from_jwk(&Jwk::from_decoding_key(&key, Some(algorithm))?)),
     };
     let key = key.ok().filter(|key| fits(algorithm, key));
-    let key = key
-        .ok_or_else(|| format!("JWT_PUBLIC_KEY_FILE {name} holds no public key in PEM form that fits {algorithm:?}"))?;
+    let key = key.ok_or_else(|| {
+        format!(
+            "JWT_PUBLIC_KEY_FILE {name} holds no public key in PEM form that fits {algorithm:?}"
+        )
+    })?;
     match unfit_size(&key) {
-        Some(why) => Err(format!("JWT_PUBLIC_KEY_FILE {name} holds a key that is refused: {why}")),
+        Some(why) => Err(format!(
+            "JWT_PUBLIC_KEY_FILE {name} holds a key that is refused: {why}"
+        )),
         None => Ok(key),
     }
 }
@@ -63,19 +82,35 @@ pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingK
     let common = &jwk.common;
     let is_of_kind = match (&jwk.algorithm, algorithm) {
         (AlgorithmParameters::RSA(_), _) => algorithm.family() == AlgorithmFamily::Rsa,
-        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES256) => key.curve == EllipticCurve::P256,
-        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES384) => key.curve == EllipticCurve::P384,
-        (AlgorithmParameters::OctetKeyPair(key), Algorithm::EdDSA) => key.curve == EllipticCurve::Ed25519,
+        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES256) => {
+            key.curve == EllipticCurve::P256
+        }
+        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES384) => {
+            key.curve == EllipticCurve::P384
+        }
+        (AlgorithmParameters::OctetKeyPair(key), Algorithm::EdDSA) => {
+            key.curve == EllipticCurve::Ed25519
+        }
         // A secret that stands in a set is none.
         _ => false,
     };
-    let is_meant = common.public_key_use.as_ref().is_none_or(|used| *used == PublicKeyUse::Signature)
-        && common.key_operations.as_ref().is_none_or(|may| may.contains(&KeyOperations::Verify))
-        && common.key_algorithm.is_none_or(|named| named == algorithm.into());
+    let is_meant = common
+        .public_key_use
+        .as_ref()
+        .is_none_or(|used| *used == PublicKeyUse::Signature)
+        && common
+            .key_operations
+            .as_ref()
+            .is_none_or(|may| may.contains(&KeyOperations::Verify))
+        && common
+            .key_algorithm
+            .is_none_or(|named| named == algorithm.into());
     if !is_of_kind || !is_meant {
         return Ok(None);
     }
-    let key = DecodingKey::from_jwk(jwk).ok().filter(|key| fits(algorithm, key));
+    let key = DecodingKey::from_jwk(jwk)
+        .ok()
+        .filter(|key| fits(algorithm, key));
     let key = key.ok_or_else(|| format!("it does not fit {algorithm:?}"))?;
     match unfit_size(&key) {
         Some(why) => Err(why),
@@ -90,9 +125,12 @@ fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
 
 /// The curves have one size each; the modulus of RSA any.
 fn unfit_size(key: &DecodingKey) -> Option<String> {
-    let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else { return None };
+    let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind() else {
+        return None;
+    };
     let first = n.iter().position(|byte| *byte != 0)?;
     let bits = (n.len() - first) * 8 - n[first].leading_zeros() as usize;
     let (least, most) = RSA_BITS.into_inner();
-    (!RSA_BITS.contains(&bits)).then(|| format!("it has {bits} bits, and RSA needs {least} to {most}"))
+    (!RSA_BITS.contains(&bits))
+        .then(|| format!("it has {bits} bits, and RSA needs {least} to {most}"))
 }

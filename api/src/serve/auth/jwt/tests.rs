@@ -10,11 +10,19 @@ const SECRET: &str = "a secret of more than thirty-two bytes";
 
 /// Whose tokens, and for whom.
 pub(super) fn meant() -> JwtArgs {
-    JwtArgs { jwt_issuer: Some("shop".into()), jwt_audience: Some("coupons".into()), ..JwtArgs::default() }
+    JwtArgs {
+        jwt_issuer: Some("shop".into()),
+        jwt_audience: Some("coupons".into()),
+        ..JwtArgs::default()
+    }
 }
 
 fn hs256() -> JwtArgs {
-    JwtArgs { jwt_algorithm: Some(Algorithm::HS256), jwt_secret: Some(SECRET.into()), ..meant() }
+    JwtArgs {
+        jwt_algorithm: Some(Algorithm::HS256),
+        jwt_secret: Some(SECRET.into()),
+        ..meant()
+    }
 }
 
 pub(super) fn good() -> Value {
@@ -38,7 +46,11 @@ fn token(algorithm: Algorithm, key: &EncodingKey, claims: &Value) -> String {
 }
 
 fn hs_token(claims: &Value) -> String {
-    token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), claims)
+    token(
+        Algorithm::HS256,
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+        claims,
+    )
 }
 
 fn accepts(args: &JwtArgs, token: &str) -> bool {
@@ -47,9 +59,19 @@ fn accepts(args: &JwtArgs, token: &str) -> bool {
 
 #[test]
 fn the_person_is_the_subject_of_a_token_signed_as_set_or_another_claim() {
-    assert_eq!(Verifier::new(&hs256()).unwrap().person(&hs_token(&good())), Ok("u-37".into()));
-    let other = Verifier::new(&JwtArgs { jwt_user_claim: Some("https://shop/id".into()), ..hs256() }).unwrap();
-    assert_eq!(other.person(&hs_token(&with("https://shop/id", "auth0|5f7c"))), Ok("auth0|5f7c".into()));
+    assert_eq!(
+        Verifier::new(&hs256()).unwrap().person(&hs_token(&good())),
+        Ok("u-37".into())
+    );
+    let other = Verifier::new(&JwtArgs {
+        jwt_user_claim: Some("https://shop/id".into()),
+        ..hs256()
+    })
+    .unwrap();
+    assert_eq!(
+        other.person(&hs_token(&with("https://shop/id", "auth0|5f7c"))),
+        Ok("auth0|5f7c".into())
+    );
     for nobody in [
         good(),
         with("https://shop/id", 37),
@@ -58,7 +80,10 @@ fn the_person_is_the_subject_of_a_token_signed_as_set_or_another_claim() {
     ] {
         assert!(other.person(&hs_token(&nobody)).is_err(), "{nobody}");
     }
-    let empty = JwtArgs { jwt_user_claim: Some(String::new()), ..hs256() };
+    let empty = JwtArgs {
+        jwt_user_claim: Some(String::new()),
+        ..hs256()
+    };
     assert_eq!(
         Verifier::new(&empty).unwrap().person(&hs_token(&good())),
         Ok("u-37".into()),
@@ -71,11 +96,15 @@ fn a_claim_that_is_given_twice_is_refused() {
     let claims = good().to_string();
     let twice = claims.replacen("\"sub\":\"u-37\"", "\"sub\":\"u-37\",\"sub\":\"u-38\"", 1);
     assert_ne!(claims, twice);
-    let (head, _) = hs_token(&good()).split_once('.').map(|(head, rest)| (head.to_owned(), rest.to_owned())).unwrap();
+    let (head, _) = hs_token(&good())
+        .split_once('.')
+        .map(|(head, rest)| (head.to_owned(), rest.to_owned()))
+        .unwrap();
     let signed = |claims: &str| {
         let message = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
         let key = EncodingKey::from_secret(SECRET.as_bytes());
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
         format!("{message}.{signature}")
     };
     assert!(accepts(&hs256(), &signed(&claims)) && !accepts(&hs256(), &signed(&twice)));
@@ -94,7 +123,14 @@ fn a_token_that_proves_nothing_is_refused() {
     let refused = [
         ("alg none", unsigned),
         ("alg none with a signature", unsigned_with_signature),
-        ("another algorithm", token(Algorithm::HS512, &EncodingKey::from_secret(SECRET.as_bytes()), &good())),
+        (
+            "another algorithm",
+            token(
+                Algorithm::HS512,
+                &EncodingKey::from_secret(SECRET.as_bytes()),
+                &good(),
+            ),
+        ),
         ("another key", token(Algorithm::HS256, &other_key, &good())),
         ("no signature", format!("{head_and_claims}.")),
         ("expired", hs_token(&with("exp", now - 3_600))),
@@ -111,11 +147,19 @@ fn a_token_that_proves_nothing_is_refused() {
 
 #[test]
 fn issuer_and_audience_are_asked_for() {
-    assert!(accepts(&hs256(), &hs_token(&with("aud", json!(["mail", "coupons"])))));
+    assert!(accepts(
+        &hs256(),
+        &hs_token(&with("aud", json!(["mail", "coupons"])))
+    ));
     let list = with("iss", json!(["shop"]));
-    for other in
-        [with("iss", "elsewhere"), without("iss"), list, with("aud", "mail"), with("aud", json!([])), without("aud")]
-    {
+    for other in [
+        with("iss", "elsewhere"),
+        without("iss"),
+        list,
+        with("aud", "mail"),
+        with("aud", json!([])),
+        without("aud"),
+    ] {
         assert!(!accepts(&hs256(), &hs_token(&other)), "{other}");
     }
 }
@@ -128,7 +172,11 @@ fn key_file(pem: &str) -> (tempfile::NamedTempFile, PathBuf) {
 }
 
 fn with_key(algorithm: Algorithm, path: PathBuf) -> JwtArgs {
-    JwtArgs { jwt_algorithm: Some(algorithm), jwt_public_key_file: Some(path), ..meant() }
+    JwtArgs {
+        jwt_algorithm: Some(algorithm),
+        jwt_public_key_file: Some(path),
+        ..meant()
+    }
 }
 
 #[test]
@@ -136,16 +184,30 @@ fn public_keys_check_tokens_and_are_never_taken_for_shared_secrets() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let signers = [
-        (Algorithm::ES256, &ec, EncodingKey::from_ec_pem(ec.serialize_pem().as_bytes()).unwrap()),
-        (Algorithm::EdDSA, &ed, EncodingKey::from_ed_pem(ed.serialize_pem().as_bytes()).unwrap()),
+        (
+            Algorithm::ES256,
+            &ec,
+            EncodingKey::from_ec_pem(ec.serialize_pem().as_bytes()).unwrap(),
+        ),
+        (
+            Algorithm::EdDSA,
+            &ed,
+            EncodingKey::from_ed_pem(ed.serialize_pem().as_bytes()).unwrap(),
+        ),
     ];
     for (algorithm, pair, signer) in signers {
         let (_file, path) = key_file(&pair.public_key_pem());
         let args = with_key(algorithm, path);
-        assert!(accepts(&args, &token(algorithm, &signer, &good())), "{algorithm:?}");
+        assert!(
+            accepts(&args, &token(algorithm, &signer, &good())),
+            "{algorithm:?}"
+        );
         // The classic confusion: the public key, which anybody has, used as an HMAC secret.
         let forged = EncodingKey::from_secret(pair.public_key_pem().as_bytes());
-        assert!(!accepts(&args, &token(Algorithm::HS256, &forged, &good())), "{algorithm:?}");
+        assert!(
+            !accepts(&args, &token(Algorithm::HS256, &forged, &good())),
+            "{algorithm:?}"
+        );
     }
 }
 
@@ -176,49 +238,132 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
     let (_two, two) = key_file(&format!("{0}{0}", ec.public_key_pem()));
     let (_weak, weak) = key_file(RSA_1024);
     let (_nearly, nearly) = key_file(RSA_2047);
-    let set =
-        |algorithm| JwtArgs { jwt_jwks_file: Some("keys.json".into()), jwt_algorithm: Some(algorithm), ..meant() };
-    let short = JwtArgs { jwt_secret: Some("hunter2".into()), ..hs256() };
+    let set = |algorithm| JwtArgs {
+        jwt_jwks_file: Some("keys.json".into()),
+        jwt_algorithm: Some(algorithm),
+        ..meant()
+    };
+    let short = JwtArgs {
+        jwt_secret: Some("hunter2".into()),
+        ..hs256()
+    };
     let cases = [
         (JwtArgs::default(), "JWT_ALGORITHM"),
         (short, "32"),
-        (JwtArgs { jwt_secret: Some(String::new().into()), ..hs256() }, "needs JWT_SECRET"),
-        (JwtArgs { jwt_algorithm: Some(Algorithm::RS256), ..meant() }, "JWT_PUBLIC_KEY_FILE"),
-        (JwtArgs { jwt_algorithm: Some(Algorithm::RS256), ..hs256() }, "JWT_PUBLIC_KEY_FILE"),
-        (JwtArgs { jwt_public_key_file: Some(public.clone()), ..hs256() }, "choose one"),
+        (
+            JwtArgs {
+                jwt_secret: Some(String::new().into()),
+                ..hs256()
+            },
+            "needs JWT_SECRET",
+        ),
+        (
+            JwtArgs {
+                jwt_algorithm: Some(Algorithm::RS256),
+                ..meant()
+            },
+            "JWT_PUBLIC_KEY_FILE",
+        ),
+        (
+            JwtArgs {
+                jwt_algorithm: Some(Algorithm::RS256),
+                ..hs256()
+            },
+            "JWT_PUBLIC_KEY_FILE",
+        ),
+        (
+            JwtArgs {
+                jwt_public_key_file: Some(public.clone()),
+                ..hs256()
+            },
+            "choose one",
+        ),
         (with_key(Algorithm::HS256, public.clone()), "JWT_SECRET"),
         (with_key(Algorithm::RS256, public.clone()), "fits RS256"),
         (with_key(Algorithm::ES384, public), "fits ES384"),
         (with_key(Algorithm::ES256, two), "holds 2 keys"),
         (with_key(Algorithm::RS256, weak), "it has 1024 bits"),
         (with_key(Algorithm::RS256, nearly), "it has 2047 bits"),
-        (JwtArgs { jwt_algorithm: Some(Algorithm::HS512), ..hs256() }, "HS512 needs at least 64"),
-        (JwtArgs { jwt_issuer: None, ..hs256() }, "needs JWT_ISSUER"),
-        (JwtArgs { jwt_issuer: Some(String::new()), ..hs256() }, "needs JWT_ISSUER"),
-        (JwtArgs { jwt_audience: None, ..hs256() }, "needs JWT_AUDIENCE"),
-        (JwtArgs { jwt_jwks_file: Some("keys.json".into()), ..hs256() }, "choose one"),
-        (JwtArgs { jwt_jwks_ca_file: Some("ca.pem".into()), ..hs256() }, "without JWT_JWKS_URL"),
+        (
+            JwtArgs {
+                jwt_algorithm: Some(Algorithm::HS512),
+                ..hs256()
+            },
+            "HS512 needs at least 64",
+        ),
+        (
+            JwtArgs {
+                jwt_issuer: None,
+                ..hs256()
+            },
+            "needs JWT_ISSUER",
+        ),
+        (
+            JwtArgs {
+                jwt_issuer: Some(String::new()),
+                ..hs256()
+            },
+            "needs JWT_ISSUER",
+        ),
+        (
+            JwtArgs {
+                jwt_audience: None,
+                ..hs256()
+            },
+            "needs JWT_AUDIENCE",
+        ),
+        (
+            JwtArgs {
+                jwt_jwks_file: Some("keys.json".into()),
+                ..hs256()
+            },
+            "choose one",
+        ),
+        (
+            JwtArgs {
+                jwt_jwks_ca_file: Some("ca.pem".into()),
+                ..hs256()
+            },
+            "without JWT_JWKS_URL",
+        ),
         (set(Algorithm::HS256), "needs JWT_SECRET"),
         (
-            JwtArgs { jwt_jwks_url: Some("https://u:hunter2@issuer/".into()), ..with_key(Algorithm::ES256, "".into()) },
+            JwtArgs {
+                jwt_jwks_url: Some("https://u:hunter2@issuer/".into()),
+                ..with_key(Algorithm::ES256, "".into())
+            },
             "JWT_JWKS_URL must look like",
         ),
         (with_key(Algorithm::ES256, private), "private key"),
-        (with_key(Algorithm::ES256, "no/such/file".into()), "cannot be read"),
+        (
+            with_key(Algorithm::ES256, "no/such/file".into()),
+            "cannot be read",
+        ),
     ];
     for (args, expected) in cases {
         let refused = Verifier::new(&args).err().unwrap_or_default();
         assert!(refused.contains(expected), "{expected}: {refused:?}");
-        assert!(!refused.contains("hunter2") && !refused.contains('\n'), "{refused:?}");
+        assert!(
+            !refused.contains("hunter2") && !refused.contains('\n'),
+            "{refused:?}"
+        );
     }
 }
 
 #[test]
 fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     let named = |args: &JwtArgs, claims: &Value| {
-        Verifier::new(args).unwrap().names_group(&hs_token(claims), &"vip".parse().unwrap()) == Some(true)
+        Verifier::new(args)
+            .unwrap()
+            .names_group(&hs_token(claims), &"vip".parse().unwrap())
+            == Some(true)
     };
-    for groups in [json!("vip"), json!(["vip"]), json!(["staff", "vip"]), json!([7, null, "vip", {}])] {
+    for groups in [
+        json!("vip"),
+        json!(["vip"]),
+        json!(["staff", "vip"]),
+        json!([7, null, "vip", {}]),
+    ] {
         assert!(named(&hs256(), &with("groups", groups.clone())), "{groups}");
     }
     for groups in [
@@ -232,16 +377,33 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
         json!("vip,staff"),
         json!("vip "),
     ] {
-        assert!(!named(&hs256(), &with("groups", groups.clone())), "{groups}");
+        assert!(
+            !named(&hs256(), &with("groups", groups.clone())),
+            "{groups}"
+        );
     }
     assert!(!named(&hs256(), &good()), "no such claim");
     let ended = hs_token(&with("exp", 1));
-    let known = Verifier::new(&hs256()).unwrap().names_group(&ended, &"vip".parse().unwrap());
-    assert_eq!(known, None, "of a token that ended meanwhile nothing is known");
-    let renamed = JwtArgs { jwt_groups_claim: Some("roles".into()), ..hs256() };
+    let known = Verifier::new(&hs256())
+        .unwrap()
+        .names_group(&ended, &"vip".parse().unwrap());
+    assert_eq!(
+        known, None,
+        "of a token that ended meanwhile nothing is known"
+    );
+    let renamed = JwtArgs {
+        jwt_groups_claim: Some("roles".into()),
+        ..hs256()
+    };
     assert!(named(&renamed, &with("roles", "vip")) && !named(&renamed, &with("groups", "vip")));
-    let empty = JwtArgs { jwt_groups_claim: Some(String::new()), ..hs256() };
-    assert!(named(&empty, &with("groups", "vip")), "an empty setting is none");
+    let empty = JwtArgs {
+        jwt_groups_claim: Some(String::new()),
+        ..hs256()
+    };
+    assert!(
+        named(&empty, &with("groups", "vip")),
+        "an empty setting is none"
+    );
 }
 
 proptest::proptest! {

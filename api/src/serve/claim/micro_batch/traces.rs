@@ -18,18 +18,28 @@ pub(super) fn admissions(
         return;
     }
     for (at, pending) in batch.iter().enumerate() {
-        let Some(trace) = pending.trace.filter(|trace| trace.sampled) else { continue };
+        let Some(trace) = pending.trace.filter(|trace| trace.sampled) else {
+            continue;
+        };
         let took = pending.arrived.elapsed();
-        let Some(span) = TraceSpan::ended_now(trace.child(), "admission", SpanKind::Client, took) else { continue };
+        let Some(span) = TraceSpan::ended_now(trace.child(), "admission", SpanKind::Client, took)
+        else {
+            continue;
+        };
         let span = span
             .below(trace.span_id)
             .with(key::DB_SYSTEM_NAME, "redis")
             .with(key::DB_OPERATION_NAME, "EVALSHA")
             .with(key::DB_QUERY_SUMMARY, "admission")
-            .with(key::DB_OPERATION_BATCH_SIZE, i64::try_from(batch.len()).unwrap_or(i64::MAX))
+            .with(
+                key::DB_OPERATION_BATCH_SIZE,
+                i64::try_from(batch.len()).unwrap_or(i64::MAX),
+            )
             .with(key::COUPON, pending.coupon.coupon.id.0)
             .with(key::DROP, drop.0);
-        let reply = called.as_ref().map(|replies| replies.get(at).and_then(Option::as_ref));
+        let reply = called
+            .as_ref()
+            .map(|replies| replies.get(at).and_then(Option::as_ref));
         let admission = match reply {
             Ok(Some(reply)) => reply.admission,
             Ok(None) => {
@@ -43,7 +53,9 @@ pub(super) fn admissions(
         };
         let span = span.with(key::OUTCOME, admission.word());
         let span = match admission {
-            Admission::Accepted(slot) | Admission::Already(_, slot) => span.with(key::SLOT, i64::from(slot)),
+            Admission::Accepted(slot) | Admission::Already(_, slot) => {
+                span.with(key::SLOT, i64::from(slot))
+            }
             _ => span,
         };
         span.export(SpanEnd::Fine);
@@ -52,7 +64,11 @@ pub(super) fn admissions(
 
 /// Keeps the traces of those who were admitted just now, so that a repair finds that of a claim
 /// whose message is lost. Nothing waits for it.
-pub(super) fn keep<'c>(batches: &MicroBatches, keys: &DropKeys, admitted: impl Iterator<Item = &'c AdmittedClaim>) {
+pub(super) fn keep<'c>(
+    batches: &MicroBatches,
+    keys: &DropKeys,
+    admitted: impl Iterator<Item = &'c AdmittedClaim>,
+) {
     let sampled = admitted.filter_map(|claim| {
         let trace = claim.trace.filter(|trace| trace.sampled)?;
         Some(((claim.slot, claim.admitted_at_ms?), trace))

@@ -69,8 +69,14 @@ pub(crate) struct ListedPeople;
 
 impl PartialSchema for ListedPeople {
     fn schema() -> RefOr<Schema> {
-        let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9._@+|:=-]{1,64}$"));
-        ArrayBuilder::new().items(id).min_items(Some(1)).max_items(Some(MAX_PEOPLE)).into()
+        let id = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[A-Za-z0-9._@+|:=-]{1,64}$"));
+        ArrayBuilder::new()
+            .items(id)
+            .min_items(Some(1))
+            .max_items(Some(MAX_PEOPLE))
+            .into()
     }
 }
 
@@ -78,7 +84,11 @@ impl ToSchema for ListedPeople {}
 
 impl From<ListChanged> for AllowListChanged {
     fn from(ListChanged { now, changed, .. }: ListChanged) -> Self {
-        Self { changed, people: now.people, revision: now.revision }
+        Self {
+            changed,
+            people: now.people,
+            revision: now.revision,
+        }
     }
 }
 
@@ -152,7 +162,10 @@ pub(crate) async fn empty(
     Extension(by): Extension<Operator>,
 ) -> Result<Json<AllowListChanged>, Problem> {
     let services = Arc::clone(&app);
-    let changed = app.in_flight.run_unlimited(async move { apply_empty(&services, id, by).await }).await??;
+    let changed = app
+        .in_flight
+        .run_unlimited(async move { apply_empty(&services, id, by).await })
+        .await??;
     Ok(Json(changed.into()))
 }
 
@@ -165,7 +178,10 @@ async fn change(
 ) -> Result<Json<AllowListChanged>, Problem> {
     let services = Arc::clone(&app);
     // Begun, it goes on without its client.
-    let changed = app.in_flight.run_unlimited(async move { apply(&services, id, people, how, by).await }).await??;
+    let changed = app
+        .in_flight
+        .run_unlimited(async move { apply(&services, id, people, how, by).await })
+        .await??;
     Ok(Json(changed.into()))
 }
 
@@ -179,43 +195,77 @@ async fn apply(
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     let seen = seen_revision(services, id).await;
-    let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
-    let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
+    let changed = services
+        .mysql
+        .operators
+        .change_allow_list(id, seen, people.clone(), how, by)
+        .await;
+    let changed = changed
+        .map_err(|error| mysql_unavailable(&error, AGAIN))?
+        .ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, ?how, changed = changed.changed, people = changed.now.people, "an allow list was changed");
     crash_point(Point::ListWritten);
     let reached = reach_redis(services, id, changed, how, &people).await;
     crash_point(Point::ListFollowed);
-    if reached { Ok(changed) } else { Err(half_done()) }
+    if reached {
+        Ok(changed)
+    } else {
+        Err(half_done())
+    }
 }
 
-async fn apply_empty(services: &Services, id: CouponId, by: Operator) -> Result<ListChanged, Problem> {
+async fn apply_empty(
+    services: &Services,
+    id: CouponId,
+    by: Operator,
+) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     let seen = seen_revision(services, id).await;
-    let changed = services.mysql.operators.empty_allow_list(id, seen, by).await;
-    let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
+    let changed = services
+        .mysql
+        .operators
+        .empty_allow_list(id, seen, by)
+        .await;
+    let changed = changed
+        .map_err(|error| mysql_unavailable(&error, AGAIN))?
+        .ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
     // The whole of an empty list is one small write, and needs no list before it.
-    if write(services, id).await { Ok(changed) } else { Err(half_done()) }
+    if write(services, id).await {
+        Ok(changed)
+    } else {
+        Err(half_done())
+    }
 }
 
 async fn seen_revision(services: &Services, id: CouponId) -> u64 {
-    services.redis.highest_revision(id).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
-        0
-    })
+    services
+        .redis
+        .highest_revision(id)
+        .await
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
+            0
+        })
 }
 
 const AGAIN: &str = "repeat the request: only then is it certain whether the change stands";
 
 fn half_done() -> Problem {
-    Problem::unavailable("the change stands in MySQL; admission follows with the next pass, or when you repeat it")
+    Problem::unavailable(
+        "the change stands in MySQL; admission follows with the next pass, or when you repeat it",
+    )
 }
 
 async fn reach_redis(
     services: &Services,
     id: CouponId,
-    ListChanged { before, now, changed }: ListChanged,
+    ListChanged {
+        before,
+        now,
+        changed,
+    }: ListChanged,
     how: OnList,
     people: &[UserId],
 ) -> bool {
@@ -224,7 +274,11 @@ async fn reach_redis(
         if changed == 0 {
             break;
         }
-        match services.redis.change_allow_list(id, before, now, how, people).await {
+        match services
+            .redis
+            .change_allow_list(id, before, now, how, people)
+            .await
+        {
             Ok(ListFollowed::Yes) => return true,
             Ok(ListFollowed::Other) => tokio::time::sleep(PAUSE * attempt).await,
             Err(error) => {
@@ -238,7 +292,14 @@ async fn reach_redis(
 
 /// Writes the whole list to Redis, where that is another. `false`: the reconciler has to do it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
-    match follow(&services.mysql.operators, &services.redis, id, Which::Different).await {
+    match follow(
+        &services.mysql.operators,
+        &services.redis,
+        id,
+        Which::Different,
+    )
+    .await
+    {
         Ok(Followed::Same | Followed::Written(_)) => true,
         Ok(Followed::Changing | Followed::NoCoupon) => false,
         Err(error) => {
@@ -303,19 +364,35 @@ pub(crate) async fn read(
     let after = after.map_err(|error| invalid(format!("after: {error}")))?;
     let db = &app.mysql.operators;
     let away = |error| mysql_unavailable(&error, "try again");
-    let (coupon, _) = db.coupon(id).await.map_err(away)?.ok_or_else(|| no_such_coupon(id))?;
+    let (coupon, _) = db
+        .coupon(id)
+        .await
+        .map_err(away)?
+        .ok_or_else(|| no_such_coupon(id))?;
     let after = after.map(String::from).unwrap_or_default();
     let wanted = i64::try_from(limit + 1).unwrap_or(i64::MAX);
     let mut ids = db.allowed_after(id, after, wanted).await.map_err(away)?;
     let has_more = ids.len() > limit;
     ids.truncate(limit);
-    let next = ids.last().filter(|_| has_more).map(|last| next_page(id, last, limit));
+    let next = ids
+        .last()
+        .filter(|_| has_more)
+        .map(|last| next_page(id, last, limit));
     let (people, revision) = (coupon.allow_list.people, coupon.allow_list.revision);
-    Ok(not_kept(AllowListPage { allow: coupon.allow, people, revision, ids, next }))
+    Ok(not_kept(AllowListPage {
+        allow: coupon.allow,
+        people,
+        revision,
+        ids,
+        next,
+    }))
 }
 
 fn next_page(id: CouponId, last: &UserId, limit: usize) -> String {
-    format!("/v1/coupons/{id}/allow-list?after={}&limit={limit}", encoded(last.as_str()))
+    format!(
+        "/v1/coupons/{id}/allow-list?after={}&limit={limit}",
+        encoded(last.as_str())
+    )
 }
 
 /// Whether a person is on a list.
@@ -346,8 +423,14 @@ pub(crate) async fn find(
 ) -> Result<NotKept<OnAllowList>, Problem> {
     let db = &app.mysql.operators;
     app.catalogue.find(id).await?;
-    let on_list = db.is_allowed(id, &user).await.map_err(|error| mysql_unavailable(&error, "try again"))?;
-    Ok(not_kept(OnAllowList { user_id: user, on_list }))
+    let on_list = db
+        .is_allowed(id, &user)
+        .await
+        .map_err(|error| mysql_unavailable(&error, "try again"))?;
+    Ok(not_kept(OnAllowList {
+        user_id: user,
+        on_list,
+    }))
 }
 
 #[cfg(test)]
@@ -357,6 +440,9 @@ mod tests {
     #[test]
     fn the_next_page_is_a_path_whatever_the_id() {
         let next = next_page(CouponId(7), &"a+b=c|d:e@f".parse().unwrap(), 5);
-        assert_eq!(next, "/v1/coupons/7/allow-list?after=a%2Bb%3Dc%7Cd%3Ae%40f&limit=5");
+        assert_eq!(
+            next,
+            "/v1/coupons/7/allow-list?after=a%2Bb%3Dc%7Cd%3Ae%40f&limit=5"
+        );
     }
 }

@@ -22,13 +22,22 @@ impl FromRequest<App> for PeopleBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let is_json =
-            media_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("application/json"));
-        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_LIST_BYTES),
-            _ => invalid("the body could not be read"),
-        })?;
+        let media_type = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let is_json = media_type.is_some_and(|value| {
+            value
+                .trim_start()
+                .to_ascii_lowercase()
+                .starts_with("application/json")
+        });
+        let bytes = Bytes::from_request(request, app)
+            .await
+            .map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_LIST_BYTES),
+                _ => invalid("the body could not be read"),
+            })?;
         people(&bytes, is_json).map(Self).map_err(invalid)
     }
 }
@@ -40,21 +49,44 @@ fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
     let (ids, place): (Vec<String>, _) = if is_json {
         // Without the parser's own words, which repeat a value.
         let ids = serde_json::from_slice(bytes).map_err(|error| {
-            format!("the body is no JSON array of texts: line {}, column {}", error.line(), error.column())
+            format!(
+                "the body is no JSON array of texts: line {}, column {}",
+                error.line(),
+                error.column()
+            )
         });
         (ids?, "id")
     } else {
         let text = String::from_utf8_lossy(bytes);
         let text = text.strip_suffix('\n').unwrap_or(&text);
-        let lines = if text.is_empty() { Vec::new() } else { text.split('\n').collect() };
-        (lines.into_iter().map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned()).collect(), "line")
+        let lines = if text.is_empty() {
+            Vec::new()
+        } else {
+            text.split('\n').collect()
+        };
+        (
+            lines
+                .into_iter()
+                .map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned())
+                .collect(),
+            "line",
+        )
     };
     if ids.is_empty() || ids.len() > MAX_PEOPLE {
-        return Err(format!("give 1 to {MAX_PEOPLE} ids in one request, not {}; send more in parts", ids.len()));
+        return Err(format!(
+            "give 1 to {MAX_PEOPLE} ids in one request, not {}; send more in parts",
+            ids.len()
+        ));
     }
-    let parse =
-        |(at, id): (usize, String)| id.parse::<UserId>().map_err(|error| format!("{place} {}: {error}", at + 1));
-    let ids: HashSet<UserId> = ids.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let parse = |(at, id): (usize, String)| {
+        id.parse::<UserId>()
+            .map_err(|error| format!("{place} {}: {error}", at + 1))
+    };
+    let ids: HashSet<UserId> = ids
+        .into_iter()
+        .enumerate()
+        .map(parse)
+        .collect::<Result<_, _>>()?;
     Ok(ids.into_iter().collect())
 }
 
@@ -63,17 +95,30 @@ mod tests {
     use super::*;
 
     fn read(body: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
-        let mut ids: Vec<String> = people(body.as_ref(), false)?.into_iter().map(String::from).collect();
+        let mut ids: Vec<String> = people(body.as_ref(), false)?
+            .into_iter()
+            .map(String::from)
+            .collect();
         ids.sort_unstable();
         Ok(ids)
     }
 
     #[test]
     fn ids_come_one_a_line_or_as_a_json_array() {
-        for body in ["a\nb", "a\nb\n", "a\r\nb\r\n", "b\na\na\n", "[\"a\", \"b\"]", " \n [\"b\",\"a\",\"a\"]\n"] {
+        for body in [
+            "a\nb",
+            "a\nb\n",
+            "a\r\nb\r\n",
+            "b\na\na\n",
+            "[\"a\", \"b\"]",
+            " \n [\"b\",\"a\",\"a\"]\n",
+        ] {
             assert_eq!(read(body), Ok(vec!["a".into(), "b".into()]), "{body:?}");
         }
-        assert_eq!(read("a|b:c=d+e@f.g_h-1"), Ok(vec!["a|b:c=d+e@f.g_h-1".into()]));
+        assert_eq!(
+            read("a|b:c=d+e@f.g_h-1"),
+            Ok(vec!["a|b:c=d+e@f.g_h-1".into()])
+        );
     }
 
     #[test]
@@ -94,26 +139,48 @@ mod tests {
             ("\n", "1 to 10000"),
             (&format!("a\n{}", "x".repeat(65)), "line 2: "),
         ] {
-            assert!(bytes(body.as_bytes()).contains(said), "{body:?}: {}", bytes(body.as_bytes()));
+            assert!(
+                bytes(body.as_bytes()).contains(said),
+                "{body:?}: {}",
+                bytes(body.as_bytes())
+            );
         }
-        for odd in [&b"a\n\xff\n"[..], b"a\nb\0\n", b"a\n\xe2\x82\n", "a\nü\n".as_bytes()] {
+        for odd in [
+            &b"a\n\xff\n"[..],
+            b"a\nb\0\n",
+            b"a\n\xe2\x82\n",
+            "a\nü\n".as_bytes(),
+        ] {
             assert!(bytes(odd).starts_with("line 2: "), "{odd:?}");
         }
         let secret = bytes(b"a\nalice@example.com secret\n");
-        assert!(!secret.contains("alice"), "an answer repeats no id: {secret}");
+        assert!(
+            !secret.contains("alice"),
+            "an answer repeats no id: {secret}"
+        );
     }
 
     #[test]
     fn what_is_said_to_be_json_is_an_array() {
         assert_eq!(people(b"null", false).map(|ids| ids.len()), Ok(1));
         for body in ["null", "a", "\"a\"", "7", "{}", ""] {
-            assert!(people(body.as_bytes(), true).unwrap_err().contains("no JSON array"), "{body:?}");
+            assert!(
+                people(body.as_bytes(), true)
+                    .unwrap_err()
+                    .contains("no JSON array"),
+                "{body:?}"
+            );
         }
     }
 
     #[test]
     fn one_request_has_ten_thousand_ids_at_most() {
-        let body = |people: usize| (0..people).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
+        let body = |people: usize| {
+            (0..people)
+                .map(|n| format!("u-{n}\n"))
+                .collect::<Vec<_>>()
+                .concat()
+        };
         assert_eq!(read(body(10_000)).unwrap().len(), 10_000);
         assert!(read(body(10_001)).unwrap_err().contains("10001"));
     }

@@ -43,16 +43,33 @@ impl<'a> ChangeAttempt<'a> {
     ) -> Result<Self, Problem> {
         let plan = windows::plan(&coupon, &all, &wanted.windows, now)?;
         let with_keys = |drop: &Drop| (drop.clone(), services.redis.keys(coupon.id, drop.id));
-        let mut open: Vec<_> = all.iter().filter(|drop| is_not_closed(drop, now)).map(with_keys).collect();
+        let mut open: Vec<_> = all
+            .iter()
+            .filter(|drop| is_not_closed(drop, now))
+            .map(with_keys)
+            .collect();
         open.sort_unstable_by_key(|(drop, _)| drop.id);
-        Ok(Self { services, coupon, all, wanted, now, open, plan })
+        Ok(Self {
+            services,
+            coupon,
+            all,
+            wanted,
+            now,
+            open,
+            plan,
+        })
     }
 
     /// The coupon and its drops as they are now. `None`: another operator has changed the coupon
     /// since, and nothing was changed.
-    pub(super) async fn run(&mut self, by: Operator) -> Result<Option<(Coupon, Vec<Drop>)>, Problem> {
+    pub(super) async fn run(
+        &mut self,
+        by: Operator,
+    ) -> Result<Option<(Coupon, Vec<Drop>)>, Problem> {
         let mut plan = std::mem::take(&mut self.plan);
-        let Some((changed, in_use)) = self.change_redis(&plan).await? else { return Ok(None) };
+        let Some((changed, in_use)) = self.change_redis(&plan).await? else {
+            return Ok(None);
+        };
         plan.drops.retain(|change| !in_use.contains(&change.id));
         let wanted = self.wanted.clone();
         let change = CouponChange {
@@ -66,7 +83,13 @@ impl<'a> ChangeAttempt<'a> {
         };
         let expected = self.open.iter().map(|(drop, _)| drop.clone()).collect();
         let (id, revision) = (self.coupon.id, self.coupon.revision);
-        match self.services.mysql.operators.change_coupon(id, revision, change, expected, self.now, by).await {
+        match self
+            .services
+            .mysql
+            .operators
+            .change_coupon(id, revision, change, expected, self.now, by)
+            .await
+        {
             Ok(Some(made)) => Ok(Some(made)),
             Ok(None) => {
                 self.restore(&changed).await;
@@ -79,7 +102,10 @@ impl<'a> ChangeAttempt<'a> {
     /// Lowers quantities, and keeps drops that move or go from opening, in Redis and before MySQL.
     /// Gives the drops that it changed, and those that are in use and stay as they are. `None`:
     /// others have changed the coupon since.
-    async fn change_redis(&self, plan: &WindowPlan) -> Result<Option<(ChangedDrops<'_>, Vec<DropId>)>, Problem> {
+    async fn change_redis(
+        &self,
+        plan: &WindowPlan,
+    ) -> Result<Option<(ChangedDrops<'_>, Vec<DropId>)>, Problem> {
         let mut changed = ChangedDrops::new();
         if let Some(new) = self.wanted.quantity {
             changed = self.check_quantity().await?;
@@ -89,8 +115,15 @@ impl<'a> ChangeAttempt<'a> {
         }
         let mut in_use = Vec::new();
         for change in plan.drops.iter().filter(|change| change.unless_claimed) {
-            let Some(one) = self.open.iter().find(|(drop, _)| drop.id == change.id) else { continue };
-            let refused = match self.services.redis.withhold(&one.1, self.coupon.revision).await {
+            let Some(one) = self.open.iter().find(|(drop, _)| drop.id == change.id) else {
+                continue;
+            };
+            let refused = match self
+                .services
+                .redis
+                .withhold(&one.1, self.coupon.revision)
+                .await
+            {
                 Ok(Withheld::Yes) => {
                     changed.push(one);
                     continue;
@@ -116,10 +149,21 @@ impl<'a> ChangeAttempt<'a> {
     /// The drops that get fewer, all of which have given out no more than that. All are checked
     /// before any is changed, so that a conflict changes nothing.
     pub(super) async fn check_quantity(&self) -> Result<ChangedDrops<'_>, Problem> {
-        let Some(new) = self.wanted.quantity else { return Ok(ChangedDrops::new()) };
-        let lowered: ChangedDrops<'_> = self.open.iter().filter(|(drop, _)| drop.quantity > new).collect();
+        let Some(new) = self.wanted.quantity else {
+            return Ok(ChangedDrops::new());
+        };
+        let lowered: ChangedDrops<'_> = self
+            .open
+            .iter()
+            .filter(|(drop, _)| drop.quantity > new)
+            .collect();
         let keys: Vec<&DropKeys> = lowered.iter().map(|(_, keys)| keys).collect();
-        let given_out = self.services.redis.given_out(&keys).await.map_err(|error| redis_away(&error))?;
+        let given_out = self
+            .services
+            .redis
+            .given_out(&keys)
+            .await
+            .map_err(|error| redis_away(&error))?;
         for ((drop, _), given_out) in lowered.iter().zip(given_out) {
             let given_out = given_out.ok_or_else(|| being_checked(drop.id))?;
             if given_out > new {
@@ -133,7 +177,12 @@ impl<'a> ChangeAttempt<'a> {
     /// `false`: others have changed the coupon since.
     async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
         for (at, (drop, keys)) in lowered.iter().enumerate() {
-            let refused = match self.services.redis.lower(keys, self.coupon.revision, new).await {
+            let refused = match self
+                .services
+                .redis
+                .lower(keys, self.coupon.revision, new)
+                .await
+            {
                 Ok(Lowered::Yes) => continue,
                 Ok(Lowered::Outdated) => None,
                 // A claim came after the check above.
@@ -152,7 +201,12 @@ impl<'a> ChangeAttempt<'a> {
     async fn restore(&self, changed: &[&(Drop, DropKeys)]) {
         for (drop, keys) in changed {
             let meta = DropMeta::of(&self.coupon, drop);
-            if let Err(error) = self.services.redis.write_meta(keys, self.coupon.revision, &meta).await {
+            if let Err(error) = self
+                .services
+                .redis
+                .write_meta(keys, self.coupon.revision, &meta)
+                .await
+            {
                 tracing::warn!(%error, drop = %drop.id, "settings differ in Redis; the reconciler puts them right");
             }
         }
@@ -170,7 +224,10 @@ impl<'a> ChangeAttempt<'a> {
         }
         // Otherwise MySQL may have the change, and a quantity raised in Redis could give out slots
         // that MySQL refuses.
-        mysql_unavailable(error, "repeat the request: only then is it certain whether the change stands")
+        mysql_unavailable(
+            error,
+            "repeat the request: only then is it certain whether the change stands",
+        )
     }
 }
 
@@ -180,12 +237,13 @@ fn below_given_out(drop: DropId, given_out: Slot) -> Problem {
 }
 
 fn being_checked(drop: DropId) -> Problem {
-    Problem::unavailable(format!("drop {drop} is being verified; nothing was changed, try again"))
+    Problem::unavailable(format!(
+        "drop {drop} is being verified; nothing was changed, try again"
+    ))
 }
 
 fn redis_away(error: &RedisError) -> Problem {
     tracing::warn!(%error, "an operator's request could not be worked");
-    let detail =
-        "Redis could not be asked, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
+    let detail = "Redis could not be asked, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
     Problem::unavailable(detail)
 }

@@ -60,7 +60,9 @@ struct WallClock(#[serde(with = "schedule::wall_clock")] NaiveTime);
 struct Instant(#[serde(deserialize_with = "schedule::instants::one")] DateTime<Utc>);
 
 /// A field that is there, null or not.
-fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<Option<T>>, D::Error> {
+fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(d).map(Some)
 }
 
@@ -86,7 +88,13 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) const NONE: Self = Self { closes_at: None, opens: None, closes: None, last_day: None, close_now: false };
+    pub(super) const NONE: Self = Self {
+        closes_at: None,
+        opens: None,
+        closes: None,
+        last_day: None,
+        close_now: false,
+    };
 }
 
 impl WantedChange {
@@ -121,8 +129,7 @@ impl ChangeBody {
             windows,
         };
         if wanted.name.is_none() && !wanted.is_in_redis() {
-            let fields =
-                "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
+            let fields = "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
             return Err(invalid(format!("give at least one of {fields}")));
         }
         Ok(wanted)

@@ -72,7 +72,10 @@ pub(crate) async fn change(
     let only = etag::if_match(&headers)?;
     let change = body.check(&app.identity)?;
     let services = Arc::clone(&app);
-    let changed = app.in_flight.run_unlimited(async move { apply(&services, id, change, only, by).await }).await?;
+    let changed = app
+        .in_flight
+        .run_unlimited(async move { apply(&services, id, change, only, by).await })
+        .await?;
     match changed? {
         Changed::Yes(coupon) => Ok(show_one(&app, &coupon, StatusCode::OK).await),
         Changed::Another(revision) => Ok(etag::changed_meanwhile(revision)),
@@ -108,13 +111,23 @@ async fn apply(
             return Ok(Changed::Another(coupon.revision));
         }
         let now = time(services, &wanted).await;
-        ChangeAttempt::new(services, (coupon, drops), &wanted, now)?.check_quantity().await?;
+        ChangeAttempt::new(services, (coupon, drops), &wanted, now)?
+            .check_quantity()
+            .await?;
     }
     for _ in 0..ATTEMPTS {
         let now = time(services, &wanted).await;
         // Redis has no name. For the rest no revision is taken while MySQL has lost one.
-        let seen = if wanted.is_in_redis() { seen_revision(services, id).await } else { 0 };
-        let taken = services.mysql.operators.take_revision_if(id, seen, only).await;
+        let seen = if wanted.is_in_redis() {
+            seen_revision(services, id).await
+        } else {
+            0
+        };
+        let taken = services
+            .mysql
+            .operators
+            .take_revision_if(id, seen, only)
+            .await;
         let taken = match taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))? {
             Revision::Taken(coupon, drops) => (coupon, drops),
             Revision::Another(revision) => return Ok(Changed::Another(revision)),
@@ -129,10 +142,14 @@ async fn apply(
         let mut attempt = ChangeAttempt::new(services, taken, &wanted, now)?;
         if let Some(made) = attempt.run(by.clone()).await? {
             tracing::info!(coupon = %id, ?wanted, revision = made.0.revision, "a coupon was changed");
-            return finish(services, &attempt, &wanted, made).await.map(Changed::Yes);
+            return finish(services, &attempt, &wanted, made)
+                .await
+                .map(Changed::Yes);
         }
     }
-    Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
+    Err(Problem::unavailable(
+        "others are changing this coupon at the same time; nothing was changed, try again",
+    ))
 }
 
 /// What comes after MySQL has the change.
@@ -143,9 +160,16 @@ async fn finish(
     made: (Coupon, Vec<Drop>),
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let id = made.0.id;
-    let gone = attempt.all.iter().filter(|drop| made.1.iter().all(|one| one.id != drop.id));
+    let gone = attempt
+        .all
+        .iter()
+        .filter(|drop| made.1.iter().all(|one| one.id != drop.id));
     for drop in gone {
-        if let Err(error) = services.redis.expire_drop(&services.redis.keys(id, drop.id), FORGET_AFTER).await {
+        if let Err(error) = services
+            .redis
+            .expire_drop(&services.redis.keys(id, drop.id), FORGET_AFTER)
+            .await
+        {
             tracing::warn!(%error, drop = %drop.id, "the keys of a drop that is gone stay in Redis");
         }
     }
@@ -153,20 +177,32 @@ async fn finish(
     // other change waits for a list.
     let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
     if wanted.is_in_redis() && !(has_list && follow(services, made.clone()).await) {
-        let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
+        let detail =
+            "the change stands in MySQL; admission follows within a minute, or when you repeat it";
         return Err(Problem::unavailable(detail));
     }
     // Days that the new schedule has and the old had not. Else the next round makes them.
     let db = &services.mysql.operators;
-    if let Err(error) = make_ahead(db, &services.redis, &made.0, &made.1, services.clock.now()).await {
+    if let Err(error) =
+        make_ahead(db, &services.redis, &made.0, &made.1, services.clock.now()).await
+    {
         tracing::warn!(%error, coupon = %id, "drops are made ahead within a minute");
     }
     if wanted.quantity.is_some() || wanted.paused == Some(false) {
         wake_reconciler(services, id, &attempt.all).await;
     }
-    services.remaining.forget(attempt.all.iter().map(|drop| drop.id));
+    services
+        .remaining
+        .forget(attempt.all.iter().map(|drop| drop.id));
     let seen = services.catalogue.reread(id).await;
-    Ok(seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(&services.redis, made.0, made.1, |_| None))))
+    Ok(seen.unwrap_or_else(|_| {
+        Arc::new(CouponWithDrops::new(
+            &services.redis,
+            made.0,
+            made.1,
+            |_| None,
+        ))
+    }))
 }
 
 /// For claims that were sent before this process knew that a drop is gone.
@@ -186,7 +222,9 @@ async fn time(services: &Services, wanted: &WantedChange) -> DateTime<Utc> {
 /// does it.
 async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
     let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-    let keys: Vec<DropKeys> = unsealed.map(|drop| services.redis.keys(id, drop.id)).collect();
+    let keys: Vec<DropKeys> = unsealed
+        .map(|drop| services.redis.keys(id, drop.id))
+        .collect();
     if let Err(error) = services.redis.wake_if_anyone_waits(id, &keys).await {
         tracing::warn!(%error, coupon = %id, "people who wait are promoted by the next scheduled pass");
     }
@@ -217,7 +255,12 @@ async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>
             }
         }
         let seen = seen_revision(services, coupon.id).await;
-        match services.mysql.operators.take_revision(coupon.id, seen).await {
+        match services
+            .mysql
+            .operators
+            .take_revision(coupon.id, seen)
+            .await
+        {
             Ok(Some((now, own))) => (coupon, drops) = (now, own),
             Ok(None) => return false,
             Err(error) => {
@@ -231,15 +274,25 @@ async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>
 }
 
 /// `false` where Redis has seen a later revision.
-async fn write_all(services: &Services, coupon: &Coupon, drops: &[Drop]) -> Result<bool, RedisError> {
+async fn write_all(
+    services: &Services,
+    coupon: &Coupon,
+    drops: &[Drop],
+) -> Result<bool, RedisError> {
     for drop in drops.iter().filter(|drop| drop.sealed_at.is_none()) {
         let keys = services.redis.keys(coupon.id, drop.id);
-        match services.redis.write_meta(&keys, coupon.revision, &DropMeta::of(coupon, drop)).await? {
+        match services
+            .redis
+            .write_meta(&keys, coupon.revision, &DropMeta::of(coupon, drop))
+            .await?
+        {
             Done::Applied(()) => {}
             Done::Changed => return Ok(false),
             // A drop that is not loaded admits nobody. The reconciler loads it from MySQL, with the
             // change.
-            Done::Stale => tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop"),
+            Done::Stale => {
+                tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop")
+            }
         }
     }
     Ok(true)

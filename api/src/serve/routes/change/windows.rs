@@ -31,7 +31,9 @@ pub(super) fn plan(
         return Ok(plan);
     }
     if wanted.close_now && wanted.closes_at.is_some() {
-        return Err(impossible("close_now closes at once; give it or closes_at, not both"));
+        return Err(impossible(
+            "close_now closes at once; give it or closes_at, not both",
+        ));
     }
     if let Some(closes_at) = wanted.closes_at {
         plan = close_at(coupon, drops, closes_at, now)?;
@@ -48,19 +50,40 @@ pub(super) fn plan(
 
 /// Of two drops that are open at once, admission takes the later one: nobody gets anything of the
 /// earlier one any more, and who tries again takes a second coupon.
-fn check_one_open_at_a_time(drops: &[Drop], plan: &WindowPlan, now: DateTime<Utc>) -> Result<(), Problem> {
+fn check_one_open_at_a_time(
+    drops: &[Drop],
+    plan: &WindowPlan,
+    now: DateTime<Utc>,
+) -> Result<(), Problem> {
     let change_of = |drop: &Drop| plan.drops.iter().find(|change| change.id == drop.id);
     let stays = |drop: &&Drop| is_not_closed(drop, now) && change_of(drop).is_none();
-    let moved = plan.drops.iter().filter_map(|change| change.to).map(|to| (to.opens_at, to.closes_at));
+    let moved = plan
+        .drops
+        .iter()
+        .filter_map(|change| change.to)
+        .map(|to| (to.opens_at, to.closes_at));
     // Days that the new schedule has and the old had not.
-    let is_new = |day: &PlannedDrop| drops.iter().all(|drop| drop.local_date != Some(day.local_date));
-    let days = plan.schedule.iter().flat_map(|schedule| schedule.drops_from(now)).filter(is_new);
+    let is_new = |day: &PlannedDrop| {
+        drops
+            .iter()
+            .all(|drop| drop.local_date != Some(day.local_date))
+    };
+    let days = plan
+        .schedule
+        .iter()
+        .flat_map(|schedule| schedule.drops_from(now))
+        .filter(is_new);
     for (opens_at, closes_at) in moved.chain(days.map(|day| (day.opens_at, day.closes_at))) {
-        let begins_before = |end: Option<DateTime<Utc>>, opens_at| end.is_none_or(|end| opens_at < end);
-        let overlaps =
-            |drop: &&Drop| begins_before(drop.closes_at, opens_at) && begins_before(closes_at, drop.opens_at);
+        let begins_before =
+            |end: Option<DateTime<Utc>>, opens_at| end.is_none_or(|end| opens_at < end);
+        let overlaps = |drop: &&Drop| {
+            begins_before(drop.closes_at, opens_at) && begins_before(closes_at, drop.opens_at)
+        };
         if let Some(drop) = drops.iter().filter(stays).find(overlaps) {
-            let until = drop.closes_at.map_or_else(|| "for good".to_owned(), |at| format!("until {}", at.to_rfc3339()));
+            let until = drop.closes_at.map_or_else(
+                || "for good".to_owned(),
+                |at| format!("until {}", at.to_rfc3339()),
+            );
             return Err(impossible(format!(
                 "the drop that opens at {} stays open {until}, and another would be open at the same time, from {} on: \
                  give other times, or if it is open already, send close_now too",
@@ -84,32 +107,79 @@ fn close_at(
     now: DateTime<Utc>,
 ) -> Result<WindowPlan, Problem> {
     let Some(Schedule::Once { opens_at, .. }) = coupon.schedule else {
-        return Err(impossible("closes_at is of coupons that open once; a daily one has closes and last_day"));
+        return Err(impossible(
+            "closes_at is of coupons that open once; a daily one has closes and last_day",
+        ));
     };
-    let schedule = Schedule::Once { opens_at, closes_at };
-    schedule.check().map_err(|error| impossible(error.to_string()))?;
-    let closes_at = schedule.drops_from(now).first().and_then(|drop| drop.closes_at);
+    let schedule = Schedule::Once {
+        opens_at,
+        closes_at,
+    };
+    schedule
+        .check()
+        .map_err(|error| impossible(error.to_string()))?;
+    let closes_at = schedule
+        .drops_from(now)
+        .first()
+        .and_then(|drop| drop.closes_at);
     if closes_at.is_some_and(|at| at <= now) {
-        return Err(impossible("closes_at is over; to close at once, send close_now"));
+        return Err(impossible(
+            "closes_at is over; to close at once, send close_now",
+        ));
     }
-    let not_closed: Vec<_> = drops.iter().filter(|drop| is_not_closed(drop, now)).collect();
+    let not_closed: Vec<_> = drops
+        .iter()
+        .filter(|drop| is_not_closed(drop, now))
+        .collect();
     if not_closed.is_empty() {
-        return Err(impossible("it is closed already, and does not open again; make a new coupon"));
+        return Err(impossible(
+            "it is closed already, and does not open again; make a new coupon",
+        ));
     }
-    if not_closed.iter().any(|drop| closes_at.is_some_and(|at| at <= drop.opens_at)) {
+    if not_closed
+        .iter()
+        .any(|drop| closes_at.is_some_and(|at| at <= drop.opens_at))
+    {
         return Err(impossible("closes_at must be later than its opening"));
     }
     let change = |drop: &&Drop| {
-        let to = Window { opens_at: drop.opens_at, closes_at, closed_early: false };
-        DropChange { id: drop.id, to: Some(to), unless_claimed: false }
+        let to = Window {
+            opens_at: drop.opens_at,
+            closes_at,
+            closed_early: false,
+        };
+        DropChange {
+            id: drop.id,
+            to: Some(to),
+            unless_claimed: false,
+        }
     };
-    Ok(WindowPlan { drops: not_closed.iter().map(change).collect(), schedule: Some(schedule) })
+    Ok(WindowPlan {
+        drops: not_closed.iter().map(change).collect(),
+        schedule: Some(schedule),
+    })
 }
 
 /// Only drops that have not opened. One whose window was set by hand keeps it.
-fn move_daily(coupon: &Coupon, drops: &[Drop], wanted: &Windows, now: DateTime<Utc>) -> Result<WindowPlan, Problem> {
-    let Some(old @ Schedule::Daily { time_zone, opens, closes, first_day, last_day }) = &coupon.schedule else {
-        return Err(impossible("opens, closes and last_day are of daily coupons; one that opens once has closes_at"));
+fn move_daily(
+    coupon: &Coupon,
+    drops: &[Drop],
+    wanted: &Windows,
+    now: DateTime<Utc>,
+) -> Result<WindowPlan, Problem> {
+    let Some(
+        old @ Schedule::Daily {
+            time_zone,
+            opens,
+            closes,
+            first_day,
+            last_day,
+        },
+    ) = &coupon.schedule
+    else {
+        return Err(impossible(
+            "opens, closes and last_day are of daily coupons; one that opens once has closes_at",
+        ));
     };
     let new = Schedule::Daily {
         time_zone: *time_zone,
@@ -120,19 +190,45 @@ fn move_daily(coupon: &Coupon, drops: &[Drop], wanted: &Windows, now: DateTime<U
     };
     new.check().map_err(|error| impossible(error.to_string()))?;
     let change = |drop: &Drop| {
-        let day = drop.local_date.filter(|_| drop.sealed_at.is_none() && drop.opens_at > now)?;
-        let is_the = |planned: &PlannedDrop| (planned.opens_at, planned.closes_at) == (drop.opens_at, drop.closes_at);
-        let planned = new.drop_on(day).filter(|planned| planned.closes_at.is_none_or(|at| at > now));
+        let day = drop
+            .local_date
+            .filter(|_| drop.sealed_at.is_none() && drop.opens_at > now)?;
+        let is_the = |planned: &PlannedDrop| {
+            (planned.opens_at, planned.closes_at) == (drop.opens_at, drop.closes_at)
+        };
+        let planned = new
+            .drop_on(day)
+            .filter(|planned| planned.closes_at.is_none_or(|at| at > now));
         let ends = matches!(&new, Schedule::Daily { last_day: Some(last), .. } if day > *last);
-        let moves = old.drop_on(day).as_ref().is_some_and(is_the) && !planned.as_ref().is_some_and(is_the);
-        let to = planned.map(|p| Window { opens_at: p.opens_at, closes_at: p.closes_at, closed_early: false });
-        (ends || moves).then_some(DropChange { id: drop.id, to, unless_claimed: true })
+        let moves =
+            old.drop_on(day).as_ref().is_some_and(is_the) && !planned.as_ref().is_some_and(is_the);
+        let to = planned.map(|p| Window {
+            opens_at: p.opens_at,
+            closes_at: p.closes_at,
+            closed_early: false,
+        });
+        (ends || moves).then_some(DropChange {
+            id: drop.id,
+            to,
+            unless_claimed: true,
+        })
     };
-    Ok(WindowPlan { drops: drops.iter().filter_map(change).collect(), schedule: Some(new) })
+    Ok(WindowPlan {
+        drops: drops.iter().filter_map(change).collect(),
+        schedule: Some(new),
+    })
 }
 
-fn close_now(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>, plan: &mut WindowPlan) -> Result<(), Problem> {
-    let open: Vec<&Drop> = drops.iter().filter(|d| d.sealed_at.is_none() && d.is_open_at(now)).collect();
+fn close_now(
+    coupon: &Coupon,
+    drops: &[Drop],
+    now: DateTime<Utc>,
+    plan: &mut WindowPlan,
+) -> Result<(), Problem> {
+    let open: Vec<&Drop> = drops
+        .iter()
+        .filter(|d| d.sealed_at.is_none() && d.is_open_at(now))
+        .collect();
     if open.is_empty() {
         let last = drops.iter().rev().find(|drop| drop.opens_at <= now);
         let next = drops.iter().find(|drop| drop.opens_at > now);
@@ -143,16 +239,29 @@ fn close_now(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>, plan: &mut Win
                 "no drop is open, and the next opens at {}; to prevent that, pause the coupon, or send an earlier last_day",
                 next.opens_at.to_rfc3339()
             ))),
-            (..) => Err(impossible("no drop is open, and none will open; there is nothing to close")),
+            (..) => Err(impossible(
+                "no drop is open, and none will open; there is nothing to close",
+            )),
         };
     }
     for drop in open {
         // The schema refuses an empty window.
         let closes_at = now.max(drop.opens_at + TimeDelta::milliseconds(1));
-        let to = Window { opens_at: drop.opens_at, closes_at: Some(closes_at), closed_early: true };
-        plan.drops.push(DropChange { id: drop.id, to: Some(to), unless_claimed: false });
+        let to = Window {
+            opens_at: drop.opens_at,
+            closes_at: Some(closes_at),
+            closed_early: true,
+        };
+        plan.drops.push(DropChange {
+            id: drop.id,
+            to: Some(to),
+            unless_claimed: false,
+        });
         if let Some(Schedule::Once { opens_at, .. }) = coupon.schedule {
-            plan.schedule = Some(Schedule::Once { opens_at, closes_at: Some(closes_at) });
+            plan.schedule = Some(Schedule::Once {
+                opens_at,
+                closes_at: Some(closes_at),
+            });
         }
     }
     Ok(())

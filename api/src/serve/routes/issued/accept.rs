@@ -7,7 +7,11 @@ use firstcome_shared::http::problem::Code;
 
 /// Whether the client would rather have CSV. Without a preference it gets JSON.
 pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
-    let values: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let values: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     let ranges = values.join(",");
     if ranges.trim().is_empty() {
         return Ok(false);
@@ -22,16 +26,28 @@ pub(super) fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
 
 /// How much a type is wanted, by the range that names it best.
 fn quality(ranges: &str, kind: &str) -> f32 {
-    let any_of_its_sort = kind.split('/').next().map(|sort| format!("{sort}/*")).unwrap_or_default();
+    let any_of_its_sort = kind
+        .split('/')
+        .next()
+        .map(|sort| format!("{sort}/*"))
+        .unwrap_or_default();
     let found = ranges.split(',').filter_map(|range| {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next()?.to_ascii_lowercase();
-        let exactness =
-            [String::from("*/*"), any_of_its_sort.clone(), kind.to_owned()].iter().position(|n| *n == name)?;
-        let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let exactness = [
+            String::from("*/*"),
+            any_of_its_sort.clone(),
+            kind.to_owned(),
+        ]
+        .iter()
+        .position(|n| *n == name)?;
+        let quality =
+            parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
         Some((exactness, quality.map_or(1.0, |q| q.parse().unwrap_or(0.0))))
     });
-    found.max_by(|a, b| a.0.cmp(&b.0)).map_or(0.0, |(_, quality)| quality)
+    found
+        .max_by(|a, b| a.0.cmp(&b.0))
+        .map_or(0.0, |(_, quality)| quality)
 }
 
 #[cfg(test)]

@@ -37,19 +37,36 @@ pub(super) async fn answer(
     allowed: Allowed,
 ) -> Result<Response, Problem> {
     let permit = Arc::clone(app.exports.of(allowed)).try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::unavailable("enough of these lists are being sent; try again later"))?;
+    let permit = permit.map_err(|_| {
+        Problem::unavailable("enough of these lists are being sent; try again later")
+    })?;
     let left = limit.unwrap_or(usize::MAX);
     // Before the status: what is refused is refused as a problem.
     let first = page(&app, which, PAGE.min(left)).await?;
-    let name = format!("attachment; filename=\"coupon-{}-issued.csv\"", which.coupon);
-    let export = Export { app, which, left, ready: Some(first), given_at: Instant::now(), _permit: permit };
+    let name = format!(
+        "attachment; filename=\"coupon-{}-issued.csv\"",
+        which.coupon
+    );
+    let export = Export {
+        app,
+        which,
+        left,
+        ready: Some(first),
+        given_at: Instant::now(),
+        _permit: permit,
+    };
     let headers = [
-        (CONTENT_TYPE, "text/csv; charset=utf-8; header=present".to_owned()),
+        (
+            CONTENT_TYPE,
+            "text/csv; charset=utf-8; header=present".to_owned(),
+        ),
         (CONTENT_DISPOSITION, name),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     let body = stream::try_unfold((export, true), |(mut export, is_first)| async move {
-        let Some(part) = export.next(is_first).await? else { return Ok(None) };
+        let Some(part) = export.next(is_first).await? else {
+            return Ok(None);
+        };
         Ok::<_, &'static str>(Some((part, (export, false))))
     });
     Ok((headers, Body::from_stream(body)).into_response())
@@ -89,7 +106,11 @@ impl Export {
     }
 }
 
-async fn read(services: &Services, which: HolderRange, limit: usize) -> Result<HoldersPage, &'static str> {
+async fn read(
+    services: &Services,
+    which: HolderRange,
+    limit: usize,
+) -> Result<HoldersPage, &'static str> {
     match services.mysql.operators.holders(which, limit).await {
         Ok(page) => Ok(page.unwrap_or_default()),
         Err(error) => {
@@ -104,7 +125,11 @@ fn line(text: &mut String, row: &IssuedRow) {
     let (user, code) = (field(&row.user_id), field(&row.code));
     let (claimed, issued) = (time(row.claimed_at), time(row.issued_at));
     // Writing to a text can't fail.
-    let _ = write!(text, "{},{},{user},{code},{claimed},{issued},{}\r\n", row.drop_id, row.slot, row.issued_by);
+    let _ = write!(
+        text,
+        "{},{},{user},{code},{claimed},{issued},{}\r\n",
+        row.drop_id, row.slot, row.issued_by
+    );
 }
 
 /// A spreadsheet takes a field that begins so for a formula, quoted or not.

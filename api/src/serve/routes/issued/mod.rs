@@ -119,27 +119,47 @@ pub(crate) async fn issued(
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
     if asked.drop_id.is_some() && asked.after_drop_id.is_some() {
-        return Err(invalid("after_drop_id is for all drops; with drop_id give after_slot alone"));
+        return Err(invalid(
+            "after_drop_id is for all drops; with drop_id give after_slot alone",
+        ));
     }
     let wants_csv = accept::wants_csv(&headers)?;
     app.catalogue.find(id).await?;
     let drop = asked.drop_id.or(asked.after_drop_id).unwrap_or_default();
     let after = (DropId(drop), asked.after_slot.unwrap_or_default());
-    let which = HolderRange { coupon: id, drop: asked.drop_id.map(DropId), after };
+    let which = HolderRange {
+        coupon: id,
+        drop: asked.drop_id.map(DropId),
+        after,
+    };
     let answer = if wants_csv {
         csv::answer(Arc::clone(&app), which, asked.limit, allowed).await?
     } else {
         let page = read::page(&app, which, limit).await?;
         let next = next(&asked, id, limit, &page);
-        let link = next.iter().map(|next| (LINK, format!("<{next}>; rel=\"next\""))).collect::<Vec<_>>();
+        let link = next
+            .iter()
+            .map(|next| (LINK, format!("<{next}>; rel=\"next\"")))
+            .collect::<Vec<_>>();
         let issued = page.rows.into_iter().map(IssuedCoupon::from).collect();
-        (axum::response::AppendHeaders(link), Json(IssuedPage { issued, next })).into_response()
+        (
+            axum::response::AppendHeaders(link),
+            Json(IssuedPage { issued, next }),
+        )
+            .into_response()
     };
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
 }
 
 fn next(asked: &IssuedQuery, coupon: CouponId, limit: usize, page: &HoldersPage) -> Option<String> {
     let last = page.rows.last().filter(|_| page.has_more)?;
-    let drop = if asked.drop_id.is_some() { "drop_id" } else { "after_drop_id" };
-    Some(format!("/v1/coupons/{coupon}/issued?{drop}={}&after_slot={}&limit={limit}", last.drop_id, last.slot))
+    let drop = if asked.drop_id.is_some() {
+        "drop_id"
+    } else {
+        "after_drop_id"
+    };
+    Some(format!(
+        "/v1/coupons/{coupon}/issued?{drop}={}&after_slot={}&limit={limit}",
+        last.drop_id, last.slot
+    ))
 }

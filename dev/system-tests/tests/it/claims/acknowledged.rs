@@ -5,22 +5,33 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_testkit::{Answer, ApiClient, Fixture, MadeCoupon, all_issued, coupon_body, eventually};
+use firstcome_testkit::{
+    Answer, ApiClient, Fixture, MadeCoupon, all_issued, coupon_body, eventually,
+};
 use serde_json::{Value, json};
 
 /// How many claims are acknowledged; 100,000 for a release (docs/RELIABILITY.md).
 fn wanted() -> usize {
-    std::env::var("ACKNOWLEDGED").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
+    std::env::var("ACKNOWLEDGED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2_000)
 }
 
 const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows() {
+async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows()
+ {
     let fixture = Fixture::new("acknowledged").await;
     let world = &fixture.world;
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
-    let coupon = fixture.api.create_coupon(&coupon_body("Acknowledged", 100, 0)).await;
+    let daemon = world
+        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
+        .await;
+    let coupon = fixture
+        .api
+        .create_coupon(&coupon_body("Acknowledged", 100, 0))
+        .await;
     let done = AtomicBool::new(false);
     let operators = async {
         let mut changes = 0;
@@ -29,10 +40,18 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
         }
         changes
     };
-    let passes = async || world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    let passes = async || {
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_runs")
+            .await
+    };
     let deleting = async {
         while !done.load(Ordering::Relaxed) {
-            let some = format!("DELETE FROM issued_coupons WHERE drop_id = {} ORDER BY RAND() LIMIT 2", coupon.drop);
+            let some = format!(
+                "DELETE FROM issued_coupons WHERE drop_id = {} ORDER BY RAND() LIMIT 2",
+                coupon.drop
+            );
             world.sql.query(&some).await;
             let before = passes().await;
             eventually("another pass", Duration::from_secs(30), async || {
@@ -40,16 +59,35 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
             })
             .await;
         }
-        world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4", coupon.drop)).await;
+        world
+            .sql
+            .query(&format!(
+                "DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4",
+                coupon.drop
+            ))
+            .await;
     };
-    let (wanted, changes, ()) = tokio::join!(everybody(&fixture, &coupon, &done), operators, deleting);
+    let (wanted, changes, ()) =
+        tokio::join!(everybody(&fixture, &coupon, &done), operators, deleting);
     all_issued(world, coupon.drop, wanted).await;
     assert!(changes > 3, "{changes} changes");
     let applied = "SELECT COALESCE(SUM(applied), 0) FROM reconcile_runs";
-    eventually("a pass is recorded", Duration::from_secs(30), async || world.sql.number(applied).await > 0).await;
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 0);
+    eventually("a pass is recorded", Duration::from_secs(30), async || {
+        world.sql.number(applied).await > 0
+    })
+    .await;
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM broken_promises")
+            .await,
+        0
+    );
     assert_eq!(daemon.process.stop().await, 0);
-    println!("{wanted} acknowledged, {changes} changes of operators, {} repairs", world.sql.number(applied).await);
+    println!(
+        "{wanted} acknowledged, {changes} changes of operators, {} repairs",
+        world.sql.number(applied).await
+    );
 }
 
 /// Everybody claims at one of two APIs and at once at the other; gives how many there were.
@@ -68,22 +106,46 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
             slots.push(acknowledged(first, second, coupon, &format!("u-{number}")).await);
         }
     });
-    let slots: Vec<u32> = futures_util::future::join_all(asking).await.into_iter().flatten().collect();
+    let slots: Vec<u32> = futures_util::future::join_all(asking)
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
     done.store(true, Ordering::Relaxed);
     let distinct: BTreeSet<u32> = slots.iter().copied().collect();
-    assert_eq!((slots.len(), distinct.len()), (wanted, wanted), "everybody has a slot of their own");
-    assert_eq!(distinct.last(), Some(&u32::try_from(wanted).unwrap()), "and none is left out");
+    assert_eq!(
+        (slots.len(), distinct.len()),
+        (wanted, wanted),
+        "everybody has a slot of their own"
+    );
+    assert_eq!(
+        distinct.last(),
+        Some(&u32::try_from(wanted).unwrap()),
+        "and none is left out"
+    );
     wanted
 }
 
 /// Asks one process until it says yes, then the other at once; gives the slot.
-async fn acknowledged(first: &ApiClient, second: &ApiClient, coupon: &MadeCoupon, user: &str) -> u32 {
+async fn acknowledged(
+    first: &ApiClient,
+    second: &ApiClient,
+    coupon: &MadeCoupon,
+    user: &str,
+) -> u32 {
     loop {
         match first.claim(coupon.id, user).await {
             Answer::Accepted { drop, slot, .. } => {
-                assert_eq!(second.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+                assert_eq!(
+                    second.claim(coupon.id, user).await,
+                    Answer::Already { drop, slot },
+                    "{user}"
+                );
                 let mine = second.me(coupon.id, user).await;
-                assert!(matches!(mine["status"].as_str(), Some("accepted" | "issued")), "{user}: {mine}");
+                assert!(
+                    matches!(mine["status"].as_str(), Some("accepted" | "issued")),
+                    "{user}: {mine}"
+                );
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }

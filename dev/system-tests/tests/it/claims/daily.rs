@@ -12,7 +12,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
 use firstcome_testkit::{
-    Answer, ApiClient, LIMIT, MadeCoupon, Running, World, all_issued, assert_exact, eventually, people, rush, tally,
+    Answer, ApiClient, LIMIT, MadeCoupon, Running, World, all_issued, assert_exact, eventually,
+    people, rush, tally,
 };
 use serde_json::json;
 
@@ -27,8 +28,11 @@ fn day(index: usize) -> NaiveDate {
 
 /// Makes the coupon as of the eve of its first day, with a quantity of its own for each day.
 async fn make(world: &World, once_per: OncePer) -> (i64, Vec<Drop>) {
-    let settings =
-        DbSettings { url: world.sql.url().to_owned().into(), pool_size: 2, limit: std::time::Duration::from_secs(10) };
+    let settings = DbSettings {
+        url: world.sql.url().to_owned().into(),
+        pool_size: 2,
+        limit: std::time::Duration::from_secs(10),
+    };
     let db = Db::new(&settings).unwrap();
     let clock = |hour| NaiveTime::from_hms_opt(hour, 0, 0).unwrap();
     let schedule = Schedule::Daily {
@@ -39,10 +43,26 @@ async fn make(world: &World, once_per: OncePer) -> (i64, Vec<Drop>) {
         last_day: Some(day(2)),
     };
     let eve = (day(0) - TimeDelta::days(1)).and_time(clock(12)).and_utc();
-    let new = NewCoupon { name: "Daily".into(), quantity: 5, once_per, waiting_list: 0, schedule, allow: None };
-    let (coupon, drops) = db.create_coupon(new, eve, Operator::default()).await.unwrap();
+    let new = NewCoupon {
+        name: "Daily".into(),
+        quantity: 5,
+        once_per,
+        waiting_list: 0,
+        schedule,
+        allow: None,
+    };
+    let (coupon, drops) = db
+        .create_coupon(new, eve, Operator::default())
+        .await
+        .unwrap();
     for (drop, quantity) in drops.iter().zip(QUANTITIES) {
-        world.sql.query(&format!("UPDATE drops SET quantity = {quantity} WHERE id = {}", drop.id)).await;
+        world
+            .sql
+            .query(&format!(
+                "UPDATE drops SET quantity = {quantity} WHERE id = {}",
+                drop.id
+            ))
+            .await;
     }
     (coupon.id.0, drops)
 }
@@ -55,11 +75,22 @@ fn utc(text: &str) -> DateTime<Utc> {
 /// read them afresh.
 async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<ApiClient> {
     let now_ms = world.redis.now_ms().await;
-    let current = format!("SELECT CAST(UNIX_TIMESTAMP(opens_at) * 1000 AS SIGNED) FROM drops WHERE id = {}", drop.id);
+    let current = format!(
+        "SELECT CAST(UNIX_TIMESTAMP(opens_at) * 1000 AS SIGNED) FROM drops WHERE id = {}",
+        drop.id
+    );
     let by_ms = now_ms - 3_600_000 - world.sql.number(&current).await;
-    let shifted = |column| format!("{column} = {column} + INTERVAL {} MICROSECOND", by_ms * 1_000);
-    let shift =
-        format!("UPDATE drops SET {}, {} WHERE coupon_id = {coupon}", shifted("opens_at"), shifted("closes_at"));
+    let shifted = |column| {
+        format!(
+            "{column} = {column} + INTERVAL {} MICROSECOND",
+            by_ms * 1_000
+        )
+    };
+    let shift = format!(
+        "UPDATE drops SET {}, {} WHERE coupon_id = {coupon}",
+        shifted("opens_at"),
+        shifted("closes_at")
+    );
     world.sql.query(&shift).await;
     // Redis's own copy of the windows follows, as a pass would set it right.
     for row in world.sql.query(&format!("SELECT id, ROUND(UNIX_TIMESTAMP(opens_at) * 1000), ROUND(UNIX_TIMESTAMP(closes_at) * 1000) FROM drops WHERE coupon_id = {coupon}")).await {
@@ -76,11 +107,26 @@ async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<ApiClient> 
 async fn three_days(once_per: OncePer) {
     let world = World::new(&format!("daily-{}", once_per.as_str())).await;
     let (id, drops) = make(&world, once_per).await;
-    let opens: Vec<_> = drops.iter().map(|d| (d.local_date.unwrap(), d.opens_at, d.closes_at.unwrap())).collect();
+    let opens: Vec<_> = drops
+        .iter()
+        .map(|d| (d.local_date.unwrap(), d.opens_at, d.closes_at.unwrap()))
+        .collect();
     let expected = [
-        (day(0), utc("2027-03-13T20:00:00Z"), utc("2027-03-13T23:00:00Z")),
-        (day(1), utc("2027-03-14T19:00:00Z"), utc("2027-03-14T22:00:00Z")), // 15:00 to 18:00 in daylight time
-        (day(2), utc("2027-03-15T19:00:00Z"), utc("2027-03-15T22:00:00Z")),
+        (
+            day(0),
+            utc("2027-03-13T20:00:00Z"),
+            utc("2027-03-13T23:00:00Z"),
+        ),
+        (
+            day(1),
+            utc("2027-03-14T19:00:00Z"),
+            utc("2027-03-14T22:00:00Z"),
+        ), // 15:00 to 18:00 in daylight time
+        (
+            day(2),
+            utc("2027-03-15T19:00:00Z"),
+            utc("2027-03-15T22:00:00Z"),
+        ),
     ];
     assert_eq!(opens, expected);
 
@@ -90,33 +136,70 @@ async fn three_days(once_per: OncePer) {
         let api = move_to(&world, id, drop).await;
         let body = api.coupon(id).await;
         assert_eq!(body["current_drop"]["id"], drop.id.0, "{body}");
-        let coupon = MadeCoupon { id, drop: drop.id.0, body };
+        let coupon = MadeCoupon {
+            id,
+            drop: drop.id.0,
+            body,
+        };
         // Those who got one on the first day come first every day.
         let regulars: Vec<String> = people(5);
         let mut answers = rush(&[&api], id, &regulars, 1).await;
-        let told_again = answers.iter().filter(|(_, a)| matches!(a, Answer::Already { .. })).count();
+        let told_again = answers
+            .iter()
+            .filter(|(_, a)| matches!(a, Answer::Already { .. }))
+            .count();
         if first_day.is_empty() {
             first_day.clone_from(&answers);
         } else if once_per == OncePer::Coupon {
             assert_eq!(told_again, 5, "{answers:?}");
-            let slots = |answers: &[(String, Answer)]| answers.iter().map(|(_, a)| a.promised()).collect::<Vec<_>>();
-            assert_eq!(slots(&answers), slots(&first_day), "told their slot of the first day");
+            let slots = |answers: &[(String, Answer)]| {
+                answers
+                    .iter()
+                    .map(|(_, a)| a.promised())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(
+                slots(&answers),
+                slots(&first_day),
+                "told their slot of the first day"
+            );
             answers.clear();
         } else {
             assert_eq!(told_again, 0, "once per drop: {answers:?}");
         }
         let others: Vec<String> = (0..10).map(|n| format!("{today}-{n}")).collect();
         answers.extend(rush(&[&api], id, &others, 10).await);
-        assert_eq!(tally(&answers)["accepted"], quantity as usize, "the day's own quantity");
-        assert!(answers.iter().filter_map(|(_, a)| a.promised()).all(|(d, _)| d == drop.id.0));
+        assert_eq!(
+            tally(&answers)["accepted"],
+            quantity as usize,
+            "the day's own quantity"
+        );
+        assert!(
+            answers
+                .iter()
+                .filter_map(|(_, a)| a.promised())
+                .all(|(d, _)| d == drop.id.0)
+        );
         all_issued(&world, drop.id.0, quantity as usize).await;
         assert_exact(&world, &coupon, quantity, &answers).await;
     }
     let each = "SELECT COUNT(*) FROM issued_coupons GROUP BY drop_id ORDER BY drop_id";
-    assert_eq!(world.sql.query(each).await.concat(), QUANTITIES.map(|q| q.to_string()));
-    eventually("nothing is on its way", LIMIT, async || world.topic.lag().await == 0).await;
+    assert_eq!(
+        world.sql.query(each).await.concat(),
+        QUANTITIES.map(|q| q.to_string())
+    );
+    eventually("nothing is on its way", LIMIT, async || {
+        world.topic.lag().await == 0
+    })
+    .await;
     assert_eq!(world.pass().await.all_findings().count(), 0);
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM failed_claims")
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -133,8 +216,7 @@ async fn once_per_coupon_a_person_gets_one_in_three_days_across_a_clock_change()
 async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
     let (world, api) = firstcome_testkit::open_world("ahead").await;
     let today = Utc::now().date_naive();
-    let schedule =
-        json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});
+    let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});
     let body = json!({"name": "Daily", "quantity": 5, "once_per": "drop", "waiting_list": 0, "schedule": schedule});
     let coupon = api.create_coupon(&body).await;
     let days = "SELECT COUNT(*) FROM drops WHERE opens_at > UTC_TIMESTAMP()";
@@ -144,20 +226,33 @@ async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
 
     // As if nobody had run for days: the later drops are still to be made.
     let forget = async || {
-        world.sql.query("DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY").await;
+        world
+            .sql
+            .query("DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY")
+            .await;
         assert!(world.sql.number(days).await < made);
     };
     let known_to_admission = async || {
         let mut known = 0;
-        for row in world.sql.query("SELECT id FROM drops WHERE opens_at > UTC_TIMESTAMP()").await {
-            let meta = world.redis.of_drop(coupon.id, row[0].parse().unwrap(), "meta");
+        for row in world
+            .sql
+            .query("SELECT id FROM drops WHERE opens_at > UTC_TIMESTAMP()")
+            .await
+        {
+            let meta = world
+                .redis
+                .of_drop(coupon.id, row[0].parse().unwrap(), "meta");
             known += i64::from(world.redis.command::<bool>(&["EXISTS", &meta]).await);
         }
         known
     };
     forget().await;
     world.pass().await;
-    assert_eq!((world.sql.number(days).await, known_to_admission().await), (made, made), "a pass makes them");
+    assert_eq!(
+        (world.sql.number(days).await, known_to_admission().await),
+        (made, made),
+        "a pass makes them"
+    );
     forget().await;
     let _other = world.serve().await;
     eventually("an API makes them", LIMIT, async || {

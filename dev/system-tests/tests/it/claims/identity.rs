@@ -2,7 +2,9 @@
 //! look like what our keys and fields are joined with.
 
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Answer, Fixture, Http, LIMIT, all_issued, assert_exact, coupon_body, eventually};
+use firstcome_testkit::{
+    Answer, Fixture, Http, LIMIT, all_issued, assert_exact, coupon_body, eventually,
+};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 use serde_json::json;
@@ -10,11 +12,24 @@ use serde_json::json;
 /// Ids as they may come, some like a drop and its slot, a group, a formula.
 fn odd_ids(drop: i64) -> [String; 8] {
     let own = format!("{drop}:1");
-    ["auth0|5f7c", "urn:shop:user=1", "7:7:7", &own, "-2+3", "=cmd|x", "a.b_c@d+e-f|g:h=i", "|:="].map(str::to_owned)
+    [
+        "auth0|5f7c",
+        "urn:shop:user=1",
+        "7:7:7",
+        &own,
+        "-2+3",
+        "=cmd|x",
+        "a.b_c@d+e-f|g:h=i",
+        "|:=",
+    ]
+    .map(str::to_owned)
 }
 
 fn encoded(id: &str) -> String {
-    id.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
+    id.bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 #[tokio::test]
@@ -30,16 +45,40 @@ async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
         let mut answers = Vec::new();
         for (slot, id) in (1..).zip(&ids[..7]) {
             let answer = api.claim(coupon.id, id).await;
-            assert_eq!(answer, Answer::Accepted { drop: coupon.drop, slot, queued: true }, "{id}");
-            assert_eq!(api.claim(coupon.id, id).await, Answer::Already { drop: coupon.drop, slot }, "{id}");
+            assert_eq!(
+                answer,
+                Answer::Accepted {
+                    drop: coupon.drop,
+                    slot,
+                    queued: true
+                },
+                "{id}"
+            );
+            assert_eq!(
+                api.claim(coupon.id, id).await,
+                Answer::Already {
+                    drop: coupon.drop,
+                    slot
+                },
+                "{id}"
+            );
             answers.push((id.clone(), answer));
         }
-        assert!(matches!(api.claim(coupon.id, &ids[7]).await, Answer::Waiting { .. }));
+        assert!(matches!(
+            api.claim(coupon.id, &ids[7]).await,
+            Answer::Waiting { .. }
+        ));
         all_issued(world, coupon.drop, 7).await;
         assert_exact(world, &coupon, 7, &answers).await;
 
         // A row and an admission that are lost come back as the same person's.
-        world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2", coupon.drop)).await;
+        world
+            .sql
+            .query(&format!(
+                "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
+                coupon.drop
+            ))
+            .await;
         let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
         world.redis.command::<i64>(&["ZREM", &users, &ids[3]]).await;
         let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
@@ -47,27 +86,56 @@ async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
         assert_exact(world, &coupon, 7, &answers).await;
 
         let path = format!("/v1/coupons/{}/issued", coupon.id);
-        let csv = api.http().ops(Method::GET, &path).header(ACCEPT, "text/csv").send().await.unwrap();
+        let csv = api
+            .http()
+            .ops(Method::GET, &path)
+            .header(ACCEPT, "text/csv")
+            .send()
+            .await
+            .unwrap();
         let csv = csv.text().await.unwrap();
         for id in &ids[..7] {
-            let field = if id.starts_with(['=', '-']) { format!("\"'{id}\"") } else { id.clone() };
+            let field = if id.starts_with(['=', '-']) {
+                format!("\"'{id}\"")
+            } else {
+                id.clone()
+            };
             assert!(csv.contains(&format!(",{field},")), "{id}: {csv}");
             let path = format!("/v1/coupons/{}/people/{}", coupon.id, encoded(id));
             let story = Http::send(daemon.http().ops(Method::GET, &path)).await.body;
-            assert_eq!((&story["user_id"], &story["holds"]), (&json!(id), &json!("issued")), "{story}");
+            assert_eq!(
+                (&story["user_id"], &story["holds"]),
+                (&json!(id), &json!("issued")),
+                "{story}"
+            );
         }
         // What one gives back, and what is revoked of another, is theirs alone and goes to the
         // next.
         let revoked = json!({"reason": "bought by a script", "by": "Kim"});
-        assert_eq!(api.revoke(coupon.id, &encoded(&ids[3]), &revoked).await, Ok((coupon.drop, Some(4))));
-        assert_eq!(api.give_back(coupon.id, &ids[0]).await, Ok((coupon.drop, Some(1))));
+        assert_eq!(
+            api.revoke(coupon.id, &encoded(&ids[3]), &revoked).await,
+            Ok((coupon.drop, Some(4)))
+        );
+        assert_eq!(
+            api.give_back(coupon.id, &ids[0]).await,
+            Ok((coupon.drop, Some(1)))
+        );
         // A pass may meet a revocation that is under way.
-        eventually("a pass finds it exact, or a slot that is left", LIMIT, async || {
-            let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
-            run.drops.iter().all(|drop| drop.exact) || run.status == Status::Drift
-        })
+        eventually(
+            "a pass finds it exact, or a slot that is left",
+            LIMIT,
+            async || {
+                let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
+                run.drops.iter().all(|drop| drop.exact) || run.status == Status::Drift
+            },
+        )
         .await;
-        for (id, status) in [(&ids[0], "revoked"), (&ids[3], "revoked"), (&ids[7], "issued"), (&ids[2], "issued")] {
+        for (id, status) in [
+            (&ids[0], "revoked"),
+            (&ids[3], "revoked"),
+            (&ids[7], "issued"),
+            (&ids[2], "issued"),
+        ] {
             assert_eq!(api.me(coupon.id, id).await["status"], status, "{id}");
         }
     }

@@ -2,13 +2,17 @@
 //! slot.
 
 use firstcome_testkit::{
-    Answer, PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
+    Answer, PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people,
+    rush, tally,
 };
 
 /// Everyone's slot, no two the same.
 fn accepted_slots(answers: &[PromisedAnswer]) -> Vec<u32> {
     let accepted = answers.iter().filter(|(_, answer)| answer.is_accepted());
-    let mut slots: Vec<u32> = accepted.filter_map(|(_, answer)| answer.promised()).map(|(_, slot)| slot).collect();
+    let mut slots: Vec<u32> = accepted
+        .filter_map(|(_, answer)| answer.promised())
+        .map(|(_, slot)| slot)
+        .collect();
     slots.sort_unstable();
     slots
 }
@@ -19,9 +23,16 @@ async fn of_a_thousand_people_at_once_exactly_a_hundred_get_one() {
     let _consumer = world.consume().await;
     let coupon = api.open_coupon(100).await;
     let answers = rush(&[&api], coupon.id, &people(1_000), 1_000).await;
-    assert_eq!(tally(&answers), [("accepted".into(), 100), ("sold_out".into(), 900)].into());
+    assert_eq!(
+        tally(&answers),
+        [("accepted".into(), 100), ("sold_out".into(), 900)].into()
+    );
     assert_eq!(accepted_slots(&answers), (1..=100).collect::<Vec<_>>());
-    assert!(answers.iter().all(|(_, answer)| !matches!(answer, Answer::Accepted { queued: false, .. })));
+    assert!(
+        answers
+            .iter()
+            .all(|(_, answer)| !matches!(answer, Answer::Accepted { queued: false, .. }))
+    );
     all_issued(&world, coupon.drop, 100).await;
     assert_exact(&world, &coupon, 100, &answers).await;
     let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
@@ -38,16 +49,37 @@ async fn a_thousand_claims_of_one_person_give_one_slot_and_one_row() {
     let coupon = api.open_coupon(100).await;
     let claims = vec!["u-1".to_owned(); 1_000];
     let answers = rush(&[&api], coupon.id, &claims, 1_000).await;
-    assert_eq!(tally(&answers), [("accepted".into(), 1), ("already_claimed".into(), 999)].into());
-    assert!(answers.iter().all(|(_, answer)| answer.promised() == Some((coupon.drop, 1))), "{answers:?}");
+    assert_eq!(
+        tally(&answers),
+        [("accepted".into(), 1), ("already_claimed".into(), 999)].into()
+    );
+    assert!(
+        answers
+            .iter()
+            .all(|(_, answer)| answer.promised() == Some((coupon.drop, 1))),
+        "{answers:?}"
+    );
     all_issued(&world, coupon.drop, 1).await;
     assert_exact(&world, &coupon, 1, &answers).await;
-    assert_eq!(world.topic.offsets().await.iter().map(|(_, end)| end).sum::<i64>(), 1, "one message");
+    assert_eq!(
+        world
+            .topic
+            .offsets()
+            .await
+            .iter()
+            .map(|(_, end)| end)
+            .sum::<i64>(),
+        1,
+        "one message"
+    );
 }
 
 /// How many come for five hundred; `CROWD=10000` for a release.
 fn crowd() -> usize {
-    std::env::var("CROWD").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
+    std::env::var("CROWD")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2_000)
 }
 
 #[tokio::test]
@@ -56,12 +88,24 @@ async fn five_hundred_for_thousands_of_people_over_two_apis_and_two_consumers_ar
     let second = world.serve().await;
     let consumers = [world.consume().await, world.consume().await];
     let coupon = first.open_coupon(500).await;
-    eventually("both APIs know the coupon", firstcome_testkit::LIMIT, async || {
-        second.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
-    })
+    eventually(
+        "both APIs know the coupon",
+        firstcome_testkit::LIMIT,
+        async || {
+            second
+                .http()
+                .get(&format!("/v1/coupons/{}", coupon.id))
+                .await
+                .status
+                == 200
+        },
+    )
     .await;
     let answers = rush(&[&first, &second], coupon.id, &people(crowd()), 500).await;
-    assert_eq!(tally(&answers), [("accepted".into(), 500), ("sold_out".into(), crowd() - 500)].into());
+    assert_eq!(
+        tally(&answers),
+        [("accepted".into(), 500), ("sold_out".into(), crowd() - 500)].into()
+    );
     all_issued(&world, coupon.drop, 500).await;
     assert_exact(&world, &coupon, 500, &answers).await;
     drop(consumers);
@@ -77,7 +121,9 @@ async fn several_coupons_at_once_do_not_mix() {
         all.push((api.open_coupon(quantity).await, quantity));
     }
     let users = people(100);
-    let rushes = all.iter().map(|(coupon, _)| rush(&[&api], coupon.id, &users, 50));
+    let rushes = all
+        .iter()
+        .map(|(coupon, _)| rush(&[&api], coupon.id, &users, 50));
     let answers = futures_util::future::join_all(rushes).await;
     for ((coupon, quantity), answers) in all.iter().zip(&answers) {
         all_issued(&world, coupon.drop, *quantity as usize).await;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, HeldTransaction, Http, LIMIT, MadeCoupon, PromisedAnswer, World, all_issued,
-    assert_exact, coupon_body, eventually, people, redis_holders, rows,
+    Answer, ApiClient, Fixture, HeldTransaction, Http, LIMIT, MadeCoupon, PromisedAnswer, World,
+    all_issued, assert_exact, coupon_body, eventually, people, redis_holders, rows,
 };
 use futures_util::StreamExt as _;
 use reqwest::Method;
@@ -19,12 +19,27 @@ async fn failed_claims(world: &World) -> i64 {
 }
 
 /// The message of a claim comes, perhaps once more.
-async fn message(fixture: &Fixture, coupon: &MadeCoupon, (user, slot): (&str, u32), claimed_at: &str) {
+async fn message(
+    fixture: &Fixture,
+    coupon: &MadeCoupon,
+    (user, slot): (&str, u32),
+    claimed_at: &str,
+) {
     let MadeCoupon { id, drop, .. } = coupon;
-    let payload =
-        json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
-    fixture.world.topic.produce(None, &format!("{id}:{slot}"), payload.to_string().as_bytes()).await;
-    eventually("the consumer has read it", LIMIT, async || fixture.world.topic.lag().await == 0).await;
+    let payload = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
+    fixture
+        .world
+        .topic
+        .produce(
+            None,
+            &format!("{id}:{slot}"),
+            payload.to_string().as_bytes(),
+        )
+        .await;
+    eventually("the consumer has read it", LIMIT, async || {
+        fixture.world.topic.lag().await == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -33,30 +48,66 @@ async fn what_is_given_back_goes_to_the_first_in_line_and_its_person_is_told_so(
     let (api, world) = (&fixture.api, &fixture.world);
     let (coupon, answers) = fixture.held_of(&coupon_body("Given back", 3, 5), 3).await;
     for (place, user) in (1..).zip(["w-1", "w-2"]) {
-        assert_eq!(api.claim(coupon.id, user).await, Answer::Waiting { position: place });
+        assert_eq!(
+            api.claim(coupon.id, user).await,
+            Answer::Waiting { position: place }
+        );
     }
     let (giver, slot) = (answers[1].0.as_str(), answers[1].1.promised().unwrap().1);
     let code = api.me(coupon.id, giver).await["code"].clone();
     for _ in 0..2 {
-        assert_eq!(api.give_back(coupon.id, giver).await, Ok((coupon.drop, Some(slot))), "again: the same");
+        assert_eq!(
+            api.give_back(coupon.id, giver).await,
+            Ok((coupon.drop, Some(slot))),
+            "again: the same"
+        );
     }
     let me = api.me(coupon.id, giver).await;
-    assert_eq!((&me["status"], &me["slot"], &me["code"]), (&json!("revoked"), &json!(slot), &json!(null)), "{me}");
+    assert_eq!(
+        (&me["status"], &me["slot"], &me["code"]),
+        (&json!("revoked"), &json!(slot), &json!(null)),
+        "{me}"
+    );
     assert!(api.claim(coupon.id, giver).await.is("revoked"));
-    let kept =
-        world.sql.query("SELECT user_id, slot, code, reason, revoked_by, may_claim_again FROM revoked_coupons").await;
-    assert_eq!(kept, [[giver, &slot.to_string(), code.as_str().unwrap(), "given back", giver, "0"]]);
+    let kept = world
+        .sql
+        .query(
+            "SELECT user_id, slot, code, reason, revoked_by, may_claim_again FROM revoked_coupons",
+        )
+        .await;
+    assert_eq!(
+        kept,
+        [[
+            giver,
+            &slot.to_string(),
+            code.as_str().unwrap(),
+            "given back",
+            giver,
+            "0"
+        ]]
+    );
     assert!(!rows(world, coupon.drop).await.contains_key(&slot));
 
     // The line moves up; who leaves it has no slot to give back.
     world.pass().await;
     assert_eq!(api.me(coupon.id, "w-1").await["slot"], slot);
     for _ in 0..2 {
-        assert_eq!(api.give_back(coupon.id, "w-2").await, Ok((coupon.drop, None)));
+        assert_eq!(
+            api.give_back(coupon.id, "w-2").await,
+            Ok((coupon.drop, None))
+        );
     }
     assert_eq!(api.me(coupon.id, "w-2").await["status"], "revoked");
-    assert!(api.give_back(coupon.id, "nobody").await.is_err_and(|answer| answer.is("not_found")));
-    assert!(api.give_back(coupon.id + 1_000, giver).await.is_err_and(|answer| answer.is("not_found")));
+    assert!(
+        api.give_back(coupon.id, "nobody")
+            .await
+            .is_err_and(|answer| answer.is("not_found"))
+    );
+    assert!(
+        api.give_back(coupon.id + 1_000, giver)
+            .await
+            .is_err_and(|answer| answer.is("not_found"))
+    );
     assert_whole(world, &coupon, 3, 3).await;
     clean_pass(world, &coupon).await;
 }
@@ -78,27 +129,53 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
     ] {
         let path = format!("/v1/coupons/{}/people/{user}/revoke", coupon.id);
         let reply = Http::send(api.http().ops(Method::POST, &path).json(&body)).await;
-        assert_eq!((reply.status, reply.text.contains(field)), (400, true), "{}", reply.text);
+        assert_eq!(
+            (reply.status, reply.text.contains(field)),
+            (400, true),
+            "{}",
+            reply.text
+        );
         let reply = Http::send(api.http().request(Method::POST, &path).json(&body)).await;
         assert_eq!(reply.status, 401, "{}", reply.text);
     }
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
-    assert!(api.revoke(coupon.id, "nobody", &order).await.is_err_and(|answer| answer.is("not_found")));
-    let claimed =
-        format!("SELECT DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ') FROM issued_coupons WHERE user_id = '{user}'");
+    assert!(
+        api.revoke(coupon.id, "nobody", &order)
+            .await
+            .is_err_and(|answer| answer.is("not_found"))
+    );
+    let claimed = format!(
+        "SELECT DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ') FROM issued_coupons WHERE user_id = '{user}'"
+    );
     let claimed_at = fixture.world.sql.query(&claimed).await[0][0].clone();
     for _ in 0..2 {
-        assert_eq!(api.revoke(coupon.id, user, &order).await, Ok((coupon.drop, Some(old))));
+        assert_eq!(
+            api.revoke(coupon.id, user, &order).await,
+            Ok((coupon.drop, Some(old)))
+        );
     }
     assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
 
     // The old claim's message comes once more: nothing of it counts, and nobody has to look at it.
     message(&fixture, &coupon, (user, old), &claimed_at).await;
-    assert_eq!((rows(&fixture.world, coupon.drop).await.len(), failed_claims(&fixture.world).await), (2, 0));
+    assert_eq!(
+        (
+            rows(&fixture.world, coupon.drop).await.len(),
+            failed_claims(&fixture.world).await
+        ),
+        (2, 0)
+    );
 
     // The same slot again, by a claim of its own.
     let again = api.claim(coupon.id, user).await;
-    assert_eq!(again, Answer::Accepted { drop: coupon.drop, slot: old, queued: true });
+    assert_eq!(
+        again,
+        Answer::Accepted {
+            drop: coupon.drop,
+            slot: old,
+            queued: true
+        }
+    );
     all_issued(&fixture.world, coupon.drop, 3).await;
     message(&fixture, &coupon, (user, old), &claimed_at).await;
     assert_eq!(failed_claims(&fixture.world).await, 0);
@@ -108,7 +185,14 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
     );
     fixture.world.sql.query(&letter).await;
     fixture.world.pass().await;
-    assert_eq!(fixture.world.sql.query("SELECT resolution FROM failed_claims").await, [["revoked"]]);
+    assert_eq!(
+        fixture
+            .world
+            .sql
+            .query("SELECT resolution FROM failed_claims")
+            .await,
+        [["revoked"]]
+    );
     assert_whole(&fixture.world, &coupon, 3, 3).await;
     clean_pass(&fixture.world, &coupon).await;
 }
@@ -128,32 +212,83 @@ async fn what_an_operator_revokes_is_recorded_once_and_leaves_the_list_of_holder
     }
     all_issued(world, id.drop, 2).await;
     let path = |user: &str| format!("/v1/coupons/{}/people/{user}/revoke", id.id);
-    let encoded = odd.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
+    let encoded = odd
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect::<Vec<_>>()
+        .concat();
     let send = async |path: &str, body: &serde_json::Value| {
-        Http::send(api.http().ops(Method::POST, path).header("x-operator", "Lee").json(body)).await
+        Http::send(
+            api.http()
+                .ops(Method::POST, path)
+                .header("x-operator", "Lee")
+                .json(body),
+        )
+        .await
     };
     let order = json!({"reason": "fraud", "by": "Ann"});
-    let viewed = api.http().request(Method::POST, &path("u-2")).bearer_auth(VIEW_TOKEN).json(&order);
+    let viewed = api
+        .http()
+        .request(Method::POST, &path("u-2"))
+        .bearer_auth(VIEW_TOKEN)
+        .json(&order);
     let viewed = Http::send(viewed).await;
-    assert_eq!((viewed.status, &viewed.body["code"]), (403, &json!("read_only")));
-    let elsewhere = send(&path(&encoded), &json!({"reason": "x", "by": "x", "drop_id": id.drop + 1})).await;
-    assert_eq!((elsewhere.status, &elsewhere.body["code"]), (404, &json!("not_found")));
-    for (user, status) in [("%ff", 400), ("a%20b", 400), (&*"x".repeat(65), 400), (&encoded, 200), (&encoded, 200)] {
+    assert_eq!(
+        (viewed.status, &viewed.body["code"]),
+        (403, &json!("read_only"))
+    );
+    let elsewhere = send(
+        &path(&encoded),
+        &json!({"reason": "x", "by": "x", "drop_id": id.drop + 1}),
+    )
+    .await;
+    assert_eq!(
+        (elsewhere.status, &elsewhere.body["code"]),
+        (404, &json!("not_found"))
+    );
+    for (user, status) in [
+        ("%ff", 400),
+        ("a%20b", 400),
+        (&*"x".repeat(65), 400),
+        (&encoded, 200),
+        (&encoded, 200),
+    ] {
         let reply = send(&path(user), &order).await;
         assert_eq!(reply.status, status, "{reply:?}");
-        assert!(status == 200 || reply.content_type.starts_with("application/problem+json"), "{reply:?}");
+        assert!(
+            status == 200 || reply.content_type.starts_with("application/problem+json"),
+            "{reply:?}"
+        );
     }
     let acts = "SELECT operator, coupon_id, drop_id, detail->>'$.user_id', detail->>'$.reason', detail->>'$.by' \
                 FROM ops_actions WHERE action = 'revoke'";
-    let said = ["Lee".to_owned(), id.id.to_string(), id.drop.to_string(), odd.clone(), "fraud".into(), "Ann".into()];
+    let said = [
+        "Lee".to_owned(),
+        id.id.to_string(),
+        id.drop.to_string(),
+        odd.clone(),
+        "fraud".into(),
+        "Ann".into(),
+    ];
     assert_eq!(world.sql.query(acts).await, [said]);
-    let issued = Http::send(api.http().ops(Method::GET, &format!("/v1/coupons/{}/issued", id.id))).await;
-    assert_eq!(issued.body["issued"].as_array().map(Vec::len), Some(1), "{issued:?}");
+    let issued = Http::send(
+        api.http()
+            .ops(Method::GET, &format!("/v1/coupons/{}/issued", id.id)),
+    )
+    .await;
+    assert_eq!(
+        issued.body["issued"].as_array().map(Vec::len),
+        Some(1),
+        "{issued:?}"
+    );
     assert_eq!(issued.body["issued"][0]["user_id"], "u-2");
 }
 
 async fn sealed(world: &World, coupon: &MadeCoupon) {
-    let sql = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
+    let sql = format!(
+        "SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL",
+        coupon.drop
+    );
     eventually("the drop is sealed", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
         assert_ne!(once.code, 2, "{}", once.log);
@@ -181,20 +316,41 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
         }
         slot
     };
-    assert_eq!(api.patch(coupon.id, &json!({"paused": true})).await.status, 200);
+    assert_eq!(
+        api.patch(coupon.id, &json!({"paused": true})).await.status,
+        200
+    );
     let free = back(0).await;
     assert!(api.claim(coupon.id, "next").await.is("paused"));
-    assert_eq!(api.patch(coupon.id, &json!({"paused": false})).await.status, 200);
-    assert_eq!(api.claim(coupon.id, "next").await.promised(), Some((coupon.drop, free)));
+    assert_eq!(
+        api.patch(coupon.id, &json!({"paused": false})).await.status,
+        200
+    );
+    assert_eq!(
+        api.claim(coupon.id, "next").await.promised(),
+        Some((coupon.drop, free))
+    );
     assert!(api.claim(coupon.id, &answers[0].0).await.is("revoked"));
     all_issued(world, coupon.drop, 4).await;
 
-    assert_eq!(api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        api.patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     back(1).await;
     sealed(world, &coupon).await;
     let own = world.redis.of_drop(coupon.id, coupon.drop, "");
-    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
-        .await;
+    eventually("its keys expire", LIMIT, async || {
+        !world
+            .redis
+            .names()
+            .await
+            .iter()
+            .any(|name| name.starts_with(&own))
+    })
+    .await;
     back(2).await;
     sealed(world, &coupon).await;
     let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();
@@ -205,19 +361,31 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
     let later = "INSERT INTO drops (coupon_id, opens_at, quantity) SELECT id, UTC_TIMESTAMP(3), 4 FROM coupons";
     world.sql.query(later).await;
     eventually("the API knows the later drop", LIMIT, async || {
-        api.coupon(coupon.id).await["current_drop"]["id"].as_i64().is_some_and(|id| id != coupon.drop)
+        api.coupon(coupon.id).await["current_drop"]["id"]
+            .as_i64()
+            .is_some_and(|id| id != coupon.drop)
     })
     .await;
     let (user, answer) = &answers[3];
     let (drop, slot) = answer.promised().unwrap();
     let order = json!({"reason": "fraud", "by": "Ann", "drop_id": drop});
     for _ in 0..2 {
-        assert_eq!(api.revoke(coupon.id, user, &order).await, Ok((drop, Some(slot))));
+        assert_eq!(
+            api.revoke(coupon.id, user, &order).await,
+            Ok((drop, Some(slot)))
+        );
     }
     sealed(world, &coupon).await;
-    assert!(api.claim(coupon.id, user).await.is_accepted(), "one each in each drop");
+    assert!(
+        api.claim(coupon.id, user).await.is_accepted(),
+        "one each in each drop"
+    );
     let deep = world.once_with(&["--deep"], &[]).await.run();
-    assert!(deep.all_findings().all(|finding| finding.kind == Kind::Unfilled), "{deep:#?}");
+    assert!(
+        deep.all_findings()
+            .all(|finding| finding.kind == Kind::Unfilled),
+        "{deep:#?}"
+    );
 }
 
 #[tokio::test]
@@ -228,16 +396,35 @@ async fn a_claim_that_is_given_back_before_its_message_is_read_never_becomes_a_r
     assert_eq!(fixture.consumer.process.stop().await, 0);
     assert!(api.claim(coupon.id, "u-1").await.is_accepted());
     assert!(api.claim(coupon.id, "u-2").await.is_accepted());
-    assert_eq!(api.give_back(coupon.id, "u-1").await, Ok((coupon.drop, Some(1))));
+    assert_eq!(
+        api.give_back(coupon.id, "u-1").await,
+        Ok((coupon.drop, Some(1)))
+    );
     let next = api.claim(coupon.id, "u-3").await;
-    assert_eq!(next, Answer::Accepted { drop: coupon.drop, slot: 1, queued: true });
+    assert_eq!(
+        next,
+        Answer::Accepted {
+            drop: coupon.drop,
+            slot: 1,
+            queued: true
+        }
+    );
     // A dead letter of the claim, too, as a fallback leaves one.
     let letter = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES";
-    world.sql.query(&format!("{letter} ({}, {}, 1, 'u-1', 'unpublished')", coupon.id, coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "{letter} ({}, {}, 1, 'u-1', 'unpublished')",
+            coupon.id, coupon.drop
+        ))
+        .await;
     let _consumer = world.consume().await;
     all_issued(world, coupon.drop, 2).await;
     world.pass().await;
-    let resolved = world.sql.query("SELECT user_id, reason, resolution FROM failed_claims").await;
+    let resolved = world
+        .sql
+        .query("SELECT user_id, reason, resolution FROM failed_claims")
+        .await;
     assert_eq!(resolved, [["u-1", "unpublished", "revoked"]]);
     let kept: Vec<PromisedAnswer> = vec![("u-3".into(), next)];
     assert_exact(world, &coupon, 2, &kept).await;
@@ -245,16 +432,25 @@ async fn a_claim_that_is_given_back_before_its_message_is_read_never_becomes_a_r
 }
 
 #[tokio::test]
-async fn the_schema_refuses_the_row_of_a_revoked_claim_also_by_hand_and_beside_a_revocation_under_way() {
+async fn the_schema_refuses_the_row_of_a_revoked_claim_also_by_hand_and_beside_a_revocation_under_way()
+ {
     let fixture = Fixture::new("revoke-schema").await;
     let (coupon, answers) = fixture.held("By hand", 20, 5).await;
     let user = &answers[0].0;
     fixture.api.give_back(coupon.id, user).await.unwrap();
     let (id, drop) = (coupon.id, coupon.drop);
     let columns = "issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES";
-    let refused =
-        fixture.world.sql.refusal(&format!("INSERT INTO {columns} ({drop}, 9, {id}, '{user}', 'reconciler')")).await;
-    assert!(format!("{refused:?}").contains("firstcome: revoked"), "{refused:?}");
+    let refused = fixture
+        .world
+        .sql
+        .refusal(&format!(
+            "INSERT INTO {columns} ({drop}, 9, {id}, '{user}', 'reconciler')"
+        ))
+        .await;
+    assert!(
+        format!("{refused:?}").contains("firstcome: revoked"),
+        "{refused:?}"
+    );
 }
 
 /// Sealing counts the revocations that are committed, and a revocation unseals what is sealed:
@@ -265,19 +461,31 @@ async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
     let world = &fixture.world;
     let api = world.serve_with(&[("QUESTION_TIMEOUT_MS", "60000")]).await;
     let (coupon, answers) = fixture.held("Seal", 2, 2).await;
-    let lock = format!("SELECT id FROM drops WHERE id = {} FOR UPDATE NOWAIT", coupon.drop);
+    let lock = format!(
+        "SELECT id FROM drops WHERE id = {} FOR UPDATE NOWAIT",
+        coupon.drop
+    );
     world.sql.query(&lock).await;
     // The record of the act is the last that the revocation writes.
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("LOCK TABLES ops_actions WRITE").await;
     let revoking = tokio::spawn({
         let (api, user) = (api.clone(), answers[0].0.clone());
-        async move { api.revoke(coupon.id, &user, &json!({"reason": "fraud", "by": "Ann"})).await }
+        async move {
+            api.revoke(coupon.id, &user, &json!({"reason": "fraud", "by": "Ann"}))
+                .await
+        }
     });
-    let waits =
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
-    eventually("the revocation is nearly written", LIMIT, async || world.sql.number(waits).await == 1).await;
-    assert_eq!(world.sql.refusal(&lock).await.code, 3572, "somebody else has the drop");
+    let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
+    eventually("the revocation is nearly written", LIMIT, async || {
+        world.sql.number(waits).await == 1
+    })
+    .await;
+    assert_eq!(
+        world.sql.refusal(&lock).await.code,
+        3572,
+        "somebody else has the drop"
+    );
     held.run("UNLOCK TABLES").await;
     assert!(revoking.await.unwrap().is_ok());
 }
@@ -290,8 +498,16 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
     let fixture = Fixture::new("revoke-orders").await;
     let world = &fixture.world;
     let second = world.serve().await;
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "500")]).await;
-    let coupon = fixture.api.create_coupon(&coupon_body("Orders", QUANTITY, 10)).await;
+    let daemon = world
+        .daemon_with(&[
+            ("RECONCILE_CRON", "* * * * * *"),
+            ("PUBLISH_DEADLINE_MS", "500"),
+        ])
+        .await;
+    let coupon = fixture
+        .api
+        .create_coupon(&coupon_body("Orders", QUANTITY, 10))
+        .await;
     let apis = [&*fixture.api, &*second];
     let coming = people(160).into_iter().enumerate().map(|(n, user)| {
         let (one, other) = (apis[n % 2], apis[(n + 1) % 2]);
@@ -308,13 +524,21 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
                 let _ = other.give_back(coupon.id, &user).await;
             };
             let (answer, ()) = tokio::join!(claim, back);
-            let (one, other) = tokio::join!(returned(one, coupon, &user), returned(other, coupon, &user));
+            let (one, other) =
+                tokio::join!(returned(one, coupon, &user), returned(other, coupon, &user));
             assert_eq!(one, other, "{user}");
             (user.clone(), answer, one)
         }
     });
-    let came: Vec<_> = futures_util::stream::iter(coming).buffer_unordered(16).collect().await;
-    let revoked: BTreeSet<&String> = came.iter().filter(|(.., revoked)| *revoked).map(|(user, ..)| user).collect();
+    let came: Vec<_> = futures_util::stream::iter(coming)
+        .buffer_unordered(16)
+        .collect()
+        .await;
+    let revoked: BTreeSet<&String> = came
+        .iter()
+        .filter(|(.., revoked)| *revoked)
+        .map(|(user, ..)| user)
+        .collect();
     assert!(revoked.len() > 5, "{revoked:?}");
     // What came free goes to those who wait, or to the next who ask.
     for (user, ..) in came.iter().filter(|(.., revoked)| !revoked) {
@@ -326,11 +550,21 @@ async fn in_whatever_order_claims_returns_passes_and_rows_come_the_total_is_exac
     })
     .await;
     let rows = rows(world, coupon.drop).await;
-    assert!(rows.values().all(|user| !revoked.contains(user)), "{rows:?}");
+    assert!(
+        rows.values().all(|user| !revoked.contains(user)),
+        "{rows:?}"
+    );
     assert_eq!(daemon.process.stop().await, 0);
-    assert_eq!(failed_claims(world).await, 0, "a void message is no dead letter");
-    let kept: Vec<PromisedAnswer> =
-        came.iter().filter(|(.., revoked)| !revoked).map(|(user, answer, _)| (user.clone(), answer.clone())).collect();
+    assert_eq!(
+        failed_claims(world).await,
+        0,
+        "a void message is no dead letter"
+    );
+    let kept: Vec<PromisedAnswer> = came
+        .iter()
+        .filter(|(.., revoked)| !revoked)
+        .map(|(user, answer, _)| (user.clone(), answer.clone()))
+        .collect();
     assert_exact(world, &coupon, QUANTITY, &kept).await;
     world.pass().await;
     clean_pass(world, &coupon).await;

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use firstcome_testkit::{Http, LIMIT, OPS_TOKEN, World, all_issued, assert_exact, eventually, people, rush, tally};
+use firstcome_testkit::{
+    Http, LIMIT, OPS_TOKEN, World, all_issued, assert_exact, eventually, people, rush, tally,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -29,7 +31,12 @@ async fn dawdles(mut connection: TcpStream, begins: String) -> String {
 #[tokio::test]
 async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_answered() {
     let world = World::new("slow").await;
-    let api = world.serve_with(&[("HEADER_READ_TIMEOUT_MS", "3000"), ("REQUEST_TIMEOUT_MS", "3000")]).await;
+    let api = world
+        .serve_with(&[
+            ("HEADER_READ_TIMEOUT_MS", "3000"),
+            ("REQUEST_TIMEOUT_MS", "3000"),
+        ])
+        .await;
     world.open().await;
     let _consumer = world.consume().await;
     let coupon = api.open_coupon(300).await;
@@ -40,22 +47,39 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
     );
     let (mut heads, mut bodies) = (JoinSet::new(), JoinSet::new());
     for _ in 0..SLOW {
-        heads.spawn(dawdles(TcpStream::connect(&address).await.unwrap(), of_head.clone()));
-        bodies.spawn(dawdles(TcpStream::connect(&address).await.unwrap(), of_body.clone()));
+        heads.spawn(dawdles(
+            TcpStream::connect(&address).await.unwrap(),
+            of_head.clone(),
+        ));
+        bodies.spawn(dawdles(
+            TcpStream::connect(&address).await.unwrap(),
+            of_body.clone(),
+        ));
     }
 
     let answers = rush(&[&api], coupon.id, &people(300), 50).await;
     assert_eq!(tally(&answers), [("accepted".into(), 300)].into());
-    assert!(heads.try_join_next().is_none(), "they held their sockets all the while");
+    assert!(
+        heads.try_join_next().is_none(),
+        "they held their sockets all the while"
+    );
     all_issued(&world, coupon.drop, 300).await;
     assert_exact(&world, &coupon, 300, &answers).await;
 
     let all = async { (heads.join_all().await, bodies.join_all().await) };
-    let (_, bodies) = tokio::time::timeout(LIMIT, all).await.expect("each is hung up on");
-    let refused = bodies.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
+    let (_, bodies) = tokio::time::timeout(LIMIT, all)
+        .await
+        .expect("each is hung up on");
+    let refused = bodies
+        .iter()
+        .filter(|answer| answer.starts_with("HTTP/1.1 503"))
+        .count();
     assert_eq!(refused, SLOW, "{}", bodies[0]);
     eventually("they are counted", LIMIT, async || {
-        api.http().metric("firstcome_http_connections_timed_out_total", &[]).await >= Some(100.0)
+        api.http()
+            .metric("firstcome_http_connections_timed_out_total", &[])
+            .await
+            >= Some(100.0)
     })
     .await;
 }
@@ -71,13 +95,19 @@ async fn never_reads(address: &str) -> TcpStream {
 #[tokio::test]
 async fn clients_that_read_nothing_are_hung_up_on() {
     let world = World::new("unread").await;
-    let api = world.serve_with(&[("HEADER_READ_TIMEOUT_MS", "2000"), ("MAX_CONNECTIONS", "4")]).await;
+    let api = world
+        .serve_with(&[("HEADER_READ_TIMEOUT_MS", "2000"), ("MAX_CONNECTIONS", "4")])
+        .await;
     let address = api.http().base().trim_start_matches("http://").to_owned();
     let mut unread = Vec::new();
     for _ in 0..8 {
         unread.push(never_reads(&address).await);
     }
-    let alive = async || Http::try_send(api.http().request(reqwest::Method::GET, "/healthz")).await.is_ok();
+    let alive = async || {
+        Http::try_send(api.http().request(reqwest::Method::GET, "/healthz"))
+            .await
+            .is_ok()
+    };
     eventually("somebody else is answered", LIMIT, alive).await;
     drop(unread);
 }

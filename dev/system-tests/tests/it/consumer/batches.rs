@@ -8,7 +8,8 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_stack::{KafkaServer, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    LIMIT, MadeCoupon, World, WorldStores, all_issued, assert_exact, eventually, open_world, people, rows, rush, shared,
+    LIMIT, MadeCoupon, World, WorldStores, all_issued, assert_exact, eventually, open_world,
+    people, rows, rush, shared,
 };
 
 use crate::faults::waves::{HEALED, impatient};
@@ -22,7 +23,15 @@ fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>>
     let claim = |slot| {
         let user_id = format!("u-{slot}").parse().unwrap();
         let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
-        ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at: Utc::now() }.encode().into_bytes()
+        ClaimEvent {
+            coupon_id,
+            drop_id,
+            slot,
+            user_id,
+            claimed_at: Utc::now(),
+        }
+        .encode()
+        .into_bytes()
     };
     slots.map(claim).collect()
 }
@@ -37,8 +46,14 @@ async fn batches_of_every_codec_become_rows() {
     let (world, api) = open_world("codecs").await;
     let coupon = api.open_coupon(50).await;
     let consumer = world.consume().await;
-    for (codec, from) in ["none", "gzip", "snappy", "lz4", "zstd"].into_iter().zip([1, 11, 21, 31, 41]) {
-        world.topic.produce_batch(1, codec, &claims(&coupon, from..from + 10)).await;
+    for (codec, from) in ["none", "gzip", "snappy", "lz4", "zstd"]
+        .into_iter()
+        .zip([1, 11, 21, 31, 41])
+    {
+        world
+            .topic
+            .produce_batch(1, codec, &claims(&coupon, from..from + 10))
+            .await;
     }
     all_issued(&world, coupon.drop, 50).await;
     assert_eq!(letters(&world).await.len(), 0);
@@ -51,24 +66,44 @@ async fn batches_of_every_codec_become_rows() {
 async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_letter() {
     let (world, api) = open_world("unreadable").await;
     let coupon = api.open_coupon(30).await;
-    let batch =
-        async |partition, from| world.topic.produce_batch(partition, "none", &claims(&coupon, from..from + 3)).await;
+    let batch = async |partition, from| {
+        world
+            .topic
+            .produce_batch(partition, "none", &claims(&coupon, from..from + 3))
+            .await
+    };
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
         batch(partition, from).await;
     }
     // It has 36 MB once it is decompressed.
-    world.topic.produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40]).await;
+    world
+        .topic
+        .produce_batch(1, "zstd", &vec![vec![b'a'; 900_000]; 40])
+        .await;
     batch(1, 13).await;
     let kafka = &shared().await.kafka;
     for (partition, user) in [(0, "u-5"), (2, "u-20")] {
-        kafka.garble(&world.setting("KAFKA_TOPIC"), partition, format!("\"{user}\"").as_bytes()).unwrap();
+        kafka
+            .garble(
+                &world.setting("KAFKA_TOPIC"),
+                partition,
+                format!("\"{user}\"").as_bytes(),
+            )
+            .unwrap();
     }
     let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
-    eventually("what comes before is issued", LIMIT, async || rows(&world, coupon.drop).await.len() >= 9).await;
+    eventually("what comes before is issued", LIMIT, async || {
+        rows(&world, coupon.drop).await.len() >= 9
+    })
+    .await;
     assert_eq!(letters(&world).await.len(), 0, "{}", consumer.process.log());
     all_issued(&world, coupon.drop, 15).await;
     let kept = letters(&world).await;
-    let places = [("0", "3", "3 to 5 of partition 0"), ("1", "3", "3 to 42 of partition 1"), ("2", "3", "3 to 5 of")];
+    let places = [
+        ("0", "3", "3 to 5 of partition 0"),
+        ("1", "3", "3 to 42 of partition 1"),
+        ("2", "3", "3 to 5 of"),
+    ];
     for ((partition, offset, named), row) in places.iter().zip(&kept) {
         assert_eq!(row[..3], ["unreadable", partition, offset]);
         assert!(row[3].contains(named), "{row:?}");
@@ -85,14 +120,24 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
     let (world, api) = open_world("malformed").await;
     let coupon = api.open_coupon(12).await;
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10)] {
-        world.topic.produce_batch(partition, "none", &claims(&coupon, from..from + 3)).await;
+        world
+            .topic
+            .produce_batch(partition, "none", &claims(&coupon, from..from + 3))
+            .await;
     }
-    shared().await.kafka.malform(&world.setting("KAFKA_TOPIC"), 0, b"\"u-5\"").unwrap();
+    shared()
+        .await
+        .kafka
+        .malform(&world.setting("KAFKA_TOPIC"), 0, b"\"u-5\"")
+        .unwrap();
     let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
     all_issued(&world, coupon.drop, 11).await;
     let kept = letters(&world).await;
     assert_eq!(kept[0][..3], ["unreadable", "0", "4"]);
-    assert!(kept.len() == 1 && kept[0][3].contains("malformed"), "{kept:?}");
+    assert!(
+        kept.len() == 1 && kept[0][3].contains("malformed"),
+        "{kept:?}"
+    );
     assert_eq!(consumer.process.stop().await, 0);
 }
 
@@ -102,13 +147,27 @@ async fn malformed_records_between_good_ones_are_left_out_one_after_the_other() 
     let (world, api) = open_world("trickle").await;
     let coupon = api.open_coupon(60).await;
     for from in (1..60).step_by(3) {
-        world.topic.produce_batch(0, "none", &claims(&coupon, from..from + 3)).await;
+        world
+            .topic
+            .produce_batch(0, "none", &claims(&coupon, from..from + 3))
+            .await;
     }
     for user in ["u-5", "u-14", "u-23", "u-32", "u-41", "u-50"] {
-        shared().await.kafka.malform(&world.setting("KAFKA_TOPIC"), 0, format!("\"{user}\"").as_bytes()).unwrap();
+        shared()
+            .await
+            .kafka
+            .malform(
+                &world.setting("KAFKA_TOPIC"),
+                0,
+                format!("\"{user}\"").as_bytes(),
+            )
+            .unwrap();
     }
     let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
-    eventually("all others are issued", HEALED, async || rows(&world, coupon.drop).await.len() == 54).await;
+    eventually("all others are issued", HEALED, async || {
+        rows(&world, coupon.drop).await.len() == 54
+    })
+    .await;
     let kept = letters(&world).await;
     assert_eq!(kept.len(), 6, "{kept:?}");
     assert_eq!(consumer.process.stop().await, 0);
@@ -131,17 +190,25 @@ async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
 
 #[tokio::test]
 async fn redis_that_restarts_while_a_batch_cannot_be_read_reopens_without_a_lost_promise() {
-    let garble = |kafka: &KafkaServer, topic: &str, partition| kafka.garble(topic, partition, b"\"slot\":5").is_ok();
+    let garble = |kafka: &KafkaServer, topic: &str, partition| {
+        kafka.garble(topic, partition, b"\"slot\":5").is_ok()
+    };
     reopens_without_a_lost_promise("garbled", garble, "checksum").await;
 }
 
 #[tokio::test]
 async fn redis_that_restarts_while_a_record_is_malformed_reopens_without_a_lost_promise() {
-    let malform = |kafka: &KafkaServer, topic: &str, partition| kafka.malform(topic, partition, b"\"slot\":5").is_ok();
+    let malform = |kafka: &KafkaServer, topic: &str, partition| {
+        kafka.malform(topic, partition, b"\"slot\":5").is_ok()
+    };
     reopens_without_a_lost_promise("deformed", malform, "malformed").await;
 }
 
-async fn reopens_without_a_lost_promise(name: &str, spoil: impl Fn(&KafkaServer, &str, i32) -> bool, cause: &str) {
+async fn reopens_without_a_lost_promise(
+    name: &str,
+    spoil: impl Fn(&KafkaServer, &str, i32) -> bool,
+    cause: &str,
+) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
     let world = impatient(stores, name).await;
@@ -156,18 +223,36 @@ async fn reopens_without_a_lost_promise(name: &str, spoil: impl Fn(&KafkaServer,
     let once = world.once_with(&[], &[]).await;
     let run = once.run();
     assert_eq!(run.error, None);
-    let told = run.findings.iter().find(|finding| finding.detail.contains("cannot be read")).unwrap();
-    assert!(told.detail.contains("of partition") && told.detail.contains(cause), "{told:?}");
+    let told = run
+        .findings
+        .iter()
+        .find(|finding| finding.detail.contains("cannot be read"))
+        .unwrap();
+    assert!(
+        told.detail.contains("of partition") && told.detail.contains(cause),
+        "{told:?}"
+    );
     assert!(api.claim(coupon.id, "late").await.is("unavailable"));
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let daemon = world
+        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
+        .await;
     let consumer = world.consume().await;
-    eventually("it is open again", HEALED, async || api.claim(coupon.id, "late").await.promised().is_some()).await;
+    eventually("it is open again", HEALED, async || {
+        api.claim(coupon.id, "late").await.promised().is_some()
+    })
+    .await;
     answers.extend(rush(&[&api], coupon.id, &people(20)[10..19], 10).await);
     all_issued(&world, coupon.drop, 20).await;
     assert_exact(&world, &coupon, 20, &answers).await;
     let kept = letters(&world).await;
-    assert!(matches!(&kept[..], [row] if row[0] == "unreadable"), "{kept:?}");
-    assert_eq!((consumer.process.stop().await, daemon.process.stop().await), (0, 0));
+    assert!(
+        matches!(&kept[..], [row] if row[0] == "unreadable"),
+        "{kept:?}"
+    );
+    assert_eq!(
+        (consumer.process.stop().await, daemon.process.stop().await),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -177,8 +262,14 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
     let consumer = world.consume().await;
     world.topic.grow(9).await;
     // Of no API: consumers notice by themselves.
-    world.topic.produce_batch(8, "none", &claims(&coupon, 19_001..19_011)).await;
-    eventually("rows of a new partition", SECONDS, async || rows(&world, coupon.drop).await.len() == 10).await;
+    world
+        .topic
+        .produce_batch(8, "none", &claims(&coupon, 19_001..19_011))
+        .await;
+    eventually("rows of a new partition", SECONDS, async || {
+        rows(&world, coupon.drop).await.len() == 10
+    })
+    .await;
     // Blocks of slots take turns at the partitions: with three of them, none gets to another.
     let mut crowd = 0;
     eventually("an API uses a new partition", SECONDS, async || {
@@ -199,10 +290,17 @@ async fn migrate_lowers_the_limit_of_a_batch_and_keeps_other_settings() {
         world.topic.topic_setting("max.message.bytes").await == "1048588"
     })
     .await;
-    refuses(&world.start("firstcome-api", &["consume"], &[]), &["--add-config max.message.bytes=65536"]).await;
+    refuses(
+        &world.start("firstcome-api", &["consume"], &[]),
+        &["--add-config max.message.bytes=65536"],
+    )
+    .await;
     let migrate = world.start("firstcome-api", &["migrate"], &[]);
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-    assert_eq!(world.topic.topic_setting("max.message.bytes").await, "65536");
+    assert_eq!(
+        world.topic.topic_setting("max.message.bytes").await,
+        "65536"
+    );
     assert_eq!(world.topic.topic_setting("retention.ms").await, "86400000");
     assert_eq!(world.consume().await.process.stop().await, 0);
 }

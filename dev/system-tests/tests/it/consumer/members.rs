@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use firstcome_testkit::{Http, LIMIT, all_issued, assert_exact, eventually, open_world, people, rush};
+use firstcome_testkit::{
+    Http, LIMIT, all_issued, assert_exact, eventually, open_world, people, rush,
+};
 
 #[tokio::test]
 async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_disturbed() {
@@ -10,21 +12,35 @@ async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_dist
     // Longer than the test may take: nobody takes over meanwhile.
     world.set("CONSUME_SESSION_TIMEOUT_MS", "60000");
     let name = |name| [("KAFKA_GROUP_INSTANCE_ID", name)];
-    let (one, other) = (world.consume_with(&name("one")).await, world.consume_with(&name("other")).await);
+    let (one, other) = (
+        world.consume_with(&name("one")).await,
+        world.consume_with(&name("other")).await,
+    );
     let coupon = api.open_coupon(400).await;
     let mut answers = rush(&[&api], coupon.id, &people(200), 50).await;
     all_issued(&world, coupon.drop, 200).await;
     // How often the group has given it partitions: none at first, since all were the other's; then
     // those that it gave up.
-    let rebalances = async || other.metric("firstcome_consumer_rebalances_total", &[]).await;
-    eventually("each has partitions", LIMIT, async || rebalances().await == Some(2.0)).await;
+    let rebalances = async || {
+        other
+            .metric("firstcome_consumer_rebalances_total", &[])
+            .await
+    };
+    eventually("each has partitions", LIMIT, async || {
+        rebalances().await == Some(2.0)
+    })
+    .await;
     assert_eq!(one.process.stop().await, 0);
     let users: Vec<String> = (0..200).map(|n| format!("later-{n}")).collect();
     answers.extend(rush(&[&api], coupon.id, &users, 50).await);
     let begun = std::time::Instant::now();
     let _one = world.consume_with(&name("one")).await;
     all_issued(&world, coupon.drop, 400).await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(rebalances().await, Some(2.0));
     assert_exact(&world, &coupon, 400, &answers).await;
 }
@@ -37,7 +53,9 @@ async fn of_two_consumers_with_one_name_the_first_ends_and_says_why() {
     let _second = world.consume().await;
     assert_eq!(first.process.ended(LIMIT).await, 1);
     let log = first.process.log();
-    let says = |line: &str| line.contains("\"one\"") && line.contains("give each consumer a KAFKA_GROUP_INSTANCE_ID");
+    let says = |line: &str| {
+        line.contains("\"one\"") && line.contains("give each consumer a KAFKA_GROUP_INSTANCE_ID")
+    };
     assert!(log.lines().any(says) && !log.contains("panicked"), "{log}");
     let coupon = api.open_coupon(100).await;
     let answers = rush(&[&api], coupon.id, &people(100), 50).await;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use firstcome_testkit::{
-    HeldTransaction, LIMIT, LOCK_WAITS, all_issued, assert_exact, eventually, open_world, people, rush,
+    HeldTransaction, LIMIT, LOCK_WAITS, all_issued, assert_exact, eventually, open_world, people,
+    rush,
 };
 
 #[tokio::test]
@@ -15,9 +16,17 @@ async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm()
     // It stands still in the middle of a transaction: MySQL has done what it asked and waits for
     // more, with rows locked.
     let mut holding = HeldTransaction::begin(&world.sql).await;
-    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
+    holding
+        .run(&format!(
+            "SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE",
+            coupon.drop
+        ))
+        .await;
     let frozen = world.consume().await;
-    eventually("its batch waits for the lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
+    eventually("its batch waits for the lock", LIMIT, async || {
+        world.sql.number(LOCK_WAITS).await > 0
+    })
+    .await;
     frozen.process.freeze();
     holding.commit().await;
 
@@ -28,7 +37,13 @@ async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm()
     assert!(at.elapsed() < Duration::from_secs(25), "{:?}", at.elapsed());
     frozen.process.thaw();
     assert_exact(&world, &coupon, 200, &answers).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM failed_claims")
+            .await
+            .is_empty()
+    );
     assert_eq!(frozen.process.stop().await, 0);
     assert_exact(&world, &coupon, 200, &answers).await;
 }

@@ -25,7 +25,9 @@ async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_it
     let waves = Waves::begin(soon_stuck("stuck").await).await;
     waves
         .survives(async |waves| {
-            waves.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed")]).await;
+            waves
+                .consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed")])
+                .await;
             waves.wave().await;
             waves.consumer_says("stall point").await;
             let other = waves.world.consume().await;
@@ -34,8 +36,17 @@ async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_it
             is_not_ready(&stuck, "the loop has stood still").await;
             // No pass could issue these: they are on the topic, for the next consumer.
             waves.issued(60).await;
-            assert_eq!(stuck.process.ended(HEALED).await, 1, "{}", stuck.process.log());
-            assert!(stuck.process.log().contains("ends itself"), "{}", stuck.process.log());
+            assert_eq!(
+                stuck.process.ended(HEALED).await,
+                1,
+                "{}",
+                stuck.process.log()
+            );
+            assert!(
+                stuck.process.log().contains("ends itself"),
+                "{}",
+                stuck.process.log()
+            );
         })
         .await;
 }
@@ -45,7 +56,9 @@ async fn a_consumer_that_does_not_poll_beyond_max_poll_interval_and_goes_on_brea
     let waves = Waves::begin(soon_stuck("max-poll").await).await;
     waves
         .survives(async |waves| {
-            waves.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed:1:7500")]).await;
+            waves
+                .consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed:1:7500")])
+                .await;
             waves.wave().await;
             waves.consumer_says("stall point").await;
             let _other = waves.world.consume().await;
@@ -58,7 +71,10 @@ async fn a_consumer_that_does_not_poll_beyond_max_poll_interval_and_goes_on_brea
 }
 
 async fn is_ready(consumer: &Running<Http>) {
-    eventually("it is ready again", HEALED, async || consumer.get("/readyz").await.status == 200).await;
+    eventually("it is ready again", HEALED, async || {
+        consumer.get("/readyz").await.status == 200
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -66,7 +82,10 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = soon_stuck("silent-mysql").await;
-    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
+    world.set(
+        "DATABASE_URL",
+        &stack.mysql.database_url_via(&proxy, world.database()),
+    );
     let waves = Waves::begin(world).await;
     waves
         .survives(async |waves| {
@@ -76,11 +95,19 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
             // Each attempt takes a second and a half: this is well beyond the time at which a stuck
             // one would have ended.
             eventually("it has tried again and again", HEALED, async || {
-                waves.consumer.metric("firstcome_consumer_retries_total", &[]).await >= Some(6.0)
+                waves
+                    .consumer
+                    .metric("firstcome_consumer_retries_total", &[])
+                    .await
+                    >= Some(6.0)
             })
             .await;
             assert_eq!(waves.consumer.process.status(), None);
-            assert!(!waves.consumer.process.log().contains("stuck"), "{}", waves.consumer.process.log());
+            assert!(
+                !waves.consumer.process.log().contains("stuck"),
+                "{}",
+                waves.consumer.process.log()
+            );
             proxy.set(ProxyFault::Pass).await.unwrap();
         })
         .await;

@@ -1,6 +1,8 @@
 //! Which version of messages an API writes, by which versions the readers of the topic know.
 
-use firstcome_testkit::{LIMIT, MadeCoupon, World, all_issued, assert_kept, eventually, open_world, people, rush};
+use firstcome_testkit::{
+    LIMIT, MadeCoupon, World, all_issued, assert_kept, eventually, open_world, people, rush,
+};
 
 /// A reconciler of an earlier release ran within the last day, and may come back.
 pub(crate) async fn announce_old_reader(world: &World) {
@@ -29,12 +31,24 @@ async fn claims_share_messages_only_while_every_reader_knows_them() {
     };
     assert_eq!(rushed().await.0, 64, "no consumer has said what it reads");
     let consumer = world.consume().await;
-    eventually("claims share messages", LIMIT, async || rushed().await.0 < 64).await;
+    eventually("claims share messages", LIMIT, async || {
+        rushed().await.0 < 64
+    })
+    .await;
 
     announce_old_reader(&world).await;
-    eventually("each claim has its own message", LIMIT, async || rushed().await.0 == 64).await;
-    world.sql.query("DELETE FROM processes WHERE id = 'old'").await;
-    eventually("claims share messages again", LIMIT, async || rushed().await.0 < 64).await;
+    eventually("each claim has its own message", LIMIT, async || {
+        rushed().await.0 == 64
+    })
+    .await;
+    world
+        .sql
+        .query("DELETE FROM processes WHERE id = 'old'")
+        .await;
+    eventually("claims share messages again", LIMIT, async || {
+        rushed().await.0 < 64
+    })
+    .await;
 
     let issued = rushed().await.1;
     all_issued(&world, coupon.drop, issued).await;

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, all_issued, coupon_body, eventually};
+use firstcome_testkit::{
+    Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, all_issued, coupon_body, eventually,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -20,28 +22,50 @@ fn body(name: &str, quantity: u32) -> Value {
 
 async fn put_on(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
     let path = format!("/v1/coupons/{}/allow-list/add", coupon.id);
-    let reply = Http::send(fixture.api.http().ops(Method::POST, &path).body(people.join("\n"))).await;
+    let reply = Http::send(
+        fixture
+            .api
+            .http()
+            .ops(Method::POST, &path)
+            .body(people.join("\n")),
+    )
+    .await;
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
 /// MySQL's list; fails unless Redis has the same.
 async fn agreed(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
     let (sql, id) = (&fixture.world.sql, coupon.id);
-    let rows = format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
+    let rows =
+        format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id} ORDER BY user_id");
     let rows: Vec<String> = sql.query(&rows).await.into_iter().flatten().collect();
-    let state = format!("SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}");
+    let state = format!(
+        "SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}"
+    );
     let state = sql.query(&state).await.remove(0).remove(0);
     let (set, key) = keys(fixture, coupon);
     let mut members: Vec<String> = fixture.world.redis.command(&["SMEMBERS", &set]).await;
     members.sort_unstable();
     assert_eq!(members, rows);
-    assert_eq!(fixture.world.redis.command::<Option<String>>(&["GET", &key]).await, Some(state));
+    assert_eq!(
+        fixture
+            .world
+            .redis
+            .command::<Option<String>>(&["GET", &key])
+            .await,
+        Some(state)
+    );
     rows
 }
 
 /// The names of the set and of what says which list it is.
 fn keys(fixture: &Fixture, coupon: &MadeCoupon) -> (String, String) {
-    let own = |name: &str| fixture.world.redis.own(&format!("{{{}}}:{name}", coupon.id));
+    let own = |name: &str| {
+        fixture
+            .world
+            .redis
+            .own(&format!("{{{}}}:{name}", coupon.id))
+    };
     (own("allowed"), own("allow_list"))
 }
 
@@ -69,14 +93,31 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
     ] {
         settled(&fixture).await;
         for command in &spoil {
-            redis.command::<firstcome_shared::redis::Value>(command).await;
+            redis
+                .command::<firstcome_shared::redis::Value>(command)
+                .await;
         }
         dry_run_lists(&fixture.world, &differs).await;
         let run = pass_repairs(&fixture.world, &differs).await;
-        assert!(run.all_findings().all(|finding| finding.action == ActionKind::WriteMeta), "{run:#?}");
-        assert_eq!(agreed(&fixture, &coupon).await, ["a", "b", "c"], "{spoil:?}");
-        assert_eq!(fixture.world.pass().await.status, Status::Clean, "{spoil:?}");
-        assert!(fixture.api.claim(coupon.id, "x").await.is("not_allowed"), "{spoil:?}");
+        assert!(
+            run.all_findings()
+                .all(|finding| finding.action == ActionKind::WriteMeta),
+            "{run:#?}"
+        );
+        assert_eq!(
+            agreed(&fixture, &coupon).await,
+            ["a", "b", "c"],
+            "{spoil:?}"
+        );
+        assert_eq!(
+            fixture.world.pass().await.status,
+            Status::Clean,
+            "{spoil:?}"
+        );
+        assert!(
+            fixture.api.claim(coupon.id, "x").await.is("not_allowed"),
+            "{spoil:?}"
+        );
     }
     assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
 }
@@ -94,7 +135,11 @@ async fn a_change_that_never_came_to_redis_is_made_by_the_next_pass_once_nobody_
     let coupon = fixture.api.create_coupon(&body("Half", 9)).await;
     put_on(&fixture, &coupon, &["a"]).await;
     let sql = &fixture.world.sql;
-    sql.query(&format!("INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({}, 'b')", coupon.id)).await;
+    sql.query(&format!(
+        "INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({}, 'b')",
+        coupon.id
+    ))
+    .await;
     let half = |age: u32| {
         format!(
             "UPDATE coupons SET revision = revision + 1, allow_list_revision = revision, allow_list_people = 2, \
@@ -103,7 +148,11 @@ async fn a_change_that_never_came_to_redis_is_made_by_the_next_pass_once_nobody_
         )
     };
     sql.query(&half(30)).await;
-    assert_eq!(fixture.world.pass().await.status, Status::Clean, "an API may be about to write it");
+    assert_eq!(
+        fixture.world.pass().await.status,
+        Status::Clean,
+        "an API may be about to write it"
+    );
     assert!(fixture.api.claim(coupon.id, "b").await.is("not_allowed"));
     settled(&fixture).await;
     pass_repairs(&fixture.world, &[(Kind::CountMismatch, None, None)].into()).await;
@@ -118,80 +167,186 @@ async fn a_deep_pass_finds_people_whom_a_hand_has_exchanged() {
     let coupon = fixture.api.create_coupon(&body("Deep", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
     let (set, _) = keys(&fixture, &coupon);
-    let by_hand = format!("INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({}, 'd')", coupon.id);
-    for (name, expected) in [("in Redis", &["a", "b", "c"][..]), ("in MySQL", &["a", "b", "c", "d"])] {
+    let by_hand = format!(
+        "INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({}, 'd')",
+        coupon.id
+    );
+    for (name, expected) in [
+        ("in Redis", &["a", "b", "c"][..]),
+        ("in MySQL", &["a", "b", "c", "d"]),
+    ] {
         if name == "in MySQL" {
             fixture.world.sql.query(&by_hand).await;
         } else {
-            fixture.world.redis.command::<i64>(&["SREM", &set, "b"]).await;
-            fixture.world.redis.command::<i64>(&["SADD", &set, "x"]).await;
+            fixture
+                .world
+                .redis
+                .command::<i64>(&["SREM", &set, "b"])
+                .await;
+            fixture
+                .world
+                .redis
+                .command::<i64>(&["SADD", &set, "x"])
+                .await;
         }
-        assert_eq!(fixture.world.pass().await.status, Status::Clean, "{name}: revision and size are the same");
-        let dry = fixture.world.once_with(&["--deep", "--dry-run"], &[]).await.run();
-        assert!(dry.findings.iter().any(|found| found.result == Outcome::Planned), "{name}: {dry:#?}");
+        assert_eq!(
+            fixture.world.pass().await.status,
+            Status::Clean,
+            "{name}: revision and size are the same"
+        );
+        let dry = fixture
+            .world
+            .once_with(&["--deep", "--dry-run"], &[])
+            .await
+            .run();
+        assert!(
+            dry.findings
+                .iter()
+                .any(|found| found.result == Outcome::Planned),
+            "{name}: {dry:#?}"
+        );
         let deep = fixture.world.once_with(&["--deep"], &[]).await;
         let run = deep.run();
-        assert_eq!((run.status, deep.code), (Status::Repaired, 0), "{name}: {run:#?}");
-        let finding = run.findings.iter().find(|found| found.kind == Kind::CountMismatch).expect(name);
-        assert_eq!((finding.result, finding.coupon_id.map(|id| id.0)), (Outcome::Applied, Some(coupon.id)));
-        assert!(finding.detail.contains("lacks 1 people"), "{name}: {}", finding.detail);
+        assert_eq!(
+            (run.status, deep.code),
+            (Status::Repaired, 0),
+            "{name}: {run:#?}"
+        );
+        let finding = run
+            .findings
+            .iter()
+            .find(|found| found.kind == Kind::CountMismatch)
+            .expect(name);
+        assert_eq!(
+            (finding.result, finding.coupon_id.map(|id| id.0)),
+            (Outcome::Applied, Some(coupon.id))
+        );
+        assert!(
+            finding.detail.contains("lacks 1 people"),
+            "{name}: {}",
+            finding.detail
+        );
         assert_eq!(agreed(&fixture, &coupon).await, expected, "{name}");
-        assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean, "{name}");
+        assert_eq!(
+            fixture.world.once_with(&["--deep"], &[]).await.run().status,
+            Status::Clean,
+            "{name}"
+        );
     }
 }
 
 #[tokio::test]
 async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-allowed-lost").await;
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "d-allowed-lost",
+    )
+    .await;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
         let coupon = fixture.api.create_coupon(&body(&drift.name(), 500)).await;
         let people: Vec<String> = (0..400).map(|n| format!("u-{n}")).collect();
         let names: Vec<&str> = people.iter().map(String::as_str).collect();
         put_on(&fixture, &coupon, &names[..200]).await;
         assert!(fixture.api.claim(coupon.id, "u-0").await.is_accepted());
-        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
+        injector(&fixture.world, &coupon)
+            .await
+            .make(drift, 1)
+            .await
+            .unwrap();
         // Those whom Redis never heard of.
         let sql = &fixture.world.sql;
-        let rows: Vec<String> = people[200..].iter().map(|user| format!("({}, '{user}')", coupon.id)).collect();
-        sql.query(&format!("INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES {}", rows.join(","))).await;
-        let list = "revision = revision + 1, allow_list_revision = revision, allow_list_people = 400";
-        sql.query(&format!("UPDATE coupons SET {list} WHERE id = {}", coupon.id)).await;
+        let rows: Vec<String> = people[200..]
+            .iter()
+            .map(|user| format!("({}, '{user}')", coupon.id))
+            .collect();
+        sql.query(&format!(
+            "INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES {}",
+            rows.join(",")
+        ))
+        .await;
+        let list =
+            "revision = revision + 1, allow_list_revision = revision, allow_list_people = 400";
+        sql.query(&format!(
+            "UPDATE coupons SET {list} WHERE id = {}",
+            coupon.id
+        ))
+        .await;
         let claims = async {
             for user in &people[1..] {
-                eventually("it is open again", LIMIT, async || match fixture.api.claim(coupon.id, user).await {
-                    Answer::Accepted { .. } | Answer::Already { .. } => true,
-                    Answer::Problem(503, _) => false,
-                    other => panic!("{user} was told {other:?}"),
+                eventually("it is open again", LIMIT, async || {
+                    match fixture.api.claim(coupon.id, user).await {
+                        Answer::Accepted { .. } | Answer::Already { .. } => true,
+                        Answer::Problem(503, _) => false,
+                        other => panic!("{user} was told {other:?}"),
+                    }
                 })
                 .await;
             }
         };
         tokio::join!(fixture.world.pass(), claims);
         assert_eq!(agreed(&fixture, &coupon).await.len(), 400);
-        assert!(fixture.api.claim(coupon.id, "stranger").await.is("not_allowed"));
+        assert!(
+            fixture
+                .api
+                .claim(coupon.id, "stranger")
+                .await
+                .is("not_allowed")
+        );
     }
 }
 
 #[tokio::test]
 async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-allowed-apart").await;
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "d-allowed-apart",
+    )
+    .await;
     let listed = fixture.api.create_coupon(&body("Listed", 9)).await;
     put_on(&fixture, &listed, &["a"]).await;
-    let other = fixture.api.create_coupon(&coupon_body("For everybody", 9, 0)).await;
-    injector(&fixture.world, &other).await.make(Drift::RedisFlushed, 1).await.unwrap();
+    let other = fixture
+        .api
+        .create_coupon(&coupon_body("For everybody", 9, 0))
+        .await;
+    injector(&fixture.world, &other)
+        .await
+        .make(Drift::RedisFlushed, 1)
+        .await
+        .unwrap();
     // MySQL answers, and has no people of any list.
-    fixture.world.sql.query("RENAME TABLE coupon_allow_list TO hidden").await;
+    fixture
+        .world
+        .sql
+        .query("RENAME TABLE coupon_allow_list TO hidden")
+        .await;
     let once = fixture.world.once_with(&[], &[]).await;
     let run = once.run();
     assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
-    let closed: Vec<_> = run.all_findings().filter(|finding| finding.detail.contains("stays closed")).collect();
-    assert_eq!(closed.iter().map(|finding| finding.coupon_id.unwrap().0).collect::<Vec<_>>(), [listed.id], "{run:#?}");
+    let closed: Vec<_> = run
+        .all_findings()
+        .filter(|finding| finding.detail.contains("stays closed"))
+        .collect();
+    assert_eq!(
+        closed
+            .iter()
+            .map(|finding| finding.coupon_id.unwrap().0)
+            .collect::<Vec<_>>(),
+        [listed.id],
+        "{run:#?}"
+    );
     assert!(fixture.api.claim(other.id, "x").await.is_accepted());
-    assert!(matches!(fixture.api.claim(listed.id, "a").await, Answer::Problem(503, _)));
+    assert!(matches!(
+        fixture.api.claim(listed.id, "a").await,
+        Answer::Problem(503, _)
+    ));
 
-    fixture.world.sql.query("RENAME TABLE hidden TO coupon_allow_list").await;
+    fixture
+        .world
+        .sql
+        .query("RENAME TABLE hidden TO coupon_allow_list")
+        .await;
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
     assert_eq!(agreed(&fixture, &listed).await, ["a"]);
     assert!(fixture.api.claim(listed.id, "a").await.is_accepted());
@@ -204,10 +359,19 @@ async fn an_erased_person_is_on_no_list_any_more() {
     let mut coupons = Vec::new();
     for name in ["One", "Two", "Three"] {
         let coupon = fixture.api.create_coupon(&body(name, 9)).await;
-        put_on(&fixture, &coupon, if name == "Three" { &["b"] } else { &["a", "b"] }).await;
+        put_on(
+            &fixture,
+            &coupon,
+            if name == "Three" { &["b"] } else { &["a", "b"] },
+        )
+        .await;
         coupons.push(coupon);
     }
-    let process = fixture.world.start("firstcome-reconciler", &["erase", "--user", "a", "--by", "Kim"], &[]);
+    let process = fixture.world.start(
+        "firstcome-reconciler",
+        &["erase", "--user", "a", "--by", "Kim"],
+        &[],
+    );
     assert_eq!(process.ended(LIMIT).await, 0, "{}", process.log());
     assert!(process.all_stdout().await.contains("2 allow lists"));
     for coupon in &coupons {
@@ -227,14 +391,29 @@ async fn the_list_of_a_coupon_that_is_over_leaves_redis_and_then_mysql() {
     put_on(&fixture, &coupon, &["a", "b"]).await;
     let live = fixture.api.create_coupon(&body("Live", 9)).await;
     put_on(&fixture, &live, &["a"]).await;
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     let (set, state) = keys(&fixture, &coupon);
     eventually("its keys are gone", LIMIT, async || {
         fixture.world.pass().await;
-        fixture.world.redis.command::<i64>(&["EXISTS", &set, &state]).await == 0
+        fixture
+            .world
+            .redis
+            .command::<i64>(&["EXISTS", &set, &state])
+            .await
+            == 0
     })
     .await;
-    let left = format!("SELECT COUNT(*) FROM coupon_allow_list WHERE coupon_id = {}", coupon.id);
+    let left = format!(
+        "SELECT COUNT(*) FROM coupon_allow_list WHERE coupon_id = {}",
+        coupon.id
+    );
     eventually("its rows are deleted", LIMIT, async || {
         assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.code, 0);
         fixture.world.sql.number(&left).await == 0

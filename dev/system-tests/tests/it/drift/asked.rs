@@ -16,22 +16,42 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
     let slow = Hindered::start(world, &[]).await;
     let id = slow.begin_slow_pass(world).await;
     let refused = slow.daemon.ask(&json!({})).await;
-    assert_eq!((refused.status, refused.body["code"].as_str()), (409, Some("pass_running")), "{refused:?}");
+    assert_eq!(
+        (refused.status, refused.body["code"].as_str()),
+        (409, Some("pass_running")),
+        "{refused:?}"
+    );
     assert_eq!(refused.body["run_id"], id.as_str());
     assert_eq!(refused.content_type, "application/problem+json");
 
     let path = format!("/v1/runs/{id}");
     let get = async || Http::send(slow.daemon.http().ops(Method::GET, &path)).await;
     let running = get().await;
-    assert_eq!((running.status, &running.body["status"]), (200, &json!("running")), "{running:?}");
+    assert_eq!(
+        (running.status, &running.body["status"]),
+        (200, &json!("running")),
+        "{running:?}"
+    );
     assert_eq!(running.body["finished_at"], Value::Null);
-    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
-    eventually("it ends", LIMIT, async || status_of(world, &id).await.as_deref() == Some("clean")).await;
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Pass)
+        .await
+        .unwrap();
+    eventually("it ends", LIMIT, async || {
+        status_of(world, &id).await.as_deref() == Some("clean")
+    })
+    .await;
     let ended = get().await;
     assert_eq!(ended.body["status"], "clean");
     assert_eq!(ended.body["trigger"], "endpoint");
     assert_eq!(ended.body["drops"], json!([]), "nothing was found in any");
-    assert_eq!((&ended.body["unlisted"]["drops"], &ended.body["unlisted"]["rows"]), (&json!(1), &json!(200)));
+    assert_eq!(
+        (
+            &ended.body["unlisted"]["drops"],
+            &ended.body["unlisted"]["rows"]
+        ),
+        (&json!(1), &json!(200))
+    );
 }
 
 #[tokio::test]
@@ -40,7 +60,11 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
     let (coupon, _) = fixture.held("Listed", 100, 100).await;
     let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&fixture.world, &coupon).await.make(Drift::Unissued, 25).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::Unissued, 25)
+        .await
+        .unwrap();
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired);
     daemon.reconcile(&json!({})).await;
@@ -49,7 +73,10 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
     // Pages of runs, without a gap or an overlap.
     let mut ids: Vec<String> = Vec::new();
     loop {
-        let before = ids.last().map(|id| format!("&before={id}")).unwrap_or_default();
+        let before = ids
+            .last()
+            .map(|id| format!("&before={id}"))
+            .unwrap_or_default();
         let page = get(&format!("/v1/runs?limit=2{before}")).await;
         assert_eq!(page.status, 200, "{page:?}");
         let runs = page.body["runs"].as_array().unwrap().clone();
@@ -57,9 +84,17 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
         if runs.is_empty() {
             break;
         }
-        ids.extend(runs.iter().map(|run| run["run_id"].as_str().unwrap().to_owned()));
+        ids.extend(
+            runs.iter()
+                .map(|run| run["run_id"].as_str().unwrap().to_owned()),
+        );
     }
-    let all: Vec<String> = fixture.world.sql.query("SELECT id FROM reconcile_runs ORDER BY id DESC").await.concat();
+    let all: Vec<String> = fixture
+        .world
+        .sql
+        .query("SELECT id FROM reconcile_runs ORDER BY id DESC")
+        .await
+        .concat();
     assert_eq!(ids, all);
     assert_eq!(ids[1], run.run_id);
 
@@ -68,9 +103,16 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
     loop {
         let page = get(&format!("/v1/runs/{}?limit=10{after}", run.run_id)).await;
         assert_eq!(page.status, 200, "{page:?}");
-        let findings = page.body["drops"][0]["findings"].as_array().unwrap().clone();
+        let findings = page.body["drops"][0]["findings"]
+            .as_array()
+            .unwrap()
+            .clone();
         assert!(findings.len() <= 10);
-        people.extend(findings.iter().map(|f| f["user_id"].as_str().unwrap().to_owned()));
+        people.extend(
+            findings
+                .iter()
+                .map(|f| f["user_id"].as_str().unwrap().to_owned()),
+        );
         match page.body["next_after"].as_i64() {
             Some(next) => after = format!("&after={next}"),
             None => break,
@@ -82,11 +124,23 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
     assert_eq!(people, wanted);
 
     assert_eq!(get("/v1/runs?limit=many").await.status, 400);
-    assert_eq!(get("/v1/runs/00000000-0000-0000-0000-000000000000").await.status, 404);
+    assert_eq!(
+        get("/v1/runs/00000000-0000-0000-0000-000000000000")
+            .await
+            .status,
+        404
+    );
     assert_eq!(daemon.ask(&json!({"coupon_id": 424_242})).await.status, 404);
-    assert_eq!(daemon.ask(&json!({"dry-run": true})).await.status, 400, "a slip must not become a real pass");
+    assert_eq!(
+        daemon.ask(&json!({"dry-run": true})).await.status,
+        400,
+        "a slip must not become a real pass"
+    );
     assert_eq!(daemon.http().get("/v1/runs").await.status, 401);
-    let wrong = daemon.http().request(Method::POST, "/v1/reconcile").bearer_auth(OPS_TOKEN.replace('0', "1"));
+    let wrong = daemon
+        .http()
+        .request(Method::POST, "/v1/reconcile")
+        .bearer_auth(OPS_TOKEN.replace('0', "1"));
     assert_eq!(Http::send(wrong).await.status, 401);
 }
 
@@ -95,12 +149,25 @@ async fn a_pass_that_somebody_asked_for_by_name_says_so_in_its_mail_and_wherever
     let fixture = Fixture::new("d-by-name").await;
     let (coupon, _) = fixture.held("By name", 20, 12).await;
     let daemon = fixture.world.settled_daemon().await;
-    injector(&fixture.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::Unissued, 2)
+        .await
+        .unwrap();
     let get = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await.body;
-    let ask = daemon.http().ops(Method::POST, "/v1/reconcile").header("x-operator", "김 Kim".as_bytes());
+    let ask = daemon
+        .http()
+        .ops(Method::POST, "/v1/reconcile")
+        .header("x-operator", "김 Kim".as_bytes());
     let run = Http::send(ask).await;
-    assert_eq!((run.status, &run.body["status"], &run.body["asked_by"]), (200, &json!("repaired"), &json!("김 Kim")));
-    assert_eq!(get("/v1/runs?limit=1").await["runs"][0]["asked_by"], "김 Kim");
+    assert_eq!(
+        (run.status, &run.body["status"], &run.body["asked_by"]),
+        (200, &json!("repaired"), &json!("김 Kim"))
+    );
+    assert_eq!(
+        get("/v1/runs?limit=1").await["runs"][0]["asked_by"],
+        "김 Kim"
+    );
     let path = format!("/v1/runs/{}", run.body["run_id"].as_str().unwrap());
     assert_eq!(get(&path).await["asked_by"], "김 Kim");
     let mail = mailed(&fixture.world, &["repaired"]).await;
@@ -108,7 +175,10 @@ async fn a_pass_that_somebody_asked_for_by_name_says_so_in_its_mail_and_wherever
     assert!(words.contains("asked for by 김 Kim"), "{words}");
     // Without a name there is none.
     daemon.reconcile(&json!({})).await;
-    assert_eq!(get("/v1/runs?limit=1").await["runs"][0]["asked_by"], Value::Null);
+    assert_eq!(
+        get("/v1/runs?limit=1").await["runs"][0]["asked_by"],
+        Value::Null
+    );
 }
 
 #[tokio::test]
@@ -117,12 +187,26 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
     let clean = world.once_with(&[], &[]).await;
-    assert_eq!((clean.code, clean.run().status), (0, Status::Clean), "{}", clean.log);
+    assert_eq!(
+        (clean.code, clean.run().status),
+        (0, Status::Clean),
+        "{}",
+        clean.log
+    );
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::Unissued, 2).await.unwrap();
     let dry = world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!((dry.code, dry.run().status), (1, Status::Drift), "{}", dry.log);
-    assert!(dry.run().all_findings().all(|f| f.result == Outcome::Planned));
+    assert_eq!(
+        (dry.code, dry.run().status),
+        (1, Status::Drift),
+        "{}",
+        dry.log
+    );
+    assert!(
+        dry.run()
+            .all_findings()
+            .all(|f| f.result == Outcome::Planned)
+    );
 
     let table = world.start("firstcome-reconciler", &["once"], &[]);
     assert_eq!(table.ended(LIMIT).await, 0, "{}", table.log());
@@ -132,15 +216,25 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
     }
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
     let left = world.once_with(&[], &[]).await;
-    assert_eq!((left.code, left.run().status), (1, Status::Drift), "{}", left.log);
+    assert_eq!(
+        (left.code, left.run().status),
+        (1, Status::Drift),
+        "{}",
+        left.log
+    );
 
     // Could not run: no such coupon, a store that is not there, another pass.
     let unknown = world.once_with(&["--coupon", "424242"], &[]).await;
     assert_eq!(unknown.code, 2, "{}", unknown.log);
-    let nowhere = [("REDIS_URL", "redis://127.0.0.1:1"), ("STARTUP_WAIT_SECONDS", "0")];
+    let nowhere = [
+        ("REDIS_URL", "redis://127.0.0.1:1"),
+        ("STARTUP_WAIT_SECONDS", "0"),
+    ];
     assert_eq!(world.once_with(&[], &nowhere).await.code, 2);
     let mut holder = HeldTransaction::begin(&world.sql).await;
-    holder.run("DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)").await;
+    holder
+        .run("DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)")
+        .await;
     let busy = world.once_with(&["--wait-seconds", "1"], &[]).await;
     assert_eq!(busy.code, 2, "{}", busy.log);
     assert!(busy.log.contains("another pass is running"), "{}", busy.log);
@@ -149,25 +243,70 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
 }
 
 #[tokio::test]
-async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay() {
+async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay()
+ {
     let fixture = Fixture::new("d-old").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Old", 20, 20).await;
     world.set("CLEAN_RUNS_KEPT_SECONDS", "3600");
-    injector(world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 2)
+        .await
+        .unwrap();
     assert_eq!(world.pass().await.status, Status::Repaired);
     let young = world.pass().await;
     // As if all of them had been two hours ago.
-    world.sql.query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR").await;
+    world
+        .sql
+        .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
+        .await;
     let last = world.pass().await;
-    let kept = |runs: Vec<Vec<String>>| runs.into_iter().map(|mut row| row.remove(0)).collect::<Vec<_>>();
-    let clean = world.sql.query("SELECT id FROM reconcile_runs WHERE status = 'clean'").await;
-    assert_eq!(kept(clean), [last.run_id.as_str()], "and not {}", young.run_id);
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'").await, 1);
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_findings").await, 2);
+    let kept = |runs: Vec<Vec<String>>| {
+        runs.into_iter()
+            .map(|mut row| row.remove(0))
+            .collect::<Vec<_>>()
+    };
+    let clean = world
+        .sql
+        .query("SELECT id FROM reconcile_runs WHERE status = 'clean'")
+        .await;
+    assert_eq!(
+        kept(clean),
+        [last.run_id.as_str()],
+        "and not {}",
+        young.run_id
+    );
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'")
+            .await,
+        1
+    );
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_findings")
+            .await,
+        2
+    );
     // Through any time of trouble the last clean one stays.
-    world.sql.query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR").await;
-    injector(world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    world
+        .sql
+        .query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR")
+        .await;
+    injector(world, &coupon)
+        .await
+        .make(Drift::FailedUnrepairable, 1)
+        .await
+        .unwrap();
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run").await, 1);
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run")
+            .await,
+        1
+    );
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use firstcome_drift::Drift;
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PromisedAnswer, World, assert_nothing_found, coupon_body,
-    eventually, eventually_some, rows, shared,
+    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PromisedAnswer, World, assert_nothing_found,
+    coupon_body, eventually, eventually_some, rows, shared,
 };
 use futures_util::StreamExt as _;
 
@@ -21,7 +21,10 @@ const PASS_MS: u64 = 600;
 /// Each kills a pass a little later than the one before; `ROUNDS=5` for a release. Every step by
 /// itself is `cycles`.
 fn rounds() -> u64 {
-    std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+    std::env::var("ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2)
 }
 
 /// Somewhere in this round's part of a pass.
@@ -36,13 +39,24 @@ async fn killed_pass(world: &World, after: Duration) {
     let mysql = &shared().await.mysql;
     let proxy = mysql.proxy().await.unwrap();
     let url = mysql.database_url_via(&proxy, world.database());
-    let known = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    let known = world
+        .sql
+        .number("SELECT COUNT(*) FROM reconcile_runs")
+        .await;
     let process = world.start("firstcome-reconciler", &["once"], &[("DATABASE_URL", &url)]);
     eventually("the pass has begun", LIMIT, async || {
-        process.status().is_some() || world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await > known
+        process.status().is_some()
+            || world
+                .sql
+                .number("SELECT COUNT(*) FROM reconcile_runs")
+                .await
+                > known
     })
     .await;
-    proxy.set(ProxyFault::Delay(Duration::from_millis(15))).await.unwrap();
+    proxy
+        .set(ProxyFault::Delay(Duration::from_millis(15)))
+        .await
+        .unwrap();
     // Anywhere will do: this is no waiting for something to happen.
     tokio::time::sleep(after).await;
     process.kill().await;
@@ -80,7 +94,11 @@ async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_o
     }
     let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended in the middle%'";
     let killed = u64::try_from(fixture.world.sql.number(killed).await).unwrap();
-    assert!(2 * killed >= rounds(), "{killed} of {} passes were killed in the middle", rounds());
+    assert!(
+        2 * killed >= rounds(),
+        "{killed} of {} passes were killed in the middle",
+        rounds()
+    );
 }
 
 #[tokio::test]
@@ -94,7 +112,10 @@ async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
         killed_pass(&fixture.world, moment(round)).await;
         mended(&fixture.world).await;
         assert_settled(&fixture.world, &coupon, 20, 20, &answers).await;
-        let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
+        let listed = format!(
+            "SELECT user_id FROM broken_promises WHERE drop_id = {}",
+            coupon.drop
+        );
         let mut listed = fixture.world.sql.query(&listed).await.concat();
         let mut wanted: Vec<String> = broken.into_iter().map(|hit| hit.user).collect();
         listed.sort();
@@ -105,21 +126,28 @@ async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
 
 /// Claims until the answer is one: 503 says to come again.
 async fn patient(api: &ApiClient, coupon: i64, user: String) -> PromisedAnswer {
-    let answer = eventually_some(&format!("{user} gets an answer"), Duration::from_secs(90), async || {
-        match api.claim(coupon, &user).await {
+    let answer = eventually_some(
+        &format!("{user} gets an answer"),
+        Duration::from_secs(90),
+        async || match api.claim(coupon, &user).await {
             Answer::Problem(503, code) => Err(code),
             Answer::Unknown(error) => Err(error),
             answer => Ok(answer),
-        }
-    })
+        },
+    )
     .await;
     (user, answer)
 }
 
 /// People come, a few at a time, until it is over.
 async fn crowd(api: &ApiClient, coupon: i64, over: &Cell<bool>) -> Vec<PromisedAnswer> {
-    let still = futures_util::stream::iter(0..25_000).take_while(|_| std::future::ready(!over.get()));
-    still.map(|n| patient(api, coupon, format!("u-{n}"))).buffer_unordered(3).collect().await
+    let still =
+        futures_util::stream::iter(0..25_000).take_while(|_| std::future::ready(!over.get()));
+    still
+        .map(|n| patient(api, coupon, format!("u-{n}")))
+        .buffer_unordered(3)
+        .collect()
+        .await
 }
 
 /// Drift of all sorts, again and again, until everyone has an answer.
@@ -146,8 +174,14 @@ async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
             made += 1;
         }
         let runs = "SELECT COUNT(*) FROM reconcile_runs";
-        let (ended, begun) = (format!("{runs} WHERE status <> 'running'"), world.sql.number(runs).await);
-        eventually("a whole pass", LIMIT, async || world.sql.number(&ended).await > begun).await;
+        let (ended, begun) = (
+            format!("{runs} WHERE status <> 'running'"),
+            world.sql.number(runs).await,
+        );
+        eventually("a whole pass", LIMIT, async || {
+            world.sql.number(&ended).await > begun
+        })
+        .await;
         if made >= kinds.len() {
             return made;
         }
@@ -159,9 +193,15 @@ async fn trouble(world: &World, coupon: &MadeCoupon) -> usize {
 async fn repairs_beside_live_traffic_break_no_promise() {
     let fixture = Fixture::new("d-chaos").await;
     let world = &fixture.world;
-    let coupon = fixture.api.create_coupon(&coupon_body("Chaos", 30_000, 0)).await;
-    let settings =
-        [("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "2000"), ("RECONCILE_PAGE_SLOTS", "500")];
+    let coupon = fixture
+        .api
+        .create_coupon(&coupon_body("Chaos", 30_000, 0))
+        .await;
+    let settings = [
+        ("RECONCILE_CRON", "* * * * * *"),
+        ("PUBLISH_DEADLINE_MS", "2000"),
+        ("RECONCILE_PAGE_SLOTS", "500"),
+    ];
     let daemon = world.daemon_with(&settings).await;
     let over = Cell::new(false);
     let trouble = async {
@@ -171,23 +211,46 @@ async fn repairs_beside_live_traffic_break_no_promise() {
     };
     let (made, answers) = tokio::join!(trouble, crowd(&fixture.api, coupon.id, &over));
     assert!(made >= 13, "{made}");
-    assert!(answers.iter().all(|(_, answer)| answer.promised().is_some()), "everyone gets one");
-    eventually("the consumer has caught up", LIMIT, async || world.topic.lag().await == 0).await;
+    assert!(
+        answers
+            .iter()
+            .all(|(_, answer)| answer.promised().is_some()),
+        "everyone gets one"
+    );
+    eventually("the consumer has caught up", LIMIT, async || {
+        world.topic.lag().await == 0
+    })
+    .await;
     assert_eq!(daemon.process.stop().await, 0);
     mended(world).await;
     let issued = rows(world, coupon.drop).await.len();
-    assert!(issued >= answers.len() && answers.len() > 500, "{issued} rows, {} people", answers.len());
+    assert!(
+        issued >= answers.len() && answers.len() > 500,
+        "{issued} rows, {} people",
+        answers.len()
+    );
     assert_whole(world, &coupon, 30_000, issued).await;
     // Everyone has one. Where Redis was changed under the hands of a pass, two people were promised
     // the same slot; the row won.
-    let holders: HashMap<String, u32> =
-        rows(world, coupon.drop).await.into_iter().map(|(slot, user)| (user, slot)).collect();
+    let holders: HashMap<String, u32> = rows(world, coupon.drop)
+        .await
+        .into_iter()
+        .map(|(slot, user)| (user, slot))
+        .collect();
     let elsewhere = answers.iter().filter(|(user, answer)| {
-        let slot = holders.get(user).unwrap_or_else(|| panic!("{user} was told {answer:?} and has nothing"));
+        let slot = holders
+            .get(user)
+            .unwrap_or_else(|| panic!("{user} was told {answer:?} and has nothing"));
         answer.promised() != Some((coupon.drop, *slot))
     });
     let elsewhere = elsewhere.count();
-    assert!(elsewhere <= 10, "{elsewhere} people have another slot than they were told");
-    let broken = world.sql.query("SELECT user_id, reason FROM broken_promises").await;
+    assert!(
+        elsewhere <= 10,
+        "{elsewhere} people have another slot than they were told"
+    );
+    let broken = world
+        .sql
+        .query("SELECT user_id, reason FROM broken_promises")
+        .await;
     assert!(broken.is_empty(), "{broken:?}");
 }

@@ -3,7 +3,9 @@
 
 use firstcome_drift::Drift;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually, shared};
+use firstcome_testkit::{
+    Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually, shared,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -11,10 +13,16 @@ use crate::drift::support::{Hindered, injector, mailed, ran_two_hours_ago, subje
 
 /// A pass may be about to give it back.
 const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 30)";
-const LAST_SUCCESS: &str = "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
+const LAST_SUCCESS: &str =
+    "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
 
 async fn runs(world: &World, which: &str) -> i64 {
-    world.sql.number(&format!("SELECT COUNT(*) FROM reconcile_runs WHERE {which}")).await
+    world
+        .sql
+        .number(&format!(
+            "SELECT COUNT(*) FROM reconcile_runs WHERE {which}"
+        ))
+        .await
 }
 
 /// Of somebody else, who holds the lock of passes.
@@ -25,7 +33,8 @@ async fn holder(world: &World) -> HeldTransaction {
 }
 
 #[tokio::test]
-async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_runs_when_the_lock_is_free() {
+async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_runs_when_the_lock_is_free()
+ {
     let fixture = Fixture::new("d-deep-lost").await;
     let world = &fixture.world;
     fixture.held("Deep", 20, 20).await;
@@ -37,18 +46,38 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
     let due = "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '0 %i %H %d %m *')";
     let due = world.sql.query(due).await[0][0].clone();
     ran_two_hours_ago(world, "deep").await;
-    let daemons =
-        [world.daemon_with(&[("DEEP_CRON", &due), ("MISSED_AFTER_SECONDS", "1")]).await, world.daemon_with(&[]).await];
+    let daemons = [
+        world
+            .daemon_with(&[("DEEP_CRON", &due), ("MISSED_AFTER_SECONDS", "1")])
+            .await,
+        world.daemon_with(&[]).await,
+    ];
     let mail = mailed(world, &["run missed: DEEP_CRON"]).await;
     assert!(mail.text.contains("Due:"), "{}", mail.text);
-    assert!(daemons[0].process.log().contains("holds the pass lock"), "{}", daemons[0].process.log());
+    assert!(
+        daemons[0].process.log().contains("holds the pass lock"),
+        "{}",
+        daemons[0].process.log()
+    );
     assert_eq!(runs(world, "deep").await, 0);
     holder.commit().await;
-    eventually("it has run", LIMIT, async || runs(world, "deep AND status = 'clean'").await == 1).await;
+    eventually("it has run", LIMIT, async || {
+        runs(world, "deep AND status = 'clean'").await == 1
+    })
+    .await;
     let state = "SELECT value > DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '%Y-%m-%dT%H:%i:%s') \
                  FROM reconciler_state WHERE name = 'last_run:deep'";
-    eventually("and counts as run", LIMIT, async || world.sql.number(state).await == 1).await;
-    assert_eq!(subjects(world).iter().filter(|subject| subject.contains("DEEP_CRON")).count(), 1);
+    eventually("and counts as run", LIMIT, async || {
+        world.sql.number(state).await == 1
+    })
+    .await;
+    assert_eq!(
+        subjects(world)
+            .iter()
+            .filter(|subject| subject.contains("DEEP_CRON"))
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -58,15 +87,39 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
     fixture.held("Hangs", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     // A busy machine alone makes no pass that late.
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "8")]).await;
-    eventually("the other works by its schedule", LIMIT, async || runs(world, "triggered_by = 'cron'").await > 0).await;
+    let daemon = world
+        .daemon_with(&[
+            ("RECONCILE_CRON", "* * * * * *"),
+            ("MISSED_AFTER_SECONDS", "8"),
+        ])
+        .await;
+    eventually("the other works by its schedule", LIMIT, async || {
+        runs(world, "triggered_by = 'cron'").await > 0
+    })
+    .await;
     let id = slow.begin_slow_pass(world).await;
-    slow.proxy.set(firstcome_stack::ProxyFault::Delay(std::time::Duration::from_millis(400))).await.unwrap();
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Delay(
+            std::time::Duration::from_millis(400),
+        ))
+        .await
+        .unwrap();
     let mail = mailed(world, &["run missed: RECONCILE_CRON"]).await;
     for words in ["a pass has been running since", &id] {
-        assert!(mail.text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {}", mail.text);
+        assert!(
+            mail.text
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(words),
+            "{words}: {}",
+            mail.text
+        );
     }
-    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Pass)
+        .await
+        .unwrap();
     assert_eq!(daemon.process.stop().await, 0);
 }
 
@@ -84,10 +137,21 @@ async fn only_a_full_pass_that_ended_well_is_a_success() {
     let holder = holder(world).await;
     assert_eq!(daemon.ask(&json!({})).await.status, 503, "no run to name");
     holder.commit().await;
-    assert_eq!(last().await, before, "partial, dry and refused passes are none");
+    assert_eq!(
+        last().await,
+        before,
+        "partial, dry and refused passes are none"
+    );
     // What waits for a person is no failure of passes.
-    injector(world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
-    assert_eq!(daemon.reconcile(&json!({})).await.status, firstcome_reconciler::report::Status::Drift);
+    injector(world, &coupon)
+        .await
+        .make(Drift::FailedUnrepairable, 1)
+        .await
+        .unwrap();
+    assert_eq!(
+        daemon.reconcile(&json!({})).await.status,
+        firstcome_reconciler::report::Status::Drift
+    );
     assert!(last().await > before);
 }
 
@@ -102,26 +166,46 @@ async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_o
         let ask = daemons.each_ref().map(|daemon| async move {
             let reply = daemon.ask(&json!({"wait": false})).await;
             let named = |id: &str| format!("/v1/runs/{id}");
-            let location =
-                reply.location().map_or_else(|| reply.body["run_id"].as_str().map(named), |it| Some(it.into()));
+            let location = reply.location().map_or_else(
+                || reply.body["run_id"].as_str().map(named),
+                |it| Some(it.into()),
+            );
             let location = location.unwrap_or_else(|| panic!("{reply:?}"));
-            (reply.status, Http::send(daemon.http().ops(Method::GET, &location)).await)
+            (
+                reply.status,
+                Http::send(daemon.http().ops(Method::GET, &location)).await,
+            )
         });
         let [one, two] = ask;
         for (status, read) in <[_; 2]>::from(tokio::join!(one, two)) {
-            assert!(matches!(status, 202 | 409) && read.status == 200, "round {n}: {status} {read:?}");
-            *(if status == 202 { &mut accepted } else { &mut refused }) += 1;
+            assert!(
+                matches!(status, 202 | 409) && read.status == 200,
+                "round {n}: {status} {read:?}"
+            );
+            *(if status == 202 {
+                &mut accepted
+            } else {
+                &mut refused
+            }) += 1;
         }
     }
-    assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
+    assert!(
+        accepted > 0 && refused > 0,
+        "{accepted} accepted, {refused} refused"
+    );
     let holder = holder(world).await;
     // A lock without a run: there is nothing to read.
-    firstcome_testkit::eventually_some("the last pass is over, and the lock alone is named", LIMIT, async || {
-        let reply = daemons[0].ask(&json!({"wait": false})).await;
-        let says = reply.body["detail"].as_str().unwrap_or_default();
-        let is_named = reply.status == 503 && says.contains("holds the pass lock, and runs no pass");
-        if is_named { Ok(()) } else { Err(reply.text) }
-    })
+    firstcome_testkit::eventually_some(
+        "the last pass is over, and the lock alone is named",
+        LIMIT,
+        async || {
+            let reply = daemons[0].ask(&json!({"wait": false})).await;
+            let says = reply.body["detail"].as_str().unwrap_or_default();
+            let is_named =
+                reply.status == 503 && says.contains("holds the pass lock, and runs no pass");
+            if is_named { Ok(()) } else { Err(reply.text) }
+        },
+    )
     .await;
     holder.commit().await;
 }
@@ -139,10 +223,23 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
         run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
     })
     .await;
-    assert_eq!(get(&format!("/v1/runs/{id}")).await.body["progress"]["drops"], 1);
-    let began = slow.daemon.http().metric("firstcome_pass_start_timestamp_seconds", &[]).await;
-    assert!(began > Some(1e9), "since when it runs is a metric: {began:?}");
-    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
+    assert_eq!(
+        get(&format!("/v1/runs/{id}")).await.body["progress"]["drops"],
+        1
+    );
+    let began = slow
+        .daemon
+        .http()
+        .metric("firstcome_pass_start_timestamp_seconds", &[])
+        .await;
+    assert!(
+        began > Some(1e9),
+        "since when it runs is a metric: {began:?}"
+    );
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Pass)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -151,14 +248,29 @@ async fn a_short_restart_of_redis_is_no_mail() {
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-blip").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Blip", 20, 12).await;
-    let env = [("RECONCILE_CRON", "* * * * * *"), ("REDIS_TIMEOUT_MS", "1000"), ("ALERT_PATIENCE_SECONDS", "60")];
+    let env = [
+        ("RECONCILE_CRON", "* * * * * *"),
+        ("REDIS_TIMEOUT_MS", "1000"),
+        ("ALERT_PATIENCE_SECONDS", "60"),
+    ];
     let daemon = world.daemon_with(&env).await;
-    eventually("it works", LIMIT, async || runs(world, "status = 'clean' AND triggered_by = 'cron'").await > 0).await;
+    eventually("it works", LIMIT, async || {
+        runs(world, "status = 'clean' AND triggered_by = 'cron'").await > 0
+    })
+    .await;
     redis.kill().await.unwrap();
-    eventually("a pass has failed", LIMIT, async || runs(world, "status = 'failed'").await > 0).await;
+    eventually("a pass has failed", LIMIT, async || {
+        runs(world, "status = 'failed'").await > 0
+    })
+    .await;
     redis.start_again().await.unwrap();
     eventually("admission is open again", LIMIT, async || {
-        fixture.api.claim(coupon.id, "u-after").await.promised().is_some()
+        fixture
+            .api
+            .claim(coupon.id, "u-after")
+            .await
+            .promised()
+            .is_some()
     })
     .await;
     let failed = "SELECT COALESCE(MAX(id), '') FROM reconcile_runs WHERE status = 'failed'";
@@ -168,8 +280,19 @@ async fn a_short_restart_of_redis_is_no_mail() {
     })
     .await;
     assert_eq!(daemon.process.stop().await, 0);
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM mail_outbox").await, 0, "{:?}", subjects(world));
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM alerts WHERE status = 'firing'").await, 0);
+    assert_eq!(
+        world.sql.number("SELECT COUNT(*) FROM mail_outbox").await,
+        0,
+        "{:?}",
+        subjects(world)
+    );
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM alerts WHERE status = 'firing'")
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -184,15 +307,31 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
     let (_other, cut_off) = (world.daemon().await, world.daemon_with(&env).await);
     let log = || cut_off.process.log();
     proxy.set(ProxyFault::Cut).await.unwrap();
-    eventually("it has lost Redis", LIMIT, async || log().contains("Redis cannot be reached")).await;
+    eventually("it has lost Redis", LIMIT, async || {
+        log().contains("Redis cannot be reached")
+    })
+    .await;
     // The patience is half a minute.
     let lost = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
     let is_over = async || world.sql.number("SELECT UNIX_TIMESTAMP()").await > lost + 35;
     eventually("its patience is over", LIMIT * 2, is_over).await;
-    assert!(fixture.api.claim(coupon.id, "u-late").await.promised().is_some(), "claims go on");
+    assert!(
+        fixture
+            .api
+            .claim(coupon.id, "u-late")
+            .await
+            .promised()
+            .is_some(),
+        "claims go on"
+    );
     // That a pass of this daemon failed may be mailed.
     let of_claims = "SELECT COUNT(*) FROM mail_outbox WHERE body_text LIKE '%503%' OR subject LIKE '%been reached%'";
-    assert_eq!(world.sql.number(of_claims).await, 0, "{:?}", subjects(world));
+    assert_eq!(
+        world.sql.number(of_claims).await,
+        0,
+        "{:?}",
+        subjects(world)
+    );
 }
 
 #[tokio::test]
@@ -200,21 +339,38 @@ async fn a_daemon_shows_no_drift_that_the_pass_of_another_has_seen_mended() {
     let fixture = Fixture::new("d-elsewhere").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Elsewhere", 20, 20).await;
-    injector(world, &coupon).await.make(Drift::FailedUnrepairable, 2).await.unwrap();
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    injector(world, &coupon)
+        .await
+        .make(Drift::FailedUnrepairable, 2)
+        .await
+        .unwrap();
+    let daemon = world
+        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
+        .await;
     let own = format!("drop=\"{}\"", coupon.drop);
     let left = async || daemon.http().metric("firstcome_drift", &[&own]).await;
-    eventually("the daemon has seen what is left", LIMIT, async || left().await == Some(2.0)).await;
+    eventually("the daemon has seen what is left", LIMIT, async || {
+        left().await == Some(2.0)
+    })
+    .await;
     // From now on another process makes all runs.
     let _holder = holder(world).await;
-    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL")
+        .await;
     assert_eq!(left().await, Some(2.0));
     let now = "DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%f+00:00')";
-    let made = format!("UPDATE reconciler_state SET value = {now} WHERE name = 'last_run:reconcile'");
-    eventually("the series ends with a run of the other's", LIMIT, async || {
-        world.sql.query(&made).await;
-        left().await.is_none()
-    })
+    let made =
+        format!("UPDATE reconciler_state SET value = {now} WHERE name = 'last_run:reconcile'");
+    eventually(
+        "the series ends with a run of the other's",
+        LIMIT,
+        async || {
+            world.sql.query(&made).await;
+            left().await.is_none()
+        },
+    )
     .await;
 }
 
@@ -228,14 +384,25 @@ async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs() {
     let env = [("DIGEST_CRON", soon.as_str()), ("DEEP_CRON", soon.as_str())];
     let daemons: [_; 2] = tokio::join!(world.daemon_with(&env), world.daemon_with(&env)).into();
     mailed(world, &["daily digest"]).await;
-    eventually("the deep pass has run", LIMIT, async || runs(world, "deep AND status = 'clean'").await > 0).await;
+    eventually("the deep pass has run", LIMIT, async || {
+        runs(world, "deep AND status = 'clean'").await > 0
+    })
+    .await;
     // Both have judged their schedules again since, several times.
     let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
-    eventually("seconds have gone by", LIMIT, async || world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4)
-        .await;
+    eventually("seconds have gone by", LIMIT, async || {
+        world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4
+    })
+    .await;
     for daemon in &daemons {
         assert_eq!(daemon.process.stop().await, 0);
     }
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'digest'").await, 1);
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'digest'")
+            .await,
+        1
+    );
     assert_eq!(runs(world, "deep").await, 1);
 }

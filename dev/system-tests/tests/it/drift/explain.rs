@@ -2,16 +2,30 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_drift::Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually};
+use firstcome_testkit::{
+    Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::drift::support::injector;
 
 /// The story at the endpoint, which is the same on the command line.
-async fn story(fixture: &Fixture, daemon: &Running<ReconcilerClient>, coupon: &MadeCoupon, user: &str) -> Value {
+async fn story(
+    fixture: &Fixture,
+    daemon: &Running<ReconcilerClient>,
+    coupon: &MadeCoupon,
+    user: &str,
+) -> Value {
     let reply = at_the_endpoint(daemon, coupon, user).await;
-    let args = ["explain", "--json", "--coupon", &coupon.id.to_string(), "--user", user];
+    let args = [
+        "explain",
+        "--json",
+        "--coupon",
+        &coupon.id.to_string(),
+        "--user",
+        user,
+    ];
     let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
@@ -19,7 +33,11 @@ async fn story(fixture: &Fixture, daemon: &Running<ReconcilerClient>, coupon: &M
     told
 }
 
-async fn at_the_endpoint(daemon: &Running<ReconcilerClient>, coupon: &MadeCoupon, user: &str) -> Value {
+async fn at_the_endpoint(
+    daemon: &Running<ReconcilerClient>,
+    coupon: &MadeCoupon,
+    user: &str,
+) -> Value {
     let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
     let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -30,16 +48,33 @@ async fn at_the_endpoint(daemon: &Running<ReconcilerClient>, coupon: &MadeCoupon
 fn lines(story: &Value) -> Vec<String> {
     let happenings = story["happenings"].as_array().unwrap();
     // As instants: at a whole second the text has no fraction, and "Z" comes after ".".
-    let times: Vec<DateTime<Utc>> =
-        happenings.iter().filter_map(|h| h["at"].as_str()).map(|at| at.parse().unwrap()).collect();
+    let times: Vec<DateTime<Utc>> = happenings
+        .iter()
+        .filter_map(|h| h["at"].as_str())
+        .map(|at| at.parse().unwrap())
+        .collect();
     assert!(times.is_sorted(), "in order of time: {story:#}");
-    happenings.iter().map(|h| format!("{}: {}", h["source"].as_str().unwrap(), h["what"].as_str().unwrap())).collect()
+    happenings
+        .iter()
+        .map(|h| {
+            format!(
+                "{}: {}",
+                h["source"].as_str().unwrap(),
+                h["what"].as_str().unwrap()
+            )
+        })
+        .collect()
 }
 
 /// Fails unless some line has all of these words.
 fn assert_told(story: &Value, words: &[&str]) {
     let lines = lines(story);
-    assert!(lines.iter().any(|line| words.iter().all(|word| line.contains(word))), "no line has {words:?}: {story:#}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| words.iter().all(|word| line.contains(word))),
+        "no line has {words:?}: {story:#}"
+    );
 }
 
 #[tokio::test]
@@ -50,33 +85,70 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
     let told = story(&fixture, &daemon, &coupon, user).await;
-    assert_eq!((&told["holds"], &told["slot"], &told["drop_id"]), (&json!("issued"), &json!(slot), &json!(drop)));
+    assert_eq!(
+        (&told["holds"], &told["slot"], &told["drop_id"]),
+        (&json!("issued"), &json!(slot), &json!(drop))
+    );
     let at = format!("slot {slot}");
     assert_told(&told, &["redis:", "admitted", &at]);
-    assert_told(&told, &["kafka:", "partition", "offset", &at, "read by the consumer"]);
+    assert_told(
+        &told,
+        &["kafka:", "partition", "offset", &at, "read by the consumer"],
+    );
     assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
     assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
 
-    let done = injector(&fixture.world, &coupon).await.make(Drift::FailedClaim, 1).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::FailedClaim, 1)
+        .await
+        .unwrap();
     let user = &done.people[0].user;
     let told = story(&fixture, &daemon, &coupon, user).await;
-    assert!(["accepted", "failed"].contains(&told["holds"].as_str().unwrap()), "{told:#}");
+    assert!(
+        ["accepted", "failed"].contains(&told["holds"].as_str().unwrap()),
+        "{told:#}"
+    );
     let run = fixture.world.pass().await;
     let told = story(&fixture, &daemon, &coupon, user).await;
     assert_eq!(told["holds"], "issued");
     assert_told(&told, &["backup:", "failed claim", "firstcome-drift"]);
     assert_told(&told, &["backup:", "dealt with: issued"]);
-    assert_told(&told, &["reconciler:", "failed_claim", "issue applied", &run.run_id]);
+    assert_told(
+        &told,
+        &["reconciler:", "failed_claim", "issue applied", &run.run_id],
+    );
     assert_told(&told, &["mysql:", "written by the reconciler"]);
 
     let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
-    assert_eq!((&told["holds"], &told["happenings"]), (&json!("none"), &json!([])), "{told:#}");
-    assert!(told["conclusion"].as_str().unwrap().contains("no claim"), "{told:#}");
+    assert_eq!(
+        (&told["holds"], &told["happenings"]),
+        (&json!("none"), &json!([])),
+        "{told:#}"
+    );
+    assert!(
+        told["conclusion"].as_str().unwrap().contains("no claim"),
+        "{told:#}"
+    );
 
-    let get = async |path: String| Http::send(daemon.http().ops(Method::GET, &path)).await.status;
+    let get = async |path: String| {
+        Http::send(daemon.http().ops(Method::GET, &path))
+            .await
+            .status
+    };
     assert_eq!(get("/v1/coupons/424242/people/u-1".into()).await, 404);
-    assert_eq!(get(format!("/v1/coupons/{}/people/u%201", coupon.id)).await, 400);
-    assert_eq!(daemon.http().get(&format!("/v1/coupons/{}/people/u-1", coupon.id)).await.status, 401);
+    assert_eq!(
+        get(format!("/v1/coupons/{}/people/u%201", coupon.id)).await,
+        400
+    );
+    assert_eq!(
+        daemon
+            .http()
+            .get(&format!("/v1/coupons/{}/people/u-1", coupon.id))
+            .await
+            .status,
+        401
+    );
 }
 
 #[tokio::test]
@@ -87,28 +159,58 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
     fixture.api.claim(coupon.id, "w-1").await;
     let told = story(&fixture, &daemon, &coupon, "w-1").await;
     assert_eq!(told["holds"], "waiting", "{told:#}");
-    assert!(told["conclusion"].as_str().unwrap().contains("position 1"), "{told:#}");
+    assert!(
+        told["conclusion"].as_str().unwrap().contains("position 1"),
+        "{told:#}"
+    );
 
-    let done = injector(&fixture.world, &coupon).await.make(Drift::OverAdmitted, 1).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::OverAdmitted, 1)
+        .await
+        .unwrap();
     let broken = &done.people[0].user;
     let run = fixture.world.once_with(&[], &[]).await.run();
     let told = story(&fixture, &daemon, &coupon, broken).await;
     assert_eq!(told["holds"], "broken", "{told:#}");
-    assert!(told["conclusion"].as_str().unwrap().contains("could not be kept"), "{told:#}");
+    assert!(
+        told["conclusion"]
+            .as_str()
+            .unwrap()
+            .contains("could not be kept"),
+        "{told:#}"
+    );
     assert_told(&told, &["reconciler:", "broken", &run.run_id]);
     assert_told(&told, &["redis:", "waiting list", "position 1"]);
 
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 22})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": 22}))
+            .await
+            .status,
+        200
+    );
     // The daemon does it at once, or this pass does; a pass is recorded at its end.
     fixture.world.pass().await;
     for user in [broken.as_str(), "w-1"] {
         eventually("the promotion is recorded", LIMIT, async || {
-            lines(&at_the_endpoint(&daemon, &coupon, user).await).iter().any(|line| line.contains("promote applied"))
+            lines(&at_the_endpoint(&daemon, &coupon, user).await)
+                .iter()
+                .any(|line| line.contains("promote applied"))
         })
         .await;
         let told = story(&fixture, &daemon, &coupon, user).await;
         assert_eq!(told["holds"], "issued", "{told:#}");
-        assert_told(&told, &["reconciler:", "promote applied", "promoted to slot", "(pass "]);
+        assert_told(
+            &told,
+            &[
+                "reconciler:",
+                "promote applied",
+                "promoted to slot",
+                "(pass ",
+            ],
+        );
         assert_told(&told, &["mysql:", "written by the reconciler"]);
     }
 }
@@ -119,33 +221,67 @@ async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let daemon = fixture.world.settled_daemon().await;
     let (coupon, _) = fixture.held("Gone", 5, 5).await;
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     eventually("it is sealed", LIMIT, async || {
         fixture.world.pass().await;
-        fixture.world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await == 1
+        fixture
+            .world
+            .sql
+            .number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL")
+            .await
+            == 1
     })
     .await;
     let own = fixture.world.redis.of_drop(coupon.id, coupon.drop, "");
     eventually("its keys expire", LIMIT, async || {
-        !fixture.world.redis.names().await.iter().any(|name| name.starts_with(&own))
+        !fixture
+            .world
+            .redis
+            .names()
+            .await
+            .iter()
+            .any(|name| name.starts_with(&own))
     })
     .await;
     let told = story(&fixture, &daemon, &coupon, "u-1").await;
     assert_eq!(told["holds"], "issued", "{told:#}");
-    assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
+    assert!(
+        told["no_longer_known"].to_string().contains("expired"),
+        "{told:#}"
+    );
     let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
-    assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
-    assert_eq!(told["holds"], "none", "rows are the truth of a sealed drop: {told:#}");
+    assert!(
+        told["no_longer_known"].to_string().contains("expired"),
+        "{told:#}"
+    );
+    assert_eq!(
+        told["holds"], "none",
+        "rows are the truth of a sealed drop: {told:#}"
+    );
 }
 
 #[tokio::test]
 async fn the_command_line_tells_of_everybody_known_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;
-    let on_slot = format!("SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2", coupon.drop);
+    let on_slot = format!(
+        "SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2",
+        coupon.drop
+    );
     let holder = fixture.world.sql.query(&on_slot).await[0][0].clone();
     let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
-    fixture.world.redis.command::<i64>(&["ZADD", &users, "2", "u-in-redis"]).await;
+    fixture
+        .world
+        .redis
+        .command::<i64>(&["ZADD", &users, "2", "u-in-redis"])
+        .await;
     let dead_letter = format!(
         "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 2, 'u-dead-letter', 'by hand')",
         coupon.id, coupon.drop
@@ -153,17 +289,33 @@ async fn the_command_line_tells_of_everybody_known_on_a_slot() {
     fixture.world.sql.query(&dead_letter).await;
     let ask = async |more: &[&str]| {
         let id = coupon.id.to_string();
-        let args: Vec<&str> = ["explain", "--coupon", &id].iter().chain(more).copied().collect();
+        let args: Vec<&str> = ["explain", "--coupon", &id]
+            .iter()
+            .chain(more)
+            .copied()
+            .collect();
         let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
         (cli.ended(LIMIT).await, cli.all_stdout().await, cli.log())
     };
     let drop = coupon.drop.to_string();
-    for more in [&["--slot", "2", "--json"][..], &["--slot", "2", "--json", "--drop", &drop]] {
+    for more in [
+        &["--slot", "2", "--json"][..],
+        &["--slot", "2", "--json", "--drop", &drop],
+    ] {
         let (code, told, log) = ask(more).await;
-        let stories: Vec<Value> = serde_json::Deserializer::from_str(&told).into_iter().map(Result::unwrap).collect();
-        let told: Vec<_> =
-            stories.iter().map(|s| (s["user_id"].as_str().unwrap(), s["holds"].as_str().unwrap())).collect();
-        let mut expected = [("u-dead-letter", "failed"), ("u-in-redis", "accepted"), (holder.as_str(), "issued")];
+        let stories: Vec<Value> = serde_json::Deserializer::from_str(&told)
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        let told: Vec<_> = stories
+            .iter()
+            .map(|s| (s["user_id"].as_str().unwrap(), s["holds"].as_str().unwrap()))
+            .collect();
+        let mut expected = [
+            ("u-dead-letter", "failed"),
+            ("u-in-redis", "accepted"),
+            (holder.as_str(), "issued"),
+        ];
         expected.sort_unstable();
         assert_eq!((code, told), (0, expected.to_vec()), "{log}");
     }

@@ -6,40 +6,67 @@ use std::time::Duration;
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::{
-    Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually, status_of,
+    Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually,
+    status_of,
 };
 use serde_json::json;
 
-use crate::drift::support::{FoundDrift, Hindered, assert_settled, clean_pass, expected, injector, mailed};
+use crate::drift::support::{
+    FoundDrift, Hindered, assert_settled, clean_pass, expected, injector, mailed,
+};
 
 /// Long enough for a pass of the slow kind to end after all.
 const SLOW: Duration = Duration::from_secs(60);
 
 /// Each repair is recorded as applied once in all runs together.
 async fn applied_once(world: &World, wanted: &BTreeSet<FoundDrift>) {
-    let applied = world.sql.query("SELECT kind, slot, user_id FROM reconcile_findings WHERE result = 'applied'").await;
+    let applied = world
+        .sql
+        .query("SELECT kind, slot, user_id FROM reconcile_findings WHERE result = 'applied'")
+        .await;
     let unique: BTreeSet<_> = applied.iter().cloned().collect();
-    assert_eq!((applied.len(), unique.len()), (wanted.len(), wanted.len()), "{applied:?}");
+    assert_eq!(
+        (applied.len(), unique.len()),
+        (wanted.len(), wanted.len()),
+        "{applied:?}"
+    );
 }
 
 #[tokio::test]
-async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_run_is_recorded_as_failed() {
+async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_run_is_recorded_as_failed()
+ {
     let fixture = Fixture::new("d-killed").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Killed", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let mut injector = injector(world, &coupon).await;
-    let mut wanted = expected(Kind::Unissued, &injector.make(Drift::Unissued, 3).await.unwrap());
-    wanted.extend(expected(Kind::MissingAdmission, &injector.make(Drift::MissingAdmission, 3).await.unwrap()));
+    let mut wanted = expected(
+        Kind::Unissued,
+        &injector.make(Drift::Unissued, 3).await.unwrap(),
+    );
+    wanted.extend(expected(
+        Kind::MissingAdmission,
+        &injector.make(Drift::MissingAdmission, 3).await.unwrap(),
+    ));
     let dead = slow.begin_slow_pass(world).await;
 
     // The other process is refused while the first one lives, with the id of the pass that runs.
-    let other = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let other = world
+        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
+        .await;
     // Its own pass, by its schedule, may be waiting for the lock; nobody could read that one.
     let reply = other.ask(&json!({})).await;
-    assert_eq!((reply.status, &reply.body["code"]), (409, &json!("pass_running")), "{reply:?}");
+    assert_eq!(
+        (reply.status, &reply.body["code"]),
+        (409, &json!("pass_running")),
+        "{reply:?}"
+    );
     assert_eq!(reply.body["run_id"], dead.as_str());
-    assert_eq!(status_of(world, &dead).await.as_deref(), Some("running"), "it takes seconds");
+    assert_eq!(
+        status_of(world, &dead).await.as_deref(),
+        Some("running"),
+        "it takes seconds"
+    );
     slow.daemon.process.kill().await;
 
     eventually("the dead run is recorded as failed", LIMIT, async || {
@@ -48,7 +75,10 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     .await;
     assert!(error_of(world, &dead).await.contains("ended in the middle"));
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("the other has repaired", LIMIT, async || world.sql.number(repaired).await > 0).await;
+    eventually("the other has repaired", LIMIT, async || {
+        world.sql.number(repaired).await > 0
+    })
+    .await;
     assert_eq!(other.process.stop().await, 0);
     assert_settled(world, &coupon, 200, 200, &answers).await;
     let found: BTreeSet<FoundDrift> = wanted;
@@ -63,18 +93,38 @@ async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Cut", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    let done = injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let done = injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     let cut = slow.begin_slow_pass(world).await;
-    let holder = world.sql.number("SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").await;
+    let holder = world
+        .sql
+        .number("SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))")
+        .await;
     world.sql.query(&format!("KILL {holder}")).await;
-    eventually("the pass has ended", SLOW, async || status_of(world, &cut).await.as_deref() != Some("running")).await;
+    eventually("the pass has ended", SLOW, async || {
+        status_of(world, &cut).await.as_deref() != Some("running")
+    })
+    .await;
     assert_eq!(status_of(world, &cut).await.as_deref(), Some("failed"));
-    assert!(error_of(world, &cut).await.contains("lost its lock"), "{}", error_of(world, &cut).await);
+    assert!(
+        error_of(world, &cut).await.contains("lost its lock"),
+        "{}",
+        error_of(world, &cut).await
+    );
     mailed(world, &["action needed"]).await;
 
-    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Pass)
+        .await
+        .unwrap();
     let run = slow.daemon.reconcile(&json!({})).await;
-    assert!(matches!(run.status, Status::Repaired | Status::Clean), "{run:#?}");
+    assert!(
+        matches!(run.status, Status::Repaired | Status::Clean),
+        "{run:#?}"
+    );
     assert_settled(world, &coupon, 200, 200, &answers).await;
     applied_once(world, &expected(Kind::Unissued, &done)).await;
     mailed(world, &["repaired", "Cut"]).await;
@@ -87,12 +137,25 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Stopped", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     let stopped = slow.begin_slow_pass(world).await;
     let begun = std::time::Instant::now();
-    assert_eq!(slow.daemon.process.stop().await, 0, "{}", slow.daemon.process.log());
+    assert_eq!(
+        slow.daemon.process.stop().await,
+        0,
+        "{}",
+        slow.daemon.process.log()
+    );
     // The process gives what it runs ten seconds.
-    assert!(begun.elapsed() < Duration::from_secs(12), "it took {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(12),
+        "it took {:?}",
+        begun.elapsed()
+    );
     assert_eq!(status_of(world, &stopped).await.as_deref(), Some("failed"));
     assert!(error_of(world, &stopped).await.contains("told to stop"));
     assert_eq!(world.pass().await.status, Status::Repaired);
@@ -106,24 +169,56 @@ async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
     let world = &fixture.world;
     fixture.held("Long", 200, 200).await;
     let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
-    slow.proxy.set(firstcome_stack::ProxyFault::Delay(Duration::from_millis(20))).await.unwrap();
-    let long =
-        "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
-    eventually("three long passes", SLOW, async || world.sql.number(long).await >= 3).await;
-    slow.proxy.set(firstcome_stack::ProxyFault::Pass).await.unwrap();
-    let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
-    let at = world.sql.number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)").await;
-    eventually("passes are short again", LIMIT, async || {
-        world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await >= runs + 4
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Delay(Duration::from_millis(
+            20,
+        )))
+        .await
+        .unwrap();
+    let long = "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
+    eventually("three long passes", SLOW, async || {
+        world.sql.number(long).await >= 3
     })
     .await;
-    let took = world.sql.number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)").await - at;
-    assert!(took >= 2_000, "4 passes within {took} ms: some had piled up");
+    slow.proxy
+        .set(firstcome_stack::ProxyFault::Pass)
+        .await
+        .unwrap();
+    let runs = world
+        .sql
+        .number("SELECT COUNT(*) FROM reconcile_runs")
+        .await;
+    let at = world
+        .sql
+        .number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
+        .await;
+    eventually("passes are short again", LIMIT, async || {
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_runs")
+            .await
+            >= runs + 4
+    })
+    .await;
+    let took = world
+        .sql
+        .number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
+        .await
+        - at;
+    assert!(
+        took >= 2_000,
+        "4 passes within {took} ms: some had piled up"
+    );
     assert_eq!(slow.daemon.process.stop().await, 0);
     let overlapping = "SELECT COUNT(*) FROM reconcile_runs a JOIN reconcile_runs b \
                        ON a.id < b.id AND b.started_at < a.finished_at";
     assert_eq!(world.sql.number(overlapping).await, 0, "one pass at a time");
-    let missed = world.mail.mails().iter().filter(|mail| mail.text().contains("RECONCILE_CRON")).count();
+    let missed = world
+        .mail
+        .mails()
+        .iter()
+        .filter(|mail| mail.text().contains("RECONCILE_CRON"))
+        .count();
     assert_eq!(missed, 0, "a pass that is under way is not missed");
 }
 
@@ -140,8 +235,18 @@ async fn who_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_find
     let mut lock = HeldTransaction::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {
-        eventually("the pass waits", LIMIT, async || world.sql.number(WAITS).await > 0).await;
-        assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 25})).await.status, 200);
+        eventually("the pass waits", LIMIT, async || {
+            world.sql.number(WAITS).await > 0
+        })
+        .await;
+        assert_eq!(
+            fixture
+                .api
+                .patch(coupon.id, &json!({"quantity": 25}))
+                .await
+                .status,
+            200
+        );
         for n in 0..5 {
             let user = format!("u-added-{n}");
             answers.push((user.clone(), fixture.api.claim(coupon.id, &user).await));

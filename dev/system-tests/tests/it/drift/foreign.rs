@@ -1,7 +1,9 @@
 //! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Fixture, MadeCoupon, World, all_issued, coupon_body, open_world, redis_holders, rows};
+use firstcome_testkit::{
+    Fixture, MadeCoupon, World, all_issued, coupon_body, open_world, redis_holders, rows,
+};
 use serde_json::json;
 
 use crate::drift::support::clean_pass;
@@ -12,7 +14,10 @@ async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> MadeCoup
     for words in commands {
         let key = |word: &str| match word.strip_prefix('@') {
             Some("claimants") => fixture.world.redis.claimants(coupon.id),
-            Some("generation") => fixture.world.redis.own(&format!("{{{}}}:generation", coupon.id)),
+            Some("generation") => fixture
+                .world
+                .redis
+                .own(&format!("{{{}}}:generation", coupon.id)),
             Some(of_drop) => fixture.world.redis.of_drop(coupon.id, coupon.drop, of_drop),
             None => word.to_owned(),
         };
@@ -27,11 +32,17 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
     let fixture = Fixture::new("foreign").await;
     let mut left = Vec::new();
     for (name, commands) in [
-        ("people", &[&["DEL", "@users"][..], &["SET", "@users", "x"]][..]),
+        (
+            "people",
+            &[&["DEL", "@users"][..], &["SET", "@users", "x"]][..],
+        ),
         ("counter", &[&["DEL", "@count"], &["LPUSH", "@count", "x"]]),
         ("settings", &[&["DEL", "@meta"], &["SET", "@meta", "x"]]),
         ("waiting", &[&["SET", "@waiting", "x"]]),
-        ("claimants", &[&["DEL", "@claimants"], &["SET", "@claimants", "x"]]),
+        (
+            "claimants",
+            &[&["DEL", "@claimants"], &["SET", "@claimants", "x"]],
+        ),
     ] {
         left.push(broken(&fixture, name, commands).await);
     }
@@ -43,34 +54,83 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
     // Nobody can claim by these names. They keep their slots until a person takes them out, and
     // everybody else has a row.
     let long = "long".repeat(20);
-    let names: &[&[&str]] =
-        &[&["ZADD", "@users", "4", "josé", "5", "odd person", "6", "u-6", "7", &long], &["SET", "@count", "7"]];
+    let names: &[&[&str]] = &[
+        &[
+            "ZADD",
+            "@users",
+            "4",
+            "josé",
+            "5",
+            "odd person",
+            "6",
+            "u-6",
+            "7",
+            &long,
+        ],
+        &["SET", "@count", "7"],
+    ];
     let named = broken(&fixture, "names", names).await;
     let (whole, _) = fixture.held("whole", 20, 12).await;
-    fixture.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
+    fixture
+        .world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
+            whole.drop
+        ))
+        .await;
 
     let once = fixture.world.once_with(&[], &[]).await;
     let run = once.run();
     assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
     assert_eq!(rows(&fixture.world, whole.drop).await.len(), 12, "{run:#?}");
     for coupon in &left {
-        let report = run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).unwrap();
-        let named = report.findings.iter().any(|f| f.result == Outcome::Failed && f.needs_person);
-        assert!(named && !report.exact, "{:?}: {report:#?}", coupon.body["name"]);
+        let report = run
+            .drops
+            .iter()
+            .find(|report| report.drop_id.0 == coupon.drop)
+            .unwrap();
+        let named = report
+            .findings
+            .iter()
+            .any(|f| f.result == Outcome::Failed && f.needs_person);
+        assert!(
+            named && !report.exact,
+            "{:?}: {report:#?}",
+            coupon.body["name"]
+        );
     }
-    let report = run.drops.iter().find(|report| report.drop_id.0 == named.drop).unwrap();
-    let told = report.findings.iter().filter(|f| f.kind == Kind::Unissued && f.needs_person);
-    assert_eq!(told.map(|f| f.slot).collect::<Vec<_>>(), [Some(4), Some(5), Some(7)], "{report:#?}");
+    let report = run
+        .drops
+        .iter()
+        .find(|report| report.drop_id.0 == named.drop)
+        .unwrap();
+    let told = report
+        .findings
+        .iter()
+        .filter(|f| f.kind == Kind::Unissued && f.needs_person);
+    assert_eq!(
+        told.map(|f| f.slot).collect::<Vec<_>>(),
+        [Some(4), Some(5), Some(7)],
+        "{report:#?}"
+    );
     let recorded = format!(
         "SELECT COUNT(*) FROM reconcile_findings WHERE drop_id = {} AND kind = 'unissued' AND needs_person",
         named.drop
     );
     assert_eq!(fixture.world.sql.number(&recorded).await, 3);
     let of_named = rows(&fixture.world, named.drop).await;
-    assert!(of_named.len() == 4 && of_named[&6] == "u-6" && !report.exact, "{of_named:?} {report:#?}");
+    assert!(
+        of_named.len() == 4 && of_named[&6] == "u-6" && !report.exact,
+        "{of_named:?} {report:#?}"
+    );
     for coupon in &mended {
         let rows = rows(&fixture.world, coupon.drop).await;
-        assert_eq!(rows.get(&4).map(String::as_str), Some("u-odd"), "{rows:?} {run:#?}");
+        assert_eq!(
+            rows.get(&4).map(String::as_str),
+            Some("u-odd"),
+            "{rows:?} {run:#?}"
+        );
     }
 }
 
@@ -83,14 +143,32 @@ async fn so_many_members_beyond_the_last_slot_that_no_reply_holds_them_keep_no_o
         left.push(broken(&fixture, score, &[&["EVAL", many, "1", "@users", score]]).await);
     }
     let (whole, _) = fixture.held("whole", 20, 12).await;
-    fixture.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
+    fixture
+        .world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
+            whole.drop
+        ))
+        .await;
     let run = fixture.world.once_with(&[], &[]).await.run();
     assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
     assert_eq!(rows(&fixture.world, whole.drop).await.len(), 12, "{run:#?}");
     for coupon in &left {
-        let report = run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).unwrap();
-        let told = report.findings.iter().find(|f| f.result == Outcome::Failed && f.needs_person).unwrap();
-        assert!(told.detail.contains("200,000 people or free slots") && !report.exact, "{report:#?}");
+        let report = run
+            .drops
+            .iter()
+            .find(|report| report.drop_id.0 == coupon.drop)
+            .unwrap();
+        let told = report
+            .findings
+            .iter()
+            .find(|f| f.result == Outcome::Failed && f.needs_person)
+            .unwrap();
+        assert!(
+            told.detail.contains("200,000 people or free slots") && !report.exact,
+            "{report:#?}"
+        );
     }
 }
 
@@ -99,11 +177,22 @@ async fn a_coupon_opens_after_a_loss_whatever_stands_where_its_tokens_are() {
     let fixture = Fixture::new("tokens").await;
     let (coupon, _) = fixture.held("tokens", 20, 3).await;
     for name in ["generation", "verified", "revision"] {
-        let token = fixture.world.redis.own(&format!("{{{}}}:{name}", coupon.id));
+        let token = fixture
+            .world
+            .redis
+            .own(&format!("{{{}}}:{name}", coupon.id));
         fixture.world.redis.command::<i64>(&["DEL", &token]).await;
-        fixture.world.redis.command::<i64>(&["SADD", &token, "none of ours"]).await;
+        fixture
+            .world
+            .redis
+            .command::<i64>(&["SADD", &token, "none of ours"])
+            .await;
     }
-    fixture.world.redis.command::<i64>(&["DEL", &fixture.world.redis.own("epoch")]).await;
+    fixture
+        .world
+        .redis
+        .command::<i64>(&["DEL", &fixture.world.redis.own("epoch")])
+        .await;
     let once = fixture.world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
     assert!(fixture.api.claim(coupon.id, "u-late").await.is_accepted());
@@ -134,11 +223,17 @@ async fn of_several_dead_letters_of_one_person_on_one_slot_each_is_named() {
         coupon.id, coupon.drop
     );
     world.sql.query(&letters).await;
-    let ids = world.sql.query("SELECT id FROM failed_claims ORDER BY id").await;
+    let ids = world
+        .sql
+        .query("SELECT id FROM failed_claims ORDER BY id")
+        .await;
     let run = world.once_with(&[], &[]).await.run();
     for id in ids.iter().flatten() {
         let name = format!("failed claim {id} ");
-        let named = run.drops[0].findings.iter().any(|f| f.detail.starts_with(&name) && f.needs_person);
+        let named = run.drops[0]
+            .findings
+            .iter()
+            .any(|f| f.detail.starts_with(&name) && f.needs_person);
         assert!(named, "{id}: {run:#?}");
     }
 }
@@ -154,11 +249,31 @@ async fn a_message_that_names_a_drop_with_another_coupon_puts_nobody_on_its_slot
     api.give_back(coupon.id, "u-1").await.unwrap();
     let message = json!({"v": 1, "coupon_id": other.id, "drop_id": coupon.drop, "slot": 1, "user_id": "u-odd",
                          "claimed_at": chrono::Utc::now()});
-    world.topic.produce(None, "odd", message.to_string().as_bytes()).await;
+    world
+        .topic
+        .produce(None, "odd", message.to_string().as_bytes())
+        .await;
     let once = world.once_with(&[], &[]).await;
-    assert!(once.run().all_findings().all(|found| found.user_id.as_deref() != Some("u-odd")), "{}", once.log);
-    assert_eq!(redis_holders(&world, &coupon).await.into_values().collect::<Vec<_>>(), ["u-2"]);
-    assert!(rows(&world, coupon.drop).await.values().all(|user| user != "u-odd"));
+    assert!(
+        once.run()
+            .all_findings()
+            .all(|found| found.user_id.as_deref() != Some("u-odd")),
+        "{}",
+        once.log
+    );
+    assert_eq!(
+        redis_holders(&world, &coupon)
+            .await
+            .into_values()
+            .collect::<Vec<_>>(),
+        ["u-2"]
+    );
+    assert!(
+        rows(&world, coupon.drop)
+            .await
+            .values()
+            .all(|user| user != "u-odd")
+    );
 }
 
 /// `firstcome-reconciler` reads names as text, and this is none.
@@ -169,16 +284,42 @@ async fn a_name_at_the_head_of_the_line_that_nobody_can_have_leaves_it_and_keeps
     for user in ["w-1", "w-2"] {
         fixture.api.claim(coupon.id, user).await;
     }
-    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    let waiting = fixture
+        .world
+        .redis
+        .of_drop(coupon.id, coupon.drop, "waiting");
     for name in [&b"\xff\xfe\x00"[..], b"odd person"] {
-        fixture.world.redis.try_command::<i64>(&[b"ZADD", waiting.as_bytes(), b"-5", name]).await.unwrap();
+        fixture
+            .world
+            .redis
+            .try_command::<i64>(&[b"ZADD", waiting.as_bytes(), b"-5", name])
+            .await
+            .unwrap();
     }
     clean_pass(&fixture.world, &coupon).await;
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 4})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": 4}))
+            .await
+            .status,
+        200
+    );
     let run = fixture.world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:?}");
-    assert!(run.all_findings().any(|found| found.detail.contains("taken off the waiting list")), "{run:?}");
-    assert_eq!(rows(&fixture.world, coupon.drop).await.into_values().skip(2).collect::<Vec<_>>(), ["w-1", "w-2"]);
+    assert!(
+        run.all_findings()
+            .any(|found| found.detail.contains("taken off the waiting list")),
+        "{run:?}"
+    );
+    assert_eq!(
+        rows(&fixture.world, coupon.drop)
+            .await
+            .into_values()
+            .skip(2)
+            .collect::<Vec<_>>(),
+        ["w-1", "w-2"]
+    );
     assert_eq!(redis_holders(&fixture.world, &coupon).await.len(), 4);
     clean_pass(&fixture.world, &coupon).await;
 }
@@ -189,14 +330,38 @@ async fn a_name_beyond_the_quantity_that_nobody_can_have_loses_its_slot_and_is_p
     let (coupon, _) = fixture.held_of(&coupon_body("Beyond", 2, 5), 2).await;
     fixture.api.claim(coupon.id, "w-1").await;
     let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
-    fixture.world.redis.command::<i64>(&["ZADD", &users, "500", "odd person", "1", "another one"]).await;
+    fixture
+        .world
+        .redis
+        .command::<i64>(&["ZADD", &users, "500", "odd person", "1", "another one"])
+        .await;
     let run = fixture.world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:?}");
-    assert_eq!(fixture.world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 0);
+    assert_eq!(
+        fixture
+            .world
+            .sql
+            .number("SELECT COUNT(*) FROM broken_promises")
+            .await,
+        0
+    );
     clean_pass(&fixture.world, &coupon).await;
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 3})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": 3}))
+            .await
+            .status,
+        200
+    );
     fixture.world.pass().await;
-    assert_eq!(rows(&fixture.world, coupon.drop).await.get(&3).map(String::as_str), Some("w-1"));
+    assert_eq!(
+        rows(&fixture.world, coupon.drop)
+            .await
+            .get(&3)
+            .map(String::as_str),
+        Some("w-1")
+    );
     clean_pass(&fixture.world, &coupon).await;
 }
 
@@ -218,12 +383,32 @@ async fn a_flood_of_dead_letters_on_one_slot_and_beside_all_slots_keeps_no_other
         .await;
     let run = world.once_with(&[], &[]).await.run();
     let found = rows(&world, coupon.drop).await;
-    assert_eq!((found.len(), found[&2].as_str(), found[&3].as_str()), (3, "second", "third"), "{found:?}");
+    assert_eq!(
+        (found.len(), found[&2].as_str(), found[&3].as_str()),
+        (3, "second", "third"),
+        "{found:?}"
+    );
     let report = &run.drops[0];
     let left = u64::try_from(world.sql.number(UNRESOLVED).await).unwrap();
-    assert_eq!((report.before.failed_claims, report.after.failed_claims), (4_002, left), "{run:#?}");
-    assert!(report.findings.len() < 200, "{} findings: {:?}", report.findings.len(), report.findings.last());
-    assert!(report.findings.iter().any(|f| f.detail.starts_with("more failed claims")), "{:#?}", report.findings);
+    assert_eq!(
+        (report.before.failed_claims, report.after.failed_claims),
+        (4_002, left),
+        "{run:#?}"
+    );
+    assert!(
+        report.findings.len() < 200,
+        "{} findings: {:?}",
+        report.findings.len(),
+        report.findings.last()
+    );
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.detail.starts_with("more failed claims")),
+        "{:#?}",
+        report.findings
+    );
 }
 
 #[tokio::test]
@@ -232,7 +417,12 @@ async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_i
     let coupon = api.open_coupon(1).await;
     // How many rows the drop was sealed with, whether it has them still, and whether a message says
     // what the dead letter says.
-    let cases = [(1, true, false), (0, true, false), (1, false, false), (0, true, true)];
+    let cases = [
+        (1, true, false),
+        (0, true, false),
+        (1, false, false),
+        (0, true, true),
+    ];
     let mut drops = Vec::new();
     for (number, (sealed_rows, has_them, of_message)) in cases.into_iter().enumerate() {
         let drop = format!(
@@ -244,8 +434,15 @@ async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_i
         drops.push(world.sql.number("SELECT MAX(id) FROM drops").await);
         let drop = drops[number];
         if sealed_rows == 1 && has_them {
-            let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-            world.sql.query(&format!("{columns} VALUES ({drop}, 1, {}, 'early', 'consumer')", coupon.id)).await;
+            let columns =
+                "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+            world
+                .sql
+                .query(&format!(
+                    "{columns} VALUES ({drop}, 1, {}, 'early', 'consumer')",
+                    coupon.id
+                ))
+                .await;
         }
         let partition = if of_message { "0" } else { "NULL" };
         let letter = format!(
@@ -256,31 +453,70 @@ async fn a_sealed_drop_is_unsealed_only_by_a_dead_letter_of_a_person_for_which_i
         world.sql.query(&letter).await;
     }
     let told = |run: &firstcome_reconciler::report::Run| {
-        let left = run.findings.iter().filter(|f| f.kind == Kind::FailedClaim && f.needs_person);
+        let left = run
+            .findings
+            .iter()
+            .filter(|f| f.kind == Kind::FailedClaim && f.needs_person);
         let mut left: Vec<_> = left.map(|f| f.drop_id.unwrap().0).collect();
         left.sort_unstable();
         left
     };
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!(told(&run), [drops[0], drops[3]], "{run:#?}");
-    let compared: Vec<_> = run.drops.iter().map(|report| report.drop_id.0).filter(|id| drops.contains(id)).collect();
+    let compared: Vec<_> = run
+        .drops
+        .iter()
+        .map(|report| report.drop_id.0)
+        .filter(|id| drops.contains(id))
+        .collect();
     assert_eq!(compared, [drops[1], drops[2]], "{run:#?}");
     for (number, user) in [(0, "early"), (1, "late-1"), (2, "late-2")] {
-        assert_eq!(rows(&world, drops[number]).await.into_values().collect::<Vec<_>>(), [user], "{run:#?}");
+        assert_eq!(
+            rows(&world, drops[number])
+                .await
+                .into_values()
+                .collect::<Vec<_>>(),
+            [user],
+            "{run:#?}"
+        );
     }
-    assert_eq!((rows(&world, drops[3]).await.len(), world.sql.number(UNRESOLVED).await), (0, 2));
+    assert_eq!(
+        (
+            rows(&world, drops[3]).await.len(),
+            world.sql.number(UNRESOLVED).await
+        ),
+        (0, 2)
+    );
 
     // A pass over one coupon tells of its own, and of no other's.
-    for (id, expected) in [(coupon.id, vec![drops[0], drops[3]]), (api.open_coupon(1).await.id, vec![])] {
+    for (id, expected) in [
+        (coupon.id, vec![drops[0], drops[3]]),
+        (api.open_coupon(1).await.id, vec![]),
+    ] {
         let once = world.once_with(&["--coupon", &id.to_string()], &[]).await;
-        assert_eq!((told(&once.run()), once.code), (expected.clone(), i32::from(!expected.is_empty())), "{}", once.log);
+        assert_eq!(
+            (told(&once.run()), once.code),
+            (expected.clone(), i32::from(!expected.is_empty())),
+            "{}",
+            once.log
+        );
     }
 
     // A person vouches for the message.
-    let correct = format!("UPDATE failed_claims SET reason = 'corrected' WHERE drop_id = {}", drops[3]);
+    let correct = format!(
+        "UPDATE failed_claims SET reason = 'corrected' WHERE drop_id = {}",
+        drops[3]
+    );
     world.sql.query(&correct).await;
     let run = world.once_with(&[], &[]).await.run();
-    assert_eq!(rows(&world, drops[3]).await.into_values().collect::<Vec<_>>(), ["late-3"], "{run:#?}");
+    assert_eq!(
+        rows(&world, drops[3])
+            .await
+            .into_values()
+            .collect::<Vec<_>>(),
+        ["late-3"],
+        "{run:#?}"
+    );
 }
 
 #[tokio::test]
@@ -289,11 +525,15 @@ async fn dead_letters_resolved_long_ago_are_deleted_and_unresolved_ones_never() 
     let coupon = api.open_coupon(3).await;
     dead_letters(&world, &coupon, 702, "100 + i").await;
     for (days, of) in [(31, "> 102"), (29, "= 102")] {
-        let resolved =
-            format!("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) - INTERVAL {days} DAY WHERE slot {of}");
+        let resolved = format!(
+            "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) - INTERVAL {days} DAY WHERE slot {of}"
+        );
         world.sql.query(&resolved).await;
     }
     world.once_with(&[], &[]).await;
-    let left = world.sql.query("SELECT COUNT(*), COUNT(resolved_at) FROM failed_claims").await;
+    let left = world
+        .sql
+        .query("SELECT COUNT(*), COUNT(resolved_at) FROM failed_claims")
+        .await;
     assert_eq!(left, [["2", "1"]]);
 }

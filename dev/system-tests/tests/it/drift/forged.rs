@@ -3,7 +3,9 @@
 use chrono::{TimeDelta, Utc};
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, World, all_issued, eventually, open_world, people, rush};
+use firstcome_testkit::{
+    Answer, Fixture, LIMIT, MadeCoupon, World, all_issued, eventually, open_world, people, rush,
+};
 use serde_json::json;
 
 use crate::drift::sealing::until_sealed;
@@ -14,7 +16,14 @@ async fn forge(world: &World, coupon: &MadeCoupon, slot: u32, user: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"slot": slot, "user_id": user, "claimed_at": Utc::now().to_rfc3339()});
     let message = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
-    world.topic.produce(None, &format!("{id}:{slot}"), message.to_string().as_bytes()).await;
+    world
+        .topic
+        .produce(
+            None,
+            &format!("{id}:{slot}"),
+            message.to_string().as_bytes(),
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -24,7 +33,11 @@ async fn forged_message_takes_no_slot_when_redis_is_rebuilt() {
     let coupon = api.open_coupon(5).await;
     let answers = rush(&[&api], coupon.id, &people(3), 3).await;
     forge(&world, &coupon, 4, "m-forged").await;
-    injector(&world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
+    injector(&world, &coupon)
+        .await
+        .make(Drift::RedisLost, 1)
+        .await
+        .unwrap();
     eventually("the drop is rebuilt", LIMIT, async || {
         world.once_with(&[], &[]).await;
         api.claim(coupon.id, "late").await.promised() == Some((coupon.drop, 4))
@@ -32,25 +45,47 @@ async fn forged_message_takes_no_slot_when_redis_is_rebuilt() {
     .await;
     let consumer = world.consume().await;
     all_issued(&world, coupon.drop, 4).await;
-    eventually("the forged message is read", LIMIT, async || world.topic.lag().await == 0).await;
-    let kept = world.sql.query("SELECT reason, slot, user_id FROM failed_claims").await;
+    eventually("the forged message is read", LIMIT, async || {
+        world.topic.lag().await == 0
+    })
+    .await;
+    let kept = world
+        .sql
+        .query("SELECT reason, slot, user_id FROM failed_claims")
+        .await;
     assert_eq!(kept, [["forged", "NULL", "NULL"]]);
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
     let run = world.once_with(&[], &[]).await.run();
-    let told: Vec<_> = run.all_findings().map(|finding| (finding.kind, finding.needs_person)).collect();
-    assert_eq!(told, [(Kind::FailedClaim, true)], "a person decides what to do with it");
+    let told: Vec<_> = run
+        .all_findings()
+        .map(|finding| (finding.kind, finding.needs_person))
+        .collect();
+    assert_eq!(
+        told,
+        [(Kind::FailedClaim, true)],
+        "a person decides what to do with it"
+    );
     assert_eq!(consumer.process.stop().await, 0);
 }
 
 async fn produce(world: &World, coupon: &MadeCoupon, (slot, user): (u32, &str), claimed_at: &str) {
     let MadeCoupon { id, drop, .. } = coupon;
-    let claim =
-        json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
-    world.topic.produce(None, &format!("{id}:{slot}"), claim.to_string().as_bytes()).await;
-    eventually("the consumer has read it", LIMIT, async || world.topic.lag().await == 0).await;
+    let claim = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
+    world
+        .topic
+        .produce(None, &format!("{id}:{slot}"), claim.to_string().as_bytes())
+        .await;
+    eventually("the consumer has read it", LIMIT, async || {
+        world.topic.lag().await == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -58,46 +93,119 @@ async fn a_promise_outside_a_moved_window_is_kept_and_a_sealed_drop_takes_no_for
     let fixture = Fixture::new("d-forged").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Forged", 6, 4).await;
-    let reasons = "SELECT slot, reason, COALESCE(resolution, 'open') FROM failed_claims ORDER BY id";
+    let reasons =
+        "SELECT slot, reason, COALESCE(resolution, 'open') FROM failed_claims ORDER BY id";
 
     // An operator moves the window while a claim is on its way, and Redis has its person.
     let on_slot = format!("slot = 2 AND drop_id = {}", coupon.drop);
     let claimed_at = "DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ')";
-    let late = world.sql.query(&format!("SELECT user_id, {claimed_at} FROM issued_coupons WHERE {on_slot}")).await;
-    let [user, at] = &late[0][..] else { panic!("{late:?}") };
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE {on_slot}")).await;
-    let opens = |at: &str| format!("UPDATE drops SET opens_at = {at} WHERE id = {}", coupon.drop);
-    world.sql.query(&opens("UTC_TIMESTAMP(3) + INTERVAL 2 HOUR")).await;
+    let late = world
+        .sql
+        .query(&format!(
+            "SELECT user_id, {claimed_at} FROM issued_coupons WHERE {on_slot}"
+        ))
+        .await;
+    let [user, at] = &late[0][..] else {
+        panic!("{late:?}")
+    };
+    world
+        .sql
+        .query(&format!("DELETE FROM issued_coupons WHERE {on_slot}"))
+        .await;
+    let opens = |at: &str| {
+        format!(
+            "UPDATE drops SET opens_at = {at} WHERE id = {}",
+            coupon.drop
+        )
+    };
+    world
+        .sql
+        .query(&opens("UTC_TIMESTAMP(3) + INTERVAL 2 HOUR"))
+        .await;
     produce(world, &coupon, (2, user), at).await;
-    assert_eq!(world.sql.query(reasons).await, [["2", "outside_window", "open"]]);
+    assert_eq!(
+        world.sql.query(reasons).await,
+        [["2", "outside_window", "open"]]
+    );
     // Nobody in Redis has this one.
     produce(world, &coupon, (5, "m-forged"), at).await;
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!(run.status, Status::Drift, "{run:#?}");
-    assert_eq!(world.sql.query(reasons).await, [["2", "outside_window", "issued"], ["5", "outside_window", "open"]]);
+    assert_eq!(
+        world.sql.query(reasons).await,
+        [
+            ["2", "outside_window", "issued"],
+            ["5", "outside_window", "open"]
+        ]
+    );
     world.sql.query("DELETE FROM failed_claims").await;
-    world.sql.query(&opens("UTC_TIMESTAMP(3) - INTERVAL 2 HOUR")).await;
+    world
+        .sql
+        .query(&opens("UTC_TIMESTAMP(3) - INTERVAL 2 HOUR"))
+        .await;
     world.once_with(&[], &[]).await;
 
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     until_sealed(&fixture, &coupon).await;
     let now = Utc::now();
     produce(world, &coupon, (5, "m-now"), &now.to_rfc3339()).await;
-    produce(world, &coupon, (6, "m-later"), &(now + TimeDelta::days(30)).to_rfc3339()).await;
-    assert_eq!(world.sql.query(reasons).await, [["5", "sealed_drop", "open"], ["6", "sealed_drop", "open"]]);
+    produce(
+        world,
+        &coupon,
+        (6, "m-later"),
+        &(now + TimeDelta::days(30)).to_rfc3339(),
+    )
+    .await;
+    assert_eq!(
+        world.sql.query(reasons).await,
+        [["5", "sealed_drop", "open"], ["6", "sealed_drop", "open"]]
+    );
     for flags in [&[][..], &["--deep"], &["--coupon", &coupon.id.to_string()]] {
         let once = world.once_with(flags, &[]).await;
         let run = once.run();
-        let told = run.all_findings().filter(|f| f.kind == Kind::FailedClaim && f.needs_person).map(|f| f.slot);
+        let told = run
+            .all_findings()
+            .filter(|f| f.kind == Kind::FailedClaim && f.needs_person)
+            .map(|f| f.slot);
         let mut told: Vec<_> = told.collect();
         told.sort_unstable();
         told.dedup();
-        assert_eq!((once.code, told), (1, vec![Some(5), Some(6)]), "{flags:?}: {}", once.log);
-        assert_eq!(world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 4, "{flags:?}");
-        assert_eq!(world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await, 1, "{flags:?}");
+        assert_eq!(
+            (once.code, told),
+            (1, vec![Some(5), Some(6)]),
+            "{flags:?}: {}",
+            once.log
+        );
+        assert_eq!(
+            world
+                .sql
+                .number("SELECT COUNT(*) FROM issued_coupons")
+                .await,
+            4,
+            "{flags:?}"
+        );
+        assert_eq!(
+            world
+                .sql
+                .number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL")
+                .await,
+            1,
+            "{flags:?}"
+        );
     }
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            fixture.api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
 }

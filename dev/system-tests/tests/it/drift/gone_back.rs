@@ -4,8 +4,8 @@
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, World, WorldStores, all_issued, assert_exact, assert_nothing_found, coupon_body, eventually,
-    kinds, people, rush,
+    Fixture, MadeCoupon, World, WorldStores, all_issued, assert_exact, assert_nothing_found,
+    coupon_body, eventually, kinds, people, rush,
 };
 use serde_json::json;
 
@@ -24,7 +24,10 @@ pub(crate) async fn mysql_loses(world: &World, coupons: &[&MadeCoupon]) {
         }
     }
     for table in ["coupons", "drops"] {
-        world.sql.query(&format!("ALTER TABLE {table} AUTO_INCREMENT = 1")).await;
+        world
+            .sql
+            .query(&format!("ALTER TABLE {table} AUTO_INCREMENT = 1"))
+            .await;
     }
 }
 
@@ -36,7 +39,10 @@ async fn assert_unused(fixture: &Fixture, coupon: &MadeCoupon) {
 }
 
 async fn in_doubt(world: &World) -> Vec<Vec<String>> {
-    world.sql.query("SELECT value FROM reconciler_state WHERE name = 'lost_coupons'").await
+    world
+        .sql
+        .query("SELECT value FROM reconciler_state WHERE name = 'lost_coupons'")
+        .await
 }
 
 #[tokio::test]
@@ -44,31 +50,54 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_any
     let fixture = Fixture::new("gone-back").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
-    assert_eq!(api.patch(coupon.id, &json!({"quantity": 20})).await.status, 200);
+    assert_eq!(
+        api.patch(coupon.id, &json!({"quantity": 20})).await.status,
+        200
+    );
     answers.extend(rush(&[&**api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
     // Far behind the others, as after a restore.
-    world.sql.query("ALTER TABLE coupons AUTO_INCREMENT = 1000000").await;
+    world
+        .sql
+        .query("ALTER TABLE coupons AUTO_INCREMENT = 1000000")
+        .await;
     let (lost, _) = fixture.held("Lost", 10, 5).await;
     assert_eq!(lost.id, 1_000_000);
     for sql in [
-        format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot > 10", coupon.drop),
+        format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot > 10",
+            coupon.drop
+        ),
         format!("UPDATE drops SET quantity = 10 WHERE id = {}", coupon.drop),
-        format!("UPDATE coupons SET quantity = 10, revision = 1 WHERE id = {}", coupon.id),
+        format!(
+            "UPDATE coupons SET quantity = 10, revision = 1 WHERE id = {}",
+            coupon.id
+        ),
     ] {
         world.sql.query(&sql).await;
     }
     mysql_loses(world, &[&lost]).await;
     let once = world.once_with(&[], &[]).await;
     // The last: that a coupon is lost.
-    assert_eq!(kinds(&once.run()), [(Kind::CountMismatch, 1), (Kind::Unissued, 10 + 1)].into(), "{}", once.log);
+    assert_eq!(
+        kinds(&once.run()),
+        [(Kind::CountMismatch, 1), (Kind::Unissued, 10 + 1)].into(),
+        "{}",
+        once.log
+    );
     assert_eq!(in_doubt(world).await, [[format!("{0}-{0}", lost.id)]]);
     assert_exact(world, &coupon, 20, &answers).await;
     let other = api.open_coupon(5).await;
     assert!(other.id > lost.id && other.drop > lost.drop, "{other:?}");
     assert_unused(&fixture, &other).await;
     // Who does not want it back takes it out of Redis.
-    for key in world.redis.names().await.iter().filter(|key| key.contains(&format!("{{{}}}", lost.id))) {
+    for key in world
+        .redis
+        .names()
+        .await
+        .iter()
+        .filter(|key| key.contains(&format!("{{{}}}", lost.id)))
+    {
         world.redis.command::<i64>(&["DEL", key]).await;
     }
     assert_nothing_found(&world.pass().await);
@@ -76,7 +105,8 @@ async fn a_mysql_that_lost_a_raised_quantity_and_a_coupon_takes_nothing_from_any
 }
 
 #[tokio::test]
-async fn two_apis_that_make_coupons_at_once_give_no_number_that_mysql_lost_also_not_one_of_people_on_a_list() {
+async fn two_apis_that_make_coupons_at_once_give_no_number_that_mysql_lost_also_not_one_of_people_on_a_list()
+ {
     let fixture = Fixture::new("gone-back-two").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let second = world.serve().await;
@@ -84,7 +114,12 @@ async fn two_apis_that_make_coupons_at_once_give_no_number_that_mysql_lost_also_
     body["allow"] = json!("list");
     let listed = api.create_coupon(&body).await;
     let closed = api.open_coupon(3).await;
-    assert_eq!(api.patch(closed.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        api.patch(closed.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     mysql_loses(world, &[&listed, &closed]).await;
     let others = futures_util::future::join_all((0..8).map(async |n| {
         let api = if n % 2 == 0 { &**api } else { &*second };
@@ -92,20 +127,34 @@ async fn two_apis_that_make_coupons_at_once_give_no_number_that_mysql_lost_also_
     }))
     .await;
     for other in &others {
-        assert!(other.id > closed.id && other.drop > closed.drop, "{other:?}");
+        assert!(
+            other.id > closed.id && other.drop > closed.drop,
+            "{other:?}"
+        );
     }
     // For everybody, and open.
     assert_unused(&fixture, &others[0]).await;
     let once = world.once_with(&[], &[]).await;
-    let lost: Vec<_> = once.run().all_findings().map(|f| (f.kind, f.coupon_id.map(|c| c.0), f.needs_person)).collect();
-    assert_eq!(lost, [listed, closed].map(|c| (Kind::Unissued, Some(c.id), true)), "{}", once.log);
+    let lost: Vec<_> = once
+        .run()
+        .all_findings()
+        .map(|f| (f.kind, f.coupon_id.map(|c| c.0), f.needs_person))
+        .collect();
+    assert_eq!(
+        lost,
+        [listed, closed].map(|c| (Kind::Unissued, Some(c.id), true)),
+        "{}",
+        once.log
+    );
 }
 
 #[tokio::test]
 async fn while_redis_is_away_a_new_coupon_gets_no_number_that_mysql_lost() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let proxy = redis.proxy().await.unwrap();
-    let stores = WorldStores::shared().await.with_redis_at(&redis.url_via(&proxy));
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_at(&redis.url_via(&proxy));
     let world = World::on(stores, "gone-back-away").await;
     // A request ends after the first few of its questions that are not answered.
     world.set("REDIS_TIMEOUT_MS", "500");
@@ -121,10 +170,18 @@ async fn while_redis_is_away_a_new_coupon_gets_no_number_that_mysql_lost() {
         proxy.set(ProxyFault::Pass).await.unwrap();
         made.push(other);
     }
-    eventually("a pass names the lost one, and opens the others", HEALED, async || {
-        let once = world.once_with(&[], &[]).await;
-        once.code == 1 && once.run().all_findings().any(|found| found.coupon_id.is_some_and(|c| c.0 == lost.id))
-    })
+    eventually(
+        "a pass names the lost one, and opens the others",
+        HEALED,
+        async || {
+            let once = world.once_with(&[], &[]).await;
+            once.code == 1
+                && once
+                    .run()
+                    .all_findings()
+                    .any(|found| found.coupon_id.is_some_and(|c| c.0 == lost.id))
+        },
+    )
     .await;
     assert_eq!(in_doubt(world).await, [[format!("{0}-{0}", lost.id)]]);
     for other in &made {
@@ -145,8 +202,13 @@ async fn who_is_revoked_after_mysql_lost_their_last_revocation_is_refused() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
     all_issued(world, coupon.drop, 4).await;
     world.sql.query("DELETE FROM revoked_coupons").await;
-    world.sql.query("ALTER TABLE revoked_coupons AUTO_INCREMENT = 1").await;
-    api.revoke(coupon.id, user, &json!({"reason": "fraud", "by": "Kim"})).await.unwrap();
+    world
+        .sql
+        .query("ALTER TABLE revoked_coupons AUTO_INCREMENT = 1")
+        .await;
+    api.revoke(coupon.id, user, &json!({"reason": "fraud", "by": "Kim"}))
+        .await
+        .unwrap();
     assert!(api.claim(coupon.id, user).await.is("revoked"));
     api.give_back(coupon.id, &held[2].0).await.unwrap();
     assert!(api.claim(coupon.id, &held[2].0).await.is("revoked"));

@@ -4,12 +4,14 @@
 use firstcome_drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, WorldStores, assert_clean, assert_kept, eventually};
+use firstcome_testkit::{
+    Fixture, LIMIT, MadeCoupon, WorldStores, assert_clean, assert_kept, eventually,
+};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_settled, assert_whole, clean_pass, dry_run, dry_run_lists, expected, found, found_in, injector, mailed,
-    pass_repairs, subjects,
+    assert_settled, assert_whole, clean_pass, dry_run, dry_run_lists, expected, found, found_in,
+    injector, mailed, pass_repairs, subjects,
 };
 
 /// How it begins, what is made, and how it must end.
@@ -33,15 +35,30 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
     for case in cases {
         let name = format!("{} of {}", case.drift.name(), case.held);
         let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;
-        let done = injector(world, &coupon).await.make(case.drift, case.n).await.unwrap();
-        assert!(done.people.is_empty() || done.people.len() >= case.n as usize, "{done:?}");
+        let done = injector(world, &coupon)
+            .await
+            .make(case.drift, case.n)
+            .await
+            .unwrap();
+        assert!(
+            done.people.is_empty() || done.people.len() >= case.n as usize,
+            "{done:?}"
+        );
         made.push((coupon, answers, done));
         names.push(name);
     }
     let dry = dry_run(world).await;
     let run = world.pass().await;
-    assert_eq!((run.status, run.findings.len()), (Status::Repaired, 0), "{run:#?}");
-    assert!(run.all_findings().all(|f| f.result == Outcome::Applied && !f.needs_person), "{run:#?}");
+    assert_eq!(
+        (run.status, run.findings.len()),
+        (Status::Repaired, 0),
+        "{run:#?}"
+    );
+    assert!(
+        run.all_findings()
+            .all(|f| f.result == Outcome::Applied && !f.needs_person),
+        "{run:#?}"
+    );
     let clean = world.pass().await;
     for ((coupon, answers, done), case) in made.iter().zip(cases) {
         let expected = expected(case.kind, done);
@@ -51,27 +68,80 @@ pub(crate) async fn mend(fixture: &Fixture, cases: &[DriftCase]) -> Vec<(MadeCou
         assert_clean(&clean, coupon);
     }
     let mail = match cases {
-        [one] => mailed(world, &["repaired", &names[0], &format!("{} of {QUANTITY} issued", one.end)]).await,
-        many => mailed(world, &["repaired", &format!("{0} drops of {0} coupons", many.len())]).await,
+        [one] => {
+            mailed(
+                world,
+                &[
+                    "repaired",
+                    &names[0],
+                    &format!("{} of {QUANTITY} issued", one.end),
+                ],
+            )
+            .await
+        }
+        many => {
+            mailed(
+                world,
+                &["repaired", &format!("{0} drops of {0} coupons", many.len())],
+            )
+            .await
+        }
     };
-    assert!(names.iter().all(|name| mail.text.contains(name)), "{names:?}: {}", mail.text);
+    assert!(
+        names.iter().all(|name| mail.text.contains(name)),
+        "{names:?}: {}",
+        mail.text
+    );
     world.mail.clear();
-    made.into_iter().map(|(coupon, _, done)| (coupon, done)).collect()
+    made.into_iter()
+        .map(|(coupon, _, done)| (coupon, done))
+        .collect()
 }
 
 #[tokio::test]
 async fn rows_that_went_or_never_came_are_issued() {
     let fixture = Fixture::new("d-unissued").await;
-    let case = DriftCase { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 };
+    let case = DriftCase {
+        drift: Drift::Unissued,
+        n: 3,
+        kind: Kind::Unissued,
+        held: 20,
+        end: 20,
+    };
     let (coupon, done) = mend(&fixture, &[case]).await.remove(0);
     let times = fixture.world.redis.of_drop(coupon.id, coupon.drop, "times");
     for AffectedPerson { slot, .. } in &done.people {
         let row = "SELECT issued_by, CAST(ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) AS SIGNED) FROM issued_coupons";
-        let row = fixture.world.sql.query(&format!("{row} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
-        let admitted_at: String = fixture.world.redis.command(&["HGET", &times, &slot.to_string()]).await;
-        assert_eq!(row, [["reconciler".to_owned(), admitted_at]], "the instant of admission is kept");
+        let row = fixture
+            .world
+            .sql
+            .query(&format!(
+                "{row} WHERE drop_id = {} AND slot = {slot}",
+                coupon.drop
+            ))
+            .await;
+        let admitted_at: String = fixture
+            .world
+            .redis
+            .command(&["HGET", &times, &slot.to_string()])
+            .await;
+        assert_eq!(
+            row,
+            [["reconciler".to_owned(), admitted_at]],
+            "the instant of admission is kept"
+        );
     }
-    mend(&fixture, &[DriftCase { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }]).await;
+    mend(
+        &fixture,
+        &[DriftCase {
+            drift: Drift::Unpublished,
+            n: 2,
+            kind: Kind::Unissued,
+            held: 12,
+            end: 14,
+        }],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -79,9 +149,27 @@ async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitt
     let fixture = Fixture::new("d-failed").await;
     let kind = Kind::FailedClaim;
     let cases = [
-        DriftCase { drift: Drift::FailedClaim, n: 3, kind, held: 20, end: 20 },
-        DriftCase { drift: Drift::FailedDuplicate, n: 2, kind, held: 20, end: 20 },
-        DriftCase { drift: Drift::FailedSlotTaken, n: 2, kind, held: 12, end: 14 },
+        DriftCase {
+            drift: Drift::FailedClaim,
+            n: 3,
+            kind,
+            held: 20,
+            end: 20,
+        },
+        DriftCase {
+            drift: Drift::FailedDuplicate,
+            n: 2,
+            kind,
+            held: 20,
+            end: 20,
+        },
+        DriftCase {
+            drift: Drift::FailedSlotTaken,
+            n: 2,
+            kind,
+            held: 12,
+            end: 14,
+        },
     ];
     mend(&fixture, &cases).await;
     let how = "SELECT resolution, COUNT(*) FROM failed_claims WHERE resolved_by_run IS NOT NULL GROUP BY 1 ORDER BY 1";
@@ -94,9 +182,27 @@ async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
     let fixture = Fixture::new("d-missing").await;
     let kind = Kind::MissingAdmission;
     let cases = [
-        DriftCase { drift: Drift::MissingAdmission, n: 3, kind, held: 20, end: 20 },
-        DriftCase { drift: Drift::MissingClaimants, n: 3, kind, held: 20, end: 20 },
-        DriftCase { drift: Drift::MissingMoved, n: 2, kind, held: 12, end: 12 },
+        DriftCase {
+            drift: Drift::MissingAdmission,
+            n: 3,
+            kind,
+            held: 20,
+            end: 20,
+        },
+        DriftCase {
+            drift: Drift::MissingClaimants,
+            n: 3,
+            kind,
+            held: 20,
+            end: 20,
+        },
+        DriftCase {
+            drift: Drift::MissingMoved,
+            n: 2,
+            kind,
+            held: 12,
+            end: 12,
+        },
     ];
     mend(&fixture, &cases).await;
 }
@@ -106,31 +212,80 @@ async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
     let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
     let cases = [
-        DriftCase { drift: Drift::CountGap, n: 2, kind, held: 12, end: 13 },
-        DriftCase { drift: Drift::CountLower, n: 3, kind, held: 20, end: 20 },
-        DriftCase { drift: Drift::CountLower, n: 3, kind, held: 12, end: 12 },
-        DriftCase { drift: Drift::CountHigher, n: 3, kind, held: 20, end: 20 },
-        DriftCase { drift: Drift::CountHigher, n: 3, kind, held: 12, end: 12 },
+        DriftCase {
+            drift: Drift::CountGap,
+            n: 2,
+            kind,
+            held: 12,
+            end: 13,
+        },
+        DriftCase {
+            drift: Drift::CountLower,
+            n: 3,
+            kind,
+            held: 20,
+            end: 20,
+        },
+        DriftCase {
+            drift: Drift::CountLower,
+            n: 3,
+            kind,
+            held: 12,
+            end: 12,
+        },
+        DriftCase {
+            drift: Drift::CountHigher,
+            n: 3,
+            kind,
+            held: 20,
+            end: 20,
+        },
+        DriftCase {
+            drift: Drift::CountHigher,
+            n: 3,
+            kind,
+            held: 12,
+            end: 12,
+        },
     ];
     let (coupon, _) = mend(&fixture, &cases).await.remove(0);
     for (user, slot) in [("u-101", 13), ("u-102", 14), ("u-103", 16)] {
         let answer = fixture.api.claim(coupon.id, user).await;
-        assert_eq!(answer.promised(), Some((coupon.drop, slot)), "what was skipped is given out first");
+        assert_eq!(
+            answer.promised(),
+            Some((coupon.drop, slot)),
+            "what was skipped is given out first"
+        );
     }
 }
 
 #[tokio::test]
 async fn of_two_people_on_a_slot_the_one_with_the_row_keeps_it_and_the_other_gets_a_free_one() {
     let fixture = Fixture::new("d-conflict").await;
-    mend(&fixture, &[DriftCase { drift: Drift::SlotConflict, n: 2, kind: Kind::SlotConflict, held: 12, end: 14 }])
-        .await;
+    mend(
+        &fixture,
+        &[DriftCase {
+            drift: Drift::SlotConflict,
+            n: 2,
+            kind: Kind::SlotConflict,
+            held: 12,
+            end: 14,
+        }],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn people_on_others_slots_go_back_to_those_of_their_rows() {
     let fixture = Fixture::new("d-misplaced").await;
     let kind = Kind::MissingAdmission;
-    let cases = [20, 12].map(|held| DriftCase { drift: Drift::ConflictMoved, n: 2, kind, held, end: held });
+    let cases = [20, 12].map(|held| DriftCase {
+        drift: Drift::ConflictMoved,
+        n: 2,
+        kind,
+        held,
+        end: held,
+    });
     mend(&fixture, &cases).await;
 }
 
@@ -138,14 +293,33 @@ async fn people_on_others_slots_go_back_to_those_of_their_rows() {
 async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
     let fixture = Fixture::new("d-exchanged").await;
     let kind = Kind::MissingAdmission;
-    mend(&fixture, &[DriftCase { drift: Drift::ConflictExchanged, n: 2, kind, held: 20, end: 20 }]).await;
+    mend(
+        &fixture,
+        &[DriftCase {
+            drift: Drift::ConflictExchanged,
+            n: 2,
+            kind,
+            held: 20,
+            end: 20,
+        }],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
     let fixture = Fixture::new("d-above").await;
-    mend(&fixture, &[DriftCase { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }])
-        .await;
+    mend(
+        &fixture,
+        &[DriftCase {
+            drift: Drift::OverAdmitted,
+            n: 2,
+            kind: Kind::OverAdmitted,
+            held: 12,
+            end: 14,
+        }],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -153,16 +327,28 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
     let fixture = Fixture::new("d-two-drops").await;
     let (coupon, answers) = fixture.held("Daily", 20, 12).await;
     // A second opening, put in by hand and loaded by the next pass.
-    let second =
-        format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01 00:00:00', 20)", coupon.id);
+    let second = format!(
+        "INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01 00:00:00', 20)",
+        coupon.id
+    );
     fixture.world.sql.query(&second).await;
     fixture.world.pass().await;
     let drop = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
-    let second = MadeCoupon { drop, ..coupon.clone() };
-    assert_eq!(fixture.api.claim(coupon.id, "u-first").await.promised(), Some((drop, 1)));
+    let second = MadeCoupon {
+        drop,
+        ..coupon.clone()
+    };
+    assert_eq!(
+        fixture.api.claim(coupon.id, "u-first").await.promised(),
+        Some((drop, 1))
+    );
     firstcome_testkit::all_issued(&fixture.world, drop, 1).await;
 
-    let done = injector(&fixture.world, &second).await.make(Drift::OverTwoDrops, 3).await.unwrap();
+    let done = injector(&fixture.world, &second)
+        .await
+        .make(Drift::OverTwoDrops, 3)
+        .await
+        .unwrap();
     let expected = expected(Kind::OverAdmitted, &done);
     dry_run_lists(&fixture.world, &expected).await;
     pass_repairs(&fixture.world, &expected).await;
@@ -196,31 +382,64 @@ async fn drift_is_made_in_the_newest_drop_with_rows_unless_another_is_named() {
 async fn slots_that_are_free_while_people_wait_go_to_them() {
     let fixture = Fixture::new("d-unfilled").await;
     let (coupon, answers) = fixture.held("Waited for", 20, 20).await;
-    let done = injector(&fixture.world, &coupon).await.make(Drift::Unfilled, 2).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::Unfilled, 2)
+        .await
+        .unwrap();
     let gone: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
-    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
-    let line: Vec<String> = fixture.world.redis.command(&["ZRANGE", &waiting, "0", "-1"]).await;
+    let waiting = fixture
+        .world
+        .redis
+        .of_drop(coupon.id, coupon.drop, "waiting");
+    let line: Vec<String> = fixture
+        .world
+        .redis
+        .command(&["ZRANGE", &waiting, "0", "-1"])
+        .await;
     let dry = dry_run(&fixture.world).await;
-    assert!(!found(&dry).is_empty() && found(&dry).keys().all(|(kind, ..)| *kind == Kind::Unfilled), "{dry:#?}");
-    let named: Vec<&String> = dry.all_findings().filter_map(|f| f.user_id.as_ref()).collect();
-    assert_eq!(named, line.iter().collect::<Vec<_>>(), "who would be promoted, in order: {dry:#?}");
+    assert!(
+        !found(&dry).is_empty() && found(&dry).keys().all(|(kind, ..)| *kind == Kind::Unfilled),
+        "{dry:#?}"
+    );
+    let named: Vec<&String> = dry
+        .all_findings()
+        .filter_map(|f| f.user_id.as_ref())
+        .collect();
+    assert_eq!(
+        named,
+        line.iter().collect::<Vec<_>>(),
+        "who would be promoted, in order: {dry:#?}"
+    );
     let run = fixture.world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_eq!(found(&run).keys().collect::<Vec<_>>(), found(&dry).keys().collect::<Vec<_>>());
+    assert_eq!(
+        found(&run).keys().collect::<Vec<_>>(),
+        found(&dry).keys().collect::<Vec<_>>()
+    );
     assert_whole(&fixture.world, &coupon, QUANTITY, 20).await;
     assert_kept(&fixture.world, &coupon, &answers, &gone).await;
     for user in line {
         assert_eq!(fixture.api.me(coupon.id, &user).await["status"], "issued");
     }
     clean_pass(&fixture.world, &coupon).await;
-    mailed(&fixture.world, &["repaired", "Waited for", "20 of 20 issued"]).await;
+    mailed(
+        &fixture.world,
+        &["repaired", "Waited for", "20 of 20 issued"],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_drop_whose_keys_are_gone_is_rebuilt() {
     let fixture = Fixture::new("d-keys").await;
-    let cases =
-        [20, 12].map(|held| DriftCase { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held, end: held });
+    let cases = [20, 12].map(|held| DriftCase {
+        drift: Drift::RedisLost,
+        n: 1,
+        kind: Kind::RedisLost,
+        held,
+        end: held,
+    });
     mend(&fixture, &cases).await;
 }
 
@@ -231,16 +450,46 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
     for drift in [Drift::RedisFlushed, Drift::RedisGate] {
         let name = drift.name();
         let (coupon, answers) = fixture.held(&name, 20, 12).await;
-        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
-        assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+        injector(&fixture.world, &coupon)
+            .await
+            .make(drift, 1)
+            .await
+            .unwrap();
+        assert!(
+            fixture
+                .api
+                .claim(coupon.id, "u-late")
+                .await
+                .is("unavailable"),
+            "closed while unsure"
+        );
         let dry = dry_run(&fixture.world).await;
-        assert!(!found(&dry).is_empty() && found(&dry).keys().all(|(kind, ..)| *kind == Kind::RedisLost), "{dry:#?}");
-        assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "a dry run opens nothing");
+        assert!(
+            !found(&dry).is_empty()
+                && found(&dry)
+                    .keys()
+                    .all(|(kind, ..)| *kind == Kind::RedisLost),
+            "{dry:#?}"
+        );
+        assert!(
+            fixture
+                .api
+                .claim(coupon.id, "u-late")
+                .await
+                .is("unavailable"),
+            "a dry run opens nothing"
+        );
         let run = fixture.world.pass().await;
-        assert_eq!(found(&run).keys().collect::<Vec<_>>(), found(&dry).keys().collect::<Vec<_>>());
+        assert_eq!(
+            found(&run).keys().collect::<Vec<_>>(),
+            found(&dry).keys().collect::<Vec<_>>()
+        );
         assert_eq!(run.status, Status::Repaired, "{run:#?}");
         assert_settled(&fixture.world, &coupon, QUANTITY, 12, &answers).await;
-        assert_eq!(fixture.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
+        assert_eq!(
+            fixture.api.claim(coupon.id, "u-late").await.promised(),
+            Some((coupon.drop, 13))
+        );
         firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
         clean_pass(&fixture.world, &coupon).await;
         // That admission is open again is mailed where it was closed for long.
@@ -258,12 +507,31 @@ async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() 
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-watch").await;
     let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed].into_iter().enumerate() {
+    for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed]
+        .into_iter()
+        .enumerate()
+    {
         let (coupon, answers) = fixture.held(&format!("Watched {round}"), 20, 12).await;
-        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
-        assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+        injector(&fixture.world, &coupon)
+            .await
+            .make(drift, 1)
+            .await
+            .unwrap();
+        assert!(
+            fixture
+                .api
+                .claim(coupon.id, "u-late")
+                .await
+                .is("unavailable"),
+            "closed while unsure"
+        );
         eventually("it is open again", LIMIT, async || {
-            fixture.api.claim(coupon.id, "u-late").await.promised().is_some()
+            fixture
+                .api
+                .claim(coupon.id, "u-late")
+                .await
+                .promised()
+                .is_some()
         })
         .await;
         firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
@@ -277,10 +545,18 @@ async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() 
 async fn people_of_whom_only_the_list_of_claimants_is_left_get_their_slot_and_their_row_back() {
     let fixture = Fixture::new("d-claimants").await;
     let (coupon, answers) = fixture.held("Half forgotten", 20, 20).await;
-    let done = injector(&fixture.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
     for hit in &done.people {
-        fixture.world.redis.command::<i64>(&["ZREM", &users, &hit.user]).await;
+        fixture
+            .world
+            .redis
+            .command::<i64>(&["ZREM", &users, &hit.user])
+            .await;
     }
     let mut both = expected(Kind::Unissued, &done);
     both.extend(expected(Kind::MissingAdmission, &done));

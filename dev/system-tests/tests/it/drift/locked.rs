@@ -3,7 +3,8 @@
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_testkit::{
-    Fixture, HeldTransaction, LIMIT, LOCK_WAITS, MadeCoupon, World, all_issued, assert_kept, eventually, rows,
+    Fixture, HeldTransaction, LIMIT, LOCK_WAITS, MadeCoupon, World, all_issued, assert_kept,
+    eventually, rows,
 };
 use rustix::process::Signal;
 
@@ -12,12 +13,22 @@ use crate::drift::support::{clean_pass, injector, mailed};
 /// Somebody's open transaction, which holds what each row of the drop must read.
 async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
     let mut held = HeldTransaction::begin(&world.sql).await;
-    held.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
+    held.run(&format!(
+        "SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE",
+        coupon.drop
+    ))
+    .await;
     held
 }
 
 async fn lose_rows(world: &World, coupon: &MadeCoupon) {
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
+            coupon.drop
+        ))
+        .await;
 }
 
 #[tokio::test]
@@ -33,8 +44,15 @@ async fn a_pass_that_meets_locked_rows_of_one_coupon_repairs_the_others_and_says
     let run = world.once_with(&[], &[]).await.run();
     assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
     assert_eq!(rows(world, second.drop).await.len(), 5, "{run:#?}");
-    let report = run.drops.iter().find(|report| report.drop_id.0 == first.drop).unwrap();
-    let told = report.findings.iter().any(|f| f.needs_person && f.detail.contains("locked by another client of MySQL"));
+    let report = run
+        .drops
+        .iter()
+        .find(|report| report.drop_id.0 == first.drop)
+        .unwrap();
+    let told = report
+        .findings
+        .iter()
+        .any(|f| f.needs_person && f.detail.contains("locked by another client of MySQL"));
     assert!(told && !report.exact, "{report:#?}");
     mailed(world, &["action needed", "Locked", "locked"]).await;
     held.commit().await;
@@ -47,16 +65,24 @@ async fn a_pass_that_meets_locked_rows_of_one_coupon_repairs_the_others_and_says
 async fn a_consumer_that_meets_locked_rows_of_one_coupon_writes_the_others() {
     let fixture = Fixture::new("d-locked-claims").await;
     let world = &fixture.world;
-    let [first, second] = [fixture.api.open_coupon(20).await, fixture.api.open_coupon(20).await];
+    let [first, second] = [
+        fixture.api.open_coupon(20).await,
+        fixture.api.open_coupon(20).await,
+    ];
     let held = lock(world, &first).await;
     let mut answers = (Vec::new(), Vec::new());
     for n in 0..10 {
         let user = format!("u-{n}");
-        answers.0.push((user.clone(), fixture.api.claim(first.id, &user).await));
-        answers.1.push((user.clone(), fixture.api.claim(second.id, &user).await));
+        answers
+            .0
+            .push((user.clone(), fixture.api.claim(first.id, &user).await));
+        answers
+            .1
+            .push((user.clone(), fixture.api.claim(second.id, &user).await));
     }
     all_issued(world, second.drop, 10).await;
-    let letters = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'row_locked' AND resolved_at IS NULL";
+    let letters =
+        "SELECT COUNT(*) FROM failed_claims WHERE reason = 'row_locked' AND resolved_at IS NULL";
     assert_eq!(world.sql.number(letters).await, 10);
     held.commit().await;
     world.pass().await;
@@ -79,21 +105,35 @@ async fn what_a_pass_repaired_before_it_was_stopped_is_recorded_and_mailed() {
     lose_rows(world, &second).await;
     let held = lock(world, &second).await;
     let pass = world.start("firstcome-reconciler", &["once", "--json"], &[]);
-    eventually("the pass waits for the lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
+    eventually("the pass waits for the lock", LIMIT, async || {
+        world.sql.number(LOCK_WAITS).await > 0
+    })
+    .await;
     assert_eq!(rows(world, first.drop).await.len(), 5);
     pass.signal(Signal::TERM);
     assert_eq!(pass.ended(LIMIT).await, 2, "{}", pass.log());
     held.commit().await;
-    let run: firstcome_reconciler::report::Run = serde_json::from_str(&pass.all_stdout().await).unwrap();
+    let run: firstcome_reconciler::report::Run =
+        serde_json::from_str(&pass.all_stdout().await).unwrap();
     assert_eq!(run.status, Status::Failed, "{run:#?}");
-    let told = run.all_findings().filter(|f| f.drop_id.is_some_and(|drop| drop.0 == first.drop));
-    assert!(told.filter(|f| f.result == Outcome::Applied).count() == 3, "{run:#?}");
+    let told = run
+        .all_findings()
+        .filter(|f| f.drop_id.is_some_and(|drop| drop.0 == first.drop));
+    assert!(
+        told.filter(|f| f.result == Outcome::Applied).count() == 3,
+        "{run:#?}"
+    );
     let recorded = format!(
         "SELECT COUNT(*) FROM reconcile_findings WHERE drop_id = {} AND kind = 'unissued' AND result = 'applied'",
         first.drop
     );
     assert_eq!(world.sql.number(&recorded).await, 3);
-    assert!(run.drops.iter().any(|report| report.drop_id.0 == first.drop && report.unconfirmed), "{run:#?}");
+    assert!(
+        run.drops
+            .iter()
+            .any(|report| report.drop_id.0 == first.drop && report.unconfirmed),
+        "{run:#?}"
+    );
     mailed(world, &["repaired: 3 issued late"]).await;
     world.pass().await;
     assert_kept(world, &first, &answers, &[]).await;
@@ -106,22 +146,40 @@ async fn dead_letters_that_a_pass_issued_before_it_met_a_lock_are_recorded() {
     let fixture = Fixture::new("d-locked-letters").await;
     let world = &fixture.world;
     let coupon = fixture.api.open_coupon(3_000).await;
-    let columns = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, source_hash)";
+    let columns =
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, source_hash)";
     let letters = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1800)";
-    let values = format!("{}, {}, i, CONCAT('u-', i), 'by hand', UNHEX(SHA2(i, 256))", coupon.id, coupon.drop);
+    let values = format!(
+        "{}, {}, i, CONCAT('u-', i), 'by hand', UNHEX(SHA2(i, 256))",
+        coupon.id, coupon.drop
+    );
     let settings = "SET SESSION cte_max_recursion_depth = 10000";
     let mut by_hand = HeldTransaction::begin(&world.sql).await;
     by_hand.run(settings).await;
-    by_hand.run(&format!("{columns} {letters} SELECT {values} FROM n")).await;
+    by_hand
+        .run(&format!("{columns} {letters} SELECT {values} FROM n"))
+        .await;
     by_hand.commit().await;
     let mut held = HeldTransaction::begin(&world.sql).await;
-    let one = world.sql.number("SELECT id FROM failed_claims WHERE slot = 1700").await;
-    held.run(&format!("SELECT id FROM failed_claims WHERE id = {one} FOR UPDATE")).await;
+    let one = world
+        .sql
+        .number("SELECT id FROM failed_claims WHERE slot = 1700")
+        .await;
+    held.run(&format!(
+        "SELECT id FROM failed_claims WHERE id = {one} FOR UPDATE"
+    ))
+    .await;
     let run = world.once_with(&[], &[]).await.run();
     let issued = i64::try_from(rows(world, coupon.drop).await.len()).unwrap();
     assert!((500..1_800).contains(&issued), "{issued}");
-    let told = run.all_findings().filter(|f| f.result == Outcome::Applied && f.slot.is_some()).count();
-    assert!(i64::try_from(told).unwrap() >= issued - 1_000 && told >= 500, "{told} of {issued}");
+    let told = run
+        .all_findings()
+        .filter(|f| f.result == Outcome::Applied && f.slot.is_some())
+        .count();
+    assert!(
+        i64::try_from(told).unwrap() >= issued - 1_000 && told >= 500,
+        "{told} of {issued}"
+    );
     held.commit().await;
     world.pass().await;
     assert_eq!(rows(world, coupon.drop).await.len(), 1_800);
@@ -129,27 +187,44 @@ async fn dead_letters_that_a_pass_issued_before_it_met_a_lock_are_recorded() {
 
 /// Nobody can keep a message that is no claim then. The others become rows all the same.
 #[tokio::test]
-async fn a_dead_letter_table_that_is_locked_keeps_no_claim_back_that_came_with_what_it_should_take() {
+async fn a_dead_letter_table_that_is_locked_keeps_no_claim_back_that_came_with_what_it_should_take()
+{
     let fixture = Fixture::new("d-locked-table").await;
     let world = &fixture.world;
-    let [first, second] = [fixture.api.open_coupon(20).await, fixture.api.open_coupon(20).await];
+    let [first, second] = [
+        fixture.api.open_coupon(20).await,
+        fixture.api.open_coupon(20).await,
+    ];
     let mut held = HeldTransaction::begin(&world.sql).await;
-    held.run("UPDATE failed_claims SET error = '' WHERE reason = 'none'").await;
+    held.run("UPDATE failed_claims SET error = '' WHERE reason = 'none'")
+        .await;
     let locked = lock(world, &first).await;
     fixture.consumer.process.freeze();
     world.topic.produce(None, "odd", b"no claim").await;
     for n in 0..10 {
         for coupon in [&first, &second] {
-            assert!(fixture.api.claim(coupon.id, &format!("u-{n}")).await.is_accepted());
+            assert!(
+                fixture
+                    .api
+                    .claim(coupon.id, &format!("u-{n}"))
+                    .await
+                    .is_accepted()
+            );
         }
     }
     fixture.consumer.process.thaw();
-    eventually("the rows of the other are there", LIMIT, async || rows(world, second.drop).await.len() == 10).await;
+    eventually("the rows of the other are there", LIMIT, async || {
+        rows(world, second.drop).await.len() == 10
+    })
+    .await;
     held.commit().await;
     locked.commit().await;
     all_issued(world, first.drop, 10).await;
     let kept = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'undecodable'";
-    eventually("what is no claim is kept", LIMIT, async || world.sql.number(kept).await == 1).await;
+    eventually("what is no claim is kept", LIMIT, async || {
+        world.sql.number(kept).await == 1
+    })
+    .await;
 }
 
 /// Each of them would wait for two seconds, and where they are now is known from this pass only.
@@ -158,13 +233,22 @@ async fn a_pass_that_moves_people_behind_a_lock_says_where_and_goes_on_with_othe
     let fixture = Fixture::new("d-locked-moves").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Moves", 20, 8).await;
-    let done = injector(world, &coupon).await.make(Drift::SlotConflict, 3).await.unwrap();
+    let done = injector(world, &coupon)
+        .await
+        .make(Drift::SlotConflict, 3)
+        .await
+        .unwrap();
     let held = lock(world, &coupon).await;
     let run = world.once_with(&[], &[]).await.run();
-    let moved =
-        run.all_findings().filter(|f| f.kind == Kind::SlotConflict && f.detail.contains("without a row so far"));
+    let moved = run
+        .all_findings()
+        .filter(|f| f.kind == Kind::SlotConflict && f.detail.contains("without a row so far"));
     assert_eq!(moved.count(), 1, "{run:#?}");
-    assert!(run.all_findings().any(|f| f.detail.contains("locked by another client")), "{run:#?}");
+    assert!(
+        run.all_findings()
+            .any(|f| f.detail.contains("locked by another client")),
+        "{run:#?}"
+    );
     held.commit().await;
     world.once_with(&[], &[]).await;
     let people: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();

@@ -9,7 +9,17 @@ const WAITS: &str = "waiting for what may still be on its way";
 
 async fn delete(fixture: &Fixture, coupon: &MadeCoupon) {
     let own = |name| fixture.world.redis.of_drop(coupon.id, coupon.drop, name);
-    fixture.world.redis.command::<()>(&["DEL", &own("meta"), &own("users"), &own("count"), &own("times")]).await;
+    fixture
+        .world
+        .redis
+        .command::<()>(&[
+            "DEL",
+            &own("meta"),
+            &own("users"),
+            &own("count"),
+            &own("times"),
+        ])
+        .await;
 }
 
 async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
@@ -19,15 +29,29 @@ async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
 #[tokio::test]
 async fn a_drop_that_is_lost_a_second_time_is_waited_for_again() {
     let fixture = Fixture::new("d-lost-twice").await;
-    let daemon = fixture.world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let daemon = fixture
+        .world
+        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
+        .await;
     let (coupon, _) = fixture.held("Twice", 20, 5).await;
     let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
     for times in 1..=2 {
         delete(&fixture, &coupon).await;
-        eventually("it is made anew", LIMIT, async || has_everybody(&fixture, &coupon).await).await;
-        assert_eq!(daemon.process.log().matches(WAITS).count(), times, "{}", daemon.process.log());
+        eventually("it is made anew", LIMIT, async || {
+            has_everybody(&fixture, &coupon).await
+        })
+        .await;
+        assert_eq!(
+            daemon.process.log().matches(WAITS).count(),
+            times,
+            "{}",
+            daemon.process.log()
+        );
         let before = fixture.world.sql.number(clean).await;
-        eventually("a pass finds nothing", LIMIT, async || fixture.world.sql.number(clean).await > before).await;
+        eventually("a pass finds nothing", LIMIT, async || {
+            fixture.world.sql.number(clean).await > before
+        })
+        .await;
     }
 }
 
@@ -43,7 +67,12 @@ async fn a_drop_that_is_lost_again_before_the_next_pass_is_waited_for_again() {
         delete(&fixture, &coupon).await;
         assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Repaired);
         assert!(has_everybody(&fixture, &coupon).await);
-        assert_eq!(daemon.process.log().matches(WAITS).count(), times, "{}", daemon.process.log());
+        assert_eq!(
+            daemon.process.log().matches(WAITS).count(),
+            times,
+            "{}",
+            daemon.process.log()
+        );
     }
 }
 
@@ -59,9 +88,15 @@ async fn a_drop_that_is_lost_after_the_wait_has_begun_is_left_to_the_next_pass()
     pass.ended(LIMIT).await;
     assert!(has_everybody(&fixture, &first).await, "{}", pass.log());
     assert!(!has_everybody(&fixture, &second).await, "{}", pass.log());
-    let told = format!("SELECT detail FROM reconcile_findings WHERE drop_id = {}", second.drop);
+    let told = format!(
+        "SELECT detail FROM reconcile_findings WHERE drop_id = {}",
+        second.drop
+    );
     let told = fixture.world.sql.query(&told).await.concat().concat();
-    assert!(told.contains("it waits until what is on its way is known"), "{told}");
+    assert!(
+        told.contains("it waits until what is on its way is known"),
+        "{told}"
+    );
     let next = fixture.world.once_with(&[], &[]).await;
     assert!(has_everybody(&fixture, &second).await, "{}", next.log);
 }

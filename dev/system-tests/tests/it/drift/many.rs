@@ -6,12 +6,14 @@ use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body, people, rush,
+    Fixture, MadeCoupon, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body, people,
+    rush,
 };
 use serde_json::json;
 
 use crate::drift::support::{
-    FoundDrift, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in, injector, mailed,
+    FoundDrift, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in,
+    injector, mailed,
 };
 
 /// The reconciler's word for what is made.
@@ -47,16 +49,29 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
         Drift::SlotConflict,
         Drift::OverAdmitted,
     ] {
-        all.extend(expected(word(drift), &injector.make(drift, 2).await.unwrap()));
+        all.extend(expected(
+            word(drift),
+            &injector.make(drift, 2).await.unwrap(),
+        ));
     }
     // About the drop, or about everything: nobody in particular.
     for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
         injector.make(drift, 1).await.unwrap();
     }
     let people_in = |found: &BTreeSet<FoundDrift>| -> BTreeSet<FoundDrift> {
-        found.iter().filter(|(kind, ..)| *kind != Kind::Unfilled).filter(|(.., user)| user.is_some()).cloned().collect()
+        found
+            .iter()
+            .filter(|(kind, ..)| *kind != Kind::Unfilled)
+            .filter(|(.., user)| user.is_some())
+            .cloned()
+            .collect()
     };
-    let kinds_in = |found: &BTreeSet<FoundDrift>| found.iter().map(|(kind, ..)| *kind).collect::<BTreeSet<Kind>>();
+    let kinds_in = |found: &BTreeSet<FoundDrift>| {
+        found
+            .iter()
+            .map(|(kind, ..)| *kind)
+            .collect::<BTreeSet<Kind>>()
+    };
 
     let dry = dry_run(&fixture.world).await;
     let listed: BTreeSet<FoundDrift> = found(&dry).into_keys().collect();
@@ -66,17 +81,43 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     assert_eq!(kinds_in(&listed), kinds, "{dry:#?}");
 
     let run = fixture.world.once_with(&[], &[]).await.run();
-    assert_eq!(run.status, Status::Drift, "only a person can decide on two: {run:#?}");
-    let left: Vec<_> = run.all_findings().filter(|f| f.needs_person || f.result == Outcome::Failed).collect();
-    assert!(left.len() == 2 && left.iter().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{left:#?}");
+    assert_eq!(
+        run.status,
+        Status::Drift,
+        "only a person can decide on two: {run:#?}"
+    );
+    let left: Vec<_> = run
+        .all_findings()
+        .filter(|f| f.needs_person || f.result == Outcome::Failed)
+        .collect();
+    assert!(
+        left.len() == 2
+            && left
+                .iter()
+                .all(|f| f.kind == Kind::FailedClaim && f.needs_person),
+        "{left:#?}"
+    );
     // Two each: unpublished, readmitted, conflicting, over admitted; and one who waited.
     assert_settled(&fixture.world, &coupon, 60, 30 + 4 * 2 + 1, &answers).await;
-    mailed(&fixture.world, &["action needed", "All at once", "39 of 60 issued"]).await;
+    mailed(
+        &fixture.world,
+        &["action needed", "All at once", "39 of 60 issued"],
+    )
+    .await;
 
     let second = fixture.world.once_with(&[], &[]).await.run();
-    assert!(second.all_findings().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{second:#?}");
+    assert!(
+        second
+            .all_findings()
+            .all(|f| f.kind == Kind::FailedClaim && f.needs_person),
+        "{second:#?}"
+    );
     assert_eq!(second.all_findings().count(), 2);
-    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    fixture
+        .world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL")
+        .await;
     clean_pass(&fixture.world, &coupon).await;
     mailed(&fixture.world, &["resolved", "All at once"]).await;
 }
@@ -90,14 +131,21 @@ async fn many_drops(fixture: &Fixture) -> Vec<(MadeCoupon, Vec<PromisedAnswer>)>
     let mut drops = Vec::new();
     let mut coupons = Vec::new();
     for n in 0..COUPONS {
-        coupons.push(fixture.api.create_coupon(&coupon_body(&format!("Coupon {n}"), 15, 0)).await);
+        coupons.push(
+            fixture
+                .api
+                .create_coupon(&coupon_body(&format!("Coupon {n}"), 15, 0))
+                .await,
+        );
     }
     for round in 0..DROPS {
         if round > 0 {
             for coupon in &mut coupons {
                 let day = format!("2026-01-{:02}", round + 1);
-                let next =
-                    format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '{day}', 15)", coupon.id);
+                let next = format!(
+                    "INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '{day}', 15)",
+                    coupon.id
+                );
                 fixture.world.sql.query(&next).await;
                 let newest = format!("SELECT MAX(id) FROM drops WHERE coupon_id = {}", coupon.id);
                 coupon.drop = fixture.world.sql.number(&newest).await;
@@ -105,7 +153,10 @@ async fn many_drops(fixture: &Fixture) -> Vec<(MadeCoupon, Vec<PromisedAnswer>)>
             fixture.world.pass().await;
         }
         for coupon in &coupons {
-            let users: Vec<String> = people(HELD).iter().map(|user| format!("{user}-{round}")).collect();
+            let users: Vec<String> = people(HELD)
+                .iter()
+                .map(|user| format!("{user}-{round}"))
+                .collect();
             let answers = rush(&[&fixture.api], coupon.id, &users, 10).await;
             drops.push((coupon.clone(), answers));
         }
@@ -139,17 +190,38 @@ async fn drift_in_twenty_drops_of_ten_coupons_is_found_in_each_and_mended_in_one
     ];
     let mut made = Vec::new();
     for ((coupon, answers), (drift, end)) in drops.iter().zip(kinds.iter().cycle()) {
-        let done = injector(&fixture.world, coupon).await.make(*drift, 2).await.unwrap();
+        let done = injector(&fixture.world, coupon)
+            .await
+            .make(*drift, 2)
+            .await
+            .unwrap();
         made.push((coupon, answers, expected(word(*drift), &done), *end));
     }
     let (dry, run) = (dry_run(&fixture.world).await, fixture.world.pass().await);
-    assert_eq!((dry.drops.len(), run.drops.len(), run.status), (20, 20, Status::Repaired), "{run:#?}");
+    assert_eq!(
+        (dry.drops.len(), run.drops.len(), run.status),
+        (20, 20, Status::Repaired),
+        "{run:#?}"
+    );
     for (coupon, answers, expected, end) in &made {
-        assert_eq!(found_in(&dry, coupon.drop), *expected, "dry run of drop {}", coupon.drop);
-        assert_eq!(found_in(&run, coupon.drop), *expected, "run of drop {}", coupon.drop);
+        assert_eq!(
+            found_in(&dry, coupon.drop),
+            *expected,
+            "dry run of drop {}",
+            coupon.drop
+        );
+        assert_eq!(
+            found_in(&run, coupon.drop),
+            *expected,
+            "run of drop {}",
+            coupon.drop
+        );
         assert_settled(&fixture.world, coupon, 15, *end, answers).await;
     }
-    assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
+    assert!(
+        run.all_findings().all(|f| f.result == Outcome::Applied),
+        "{run:#?}"
+    );
     mailed(&fixture.world, &["repaired", "20 drops of 10 coupons"]).await;
     clean_pass(&fixture.world, made[0].0).await;
 }
@@ -166,7 +238,11 @@ async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys(
     assert!(run.code <= 1, "{}", run.log);
     for hit in &done.people {
         let answer = fixture.api.claim(coupon.id, &hit.user).await;
-        assert_eq!(answer.promised(), Some((coupon.drop, u32::try_from(hit.slot).unwrap())), "{hit:?}: {answer:?}");
+        assert_eq!(
+            answer.promised(),
+            Some((coupon.drop, u32::try_from(hit.slot).unwrap())),
+            "{hit:?}: {answer:?}"
+        );
     }
     fixture.world.once_with(&[], &[]).await;
     assert_settled(&fixture.world, &coupon, 20, 14, &answers).await;
@@ -181,25 +257,52 @@ async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
     });
     let (first, first_answers) = fixture.held_of(&per_drop, 12).await;
-    let next = format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01', 20)", first.id);
+    let next = format!(
+        "INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01', 20)",
+        first.id
+    );
     fixture.world.sql.query(&next).await;
     fixture.world.pass().await;
-    let second = MadeCoupon { drop: fixture.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
+    let second = MadeCoupon {
+        drop: fixture.world.sql.number("SELECT MAX(id) FROM drops").await,
+        ..first.clone()
+    };
     let second_answers = rush(&[&fixture.api], second.id, &people(12), 10).await;
     all_issued(&fixture.world, second.drop, 12).await;
     clean_pass(&fixture.world, &first).await;
 
     let mut all = BTreeSet::new();
-    let (mut in_first, mut in_second) =
-        (injector(&fixture.world, &first).await, injector(&fixture.world, &second).await);
-    for drift in [Drift::Unissued, Drift::FailedClaim, Drift::FailedDuplicate, Drift::MissingAdmission] {
-        all.extend(expected(word(drift), &in_first.make(drift, 2).await.unwrap()));
+    let (mut in_first, mut in_second) = (
+        injector(&fixture.world, &first).await,
+        injector(&fixture.world, &second).await,
+    );
+    for drift in [
+        Drift::Unissued,
+        Drift::FailedClaim,
+        Drift::FailedDuplicate,
+        Drift::MissingAdmission,
+    ] {
+        all.extend(expected(
+            word(drift),
+            &in_first.make(drift, 2).await.unwrap(),
+        ));
     }
-    for drift in [Drift::ConflictExchanged, Drift::SlotConflict, Drift::OverAdmitted] {
-        all.extend(expected(word(drift), &in_second.make(drift, 2).await.unwrap()));
+    for drift in [
+        Drift::ConflictExchanged,
+        Drift::SlotConflict,
+        Drift::OverAdmitted,
+    ] {
+        all.extend(expected(
+            word(drift),
+            &in_second.make(drift, 2).await.unwrap(),
+        ));
     }
     let run = fixture.world.pass().await;
-    assert_eq!(found(&run).into_keys().collect::<BTreeSet<_>>(), all, "{run:#?}");
+    assert_eq!(
+        found(&run).into_keys().collect::<BTreeSet<_>>(),
+        all,
+        "{run:#?}"
+    );
     assert_whole(&fixture.world, &first, 20, 12).await;
     assert_whole(&fixture.world, &second, 20, 16).await;
     assert_kept(&fixture.world, &first, &first_answers, &[]).await;

@@ -14,21 +14,53 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
     daemon.reconcile(&json!({})).await;
     let get = async |name: &str, labels: &[&str]| daemon.http().metric(name, labels).await;
     let own = format!("drop=\"{}\"", coupon.drop);
-    assert_eq!(get("firstcome_drift", &[&own]).await, None, "nothing is left");
+    assert_eq!(
+        get("firstcome_drift", &[&own]).await,
+        None,
+        "nothing is left"
+    );
 
     let mut injector = injector(&fixture.world, &coupon).await;
     injector.make(Drift::Unissued, 3).await.unwrap();
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
     let applied = ["kind=\"unissued\"", "result=\"applied\""];
-    assert_eq!(get("firstcome_findings_total", &["kind=\"unissued\""]).await, Some(3.0));
+    assert_eq!(
+        get("firstcome_findings_total", &["kind=\"unissued\""]).await,
+        Some(3.0)
+    );
     assert_eq!(get("firstcome_repairs_total", &applied).await, Some(3.0));
-    assert_eq!(get("firstcome_repairs_total", &["kind=\"failed_claim\"", "result=\"skipped\""]).await, Some(2.0));
-    assert_eq!(get("firstcome_passes_total", &["trigger=\"endpoint\"", "status=\"drift\""]).await, Some(1.0));
-    assert_eq!(get("firstcome_drift", &[&own]).await, Some(2.0), "what is left now");
+    assert_eq!(
+        get(
+            "firstcome_repairs_total",
+            &["kind=\"failed_claim\"", "result=\"skipped\""]
+        )
+        .await,
+        Some(2.0)
+    );
+    assert_eq!(
+        get(
+            "firstcome_passes_total",
+            &["trigger=\"endpoint\"", "status=\"drift\""]
+        )
+        .await,
+        Some(1.0)
+    );
+    assert_eq!(
+        get("firstcome_drift", &[&own]).await,
+        Some(2.0),
+        "what is left now"
+    );
     for stage in ["look", "execute"] {
-        let seconds = get("firstcome_pass_stage_seconds_sum", &[&format!("stage=\"{stage}\"")]).await;
-        assert!(seconds.is_some_and(|seconds| seconds > 0.0), "{stage}: {seconds:?}");
+        let seconds = get(
+            "firstcome_pass_stage_seconds_sum",
+            &[&format!("stage=\"{stage}\"")],
+        )
+        .await;
+        assert!(
+            seconds.is_some_and(|seconds| seconds > 0.0),
+            "{stage}: {seconds:?}"
+        );
     }
     mailed(&fixture.world, &["action needed", "Counted"]).await;
     eventually("the mail is counted", LIMIT, async || {
@@ -36,11 +68,28 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
     })
     .await;
 
-    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    fixture
+        .world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL")
+        .await;
     daemon.reconcile(&json!({})).await;
-    assert_eq!(get("firstcome_drift", &[&own]).await, None, "its series has ended");
-    eventually("something outside the daemon knows how old its last success is", LIMIT, async || {
-        fixture.api.http().metric("reconciler_last_success_age_seconds", &[]).await.is_some_and(|age| age < 60.0)
-    })
+    assert_eq!(
+        get("firstcome_drift", &[&own]).await,
+        None,
+        "its series has ended"
+    );
+    eventually(
+        "something outside the daemon knows how old its last success is",
+        LIMIT,
+        async || {
+            fixture
+                .api
+                .http()
+                .metric("reconciler_last_success_age_seconds", &[])
+                .await
+                .is_some_and(|age| age < 60.0)
+        },
+    )
     .await;
 }

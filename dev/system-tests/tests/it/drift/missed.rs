@@ -4,34 +4,66 @@ use firstcome_drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
-use crate::drift::support::{assert_settled, assert_whole, injector, mailed, ran_two_hours_ago, subjects};
+use crate::drift::support::{
+    assert_settled, assert_whole, injector, mailed, ran_two_hours_ago, subjects,
+};
 
 #[tokio::test]
 async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
     let fixture = Fixture::new("d-late").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Late", 20, 20).await;
-    let settings = [("RECONCILE_CRON", "0 0 * * * *"), ("MISSED_AFTER_SECONDS", "1")];
+    let settings = [
+        ("RECONCILE_CRON", "0 0 * * * *"),
+        ("MISSED_AFTER_SECONDS", "1"),
+    ];
     let daemon = world.daemon_with(&settings).await;
     eventually("it has noted when it ran", LIMIT, async || {
-        world.sql.number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'").await == 1
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'")
+            .await
+            == 1
     })
     .await;
     daemon.reconcile(&json!({})).await;
     assert_eq!(daemon.process.stop().await, 0);
     // It was away since.
     ran_two_hours_ago(world, "reconcile").await;
-    injector(world, &coupon).await.make(Drift::MissingAdmission, 2).await.unwrap();
-    let before = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    injector(world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 2)
+        .await
+        .unwrap();
+    let before = world
+        .sql
+        .number("SELECT COUNT(*) FROM reconcile_runs")
+        .await;
     let daemon = world.daemon_with(&settings).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("it has caught up", LIMIT, async || world.sql.number(repaired).await == 1).await;
+    eventually("it has caught up", LIMIT, async || {
+        world.sql.number(repaired).await == 1
+    })
+    .await;
     mailed(world, &["RECONCILE_CRON"]).await;
     assert_settled(world, &coupon, 20, 20, &answers).await;
     assert_eq!(daemon.process.stop().await, 0);
-    let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await - before;
-    assert!(runs <= 2, "{runs} passes: what was missed is caught up once, not twice an hour");
-    assert_eq!(subjects(world).iter().filter(|subject| subject.contains("RECONCILE_CRON")).count(), 1);
+    let runs = world
+        .sql
+        .number("SELECT COUNT(*) FROM reconcile_runs")
+        .await
+        - before;
+    assert!(
+        runs <= 2,
+        "{runs} passes: what was missed is caught up once, not twice an hour"
+    );
+    assert_eq!(
+        subjects(world)
+            .iter()
+            .filter(|subject| subject.contains("RECONCILE_CRON"))
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -39,17 +71,36 @@ async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
     let fixture = Fixture::new("d-frozen").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Frozen", 20, 20).await;
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "3")]).await;
-    let runs = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
-    eventually("it works by its schedule", LIMIT, async || world.sql.number(runs).await >= 2).await;
+    let daemon = world
+        .daemon_with(&[
+            ("RECONCILE_CRON", "* * * * * *"),
+            ("MISSED_AFTER_SECONDS", "3"),
+        ])
+        .await;
+    let runs =
+        "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
+    eventually("it works by its schedule", LIMIT, async || {
+        world.sql.number(runs).await >= 2
+    })
+    .await;
     daemon.process.freeze();
     let last = "SELECT TIMESTAMPDIFF(SECOND, MAX(started_at), UTC_TIMESTAMP()) FROM reconcile_runs";
-    eventually("its runs are missed", LIMIT, async || world.sql.number(last).await >= 6).await;
-    injector(world, &coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    eventually("its runs are missed", LIMIT, async || {
+        world.sql.number(last).await >= 6
+    })
+    .await;
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 1)
+        .await
+        .unwrap();
     daemon.process.thaw();
     mailed(world, &["RECONCILE_CRON"]).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("it has caught up", LIMIT, async || world.sql.number(repaired).await == 1).await;
+    eventually("it has caught up", LIMIT, async || {
+        world.sql.number(repaired).await == 1
+    })
+    .await;
     assert_whole(world, &coupon, 20, 20).await;
     assert_eq!(daemon.process.stop().await, 0);
 }
@@ -60,11 +111,22 @@ async fn a_deep_pass_due_at_the_same_second_as_another_is_not_lost() {
     let world = &fixture.world;
     fixture.held("Both", 200, 200).await;
     let every = "*/2 * * * * *";
-    let daemon =
-        world.daemon_with(&[("RECONCILE_CRON", every), ("DEEP_CRON", every), ("RECONCILE_PAGE_SLOTS", "10")]).await;
+    let daemon = world
+        .daemon_with(&[
+            ("RECONCILE_CRON", every),
+            ("DEEP_CRON", every),
+            ("RECONCILE_PAGE_SLOTS", "10"),
+        ])
+        .await;
     let runs = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND deep";
-    eventually("three deep passes", 3 * LIMIT, async || world.sql.number(runs).await >= 3).await;
+    eventually("three deep passes", 3 * LIMIT, async || {
+        world.sql.number(runs).await >= 3
+    })
+    .await;
     assert_eq!(daemon.process.stop().await, 0);
-    let others = world.sql.number(&runs.replace("AND deep", "AND NOT deep")).await;
+    let others = world
+        .sql
+        .number(&runs.replace("AND deep", "AND NOT deep"))
+        .await;
     assert!(others <= 1, "{others} passes took the place of a deep one");
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Fixture, LIMIT, World, WorldStores, error_of, eventually, people, rush, status_of};
+use firstcome_testkit::{
+    Answer, Fixture, LIMIT, World, WorldStores, error_of, eventually, people, rush, status_of,
+};
 use serde_json::json;
 
 use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
@@ -18,7 +20,10 @@ const GIVEN_UP: Duration = Duration::from_secs(60);
 async fn until_failed(world: &World, run: &str) {
     eventually("the run is recorded as failed", GIVEN_UP, async || {
         let status = status_of(world, run).await;
-        assert!(matches!(status.as_deref(), Some("running" | "failed")), "{status:?}");
+        assert!(
+            matches!(status.as_deref(), Some("running" | "failed")),
+            "{status:?}"
+        );
         status.as_deref() == Some("failed")
     })
     .await;
@@ -33,16 +38,26 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
     let proxy = mysql.proxy().await.unwrap();
     let slow = Hindered::over(world, mysql, proxy, &[("RECONCILE_CRON", "* * * * * *")]).await;
     assert_eq!(slow.daemon.process.status(), None);
-    injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     let lost = slow.begin_slow_pass(world).await;
     mysql.kill().await.unwrap();
     let ready = async || slow.daemon.http().get("/readyz").await.status;
-    eventually("it says that it cannot work", LIMIT, async || ready().await == 503).await;
+    eventually("it says that it cannot work", LIMIT, async || {
+        ready().await == 503
+    })
+    .await;
     slow.proxy.set(ProxyFault::Pass).await.unwrap();
     mysql.start_again().await.unwrap();
     until_failed(world, &lost).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("a later pass has repaired", LIMIT, async || world.sql.number(repaired).await >= 1).await;
+    eventually("a later pass has repaired", LIMIT, async || {
+        world.sql.number(repaired).await >= 1
+    })
+    .await;
     assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["repaired", "No database"]).await;
     assert_eq!(slow.daemon.process.stop().await, 0);
@@ -56,18 +71,28 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Redis", 200, 200).await;
     let slow = Hindered::start(world, &[("REDIS_TIMEOUT_MS", "1000")]).await;
-    injector(world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 3)
+        .await
+        .unwrap();
     let lost = slow.begin_slow_pass(world).await;
     redis.kill().await.unwrap();
     slow.proxy.set(ProxyFault::Pass).await.unwrap();
     until_failed(world, &lost).await;
-    assert!(error_of(world, &lost).await.contains("Redis"), "{}", error_of(world, &lost).await);
+    assert!(
+        error_of(world, &lost).await.contains("Redis"),
+        "{}",
+        error_of(world, &lost).await
+    );
     mailed(world, &["action needed"]).await;
 
     // Back: the daemon notices by itself that nothing is verified, and opens it again.
     redis.start_again().await.unwrap();
-    eventually("admission is open again", LIMIT, async || fixture.api.claim(coupon.id, "u-late").await.is("sold_out"))
-        .await;
+    eventually("admission is open again", LIMIT, async || {
+        fixture.api.claim(coupon.id, "u-late").await.is("sold_out")
+    })
+    .await;
     slow.daemon.reconcile(&json!({})).await;
     assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["No Redis"]).await;
@@ -82,7 +107,11 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     // Verification, after the repairs, reads the topic once more.
     let lost = slow.begin_slow_pass(world).await;
     kafka.kill().await.unwrap();
@@ -93,15 +122,25 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
     let reply = slow.daemon.ask(&json!({"wait": false})).await;
     assert_eq!(reply.status, 202, "{reply:?}");
     let stuck = reply.body["run_id"].as_str().unwrap().to_owned();
-    eventually("another pass has begun", LIMIT, async || status_of(world, &stuck).await.is_some()).await;
+    eventually("another pass has begun", LIMIT, async || {
+        status_of(world, &stuck).await.is_some()
+    })
+    .await;
     let begun = Instant::now();
     assert_eq!(slow.daemon.process.stop().await, 0);
-    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "it took {:?}",
+        begun.elapsed()
+    );
 
     kafka.start_again().await.unwrap();
     let daemon = world.daemon().await;
     let run = daemon.reconcile(&json!({})).await;
-    assert!(matches!(run.status, Status::Clean | Status::Repaired), "{run:#?}");
+    assert!(
+        matches!(run.status, Status::Clean | Status::Repaired),
+        "{run:#?}"
+    );
     assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["resolved"]).await;
     clean_pass(world, &coupon).await;
@@ -122,7 +161,10 @@ async fn an_old_error_of_kafka_s_connections_does_not_fail_the_next_pass() {
         proxy.cut_now().await;
         eventually("Kafka takes messages again", GIVEN_UP, async || {
             let user = format!("u-{:08x}", rand::random::<u32>());
-            !matches!(api.claim(coupon.id, &user).await, Answer::Accepted { queued: false, .. })
+            !matches!(
+                api.claim(coupon.id, &user).await,
+                Answer::Accepted { queued: false, .. }
+            )
         })
         .await;
     }

@@ -11,18 +11,32 @@ async fn messages(world: &World, coupon: &MadeCoupon) -> Vec<(String, String)> {
     let MadeCoupon { id, drop, .. } = coupon;
     let columns = "slot, user_id, DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ')";
     let of = |table: &str| format!("SELECT {columns} FROM {table} WHERE drop_id = {drop}");
-    let rows = format!("{} UNION ALL {}", of("issued_coupons"), of("revoked_coupons"));
+    let rows = format!(
+        "{} UNION ALL {}",
+        of("issued_coupons"),
+        of("revoked_coupons")
+    );
     let message = |row: Vec<String>| {
         let (slot, user_id, claimed_at) = (row[0].parse::<u32>().unwrap(), &row[1], &row[2]);
         let claim = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user_id,
                            "claimed_at": claimed_at});
         (format!("{id}:{slot}"), claim.to_string())
     };
-    world.sql.query(&rows).await.into_iter().map(message).collect()
+    world
+        .sql
+        .query(&rows)
+        .await
+        .into_iter()
+        .map(message)
+        .collect()
 }
 
 /// The messages come once more, while the drop is sealed and after something has unsealed it.
-async fn read_again_changes_nothing(fixture: &Fixture, coupon: &MadeCoupon, messages: &[(String, String)]) {
+async fn read_again_changes_nothing(
+    fixture: &Fixture,
+    coupon: &MadeCoupon,
+    messages: &[(String, String)],
+) {
     let world = &fixture.world;
     let stored = async || {
         let mut rows = Vec::new();
@@ -35,14 +49,23 @@ async fn read_again_changes_nothing(fixture: &Fixture, coupon: &MadeCoupon, mess
     for unsealed in [false, true] {
         if unsealed {
             let unseal = "UPDATE drops SET sealed_at = NULL, sealed_rows = NULL WHERE id";
-            world.sql.query(&format!("{unseal} = {}", coupon.drop)).await;
+            world
+                .sql
+                .query(&format!("{unseal} = {}", coupon.drop))
+                .await;
         }
         for (key, message) in messages {
             world.topic.produce(None, key, message.as_bytes()).await;
         }
-        eventually("the consumer has read them", LIMIT, async || world.topic.lag().await == 0).await;
+        eventually("the consumer has read them", LIMIT, async || {
+            world.topic.lag().await == 0
+        })
+        .await;
         let run = world.pass().await;
-        assert!(matches!(run.status, Status::Clean | Status::Repaired), "{run:#?}");
+        assert!(
+            matches!(run.status, Status::Clean | Status::Repaired),
+            "{run:#?}"
+        );
         assert_eq!(stored().await, before, "unsealed: {unsealed}");
     }
 }
@@ -53,19 +76,38 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     let world = &fixture.world;
     world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let erase = async |user: &str| {
-        let process = world.start("firstcome-reconciler", &["erase", "--user", user, "--by", "Kim"], &[]);
+        let process = world.start(
+            "firstcome-reconciler",
+            &["erase", "--user", user, "--by", "Kim"],
+            &[],
+        );
         let code = process.ended(LIMIT).await;
         (code, process.all_stdout().await, process.log())
     };
     let (coupon, _) = closed(&fixture, "Over").await;
     let (code, _, log) = erase("u-3").await;
-    assert!(code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)), "{code} {log}");
+    assert!(
+        code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)),
+        "{code} {log}"
+    );
     until_sealed(&fixture, &coupon).await;
     let messages = messages(world, &coupon).await;
-    let shown = world.sql.query("SELECT code FROM issued_coupons WHERE user_id = 'u-3'").await.remove(0).remove(0);
+    let shown = world
+        .sql
+        .query("SELECT code FROM issued_coupons WHERE user_id = 'u-3'")
+        .await
+        .remove(0)
+        .remove(0);
     let own = world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
-        .await;
+    eventually("its keys expire", LIMIT, async || {
+        !world
+            .redis
+            .names()
+            .await
+            .iter()
+            .any(|name| name.starts_with(&own))
+    })
+    .await;
     let letter = |resolved: &str| {
         format!(
             "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, error, resolved_at) \
@@ -75,58 +117,112 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     };
     world.sql.query(&letter("NULL")).await;
     let of_person = format!("{}, {}, 'u-3', 'u-3'", coupon.drop, coupon.id);
-    let promise = "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES";
-    world.sql.query(&format!("{promise} ({of_person}, 'by-hand')")).await;
+    let promise =
+        "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES";
+    world
+        .sql
+        .query(&format!("{promise} ({of_person}, 'by-hand')"))
+        .await;
     let (code, _, log) = erase("u-3").await;
-    assert!(code == 1 && log.contains("2 dead letters or broken promises"), "{code} {log}");
-    let resolve =
-        "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', resolution_detail = 'u-3'";
+    assert!(
+        code == 1 && log.contains("2 dead letters or broken promises"),
+        "{code} {log}"
+    );
+    let resolve = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', resolution_detail = 'u-3'";
     world.sql.query(resolve).await;
-    world.sql.query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    world
+        .sql
+        .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
+        .await;
     // This revocation is over: what they hold they claimed afterwards.
     let revocation = "INSERT INTO revoked_coupons \
                       (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
-    world.sql.query(&format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')")).await;
+    world
+        .sql
+        .query(&format!(
+            "{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')"
+        ))
+        .await;
     let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content) VALUES";
-    world.sql.query(&format!("{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7)")).await;
+    world
+        .sql
+        .query(&format!(
+            "{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned', 7)"
+        ))
+        .await;
     // Who stands in line is named by no table.
     let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
     assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
-    assert!(matches!(fixture.api.claim(line.id, "u-98").await, Answer::Waiting { .. }));
+    assert!(matches!(
+        fixture.api.claim(line.id, "u-98").await,
+        Answer::Waiting { .. }
+    ));
     let (code, _, log) = erase("u-98").await;
-    assert!(code == 1 && log.contains(&format!("wait in coupon {}", line.id)), "{code} {log}");
-    let act =
-        r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
+    assert!(
+        code == 1 && log.contains(&format!("wait in coupon {}", line.id)),
+        "{code} {log}"
+    );
+    let act = r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
     world.sql.query(act).await;
 
     let (code, printed, _) = erase("u-3").await;
     assert_eq!(code, 0, "{printed}");
-    let pseudonym = printed.split("this person is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-    assert!(pseudonym.starts_with("erased-") && pseudonym.len() == 27, "{printed}");
+    let pseudonym = printed
+        .split("this person is ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .unwrap();
+    assert!(
+        pseudonym.starts_with("erased-") && pseudonym.len() == 27,
+        "{printed}"
+    );
     let rows = format!(
         "SELECT COUNT(*), SUM(user_id = 'u-3'), SUM(user_id = '{pseudonym}') FROM issued_coupons WHERE coupon_id = {}",
         coupon.id
     );
     assert_eq!(world.sql.query(&rows).await, [["20", "0", "1"]]);
     for (table, texts, left) in [
-        ("failed_claims", "COALESCE(payload, error, resolution_detail, 'gone')", "gone"),
-        ("revoked_coupons", "CONCAT(reason, ' by ', revoked_by)", "erased by erased"),
+        (
+            "failed_claims",
+            "COALESCE(payload, error, resolution_detail, 'gone')",
+            "gone",
+        ),
+        (
+            "revoked_coupons",
+            "CONCAT(reason, ' by ', revoked_by)",
+            "erased by erased",
+        ),
         ("broken_promises", "reason", "erased"),
-        ("reconcile_findings WHERE run_id = 'by-hand'", "CONCAT(detail, COALESCE(content, ''))", "erased"),
+        (
+            "reconcile_findings WHERE run_id = 'by-hand'",
+            "CONCAT(detail, COALESCE(content, ''))",
+            "erased",
+        ),
     ] {
-        let row = world.sql.query(&format!("SELECT user_id, {texts} FROM {table}")).await;
+        let row = world
+            .sql
+            .query(&format!("SELECT user_id, {texts} FROM {table}"))
+            .await;
         assert_eq!(row, [[pseudonym, left]], "{table}");
     }
-    let acts = "SELECT detail->>'$.user_id', detail->>'$.other' FROM ops_actions WHERE action = 'revoke'";
+    let acts =
+        "SELECT detail->>'$.user_id', detail->>'$.other' FROM ops_actions WHERE action = 'revoke'";
     assert_eq!(world.sql.query(acts).await, [[pseudonym, "u-37"]]);
-    let recorded = "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
+    let recorded =
+        "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
     assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
     // It is computed from the id.
     let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
     let code = world.sql.query(&code).await.remove(0).remove(0);
-    assert!(code != shown && code.starts_with("erased-") && code != pseudonym, "{code}");
-    assert_eq!(world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert!(
+        code != shown && code.starts_with("erased-") && code != pseudonym,
+        "{code}"
+    );
+    assert_eq!(
+        world.once_with(&["--deep"], &[]).await.run().status,
+        Status::Clean
+    );
     read_again_changes_nothing(&fixture, &coupon, &messages).await;
 }
 
@@ -136,22 +232,47 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     let world = &fixture.world;
     world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let (over, answers) = closed(&fixture, "Over").await;
-    fixture.api.revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"})).await.unwrap();
+    fixture
+        .api
+        .revoke(over.id, "u-4", &json!({"reason": "u-4 asked", "by": "Kim"}))
+        .await
+        .unwrap();
     let (kept, _) = fixture.held("Goes on", 5, 5).await;
     let mut body = coupon_body("Each day", 5, 0);
     body["once_per"] = json!("drop");
     let daily = fixture.api.create_coupon(&body).await;
     let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
     let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
-    let values = format!("{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1", daily.id);
-    world.sql.query(&format!("INSERT INTO drops ({columns}) VALUES ({values})")).await;
-    let held = format!("SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}", daily.id);
-    world.sql.query(&format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}")).await;
+    let values = format!(
+        "{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1",
+        daily.id
+    );
+    world
+        .sql
+        .query(&format!("INSERT INTO drops ({columns}) VALUES ({values})"))
+        .await;
+    let held = format!(
+        "SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}",
+        daily.id
+    );
+    world
+        .sql
+        .query(&format!(
+            "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}"
+        ))
+        .await;
     assert!(fixture.api.claim(daily.id, "u-2").await.is_accepted());
     until_sealed(&fixture, &over).await;
     let own = world.redis.own(&format!("{{{}}}:", over.id));
-    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
-        .await;
+    eventually("its keys expire", LIMIT, async || {
+        !world
+            .redis
+            .names()
+            .await
+            .iter()
+            .any(|name| name.starts_with(&own))
+    })
+    .await;
     let codes = format!(
         "SELECT code FROM issued_coupons WHERE drop_id = {0} UNION ALL SELECT code FROM revoked_coupons WHERE drop_id = {0}",
         over.drop
@@ -179,7 +300,10 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
                       SELECT MIN(id), coupon_id, 2, 'erased-00000000000000000000', 'OLD1', 'erased', 'erased' FROM drops";
     world
         .sql
-        .query(&format!("{revocation} WHERE coupon_id = {} AND sealed_at IS NOT NULL GROUP BY coupon_id", daily.id))
+        .query(&format!(
+            "{revocation} WHERE coupon_id = {} AND sealed_at IS NOT NULL GROUP BY coupon_id",
+            daily.id
+        ))
         .await;
 
     is_clean(&["--deep"], &[]).await;
@@ -187,25 +311,55 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
     let short = [("PEOPLE_KEPT_SECONDS", "1")];
     is_clean(&["--deep", "--dry-run"], &short).await;
     is_clean(&[], &short).await;
-    assert_eq!(named(&over).await, not_named(["19", "19", "1"]), "for ever, not old enough, a dry run, no deep pass");
+    assert_eq!(
+        named(&over).await,
+        not_named(["19", "19", "1"]),
+        "for ever, not old enough, a dry run, no deep pass"
+    );
 
     is_clean(&["--deep"], &short).await;
     assert_eq!(named(&over).await, not_named(["19", "0", "0"]));
-    assert_eq!(named(&kept).await, not_named(["5", "5", "0"]), "of a coupon that goes on");
-    assert_eq!(named(&daily).await, not_named(["2", "1", "0"]), "of the old day only");
+    assert_eq!(
+        named(&kept).await,
+        not_named(["5", "5", "0"]),
+        "of a coupon that goes on"
+    );
+    assert_eq!(
+        named(&daily).await,
+        not_named(["2", "1", "0"]),
+        "of the old day only"
+    );
     let codes = world.sql.query(&codes).await.concat();
-    assert!(codes.len() == 20 && codes.iter().all(|code| code.starts_with("erased-")), "{codes:?}");
+    assert!(
+        codes.len() == 20 && codes.iter().all(|code| code.starts_with("erased-")),
+        "{codes:?}"
+    );
     let erased = format!(
         "SELECT codes_erased_at IS NOT NULL FROM drops WHERE coupon_id IN ({}, {}) AND sealed_at IS NOT NULL ORDER BY coupon_id",
         over.id, daily.id
     );
-    assert_eq!(world.sql.query(&erased).await, [["1"], ["0"]], "not of the drop with a revocation's code");
-    assert_eq!(fixture.api.me(over.id, &answers[0].0).await["status"], "none");
+    assert_eq!(
+        world.sql.query(&erased).await,
+        [["1"], ["0"]],
+        "not of the drop with a revocation's code"
+    );
+    assert_eq!(
+        fixture.api.me(over.id, &answers[0].0).await["status"],
+        "none"
+    );
     // As a reconciler of an earlier release leaves a drop after `migrate`: it replaces ids only.
     let of_over = format!("WHERE drop_id = {}", over.drop);
-    world.sql.query(&format!("UPDATE issued_coupons SET code = CONCAT('OLD', slot) {of_over}")).await;
+    world
+        .sql
+        .query(&format!(
+            "UPDATE issued_coupons SET code = CONCAT('OLD', slot) {of_over}"
+        ))
+        .await;
     let marked = "UPDATE drops SET people_erased_at = UTC_TIMESTAMP(3), codes_erased_at = NULL";
-    world.sql.query(&format!("{marked} WHERE id = {}", over.drop)).await;
+    world
+        .sql
+        .query(&format!("{marked} WHERE id = {}", over.drop))
+        .await;
     is_clean(&["--deep"], &short).await;
     let old = format!("SELECT COUNT(*) FROM issued_coupons {of_over} AND code LIKE 'OLD%'");
     assert_eq!(world.sql.number(&old).await, 0);

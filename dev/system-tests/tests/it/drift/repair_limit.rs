@@ -6,12 +6,15 @@ use firstcome_testkit::{Fixture, MadeCoupon, rows};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_found, assert_settled, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs,
-    subjects,
+    assert_found, assert_settled, assert_whole, clean_pass, everything, expected, injector, mailed,
+    pass_repairs, subjects,
 };
 
 /// Holds from six repairs of a drop on.
-const LOW: [(&str, &str); 2] = [("RECONCILE_BRAKE_PERCENT", "5"), ("RECONCILE_BRAKE_AT_LEAST", "5")];
+const LOW: [(&str, &str); 2] = [
+    ("RECONCILE_BRAKE_PERCENT", "5"),
+    ("RECONCILE_BRAKE_AT_LEAST", "5"),
+];
 
 async fn beyond_the_limit(name: &str) -> Fixture {
     let fixture = Fixture::new(name).await;
@@ -22,7 +25,10 @@ async fn beyond_the_limit(name: &str) -> Fixture {
 }
 
 fn report<'r>(run: &'r Run, coupon: &MadeCoupon) -> &'r firstcome_reconciler::report::DropReport {
-    run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).expect("the drop was looked at")
+    run.drops
+        .iter()
+        .find(|report| report.drop_id.0 == coupon.drop)
+        .expect("the drop was looked at")
 }
 
 #[tokio::test]
@@ -31,25 +37,53 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
     let (coupon, answers) = fixture.held("Suspicious", 100, 100).await;
     let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 6)
+        .await
+        .unwrap();
     let expected = expected(Kind::MissingAdmission, &done);
     let before = everything(&fixture.world).await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Braked, "{run:#?}");
     assert_found(&run, &expected);
-    assert!(run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
-    assert_eq!(before, everything(&fixture.world).await, "above the limit nothing is repaired");
+    assert!(
+        run.all_findings().all(|f| f.result == Outcome::Planned),
+        "{run:#?}"
+    );
+    assert_eq!(
+        before,
+        everything(&fixture.world).await,
+        "above the limit nothing is repaired"
+    );
     let mail = mailed(&fixture.world, &["action needed", "Suspicious"]).await;
-    assert!(mail.text.contains("--confirm"), "the mail says how: {}", mail.text);
+    assert!(
+        mail.text.contains("--confirm"),
+        "the mail says how: {}",
+        mail.text
+    );
 
-    let run = daemon.reconcile(&json!({"confirm": true, "coupon_id": coupon.id})).await;
+    let run = daemon
+        .reconcile(&json!({"confirm": true, "coupon_id": coupon.id}))
+        .await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_found(&run, &expected);
-    let confirmed = format!("SELECT confirmed FROM reconcile_runs WHERE id = '{}'", run.run_id);
-    assert_eq!(fixture.world.sql.number(&confirmed).await, 1, "who confirmed what is kept");
+    let confirmed = format!(
+        "SELECT confirmed FROM reconcile_runs WHERE id = '{}'",
+        run.run_id
+    );
+    assert_eq!(
+        fixture.world.sql.number(&confirmed).await,
+        1,
+        "who confirmed what is kept"
+    );
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
     clean_pass(&fixture.world, &coupon).await;
-    mailed(&fixture.world, &["repaired", "Suspicious", "100 of 100 issued"]).await;
+    mailed(
+        &fixture.world,
+        &["repaired", "Suspicious", "100 of 100 issued"],
+    )
+    .await;
     let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
     assert_eq!(fixture.world.sql.number(open).await, 0);
 }
@@ -59,25 +93,64 @@ async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confi
     let fixture = beyond_the_limit("d-limit-cli").await;
     let (coupon, answers) = fixture.held("Suspicious", 100, 100).await;
     let (other, _) = fixture.held("Trusted", 100, 100).await;
-    injector(&fixture.world, &coupon).await.make(Drift::ConflictMoved, 6).await.unwrap();
-    let small = injector(&fixture.world, &other).await.make(Drift::MissingAdmission, 5).await.unwrap();
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::ConflictMoved, 6)
+        .await
+        .unwrap();
+    let small = injector(&fixture.world, &other)
+        .await
+        .make(Drift::MissingAdmission, 5)
+        .await
+        .unwrap();
     let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
     assert_eq!(dry.code, 1);
     let braked = fixture.world.once_with(&[], &[]).await;
-    assert_eq!((braked.code, braked.run().status), (1, Status::Braked), "{}", braked.log);
-    assert!(report(&braked.run(), &coupon).findings.iter().all(|f| f.result == Outcome::Planned));
+    assert_eq!(
+        (braked.code, braked.run().status),
+        (1, Status::Braked),
+        "{}",
+        braked.log
+    );
+    assert!(
+        report(&braked.run(), &coupon)
+            .findings
+            .iter()
+            .all(|f| f.result == Outcome::Planned)
+    );
     // The limit is each drop's own.
     let repaired = report(&braked.run(), &other).clone();
     assert_eq!(repaired.findings.len(), small.people.len());
-    assert!(repaired.findings.iter().all(|f| f.result == Outcome::Applied), "{repaired:#?}");
+    assert!(
+        repaired
+            .findings
+            .iter()
+            .all(|f| f.result == Outcome::Applied),
+        "{repaired:#?}"
+    );
     assert_whole(&fixture.world, &other, 100, 100).await;
 
     let again = fixture.world.once_with(&[], &[]).await;
-    assert_eq!((again.code, again.run().status), (1, Status::Braked), "it holds until somebody confirms");
-    let mails = subjects(&fixture.world).iter().filter(|subject| subject.contains("action needed")).count();
+    assert_eq!(
+        (again.code, again.run().status),
+        (1, Status::Braked),
+        "it holds until somebody confirms"
+    );
+    let mails = subjects(&fixture.world)
+        .iter()
+        .filter(|subject| subject.contains("action needed"))
+        .count();
     assert_eq!(mails, 1, "told once");
-    let confirmed = fixture.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
-    assert_eq!((confirmed.code, confirmed.run().status), (0, Status::Repaired), "{}", confirmed.log);
+    let confirmed = fixture
+        .world
+        .once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[])
+        .await;
+    assert_eq!(
+        (confirmed.code, confirmed.run().status),
+        (0, Status::Repaired),
+        "{}",
+        confirmed.log
+    );
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
     clean_pass(&fixture.world, &coupon).await;
 }
@@ -86,16 +159,45 @@ async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confi
 async fn a_confirmation_is_for_what_was_seen() {
     let fixture = beyond_the_limit("d-limit-grown").await;
     let (coupon, answers) = fixture.held("Grows", 100, 100).await;
-    let confirm = async || fixture.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
-    injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
+    let confirm = async || {
+        fixture
+            .world
+            .once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[])
+            .await
+    };
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 6)
+        .await
+        .unwrap();
     let unseen = confirm().await;
-    assert_eq!((unseen.code, unseen.run().status), (1, Status::Braked), "nobody has seen it: {}", unseen.log);
-    injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 40).await.unwrap();
-    assert_eq!(fixture.world.once_with(&[], &[]).await.run().status, Status::Braked);
+    assert_eq!(
+        (unseen.code, unseen.run().status),
+        (1, Status::Braked),
+        "nobody has seen it: {}",
+        unseen.log
+    );
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 40)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.world.once_with(&[], &[]).await.run().status,
+        Status::Braked
+    );
     let grown = confirm().await;
-    assert_eq!((grown.code, grown.run().status), (1, Status::Braked), "six were seen: {}", grown.log);
+    assert_eq!(
+        (grown.code, grown.run().status),
+        (1, Status::Braked),
+        "six were seen: {}",
+        grown.log
+    );
     let finding = report(&grown.run(), &coupon).findings[0].detail.clone();
-    assert!(finding.contains("there were 6 such repairs, now there are 46"), "{finding}");
+    assert!(
+        finding.contains("there were 6 such repairs, now there are 46"),
+        "{finding}"
+    );
     assert_eq!(confirm().await.run().status, Status::Repaired);
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
 }
@@ -109,12 +211,20 @@ async fn what_was_promised_is_never_held_back() {
         (Drift::FailedDuplicate, Kind::FailedClaim),
     ] {
         let (coupon, answers) = fixture.held(&drift.name(), 100, 100).await;
-        let done = injector(&fixture.world, &coupon).await.make(drift, 40).await.unwrap();
+        let done = injector(&fixture.world, &coupon)
+            .await
+            .make(drift, 40)
+            .await
+            .unwrap();
         pass_repairs(&fixture.world, &expected(kind, &done)).await;
         assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
     }
     let (coupon, answers) = fixture.held("Lost", 100, 100).await;
-    injector(&fixture.world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::RedisLost, 1)
+        .await
+        .unwrap();
     pass_repairs(&fixture.world, &[(Kind::RedisLost, None, None)].into()).await;
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
 }
@@ -124,24 +234,54 @@ async fn claimants_that_were_deleted_come_back_but_not_people_who_were() {
     let fixture = Fixture::new("d-limit-claimants").await;
     let (coupon, answers) = fixture.held("Deleted", 200, 200).await;
     let redis = &fixture.world.redis;
-    let (claimants, users) = (redis.claimants(coupon.id), redis.of_drop(coupon.id, coupon.drop, "users"));
+    let (claimants, users) = (
+        redis.claimants(coupon.id),
+        redis.of_drop(coupon.id, coupon.drop, "users"),
+    );
     let all = rows(&fixture.world, coupon.drop).await;
     let found = |people: u32| {
         let people = all.iter().filter(|(slot, _)| **slot <= people);
-        people.map(|(slot, user)| (Kind::MissingAdmission, Some(i64::from(*slot)), Some(user.clone()))).collect()
+        people
+            .map(|(slot, user)| {
+                (
+                    Kind::MissingAdmission,
+                    Some(i64::from(*slot)),
+                    Some(user.clone()),
+                )
+            })
+            .collect()
     };
     redis.command::<()>(&["DEL", &claimants]).await;
     pass_repairs(&fixture.world, &found(200)).await;
     assert_settled(&fixture.world, &coupon, 200, 200, &answers).await;
     for (slot, user) in all.iter().filter(|(slot, _)| **slot <= 60) {
-        redis.command::<()>(&["HSET", &claimants, user, &format!("{}:{}", coupon.drop, slot + 1)]).await;
+        redis
+            .command::<()>(&[
+                "HSET",
+                &claimants,
+                user,
+                &format!("{}:{}", coupon.drop, slot + 1),
+            ])
+            .await;
     }
     pass_repairs(&fixture.world, &found(60)).await;
     assert_settled(&fixture.world, &coupon, 200, 200, &answers).await;
 
     redis.command::<()>(&["DEL", &claimants]).await;
-    redis.command::<()>(&["ZREMRANGEBYSCORE", &users, "1", "60"]).await;
+    redis
+        .command::<()>(&["ZREMRANGEBYSCORE", &users, "1", "60"])
+        .await;
     let braked = fixture.world.once_with(&[], &[]).await;
-    assert_eq!((braked.code, braked.run().status), (1, Status::Braked), "60 people are gone: {}", braked.log);
-    assert!(report(&braked.run(), &coupon).findings.iter().all(|f| f.result == Outcome::Planned));
+    assert_eq!(
+        (braked.code, braked.run().status),
+        (1, Status::Braked),
+        "60 people are gone: {}",
+        braked.log
+    );
+    assert!(
+        report(&braked.run(), &coupon)
+            .findings
+            .iter()
+            .all(|f| f.result == Outcome::Planned)
+    );
 }

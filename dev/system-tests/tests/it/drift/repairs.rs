@@ -5,19 +5,27 @@ use std::time::Duration;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued, assert_clean,
-    assert_exact, eventually, given_out, kinds, open_world, people, rush,
+    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
+    assert_clean, assert_exact, eventually, given_out, kinds, open_world, people, rush,
 };
 use serde_json::json;
 
 use crate::drift::support::read;
 
 /// One pass that repairs, then exact, then a pass that finds nothing.
-async fn one_pass_mends(world: &World, coupon: &MadeCoupon, answers: &[PromisedAnswer], expected: &[(Kind, usize)]) {
+async fn one_pass_mends(
+    world: &World,
+    coupon: &MadeCoupon,
+    answers: &[PromisedAnswer],
+    expected: &[(Kind, usize)],
+) {
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_eq!(kinds(&run), expected.iter().copied().collect(), "{run:#?}");
-    assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
+    assert!(
+        run.all_findings().all(|f| f.result == Outcome::Applied),
+        "{run:#?}"
+    );
     assert_exact(world, coupon, 20, answers).await;
     assert_clean(&world.pass().await, coupon);
     assert_exact(world, coupon, 20, answers).await;
@@ -37,10 +45,22 @@ async fn a_count_that_was_changed_is_set_right() {
         (vec!["DEL", &key], Kind::RedisLost),
     ];
     for (wrong, kind) in cases {
-        world.redis.command::<firstcome_shared::redis::Value>(&wrong).await;
-        assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(409 | 503, _)), "never one too many");
+        world
+            .redis
+            .command::<firstcome_shared::redis::Value>(&wrong)
+            .await;
+        assert!(
+            matches!(
+                api.claim(coupon.id, "u-late").await,
+                Answer::Problem(409 | 503, _)
+            ),
+            "never one too many"
+        );
         one_pass_mends(&world, &coupon, &answers, &[(kind, 1)]).await;
-        assert!(api.claim(coupon.id, "u-late").await.is("sold_out"), "after {wrong:?}");
+        assert!(
+            api.claim(coupon.id, "u-late").await.is("sold_out"),
+            "after {wrong:?}"
+        );
     }
 }
 
@@ -51,8 +71,17 @@ async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
     // Redis's clock was ahead by so much, and is right again.
     let ahead = (world.redis.now_ms().await + 59 * 60_000).to_string();
     let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
-    world.redis.command::<()>(&["HSET", &times, "7", &ahead]).await;
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 7", coupon.drop)).await;
+    world
+        .redis
+        .command::<()>(&["HSET", &times, "7", &ahead])
+        .await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 7",
+            coupon.drop
+        ))
+        .await;
     one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 1)]).await;
 }
 
@@ -60,9 +89,15 @@ async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
 async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     let (world, api) = open_world("codes").await;
     let (coupon, _) = given_out(&world, &api).await;
-    let read = format!("SELECT slot, user_id, code FROM issued_coupons WHERE drop_id = {} ORDER BY slot", coupon.drop);
+    let read = format!(
+        "SELECT slot, user_id, code FROM issued_coupons WHERE drop_id = {} ORDER BY slot",
+        coupon.drop
+    );
     let shown = world.sql.query(&read).await;
-    let delete = format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot", coupon.drop);
+    let delete = format!(
+        "DELETE FROM issued_coupons WHERE drop_id = {} AND slot",
+        coupon.drop
+    );
 
     world.sql.query(&format!("{delete} IN (1, 7, 20)")).await;
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
@@ -70,7 +105,10 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
 
     // Redis has the instant of the claim from the rows now.
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    world.redis.command::<i64>(&["DEL", &users, &world.redis.claimants(coupon.id)]).await;
+    world
+        .redis
+        .command::<i64>(&["DEL", &users, &world.redis.claimants(coupon.id)])
+        .await;
     world.pass().await;
     world.sql.query(&delete.replace(" AND slot", "")).await;
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 20)].into());
@@ -79,12 +117,17 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     // A hand gave somebody's row to another: who is promised it gets a row, with another code.
     // Those whose rows are written by the same statement keep theirs.
     world.sql.query(&format!("{delete} IN (4, 5, 6)")).await;
-    let moved = "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
+    let moved =
+        "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
     world.sql.query(&format!("{moved} = {}", coupon.drop)).await;
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 1, "whose slot the other has is told by name");
-    let told: Vec<_> =
-        once.run().all_findings().filter(|f| f.detail.contains("it got a new one")).map(|f| f.slot).collect();
+    let told: Vec<_> = once
+        .run()
+        .all_findings()
+        .filter(|f| f.detail.contains("it got a new one"))
+        .map(|f| f.slot)
+        .collect();
     assert_eq!(told, [Some(3)], "{}", once.log);
     let now = world.sql.query(&read).await;
     assert_eq!(now[2][..2], shown[2][..2]);
@@ -101,23 +144,40 @@ async fn a_row_from_before_the_upgrade_keeps_its_short_code_and_later_codes_are_
     world.sql.query(upgraded).await;
     let (before, _) = given_out(&world, &api).await;
     let read = async |drop: i64, order: &str| {
-        world.sql.query(&format!("SELECT slot, code FROM issued_coupons WHERE drop_id = {drop} ORDER BY {order}")).await
+        world
+            .sql
+            .query(&format!(
+                "SELECT slot, code FROM issued_coupons WHERE drop_id = {drop} ORDER BY {order}"
+            ))
+            .await
     };
     let shown = read(before.drop, "slot").await;
     assert!(shown.iter().all(|row| row[1].len() == 19), "{shown:?}");
-    let hour_later =
-        "UPDATE code_key SET prefixed_from = (SELECT MAX(claimed_at) FROM issued_coupons) + INTERVAL 1000 MICROSECOND";
+    let hour_later = "UPDATE code_key SET prefixed_from = (SELECT MAX(claimed_at) FROM issued_coupons) + INTERVAL 1000 MICROSECOND";
     world.sql.query(hour_later).await;
 
-    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)").await;
+    world
+        .sql
+        .query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)")
+        .await;
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
     assert_eq!(read(before.drop, "slot").await, shown);
 
     let (after, _) = given_out(&world, &api).await;
     let codes = read(after.drop, "slot").await;
-    assert_eq!(read(after.drop, "code").await, codes, "in the order of slots");
-    assert!(codes.iter().all(|row| row[1].split('-').count() == 6), "{codes:?}");
-    world.sql.query("DELETE FROM issued_coupons WHERE slot = 7").await;
+    assert_eq!(
+        read(after.drop, "code").await,
+        codes,
+        "in the order of slots"
+    );
+    assert!(
+        codes.iter().all(|row| row[1].split('-').count() == 6),
+        "{codes:?}"
+    );
+    world
+        .sql
+        .query("DELETE FROM issued_coupons WHERE slot = 7")
+        .await;
     world.pass().await;
     assert_eq!(read(after.drop, "slot").await, codes);
     assert_eq!(read(before.drop, "slot").await, shown);
@@ -129,24 +189,49 @@ async fn a_key_of_codes_that_is_lost_or_another_is_reported_until_a_person_has_d
     given_out(&world, &api).await;
     let told = async || {
         let run = world.once_with(&[], &[]).await.run();
-        let found = run.all_findings().map(|f| (f.kind, f.detail.clone())).collect::<Vec<_>>();
+        let found = run
+            .all_findings()
+            .map(|f| (f.kind, f.detail.clone()))
+            .collect::<Vec<_>>();
         (run.status, found)
     };
     assert_eq!(told().await, (Status::Clean, vec![]));
     world.sql.query("DELETE FROM code_key").await;
     let (status, found) = told().await;
-    assert!(status == Status::Drift && found.len() == 1 && found[0].0 == Kind::UnsafeSetting, "{found:?}");
-    assert!(found[0].1.starts_with("the table code_key is empty"), "{found:?}");
+    assert!(
+        status == Status::Drift && found.len() == 1 && found[0].0 == Kind::UnsafeSetting,
+        "{found:?}"
+    );
+    assert!(
+        found[0].1.starts_with("the table code_key is empty"),
+        "{found:?}"
+    );
 
     let migrate = world.start("firstcome-api", &["migrate"], &[]);
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-    assert!(migrate.log().contains("a new key was drawn"), "{}", migrate.log());
+    assert!(
+        migrate.log().contains("a new key was drawn"),
+        "{}",
+        migrate.log()
+    );
     let (status, found) = told().await;
-    assert!(status == Status::Drift && found[0].1.contains("was lost, and another was drawn"), "{found:?}");
-    world.sql.query("UPDATE code_key SET since = '1970-01-01'").await;
+    assert!(
+        status == Status::Drift && found[0].1.contains("was lost, and another was drawn"),
+        "{found:?}"
+    );
+    world
+        .sql
+        .query("UPDATE code_key SET since = '1970-01-01'")
+        .await;
     let (status, found) = told().await;
-    assert!(status == Status::Drift && found[0].1.contains("does not make the codes"), "{found:?}");
-    world.sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)").await;
+    assert!(
+        status == Status::Drift && found[0].1.contains("does not make the codes"),
+        "{found:?}"
+    );
+    world
+        .sql
+        .query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
+        .await;
     assert_eq!(told().await, (Status::Clean, vec![]));
 }
 
@@ -154,27 +239,64 @@ async fn a_key_of_codes_that_is_lost_or_another_is_reported_until_a_person_has_d
 async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture { world, api, consumer } = Fixture::on(stores, "flushed").await;
+    let Fixture {
+        world,
+        api,
+        consumer,
+    } = Fixture::on(stores, "flushed").await;
     let coupon = api.open_coupon(20).await;
     // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those
     // have no slot to defend any more, so everyone here is in MySQL or on the topic.
     let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
     all_issued(&world, coupon.drop, 10).await;
     consumer.process.stop().await;
-    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into(), "w-3".into()], 3).await);
-    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    answers.extend(
+        rush(
+            &[&api],
+            coupon.id,
+            &["w-1".into(), "w-2".into(), "w-3".into()],
+            3,
+        )
+        .await,
+    );
+    assert!(
+        answers.iter().all(|(_, answer)| answer.is_accepted()),
+        "{answers:?}"
+    );
 
     world.redis.command::<()>(&["FLUSHALL"]).await;
-    assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _)), "closed while unsure");
+    assert!(
+        matches!(
+            api.claim(coupon.id, "u-late").await,
+            Answer::Problem(503, _)
+        ),
+        "closed while unsure"
+    );
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert!(kinds(&run).contains_key(&Kind::RedisLost), "{run:#?}");
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
-    let later = rush(&[&api], coupon.id, &(14..=40).map(|n| format!("x-{n}")).collect::<Vec<_>>(), 10).await;
-    assert_eq!(later.iter().filter(|(_, answer)| answer.is_accepted()).count(), 7);
+    let later = rush(
+        &[&api],
+        coupon.id,
+        &(14..=40).map(|n| format!("x-{n}")).collect::<Vec<_>>(),
+        10,
+    )
+    .await;
+    assert_eq!(
+        later
+            .iter()
+            .filter(|(_, answer)| answer.is_accepted())
+            .count(),
+        7
+    );
     answers.extend(later);
     let _consumer = world.consume().await;
     all_issued(&world, coupon.drop, 20).await;
@@ -187,21 +309,40 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
 async fn open_foreign_transaction_hides_no_claim_from_the_consumer_or_from_a_rebuild() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture { world, api, consumer } = Fixture::on(stores, "transaction").await;
+    let Fixture {
+        world,
+        api,
+        consumer,
+    } = Fixture::on(stores, "transaction").await;
     let coupon = api.open_coupon(20).await;
     let foreign = world.topic.open_transaction(b"not ours").await;
     let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
     all_issued(&world, coupon.drop, 10).await;
     consumer.process.stop().await;
-    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into(), "w-3".into()], 3).await);
-    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    answers.extend(
+        rush(
+            &[&api],
+            coupon.id,
+            &["w-1".into(), "w-2".into(), "w-3".into()],
+            3,
+        )
+        .await,
+    );
+    assert!(
+        answers.iter().all(|(_, answer)| answer.is_accepted()),
+        "{answers:?}"
+    );
 
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let run = world.once_with(&[], &[]).await.run();
     assert!(kinds(&run).contains_key(&Kind::RedisLost), "{run:#?}");
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
     let _consumer = world.consume().await;
     all_issued(&world, coupon.drop, 13).await;
@@ -218,18 +359,34 @@ async fn users_who_are_not_back_after_a_loss_stand_until_the_loss_is_accepted() 
     let (coupon, _) = fixture.held("Lost", 20, 20).await;
     assert_clean(&world.pass().await, &coupon);
     // Redis and MySQL lose the same three people.
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
+            coupon.drop
+        ))
+        .await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
     // Each of these is another process. The first one rebuilds the drop.
     for attempt in ["the rebuild", "the next pass", "the one after"] {
         let run = world.once_with(&[], &[]).await.run();
         assert_eq!(run.status, Status::Drift, "{attempt}: {run:#?}");
-        let told = run.drops[0].findings.iter().filter(|finding| finding.detail.ends_with("3 are missing")).count();
+        let told = run.drops[0]
+            .findings
+            .iter()
+            .filter(|finding| finding.detail.ends_with("3 are missing"))
+            .count();
         assert!(told == 1 && !run.drops[0].exact, "{attempt}: {run:#?}");
     }
     let alert = "SELECT status FROM alerts WHERE kind = 'redis_lost' AND drop_id IS NOT NULL";
     assert_eq!(world.sql.query(alert).await, [["firing"]]);
-    world.sql.query(&format!("UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}", coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}",
+            coupon.drop
+        ))
+        .await;
     assert_eq!(world.once_with(&[], &[]).await.run().status, Status::Clean);
     assert_eq!(world.sql.query(alert).await, [["resolved"]]);
 }
@@ -238,7 +395,11 @@ async fn users_who_are_not_back_after_a_loss_stand_until_the_loss_is_accepted() 
 async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture { world, api, consumer: _consumer } = Fixture::on(stores, "older").await;
+    let Fixture {
+        world,
+        api,
+        consumer: _consumer,
+    } = Fixture::on(stores, "older").await;
     let coupon = api.open_coupon(20).await;
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
     all_issued(&world, coupon.drop, 5).await;
@@ -247,19 +408,33 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     redis.start_again().await.unwrap();
     world.pass().await;
     answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
-    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    assert!(
+        answers.iter().all(|(_, answer)| answer.is_accepted()),
+        "{answers:?}"
+    );
     all_issued(&world, coupon.drop, 7).await;
 
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
     redis.start_again().await.unwrap();
-    eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
-        matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
-    })
+    eventually(
+        "the API reaches Redis and finds the gate closed",
+        LIMIT,
+        async || {
+            matches!(
+                api.claim(coupon.id, "u-late").await,
+                Answer::Problem(503, _)
+            )
+        },
+    )
     .await;
     world.pass().await;
     answers.push(("w-3".into(), api.claim(coupon.id, "w-3").await));
-    assert_eq!(answers.last().unwrap().1.promised(), Some((coupon.drop, 8)), "slots 6 and 7 are taken");
+    assert_eq!(
+        answers.last().unwrap().1.promised(),
+        Some((coupon.drop, 8)),
+        "slots 6 and 7 are taken"
+    );
     all_issued(&world, coupon.drop, 8).await;
     assert_exact(&world, &coupon, 8, &answers).await;
 }
@@ -269,20 +444,36 @@ async fn what_was_repaired_is_mailed_and_recorded() {
     let (world, api) = open_world("mailed").await;
     let (coupon, answers) = given_out(&world, &api).await;
     let daemon = world.settled_daemon().await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (2, 4)").await;
+    world
+        .sql
+        .query("DELETE FROM issued_coupons WHERE slot IN (2, 4)")
+        .await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_exact(&world, &coupon, 20, &answers).await;
     let repaired = |mail: &firstcome_stack::Mail| read(mail).text.contains("20 of 20");
-    world.mail.wait_for(repaired, Duration::from_secs(20)).await.unwrap();
-    let recorded = format!("SELECT status, applied FROM reconcile_runs WHERE id = '{}'", run.run_id);
+    world
+        .mail
+        .wait_for(repaired, Duration::from_secs(20))
+        .await
+        .unwrap();
+    let recorded = format!(
+        "SELECT status, applied FROM reconcile_runs WHERE id = '{}'",
+        run.run_id
+    );
     assert_eq!(world.sql.query(&recorded).await, [["repaired", "2"]]);
-    let findings =
-        format!("SELECT kind, slot, result FROM reconcile_findings WHERE run_id = '{}' ORDER BY slot", run.run_id);
-    assert_eq!(world.sql.query(&findings).await, [["unissued", "2", "applied"], ["unissued", "4", "applied"]]);
+    let findings = format!(
+        "SELECT kind, slot, result FROM reconcile_findings WHERE run_id = '{}' ORDER BY slot",
+        run.run_id
+    );
+    assert_eq!(
+        world.sql.query(&findings).await,
+        [["unissued", "2", "applied"], ["unissued", "4", "applied"]]
+    );
     let told: Run = {
         let path = format!("/v1/runs/{}", run.run_id);
-        let reply = firstcome_testkit::Http::send(daemon.http().ops(reqwest::Method::GET, &path)).await;
+        let reply =
+            firstcome_testkit::Http::send(daemon.http().ops(reqwest::Method::GET, &path)).await;
         serde_json::from_value(reply.body).unwrap()
     };
     assert_eq!(told.run_id, run.run_id);

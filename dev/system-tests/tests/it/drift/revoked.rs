@@ -6,12 +6,17 @@ use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, rows};
 use serde_json::json;
 
-use crate::drift::support::{assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs};
+use crate::drift::support::{
+    assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs,
+};
 
 async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
     let rows = rows(&fixture.world, coupon.drop).await;
     for user in people {
-        assert!(fixture.api.claim(coupon.id, user).await.is("revoked"), "{user}");
+        assert!(
+            fixture.api.claim(coupon.id, user).await.is("revoked"),
+            "{user}"
+        );
         assert_eq!(fixture.api.me(coupon.id, user).await["status"], "revoked");
         assert!(rows.values().all(|holder| holder != user), "{user}");
     }
@@ -21,7 +26,10 @@ async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
     let fixture = Fixture::new("d-revoked").await;
     // However many they are, nobody has to confirm what is on record.
-    for (setting, value) in [("RECONCILE_BRAKE_PERCENT", "1"), ("RECONCILE_BRAKE_AT_LEAST", "1")] {
+    for (setting, value) in [
+        ("RECONCILE_BRAKE_PERCENT", "1"),
+        ("RECONCILE_BRAKE_AT_LEAST", "1"),
+    ] {
         fixture.world.set(setting, value);
     }
     for (drift, kind) in [
@@ -31,7 +39,11 @@ async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
     ] {
         let name = drift.name();
         let (coupon, answers) = fixture.held(&name, 20, 20).await;
-        let done = injector(&fixture.world, &coupon).await.make(drift, 3).await.unwrap();
+        let done = injector(&fixture.world, &coupon)
+            .await
+            .make(drift, 3)
+            .await
+            .unwrap();
         let expected = expected(kind, &done);
         dry_run_lists(&fixture.world, &expected).await;
         pass_repairs(&fixture.world, &expected).await;
@@ -41,21 +53,40 @@ async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
         assert_kept(&fixture.world, &coupon, &answers, &people).await;
         clean_pass(&fixture.world, &coupon).await;
         mailed(&fixture.world, &["repaired", &name, "17 of 20 issued"]).await;
-        assert!(fixture.api.claim(coupon.id, "next").await.is_accepted(), "{name}: their slots are free");
+        assert!(
+            fixture.api.claim(coupon.id, "next").await.is_accepted(),
+            "{name}: their slots are free"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoked_before_it_opens() {
+async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoked_before_it_opens()
+{
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-revoked-lost").await;
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "d-revoked-lost",
+    )
+    .await;
     for drift in [Drift::RedisFlushed, Drift::RedisLost] {
         let (coupon, answers) = fixture.held(&drift.name(), 10, 10).await;
-        let gone = ["u-1", "u-2"].map(|wanted| answers.iter().find(|(user, _)| user == wanted).unwrap().0.as_str());
+        let gone = ["u-1", "u-2"].map(|wanted| {
+            answers
+                .iter()
+                .find(|(user, _)| user == wanted)
+                .unwrap()
+                .0
+                .as_str()
+        });
         for user in gone {
             fixture.api.give_back(coupon.id, user).await.unwrap();
         }
-        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
+        injector(&fixture.world, &coupon)
+            .await
+            .make(drift, 1)
+            .await
+            .unwrap();
         fixture.world.pass().await;
         banned(&fixture, &coupon, &gone).await;
         assert_whole(&fixture.world, &coupon, 10, 8).await;
@@ -73,11 +104,23 @@ async fn claimants_alone_do_not_bring_back_a_claim_that_was_revoked() {
     let (user, slot) = (answers[2].0.as_str(), answers[2].1.promised().unwrap().1);
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
-    world.sql.query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE").await;
+    world
+        .sql
+        .query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE")
+        .await;
     let named = format!("{}:{slot}", coupon.drop);
-    world.redis.command::<i64>(&["HSET", &world.redis.claimants(coupon.id), user, &named]).await;
+    world
+        .redis
+        .command::<i64>(&["HSET", &world.redis.claimants(coupon.id), user, &named])
+        .await;
     let free = world.redis.of_drop(coupon.id, coupon.drop, "free");
-    assert_eq!(world.redis.command::<i64>(&["ZREM", &free, &slot.to_string()]).await, 1);
+    assert_eq!(
+        world
+            .redis
+            .command::<i64>(&["ZREM", &free, &slot.to_string()])
+            .await,
+        1
+    );
     world.pass().await;
     assert_whole(world, &coupon, 5, 4).await;
     assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
@@ -94,14 +137,26 @@ async fn a_revocation_of_which_redis_knows_another_end_is_mended() {
     let user = answers[2].0.as_str();
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
-    world.sql.query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE").await;
+    world
+        .sql
+        .query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE")
+        .await;
     let end = "SELECT CONCAT(id, ':', CAST(UNIX_TIMESTAMP(again_from) * 1000 AS UNSIGNED)) FROM revoked_coupons";
-    let [stands] = &world.sql.query(end).await.concat()[..] else { panic!("one is revoked") };
-    let known = format!("{}:{{{}}}:revoked", world.setting("REDIS_KEY_PREFIX"), coupon.id);
+    let [stands] = &world.sql.query(end).await.concat()[..] else {
+        panic!("one is revoked")
+    };
+    let known = format!(
+        "{}:{{{}}}:revoked",
+        world.setting("REDIS_KEY_PREFIX"),
+        coupon.id
+    );
     let fields: Vec<String> = world.redis.command(&["HGETALL", &known]).await;
     assert_eq!(&fields[1], stands);
     let other = format!("{}:9", stands.split(':').next().unwrap());
-    world.redis.command::<i64>(&["HSET", &known, &fields[0], &other]).await;
+    world
+        .redis
+        .command::<i64>(&["HSET", &known, &fields[0], &other])
+        .await;
     world.pass().await;
     let now: String = world.redis.command(&["HGET", &known, &fields[0]]).await;
     assert_eq!(&now, stands);
@@ -112,32 +167,67 @@ async fn a_revocation_of_which_redis_knows_another_end_is_mended() {
 /// Redis goes back to a copy that has a person on the slot they gave back. What they were promised
 /// since stands in a dead letter alone, of another page.
 #[tokio::test]
-async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_revoked_one_of_another_page() {
+async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_revoked_one_of_another_page()
+ {
     let fixture = Fixture::new("d-revoked-old").await;
     let (world, api) = (&fixture.world, &fixture.api);
     world.set("RECONCILE_PAGE_SLOTS", "10");
     let (coupon, held) = fixture.held("Old", 21, 20).await;
-    let (user, _) = held.iter().find(|(_, answer)| answer.promised().unwrap().1 == 4).unwrap();
+    let (user, _) = held
+        .iter()
+        .find(|(_, answer)| answer.promised().unwrap().1 == 4)
+        .unwrap();
     let own = format!("{{{}}}", coupon.id);
-    let old: Vec<String> = world.redis.names().await.into_iter().filter(|name| name.contains(&own)).collect();
+    let old: Vec<String> = world
+        .redis
+        .names()
+        .await
+        .into_iter()
+        .filter(|name| name.contains(&own))
+        .collect();
     for name in &old {
-        assert_eq!(world.redis.command::<i64>(&["COPY", name, &format!("old:{name}")]).await, 1);
+        assert_eq!(
+            world
+                .redis
+                .command::<i64>(&["COPY", name, &format!("old:{name}")])
+                .await,
+            1
+        );
     }
-    api.revoke(coupon.id, user, &json!({"reason": "fraud", "by": "Ann", "may_claim_again": true})).await.unwrap();
+    api.revoke(
+        coupon.id,
+        user,
+        &json!({"reason": "fraud", "by": "Ann", "may_claim_again": true}),
+    )
+    .await
+    .unwrap();
     assert_eq!(api.claim(coupon.id, "next").await.promised().unwrap().1, 4);
     assert_eq!(api.claim(coupon.id, user).await.promised().unwrap().1, 21);
     all_issued(world, coupon.drop, 21).await;
     api.give_back(coupon.id, "next").await.unwrap();
-    let last = format!("FROM issued_coupons WHERE drop_id = {} AND slot = 21", coupon.drop);
+    let last = format!(
+        "FROM issued_coupons WHERE drop_id = {} AND slot = 21",
+        coupon.drop
+    );
     let columns = "coupon_id, drop_id, slot, user_id, claimed_at";
-    let letter = format!("INSERT INTO failed_claims ({columns}, reason) SELECT {columns}, 'by hand' {last}");
+    let letter =
+        format!("INSERT INTO failed_claims ({columns}, reason) SELECT {columns}, 'by hand' {last}");
     world.sql.query(&letter).await;
     world.sql.query(&format!("DELETE {last}")).await;
-    for name in world.redis.names().await.iter().filter(|name| name.contains(&own)) {
+    for name in world
+        .redis
+        .names()
+        .await
+        .iter()
+        .filter(|name| name.contains(&own))
+    {
         world.redis.command::<i64>(&["DEL", name]).await;
     }
     for name in &old {
-        world.redis.command::<()>(&["RENAME", &format!("old:{name}"), name]).await;
+        world
+            .redis
+            .command::<()>(&["RENAME", &format!("old:{name}"), name])
+            .await;
     }
     world.pass().await;
     assert_eq!(rows(world, coupon.drop).await.get(&21), Some(user));
@@ -155,15 +245,32 @@ async fn a_promise_that_was_given_back_does_not_stay_listed_as_broken() {
     let gave_back = answers[0].0.as_str();
     fixture.api.give_back(coupon.id, gave_back).await.unwrap();
     for user in [gave_back, "has-none-yet"] {
-        let values = format!("{}, '{user}', {}, 1, 'no slot was left for them', 'by hand'", coupon.drop, coupon.id);
+        let values = format!(
+            "{}, '{user}', {}, 1, 'no slot was left for them', 'by hand'",
+            coupon.drop, coupon.id
+        );
         let columns = "drop_id, user_id, coupon_id, slot, reason, run_id";
-        world.sql.query(&format!("INSERT INTO broken_promises ({columns}) VALUES ({values})")).await;
+        world
+            .sql
+            .query(&format!(
+                "INSERT INTO broken_promises ({columns}) VALUES ({values})"
+            ))
+            .await;
     }
     // One pass puts the other in line and gives them the free slot, the next sees their row.
     world.once_with(&[], &[]).await;
     world.once_with(&[], &[]).await;
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL").await, 0);
-    assert_eq!(fixture.api.me(coupon.id, "has-none-yet").await["status"], "issued");
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
+            .await,
+        0
+    );
+    assert_eq!(
+        fixture.api.me(coupon.id, "has-none-yet").await["status"],
+        "issued"
+    );
     banned(&fixture, &coupon, &[gave_back]).await;
     assert_whole(world, &coupon, 5, 5).await;
     clean_pass(world, &coupon).await;
@@ -188,7 +295,19 @@ async fn a_promise_that_is_listed_while_it_is_revoked_is_closed_at_the_end_of_th
     let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
     fixture.api.revoke(coupon.id, gone, &order).await.unwrap();
     world.sql.query("DROP TRIGGER lists").await;
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 1);
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL").await, 0);
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM broken_promises")
+            .await,
+        1
+    );
+    assert_eq!(
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL")
+            .await,
+        0
+    );
     clean_pass(world, &coupon).await;
 }

@@ -6,8 +6,8 @@ use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued, assert_kept,
-    eventually, eventually_some, people,
+    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
+    assert_kept, eventually, eventually_some, people,
 };
 use serde_json::{Value, json};
 
@@ -16,9 +16,22 @@ use crate::drift::support::{assert_found, expected, injector};
 /// A drop of 20, all given out, that has just closed.
 pub(super) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let (coupon, answers) = fixture.held(name, 20, 20).await;
-    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
-    eventually("it closes", LIMIT, async || state(fixture, &coupon).await == "closed").await;
+    assert!(
+        answers.iter().all(|(_, answer)| answer.is_accepted()),
+        "{answers:?}"
+    );
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
+    eventually("it closes", LIMIT, async || {
+        state(fixture, &coupon).await == "closed"
+    })
+    .await;
     (coupon, answers)
 }
 
@@ -31,7 +44,10 @@ async fn state(fixture: &Fixture, coupon: &MadeCoupon) -> String {
 }
 
 async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
-    let sealed = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
+    let sealed = format!(
+        "SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL",
+        coupon.drop
+    );
     fixture.world.sql.number(&sealed).await == 1
 }
 
@@ -50,31 +66,54 @@ async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAns
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
         let me = fixture.api.me(coupon.id, user).await;
-        assert_eq!((&me["status"], &me["slot"]), (&json!("issued"), &json!(slot)), "{user}: {me}");
-        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            (&me["status"], &me["slot"]),
+            (&json!("issued"), &json!(slot)),
+            "{user}: {me}"
+        );
+        assert_eq!(
+            fixture.api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
     assert_eq!(fixture.api.me(coupon.id, "u-other").await["status"], "none");
     assert!(fixture.api.claim(coupon.id, "u-other").await.is("closed"));
 }
 
 #[tokio::test]
-async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone() {
+async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone()
+ {
     let fixture = Fixture::new("d-sealed").await;
     fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
     let run = fixture.world.pass().await;
-    assert!(run.drops.iter().all(|report| report.drop_id.0 != coupon.drop), "it is not looked at any more: {run:#?}");
+    assert!(
+        run.drops
+            .iter()
+            .all(|report| report.drop_id.0 != coupon.drop),
+        "it is not looked at any more: {run:#?}"
+    );
     let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually("its keys and its coupon's expire", LIMIT, async || {
-        !fixture.world.redis.names().await.iter().any(|name| name.starts_with(&own))
+        !fixture
+            .world
+            .redis
+            .names()
+            .await
+            .iter()
+            .any(|name| name.starts_with(&own))
     })
     .await;
     answered(&fixture, &coupon, &answers).await;
     assert_kept(&fixture.world, &coupon, &answers, &[]).await;
     let body = fixture.api.coupon(coupon.id).await;
     assert!(body.to_string().contains("sealed"), "{body}");
-    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert_eq!(
+        fixture.world.once_with(&["--deep"], &[]).await.run().status,
+        Status::Clean
+    );
 }
 
 #[tokio::test]
@@ -84,17 +123,28 @@ async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
     until_sealed(&fixture, &coupon).await;
     let deep = fixture.world.once_with(&["--deep"], &[]).await.run();
     assert_eq!((deep.status, deep.deep), (Status::Clean, true), "{deep:#?}");
-    let report = deep.drops.iter().find(|report| report.drop_id.0 == coupon.drop).expect("it is looked at");
+    let report = deep
+        .drops
+        .iter()
+        .find(|report| report.drop_id.0 == coupon.drop)
+        .expect("it is looked at");
     assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
 
-    let done = injector(&fixture.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::Unissued, 2)
+        .await
+        .unwrap();
     assert_found(&fixture.world.pass().await, &[].into());
     let deep = fixture.world.once_with(&["--deep"], &[]).await.run();
     assert_found(&deep, &expected(Kind::Unissued, &done));
     assert_eq!(deep.status, Status::Repaired, "{deep:#?}");
     assert_kept(&fixture.world, &coupon, &answers, &[]).await;
     answered(&fixture, &coupon, &answers).await;
-    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert_eq!(
+        fixture.world.once_with(&["--deep"], &[]).await.run().status,
+        Status::Clean
+    );
 }
 
 #[tokio::test]
@@ -106,22 +156,41 @@ async fn what_would_last_of_a_coupon_that_is_over_expires_after_a_deep_pass() {
     let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
     let names = || async {
         let names = fixture.world.redis.names().await;
-        names.into_iter().filter(|name| name.starts_with(&own)).collect::<Vec<_>>()
+        names
+            .into_iter()
+            .filter(|name| name.starts_with(&own))
+            .collect::<Vec<_>>()
     };
     for name in names().await {
-        fixture.world.redis.command::<i64>(&["PERSIST", &name]).await;
+        fixture
+            .world
+            .redis
+            .command::<i64>(&["PERSIST", &name])
+            .await;
     }
-    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert_eq!(
+        fixture.world.once_with(&["--deep"], &[]).await.run().status,
+        Status::Clean
+    );
     let there = names().await;
     assert!(there.len() >= 4, "{there:?}");
     for name in there {
-        assert!(fixture.world.redis.command::<i64>(&["TTL", &name]).await > 0, "{name} lasts");
+        assert!(
+            fixture.world.redis.command::<i64>(&["TTL", &name]).await > 0,
+            "{name} lasts"
+        );
     }
     // What is open keeps its keys.
     let (open, _) = fixture.held("Open", 5, 5).await;
-    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert_eq!(
+        fixture.world.once_with(&["--deep"], &[]).await.run().status,
+        Status::Clean
+    );
     let users = fixture.world.redis.of_drop(open.id, open.drop, "users");
-    assert_eq!(fixture.world.redis.command::<i64>(&["TTL", &users]).await, -1);
+    assert_eq!(
+        fixture.world.redis.command::<i64>(&["TTL", &users]).await,
+        -1
+    );
 }
 
 #[tokio::test]
@@ -133,13 +202,22 @@ async fn a_drop_that_is_not_exact_is_not_sealed() {
     eventually("it has been closed for long enough", LIMIT, async || {
         let run = fixture.world.once_with(&[], &[]).await.run();
         assert_eq!(run.status, Status::Drift, "{run:#?}");
-        let age =
-            format!("SELECT TIMESTAMPDIFF(SECOND, closes_at, UTC_TIMESTAMP()) FROM drops WHERE id = {}", coupon.drop);
+        let age = format!(
+            "SELECT TIMESTAMPDIFF(SECOND, closes_at, UTC_TIMESTAMP()) FROM drops WHERE id = {}",
+            coupon.drop
+        );
         fixture.world.sql.number(&age).await > 4
     })
     .await;
-    assert!(!sealed(&fixture, &coupon).await, "a person has to decide first");
-    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)").await;
+    assert!(
+        !sealed(&fixture, &coupon).await,
+        "a person has to decide first"
+    );
+    fixture
+        .world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)")
+        .await;
     until_sealed(&fixture, &coupon).await;
     assert_kept(&fixture.world, &coupon, &answers, &[]).await;
 }
@@ -149,7 +227,12 @@ fn one_day() -> Value {
     let now = Utc::now();
     let ahead = 12 - i32::try_from(now.hour()).unwrap();
     let local = now + TimeDelta::hours(ahead.into());
-    let (day, closes) = (local.date_naive(), (local + TimeDelta::seconds(6)).format("%H:%M:%S").to_string());
+    let (day, closes) = (
+        local.date_naive(),
+        (local + TimeDelta::seconds(6))
+            .format("%H:%M:%S")
+            .to_string(),
+    );
     let schedule = json!({
         "type": "daily", "time_zone": format!("Etc/GMT{:+}", -ahead), "opens": "00:00", "closes": closes,
         "first_day": day, "last_day": day,
@@ -164,7 +247,8 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     let (coupon, _) = fixture.held_of(&body, 3).await;
     until_sealed(&fixture, &coupon).await;
     let redis = &fixture.world.redis;
-    let names = ["claimants", "generation", "verified"].map(|name| redis.own(&format!("{{{}}}:{name}", coupon.id)));
+    let names = ["claimants", "generation", "verified"]
+        .map(|name| redis.own(&format!("{{{}}}:{name}", coupon.id)));
     let expire = async || {
         let mut expire = Vec::new();
         for name in &names {
@@ -174,9 +258,16 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     };
     assert_eq!(expire().await, [true; 3]);
     let day: NaiveDate = serde_json::from_value(body["schedule"]["last_day"].clone()).unwrap();
-    let more = fixture.api.patch(coupon.id, &json!({"last_day": day + TimeDelta::days(1)})).await;
+    let more = fixture
+        .api
+        .patch(coupon.id, &json!({"last_day": day + TimeDelta::days(1)}))
+        .await;
     assert_eq!(more.status, 200, "{more:?}");
-    assert_eq!(expire().await, [false; 3], "its holders may not get a second one");
+    assert_eq!(
+        expire().await,
+        [false; 3],
+        "its holders may not get a second one"
+    );
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
 
@@ -189,15 +280,22 @@ fn two_days() -> Value {
 
 /// By MySQL, from which a pass tells Redis.
 async fn open_next_day(world: &World) {
-    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
     world.sql.query(open).await;
 }
 
 /// A day that was sealed after Redis had been copied, and the copy that is back. Of three slots two
 /// were given out before the copy; of these one was revoked since, and the third was given out.
-async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
+async fn back_from_before_the_sealing(
+    once_per: &str,
+) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), &format!("d-{once_per}")).await;
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        &format!("d-{once_per}"),
+    )
+    .await;
     let (world, mut body) = (&fixture.world, two_days());
     body["schedule"]["closes"] = json!("23:59");
     body["once_per"] = json!(once_per);
@@ -206,18 +304,43 @@ async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, 
     let old = OldCopy::of(&redis).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
-    answers.push(("w-last".into(), fixture.api.claim(coupon.id, "w-last").await));
+    answers.push((
+        "w-last".into(),
+        fixture.api.claim(coupon.id, "w-last").await,
+    ));
     all_issued(world, coupon.drop, 3).await;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
-    let revoked = fixture.api.revoke(coupon.id, &answers[0].0, &order).await.unwrap();
-    assert_eq!((revoked.0, revoked.1), answers.remove(0).1.promised().map(|(drop, slot)| (drop, Some(slot))).unwrap());
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    let revoked = fixture
+        .api
+        .revoke(coupon.id, &answers[0].0, &order)
+        .await
+        .unwrap();
+    assert_eq!(
+        (revoked.0, revoked.1),
+        answers
+            .remove(0)
+            .1
+            .promised()
+            .map(|(drop, slot)| (drop, Some(slot)))
+            .unwrap()
+    );
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     until_sealed(&fixture, &coupon).await;
     // With all that it has, it keeps what it has of the sealed day.
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
     redis.kill().await.unwrap();
     reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(fixture.world.redis.command::<i64>(&["EXISTS", &meta]).await, 1);
+    assert_eq!(
+        fixture.world.redis.command::<i64>(&["EXISTS", &meta]).await,
+        1
+    );
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
     (fixture, redis, coupon, answers)
@@ -226,9 +349,16 @@ async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, 
 /// Until admission, which the older Redis has closed, is open again.
 async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
     redis.start_again().await.unwrap();
-    eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
-        matches!(fixture.api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
-    })
+    eventually(
+        "the API reaches Redis and finds the gate closed",
+        LIMIT,
+        async || {
+            matches!(
+                fixture.api.claim(coupon.id, "u-late").await,
+                Answer::Problem(503, _)
+            )
+        },
+    )
     .await;
     fixture.world.pass().await;
 }
@@ -236,7 +366,11 @@ async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
 async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            fixture.api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
 }
 
@@ -247,9 +381,18 @@ async fn who_won_on_a_sealed_day_that_redis_forgot_long_before_the_next_does_not
     open_next_day(&fixture.world).await;
     fixture.world.pass().await;
     assert_still_theirs(&fixture, &coupon, &answers).await;
-    let late = eventually_some("the API knows that the next day is open", LIMIT, async || {
-        fixture.api.claim(coupon.id, "u-late").await.promised().ok_or("not yet")
-    })
+    let late = eventually_some(
+        "the API knows that the next day is open",
+        LIMIT,
+        async || {
+            fixture
+                .api
+                .claim(coupon.id, "u-late")
+                .await
+                .promised()
+                .ok_or("not yet")
+        },
+    )
     .await;
     assert!(late.0 != coupon.drop && late.1 == 1, "{late:?}");
     assert_still_theirs(&fixture, &coupon, &answers).await;
@@ -264,7 +407,10 @@ async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
     // Nor is one who may claim again kept from it by what Redis knew.
     for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
         let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
-        assert!(promised.0 != coupon.drop && promised.1 == slot, "{user}: {promised:?}");
+        assert!(
+            promised.0 != coupon.drop && promised.1 == slot,
+            "{user}: {promised:?}"
+        );
     }
     let next = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
     all_issued(&fixture.world, next, 2).await;
@@ -276,22 +422,35 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     let (fixture, redis, coupon, answers) = back_from_before_the_sealing("drop").await;
     reopened(&fixture, &redis, &coupon).await;
     // An API that has not heard of the sealing yet asks for another attempt.
-    let late = eventually_some("the API knows the drop is sealed", LIMIT, async || {
-        match fixture.api.claim(coupon.id, "u-late").await {
+    let late = eventually_some(
+        "the API knows the drop is sealed",
+        LIMIT,
+        async || match fixture.api.claim(coupon.id, "u-late").await {
             refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
             answer => Ok(answer),
-        }
-    })
+        },
+    )
     .await;
     assert!(late.is("not_open"), "{late:?}");
     // Their answer may have been lost: they hear it again.
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(
+            fixture.api.claim(coupon.id, user).await,
+            Answer::Already { drop, slot },
+            "{user}"
+        );
     }
     let revoked = fixture.api.claim(coupon.id, &people(1)[0]).await;
     assert!(revoked.is("not_open"), "{revoked:?}");
-    assert_eq!(fixture.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 2);
+    assert_eq!(
+        fixture
+            .world
+            .sql
+            .number("SELECT COUNT(*) FROM issued_coupons")
+            .await,
+        2
+    );
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
 
@@ -305,7 +464,10 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     body["waiting_list"] = json!(1);
     let (coupon, answers) = fixture.held_of(&body, 3).await;
     let dave = "w-dave";
-    assert!(matches!(fixture.api.claim(coupon.id, dave).await, Answer::Waiting { .. }));
+    assert!(matches!(
+        fixture.api.claim(coupon.id, dave).await,
+        Answer::Waiting { .. }
+    ));
     until_sealed(&fixture, &coupon).await;
     redis.stop().await.unwrap();
     let old = OldCopy::of(&redis).unwrap();
@@ -314,7 +476,11 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     let slot = answers[0].1.promised().unwrap().1;
     let fraud = json!({"reason": "fraud", "by": "Ann"});
     eventually("the API reaches Redis again", LIMIT, async || {
-        fixture.api.revoke(coupon.id, &answers[0].0, &fraud).await.is_ok()
+        fixture
+            .api
+            .revoke(coupon.id, &answers[0].0, &fraud)
+            .await
+            .is_ok()
     })
     .await;
     eventually("Dave has a row", LIMIT, async || {
@@ -327,14 +493,24 @@ async fn who_came_up_after_a_first_sealing_that_redis_knows_does_not_win_on_the_
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
     reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(fixture.api.claim(coupon.id, dave).await, Answer::Already { drop: coupon.drop, slot });
+    assert_eq!(
+        fixture.api.claim(coupon.id, dave).await,
+        Answer::Already {
+            drop: coupon.drop,
+            slot
+        }
+    );
 }
 
 /// Nothing is lost in this restart: the list of claimants is right as it is.
 #[tokio::test]
 async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_after_a_restart() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-won-again").await;
+    let fixture = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "d-won-again",
+    )
+    .await;
     let (world, mut body) = (&fixture.world, two_days());
     body["schedule"]["closes"] = json!("23:59");
     let (coupon, answers) = fixture.held_of(&body, 2).await;
@@ -343,12 +519,22 @@ async fn who_was_revoked_and_won_again_on_a_sealed_day_does_not_win_on_the_next_
     fixture.api.revoke(coupon.id, ann, &order).await.unwrap();
     let (drop, slot) = fixture.api.claim(coupon.id, ann).await.promised().unwrap();
     all_issued(world, coupon.drop, 2).await;
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     until_sealed(&fixture, &coupon).await;
     open_next_day(world).await;
     redis.kill().await.unwrap();
     reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(fixture.api.claim(coupon.id, ann).await, Answer::Already { drop, slot });
+    assert_eq!(
+        fixture.api.claim(coupon.id, ann).await,
+        Answer::Already { drop, slot }
+    );
 }
 
 /// An API that died after its first step: who waited on one day gave the place back, and claimed on
@@ -362,20 +548,54 @@ async fn a_claim_that_a_revocation_of_another_day_voids_is_taken_back_and_its_sl
     until_sealed(&fixture, &coupon).await;
     open_next_day(world).await;
     world.pass().await;
-    let (drop, slot) = eventually_some("the API knows that the next day is open", LIMIT, async || {
-        fixture.api.claim(coupon.id, "w-gone").await.promised().ok_or("not yet")
-    })
+    let (drop, slot) = eventually_some(
+        "the API knows that the next day is open",
+        LIMIT,
+        async || {
+            fixture
+                .api
+                .claim(coupon.id, "w-gone")
+                .await
+                .promised()
+                .ok_or("not yet")
+        },
+    )
     .await;
     all_issued(world, drop, 1).await;
-    world.sql.query("DELETE FROM issued_coupons WHERE user_id = 'w-gone'").await;
-    let values = format!("{}, {first}, 'w-gone', 'given back', 'w-gone', 0", coupon.id);
+    world
+        .sql
+        .query("DELETE FROM issued_coupons WHERE user_id = 'w-gone'")
+        .await;
+    let values = format!(
+        "{}, {first}, 'w-gone', 'given back', 'w-gone', 0",
+        coupon.id
+    );
     let columns = "coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
-    world.sql.query(&format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})")).await;
+    world
+        .sql
+        .query(&format!(
+            "INSERT INTO revoked_coupons ({columns}) VALUES ({values})"
+        ))
+        .await;
     let run = world.pass().await;
-    let found: Vec<_> = run.all_findings().map(|f| (f.kind, f.slot, f.result)).collect();
-    assert_eq!(found, [(Kind::RevokedAdmission, Some(i64::from(slot)), Outcome::Applied)], "{run:#?}");
+    let found: Vec<_> = run
+        .all_findings()
+        .map(|f| (f.kind, f.slot, f.result))
+        .collect();
+    assert_eq!(
+        found,
+        [(
+            Kind::RevokedAdmission,
+            Some(i64::from(slot)),
+            Outcome::Applied
+        )],
+        "{run:#?}"
+    );
     assert!(fixture.api.claim(coupon.id, "w-gone").await.is("revoked"));
-    assert_eq!(fixture.api.claim(coupon.id, "w-next").await.promised(), Some((drop, slot)));
+    assert_eq!(
+        fixture.api.claim(coupon.id, "w-next").await.promised(),
+        Some((drop, slot))
+    );
     all_issued(world, drop, 1).await;
     assert_eq!(world.pass().await.status, Status::Clean);
 }

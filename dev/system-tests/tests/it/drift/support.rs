@@ -8,8 +8,8 @@ use firstcome_drift::{DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
 use firstcome_testkit::{
-    LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept, eventually,
-    eventually_some, redis_holders, rows, shared, status_of,
+    LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept,
+    eventually, eventually_some, redis_holders, rows, shared, status_of,
 };
 use mail_parser::MessageParser;
 use serde_json::json;
@@ -20,7 +20,9 @@ const MAILED: Duration = Duration::from_secs(20);
 /// Makes drift in a drop.
 pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
     let stores = DriftStoreArgs::of(|name| world.find_setting(name)).unwrap();
-    Injector::new(&stores, Some(coupon.id), Some(coupon.drop)).await.unwrap()
+    Injector::new(&stores, Some(coupon.id), Some(coupon.drop))
+        .await
+        .unwrap()
 }
 
 /// Everything there is of the product but what passes note of themselves.
@@ -45,23 +47,39 @@ pub(crate) async fn everything(world: &World) -> Everything {
         "processes",
         "ops_actions",
     ];
-    let tables =
-        world.sql.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()").await;
+    let tables = world
+        .sql
+        .query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()")
+        .await;
     let mut mysql = BTreeMap::new();
-    for table in tables.into_iter().flatten().filter(|table| !OF_PASSES.contains(&table.as_str())) {
+    for table in tables
+        .into_iter()
+        .flatten()
+        .filter(|table| !OF_PASSES.contains(&table.as_str()))
+    {
         let mut rows = world.sql.query(&format!("SELECT * FROM `{table}`")).await;
         rows.sort();
         mysql.insert(table, rows);
     }
-    assert!(mysql.contains_key("issued_coupons") && mysql.contains_key("failed_claims"), "{:?}", mysql.keys());
-    Everything { redis: world.redis.dump().await, mysql, kafka: world.topic.offsets().await }
+    assert!(
+        mysql.contains_key("issued_coupons") && mysql.contains_key("failed_claims"),
+        "{:?}",
+        mysql.keys()
+    );
+    Everything {
+        redis: world.redis.dump().await,
+        mysql,
+        kafka: world.topic.offsets().await,
+    }
 }
 
 /// A finding, by what it is about.
 pub(crate) type FoundDrift = (Kind, Option<i64>, Option<String>);
 
 pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
-    run.all_findings().map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result)).collect()
+    run.all_findings()
+        .map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result))
+        .collect()
 }
 
 /// What a run must find for drift that was made: each person by name, or the drop as a whole.
@@ -69,7 +87,10 @@ pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
     if done.people.is_empty() {
         return [(kind, None, None)].into();
     }
-    done.people.iter().map(|hit| (kind, Some(hit.slot), Some(hit.user.clone()))).collect()
+    done.people
+        .iter()
+        .map(|hit| (kind, Some(hit.slot), Some(hit.user.clone())))
+        .collect()
 }
 
 /// Fails unless the run found exactly these.
@@ -80,8 +101,16 @@ pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
 
 /// What a run found in one drop.
 pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
-    let report = run.drops.iter().find(|report| report.drop_id.0 == drop).expect("the drop was looked at");
-    report.findings.iter().map(|f| (f.kind, f.slot, f.user_id.clone())).collect()
+    let report = run
+        .drops
+        .iter()
+        .find(|report| report.drop_id.0 == drop)
+        .expect("the drop was looked at");
+    report
+        .findings
+        .iter()
+        .map(|f| (f.kind, f.slot, f.user_id.clone()))
+        .collect()
 }
 
 /// A dry run by the command line that finds something, after which everything is as it was.
@@ -93,7 +122,10 @@ pub(crate) async fn dry_run(world: &World) -> Run {
     assert_eq!(dry.code, 1, "{}", dry.log);
     let run = dry.run();
     assert!(
-        run.dry_run && run.all_findings().all(|f| matches!(f.result, Outcome::Planned | Outcome::Skipped)),
+        run.dry_run
+            && run
+                .all_findings()
+                .all(|f| matches!(f.result, Outcome::Planned | Outcome::Skipped)),
         "{run:#?}"
     );
     run
@@ -118,21 +150,50 @@ pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
 pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
     let rows = rows(world, coupon.drop).await;
     assert_eq!(rows.len(), held, "rows: {rows:?}");
-    assert!(rows.keys().all(|slot| (1..=quantity).contains(slot)), "{rows:?}");
-    assert_eq!(rows.values().collect::<BTreeSet<_>>().len(), rows.len(), "somebody has two rows");
-    assert_eq!(redis_holders(world, coupon).await, rows, "Redis and MySQL differ");
+    assert!(
+        rows.keys().all(|slot| (1..=quantity).contains(slot)),
+        "{rows:?}"
+    );
+    assert_eq!(
+        rows.values().collect::<BTreeSet<_>>().len(),
+        rows.len(),
+        "somebody has two rows"
+    );
+    assert_eq!(
+        redis_holders(world, coupon).await,
+        rows,
+        "Redis and MySQL differ"
+    );
     let key = |name: &str| world.redis.of_drop(coupon.id, coupon.drop, name);
     let count: i64 = world.redis.command(&["GET", &key("count")]).await;
-    let free: Vec<i64> = world.redis.command(&["ZRANGE", &key("free"), "0", "-1"]).await;
-    assert_eq!(count, i64::try_from(rows.len() + free.len()).unwrap(), "count; free are {free:?}");
-    assert!(free.iter().all(|slot| *slot >= 1 && *slot <= count && !rows.contains_key(&u32::try_from(*slot).unwrap())));
+    let free: Vec<i64> = world
+        .redis
+        .command(&["ZRANGE", &key("free"), "0", "-1"])
+        .await;
+    assert_eq!(
+        count,
+        i64::try_from(rows.len() + free.len()).unwrap(),
+        "count; free are {free:?}"
+    );
+    assert!(free.iter().all(|slot| *slot >= 1
+        && *slot <= count
+        && !rows.contains_key(&u32::try_from(*slot).unwrap())));
     let waiting: u32 = world.redis.command(&["ZCARD", &key("waiting")]).await;
-    assert!(waiting == 0 || rows.len() == quantity as usize, "{waiting} people wait while slots are left");
+    assert!(
+        waiting == 0 || rows.len() == quantity as usize,
+        "{waiting} people wait while slots are left"
+    );
     if coupon.body["once_per"] == "coupon" {
-        let claimants: BTreeMap<String, String> =
-            world.redis.command(&["HGETALL", &world.redis.claimants(coupon.id)]).await;
+        let claimants: BTreeMap<String, String> = world
+            .redis
+            .command(&["HGETALL", &world.redis.claimants(coupon.id)])
+            .await;
         for (slot, user) in &rows {
-            assert_eq!(claimants.get(user), Some(&format!("{}:{slot}", coupon.drop)), "{user} among the claimants");
+            assert_eq!(
+                claimants.get(user),
+                Some(&format!("{}:{slot}", coupon.drop)),
+                "{user} among the claimants"
+            );
         }
     }
 }
@@ -173,7 +234,8 @@ pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
 
 /// The same, which takes its time to come.
 pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
-    let fits = |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
+    let fits =
+        |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
     match world.mail.wait_for(fits, limit).await {
         Ok(mail) => read(&mail),
         Err(error) => panic!("{words:?}: {error}; subjects: {:#?}", subjects(world)),
@@ -181,13 +243,23 @@ pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration
 }
 
 pub(crate) fn subjects(world: &World) -> Vec<String> {
-    world.mail.mails().iter().map(|mail| read(mail).subject).collect()
+    world
+        .mail
+        .mails()
+        .iter()
+        .map(|mail| read(mail).subject)
+        .collect()
 }
 
 /// The last pass of a schedule seems to have been so long ago.
 pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
-    world.sql.query(&format!("UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'")).await;
+    world
+        .sql
+        .query(&format!(
+            "UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'"
+        ))
+        .await;
 }
 
 /// A pass that repairs all it finds, which is exactly this.
@@ -195,8 +267,17 @@ pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>)
     let once = world.once_with(&[], &[]).await;
     let run = once.run();
     assert_found(&run, expected);
-    assert_eq!((run.status, once.code), (Status::Repaired, 0), "{run:#?}\n{}", once.log);
-    assert!(run.all_findings().all(|f| f.result == Outcome::Applied && !f.needs_person), "{run:#?}");
+    assert_eq!(
+        (run.status, once.code),
+        (Status::Repaired, 0),
+        "{run:#?}\n{}",
+        once.log
+    );
+    assert!(
+        run.all_findings()
+            .all(|f| f.result == Outcome::Applied && !f.needs_person),
+        "{run:#?}"
+    );
     run
 }
 
@@ -216,9 +297,17 @@ impl Hindered {
     }
 
     /// The same with a MySQL of the test's own.
-    pub(crate) async fn over(world: &World, mysql: &MysqlServer, proxy: FaultProxy, env: &[(&str, &str)]) -> Self {
+    pub(crate) async fn over(
+        world: &World,
+        mysql: &MysqlServer,
+        proxy: FaultProxy,
+        env: &[(&str, &str)],
+    ) -> Self {
         let url = mysql.database_url_via(&proxy, world.database());
-        let mut all = vec![("DATABASE_URL", url.as_str()), ("RECONCILE_PAGE_SLOTS", "10")];
+        let mut all = vec![
+            ("DATABASE_URL", url.as_str()),
+            ("RECONCILE_PAGE_SLOTS", "10"),
+        ];
         all.extend(env);
         let daemon = world.daemon_with(&all).await;
         Self { proxy, daemon }
@@ -226,17 +315,26 @@ impl Hindered {
 
     /// Begins a pass that takes seconds, and waits until it is under way; its id.
     pub(crate) async fn begin_slow_pass(&self, world: &World) -> String {
-        self.proxy.set(ProxyFault::Delay(Duration::from_millis(40))).await.unwrap();
+        self.proxy
+            .set(ProxyFault::Delay(Duration::from_millis(40)))
+            .await
+            .unwrap();
         // A pass of its schedule may be under way; the next one is ours.
         let reply = eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.daemon.ask(&json!({"wait": false})).await;
-            if reply.status == 202 { Ok(reply) } else { Err(reply.text) }
+            if reply.status == 202 {
+                Ok(reply)
+            } else {
+                Err(reply.text)
+            }
         })
         .await;
         let id = reply.body["run_id"].as_str().unwrap().to_owned();
         assert_eq!(reply.location(), Some(format!("/v1/runs/{id}").as_str()));
-        eventually("the pass is under way", LIMIT, async || status_of(world, &id).await.as_deref() == Some("running"))
-            .await;
+        eventually("the pass is under way", LIMIT, async || {
+            status_of(world, &id).await.as_deref() == Some("running")
+        })
+        .await;
         id
     }
 }

@@ -24,7 +24,11 @@ async fn stand(fixture: &Fixture, coupon: &MadeCoupon) -> Vec<String> {
 
 /// Takes one person's slot back, as a support desk would.
 async fn free_one(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
-    let done = injector(&fixture.world, coupon).await.make(Drift::Unfilled, 1).await.unwrap();
+    let done = injector(&fixture.world, coupon)
+        .await
+        .make(Drift::Unfilled, 1)
+        .await
+        .unwrap();
     done.people[0].slot
 }
 
@@ -40,12 +44,41 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     clean_pass(&fixture.world, &coupon).await;
 
     // The quantity is raised.
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 12})).await.status, 200);
-    assert!(fixture.api.claim(coupon.id, "u-late").await.is("sold_out"), "those who wait go first");
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": 12}))
+            .await
+            .status,
+        200
+    );
+    assert!(
+        fixture.api.claim(coupon.id, "u-late").await.is("sold_out"),
+        "those who wait go first"
+    );
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
-    assert_eq!(stand(&fixture, &coupon).await, ["issued 11", "issued 12", "waiting", "waiting", "waiting", "waiting"]);
-    assert_eq!(fixture.api.claim(coupon.id, "w-1").await, Answer::Already { drop: coupon.drop, slot: 11 });
-    assert_eq!(fixture.api.claim(coupon.id, "w-3").await, Answer::Waiting { position: 1 });
+    assert_eq!(
+        stand(&fixture, &coupon).await,
+        [
+            "issued 11",
+            "issued 12",
+            "waiting",
+            "waiting",
+            "waiting",
+            "waiting"
+        ]
+    );
+    assert_eq!(
+        fixture.api.claim(coupon.id, "w-1").await,
+        Answer::Already {
+            drop: coupon.drop,
+            slot: 11
+        }
+    );
+    assert_eq!(
+        fixture.api.claim(coupon.id, "w-3").await,
+        Answer::Waiting { position: 1 }
+    );
     assert_whole(&fixture.world, &coupon, 12, 12).await;
     clean_pass(&fixture.world, &coupon).await;
 
@@ -56,11 +89,25 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     assert_whole(&fixture.world, &coupon, 12, 12).await;
 
     // Not while paused.
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"paused": true})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"paused": true}))
+            .await
+            .status,
+        200
+    );
     let slot = free_one(&fixture, &coupon).await;
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
     assert_eq!(stand(&fixture, &coupon).await[3], "waiting");
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"paused": false})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"paused": false}))
+            .await
+            .status,
+        200
+    );
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
     assert_eq!(stand(&fixture, &coupon).await[3], format!("issued {slot}"));
     assert_whole(&fixture.world, &coupon, 12, 12).await;
@@ -75,36 +122,69 @@ async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     // A pass that comes late seals the drop, and nobody waits any more.
     assert!(["waiting", "none"].contains(&&*end[1]), "{end:?}");
     assert_whole(&fixture.world, &coupon, 12, 12).await;
-    assert_eq!(rows(&fixture.world, coupon.drop).await.len(), 12, "never past the quantity");
+    assert_eq!(
+        rows(&fixture.world, coupon.drop).await.len(),
+        12,
+        "never past the quantity"
+    );
 }
 
 /// Closes the drop a second ago, in MySQL and in Redis.
 async fn close(fixture: &Fixture, coupon: &MadeCoupon) {
-    let close = format!("UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}", coupon.drop);
+    let close = format!(
+        "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}",
+        coupon.drop
+    );
     fixture.world.sql.query(&close).await;
-    let at =
-        format!("SELECT CAST(ROUND(UNIX_TIMESTAMP(closes_at) * 1000) AS SIGNED) FROM drops WHERE id = {}", coupon.drop);
+    let at = format!(
+        "SELECT CAST(ROUND(UNIX_TIMESTAMP(closes_at) * 1000) AS SIGNED) FROM drops WHERE id = {}",
+        coupon.drop
+    );
     let at = fixture.world.sql.number(&at).await.to_string();
     let meta = fixture.world.redis.of_drop(coupon.id, coupon.drop, "meta");
-    fixture.world.redis.command::<i64>(&["HSET", &meta, "closes_at_ms", &at]).await;
+    fixture
+        .world
+        .redis
+        .command::<i64>(&["HSET", &meta, "closes_at_ms", &at])
+        .await;
 }
 
 #[tokio::test]
 async fn a_long_line_is_promoted_in_order_by_a_pass_under_claims() {
     let fixture = Fixture::new("d-line").await;
-    let (coupon, _) = fixture.held_of(&coupon_body("Long line", 10, 400), 10).await;
+    let (coupon, _) = fixture
+        .held_of(&coupon_body("Long line", 10, 400), 10)
+        .await;
     for n in 1..=400 {
         let answer = fixture.api.claim(coupon.id, &format!("w-{n}")).await;
         assert_eq!(answer, Answer::Waiting { position: n });
     }
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 310})).await.status, 200);
-    let late = firstcome_testkit::rush(&[&fixture.api], coupon.id, &firstcome_testkit::people(500)[10..], 50);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": 310}))
+            .await
+            .status,
+        200
+    );
+    let late = firstcome_testkit::rush(
+        &[&fixture.api],
+        coupon.id,
+        &firstcome_testkit::people(500)[10..],
+        50,
+    );
     let (late, run) = tokio::join!(late, fixture.world.pass());
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert!(late.iter().all(|(_, answer)| !answer.is_accepted()), "those who wait go first");
+    assert!(
+        late.iter().all(|(_, answer)| !answer.is_accepted()),
+        "those who wait go first"
+    );
     let rows = rows(&fixture.world, coupon.drop).await;
     let promoted: Vec<String> = rows.range(11..).map(|(_, user)| user.clone()).collect();
-    assert_eq!(promoted, (1..=300).map(|n| format!("w-{n}")).collect::<Vec<_>>());
+    assert_eq!(
+        promoted,
+        (1..=300).map(|n| format!("w-{n}")).collect::<Vec<_>>()
+    );
     assert_whole(&fixture.world, &coupon, 310, 310).await;
     clean_pass(&fixture.world, &coupon).await;
 }

@@ -14,7 +14,11 @@ static TURN: Mutex<()> = Mutex::const_new(());
 /// The one cluster, with all its brokers; one test at a time has its guard.
 async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
-    let start = async || KafkaCluster::start().await.unwrap_or_else(|error| panic!("{error:#}"));
+    let start = async || {
+        KafkaCluster::start()
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"))
+    };
     let cluster = CLUSTER.get_or_init(start).await;
     for id in 1..=3 {
         // A test that failed may have left one dead.
@@ -37,7 +41,12 @@ fn is_queued((_, answer): &(String, Answer)) -> bool {
 #[tokio::test]
 async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it() {
     let (cluster, _turn) = cluster().await;
-    let waves = Waves::begin_each(impatient(stores(cluster).await, "broker").await, 400, [&[]; 3]).await;
+    let waves = Waves::begin_each(
+        impatient(stores(cluster).await, "broker").await,
+        400,
+        [&[]; 3],
+    )
+    .await;
     waves
         .survives(async |waves| {
             let leader = waves.world.topic.leader(0).await.unwrap();
@@ -45,15 +54,26 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it(
             let before = holders(&waves.world, &waves.coupon).await;
             let answers = waves.next_while(250, async |waves| {
                 // Twenty at most are in hand: forty have their answers.
-                eventually("the rush is on", LIMIT, async || holders(&waves.world, &waves.coupon).await > before + 60)
-                    .await;
+                eventually("the rush is on", LIMIT, async || {
+                    holders(&waves.world, &waves.coupon).await > before + 60
+                })
+                .await;
                 dying.kill().await.unwrap();
             });
-            let queued = answers.await.iter().filter(|answer| is_queued(answer)).count();
+            let queued = answers
+                .await
+                .iter()
+                .filter(|answer| is_queued(answer))
+                .count();
             assert!(queued >= 20, "{queued} were queued before it died");
             // Nobody mends anything: another broker leads, and claims go by the topic again.
             eventually("another broker leads", HEALED, async || {
-                waves.world.topic.leader(0).await.is_some_and(|found| found != leader)
+                waves
+                    .world
+                    .topic
+                    .leader(0)
+                    .await
+                    .is_some_and(|found| found != leader)
             })
             .await;
             eventually("claims go by the two that are left", HEALED, async || {
@@ -83,8 +103,15 @@ async fn with_two_of_three_brokers_dead_claims_are_kept_in_mysql_and_none_is_los
                 "one broker alone acknowledges nothing: {answers:?}"
             );
             let accepted = answers.iter().filter(|(_, answer)| kept(answer)).count();
-            let unpublished = waves.world.sql.number("SELECT COUNT(*) FROM failed_claims").await;
-            assert!(accepted > 0 && usize::try_from(unpublished).unwrap() >= accepted, "{accepted} {unpublished}");
+            let unpublished = waves
+                .world
+                .sql
+                .number("SELECT COUNT(*) FROM failed_claims")
+                .await;
+            assert!(
+                accepted > 0 && usize::try_from(unpublished).unwrap() >= accepted,
+                "{accepted} {unpublished}"
+            );
             let (one, other) = tokio::join!(first.start_again(), second.start_again());
             one.and(other).unwrap();
         })
@@ -98,16 +125,41 @@ async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_what_to_chang
     let migrate = ("firstcome-api", &["migrate"][..]);
     for (replication, setting, value, advice) in [
         (3, "min.insync.replicas", "1", "min.insync.replicas=2"),
-        (3, "unclean.leader.election.enable", "true", "unclean.leader.election.enable=false"),
-        (1, "cleanup.policy", "delete,compact", "cleanup.policy=delete"),
+        (
+            3,
+            "unclean.leader.election.enable",
+            "true",
+            "unclean.leader.election.enable=false",
+        ),
+        (
+            1,
+            "cleanup.policy",
+            "delete,compact",
+            "cleanup.policy=delete",
+        ),
     ] {
-        let topic = format!("{}-{}", world.setting("KAFKA_TOPIC"), setting.replace('.', "-"));
-        let others = if replication == 3 { [("min.insync.replicas", "2")].as_slice() } else { &[] };
+        let topic = format!(
+            "{}-{}",
+            world.setting("KAFKA_TOPIC"),
+            setting.replace('.', "-")
+        );
+        let others = if replication == 3 {
+            [("min.insync.replicas", "2")].as_slice()
+        } else {
+            &[]
+        };
         let settings: Vec<_> = others.iter().copied().chain([(setting, value)]).collect();
-        world.topic.make_another(&topic, replication, &settings).await;
+        world
+            .topic
+            .make_another(&topic, replication, &settings)
+            .await;
         for (program, args) in PROCESSES.into_iter().chain([migrate]) {
             let process = world.start(program, args, &[("KAFKA_TOPIC", &topic)]);
-            refuses(&process, &[&topic, setting, &format!("--add-config {advice}")]).await;
+            refuses(
+                &process,
+                &[&topic, setting, &format!("--add-config {advice}")],
+            )
+            .await;
         }
     }
 }
@@ -119,8 +171,14 @@ async fn a_broker_that_is_away_keeps_no_process_from_starting() {
     cluster.broker(1).unwrap().kill().await.unwrap();
     // Processes start beside two that know of it, not beside an election.
     eventually("the others lead", HEALED, async || {
-        let leaders = [world.topic.leader(0).await, world.topic.leader(1).await, world.topic.leader(2).await];
-        leaders.iter().all(|leader| leader.is_some_and(|id| id != 1))
+        let leaders = [
+            world.topic.leader(0).await,
+            world.topic.leader(1).await,
+            world.topic.leader(2).await,
+        ];
+        leaders
+            .iter()
+            .all(|leader| leader.is_some_and(|id| id != 1))
     })
     .await;
     let env = [("STARTUP_WAIT_SECONDS", "20")];
@@ -130,6 +188,10 @@ async fn a_broker_that_is_away_keeps_no_process_from_starting() {
         assert_eq!(process.status(), None, "{}", process.log());
     }
     let without = "starting without Kafka";
-    assert!(!api.process.log().contains(without), "{}", api.process.log());
+    assert!(
+        !api.process.log().contains(without),
+        "{}",
+        api.process.log()
+    );
     cluster.broker(1).unwrap().start_again().await.unwrap();
 }

@@ -2,7 +2,9 @@
 //! host's clock is ahead forgets nothing. (Clocks in a rush: `single`.)
 
 use chrono::{TimeDelta, Utc};
-use firstcome_testkit::{ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, eventually};
+use firstcome_testkit::{
+    ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, eventually,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -16,10 +18,14 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("daemon").unwrap();
     clock.set(BEHIND).unwrap();
-    let mut waves = Waves::begin(impatient(WorldStores::shared().await, "clock-daemon").await).await;
+    let mut waves =
+        Waves::begin(impatient(WorldStores::shared().await, "clock-daemon").await).await;
     assert_eq!(waves.daemon.process.stop().await, 0);
     let env = clock.env();
-    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let env: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     waves.daemon = waves.world.daemon_with(&env).await;
     waves
         .survives(async |waves| {
@@ -46,7 +52,9 @@ async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClie
     let clock = clocks.clock("api").unwrap();
     clock.set(seconds).unwrap();
     let env = clock.env();
-    world.serve_with(&env.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+    world
+        .serve_with(&env.each_ref().map(|(name, value)| (*name, value.as_str())))
+        .await
 }
 
 #[tokio::test]
@@ -55,15 +63,23 @@ async fn an_api_whose_clock_is_a_week_ahead_forgets_no_idempotency_key() {
     let api = world.serve().await;
     let body = coupon_body("once", 5, 0);
     let make = async || {
-        let request = api.http().ops(Method::POST, "/v1/coupons").header("idempotency-key", "k-1");
-        Http::send(request.json(&body)).await.body["id"].as_i64().unwrap()
+        let request = api
+            .http()
+            .ops(Method::POST, "/v1/coupons")
+            .header("idempotency-key", "k-1");
+        Http::send(request.json(&body)).await.body["id"]
+            .as_i64()
+            .unwrap()
     };
     let made = make().await;
     let old = "INSERT INTO idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 30 DAY)";
     world.sql.query(old).await;
     let _ahead = api_at(&world, &clocks, 8 * 86_400).await;
     let left = "SELECT COUNT(*) FROM idempotency_keys WHERE idempotency_key = 'old'";
-    eventually("it has cleaned up", LIMIT, async || world.sql.number(left).await == 0).await;
+    eventually("it has cleaned up", LIMIT, async || {
+        world.sql.number(left).await == 0
+    })
+    .await;
     assert_eq!(make().await, made, "the same coupon");
 }
 
@@ -83,19 +99,41 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
     // The first drop is over and sealed, and the second opens in an hour.
     let window = |opens, closes| {
         let at = |hours| format!("UTC_TIMESTAMP(3) + INTERVAL {hours} HOUR");
-        format!("UPDATE drops SET opens_at = {}, closes_at = {}", at(opens), at(closes))
+        format!(
+            "UPDATE drops SET opens_at = {}, closes_at = {}",
+            at(opens),
+            at(closes)
+        )
     };
-    let sealed =
-        format!("{}, sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1 WHERE id = {}", window(-3, -1), coupon.drop);
+    let sealed = format!(
+        "{}, sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1 WHERE id = {}",
+        window(-3, -1),
+        coupon.drop
+    );
     world.sql.query(&sealed).await;
-    world.sql.query(&format!("{} WHERE id <> {}", window(1, 3), coupon.drop)).await;
+    world
+        .sql
+        .query(&format!("{} WHERE id <> {}", window(1, 3), coupon.drop))
+        .await;
     let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
-    let row = format!("{}, 1, {}, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer'", coupon.drop, coupon.id);
-    world.sql.query(&format!("INSERT INTO issued_coupons ({columns}) VALUES ({row})")).await;
+    let row = format!(
+        "{}, 1, {}, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer'",
+        coupon.drop, coupon.id
+    );
+    world
+        .sql
+        .query(&format!(
+            "INSERT INTO issued_coupons ({columns}) VALUES ({row})"
+        ))
+        .await;
     world.open().await;
     let ahead = api_at(&world, &clocks, 7_200).await;
     let mine = ahead.me(coupon.id, "u-1").await;
-    assert_eq!((&mine["status"], &mine["drop_id"]), (&json!("issued"), &json!(coupon.drop)), "{mine}");
+    assert_eq!(
+        (&mine["status"], &mine["drop_id"]),
+        (&json!("issued"), &json!(coupon.drop)),
+        "{mine}"
+    );
 }
 
 #[tokio::test]
@@ -114,7 +152,18 @@ async fn a_reconciler_whose_clock_is_years_ahead_deletes_nothing_that_is_young()
     let clock = clocks.clock("once").unwrap();
     clock.set(3 * 366 * 86_400).unwrap();
     let env = clock.env();
-    world.once_with(&[], &env.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
-    assert_eq!(world.sql.query("SELECT action FROM ops_actions WHERE action IN ('young', 'old')").await, [["young"]]);
+    world
+        .once_with(
+            &[],
+            &env.each_ref().map(|(name, value)| (*name, value.as_str())),
+        )
+        .await;
+    assert_eq!(
+        world
+            .sql
+            .query("SELECT action FROM ops_actions WHERE action IN ('young', 'old')")
+            .await,
+        [["young"]]
+    );
     assert_eq!(world.sql.number(runs).await, before + 1);
 }

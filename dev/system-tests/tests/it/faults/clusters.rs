@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use firstcome_stack::{ClusterStack, MailOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, WorldStores, assert_exact,
-    eventually, exact, people,
+    ApiClient, Http, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, WorldStores,
+    assert_exact, eventually, exact, people,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -40,7 +40,10 @@ const SETTINGS: [(&str, &str); 4] = [
 
 /// How many ask, all coupons together; `REQUESTS=100000` for a release.
 fn requests() -> usize {
-    std::env::var("REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+    std::env::var("REQUESTS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(20_000)
 }
 
 /// Everybody who asks for a coupon, each until they are answered yes or no.
@@ -54,8 +57,17 @@ struct AskingCrowd {
 
 impl AskingCrowd {
     fn new(coupons: Vec<MadeCoupon>, apis: [ApiClient; 2]) -> Arc<Self> {
-        let (apis, answers) = (Mutex::new(apis), Mutex::new(vec![Vec::new(); coupons.len()]));
-        Arc::new(Self { coupons, apis, permits: Semaphore::new(AT_ONCE), asked: AtomicUsize::new(0), answers })
+        let (apis, answers) = (
+            Mutex::new(apis),
+            Mutex::new(vec![Vec::new(); coupons.len()]),
+        );
+        Arc::new(Self {
+            coupons,
+            apis,
+            permits: Semaphore::new(AT_ONCE),
+            asked: AtomicUsize::new(0),
+            answers,
+        })
     }
 
     /// Those of all coupons in turns; none who waits holds others up.
@@ -79,7 +91,8 @@ impl AskingCrowd {
             let api = self.apis.lock()[(number + attempt) % 2].clone();
             let answer = api.claim(self.coupons[coupon].id, person).await;
             drop(permit);
-            self.asked.fetch_add(usize::from(attempt == 0), Ordering::Relaxed);
+            self.asked
+                .fetch_add(usize::from(attempt == 0), Ordering::Relaxed);
             let settled = answer.promised().is_some() || answer.is("sold_out");
             self.answers.lock()[coupon].push((person.to_owned(), answer));
             if settled {
@@ -104,12 +117,20 @@ impl TwoOfEach {
             async { [world.consume().await, world.consume().await] },
             async { [world.daemon().await, world.daemon().await] },
         );
-        Self { apis, consumers, daemons }
+        Self {
+            apis,
+            consumers,
+            daemons,
+        }
     }
 
     /// The first of each kind is killed.
     async fn kill_one_each(&self) {
-        tokio::join!(self.apis[0].process.kill(), self.consumers[0].process.kill(), self.daemons[0].process.kill());
+        tokio::join!(
+            self.apis[0].process.kill(),
+            self.consumers[0].process.kill(),
+            self.daemons[0].process.kill()
+        );
     }
 
     /// Those that were killed are started again, and the crowd finds them.
@@ -121,9 +142,15 @@ impl TwoOfEach {
 }
 
 async fn begin() -> (ClusterStack, World) {
-    let stack = ClusterStack::start(MailOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"));
-    let mysql = stack.mysql.primary.database_url_via(&stack.mysql.address, "");
-    let stores = WorldStores::at("", &mysql, "").with_redis_servers(&stack.redis.urls(), &stack.redis.env());
+    let stack = ClusterStack::start(MailOptions::default())
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let mysql = stack
+        .mysql
+        .primary
+        .database_url_via(&stack.mysql.address, "");
+    let stores =
+        WorldStores::at("", &mysql, "").with_redis_servers(&stack.redis.urls(), &stack.redis.env());
     let stores = stores.with_kafka_cluster(&stack.kafka);
     let world = World::on(stores, "clusters").await;
     for (name, value) in SETTINGS {
@@ -132,12 +159,25 @@ async fn begin() -> (ClusterStack, World) {
     (stack, world)
 }
 
-async fn primary_of<'a>(stack: &'a ClusterStack, world: &World, coupon: &MadeCoupon) -> &'a RedisServer {
-    stack.redis.primary_of(&world.redis.claimants(coupon.id)).await.unwrap()
+async fn primary_of<'a>(
+    stack: &'a ClusterStack,
+    world: &World,
+    coupon: &MadeCoupon,
+) -> &'a RedisServer {
+    stack
+        .redis
+        .primary_of(&world.redis.claimants(coupon.id))
+        .await
+        .unwrap()
 }
 
 /// Ten coupons, some on each primary.
-async fn spread_coupons(stack: &ClusterStack, world: &World, api: &ApiClient, quantity: u32) -> Vec<MadeCoupon> {
+async fn spread_coupons(
+    stack: &ClusterStack,
+    world: &World,
+    api: &ApiClient,
+    quantity: u32,
+) -> Vec<MadeCoupon> {
     let (mut coupons, mut primaries) = (Vec::new(), BTreeSet::new());
     for _ in 0..COUPONS {
         let coupon = api.open_coupon(quantity).await;
@@ -157,18 +197,34 @@ async fn one_of_everything_dies<'a>(
     coupon: &MadeCoupon,
 ) -> &'a RedisServer {
     let redis = primary_of(stack, world, coupon).await;
-    let broker = stack.kafka.broker(world.topic.leader(0).await.unwrap()).unwrap();
-    let (one, two, three, ()) =
-        tokio::join!(redis.kill(), broker.kill(), stack.mysql.primary.kill(), processes.kill_one_each());
+    let broker = stack
+        .kafka
+        .broker(world.topic.leader(0).await.unwrap())
+        .unwrap();
+    let (one, two, three, ()) = tokio::join!(
+        redis.kill(),
+        broker.kill(),
+        stack.mysql.primary.kill(),
+        processes.kill_one_each()
+    );
     one.and(two).and(three).unwrap();
     redis
 }
 
 /// A replica is the primary of this coupon, and the one that died is back as its replica.
-async fn redis_is_whole(stack: &ClusterStack, world: &World, dead: &RedisServer, coupon: &MadeCoupon) {
+async fn redis_is_whole(
+    stack: &ClusterStack,
+    world: &World,
+    dead: &RedisServer,
+    coupon: &MadeCoupon,
+) {
     let key = world.redis.claimants(coupon.id);
     eventually("a replica of Redis has taken over", HEALED, async || {
-        stack.redis.primary_of(&key).await.is_ok_and(|now| now.port() != dead.port())
+        stack
+            .redis
+            .primary_of(&key)
+            .await
+            .is_ok_and(|now| now.port() != dead.port())
     })
     .await;
     dead.start_again().await.unwrap();
@@ -176,21 +232,31 @@ async fn redis_is_whole(stack: &ClusterStack, world: &World, dead: &RedisServer,
 }
 
 #[tokio::test]
-async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exact_within_a_minute() {
+async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exact_within_a_minute()
+{
     let (stack, world) = begin().await;
     let mut processes = TwoOfEach::start(&world).await;
     let api = &processes.apis[0];
-    eventually("admission is open", HEALED, async || api.http().get("/readyz").await.status == 200).await;
+    eventually("admission is open", HEALED, async || {
+        api.http().get("/readyz").await.status == 200
+    })
+    .await;
 
     // Nine in ten get one, so that slots are left when everything dies.
     let everybody = people(requests() / COUPONS);
     let quantity = u32::try_from(everybody.len() * 9 / 10).unwrap();
     let coupons = spread_coupons(&stack, &world, api, quantity).await;
-    let crowd = AskingCrowd::new(coupons, processes.apis.each_ref().map(|api| ApiClient::clone(api)));
+    let crowd = AskingCrowd::new(
+        coupons,
+        processes.apis.each_ref().map(|api| ApiClient::clone(api)),
+    );
     let begun = Instant::now();
     let rush = tokio::spawn(crowd.clone().come(everybody));
     let before = requests() - STILL_TO_COME.min(requests() / 2);
-    eventually("most have asked", RUSH, async || crowd.asked.load(Ordering::Relaxed) >= before).await;
+    eventually("most have asked", RUSH, async || {
+        crowd.asked.load(Ordering::Relaxed) >= before
+    })
+    .await;
 
     let dead = one_of_everything_dies(&stack, &world, &processes, &crowd.coupons[0]).await;
     let (died, died_after) = (Instant::now(), begun.elapsed());
@@ -217,18 +283,31 @@ async fn one_of_everything_dies_at_once_in_a_rush_on_ten_coupons_and_all_are_exa
          {since_last:.1?} after the last fault, {since_kills:.1?} after the kills",
         answers.iter().map(Vec::len).sum::<usize>(),
     );
-    assert!(since_last <= EXACT_WITHIN, "exact {since_last:?} after the last fault");
+    assert!(
+        since_last <= EXACT_WITHIN,
+        "exact {since_last:?} after the last fault"
+    );
 
     for (coupon, answers) in crowd.coupons.iter().zip(&answers) {
         assert_exact(&world, coupon, quantity, answers).await;
     }
-    assert!(world.sql.query("SELECT * FROM broken_promises").await.is_empty());
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM broken_promises")
+            .await
+            .is_empty()
+    );
     eventually("a deep pass finds nothing", HEALED, async || {
         let once = world.once_with(&["--deep"], &[]).await;
         once.code == 0 && once.run().all_findings().count() == 0
     })
     .await;
-    for process in [&processes.apis[1].process, &processes.consumers[1].process, &processes.daemons[1].process] {
+    for process in [
+        &processes.apis[1].process,
+        &processes.consumers[1].process,
+        &processes.daemons[1].process,
+    ] {
         assert_eq!(process.status(), None, "{}", process.log());
     }
 }

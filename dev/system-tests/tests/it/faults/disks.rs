@@ -20,12 +20,33 @@ impl SmallDisk {
         let aside = data.with_file_name("aside");
         run(Command::new("mv").args([data, &aside]));
         std::fs::create_dir(data).unwrap();
-        let used = Command::new("du").args(["-s", "-B1"]).arg(&aside).output().unwrap().stdout;
-        let used: u64 = String::from_utf8(used).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        let used = Command::new("du")
+            .args(["-s", "-B1"])
+            .arg(&aside)
+            .output()
+            .unwrap()
+            .stdout;
+        let used: u64 = String::from_utf8(used)
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={}", used + left), "firstcome-test"]).arg(data);
+        mount
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={}", used + left),
+                "firstcome-test",
+            ])
+            .arg(data);
         if !mount.output().is_ok_and(|done| done.status.success()) {
-            eprintln!("NOT SHOWN: nothing can be mounted here, so no disk can be made that is full");
+            eprintln!(
+                "NOT SHOWN: nothing can be mounted here, so no disk can be made that is full"
+            );
             return None;
         }
         let disk = Self(data.to_owned());
@@ -67,15 +88,26 @@ fn run(command: &mut Command) {
 async fn a_redis_whose_disk_is_full_breaks_no_promise() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     redis.stop().await.unwrap();
-    let Some(disk) = SmallDisk::over(redis.data_dir().unwrap(), 16 << 20) else { return };
+    let Some(disk) = SmallDisk::over(redis.data_dir().unwrap(), 16 << 20) else {
+        return;
+    };
     redis.start_again().await.unwrap();
-    let waves = Waves::begin(impatient(WorldStores::shared().await.with_redis(&redis), "redis-disk").await).await;
+    let waves =
+        Waves::begin(impatient(WorldStores::shared().await.with_redis(&redis), "redis-disk").await)
+            .await;
     waves
         .survives(async |waves| {
             disk.fill();
             let answers = waves.wave().await;
-            assert!(answers.contains_key("unavailable"), "what can't be kept is not promised: {answers:?}");
-            assert!(redis.log_tail(40).contains("AOF write error"), "{}", redis.log_tail(40));
+            assert!(
+                answers.contains_key("unavailable"),
+                "what can't be kept is not promised: {answers:?}"
+            );
+            assert!(
+                redis.log_tail(40).contains("AOF write error"),
+                "{}",
+                redis.log_tail(40)
+            );
             disk.free();
             // With `appendfsync always` it ends itself rather than say what it could not write.
             redis.start_again().await.unwrap();
@@ -87,12 +119,20 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
 async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     mysql.stop().await.unwrap();
-    let Some(disk) = SmallDisk::over(mysql.data_dir().unwrap(), 64 << 20) else { return };
+    let Some(disk) = SmallDisk::over(mysql.data_dir().unwrap(), 64 << 20) else {
+        return;
+    };
     mysql.start_again().await.unwrap();
-    let waves = Waves::begin(impatient(WorldStores::shared().await.with_mysql(&mysql), "mysql-disk").await).await;
+    let waves =
+        Waves::begin(impatient(WorldStores::shared().await.with_mysql(&mysql), "mysql-disk").await)
+            .await;
     waves
         .survives(async |waves| {
-            waves.world.sql.query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)").await;
+            waves
+                .world
+                .sql
+                .query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)")
+                .await;
             disk.fill();
             // What is left in files that are larger than they need be goes too: first of the
             // tables, then of the binary log.
@@ -100,11 +140,18 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
                 eventually("MySQL can write no more", HEALED, async || {
                     let sql = format!("INSERT INTO junk (text) VALUES (REPEAT('x', {size}))");
                     let more = waves.world.sql.try_query(&sql);
-                    !matches!(tokio::time::timeout(Duration::from_secs(3), more).await, Ok(Ok(_)))
+                    !matches!(
+                        tokio::time::timeout(Duration::from_secs(3), more).await,
+                        Ok(Ok(_))
+                    )
                 })
                 .await;
             }
-            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into(), "claims do not need MySQL");
+            assert_eq!(
+                waves.wave().await,
+                [("accepted".into(), 20)].into(),
+                "claims do not need MySQL"
+            );
             waves.consumer_says("could not be written").await;
             disk.free();
             // A MySQL that waits for room checks once a minute; an operator does not wait for that.

@@ -6,8 +6,8 @@ use chrono::{TimeDelta, Utc};
 use firstcome_drift::Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Clocks, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, coupon_body, eventually,
-    people, rush,
+    Clocks, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact,
+    coupon_body, eventually, people, rush,
 };
 use serde_json::json;
 
@@ -32,18 +32,38 @@ async fn a_coupon_that_cannot_be_verified_keeps_no_other_closed() {
     let (odd, _) = fixture.held("Odd", 20, 5).await;
     let (good, mut answers) = fixture.held("Good", 20, 5).await;
     let free = fixture.world.redis.of_drop(odd.id, odd.drop, "free");
-    fixture.world.redis.command::<()>(&["SET", &free, "not a sorted set"]).await;
+    fixture
+        .world
+        .redis
+        .command::<()>(&["SET", &free, "not a sorted set"])
+        .await;
     let daemon = fixture.world.daemon().await;
     restart(&server).await;
     let someone = people(6).split_off(5);
     eventually("the other coupon is open", HEALED, async || {
-        fixture.api.claim(good.id, &someone[0]).await.promised().is_some()
+        fixture
+            .api
+            .claim(good.id, &someone[0])
+            .await
+            .promised()
+            .is_some()
     })
     .await;
-    assert!(fixture.api.claim(odd.id, &someone[0]).await.is("unavailable"));
+    assert!(
+        fixture
+            .api
+            .claim(odd.id, &someone[0])
+            .await
+            .is("unavailable")
+    );
     fixture.world.redis.command::<()>(&["DEL", &free]).await;
     eventually("it is open too, once it is mended", HEALED, async || {
-        fixture.api.claim(odd.id, &someone[0]).await.promised().is_some()
+        fixture
+            .api
+            .claim(odd.id, &someone[0])
+            .await
+            .promised()
+            .is_some()
     })
     .await;
     answers.extend(rush(&[&fixture.api], good.id, &people(20), 20).await);
@@ -65,7 +85,11 @@ async fn admission_reopens_while_a_pass_is_running() {
         answer.promised().is_some()
     })
     .await;
-    assert_eq!(passes_by_hand(&fixture.world).await, 1, "the pass is still running");
+    assert_eq!(
+        passes_by_hand(&fixture.world).await,
+        1,
+        "the pass is still running"
+    );
     pass.kill().await;
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20), 20).await);
     all_issued(&fixture.world, coupon.drop, 20).await;
@@ -85,7 +109,10 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     let fixture = Fixture::of(world).await;
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
-    let daemons = [fixture.world.settled_daemon().await, fixture.world.settled_daemon().await];
+    let daemons = [
+        fixture.world.settled_daemon().await,
+        fixture.world.settled_daemon().await,
+    ];
     // With both; then each alone, after a loss that the other ended and after one that it ended
     // itself.
     for (round, stands_still) in [None, Some(0), Some(1), Some(1)].into_iter().enumerate() {
@@ -94,18 +121,29 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
         }
         // One that stands still in its work keeps the locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-        eventually("no pass is running", HEALED, async || fixture.world.sql.number(running).await == 0).await;
+        eventually("no pass is running", HEALED, async || {
+            fixture.world.sql.number(running).await == 0
+        })
+        .await;
         if let Some(at) = stands_still {
             daemons[at].process.freeze();
         }
         let begun = Instant::now();
         restart(&server).await;
         eventually("admission is open", HEALED, async || {
-            fixture.api.claim(coupon.id, &people(1)[0]).await.promised().is_some()
+            fixture
+                .api
+                .claim(coupon.id, &people(1)[0])
+                .await
+                .promised()
+                .is_some()
         })
         .await;
         let closed = begun.elapsed();
-        assert!(closed >= DEADLINE, "round {round}: closed for {closed:?} only");
+        assert!(
+            closed >= DEADLINE,
+            "round {round}: closed for {closed:?} only"
+        );
     }
     for daemon in daemons {
         daemon.process.thaw();
@@ -119,9 +157,17 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
 async fn a_loss_is_waited_for_where_the_clock_of_the_redis_after_it_is_behind() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("redis").unwrap();
-    let server =
-        RedisServer::start(RedisOptions { env: clock.env().to_vec(), ..RedisOptions::default() }).await.unwrap();
-    let world = World::on(WorldStores::shared().await.with_redis(&server), "gate-clock").await;
+    let server = RedisServer::start(RedisOptions {
+        env: clock.env().to_vec(),
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let world = World::on(
+        WorldStores::shared().await.with_redis(&server),
+        "gate-clock",
+    )
+    .await;
     world.set("PUBLISH_DEADLINE_MS", &DEADLINE.as_millis().to_string());
     let fixture = Fixture::of(world).await;
     let mut body = coupon_body("Behind", 20, 0);
@@ -133,18 +179,34 @@ async fn a_loss_is_waited_for_where_the_clock_of_the_redis_after_it_is_behind() 
     let begun = Instant::now();
     let run = fixture.world.pass().await;
     let took = begun.elapsed();
-    assert!(took >= DEADLINE, "messages from before may still come, and the pass took {took:?} only: {run:#?}");
+    assert!(
+        took >= DEADLINE,
+        "messages from before may still come, and the pass took {took:?} only: {run:#?}"
+    );
     let not_open = fixture.api.claim(coupon.id, "u-late").await;
-    assert!(not_open.promised().is_none(), "by its clock nothing is open: {not_open:?}");
+    assert!(
+        not_open.promised().is_none(),
+        "by its clock nothing is open: {not_open:?}"
+    );
 }
 
 async fn command(server: &RedisServer, args: &[&str]) {
-    PrefixedKeys::new(&server.url(), "").command::<()>(args).await;
+    PrefixedKeys::new(&server.url(), "")
+        .command::<()>(args)
+        .await;
 }
 
 /// A replica with everything that the master has of this drop by now, and nothing that comes later.
-async fn left_behind(master: &RedisServer, world: &World, coupon: &MadeCoupon, people: i64) -> RedisServer {
-    let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
+async fn left_behind(
+    master: &RedisServer,
+    world: &World,
+    coupon: &MadeCoupon,
+    people: i64,
+) -> RedisServer {
+    let options = RedisOptions {
+        replica_of: Some(master.port()),
+        ..RedisOptions::default()
+    };
     let replica = RedisServer::start(options).await.unwrap();
     let keys = PrefixedKeys::new(&replica.url(), &world.setting("REDIS_KEY_PREFIX"));
     let users = keys.of_drop(coupon.id, coupon.drop, "users");
@@ -156,7 +218,11 @@ async fn left_behind(master: &RedisServer, world: &World, coupon: &MadeCoupon, p
 
 /// Demotes a master, so that it takes the data of that server. It is still the same process.
 async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
-    command(master, &["REPLICAOF", "127.0.0.1", &to_replica_of.port().to_string()]).await;
+    command(
+        master,
+        &["REPLICAOF", "127.0.0.1", &to_replica_of.port().to_string()],
+    )
+    .await;
     let has_data = async || replication(master).await.contains("master_link_status:up");
     eventually("the master has the old data", HEALED, has_data).await;
 }
@@ -170,9 +236,23 @@ async fn a_master_that_was_demoted_and_promoted_again_is_closed() {
             let replica = left_behind(&master, &fixture.world, &fixture.coupon, 20).await;
             assert_eq!(fixture.wave().await, [("accepted".into(), 20)].into());
             demote(&master, &replica).await;
-            assert!(fixture.api.claim(fixture.coupon.id, "u-early").await.is("unavailable"), "it takes no writes");
+            assert!(
+                fixture
+                    .api
+                    .claim(fixture.coupon.id, "u-early")
+                    .await
+                    .is("unavailable"),
+                "it takes no writes"
+            );
             command(&master, &["REPLICAOF", "NO", "ONE"]).await;
-            assert!(fixture.api.claim(fixture.coupon.id, "u-late").await.is("unavailable"), "its data is older");
+            assert!(
+                fixture
+                    .api
+                    .claim(fixture.coupon.id, "u-late")
+                    .await
+                    .is("unavailable"),
+                "its data is older"
+            );
         })
         .await;
 }
@@ -181,15 +261,26 @@ async fn a_master_that_was_demoted_and_promoted_again_is_closed() {
 /// what Redis is after that. Gives why the pass ended.
 async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce()) -> String {
     let stall = format!("{point}:1:5000");
-    let pass = world.start("firstcome-reconciler", &["once"], &[("FIRSTCOME_STALL_AT", &stall)]);
-    eventually("the pass is there", HEALED, async || pass.log().contains("stall point")).await;
+    let pass = world.start(
+        "firstcome-reconciler",
+        &["once"],
+        &[("FIRSTCOME_STALL_AT", &stall)],
+    );
+    eventually("the pass is there", HEALED, async || {
+        pass.log().contains("stall point")
+    })
+    .await;
     // However long the swap takes.
     pass.freeze();
     swap().await;
     let after_swap = world.redis.dump().await;
     pass.thaw();
     assert_eq!(pass.ended(HEALED).await, 2, "{}", pass.log());
-    assert!(world.redis.dump().await == after_swap, "it wrote to another life of Redis: {}", pass.log());
+    assert!(
+        world.redis.dump().await == after_swap,
+        "it wrote to another life of Redis: {}",
+        pass.log()
+    );
     let error = "SELECT error FROM reconcile_runs WHERE triggered_by = 'cli' AND status = 'failed'";
     world.sql.query(error).await.concat().concat()
 }
@@ -199,9 +290,16 @@ async fn a_pass_whose_redis_restarts_before_a_repair_does_not_repair_in_the_life
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(World::on(stores, "gate-restarted").await).await;
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
-    injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 3)
+        .await
+        .unwrap();
     // Nothing is lost, so that no generation tells the two lives apart.
-    let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || restart(&server).await).await;
+    let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || {
+        restart(&server).await
+    })
+    .await;
     assert!(why.contains("Redis"), "{why}");
     fixture.world.pass().await;
     assert_exact(&fixture.world, &coupon, 20, &answers).await;
@@ -217,7 +315,13 @@ async fn a_pass_whose_redis_is_demoted_and_promoted_between_two_rounds_repairs_n
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
     // A repair for MySQL alone; the next round would find ten people missing from Redis.
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 1", coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 1",
+            coupon.drop
+        ))
+        .await;
     let swap = async || {
         demote(&master, &replica).await;
         command(&master, &["REPLICAOF", "NO", "ONE"]).await;

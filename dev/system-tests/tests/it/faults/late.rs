@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    LIMIT, MadeCoupon, OldCopy, Once, World, WorldStores, all_issued, assert_exact, coupon_body, eventually, shared,
+    LIMIT, MadeCoupon, OldCopy, Once, World, WorldStores, all_issued, assert_exact, coupon_body,
+    eventually, shared,
 };
 use serde_json::json;
 
@@ -14,8 +15,11 @@ use serde_json::json;
 const SLOW: ProxyFault = ProxyFault::Delay(Duration::from_millis(300));
 
 /// For a process that is held up.
-const PATIENT: [(&str, &str); 3] =
-    [("REDIS_TIMEOUT_MS", "60000"), ("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "120000")];
+const PATIENT: [(&str, &str); 3] = [
+    ("REDIS_TIMEOUT_MS", "60000"),
+    ("DATABASE_TIMEOUT_MS", "60000"),
+    ("REQUEST_TIMEOUT_MS", "120000"),
+];
 
 async fn world_of_its_own(name: &str) -> (RedisServer, World) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -25,7 +29,15 @@ async fn world_of_its_own(name: &str) -> (RedisServer, World) {
 
 /// A pass that need not wait for what is in flight: nothing is.
 async fn pass(world: &World, args: &[&str]) -> Once {
-    let once = world.once_with(args, &[("PUBLISH_DEADLINE_MS", "100"), ("BACKUP_DEADLINE_MS", "100")]).await;
+    let once = world
+        .once_with(
+            args,
+            &[
+                ("PUBLISH_DEADLINE_MS", "100"),
+                ("BACKUP_DEADLINE_MS", "100"),
+            ],
+        )
+        .await;
     assert_eq!(once.code, 0, "{}", once.log);
     once
 }
@@ -33,7 +45,10 @@ async fn pass(world: &World, args: &[&str]) -> Once {
 /// Waits until MySQL gives this number, and from then on nothing passes the proxy.
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
     // Every piece of a change's many statements is slow.
-    eventually("MySQL has it", 3 * LIMIT, async || world.sql.number(sql).await == number).await;
+    eventually("MySQL has it", 3 * LIMIT, async || {
+        world.sql.number(sql).await == number
+    })
+    .await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
 }
 
@@ -44,7 +59,10 @@ async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
     world.open().await;
     let proxy = server.proxy().await.unwrap();
     let url = server.url_via(&proxy);
-    let env: Vec<_> = PATIENT.into_iter().chain([("REDIS_URL", url.as_str())]).collect();
+    let env: Vec<_> = PATIENT
+        .into_iter()
+        .chain([("REDIS_URL", url.as_str())])
+        .collect();
     let slow = world.serve_with(&env).await;
     let other = slow.open_coupon(5).await;
     proxy.set(SLOW).await.unwrap();
@@ -63,24 +81,39 @@ async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
     all_issued(&world, drop, 1).await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
     pass(&world, &["--coupon", &other.id.to_string()]).await;
-    assert!(api.claim(other.id, "u-1").await.is_accepted(), "the gate is open");
+    assert!(
+        api.claim(other.id, "u-1").await.is_accepted(),
+        "the gate is open"
+    );
 
     proxy.set(ProxyFault::Pass).await.unwrap();
     let late: MadeCoupon = making.await.unwrap();
     assert_eq!((late.id, late.drop), (id, drop));
     let second = api.claim(id, "u-2").await;
-    assert!(second.is("unavailable"), "nobody has verified it in this life: {second:?}");
+    assert!(
+        second.is("unavailable"),
+        "nobody has verified it in this life: {second:?}"
+    );
     pass(&world, &[]).await;
     let second = api.claim(id, "u-2").await;
     all_issued(&world, drop, 2).await;
-    assert_exact(&world, &late, 2, &[("u-1".into(), first), ("u-2".into(), second)]).await;
+    assert_exact(
+        &world,
+        &late,
+        2,
+        &[("u-1".into(), first), ("u-2".into(), second)],
+    )
+    .await;
 }
 
 /// The quantity of a drop, as MySQL and as Redis have it.
 async fn quantities(world: &World, coupon: &MadeCoupon) -> (i64, i64) {
     let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
-    (world.sql.number(&sql).await, world.redis.command(&["HGET", &meta, "quantity"]).await)
+    (
+        world.sql.number(&sql).await,
+        world.redis.command(&["HGET", &meta, "quantity"]).await,
+    )
 }
 
 #[tokio::test]
@@ -89,8 +122,14 @@ async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_on
     let api = world.serve().await;
     world.open().await;
     let proxy = shared().await.mysql.proxy().await.unwrap();
-    let url = shared().await.mysql.database_url_via(&proxy, world.database());
-    let env: Vec<_> = PATIENT.into_iter().chain([("DATABASE_URL", url.as_str())]).collect();
+    let url = shared()
+        .await
+        .mysql
+        .database_url_via(&proxy, world.database());
+    let env: Vec<_> = PATIENT
+        .into_iter()
+        .chain([("DATABASE_URL", url.as_str())])
+        .collect();
     let slow = world.serve_with(&env).await;
     let coupon = slow.open_coupon(100).await;
     let before = OldCopy::of(&server).unwrap();
@@ -101,7 +140,10 @@ async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_on
     });
     // What is held up is MySQL's word that the change stands.
     hold_up_after(&world, &proxy, "SELECT MAX(quantity) FROM drops", 200).await;
-    assert_eq!(api.patch(coupon.id, &json!({"quantity": 100})).await.status, 200);
+    assert_eq!(
+        api.patch(coupon.id, &json!({"quantity": 100})).await.status,
+        200
+    );
 
     // Redis has the right quantity again, and a revision below the one that is held up.
     server.kill().await.unwrap();
@@ -110,5 +152,9 @@ async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_on
     pass(&world, &[]).await;
     proxy.set(ProxyFault::Pass).await.unwrap();
     let reply = changing.await.unwrap();
-    assert_eq!((reply.status, quantities(&world, &coupon).await), (200, (100, 100)), "{reply:?}");
+    assert_eq!(
+        (reply.status, quantities(&world, &coupon).await),
+        (200, (100, 100)),
+        "{reply:?}"
+    );
 }

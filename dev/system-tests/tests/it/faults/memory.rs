@@ -20,16 +20,28 @@ async fn batches_that_expand_fit_into_the_memory_of_a_consumer() {
     })
     .await;
     for partition in 0..3 {
-        world.topic.produce_batch(partition, "gzip", &vec![vec![b'a'; 900_000]; 150]).await;
+        world
+            .topic
+            .produce_batch(partition, "gzip", &vec![vec![b'a'; 900_000]; 150])
+            .await;
     }
     world.topic.alter(&[("max.message.bytes", "65536")]).await;
-    eventually("the limit holds", LIMIT, async || world.topic.topic_setting("max.message.bytes").await == "65536")
-        .await;
+    eventually("the limit holds", LIMIT, async || {
+        world.topic.topic_setting("max.message.bytes").await == "65536"
+    })
+    .await;
     let consumer = world.consume().await;
     let count = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'undecodable' AND LENGTH(payload) = 4096";
-    eventually("all are dead letters", PATIENCE, async || world.sql.number(count).await == 450).await;
-    let status = std::fs::read_to_string(format!("/proc/{}/status", consumer.process.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    eventually("all are dead letters", PATIENCE, async || {
+        world.sql.number(count).await == 450
+    })
+    .await;
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", consumer.process.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < MOST_KIB, "{peak} KiB");
     assert_eq!(consumer.process.stop().await, 0);

@@ -6,15 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{MysqlPair, Replication};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, OperatorsShell, WorldStores, all_issued, assert_clean, assert_exact, assert_kept,
-    assert_nothing_found, commands_of, coupon_body, eventually, eventually_some, kinds, people, rows, rush, tally,
+    Fixture, MadeCoupon, OperatorsShell, WorldStores, all_issued, assert_clean, assert_exact,
+    assert_kept, assert_nothing_found, commands_of, coupon_body, eventually, eventually_some,
+    kinds, people, rows, rush, tally,
 };
 use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
 
 async fn stores(pair: &MysqlPair) -> WorldStores {
-    WorldStores::shared().await.with_mysql_at(&pair.primary.database_url_via(&pair.address, ""))
+    WorldStores::shared()
+        .await
+        .with_mysql_at(&pair.primary.database_url_via(&pair.address, ""))
 }
 
 /// The replica takes over behind the address.
@@ -25,17 +28,28 @@ async fn fail_over(pair: &MysqlPair) {
 }
 
 async fn no_dead_letter(waves: &Waves) {
-    assert!(waves.world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+    assert!(
+        waves
+            .world
+            .sql
+            .query("SELECT * FROM failed_claims")
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
 async fn a_semi_synchronous_replica_takes_over_in_mid_rush_and_no_promise_is_broken() {
-    let pair = MysqlPair::start(Replication::SemiSynchronous).await.unwrap();
+    let pair = MysqlPair::start(Replication::SemiSynchronous)
+        .await
+        .unwrap();
     Waves::begin(impatient(stores(&pair).await, "semi-sync").await)
         .await
         .survives(async |waves| {
             // In the middle of a batch: its rows are inserted, and the commit hangs.
-            waves.consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")]).await;
+            waves
+                .consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")])
+                .await;
             let told = waves
                 .next_while(20, async |waves| {
                     waves.consumer_says("stall point").await;
@@ -44,7 +58,11 @@ async fn a_semi_synchronous_replica_takes_over_in_mid_rush_and_no_promise_is_bro
                 .await;
             assert_eq!(tally(told), [("accepted".into(), 20)].into());
             waves.consumer_says("could not be written").await;
-            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into(), "claims do not wait for MySQL");
+            assert_eq!(
+                waves.wave().await,
+                [("accepted".into(), 20)].into(),
+                "claims do not wait for MySQL"
+            );
             pair.promote().await.unwrap();
             pair.lead_to(&pair.replica).await.unwrap();
             // By themselves: nobody starts anything.
@@ -63,8 +81,11 @@ async fn a_semi_synchronous_replica_takes_over_in_mid_rush_and_no_promise_is_bro
 }
 
 #[tokio::test]
-async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_believed_in_nothing() {
-    let pair = MysqlPair::start(Replication::SemiSynchronous).await.unwrap();
+async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_believed_in_nothing()
+{
+    let pair = MysqlPair::start(Replication::SemiSynchronous)
+        .await
+        .unwrap();
     Waves::begin(impatient(stores(&pair).await, "back-read-only").await)
         .await
         .survives(async |waves| {
@@ -72,17 +93,25 @@ async fn an_old_primary_that_is_back_read_only_behind_the_address_is_left_and_be
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
             waves.issued(40).await;
             let later = eventually_some("a coupon is made", HEALED, async || {
-                waves.api.try_create_coupon(&coupon_body("Later", 10, 0)).await
+                waves
+                    .api
+                    .try_create_coupon(&coupon_body("Later", 10, 0))
+                    .await
             })
             .await;
 
             pair.primary.thaw().await.unwrap();
-            pair.primary.query("SET GLOBAL super_read_only = ON").await.unwrap();
+            pair.primary
+                .query("SET GLOBAL super_read_only = ON")
+                .await
+                .unwrap();
             pair.lead_to(&pair.primary).await.unwrap();
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
             waves.consumer_says("read-only").await;
             eventually("passes say that it is read-only", HEALED, async || {
-                waves.daemon.ask(&json!({})).await.body["error"].as_str().is_some_and(|why| why.contains("read-only"))
+                waves.daemon.ask(&json!({})).await.body["error"]
+                    .as_str()
+                    .is_some_and(|why| why.contains("read-only"))
             })
             .await;
             // It knows nothing of a coupon that was made since, and nobody is told so.
@@ -112,12 +141,20 @@ async fn asynchronous(name: &str) -> (MysqlPair, Fixture) {
 
 /// Until the API has left the old primary: questions about coupons are answered by the new one.
 async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
-    let renamed = async || fixture.api.patch(coupon.id, &json!({"name": "renamed"})).await.status == 200;
+    let renamed = async || {
+        fixture
+            .api
+            .patch(coupon.id, &json!({"name": "renamed"}))
+            .await
+            .status
+            == 200
+    };
     eventually("the API has left the old primary", HEALED, renamed).await;
 }
 
 #[tokio::test]
-async fn rows_that_an_asynchronous_replica_lacks_are_found_by_name_and_written_again_with_their_codes() {
+async fn rows_that_an_asynchronous_replica_lacks_are_found_by_name_and_written_again_with_their_codes()
+ {
     let (pair, fixture) = asynchronous("asynchronous").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, mut answers) = fixture.held("Winter", 40, 15).await;
@@ -125,23 +162,39 @@ async fn rows_that_an_asynchronous_replica_lacks_are_found_by_name_and_written_a
     answers.extend(rush(&[&**api], coupon.id, &people(40)[15..], 20).await);
     // The consumer's offsets are committed, so the topic will not bring them again.
     all_issued(world, coupon.drop, 40).await;
-    let codes = format!("SELECT slot, user_id, code, claimed_at FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let codes = format!(
+        "SELECT slot, user_id, code, claimed_at FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
     let before = world.sql.query(&codes).await;
 
     fail_over(&pair).await;
     assert_eq!(rows(world, coupon.drop).await.len(), 15);
     let run = world.pass().await;
-    let found: BTreeSet<_> = run.all_findings().map(|f| (f.kind, f.slot, f.user_id.clone())).collect();
-    let lost = answers.iter().filter_map(|(user, answer)| Some((user, answer.promised()?.1))).skip(15);
-    let lost: BTreeSet<_> = lost.map(|(user, slot)| (Kind::Unissued, Some(slot.into()), Some(user.clone()))).collect();
+    let found: BTreeSet<_> = run
+        .all_findings()
+        .map(|f| (f.kind, f.slot, f.user_id.clone()))
+        .collect();
+    let lost = answers
+        .iter()
+        .filter_map(|(user, answer)| Some((user, answer.promised()?.1)))
+        .skip(15);
+    let lost: BTreeSet<_> = lost
+        .map(|(user, slot)| (Kind::Unissued, Some(slot.into()), Some(user.clone())))
+        .collect();
     assert_eq!((run.status, found), (Status::Repaired, lost), "{run:#?}");
-    assert_eq!(world.sql.query(&codes).await, before, "the same rows, with the codes that people were shown");
+    assert_eq!(
+        world.sql.query(&codes).await,
+        before,
+        "the same rows, with the codes that people were shown"
+    );
     assert_exact(world, &coupon, 40, &answers).await;
     assert_clean(&world.pass().await, &coupon);
 }
 
 #[tokio::test]
-async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_and_it_can_be_put_back() {
+async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_and_it_can_be_put_back()
+ {
     let (pair, fixture) = asynchronous("lost-coupon").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (known, _) = fixture.held("Known", 5, 5).await;
@@ -170,9 +223,17 @@ async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_an
     // A person is told, pass by pass, until the coupon is back.
     for args in [&["--dry-run"][..], &[]] {
         let once = world.once_with(args, &[]).await;
-        let found: Vec<_> =
-            once.run().all_findings().map(|f| (f.kind, f.coupon_id.map(|c| c.0), f.needs_person)).collect();
-        assert_eq!((once.code, found), (1, vec![(Kind::Unissued, Some(lost.id), true)]), "{}", once.log);
+        let found: Vec<_> = once
+            .run()
+            .all_findings()
+            .map(|f| (f.kind, f.coupon_id.map(|c| c.0), f.needs_person))
+            .collect();
+        assert_eq!(
+            (once.code, found),
+            (1, vec![(Kind::Unissued, Some(lost.id), true)]),
+            "{}",
+            once.log
+        );
     }
     let id = lost.id;
     let mut shell = OperatorsShell::of(world).await;
@@ -184,7 +245,9 @@ async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_an
     assert_eq!(api.coupon(id).await["quantity"], 10);
     assert_nothing_found(&world.pass().await);
     eventually("people see it again", HEALED, async || {
-        api.try_me(id, &answers[0].0).await.is_ok_and(|reply| reply.body["status"] == "issued")
+        api.try_me(id, &answers[0].0)
+            .await
+            .is_ok_and(|reply| reply.body["status"] == "issued")
     })
     .await;
     assert!(api.claim(id, "late").await.is_accepted());
@@ -192,11 +255,19 @@ async fn the_numbers_of_a_coupon_that_the_replica_lacks_are_given_to_no_other_an
 }
 
 async fn quantity(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
-    fixture.world.sql.number(&format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop)).await
+    fixture
+        .world
+        .sql
+        .number(&format!(
+            "SELECT quantity FROM drops WHERE id = {}",
+            coupon.drop
+        ))
+        .await
 }
 
 #[tokio::test]
-async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_judged_by_older_ones() {
+async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_judged_by_older_ones()
+ {
     let (pair, fixture) = asynchronous("lost-settings").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (raised, mut answers) = fixture.held("Raised", 10, 10).await;
@@ -205,9 +276,12 @@ async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_
     let (paused, _) = fixture.held("Paused", 40, 10).await;
     pair.stop_replication().await.unwrap();
     let more = json!({"quantity": 20});
-    for (coupon, change) in
-        [(&raised, &more), (&renamed, &more), (&lowered, &json!({"quantity": 15})), (&paused, &json!({"paused": true}))]
-    {
+    for (coupon, change) in [
+        (&raised, &more),
+        (&renamed, &more),
+        (&lowered, &json!({"quantity": 15})),
+        (&paused, &json!({"paused": true})),
+    ] {
         assert_eq!(api.patch(coupon.id, change).await.status, 200);
     }
     for (coupon, answers) in [(&raised, &mut answers), (&renamed, &mut also)] {
@@ -218,25 +292,45 @@ async fn settings_that_the_replica_lacks_are_taken_from_redis_before_anybody_is_
     fail_over(&pair).await;
     // A change of what Redis does not have, before any pass.
     api_has_left(&fixture, &renamed).await;
-    assert_eq!([quantity(&fixture, &renamed).await, quantity(&fixture, &raised).await], [20, 10]);
+    assert_eq!(
+        [
+            quantity(&fixture, &renamed).await,
+            quantity(&fixture, &raised).await
+        ],
+        [20, 10]
+    );
     let dry = world.once_with(&["--dry-run"], &[]).await.run();
     let run = world.pass().await;
     let expected = BTreeMap::from([(Kind::CountMismatch, 3), (Kind::Unissued, 20)]);
-    assert_eq!([kinds(&dry), kinds(&run)], [expected.clone(), expected], "{run:#?}");
+    assert_eq!(
+        [kinds(&dry), kinds(&run)],
+        [expected.clone(), expected],
+        "{run:#?}"
+    );
     assert_exact(world, &raised, 20, &answers).await;
     assert_exact(world, &renamed, 20, &also).await;
     assert_eq!(quantity(&fixture, &lowered).await, 15);
     assert!(api.claim(paused.id, "late").await.is("paused"));
     assert_nothing_found(&world.pass().await);
-    assert!(world.sql.query("SELECT * FROM broken_promises").await.is_empty());
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM broken_promises")
+            .await
+            .is_empty()
+    );
     // Changes go on where they had come to.
-    assert_eq!(api.patch(paused.id, &json!({"paused": false})).await.status, 200);
+    assert_eq!(
+        api.patch(paused.id, &json!({"paused": false})).await.status,
+        200
+    );
     assert!(api.claim(paused.id, "late").await.is_accepted());
 }
 
 /// Whom a coupon bans, Redis knows; why and by whose word, nobody but MySQL.
 #[tokio::test]
-async fn a_revocation_that_the_replica_lacks_is_told_and_what_it_freed_is_its_next_holder_s_once_it_is_made_again() {
+async fn a_revocation_that_the_replica_lacks_is_told_and_what_it_freed_is_its_next_holder_s_once_it_is_made_again()
+ {
     let (pair, fixture) = asynchronous("lost-revocation").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, mut answers) = fixture.held("Revoked", 10, 10).await;
@@ -250,7 +344,11 @@ async fn a_revocation_that_the_replica_lacks_is_told_and_what_it_freed_is_its_ne
 
     fail_over(&pair).await;
     let once = world.once_with(&[], &[]).await;
-    let told: Vec<_> = once.run().all_findings().map(|f| (f.kind, f.slot, f.user_id.clone(), f.needs_person)).collect();
+    let told: Vec<_> = once
+        .run()
+        .all_findings()
+        .map(|f| (f.kind, f.slot, f.user_id.clone(), f.needs_person))
+        .collect();
     let slot = Some(i64::from(slot));
     let expected = [
         (Kind::MissingAdmission, slot, Some(user.clone()), true),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, Http, LIMIT, World, WorldStores, all_issued, assert_clean, assert_exact, eventually, holders,
-    people, rows, rush, shared, tally,
+    Answer, Fixture, Http, LIMIT, World, WorldStores, all_issued, assert_clean, assert_exact,
+    eventually, holders, people, rows, rush, shared, tally,
 };
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replication};
@@ -26,7 +26,11 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
 
     redis.kill().await.unwrap();
     let reply = Http::send(api.claim_request(coupon.id, "u-2")).await;
-    assert_eq!((reply.status, reply.body["code"].as_str()), (503, Some("unavailable")), "{reply:?}");
+    assert_eq!(
+        (reply.status, reply.body["code"].as_str()),
+        (503, Some("unavailable")),
+        "{reply:?}"
+    );
     assert!(reply.retry_after().is_some_and(|seconds| seconds >= 1));
     assert_eq!(api.http().get("/healthz").await.status, 200);
     assert_eq!(api.http().get("/readyz").await.status, 503);
@@ -34,9 +38,22 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     redis.start_again().await.unwrap();
     // Nobody starts a pass by hand: the daemon sees the closed gate, verifies, and opens again.
     let start = std::time::Instant::now();
-    eventually("admission is open again", LIMIT, async || api.claim(coupon.id, "u-2").await.promised().is_some()).await;
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    assert_eq!(api.claim(coupon.id, "u-1").await, Answer::Already { drop: coupon.drop, slot: 1 });
+    eventually("admission is open again", LIMIT, async || {
+        api.claim(coupon.id, "u-2").await.promised().is_some()
+    })
+    .await;
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        api.claim(coupon.id, "u-1").await,
+        Answer::Already {
+            drop: coupon.drop,
+            slot: 1
+        }
+    );
     all_issued(&world, coupon.drop, 2).await;
     assert!(daemon.process.status().is_none());
     assert_clean(&world.pass().await, &coupon);
@@ -46,21 +63,41 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
 async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
-    let Fixture { world, api, consumer: _consumer } = Fixture::on(stores, "redis-full").await;
+    let Fixture {
+        world,
+        api,
+        consumer: _consumer,
+    } = Fixture::on(stores, "redis-full").await;
     let coupon = api.open_coupon(10).await;
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
     let before = world.redis.dump().await;
-    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    world
+        .redis
+        .command::<()>(&["CONFIG", "SET", "maxmemory", "1"])
+        .await;
     for user in ["u-6", "u-7"] {
         let reply = Http::send(api.claim_request(coupon.id, user)).await;
-        assert_eq!((reply.status, reply.body["code"].as_str()), (503, Some("unavailable")), "{reply:?}");
+        assert_eq!(
+            (reply.status, reply.body["code"].as_str()),
+            (503, Some("unavailable")),
+            "{reply:?}"
+        );
     }
     let again = api.claim(coupon.id, "u-1").await;
-    assert!(matches!(again, Answer::Already { .. } | Answer::Problem(503, _)), "{again:?}");
+    assert!(
+        matches!(again, Answer::Already { .. } | Answer::Problem(503, _)),
+        "{again:?}"
+    );
     assert_eq!(world.redis.dump().await, before);
-    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    world
+        .redis
+        .command::<()>(&["CONFIG", "SET", "maxmemory", "0"])
+        .await;
     answers.extend(rush(&[&api], coupon.id, &people(12)[5..], 7).await);
-    assert_eq!(tally(&answers), [("accepted".into(), 10), ("sold_out".into(), 2)].into());
+    assert_eq!(
+        tally(&answers),
+        [("accepted".into(), 10), ("sold_out".into(), 2)].into()
+    );
     all_issued(&world, coupon.drop, 10).await;
     assert_exact(&world, &coupon, 10, &answers).await;
 }
@@ -70,7 +107,11 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let world = World::on(WorldStores::shared().await.with_kafka(kafka), "api-frozen").await;
     world.set("PUBLISH_DEADLINE_MS", "1000");
-    let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
+    let Fixture {
+        world,
+        api,
+        consumer: _consumer,
+    } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;
     assert!(api.claim(coupon.id, "u-1").await.is_accepted());
     all_issued(&world, coupon.drop, 1).await;
@@ -80,7 +121,10 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
         let (api, id) = ((*api).clone(), coupon.id);
         async move { api.claim(id, "u-2").await }
     });
-    eventually("they are admitted", HEALED, async || holders(&world, &coupon).await == 2).await;
+    eventually("they are admitted", HEALED, async || {
+        holders(&world, &coupon).await == 2
+    })
+    .await;
     api.process.freeze();
     kafka.thaw().await.unwrap();
     // Its message is on its way, or not; a pass that is old enough to tell issues the row where it
@@ -102,10 +146,20 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     // the latter, it rightly put the claim by, and a pass finds that its row is there.
     eventually("nothing is left to do", HEALED, async || {
         world.once_with(&[], &[]).await.code == 0
-            && world.sql.query("SELECT * FROM failed_claims WHERE resolved_at IS NULL").await.is_empty()
+            && world
+                .sql
+                .query("SELECT * FROM failed_claims WHERE resolved_at IS NULL")
+                .await
+                .is_empty()
     })
     .await;
-    assert!(world.sql.query("SELECT * FROM failed_claims WHERE resolution <> 'duplicate'").await.is_empty());
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM failed_claims WHERE resolution <> 'duplicate'")
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -113,17 +167,25 @@ async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = impatient(WorldStores::shared().await, "lost-commit").await;
-    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
+    world.set(
+        "DATABASE_URL",
+        &stack.mysql.database_url_via(&proxy, world.database()),
+    );
     let waves = Waves::begin(world).await;
     waves
         .survives(async |waves| {
             // Rows are inserted, and what is lost is the answer to the commit.
-            waves.consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")]).await;
+            waves
+                .consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")])
+                .await;
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
             waves.consumer_says("stall point").await;
             proxy.set(ProxyFault::DropReplies).await.unwrap();
             waves.consumer_says("could not be written").await;
-            assert!(rows(&waves.world, waves.coupon.drop).await.len() > 20, "it was committed, and nobody knows");
+            assert!(
+                rows(&waves.world, waves.coupon.drop).await.len() > 20,
+                "it was committed, and nobody knows"
+            );
             proxy.set(ProxyFault::Pass).await.unwrap();
         })
         .await;
@@ -131,11 +193,26 @@ async fn a_commit_whose_reply_mysql_s_link_loses_breaks_no_promise() {
 
 #[tokio::test]
 async fn a_master_that_is_cut_off_from_its_replica_admits_nobody_until_it_is_back() {
-    let lag = ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-ping-replica-period", "1"];
+    let lag = [
+        "--min-replicas-to-write",
+        "1",
+        "--min-replicas-max-lag",
+        "2",
+        "--repl-ping-replica-period",
+        "1",
+    ];
     let extra_args = lag.map(str::to_owned).to_vec();
-    let master = RedisServer::start(RedisOptions { extra_args, ..RedisOptions::default() }).await.unwrap();
+    let master = RedisServer::start(RedisOptions {
+        extra_args,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
     let link = master.proxy().await.unwrap();
-    let options = RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() };
+    let options = RedisOptions {
+        replica_of: Some(link.port()),
+        ..RedisOptions::default()
+    };
     let _replica = RedisServer::start(options).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&master);
     follows(&master).await;
@@ -144,11 +221,17 @@ async fn a_master_that_is_cut_off_from_its_replica_admits_nobody_until_it_is_bac
         .survives(async |waves| {
             link.set(ProxyFault::Cut).await.unwrap();
             eventually("the master notices", HEALED, async || {
-                replication(&master).await.contains("min_slaves_good_slaves:0")
+                replication(&master)
+                    .await
+                    .contains("min_slaves_good_slaves:0")
             })
             .await;
             let before = holders(&waves.world, &waves.coupon).await;
-            assert_eq!(waves.wave().await, [("unavailable".into(), 20)].into(), "another may be the master by now");
+            assert_eq!(
+                waves.wave().await,
+                [("unavailable".into(), 20)].into(),
+                "another may be the master by now"
+            );
             assert_eq!(holders(&waves.world, &waves.coupon).await, before);
             link.set(ProxyFault::Pass).await.unwrap();
         })

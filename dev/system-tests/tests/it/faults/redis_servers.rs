@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 
 use firstcome_stack::{
-    RedisCluster, RedisClusterOptions, RedisOptions, RedisSentinels, RedisSentinelsOptions, RedisServer,
+    RedisCluster, RedisClusterOptions, RedisOptions, RedisSentinels, RedisSentinelsOptions,
+    RedisServer,
 };
 use firstcome_testkit::{
-    ApiClient, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact, coupon_body,
-    eventually, holders, people, rush,
+    ApiClient, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact,
+    coupon_body, eventually, holders, people, rush,
 };
 
 use crate::drift::gone_back::mysql_loses;
@@ -19,17 +20,27 @@ use crate::start_up::{PROCESSES, refuses};
 type Settings<'a> = &'a [(&'a str, &'a str)];
 
 async fn cluster() -> RedisCluster {
-    RedisCluster::start(RedisClusterOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"))
+    RedisCluster::start(RedisClusterOptions::default())
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 async fn in_cluster(cluster: &RedisCluster, name: &str) -> World {
-    let stores = WorldStores::shared().await.with_redis_servers(&cluster.urls(), &cluster.env());
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_servers(&cluster.urls(), &cluster.env());
     impatient(stores, name).await
 }
 
 async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
     let urls: Vec<String> = group.nodes().iter().map(RedisServer::url).collect();
-    impatient(WorldStores::shared().await.with_redis_servers(&urls.join(","), &group.env()), name).await
+    impatient(
+        WorldStores::shared()
+            .await
+            .with_redis_servers(&urls.join(","), &group.env()),
+        name,
+    )
+    .await
 }
 
 /// A key of a coupon.
@@ -38,11 +49,26 @@ fn key(world: &World, coupon: &MadeCoupon) -> String {
 }
 
 /// Coupons that other primaries have than this one's.
-async fn elsewhere(cluster: &RedisCluster, world: &World, api: &ApiClient, coupon: &MadeCoupon) -> MadeCoupon {
-    let own = cluster.primary_of(&key(world, coupon)).await.unwrap().port();
+async fn elsewhere(
+    cluster: &RedisCluster,
+    world: &World,
+    api: &ApiClient,
+    coupon: &MadeCoupon,
+) -> MadeCoupon {
+    let own = cluster
+        .primary_of(&key(world, coupon))
+        .await
+        .unwrap()
+        .port();
     for _ in 0..50 {
         let other = api.open_coupon(40).await;
-        if cluster.primary_of(&key(world, &other)).await.unwrap().port() != own {
+        if cluster
+            .primary_of(&key(world, &other))
+            .await
+            .unwrap()
+            .port()
+            != own
+        {
             return other;
         }
     }
@@ -50,7 +76,9 @@ async fn elsewhere(cluster: &RedisCluster, world: &World, api: &ApiClient, coupo
 }
 
 async fn info(server: &RedisServer, section: &str) -> String {
-    PrefixedKeys::new(&server.url(), "").command(&["INFO", section]).await
+    PrefixedKeys::new(&server.url(), "")
+        .command(&["INFO", section])
+        .await
 }
 
 #[tokio::test]
@@ -61,7 +89,10 @@ async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
     let mut others = rush(&[&waves.api], other.id, &people(10), 10).await;
     waves
         .survives(async |waves| {
-            let dying = cluster.primary_of(&key(&waves.world, &waves.coupon)).await.unwrap();
+            let dying = cluster
+                .primary_of(&key(&waves.world, &waves.coupon))
+                .await
+                .unwrap();
             let before = holders(&waves.world, &waves.coupon).await;
             waves
                 .next_while(20, async |waves| {
@@ -73,11 +104,21 @@ async fn a_primary_that_dies_closes_its_coupons_only_and_no_promise_is_lost() {
                 })
                 .await;
             let open = rush(&[&waves.api], other.id, &people(20), 10).await;
-            let not_open: Vec<_> = open.iter().filter(|(_, answer)| answer.promised().is_none()).collect();
-            assert_eq!(not_open, Vec::<&(String, _)>::new(), "the primary of this coupon is well");
+            let not_open: Vec<_> = open
+                .iter()
+                .filter(|(_, answer)| answer.promised().is_none())
+                .collect();
+            assert_eq!(
+                not_open,
+                Vec::<&(String, _)>::new(),
+                "the primary of this coupon is well"
+            );
             others.extend(open);
             eventually("a replica has taken its place", HEALED, async || {
-                cluster.primary_of(&key(&waves.world, &waves.coupon)).await.is_ok_and(|now| now.port() != dying.port())
+                cluster
+                    .primary_of(&key(&waves.world, &waves.coupon))
+                    .await
+                    .is_ok_and(|now| now.port() != dying.port())
             })
             .await;
             dying.start_again().await.unwrap();
@@ -102,18 +143,33 @@ async fn scripts_are_on_primaries_only_and_a_primary_that_was_emptied_closes_its
     let waves = Waves::begin(in_cluster(&cluster, "emptied").await).await;
     let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
     let before = rush(&[&waves.api], other.id, &people(10), 10).await;
-    assert!(before.iter().all(|(_, answer)| answer.promised().is_some()), "{before:?}");
+    assert!(
+        before.iter().all(|(_, answer)| answer.promised().is_some()),
+        "{before:?}"
+    );
     waves
         .survives(async |waves| {
             let mut with_scripts = BTreeSet::new();
             for node in cluster.nodes() {
-                if !info(node, "memory").await.contains("number_of_cached_scripts:0\r\n") {
+                if !info(node, "memory")
+                    .await
+                    .contains("number_of_cached_scripts:0\r\n")
+                {
                     with_scripts.insert(info(node, "replication").await.contains("role:master"));
                 }
             }
-            assert_eq!(with_scripts, BTreeSet::from([true]), "on replicas there is none");
-            let emptied = cluster.primary_of(&key(&waves.world, &waves.coupon)).await.unwrap();
-            PrefixedKeys::new(&emptied.url(), "").command::<()>(&["FLUSHALL"]).await;
+            assert_eq!(
+                with_scripts,
+                BTreeSet::from([true]),
+                "on replicas there is none"
+            );
+            let emptied = cluster
+                .primary_of(&key(&waves.world, &waves.coupon))
+                .await
+                .unwrap();
+            PrefixedKeys::new(&emptied.url(), "")
+                .command::<()>(&["FLUSHALL"])
+                .await;
             let late = &people(11)[10..];
             let answers = rush(&[&waves.api], other.id, late, 1).await;
             assert!(answers[0].1.promised().is_some(), "{answers:?}");
@@ -131,14 +187,27 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
     waves
         .survives(async |waves| {
             let name = key(&waves.world, &waves.coupon);
-            let (slot, first) = (cluster.slot_of(&name).await.unwrap(), cluster.primary_of(&name).await.unwrap());
+            let (slot, first) = (
+                cluster.slot_of(&name).await.unwrap(),
+                cluster.primary_of(&name).await.unwrap(),
+            );
             let primaries = &cluster.nodes()[..3];
-            let second = primaries.iter().find(|node| node.port() != first.port()).unwrap();
+            let second = primaries
+                .iter()
+                .find(|node| node.port() != first.port())
+                .unwrap();
             for to in [second, first] {
-                waves.next_while(10, async |_| cluster.move_slot(slot, to).await.unwrap()).await;
+                waves
+                    .next_while(10, async |_| cluster.move_slot(slot, to).await.unwrap())
+                    .await;
                 let asking = people(1);
                 eventually("the coupon is open on its new server", HEALED, async || {
-                    waves.api.claim(waves.coupon.id, &asking[0]).await.promised().is_some()
+                    waves
+                        .api
+                        .claim(waves.coupon.id, &asking[0])
+                        .await
+                        .promised()
+                        .is_some()
                 })
                 .await;
             }
@@ -148,7 +217,9 @@ async fn hash_slots_that_move_in_mid_rush_and_back_break_no_promise() {
 
 #[tokio::test]
 async fn a_master_that_dies_or_stands_still_is_left_for_the_one_that_sentinels_promote() {
-    let group = RedisSentinels::start(RedisSentinelsOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}"));
+    let group = RedisSentinels::start(RedisSentinelsOptions::default())
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"));
     let waves = Waves::begin(with_sentinels(&group, "sentinel").await).await;
     waves
         .survives(async |waves| {
@@ -162,9 +233,18 @@ async fn a_master_that_dies_or_stands_still_is_left_for_the_one_that_sentinels_p
             killed.start_again().await.unwrap();
             group.wait_until_whole().await.unwrap();
             let asking = people(1);
-            eventually("admission is open on the promoted one", HEALED, async || {
-                waves.api.claim(waves.coupon.id, &asking[0]).await.promised().is_some()
-            })
+            eventually(
+                "admission is open on the promoted one",
+                HEALED,
+                async || {
+                    waves
+                        .api
+                        .claim(waves.coupon.id, &asking[0])
+                        .await
+                        .promised()
+                        .is_some()
+                },
+            )
             .await;
             waves
                 .next_while(10, async |_| {
@@ -189,28 +269,42 @@ async fn numbers_that_mysql_lost_are_known_whichever_primary_had_them_and_after_
         lost = elsewhere(&cluster, world, api, &lost).await;
         mysql_loses(world, &[&lost]).await;
         let next = api.open_coupon(40).await;
-        assert!(next.id > lost.id && next.drop > lost.drop, "{next:?} after {lost:?}");
+        assert!(
+            next.id > lost.id && next.drop > lost.drop,
+            "{next:?} after {lost:?}"
+        );
         lost = next;
     }
     let once = world.once_with(&[], &[]).await;
     assert!(once.code <= 1, "{}", once.log);
     let emptied = cluster.primary_of(&key(world, &lost)).await.unwrap();
-    PrefixedKeys::new(&emptied.url(), "").command::<()>(&["FLUSHALL"]).await;
+    PrefixedKeys::new(&emptied.url(), "")
+        .command::<()>(&["FLUSHALL"])
+        .await;
     mysql_loses(world, &[&lost]).await;
     let next = api.open_coupon(40).await;
-    assert!(next.id > lost.id && next.drop > lost.drop, "{next:?} after {lost:?}");
+    assert!(
+        next.id > lost.id && next.drop > lost.drop,
+        "{next:?} after {lost:?}"
+    );
 
     let away = cluster.primary_of(&key(world, &next)).await.unwrap();
     away.freeze().await.unwrap();
     mysql_loses(world, &[&next]).await;
     let other = api.create_coupon(&coupon_body("Meanwhile", 5, 0)).await;
-    assert!(other.id > next.id && other.drop > next.drop, "{other:?} after {next:?}");
+    assert!(
+        other.id > next.id && other.drop > next.drop,
+        "{other:?} after {next:?}"
+    );
     away.thaw().await.unwrap();
 }
 
 #[tokio::test]
 async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
-    let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start(RedisSentinelsOptions::default()));
+    let (cluster, group) = tokio::join!(
+        cluster(),
+        RedisSentinels::start(RedisSentinelsOptions::default())
+    );
     let group = group.unwrap_or_else(|error| panic!("{error:#}"));
     let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::new("redis-kind").await;
@@ -218,23 +312,49 @@ async fn addresses_of_the_wrong_kind_are_refused_with_the_setting() {
     let one_sentinel = sentinel.split(',').next().unwrap();
     let (single, nodes) = (alone.url(), cluster.urls());
     let cases: [(Settings<'_>, &[&str]); 8] = [
-        (&[("REDIS_URL", &node)], &["node of a cluster", "REDIS_MODE=cluster"]),
-        (&[("REDIS_URL", one_sentinel)], &["leads to a Sentinel", "REDIS_SENTINEL_MASTER"]),
-        (&[("REDIS_URL", &single), ("REDIS_MODE", "cluster")], &["no cluster", "REDIS_MODE=cluster"]),
         (
-            &[("REDIS_URL", &sentinel), ("REDIS_MODE", "sentinel"), ("REDIS_SENTINEL_MASTER", "other")],
+            &[("REDIS_URL", &node)],
+            &["node of a cluster", "REDIS_MODE=cluster"],
+        ),
+        (
+            &[("REDIS_URL", one_sentinel)],
+            &["leads to a Sentinel", "REDIS_SENTINEL_MASTER"],
+        ),
+        (
+            &[("REDIS_URL", &single), ("REDIS_MODE", "cluster")],
+            &["no cluster", "REDIS_MODE=cluster"],
+        ),
+        (
+            &[
+                ("REDIS_URL", &sentinel),
+                ("REDIS_MODE", "sentinel"),
+                ("REDIS_SENTINEL_MASTER", "other"),
+            ],
             &["no master of that name", "other"],
         ),
         (
-            &[("REDIS_URL", &single), ("REDIS_MODE", "sentinel"), ("REDIS_SENTINEL_MASTER", "firstcome")],
+            &[
+                ("REDIS_URL", &single),
+                ("REDIS_MODE", "sentinel"),
+                ("REDIS_SENTINEL_MASTER", "firstcome"),
+            ],
             &["leads to no Sentinel", "REDIS_MODE=sentinel"],
         ),
-        (&[("REDIS_MODE", "sentinel")], &["REDIS_SENTINEL_MASTER is missing"]),
-        (&[("REDIS_SENTINEL_MASTER", "firstcome")], &["REDIS_MODE is not sentinel"]),
+        (
+            &[("REDIS_MODE", "sentinel")],
+            &["REDIS_SENTINEL_MASTER is missing"],
+        ),
+        (
+            &[("REDIS_SENTINEL_MASTER", "firstcome")],
+            &["REDIS_MODE is not sentinel"],
+        ),
         (&[("REDIS_URL", &nodes)], &["several nodes", "REDIS_MODE"]),
     ];
     for (settings, words) in cases {
-        for (program, args) in PROCESSES.into_iter().filter(|(_, args)| *args != ["consume"]) {
+        for (program, args) in PROCESSES
+            .into_iter()
+            .filter(|(_, args)| *args != ["consume"])
+        {
             refuses(&world.start(program, args, settings), words).await;
         }
     }

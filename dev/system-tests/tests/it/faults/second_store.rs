@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use firstcome_reconciler::report::{Kind, Run};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
-    assert_clean, assert_exact, coupon_body, eventually, eventually_some, holders, kinds, people, rows, rush, tally,
+    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores,
+    all_issued, assert_clean, assert_exact, coupon_body, eventually, eventually_some, holders,
+    kinds, people, rows, rush, tally,
 };
 use serde_json::json;
 
@@ -31,13 +32,22 @@ async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswe
 async fn mended(world: &World) -> Run {
     eventually_some("a pass mends it", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
-        if once.code == 0 { Ok(once.run()) } else { Err(once.log) }
+        if once.code == 0 {
+            Ok(once.run())
+        } else {
+            Err(once.log)
+        }
     })
     .await
 }
 
 /// Newcomers take every slot that is left, and the drop is exact with every promise kept.
-async fn filled_up(world: &World, api: &ApiClient, coupon: &MadeCoupon, mut answers: Vec<PromisedAnswer>) {
+async fn filled_up(
+    world: &World,
+    api: &ApiClient,
+    coupon: &MadeCoupon,
+    mut answers: Vec<PromisedAnswer>,
+) {
     let more: Vec<String> = (1..=20).map(|n| format!("late-{n}")).collect();
     answers.extend(rush(&[api], coupon.id, &more, 20).await);
     all_issued(world, coupon.drop, 20).await;
@@ -50,9 +60,24 @@ async fn filled_up(world: &World, api: &ApiClient, coupon: &MadeCoupon, mut answ
 async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(WorldStores::shared().await.with_kafka(kafka).with_redis(&redis), "second-kafka").await;
+    let world = World::on(
+        WorldStores::shared()
+            .await
+            .with_kafka(kafka)
+            .with_redis(&redis),
+        "second-kafka",
+    )
+    .await;
     world.set("PUBLISH_DEADLINE_MS", "500");
-    let (Fixture { world, api, consumer: _consumer }, coupon, mut answers) = five_of_twenty(world).await;
+    let (
+        Fixture {
+            world,
+            api,
+            consumer: _consumer,
+        },
+        coupon,
+        mut answers,
+    ) = five_of_twenty(world).await;
     let users = people(15);
     let before = OldCopy::of(&redis).unwrap();
 
@@ -65,28 +90,70 @@ async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
 
     let run = mended(&world).await;
     assert_eq!(kinds(&run).get(&Kind::FailedClaim), Some(&10), "{run:#?}");
-    assert!(run.all_findings().any(|f| f.detail.contains("Kafka did not acknowledge it in time")), "{run:#?}");
+    assert!(
+        run.all_findings()
+            .any(|f| f.detail.contains("Kafka did not acknowledge it in time")),
+        "{run:#?}"
+    );
     assert_eq!(rows(&world, coupon.drop).await.len(), 15);
-    assert!(world.sql.query("SELECT * FROM failed_claims WHERE resolved_at IS NULL").await.is_empty());
-    let args = ["explain", "--coupon", &coupon.id.to_string(), "--user", "u-9"];
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM failed_claims WHERE resolved_at IS NULL")
+            .await
+            .is_empty()
+    );
+    let args = [
+        "explain",
+        "--coupon",
+        &coupon.id.to_string(),
+        "--user",
+        "u-9",
+    ];
     let story = world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(story.ended(LIMIT).await, 0, "{}", story.log());
     let story = story.all_stdout().await;
-    assert!(story.contains("unpublished") && story.contains("dealt with: issued"), "{story}");
+    assert!(
+        story.contains("unpublished") && story.contains("dealt with: issued"),
+        "{story}"
+    );
     filled_up(&world, &api, &coupon, answers).await;
 }
 
 #[tokio::test]
 async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(WorldStores::shared().await.with_redis(&redis), "second-retry").await;
-    let (Fixture { world, api, consumer: _consumer }, coupon, mut answers) = five_of_twenty(world).await;
-    let dying = world.serve_with(&[("FIRSTCOME_CRASH_AT", "claim_admitted")]).await;
+    let world = World::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "second-retry",
+    )
+    .await;
+    let (
+        Fixture {
+            world,
+            api,
+            consumer: _consumer,
+        },
+        coupon,
+        mut answers,
+    ) = five_of_twenty(world).await;
+    let dying = world
+        .serve_with(&[("FIRSTCOME_CRASH_AT", "claim_admitted")])
+        .await;
     let before = OldCopy::of(&redis).unwrap();
 
-    assert!(matches!(dying.claim(coupon.id, "u-6").await, Answer::Unknown(_)));
+    assert!(matches!(
+        dying.claim(coupon.id, "u-6").await,
+        Answer::Unknown(_)
+    ));
     let again = api.claim(coupon.id, "u-6").await;
-    assert_eq!(again, Answer::Already { drop: coupon.drop, slot: 6 });
+    assert_eq!(
+        again,
+        Answer::Already {
+            drop: coupon.drop,
+            slot: 6
+        }
+    );
     answers.push(("u-6".into(), again));
     back_to(before, &redis).await;
     assert_eq!(holders(&world, &coupon).await, 5, "Redis has forgotten one");
@@ -97,7 +164,8 @@ async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back(
 }
 
 #[tokio::test]
-async fn a_claim_on_its_way_keeps_its_slot_although_its_person_was_deleted_and_a_pass_set_the_counter_right() {
+async fn a_claim_on_its_way_keeps_its_slot_although_its_person_was_deleted_and_a_pass_set_the_counter_right()
+ {
     deleted_on_the_way(&["u-6"]).await;
 }
 
@@ -110,23 +178,42 @@ async fn a_claim_on_its_way_keeps_its_slot_although_another_person_was_deleted_t
 /// A hand takes people out of Redis while only the API knows of the claim of one of them.
 async fn deleted_on_the_way(people: &[&str]) {
     let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
-    let world = World::on(WorldStores::shared().await.with_kafka(kafka), "second-deleted").await;
+    let world = World::on(
+        WorldStores::shared().await.with_kafka(kafka),
+        "second-deleted",
+    )
+    .await;
     let fixture = Fixture::of(world).await;
     let (world, api) = (&fixture.world, &fixture.api);
     let mut body = coupon_body("Twenty", 20, 0);
     // Else the coupon's claimants have the person, too.
     body["once_per"] = json!("drop");
     let (coupon, mut answers) = fixture.held_of(&body, 5).await;
-    let slow = world.serve_with(&[("KAFKA_BROKERS", &format!("127.0.0.1:{}", way.port()))]).await;
-    assert_eq!(slow.me(coupon.id, "u-6").await["status"], "none", "it knows the coupon");
+    let slow = world
+        .serve_with(&[("KAFKA_BROKERS", &format!("127.0.0.1:{}", way.port()))])
+        .await;
+    assert_eq!(
+        slow.me(coupon.id, "u-6").await["status"],
+        "none",
+        "it knows the coupon"
+    );
     way.set(ProxyFault::BlackHole).await.unwrap();
 
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let passed = async {
-        let is_there = async || world.redis.command::<Option<f64>>(&["ZSCORE", &users, "u-6"]).await.is_some();
+        let is_there = async || {
+            world
+                .redis
+                .command::<Option<f64>>(&["ZSCORE", &users, "u-6"])
+                .await
+                .is_some()
+        };
         eventually("it is admitted", LIMIT, is_there).await;
         for person in people {
-            assert_eq!(world.redis.command::<i64>(&["ZREM", &users, person]).await, 1);
+            assert_eq!(
+                world.redis.command::<i64>(&["ZREM", &users, person]).await,
+                1
+            );
         }
         let is_over = AtomicBool::new(false);
         let pass = async {

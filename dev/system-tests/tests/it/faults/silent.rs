@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{FaultProxy, MysqlPair, ProxyFault, RedisOptions, RedisServer, Replication, WireProtocol};
+use firstcome_stack::{
+    FaultProxy, MysqlPair, ProxyFault, RedisOptions, RedisServer, Replication, WireProtocol,
+};
 use firstcome_testkit::{Answer, PrefixedKeys, WorldStores, eventually, shared};
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
@@ -13,8 +15,15 @@ use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
 const LEFT: Duration = Duration::from_secs(20);
 
 async fn admission_is(open: bool, waves: &Waves) {
-    let what = if open { "admission is open" } else { "admission is closed" };
-    eventually(what, HEALED, async || (waves.api.http().get("/readyz").await.status == 200) == open).await;
+    let what = if open {
+        "admission is open"
+    } else {
+        "admission is closed"
+    };
+    eventually(what, HEALED, async || {
+        (waves.api.http().get("/readyz").await.status == 200) == open
+    })
+    .await;
 }
 
 async fn passes_again(waves: &Waves) {
@@ -31,10 +40,14 @@ async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
     let address = server.proxy().await.unwrap();
     let with = |password: &str, port: u16| format!("redis://:{password}@127.0.0.1:{port}");
     let change = async |url: String, to: &str| {
-        PrefixedKeys::new(&url, "").command::<()>(&["CONFIG", "SET", "requirepass", to]).await;
+        PrefixedKeys::new(&url, "")
+            .command::<()>(&["CONFIG", "SET", "requirepass", to])
+            .await;
     };
     change(server.url(), "one").await;
-    let stores = WorldStores::shared().await.with_redis_at(&with("one", address.port()));
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_at(&with("one", address.port()));
     let waves = Waves::begin(impatient(stores, "password").await).await;
     waves
         .survives(async |waves| {
@@ -48,22 +61,37 @@ async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
 }
 
 async fn promote(replica: &RedisServer, address: &FaultProxy, master: &RedisServer) {
-    let command =
-        async |server: &RedisServer, args: &[&str]| PrefixedKeys::new(&server.url(), "").command::<()>(args).await;
+    let command = async |server: &RedisServer, args: &[&str]| {
+        PrefixedKeys::new(&server.url(), "")
+            .command::<()>(args)
+            .await
+    };
     command(replica, &["REPLICAOF", "NO", "ONE"]).await;
     address.set_upstream(replica.port());
-    command(master, &["REPLICAOF", "127.0.0.1", &replica.port().to_string()]).await;
+    command(
+        master,
+        &["REPLICAOF", "127.0.0.1", &replica.port().to_string()],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
     let extra_args = ["--min-replicas-to-write", "1"].map(str::to_owned).to_vec();
-    let fenced = RedisOptions { extra_args, ..RedisOptions::default() };
+    let fenced = RedisOptions {
+        extra_args,
+        ..RedisOptions::default()
+    };
     let master = RedisServer::start(fenced.clone()).await.unwrap();
-    let options = RedisOptions { replica_of: Some(master.port()), ..fenced };
+    let options = RedisOptions {
+        replica_of: Some(master.port()),
+        ..fenced
+    };
     let replica = RedisServer::start(options).await.unwrap();
     let address = master.proxy().await.unwrap();
-    let stores = WorldStores::shared().await.with_redis_at(&master.url_via(&address));
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_at(&master.url_via(&address));
     follows(&master).await;
     Waves::begin(impatient(stores, "demoted").await)
         .await
@@ -74,16 +102,24 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
             admission_is(false, waves).await;
             admission_is(true, waves).await;
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
-            let promoted = PrefixedKeys::new(&replica.url(), &waves.world.setting("REDIS_KEY_PREFIX"));
+            let promoted =
+                PrefixedKeys::new(&replica.url(), &waves.world.setting("REDIS_KEY_PREFIX"));
             let users = promoted.of_drop(waves.coupon.id, waves.coupon.drop, "users");
-            assert_eq!(promoted.command::<i64>(&["ZCARD", &users]).await, 40, "the new master has them");
+            assert_eq!(
+                promoted.command::<i64>(&["ZCARD", &users]).await,
+                40,
+                "the new master has them"
+            );
         })
         .await;
 }
 
 /// A fail-over as an operator makes it: nothing is lost, and nobody's connection ends.
 async fn fail_over(pair: &MysqlPair) {
-    pair.primary.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    pair.primary
+        .query("SET GLOBAL super_read_only = ON")
+        .await
+        .unwrap();
     pair.catch_up().await.unwrap();
     pair.promote().await.unwrap();
     pair.address.set_upstream(pair.replica.port());
@@ -92,12 +128,17 @@ async fn fail_over(pair: &MysqlPair) {
 #[tokio::test]
 async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
     let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
-    let stores = WorldStores::shared().await.with_mysql_at(&pair.primary.database_url_via(&pair.address, ""));
+    let stores = WorldStores::shared()
+        .await
+        .with_mysql_at(&pair.primary.database_url_via(&pair.address, ""));
     Waves::begin(impatient(stores, "read-only").await)
         .await
         .survives(async |waves| {
             // All connections of the pool are made.
-            futures_util::future::join_all((0..64).map(|_| waves.api.try_me(waves.coupon.id, "nobody"))).await;
+            futures_util::future::join_all(
+                (0..64).map(|_| waves.api.try_me(waves.coupon.id, "nobody")),
+            )
+            .await;
             fail_over(&pair).await;
             let begun = Instant::now();
             let rename = serde_json::json!({"name": "renamed"});
@@ -112,14 +153,25 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
             waves.issued(40).await;
             println!("the consumer had written all after {:?}", begun.elapsed());
             // The old primary has none of these rows.
-            let newest = waves.world.sql.query("SELECT user_id FROM issued_coupons WHERE slot > 20").await;
+            let newest = waves
+                .world
+                .sql
+                .query("SELECT user_id FROM issued_coupons WHERE slot > 20")
+                .await;
             for person in newest.iter().flatten() {
                 // On a busy machine some questions are answered 503 meanwhile.
                 let asked = async || waves.api.try_me(waves.coupon.id, person).await;
-                let is_told = async || asked().await.is_ok_and(|reply| reply.body["status"] == "issued");
+                let is_told = async || {
+                    asked()
+                        .await
+                        .is_ok_and(|reply| reply.body["status"] == "issued")
+                };
                 eventually("questions have left it", LEFT, is_told).await;
             }
-            let rows = format!("SELECT COUNT(*) FROM {}.issued_coupons", waves.world.database());
+            let rows = format!(
+                "SELECT COUNT(*) FROM {}.issued_coupons",
+                waves.world.database()
+            );
             assert_eq!(pair.primary.query(&rows).await.unwrap(), [["20"]]);
         })
         .await;
@@ -133,8 +185,17 @@ async fn works(waves: &mut Waves, process: usize) {
     let by_consumer = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
     let before = waves.world.sql.number(by_consumer).await;
     eventually("the API works", LEFT, async || {
-        let renamed = waves.api.patch(waves.coupon.id, &serde_json::json!({"name": "renamed"})).await.status == 200;
-        renamed && matches!(waves.next(1).await[0].1, Answer::Accepted { queued: true, .. })
+        let renamed = waves
+            .api
+            .patch(waves.coupon.id, &serde_json::json!({"name": "renamed"}))
+            .await
+            .status
+            == 200;
+        renamed
+            && matches!(
+                waves.next(1).await[0].1,
+                Answer::Accepted { queued: true, .. }
+            )
     })
     .await;
     if process == 1 {
@@ -192,7 +253,11 @@ async fn a_redis_host_that_is_mute_to_one_process_is_left_by_that_one() {
     let redis = &shared().await.redis;
     let ways = ways_to(redis.port()).await;
     let urls = ways.each_ref().map(|way| redis.url_via(way));
-    let store = (WorldStores::shared().await, "REDIS_URL", WireProtocol::Redis);
+    let store = (
+        WorldStores::shared().await,
+        "REDIS_URL",
+        WireProtocol::Redis,
+    );
     // The consumer does without Redis.
     each_alone_leaves_it("mute-redis", store, urls, &ways, &[0, 2]).await;
 }
@@ -201,16 +266,28 @@ async fn a_redis_host_that_is_mute_to_one_process_is_left_by_that_one() {
 async fn a_mysql_host_that_is_mute_to_one_process_is_left_by_that_one() {
     let mysql = &shared().await.mysql;
     let ways = ways_to(mysql.port()).await;
-    let urls = ways.each_ref().map(|way| mysql.database_url_via(way, "DATABASE"));
-    let store = (WorldStores::shared().await, "DATABASE_URL", WireProtocol::Mysql);
+    let urls = ways
+        .each_ref()
+        .map(|way| mysql.database_url_via(way, "DATABASE"));
+    let store = (
+        WorldStores::shared().await,
+        "DATABASE_URL",
+        WireProtocol::Mysql,
+    );
     each_alone_leaves_it("mute-mysql", store, urls, &ways, &[0, 1, 2]).await;
 }
 
 #[tokio::test]
 async fn a_kafka_host_that_is_mute_to_one_process_is_left_by_that_one() {
     let (server, ways, _turn) = kafka_behind_proxies().await;
-    let urls = ways.each_ref().map(|way| format!("127.0.0.1:{}", way.port()));
-    let store = (WorldStores::shared().await.with_kafka(server), "KAFKA_BROKERS", WireProtocol::Kafka);
+    let urls = ways
+        .each_ref()
+        .map(|way| format!("127.0.0.1:{}", way.port()));
+    let store = (
+        WorldStores::shared().await.with_kafka(server),
+        "KAFKA_BROKERS",
+        WireProtocol::Kafka,
+    );
     // The reconciler's topic is read by connections of one pass.
     each_alone_leaves_it("mute-kafka", store, urls, ways, &[0, 1]).await;
 }

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use firstcome_chaos::expect::Expect::{
-    self, AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable, Unqueued,
+    self, AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
+    Unqueued,
 };
 use firstcome_chaos::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
 use firstcome_chaos::run::ScheduleResult;
@@ -27,19 +28,38 @@ const MS: u64 = 2_000;
 fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
     let patient = expect.contains(&Queued) || expect.contains(&ByConsumer);
     let expect_unheard = expect.contains(&AdmittedUnheard);
-    let mut schedule =
-        FaultSchedule::of(faults.into_iter().map(|fault| Timed { at_ms: AT_MS, fault }).collect(), expect);
+    let mut schedule = FaultSchedule::of(
+        faults
+            .into_iter()
+            .map(|fault| Timed {
+                at_ms: AT_MS,
+                fault,
+            })
+            .collect(),
+        expect,
+    );
     if patient {
         // A Kafka that is merely slow, on a busy machine, shall not look like one that is away.
-        schedule.settings.insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
+        schedule
+            .settings
+            .insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
     }
     if expect_unheard {
         // The one call that the fault catches shall be of somebody new.
         schedule.repeat_percent = 0;
     }
     // What hangs, hangs for those who ask what they hold too.
-    let hangs = |timed: &Timed| matches!(timed.fault, Fault::MysqlTableHangs { .. } | Fault::MysqlWritesHang { .. });
-    schedule.pollers = if schedule.faults.iter().any(hangs) { 40 } else { 0 };
+    let hangs = |timed: &Timed| {
+        matches!(
+            timed.fault,
+            Fault::MysqlTableHangs { .. } | Fault::MysqlWritesHang { .. }
+        )
+    };
+    schedule.pollers = if schedule.faults.iter().any(hangs) {
+        40
+    } else {
+        0
+    };
     schedule
 }
 
@@ -58,17 +78,30 @@ fn folder(name: &str) -> PathBuf {
 
 async fn survives(name: &str, schedule: &FaultSchedule) {
     let ran = run(name, schedule).await;
-    let kept = format!("history and logs are in {}\n{schedule}\n{ran:#?}", folder(name).display());
+    let kept = format!(
+        "history and logs are in {}\n{schedule}\n{ran:#?}",
+        folder(name).display()
+    );
     assert_eq!(ran.wrong, [""; 0], "{kept}");
-    assert!(ran.faults.iter().all(|hit| hit.took), "a fault had no effect; {kept}");
+    assert!(
+        ran.faults.iter().all(|hit| hit.took),
+        "a fault had no effect; {kept}"
+    );
     // People whom somebody put in by hand may have slots, and operators change the quantity.
-    let is_whole = ran.kept == schedule.quantity as usize || schedule.operators > 0 || is_of_garbage(schedule);
-    assert!(ran.exact_after_ms.is_some() && is_whole && ran.kept == ran.promises && ran.reads > 0, "{kept}");
+    let is_whole =
+        ran.kept == schedule.quantity as usize || schedule.operators > 0 || is_of_garbage(schedule);
+    assert!(
+        ran.exact_after_ms.is_some() && is_whole && ran.kept == ran.promises && ran.reads > 0,
+        "{kept}"
+    );
     std::fs::remove_dir_all(folder(name)).unwrap();
 }
 
 fn is_of_garbage(schedule: &FaultSchedule) -> bool {
-    schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::Garbage { .. } | Fault::WrongType { .. }))
+    schedule
+        .faults
+        .iter()
+        .any(|timed| matches!(timed.fault, Fault::Garbage { .. } | Fault::WrongType { .. }))
 }
 
 macro_rules! faults {
@@ -81,17 +114,29 @@ macro_rules! faults {
 }
 
 fn wire(store: FaultyStore, wire: WireFault) -> [Fault; 1] {
-    [Fault::Wire { store, wire, ms: MS }]
+    [Fault::Wire {
+        store,
+        wire,
+        ms: MS,
+    }]
 }
 
 /// Longer than the consumer waits for MySQL.
 fn long_wire(wire: WireFault) -> [Fault; 1] {
-    [Fault::Wire { store: FaultyStore::Mysql, wire, ms: MS + 1_500 }]
+    [Fault::Wire {
+        store: FaultyStore::Mysql,
+        wire,
+        ms: MS + 1_500,
+    }]
 }
 
 /// Longer than any process waits for anything.
 fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
-    [Fault::Silent { store, process, ms: 5_000 }]
+    [Fault::Silent {
+        store,
+        process,
+        ms: 5_000,
+    }]
 }
 
 fn garbage(junk: Junk) -> [Fault; 1] {
@@ -103,7 +148,12 @@ fn wrong_type(key: DropKey) -> [Fault; 1] {
 }
 
 fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
-    [Fault::Clock { role, number: 0, seconds, ms: MS }]
+    [Fault::Clock {
+        role,
+        number: 0,
+        seconds,
+        ms: MS,
+    }]
 }
 
 /// The consumer met the fault.
@@ -208,27 +258,52 @@ faults! {
 
 #[tokio::test]
 async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
-    let people_who_ask = FaultSchedule { operators: 2, pollers: 8, processes: 2, ..schedule(vec![], vec![]) };
+    let people_who_ask = FaultSchedule {
+        operators: 2,
+        pollers: 8,
+        processes: 2,
+        ..schedule(vec![], vec![])
+    };
     survives("operators", &people_who_ask).await;
 }
 
 #[tokio::test]
 async fn claimants_of_another_type_are_named() {
     let named = schedule(wrong_type(DropKey::Claimants).into(), vec![Refusals]);
-    survives("claimants", &FaultSchedule { quantity: 40, people: 60, ..named }).await;
+    survives(
+        "claimants",
+        &FaultSchedule {
+            quantity: 40,
+            people: 60,
+            ..named
+        },
+    )
+    .await;
 }
 
 /// Redis forgets people whose claims only the dead-letter table has by then.
 #[tokio::test]
 async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
-    let mut both = schedule(vec![Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], vec![Refusals]);
-    both.faults.push(Timed { at_ms: AT_MS + MS - 500, fault: Fault::Flush });
+    let mut both = schedule(
+        vec![Fault::KillServer {
+            store: FaultyStore::Kafka,
+            ms: MS,
+        }],
+        vec![Refusals],
+    );
+    both.faults.push(Timed {
+        at_ms: AT_MS + MS - 500,
+        fault: Fault::Flush,
+    });
     survives("kafka_down_and_redis_emptied", &both).await;
 }
 
 /// How often a consumer dies in the middle of a batch; `KILLS=40` for a release.
 fn kills() -> usize {
-    std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+    std::env::var("KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(6)
 }
 
 /// Each dies before its transaction, in it, or after it but before its offsets are committed.
@@ -237,11 +312,22 @@ async fn two_consumers_killed_again_and_again_in_mid_batch_leave_no_gap_and_no_d
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
     let crash = |kill: usize| {
         let point = points[kill / 2 % points.len()].into();
-        Fault::Crash { role: ProcessRole::Consumer, number: kill % 2, point, ms: 10_000 }
+        Fault::Crash {
+            role: ProcessRole::Consumer,
+            number: kill % 2,
+            point,
+            ms: 10_000,
+        }
     };
     let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer]);
     let people = u32::try_from(kills() * 100).unwrap();
     let crowd_ms = u64::from(people) * 25;
-    let long = FaultSchedule { processes: 2, quantity: people, people: people + 20, crowd_ms, ..short };
+    let long = FaultSchedule {
+        processes: 2,
+        quantity: people,
+        people: people + 20,
+        crowd_ms,
+        ..short
+    };
     survives("consumers_killed_again_and_again", &long).await;
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisServer};
+use firstcome_stack::{
+    FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisServer,
+};
 use firstcome_testkit::{
-    ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running, World, WorldStores,
-    all_issued, assert_exact, eventually, people, rush, tally,
+    ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running,
+    World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -36,7 +38,10 @@ pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
 /// A world whose processes give up early, so that a test need not wait for them.
 pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
     let world = World::on(stores, name).await;
-    for (name, value) in IMPATIENT.into_iter().chain([("RECONCILE_CRON", "* * * * * *")]) {
+    for (name, value) in IMPATIENT
+        .into_iter()
+        .chain([("RECONCILE_CRON", "* * * * * *")])
+    {
         world.set(name, value);
     }
     world
@@ -48,14 +53,30 @@ impl Waves {
         Self::begin_each(world, 60, [&[]; 3]).await
     }
 
-    pub(crate) async fn begin_each(world: World, quantity: u32, [api, consumer, daemon]: Own<'_>) -> Self {
-        let (api, consumer, daemon) =
-            tokio::join!(world.serve_with(api), world.consume_with(consumer), world.daemon_with(daemon));
+    pub(crate) async fn begin_each(
+        world: World,
+        quantity: u32,
+        [api, consumer, daemon]: Own<'_>,
+    ) -> Self {
+        let (api, consumer, daemon) = tokio::join!(
+            world.serve_with(api),
+            world.consume_with(consumer),
+            world.daemon_with(daemon)
+        );
         let is_open = async || api.http().get("/readyz").await.status == 200;
         eventually("the daemon has opened admission", HEALED, is_open).await;
         let coupon = api.open_coupon(quantity).await;
         let users = people(quantity as usize + 10);
-        Self { world, api, consumer, daemon, coupon, quantity, users, answers: Vec::new() }
+        Self {
+            world,
+            api,
+            consumer,
+            daemon,
+            coupon,
+            quantity,
+            users,
+            answers: Vec::new(),
+        }
     }
 
     /// The next people ask, once each; how many got which answer.
@@ -69,7 +90,11 @@ impl Waves {
     }
 
     /// The same, and something happens meanwhile.
-    pub(crate) async fn next_while(&mut self, number: usize, meanwhile: impl AsyncFnOnce(&Self)) -> &[PromisedAnswer] {
+    pub(crate) async fn next_while(
+        &mut self,
+        number: usize,
+        meanwhile: impl AsyncFnOnce(&Self),
+    ) -> &[PromisedAnswer] {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + number).min(self.users.len())];
         let claims = rush(&[&self.api], self.coupon.id, some, WAVE);
@@ -87,7 +112,10 @@ impl Waves {
     /// Waits until the consumer has said this.
     pub(crate) async fn consumer_says(&self, what: &str) {
         let what_for = format!("the consumer says {what}");
-        eventually(&what_for, HEALED, async || self.consumer.process.log().contains(what)).await;
+        eventually(&what_for, HEALED, async || {
+            self.consumer.process.log().contains(what)
+        })
+        .await;
     }
 
     /// So many rows, and nothing on its way.
@@ -109,24 +137,44 @@ impl Waves {
         let mut answers = std::mem::take(&mut self.answers);
         eventually("everybody has an answer", HEALED, async || {
             let settled = |user: &String| {
-                answers.iter().any(|(u, answer)| u == user && (answer.promised().is_some() || answer.is("sold_out")))
+                answers.iter().any(|(u, answer)| {
+                    u == user && (answer.promised().is_some() || answer.is("sold_out"))
+                })
             };
-            let asking: Vec<String> = self.users.iter().filter(|user| !settled(user)).cloned().collect();
+            let asking: Vec<String> = self
+                .users
+                .iter()
+                .filter(|user| !settled(user))
+                .cloned()
+                .collect();
             answers.extend(rush(&[&self.api], self.coupon.id, &asking, WAVE).await);
             asking.is_empty()
         })
         .await;
         self.issued(self.quantity as usize).await;
         assert_exact(&self.world, &self.coupon, self.quantity, &answers).await;
-        assert!(self.world.sql.query("SELECT * FROM broken_promises").await.is_empty());
+        assert!(
+            self.world
+                .sql
+                .query("SELECT * FROM broken_promises")
+                .await
+                .is_empty()
+        );
         let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
-        eventually("no failed claim is left", HEALED, async || self.world.sql.number(open).await == 0).await;
+        eventually("no failed claim is left", HEALED, async || {
+            self.world.sql.number(open).await == 0
+        })
+        .await;
         eventually("a pass finds nothing", HEALED, async || {
             let once = self.world.once_with(&[], &[]).await;
             once.code == 0 && once.run().all_findings().count() == 0
         })
         .await;
-        for process in [&self.api.process, &self.consumer.process, &self.daemon.process] {
+        for process in [
+            &self.api.process,
+            &self.consumer.process,
+            &self.daemon.process,
+        ] {
             assert_eq!(process.status(), None, "{}", process.log());
         }
     }
@@ -137,16 +185,27 @@ static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 
 /// The one Kafka that tests may break, whose clients all go through a proxy; one test at a time has
 /// its guard.
-pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
+pub(crate) async fn kafka_behind_proxy() -> (
+    &'static KafkaServer,
+    &'static FaultProxy,
+    MutexGuard<'static, ()>,
+) {
     let (kafka, [proxy, ..], turn) = kafka_behind_proxies().await;
     (kafka, proxy, turn)
 }
 
 /// The same with two proxies more, for clients of their own.
-pub(crate) async fn kafka_behind_proxies() -> (&'static KafkaServer, &'static [FaultProxy; 3], MutexGuard<'static, ()>)
-{
+pub(crate) async fn kafka_behind_proxies() -> (
+    &'static KafkaServer,
+    &'static [FaultProxy; 3],
+    MutexGuard<'static, ()>,
+) {
     let turn = KAFKA_TURN.lock().await;
-    let start = async || KafkaServer::start_behind_proxies(KafkaOptions::default()).await.unwrap();
+    let start = async || {
+        KafkaServer::start_behind_proxies(KafkaOptions::default())
+            .await
+            .unwrap()
+    };
     let (kafka, proxies) = KAFKA.get_or_init(start).await;
     // A test may have left it dead or frozen.
     if kafka.pid().is_none() {
@@ -162,14 +221,26 @@ pub(crate) async fn kafka_behind_proxies() -> (&'static KafkaServer, &'static [F
 
 /// A pass that holds its lock and stands still.
 pub(crate) async fn stalled_pass(world: &World) -> Process {
-    let pass = world.start("firstcome-reconciler", &["once"], &[("FIRSTCOME_STALL_AT", "run_begun")]);
-    eventually("the pass has begun", HEALED, async || passes_by_hand(world).await == 1).await;
+    let pass = world.start(
+        "firstcome-reconciler",
+        &["once"],
+        &[("FIRSTCOME_STALL_AT", "run_begun")],
+    );
+    eventually("the pass has begun", HEALED, async || {
+        passes_by_hand(world).await == 1
+    })
+    .await;
     pass
 }
 
 /// Passes of the command line that are running.
 pub(crate) async fn passes_by_hand(world: &World) -> i64 {
-    world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'").await
+    world
+        .sql
+        .number(
+            "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'",
+        )
+        .await
 }
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
@@ -178,21 +249,32 @@ static MYSQL_TURN: Mutex<()> = Mutex::const_new(());
 /// The one MySQL that tests may break; one test at a time has its guard.
 pub(crate) async fn breakable_mysql() -> (&'static MysqlServer, MutexGuard<'static, ()>) {
     let turn = MYSQL_TURN.lock().await;
-    let mysql = MYSQL.get_or_init(async || MysqlServer::start(MysqlOptions::default()).await.unwrap()).await;
+    let mysql = MYSQL
+        .get_or_init(async || MysqlServer::start(MysqlOptions::default()).await.unwrap())
+        .await;
     if mysql.pid().is_none() {
         mysql.start_again().await.unwrap();
     }
-    for setting in ["super_read_only = OFF", "read_only = OFF", "lc_messages = 'en_US'"] {
+    for setting in [
+        "super_read_only = OFF",
+        "read_only = OFF",
+        "lc_messages = 'en_US'",
+    ] {
         mysql.query(&format!("SET GLOBAL {setting}")).await.unwrap();
     }
     (mysql, turn)
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {
-    PrefixedKeys::new(&server.url(), "").command(&["INFO", "replication"]).await
+    PrefixedKeys::new(&server.url(), "")
+        .command(&["INFO", "replication"])
+        .await
 }
 
 /// Waits until the replica of this master is up to date.
 pub(crate) async fn follows(master: &RedisServer) {
-    eventually("the replica follows", HEALED, async || replication(master).await.contains("state=online")).await;
+    eventually("the replica follows", HEALED, async || {
+        replication(master).await.contains("state=online")
+    })
+    .await;
 }

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use firstcome_testkit::scale::{is_full, measured};
 use firstcome_testkit::{
-    Fixture, LIMIT, MadeCoupon, World, all_issued, assert_exact, assert_nothing_found, eventually, people, rush,
+    Fixture, LIMIT, MadeCoupon, World, all_issued, assert_exact, assert_nothing_found, eventually,
+    people, rush,
 };
 
 use super::history::{load_history, most_rows};
@@ -13,17 +14,24 @@ use super::scale::sold_out;
 #[tokio::test]
 async fn a_column_is_added_to_many_rows_while_a_rush_goes_on() {
     let what = "a column is added to a table of 1,000,000 rows in a rush: longest time from a claim to its row";
-    let column = "ALTER TABLE issued_coupons ADD COLUMN note VARCHAR(100) NULL, ALGORITHM = INSTANT";
+    let column =
+        "ALTER TABLE issued_coupons ADD COLUMN note VARCHAR(100) NULL, ALGORITHM = INSTANT";
     let full = async |world: &World, rows| drop(sold_out(world, rows, true).await);
     let add = async |world: &World| drop(world.sql.query(column).await);
-    let longest = measured(what, "≤ 1000 ms", [20_000, 1_000_000], async |rows| changed(rows, full, add).await).await;
+    let longest = measured(what, "≤ 1000 ms", [20_000, 1_000_000], async |rows| {
+        changed(rows, full, add).await
+    })
+    .await;
     // A busy machine may take longer than the target of a quiet one.
     assert!(longest < 20_000.0, "{longest} ms");
 }
 
 #[tokio::test]
 async fn codes_grow_in_a_large_table_while_a_rush_goes_on() {
-    let what = format!("codes grow in a table of {} rows in a rush: longest time from a claim to its row", most_rows());
+    let what = format!(
+        "codes grow in a table of {} rows in a rush: longest time from a claim to its row",
+        most_rows()
+    );
     let full = async |world: &World, rows| {
         world.sql.query(SHORT_CODES).await;
         load_history(world, rows).await;
@@ -35,7 +43,11 @@ async fn codes_grow_in_a_large_table_while_a_rush_goes_on() {
             .await;
         let migrate = world.start("firstcome-api", &["migrate"], &[]);
         assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-        assert!(migrate.stdout().contains("20261124000030, 20261124000031"), "{}", migrate.stdout());
+        assert!(
+            migrate.stdout().contains("20261124000030, 20261124000031"),
+            "{}",
+            migrate.stdout()
+        );
     };
     let measure = async |rows| changed(rows, full, upgrade).await;
     let longest = measured(&what, "≤ 1000 ms", [100_000, most_rows()], measure).await;
@@ -51,7 +63,11 @@ const SHORT_CODES: &str = concat!(
 );
 
 /// Milliseconds from a claim to its row, the longest, while a table of so many rows is changed.
-async fn changed(rows: u32, fill: impl AsyncFnOnce(&World, u32), change: impl AsyncFnOnce(&World)) -> f64 {
+async fn changed(
+    rows: u32,
+    fill: impl AsyncFnOnce(&World, u32),
+    change: impl AsyncFnOnce(&World),
+) -> f64 {
     let fixture = Fixture::new("column").await;
     let world = &fixture.world;
     fill(world, rows).await;
@@ -60,19 +76,34 @@ async fn changed(rows: u32, fill: impl AsyncFnOnce(&World, u32), change: impl As
     let users = people(quantity as usize);
     let claims = tokio::spawn(rush(&[&fixture.api], coupon.id, &users, 50));
     let issued = async |least: i64| {
-        let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-        eventually("the rush goes on", LIMIT, async || world.sql.number(&count).await >= least).await;
+        let count = format!(
+            "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+            coupon.drop
+        );
+        eventually("the rush goes on", LIMIT, async || {
+            world.sql.number(&count).await >= least
+        })
+        .await;
     };
     issued(100).await;
     let begun = Instant::now();
     change(world).await;
     let took = begun.elapsed();
-    assert!(!claims.is_finished(), "the rush was over before the table was changed");
+    assert!(
+        !claims.is_finished(),
+        "the rush was over before the table was changed"
+    );
     let answers = claims.await.unwrap();
     all_issued(world, coupon.drop, quantity as usize).await;
-    println!("upgrade: a table of {rows} rows was changed in {took:?}; {}", latencies(world, &coupon).await);
+    println!(
+        "upgrade: a table of {rows} rows was changed in {took:?}; {}",
+        latencies(world, &coupon).await
+    );
     assert_exact(world, &coupon, quantity, &answers).await;
-    let run = world.once_with(&["--coupon", &coupon.id.to_string()], &[]).await.run();
+    let run = world
+        .once_with(&["--coupon", &coupon.id.to_string()], &[])
+        .await
+        .run();
     assert_nothing_found(&run);
     longest(world, &coupon).await
 }
@@ -80,7 +111,10 @@ async fn changed(rows: u32, fill: impl AsyncFnOnce(&World, u32), change: impl As
 const MILLIS: &str = "TIMESTAMPDIFF(MICROSECOND, claimed_at, issued_at) / 1000";
 
 async fn longest(world: &World, coupon: &MadeCoupon) -> f64 {
-    let longest = format!("SELECT MAX({MILLIS}) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let longest = format!(
+        "SELECT MAX({MILLIS}) FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
     world.sql.query(&longest).await[0][0].parse().unwrap()
 }
 
@@ -93,6 +127,13 @@ async fn latencies(world: &World, coupon: &MadeCoupon) -> String {
             coupon.drop
         )
     };
-    let row = world.sql.query(&format!("SELECT {}, {}, {}", at(50), at(99), at(100))).await.remove(0);
-    format!("from a claim to its row {} ms at 50 %, {} at 99 %, {} the longest", row[0], row[1], row[2])
+    let row = world
+        .sql
+        .query(&format!("SELECT {}, {}, {}", at(50), at(99), at(100)))
+        .await
+        .remove(0);
+    format!(
+        "from a claim to its row {} ms at 50 %, {} at 99 %, {} the longest",
+        row[0], row[1], row[2]
+    )
 }

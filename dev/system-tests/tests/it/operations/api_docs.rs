@@ -24,21 +24,33 @@ fn list(value: &Value) -> &[Value] {
 
 /// One line, as a cell of a table needs it.
 fn line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
 }
 
 /// What a schema takes, in words.
 fn kind(schema: &Value) -> String {
-    if let Some(name) = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
+    if let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|name| name.rsplit('/').next())
+    {
         return format!("`{name}`");
     }
-    let variants = ["oneOf", "anyOf", "allOf"].iter().flat_map(|of| list(&schema[*of]));
+    let variants = ["oneOf", "anyOf", "allOf"]
+        .iter()
+        .flat_map(|of| list(&schema[*of]));
     let variants: Vec<String> = variants.map(kind).collect();
     if !variants.is_empty() {
         return variants.join(" or ");
     }
     if !list(&schema["enum"]).is_empty() {
-        return list(&schema["enum"]).iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
+        return list(&schema["enum"])
+            .iter()
+            .map(|value| format!("`{value}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
     }
     let names = match &schema["type"] {
         Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
@@ -53,7 +65,10 @@ fn kind(schema: &Value) -> String {
             (name, _) => name.to_owned(),
         });
     }
-    let bounds = match (&schema["minimum"], schema["maximum"].as_i64().or(schema["maxLength"].as_i64())) {
+    let bounds = match (
+        &schema["minimum"],
+        schema["maximum"].as_i64().or(schema["maxLength"].as_i64()),
+    ) {
         (Value::Number(least), Some(most)) => format!(", {least} to {most}"),
         (_, Some(most)) => format!(", at most {most}"),
         _ => String::new(),
@@ -67,15 +82,30 @@ fn fields(out: &mut String, schema: &Value) {
         out.push_str("\n| Field | Type | Meaning |\n|---|---|---|\n");
     }
     for (name, field) in object(&schema["properties"]) {
-        let description = std::iter::once(field).chain(list(&field["oneOf"])).map(|of| text(of, "description"));
-        let description = line(description.into_iter().find(|text| !text.is_empty()).unwrap_or_default());
+        let description = std::iter::once(field)
+            .chain(list(&field["oneOf"]))
+            .map(|of| text(of, "description"));
+        let description = line(
+            description
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default(),
+        );
         let optional = if required(name) { "" } else { " (optional)" };
-        let _ = writeln!(out, "| `{name}`{optional} | {} | {description} |", kind(field));
+        let _ = writeln!(
+            out,
+            "| `{name}`{optional} | {} | {description} |",
+            kind(field)
+        );
     }
 }
 
 fn type_section(out: &mut String, name: &str, schema: &Value) {
-    let _ = write!(out, "\n#### `{name}`\n\n{}\n", line(text(schema, "description")));
+    let _ = write!(
+        out,
+        "\n#### `{name}`\n\n{}\n",
+        line(text(schema, "description"))
+    );
     let variants = list(&schema["oneOf"]);
     for variant in variants {
         if variant["properties"].is_object() {
@@ -107,7 +137,10 @@ fn operation(out: &mut String, method: &str, path: &str, operation: &Value) {
     if !sentences.is_empty() {
         let _ = writeln!(out, "{}", sentences.trim_end());
     }
-    let needs = list(&operation["security"]).iter().flat_map(object).map(|(name, _)| format!("`{name}`"));
+    let needs = list(&operation["security"])
+        .iter()
+        .flat_map(object)
+        .map(|(name, _)| format!("`{name}`"));
     let needs: Vec<String> = needs.collect();
     if !needs.is_empty() {
         let _ = write!(out, "\nNeeds: {}.\n", needs.join(" or "));
@@ -117,8 +150,16 @@ fn operation(out: &mut String, method: &str, path: &str, operation: &Value) {
         out.push_str("\n| Parameter | In | Type | Meaning |\n|---|---|---|---|\n");
     }
     for one in parameters {
-        let (name, place, meaning) = (text(one, "name"), text(one, "in"), line(text(one, "description")));
-        let _ = writeln!(out, "| `{name}` | {place} | {} | {meaning} |", kind(&one["schema"]));
+        let (name, place, meaning) = (
+            text(one, "name"),
+            text(one, "in"),
+            line(text(one, "description")),
+        );
+        let _ = writeln!(
+            out,
+            "| `{name}` | {place} | {} | {meaning} |",
+            kind(&one["schema"])
+        );
     }
     let asked = body(&operation["requestBody"]["content"]);
     if !asked.is_empty() {
@@ -126,20 +167,34 @@ fn operation(out: &mut String, method: &str, path: &str, operation: &Value) {
     }
     out.push_str("\n| Answer | Body | Meaning |\n|---|---|---|\n");
     for (status, answer) in object(&operation["responses"]) {
-        let _ = writeln!(out, "| {status} | {} | {} |", body(&answer["content"]), line(text(answer, "description")));
+        let _ = writeln!(
+            out,
+            "| {status} | {} | {} |",
+            body(&answer["content"]),
+            line(text(answer, "description"))
+        );
     }
 }
 
 fn service(out: &mut String, document: &Value) {
     let info = &document["info"];
-    let _ = write!(out, "\n## {}\n\n{}\n", text(info, "title"), line(text(info, "description")));
+    let _ = write!(
+        out,
+        "\n## {}\n\n{}\n",
+        text(info, "title"),
+        line(text(info, "description"))
+    );
     let schemes = &document["components"]["securitySchemes"];
     for (name, scheme) in object(schemes) {
         let place = match text(scheme, "type") {
             "http" => "`Authorization: Bearer`".to_owned(),
             _ => format!("`{}`", text(scheme, "name")),
         };
-        let _ = write!(out, "\n- `{name}`: {place}. {}", line(text(scheme, "description")));
+        let _ = write!(
+            out,
+            "\n- `{name}`: {place}. {}",
+            line(text(scheme, "description"))
+        );
     }
     out.push('\n');
     for (path, item) in object(&document["paths"]) {
@@ -166,7 +221,10 @@ async fn the_page_of_routes_is_what_the_services_say() {
         std::fs::write(&file, &page).unwrap();
     }
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(stands == page, "docs/API.md is not what the services say of their routes: make api-docs");
+    assert!(
+        stands == page,
+        "docs/API.md is not what the services say of their routes: make api-docs"
+    );
 }
 
 /// What a document leaves unsaid of its routes and types.
@@ -177,15 +235,28 @@ fn gaps(document: &Value) -> Vec<String> {
     for (path, item) in object(&document["paths"]) {
         for (method, of) in object(item) {
             let mut gap = |what: String| gaps.push(format!("{method} {path}: {what}"));
-            let needs: Vec<&String> = list(&of["security"]).iter().flat_map(object).map(|(name, _)| name).collect();
+            let needs: Vec<&String> = list(&of["security"])
+                .iter()
+                .flat_map(object)
+                .map(|(name, _)| name)
+                .collect();
             let mut statuses = Vec::new();
             if path.starts_with("/v1/") {
                 statuses.push("503");
-                statuses.extend(if needs.is_empty() { &[][..] } else { &["400", "401"] });
+                statuses.extend(if needs.is_empty() {
+                    &[][..]
+                } else {
+                    &["400", "401"]
+                });
                 statuses.extend(of["requestBody"].is_object().then_some("413"));
-                statuses.extend((needs.iter().any(|name| *name == "ops") && method != "get").then_some("403"));
+                statuses.extend(
+                    (needs.iter().any(|name| *name == "ops") && method != "get").then_some("403"),
+                );
             }
-            for status in statuses.into_iter().filter(|status| of["responses"][*status].is_null()) {
+            for status in statuses
+                .into_iter()
+                .filter(|status| of["responses"][*status].is_null())
+            {
                 gap(format!("{status} is not there"));
             }
             for (status, answer) in object(&of["responses"]) {
@@ -197,7 +268,10 @@ fn gaps(document: &Value) -> Vec<String> {
                 {
                     gap(format!("{status} says no code: {words:?}"));
                 }
-                if status == "503" && path.starts_with("/v1/") && answer["headers"]["Retry-After"].is_null() {
+                if status == "503"
+                    && path.starts_with("/v1/")
+                    && answer["headers"]["Retry-After"].is_null()
+                {
                     gap("503 has no Retry-After".into());
                 }
             }
@@ -214,13 +288,17 @@ fn gaps(document: &Value) -> Vec<String> {
         }
     }
     for (name, schema) in object(schemas) {
-        for part in std::iter::once(schema).chain(list(&schema["oneOf"])).chain(list(&schema["allOf"])) {
+        for part in std::iter::once(schema)
+            .chain(list(&schema["oneOf"]))
+            .chain(list(&schema["allOf"]))
+        {
             for (field, of) in object(&part["properties"]) {
                 let types = match &of["type"] {
                     Value::Array(types) => types.clone(),
                     one => vec![one.clone()],
                 };
-                let says = !of["example"].is_null() || !of["enum"].is_null() || !of["format"].is_null();
+                let says =
+                    !of["example"].is_null() || !of["enum"].is_null() || !of["format"].is_null();
                 if types.iter().any(|one| one == "string") && !says {
                     gaps.push(format!("{name}.{field} has no example"));
                 }
@@ -234,8 +312,12 @@ fn gaps(document: &Value) -> Vec<String> {
 async fn the_documents_of_both_services_are_complete_and_share_one_vocabulary_of_codes() {
     let world = World::new("api-docs-complete").await;
     let (api, daemon) = tokio::join!(world.serve(), world.daemon());
-    let documents = [api.http(), daemon.http()].map(async |http| http.get("/openapi.json").await.body);
-    let [api, daemon] = futures_util::future::join_all(documents).await.try_into().unwrap();
+    let documents =
+        [api.http(), daemon.http()].map(async |http| http.get("/openapi.json").await.body);
+    let [api, daemon] = futures_util::future::join_all(documents)
+        .await
+        .try_into()
+        .unwrap();
     assert_eq!(gaps(&api), [""; 0]);
     assert_eq!(gaps(&daemon), [""; 0]);
     let codes = |document: &Value| document["components"]["schemas"]["Code"]["enum"].clone();

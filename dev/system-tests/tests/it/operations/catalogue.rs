@@ -25,7 +25,13 @@ pub(super) async fn fill(world: &World, coupons: u32) {
         insert(world, coupons, sealed, &values).await;
     }
     let open = "INSERT INTO drops (coupon_id, local_date, opens_at, quantity)";
-    insert(world, coupons / 100, open, "1000 + i, '2026-02-01', '2026-02-01', 100").await;
+    insert(
+        world,
+        coupons / 100,
+        open,
+        "1000 + i, '2026-02-01', '2026-02-01', 100",
+    )
+    .await;
 }
 
 /// Seconds of a start, the best of some refreshes in milliseconds, memory in MB.
@@ -36,18 +42,32 @@ async fn measure(coupons: u32) -> [f64; 3] {
     let api = world.serve_with(&[("CATALOGUE_REFRESH_MS", "50")]).await;
     let start = began.elapsed().as_secs_f64();
     assert_eq!(api.coupon(1_001).await["current_drop"]["state"], "open");
-    assert_eq!(api.coupon(1_000 + i64::from(coupons)).await["current_drop"]["state"], "sealed");
+    assert_eq!(
+        api.coupon(1_000 + i64::from(coupons)).await["current_drop"]["state"],
+        "sealed"
+    );
     let (mut seen, mut best) = (0, f64::INFINITY);
     eventually("refreshes are seen", LIMIT, async || {
-        let took = api.http().metric("firstcome_catalogue_refresh_seconds", &[]).await.unwrap_or_default();
+        let took = api
+            .http()
+            .metric("firstcome_catalogue_refresh_seconds", &[])
+            .await
+            .unwrap_or_default();
         if took > 0.0 {
             (seen, best) = (seen + 1, best.min(took));
         }
         seen > 20
     })
     .await;
-    let in_memory = api.http().metric("firstcome_catalogue_coupons", &[]).await.unwrap_or_default();
-    assert!((in_memory - f64::from(coupons / 100)).abs() < 0.5, "{in_memory}");
+    let in_memory = api
+        .http()
+        .metric("firstcome_catalogue_coupons", &[])
+        .await
+        .unwrap_or_default();
+    assert!(
+        (in_memory - f64::from(coupons / 100)).abs() < 0.5,
+        "{in_memory}"
+    );
     [start, best * 1_000.0, most_memory(&api.process).unwrap()]
 }
 
@@ -66,7 +86,13 @@ async fn the_catalogue_costs_what_is_open_and_not_what_ever_was() {
     let seen = |coupons: u32, which: usize| others[usize::from(coupons != sizes[0])][which];
     let part = what("catalogue refresh");
     let refresh = measured(&part, "≤ 20 ms", sizes, async |coupons| seen(coupons, 0)).await;
-    let memory = measured(&what("API memory"), "≤ 60 MB", sizes, async |coupons| seen(coupons, 1)).await;
+    let memory = measured(&what("API memory"), "≤ 60 MB", sizes, async |coupons| {
+        seen(coupons, 1)
+    })
+    .await;
     // On a busy machine, as the tests run.
-    assert!(start < 20.0 && refresh < 500.0 && memory < 100.0, "{start} s, {refresh} ms, {memory} MB");
+    assert!(
+        start < 20.0 && refresh < 500.0 && memory < 100.0,
+        "{start} s, {refresh} ms, {memory} MB"
+    );
 }

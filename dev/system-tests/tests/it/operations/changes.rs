@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, all_issued, assert_exact, coupon_body,
-    eventually, given_out, people, rush, scale::measured, shared, tally,
+    ApiClient, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, all_issued,
+    assert_exact, coupon_body, eventually, given_out, people, rush, scale::measured, shared, tally,
 };
 use serde_json::{Value, json};
 
@@ -19,14 +19,26 @@ async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i6
     let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
     let quantity = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
-    let in_redis: (i64, i64) = world.redis.command(&["HMGET", &meta, "quantity", "paused"]).await;
-    ([world.sql.number(&quantity).await, world.sql.number(&paused).await], [in_redis.0, in_redis.1])
+    let in_redis: (i64, i64) = world
+        .redis
+        .command(&["HMGET", &meta, "quantity", "paused"])
+        .await;
+    (
+        [
+            world.sql.number(&quantity).await,
+            world.sql.number(&paused).await,
+        ],
+        [in_redis.0, in_redis.1],
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
     let what = "people told yes beyond MySQL's quantity, 1,000 conflicting PATCHes at 4 processes beside claims";
-    assert!(measured(what, "≤ 0", CHANGES, refused_a_row).await < 1.0, "somebody was refused a row");
+    assert!(
+        measured(what, "≤ 0", CHANGES, refused_a_row).await < 1.0,
+        "somebody was refused a row"
+    );
 }
 
 /// People who were told yes and refused a row, beside so many conflicting changes.
@@ -38,12 +50,25 @@ async fn refused_a_row(changes: u32) -> f64 {
     let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
     for late in [15, 60] {
         let proxy = redis.proxy().await.unwrap();
-        proxy.set(ProxyFault::Delay(Duration::from_millis(late))).await.unwrap();
-        apis.push(world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy))]).await);
+        proxy
+            .set(ProxyFault::Delay(Duration::from_millis(late)))
+            .await
+            .unwrap();
+        apis.push(
+            world
+                .serve_with(&[("REDIS_URL", &redis.url_via(&proxy))])
+                .await,
+        );
         slow.push(proxy);
     }
-    let coupon = fixture.api.create_coupon(&coupon_body("Operators", 100, 0)).await;
-    let apis: Vec<&ApiClient> = [&*fixture.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
+    let coupon = fixture
+        .api
+        .create_coupon(&coupon_body("Operators", 100, 0))
+        .await;
+    let apis: Vec<&ApiClient> = [&*fixture.api]
+        .into_iter()
+        .chain(apis.iter().map(|api| &**api))
+        .collect();
     let done = AtomicBool::new(false);
     let each = u64::from(changes) / 4;
     let operators = async {
@@ -63,7 +88,10 @@ async fn refused_a_row(changes: u32) -> f64 {
             }
             stood
         });
-        let stood: u64 = futures_util::future::join_all(every).await.into_iter().sum();
+        let stood: u64 = futures_util::future::join_all(every)
+            .await
+            .into_iter()
+            .sum();
         done.store(true, Ordering::Relaxed);
         stood
     };
@@ -78,8 +106,14 @@ async fn refused_a_row(changes: u32) -> f64 {
         told
     };
     let (stood, answers) = tokio::join!(operators, claims);
-    let yes = answers.iter().filter(|(_, answer)| answer.promised().is_some()).count();
-    println!("{stood} of {} changes stood, {yes} people were told yes", each * 4);
+    let yes = answers
+        .iter()
+        .filter(|(_, answer)| answer.promised().is_some())
+        .count();
+    println!(
+        "{stood} of {} changes stood, {yes} people were told yes",
+        each * 4
+    );
     assert!(stood >= each, "{stood} changes stood");
     // No pass has run: what Redis has is what the changes left there.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
@@ -89,7 +123,10 @@ async fn refused_a_row(changes: u32) -> f64 {
         coupon.drop
     );
     let yes = i64::try_from(yes).unwrap();
-    eventually("every yes is a row or was refused one", LIMIT, async || world.sql.number(&written).await >= yes).await;
+    eventually("every yes is a row or was refused one", LIMIT, async || {
+        world.sql.number(&written).await >= yes
+    })
+    .await;
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await as f64
 }
 
@@ -98,15 +135,37 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
     let fixture = Fixture::new("held-up").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
-    let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
-    let coupon = fixture.api.create_coupon(&coupon_body("Held up", 100, 0)).await;
-    proxy.set(ProxyFault::Delay(Duration::from_millis(700))).await.unwrap();
-    let raise = async { slow.patch(coupon.id, &json!({"quantity": 200, "paused": false})).await.status };
+    let slow = world
+        .serve_with(&[
+            ("REDIS_URL", &redis.url_via(&proxy)),
+            ("REDIS_TIMEOUT_MS", "5000"),
+        ])
+        .await;
+    let coupon = fixture
+        .api
+        .create_coupon(&coupon_body("Held up", 100, 0))
+        .await;
+    proxy
+        .set(ProxyFault::Delay(Duration::from_millis(700)))
+        .await
+        .unwrap();
+    let raise = async {
+        slow.patch(coupon.id, &json!({"quantity": 200, "paused": false}))
+            .await
+            .status
+    };
     let lower = async {
         // As soon as MySQL has it, and before Redis does.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
-        eventually("MySQL has the larger quantity", LIMIT, async || world.sql.number(&sql).await == 200).await;
-        fixture.api.patch(coupon.id, &json!({"quantity": 100, "paused": true})).await.status
+        eventually("MySQL has the larger quantity", LIMIT, async || {
+            world.sql.number(&sql).await == 200
+        })
+        .await;
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": 100, "paused": true}))
+            .await
+            .status
     };
     assert_eq!(tokio::join!(raise, lower), (200, 200));
     assert_eq!(settings(world, &coupon).await, ([100, 1], [100, 1]));
@@ -118,17 +177,37 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
     let fixture = Fixture::new("overtaken").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
-    let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
-    let coupon = fixture.api.create_coupon(&coupon_body("Overtaken", 100, 0)).await;
-    proxy.set(ProxyFault::Delay(Duration::from_millis(500))).await.unwrap();
+    let slow = world
+        .serve_with(&[
+            ("REDIS_URL", &redis.url_via(&proxy)),
+            ("REDIS_TIMEOUT_MS", "5000"),
+        ])
+        .await;
+    let coupon = fixture
+        .api
+        .create_coupon(&coupon_body("Overtaken", 100, 0))
+        .await;
+    proxy
+        .set(ProxyFault::Delay(Duration::from_millis(500)))
+        .await
+        .unwrap();
     let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
     let overtake = async {
         let sql = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
-        eventually("MySQL has the pause", LIMIT, async || world.sql.number(&sql).await == 1).await;
+        eventually("MySQL has the pause", LIMIT, async || {
+            world.sql.number(&sql).await == 1
+        })
+        .await;
         // As a writer of one field or one drop leaves it, who took a later revision and died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
-        world.sql.query(&format!("UPDATE coupons SET revision = 1000 WHERE id = {}", coupon.id)).await;
+        world
+            .sql
+            .query(&format!(
+                "UPDATE coupons SET revision = 1000 WHERE id = {}",
+                coupon.id
+            ))
+            .await;
         world.redis.command::<()>(&["SET", &key, "1000"]).await;
     };
     assert_eq!(tokio::join!(pause, overtake), (200, ()));
@@ -139,21 +218,37 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
 #[tokio::test]
 async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(WorldStores::shared().await.with_redis(&server), "paused-meanwhile").await;
+    let world = World::on(
+        WorldStores::shared().await.with_redis(&server),
+        "paused-meanwhile",
+    )
+    .await;
     let api = world.serve().await;
     world.open().await;
     let (coupon, answers) = given_out(&world, &api).await;
-    assert_eq!(api.patch(coupon.id, &json!({"quantity": 25})).await.status, 200);
+    assert_eq!(
+        api.patch(coupon.id, &json!({"quantity": 25})).await.status,
+        200
+    );
     world.redis.command::<()>(&["FLUSHALL"]).await;
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")]).await;
-    eventually("it waits before it rebuilds", LIMIT, async || daemon.process.log().contains("may still be on its way"))
+    let daemon = world
+        .daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")])
         .await;
+    eventually("it waits before it rebuilds", LIMIT, async || {
+        daemon.process.log().contains("may still be on its way")
+    })
+    .await;
     let paused: Value = api.patch(coupon.id, &json!({"paused": true})).await.body;
     assert_eq!(paused["current_drop"]["state"], "paused");
-    eventually("admission is open again", LIMIT, async || !api.claim(coupon.id, "u-late").await.is("unavailable"))
-        .await;
+    eventually("admission is open again", LIMIT, async || {
+        !api.claim(coupon.id, "u-late").await.is("unavailable")
+    })
+    .await;
     assert!(api.claim(coupon.id, "u-late").await.is("paused"));
-    assert_eq!(api.patch(coupon.id, &json!({"paused": false})).await.status, 200);
+    assert_eq!(
+        api.patch(coupon.id, &json!({"paused": false})).await.status,
+        200
+    );
     assert!(api.claim(coupon.id, "u-late").await.promised().is_some());
     assert_eq!(daemon.process.stop().await, 0);
     let _consumer = world.consume().await;
@@ -165,25 +260,44 @@ async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
 async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim() {
     let fixture = Fixture::new("op-locked").await;
     let world = &fixture.world;
-    let patient = [("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
+    let patient = [
+        ("DATABASE_TIMEOUT_MS", "60000"),
+        ("REQUEST_TIMEOUT_MS", "60000"),
+    ];
     let api = world.serve_with(&patient).await;
     let (locked, other) = (api.open_coupon(20).await, api.open_coupon(20).await);
     let mut session = HeldTransaction::begin(&world.sql).await;
-    session.run(&format!("SELECT * FROM coupons WHERE id = {} FOR UPDATE", locked.id)).await;
+    session
+        .run(&format!(
+            "SELECT * FROM coupons WHERE id = {} FOR UPDATE",
+            locked.id
+        ))
+        .await;
     let change = || {
         let (api, id) = ((*api).clone(), locked.id);
         tokio::spawn(async move { api.patch(id, &json!({"quantity": 25})).await.status })
     };
     let waiting = [change(), change(), change()];
-    eventually("a change waits for the row", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
+    eventually("a change waits for the row", LIMIT, async || {
+        world.sql.number(LOCK_WAITS).await > 0
+    })
+    .await;
     for quantity in [30, 40] {
-        assert_eq!(api.patch(other.id, &json!({"quantity": quantity})).await.status, 200);
+        assert_eq!(
+            api.patch(other.id, &json!({"quantity": quantity}))
+                .await
+                .status,
+            200
+        );
     }
     for coupon in [&locked, &other] {
         let answers = rush(&[&api], coupon.id, &people(20), 20).await;
         assert_eq!(tally(&answers), [("accepted".into(), 20)].into());
     }
-    assert!(waiting.iter().all(|change| !change.is_finished()), "they waited all the while");
+    assert!(
+        waiting.iter().all(|change| !change.is_finished()),
+        "they waited all the while"
+    );
     session.commit().await;
     for change in waiting {
         assert_eq!(change.await.unwrap(), 200);

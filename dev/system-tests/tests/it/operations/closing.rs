@@ -12,13 +12,21 @@ async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Val
     let (coupon, _) = fixture.held_of(&coupon_body(name, 3, 5), 3).await;
     let waiting: Vec<String> = (1..=2).map(|n| format!("{name}-{n}")).collect();
     let answers = rush(&[&fixture.api], coupon.id, &waiting, 2).await;
-    assert!(answers.iter().all(|(_, answer)| answer.promised().is_none()), "{answers:?}");
+    assert!(
+        answers
+            .iter()
+            .all(|(_, answer)| answer.promised().is_none()),
+        "{answers:?}"
+    );
     assert_eq!(fixture.api.patch(coupon.id, &change).await.status, 200);
     coupon
 }
 
 async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
-    let sql = format!("SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}", coupon.drop);
+    let sql = format!(
+        "SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}",
+        coupon.drop
+    );
     eventually("the drop is sealed", LIMIT, async || {
         let once = fixture.world.once_with(&[], &[]).await;
         assert_ne!(once.code, 2, "{}", once.log);
@@ -34,16 +42,30 @@ async fn nobody_is_promoted_from_the_waiting_list_of_a_drop_that_was_closed_now(
     let closed = with_two_waiting(&fixture, "now", json!({"quantity": 5, "close_now": true})).await;
     // One that closes by its window in the same state gives what is left to those who wait.
     let over = with_two_waiting(&fixture, "over", json!({"quantity": 5})).await;
-    let then = format!("UPDATE drops SET closes_at = UTC_TIMESTAMP(3) WHERE id = {}", over.drop);
+    let then = format!(
+        "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) WHERE id = {}",
+        over.drop
+    );
     fixture.world.sql.query(&then).await;
-    assert_eq!((sealed(&fixture, &closed).await, sealed(&fixture, &over).await), (3, 5));
+    assert_eq!(
+        (
+            sealed(&fixture, &closed).await,
+            sealed(&fixture, &over).await
+        ),
+        (3, 5)
+    );
     assert!(fixture.api.claim(closed.id, "now-1").await.is("closed"));
 }
 
 #[tokio::test]
 async fn a_broken_promise_is_kept_after_closing_and_nobody_else_gets_a_slot() {
     let fixture = Fixture::new("closed-promise").await;
-    let coupon = with_two_waiting(&fixture, "promise", json!({"quantity": 5, "close_now": true})).await;
+    let coupon = with_two_waiting(
+        &fixture,
+        "promise",
+        json!({"quantity": 5, "close_now": true}),
+    )
+    .await;
     let promise = format!(
         "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
          VALUES ({}, 'promised', {}, 9, 'by hand', 'by-hand')",
@@ -51,7 +73,12 @@ async fn a_broken_promise_is_kept_after_closing_and_nobody_else_gets_a_slot() {
     );
     fixture.world.sql.query(&promise).await;
     assert_eq!(sealed(&fixture, &coupon).await, 4);
-    assert!(rows(&fixture.world, coupon.drop).await.values().any(|user| user == "promised"));
+    assert!(
+        rows(&fixture.world, coupon.drop)
+            .await
+            .values()
+            .any(|user| user == "promised")
+    );
 }
 
 #[tokio::test]
@@ -60,24 +87,50 @@ async fn while_redis_is_away_closing_says_what_holds_and_the_reconciler_finishes
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
     let url = redis.url_via(&proxy);
-    let cut_off = world.serve_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT_MS", "500")]).await;
+    let cut_off = world
+        .serve_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT_MS", "500")])
+        .await;
     let coupon = fixture.api.open_coupon(100).await;
-    assert!(fixture.api.claim(coupon.id, "u-1").await.promised().is_some());
+    assert!(
+        fixture
+            .api
+            .claim(coupon.id, "u-1")
+            .await
+            .promised()
+            .is_some()
+    );
     eventually("the other API knows it", LIMIT, async || {
-        cut_off.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
+        cut_off
+            .http()
+            .get(&format!("/v1/coupons/{}", coupon.id))
+            .await
+            .status
+            == 200
     })
     .await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     let answer = cut_off.patch(coupon.id, &json!({"close_now": true})).await;
     let detail = answer.body["detail"].as_str().unwrap_or_default();
-    assert_eq!((answer.status, detail.contains("stands in MySQL")), (503, true), "{answer:?}");
+    assert_eq!(
+        (answer.status, detail.contains("stands in MySQL")),
+        (503, true),
+        "{answer:?}"
+    );
     let once = world.once_with(&[], &[]).await;
     assert_ne!(once.code, 2, "{}", once.log);
     assert!(fixture.api.claim(coupon.id, "u-2").await.is("closed"));
     proxy.set(ProxyFault::Pass).await.unwrap();
-    eventually("repeating it settles it", Duration::from_secs(30), async || {
-        cut_off.patch(coupon.id, &json!({"close_now": true})).await.status == 200
-    })
+    eventually(
+        "repeating it settles it",
+        Duration::from_secs(30),
+        async || {
+            cut_off
+                .patch(coupon.id, &json!({"close_now": true}))
+                .await
+                .status
+                == 200
+        },
+    )
     .await;
     assert_eq!(sealed(&fixture, &coupon).await, 1);
 }

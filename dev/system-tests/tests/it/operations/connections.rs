@@ -12,13 +12,19 @@ const LONG: usize = 100_000;
 /// A connection on which a long list was asked for and read.
 async fn connection(address: &str) -> BufReader<TcpStream> {
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
-    connection.write_all(b"GET /v1/coupons?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    connection
+        .write_all(b"GET /v1/coupons?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert!(connection.read_line(&mut head).await.unwrap() > 0, "{head}");
     }
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .unwrap();
     let mut body = vec![0; length.parse().unwrap()];
     assert!(body.len() > LONG, "{head}");
     connection.read_exact(&mut body).await.unwrap();
@@ -41,5 +47,8 @@ async fn a_connection_keeps_no_memory_of_the_long_answers_that_it_has_sent() {
     }
     let more = memory[1].saturating_sub(memory[0]) * 1_000;
     let sent = 200 * LONG as u64;
-    assert!(more < sent / 2, "{more} bytes more for 200 connections that were sent {sent} and more");
+    assert!(
+        more < sent / 2,
+        "{more} bytes more for 200 connections that were sent {sent} and more"
+    );
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use firstcome_testkit::{
-    Answer, Http, LIMIT, MadeCoupon, Manifests, OPS_TOKEN, Pod, Process, PromisedAnswer, SIGNING_KEY, World,
-    WorldStores, all_issued, assert_exact, coupon_body, eventually,
+    Answer, Http, LIMIT, MadeCoupon, Manifests, OPS_TOKEN, Pod, Process, PromisedAnswer,
+    SIGNING_KEY, World, WorldStores, all_issued, assert_exact, coupon_body, eventually,
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -33,11 +33,21 @@ struct Deployment<'a> {
 }
 
 impl<'a> Deployment<'a> {
-    async fn of(world: &'a World, manifests: &Manifests, name: &str, more: &[(&str, &str)]) -> Self {
+    async fn of(
+        world: &'a World,
+        manifests: &Manifests,
+        name: &str,
+        more: &[(&str, &str)],
+    ) -> Self {
         let pod = here(manifests.pod(name), world, more);
         let pods = join_all((0..pod.replicas).map(|_| started(world, &pod))).await;
         let endpoints = pods.iter().map(|(_, base)| base.clone()).collect();
-        Self { world, pod, pods, endpoints: Arc::new(Mutex::new(endpoints)) }
+        Self {
+            world,
+            pod,
+            pods,
+            endpoints: Arc::new(Mutex::new(endpoints)),
+        }
     }
 
     /// One new pod, then one old one goes, until all are new. No old one is waited for before the
@@ -48,7 +58,12 @@ impl<'a> Deployment<'a> {
             let (new, address) = started(self.world, &self.pod).await;
             self.endpoints.lock().push(address.clone());
             self.pods.push((new, address));
-            going.push(tokio::spawn(ended(old, base, self.pod.clone(), Arc::clone(&self.endpoints))));
+            going.push(tokio::spawn(ended(
+                old,
+                base,
+                self.pod.clone(),
+                Arc::clone(&self.endpoints),
+            )));
         }
         for pod in going {
             pod.await.unwrap();
@@ -70,7 +85,10 @@ async fn ended(process: Process, base: String, pod: Pod, endpoints: Arc<Mutex<Ve
     };
     let (code, ()) = tokio::join!(stop, leave);
     assert_eq!(code, 0, "{}", process.log());
-    assert!(begun.elapsed() < pod.grace, "the kubelet would have killed it");
+    assert!(
+        begun.elapsed() < pod.grace,
+        "the kubelet would have killed it"
+    );
 }
 
 /// The same pod on this machine: the addresses of stores, where it listens, and secrets are
@@ -90,19 +108,25 @@ fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
         ("METRICS_ADDR", "127.0.0.1:0".to_owned()),
         ("CONSUME_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
     ];
-    let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    let more = more
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()));
     for (name, value) in replaced.into_iter().chain(more) {
-        pod.env.entry(name.to_owned()).and_modify(|given| *given = value);
+        pod.env
+            .entry(name.to_owned())
+            .and_modify(|given| *given = value);
     }
     let apart: &[&str] = if pod.args == ["serve"] || pod.args == ["daemon"] {
         &["KAFKA_TOPIC", "KAFKA_GROUP", "REDIS_KEY_PREFIX"]
     } else {
         &["KAFKA_TOPIC", "KAFKA_GROUP"]
     };
-    pod.env.extend(apart.iter().map(|name| ((*name).to_owned(), own(name))));
+    pod.env
+        .extend(apart.iter().map(|name| ((*name).to_owned(), own(name))));
     if pod.args == ["daemon"] {
         // Its emptyDir.
-        pod.env.insert("TMPDIR".into(), std::env::temp_dir().display().to_string());
+        pod.env
+            .insert("TMPDIR".into(), std::env::temp_dir().display().to_string());
     }
     pod
 }
@@ -113,14 +137,27 @@ async fn started(world: &World, pod: &Pod) -> (Process, String) {
     let process = world.start_alone(&pod.program, &args, &pod.env);
     let base = process.line("listening on ").await;
     let http = Http::new(&base);
-    eventually("the pod is ready", LIMIT, async || http.get("/readyz").await.status == 200).await;
+    eventually("the pod is ready", LIMIT, async || {
+        http.get("/readyz").await.status == 200
+    })
+    .await;
     (process, base)
 }
 
 /// People behind a gateway, who claim one after the other at the addresses that the Service has,
 /// each by a new connection, until told to stop.
-async fn crowd(name: &str, coupon: i64, endpoints: &Mutex<Vec<String>>, stop: &AtomicBool) -> Vec<PromisedAnswer> {
-    let client = Client::builder().pool_max_idle_per_host(0).timeout(LIMIT).no_proxy().build().unwrap();
+async fn crowd(
+    name: &str,
+    coupon: i64,
+    endpoints: &Mutex<Vec<String>>,
+    stop: &AtomicBool,
+) -> Vec<PromisedAnswer> {
+    let client = Client::builder()
+        .pool_max_idle_per_host(0)
+        .timeout(LIMIT)
+        .no_proxy()
+        .build()
+        .unwrap();
     let mut answers = Vec::new();
     for n in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -128,8 +165,12 @@ async fn crowd(name: &str, coupon: i64, endpoints: &Mutex<Vec<String>>, stop: &A
         }
         let (user, base) = (format!("{name}-{n}"), turn(endpoints, n));
         let request = client.request(Method::POST, format!("{base}/v1/coupons/{coupon}/claims"));
-        let request = request.header("x-user-id", &user).header("x-gateway-secret", GATEWAY_SECRET);
-        let reply = Http::try_send(request).await.unwrap_or_else(|error| panic!("{user} at {base}: {error:?}"));
+        let request = request
+            .header("x-user-id", &user)
+            .header("x-gateway-secret", GATEWAY_SECRET);
+        let reply = Http::try_send(request)
+            .await
+            .unwrap_or_else(|error| panic!("{user} at {base}: {error:?}"));
         answers.push((user, Answer::of(&reply).unwrap()));
         tokio::time::sleep(PAUSE).await;
     }
@@ -146,7 +187,11 @@ async fn watch(visitor: &Visitor, endpoints: &Mutex<Vec<String>>, stop: &AtomicB
     let mut looks = 0;
     while !stop.load(Ordering::Relaxed) {
         let base = turn(endpoints, looks);
-        assert_eq!(visitor.moved_to(&base).get("/").await.status(), 200, "look {looks} at {base}");
+        assert_eq!(
+            visitor.moved_to(&base).get("/").await.status(),
+            200,
+            "look {looks} at {base}"
+        );
         looks += 1;
         tokio::time::sleep(PAUSE).await;
     }
@@ -155,14 +200,29 @@ async fn watch(visitor: &Visitor, endpoints: &Mutex<Vec<String>>, stop: &AtomicB
 
 /// A coupon that every API knows.
 async fn made_coupon(api: &Deployment<'_>) -> MadeCoupon {
-    let apis: Vec<Http> = api.endpoints.lock().iter().map(|base| Http::new(base)).collect();
-    let request = apis[0].ops(Method::POST, "/v1/coupons").json(&coupon_body("Winter coupon", 20_000, 0));
+    let apis: Vec<Http> = api
+        .endpoints
+        .lock()
+        .iter()
+        .map(|base| Http::new(base))
+        .collect();
+    let request =
+        apis[0]
+            .ops(Method::POST, "/v1/coupons")
+            .json(&coupon_body("Winter coupon", 20_000, 0));
     let body = Http::send(request).await.body;
     let number = |value: &serde_json::Value| value.as_i64().unwrap();
-    let coupon = MadeCoupon { id: number(&body["id"]), drop: number(&body["current_drop"]["id"]), body };
+    let coupon = MadeCoupon {
+        id: number(&body["id"]),
+        drop: number(&body["current_drop"]["id"]),
+        body,
+    };
     for api in &apis {
         let path = format!("/v1/coupons/{}", coupon.id);
-        eventually("each API knows it", LIMIT, async || api.get(&path).await.status == 200).await;
+        eventually("each API knows it", LIMIT, async || {
+            api.get(&path).await.status == 200
+        })
+        .await;
     }
     coupon
 }
@@ -188,7 +248,11 @@ async fn manifests_roll_out_with_no_refused_connection_and_no_ended_session() {
     let kim = Visitor::logged_in_at(&turn(&reconciler.endpoints, 0), "Kim", OPS_TOKEN, "").await;
     let csrf = kim.csrf().await;
 
-    let (stop, people, operators) = (AtomicBool::new(false), api.endpoints.clone(), reconciler.endpoints.clone());
+    let (stop, people, operators) = (
+        AtomicBool::new(false),
+        api.endpoints.clone(),
+        reconciler.endpoints.clone(),
+    );
     let rush = join_all(["a", "b", "c", "d"].map(|name| crowd(name, coupon.id, &people, &stop)));
     let roll_out = async {
         tokio::join!(reconciler.roll_out(), consumer.roll_out(), api.roll_out());
@@ -198,14 +262,25 @@ async fn manifests_roll_out_with_no_refused_connection_and_no_ended_session() {
     let answers = answers.concat();
     assert!(looks > 50, "{looks}");
     let won = answers.len();
-    let refused: Vec<_> = answers.iter().filter(|(_, answer)| !answer.is_accepted()).collect();
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|(_, answer)| !answer.is_accepted())
+        .collect();
     assert!(refused.is_empty() && won > 200, "{won} claims, {refused:?}");
     all_issued(&world, coupon.drop, won).await;
     assert_exact(&world, &coupon, u32::try_from(won).unwrap(), &answers).await;
 
     let [first, second] = [0, 1].map(|n| kim.moved_to(&turn(&operators, n)));
-    assert_eq!(first.post("/logout", &first.base, &csrf).await, 303, "by a form of a process that is gone");
-    assert_eq!(second.get("/").await.status(), 303, "over at the other process, too");
+    assert_eq!(
+        first.post("/logout", &first.base, &csrf).await,
+        303,
+        "by a form of a process that is gone"
+    );
+    assert_eq!(
+        second.get("/").await.status(),
+        303,
+        "over at the other process, too"
+    );
 }
 
 #[tokio::test]
@@ -213,13 +288,25 @@ async fn links_in_mails_that_lead_to_the_readers_machine_are_warned_of_at_start_
     let world = World::new("dead-links").await;
     // A mail server elsewhere: no mail is written, so it is not asked.
     let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];
-    let wrong = world.daemon_with(&[&elsewhere[..], &[("LISTEN_ADDR", "0.0.0.0:0")]].concat()).await;
+    let wrong = world
+        .daemon_with(&[&elsewhere[..], &[("LISTEN_ADDR", "0.0.0.0:0")]].concat())
+        .await;
     let log = wrong.process.log();
     for setting in ["PUBLIC_URL", "API_PUBLIC_URL"] {
-        assert!(log.contains(&format!("set {setting} to the address by which people reach")), "{setting}: {log}");
+        assert!(
+            log.contains(&format!(
+                "set {setting} to the address by which people reach"
+            )),
+            "{setting}: {log}"
+        );
     }
-    let addresses = [("PUBLIC_URL", "https://ops.example.com"), ("API_PUBLIC_URL", "https://api.example.com")];
-    let right = world.daemon_with(&[&elsewhere[..], &addresses].concat()).await;
+    let addresses = [
+        ("PUBLIC_URL", "https://ops.example.com"),
+        ("API_PUBLIC_URL", "https://api.example.com"),
+    ];
+    let right = world
+        .daemon_with(&[&elsewhere[..], &addresses].concat())
+        .await;
     for quiet in [right.process.log(), world.daemon().await.process.log()] {
         assert!(!quiet.contains("mails lead to"), "{quiet}");
     }

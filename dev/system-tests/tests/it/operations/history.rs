@@ -7,7 +7,9 @@ use firstcome_load::measure::cpu_seconds;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{MysqlOptions, MysqlServer};
 use firstcome_testkit::scale::{is_full, measured};
-use firstcome_testkit::{ApiClient, HeldTransaction, LIMIT, MadeCoupon, Running, World, WorldStores, eventually};
+use firstcome_testkit::{
+    ApiClient, HeldTransaction, LIMIT, MadeCoupon, Running, World, WorldStores, eventually,
+};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 
@@ -31,9 +33,20 @@ async fn rows_of_closed_drops_cost_what_is_open_nothing() {
     .await;
     // On a busy machine, with few rows.
     assert!(more < 3.0, "{more}");
-    for (at, what) in ["`claims/me`", "a clean pass", "CSV of a drop", "look-up by code"].into_iter().enumerate() {
+    for (at, what) in [
+        "`claims/me`",
+        "a clean pass",
+        "CSV of a drop",
+        "look-up by code",
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let mut figures = others.iter().map(|all| all[at]);
-        let more = measured(&name(what), "≤ 1.15", sizes, async |_| figures.next().unwrap()).await;
+        let more = measured(&name(what), "≤ 1.15", sizes, async |_| {
+            figures.next().unwrap()
+        })
+        .await;
         assert!(more < 5.0, "{what}: {more}");
     }
 }
@@ -47,7 +60,11 @@ pub(super) fn most_rows() -> u32 {
 /// Beside so many rows ÷ beside none: MySQL's CPU of a drain, and the time of what people and
 /// operators ask.
 async fn beside_history(rows: u32) -> [f64; 5] {
-    let (turns, drained, asked) = if is_full() { (5, 50_000, 100) } else { (3, 2_000, 20) };
+    let (turns, drained, asked) = if is_full() {
+        (5, 50_000, 100)
+    } else {
+        (3, 2_000, 20)
+    };
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     let few = LargeInstallation::new(&mysql, 0, drained * turns).await;
     let many = LargeInstallation::new(&mysql, rows, drained * turns).await;
@@ -56,7 +73,10 @@ async fn beside_history(rows: u32) -> [f64; 5] {
     for turn in 0..turns {
         let slots = turn * drained + 1..=(turn + 1) * drained;
         let pid = mysql.pid().unwrap();
-        let costs = [few.drain(pid, slots.clone()).await, many.drain(pid, slots).await];
+        let costs = [
+            few.drain(pid, slots.clone()).await,
+            many.drain(pid, slots).await,
+        ];
         println!("MySQL's CPU a row beside none, beside {rows}: {costs:?} µs");
         ratios.push(costs[1] / costs[0]);
         for _ in 0..5 {
@@ -95,7 +115,12 @@ impl LargeInstallation {
         let (api, ()) = tokio::join!(world.serve(), world.open());
         let held = sold_out(&world, if is_full() { 20_000 } else { 1_000 }, true).await;
         let drained = api.open_coupon(drained).await;
-        Self { world, api, held, drained }
+        Self {
+            world,
+            api,
+            held,
+            drained,
+        }
     }
 
     /// Microseconds of MySQL's CPU a row.
@@ -112,7 +137,10 @@ impl LargeInstallation {
         self.world.topic.produce_many(slots.map(claim)).await;
         let before = cpu_seconds(mysql).unwrap();
         let consumer = self.world.consume().await;
-        eventually("all is read", LIMIT, async || self.world.topic.lag().await == 0).await;
+        eventually("all is read", LIMIT, async || {
+            self.world.topic.lag().await == 0
+        })
+        .await;
         let took = cpu_seconds(mysql).unwrap() - before;
         assert_eq!(consumer.process.stop().await, 0);
         let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
@@ -124,7 +152,10 @@ impl LargeInstallation {
     async fn questions(&self, people: u32) -> f64 {
         let begun = Instant::now();
         for person in 1..=people {
-            assert_eq!(self.api.me(self.held.id, &format!("u-{person}")).await["status"], "issued");
+            assert_eq!(
+                self.api.me(self.held.id, &format!("u-{person}")).await["status"],
+                "issued"
+            );
         }
         begun.elapsed().as_secs_f64()
     }
@@ -138,19 +169,34 @@ impl LargeInstallation {
     async fn csv(&self) -> f64 {
         let path = format!("/v1/coupons/{}/issued", self.held.id);
         let begun = Instant::now();
-        let csv = self.api.http().ops(Method::GET, &path).header(ACCEPT, "text/csv").send().await.unwrap();
+        let csv = self
+            .api
+            .http()
+            .ops(Method::GET, &path)
+            .header(ACCEPT, "text/csv")
+            .send()
+            .await
+            .unwrap();
         assert!(csv.text().await.unwrap().lines().count() > 1_000);
         begun.elapsed().as_secs_f64()
     }
 
     /// Seconds of as many look-ups.
     async fn look_ups(&self, codes: u32) -> f64 {
-        let some = format!("SELECT code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}", self.drained.drop);
+        let some = format!(
+            "SELECT code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}",
+            self.drained.drop
+        );
         let codes = self.world.sql.query(&some).await;
         let mut session = HeldTransaction::begin(&self.world.sql).await;
         let begun = Instant::now();
         for code in &codes {
-            session.run(&format!("SELECT * FROM issued_coupons WHERE code = '{}'", code[0])).await;
+            session
+                .run(&format!(
+                    "SELECT * FROM issued_coupons WHERE code = '{}'",
+                    code[0]
+                ))
+                .await;
         }
         begun.elapsed().as_secs_f64()
     }

@@ -21,7 +21,13 @@ async fn measure(rows: u32) -> f64 {
         insert(&world, at_once, columns, &row).await;
     }
     let path = format!("/v1/coupons/{}/issued", coupon.id);
-    let mut answer = api.http().ops(Method::GET, &path).header(ACCEPT, "text/csv").send().await.unwrap();
+    let mut answer = api
+        .http()
+        .ops(Method::GET, &path)
+        .header(ACCEPT, "text/csv")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     let mut lines = 0;
     while let Some(part) = answer.chunk().await.unwrap() {

@@ -6,7 +6,13 @@ use reqwest::Method;
 use serde_json::Value;
 
 fn id_of(reply: &HttpReply) -> String {
-    reply.headers.get("x-request-id").expect("an id").to_str().unwrap().to_owned()
+    reply
+        .headers
+        .get("x-request-id")
+        .expect("an id")
+        .to_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -24,12 +30,23 @@ async fn every_answer_has_a_request_id_and_takes_over_a_well_formed_one() {
             (Method::POST, "/v1/reconcile"),
         ] {
             let reply = Http::send(http.request(method.clone(), path)).await;
-            assert!(seen.insert(id_of(&reply)), "{path}: two requests have one id");
+            assert!(
+                seen.insert(id_of(&reply)),
+                "{path}: two requests have one id"
+            );
             let given = "Root=1-67891233-abcdef012345678912345678";
             let reply = Http::send(http.request(method, path).header("x-request-id", given)).await;
             assert_eq!(id_of(&reply), given, "{path}");
-            let reply = Http::send(http.request(Method::GET, path).header("x-request-id", "a b\"c")).await;
-            assert_eq!(id_of(&reply).len(), 16, "{path}: one that is not well-formed is replaced");
+            let reply = Http::send(
+                http.request(Method::GET, path)
+                    .header("x-request-id", "a b\"c"),
+            )
+            .await;
+            assert_eq!(
+                id_of(&reply).len(),
+                16,
+                "{path}: one that is not well-formed is replaced"
+            );
         }
     }
 }
@@ -41,34 +58,63 @@ async fn why_claims_are_503_is_told_once_a_second_with_the_id_of_one_of_them() {
     for format in ["text", "json"] {
         let api = world.serve_with(&[("LOG_FORMAT", format)]).await;
         eventually("the coupon is known there", LIMIT, async || {
-            Http::send(api.http().request(Method::GET, &format!("/v1/coupons/{}", coupon.id))).await.status == 200
+            Http::send(
+                api.http()
+                    .request(Method::GET, &format!("/v1/coupons/{}", coupon.id)),
+            )
+            .await
+            .status
+                == 200
         })
         .await;
         // As after a loss: no reconciler runs that would verify the coupon.
-        let verified = world.redis.claimants(coupon.id).replace("claimants", "verified");
+        let verified = world
+            .redis
+            .claimants(coupon.id)
+            .replace("claimants", "verified");
         world.redis.command::<i64>(&["DEL", &verified]).await;
         let (mut claims, mut lines) = (0, Vec::new());
         eventually("a second line comes", LIMIT, async || {
-            let request = api.claim_request(coupon.id, "u-whole-id").header("x-request-id", format!("asked-{claims}"));
+            let request = api
+                .claim_request(coupon.id, "u-whole-id")
+                .header("x-request-id", format!("asked-{claims}"));
             let reply = Http::send(request).await;
             assert_eq!(reply.status, 503, "{reply:?}");
             claims += 1;
             let log = api.process.log();
-            lines = log.lines().filter(|line| line.contains("a claim was answered 503")).map(str::to_owned).collect();
+            lines = log
+                .lines()
+                .filter(|line| line.contains("a claim was answered 503"))
+                .map(str::to_owned)
+                .collect();
             lines.len() >= 2
         })
         .await;
         assert!(claims > 5, "{claims} claims, and a line each: {lines:#?}");
         let first = &lines[0];
-        let words = ["WARN", "admission is closed until the reconciler has verified Redis", "no_licence", "asked-0"];
+        let words = [
+            "WARN",
+            "admission is closed until the reconciler has verified Redis",
+            "no_licence",
+            "asked-0",
+        ];
         assert!(words.iter().all(|word| first.contains(word)), "{first}");
-        assert!(!lines.iter().any(|line| line.contains("u-whole-id")), "{lines:#?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("u-whole-id")),
+            "{lines:#?}"
+        );
         if format == "json" {
             let line: Value = serde_json::from_str(&lines[1]).unwrap();
             let left_out = line["fields"]["left_out"].as_u64().unwrap();
-            assert!(left_out > 0 && line["request_id"].as_str().unwrap().starts_with("asked-"), "{line:#}");
+            assert!(
+                left_out > 0 && line["request_id"].as_str().unwrap().starts_with("asked-"),
+                "{line:#}"
+            );
         } else {
-            assert!(first.contains("left_out=0") && first.ends_with("request_id=asked-0"), "{first}");
+            assert!(
+                first.contains("left_out=0") && first.ends_with("request_id=asked-0"),
+                "{first}"
+            );
             assert!(!lines[1].contains("left_out=0"), "{lines:#?}");
         }
         assert_eq!(api.process.stop().await, 0);
@@ -79,8 +125,10 @@ async fn why_claims_are_503_is_told_once_a_second_with_the_id_of_one_of_them() {
 async fn each_request_is_logged_where_a_setting_says_so_and_nobody_is_named() {
     let (world, quiet) = open_world("access").await;
     let coupon = quiet.open_coupon(5).await;
-    let (api, daemon) =
-        tokio::join!(world.serve_with(&[("ACCESS_LOG", "on")]), world.daemon_with(&[("ACCESS_LOG", "on")]));
+    let (api, daemon) = tokio::join!(
+        world.serve_with(&[("ACCESS_LOG", "on")]),
+        world.daemon_with(&[("ACCESS_LOG", "on")])
+    );
     let requests = [
         (
             &api.process,
@@ -90,31 +138,50 @@ async fn each_request_is_logged_where_a_setting_says_so_and_nobody_is_named() {
         ),
         (
             &api.process,
-            Http::send(
-                api.http()
-                    .ops(Method::GET, &format!("/v1/coupons/{}/allow-list/people/u-whole-id?a=u-whole-id", coupon.id)),
-            )
+            Http::send(api.http().ops(
+                Method::GET,
+                &format!(
+                    "/v1/coupons/{}/allow-list/people/u-whole-id?a=u-whole-id",
+                    coupon.id
+                ),
+            ))
             .await,
             format!("path=\"/v1/coupons/{}/allow-list/people/…\"", coupon.id),
             200,
         ),
         (
             &daemon.process,
-            Http::send(daemon.http().ops(Method::GET, &format!("/v1/coupons/{}/people/u-whole-id", coupon.id))).await,
+            Http::send(daemon.http().ops(
+                Method::GET,
+                &format!("/v1/coupons/{}/people/u-whole-id", coupon.id),
+            ))
+            .await,
             format!("path=\"/v1/coupons/{}/people/…\"", coupon.id),
             200,
         ),
     ];
     for (process, reply, path, status) in requests {
         assert_eq!(reply.status, status, "{reply:?}");
-        let words =
-            ["INFO firstcome::access: request", &path, &format!("status={status}"), "peer=127.0.0.1:", &id_of(&reply)];
+        let words = [
+            "INFO firstcome::access: request",
+            &path,
+            &format!("status={status}"),
+            "peer=127.0.0.1:",
+            &id_of(&reply),
+        ];
         eventually("it is logged", LIMIT, async || {
-            process.log().lines().any(|line| words.iter().all(|word| line.contains(word)))
+            process
+                .log()
+                .lines()
+                .any(|line| words.iter().all(|word| line.contains(word)))
         })
         .await;
         assert!(!process.log().contains("u-whole-id"), "{}", process.log());
     }
     Http::send(quiet.claim_request(coupon.id, "u-2")).await;
-    assert!(!quiet.process.log().contains("firstcome::access"), "{}", quiet.process.log());
+    assert!(
+        !quiet.process.log().contains("firstcome::access"),
+        "{}",
+        quiet.process.log()
+    );
 }

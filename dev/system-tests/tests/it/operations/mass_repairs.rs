@@ -10,16 +10,35 @@ use super::scale::{pass, sold_out};
 const NAMED: usize = 20_000;
 
 fn told(run: &Run, kind: Kind) -> (Vec<&Finding>, Vec<&Finding>) {
-    run.drops[0].findings.iter().filter(|finding| finding.kind == kind).partition(|finding| finding.user_id.is_some())
+    run.drops[0]
+        .findings
+        .iter()
+        .filter(|finding| finding.kind == kind)
+        .partition(|finding| finding.user_id.is_some())
 }
 
 /// The pass repaired so many of a kind: the first of them are named, the others counted.
 fn assert_repaired(run: &Run, kind: Kind, number: u32) {
-    assert!(run.status == Status::Repaired && run.drops[0].exact, "{:?} {:?}", run.status, run.error);
+    assert!(
+        run.status == Status::Repaired && run.drops[0].exact,
+        "{:?} {:?}",
+        run.status,
+        run.error
+    );
     let (named, more) = told(run, kind);
-    assert!(named.len() == NAMED && named.iter().all(|finding| finding.result == Outcome::Applied));
+    assert!(
+        named.len() == NAMED
+            && named
+                .iter()
+                .all(|finding| finding.result == Outcome::Applied)
+    );
     let number = format!("{} more like these", number as usize - NAMED);
-    assert!(more.len() == 1 && more[0].detail.starts_with(&number) && more[0].result == Outcome::Applied, "{more:?}");
+    assert!(
+        more.len() == 1
+            && more[0].detail.starts_with(&number)
+            && more[0].result == Outcome::Applied,
+        "{more:?}"
+    );
 }
 
 #[tokio::test]
@@ -34,32 +53,64 @@ async fn rows_and_admissions_of_a_million_people_are_repaired_page_by_page() {
         let coupon = sold_out(&world, people, false).await;
         let (dry, _) = pass(&world, &["--dry-run"]).await;
         let (named, more) = told(&dry, Kind::Unissued);
-        assert!(named.iter().chain(&more).all(|finding| finding.result == Outcome::Planned));
-        assert!(more[0].detail.starts_with(&format!("{} more", people as usize - named.len())), "{more:?}");
+        assert!(
+            named
+                .iter()
+                .chain(&more)
+                .all(|finding| finding.result == Outcome::Planned)
+        );
+        assert!(
+            more[0]
+                .detail
+                .starts_with(&format!("{} more", people as usize - named.len())),
+            "{more:?}"
+        );
         let (run, issuing) = pass(&world, &[]).await;
         assert_repaired(&run, Kind::Unissued, people);
-        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+        let rows = format!(
+            "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+            coupon.drop
+        );
         assert_eq!(world.sql.number(&rows).await, i64::from(people));
 
         // As Redis comes back from before most of the rush, which closes the coupon.
-        let [users, count] = ["users", "count"].map(|name| world.redis.of_drop(coupon.id, coupon.drop, name));
+        let [users, count] =
+            ["users", "count"].map(|name| world.redis.of_drop(coupon.id, coupon.drop, name));
         let kept = people / 50;
-        world.redis.command::<()>(&["ZREMRANGEBYRANK", &users, &kept.to_string(), "-1"]).await;
-        world.redis.command::<()>(&["SET", &count, &kept.to_string()]).await;
+        world
+            .redis
+            .command::<()>(&["ZREMRANGEBYRANK", &users, &kept.to_string(), "-1"])
+            .await;
+        world
+            .redis
+            .command::<()>(&["SET", &count, &kept.to_string()])
+            .await;
         let verified = world.redis.own(&format!("{{{}}}:verified", coupon.id));
         assert_eq!(world.redis.command::<u32>(&["DEL", &verified]).await, 1);
         let (run, memory) = pass(&world, &[]).await;
         assert_repaired(&run, Kind::MissingAdmission, people - kept);
         assert_eq!(world.redis.command::<u32>(&["ZCARD", &users]).await, people);
-        assert_eq!(world.redis.command::<u32>(&["EXISTS", &verified]).await, 1, "it is open");
+        assert_eq!(
+            world.redis.command::<u32>(&["EXISTS", &verified]).await,
+            1,
+            "it is open"
+        );
         put_back.push(memory - empty);
         let (run, _) = pass(&world, &[]).await;
-        assert_eq!(run.status, Status::Clean, "{:?}", run.drops[0].findings.first());
+        assert_eq!(
+            run.status,
+            Status::Clean,
+            "{:?}",
+            run.drops[0].findings.first()
+        );
         issuing - empty
     })
     .await;
     let mut put_back = put_back.into_iter();
     let what = "1,000,000 people missing in Redis: memory of the pass that puts them back over that of an empty one";
-    let putting = measured(what, "≤ 50 MB", sizes, async |_| put_back.next().unwrap_or(0.0)).await;
+    let putting = measured(what, "≤ 50 MB", sizes, async |_| {
+        put_back.next().unwrap_or(0.0)
+    })
+    .await;
     assert!(issuing.max(putting) < 100.0, "{issuing} and {putting} MB");
 }

@@ -28,8 +28,13 @@ async fn measure(people: u32) -> [f64; 4] {
     body["allow"] = json!("list");
     let coupon = api.create_coupon(&body).await;
     for from in (0..people).step_by(AT_ONCE as usize) {
-        let ids: Vec<String> = (from..from + AT_ONCE).map(|n| format!("member-{n}@example.com")).collect();
-        assert_eq!(api.try_list(coupon.id, &ids, true).await.unwrap().status, 200);
+        let ids: Vec<String> = (from..from + AT_ONCE)
+            .map(|n| format!("member-{n}@example.com"))
+            .collect();
+        assert_eq!(
+            api.try_list(coupon.id, &ids, true).await.unwrap().status,
+            200
+        );
     }
     let memory = most_memory(&api.process).unwrap();
     let last = format!("member-{}@example.com", people - 1);
@@ -42,7 +47,11 @@ async fn measure(people: u32) -> [f64; 4] {
     let emptied = api.http().ops(Method::DELETE, &path).send().await.unwrap();
     assert_eq!(emptied.status(), 200);
     let emptying = begun.elapsed().as_secs_f64();
-    assert!(api.claim(coupon.id, "member-1@example.com").await.is("not_allowed"));
+    assert!(
+        api.claim(coupon.id, "member-1@example.com")
+            .await
+            .is("not_allowed")
+    );
     [memory, seconds(&run), peak - least, emptying]
 }
 
@@ -51,11 +60,16 @@ async fn an_allow_list_of_a_million_costs_seconds_and_no_memory() {
     let sizes = [20_000, 1_000_000];
     let mut figures = VecDeque::new();
     let what = |part: &str| format!("allow list of 1,000,000 ids: {part}");
-    let api = measured(&what("memory of the API"), "≤ 60 MB", sizes, async |people| {
-        let [memory, others @ ..] = measure(people).await;
-        figures.push_back(others);
-        memory
-    })
+    let api = measured(
+        &what("memory of the API"),
+        "≤ 60 MB",
+        sizes,
+        async |people| {
+            let [memory, others @ ..] = measure(people).await;
+            figures.push_back(others);
+            memory
+        },
+    )
     .await;
     let mut most = Vec::new();
     let parts = [
@@ -65,7 +79,12 @@ async fn an_allow_list_of_a_million_costs_seconds_and_no_memory() {
     ];
     for (n, (part, target)) in parts.into_iter().enumerate() {
         let mut of = figures.iter().map(|figures| figures[n]);
-        most.push(measured(&what(part), target, sizes, async |_| of.next().unwrap_or(0.0)).await);
+        most.push(
+            measured(&what(part), target, sizes, async |_| {
+                of.next().unwrap_or(0.0)
+            })
+            .await,
+        );
     }
     assert!(api < 100.0 && most[1] < 100.0, "{api} MB, {most:?}");
 }

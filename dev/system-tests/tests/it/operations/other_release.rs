@@ -10,19 +10,34 @@ async fn a_life_that_another_release_opened_is_joined_and_one_without_its_witnes
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "witness").await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (coupon, _) = fixture.held("Witnessed", 20, 5).await;
-    let life = async || world.redis.command::<String>(&["GET", &world.redis.own("epoch")]).await;
+    let life = async || {
+        world
+            .redis
+            .command::<String>(&["GET", &world.redis.own("epoch")])
+            .await
+    };
     let before = life().await;
     let (epoch, rest) = before.split_once(' ').unwrap();
     let promotion = rest.split([':', ' ']).nth(1).unwrap();
     world.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
-    assert_eq!(not_ready(&fixture).await, "admission is closed until the reconciler has verified Redis");
+    assert_eq!(
+        not_ready(&fixture).await,
+        "admission is closed until the reconciler has verified Redis"
+    );
     // The text that every release has: if it changes, releases before take each other's lives for
     // lost.
     let prefix = world.setting("REDIS_KEY_PREFIX");
-    let witness = format!("-- witness of {epoch} from {promotion} of {prefix} in database 0\nreturn 1");
-    world.redis.command::<String>(&["SCRIPT", "LOAD", &witness]).await;
+    let witness =
+        format!("-- witness of {epoch} from {promotion} of {prefix} in database 0\nreturn 1");
+    world
+        .redis
+        .command::<String>(&["SCRIPT", "LOAD", &witness])
+        .await;
     let why = "admission is open to another release only, which has another script: start a reconciler of this release";
-    eventually("the API says why", LIMIT, async || not_ready(&fixture).await == why).await;
+    eventually("the API says why", LIMIT, async || {
+        not_ready(&fixture).await == why
+    })
+    .await;
     assert!(api.claim(coupon.id, "u-6").await.is("unavailable"));
 
     let daemon = world.daemon().await;
@@ -32,7 +47,10 @@ async fn a_life_that_another_release_opened_is_joined_and_one_without_its_witnes
     };
     opens("u-6").await;
     assert_eq!(life().await, before, "nothing was lost");
-    let found = world.sql.query("SELECT kind, detail FROM reconcile_findings").await;
+    let found = world
+        .sql
+        .query("SELECT kind, detail FROM reconcile_findings")
+        .await;
     assert_eq!(found, Vec::<Vec<String>>::new());
     world.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
     opens("u-7").await;
@@ -43,5 +61,8 @@ async fn a_life_that_another_release_opened_is_joined_and_one_without_its_witnes
 /// Why the API is not ready.
 async fn not_ready(fixture: &Fixture) -> String {
     let reply = fixture.api.http().get("/readyz").await;
-    reply.body["checks"]["redis"].as_str().unwrap_or(&reply.text).to_owned()
+    reply.body["checks"]["redis"]
+        .as_str()
+        .unwrap_or(&reply.text)
+        .to_owned()
 }

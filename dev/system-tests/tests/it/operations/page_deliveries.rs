@@ -26,14 +26,23 @@ async fn what_was_not_delivered_is_seen_with_its_reason_and_sent_again() {
     }
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = kim.text("/deliveries").await;
-    for shown in
-        ["A &#60;b&#62;subject", "550 no such user", "given up 20", "Send mail 71 now", "hooks.example.com#0a1b2c3d"]
-    {
+    for shown in [
+        "A &#60;b&#62;subject",
+        "550 no such user",
+        "given up 20",
+        "Send mail 71 now",
+        "hooks.example.com#0a1b2c3d",
+    ] {
         assert!(page.contains(shown), "{shown} in {page}");
     }
     assert!(!page.contains("Send webhook 72"), "it has arrived");
     let csrf = kim.csrf().await;
-    for (path, status) in [("mail/71", 303), ("mail/72", 404), ("webhook/72", 404), ("letter/71", 404)] {
+    for (path, status) in [
+        ("mail/71", 303),
+        ("mail/72", 404),
+        ("webhook/72", 404),
+        ("letter/71", 404),
+    ] {
         let path = format!("/deliveries/{path}/again");
         assert_eq!(kim.post(&path, &kim.base, &csrf).await, status, "{path}");
     }
@@ -43,15 +52,30 @@ async fn what_was_not_delivered_is_seen_with_its_reason_and_sent_again() {
     assert_eq!(world.sql.query(acts).await, [["Kim", "127.0.0.1"]]);
 
     let page = kim.text("/deliveries").await;
-    assert!(page.contains("there was nothing to tell yet") && page.contains("127.0.0.1:1#"), "{page}");
-    world.sql.query("INSERT INTO failed_claims (reason) VALUES ('undecodable')").await;
+    assert!(
+        page.contains("there was nothing to tell yet") && page.contains("127.0.0.1:1#"),
+        "{page}"
+    );
+    world
+        .sql
+        .query("INSERT INTO failed_claims (reason) VALUES ('undecodable')")
+        .await;
     daemon.reconcile(&json!({})).await;
     let page = eventually_some("both Alertmanagers are shown", LIMIT, async || {
         let page = kim.text("/deliveries").await;
-        if page.contains("takes nothing since") && page.contains(" of 1 alert<") { Ok(page) } else { Err(page) }
+        if page.contains("takes nothing since") && page.contains(" of 1 alert<") {
+            Ok(page)
+        } else {
+            Err(page)
+        }
     })
     .await;
-    for shown in ["1 alert to tell)", "refused", "It is tried again every 10 seconds", "ALERTMANAGER_URL"] {
+    for shown in [
+        "1 alert to tell)",
+        "refused",
+        "It is tried again every 10 seconds",
+        "ALERTMANAGER_URL",
+    ] {
         assert!(page.contains(shown), "{shown} in {page}");
     }
     assert!(!receiver.posted("/api/v2/alerts").is_empty());

@@ -23,7 +23,12 @@ async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_
     let (world, api) = open_world("ops-looks").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
-    let looks = async || daemon.http().metric("firstcome_page_looks_total", &[]).await;
+    let looks = async || {
+        daemon
+            .http()
+            .metric("firstcome_page_looks_total", &[])
+            .await
+    };
     let mut people = Vec::new();
     for _ in 0..10 {
         people.push(Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await);
@@ -31,8 +36,14 @@ async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_
     let (begun, before) = (Instant::now(), looks().await.unwrap_or(0.0));
     let streams = join_all(people.iter().map(|person| person.get("/live"))).await;
     let streams = join_all(streams.into_iter().map(|stream| receive(stream, 5))).await;
-    let (grew, seconds) = (looks().await.unwrap() - before, begun.elapsed().as_secs_f64());
-    assert!((4.0..=seconds + 2.0).contains(&grew), "{grew} looks in {seconds} s");
+    let (grew, seconds) = (
+        looks().await.unwrap() - before,
+        begun.elapsed().as_secs_f64(),
+    );
+    assert!(
+        (4.0..=seconds + 2.0).contains(&grew),
+        "{grew} looks in {seconds} s"
+    );
 
     drop(streams);
     // Longer than any two looks are apart.
@@ -59,14 +70,25 @@ async fn when_64_viewers_look_live_the_next_reloads_and_operators_have_seats_of_
     assert!(seats.iter().all(|seat| seat.status() == 200));
     // A browser that is answered 204 does not ask again.
     assert_eq!(
-        (lee.get("/live").await.status(), kim.get("/live").await.status()),
+        (
+            lee.get("/live").await.status(),
+            kim.get("/live").await.status()
+        ),
         (StatusCode::NO_CONTENT, StatusCode::OK)
     );
     assert!(lee.text("/").await.contains("Winter coupon"));
     drop(seats);
-    eventually("a seat is free", LIMIT, async || lee.get("/live").await.status() == 200).await;
+    eventually("a seat is free", LIMIT, async || {
+        lee.get("/live").await.status() == 200
+    })
+    .await;
 
-    let address = daemon.http().base().trim_start_matches("http://").parse().unwrap();
+    let address = daemon
+        .http()
+        .base()
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
     for kind in HogKind::ALL {
         let hogs = Hogs::start(address, kind, "/openapi.json", 250);
         hogs.have_opened(250).await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{
-    Answer, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, PromisedAnswer, World, WorldStores, all_issued, assert_clean,
-    assert_exact, eventually, holders, open_world, people, rows, rush,
+    Answer, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, PromisedAnswer, World, WorldStores,
+    all_issued, assert_clean, assert_exact, eventually, holders, open_world, people, rows, rush,
 };
 use rustix::process::Signal;
 
@@ -13,13 +13,19 @@ use crate::consumer::versions::announce_old_reader;
 use crate::faults::waves::kafka_behind_proxy;
 
 fn promised(answers: &[PromisedAnswer]) -> usize {
-    answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
+    answers
+        .iter()
+        .filter(|(_, answer)| answer.promised().is_some())
+        .count()
 }
 
 /// Rows after a pass: everything that Redis gave out, so every promise among them, also those whose
 /// answer was lost.
 async fn mended(world: &World, coupon: &firstcome_testkit::MadeCoupon, answers: &[PromisedAnswer]) {
-    eventually("every message was read", LIMIT, async || world.topic.lag().await == 0).await;
+    eventually("every message was read", LIMIT, async || {
+        world.topic.lag().await == 0
+    })
+    .await;
     // What was admitted but never published is issued once the publishing deadline is over.
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
     let given: u32 = world.redis.command(&["GET", &count]).await;
@@ -40,19 +46,27 @@ async fn an_api_stopped_under_load_ends_cleanly_and_keeps_every_promise() {
     let users = people(3_000);
     let claims = rush(&[&api], coupon.id, &users, 200);
     let stop = async {
-        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        eventually("the rush is on", LIMIT, async || {
+            rows(&world, coupon.drop).await.len() > 100
+        })
+        .await;
         api.process.stop().await
     };
     let (answers, code) = tokio::join!(claims, stop);
     assert_eq!(code, 0, "{}", api.process.log());
-    let unknown = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Unknown(_))).count();
+    let unknown = answers
+        .iter()
+        .filter(|(_, answer)| matches!(answer, Answer::Unknown(_)))
+        .count();
     assert!(
         promised(&answers) >= 100 && unknown > 0,
         "stopped in mid-rush: {} yes, {unknown} unknown",
         promised(&answers)
     );
-    let unqueued =
-        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. })).count();
+    let unqueued = answers
+        .iter()
+        .filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. }))
+        .count();
     assert_eq!(unqueued, 0, "claims in hand were finished");
     mended(&world, &coupon, &answers).await;
 }
@@ -66,18 +80,37 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
     let coupon = api.open_coupon(3_000).await;
     let claims = rush(&[&api], coupon.id, &people(3_000), 200);
     let stop = async {
-        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 50).await;
+        eventually("the rush is on", LIMIT, async || {
+            rows(&world, coupon.drop).await.len() > 50
+        })
+        .await;
         let code = first.process.stop().await;
         (code, rows(&world, coupon.drop).await.len())
     };
     let (answers, (code, written)) = tokio::join!(claims, stop);
     assert_eq!(code, 0, "{}", first.process.log());
-    let committed: i64 = world.topic.offsets().await.iter().map(|(committed, _)| committed).sum();
-    assert_eq!(committed, i64::try_from(written).unwrap(), "what was written was committed before the end");
+    let committed: i64 = world
+        .topic
+        .offsets()
+        .await
+        .iter()
+        .map(|(committed, _)| committed)
+        .sum();
+    assert_eq!(
+        committed,
+        i64::try_from(written).unwrap(),
+        "what was written was committed before the end"
+    );
     let _second = world.consume().await;
     all_issued(&world, coupon.drop, 3_000).await;
     assert_exact(&world, &coupon, 3_000, &answers).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+    assert!(
+        world
+            .sql
+            .query("SELECT * FROM failed_claims")
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -85,7 +118,11 @@ async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let world = World::on(WorldStores::shared().await.with_kafka(kafka), "hang-up").await;
     world.set("PUBLISH_DEADLINE_MS", "20000");
-    let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
+    let Fixture {
+        world,
+        api,
+        consumer: _consumer,
+    } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;
     assert!(api.claim(coupon.id, "u-1").await.is_accepted());
     all_issued(&world, coupon.drop, 1).await;
@@ -93,13 +130,20 @@ async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
     kafka.freeze().await.unwrap();
     let waiting = tokio::spawn(api.claim_request(coupon.id, "u-2").send());
     // Redis has admitted them, Kafka has not answered: this is when they hang up.
-    eventually("they are admitted", LIMIT, async || holders(&world, &coupon).await == 2).await;
+    eventually("they are admitted", LIMIT, async || {
+        holders(&world, &coupon).await == 2
+    })
+    .await;
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     kafka.thaw().await.unwrap();
     all_issued(&world, coupon.drop, 2).await;
     let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
-    assert_eq!(world.sql.number(by).await, 2, "published by the API, not mended by a pass");
+    assert_eq!(
+        world.sql.number(by).await,
+        2,
+        "published by the API, not mended by a pass"
+    );
 }
 
 #[tokio::test]
@@ -129,7 +173,10 @@ async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
     let users = people(2_500);
     let claims = rush(&[&api], coupon.id, &users, 200);
     let end = async {
-        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        eventually("the rush is on", LIMIT, async || {
+            rows(&world, coupon.drop).await.len() > 100
+        })
+        .await;
         for process in [&api.process, &consumer.process, &daemon.process] {
             process.signal(Signal::TERM);
         }
@@ -138,14 +185,26 @@ async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
         }
     };
     let (mut answers, ()) = tokio::join!(claims, end);
-    assert!(promised(&answers) >= 100 && answers.iter().any(|(_, answer)| matches!(answer, Answer::Unknown(_))));
+    assert!(
+        promised(&answers) >= 100
+            && answers
+                .iter()
+                .any(|(_, answer)| matches!(answer, Answer::Unknown(_)))
+    );
 
-    let (api, _consumer, _daemon) = (world.serve().await, world.consume().await, world.daemon().await);
+    let (api, _consumer, _daemon) = (
+        world.serve().await,
+        world.consume().await,
+        world.daemon().await,
+    );
     answers.extend(rush(&[&api], coupon.id, &users, 200).await);
     assert_eq!(holders(&world, &coupon).await, 2_000);
     all_issued(&world, coupon.drop, 2_000).await;
     assert_exact(&world, &coupon, 2_000, &answers).await;
-    let failed = world.sql.query("SELECT reason, resolved_at FROM failed_claims WHERE resolved_at IS NULL").await;
+    let failed = world
+        .sql
+        .query("SELECT reason, resolved_at FROM failed_claims WHERE resolved_at IS NULL")
+        .await;
     assert!(failed.is_empty(), "{failed:?}");
 }
 
@@ -158,13 +217,24 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     all_issued(&world, coupon.drop, 50).await;
     consumer.process.stop().await;
     let daemon = world.settled_daemon().await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot > 40").await;
+    world
+        .sql
+        .query("DELETE FROM issued_coupons WHERE slot > 40")
+        .await;
 
     // It stands still while it writes, with the pass lock and the rows' locks in its hands.
     let mut holding = HeldTransaction::begin(&world.sql).await;
-    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
+    holding
+        .run(&format!(
+            "SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE",
+            coupon.drop
+        ))
+        .await;
     daemon.begin().await;
-    eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
+    eventually("it waits for the rows' lock", LIMIT, async || {
+        world.sql.number(LOCK_WAITS).await > 0
+    })
+    .await;
     daemon.process.freeze();
     holding.commit().await;
 
@@ -173,7 +243,10 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     assert_exact(&world, &coupon, 50, &answers).await;
     daemon.process.thaw();
     let left = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-    eventually("no run is left running", LIMIT, async || world.sql.number(left).await == 0).await;
+    eventually("no run is left running", LIMIT, async || {
+        world.sql.number(left).await == 0
+    })
+    .await;
     assert_clean(&world.pass().await, &coupon);
     assert_eq!(daemon.process.stop().await, 0);
 }

@@ -10,24 +10,50 @@ use serde_json::json;
 use crate::faults::waves::{passes_by_hand, stalled_pass};
 
 /// A coupon that is given out, with so many people waiting, in order.
-pub(super) async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (MadeCoupon, Vec<String>) {
-    let (coupon, _) = fixture.held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10).await;
+pub(super) async fn with_a_line(
+    fixture: &Fixture,
+    name: &str,
+    people: usize,
+) -> (MadeCoupon, Vec<String>) {
+    let (coupon, _) = fixture
+        .held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10)
+        .await;
     let names: Vec<String> = (1..=people).map(|n| format!("{name}-{n}")).collect();
     rush(&[&fixture.api], coupon.id, &names, 100).await;
-    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
-    let line: Vec<String> = fixture.world.redis.command(&["ZRANGE", &waiting, "0", "-1"]).await;
+    let waiting = fixture
+        .world
+        .redis
+        .of_drop(coupon.id, coupon.drop, "waiting");
+    let line: Vec<String> = fixture
+        .world
+        .redis
+        .command(&["ZRANGE", &waiting, "0", "-1"])
+        .await;
     assert_eq!(line.len(), people);
     (coupon, line)
 }
 
 pub(super) async fn raise(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
-    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": quantity})).await.status, 200);
+    assert_eq!(
+        fixture
+            .api
+            .patch(coupon.id, &json!({"quantity": quantity}))
+            .await
+            .status,
+        200
+    );
 }
 
 async fn all_have_rows(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) {
-    let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let count = format!(
+        "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
     let all = i64::try_from(quantity).unwrap();
-    eventually("everybody has a row", LIMIT, async || fixture.world.sql.number(&count).await >= all).await;
+    eventually("everybody has a row", LIMIT, async || {
+        fixture.world.sql.number(&count).await >= all
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -46,15 +72,31 @@ async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_
             all_have_rows(&fixture, &coupon, 10 + people).await;
             began.elapsed()
         };
-        let (elapsed, newcomers) = tokio::join!(raised, rush(&[&fixture.api], coupon.id, &newcomers, 5));
-        assert!(newcomers.iter().all(|(_, answer)| !answer.is_accepted()), "{newcomers:?}");
+        let (elapsed, newcomers) =
+            tokio::join!(raised, rush(&[&fixture.api], coupon.id, &newcomers, 5));
+        assert!(
+            newcomers.iter().all(|(_, answer)| !answer.is_accepted()),
+            "{newcomers:?}"
+        );
         let rows = rows(&fixture.world, coupon.drop).await;
-        assert_eq!(rows.range(11..).map(|(_, user)| user.clone()).collect::<Vec<_>>(), line);
+        assert_eq!(
+            rows.range(11..)
+                .map(|(_, user)| user.clone())
+                .collect::<Vec<_>>(),
+            line
+        );
         took.push(elapsed.as_secs_f64());
     }
-    assert_eq!(passes_by_hand(&fixture.world).await, 1, "the pass is still running");
+    assert_eq!(
+        passes_by_hand(&fixture.world).await,
+        1,
+        "the pass is still running"
+    );
     pass.kill().await;
-    println!("scale: 5,000 waiting, quantity raised by 5,000: all rows | {:.2} s | {:.2} s | ≤ 2 s", took[1], took[0]);
+    println!(
+        "scale: 5,000 waiting, quantity raised by 5,000: all rows | {:.2} s | {:.2} s | ≤ 2 s",
+        took[1], took[0]
+    );
 }
 
 #[tokio::test]
@@ -66,11 +108,24 @@ async fn one_person_in_line_does_not_keep_newcomers_from_a_raised_quantity() {
     raise(&fixture, &coupon, 3_000).await;
     // They come behind the one who waits, so the line is longer than a pass promotes at once.
     rush(&[&fixture.api], coupon.id, &newcomers(0, 1_500), 20).await;
-    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
-    eventually("nobody waits", LIMIT, async || fixture.world.redis.command::<i64>(&["ZCARD", &waiting]).await == 0)
-        .await;
+    let waiting = fixture
+        .world
+        .redis
+        .of_drop(coupon.id, coupon.drop, "waiting");
+    eventually("nobody waits", LIMIT, async || {
+        fixture
+            .world
+            .redis
+            .command::<i64>(&["ZCARD", &waiting])
+            .await
+            == 0
+    })
+    .await;
     let later = rush(&[&fixture.api], coupon.id, &newcomers(1_500, 2_989), 20).await;
-    assert!(later.iter().all(|(_, answer)| answer.is_accepted()), "{later:?}");
+    assert!(
+        later.iter().all(|(_, answer)| answer.is_accepted()),
+        "{later:?}"
+    );
     all_have_rows(&fixture, &coupon, 3_000).await;
     assert_eq!(rows(&fixture.world, coupon.drop).await[&11], line[0]);
 }

@@ -10,7 +10,8 @@ use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually, open_world, status_of,
+    Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually,
+    open_world, status_of,
 };
 use serde_json::json;
 
@@ -19,16 +20,26 @@ use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
 /// The findings of a run as the endpoint gives them, and those of the run itself.
 async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
-    let page = daemon.http().ops(reqwest::Method::GET, &format!("/v1/runs/{}", run.run_id));
+    let page = daemon
+        .http()
+        .ops(reqwest::Method::GET, &format!("/v1/runs/{}", run.run_id));
     let page: Run = serde_json::from_value(firstcome_testkit::Http::send(page).await.body).unwrap();
     let sorted = |run: &Run| {
         let mut findings: Vec<Finding> = run.all_findings().cloned().collect();
-        findings.sort_by(|a, b| (a.drop_id, a.slot, &a.user_id).cmp(&(b.drop_id, b.slot, &b.user_id)));
+        findings
+            .sort_by(|a, b| (a.drop_id, a.slot, &a.user_id).cmp(&(b.drop_id, b.slot, &b.user_id)));
         findings
     };
     for report in &page.drops {
-        let made = run.drops.iter().find(|made| made.drop_id == report.drop_id).expect("a drop of the run");
-        assert_eq!((report.before, report.after, report.exact), (made.before, made.after, made.exact));
+        let made = run
+            .drops
+            .iter()
+            .find(|made| made.drop_id == report.drop_id)
+            .expect("a drop of the run");
+        assert_eq!(
+            (report.before, report.after, report.exact),
+            (made.before, made.after, made.exact)
+        );
     }
     (sorted(&page), sorted(run))
 }
@@ -43,24 +54,52 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
     }
     // The fifth has nothing.
     for coupon in &coupons[..4] {
-        injector(world, coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+        injector(world, coupon)
+            .await
+            .make(Drift::FailedUnrepairable, 1)
+            .await
+            .unwrap();
     }
-    let written = async || world.sql.number("SELECT COUNT(*) FROM reconcile_findings").await;
+    let written = async || {
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_findings")
+            .await
+    };
     let mut runs = Vec::new();
     for _ in 0..4 {
         runs.push(world.once_with(&[], &[]).await.run());
         assert_eq!(written().await, 4, "pass after pass");
     }
     let drops = "SELECT COUNT(drops), COUNT(drops_run), SUM(nothing_new) FROM reconcile_runs WHERE number IS NOT NULL AND status = 'drift'";
-    assert_eq!(world.sql.query(drops).await, [["1", "3", "3"]], "one run has the reports, three refer to it");
+    assert_eq!(
+        world.sql.query(drops).await,
+        [["1", "3", "3"]],
+        "one run has the reports, three refer to it"
+    );
     let one = "SELECT JSON_LENGTH(drops) FROM reconcile_runs WHERE drops_run IS NULL AND status = 'drift'";
-    assert_eq!(world.sql.number(one).await, 4, "the drop without findings is none of them");
+    assert_eq!(
+        world.sql.number(one).await,
+        4,
+        "the drop without findings is none of them"
+    );
 
-    injector(world, &coupons[0]).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
-    injector(world, &coupons[4]).await.make(Drift::Unissued, 2).await.unwrap();
+    injector(world, &coupons[0])
+        .await
+        .make(Drift::FailedUnrepairable, 1)
+        .await
+        .unwrap();
+    injector(world, &coupons[4])
+        .await
+        .make(Drift::Unissued, 2)
+        .await
+        .unwrap();
     runs.push(world.once_with(&[], &[]).await.run());
     assert_eq!(written().await, 7, "one more that stays, and two repairs");
-    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)").await;
+    world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)")
+        .await;
     runs.push(world.pass().await);
     assert_eq!(runs[5].status, Status::Clean);
     let daemon = world.daemon().await;
@@ -68,7 +107,10 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
         let (told, made) = told(&daemon, run).await;
         assert_eq!((told.len(), &told), (findings, &made), "{run:#?}");
     }
-    let clean = format!("SELECT CAST(drops AS CHAR) FROM reconcile_runs WHERE id = '{}'", runs[5].run_id);
+    let clean = format!(
+        "SELECT CAST(drops AS CHAR) FROM reconcile_runs WHERE id = '{}'",
+        runs[5].run_id
+    );
     assert_eq!(world.sql.query(&clean).await, [["[]"]]);
 }
 
@@ -76,23 +118,35 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
 async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
     let run = daemon.begin().await;
     let status = async || status_of(world, &run).await;
-    eventually("the pass fails", HEALED, async || status().await.as_deref() == Some("failed")).await;
+    eventually("the pass fails", HEALED, async || {
+        status().await.as_deref() == Some("failed")
+    })
+    .await;
     run
 }
 
 #[tokio::test]
 async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
-    let scene = Fixture::on(WorldStores::shared().await.with_kafka(server), "stays-unread").await;
+    let scene = Fixture::on(
+        WorldStores::shared().await.with_kafka(server),
+        "stays-unread",
+    )
+    .await;
     let world = &scene.world;
     for name in ["A", "B", "C", "D"] {
         let (coupon, _) = scene.held(name, 5, 5).await;
-        injector(world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+        injector(world, &coupon)
+            .await
+            .make(Drift::FailedUnrepairable, 1)
+            .await
+            .unwrap();
     }
     let daemon = world.settled_daemon().await;
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
     let letters = async |which: &str| {
-        let sql = format!("SELECT COUNT(*) FROM reconcile_findings WHERE kind = 'failed_claim' {which}");
+        let sql =
+            format!("SELECT COUNT(*) FROM reconcile_findings WHERE kind = 'failed_claim' {which}");
         world.sql.number(&sql).await
     };
     assert_eq!(letters("").await, 4);
@@ -104,18 +158,40 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
     for _ in 0..3 {
         let run = fails(world, &daemon).await;
         assert_eq!(letters("").await, 4, "pass after pass");
-        let page = daemon.http().ops(reqwest::Method::GET, &format!("/v1/runs/{run}"));
-        let page: Run = serde_json::from_value(firstcome_testkit::Http::send(page).await.body).unwrap();
-        let of = |kind| page.all_findings().filter(|finding| finding.kind == kind).count();
-        assert_eq!((of(Kind::FailedClaim), of(Kind::Stalled)), (4, 1), "{page:#?}");
+        let page = daemon
+            .http()
+            .ops(reqwest::Method::GET, &format!("/v1/runs/{run}"));
+        let page: Run =
+            serde_json::from_value(firstcome_testkit::Http::send(page).await.body).unwrap();
+        let of = |kind| {
+            page.all_findings()
+                .filter(|finding| finding.kind == kind)
+                .count()
+        };
+        assert_eq!(
+            (of(Kind::FailedClaim), of(Kind::Stalled)),
+            (4, 1),
+            "{page:#?}"
+        );
     }
     assert_eq!(success().await, before, "none of them counts as a success");
     let drops = "SELECT COUNT(drops) <= 1, COUNT(drops_run) >= 2 FROM reconcile_runs WHERE status = 'failed'";
-    assert_eq!(world.sql.query(drops).await, [["1", "1"]], "the reports are not written again");
+    assert_eq!(
+        world.sql.query(drops).await,
+        [["1", "1"]],
+        "the reports are not written again"
+    );
 
     proxy.set(ProxyFault::Pass).await.unwrap();
-    eventually("the topic can be read", HEALED, async || daemon.reconcile(&json!({})).await.error.is_none()).await;
-    assert_eq!((letters("").await, letters("AND seen_to IS NULL").await), (4, 4), "they have stood all the time");
+    eventually("the topic can be read", HEALED, async || {
+        daemon.reconcile(&json!({})).await.error.is_none()
+    })
+    .await;
+    assert_eq!(
+        (letters("").await, letters("AND seen_to IS NULL").await),
+        (4, 4),
+        "they have stood all the time"
+    );
     let open = "SELECT COUNT(*) FROM reconcile_findings WHERE seen_to IS NULL";
     assert_eq!(world.sql.number(open).await, 4, "the outage is over");
     assert_ne!(success().await, before);
@@ -125,8 +201,18 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
 async fn reopenings_in_vain_are_one_run() {
     let (kafka, proxy, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(WorldStores::shared().await.with_kafka(kafka).with_redis(&redis), "in-vain").await;
-    for (name, value) in IMPATIENT.into_iter().chain([("ALERT_PATIENCE_SECONDS", "4")]) {
+    let world = World::on(
+        WorldStores::shared()
+            .await
+            .with_kafka(kafka)
+            .with_redis(&redis),
+        "in-vain",
+    )
+    .await;
+    for (name, value) in IMPATIENT
+        .into_iter()
+        .chain([("ALERT_PATIENCE_SECONDS", "4")])
+    {
         world.set(name, value);
     }
     let scene = Fixture::of(world).await;
@@ -136,8 +222,17 @@ async fn reopenings_in_vain_are_one_run() {
     proxy.set(ProxyFault::Cut).await.unwrap();
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let failed = ["trigger=\"startup\"", "status=\"failed\""];
-    let attempts = async || daemon.http().metric("firstcome_passes_total", &failed).await.unwrap_or(0.0);
-    eventually("it is tried again and again", 2 * HEALED, async || attempts().await >= 3.0).await;
+    let attempts = async || {
+        daemon
+            .http()
+            .metric("firstcome_passes_total", &failed)
+            .await
+            .unwrap_or(0.0)
+    };
+    eventually("it is tried again and again", 2 * HEALED, async || {
+        attempts().await >= 3.0
+    })
+    .await;
     let runs = "SELECT id, TIMESTAMPDIFF(SECOND, started_at, finished_at) >= 5 FROM reconcile_runs WHERE status = 'failed' AND triggered_by = 'startup'";
     let runs = world.sql.query(runs).await;
     assert_eq!(runs.len(), 1, "{runs:?}");
@@ -146,14 +241,32 @@ async fn reopenings_in_vain_are_one_run() {
         "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{}' AND drop_id = {}",
         runs[0][0], coupon.drop
     );
-    assert_eq!(world.sql.number(&about_drop).await, 1, "it waits until the topic can be read");
+    assert_eq!(
+        world.sql.number(&about_drop).await,
+        1,
+        "it waits until the topic can be read"
+    );
     let named = "SELECT COUNT(*) FROM mail_outbox m WHERE body_text LIKE '%/v1/runs/%'";
-    eventually("it is mailed, by a later attempt", LIMIT, async || world.sql.number(named).await >= 1).await;
+    eventually("it is mailed, by a later attempt", LIMIT, async || {
+        world.sql.number(named).await >= 1
+    })
+    .await;
     let run = "EXISTS (SELECT 1 FROM reconcile_runs r WHERE m.body_text LIKE CONCAT('%/v1/runs/', r.id, '%'))";
-    assert_eq!(world.sql.number(&format!("{named} AND NOT {run}")).await, 0, "a mail names a run that is not there");
+    assert_eq!(
+        world.sql.number(&format!("{named} AND NOT {run}")).await,
+        0,
+        "a mail names a run that is not there"
+    );
 
     proxy.set(ProxyFault::Pass).await.unwrap();
-    let is_open = async || scene.api.claim(coupon.id, &answers[0].0).await.promised().is_some();
+    let is_open = async || {
+        scene
+            .api
+            .claim(coupon.id, &answers[0].0)
+            .await
+            .promised()
+            .is_some()
+    };
     eventually("admission is open", HEALED, is_open).await;
 }
 
@@ -162,7 +275,11 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     let scene = Fixture::new("old").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("Old", 5, 5).await;
-    injector(world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::FailedUnrepairable, 1)
+        .await
+        .unwrap();
     let alert = "INSERT INTO alerts (drop_id, fingerprint, kind, status, summary, content_hash, first_seen_at, last_seen_at, resolved_at) VALUES";
     for (at, state) in ["resolved", "told", "firing"].iter().enumerate() {
         world.sql.query(&format!("{alert} (999, 'old-{at}', 'k', '{state}', '', '', '2020-01-01', '2020-01-01', IF('{state}' = 'resolved', '2020-01-01', NULL))")).await;
@@ -173,32 +290,71 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
             "SELECT 'old', 'a@b', '', '', '', '', 1, '2020-01-01', UTC_TIMESTAMP(3) + INTERVAL 1 HOUR, {sent}, {given_up}"
         )
     };
-    for (sent, given_up) in [("'2020-01-01'", "NULL"), ("NULL", "'2020-01-01'"), ("NULL", "NULL")] {
+    for (sent, given_up) in [
+        ("'2020-01-01'", "NULL"),
+        ("NULL", "'2020-01-01'"),
+        ("NULL", "NULL"),
+    ] {
         let many = "FROM (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n) n JOIN (SELECT 1 UNION SELECT 2) twice";
-        world.sql.query(&format!("{mail} {} {many}", of(sent, given_up))).await;
+        world
+            .sql
+            .query(&format!("{mail} {} {many}", of(sent, given_up)))
+            .await;
     }
     let promise = "INSERT INTO broken_promises (drop_id, user_id, coupon_id, reason, run_id, created_at, mended_at)";
     world.sql.query(&format!("{promise} VALUES (999, 'mended', 999, '', '', '2020-01-01', '2020-01-02'), (999, 'open', 999, '', '', '2020-01-01', NULL)")).await;
     let run = "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, finished_at, number) VALUES";
     world.sql.query(&format!("{run} ('old', 'cron', 0, 0, 'drift', '', '2020-01-01', '2020-01-01', 0), ('older', 'cron', 0, 0, 'failed', '', '2019-01-01', '2019-01-01', NULL)")).await;
-    let finding =
-        "INSERT INTO reconcile_findings (run_id, kind, action, result, created_at, seen_from, seen_to, content) VALUES";
+    let finding = "INSERT INTO reconcile_findings (run_id, kind, action, result, created_at, seen_from, seen_to, content) VALUES";
     world.sql.query(&format!("{finding} ('old', 'over', '', '', '2020-01-01', 0, 1, 7), ('older', 'own', '', '', '2019-01-01', NULL, NULL, NULL)")).await;
 
     assert_eq!(world.once_with(&[], &[]).await.code, 1, "not a clean pass");
     let one = async |sql: &str| world.sql.number(sql).await;
-    let alerts = world.sql.query("SELECT fingerprint, status FROM alerts WHERE fingerprint LIKE 'old%'").await;
-    assert_eq!(alerts, [["old-2", "resolved"]], "its drop is gone, so it is over now, and kept from now on");
-    assert_eq!(world.sql.query("SELECT user_id FROM broken_promises").await, [["open"]]);
-    assert_eq!(one("SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE 'old%'").await, 0);
-    assert_eq!(one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'older'").await, 0);
-    let left = "SELECT COUNT(sent_at), COUNT(given_up_at), COUNT(*) FROM mail_outbox WHERE kind = 'old'";
-    assert_eq!(world.sql.query(left).await, [["1000", "1000", "4000"]], "a bounded part");
+    let alerts = world
+        .sql
+        .query("SELECT fingerprint, status FROM alerts WHERE fingerprint LIKE 'old%'")
+        .await;
+    assert_eq!(
+        alerts,
+        [["old-2", "resolved"]],
+        "its drop is gone, so it is over now, and kept from now on"
+    );
+    assert_eq!(
+        world.sql.query("SELECT user_id FROM broken_promises").await,
+        [["open"]]
+    );
+    assert_eq!(
+        one("SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE 'old%'").await,
+        0
+    );
+    assert_eq!(
+        one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'older'").await,
+        0
+    );
+    let left =
+        "SELECT COUNT(sent_at), COUNT(given_up_at), COUNT(*) FROM mail_outbox WHERE kind = 'old'";
+    assert_eq!(
+        world.sql.query(left).await,
+        [["1000", "1000", "4000"]],
+        "a bounded part"
+    );
     assert_eq!(world.once_with(&["--dry-run"], &[]).await.code, 1);
-    assert_eq!(one("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'old'").await, 4_000, "a dry run deletes nothing");
+    assert_eq!(
+        one("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'old'").await,
+        4_000,
+        "a dry run deletes nothing"
+    );
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
-    assert_eq!(world.sql.query(left).await, [["0", "0", "2000"]], "what is not sent stays");
-    assert_eq!(one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'old'").await, 0, "no run refers to it");
+    assert_eq!(
+        world.sql.query(left).await,
+        [["0", "0", "2000"]],
+        "what is not sent stays"
+    );
+    assert_eq!(
+        one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'old'").await,
+        0,
+        "no run refers to it"
+    );
 }
 
 /// Setting, table, the column that marks a row, the others, and a row that was over an hour `ago`.
@@ -210,8 +366,20 @@ const OVER: [(&str, &str, &str, &str, &str); 8] = [
         "triggered_by, dry_run, deep, status, owner, started_at, finished_at",
         "'cron', FALSE, FALSE, 'failed', '', ago, ago",
     ),
-    ("RUNS_KEPT_SECONDS", "reconcile_findings", "run_id", "kind, action, result, created_at", "'own', '', '', ago"),
-    ("RUNS_KEPT_SECONDS", "ops_actions", "token", "action, detail, at", "'pause', JSON_OBJECT(), ago"),
+    (
+        "RUNS_KEPT_SECONDS",
+        "reconcile_findings",
+        "run_id",
+        "kind, action, result, created_at",
+        "'own', '', '', ago",
+    ),
+    (
+        "RUNS_KEPT_SECONDS",
+        "ops_actions",
+        "token",
+        "action, detail, at",
+        "'pause', JSON_OBJECT(), ago",
+    ),
     (
         "ALERTS_KEPT_SECONDS",
         "alerts",
@@ -240,7 +408,13 @@ const OVER: [(&str, &str, &str, &str, &str); 8] = [
         "drop_id, coupon_id, reason, run_id, created_at, mended_at",
         "999, 999, '', '', ago, ago",
     ),
-    ("FAILED_CLAIMS_KEPT_SECONDS", "failed_claims", "reason", "failed_at, resolved_at", "ago, ago"),
+    (
+        "FAILED_CLAIMS_KEPT_SECONDS",
+        "failed_claims",
+        "reason",
+        "failed_at, resolved_at",
+        "ago, ago",
+    ),
 ];
 
 #[tokio::test]
@@ -248,7 +422,9 @@ async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
     let (world, _api) = open_world("kept-seconds").await;
     for (_, table, mark, columns, values) in OVER {
         let hour = "SELECT UTC_TIMESTAMP(3) - INTERVAL 1 HOUR AS ago";
-        let insert = format!("INSERT INTO {table} ({mark}, {columns}) SELECT 'hour', {values} FROM ({hour}) t");
+        let insert = format!(
+            "INSERT INTO {table} ({mark}, {columns}) SELECT 'hour', {values} FROM ({hour}) t"
+        );
         world.sql.query(&insert).await;
     }
     let mut settings = OVER.map(|(setting, ..)| setting).to_vec();
@@ -257,9 +433,18 @@ async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
         let once = world.once_with(&[], &[(setting, "60")]).await;
         assert_eq!(once.code, 0, "{setting}: {}", once.log);
         for (of, table, mark, ..) in OVER {
-            let left = world.sql.number(&format!("SELECT COUNT(*) FROM {table} WHERE {mark} = 'hour'")).await;
+            let left = world
+                .sql
+                .number(&format!(
+                    "SELECT COUNT(*) FROM {table} WHERE {mark} = 'hour'"
+                ))
+                .await;
             let goes_later = settings[at + 1..].contains(&of);
-            assert_eq!(left, i64::from(goes_later), "{table} after a pass with {setting}");
+            assert_eq!(
+                left,
+                i64::from(goes_later),
+                "{table} after a pass with {setting}"
+            );
         }
     }
 }
@@ -267,41 +452,103 @@ async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
 #[tokio::test]
 async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its_connection() {
     let world = World::new("beat").await;
-    let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 1, limit: Duration::from_secs(5) };
+    let settings = DbSettings {
+        url: world.sql.url().to_owned().into(),
+        pool_size: 1,
+        limit: Duration::from_secs(5),
+    };
     world.sql.query("INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at) VALUES ('r', 'cron', 0, 0, 'running', '', UTC_TIMESTAMP(3))").await;
     let mut finishing = HeldTransaction::begin(&world.sql).await;
-    finishing.run("SELECT * FROM reconcile_runs FOR UPDATE").await;
-    let lock = PassLock::take(&settings, Work::Pass, Duration::ZERO).await.unwrap().unwrap();
+    finishing
+        .run("SELECT * FROM reconcile_runs FOR UPDATE")
+        .await;
+    let lock = PassLock::take(&settings, Work::Pass, Duration::ZERO)
+        .await
+        .unwrap()
+        .unwrap();
     // Longer than MySQL waits for a row.
     let lost = tokio::time::timeout(Duration::from_secs(8), lock.lost().cancelled()).await;
-    assert!(lost.is_err(), "the run's row was written by another connection for long");
-    assert!(PassLock::take(&settings, Work::Pass, Duration::ZERO).await.unwrap().is_none());
+    assert!(
+        lost.is_err(),
+        "the run's row was written by another connection for long"
+    );
+    assert!(
+        PassLock::take(&settings, Work::Pass, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let holder = "SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))";
     let holder = world.sql.number(holder).await;
     world.sql.query(&format!("KILL {holder}")).await;
-    eventually("the pass knows that it lost its lock", LIMIT, async || lock.lost().is_cancelled()).await;
+    eventually("the pass knows that it lost its lock", LIMIT, async || {
+        lock.lost().is_cancelled()
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_large_sold_out_drop_that_stays_as_it_is_is_counted_and_read_again_when_anything_changes() {
+async fn a_large_sold_out_drop_that_stays_as_it_is_is_counted_and_read_again_when_anything_changes()
+{
     let scene = Fixture::new("unchanged").await;
     let world = &scene.world;
     world.set("RECONCILE_PAGE_SLOTS", "10");
     let (coupon, _) = scene.held("Open-ended", 150, 150).await;
     let last = "SELECT users_examined, rows_examined, status FROM reconcile_runs WHERE triggered_by = 'cron' AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1";
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let daemon = world
+        .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
+        .await;
     let counted = async |rows: &str| world.sql.query(last).await == [["0", rows, "clean"]];
-    eventually("its rows are only counted", LIMIT, async || counted("150").await).await;
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 77", coupon.drop)).await;
-    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired' AND triggered_by = 'cron'";
-    eventually("a lost row comes back", LIMIT, async || world.sql.number(repaired).await >= 1).await;
+    eventually("its rows are only counted", LIMIT, async || {
+        counted("150").await
+    })
+    .await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 77",
+            coupon.drop
+        ))
+        .await;
+    let repaired =
+        "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired' AND triggered_by = 'cron'";
+    eventually("a lost row comes back", LIMIT, async || {
+        world.sql.number(repaired).await >= 1
+    })
+    .await;
     eventually("it is counted again", LIMIT, async || counted("150").await).await;
-    assert_eq!(scene.api.patch(coupon.id, &serde_json::json!({"quantity": 151})).await.status, 200);
-    assert!(scene.api.claim(coupon.id, "u-late").await.promised().is_some());
-    eventually("one more is compared, then counted", LIMIT, async || counted("151").await).await;
+    assert_eq!(
+        scene
+            .api
+            .patch(coupon.id, &serde_json::json!({"quantity": 151}))
+            .await
+            .status,
+        200
+    );
+    assert!(
+        scene
+            .api
+            .claim(coupon.id, "u-late")
+            .await
+            .promised()
+            .is_some()
+    );
+    eventually("one more is compared, then counted", LIMIT, async || {
+        counted("151").await
+    })
+    .await;
     let read = daemon.reconcile(&serde_json::json!({})).await;
     assert_eq!(read.drops[0].examined.users, 151, "who asks gets the whole");
-    assert_eq!(world.once_with(&["--wait-seconds", "20"], &[]).await.run().drops[0].examined.users, 151);
+    assert_eq!(
+        world
+            .once_with(&["--wait-seconds", "20"], &[])
+            .await
+            .run()
+            .drops[0]
+            .examined
+            .users,
+        151
+    );
 }
 
 const MANY: u32 = 300_000;
@@ -309,14 +556,20 @@ const MANY: u32 = 300_000;
 #[tokio::test]
 async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
     let world = World::new("tail").await;
-    let claim =
-        r#"{"v":1,"coupon_id":1,"drop_id":1,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
-    world.topic.produce_many(std::iter::repeat_n(claim, MANY as usize)).await;
-    let kafka = DriftStoreArgs::of(|name| world.find_setting(name)).unwrap().kafka.settings();
+    let claim = r#"{"v":1,"coupon_id":1,"drop_id":1,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
+    world
+        .topic
+        .produce_many(std::iter::repeat_n(claim, MANY as usize))
+        .await;
+    let kafka = DriftStoreArgs::of(|name| world.find_setting(name))
+        .unwrap()
+        .kafka
+        .settings();
     let began = std::time::Instant::now();
     let reader = TopicReader::new(kafka.clone(), LIMIT).unwrap();
     assert_eq!(reader.read().await.unwrap().unread, u64::from(MANY));
     // Far less than the whole takes, and much for a single message.
-    let reader = TopicReader::new(kafka, (began.elapsed() / 2).max(Duration::from_millis(500))).unwrap();
+    let reader =
+        TopicReader::new(kafka, (began.elapsed() / 2).max(Duration::from_millis(500))).unwrap();
     assert_eq!(reader.read().await.unwrap().unread, u64::from(MANY));
 }

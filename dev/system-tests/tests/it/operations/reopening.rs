@@ -7,7 +7,8 @@ use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::scale::{is_full, measured};
 use firstcome_testkit::{
-    Fixture, HeldTransaction, MadeCoupon, WorldStores, all_issued, assert_exact, coupon_body, eventually,
+    Fixture, HeldTransaction, MadeCoupon, WorldStores, all_issued, assert_exact, coupon_body,
+    eventually,
 };
 use serde_json::json;
 
@@ -27,14 +28,18 @@ enum Loss {
 
 #[tokio::test]
 async fn after_a_loss_an_open_coupon_opens_beside_a_pass_and_many_others() {
-    for (loss, which) in
-        [(Loss::Restarted, "the last of them after a restart"), (Loss::Emptied, "the first of them, rebuilt")]
-    {
+    for (loss, which) in [
+        (Loss::Restarted, "the last of them after a restart"),
+        (Loss::Emptied, "the first of them, rebuilt"),
+    ] {
         let what = format!(
             "after a loss of Redis, beside a running pass, 100,000 dead letters and 1,000 open coupons: {which} is open, \
              beyond the safety wait"
         );
-        let took = measured(&what, "≤ 1 s", [100, 100_000], async |others| beside_many(loss, others).await).await;
+        let took = measured(&what, "≤ 1 s", [100, 100_000], async |others| {
+            beside_many(loss, others).await
+        })
+        .await;
         // A busy machine may take longer than the target of a quiet one.
         assert!(took < 20.0, "{took} s");
     }
@@ -42,13 +47,19 @@ async fn after_a_loss_an_open_coupon_opens_beside_a_pass_and_many_others() {
 
 #[tokio::test]
 async fn after_a_loss_an_open_coupon_opens_beside_all_there_is_to_repair() {
-    for (loss, which) in [(Loss::Restarted, "after a restart"), (Loss::Emptied, "rebuilt")] {
+    for (loss, which) in [
+        (Loss::Restarted, "after a restart"),
+        (Loss::Emptied, "rebuilt"),
+    ] {
         let what = format!(
             "after a loss of Redis, beside a pass at work, 100,000 dead letters to issue and 3,000,000 of garbage, 5,000 \
              people waiting for a raised quantity and 10,000 held repairs: an open coupon, {which}, is open, beyond the \
              safety wait"
         );
-        let took = measured(&what, "≤ 1 s", [100, 100_000], async |much| beside_all(loss, much).await).await;
+        let took = measured(&what, "≤ 1 s", [100, 100_000], async |much| {
+            beside_all(loss, much).await
+        })
+        .await;
         assert!(took < 20.0, "{took} s");
     }
 }
@@ -63,7 +74,13 @@ async fn with_an_open_coupon() -> (RedisServer, Fixture, MadeCoupon, String) {
 }
 
 /// Loses Redis. Seconds between the end of the safety wait and the first admission.
-async fn beyond_the_wait(loss: Loss, server: &RedisServer, fixture: &Fixture, coupon: &MadeCoupon, user: &str) -> f64 {
+async fn beyond_the_wait(
+    loss: Loss,
+    server: &RedisServer,
+    fixture: &Fixture,
+    coupon: &MadeCoupon,
+    user: &str,
+) -> f64 {
     if loss == Loss::Restarted {
         server.kill().await.unwrap();
         server.start_again().await.unwrap();
@@ -74,18 +91,28 @@ async fn beyond_the_wait(loss: Loss, server: &RedisServer, fixture: &Fixture, co
     opens(fixture, coupon, user).await;
     let took = began.elapsed();
     let millis = |name: &str| Duration::from_millis(fixture.world.setting(name).parse().unwrap());
-    (took.saturating_sub(millis("PUBLISH_DEADLINE_MS") + millis("BACKUP_DEADLINE_MS"))).as_secs_f64()
+    (took.saturating_sub(millis("PUBLISH_DEADLINE_MS") + millis("BACKUP_DEADLINE_MS")))
+        .as_secs_f64()
 }
 
 /// The pass holds its lock and does nothing.
 async fn beside_many(loss: Loss, others: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
-    insert(world, others, DEAD_LETTERS, "i + 1000, i + 1000, 1, CONCAT('u-', i), 'unpublished'").await;
+    insert(
+        world,
+        others,
+        DEAD_LETTERS,
+        "i + 1000, i + 1000, 1, CONCAT('u-', i), 'unpublished'",
+    )
+    .await;
     // Small ones come first.
     let quantity = if loss == Loss::Restarted { 10 } else { 30 };
     for other in 0..others.min(1_000) {
-        fixture.api.create_coupon(&coupon_body(&format!("Other {other}"), quantity, 0)).await;
+        fixture
+            .api
+            .create_coupon(&coupon_body(&format!("Other {other}"), quantity, 0))
+            .await;
     }
     let _daemon = world.settled_daemon().await;
     let pass = stalled_pass(world).await;
@@ -99,25 +126,48 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
     let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (line, _) = with_a_line(&fixture, "line", much as usize / 20).await;
-    let (held, issued) = (api.open_coupon(much / 10).await, api.open_coupon(much).await);
+    let (held, issued) = (
+        api.open_coupon(much / 10).await,
+        api.open_coupon(much).await,
+    );
     let rows = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
     let row = format!("{}, i, {}, CONCAT('u-', i), 'consumer'", held.drop, held.id);
     insert(world, much / 10, rows, &row).await;
-    let letter = format!("{}, {}, i, CONCAT('u-', i), 'unpublished'", issued.id, issued.drop);
+    let letter = format!(
+        "{}, {}, i, CONCAT('u-', i), 'unpublished'",
+        issued.id, issued.drop
+    );
     insert(world, much, DEAD_LETTERS, &letter).await;
     for _ in 0..30 {
-        insert(world, much, DEAD_LETTERS, "1, 1000000 + i % 66000, 1, CONCAT('u-', i), 'garbage'").await;
+        insert(
+            world,
+            much,
+            DEAD_LETTERS,
+            "1, 1000000 + i % 66000, 1, CONCAT('u-', i), 'garbage'",
+        )
+        .await;
     }
     raise(&fixture, &line, 10 + much as usize / 20).await;
     let daemon = world.daemon().await;
     let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by <> 'cli'";
-    eventually("a pass has begun", HEALED, async || world.sql.number(passes).await > 0).await;
+    eventually("a pass has begun", HEALED, async || {
+        world.sql.number(passes).await > 0
+    })
+    .await;
     if is_full() {
         let running = format!("{passes} AND status = 'running'");
-        assert_eq!(world.sql.number(&running).await, 1, "it is at work when Redis is lost");
+        assert_eq!(
+            world.sql.number(&running).await,
+            1,
+            "it is at work when Redis is lost"
+        );
     }
     let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
-    assert!(daemon.process.status().is_none(), "{}", daemon.process.log());
+    assert!(
+        daemon.process.status().is_none(),
+        "{}",
+        daemon.process.log()
+    );
     took
 }
 
@@ -131,39 +181,66 @@ async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     // Where it is noon: the day must not end meanwhile.
     let now = chrono::Utc::now();
     let ahead = 12 - i64::from(now.hour());
-    let (zone, today) = (format!("Etc/GMT{:+}", -ahead), (now + TimeDelta::hours(ahead)).date_naive().to_string());
+    let (zone, today) = (
+        format!("Etc/GMT{:+}", -ahead),
+        (now + TimeDelta::hours(ahead)).date_naive().to_string(),
+    );
     let schedule = json!({"type": "daily", "time_zone": zone, "opens": "00:00", "closes": "23:00", "first_day": today});
     let body = json!({"name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0, "schedule": schedule});
     let (coupon, answers) = fixture.held_of(&body, 20).await;
     all_issued(world, coupon.drop, 20).await;
-    assert!(world.sql.number("SELECT COUNT(*) FROM drops").await > 6, "more than a pass has rounds");
+    assert!(
+        world.sql.number("SELECT COUNT(*) FROM drops").await > 6,
+        "more than a pass has rounds"
+    );
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert!(run.all_findings().all(|f| f.result == Outcome::Applied && !f.needs_person), "{run:#?}");
+    assert!(
+        run.all_findings()
+            .all(|f| f.result == Outcome::Applied && !f.needs_person),
+        "{run:#?}"
+    );
     assert_exact(world, &coupon, 20, &answers).await;
     opens(&fixture, &coupon, &answers[0].0).await;
 }
 
 async fn opens(fixture: &Fixture, coupon: &MadeCoupon, user: &str) {
-    eventually("admission is open", HEALED, async || fixture.api.claim(coupon.id, user).await.promised().is_some())
-        .await;
+    eventually("admission is open", HEALED, async || {
+        fixture
+            .api
+            .claim(coupon.id, user)
+            .await
+            .promised()
+            .is_some()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_operators_change_that_hangs_keeps_no_other_coupon_closed() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::of(impatient(WorldStores::shared().await.with_redis(&server), "hangs").await).await;
+    let fixture =
+        Fixture::of(impatient(WorldStores::shared().await.with_redis(&server), "hangs").await)
+            .await;
     let (changing, ones) = fixture.held("Changing", 10, 5).await;
     let (other, others) = fixture.held("Other", 20, 5).await;
     let world = &fixture.world;
     let _daemon = world.settled_daemon().await;
     let mut change = HeldTransaction::begin(&world.sql).await;
-    change.run(&format!("SELECT * FROM coupons WHERE id = {} FOR UPDATE", changing.id)).await;
+    change
+        .run(&format!(
+            "SELECT * FROM coupons WHERE id = {} FOR UPDATE",
+            changing.id
+        ))
+        .await;
     server.kill().await.unwrap();
     server.start_again().await.unwrap();
     opens(&fixture, &other, &others[0].0).await;
-    assert_eq!(fixture.api.claim(changing.id, &ones[0].0).await.promised(), None);
+    assert_eq!(
+        fixture.api.claim(changing.id, &ones[0].0).await.promised(),
+        None
+    );
     change.commit().await;
     opens(&fixture, &changing, &ones[0].0).await;
 }

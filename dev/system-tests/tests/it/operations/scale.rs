@@ -30,34 +30,58 @@ pub(super) async fn sold_out(world: &World, quantity: u32, with_rows: bool) -> M
     let users = world.redis.of_drop(id, drop, "users");
     for from in (1..=quantity).step_by(100_000) {
         let to = quantity.min(from + 99_999);
-        let script = "for slot = ARGV[1], ARGV[2] do redis.call('ZADD', KEYS[1], slot, 'u-' .. slot) end";
+        let script =
+            "for slot = ARGV[1], ARGV[2] do redis.call('ZADD', KEYS[1], slot, 'u-' .. slot) end";
         for first in (from..=to).step_by(AT_ONCE as usize) {
             let last = to.min(first + AT_ONCE - 1);
-            world.redis.command::<()>(&["EVAL", script, "1", &users, &first.to_string(), &last.to_string()]).await;
+            world
+                .redis
+                .command::<()>(&[
+                    "EVAL",
+                    script,
+                    "1",
+                    &users,
+                    &first.to_string(),
+                    &last.to_string(),
+                ])
+                .await;
         }
         if !with_rows {
             continue;
         }
-        let limit = format!("SELECT MIN(slot_limit) FROM slot_limits WHERE drop_id = {drop} AND slot_limit >= {to}");
+        let limit = format!(
+            "SELECT MIN(slot_limit) FROM slot_limits WHERE drop_id = {drop} AND slot_limit >= {to}"
+        );
         let limit = world.sql.number(&limit).await;
-        let columns =
-            "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
+        let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
         let below = from - 1;
         insert(
             world,
             to - below,
             columns,
-            &format!("{drop}, i + {below}, {id}, CONCAT('u-', i + {below}), 'consumer', {limit}, {drop}"),
+            &format!(
+                "{drop}, i + {below}, {id}, CONCAT('u-', i + {below}), 'consumer', {limit}, {drop}"
+            ),
         )
         .await;
     }
-    world.redis.command::<()>(&["SET", &world.redis.of_drop(id, drop, "count"), &quantity.to_string()]).await;
+    world
+        .redis
+        .command::<()>(&[
+            "SET",
+            &world.redis.of_drop(id, drop, "count"),
+            &quantity.to_string(),
+        ])
+        .await;
     coupon
 }
 
 /// A pass in a process of its own: the run, and the most memory it took, in MB.
 pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
-    let args: Vec<_> = ["once", "--json"].into_iter().chain(args.iter().copied()).collect();
+    let args: Vec<_> = ["once", "--json"]
+        .into_iter()
+        .chain(args.iter().copied())
+        .collect();
     let process = world.start("firstcome-reconciler", &args, &[]);
     let mut peak = 0.0_f64;
     eventually("the pass ends", PATIENCE, async || {
@@ -65,13 +89,16 @@ pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
         process.status().is_some()
     })
     .await;
-    let run = serde_json::from_str(&process.all_stdout().await).unwrap_or_else(|e| panic!("{e}: {}", process.log()));
+    let run = serde_json::from_str(&process.all_stdout().await)
+        .unwrap_or_else(|e| panic!("{e}: {}", process.log()));
     (run, peak)
 }
 
 /// Most memory of a process that runs, in MB; `None` once it has ended.
 pub(super) fn most_memory(process: &Process) -> Option<f64> {
-    memory_kb(process.pid(), "VmHWM").ok().map(|kilobytes| kilobytes as f64 / 1_024.0)
+    memory_kb(process.pid(), "VmHWM")
+        .ok()
+        .map(|kilobytes| kilobytes as f64 / 1_024.0)
 }
 
 pub(super) fn seconds(run: &Run) -> f64 {
@@ -84,8 +111,16 @@ async fn scan(world: &World, coupon: &MadeCoupon, quantity: u32) -> f64 {
     let began = Instant::now();
     for from in (1..=quantity).step_by(AT_ONCE as usize) {
         let to = from + AT_ONCE - 1;
-        let page: Vec<(String, f64)> =
-            world.redis.command(&["ZRANGEBYSCORE", &users, &from.to_string(), &to.to_string(), "WITHSCORES"]).await;
+        let page: Vec<(String, f64)> = world
+            .redis
+            .command(&[
+                "ZRANGEBYSCORE",
+                &users,
+                &from.to_string(),
+                &to.to_string(),
+                "WITHSCORES",
+            ])
+            .await;
         let rows = format!(
             "SELECT slot, user_id, claimed_at FROM issued_coupons WHERE drop_id = {} AND slot BETWEEN {from} AND {to} ORDER BY slot",
             coupon.drop
@@ -106,25 +141,53 @@ async fn one_large_drop_costs_a_pass_little_more_than_a_scan_and_no_memory() {
         let (_, empty) = pass(&world, &[]).await;
         let coupon = sold_out(&world, quantity, true).await;
         let (run, peak) = pass(&world, &[]).await;
-        assert_eq!((run.status, run.drops[0].examined.rows), (Status::Clean, u64::from(quantity)), "{run:#?}");
+        assert_eq!(
+            (run.status, run.drops[0].examined.rows),
+            (Status::Clean, u64::from(quantity)),
+            "{run:#?}"
+        );
         memory.push(peak - empty);
         let ratio = seconds(&run) / scan(&world, &coupon, quantity).await;
 
         let key = |name| world.redis.of_drop(coupon.id, coupon.drop, name);
-        world.redis.command::<()>(&["DEL", &key("meta"), &key("users"), &key("count"), &key("times")]).await;
+        world
+            .redis
+            .command::<()>(&[
+                "DEL",
+                &key("meta"),
+                &key("users"),
+                &key("count"),
+                &key("times"),
+            ])
+            .await;
         let (run, peak) = pass(&world, &[]).await;
-        assert!(run.status == Status::Repaired && run.drops[0].exact, "{run:#?}");
-        assert_eq!(world.redis.command::<u32>(&["ZCARD", &key("users")]).await, quantity);
+        assert!(
+            run.status == Status::Repaired && run.drops[0].exact,
+            "{run:#?}"
+        );
+        assert_eq!(
+            world.redis.command::<u32>(&["ZCARD", &key("users")]).await,
+            quantity
+        );
         rebuilding.push(peak - empty);
         ratio
     })
     .await;
     for (what, memory) in [
-        ("one drop of 10,000,000: memory of a clean pass over that of an empty one", memory),
-        ("the same, lost by Redis: memory of the pass that makes it anew over that of an empty one", rebuilding),
+        (
+            "one drop of 10,000,000: memory of a clean pass over that of an empty one",
+            memory,
+        ),
+        (
+            "the same, lost by Redis: memory of the pass that makes it anew over that of an empty one",
+            rebuilding,
+        ),
     ] {
         let mut memory = memory.into_iter();
-        let most = measured(what, "≤ 50 MB", sizes, async |_| memory.next().unwrap_or(0.0)).await;
+        let most = measured(what, "≤ 50 MB", sizes, async |_| {
+            memory.next().unwrap_or(0.0)
+        })
+        .await;
         assert!(most < 100.0, "{most} MB");
     }
 }
@@ -153,10 +216,16 @@ const WEEKEND: i32 = 7_200;
 #[tokio::test]
 async fn what_the_repair_limit_holds_for_a_weekend_is_written_once() {
     let what = "10,000 repairs held by the repair limit for a weekend of 30 s passes: rows of runs and findings";
-    let rows = measured(what, "≤ 100000", [200, 10_000], async |held| rows_after_a_weekend(held, true).await).await;
+    let rows = measured(what, "≤ 100000", [200, 10_000], async |held| {
+        rows_after_a_weekend(held, true).await
+    })
+    .await;
     assert!(rows < 20_000.0, "{rows}");
     let what = format!("{what}, while Kafka is away");
-    let rows = measured(&what, "≤ 100000", [200, 10_000], async |held| rows_after_a_weekend(held, false).await).await;
+    let rows = measured(&what, "≤ 100000", [200, 10_000], async |held| {
+        rows_after_a_weekend(held, false).await
+    })
+    .await;
     assert!(rows < 20_000.0, "{rows}");
 }
 
@@ -168,36 +237,74 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
     let coupon = api.open_coupon(held).await;
     let (id, drop) = (coupon.id, coupon.drop);
     let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-    insert(&world, held, columns, &format!("{drop}, i, {id}, CONCAT('u-', i), 'consumer'")).await;
-    let findings = async || world.sql.number("SELECT COUNT(*) FROM reconcile_findings").await;
+    insert(
+        &world,
+        held,
+        columns,
+        &format!("{drop}, i, {id}, CONCAT('u-', i), 'consumer'"),
+    )
+    .await;
+    let findings = async || {
+        world
+            .sql
+            .number("SELECT COUNT(*) FROM reconcile_findings")
+            .await
+    };
     let before = findings().await;
     let (mut run, _) = pass(&world, &[]).await;
     let written = findings().await - before;
     assert_eq!((run.status, written), (Status::Braked, i64::from(held)));
     if !has_kafka {
         // `recording::passes_that_cannot_read_the_topic_…` has such passes.
-        let detail = "the topic cannot be read, so what is on its way is not known: all brokers are down";
+        let detail =
+            "the topic cannot be read, so what is on its way is not known: all brokers are down";
         (run.status, run.error) = (Status::Failed, Some(detail.to_owned()));
-        run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned()));
+        run.findings.push(Finding::general(
+            Kind::Stalled,
+            ActionKind::Report,
+            detail.to_owned(),
+        ));
     }
     // The same run again and again, at its time.
-    let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 2, limit: Duration::from_secs(5) };
+    let settings = DbSettings {
+        url: world.sql.url().to_owned().into(),
+        pool_size: 2,
+        limit: Duration::from_secs(5),
+    };
     let db = Db::new(&settings).unwrap();
-    let passes = if firstcome_testkit::scale::is_full() { WEEKEND } else { 20 };
+    let passes = if firstcome_testkit::scale::is_full() {
+        WEEKEND
+    } else {
+        20
+    };
     let first = run.started_at - TimeDelta::seconds(30) * passes;
     for n in 0..passes {
         run.run_id = format!("00000000-0000-0000-0000-{n:012}");
         run.started_at = first + TimeDelta::seconds(30) * n;
         // A run that begins has not ended.
         run.finished_at = None;
-        record::begin(&db, &run, How::default(), None).await.unwrap();
+        record::begin(&db, &run, How::default(), None)
+            .await
+            .unwrap();
         run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
         record::finish(&db, &run, How::default()).await.unwrap();
     }
-    assert_eq!(findings().await - before, written + i64::from(!has_kafka), "and none of the others");
-    let ended = "SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE '00000000-%' AND number IS NOT NULL";
-    assert_eq!(world.sql.number(ended).await, i64::from(passes), "each is recorded in full");
-    world.sql.number("SELECT (SELECT COUNT(*) FROM reconcile_runs) + COUNT(*) FROM reconcile_findings").await as f64
+    assert_eq!(
+        findings().await - before,
+        written + i64::from(!has_kafka),
+        "and none of the others"
+    );
+    let ended =
+        "SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE '00000000-%' AND number IS NOT NULL";
+    assert_eq!(
+        world.sql.number(ended).await,
+        i64::from(passes),
+        "each is recorded in full"
+    );
+    world
+        .sql
+        .number("SELECT (SELECT COUNT(*) FROM reconcile_runs) + COUNT(*) FROM reconcile_findings")
+        .await as f64
 }
 
 #[tokio::test]
@@ -214,8 +321,15 @@ async fn pass_beside_what_is_over(coupons: u32) -> f64 {
     fill(&world, coupons).await;
     world.sql.query("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) SELECT d.id, s.slot, d.coupon_id, CONCAT('u-', s.slot), 'consumer' FROM drops d JOIN (WITH RECURSIVE n (slot) AS (SELECT 1 UNION ALL SELECT slot + 1 FROM n WHERE slot < 10) SELECT slot FROM n) s WHERE d.sealed_at IS NULL").await;
     let (loading, _) = pass(&world, &[]).await;
-    assert_eq!((loading.status, &loading.error), (Status::Repaired, &None), "Redis did not have them");
+    assert_eq!(
+        (loading.status, &loading.error),
+        (Status::Repaired, &None),
+        "Redis did not have them"
+    );
     let (run, _) = pass(&world, &[]).await;
-    assert_eq!((run.status, run.drops.len()), (Status::Clean, coupons as usize / 100));
+    assert_eq!(
+        (run.status, run.drops.len()),
+        (Status::Clean, coupons as usize / 100)
+    );
     seconds(&run)
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use firstcome_stack::FaultProxy;
 use firstcome_testkit::scale::print;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, MadeCoupon, ReconcilerClient, World, WorldStores, eventually, holders, people, rush,
-    shared,
+    Answer, ApiClient, Fixture, MadeCoupon, ReconcilerClient, World, WorldStores, eventually,
+    holders, people, rush, shared,
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -33,7 +33,9 @@ async fn answers(
             eventually("claims are queued", LIMIT, async || {
                 let some: Vec<String> = users.lock().by_ref().take(AT_ONCE).collect();
                 let claims = rush(&[api], coupon.id, &some, AT_ONCE).await;
-                claims.iter().all(|(_, answer)| matches!(answer, Answer::Accepted { queued: true, .. }))
+                claims
+                    .iter()
+                    .all(|(_, answer)| matches!(answer, Answer::Accepted { queued: true, .. }))
             })
             .await;
             begun.elapsed().as_secs_f64()
@@ -41,13 +43,19 @@ async fn answers(
         async {
             eventually("questions are answered", LIMIT, async || {
                 let looks = join_all((0..AT_ONCE).map(|_| api.try_me(coupon.id, "nobody"))).await;
-                looks.iter().all(|look| look.as_ref().is_ok_and(|reply| reply.status == 200))
+                looks
+                    .iter()
+                    .all(|look| look.as_ref().is_ok_and(|reply| reply.status == 200))
             })
             .await;
             begun.elapsed().as_secs_f64()
         },
         async {
-            let change = async || api.try_patch(coupon.id, &renamed).await.is_ok_and(|reply| reply.status == 200);
+            let change = async || {
+                api.try_patch(coupon.id, &renamed)
+                    .await
+                    .is_ok_and(|reply| reply.status == 200)
+            };
             eventually("a change is made", LIMIT, change).await;
             begun.elapsed().as_secs_f64()
         },
@@ -65,36 +73,57 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     for of_a_test in ["REDIS_TIMEOUT_MS", "QUESTION_TIMEOUT_MS"] {
         world.set(of_a_test, "");
     }
-    let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
+    let Fixture {
+        world,
+        api,
+        consumer: _consumer,
+    } = Fixture::of(world).await;
     let daemon = world.daemon().await;
     let coupon = api.open_coupon(100_000).await;
     let users = Mutex::new(people(100_000).into_iter());
     answers(&api, &coupon, &users, Instant::now()).await;
     eventually("a pass ends well", LIMIT, async || passes(&daemon).await).await;
-    let (all, by_consumer) = ("SELECT COUNT(*) FROM issued_coupons", " WHERE issued_by = 'consumer'");
+    let (all, by_consumer) = (
+        "SELECT COUNT(*) FROM issued_coupons",
+        " WHERE issued_by = 'consumer'",
+    );
     let by_consumer = format!("{all}{by_consumer}");
     let admitted = holders(&world, &coupon).await;
-    eventually("nothing is on its way", LIMIT, async || world.sql.number(all).await == admitted).await;
+    eventually("nothing is on its way", LIMIT, async || {
+        world.sql.number(all).await == admitted
+    })
+    .await;
     let before = world.sql.number(&by_consumer).await;
     let begun = Instant::now();
     host.strand_now();
     let (api, consumer, daemon) = tokio::join!(
         answers(&api, &coupon, &users, begun),
         async {
-            eventually("the consumer has left it", LIMIT, async || world.sql.number(&by_consumer).await > before).await;
+            eventually("the consumer has left it", LIMIT, async || {
+                world.sql.number(&by_consumer).await > before
+            })
+            .await;
             begun.elapsed().as_secs_f64()
         },
         async {
-            eventually("the daemon has left it", LIMIT, async || passes(&daemon).await).await;
+            eventually("the daemon has left it", LIMIT, async || {
+                passes(&daemon).await
+            })
+            .await;
             begun.elapsed().as_secs_f64()
         },
     );
     println!(
         "{store}, seconds: claims, questions and changes {api:.1?}, the consumer {consumer:.1}, a pass {daemon:.1}"
     );
-    let what =
-        format!("host of {store} silent with its connections open, default settings: all processes have left it");
-    print(&what, "≤ 5 s", api.into_iter().fold(consumer.max(daemon), f64::max));
+    let what = format!(
+        "host of {store} silent with its connections open, default settings: all processes have left it"
+    );
+    print(
+        &what,
+        "≤ 5 s",
+        api.into_iter().fold(consumer.max(daemon), f64::max),
+    );
 }
 
 #[tokio::test]
@@ -109,12 +138,20 @@ async fn a_silent_redis_is_left_within_seconds_by_the_default_settings() {
 async fn a_silent_mysql_is_left_within_seconds_by_the_default_settings() {
     let mysql = &shared().await.mysql;
     let (host, world) = (mysql.proxy().await.unwrap(), World::new("left-mysql").await);
-    world.set("DATABASE_URL", &mysql.database_url_via(&host, world.database()));
+    world.set(
+        "DATABASE_URL",
+        &mysql.database_url_via(&host, world.database()),
+    );
     is_left("MySQL", world, &host).await;
 }
 
 #[tokio::test]
 async fn a_silent_kafka_is_left_within_seconds_by_the_default_settings() {
     let (server, host, _turn) = crate::faults::waves::kafka_behind_proxy().await;
-    is_left("Kafka", World::on(WorldStores::shared().await.with_kafka(server), "left-kafka").await, host).await;
+    is_left(
+        "Kafka",
+        World::on(WorldStores::shared().await.with_kafka(server), "left-kafka").await,
+        host,
+    )
+    .await;
 }

@@ -14,7 +14,11 @@ use crate::faults::waves::{impatient, kafka_behind_proxy};
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn all_stop(world: World, silent: &FaultProxy) {
-    let Fixture { world, api, consumer } = Fixture::of(world).await;
+    let Fixture {
+        world,
+        api,
+        consumer,
+    } = Fixture::of(world).await;
     let daemon = world.daemon().await;
     let coupon = api.open_coupon(100).await;
     silent.set(ProxyFault::BlackHole).await.unwrap();
@@ -25,7 +29,12 @@ async fn all_stop(world: World, silent: &FaultProxy) {
         process.signal(Signal::TERM);
     }
     for process in processes {
-        assert_eq!(process.ended(LIMIT.saturating_sub(begun.elapsed())).await, 0, "{}", process.log());
+        assert_eq!(
+            process.ended(LIMIT.saturating_sub(begun.elapsed())).await,
+            0,
+            "{}",
+            process.log()
+        );
     }
     claims.await.unwrap();
     silent.set(ProxyFault::Pass).await.unwrap();
@@ -45,12 +54,19 @@ async fn with_mysql_silent_every_process_stops_within_seconds() {
     let stack = shared().await;
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = impatient(WorldStores::shared().await, "stop-mysql").await;
-    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
+    world.set(
+        "DATABASE_URL",
+        &stack.mysql.database_url_via(&proxy, world.database()),
+    );
     all_stop(world, &proxy).await;
 }
 
 #[tokio::test]
 async fn with_kafka_silent_every_process_stops_within_seconds() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
-    all_stop(impatient(WorldStores::shared().await.with_kafka(server), "stop-kafka").await, proxy).await;
+    all_stop(
+        impatient(WorldStores::shared().await.with_kafka(server), "stop-kafka").await,
+        proxy,
+    )
+    .await;
 }

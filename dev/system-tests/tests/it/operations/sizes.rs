@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Fixture, HeldTransaction, LIMIT, MadeCoupon, World, eventually, exact, open_world};
+use firstcome_testkit::{
+    Fixture, HeldTransaction, LIMIT, MadeCoupon, World, eventually, exact, open_world,
+};
 
 use super::scale::{pass, seconds};
 
@@ -41,7 +43,10 @@ async fn beside_sixty_six_thousand_finished_coupons_everything_starts_and_a_pass
     assert_eq!(once.code, 0, "{}", once.log);
     let api = world.serve().await;
     let coupon = api.open_coupon(10).await;
-    eventually("a claim is accepted", LIMIT, async || api.claim(coupon.id, "u-1").await.promised().is_some()).await;
+    eventually("a claim is accepted", LIMIT, async || {
+        api.claim(coupon.id, "u-1").await.promised().is_some()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -57,7 +62,10 @@ async fn beside_dead_letters_that_name_sixty_six_thousand_drops_everything_else_
     .await;
     let mut memory = memory.into_iter();
     let part = what("memory of the pass over that of an empty one");
-    let more = measured(&part, "≤ 50 MB", sizes, async |_| memory.next().unwrap_or(0.0)).await;
+    let more = measured(&part, "≤ 50 MB", sizes, async |_| {
+        memory.next().unwrap_or(0.0)
+    })
+    .await;
     assert!(took < 60.0 && more <= 50.0, "{took} s, {more} MB");
 }
 
@@ -76,11 +84,24 @@ async fn beside_garbage(letters: u32) -> (Run, f64) {
         )
         .await;
     }
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3",
+            coupon.drop
+        ))
+        .await;
     let (run, peak) = pass(world, &[]).await;
-    assert_eq!(run.status, Status::Drift, "the garbage is left for a person: {run:#?}");
+    assert_eq!(
+        run.status,
+        Status::Drift,
+        "the garbage is left for a person: {run:#?}"
+    );
     assert_eq!(run.findings.len(), 1, "{:#?}", run.findings);
-    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let rows = format!(
+        "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
     assert_eq!(world.sql.number(&rows).await, 12);
     (run, peak - least)
 }
@@ -102,18 +123,31 @@ async fn reissued_by_straight(number: u32) -> f64 {
         &world,
         number,
         "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)",
-        &format!("{}, {}, i, CONCAT('u-', i), 'unpublished'", coupon.id, coupon.drop),
+        &format!(
+            "{}, {}, i, CONCAT('u-', i), 'unpublished'",
+            coupon.id, coupon.drop
+        ),
     )
     .await;
     // The other coupon's people are not in Redis, and no part of this.
     let (run, _) = pass(&world, &["--coupon", &coupon.id.to_string()]).await;
-    assert_eq!((run.status, run.drops[0].after.rows), (Status::Repaired, u64::from(number)), "{:?}", run.error);
-    let issued = world.sql.number("SELECT COUNT(*) FROM failed_claims WHERE resolution = 'issued'").await;
+    assert_eq!(
+        (run.status, run.drops[0].after.rows),
+        (Status::Repaired, u64::from(number)),
+        "{:?}",
+        run.error
+    );
+    let issued = world
+        .sql
+        .number("SELECT COUNT(*) FROM failed_claims WHERE resolution = 'issued'")
+        .await;
     assert_eq!(issued, i64::from(number));
     assert!(run.drops[0].exact, "{:?}", run.drops[0]);
     if number <= 5_000 {
         // It has seconds, not for a hundred thousand rows.
-        exact(&world.sql, &world.redis, &coupon, number).await.unwrap();
+        exact(&world.sql, &world.redis, &coupon, number)
+            .await
+            .unwrap();
     }
     straight / seconds(&run)
 }
@@ -131,7 +165,12 @@ async fn insert_straight(world: &World, coupon: &MadeCoupon, number: u32) -> f64
         };
         let rows: Vec<String> = (first..first + 500).map(row).collect();
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by";
-        session.run(&format!("INSERT INTO issued_coupons ({columns}) VALUES {}", rows.join(","))).await;
+        session
+            .run(&format!(
+                "INSERT INTO issued_coupons ({columns}) VALUES {}",
+                rows.join(",")
+            ))
+            .await;
         session.run("COMMIT").await;
         session.run("BEGIN").await;
     }

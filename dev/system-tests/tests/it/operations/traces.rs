@@ -4,7 +4,8 @@
 use firstcome_reconciler::report::Outcome;
 use firstcome_stack::{OtlpReceiver, ReceivedSpan};
 use firstcome_testkit::{
-    ApiClient, Http, HttpReply, LIMIT, MadeCoupon, Running, World, all_issued, eventually, given_out,
+    ApiClient, Http, HttpReply, LIMIT, MadeCoupon, Running, World, all_issued, eventually,
+    given_out,
 };
 use serde_json::Value;
 
@@ -26,7 +27,11 @@ async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
 
 /// A claim whose caller has this trace.
 async fn claim(api: &ApiClient, coupon: &MadeCoupon, user: &str, traceparent: &str) -> HttpReply {
-    let reply = Http::send(api.claim_request(coupon.id, user).header("traceparent", traceparent)).await;
+    let reply = Http::send(
+        api.claim_request(coupon.id, user)
+            .header("traceparent", traceparent),
+    )
+    .await;
     assert_eq!(reply.status, 202, "{reply:?}");
     reply
 }
@@ -34,11 +39,17 @@ async fn claim(api: &ApiClient, coupon: &MadeCoupon, user: &str, traceparent: &s
 /// A `traceparent` of a new trace, and its trace.
 fn new_trace(sampled: bool) -> (String, String) {
     let trace = format!("{:032x}", rand::random::<u128>() | 1);
-    (format!("00-{trace}-{PARENT}-{:02x}", u8::from(sampled)), trace)
+    (
+        format!("00-{trace}-{PARENT}-{:02x}", u8::from(sampled)),
+        trace,
+    )
 }
 
 fn header<'r>(reply: &'r HttpReply, name: &str) -> &'r str {
-    reply.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    reply
+        .headers
+        .get(name)
+        .map_or("", |value| value.to_str().unwrap())
 }
 
 /// What the row of a slot has of its trace.
@@ -51,7 +62,14 @@ async fn of_row(world: &World, coupon: &MadeCoupon, user: &str) -> String {
 }
 
 async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
-    let args = ["explain", "--json", "--coupon", &coupon.id.to_string(), "--user", user];
+    let args = [
+        "explain",
+        "--json",
+        "--coupon",
+        &coupon.id.to_string(),
+        "--user",
+        user,
+    ];
     let cli = world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     serde_json::from_str(&cli.all_stdout().await).unwrap()
@@ -59,7 +77,11 @@ async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
 
 /// The span of this name in a trace.
 async fn span(collector: &OtlpReceiver, trace: &str, name: &str) -> ReceivedSpan {
-    collector.span(&format!("{name} in {trace}"), LIMIT, |span| span.trace == trace && span.name == name).await
+    collector
+        .span(&format!("{name} in {trace}"), LIMIT, |span| {
+            span.trace == trace && span.name == name
+        })
+        .await
 }
 
 fn assert_has(span: &ReceivedSpan, attributes: &[(&str, &str)]) {
@@ -73,28 +95,60 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
     let (world, collector, api) = traced("traced").await;
     let _consumer = world.consume().await;
     let coupon = api.open_coupon(5).await;
-    let reply = claim(&api, &coupon, "u-secret-1", &format!("00-{TRACE}-{PARENT}-01")).await;
+    let reply = claim(
+        &api,
+        &coupon,
+        "u-secret-1",
+        &format!("00-{TRACE}-{PARENT}-01"),
+    )
+    .await;
     all_issued(&world, coupon.drop, 1).await;
     let (topic, slot, drop) = (world.setting("KAFKA_TOPIC"), "1", coupon.drop.to_string());
 
     let request = span(&collector, TRACE, "POST /v1/coupons/{id}/claims").await;
-    assert_eq!(header(&reply, "traceparent"), format!("00-{TRACE}-{}-01", request.id), "the answer names its span");
-    assert_eq!((request.parent.as_str(), request.kind, request.service.as_str()), (PARENT, 2, "firstcome-api"));
+    assert_eq!(
+        header(&reply, "traceparent"),
+        format!("00-{TRACE}-{}-01", request.id),
+        "the answer names its span"
+    );
+    assert_eq!(
+        (
+            request.parent.as_str(),
+            request.kind,
+            request.service.as_str()
+        ),
+        (PARENT, 2, "firstcome-api")
+    );
     let id = header(&reply, "x-request-id").to_owned();
     let route = "/v1/coupons/{id}/claims";
-    let http = [("http.request.method", "POST"), ("http.route", route), ("http.response.status_code", "202")];
+    let http = [
+        ("http.request.method", "POST"),
+        ("http.route", route),
+        ("http.response.status_code", "202"),
+    ];
     assert_has(&request, &http);
-    assert_has(&request, &[("firstcome.request_id", &id), ("url.scheme", "http")]);
+    assert_has(
+        &request,
+        &[("firstcome.request_id", &id), ("url.scheme", "http")],
+    );
 
     let admission = span(&collector, TRACE, "admission").await;
     assert_eq!((&admission.parent, admission.kind), (&request.id, 3));
     assert_has(
         &admission,
-        &[("db.system.name", "redis"), ("db.operation.name", "EVALSHA"), ("db.operation.batch.size", "1")],
+        &[
+            ("db.system.name", "redis"),
+            ("db.operation.name", "EVALSHA"),
+            ("db.operation.batch.size", "1"),
+        ],
     );
     assert_has(
         &admission,
-        &[("firstcome.outcome", "accepted"), ("firstcome.slot", slot), ("firstcome.drop_id", &drop)],
+        &[
+            ("firstcome.outcome", "accepted"),
+            ("firstcome.slot", slot),
+            ("firstcome.drop_id", &drop),
+        ],
     );
 
     let send = span(&collector, TRACE, &format!("send {topic}")).await;
@@ -108,25 +162,46 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
         ]
     };
     assert_has(&send, &messaging("send"));
-    assert_has(&send, &[("messaging.kafka.message.key", &format!("{}:1", coupon.id)), ("messaging.kafka.offset", "0")]);
+    assert_has(
+        &send,
+        &[
+            ("messaging.kafka.message.key", &format!("{}:1", coupon.id)),
+            ("messaging.kafka.offset", "0"),
+        ],
+    );
 
     let process = span(&collector, TRACE, &format!("process {topic}")).await;
-    assert_eq!((&process.parent, process.kind, process.service.as_str()), (&send.id, 5, "firstcome-consumer"));
+    assert_eq!(
+        (&process.parent, process.kind, process.service.as_str()),
+        (&send.id, 5, "firstcome-consumer")
+    );
     assert_has(&process, &messaging("process"));
     assert_has(
         &process,
         &[
             ("messaging.kafka.offset", "0"),
-            ("messaging.consumer.group.name", &world.setting("KAFKA_GROUP")),
+            (
+                "messaging.consumer.group.name",
+                &world.setting("KAFKA_GROUP"),
+            ),
             ("firstcome.outcome", "written"),
         ],
     );
     let partition = send.attribute("messaging.destination.partition.id");
-    assert_has(&process, &[("messaging.destination.partition.id", partition)]);
+    assert_has(
+        &process,
+        &[("messaging.destination.partition.id", partition)],
+    );
 
     // The batch is a trace of its own; the two lead to each other.
-    let [(batch, batch_span)] = &process.links[..] else { panic!("{process:#?}") };
-    let batch_span = collector.span("the batch", LIMIT, |span| span.trace == *batch && span.id == *batch_span).await;
+    let [(batch, batch_span)] = &process.links[..] else {
+        panic!("{process:#?}")
+    };
+    let batch_span = collector
+        .span("the batch", LIMIT, |span| {
+            span.trace == *batch && span.id == *batch_span
+        })
+        .await;
     assert_eq!(batch_span.links, [(TRACE.to_owned(), send.id.clone())]);
     assert_has(&batch_span, &[("messaging.batch.message_count", "1")]);
     assert_has(&batch_span, &messaging("process"));
@@ -142,13 +217,22 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
         ],
     );
 
-    assert_eq!(of_row(&world, &coupon, "u-secret-1").await, format!("00-{TRACE}-{}-01", send.id));
+    assert_eq!(
+        of_row(&world, &coupon, "u-secret-1").await,
+        format!("00-{TRACE}-{}-01", send.id)
+    );
     let story = explained(&world, &coupon, "u-secret-1").await;
     assert_eq!(story["trace_ids"], serde_json::json!([TRACE]), "{story:#}");
     for span in collector.spans() {
-        assert!(!format!("{span:?}").contains("u-secret"), "a person is named: {span:#?}");
+        assert!(
+            !format!("{span:?}").contains("u-secret"),
+            "a person is named: {span:#?}"
+        );
         assert_eq!(span.schema, SCHEMA);
-        assert!(span.began_ns > 0 && span.began_ns <= span.ended_ns, "{span:#?}");
+        assert!(
+            span.began_ns > 0 && span.began_ns <= span.ended_ns,
+            "{span:#?}"
+        );
     }
 }
 
@@ -158,7 +242,10 @@ async fn from_a_claim_s_answer_to_the_repair_that_saved_it() {
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
     let reply = claim(&api, &coupon, "u-1", &traceparent).await;
-    assert_eq!(header(&reply, "traceparent").split('-').nth(1), Some(trace.as_str()));
+    assert_eq!(
+        header(&reply, "traceparent").split('-').nth(1),
+        Some(trace.as_str())
+    );
     let other = claim(&api, &coupon, "u-2", &new_trace(false).0).await;
     assert!(header(&other, "traceparent").ends_with("-00"));
     // Both messages are lost: nobody has read them, and nobody will.
@@ -167,36 +254,88 @@ async fn from_a_claim_s_answer_to_the_repair_that_saved_it() {
     let run = eventually_repaired(&world).await;
     let repair = span(&collector, &trace, "repair unissued").await;
     let request = span(&collector, &trace, "POST /v1/coupons/{id}/claims").await;
-    assert_eq!((&repair.parent, repair.service.as_str()), (&request.id, "firstcome-reconciler"));
-    assert_has(&repair, &[("firstcome.run_id", &run.run_id), ("firstcome.outcome", "issue")]);
+    assert_eq!(
+        (&repair.parent, repair.service.as_str()),
+        (&request.id, "firstcome-reconciler")
+    );
+    assert_has(
+        &repair,
+        &[
+            ("firstcome.run_id", &run.run_id),
+            ("firstcome.outcome", "issue"),
+        ],
+    );
     let pass = run.run_id.replace('-', "");
-    let [(linked, root)] = &repair.links[..] else { panic!("{repair:#?}") };
-    let root = collector.span("the pass", LIMIT, |span| span.id == *root && span.name == "pass").await;
-    assert_eq!((linked, &root.trace, root.parent.as_str()), (&pass, &pass, ""));
+    let [(linked, root)] = &repair.links[..] else {
+        panic!("{repair:#?}")
+    };
+    let root = collector
+        .span("the pass", LIMIT, |span| {
+            span.id == *root && span.name == "pass"
+        })
+        .await;
+    assert_eq!(
+        (linked, &root.trace, root.parent.as_str()),
+        (&pass, &pass, "")
+    );
     assert_has(
         &root,
-        &[("firstcome.run_id", &run.run_id), ("firstcome.outcome", "repaired"), ("firstcome.repairs", "2")],
+        &[
+            ("firstcome.run_id", &run.run_id),
+            ("firstcome.outcome", "repaired"),
+            ("firstcome.repairs", "2"),
+        ],
     );
     let both = span(&collector, &pass, "repair unissued").await;
-    assert_eq!((&both.parent, &both.links), (&root.id, &vec![(trace.clone(), request.id.clone())]));
+    assert_eq!(
+        (&both.parent, &both.links),
+        (&root.id, &vec![(trace.clone(), request.id.clone())])
+    );
     assert_has(&both, &[("firstcome.repairs", "2")]);
 
     let row = of_row(&world, &coupon, "u-1").await;
-    assert_eq!(row, format!("00-{trace}-{}-01", request.id), "the row has the trace");
-    assert_eq!(of_row(&world, &coupon, "u-2").await, "", "of one that is not sampled only the message knew");
-    assert_eq!(explained(&world, &coupon, "u-1").await["trace_ids"], serde_json::json!([trace]));
-    let found = run.all_findings().find(|finding| finding.user_id.as_deref() == Some("u-1")).unwrap();
-    assert_eq!(found.detail_and_trace().1, Some(trace.as_str()), "{found:?}");
+    assert_eq!(
+        row,
+        format!("00-{trace}-{}-01", request.id),
+        "the row has the trace"
+    );
+    assert_eq!(
+        of_row(&world, &coupon, "u-2").await,
+        "",
+        "of one that is not sampled only the message knew"
+    );
+    assert_eq!(
+        explained(&world, &coupon, "u-1").await["trace_ids"],
+        serde_json::json!([trace])
+    );
+    let found = run
+        .all_findings()
+        .find(|finding| finding.user_id.as_deref() == Some("u-1"))
+        .unwrap();
+    assert_eq!(
+        found.detail_and_trace().1,
+        Some(trace.as_str()),
+        "{found:?}"
+    );
     let mail = mailed(&world, &["repaired"]).await;
-    assert!(mail.text.contains(&format!("trace {trace}")) && mail.html.contains(&trace), "{mail:?}");
+    assert!(
+        mail.text.contains(&format!("trace {trace}")) && mail.html.contains(&trace),
+        "{mail:?}"
+    );
 }
 
 /// Passes until one repairs: an admission is lost only once its publishing deadline is over.
 async fn eventually_repaired(world: &World) -> firstcome_reconciler::report::Run {
     firstcome_testkit::eventually_some("a pass repairs", LIMIT, async || {
         let run = world.once_with(&[], &[]).await.run();
-        let is_repaired = run.all_findings().any(|finding| finding.result == Outcome::Applied);
-        if is_repaired { Ok(run) } else { Err(format!("{run:?}")) }
+        let is_repaired = run
+            .all_findings()
+            .any(|finding| finding.result == Outcome::Applied);
+        if is_repaired {
+            Ok(run)
+        } else {
+            Err(format!("{run:?}"))
+        }
     })
     .await
 }
@@ -215,53 +354,105 @@ async fn a_claim_that_the_consumer_refused_has_its_dead_letter_and_its_repair_in
     world.sql.query(&row).await;
     let _consumer = world.consume().await;
     let letters = "SELECT traceparent FROM failed_claims WHERE reason = 'slot_taken'";
-    eventually("it is a dead letter", LIMIT, async || !world.sql.query(letters).await.is_empty()).await;
+    eventually("it is a dead letter", LIMIT, async || {
+        !world.sql.query(letters).await.is_empty()
+    })
+    .await;
     let topic = world.setting("KAFKA_TOPIC");
     let send = span(&collector, &trace, &format!("send {topic}")).await;
-    assert_eq!(world.sql.query(letters).await[0][0], format!("00-{trace}-{}-01", send.id));
+    assert_eq!(
+        world.sql.query(letters).await[0][0],
+        format!("00-{trace}-{}-01", send.id)
+    );
     let process = span(&collector, &trace, &format!("process {topic}")).await;
-    assert_has(&process, &[("firstcome.outcome", "dead_letter"), ("error.type", "slot_taken")]);
+    assert_has(
+        &process,
+        &[
+            ("firstcome.outcome", "dead_letter"),
+            ("error.type", "slot_taken"),
+        ],
+    );
     assert!(process.failed, "{process:#?}");
 
     let run = eventually_repaired(&world).await;
-    let of_it = run.all_findings().filter(|finding| finding.detail_and_trace().1 == Some(&trace)).count();
-    assert_eq!(of_it, 2, "another holds its slot, and its dead letter: {run:#?}");
+    let of_it = run
+        .all_findings()
+        .filter(|finding| finding.detail_and_trace().1 == Some(&trace))
+        .count();
+    assert_eq!(
+        of_it, 2,
+        "another holds its slot, and its dead letter: {run:#?}"
+    );
     for name in ["repair slot_conflict", "repair failed_claim"] {
         let repair = span(&collector, &trace, name).await;
-        assert_eq!((&repair.parent, &repair.links[0].0), (&send.id, &run.run_id.replace('-', "")));
+        assert_eq!(
+            (&repair.parent, &repair.links[0].0),
+            (&send.id, &run.run_id.replace('-', ""))
+        );
     }
     assert!(of_row(&world, &coupon, "u-1").await.contains(&trace));
-    assert_eq!(explained(&world, &coupon, "u-1").await["trace_ids"], serde_json::json!([trace]));
+    assert_eq!(
+        explained(&world, &coupon, "u-1").await["trace_ids"],
+        serde_json::json!([trace])
+    );
 }
 
 #[tokio::test]
 async fn without_a_collector_a_trace_goes_on_and_none_is_begun() {
-    let (world, collector) = (World::new("untraced").await, OtlpReceiver::start().await.unwrap());
+    let (world, collector) = (
+        World::new("untraced").await,
+        OtlpReceiver::start().await.unwrap(),
+    );
     let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
     let reply = claim(&api, &coupon, "u-1", &traceparent).await;
-    assert_eq!(header(&reply, "traceparent"), traceparent, "as it came: no span is added");
+    assert_eq!(
+        header(&reply, "traceparent"),
+        traceparent,
+        "as it came: no span is added"
+    );
     for (user, given) in [("u-2", "00-zz"), ("u-3", "")] {
-        let reply = Http::send(api.claim_request(coupon.id, user).header("traceparent", given)).await;
-        assert_eq!((reply.status, header(&reply, "traceparent")), (202, ""), "{reply:?}");
+        let reply = Http::send(
+            api.claim_request(coupon.id, user)
+                .header("traceparent", given),
+        )
+        .await;
+        assert_eq!(
+            (reply.status, header(&reply, "traceparent")),
+            (202, ""),
+            "{reply:?}"
+        );
     }
     all_issued(&world, coupon.drop, 3).await;
     assert_eq!(of_row(&world, &coupon, "u-1").await, traceparent);
     for user in ["u-2", "u-3"] {
         assert_eq!(of_row(&world, &coupon, user).await, "");
-        assert_eq!(explained(&world, &coupon, user).await["trace_ids"], serde_json::json!([]));
+        assert_eq!(
+            explained(&world, &coupon, user).await["trace_ids"],
+            serde_json::json!([])
+        );
     }
-    assert_eq!(explained(&world, &coupon, "u-1").await["trace_ids"], serde_json::json!([trace]));
+    assert_eq!(
+        explained(&world, &coupon, "u-1").await["trace_ids"],
+        serde_json::json!([trace])
+    );
     let traces = world.redis.of_drop(coupon.id, coupon.drop, "traces");
-    assert_eq!(world.redis.command::<Vec<String>>(&["HVALS", &traces]).await, [traceparent]);
+    assert_eq!(
+        world
+            .redis
+            .command::<Vec<String>>(&["HVALS", &traces])
+            .await,
+        [traceparent]
+    );
     let left: i64 = world.redis.command(&["TTL", &traces]).await;
     assert!((1..=86_400).contains(&left), "{left}");
     assert_eq!(collector.spans(), []);
 }
 
 #[tokio::test]
-async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_that_is_away_holds_nothing_up() {
+async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_that_is_away_holds_nothing_up()
+ {
     let world = World::new("other-release").await;
     world.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
     world.set("OTEL_TRACES_SAMPLER", "always_on");
@@ -269,8 +460,15 @@ async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_tha
     let (api, ()) = tokio::join!(world.serve(), world.open());
     let (coupon, answers) = given_out(&world, &api).await;
     assert_eq!(answers.len(), 20);
-    let of_rows = format!("SELECT COUNT(DISTINCT traceparent) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    assert_eq!(world.sql.number(&of_rows).await, 20, "each has a trace of its own");
+    let of_rows = format!(
+        "SELECT COUNT(DISTINCT traceparent) FROM issued_coupons WHERE drop_id = {}",
+        coupon.drop
+    );
+    assert_eq!(
+        world.sql.number(&of_rows).await,
+        20,
+        "each has a trace of its own"
+    );
     // As an older API sends it: without headers.
     let next = api.open_coupon(5).await;
     let payload = format!(
@@ -280,7 +478,10 @@ async fn a_message_of_a_release_without_traces_becomes_a_row_and_a_collector_tha
         chrono::Utc::now().to_rfc3339()
     );
     let _consumer = world.consume().await;
-    world.topic.produce(None, &format!("{}:3", next.id), payload.as_bytes()).await;
+    world
+        .topic
+        .produce(None, &format!("{}:3", next.id), payload.as_bytes())
+        .await;
     all_issued(&world, next.drop, 1).await;
     assert_eq!(of_row(&world, &next, "u-old").await, "");
     assert_eq!(api.process.stop().await, 0, "{}", api.process.log());
@@ -294,15 +495,28 @@ async fn a_mail_that_names_traces_names_nobody() {
     world.topic.skip_all().await;
     eventually_repaired(&world).await;
     mailed(&world, &["repaired"]).await;
-    assert!(world.mail.mails().iter().map(read).all(|mail| !mail.text.contains("somebody-whole")));
+    assert!(
+        world
+            .mail
+            .mails()
+            .iter()
+            .map(read)
+            .all(|mail| !mail.text.contains("somebody-whole"))
+    );
 }
 
 /// With the OpenTelemetry Collector itself, where `OTELCOL` is the path of one that has the OTLP
 /// receiver and the debug exporter.
 #[tokio::test]
 async fn a_real_collector_reads_what_is_exported() {
-    let Ok(program) = std::env::var("OTELCOL") else { return };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Ok(program) = std::env::var("OTELCOL") else {
+        return;
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let folder = tempfile::tempdir().unwrap();
     let (config, log) = (folder.path().join("config.yaml"), folder.path().join("log"));
     let yaml = format!(
@@ -318,10 +532,16 @@ async fn a_real_collector_reads_what_is_exported() {
         .spawn()
         .unwrap();
     let said = || std::fs::read_to_string(&log).unwrap();
-    eventually("the collector is ready", LIMIT, async || said().contains("Everything is ready")).await;
+    eventually("the collector is ready", LIMIT, async || {
+        said().contains("Everything is ready")
+    })
+    .await;
 
     let world = World::new("collector").await;
-    world.set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://127.0.0.1:{port}"));
+    world.set(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        &format!("http://127.0.0.1:{port}"),
+    );
     world.set("OTEL_BSP_SCHEDULE_DELAY", "50");
     let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
     let coupon = api.open_coupon(5).await;
@@ -348,8 +568,15 @@ async fn a_real_collector_reads_what_is_exported() {
         }
         found
     };
-    eventually("the collector has the whole trace", LIMIT, async || read().is_superset(&names.clone().into())).await;
-    assert!(said().contains(SCHEMA) && said().contains("Links:"), "{}", said());
+    eventually("the collector has the whole trace", LIMIT, async || {
+        read().is_superset(&names.clone().into())
+    })
+    .await;
+    assert!(
+        said().contains(SCHEMA) && said().contains("Links:"),
+        "{}",
+        said()
+    );
     collector.kill().unwrap();
     collector.wait().unwrap();
 }

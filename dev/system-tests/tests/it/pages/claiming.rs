@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use firstcome_stack::{FaultProxy, ProxyFault};
-use firstcome_testkit::{ApiClient, Fixture, LIMIT, Look, World, all_issued, coupon_body, eventually, eventually_some};
+use firstcome_testkit::{
+    ApiClient, Fixture, LIMIT, Look, World, all_issued, coupon_body, eventually, eventually_some,
+};
 use parking_lot::Mutex;
 
 use super::support::{BrowserPage, serve_pages};
@@ -34,9 +36,17 @@ impl EagerCrowd {
         while !self.goes_home.load(SeqCst) {
             let takes_all = self.takes_all.load(SeqCst);
             let number = self.claims.fetch_add(1, SeqCst);
-            let person = if takes_all { number } else { number % (SLOTS as usize - LEFT) };
+            let person = if takes_all {
+                number
+            } else {
+                number % (SLOTS as usize - LEFT)
+            };
             let answer = api.claim(coupon, &format!("u-{person}")).await;
-            *self.answers.lock().entry(answer.word().to_owned()).or_default() += 1;
+            *self
+                .answers
+                .lock()
+                .entry(answer.word().to_owned())
+                .or_default() += 1;
         }
     }
 
@@ -48,7 +58,11 @@ impl EagerCrowd {
     async fn until(&self, word: &str, answers: usize) {
         let look = async || {
             let all = self.answers.lock().clone();
-            if all.get(word).is_some_and(|number| *number >= answers) { Ok(()) } else { Err(format!("{all:?}")) }
+            if all.get(word).is_some_and(|number| *number >= answers) {
+                Ok(())
+            } else {
+                Err(format!("{all:?}"))
+            }
         };
         eventually_some(&format!("the crowd is answered {word:?}"), LIMIT, look).await;
     }
@@ -58,7 +72,10 @@ impl EagerCrowd {
 async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     let f = Fixture::new("page-rush").await;
     let pages = serve_pages(&f.world).await;
-    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", SLOTS, 0)).await;
+    let coupon = f
+        .api
+        .create_coupon(&coupon_body("Winter coupon", SLOTS, 0))
+        .await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.visit().await;
     page.until(&["who"]).await;
@@ -67,7 +84,11 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
 
     page.come_as("u-you").await;
     page.until(&["open"]).await;
-    assert!(!page.browser.address().await.contains("token"), "{}", page.browser.address().await);
+    assert!(
+        !page.browser.address().await.contains("token"),
+        "{}",
+        page.browser.address().await
+    );
     page.assert_open_to_all("open").await;
     let crowd = Arc::new(EagerCrowd::default());
     let all = (0..AT_ONCE).map(|_| {
@@ -77,17 +98,26 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     let all: Vec<_> = all.collect();
     crowd.until("already_claimed", AT_ONCE).await;
     // A double tap.
-    page.browser.run("const b = document.querySelector('#main'); b.click(); b.click()").await;
+    page.browser
+        .run("const b = document.querySelector('#main'); b.click(); b.click()")
+        .await;
     let answers = crowd.answers();
     eventually("the person is admitted", LIMIT, async || {
         let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
-        f.world.redis.command::<Option<f64>>(&["ZSCORE", &users, "u-you"]).await.is_some()
+        f.world
+            .redis
+            .command::<Option<f64>>(&["ZSCORE", &users, "u-you"])
+            .await
+            .is_some()
     })
     .await;
     crowd.takes_all.store(true, SeqCst);
     page.until(&["issued"]).await;
     crowd.until("sold_out", AT_ONCE).await;
-    assert!(crowd.answers() >= answers + AT_ONCE, "it claimed all the while");
+    assert!(
+        crowd.answers() >= answers + AT_ONCE,
+        "it claimed all the while"
+    );
     crowd.goes_home.store(true, SeqCst);
     for member in all {
         member.await.unwrap();
@@ -104,17 +134,34 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     for (side, order) in [("<", "<="), (">", ">=")] {
         let counts = f.world.sql.query(&beside(side, order)).await;
         let (others, in_order) = (&counts[0][0], &counts[0][1]);
-        assert!(others != "0" && others == in_order, "{side}: {in_order} of {others}");
+        assert!(
+            others != "0" && others == in_order,
+            "{side}: {in_order} of {others}"
+        );
     }
-    let row = f.world.sql.query("SELECT slot, code FROM issued_coupons WHERE user_id = 'u-you'").await;
-    let held = vec![vec![page.text("#big").await, page.text("#code output").await]];
+    let row = f
+        .world
+        .sql
+        .query("SELECT slot, code FROM issued_coupons WHERE user_id = 'u-you'")
+        .await;
+    let held = vec![vec![
+        page.text("#big").await,
+        page.text("#code output").await,
+    ]];
     assert_eq!(row, held);
     assert_eq!(page.text("#label").await, "It is yours");
     page.assert_open_to_all("issued").await;
 
     page.browser.reload().await;
     page.until(&["issued"]).await;
-    assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "after a reload");
+    assert_eq!(
+        vec![vec![
+            page.text("#big").await,
+            page.text("#code output").await
+        ]],
+        row,
+        "after a reload"
+    );
     assert_eq!(page.claims_sent().await, 0);
     // In another browser they see what they hold, and claim nothing.
     page.browser.prepare(LABELS).await;
@@ -122,8 +169,19 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.browser.reload().await;
     page.until(&["issued"]).await;
     let labels = page.browser.run("return window.labels").await;
-    assert_eq!(labels, serde_json::json!(["One moment…", "It is yours"]), "never \"Open now\" to a holder");
-    assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "in another browser");
+    assert_eq!(
+        labels,
+        serde_json::json!(["One moment…", "It is yours"]),
+        "never \"Open now\" to a holder"
+    );
+    assert_eq!(
+        vec![vec![
+            page.text("#big").await,
+            page.text("#code output").await
+        ]],
+        row,
+        "in another browser"
+    );
     assert_eq!(page.text("#label").await, "It is yours");
     assert_eq!(page.claims_sent().await, 0);
     // Who claims all the same is told that they have one: here nothing tells before.
@@ -159,18 +217,34 @@ async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says(
     page.browser.prepare(timers).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
-    page.browser.run("window.waits.length = 0; document.querySelector('#main').click()").await;
+    page.browser
+        .run("window.waits.length = 0; document.querySelector('#main').click()")
+        .await;
     page.until(&["accepted"]).await;
     // Without those by which this test waits, and that of the coupon's state.
     let looks = async || {
-        let waits = page.browser.run("return window.waits.filter((ms) => ms >= 100 && ms < 10000)").await;
-        waits.as_array().unwrap().iter().map(|ms| ms.as_f64().unwrap()).collect::<Vec<_>>()
+        let waits = page
+            .browser
+            .run("return window.waits.filter((ms) => ms >= 100 && ms < 10000)")
+            .await;
+        waits
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|ms| ms.as_f64().unwrap())
+            .collect::<Vec<_>>()
     };
-    firstcome_testkit::eventually("it looks again and again", firstcome_testkit::LIMIT, async || {
-        looks().await.len() >= 5
-    })
+    firstcome_testkit::eventually(
+        "it looks again and again",
+        firstcome_testkit::LIMIT,
+        async || looks().await.len() >= 5,
+    )
     .await;
-    for (wait, told) in looks().await.into_iter().zip([200.0, 400.0, 800.0, 1_500.0, 2_250.0]) {
+    for (wait, told) in looks()
+        .await
+        .into_iter()
+        .zip([200.0, 400.0, 800.0, 1_500.0, 2_250.0])
+    {
         assert!((told..=told * 1.4).contains(&wait), "{wait} ms, not {told}");
     }
     assert_eq!(page.view().await, "accepted");
@@ -185,14 +259,26 @@ async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
     let port = |base: &str| base.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let network = FaultProxy::start(port(pages.http().base())).await.unwrap();
     let coupon = pages.open_coupon(10).await;
-    let page = BrowserPage::of(&format!("http://127.0.0.1:{}", network.port()), coupon.id, Look::default()).await;
+    let page = BrowserPage::of(
+        &format!("http://127.0.0.1:{}", network.port()),
+        coupon.id,
+        Look::default(),
+    )
+    .await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     // The claim goes through, and its answer is lost.
     network.set(ProxyFault::DropReplies).await.unwrap();
     page.browser.click("#main").await;
     firstcome_testkit::eventually("it is admitted", firstcome_testkit::LIMIT, async || {
-        world.redis.command::<i64>(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await == 1
+        world
+            .redis
+            .command::<i64>(&[
+                "ZCARD",
+                &world.redis.of_drop(coupon.id, coupon.drop, "users"),
+            ])
+            .await
+            == 1
     })
     .await;
     network.set(ProxyFault::Cut).await.unwrap();
@@ -204,7 +290,10 @@ async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
     network.set(ProxyFault::Pass).await.unwrap();
     page.until(&["accepted"]).await;
     // Who asked again because no answer came is not told that they had one already.
-    assert_eq!([page.text("#label").await, page.text("#big").await], ["It is yours", "1"]);
+    assert_eq!(
+        [page.text("#label").await, page.text("#big").await],
+        ["It is yours", "1"]
+    );
     let _consumer = world.consume().await;
     page.until(&["issued"]).await;
     page.assert_sound("issued-late").await;
@@ -225,15 +314,24 @@ async fn a_reload_in_the_middle_goes_on_claiming() {
     page.until(&["trying"]).await;
     world.open().await;
     page.until(&["accepted"]).await;
-    assert_eq!([page.text("#label").await, page.text("#big").await], ["It is yours", "1"]);
-    assert_eq!(page.browser.complaints().await, Vec::<serde_json::Value>::new());
+    assert_eq!(
+        [page.text("#label").await, page.text("#big").await],
+        ["It is yours", "1"]
+    );
+    assert_eq!(
+        page.browser.complaints().await,
+        Vec::<serde_json::Value>::new()
+    );
 }
 
 #[tokio::test]
 async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     let f = Fixture::new("page-back").await;
     let pages = serve_pages(&f.world).await;
-    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1, 0)).await;
+    let coupon = f
+        .api
+        .create_coupon(&coupon_body("Winter coupon", 1, 0))
+        .await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
@@ -246,11 +344,20 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     page.browser.click("#yes").await;
     page.until(&["revoked"]).await;
     page.assert_sound("revoked").await;
-    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 0);
+    assert_eq!(
+        f.world
+            .sql
+            .number("SELECT COUNT(*) FROM issued_coupons")
+            .await,
+        0
+    );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
     // The next person gets its slot; they are told what became of it, in another browser too.
-    assert_eq!(f.api.claim(coupon.id, "u-next").await.promised(), Some((coupon.drop, 1)));
+    assert_eq!(
+        f.api.claim(coupon.id, "u-next").await.promised(),
+        Some((coupon.drop, 1))
+    );
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
     page.until(&["revoked"]).await;
@@ -272,9 +379,19 @@ async fn where_each_drop_gives_one_the_page_gives_back_the_one_that_it_shows() {
         page.browser.click(button).await;
     }
     page.until(&["revoked"]).await;
-    let asked = page.browser.run("return performance.getEntriesByType('resource').map(one => one.name)").await;
+    let asked = page
+        .browser
+        .run("return performance.getEntriesByType('resource').map(one => one.name)")
+        .await;
     let named = format!("/claims/me?drop_id={}", coupon.drop);
-    assert!(asked.as_array().unwrap().iter().any(|url| url.as_str().unwrap().ends_with(&named)), "{asked}");
+    assert!(
+        asked
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|url| url.as_str().unwrap().ends_with(&named)),
+        "{asked}"
+    );
     page.browser.reload().await;
     page.until(&["revoked"]).await;
     // In another browser they claim once more, and are told so: here nothing tells before.

@@ -27,7 +27,9 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(100).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default().on_a_phone()).await;
-    page.browser.visit(&format!("{}/c/4711", pages.http().base())).await;
+    page.browser
+        .visit(&format!("{}/c/4711", pages.http().base()))
+        .await;
     assert_eq!(page.text("h1").await, "There is no such coupon");
 
     let issued = json!({"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0});
@@ -36,34 +38,135 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
         json!({"one_per_drop": true, "drop_id": 1, "state": state, "opens_at_ms": opens_at_ms})
     };
     let ends = [
-        (200, json!({"status": "broken", "slot": 7}), json!({}), "broken", "We are sorry"),
-        (200, json!({"status": "broken", "position": 1}), json!({}), "broken", "We are sorry"),
-        (200, json!({"status": "revoked", "slot": 7}), json!({}), "revoked", "No longer yours"),
-        (200, json!({"status": "waiting", "position": 3}), json!({}), "waiting", "On the waiting list"),
-        (200, json!({"status": "none"}), json!({"state": "sold_out"}), "sold_out", "Sold out"),
-        (200, json!({"status": "none"}), json!({"state": "sold_out", "can_wait": true}), "can_wait", "Sold out"),
-        (401, json!({"code": "unauthorized"}), json!({}), "expired", "Your link has expired"),
-        (400, json!({"code": "invalid"}), json!({}), "refused", "This did not work"),
-        (403, json!({"code": "not_allowed"}), json!({}), "not_allowed", "Not for this account"),
-        (200, json!({"status": "none", "allowed": false}), json!({}), "not_allowed", "Not for this account"),
-        (200, json!({"status": "none", "allowed": false}), json!({"state": "closed"}), "closed", "Closed"),
-        (200, json!({"status": "none", "allowed": true}), json!({}), "open", "Open now"),
-        (200, json!({"status": "none"}), json!({}), "open", "Open now"),
+        (
+            200,
+            json!({"status": "broken", "slot": 7}),
+            json!({}),
+            "broken",
+            "We are sorry",
+        ),
+        (
+            200,
+            json!({"status": "broken", "position": 1}),
+            json!({}),
+            "broken",
+            "We are sorry",
+        ),
+        (
+            200,
+            json!({"status": "revoked", "slot": 7}),
+            json!({}),
+            "revoked",
+            "No longer yours",
+        ),
+        (
+            200,
+            json!({"status": "waiting", "position": 3}),
+            json!({}),
+            "waiting",
+            "On the waiting list",
+        ),
+        (
+            200,
+            json!({"status": "none"}),
+            json!({"state": "sold_out"}),
+            "sold_out",
+            "Sold out",
+        ),
+        (
+            200,
+            json!({"status": "none"}),
+            json!({"state": "sold_out", "can_wait": true}),
+            "can_wait",
+            "Sold out",
+        ),
+        (
+            401,
+            json!({"code": "unauthorized"}),
+            json!({}),
+            "expired",
+            "Your link has expired",
+        ),
+        (
+            400,
+            json!({"code": "invalid"}),
+            json!({}),
+            "refused",
+            "This did not work",
+        ),
+        (
+            403,
+            json!({"code": "not_allowed"}),
+            json!({}),
+            "not_allowed",
+            "Not for this account",
+        ),
+        (
+            200,
+            json!({"status": "none", "allowed": false}),
+            json!({}),
+            "not_allowed",
+            "Not for this account",
+        ),
+        (
+            200,
+            json!({"status": "none", "allowed": false}),
+            json!({"state": "closed"}),
+            "closed",
+            "Closed",
+        ),
+        (
+            200,
+            json!({"status": "none", "allowed": true}),
+            json!({}),
+            "open",
+            "Open now",
+        ),
+        (
+            200,
+            json!({"status": "none"}),
+            json!({}),
+            "open",
+            "Open now",
+        ),
         // Yesterday's coupon is shown until today's is near, and then no more.
-        (200, issued.clone(), each_drop("scheduled", 3_600_000), "issued", "It is yours"),
-        (200, issued.clone(), each_drop("scheduled", 300_000), "scheduled", "Opens in"),
-        (200, issued.clone(), each_drop("open", -1), "open", "Open now"),
+        (
+            200,
+            issued.clone(),
+            each_drop("scheduled", 3_600_000),
+            "issued",
+            "It is yours",
+        ),
+        (
+            200,
+            issued.clone(),
+            each_drop("scheduled", 300_000),
+            "scheduled",
+            "Opens in",
+        ),
+        (
+            200,
+            issued.clone(),
+            each_drop("open", -1),
+            "open",
+            "Open now",
+        ),
         (200, issued, json!({}), "issued", "It is yours"),
     ];
     for (number, (status, mine, state, view, label)) in ends.iter().enumerate() {
-        page.browser.prepare(&answering(coupon.id, *status, mine, state)).await;
+        page.browser
+            .prepare(&answering(coupon.id, *status, mine, state))
+            .await;
         page.come_as("u-you").await;
         page.until(&[view]).await;
         assert_eq!(page.text("#label").await, *label);
         page.picture(&format!("end-{number}-{view}")).await;
     }
     page.browser.click("#back").await;
-    assert_eq!(page.browser.run("return document.activeElement.id").await, "keep");
+    assert_eq!(
+        page.browser.run("return document.activeElement.id").await,
+        "keep"
+    );
     page.assert_open_to_all("give-back").await;
     page.browser.click("#keep").await;
     assert_eq!(page.view().await, "issued");
@@ -95,14 +198,17 @@ fn stubbed(coupon: i64, replies: &Value, told: &Value) -> String {
 
 /// A drop of a daily coupon, as its state tells of it.
 fn of_day(drop: i64, state: &str) -> Value {
-    let opens_at_ms = chrono::Utc::now().timestamp_millis() + if state == "scheduled" { 3_600_000 } else { -1 };
+    let opens_at_ms =
+        chrono::Utc::now().timestamp_millis() + if state == "scheduled" { 3_600_000 } else { -1 };
     json!({"one_per_drop": true, "drop_id": drop, "state": state, "opens_at_ms": opens_at_ms})
 }
 
 /// The server tells this from now on, and the page asks at once.
 async fn tell(page: &BrowserPage, told: &Value) {
     let look = "document.dispatchEvent(new Event('visibilitychange'))";
-    page.browser.run(&format!("window.told = {told}; {look}")).await;
+    page.browser
+        .run(&format!("window.told = {told}; {look}"))
+        .await;
 }
 
 #[tokio::test]
@@ -113,11 +219,15 @@ async fn what_a_claim_of_one_day_was_refused_with_is_said_no_more_on_the_next() 
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
-    for (status, code, view) in
-        [(409, "sold_out", "sold_out"), (403, "not_allowed", "not_allowed"), (400, "invalid", "refused")]
-    {
+    for (status, code, view) in [
+        (409, "sold_out", "sold_out"),
+        (403, "not_allowed", "not_allowed"),
+        (400, "invalid", "refused"),
+    ] {
         let replies = json!({"POST": [status, {"code": code}], "GET": [200, {"status": "none"}]});
-        page.browser.prepare(&stubbed(coupon.id, &replies, &of_day(1, "open"))).await;
+        page.browser
+            .prepare(&stubbed(coupon.id, &replies, &of_day(1, "open")))
+            .await;
         page.browser.reload().await;
         page.until(&["open"]).await;
         page.browser.click("#main").await;
@@ -147,7 +257,9 @@ async fn giving_back_that_fails_is_told_and_leaves_nothing_for_the_next_day() {
     let give_back = async |status: u16, view: &str| {
         let issued = json!({"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 1});
         let replies = json!({"GET": [200, issued], "DELETE": [status, {"code": "of the test"}]});
-        page.browser.prepare(&stubbed(coupon.id, &replies, &of_day(1, "open"))).await;
+        page.browser
+            .prepare(&stubbed(coupon.id, &replies, &of_day(1, "open")))
+            .await;
         page.browser.reload().await;
         page.until(&["issued"]).await;
         for button in ["#back", "#yes"] {
@@ -175,14 +287,29 @@ async fn a_part_of_the_page_that_is_missing_is_a_complaint_and_another_answer_40
     page.until(&["who"]).await;
     assert_eq!(page.browser.complaints().await, Vec::<Value>::new());
     for path in ["../v1/coupons/4711", "assets/none.js"] {
-        let status = page.browser.run(&format!("return fetch({path:?}).then((answer) => answer.status)")).await;
+        let status = page
+            .browser
+            .run(&format!(
+                "return fetch({path:?}).then((answer) => answer.status)"
+            ))
+            .await;
         assert_eq!(status, json!(404), "{path}");
     }
     let complaints = eventually_some("the console shows it", LIMIT, async || {
         let complaints = page.browser.complaints().await;
-        if complaints.is_empty() { Err("nothing") } else { Ok(complaints) }
+        if complaints.is_empty() {
+            Err("nothing")
+        } else {
+            Ok(complaints)
+        }
     })
     .await;
     assert_eq!(complaints.len(), 1, "{complaints:#?}");
-    assert!(complaints[0]["message"].as_str().unwrap().contains("assets/none.js"), "{complaints:#?}");
+    assert!(
+        complaints[0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("assets/none.js"),
+        "{complaints:#?}"
+    );
 }

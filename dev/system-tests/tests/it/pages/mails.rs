@@ -10,7 +10,10 @@ use crate::drift::support::{injector, mailed};
 #[tokio::test]
 async fn mails_fit_a_telephone_in_the_light_and_in_the_dark() {
     let f = Fixture::new("mail-looks").await;
-    let public = [("PUBLIC_URL", "https://reconciler.example.com"), ("DOCS_URL", "https://docs.example.com")];
+    let public = [
+        ("PUBLIC_URL", "https://reconciler.example.com"),
+        ("DOCS_URL", "https://docs.example.com"),
+    ];
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let daemon = f.world.daemon_with(&public).await;
     let mut drift = injector(&f.world, &coupon).await;
@@ -28,7 +31,15 @@ async fn mails_fit_a_telephone_in_the_light_and_in_the_dark() {
         let file = folder.join(format!("{name}.html"));
         std::fs::write(&file, mail.html).unwrap();
         for (dark, more) in [(false, ""), (true, "-dark")] {
-            browser.look(Look { dark, ..Look::default() }.on_a_phone()).await;
+            browser
+                .look(
+                    Look {
+                        dark,
+                        ..Look::default()
+                    }
+                    .on_a_phone(),
+                )
+                .await;
             browser.visit(&format!("file://{}", file.display())).await;
             assert_open_to_all(&browser, &format!("{name}{more}")).await;
         }

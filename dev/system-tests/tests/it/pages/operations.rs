@@ -13,78 +13,172 @@ use crate::drift::support::injector;
 const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
 #[tokio::test]
-async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_alert_on_by_the_keyboard() {
+async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_alert_on_by_the_keyboard()
+ {
     let f = Fixture::new("page-duty").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     f.held("Spring coupon", 100, 40).await;
     let daemon = f.world.settled_daemon().await;
     daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    let browser = Browser::open(Look {
+        width: 1240,
+        ..Look::default()
+    })
+    .await;
     browser.visit(daemon.http().base()).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until_title(&browser, "Everything is as promised").await;
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(
+        &browser,
+        "document.querySelector('#live').dataset.state === 'live'",
+    )
+    .await;
     assert_open_to_all(&browser, "ops-all-well").await;
 
     // From a mail in a browser: another site's link brings no cookie, and one is logged in all the
     // same.
     let base = daemon.http().base();
-    browser.visit(&format!("{}/healthz", base.replace("127.0.0.1", "localhost"))).await;
+    browser
+        .visit(&format!(
+            "{}/healthz",
+            base.replace("127.0.0.1", "localhost")
+        ))
+        .await;
     browser.run(&format!("location.href = '{base}/runs'")).await;
-    until(&browser, "location.host.startsWith('127.') && location.pathname === '/runs'").await;
+    until(
+        &browser,
+        "location.host.startsWith('127.') && location.pathname === '/runs'",
+    )
+    .await;
     browser.visit(base).await;
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(
+        &browser,
+        "document.querySelector('#live').dataset.state === 'live'",
+    )
+    .await;
 
     // Rows go, and nobody reloads.
-    browser.run("window.same = true; document.querySelector('nav a[href=\"/runs\"]').focus()").await;
+    browser
+        .run("window.same = true; document.querySelector('nav a[href=\"/runs\"]').focus()")
+        .await;
     let mut drift = injector(&f.world, &coupon).await;
     drift.make(Drift::Unissued, 3).await.unwrap();
     until_title(&browser, "3 people were told yes and have no row yet").await;
     assert_open_to_all(&browser, "ops-drift").await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
-    until_title(&browser, "2 unrepaired failed claims: the drop has no such slot").await;
-    assert_eq!(browser.run("return [window.same, document.activeElement.innerText]").await, json!([true, "Passes"]));
+    until_title(
+        &browser,
+        "2 unrepaired failed claims: the drop has no such slot",
+    )
+    .await;
+    assert_eq!(
+        browser
+            .run("return [window.same, document.activeElement.innerText]")
+            .await,
+        json!([true, "Passes"])
+    );
     assert_open_to_all(&browser, "ops-alert").await;
-    browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+    browser
+        .look(
+            Look {
+                dark: true,
+                ..Look::default()
+            }
+            .on_a_phone(),
+        )
+        .await;
     assert_open_to_all(&browser, "ops-alert-dark-phone").await;
-    browser.look(Look { width: 1240, ..Look::default() }).await;
+    browser
+        .look(Look {
+            width: 1240,
+            ..Look::default()
+        })
+        .await;
 
     tab_to(&browser, "[id^=to-alert-]").await;
     browser.key(ENTER).await;
-    until(&browser, "location.pathname === '/alerts' && document.querySelector('article')").await;
+    until(
+        &browser,
+        "location.pathname === '/alerts' && document.querySelector('article')",
+    )
+    .await;
     assert_open_to_all(&browser, "ops-alerts").await;
     browser.run("document.querySelector('#main').focus()").await;
     tab_to(&browser, "form[action$=acknowledge] button").await;
     browser.key(ENTER).await;
-    until(&browser, "document.querySelector('article .done').innerText === 'Acknowledged by Kim.'").await;
+    until(
+        &browser,
+        "document.querySelector('article .done').innerText === 'Acknowledged by Kim.'",
+    )
+    .await;
     let again = "return document.querySelectorAll('form[action$=acknowledge]').length";
-    assert_eq!(browser.run(again).await, json!(0), "nothing is left to acknowledge");
-    assert_eq!(f.world.sql.query("SELECT acknowledged_by FROM alerts WHERE status = 'firing'").await, [["Kim"]]);
+    assert_eq!(
+        browser.run(again).await,
+        json!(0),
+        "nothing is left to acknowledge"
+    );
+    assert_eq!(
+        f.world
+            .sql
+            .query("SELECT acknowledged_by FROM alerts WHERE status = 'firing'")
+            .await,
+        [["Kim"]]
+    );
 
-    f.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
+    f.world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'")
+        .await;
     daemon.reconcile(&json!({})).await;
     browser.visit(daemon.http().base()).await;
     until_title(&browser, "Everything is as promised").await;
-    browser.visit(&format!("{}/runs", daemon.http().base())).await;
+    browser
+        .visit(&format!("{}/runs", daemon.http().base()))
+        .await;
     assert_open_to_all(&browser, "ops-passes").await;
-    until(&browser, "document.querySelector('tbody tr').innerText.includes('nothing found')").await;
+    until(
+        &browser,
+        "document.querySelector('tbody tr').innerText.includes('nothing found')",
+    )
+    .await;
     let marks = "const [marks, rows] = ['.timeline rect', 'tbody th a'].map((css) => document.querySelectorAll(css));
          return [marks.length - rows.length, marks.length >= 3, marks[0].getAttribute('class')]";
-    assert_eq!(browser.run(marks).await, json!([0, true, "quiet"]), "a mark a pass, the newest first");
+    assert_eq!(
+        browser.run(marks).await,
+        json!([0, true, "quiet"]),
+        "a mark a pass, the newest first"
+    );
 }
 
 /// The first screen, live, of a daemon that the browser reaches through a proxy.
 async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProxy, Browser) {
     let daemon = f.world.settled_daemon().await;
     daemon.reconcile(&json!({})).await;
-    let port = daemon.http().base().rsplit(':').next().unwrap().parse().unwrap();
+    let port = daemon
+        .http()
+        .base()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     let proxy = FaultProxy::start(port).await.unwrap();
-    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
-    browser.visit(&format!("http://127.0.0.1:{}", proxy.port())).await;
+    let browser = Browser::open(Look {
+        width: 1240,
+        ..Look::default()
+    })
+    .await;
+    browser
+        .visit(&format!("http://127.0.0.1:{}", proxy.port()))
+        .await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until_title(&browser, "Everything is as promised").await;
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(
+        &browser,
+        "document.querySelector('#live').dataset.state === 'live'",
+    )
+    .await;
     browser.run("window.same = true").await;
     (daemon, proxy, browser)
 }
@@ -96,28 +190,62 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
     let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
 
     proxy.set(ProxyFault::Cut).await.unwrap();
-    until(&browser, "document.querySelector('#live').innerText.includes('connection lost, trying again')").await;
-    assert_eq!(browser.run("return document.querySelector('#live').dataset.state").await, json!("away"));
-    injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    until(
+        &browser,
+        "document.querySelector('#live').innerText.includes('connection lost, trying again')",
+    )
+    .await;
+    assert_eq!(
+        browser
+            .run("return document.querySelector('#live').dataset.state")
+            .await,
+        json!("away")
+    );
+    injector(&f.world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(
+        &browser,
+        "document.querySelector('#live').dataset.state === 'live'",
+    )
+    .await;
     until_title(&browser, "3 people were told yes and have no row yet").await;
     assert_eq!(browser.run("return window.same").await, json!(true));
 }
 
 #[tokio::test]
-async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_again_without_a_reload() {
+async fn a_screen_whose_connection_goes_silent_says_so_within_20_s_and_is_live_again_without_a_reload()
+ {
     let f = Fixture::new("page-silent").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let (_daemon, proxy, browser) = live_behind_proxy(&f).await;
 
     proxy.set(ProxyFault::BlackHole).await.unwrap();
     let since = Instant::now();
-    until(&browser, "document.querySelector('#live').dataset.state === 'away'").await;
-    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
-    injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    until(
+        &browser,
+        "document.querySelector('#live').dataset.state === 'away'",
+    )
+    .await;
+    assert!(
+        since.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        since.elapsed()
+    );
+    injector(&f.world, &coupon)
+        .await
+        .make(Drift::Unissued, 3)
+        .await
+        .unwrap();
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(
+        &browser,
+        "document.querySelector('#live').dataset.state === 'live'",
+    )
+    .await;
     until_title(&browser, "3 people were told yes and have no row yet").await;
     assert_eq!(browser.run("return window.same").await, json!(true));
 }
@@ -128,53 +256,118 @@ async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     let daemon = f.world.settled_daemon().await;
-    let done = injector(&f.world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    let done = injector(&f.world, &coupon)
+        .await
+        .make(Drift::OverShrunk, 2)
+        .await
+        .unwrap();
     let run = daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look { dark: true, ..Look::default() }.on_a_phone()).await;
-    browser.visit(&format!("{}/runs/{}", daemon.http().base(), run.run_id)).await;
-    log_in(&browser, "Lee", VIEW_TOKEN).await;
-    until(&browser, &format!("location.pathname === '/runs/{}' && document.querySelector('caption')", run.run_id))
+    let browser = Browser::open(
+        Look {
+            dark: true,
+            ..Look::default()
+        }
+        .on_a_phone(),
+    )
+    .await;
+    browser
+        .visit(&format!("{}/runs/{}", daemon.http().base(), run.run_id))
         .await;
+    log_in(&browser, "Lee", VIEW_TOKEN).await;
+    until(
+        &browser,
+        &format!(
+            "location.pathname === '/runs/{}' && document.querySelector('caption')",
+            run.run_id
+        ),
+    )
+    .await;
     assert_open_to_all(&browser, "ops-pass-dark-phone").await;
-    let text = browser.run("return document.body.innerText").await.as_str().unwrap().to_owned();
-    assert!(done.people.iter().all(|hit| !text.contains(&hit.user)), "{text}");
+    let text = browser
+        .run("return document.body.innerText")
+        .await
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        done.people.iter().all(|hit| !text.contains(&hit.user)),
+        "{text}"
+    );
     for path in ["/", "/alerts", "/runs"] {
-        browser.visit(&format!("{}{path}", daemon.http().base())).await;
+        browser
+            .visit(&format!("{}{path}", daemon.http().base()))
+            .await;
         until(&browser, "document.querySelector('.who')").await;
-        let buttons = browser.run("return [...document.querySelectorAll('button')].map((one) => one.innerText)").await;
+        let buttons = browser
+            .run("return [...document.querySelectorAll('button')].map((one) => one.innerText)")
+            .await;
         assert_eq!(buttons, json!(["Log out"]), "{path}");
         assert_sound(&browser, &format!("ops-viewer{}", path.replace('/', "-"))).await;
     }
     browser.click(".who button").await;
     until(&browser, "location.pathname === '/login'").await;
     browser.visit(daemon.http().base()).await;
-    until(&browser, "location.pathname === '/login' && !document.body.innerText.includes('Winter')").await;
+    until(
+        &browser,
+        "location.pathname === '/login' && !document.body.innerText.includes('Winter')",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     let f = Fixture::new("page-acts").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let daemon = f.world.daemon_with(&[("API_URL", f.api.http().base())]).await;
+    let daemon = f
+        .world
+        .daemon_with(&[("API_URL", f.api.http().base())])
+        .await;
     daemon.reconcile(&json!({})).await;
-    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    let browser = Browser::open(Look {
+        width: 1240,
+        ..Look::default()
+    })
+    .await;
     let base = daemon.http().base();
     let drop_page = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until(&browser, "document.querySelector('.chart')").await;
-    let axes = "return [...document.querySelectorAll('.chart .slots li')].map((one) => one.innerText)";
-    assert_eq!(browser.run(axes).await, json!(["20", "15", "10", "5", "0"]), "upwards to the quantity");
+    let axes =
+        "return [...document.querySelectorAll('.chart .slots li')].map((one) => one.innerText)";
+    assert_eq!(
+        browser.run(axes).await,
+        json!(["20", "15", "10", "5", "0"]),
+        "upwards to the quantity"
+    );
     let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
-    assert_eq!(browser.run(points).await, json!([12, 12]), "admissions and rows");
+    assert_eq!(
+        browser.run(points).await,
+        json!([12, 12]),
+        "admissions and rows"
+    );
     assert_open_to_all(&browser, "ops-drop").await;
 
-    let done = injector(&f.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    let done = injector(&f.world, &coupon)
+        .await
+        .make(Drift::Unissued, 2)
+        .await
+        .unwrap();
     browser.visit(&drop_page).await;
     until(&browser, "document.querySelector('button[value=pass]')").await;
     browser.click("button[value=pass]").await;
-    until(&browser, "document.querySelector('h1').innerText.includes('repaired')").await;
-    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 12);
+    until(
+        &browser,
+        "document.querySelector('h1').innerText.includes('repaired')",
+    )
+    .await;
+    assert_eq!(
+        f.world
+            .sql
+            .number("SELECT COUNT(*) FROM issued_coupons")
+            .await,
+        12
+    );
 
     let person = &done.people[0].user;
     f.world
@@ -186,21 +379,58 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
          &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
     );
     for (name, place, shown) in [
-        ("ops-letters", format!("{base}/dead-letters").as_str(), "by hand"),
+        (
+            "ops-letters",
+            format!("{base}/dead-letters").as_str(),
+            "by hand",
+        ),
         ("ops-coupons", &format!("{base}/coupons"), "Winter coupon"),
-        ("ops-coupon", &format!("{base}/coupons/{}", coupon.id), "send them this address"),
-        ("ops-letter", &format!("{base}/dead-letters/701"), "Discard dead letter 701"),
-        ("ops-days", &format!("{base}/days"), "Written within a second"),
-        ("ops-deliveries", &format!("{base}/deliveries"), "Mails and webhooks"),
+        (
+            "ops-coupon",
+            &format!("{base}/coupons/{}", coupon.id),
+            "send them this address",
+        ),
+        (
+            "ops-letter",
+            &format!("{base}/dead-letters/701"),
+            "Discard dead letter 701",
+        ),
+        (
+            "ops-days",
+            &format!("{base}/days"),
+            "Written within a second",
+        ),
+        (
+            "ops-deliveries",
+            &format!("{base}/deliveries"),
+            "Mails and webhooks",
+        ),
         ("ops-new", &new, "Fri 2130-12-01 15:00 +09:00"),
         ("ops-drop-again", drop_page.as_str(), "Pause coupon"),
     ] {
         browser.visit(place).await;
-        until(&browser, &format!("document.body.innerText.includes('{shown}')")).await;
+        until(
+            &browser,
+            &format!("document.body.innerText.includes('{shown}')"),
+        )
+        .await;
         assert_open_to_all(&browser, name).await;
-        browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+        browser
+            .look(
+                Look {
+                    dark: true,
+                    ..Look::default()
+                }
+                .on_a_phone(),
+            )
+            .await;
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
-        browser.look(Look { width: 1240, ..Look::default() }).await;
+        browser
+            .look(Look {
+                width: 1240,
+                ..Look::default()
+            })
+            .await;
     }
     // The zone of the person's own browser, and a question that a coupon which opens once has not.
     browser.visit(&format!("{base}/coupons/new")).await;
@@ -212,17 +442,45 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
 
     browser.visit(&format!("{base}/people")).await;
     until(&browser, "document.querySelector('#person')").await;
-    let typed = format!("coupon.value = '{}'; person.value = '{person}'; person.form.requestSubmit()", coupon.id);
+    let typed = format!(
+        "coupon.value = '{}'; person.value = '{person}'; person.form.requestSubmit()",
+        coupon.id
+    );
     browser.run(&typed).await;
-    until(&browser, "document.body.innerText.includes('What happened, oldest first')").await;
+    until(
+        &browser,
+        "document.body.innerText.includes('What happened, oldest first')",
+    )
+    .await;
     assert_open_to_all(&browser, "ops-person").await;
-    browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+    browser
+        .look(
+            Look {
+                dark: true,
+                ..Look::default()
+            }
+            .on_a_phone(),
+        )
+        .await;
     assert_open_to_all(&browser, "ops-person-dark-phone").await;
-    browser.look(Look { width: 1240, ..Look::default() }).await;
+    browser
+        .look(Look {
+            width: 1240,
+            ..Look::default()
+        })
+        .await;
     browser.visit(&format!("{base}/dead-letters/701")).await;
-    until(&browser, "document.querySelector('form[action$=reveal] button')").await;
+    until(
+        &browser,
+        "document.querySelector('form[action$=reveal] button')",
+    )
+    .await;
     browser.click("form[action$=reveal] button").await;
-    until(&browser, "document.querySelector('pre').innerText === 'odd <b>message</b>'").await;
+    until(
+        &browser,
+        "document.querySelector('pre').innerText === 'odd <b>message</b>'",
+    )
+    .await;
 }
 
 /// Words that a cell breaks in two. After a slash or a hyphen a line may end.
@@ -245,22 +503,49 @@ const BROKEN: &str = r"
 #[tokio::test]
 async fn no_column_breaks_a_word_and_a_phone_shows_a_drop_before_what_is_wrong_elsewhere() {
     let f = Fixture::new("page-columns").await;
-    let (coupon, _) = f.held("Advent calendar, door 24: free delivery for everybody", 20, 20).await;
+    let (coupon, _) = f
+        .held(
+            "Advent calendar, door 24: free delivery for everybody",
+            20,
+            20,
+        )
+        .await;
     let (fine, _) = f.held("Daily espresso", 1_500, 40).await;
-    f.world.sql.query("UPDATE drops SET closes_at = '2130-12-24 09:00'").await;
+    f.world
+        .sql
+        .query("UPDATE drops SET closes_at = '2130-12-24 09:00'")
+        .await;
     let schedule = "{\"type\":\"daily\",\"time_zone\":\"America/Argentina/Buenos_Aires\",\"opens\":\"15:00\",\
          \"closes\":\"18:00\",\"first_day\":\"2130-01-01\"}";
-    f.world.sql.query(&format!("UPDATE coupons SET schedule = '{schedule}' WHERE id = {}", fine.id)).await;
+    f.world
+        .sql
+        .query(&format!(
+            "UPDATE coupons SET schedule = '{schedule}' WHERE id = {}",
+            fine.id
+        ))
+        .await;
     let daemon = f.world.settled_daemon().await;
     let mut drift = injector(&f.world, &coupon).await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     let run = daemon.reconcile(&json!({})).await.run_id;
-    let letter = f.world.sql.number("SELECT MIN(id) FROM failed_claims").await;
-    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    let letter = f
+        .world
+        .sql
+        .number("SELECT MIN(id) FROM failed_claims")
+        .await;
+    let browser = Browser::open(Look {
+        width: 1240,
+        ..Look::default()
+    })
+    .await;
     let base = daemon.http().base();
     browser.visit(base).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "document.body.innerText.includes('exact for everybody whom Redis knows')").await;
+    until(
+        &browser,
+        "document.body.innerText.includes('exact for everybody whom Redis knows')",
+    )
+    .await;
     let fine_drop = format!("/coupons/{}/drops/{}", fine.id, fine.drop);
     for path in [
         "/",
@@ -275,9 +560,18 @@ async fn no_column_breaks_a_word_and_a_phone_shows_a_drop_before_what_is_wrong_e
         browser.visit(&format!("{base}{path}")).await;
         until(&browser, "document.querySelector('.who')").await;
         for width in [1024, 1280, 1440, 1920] {
-            browser.look(Look { width, ..Look::default() }).await;
+            browser
+                .look(Look {
+                    width,
+                    ..Look::default()
+                })
+                .await;
             assert_eq!(browser.run(BROKEN).await, json!([]), "{path} at {width}");
-            assert_sound(&browser, &format!("columns{}-{width}", path.replace('/', "-"))).await;
+            assert_sound(
+                &browser,
+                &format!("columns{}-{width}", path.replace('/', "-")),
+            )
+            .await;
         }
     }
 
@@ -288,13 +582,26 @@ async fn no_column_breaks_a_word_and_a_phone_shows_a_drop_before_what_is_wrong_e
          return [document.querySelector('h1').innerText, top('tbody tr') < top('.elsewhere'), top('tbody tr') < innerHeight]";
     assert_eq!(
         browser.run(order).await,
-        json!([format!("Daily espresso · drop {}: open", fine.drop), true, true]),
+        json!([
+            format!("Daily espresso · drop {}: open", fine.drop),
+            true,
+            true
+        ]),
         "its own state first"
     );
     let menu = "return document.querySelector('body > header').getBoundingClientRect().height";
-    assert!(browser.run(menu).await.as_f64().unwrap() <= 110.0, "the menu leaves room on a phone");
+    assert!(
+        browser.run(menu).await.as_f64().unwrap() <= 110.0,
+        "the menu leaves room on a phone"
+    );
     assert_open_to_all(&browser, "drop-phone").await;
-    browser.visit(&format!("{base}/dead-letters/{letter}")).await;
-    until(&browser, "document.body.innerText.includes('Why it stays:')").await;
+    browser
+        .visit(&format!("{base}/dead-letters/{letter}"))
+        .await;
+    until(
+        &browser,
+        "document.body.innerText.includes('Why it stays:')",
+    )
+    .await;
     assert_open_to_all(&browser, "letter-phone").await;
 }

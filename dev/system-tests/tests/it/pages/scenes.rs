@@ -22,19 +22,36 @@ async fn a_running_drop_its_pass_a_person_and_dead_letters_are_open_to_all() {
     );
     f.world.sql.query(&instants).await;
     // Their codes no longer follow from their instants.
-    f.world.sql.query("UPDATE code_key SET since = UTC_TIMESTAMP(3)").await;
-    let browser = Browser::open(Look { width: 1240, height: 920, ..Look::default() }).await;
+    f.world
+        .sql
+        .query("UPDATE code_key SET since = UTC_TIMESTAMP(3)")
+        .await;
+    let browser = Browser::open(Look {
+        width: 1240,
+        height: 920,
+        ..Look::default()
+    })
+    .await;
     let base = daemon.http().base();
     browser.visit(base).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until(&browser, "document.querySelector('.who')").await;
     let look = async |name: &str, place: &str, shown: &str| {
         browser.visit(place).await;
-        until(&browser, &format!("document.body.innerText.includes({shown:?})")).await;
+        until(
+            &browser,
+            &format!("document.body.innerText.includes({shown:?})"),
+        )
+        .await;
         assert_open_to_all(&browser, name).await;
     };
     let drop = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
-    look("scene-drop", &drop, "Admissions that had their row within a second").await;
+    look(
+        "scene-drop",
+        &drop,
+        "Admissions that had their row within a second",
+    )
+    .await;
 
     let mut drift = injector(&f.world, &coupon).await;
     let unissued = drift.make(Drift::Unissued, 3).await.unwrap();
@@ -46,18 +63,42 @@ async fn a_running_drop_its_pass_a_person_and_dead_letters_are_open_to_all() {
     browser.visit(&format!("{base}/people")).await;
     until(&browser, "document.querySelector('#person')").await;
     let (id, person) = (coupon.id, &unissued.people[0].user);
-    browser.run(&format!("coupon.value = '{id}'; person.value = '{person}'; person.form.requestSubmit()")).await;
-    until(&browser, "document.body.innerText.includes('What happened, oldest first')").await;
+    browser
+        .run(&format!(
+            "coupon.value = '{id}'; person.value = '{person}'; person.form.requestSubmit()"
+        ))
+        .await;
+    until(
+        &browser,
+        "document.body.innerText.includes('What happened, oldest first')",
+    )
+    .await;
     assert_open_to_all(&browser, "scene-person").await;
 
     let letters: Vec<String> = (0..14)
         .map(|n| {
-            let (reason, error) = [("undecodable", "EOF while parsing a string"), ("unknown_drop", "no such drop")]
-                [usize::from(n % 3 == 1)];
-            format!("({id}, {}, {n}, 'customer-{n:04}', '{reason}', '{error}')", coupon.drop + 40)
+            let (reason, error) = [
+                ("undecodable", "EOF while parsing a string"),
+                ("unknown_drop", "no such drop"),
+            ][usize::from(n % 3 == 1)];
+            format!(
+                "({id}, {}, {n}, 'customer-{n:04}', '{reason}', '{error}')",
+                coupon.drop + 40
+            )
         })
         .collect();
     let columns = "(coupon_id, drop_id, slot, user_id, reason, error)";
-    f.world.sql.query(&format!("INSERT INTO failed_claims {columns} VALUES {}", letters.join(","))).await;
-    look("scene-dead-letters", &format!("{base}/dead-letters?reason=undecodable"), "Discard all that match").await;
+    f.world
+        .sql
+        .query(&format!(
+            "INSERT INTO failed_claims {columns} VALUES {}",
+            letters.join(",")
+        ))
+        .await;
+    look(
+        "scene-dead-letters",
+        &format!("{base}/dead-letters?reason=undecodable"),
+        "Discard all that match",
+    )
+    .await;
 }

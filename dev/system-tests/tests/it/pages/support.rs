@@ -15,7 +15,9 @@ const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 
 /// An API that shows pages to people who bring a token.
 pub(super) async fn serve_pages(world: &World) -> Running<ApiClient> {
-    world.serve_with(&[&token_settings(SECRET)[..], &[("COUPON_PAGE", "on")]].concat()).await
+    world
+        .serve_with(&[&token_settings(SECRET)[..], &[("COUPON_PAGE", "on")]].concat())
+        .await
 }
 
 /// A browser that shows the page of a coupon.
@@ -27,7 +29,10 @@ pub(super) struct BrowserPage {
 impl BrowserPage {
     /// Nothing is loaded yet.
     pub(super) async fn of(base: &str, coupon: i64, look: Look) -> Self {
-        Self { browser: Browser::open(look).await, address: format!("{base}/c/{coupon}") }
+        Self {
+            browser: Browser::open(look).await,
+            address: format!("{base}/c/{coupon}"),
+        }
     }
 
     /// The page of another coupon, or at another address.
@@ -42,11 +47,20 @@ impl BrowserPage {
 
     /// By the link that was sent to this person.
     pub(super) async fn come_as(&self, user: &str) {
-        self.browser.visit(&format!("{}#token={}", self.address, token(SECRET, user).unwrap())).await;
+        self.browser
+            .visit(&format!(
+                "{}#token={}",
+                self.address,
+                token(SECRET, user).unwrap()
+            ))
+            .await;
     }
 
     pub(super) async fn view(&self) -> String {
-        let view = self.browser.run("return document.querySelector('#view')?.dataset.view ?? 'no page'").await;
+        let view = self
+            .browser
+            .run("return document.querySelector('#view')?.dataset.view ?? 'no page'")
+            .await;
         view.as_str().unwrap_or_default().to_owned()
     }
 
@@ -63,14 +77,29 @@ impl BrowserPage {
              }})"
         );
         eventually_some(&format!("the page shows {wanted:?}"), LIMIT, async || {
-            let view = self.browser.run(&look).await.as_str().unwrap_or_default().to_owned();
-            if wanted.contains(&view.as_str()) { Ok(view) } else { Err(view) }
+            let view = self
+                .browser
+                .run(&look)
+                .await
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            if wanted.contains(&view.as_str()) {
+                Ok(view)
+            } else {
+                Err(view)
+            }
         })
         .await
     }
 
     pub(super) async fn text(&self, css: &str) -> String {
-        let text = self.browser.run(&format!("return document.querySelector({css:?})?.innerText")).await;
+        let text = self
+            .browser
+            .run(&format!(
+                "return document.querySelector({css:?})?.innerText"
+            ))
+            .await;
         text.as_str().unwrap_or_default().trim().to_owned()
     }
 
@@ -83,7 +112,11 @@ impl BrowserPage {
     /// How many claims this load of the page has sent.
     pub(super) async fn claims_sent(&self) -> u64 {
         let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
-        self.browser.run(&format!("return {sent}")).await.as_u64().unwrap()
+        self.browser
+            .run(&format!("return {sent}"))
+            .await
+            .as_u64()
+            .unwrap()
     }
 
     pub(super) async fn assert_sound(&self, name: &str) {
@@ -104,7 +137,11 @@ impl BrowserPage {
 pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
     let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
-    assert_eq!(browser.run(beside).await, json!(0), "{name}: it scrolls sideways");
+    assert_eq!(
+        browser.run(beside).await,
+        json!(0),
+        "{name}: it scrolls sideways"
+    );
     picture(browser, name).await;
 }
 
@@ -112,7 +149,11 @@ pub(super) async fn assert_sound(browser: &Browser, name: &str) {
 pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     assert_sound(browser, name).await;
     let barriers = browser.barriers().await;
-    assert!(barriers.is_empty(), "{name}: {}", serde_json::to_string_pretty(&barriers).unwrap());
+    assert!(
+        barriers.is_empty(),
+        "{name}: {}",
+        serde_json::to_string_pretty(&barriers).unwrap()
+    );
 }
 
 /// Where pictures are wanted: `make pictures` looks at every state.
@@ -127,7 +168,9 @@ pub(super) fn wants_pictures() -> bool {
 pub(super) async fn picture(browser: &Browser, name: &str) {
     if let Some(folder) = pictures() {
         std::fs::create_dir_all(&folder).unwrap();
-        browser.picture(&Path::new(&folder).join(format!("{name}.png"))).await;
+        browser
+            .picture(&Path::new(&folder).join(format!("{name}.png")))
+            .await;
     }
 }
 
@@ -154,7 +197,11 @@ pub(super) async fn until(browser: &Browser, holds: &str) {
 
 /// Waits for the first line of the screen.
 pub(super) async fn until_title(browser: &Browser, title: &str) {
-    until(browser, &format!("document.querySelector('h1').innerText === {title:?}")).await;
+    until(
+        browser,
+        &format!("document.querySelector('h1').innerText === {title:?}"),
+    )
+    .await;
 }
 
 /// By the keyboard alone, from the first field on.
@@ -169,7 +216,9 @@ pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
 
 /// Types into a field.
 pub(super) async fn fill(browser: &Browser, field: &str, text: &str) {
-    browser.run(&format!("document.querySelector({field:?}).value = ''")).await;
+    browser
+        .run(&format!("document.querySelector({field:?}).value = ''"))
+        .await;
     browser.click(field).await;
     browser.keys(text).await;
 }
@@ -178,7 +227,11 @@ pub(super) async fn fill(browser: &Browser, field: &str, text: &str) {
 pub(super) async fn tab_to(browser: &Browser, css: &str) {
     for _ in 0..40 {
         browser.key(TAB).await;
-        if browser.run(&format!("return document.activeElement.matches({css:?})")).await == json!(true) {
+        if browser
+            .run(&format!("return document.activeElement.matches({css:?})"))
+            .await
+            == json!(true)
+        {
             return;
         }
     }

@@ -34,17 +34,30 @@ async fn opens_in(world: &World, name: &str, seconds: i64) -> Value {
 async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_claims() {
     let (world, _api) = open_world("page-opens").await;
     let pages = serve_pages(&world).await;
-    let far = pages.create_coupon(&opens_in(&world, "겨울 한정 쿠폰", 4_140).await).await;
-    let korean = Look { languages: "ko-KR,ko", ..Look::default() }.on_a_phone();
+    let far = pages
+        .create_coupon(&opens_in(&world, "겨울 한정 쿠폰", 4_140).await)
+        .await;
+    let korean = Look {
+        languages: "ko-KR,ko",
+        ..Look::default()
+    }
+    .on_a_phone();
     let mut page = BrowserPage::of(pages.http().base(), far.id, korean).await;
     page.come_as("u-you").await;
     page.until(&["scheduled"]).await;
     let (left, hint) = (page.text("#big").await, page.text("#main").await);
-    assert!(left.starts_with("01:0") && hint == "아직 오픈 전이에요" && !page.is_on().await, "{left} {hint}");
+    assert!(
+        left.starts_with("01:0") && hint == "아직 오픈 전이에요" && !page.is_on().await,
+        "{left} {hint}"
+    );
     page.assert_open_to_all("scheduled-korean-phone").await;
     page.browser.key(TAB).await;
     page.browser.key(ENTER).await;
-    assert_eq!((page.view().await.as_str(), page.claims_sent().await), ("scheduled", 0), "an early tap is none");
+    assert_eq!(
+        (page.view().await.as_str(), page.claims_sent().await),
+        ("scheduled", 0),
+        "an early tap is none"
+    );
 
     // It opens by the clock alone: no second question about the state is answered.
     let once = "{ const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
@@ -52,7 +65,9 @@ async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_cla
     page.browser.prepare(once).await;
     // On a machine so busy that the page comes after the opening, another coupon is waited for.
     for lead in [4, 15, 60] {
-        let soon = pages.create_coupon(&opens_in(&world, "겨울 한정 쿠폰", lead).await).await;
+        let soon = pages
+            .create_coupon(&opens_in(&world, "겨울 한정 쿠폰", lead).await)
+            .await;
         page.now_of(pages.http().base(), soon.id);
         page.come_as("u-you").await;
         if page.until(&["scheduled", "open"]).await == "scheduled" {
@@ -60,13 +75,20 @@ async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_cla
         }
     }
     page.browser.key(TAB).await;
-    assert_eq!(page.browser.run("return document.activeElement.id").await, "main");
+    assert_eq!(
+        page.browser.run("return document.activeElement.id").await,
+        "main"
+    );
     page.until(&["open"]).await;
     assert!(page.is_on().await);
     page.browser.key(ENTER).await;
     page.until(&["accepted"]).await;
     assert_eq!(page.text("#label").await, "쿠폰을 받았어요");
-    assert_eq!(page.browser.run("return document.activeElement.id").await, "label", "the focus follows");
+    assert_eq!(
+        page.browser.run("return document.activeElement.id").await,
+        "label",
+        "the focus follows"
+    );
     page.assert_sound("accepted-korean-phone").await;
 }
 
@@ -75,7 +97,8 @@ async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
     let (world, _api) = open_world("page-clock").await;
     let pages = serve_pages(&world).await;
     let body = opens_in(&world, "Winter coupon", 4_140).await;
-    let opens_at = DateTime::parse_from_rfc3339(body["schedule"]["opens_at"].as_str().unwrap()).unwrap();
+    let opens_at =
+        DateTime::parse_from_rfc3339(body["schedule"]["opens_at"].as_str().unwrap()).unwrap();
     let coupon = pages.create_coupon(&body).await;
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.browser.prepare(AHEAD).await;
@@ -83,33 +106,62 @@ async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
     page.until(&["scheduled"]).await;
     let server = world.redis.now_ms().await;
     let shown = page.text("#big").await;
-    let ahead = page.browser.run(&format!("return Date.now() - {server}")).await.as_f64().unwrap();
+    let ahead = page
+        .browser
+        .run(&format!("return Date.now() - {server}"))
+        .await
+        .as_f64()
+        .unwrap();
     assert!(ahead >= 7_100_000.0, "the device is only {ahead} ms ahead");
-    let shown_seconds = shown.split(':').fold(0, |sum, part| 60 * sum + part.parse::<i64>().unwrap());
+    let shown_seconds = shown
+        .split(':')
+        .fold(0, |sum, part| 60 * sum + part.parse::<i64>().unwrap());
     let left = (opens_at.timestamp_millis() - server) / 1_000;
     // A busy machine writes the next second late.
-    assert!((shown_seconds - left).abs() <= 30, "{shown} is shown, {left} s are left");
+    assert!(
+        (shown_seconds - left).abs() <= 30,
+        "{shown} is shown, {left} s are left"
+    );
 }
 
 #[tokio::test]
 async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
     let (world, _api) = open_world("page-polls").await;
     let pages = serve_pages(&world).await;
-    let far = pages.create_coupon(&opens_in(&world, "Winter coupon", 4_140).await).await;
-    let near = pages.create_coupon(&opens_in(&world, "Winter coupon", 220).await).await;
+    let far = pages
+        .create_coupon(&opens_in(&world, "Winter coupon", 4_140).await)
+        .await;
+    let near = pages
+        .create_coupon(&opens_in(&world, "Winter coupon", 220).await)
+        .await;
     for luck in [0.0, 0.999] {
         let mut page = BrowserPage::of(pages.http().base(), far.id, Look::default()).await;
-        page.browser.prepare(&format!("{NOTES} Math.random = () => {luck}")).await;
+        page.browser
+            .prepare(&format!("{NOTES} Math.random = () => {luck}"))
+            .await;
         for (coupon, expected) in [(&far, 60_000.0..=60_000.0), (&near, 5_000.0..=55_000.0)] {
             page.now_of(pages.http().base(), coupon.id);
             page.come_as("u-you").await;
             page.until(&["scheduled"]).await;
-            let told = page.browser.run("return window.told[0]").await.as_f64().unwrap();
+            let told = page
+                .browser
+                .run("return window.told[0]")
+                .await
+                .as_f64()
+                .unwrap();
             assert!(expected.contains(&told), "{told} ms");
             // The others are those by which the countdown goes on, and this test waits.
-            let wait = page.browser.run("return window.waits.find((ms) => ms > 2000)").await.as_f64().unwrap();
+            let wait = page
+                .browser
+                .run("return window.waits.find((ms) => ms > 2000)")
+                .await
+                .as_f64()
+                .unwrap();
             let due = told * (1.0 + 0.4 * luck);
-            assert!((wait - due).abs() < 1.0, "{wait} ms, not {due}: told {told}, luck {luck}");
+            assert!(
+                (wait - due).abs() < 1.0,
+                "{wait} ms, not {due}: told {told}, luck {luck}"
+            );
         }
     }
 }
@@ -118,11 +170,17 @@ async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
 async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_closed() {
     let f = Fixture::new("page-others").await;
     let pages = serve_pages(&f.world).await;
-    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1, 2)).await;
+    let coupon = f
+        .api
+        .create_coupon(&coupon_body("Winter coupon", 1, 2))
+        .await;
     for user in ["u-1", "u-2"] {
         f.api.claim(coupon.id, user).await;
     }
-    let dark = Look { dark: true, ..Look::default() };
+    let dark = Look {
+        dark: true,
+        ..Look::default()
+    };
     let page = BrowserPage::of(pages.http().base(), coupon.id, dark).await;
     page.come_as("u-3").await;
     page.until(&["can_wait"]).await;
@@ -140,18 +198,34 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
     page.until(&["sold_out"]).await;
     assert_eq!(page.claims_sent().await, 0);
     page.browser.click("#main").await;
-    until(&page.browser, "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/claims'))").await;
+    until(
+        &page.browser,
+        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/claims'))",
+    )
+    .await;
     page.until(&["sold_out"]).await;
     page.assert_open_to_all("sold-out-dark").await;
     page.browser.reload().await;
     page.until(&["sold_out"]).await;
 
-    assert_eq!(f.api.patch(coupon.id, &json!({"paused": true})).await.status, 200);
+    assert_eq!(
+        f.api
+            .patch(coupon.id, &json!({"paused": true}))
+            .await
+            .status,
+        200
+    );
     page.come_as("u-5").await;
     page.until(&["paused"]).await;
     page.browser.look(dark.on_a_phone()).await;
     page.assert_sound("paused-dark-phone").await;
-    assert_eq!(f.api.patch(coupon.id, &json!({"paused": false, "close_now": true})).await.status, 200);
+    assert_eq!(
+        f.api
+            .patch(coupon.id, &json!({"paused": false, "close_now": true}))
+            .await
+            .status,
+        200
+    );
     page.come_as("u-5").await;
     // Until the catalogue of the other process knows that it is closed, a claim does.
     if page.until(&["sold_out", "closed"]).await == "sold_out" {
@@ -159,7 +233,9 @@ async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_clo
     }
     page.until(&["closed"]).await;
     eventually("it says when it closed", LIMIT, async || {
-        page.browser.run("document.dispatchEvent(new Event('visibilitychange'))").await;
+        page.browser
+            .run("document.dispatchEvent(new Event('visibilitychange'))")
+            .await;
         page.text("#detail").await.starts_with("It closed on ")
     })
     .await;
@@ -179,7 +255,9 @@ async fn a_lost_or_left_place_in_line_is_told_and_a_slot_that_comes_back_is_show
     // What the API says is up to 200 ms old.
     let turns_to = async |view: &str| {
         eventually(&format!("the page shows {view}"), LIMIT, async || {
-            page.browser.run("document.dispatchEvent(new Event('visibilitychange'))").await;
+            page.browser
+                .run("document.dispatchEvent(new Event('visibilitychange'))")
+                .await;
             page.view().await == view
         })
         .await;
@@ -202,10 +280,15 @@ async fn a_lost_or_left_place_in_line_is_told_and_a_slot_that_comes_back_is_show
     assert_eq!(page.text("#label").await, "Your place in line was lost");
     // Another person at the same browser has lost nothing; the same link says it again.
     let key = "'firstcome:token'";
-    let link = page.browser.run(&format!("return sessionStorage.getItem({key})")).await;
+    let link = page
+        .browser
+        .run(&format!("return sessionStorage.getItem({key})"))
+        .await;
     page.come_as("u-3").await;
     page.until(&["can_wait"]).await;
-    page.browser.run(&format!("sessionStorage.setItem({key}, {link})")).await;
+    page.browser
+        .run(&format!("sessionStorage.setItem({key}, {link})"))
+        .await;
     page.browser.reload().await;
     page.until(&["lost_place"]).await;
     page.browser.click("#main").await;

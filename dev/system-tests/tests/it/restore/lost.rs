@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, Http, MadeCoupon, OperatorsShell, ReconcilerClient, Running, World, WorldStores, all_issued, commands_of,
-    coupon_body, eventually, people, rush,
+    Fixture, Http, MadeCoupon, OperatorsShell, ReconcilerClient, Running, World, WorldStores,
+    all_issued, commands_of, coupon_body, eventually, people, rush,
 };
 use serde_json::json;
 
@@ -35,7 +35,11 @@ impl Lost {
         let (first, restored, redis) = tokio::join!(mysql(), mysql(), redis());
         let address = FaultProxy::start(first.port()).await.unwrap();
         let stores = WorldStores::shared().await.with_redis(&redis);
-        let world = World::on(stores.with_mysql_at(&first.database_url_via(&address, "")), name).await;
+        let world = World::on(
+            stores.with_mysql_at(&first.database_url_via(&address, "")),
+            name,
+        )
+        .await;
         world.set("RECONCILE_CRON", "* * * * * *");
         let mut shell = OperatorsShell::of(&world).await;
         shell.set("DATABASE", world.database());
@@ -49,19 +53,37 @@ impl Lost {
         rush(&[api], winter.id, &people(20)[10..], 10).await;
         let [giver, again] = [&held[2].0, &held[3].0];
         let slot = api.give_back(winter.id, giver).await.unwrap().1;
-        assert_eq!(api.claim(winter.id, "late-1").await.promised(), Some((winter.drop, slot.unwrap())));
+        assert_eq!(
+            api.claim(winter.id, "late-1").await.promised(),
+            Some((winter.drop, slot.unwrap()))
+        );
         let may = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
         api.revoke(winter.id, again, &may).await.unwrap();
         assert!(api.claim(winter.id, again).await.is_accepted());
-        assert_eq!(api.patch(winter.id, &json!({"quantity": 23})).await.status, 200);
-        assert_eq!(api.claim(winter.id, "more-1").await.promised(), Some((winter.drop, 21)));
+        assert_eq!(
+            api.patch(winter.id, &json!({"quantity": 23})).await.status,
+            200
+        );
+        assert_eq!(
+            api.claim(winter.id, "more-1").await.promised(),
+            Some((winter.drop, 21))
+        );
         all_issued(&fixture.world, winter.drop, 21).await;
         let mut body = coupon_body("Spring", 6, 0);
         body["once_per"] = json!("drop");
         let (spring, spring_held) = fixture.held_of(&body, 5).await;
         api.give_back(spring.id, &spring_held[0].0).await.unwrap();
-        assert_eq!(api.patch(spring.id, &json!({"paused": true})).await.status, 200);
-        assert_eq!((fixture.consumer.process.stop().await, daemon.process.stop().await), (0, 0));
+        assert_eq!(
+            api.patch(spring.id, &json!({"paused": true})).await.status,
+            200
+        );
+        assert_eq!(
+            (
+                fixture.consumer.process.stop().await,
+                daemon.process.stop().await
+            ),
+            (0, 0)
+        );
         let mut lost = Self {
             winter,
             giver: giver.clone(),
@@ -80,9 +102,13 @@ impl Lost {
     }
 
     /// The steps of OPERATIONS. Gives the consumer and the reconciler that run from then on.
-    pub(super) async fn restore(&mut self, has_redis: bool) -> (Running<Http>, Running<ReconcilerClient>) {
+    pub(super) async fn restore(
+        &mut self,
+        has_redis: bool,
+    ) -> (Running<Http>, Running<ReconcilerClient>) {
         let [_, server, redis, topic, _] = commands();
-        self.shell.set("MYSQL_TCP_PORT", &self.restored.port().to_string());
+        self.shell
+            .set("MYSQL_TCP_PORT", &self.restored.port().to_string());
         self.shell.run(&server).await;
         if has_redis {
             self.shell.run(&redis).await;
@@ -92,23 +118,38 @@ impl Lost {
         self.shell.run("firstcome-api migrate").await;
         let world = &self.fixture.world;
         let consumer = world.consume().await;
-        eventually("all messages are read again", HEALED, async || world.topic.lag().await == 0).await;
+        eventually("all messages are read again", HEALED, async || {
+            world.topic.lag().await == 0
+        })
+        .await;
         (consumer, world.daemon().await)
     }
 
     /// Who is left, by coupon, as the last step shows it.
     pub(super) async fn left_by_name(&self) -> BTreeSet<(i64, String)> {
         let shown = self.shell.run(&commands()[4]).await;
-        let people = shown.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-        people.filter_map(|row| Some((row[0].parse().ok()?, row[3].to_owned()))).collect()
+        let people = shown
+            .lines()
+            .map(|line| line.split('\t').collect::<Vec<_>>());
+        people
+            .filter_map(|row| Some((row[0].parse().ok()?, row[3].to_owned())))
+            .collect()
     }
 
     pub(super) async fn rows(&self) -> BTreeSet<Vec<String>> {
         let rows = "SELECT coupon_id, drop_id, slot, user_id, code FROM issued_coupons";
-        self.fixture.world.sql.query(rows).await.into_iter().collect()
+        self.fixture
+            .world
+            .sql
+            .query(rows)
+            .await
+            .into_iter()
+            .collect()
     }
 }
 
 fn commands() -> [String; 5] {
-    commands_of("Restore MySQL from a dump").try_into().expect("as many blocks as this test knows")
+    commands_of("Restore MySQL from a dump")
+        .try_into()
+        .expect("as many blocks as this test knows")
 }

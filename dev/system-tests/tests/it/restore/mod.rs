@@ -15,25 +15,56 @@ use crate::faults::waves::HEALED;
 #[tokio::test]
 async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
     let mut lost = Lost::begin("restore-whole").await;
-    let during = rush(&[&lost.fixture.api], lost.winter.id, &["out-1".into(), "out-2".into()], 2).await;
-    assert!(during.iter().all(|(_, answer)| answer.is_accepted()), "MySQL is away: {during:?}");
+    let during = rush(
+        &[&lost.fixture.api],
+        lost.winter.id,
+        &["out-1".into(), "out-2".into()],
+        2,
+    )
+    .await;
+    assert!(
+        during.iter().all(|(_, answer)| answer.is_accepted()),
+        "MySQL is away: {during:?}"
+    );
     let _running = lost.restore(true).await;
     let (world, api) = (&lost.fixture.world, &lost.fixture.api);
 
     all_issued(world, lost.winter.drop, 23).await;
     let rows = lost.rows().await;
-    assert!(rows.is_superset(&lost.before), "{:?}", lost.before.difference(&rows).collect::<Vec<_>>());
-    assert_eq!(rows.len(), lost.before.len() + 2, "and the two of the outage");
+    assert!(
+        rows.is_superset(&lost.before),
+        "{:?}",
+        lost.before.difference(&rows).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        rows.len(),
+        lost.before.len() + 2,
+        "and the two of the outage"
+    );
     assert_eq!(lost.left_by_name().await, BTreeSet::new());
-    eventually("a pass finds nothing", HEALED, async || world.once_with(&[], &[]).await.code == 0).await;
+    eventually("a pass finds nothing", HEALED, async || {
+        world.once_with(&[], &[]).await.code == 0
+    })
+    .await;
     assert_nothing_found(&world.pass().await);
 
     assert!(api.claim(lost.winter.id, &lost.giver).await.is("revoked"));
-    assert!(api.claim(lost.spring.id, &lost.spring_people[0]).await.is("revoked"));
+    assert!(
+        api.claim(lost.spring.id, &lost.spring_people[0])
+            .await
+            .is("revoked")
+    );
     let winter = api.coupon(lost.winter.id).await;
-    assert_eq!((&winter["quantity"], &winter["name"]), (&json!(23), &json!("Winter")));
+    assert_eq!(
+        (&winter["quantity"], &winter["name"]),
+        (&json!(23), &json!("Winter"))
+    );
     let spring = api.coupon(lost.spring.id).await;
-    assert_eq!((&spring["quantity"], &spring["paused"]), (&json!(6), &json!(true)), "{spring}");
+    assert_eq!(
+        (&spring["quantity"], &spring["paused"]),
+        (&json!(6), &json!(true)),
+        "{spring}"
+    );
     assert_eq!(api.open_coupon(1).await.id, 1_000_000);
 }
 
@@ -41,36 +72,77 @@ async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
 async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_listed_by_name() {
     let mut lost = Lost::begin("restore-empty").await;
     lost.fixture.world.redis.command::<()>(&["FLUSHALL"]).await;
-    assert!(lost.fixture.api.claim(lost.winter.id, "out-1").await.is("unavailable"), "nothing is verified");
+    assert!(
+        lost.fixture
+            .api
+            .claim(lost.winter.id, "out-1")
+            .await
+            .is("unavailable"),
+        "nothing is verified"
+    );
     let _running = lost.restore(false).await;
     let (world, api) = (&lost.fixture.world, &lost.fixture.api);
 
-    let named = |coupon: &MadeCoupon, people: &[&str]| people.iter().map(|p| (coupon.id, (*p).to_owned())).collect();
+    let named = |coupon: &MadeCoupon, people: &[&str]| {
+        people
+            .iter()
+            .map(|p| (coupon.id, (*p).to_owned()))
+            .collect()
+    };
     let mut expected: BTreeSet<(i64, String)> = named(&lost.winter, &["late-1", "more-1"]);
-    expected.extend(lost.spring_people.iter().map(|user| (lost.spring.id, user.clone())));
-    eventually("who is left is known by name", HEALED, async || lost.left_by_name().await == expected).await;
+    expected.extend(
+        lost.spring_people
+            .iter()
+            .map(|user| (lost.spring.id, user.clone())),
+    );
+    eventually("who is left is known by name", HEALED, async || {
+        lost.left_by_name().await == expected
+    })
+    .await;
     let findings = world.once_with(&[], &[]).await.run();
-    let found: BTreeSet<_> =
-        findings.all_findings().filter_map(|f| Some((f.coupon_id?.0, f.user_id.clone()?))).collect();
+    let found: BTreeSet<_> = findings
+        .all_findings()
+        .filter_map(|f| Some((f.coupon_id?.0, f.user_id.clone()?)))
+        .collect();
     assert_eq!(found, expected, "{findings:#?}");
     mailed(world, &["action needed"]).await;
 
     // What the operators know: the quantity, and the coupon.
-    assert_eq!(api.patch(lost.winter.id, &json!({"quantity": 23})).await.status, 200);
+    assert_eq!(
+        api.patch(lost.winter.id, &json!({"quantity": 23}))
+            .await
+            .status,
+        200
+    );
     let MadeCoupon { id, drop, .. } = lost.spring;
     for made in [
-        format!("INSERT INTO coupons (id, name, quantity, once_per) VALUES ({id}, 'Spring', 6, 'drop')"),
-        format!("INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES ({drop}, {id}, '2026-01-01', 6)"),
+        format!(
+            "INSERT INTO coupons (id, name, quantity, once_per) VALUES ({id}, 'Spring', 6, 'drop')"
+        ),
+        format!(
+            "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES ({drop}, {id}, '2026-01-01', 6)"
+        ),
     ] {
         world.sql.query(&made).await;
     }
-    eventually("nobody is left", HEALED, async || lost.left_by_name().await.is_empty()).await;
+    eventually("nobody is left", HEALED, async || {
+        lost.left_by_name().await.is_empty()
+    })
+    .await;
     let holders = |rows: &BTreeSet<Vec<String>>| -> BTreeSet<_> {
-        rows.iter().map(|row| (row[0].clone(), row[3].clone())).collect()
+        rows.iter()
+            .map(|row| (row[0].clone(), row[3].clone()))
+            .collect()
     };
     let (before, mut now) = (holders(&lost.before), holders(&lost.rows().await));
-    for (coupon, giver) in [(lost.winter.id, &lost.giver), (lost.spring.id, &lost.spring_people[0])] {
-        assert!(now.remove(&(coupon.to_string(), giver.clone())), "who gave back holds it again");
+    for (coupon, giver) in [
+        (lost.winter.id, &lost.giver),
+        (lost.spring.id, &lost.spring_people[0]),
+    ] {
+        assert!(
+            now.remove(&(coupon.to_string(), giver.clone())),
+            "who gave back holds it again"
+        );
     }
     assert_eq!(now, before);
 }

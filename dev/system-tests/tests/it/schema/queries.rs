@@ -19,27 +19,42 @@ async fn two_rows(name: &str) -> (World, HeldTransaction) {
     let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
     world.sql.query(rows).await;
     let mut holding = HeldTransaction::begin(&world.sql).await;
-    holding.run("SELECT * FROM coupons WHERE id = 1 FOR UPDATE").await;
+    holding
+        .run("SELECT * FROM coupons WHERE id = 1 FOR UPDATE")
+        .await;
     (world, holding)
 }
 
 /// The name of a coupon, waiting for a client that changes it.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
-    coupons::table.filter(coupons::id.eq(id)).select(coupons::name).for_update().first(conn).await
+    coupons::table
+        .filter(coupons::id.eq(id))
+        .select(coupons::name)
+        .for_update()
+        .first(conn)
+        .await
 }
 
 /// Returns once a query waits for the lock.
 async fn under_way(world: &World) {
-    eventually("the query runs on the server", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
+    eventually("the query runs on the server", LIMIT, async || {
+        world.sql.number(LOCK_WAITS).await > 0
+    })
+    .await;
 }
 
 fn pool_of_one(world: &World) -> Db {
-    let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 1, limit: Duration::from_secs(10) };
+    let settings = DbSettings {
+        url: world.sql.url().to_owned().into(),
+        pool_size: 1,
+        limit: Duration::from_secs(10),
+    };
     Db::new(&settings).unwrap()
 }
 
 async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
-    db.run("the name", async move |conn| name_of(conn, id).await).await
+    db.run("the name", async move |conn| name_of(conn, id).await)
+        .await
 }
 
 /// The hazard itself. If this test fails one day, the libraries have mended it and the wrapper can
@@ -54,7 +69,11 @@ async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
         () = under_way(&world) => {}
     }
     holding.commit().await;
-    assert_eq!(name_of(&mut conn, 2).await.unwrap(), "one", "asked for the second, got the first");
+    assert_eq!(
+        name_of(&mut conn, 2).await.unwrap(),
+        "one",
+        "asked for the second, got the first"
+    );
 }
 
 #[tokio::test]
@@ -87,9 +106,14 @@ async fn through_the_wrapper_nobody_reads_another_s_row_wherever_their_neighbour
 async fn a_query_that_ran_out_of_time_takes_its_connection_with_it() {
     let (world, holding) = two_rows("too-slow").await;
     let db = pool_of_one(&world);
-    let late = db.run_within(Duration::from_millis(200), "slow", async |conn| name_of(conn, 1).await);
+    let late = db.run_within(Duration::from_millis(200), "slow", async |conn| {
+        name_of(conn, 1).await
+    });
     let late = late.await;
-    assert!(matches!(late, Err(DbError::TimedOut { what: "slow", .. })), "{late:?}");
+    assert!(
+        matches!(late, Err(DbError::TimedOut { what: "slow", .. })),
+        "{late:?}"
+    );
     holding.commit().await;
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
 }
@@ -98,7 +122,9 @@ async fn a_query_that_ran_out_of_time_takes_its_connection_with_it() {
 async fn a_refused_statement_leaves_the_pool_usable() {
     let (world, _holding) = two_rows("refused").await;
     let db = pool_of_one(&world);
-    let nonsense = db.run("nonsense", async |conn| conn.batch_execute("SELECT nonsense").await);
+    let nonsense = db.run("nonsense", async |conn| {
+        conn.batch_execute("SELECT nonsense").await
+    });
     assert!(matches!(nonsense.await, Err(DbError::Query { .. })));
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
 }
@@ -108,55 +134,112 @@ async fn errors_are_told_apart_whatever_language_the_server_speaks() {
     let (server, _turn) = breakable_mysql().await;
     let world = World::on(WorldStores::shared().await.with_mysql(server), "language").await;
     world.sql.query("SET GLOBAL lc_messages = 'de_DE'").await;
-    let german =
-        world.sql.refusal("INSERT INTO coupons (name, quantity, once_per) VALUES (REPEAT('x', 300), 1, 'drop')");
-    assert!(german.await.message.contains("zu lang"), "this server speaks German");
+    let german = world.sql.refusal(
+        "INSERT INTO coupons (name, quantity, once_per) VALUES (REPEAT('x', 300), 1, 'drop')",
+    );
+    assert!(
+        german.await.message.contains("zu lang"),
+        "this server speaks German"
+    );
     let db = pool_of_one(&world);
-    for bad in ["(REPEAT('x', 300), 1, 'drop')", "('x', -1, 'drop')", "('x', 'many', 'drop')", "('x', 0, 'drop')"] {
+    for bad in [
+        "(REPEAT('x', 300), 1, 'drop')",
+        "('x', -1, 'drop')",
+        "('x', 'many', 'drop')",
+        "('x', 0, 'drop')",
+    ] {
         let sql = format!("INSERT INTO coupons (name, quantity, once_per) VALUES {bad}");
-        let refused = db.run("bad data", async move |conn| conn.batch_execute(&sql).await).await.unwrap_err();
+        let refused = db
+            .run("bad data", async move |conn| conn.batch_execute(&sql).await)
+            .await
+            .unwrap_err();
         assert!(refused.is_refusal(), "{bad}: {refused}");
     }
-    let wrong = |url: String| DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_secs(10) };
+    let wrong = |url: String| DbSettings {
+        url: url.into(),
+        pool_size: 1,
+        limit: Duration::from_secs(10),
+    };
     let nobody = world.sql.url().replace("//root", "//nobody");
     let nowhere = world.sql.url().replace(world.database(), "nowhere");
-    world.sql.query("CREATE USER old@'%' IDENTIFIED WITH sha256_password BY ''").await;
+    world
+        .sql
+        .query("CREATE USER old@'%' IDENTIFIED WITH sha256_password BY ''")
+        .await;
     let old_plugin = world.sql.url().replace("//root", "//old");
     for url in [nobody, nowhere, old_plugin] {
-        let refused = Db::new(&wrong(url.clone())).unwrap().ping().await.unwrap_err();
+        let refused = Db::new(&wrong(url.clone()))
+            .unwrap()
+            .ping()
+            .await
+            .unwrap_err();
         assert!(matches!(refused, DbError::Refused(_)), "{url}: {refused:?}");
-        assert!(matches!(Db::dedicated(&wrong(url)).await, Err(DbError::Refused(_))));
+        assert!(matches!(
+            Db::dedicated(&wrong(url)).await,
+            Err(DbError::Refused(_))
+        ));
     }
-    let hasty = DbSettings { limit: Duration::from_secs(1), ..wrong(world.sql.url().to_owned()) };
+    let hasty = DbSettings {
+        limit: Duration::from_secs(1),
+        ..wrong(world.sql.url().to_owned())
+    };
     let mut holding = HeldTransaction::begin(&world.sql).await;
-    holding.run("LOCK TABLES __diesel_schema_migrations WRITE").await;
-    let waited = tokio::time::timeout(LIMIT, migrations::check(&hasty)).await.expect("it has a time limit");
-    assert!(matches!(waited.unwrap_err().downcast_ref(), Some(DbError::TimedOut { .. })));
+    holding
+        .run("LOCK TABLES __diesel_schema_migrations WRITE")
+        .await;
+    let waited = tokio::time::timeout(LIMIT, migrations::check(&hasty))
+        .await
+        .expect("it has a time limit");
+    assert!(matches!(
+        waited.unwrap_err().downcast_ref(),
+        Some(DbError::TimedOut { .. })
+    ));
     holding.run("UNLOCK TABLES").await;
     holding.commit().await;
-    world.sql.query("DROP TABLE __diesel_schema_migrations").await;
-    let lacking = migrations::check(&wrong(world.sql.url().to_owned())).await.unwrap_err().to_string();
+    world
+        .sql
+        .query("DROP TABLE __diesel_schema_migrations")
+        .await;
+    let lacking = migrations::check(&wrong(world.sql.url().to_owned()))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(lacking.contains("firstcome-api migrate"), "{lacking}");
 }
 
 #[tokio::test]
 async fn a_primary_that_was_demoted_is_left_and_no_row_of_it_is_believed() {
     let (server, _turn) = breakable_mysql().await;
-    let settings =
-        DbSettings { url: server.database_url("firstcome").into(), pool_size: 1, limit: Duration::from_secs(10) };
+    let settings = DbSettings {
+        url: server.database_url("firstcome").into(),
+        pool_size: 1,
+        limit: Duration::from_secs(10),
+    };
     let db = Db::new(&settings).unwrap();
     let connection = async |db: &Db| {
-        let id =
-            async |conn: &mut Conn| select(sql::<BigInt>("CAST(CONNECTION_ID() AS SIGNED)")).first::<i64>(conn).await;
+        let id = async |conn: &mut Conn| {
+            select(sql::<BigInt>("CAST(CONNECTION_ID() AS SIGNED)"))
+                .first::<i64>(conn)
+                .await
+        };
         db.run("connection", id).await
     };
     let first = connection(&db).await.unwrap();
     assert_eq!(connection(&db.of_primary()).await.unwrap(), first);
-    server.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    server
+        .query("SET GLOBAL super_read_only = ON")
+        .await
+        .unwrap();
     let believed = connection(&db.of_primary()).await;
-    assert!(matches!(believed, Err(DbError::ReadOnly { .. })), "{believed:?}");
+    assert!(
+        matches!(believed, Err(DbError::ReadOnly { .. })),
+        "{believed:?}"
+    );
     let next = connection(&db).await.unwrap();
     assert_ne!(next, first, "a connection that gave an old row is left");
     // In use all the time, and never refused a write.
-    eventually("it is left", LIMIT, async || connection(&db).await.unwrap() != next).await;
+    eventually("it is left", LIMIT, async || {
+        connection(&db).await.unwrap() != next
+    })
+    .await;
 }

@@ -4,7 +4,8 @@ use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::PASSWORD;
 use firstcome_testkit::{
-    Fixture, LIMIT, all_issued, assert_clean, assert_exact, assert_kept, eventually, people, rush, tally,
+    Fixture, LIMIT, all_issued, assert_clean, assert_exact, assert_kept, eventually, people, rush,
+    tally,
 };
 
 use crate::drift::kinds::{DriftCase, mend};
@@ -25,7 +26,10 @@ async fn the_main_job_and_each_repair_work_over_tls_with_logins() {
 async fn rush_is_exact(fixture: &Fixture) {
     let coupon = fixture.api.open_coupon(100).await;
     let answers = rush(&[&fixture.api], coupon.id, &people(1_000), 200).await;
-    assert_eq!(tally(&answers), [("accepted".into(), 100), ("sold_out".into(), 900)].into());
+    assert_eq!(
+        tally(&answers),
+        [("accepted".into(), 100), ("sold_out".into(), 900)].into()
+    );
     all_issued(&fixture.world, coupon.drop, 100).await;
     assert_exact(&fixture.world, &coupon, 100, &answers).await;
     assert_clean(&fixture.world.pass().await, &coupon);
@@ -43,7 +47,8 @@ async fn no_log_has_a_password(fixture: &Fixture) {
         fixture.world.keep_logs(&logs).unwrap();
         let mut said = 0;
         for file in std::fs::read_dir(&logs).unwrap() {
-            let text = String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap()).into_owned();
+            let text =
+                String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap()).into_owned();
             assert!(!text.contains(PASSWORD), "{text}");
             said += text.len();
         }
@@ -54,7 +59,13 @@ async fn no_log_has_a_password(fixture: &Fixture) {
 }
 
 async fn each_repair_works(fixture: &Fixture) {
-    let case = |drift, n, kind, held, end| DriftCase { drift, n, kind, held, end };
+    let case = |drift, n, kind, held, end| DriftCase {
+        drift,
+        n,
+        kind,
+        held,
+        end,
+    };
     let cases = [
         case(Drift::Unissued, 3, Kind::Unissued, 20, 20),
         case(Drift::Unpublished, 2, Kind::Unissued, 12, 14),
@@ -79,9 +90,16 @@ async fn each_repair_works(fixture: &Fixture) {
 
 async fn slots_that_are_free_go_to_those_who_wait(fixture: &Fixture) {
     let (coupon, answers) = fixture.held("Waited for", 20, 20).await;
-    let done = injector(&fixture.world, &coupon).await.make(Drift::Unfilled, 2).await.unwrap();
+    let done = injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::Unfilled, 2)
+        .await
+        .unwrap();
     let run = fixture.world.pass().await;
-    assert!(run.all_findings().count() > 0 && run.all_findings().all(|f| f.kind == Kind::Unfilled), "{run:#?}");
+    assert!(
+        run.all_findings().count() > 0 && run.all_findings().all(|f| f.kind == Kind::Unfilled),
+        "{run:#?}"
+    );
     let gone: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
     assert_kept(&fixture.world, &coupon, &answers, &gone).await;
     clean_pass(&fixture.world, &coupon).await;
@@ -89,11 +107,25 @@ async fn slots_that_are_free_go_to_those_who_wait(fixture: &Fixture) {
 
 async fn the_gate_is_opened_again(fixture: &Fixture) {
     let (coupon, answers) = fixture.held("Gate", 20, 12).await;
-    injector(&fixture.world, &coupon).await.make(Drift::RedisGate, 1).await.unwrap();
-    assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+    injector(&fixture.world, &coupon)
+        .await
+        .make(Drift::RedisGate, 1)
+        .await
+        .unwrap();
+    assert!(
+        fixture
+            .api
+            .claim(coupon.id, "u-late")
+            .await
+            .is("unavailable"),
+        "closed while unsure"
+    );
     assert_eq!(fixture.world.once_with(&[], &[]).await.code, 0);
     assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
-    assert_eq!(fixture.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
+    assert_eq!(
+        fixture.api.claim(coupon.id, "u-late").await.promised(),
+        Some((coupon.drop, 13))
+    );
 }
 
 #[tokio::test]
@@ -103,7 +135,10 @@ async fn every_way_to_log_in_to_kafka_works() {
     let file = |name| servers.certificates.path(name);
     let (login, certificate) = (servers.kafka_by_login(), servers.kafka_by_certificate());
     for mechanism in ["SCRAM-SHA-256", "scram-sha-512", "PLAIN"] {
-        let env = [("KAFKA_BROKERS", login.as_str()), ("KAFKA_SASL_MECHANISM", mechanism)];
+        let env = [
+            ("KAFKA_BROKERS", login.as_str()),
+            ("KAFKA_SASL_MECHANISM", mechanism),
+        ];
         let once = world.once_with(&[], &env).await;
         assert_eq!(once.code, 0, "{mechanism}: {}", once.log);
     }

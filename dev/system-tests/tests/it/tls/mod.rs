@@ -12,7 +12,11 @@ use tokio::sync::OnceCell;
 static SERVERS: OnceCell<SecureServers> = OnceCell::const_new();
 
 async fn servers() -> &'static SecureServers {
-    let start = async || SecureServers::start().await.unwrap_or_else(|error| panic!("{error:#}"));
+    let start = async || {
+        SecureServers::start()
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"))
+    };
     SERVERS.get_or_init(start).await
 }
 

@@ -10,15 +10,25 @@ use crate::tls::{servers, world};
 type RefusedCase<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
 
 /// Two processes that both use the store: one that would run on, and one pass.
-const TWO: [(&str, &[&str]); 2] = [("firstcome-api", &["serve"]), ("firstcome-reconciler", &["once"])];
+const TWO: [(&str, &[&str]); 2] = [
+    ("firstcome-api", &["serve"]),
+    ("firstcome-reconciler", &["once"]),
+];
 
 /// All at once; each must end by itself with all these words in one line.
 async fn are_refused(world: &World, processes: &[(&str, &[&str])], cases: &[RefusedCase<'_>]) {
     let mut started: Vec<(Process, &[&str])> = Vec::new();
     for (env, words) in cases {
-        let mut env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut env: Vec<(&str, &str)> = env
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         env.extend([("STARTUP_WAIT_SECONDS", "3"), ("REDIS_TIMEOUT_MS", "1000")]);
-        started.extend(processes.iter().map(|(program, args)| (world.start(program, args, &env), *words)));
+        started.extend(
+            processes
+                .iter()
+                .map(|(program, args)| (world.start(program, args, &env), *words)),
+        );
     }
     for (process, words) in started {
         refuses(&process, words).await;
@@ -32,8 +42,16 @@ fn unset(names: &[&'static str]) -> Vec<(&'static str, String)> {
 }
 
 const FILES_OF_REDIS: [&str; 3] = ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"];
-const FILES_OF_MYSQL: [&str; 3] = ["DATABASE_CA_FILE", "DATABASE_CERT_FILE", "DATABASE_KEY_FILE"];
-const LOGIN_TO_KAFKA: [&str; 3] = ["KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"];
+const FILES_OF_MYSQL: [&str; 3] = [
+    "DATABASE_CA_FILE",
+    "DATABASE_CERT_FILE",
+    "DATABASE_KEY_FILE",
+];
+const LOGIN_TO_KAFKA: [&str; 3] = [
+    "KAFKA_SASL_MECHANISM",
+    "KAFKA_SASL_USERNAME",
+    "KAFKA_SASL_PASSWORD",
+];
 
 #[tokio::test]
 async fn a_redis_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_with_why() {
@@ -44,16 +62,40 @@ async fn a_redis_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     let mut in_plain_text = unset(&FILES_OF_REDIS);
     in_plain_text.push(("REDIS_URL", good.replace("rediss://", "redis://")));
     let cases: [RefusedCase; 9] = [
-        (vec![("REDIS_CA_FILE", file("foreign-ca.pem"))], &["Redis at", "unknown authority", "in REDIS_CA_FILE"]),
-        (vec![("REDIS_CA_FILE", String::new())], &["unknown authority", "name its own by REDIS_CA_FILE"]),
-        (vec![("REDIS_URL", good.replace("127.0.0.1", "localhost"))], &["another name", "localhost", "REDIS_URL"]),
-        (vec![("REDIS_URL", servers.expired_redis_url())], &["Redis at", "has expired"]),
-        (vec![("REDIS_URL", servers.redis_url("hunter2"))], &["Redis does not let this process in", "REDIS_URL"]),
-        (in_plain_text, &["it speaks TLS", "rediss:// in REDIS_URL"]),
-        (vec![("REDIS_URL", plain_port)], &["answers in plain text", "redis:// in REDIS_URL"]),
-        (unset(&["REDIS_CERT_FILE", "REDIS_KEY_FILE"]), &["asks this process for a certificate", "REDIS_CERT_FILE"]),
         (
-            vec![("REDIS_CERT_FILE", file("foreign.pem")), ("REDIS_KEY_FILE", file("foreign.key"))],
+            vec![("REDIS_CA_FILE", file("foreign-ca.pem"))],
+            &["Redis at", "unknown authority", "in REDIS_CA_FILE"],
+        ),
+        (
+            vec![("REDIS_CA_FILE", String::new())],
+            &["unknown authority", "name its own by REDIS_CA_FILE"],
+        ),
+        (
+            vec![("REDIS_URL", good.replace("127.0.0.1", "localhost"))],
+            &["another name", "localhost", "REDIS_URL"],
+        ),
+        (
+            vec![("REDIS_URL", servers.expired_redis_url())],
+            &["Redis at", "has expired"],
+        ),
+        (
+            vec![("REDIS_URL", servers.redis_url("hunter2"))],
+            &["Redis does not let this process in", "REDIS_URL"],
+        ),
+        (in_plain_text, &["it speaks TLS", "rediss:// in REDIS_URL"]),
+        (
+            vec![("REDIS_URL", plain_port)],
+            &["answers in plain text", "redis:// in REDIS_URL"],
+        ),
+        (
+            unset(&["REDIS_CERT_FILE", "REDIS_KEY_FILE"]),
+            &["asks this process for a certificate", "REDIS_CERT_FILE"],
+        ),
+        (
+            vec![
+                ("REDIS_CERT_FILE", file("foreign.pem")),
+                ("REDIS_KEY_FILE", file("foreign.key")),
+            ],
             &["does not take the certificate", "REDIS_CERT_FILE"],
         ),
     ];
@@ -70,21 +112,47 @@ async fn a_mysql_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     in_plain_text.push(("DATABASE_TLS", "off".to_owned()));
     let unknown: RefusedCase = (
         vec![("DATABASE_CA_FILE", file("foreign-ca.pem"))],
-        &["MySQL does not let this process in", "unknown authority", "DATABASE_CA_FILE"],
+        &[
+            "MySQL does not let this process in",
+            "unknown authority",
+            "DATABASE_CA_FILE",
+        ],
     );
     let cases: [RefusedCase; 8] = [
         (
             vec![("DATABASE_URL", format!("{good}nodb"))],
             &["no database nodb", "CREATE DATABASE `nodb`", "DATABASE_URL"],
         ),
-        (vec![("DATABASE_CA_FILE", String::new())], &["unknown authority", "name its own by DATABASE_CA_FILE"]),
-        (at(good.replace("127.0.0.1", "localhost")), &["another name", "localhost", "DATABASE_URL"]),
-        (at(servers.expired_mysql_url()), &["MySQL does not let this process in", "has expired"]),
-        (at(servers.mysql_url("hunter2")), &["MySQL does not let this process in", "Access denied", "DATABASE_URL"]),
-        (in_plain_text, &["MySQL does not let this process in"]),
-        (unset(&["DATABASE_CERT_FILE", "DATABASE_KEY_FILE"]), &["Access denied", "DATABASE_CERT_FILE"]),
         (
-            vec![("DATABASE_CERT_FILE", file("foreign.pem")), ("DATABASE_KEY_FILE", file("foreign.key"))],
+            vec![("DATABASE_CA_FILE", String::new())],
+            &["unknown authority", "name its own by DATABASE_CA_FILE"],
+        ),
+        (
+            at(good.replace("127.0.0.1", "localhost")),
+            &["another name", "localhost", "DATABASE_URL"],
+        ),
+        (
+            at(servers.expired_mysql_url()),
+            &["MySQL does not let this process in", "has expired"],
+        ),
+        (
+            at(servers.mysql_url("hunter2")),
+            &[
+                "MySQL does not let this process in",
+                "Access denied",
+                "DATABASE_URL",
+            ],
+        ),
+        (in_plain_text, &["MySQL does not let this process in"]),
+        (
+            unset(&["DATABASE_CERT_FILE", "DATABASE_KEY_FILE"]),
+            &["Access denied", "DATABASE_CERT_FILE"],
+        ),
+        (
+            vec![
+                ("DATABASE_CERT_FILE", file("foreign.pem")),
+                ("DATABASE_KEY_FILE", file("foreign.key")),
+            ],
             &["does not take the certificate", "DATABASE_CERT_FILE"],
         ),
     ];
@@ -98,55 +166,99 @@ async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     let file = |name| servers.certificates.path(name);
     let good = servers.kafka_by_login();
     let mut in_plain_text = unset(&LOGIN_TO_KAFKA);
-    in_plain_text.extend([("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()), ("KAFKA_CA_FILE", String::new())]);
+    in_plain_text.extend([
+        ("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()),
+        ("KAFKA_CA_FILE", String::new()),
+    ]);
     let mut no_certificate = unset(&LOGIN_TO_KAFKA);
-    no_certificate
-        .extend([("KAFKA_SECURITY_PROTOCOL", "SSL".to_owned()), ("KAFKA_BROKERS", servers.kafka_by_certificate())]);
-    let plain = |more: (&'static str, String)| vec![("KAFKA_SASL_MECHANISM", "PLAIN".to_owned()), more];
-    let unknown: RefusedCase =
-        (vec![("KAFKA_CA_FILE", file("foreign-ca.pem"))], &["Kafka at", "unknown authority", "KAFKA_CA_FILE"]);
+    no_certificate.extend([
+        ("KAFKA_SECURITY_PROTOCOL", "SSL".to_owned()),
+        ("KAFKA_BROKERS", servers.kafka_by_certificate()),
+    ]);
+    let plain =
+        |more: (&'static str, String)| vec![("KAFKA_SASL_MECHANISM", "PLAIN".to_owned()), more];
+    let unknown: RefusedCase = (
+        vec![("KAFKA_CA_FILE", file("foreign-ca.pem"))],
+        &["Kafka at", "unknown authority", "KAFKA_CA_FILE"],
+    );
     let wrong_user = vec![("KAFKA_SASL_USERNAME", format!("not-{USER}"))];
     let cases: [RefusedCase; 7] = [
-        (vec![("KAFKA_BROKERS", good.replace("127.0.0.1", "localhost"))], &["another name", "KAFKA_BROKERS"]),
-        (plain(("KAFKA_BROKERS", servers.expired_kafka())), &["Kafka at", "has expired"]),
+        (
+            vec![("KAFKA_BROKERS", good.replace("127.0.0.1", "localhost"))],
+            &["another name", "KAFKA_BROKERS"],
+        ),
+        (
+            plain(("KAFKA_BROKERS", servers.expired_kafka())),
+            &["Kafka at", "has expired"],
+        ),
         (
             vec![("KAFKA_SASL_PASSWORD", "hunter2".to_owned())],
             &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"],
         ),
-        (wrong_user, &["Kafka does not let this process in", "KAFKA_SASL_USERNAME"]),
-        (plain(("KAFKA_SASL_PASSWORD", "hunter2".to_owned())), &["Kafka does not let this process in"]),
+        (
+            wrong_user,
+            &["Kafka does not let this process in", "KAFKA_SASL_USERNAME"],
+        ),
+        (
+            plain(("KAFKA_SASL_PASSWORD", "hunter2".to_owned())),
+            &["Kafka does not let this process in"],
+        ),
         (in_plain_text, &["it speaks TLS", "KAFKA_SECURITY_PROTOCOL"]),
-        (no_certificate, &["asks this process for a certificate", "KAFKA_CERT_FILE"]),
+        (
+            no_certificate,
+            &["asks this process for a certificate", "KAFKA_CERT_FILE"],
+        ),
     ];
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
     // The API goes on without Kafka: whose port breaks off may be a broker that stops.
-    let plain_port: RefusedCase = (vec![("KAFKA_BROKERS", servers.door_to_kafka())], &["breaks the TLS handshake off"]);
+    let plain_port: RefusedCase = (
+        vec![("KAFKA_BROKERS", servers.door_to_kafka())],
+        &["breaks the TLS handshake off"],
+    );
     are_refused(&world, &TWO[1..], &[plain_port]).await;
 }
 
 #[tokio::test]
-async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_and_all_of_them_do() {
+async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_and_all_of_them_do()
+{
     let (world, servers) = (world("tls-one-of-two").await, servers().await);
     world.set("KAFKA_SASL_MECHANISM", "PLAIN");
     let (expired, good) = (servers.expired_kafka(), servers.kafka_by_login());
     for brokers in [format!("{expired},{good}"), format!("{good},{expired}")] {
         for _ in 0..2 {
             // librdkafka asks one of them by chance.
-            let consumer = world.start("firstcome-api", &["consume"], &[("KAFKA_BROKERS", &brokers)]);
+            let consumer = world.start(
+                "firstcome-api",
+                &["consume"],
+                &[("KAFKA_BROKERS", &brokers)],
+            );
             consumer.line("consuming ").await;
             assert_eq!(consumer.stop().await, 0, "{}", consumer.log());
         }
     }
     let other_name = good.replace("127.0.0.1", "localhost");
-    let wrong_password =
-        vec![("KAFKA_BROKERS", format!("{good},{other_name}")), ("KAFKA_SASL_PASSWORD", "hunter2".to_owned())];
+    let wrong_password = vec![
+        ("KAFKA_BROKERS", format!("{good},{other_name}")),
+        ("KAFKA_SASL_PASSWORD", "hunter2".to_owned()),
+    ];
     let all: [RefusedCase; 2] = [
-        (vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))], &["Kafka at", "can't be used"]),
-        (wrong_password, &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"]),
+        (
+            vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))],
+            &["Kafka at", "can't be used"],
+        ),
+        (
+            wrong_password,
+            &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"],
+        ),
     ];
     are_refused(&world, &TWO, &all).await;
     // The other may be well, and is waited for.
     let away = format!("{expired},127.0.0.1:1");
-    are_refused(&world, &TWO[1..], &[(vec![("KAFKA_BROKERS", away)], &["has expired"])]).await;
+    are_refused(
+        &world,
+        &TWO[1..],
+        &[(vec![("KAFKA_BROKERS", away)], &["has expired"])],
+    )
+    .await;
 }

@@ -22,7 +22,11 @@ const WRONG: &str = "planted-wrong-password";
 
 /// A secret as it may be written down: plain, or as HTTP and SMTP send it.
 fn forms(secret: &str) -> Vec<String> {
-    let mut forms = vec![secret.to_owned(), BASE64_STANDARD.encode(secret), BASE64_STANDARD_NO_PAD.encode(secret)];
+    let mut forms = vec![
+        secret.to_owned(),
+        BASE64_STANDARD.encode(secret),
+        BASE64_STANDARD_NO_PAD.encode(secret),
+    ];
     forms.extend(["", "x", "xx"].map(|before| {
         // Inside a longer text that was encoded as one: from the first whole group on.
         let encoded = BASE64_STANDARD_NO_PAD.encode(format!("{before}{secret}"));
@@ -61,8 +65,12 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     let person = token(JWT_SECRET, "u-1").unwrap();
     let wrong_person = token("another-secret-0123456789abcdef0123456789", "u-1").unwrap();
     let with_tokens = world.serve_with(&token_settings(JWT_SECRET)).await;
-    let behind_gateway = world.serve_with(&[("TRUSTED_HEADER_SECRET", GATEWAY_SECRET)]).await;
-    let smtp = world.setting("SMTP_URL").replace("smtp://", &format!("smtp://postman:{SMTP_PASSWORD}@"));
+    let behind_gateway = world
+        .serve_with(&[("TRUSTED_HEADER_SECRET", GATEWAY_SECRET)])
+        .await;
+    let smtp = world
+        .setting("SMTP_URL")
+        .replace("smtp://", &format!("smtp://postman:{SMTP_PASSWORD}@"));
     let (coupon, _) = fixture.held("Secrets", 20, 12).await;
     let mut secrets = vec![
         OPS_TOKEN,
@@ -86,14 +94,28 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
             (Method::GET, format!("/v1/coupons/{}/issued", coupon.id)),
             (Method::POST, "/v1/coupons".to_owned()),
         ] {
-            let request = with_tokens.http().request(method, &path).bearer_auth(bearer);
-            answers.push(Http::send(request.body(format!("{{\"name\":\"{}\"", "x".repeat(10)))).await.text);
+            let request = with_tokens
+                .http()
+                .request(method, &path)
+                .bearer_auth(bearer);
+            answers.push(
+                Http::send(request.body(format!("{{\"name\":\"{}\"", "x".repeat(10))))
+                    .await
+                    .text,
+            );
         }
     }
     for secret in [GATEWAY_SECRET, WRONG] {
         let path = format!("/v1/coupons/{}/claims", coupon.id);
-        let request = behind_gateway.http().request(Method::POST, &path).header("x-user-id", "u-77");
-        answers.push(Http::send(request.header("x-gateway-secret", secret)).await.text);
+        let request = behind_gateway
+            .http()
+            .request(Method::POST, &path)
+            .header("x-user-id", "u-77");
+        answers.push(
+            Http::send(request.header("x-gateway-secret", secret))
+                .await
+                .text,
+        );
     }
     let daemon = world.daemon().await;
     let mut drift = injector(world, &coupon).await;
@@ -101,18 +123,36 @@ async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     drift.make(Drift::FailedUnrepairable, 1).await.unwrap();
     daemon.reconcile(&json!({})).await;
     let login = Http::send(
-        daemon.http().request(Method::POST, "/login").body(format!("name=Kim&token={OPS_TOKEN}&token2={WRONG}")),
+        daemon
+            .http()
+            .request(Method::POST, "/login")
+            .body(format!("name=Kim&token={OPS_TOKEN}&token2={WRONG}")),
     )
     .await;
     answers.push(login.text);
-    for http in [with_tokens.http(), fixture.api.http(), daemon.http(), &*fixture.consumer] {
-        for path in ["/metrics", "/readyz", "/healthz", "/openapi.json", "/nothing"] {
+    for http in [
+        with_tokens.http(),
+        fixture.api.http(),
+        daemon.http(),
+        &*fixture.consumer,
+    ] {
+        for path in [
+            "/metrics",
+            "/readyz",
+            "/healthz",
+            "/openapi.json",
+            "/nothing",
+        ] {
             answers.push(http.get(path).await.text);
         }
     }
     mailed(world, &["action needed", "Secrets"]).await;
     // The mail server offers no login, and so is not given the password.
-    let refused = world.start("firstcome-reconciler", &["test-email"], &[("SMTP_URL", &smtp)]);
+    let refused = world.start(
+        "firstcome-reconciler",
+        &["test-email"],
+        &[("SMTP_URL", &smtp)],
+    );
     refused.ended(LIMIT).await;
 
     by_wrong_settings(world).await;
@@ -124,13 +164,19 @@ async fn by_wrong_settings(world: &World) {
     let servers = servers().await;
     let wrong: [(&str, String); 8] = [
         ("REDIS_URL", servers.redis_url(WRONG)),
-        ("DATABASE_URL", world.setting("DATABASE_URL").replace(PASSWORD, WRONG)),
+        (
+            "DATABASE_URL",
+            world.setting("DATABASE_URL").replace(PASSWORD, WRONG),
+        ),
         ("KAFKA_SASL_PASSWORD", WRONG.to_owned()),
         ("OPS_TOKEN", WRONG.to_owned()),
         ("OPS_VIEW_TOKEN", OPS_TOKEN.to_owned()),
         ("JWT_SECRET", WRONG.to_owned()),
         ("WEBHOOK_SECRET", WRONG.to_owned()),
-        ("SMTP_URL", format!("smtp://postman:{WRONG}@127.0.0.1:no-port")),
+        (
+            "SMTP_URL",
+            format!("smtp://postman:{WRONG}@127.0.0.1:no-port"),
+        ),
     ];
     let programs = [
         ("firstcome-api", "serve"),
@@ -139,13 +185,19 @@ async fn by_wrong_settings(world: &World) {
         ("firstcome-reconciler", "once"),
     ];
     for (name, value) in &wrong {
-        let env = [(*name, value.as_str()), ("STARTUP_WAIT_SECONDS", "1"), ("REDIS_TIMEOUT_MS", "1000")];
+        let env = [
+            (*name, value.as_str()),
+            ("STARTUP_WAIT_SECONDS", "1"),
+            ("REDIS_TIMEOUT_MS", "1000"),
+        ];
         let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
         for process in &processes {
             // Some do not read this setting, and begin to work.
             eventually("it ends or works", LIMIT, async || {
                 process.status().is_some()
-                    || ["listening on ", "consuming "].iter().any(|word| process.stdout().contains(word))
+                    || ["listening on ", "consuming "]
+                        .iter()
+                        .any(|word| process.stdout().contains(word))
             })
             .await;
         }
@@ -167,9 +219,15 @@ async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
     for mail in world.mail.mails() {
         assert_has_none("a mail", &mail.text(), secrets);
     }
-    for table in
-        ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "webhook_outbox", "ops_actions", "processes"]
-    {
+    for table in [
+        "reconcile_runs",
+        "reconcile_findings",
+        "alerts",
+        "mail_outbox",
+        "webhook_outbox",
+        "ops_actions",
+        "processes",
+    ] {
         let rows = world.sql.query(&format!("SELECT * FROM {table}")).await;
         assert_has_none(table, &format!("{rows:?}"), secrets);
     }

@@ -3,7 +3,8 @@
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_testkit::{
-    Fixture, Http, Release, World, all_issued, assert_kept, assert_nothing_found, coupon_body, people, rush,
+    Fixture, Http, Release, World, all_issued, assert_kept, assert_nothing_found, coupon_body,
+    people, rush,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -34,14 +35,21 @@ async fn messages_codes_and_revocations() {
         let again = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
         api.revoke(coupon.id, revoked, &again).await.unwrap();
         world.use_release(reader);
-        assert_eq!(world.pass().await.status, Status::Repaired, "two of the line are promoted");
+        assert_eq!(
+            world.pass().await.status,
+            Status::Repaired,
+            "two of the line are promoted"
+        );
 
         assert!(other.claim(coupon.id, giver).await.is("revoked"));
         assert_eq!(other.claim(coupon.id, revoked).await.word(), "waiting");
         assert_whole(&world, &coupon, 20, 20).await;
         assert_kept(&world, &coupon, &answers, &[giver, revoked]).await;
         for user in people(20) {
-            let (told, other) = (api.me(coupon.id, &user).await, other.me(coupon.id, &user).await);
+            let (told, other) = (
+                api.me(coupon.id, &user).await,
+                other.me(coupon.id, &user).await,
+            );
             assert_eq!(
                 (&told["status"], &told["slot"], &told["code"]),
                 (&other["status"], &other["slot"], &other["code"])
@@ -84,13 +92,25 @@ async fn what_one_reconciler_mends_and_records_the_other_finds_mended_and_shows(
         let mut made = Vec::new();
         for (drift, people, held, end) in CASES {
             let (coupon, answers) = fixture.held(&drift.name(), 20, held).await;
-            let done = injector(world, &coupon).await.make(drift, people).await.unwrap();
-            let gone = if drift.name().starts_with("revoked") { done.people } else { Vec::new() };
+            let done = injector(world, &coupon)
+                .await
+                .make(drift, people)
+                .await
+                .unwrap();
+            let gone = if drift.name().starts_with("revoked") {
+                done.people
+            } else {
+                Vec::new()
+            };
             made.push((coupon, answers, gone, end));
         }
         world.use_release(first);
         let run = world.pass().await;
-        assert_eq!((run.status, run.drops.len()), (Status::Repaired, CASES.len()), "{run:#?}");
+        assert_eq!(
+            (run.status, run.drops.len()),
+            (Status::Repaired, CASES.len()),
+            "{run:#?}"
+        );
         world.use_release(second);
         assert_nothing_found(&world.pass().await);
         for (coupon, answers, gone, end) in &made {

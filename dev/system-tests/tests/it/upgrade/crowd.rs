@@ -54,7 +54,10 @@ impl SteadyCrowd {
     /// Waits until so many more have been answered.
     pub(super) async fn goes_on(&self, answers: usize) {
         let wanted = self.shared.answers.lock().len() + answers;
-        eventually("the crowd is answered", HEALED, async || self.shared.answers.lock().len() >= wanted).await;
+        eventually("the crowd is answered", HEALED, async || {
+            self.shared.answers.lock().len() >= wanted
+        })
+        .await;
     }
 
     /// Nobody comes any more. What everybody was told.
@@ -73,14 +76,19 @@ async fn ask_on(shared: Arc<Shared>) {
     let mut person = None;
     while !shared.over.load(Ordering::Relaxed) || person.is_some() {
         pace.tick().await;
-        let user = person.get_or_insert_with(|| format!("c-{}", shared.people.fetch_add(1, Ordering::Relaxed) + 1));
+        let user = person.get_or_insert_with(|| {
+            format!("c-{}", shared.people.fetch_add(1, Ordering::Relaxed) + 1)
+        });
         let request = shared.requests.fetch_add(1, Ordering::Relaxed);
         let api = {
             let apis = shared.rotation.lock();
             apis[request % apis.len()].clone()
         };
         let answer = api.claim(shared.coupon, user).await;
-        shared.answers.lock().push((Instant::now(), (user.clone(), answer.clone())));
+        shared
+            .answers
+            .lock()
+            .push((Instant::now(), (user.clone(), answer.clone())));
         if !answer.is("unavailable") && !matches!(answer, Answer::Unknown(_)) {
             person = None;
         }
@@ -97,7 +105,11 @@ impl Told {
 
     /// The answers that tell of no slot.
     pub(super) fn refusals(&self) -> Vec<&PromisedAnswer> {
-        self.0.iter().map(|(_, told)| told).filter(|(_, answer)| answer.promised().is_none()).collect()
+        self.0
+            .iter()
+            .map(|(_, told)| told)
+            .filter(|(_, answer)| answer.promised().is_none())
+            .collect()
     }
 
     /// The longest time from one yes to the next in which somebody was told no.

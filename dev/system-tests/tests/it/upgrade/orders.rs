@@ -16,19 +16,39 @@ async fn is_replaced(name: &str, order: [UpgradedRole; 3]) {
 
 #[tokio::test]
 async fn tables_then_reconciler_consumers_and_apis() {
-    is_replaced("up-first", [UpgradedRole::Reconciler, UpgradedRole::Consumer, UpgradedRole::Api]).await;
+    is_replaced(
+        "up-first",
+        [
+            UpgradedRole::Reconciler,
+            UpgradedRole::Consumer,
+            UpgradedRole::Api,
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn tables_then_apis_consumers_and_reconciler() {
-    is_replaced("up-last", [UpgradedRole::Api, UpgradedRole::Consumer, UpgradedRole::Reconciler]).await;
+    is_replaced(
+        "up-last",
+        [
+            UpgradedRole::Api,
+            UpgradedRole::Consumer,
+            UpgradedRole::Reconciler,
+        ],
+    )
+    .await;
 }
 
 /// The new tables stay.
 #[tokio::test]
 async fn and_back_again() {
     let mut system = SystemToUpgrade::of(Release::This, "up-back").await;
-    for role in [UpgradedRole::Api, UpgradedRole::Consumer, UpgradedRole::Reconciler] {
+    for role in [
+        UpgradedRole::Api,
+        UpgradedRole::Consumer,
+        UpgradedRole::Reconciler,
+    ] {
         system.replace(role, Release::Old).await;
     }
     system.ends_exact().await;

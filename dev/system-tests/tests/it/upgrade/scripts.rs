@@ -8,7 +8,11 @@ use super::system::{SystemToUpgrade, UpgradedRole, migrate};
 async fn a_release_with_another_admission_script_takes_over_and_gives_back_and_nobody_is_refused() {
     let mut system = SystemToUpgrade::of(Release::This, "up-script").await;
     for by in [Release::Next, Release::This] {
-        for role in [UpgradedRole::Reconciler, UpgradedRole::Consumer, UpgradedRole::Api] {
+        for role in [
+            UpgradedRole::Reconciler,
+            UpgradedRole::Consumer,
+            UpgradedRole::Api,
+        ] {
             system.replace(role, by).await;
         }
     }
@@ -20,16 +24,27 @@ async fn an_api_that_comes_before_the_reconciler_of_its_release_is_not_ready_and
     let mut system = SystemToUpgrade::of(Release::This, "up-early").await;
     system.world.use_release(Release::Next);
     let early = system.world.serve().await;
-    let sentence =
-        "admission is open to another release only, which has another script: start a reconciler of this release";
+    let sentence = "admission is open to another release only, which has another script: start a reconciler of this release";
     eventually_some("it says what it waits for", LIMIT, async || {
         let reply = early.http().get("/readyz").await;
-        if reply.status == 503 && reply.text.contains(sentence) { Ok(()) } else { Err(reply.text) }
+        if reply.status == 503 && reply.text.contains(sentence) {
+            Ok(())
+        } else {
+            Err(reply.text)
+        }
     })
     .await;
-    assert!(early.process.log().contains(sentence), "{}", early.process.log());
+    assert!(
+        early.process.log().contains(sentence),
+        "{}",
+        early.process.log()
+    );
     system.crowd.goes_on(40).await;
-    for role in [UpgradedRole::Reconciler, UpgradedRole::Consumer, UpgradedRole::Api] {
+    for role in [
+        UpgradedRole::Reconciler,
+        UpgradedRole::Consumer,
+        UpgradedRole::Api,
+    ] {
         system.replace(role, Release::Next).await;
     }
     assert_eq!(early.http().get("/readyz").await.status, 200);

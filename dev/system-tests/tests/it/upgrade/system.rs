@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use firstcome_testkit::{
-    ApiClient, Http, LIMIT, MadeCoupon, Process, ReconcilerClient, Release, Running, World, WorldStores, all_issued,
-    assert_exact, assert_nothing_found, eventually, eventually_some,
+    ApiClient, Http, LIMIT, MadeCoupon, Process, ReconcilerClient, Release, Running, World,
+    WorldStores, all_issued, assert_exact, assert_nothing_found, eventually, eventually_some,
 };
 use serde_json::json;
 
@@ -60,7 +60,15 @@ impl SystemToUpgrade {
         let coupon = apis[0].open_coupon(QUANTITY).await;
         let crowd = SteadyCrowd::begin(&coupon, clients(&apis));
         crowd.goes_on(BETWEEN).await;
-        let mut system = Self { world, apis, consumers, daemons, coupon, crowd, begun_in: String::new() };
+        let mut system = Self {
+            world,
+            apis,
+            consumers,
+            daemons,
+            coupon,
+            crowd,
+            begun_in: String::new(),
+        };
         system.begun_in = system.life().await;
         system
     }
@@ -80,9 +88,15 @@ impl SystemToUpgrade {
                 }
                 UpgradedRole::Consumer => {
                     let new = self.world.consume().await;
-                    let has_partitions =
-                        async || new.metric("firstcome_consumer_rebalances_total", &[]).await >= Some(1.0);
-                    eventually("the new one has partitions beside the old", HEALED, has_partitions).await;
+                    let has_partitions = async || {
+                        new.metric("firstcome_consumer_rebalances_total", &[]).await >= Some(1.0)
+                    };
+                    eventually(
+                        "the new one has partitions beside the old",
+                        HEALED,
+                        has_partitions,
+                    )
+                    .await;
                     self.consumers.push(new);
                     (self.consumers.remove(0).process, "consumer")
                 }
@@ -125,18 +139,36 @@ impl SystemToUpgrade {
 
     /// The life of Redis that admission goes by.
     async fn life(&self) -> String {
-        self.world.redis.command(&["GET", &self.world.redis.own("epoch")]).await
+        self.world
+            .redis
+            .command(&["GET", &self.world.redis.own("epoch")])
+            .await
     }
 
     /// The crowd goes. Nobody was refused unless a life of Redis began; everything is exact, nobody
     /// is broken, and passes found nothing but that life.
     pub(super) async fn ends_exact(self) {
         let is_same_life = self.begun_in == self.life().await;
-        let Self { world, apis, consumers, daemons, coupon, crowd, .. } = self;
+        let Self {
+            world,
+            apis,
+            consumers,
+            daemons,
+            coupon,
+            crowd,
+            ..
+        } = self;
         let told = crowd.end().await;
         let (refusals, closed) = (told.refusals(), told.longest_closed());
-        println!("upgrade: {} answers, {} refusals, longest time without a yes {closed:?}", told.len(), refusals.len());
-        assert!(refusals.iter().all(|(_, answer)| answer.is("unavailable")), "{refusals:?}");
+        println!(
+            "upgrade: {} answers, {} refusals, longest time without a yes {closed:?}",
+            told.len(),
+            refusals.len()
+        );
+        assert!(
+            refusals.iter().all(|(_, answer)| answer.is("unavailable")),
+            "{refusals:?}"
+        );
         assert!(!is_same_life || refusals.is_empty(), "{refusals:?}");
 
         let answers = told.answers();
@@ -147,17 +179,28 @@ impl SystemToUpgrade {
         let lowered = apis[0].patch(coupon.id, &json!({"quantity": given})).await;
         assert_eq!(lowered.status, 200, "{lowered:?}");
         assert_exact(&world, &coupon, given, &answers).await;
-        for process in daemons.iter().map(|it| &it.process).chain(consumers.iter().map(|it| &it.process)) {
+        for process in daemons
+            .iter()
+            .map(|it| &it.process)
+            .chain(consumers.iter().map(|it| &it.process))
+        {
             assert_eq!(process.stop().await, 0, "{}", process.log());
         }
         assert_nothing_found(&world.pass().await);
         for left in ["broken_promises", "failed_claims"] {
-            assert_eq!(world.sql.query(&format!("SELECT * FROM {left}")).await, Vec::<Vec<String>>::new());
+            assert_eq!(
+                world.sql.query(&format!("SELECT * FROM {left}")).await,
+                Vec::<Vec<String>>::new()
+            );
         }
-        let found = world.sql.query("SELECT kind, detail FROM reconcile_findings").await;
+        let found = world
+            .sql
+            .query("SELECT kind, detail FROM reconcile_findings")
+            .await;
         // A daemon that is replaced in the middle of a pass says that of this pass.
         let replaced = |row: &[String]| row == ["stalled", "the process was told to stop"];
-        let expected = |row: &Vec<String>| replaced(row) || (!is_same_life && row[0] == "redis_lost");
+        let expected =
+            |row: &Vec<String>| replaced(row) || (!is_same_life && row[0] == "redis_lost");
         assert!(found.iter().all(expected), "{found:?}");
     }
 }
@@ -169,7 +212,11 @@ fn clients(apis: &[Running<ApiClient>]) -> Vec<ApiClient> {
 async fn ready(api: &ApiClient) {
     eventually_some("the API is ready", HEALED, async || {
         let reply = api.http().get("/readyz").await;
-        if reply.status == 200 { Ok(()) } else { Err(reply.text) }
+        if reply.status == 200 {
+            Ok(())
+        } else {
+            Err(reply.text)
+        }
     })
     .await;
 }

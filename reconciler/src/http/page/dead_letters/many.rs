@@ -8,7 +8,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::dead_letters::{COUNTED, DISCARDED_AT_ONCE, DeadLetterQuery, Matching};
+use firstcome_shared::mysql::dead_letters::{
+    COUNTED, DISCARDED_AT_ONCE, DeadLetterQuery, Matching,
+};
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 
@@ -30,23 +32,40 @@ pub(super) struct ReasonChoice {
 /// The reasons of dead letters like those that are wanted, with how many have each.
 pub(super) async fn choices(db: &Db, wanted: &DeadLetterQuery) -> Vec<ReasonChoice> {
     // Without them one sees the dead letters all the same.
-    let found = db.dead_letter_reasons(wanted.clone()).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "dead letters could not be counted by reason");
-        Vec::new()
-    });
+    let found = db
+        .dead_letter_reasons(wanted.clone())
+        .await
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "dead letters could not be counted by reason");
+            Vec::new()
+        });
     let looked_at: i64 = found.iter().map(|one| one.letters).sum();
-    let at_least = if looked_at >= i64::from(COUNTED) { "at least " } else { "" };
+    let at_least = if looked_at >= i64::from(COUNTED) {
+        "at least "
+    } else {
+        ""
+    };
     let is_chosen = |reason: &str| wanted.reason.as_deref() == Some(reason);
-    let choice = |reason: &str, label| ReasonChoice { reason: reason.to_owned(), label, is_chosen: is_chosen(reason) };
+    let choice = |reason: &str, label| ReasonChoice {
+        reason: reason.to_owned(),
+        label,
+        is_chosen: is_chosen(reason),
+    };
     let mut choices: Vec<ReasonChoice> = found
         .iter()
         .map(|one| {
             let letters = grouped(u64::try_from(one.letters).unwrap_or(0));
-            choice(&one.reason, format!("{} ({at_least}{letters})", line(&one.reason, LONGEST)))
+            choice(
+                &one.reason,
+                format!("{} ({at_least}{letters})", line(&one.reason, LONGEST)),
+            )
         })
         .collect();
     // One that no dead letter has any more.
-    let missing = wanted.reason.as_deref().filter(|reason| found.iter().all(|one| one.reason != *reason));
+    let missing = wanted
+        .reason
+        .as_deref()
+        .filter(|reason| found.iter().all(|one| one.reason != *reason));
     choices.extend(missing.map(|reason| choice(reason, line(reason, LONGEST))));
     choices
 }
@@ -101,40 +120,84 @@ pub(in crate::http::page) async fn discard_all(
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<DiscardAll>, FormRejection>,
 ) -> Response {
-    let Ok(Form(asked)) = form else { return not_understood() };
+    let Ok(Form(asked)) = form else {
+        return not_understood();
+    };
     if asked.reason.is_empty() && asked.drop.is_empty() {
         let why = "Choose a reason or a drop first. Nothing was done.";
         return notice(StatusCode::BAD_REQUEST, "Not discarded", why);
     }
     match discarded(&page, &session, &asked).await {
         Ok(()) => Redirect::to("/dead-letters?status=resolved&done=discarded").into_response(),
-        Err(why) if why.status == StatusCode::CONFLICT => notice(why.status, "Not discarded", &why.why),
+        Err(why) if why.status == StatusCode::CONFLICT => {
+            notice(why.status, "Not discarded", &why.why)
+        }
         Err(why) => {
-            let form = why.into_form("discard-all", &[("why", &asked.why), ("number", &asked.number)]);
+            let form = why.into_form(
+                "discard-all",
+                &[("why", &asked.why), ("number", &asked.number)],
+            );
             let (drop, reason) = (asked.drop.parse().ok(), Some(asked.reason));
-            let query = DeadLettersScreenQuery { drop, reason, ..DeadLettersScreenQuery::default() };
-            page.slowly(&session, listed(&page, &session, query, &form)).await
+            let query = DeadLettersScreenQuery {
+                drop,
+                reason,
+                ..DeadLettersScreenQuery::default()
+            };
+            page.slowly(&session, listed(&page, &session, query, &form))
+                .await
         }
     }
 }
 
-async fn discarded(page: &ScreenState, session: &Session, asked: &DiscardAll) -> Result<(), FormRefusal> {
-    let (reason, drop) = (Some(&asked.reason).filter(|reason| !reason.is_empty()), asked.drop.parse::<i64>().ok());
+async fn discarded(
+    page: &ScreenState,
+    session: &Session,
+    asked: &DiscardAll,
+) -> Result<(), FormRefusal> {
+    let (reason, drop) = (
+        Some(&asked.reason).filter(|reason| !reason.is_empty()),
+        asked.drop.parse::<i64>().ok(),
+    );
     if reason.is_none() && drop.is_none() {
-        return Err(FormRefusal::new(StatusCode::CONFLICT, "There is no such drop. Nothing was done."));
+        return Err(FormRefusal::new(
+            StatusCode::CONFLICT,
+            "There is no such drop. Nothing was done.",
+        ));
     }
     let why = line(&asked.why, WHY);
     if why.is_empty() {
-        return Err(FormRefusal::typed("Say why they are discarded. Nothing was done."));
+        return Err(FormRefusal::typed(
+            "Say why they are discarded. Nothing was done.",
+        ));
     }
     if asked.number.trim().replace(',', "").parse() != Ok(asked.letters) {
-        return Err(FormRefusal::typed("What you typed is not the number on the button. Nothing was done."));
+        return Err(FormRefusal::typed(
+            "What you typed is not the number on the button. Nothing was done.",
+        ));
     }
-    let wanted = DeadLetterQuery { resolved: false, drop: drop.map(DropId), reason: reason.cloned() };
-    let seen = Matching { letters: asked.letters, highest: asked.highest };
+    let wanted = DeadLetterQuery {
+        resolved: false,
+        drop: drop.map(DropId),
+        reason: reason.cloned(),
+    };
+    let seen = Matching {
+        letters: asked.letters,
+        highest: asked.highest,
+    };
     let why = format!("{why} ({})", session.name());
-    match execute::discard_all(&page.app.stores, wanted, seen, why, session.operator.clone()).await? {
-        0 => Err(FormRefusal::new(StatusCode::CONFLICT, "They have been dealt with already.")),
+    match execute::discard_all(
+        &page.app.stores,
+        wanted,
+        seen,
+        why,
+        session.operator.clone(),
+    )
+    .await?
+    {
+        0 => Err(FormRefusal::new(
+            StatusCode::CONFLICT,
+            "They have been dealt with already.",
+        )),
         _ => Ok(()),
     }
 }

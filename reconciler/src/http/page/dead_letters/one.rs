@@ -44,34 +44,82 @@ pub(in crate::http::page) async fn correct(
     let typed = form.map(|Form(typed)| typed).unwrap_or_default();
     match corrected(&page, &session, id, &typed).await {
         Ok(()) => Redirect::to(&format!("/dead-letters/{id}?done=corrected")).into_response(),
-        Err(why) if why.status == StatusCode::CONFLICT => notice(why.status, "Not corrected", &why.why),
+        Err(why) if why.status == StatusCode::CONFLICT => {
+            notice(why.status, "Not corrected", &why.why)
+        }
         Err(why) => {
-            let Correct { coupon, drop, slot, person, name } = &typed;
-            let fields =
-                [("coupon", coupon.as_str()), ("drop", drop), ("slot", slot), ("person", person), ("name", name)];
+            let Correct {
+                coupon,
+                drop,
+                slot,
+                person,
+                name,
+            } = &typed;
+            let fields = [
+                ("coupon", coupon.as_str()),
+                ("drop", drop),
+                ("slot", slot),
+                ("person", person),
+                ("name", name),
+            ];
             // The form is on the screen that was revealed, which is recorded once more.
-            shown(&page, &session, Ok(Path(id)), true, ("", &why.into_form("correct", &fields))).await
+            shown(
+                &page,
+                &session,
+                Ok(Path(id)),
+                true,
+                ("", &why.into_form("correct", &fields)),
+            )
+            .await
         }
     }
 }
 
-async fn corrected(page: &ScreenState, session: &Session, id: i64, typed: &Correct) -> Result<(), FormRefusal> {
+async fn corrected(
+    page: &ScreenState,
+    session: &Session,
+    id: i64,
+    typed: &Correct,
+) -> Result<(), FormRefusal> {
     let wrong = |why: &str| FormRefusal::typed(format!("{why} Nothing was done."));
-    let (Ok(coupon), Ok(drop)) = (typed.coupon.trim().parse::<i64>(), typed.drop.trim().parse::<i64>()) else {
+    let (Ok(coupon), Ok(drop)) = (
+        typed.coupon.trim().parse::<i64>(),
+        typed.drop.trim().parse::<i64>(),
+    ) else {
         return Err(wrong("Give the coupon and the drop by their numbers."));
     };
     let found = page.app.stores.db.coupon(CouponId(coupon)).await?;
-    let found = found.and_then(|(coupon, drops)| Some((drops.into_iter().find(|of| of.id.0 == drop)?, coupon)));
-    let (drop, coupon) = found.ok_or_else(|| wrong("There is no such coupon, or it has no such drop."))?;
-    let slot = typed.slot.trim().parse::<Slot>().ok().filter(|slot| (1..=drop.quantity).contains(slot));
-    let slot = slot.ok_or_else(|| wrong(&format!("The drop has the slots 1 to {}.", drop.quantity)))?;
-    let user = typed.person.trim().parse::<UserId>().map_err(|_| wrong("That is no person's id."))?;
+    let found = found
+        .and_then(|(coupon, drops)| Some((drops.into_iter().find(|of| of.id.0 == drop)?, coupon)));
+    let (drop, coupon) =
+        found.ok_or_else(|| wrong("There is no such coupon, or it has no such drop."))?;
+    let slot = typed
+        .slot
+        .trim()
+        .parse::<Slot>()
+        .ok()
+        .filter(|slot| (1..=drop.quantity).contains(slot));
+    let slot =
+        slot.ok_or_else(|| wrong(&format!("The drop has the slots 1 to {}.", drop.quantity)))?;
+    let user = typed
+        .person
+        .trim()
+        .parse::<UserId>()
+        .map_err(|_| wrong("That is no person's id."))?;
     unless_named(&typed.name, &coupon.name)?;
-    let to = Correction { coupon: coupon.id, drop: drop.id, slot, user };
+    let to = Correction {
+        coupon: coupon.id,
+        drop: drop.id,
+        slot,
+        user,
+    };
     if execute::correct(&page.app.stores, id, to, session.operator.clone()).await? {
         return Ok(());
     }
-    Err(FormRefusal::new(StatusCode::CONFLICT, "It has been dealt with already."))
+    Err(FormRefusal::new(
+        StatusCode::CONFLICT,
+        "It has been dealt with already.",
+    ))
 }
 
 #[derive(Deserialize, Default)]
@@ -93,7 +141,9 @@ pub(in crate::http::page) async fn discard(
     let typed = form.map(|Form(typed)| typed).unwrap_or_default();
     match discarded(&page, &session, id, &typed).await {
         Ok(()) => Redirect::to(&format!("/dead-letters/{id}?done=discarded")).into_response(),
-        Err(why) if why.status == StatusCode::CONFLICT => notice(why.status, "Not discarded", &why.why),
+        Err(why) if why.status == StatusCode::CONFLICT => {
+            notice(why.status, "Not discarded", &why.why)
+        }
         Err(why) => {
             let form = why.into_form("discard", &[("why", &typed.why), ("name", &typed.name)]);
             shown(&page, &session, Ok(Path(id)), false, ("", &form)).await
@@ -101,10 +151,17 @@ pub(in crate::http::page) async fn discard(
     }
 }
 
-async fn discarded(page: &ScreenState, session: &Session, id: i64, typed: &Discard) -> Result<(), FormRefusal> {
+async fn discarded(
+    page: &ScreenState,
+    session: &Session,
+    id: i64,
+    typed: &Discard,
+) -> Result<(), FormRefusal> {
     let why = line(&typed.why, WHY);
     if why.is_empty() {
-        return Err(FormRefusal::typed("Say why it is discarded. Nothing was done."));
+        return Err(FormRefusal::typed(
+            "Say why it is discarded. Nothing was done.",
+        ));
     }
     let coupon = match page.app.stores.db.dead_letter(id).await? {
         Some((letter, _)) => named(page, &letter).await?.0,
@@ -115,5 +172,8 @@ async fn discarded(page: &ScreenState, session: &Session, id: i64, typed: &Disca
     if execute::discard(&page.app.stores, id, why, session.operator.clone()).await? {
         return Ok(());
     }
-    Err(FormRefusal::new(StatusCode::CONFLICT, "It has been dealt with already."))
+    Err(FormRefusal::new(
+        StatusCode::CONFLICT,
+        "It has been dealt with already.",
+    ))
 }

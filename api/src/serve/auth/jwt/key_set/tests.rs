@@ -21,18 +21,26 @@ struct IssuerKey {
 
 impl IssuerKey {
     fn new(name: &'static str) -> Self {
-        Self { name, pair: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap() }
+        Self {
+            name,
+            pair: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+        }
     }
 
     fn jwk(&self) -> Value {
         let key = DecodingKey::from_ec_pem(self.pair.public_key_pem().as_bytes()).unwrap();
-        let mut jwk = serde_json::to_value(Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap())
+                .unwrap();
         jwk["kid"] = self.name.into();
         jwk
     }
 
     fn token_naming(&self, name: Option<&str>) -> String {
-        let header = Header { kid: name.map(str::to_owned), ..Header::new(Algorithm::ES256) };
+        let header = Header {
+            kid: name.map(str::to_owned),
+            ..Header::new(Algorithm::ES256)
+        };
         let key = EncodingKey::from_ec_pem(self.pair.serialize_pem().as_bytes()).unwrap();
         encode(&header, &good(), &key).unwrap()
     }
@@ -58,13 +66,19 @@ impl Issuer {
     async fn start(set: String) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let issuer = Self { url, answer: Arc::new(Mutex::new((StatusCode::OK, set))), asked: Arc::default() };
+        let issuer = Self {
+            url,
+            answer: Arc::new(Mutex::new((StatusCode::OK, set))),
+            asked: Arc::default(),
+        };
         let this = issuer.clone();
         let keys = get(async move || {
             this.asked.fetch_add(1, Ordering::Relaxed);
             this.answer.lock().clone()
         });
-        tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", keys)).await });
+        tokio::spawn(
+            async move { axum::serve(listener, Router::new().route("/keys", keys)).await },
+        );
         issuer
     }
 
@@ -77,12 +91,19 @@ impl Issuer {
     }
 
     fn verifier(&self) -> Verifier {
-        verifier(JwtArgs { jwt_jwks_url: Some(self.url.clone()), ..meant() })
+        verifier(JwtArgs {
+            jwt_jwks_url: Some(self.url.clone()),
+            ..meant()
+        })
     }
 }
 
 fn verifier(args: JwtArgs) -> Verifier {
-    Verifier::new(&JwtArgs { jwt_algorithm: Some(Algorithm::ES256), ..args }).unwrap()
+    Verifier::new(&JwtArgs {
+        jwt_algorithm: Some(Algorithm::ES256),
+        ..args
+    })
+    .unwrap()
 }
 
 fn unknown(name: &str) -> Result<String, TokenError> {
@@ -98,7 +119,10 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
     let [old, new] = ["old", "new"].map(IssuerKey::new);
     let file = tempfile::NamedTempFile::new().unwrap();
     let write = |keys: &[&IssuerKey]| std::fs::write(file.path(), set_of(keys)).unwrap();
-    let tokens = verifier(JwtArgs { jwt_jwks_file: Some(file.path().to_owned()), ..meant() });
+    let tokens = verifier(JwtArgs {
+        jwt_jwks_file: Some(file.path().to_owned()),
+        ..meant()
+    });
     let keys = tokens.key_set().unwrap();
     write(&[&old]);
     keys.read().await.unwrap();
@@ -108,7 +132,10 @@ async fn keys_are_rotated_in_a_file_while_the_process_runs() {
     write(&[&old, &new]);
     keys.read_for("new").await;
     assert!(found(&tokens.person(&old.token())) && found(&tokens.person(&new.token())));
-    assert_eq!(tokens.person(&old.token_naming(Some("new"))).unwrap_err(), super::super::NOT_VALID);
+    assert_eq!(
+        tokens.person(&old.token_naming(Some("new"))).unwrap_err(),
+        super::super::NOT_VALID
+    );
     write(&[&new]);
     keys.read().await.unwrap();
     assert_eq!(tokens.person(&old.token()), unknown("old"));
@@ -131,7 +158,10 @@ async fn names_that_somebody_makes_up_cost_the_issuer_one_question_in_ten_second
     assert_eq!(issuer.asked(), 2);
     issuer.says(StatusCode::OK, set_of(&[&known, &new]));
     keys.read_for("new").await;
-    assert_eq!((issuer.asked(), tokens.person(&new.token())), (2, unknown("new")));
+    assert_eq!(
+        (issuer.asked(), tokens.person(&new.token())),
+        (2, unknown("new"))
+    );
     *keys.reading.lock().await = Instant::now().checked_sub(ASKED_EVERY);
     futures_util::future::join_all((0..50).map(|_| keys.read_for("new"))).await;
     assert!(issuer.asked() == 3 && found(&tokens.person(&new.token())));
@@ -147,12 +177,27 @@ async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
     let ok = StatusCode::OK;
     let moved = StatusCode::FOUND;
     for (status, text, says, passes) in [
-        (StatusCode::BAD_GATEWAY, String::new(), "it answered 502 Bad Gateway", true),
-        (StatusCode::NOT_FOUND, String::new(), "it answered 404 Not Found", false),
+        (
+            StatusCode::BAD_GATEWAY,
+            String::new(),
+            "it answered 502 Bad Gateway",
+            true,
+        ),
+        (
+            StatusCode::NOT_FOUND,
+            String::new(),
+            "it answered 404 Not Found",
+            false,
+        ),
         (moved, String::new(), "it answered 302 Found", false),
         (ok, "<html>".into(), "it is no JWK Set", false),
         (ok, "[]".into(), "it is no JWK Set", false),
-        (ok, json!({"keys": []}).to_string(), "no key that can be used for ES256", false),
+        (
+            ok,
+            json!({"keys": []}).to_string(),
+            "no key that can be used for ES256",
+            false,
+        ),
         (ok, " ".repeat(300_000), "more than 262144 bytes", false),
     ] {
         issuer.says(status, text);
@@ -172,8 +217,16 @@ async fn an_issuer_that_is_away_or_wrong_leaves_the_keys_as_they_were() {
     keys.read().await.unwrap();
     assert!(found(&tokens.person(&key.token())));
     assert_eq!(keys.problem(), None);
-    let nobody = JwtArgs { jwt_jwks_url: Some("http://127.0.0.1:1/keys".into()), ..meant() };
-    let error = verifier(nobody).key_set().unwrap().read().await.unwrap_err();
+    let nobody = JwtArgs {
+        jwt_jwks_url: Some("http://127.0.0.1:1/keys".into()),
+        ..meant()
+    };
+    let error = verifier(nobody)
+        .key_set()
+        .unwrap()
+        .read()
+        .await
+        .unwrap_err();
     assert!(matches!(error, FetchError::Away(_)), "{error}");
 }
 
@@ -187,7 +240,9 @@ async fn a_token_without_a_key_s_name_needs_a_set_of_one_key() {
     assert!(found(&tokens.person(&one.token_naming(None))));
     issuer.says(StatusCode::OK, set_of(&[&one, &other]));
     keys.read().await.unwrap();
-    assert!(matches!(tokens.person(&one.token_naming(None)), Err(TokenError::Refused(why)) if why.contains("kid")));
+    assert!(
+        matches!(tokens.person(&one.token_naming(None)), Err(TokenError::Refused(why)) if why.contains("kid"))
+    );
     // A key without a name, alone, is every token's.
     let mut nameless = one.jwk();
     nameless.as_object_mut().unwrap().remove("kid");
@@ -206,11 +261,11 @@ fn only_keys_that_are_meant_for_tokens_and_strong_enough_are_used() {
         jwk
     };
     let names = |algorithm, keys: Value| -> Vec<String> {
-        let used = usable(algorithm, json!({"keys": keys}).to_string().as_bytes()).unwrap_or_default();
+        let used =
+            usable(algorithm, json!({"keys": keys}).to_string().as_bytes()).unwrap_or_default();
         used.into_iter().filter_map(|key| key.name).collect()
     };
-    let secret =
-        json!({"kty": "oct", "kid": "other", "alg": "ES256", "k": "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU"});
+    let secret = json!({"kty": "oct", "kid": "other", "alg": "ES256", "k": "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU"});
     for other in [
         with("use", json!("enc")),
         with("alg", json!("ES384")),
@@ -221,19 +276,44 @@ fn only_keys_that_are_meant_for_tokens_and_strong_enough_are_used() {
         secret,
         json!(7),
     ] {
-        assert_eq!(names(Algorithm::ES256, json!([other, good.jwk()])), ["good"], "{other}");
+        assert_eq!(
+            names(Algorithm::ES256, json!([other, good.jwk()])),
+            ["good"],
+            "{other}"
+        );
     }
-    for fine in [with("use", json!("sig")), with("key_ops", json!(["verify"]))] {
+    for fine in [
+        with("use", json!("sig")),
+        with("key_ops", json!(["verify"])),
+    ] {
         assert_eq!(names(Algorithm::ES256, json!([fine])), ["other"]);
     }
-    assert!(usable(Algorithm::ES256, json!({"keys": [with("d", json!("x"))]}).to_string().as_bytes()).is_err());
+    assert!(
+        usable(
+            Algorithm::ES256,
+            json!({"keys": [with("d", json!("x"))]})
+                .to_string()
+                .as_bytes()
+        )
+        .is_err()
+    );
     // RSA by the size of the modulus, whatever zeros stand before it.
     let rsa = |bits: usize| {
         let mut modulus = vec![0; 9];
-        modulus.extend((0..bits.div_ceil(8)).map(|at| if at == 0 { 0xff_u8 >> ((8 - bits % 8) % 8) } else { 0xff }));
+        modulus.extend((0..bits.div_ceil(8)).map(|at| {
+            if at == 0 {
+                0xff_u8 >> ((8 - bits % 8) % 8)
+            } else {
+                0xff
+            }
+        }));
         json!({"kty": "RSA", "kid": "rsa", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AQAB"})
     };
     for (bits, used) in [(1_024, 0), (2_047, 0), (2_048, 1), (4_096, 1), (4_097, 0)] {
-        assert_eq!(names(Algorithm::RS256, json!([rsa(bits)])).len(), used, "{bits}");
+        assert_eq!(
+            names(Algorithm::RS256, json!([rsa(bits)])).len(),
+            used,
+            "{bits}"
+        );
     }
 }

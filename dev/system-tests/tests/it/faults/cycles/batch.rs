@@ -16,18 +16,40 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     for some in people(6).chunks(3) {
         answers.extend(rush(&[&environment.api], coupon.id, some, 3).await);
         // In the batch with the others: a message that can't become a row.
-        world.topic.produce(None, &coupon.id.to_string(), b"not a claim").await;
+        world
+            .topic
+            .produce(None, &coupon.id.to_string(), b"not a claim")
+            .await;
         // Its partitions are its own once the group has noticed that the last one is dead.
-        let consumer = world.start("firstcome-api", &["consume"], &[("FIRSTCOME_CRASH_AT", point.name())]);
+        let consumer = world.start(
+            "firstcome-api",
+            &["consume"],
+            &[("FIRSTCOME_CRASH_AT", point.name())],
+        );
         dies_at(&consumer, point).await;
     }
     let consumer = world.consume().await;
     all_issued(world, coupon.drop, 6).await;
-    assert_eq!(consumer.process.stop().await, 0, "{}", consumer.process.log());
+    assert_eq!(
+        consumer.process.stop().await,
+        0,
+        "{}",
+        consumer.process.log()
+    );
     assert_exact(world, &coupon, QUANTITY, &answers).await;
     // On a busy machine the API keeps a claim here whose message was slow: that is none of these.
-    let kept = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";
-    assert_eq!(world.sql.number(kept).await, 2, "each message that is no claim is kept, once");
-    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'").await;
-    environment.count(&coupon, QUANTITY as usize, &answers).await
+    let kept =
+        "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";
+    assert_eq!(
+        world.sql.number(kept).await,
+        2,
+        "each message that is no claim is kept, once"
+    );
+    world
+        .sql
+        .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'")
+        .await;
+    environment
+        .count(&coupon, QUANTITY as usize, &answers)
+        .await
 }

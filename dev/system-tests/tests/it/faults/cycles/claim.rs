@@ -2,7 +2,9 @@
 
 use firstcome_shared::crash::Point;
 use firstcome_stack::ProxyFault;
-use firstcome_testkit::{Answer, LIMIT, PromisedAnswer, assert_exact, eventually, people, rows, rush};
+use firstcome_testkit::{
+    Answer, LIMIT, PromisedAnswer, assert_exact, eventually, people, rows, rush,
+};
 
 use super::environment::{Environment, dies_at};
 use super::tally::SeenCycle;
@@ -16,7 +18,9 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     let users = people(4);
     let mut answers: Vec<PromisedAnswer> = Vec::new();
     for round in 1..=2 {
-        let api = world.serve_with(&[("FIRSTCOME_CRASH_AT", point.name())]).await;
+        let api = world
+            .serve_with(&[("FIRSTCOME_CRASH_AT", point.name())])
+            .await;
         environment.kafka_is(ProxyFault::BlackHole).await;
         // Who got no answer asks again, and may hold a slot by now: then the next one is it.
         for user in &users[..round] {
@@ -32,13 +36,25 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     }
     // Another process serves them all.
     let last = rush(&[&environment.api], coupon.id, &users, 1).await;
-    assert_eq!(last.iter().filter(|(_, answer)| answer.promised().is_some()).count(), 3, "{last:?}");
+    assert_eq!(
+        last.iter()
+            .filter(|(_, answer)| answer.promised().is_some())
+            .count(),
+        3,
+        "{last:?}"
+    );
     assert!(last[3].1.is("sold_out"), "{last:?}");
     answers.extend(last);
-    eventually("passes and the consumer between them issue all", LIMIT, async || {
-        world.once_with(&[], &[]).await.code == 0 && rows(world, coupon.drop).await.len() == 3
-    })
+    eventually(
+        "passes and the consumer between them issue all",
+        LIMIT,
+        async || {
+            world.once_with(&[], &[]).await.code == 0 && rows(world, coupon.drop).await.len() == 3
+        },
+    )
     .await;
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    environment.count(&coupon, QUANTITY as usize, &answers).await
+    environment
+        .count(&coupon, QUANTITY as usize, &answers)
+        .await
 }

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use firstcome_shared::crash::Point;
 use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, LIMIT, MadeCoupon, Process, PromisedAnswer, Running, World, WorldStores, assert_nothing_found,
-    rows,
+    ApiClient, Http, LIMIT, MadeCoupon, Process, PromisedAnswer, Running, World, WorldStores,
+    assert_nothing_found, rows,
 };
 use tokio::sync::MutexGuard;
 
@@ -47,10 +47,25 @@ impl Environment {
         world.set("PUBLISH_DEADLINE_MS", "500");
         world.set("BACKUP_DEADLINE_MS", "500");
         world.set("CONSUME_SESSION_TIMEOUT_MS", "1000");
-        world.set("RUST_LOG", "warn,firstcome_api=info,firstcome_reconciler=info");
-        let consumer = async { if scenario == Scenario::Batch { None } else { Some(world.consume().await) } };
+        world.set(
+            "RUST_LOG",
+            "warn,firstcome_api=info,firstcome_reconciler=info",
+        );
+        let consumer = async {
+            if scenario == Scenario::Batch {
+                None
+            } else {
+                Some(world.consume().await)
+            }
+        };
         let (api, consumer, ()) = tokio::join!(world.serve(), consumer, world.open());
-        Self { world, api, _consumer: consumer, kafka, _redis: redis }
+        Self {
+            world,
+            api,
+            _consumer: consumer,
+            kafka,
+            _redis: redis,
+        }
     }
 
     /// Breaks the way to Kafka, or mends it, where that belongs to the scenario.
@@ -65,7 +80,13 @@ impl Environment {
         let env = [("FIRSTCOME_CRASH_AT", point.name())];
         let once = self.world.once_with(&[], &env).await;
         let died = once.log.contains(&format!("crash point {}", point.name()));
-        assert_eq!(died, once.code == ABORTED, "code {}: {}", once.code, once.log);
+        assert_eq!(
+            died,
+            once.code == ABORTED,
+            "code {}: {}",
+            once.code,
+            once.log
+        );
         assert!(died || once.code <= 1, "code {}: {}", once.code, once.log);
         died
     }
@@ -79,26 +100,56 @@ impl Environment {
 
     /// Compares answers with the stores, mends by hand what is broken, and seals the drop: passes
     /// skip it from now on.
-    pub(super) async fn count(&self, coupon: &MadeCoupon, quantity: usize, answers: &[PromisedAnswer]) -> SeenCycle {
+    pub(super) async fn count(
+        &self,
+        coupon: &MadeCoupon,
+        quantity: usize,
+        answers: &[PromisedAnswer],
+    ) -> SeenCycle {
         let rows = rows(&self.world, coupon.drop).await;
         let people: HashSet<&String> = rows.values().collect();
-        let by_person: HashMap<&String, u32> = rows.iter().map(|(slot, user)| (user, *slot)).collect();
-        let mut seen = SeenCycle { fired: 2, ..SeenCycle::default() };
+        let by_person: HashMap<&String, u32> =
+            rows.iter().map(|(slot, user)| (user, *slot)).collect();
+        let mut seen = SeenCycle {
+            fired: 2,
+            ..SeenCycle::default()
+        };
         for (user, answer) in answers {
-            let Some((drop, slot)) = answer.promised() else { continue };
+            let Some((drop, slot)) = answer.promised() else {
+                continue;
+            };
             seen.promises += 1;
             seen.broken += usize::from((drop, by_person.get(user)) != (coupon.drop, Some(&slot)));
         }
         seen.over_issued = rows.len().saturating_sub(quantity) + (rows.len() - people.len());
-        self.world.sql.query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
-        let seal = "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3) WHERE id";
-        self.world.sql.query(&format!("{seal} = {}", coupon.drop)).await;
+        self.world
+            .sql
+            .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
+            .await;
+        let seal =
+            "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3) WHERE id";
+        self.world
+            .sql
+            .query(&format!("{seal} = {}", coupon.drop))
+            .await;
         seen
     }
 }
 
 /// Waits for a process that must die at a point.
 pub(super) async fn dies_at(process: &Process, point: Point) {
-    assert_eq!(process.ended(LIMIT).await, ABORTED, "{}: {}", point.name(), process.log());
-    assert!(process.log().contains(&format!("crash point {}", point.name())), "{}", process.log());
+    assert_eq!(
+        process.ended(LIMIT).await,
+        ABORTED,
+        "{}: {}",
+        point.name(),
+        process.log()
+    );
+    assert!(
+        process
+            .log()
+            .contains(&format!("crash point {}", point.name())),
+        "{}",
+        process.log()
+    );
 }

@@ -13,17 +13,39 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     let coupon = environment.api.open_coupon(6).await;
     let mut answers = rush(&[&environment.api], coupon.id, &people(5), 5).await;
     all_issued(world, coupon.drop, 5).await;
-    injector(world, &coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    injector(world, &coupon)
+        .await
+        .make(Drift::Unissued, 1)
+        .await
+        .unwrap();
     for round in 0..2 {
         // Granted by the pass that died, it is there: then it is lost again.
         if round == 0 || point == Point::GateOpened {
             world.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
         }
-        assert!(environment.api.claim(coupon.id, "u-6").await.is("unavailable"), "closed until verified");
-        assert!(environment.pass_dies(point).await, "{} was not reached", point.name());
+        assert!(
+            environment
+                .api
+                .claim(coupon.id, "u-6")
+                .await
+                .is("unavailable"),
+            "closed until verified"
+        );
+        assert!(
+            environment.pass_dies(point).await,
+            "{} was not reached",
+            point.name()
+        );
     }
     if point == Point::GateDue {
-        assert!(environment.api.claim(coupon.id, "u-6").await.is("unavailable"), "it died before it opened");
+        assert!(
+            environment
+                .api
+                .claim(coupon.id, "u-6")
+                .await
+                .is("unavailable"),
+            "it died before it opened"
+        );
     }
     environment.mend().await;
     answers.extend(rush(&[&environment.api], coupon.id, &["u-6".into()], 1).await);

@@ -17,19 +17,32 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     let coupon = environment.api.create_coupon(&body).await;
     let users = people(3);
     for (some, on) in [(&users[..], true), (&users[2..], false)] {
-        let api = world.serve_with(&[("FIRSTCOME_CRASH_AT", point.name())]).await;
+        let api = world
+            .serve_with(&[("FIRSTCOME_CRASH_AT", point.name())])
+            .await;
         assert!(api.try_list(coupon.id, some, on).await.is_err());
         dies_at(&api.process, point).await;
     }
     // A pass leaves a change alone for two seconds: an API may be about to tell Redis.
     let age = "SELECT TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(3)) FROM coupons WHERE id";
     let age = format!("{age} = {}", coupon.id);
-    eventually("the change is two seconds old", LIMIT, async || world.sql.number(&age).await >= 2_000_000).await;
+    eventually("the change is two seconds old", LIMIT, async || {
+        world.sql.number(&age).await >= 2_000_000
+    })
+    .await;
     environment.mend().await;
     let answers = rush(&[&environment.api], coupon.id, &users, 1).await;
-    assert!(answers[..2].iter().all(|(_, answer)| answer.promised().is_some()), "{answers:?}");
+    assert!(
+        answers[..2]
+            .iter()
+            .all(|(_, answer)| answer.promised().is_some()),
+        "{answers:?}"
+    );
     assert!(answers[2].1.is("not_allowed"), "{answers:?}");
-    let listed = format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {} ORDER BY 1", coupon.id);
+    let listed = format!(
+        "SELECT user_id FROM coupon_allow_list WHERE coupon_id = {} ORDER BY 1",
+        coupon.id
+    );
     assert_eq!(world.sql.query(&listed).await.concat(), users[..2]);
     all_issued(world, coupon.drop, 2).await;
     let kept = &answers[..2];

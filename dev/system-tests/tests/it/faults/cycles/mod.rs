@@ -42,7 +42,9 @@ enum Scenario {
 
 fn scenario(point: Point) -> Scenario {
     match point {
-        Point::ClaimAsked | Point::ClaimAdmitted | Point::ClaimSent | Point::ClaimPublished => Scenario::Claim,
+        Point::ClaimAsked | Point::ClaimAdmitted | Point::ClaimSent | Point::ClaimPublished => {
+            Scenario::Claim
+        }
         Point::ClaimKept => Scenario::Kept,
         Point::RevocationWritten | Point::RevocationReleased => Scenario::Revoke,
         Point::ListWritten | Point::ListFollowed => Scenario::List,
@@ -71,8 +73,13 @@ fn scenario(point: Point) -> Scenario {
 /// Points whose cycles run one after the other, beside those of the other lanes. A consumer's cycle
 /// waits most of its time for the group to notice a dead member, so each of its points has a lane.
 fn lanes() -> Vec<Vec<Point>> {
-    let all =
-        |wanted: Scenario| -> Vec<Point> { Point::ALL.iter().copied().filter(|p| scenario(*p) == wanted).collect() };
+    let all = |wanted: Scenario| -> Vec<Point> {
+        Point::ALL
+            .iter()
+            .copied()
+            .filter(|p| scenario(*p) == wanted)
+            .collect()
+    };
     let mut lanes = vec![
         all(Scenario::Claim),
         all(Scenario::Kept),
@@ -108,16 +115,31 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<CycleTally>) {
 
 #[test]
 fn a_process_that_dies_twice_at_any_crash_point_leaves_nothing_that_is_not_mended() {
-    let cycles: usize = std::env::var("CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let cycles: usize = std::env::var("CYCLES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
     let tally = Arc::new(CycleTally::default());
     let start = |lane: Vec<Point>| {
         let (name, tally) = (lane[0].name(), Arc::clone(&tally));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        (name, std::thread::spawn(move || runtime.block_on(run(lane, cycles, tally))))
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        (
+            name,
+            std::thread::spawn(move || runtime.block_on(run(lane, cycles, tally))),
+        )
     };
     let lanes: Vec<_> = lanes().into_iter().map(start).collect();
-    let failed: Vec<_> = lanes.into_iter().filter_map(|(name, lane)| lane.join().is_err().then_some(name)).collect();
+    let failed: Vec<_> = lanes
+        .into_iter()
+        .filter_map(|(name, lane)| lane.join().is_err().then_some(name))
+        .collect();
     println!("{tally}");
-    assert!(failed.is_empty(), "lanes that failed, by their first point: {failed:?}");
+    assert!(
+        failed.is_empty(),
+        "lanes that failed, by their first point: {failed:?}"
+    );
     tally.judge(cycles);
 }

@@ -13,42 +13,101 @@ use crate::webhooks::{SECRET, WebhookReceiver};
 pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
     let mails = &environment.world.mail;
     let before = mails.mails().len();
-    let id = |raw: &[u8]| MessageParser::default().parse(raw).unwrap().message_id().unwrap().to_owned();
-    let ids = || mails.mails()[before..].iter().map(|mail| id(&mail.raw)).collect();
+    let id = |raw: &[u8]| {
+        MessageParser::default()
+            .parse(raw)
+            .unwrap()
+            .message_id()
+            .unwrap()
+            .to_owned()
+    };
+    let ids = || {
+        mails.mails()[before..]
+            .iter()
+            .map(|mail| id(&mail.raw))
+            .collect()
+    };
     cycle(environment, point, "mail_outbox", ids).await
 }
 
 pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycle {
     let (receiver, url) = WebhookReceiver::start().await;
-    for (name, value) in [("URLS", format!("{url}/hook").as_str()), ("SECRET", SECRET), ("EVENTS", "drift")] {
+    for (name, value) in [
+        ("URLS", format!("{url}/hook").as_str()),
+        ("SECRET", SECRET),
+        ("EVENTS", "drift"),
+    ] {
         environment.world.set(&format!("WEBHOOK_{name}"), value);
     }
-    let id = |head: &str| head.lines().find_map(|line| line.strip_prefix("webhook-id: ")).unwrap().to_owned();
-    let ids = || receiver.posted("/hook").iter().map(|(head, _)| id(head)).collect();
+    let id = |head: &str| {
+        head.lines()
+            .find_map(|line| line.strip_prefix("webhook-id: "))
+            .unwrap()
+            .to_owned()
+    };
+    let ids = || {
+        receiver
+            .posted("/hook")
+            .iter()
+            .map(|(head, _)| id(head))
+            .collect()
+    };
     cycle(environment, point, "webhook_outbox", ids).await
 }
 
 /// `ids` are those under which this cycle's went out.
-async fn cycle(environment: &Environment, point: Point, outbox: &str, ids: impl Fn() -> Vec<String>) -> SeenCycle {
+async fn cycle(
+    environment: &Environment,
+    point: Point,
+    outbox: &str,
+    ids: impl Fn() -> Vec<String>,
+) -> SeenCycle {
     let world = &environment.world;
-    let open = format!("SELECT COUNT(*) FROM {outbox} WHERE sent_at IS NULL AND given_up_at IS NULL");
+    let open =
+        format!("SELECT COUNT(*) FROM {outbox} WHERE sent_at IS NULL AND given_up_at IS NULL");
     let coupon = environment.api.open_coupon(4).await;
     let answers = rush(&[&environment.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
-    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2", coupon.drop)).await;
+    world
+        .sql
+        .query(&format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
+            coupon.drop
+        ))
+        .await;
     for _ in 0..2 {
-        assert!(environment.pass_dies(point).await, "{} was not reached", point.name());
+        assert!(
+            environment.pass_dies(point).await,
+            "{} was not reached",
+            point.name()
+        );
         assert_eq!(world.sql.number(&open).await, 1, "it is still to be sent");
         // The dead sender's lease lasts a minute longer than sending may take.
-        world.sql.query(&format!("UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL")).await;
+        world
+            .sql
+            .query(&format!(
+                "UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL"
+            ))
+            .await;
     }
     environment.mend().await;
-    eventually("all is sent", LIMIT, async || world.sql.number(&open).await == 0).await;
+    eventually("all is sent", LIMIT, async || {
+        world.sql.number(&open).await == 0
+    })
+    .await;
     let ids = ids();
     // Nothing can tell a sender that died whether it was sent: twice it was not, or twice it was.
     // The same id each time lets the reader's mailbox show one, and a receiver take one.
-    let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) { 1 } else { 3 };
-    assert_eq!((ids.len(), ids.iter().collect::<HashSet<_>>().len()), (wanted, 1), "{ids:?}");
+    let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
+        1
+    } else {
+        3
+    };
+    assert_eq!(
+        (ids.len(), ids.iter().collect::<HashSet<_>>().len()),
+        (wanted, 1),
+        "{ids:?}"
+    );
     assert_exact(world, &coupon, 4, &answers).await;
     environment.count(&coupon, 4, &answers).await
 }

@@ -36,8 +36,19 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
     // Where promises are to be broken, nothing may be left to move people to.
-    let (quantity, held) = if point == Point::BrokenListed { (6, 6) } else { (12, 6) };
-    let coupon = environment.api.create_coupon(&coupon_body(&format!("{} {cycle}", point.name()), quantity, 0)).await;
+    let (quantity, held) = if point == Point::BrokenListed {
+        (6, 6)
+    } else {
+        (12, 6)
+    };
+    let coupon = environment
+        .api
+        .create_coupon(&coupon_body(
+            &format!("{} {cycle}", point.name()),
+            quantity,
+            0,
+        ))
+        .await;
     let answers = rush(&[&environment.api], coupon.id, &people(held), 6).await;
     all_issued(world, coupon.drop, held).await;
 
@@ -47,25 +58,44 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
         // point is there more to do.
         if broken.is_empty() || !environment.pass_dies(point).await {
             broken.push(made(environment, &coupon, drift).await);
-            assert!(environment.pass_dies(point).await, "{} was not reached with {drift:?}", point.name());
+            assert!(
+                environment.pass_dies(point).await,
+                "{} was not reached with {drift:?}",
+                point.name()
+            );
         }
     }
     environment.mend().await;
     let issued = rows(world, coupon.drop).await.len();
-    assert!((held..=quantity as usize).contains(&issued), "{issued} rows");
+    assert!(
+        (held..=quantity as usize).contains(&issued),
+        "{issued} rows"
+    );
     assert_settled(world, &coupon, quantity, issued, &answers).await;
-    let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
+    let listed = format!(
+        "SELECT user_id FROM broken_promises WHERE drop_id = {}",
+        coupon.drop
+    );
     let mut listed = world.sql.query(&listed).await.concat();
-    let mut broken = if point == Point::BrokenListed { broken.concat() } else { Vec::new() };
+    let mut broken = if point == Point::BrokenListed {
+        broken.concat()
+    } else {
+        Vec::new()
+    };
     listed.sort();
     broken.sort();
     assert_eq!(listed, broken, "who is listed as broken");
-    environment.count(&coupon, quantity as usize, &answers).await
+    environment
+        .count(&coupon, quantity as usize, &answers)
+        .await
 }
 
 /// Makes drift; the people it concerns.
 async fn made(environment: &Environment, coupon: &MadeCoupon, drift: Drift) -> Vec<String> {
-    let done =
-        injector(&environment.world, coupon).await.make(drift, 1).await.unwrap_or_else(|e| panic!("{drift:?}: {e:#}"));
+    let done = injector(&environment.world, coupon)
+        .await
+        .make(drift, 1)
+        .await
+        .unwrap_or_else(|e| panic!("{drift:?}: {e:#}"));
     done.people.into_iter().map(|hit| hit.user).collect()
 }

@@ -43,9 +43,19 @@ impl CycleTally {
         let points = self.0.lock();
         for point in Point::ALL {
             let (done, sum) = points.get(point).copied().unwrap_or_default();
-            assert_eq!((done, sum.fired), (cycles, 2 * cycles), "{}: cycles, and times it fired", point.name());
+            assert_eq!(
+                (done, sum.fired),
+                (cycles, 2 * cycles),
+                "{}: cycles, and times it fired",
+                point.name()
+            );
             assert!(sum.promises > 0, "{}: no promise was checked", point.name());
-            assert_eq!((sum.broken, sum.over_issued), (0, 0), "{}: broken, over-issued", point.name());
+            assert_eq!(
+                (sum.broken, sum.over_issued),
+                (0, 0),
+                "{}: broken, over-issued",
+                point.name()
+            );
         }
     }
 }
@@ -54,8 +64,16 @@ impl fmt::Display for CycleTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let points = self.0.lock();
         let row = |f: &mut fmt::Formatter<'_>, name: &str, cycles: usize, sum: SeenCycle| {
-            let SeenCycle { fired, promises, broken, over_issued } = sum;
-            writeln!(f, "{name:<18}{cycles:>7}{fired:>7}{promises:>10}{broken:>8}{over_issued:>13}")
+            let SeenCycle {
+                fired,
+                promises,
+                broken,
+                over_issued,
+            } = sum;
+            writeln!(
+                f,
+                "{name:<18}{cycles:>7}{fired:>7}{promises:>10}{broken:>8}{over_issued:>13}"
+            )
         };
         writeln!(
             f,

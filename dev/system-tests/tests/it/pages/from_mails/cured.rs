@@ -17,10 +17,20 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
     let (spring, _) = f.held("Spring coupon", 20, 3).await;
     // What waits on the topic is overdue at once.
-    let env = [("CONSUMER_STALL_SECONDS", "1"), ("RECONCILE_OVERDUE_MS", "1")];
+    let env = [
+        ("CONSUMER_STALL_SECONDS", "1"),
+        ("RECONCILE_OVERDUE_MS", "1"),
+    ];
     let daemon = f.world.daemon_with(&env).await;
     let phone = Phone::of_duty(&f.world).await;
-    let in_redis = async |words: &[&str]| drop(f.world.redis.command::<firstcome_shared::redis::Value>(words).await);
+    let in_redis = async |words: &[&str]| {
+        drop(
+            f.world
+                .redis
+                .command::<firstcome_shared::redis::Value>(words)
+                .await,
+        )
+    };
 
     in_redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     daemon.reconcile(&json!({})).await;
@@ -36,11 +46,20 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
 
     assert_eq!(f.consumer.process.stop().await, 0);
     for n in 0..3 {
-        assert!(f.api.claim(coupon.id, &format!("u-waits-{n}")).await.is_accepted());
+        assert!(
+            f.api
+                .claim(coupon.id, &format!("u-waits-{n}"))
+                .await
+                .is_accepted()
+        );
     }
     let stalled = eventually_some("the standstill is mailed", LIMIT, async || {
         daemon.reconcile(&json!({})).await;
-        let stalled = f.world.sql.query("SELECT summary FROM alerts WHERE kind = 'stalled'").await;
+        let stalled = f
+            .world
+            .sql
+            .query("SELECT summary FROM alerts WHERE kind = 'stalled'")
+            .await;
         stalled.into_iter().flatten().next().ok_or("not yet")
     });
     assert!(stalled.await.contains("has not moved"));
@@ -52,7 +71,10 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     phone.pass(&["needs a person"]).await;
     assert_whole(&f.world, &coupon, 20, 16).await;
     let _consumer = f.world.consume().await;
-    eventually("the consumer has caught up", LIMIT, async || f.world.topic.lag().await == 0).await;
+    eventually("the consumer has caught up", LIMIT, async || {
+        f.world.topic.lag().await == 0
+    })
+    .await;
     phone.tap_again("mail-stalled", &mail, ALL_LIVE).await;
     phone.pass(&["nothing found"]).await;
     mailed(&f.world, &["resolved", "has not moved"]).await;
@@ -62,8 +84,14 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
     in_redis(&["DEL", &f.world.redis.own("epoch")]).await;
-    let mail =
-        mailed(&f.world, &["action needed: a key in Redis has the wrong type", "Spring coupon · claims get 503"]).await;
+    let mail = mailed(
+        &f.world,
+        &[
+            "action needed: a key in Redis has the wrong type",
+            "Spring coupon · claims get 503",
+        ],
+    )
+    .await;
     phone.read("mail-coupon-closed", &mail).await;
     assert!(!f.api.claim(spring.id, "u-late").await.is_accepted());
     in_redis(&["DEL", &waiting]).await;
@@ -72,7 +100,10 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     phone.pass(&["repaired", "nothing found"]).await;
     assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
     eventually("its row is there", LIMIT, async || {
-        let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", spring.drop);
+        let rows = format!(
+            "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+            spring.drop
+        );
         f.world.sql.number(&rows).await == 4
     })
     .await;
@@ -82,7 +113,11 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "5"]).await;
     daemon.reconcile(&json!({})).await;
-    let mail = mailed(&f.world, &["action needed", "1 name in Redis is no user id"]).await;
+    let mail = mailed(
+        &f.world,
+        &["action needed", "1 name in Redis is no user id"],
+    )
+    .await;
     phone.read("mail-left", &mail).await;
     phone.tap(&mail, THIS_DROP).await;
     phone.pass(&["needs a person"]).await;
@@ -102,27 +137,48 @@ async fn rows_of_a_sealed_drop_that_were_deleted_are_restored_and_seen_to_be_the
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f.world.settled_daemon().await;
     let phone = Phone::of_duty(&f.world).await;
-    assert_eq!(f.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    assert_eq!(
+        f.api
+            .patch(coupon.id, &json!({"close_now": true}))
+            .await
+            .status,
+        200
+    );
     let own = f.world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("it is sealed, and Redis has forgotten it", LIMIT, async || {
-        daemon.reconcile(&json!({})).await;
-        let names = f.world.redis.names().await;
-        let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
-        f.world.sql.number(sealed).await == 1 && !names.iter().any(|name| name.starts_with(&own))
-    })
+    eventually(
+        "it is sealed, and Redis has forgotten it",
+        LIMIT,
+        async || {
+            daemon.reconcile(&json!({})).await;
+            let names = f.world.redis.names().await;
+            let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
+            f.world.sql.number(sealed).await == 1
+                && !names.iter().any(|name| name.starts_with(&own))
+        },
+    )
     .await;
-    for statement in
-        ["CREATE TABLE backup AS SELECT * FROM issued_coupons", "DELETE FROM issued_coupons WHERE slot < 3"]
-    {
+    for statement in [
+        "CREATE TABLE backup AS SELECT * FROM issued_coupons",
+        "DELETE FROM issued_coupons WHERE slot < 3",
+    ] {
         f.world.sql.query(statement).await;
     }
     daemon.reconcile(&json!({"deep": true})).await;
-    let mail =
-        mailed(&f.world, &["action needed: it was sealed with 20 rows, now there are 18", "Winter coupon"]).await;
+    let mail = mailed(
+        &f.world,
+        &[
+            "action needed: it was sealed with 20 rows, now there are 18",
+            "Winter coupon",
+        ],
+    )
+    .await;
     phone.read("mail-sealed", &mail).await;
     phone.tap(&mail, THIS_DROP).await;
     phone.pass(&["needs a person"]).await;
-    f.world.sql.query("INSERT INTO issued_coupons SELECT * FROM backup WHERE slot < 3").await;
+    f.world
+        .sql
+        .query("INSERT INTO issued_coupons SELECT * FROM backup WHERE slot < 3")
+        .await;
     phone.tap_again("mail-sealed", &mail, THIS_DROP).await;
     phone.pass(&["nothing found"]).await;
     mailed(&f.world, &["resolved", "Winter coupon"]).await;

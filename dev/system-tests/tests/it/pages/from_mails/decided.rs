@@ -17,10 +17,17 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     let (coupon, answers) = f.held(name, 20, 20).await;
     // Its mails lead to its own address, as no PUBLIC_URL says another.
     let daemon = f.world.settled_daemon().await;
-    injector(&f.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    injector(&f.world, &coupon)
+        .await
+        .make(Drift::MissingAdmission, 3)
+        .await
+        .unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", name]).await;
-    let drop_link = link(&mail, "Pause the coupon, or see and confirm the repairs, in a browser");
+    let drop_link = link(
+        &mail,
+        "Pause the coupon, or see and confirm the repairs, in a browser",
+    );
     let alert_link = link(&mail, "Acknowledge it, or silence its mails, in a browser");
 
     let phone = Phone::of_duty(&f.world).await;
@@ -31,27 +38,56 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     assert_open_to_all(browser, "ops-log-in").await;
     log_in(browser, "Kim", OPS_TOKEN).await;
     // The very alert, not only the list of all.
-    until(browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
+    until(
+        browser,
+        "document.querySelector('article:target form[action$=acknowledge] button')",
+    )
+    .await;
     browser.visit(drop_link).await;
-    until(browser, &format!("location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"))
-        .await;
+    until(
+        browser,
+        &format!(
+            "location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"
+        ),
+    )
+    .await;
     assert_open_to_all(browser, "ops-held-back").await;
 
     browser.run("document.querySelector('#main').focus()").await;
     tab_to(browser, "button[value=dry_run]").await;
     browser.key(ENTER).await;
-    until(browser, "document.querySelector('h1').innerText.includes('found, not changed')").await;
-    let repairs = browser.run("return document.body.innerText.split('would: put back into Redis').length - 1").await;
+    until(
+        browser,
+        "document.querySelector('h1').innerText.includes('found, not changed')",
+    )
+    .await;
+    let repairs = browser
+        .run("return document.body.innerText.split('would: put back into Redis').length - 1")
+        .await;
     assert_eq!(repairs, json!(3));
     assert_open_to_all(browser, "ops-dry-run").await;
     let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
-    assert_eq!(f.world.redis.command::<i64>(&["ZCARD", &users]).await, 17, "a dry run changes nothing");
+    assert_eq!(
+        f.world.redis.command::<i64>(&["ZCARD", &users]).await,
+        17,
+        "a dry run changes nothing"
+    );
 
     // Before it is confirmed: with the repairs, the alert ends by itself.
     browser.visit(alert_link).await;
-    until(browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
-    browser.click("article:target form[action$=acknowledge] button").await;
-    until(browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
+    until(
+        browser,
+        "document.querySelector('article:target form[action$=acknowledge] button')",
+    )
+    .await;
+    browser
+        .click("article:target form[action$=acknowledge] button")
+        .await;
+    until(
+        browser,
+        "document.querySelector('article').innerText.includes('Taken on by Kim')",
+    )
+    .await;
     assert_sound(browser, "ops-taken-on").await;
 
     browser.visit(drop_link).await;
@@ -59,18 +95,38 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     browser.click("#name").await;
     browser.keys(name).await;
     browser.click("button[value=confirm]").await;
-    until(browser, "document.querySelector('h1').innerText.includes('repaired')").await;
-    until(browser, "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'").await;
+    until(
+        browser,
+        "document.querySelector('h1').innerText.includes('repaired')",
+    )
+    .await;
+    until(
+        browser,
+        "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'",
+    )
+    .await;
     assert_open_to_all(browser, "ops-confirmed").await;
     assert_settled(&f.world, &coupon, 20, 20, &answers).await;
 
     mailed(&f.world, &["resolved", name]).await;
     browser.visit(alert_link).await;
-    until(browser, "document.body.innerText.includes('No alert is open.')").await;
+    until(
+        browser,
+        "document.body.innerText.includes('No alert is open.')",
+    )
+    .await;
     assert_sound(browser, "ops-no-alert").await;
     browser.visit(daemon.http().base()).await;
-    until(browser, "document.querySelector('#live').dataset.state === 'live'").await;
-    until(browser, &format!("document.querySelector('#board').innerText.includes({name:?})")).await;
+    until(
+        browser,
+        "document.querySelector('#live').dataset.state === 'live'",
+    )
+    .await;
+    until(
+        browser,
+        &format!("document.querySelector('#board').innerText.includes({name:?})"),
+    )
+    .await;
     assert_sound(browser, "ops-odd-name").await;
 }
 
@@ -78,15 +134,26 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
 async fn pass_to_exact(browser: &Browser) {
     until(browser, "document.querySelector('button[value=pass]')").await;
     browser.click("button[value=pass]").await;
-    until(browser, "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'").await;
+    until(
+        browser,
+        "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity() {
     let f = Fixture::new("mail-broken").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
-    let daemon = f.world.daemon_with(&[("API_URL", f.api.http().base())]).await;
-    injector(&f.world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    let daemon = f
+        .world
+        .daemon_with(&[("API_URL", f.api.http().base())])
+        .await;
+    injector(&f.world, &coupon)
+        .await
+        .make(Drift::OverShrunk, 2)
+        .await
+        .unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", "2 broken promises"]).await;
     let phone = Phone::of_duty(&f.world).await;
@@ -97,14 +164,24 @@ async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity()
     until(browser, &format!("document.querySelector('{summary}')")).await;
     browser.click(summary).await;
     let button = "return document.querySelector('button[value=raise]').innerText";
-    assert_eq!(browser.run(button).await, json!("Raise the quantity of coupon 1 to the number above"));
+    assert_eq!(
+        browser.run(button).await,
+        json!("Raise the quantity of coupon 1 to the number above")
+    );
     fill(browser, "#quantity", "20").await;
     fill(browser, "#again", "20").await;
     fill(browser, "#raise-name", "Winter coupon").await;
-    assert_eq!(browser.run(button).await, json!("Raise the quantity of coupon 1 to 20"));
+    assert_eq!(
+        browser.run(button).await,
+        json!("Raise the quantity of coupon 1 to 20")
+    );
     assert_open_to_all(browser, "ops-raise").await;
     browser.click("button[value=raise]").await;
-    until(browser, "document.querySelector('td[data-label=Quantity]').innerText === '20'").await;
+    until(
+        browser,
+        "document.querySelector('td[data-label=Quantity]').innerText === '20'",
+    )
+    .await;
     // The change asks for a pass by itself.
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
@@ -117,25 +194,46 @@ async fn a_dead_letter_is_corrected_and_issued_from_the_mail_s_link_on() {
     let f = Fixture::new("mail-letter").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 19).await;
     let daemon = f.world.settled_daemon().await;
-    let done = injector(&f.world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    let done = injector(&f.world, &coupon)
+        .await
+        .make(Drift::FailedUnrepairable, 1)
+        .await
+        .unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", "1 unrepaired failed claim"]).await;
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-failed-claims", &mail).await;
-    phone.tap(&mail, "See them, with their reasons, in a browser").await;
+    phone
+        .tap(&mail, "See them, with their reasons, in a browser")
+        .await;
     let browser = &phone.browser;
-    until(browser, "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')").await;
+    until(
+        browser,
+        "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')",
+    )
+    .await;
     browser.click("tbody a[href^='/dead-letters/']").await;
-    until(browser, "document.querySelector('form[action$=reveal] button')").await;
+    until(
+        browser,
+        "document.querySelector('form[action$=reveal] button')",
+    )
+    .await;
     browser.click("form[action$=reveal] button").await;
     until(browser, "document.querySelector('#of-slot')").await;
-    assert_eq!(browser.run("return document.querySelector('#of-person').value").await, json!(done.people[0].user));
+    assert_eq!(
+        browser
+            .run("return document.querySelector('#of-person').value")
+            .await,
+        json!(done.people[0].user)
+    );
     fill(browser, "#of-slot", "20").await;
     fill(browser, "#of-name", "Winter coupon").await;
     assert_open_to_all(browser, "ops-correct").await;
     browser.click("form[action$=correct] button").await;
     until(browser, "document.body.innerText.includes('slot 20,')").await;
-    browser.visit(link(&mail, "Run a pass over this drop, in a browser")).await;
+    browser
+        .visit(link(&mail, "Run a pass over this drop, in a browser"))
+        .await;
     pass_to_exact(browser).await;
     assert_settled(&f.world, &coupon, 20, 20, &answers).await;
     mailed(&f.world, &["resolved", "Winter coupon"]).await;

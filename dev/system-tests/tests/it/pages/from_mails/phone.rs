@@ -19,7 +19,11 @@ impl Phone {
     pub(super) async fn of_duty(world: &World) -> Self {
         let mails = std::env::temp_dir().join(format!("firstcome-mails-{}", world.database()));
         std::fs::create_dir_all(&mails).unwrap();
-        Self { browser: Browser::open(Look::default().on_a_phone()).await, mails, is_logged_in: Cell::new(false) }
+        Self {
+            browser: Browser::open(Look::default().on_a_phone()).await,
+            mails,
+            is_logged_in: Cell::new(false),
+        }
     }
 
     /// Opens a mail. What is to be done, and the first link, stand on the first screen: nobody has
@@ -27,12 +31,18 @@ impl Phone {
     pub(super) async fn read(&self, name: &str, mail: &ReadMail) {
         let file = self.mails.join(format!("{name}.html"));
         std::fs::write(&file, &mail.html).unwrap();
-        self.browser.visit(&format!("file://{}", file.display())).await;
+        self.browser
+            .visit(&format!("file://{}", file.display()))
+            .await;
         assert_open_to_all(&self.browser, name).await;
         let below = "const parts = document.querySelector('.todo') ? ['.todo', 'a'] : [];
              return parts.map((css) => document.querySelector(css).getBoundingClientRect().bottom - innerHeight)
                  .filter((below) => below > 0)";
-        assert_eq!(self.browser.run(below).await, json!([]), "{name}: it is below the first screen");
+        assert_eq!(
+            self.browser.run(below).await,
+            json!([]),
+            "{name}: it is below the first screen"
+        );
         self.whole_picture(name).await;
     }
 
@@ -41,9 +51,17 @@ impl Phone {
         if !wants_pictures() {
             return;
         }
-        let height = self.browser.run("return document.documentElement.scrollHeight").await;
+        let height = self
+            .browser
+            .run("return document.documentElement.scrollHeight")
+            .await;
         let height = u32::try_from(height.as_u64().unwrap()).unwrap();
-        self.browser.look(Look { height, ..Look::default().on_a_phone() }).await;
+        self.browser
+            .look(Look {
+                height,
+                ..Look::default().on_a_phone()
+            })
+            .await;
         picture(&self.browser, &format!("{name}-whole")).await;
         self.browser.look(Look::default().on_a_phone()).await;
     }
@@ -51,30 +69,50 @@ impl Phone {
     /// Taps the link of the mail that is open; the first time, one logs in on the way.
     pub(super) async fn tap(&self, mail: &ReadMail, label: &str) {
         let wanted = link(mail, label);
-        let find = "const link = [...document.querySelectorAll('a')].find((link) => link.innerText === ";
-        self.browser.run(&format!("{find}{label:?}); link.id = 'tapped'")).await;
+        let find =
+            "const link = [...document.querySelectorAll('a')].find((link) => link.innerText === ";
+        self.browser
+            .run(&format!("{find}{label:?}); link.id = 'tapped'"))
+            .await;
         self.browser.click("#tapped").await;
         if !self.is_logged_in.replace(true) {
             log_in(&self.browser, "Kim", OPS_TOKEN).await;
         }
-        until(&self.browser, &format!("location.href === {wanted:?} && !document.querySelector('#token')")).await;
+        until(
+            &self.browser,
+            &format!("location.href === {wanted:?} && !document.querySelector('#token')"),
+        )
+        .await;
     }
 
     /// Opens the mail again, and taps its link.
     pub(super) async fn tap_again(&self, name: &str, mail: &ReadMail, label: &str) {
-        self.browser.visit(&format!("file://{}", self.mails.join(format!("{name}.html")).display())).await;
+        self.browser
+            .visit(&format!(
+                "file://{}",
+                self.mails.join(format!("{name}.html")).display()
+            ))
+            .await;
         self.tap(mail, label).await;
     }
 
     /// Waits until the screen says this.
     pub(super) async fn shows(&self, text: &str) {
-        until(&self.browser, &format!("document.body.innerText.includes({text:?})")).await;
+        until(
+            &self.browser,
+            &format!("document.body.innerText.includes({text:?})"),
+        )
+        .await;
     }
 
     /// Presses the button for a pass, which ends with one of these results. One that is running
     /// already is waited for.
     pub(super) async fn pass(&self, results: &[&str]) {
-        until(&self.browser, "document.querySelector('button[value=pass]')").await;
+        until(
+            &self.browser,
+            "document.querySelector('button[value=pass]')",
+        )
+        .await;
         let screen = self.browser.address().await;
         let result = eventually_some("a pass was begun", LIMIT, async || {
             self.browser.click("button[value=pass]").await;
@@ -89,7 +127,12 @@ impl Phone {
             Ok(title)
         })
         .await;
-        assert!(results.iter().any(|wanted| result == format!("Pass: {wanted}")), "{result}, not one of {results:?}");
+        assert!(
+            results
+                .iter()
+                .any(|wanted| result == format!("Pass: {wanted}")),
+            "{result}, not one of {results:?}"
+        );
     }
 }
 
@@ -103,6 +146,11 @@ impl Drop for Phone {
 
 /// Where a mail's text leads to under this label.
 pub(super) fn link<'m>(mail: &'m ReadMail, label: &str) -> &'m str {
-    let found = mail.text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(": "));
-    found.unwrap_or_else(|| panic!("{label:?} is not in {}", mail.text)).trim_end()
+    let found = mail
+        .text
+        .lines()
+        .find_map(|line| line.strip_prefix(label)?.strip_prefix(": "));
+    found
+        .unwrap_or_else(|| panic!("{label:?} is not in {}", mail.text))
+        .trim_end()
 }

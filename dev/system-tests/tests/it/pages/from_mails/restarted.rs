@@ -36,7 +36,11 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     phone.tap(&mail, OPEN_PROBLEMS).await;
     phone.shows("No alert is open.").await;
 
-    injector(&f.world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    injector(&f.world, &coupon)
+        .await
+        .make(Drift::FailedUnrepairable, 1)
+        .await
+        .unwrap();
     daemon.reconcile(&json!({})).await;
     let off = mailed(&f.world, &["action needed: webhooks to", "410 Gone"]).await;
     phone.read("mail-webhooks-off", &off).await;
@@ -46,12 +50,28 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     receiver.is_gone(false);
     let told = receiver.posted("/hook").len();
     let hanging = stalled_pass(&f.world).await;
-    let address = daemon.http().base().trim_start_matches("http://").to_owned();
+    let address = daemon
+        .http()
+        .base()
+        .trim_start_matches("http://")
+        .to_owned();
     assert_eq!(daemon.process.stop().await, 0);
-    let (deep, digest) = (overdue(&f.world, "deep").await, overdue(&f.world, "digest").await);
-    let again = [("LISTEN_ADDR", address.as_str()), ("DEEP_CRON", &deep), ("DIGEST_CRON", &digest)];
-    let _daemon = f.world.daemon_with(&[&again[..], &[("MISSED_AFTER_SECONDS", "1")]].concat()).await;
-    phone.tap(&off, "What was not posted, and another try, in a browser").await;
+    let (deep, digest) = (
+        overdue(&f.world, "deep").await,
+        overdue(&f.world, "digest").await,
+    );
+    let again = [
+        ("LISTEN_ADDR", address.as_str()),
+        ("DEEP_CRON", &deep),
+        ("DIGEST_CRON", &digest),
+    ];
+    let _daemon = f
+        .world
+        .daemon_with(&[&again[..], &[("MISSED_AFTER_SECONDS", "1")]].concat())
+        .await;
+    phone
+        .tap(&off, "What was not posted, and another try, in a browser")
+        .await;
     let screen = phone.browser.address().await;
     eventually("each is posted that was not", LIMIT, async || {
         phone.browser.visit(&screen).await;
@@ -68,7 +88,11 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
 
     let missed = mailed(&f.world, &["run missed: DEEP_CRON"]).await;
     phone.read("mail-run-hangs", &missed).await;
-    assert!(missed.text.contains(&format!(":{}", hanging.pid())), "{}", missed.text);
+    assert!(
+        missed.text.contains(&format!(":{}", hanging.pid())),
+        "{}",
+        missed.text
+    );
     phone.tap(&missed, LAST_RUNS).await;
     phone.shows("running").await;
     hanging.kill().await;
@@ -80,7 +104,11 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     phone.tap(&day, OPEN_PROBLEMS).await;
     phone.shows("1 unrepaired failed claim").await;
     phone.browser.click("nav a[href='/dead-letters']").await;
-    until(&phone.browser, "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')").await;
+    until(
+        &phone.browser,
+        "document.querySelector('tbody a[href^=\\'/dead-letters/\\']')",
+    )
+    .await;
     phone.browser.click("tbody a[href^='/dead-letters/']").await;
     until(&phone.browser, "document.querySelector('#why')").await;
     fill(&phone.browser, "#why", "nobody was promised it").await;
@@ -89,6 +117,10 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     phone.shows("Dealt with").await;
     phone.tap_again("mail-run-hangs", &missed, LAST_RUNS).await;
     phone.pass(&["nothing found"]).await;
-    mailed(&f.world, &["resolved: 1 unrepaired failed claim", "Winter coupon"]).await;
+    mailed(
+        &f.world,
+        &["resolved: 1 unrepaired failed claim", "Winter coupon"],
+    )
+    .await;
     assert_settled(&f.world, &coupon, 20, 12, &answers).await;
 }

@@ -17,17 +17,36 @@ const HALF_A_MINUTE: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let f = Fixture::on(WorldStores::shared().await.with_redis(&redis), "mail-stores").await;
+    let f = Fixture::on(
+        WorldStores::shared().await.with_redis(&redis),
+        "mail-stores",
+    )
+    .await;
     let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
     let proxy = shared().await.mysql.proxy().await.unwrap();
-    let via = shared().await.mysql.database_url_via(&proxy, f.world.database());
-    let daemon = f.world.daemon_with(&[("DATABASE_URL", &via), ("REDIS_TIMEOUT_MS", "1000")]).await;
+    let via = shared()
+        .await
+        .mysql
+        .database_url_via(&proxy, f.world.database());
+    let daemon = f
+        .world
+        .daemon_with(&[("DATABASE_URL", &via), ("REDIS_TIMEOUT_MS", "1000")])
+        .await;
     daemon.reconcile(&json!({})).await;
 
     redis.kill().await.unwrap();
-    assert_eq!(daemon.ask(&json!({})).await.status, 200, "a pass that failed is recorded");
+    assert_eq!(
+        daemon.ask(&json!({})).await.status,
+        200,
+        "a pass that failed is recorded"
+    );
     let failed = mailed(&f.world, &["action needed: a pass failed: Redis"]).await;
-    let closed = mailed_within(&f.world, &["action needed: Redis has not been reached for"], HALF_A_MINUTE).await;
+    let closed = mailed_within(
+        &f.world,
+        &["action needed: Redis has not been reached for"],
+        HALF_A_MINUTE,
+    )
+    .await;
     // Not before: there are two browsers for all tests.
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-run-failed", &failed).await;
@@ -35,7 +54,12 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     phone.shows("Redis does not answer: nobody can claim").await;
 
     phone.read("mail-admission-closed", &closed).await;
-    phone.tap(&closed, "What is closed, and which store is away, in a browser").await;
+    phone
+        .tap(
+            &closed,
+            "What is closed, and which store is away, in a browser",
+        )
+        .await;
     phone.shows("Bring Redis back.").await;
     redis.start_again().await.unwrap();
     let is_open = async || f.api.claim(coupon.id, "u-late").await.promised().is_some();
@@ -43,18 +67,30 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
     phone.tap_again("mail-run-failed", &failed, ALL_LIVE).await;
     phone.pass(&["repaired", "nothing found"]).await;
     mailed(&f.world, &["resolved: a pass failed"]).await;
-    let open = mailed(&f.world, &["resolved: Redis can be reached, and admission is open"]).await;
+    let open = mailed(
+        &f.world,
+        &["resolved: Redis can be reached, and admission is open"],
+    )
+    .await;
     phone.read("mail-admission-open", &open).await;
     phone.tap(&open, OPEN_PROBLEMS).await;
     phone.shows("No alert is open.").await;
-    phone.tap_again("mail-admission-closed", &closed, "What is closed, and which store is away, in a browser").await;
+    phone
+        .tap_again(
+            "mail-admission-closed",
+            &closed,
+            "What is closed, and which store is away, in a browser",
+        )
+        .await;
     until_title(&phone.browser, "Everything is as promised").await;
 
     proxy.set(ProxyFault::Cut).await.unwrap();
     daemon.ask(&json!({})).await;
     let gone = mailed(&f.world, &["action needed: MySQL cannot be used"]).await;
     phone.read("mail-mysql-gone", &gone).await;
-    phone.tap(&gone, "What is known meanwhile, in a browser").await;
+    phone
+        .tap(&gone, "What is known meanwhile, in a browser")
+        .await;
     phone.shows("MySQL does not answer: rows come late").await;
     proxy.set(ProxyFault::Pass).await.unwrap();
     until_title(&phone.browser, "Everything is as promised").await;

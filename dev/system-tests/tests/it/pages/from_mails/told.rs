@@ -14,7 +14,9 @@ pub(super) async fn overdue(world: &World, schedule: &str) -> String {
     let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
     world
         .sql
-        .query(&format!("REPLACE INTO reconciler_state (name, value) VALUES ('last_run:{schedule}', {ago})"))
+        .query(&format!(
+            "REPLACE INTO reconciler_state (name, value) VALUES ('last_run:{schedule}', {ago})"
+        ))
         .await;
     let due = "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '0 %i %H %d %m *')";
     world.sql.query(due).await[0][0].clone()
@@ -25,14 +27,26 @@ async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
     let f = Fixture::new("mail-told").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let (spring, _) = f.held("Spring coupon", 20, 12).await;
-    let (deep, digest) = (overdue(&f.world, "deep").await, overdue(&f.world, "digest").await);
-    let late = [("DEEP_CRON", deep.as_str()), ("DIGEST_CRON", &digest), ("MISSED_AFTER_SECONDS", "1")];
+    let (deep, digest) = (
+        overdue(&f.world, "deep").await,
+        overdue(&f.world, "digest").await,
+    );
+    let late = [
+        ("DEEP_CRON", deep.as_str()),
+        ("DIGEST_CRON", &digest),
+        ("MISSED_AFTER_SECONDS", "1"),
+    ];
     let daemon = f.world.daemon_with(&late).await;
     let phone = Phone::of_duty(&f.world).await;
 
     let test = f.world.start("firstcome-reconciler", &["test-email"], &[]);
     assert_eq!(test.ended(LIMIT).await, 0, "{}", test.log());
-    phone.read("mail-test", &mailed(&f.world, &["test: mail arrives"]).await).await;
+    phone
+        .read(
+            "mail-test",
+            &mailed(&f.world, &["test: mail arrives"]).await,
+        )
+        .await;
 
     let mail = mailed(&f.world, &["daily digest: nothing is open"]).await;
     phone.read("mail-digest", &mail).await;
@@ -51,8 +65,16 @@ async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
     };
     let is_exact = "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'";
     for (name, kind, subject) in [
-        ("mail-repaired", Drift::Unissued, "20 of 20 issued (2 issued late)"),
-        ("mail-redis-lost", Drift::RedisLost, "repaired: Redis lost data"),
+        (
+            "mail-repaired",
+            Drift::Unissued,
+            "20 of 20 issued (2 issued late)",
+        ),
+        (
+            "mail-redis-lost",
+            Drift::RedisLost,
+            "repaired: Redis lost data",
+        ),
     ] {
         repair(kind, 2).await;
         let mail = mailed(&f.world, &["repaired", subject, "Winter coupon"]).await;
@@ -64,18 +86,31 @@ async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
     // The third mail of a drop's repairs comes at once, the next in a minute.
     repair(Drift::Unissued, 1).await;
     repair(Drift::Unissued, 1).await;
-    f.world.sql.query("UPDATE alerts SET last_mailed_at = last_mailed_at - INTERVAL 1 HOUR").await;
+    f.world
+        .sql
+        .query("UPDATE alerts SET last_mailed_at = last_mailed_at - INTERVAL 1 HOUR")
+        .await;
     repair(Drift::Unissued, 1).await;
-    let mail = mailed(&f.world, &["1 issued late; 1 repair in earlier passes since"]).await;
+    let mail = mailed(
+        &f.world,
+        &["1 issued late; 1 repair in earlier passes since"],
+    )
+    .await;
     phone.read("mail-again-and-again", &mail).await;
     phone.tap(&mail, LAST_RUNS).await;
     phone.pass(&["nothing found"]).await;
     assert_settled(&f.world, &coupon, 20, 20, &answers).await;
 
-    injector(&f.world, &spring).await.make(Drift::UnfilledClosed, 2).await.unwrap();
+    injector(&f.world, &spring)
+        .await
+        .make(Drift::UnfilledClosed, 2)
+        .await
+        .unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["closed below its quantity", "Spring coupon"]).await;
     phone.read("mail-closed-below", &mail).await;
     phone.tap(&mail, THIS_PASS).await;
-    phone.shows("closed with 8 of 20 slots left, and nobody waits").await;
+    phone
+        .shows("closed with 8 of 20 slots left, and nobody waits")
+        .await;
 }
