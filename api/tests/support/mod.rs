@@ -75,7 +75,7 @@ pub(crate) async fn migrate(
     };
     TABLES
         .migrated(&url, async || {
-            migrate::run(args, CancellationToken::new()).await.unwrap()
+            migrate::run(args, CancellationToken::new()).await.unwrap();
         })
         .await
         .unwrap();

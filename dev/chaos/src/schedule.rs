@@ -278,6 +278,7 @@ fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
     Some(Timed { at_ms, fault })
 }
 
+#[allow(clippy::too_many_lines, reason = "one table of weights")]
 fn fault(rng: &mut StdRng) -> Fault {
     let role = |rng: &mut StdRng| {
         *[

@@ -231,7 +231,7 @@ impl BySchedule {
                 && self.schedules[at].event == ScheduledJob::Reconcile;
             match self.schedules[at].due_since(now) {
                 Some(due) if self.schedules[at].event == ScheduledJob::Digest => {
-                    self.digest(at, due, now).await
+                    self.digest(at, due, now).await;
                 }
                 due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}

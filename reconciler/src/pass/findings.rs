@@ -293,7 +293,7 @@ impl FindingLedger {
                 add(
                     &mut finding.detail,
                     Some("it was not compared again in this pass"),
-                )
+                );
             });
         }
         self.order

@@ -231,6 +231,7 @@ AgMBAAE=
 ";
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table of cases")]
 fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let (_public, public) = key_file(&ec.public_key_pem());
