@@ -6,6 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use super::groups::{PassMail, is_shut};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Observation, common_case};
+use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind};
 use crate::wording::{self, count};
 
@@ -17,7 +18,7 @@ pub(super) fn of_case(
 ) -> Option<[String; 2]> {
     let n = seen.findings.len();
     let case = common_case(&seen.findings)?;
-    let summary = case.summary(n)?;
+    let summary = case::summary(case, n)?;
     let detail = || {
         seen.findings
             .first()
@@ -34,7 +35,11 @@ pub(super) fn of_case(
         FindingCase::Plain
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
-        | FindingCase::Unsafe(_) => {
+        | FindingCase::Unsafe(_)
+        | FindingCase::Unworkable(_)
+        | FindingCase::SettingsDiffer
+        | FindingCase::AllowListDiffers
+        | FindingCase::RunFailed => {
             return None;
         }
         FindingCase::NoSlotLeft => [
@@ -232,7 +237,11 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         FindingCase::Plain
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
-        | FindingCase::Unsafe(_) => {
+        | FindingCase::Unsafe(_)
+        | FindingCase::Unworkable(_)
+        | FindingCase::SettingsDiffer
+        | FindingCase::AllowListDiffers
+        | FindingCase::RunFailed => {
             return None;
         }
         FindingCase::NoSlotLeft => {

@@ -259,9 +259,10 @@ impl<'a> Pass<'a> {
             let detail =
                 format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             (self.run.error, self.run.cause) = (Some(detail.clone()), Some(FailureCause::Kafka));
-            self.run
-                .findings
-                .push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
+            self.run.findings.push(Finding {
+                case: FindingCase::RunFailed,
+                ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
+            });
         }
         Ok(context)
     }

@@ -152,6 +152,7 @@ impl Planner<'_> {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
             self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+            self.last_is(FindingCase::SettingsDiffer);
         }
         if self.facts.allow_list_differs {
             let detail =
@@ -163,6 +164,7 @@ impl Planner<'_> {
                 Action::WriteAllowList,
                 detail,
             );
+            self.last_is(FindingCase::AllowListDiffers);
         }
     }
 

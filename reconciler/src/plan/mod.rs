@@ -343,6 +343,13 @@ impl<'a> Planner<'a> {
         });
     }
 
+    /// Says what the finding that was pushed last is precisely.
+    fn last_is(&mut self, case: FindingCase) {
+        if let Some(item) = self.items.last_mut() {
+            item.case = case;
+        }
+    }
+
     fn push_dead_letter(
         &mut self,
         letter: &DeadLetter,

@@ -413,9 +413,7 @@ impl Planner<'_> {
             Action::Report,
             detail.to_owned(),
         );
-        if let Some(item) = self.items.last_mut() {
-            item.case = FindingCase::NoUserId;
-        }
+        self.last_is(FindingCase::NoUserId);
     }
 
     /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not
