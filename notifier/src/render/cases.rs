@@ -7,7 +7,7 @@ use super::groups::{PassMail, is_shut};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Observation, common_case};
 use crate::case;
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind};
+use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
 
 /// What is wrong, and what that means for people; `None` for a problem whose kind says enough.
@@ -143,6 +143,21 @@ pub(super) fn held_back(
                 name.unwrap_or("a coupon")
             ),
             format!("{lacking}No repair was made: so many at once need a confirmation."),
+        ];
+    }
+    let is_closed = |finding: &Finding| {
+        finding.action == ActionKind::OpenGate
+            && finding.result == Outcome::Failed
+            && finding.coupon_id == seen.coupon_id
+    };
+    if pass.run.findings.iter().any(is_closed) {
+        return [
+            format!(
+                "Claims to {} get 503 until {repairs} are confirmed.",
+                name.unwrap_or("a coupon")
+            ),
+            "They would move users or take slots back: so many at once need a confirmation.              Repairs that only add what was promised were made."
+                .to_owned(),
         ];
     }
     let risk = if puts_back > 0 {

@@ -44,6 +44,8 @@ pub(super) struct Pass<'a> {
     pub(super) restored: execute::RestoredIn,
     /// Of coupons that a loss of Redis has closed.
     pub(super) histories: Histories,
+    /// Drops of which repairs were held back before.
+    pub(super) held_before: HashSet<DropId>,
 }
 
 /// The admission gate, as far as this pass is concerned.
@@ -77,7 +79,7 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored, histories) = Default::default();
+        let (context, gate, restored, histories, held_before) = Default::default();
         Self {
             stores,
             settings,
@@ -89,6 +91,7 @@ impl<'a> Pass<'a> {
             gate,
             restored,
             histories,
+            held_before,
         }
     }
 

@@ -7,7 +7,7 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::Holding;
 
-use super::{Action, Planner};
+use super::{Action, Planned, Planner};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
@@ -171,6 +171,13 @@ impl Planner<'_> {
             true,
             &format!("has a row{}", was.unwrap_or_default()),
         );
+        if let Some(Planned {
+            action: Action::PutBack { from, .. },
+            ..
+        }) = self.items.last_mut().filter(|_| !self.facts.is_lost())
+        {
+            *from = elsewhere.copied();
+        }
     }
 
     /// Its person comes back onto a slot. A message, a dead letter and the claimants may all say
@@ -206,6 +213,7 @@ impl Planner<'_> {
             let action = Action::PutBack {
                 holding,
                 on_slot: false,
+                from: None,
             };
             self.push(
                 Kind::MissingAdmission,
@@ -476,6 +484,7 @@ impl Planner<'_> {
                 let action = Action::PutBack {
                     holding,
                     on_slot: true,
+                    from: None,
                 };
                 self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
             }

@@ -16,7 +16,7 @@ pub mod digest;
 pub mod erase;
 pub mod erased;
 mod findings;
-mod held_back;
+pub mod held_back;
 pub mod holders;
 pub mod idempotency;
 mod inserted;
