@@ -91,6 +91,11 @@ pub(super) fn of_case(
             };
             [format!("{}.", wording::capital(&detail())), rows.to_owned()]
         }
+        FindingCase::DropLost => [
+            of_name,
+            "Nobody gets a slot of it, and no day of its coupon is made, until it is back."
+                .to_owned(),
+        ],
         FindingCase::UsersMissing(_) => [
             format!("{name}: {}.", detail()),
             "They were told yes, and others may get their slots.".to_owned(),
@@ -300,6 +305,9 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         FindingCase::MessagesLost(_) => {
             "Find out what happened to the data of the brokers, or who moved the offsets. This ends with the next message on each \
              partition, or when you reset the offsets."
+        }
+        FindingCase::DropLost => {
+            "Put its row in `drops` back, from a backup or with the settings that the people who run the coupon know, then run a deep pass."
         }
         FindingCase::UsersMissing(_) => {
             "Pause the coupon. Read the topic again from the opening of the drop, as OPERATIONS.md says: it may still name them."

@@ -21,7 +21,10 @@ pub(crate) use by_hand::{
     EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up,
 };
 pub(crate) use gate::{begin_life, fences, open_coupons, open_gate};
-pub(crate) use recovered::{lost_settings, recover_settings, settle_numbers, skip_given_numbers};
+pub(crate) use recovered::{
+    LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,
+    skip_given_numbers,
+};
 pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
 pub(crate) use sealing::{erase_old_people, let_expire, seal};

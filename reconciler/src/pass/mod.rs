@@ -40,6 +40,7 @@ mod allow_lists;
 mod findings;
 mod gate;
 mod known;
+mod lost_drops;
 pub mod memory;
 mod order;
 mod rebuild;

@@ -111,6 +111,7 @@ impl<'a> Pass<'a> {
             None
         };
         self.report_lost_coupons().await?;
+        self.restore_lost_drops().await?;
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;

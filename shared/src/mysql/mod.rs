@@ -23,6 +23,7 @@ mod inserted;
 pub mod issued;
 pub mod known_admissions;
 mod literal;
+pub mod lost_drops;
 pub mod migrations;
 pub mod numbers;
 pub mod opened;

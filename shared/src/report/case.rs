@@ -37,6 +37,8 @@ pub enum FindingCase {
     SettingsDiffer,
     /// The allow list of the coupon differs between Redis and MySQL.
     AllowListDiffers,
+    /// MySQL has lost the row of a drop that other stores name.
+    DropLost,
     /// The error with which a run failed, as a finding. [`super::Run::cause`] has the rest.
     RunFailed,
     /// The offsets of the consumers are beyond the end of these partitions.
@@ -95,6 +97,7 @@ impl FindingCase {
             Self::Unsafe(UnsafePart::Redis) => "unsafe Redis",
             Self::Unsafe(UnsafePart::Topic) => "unsafe topic",
             Self::Unsafe(UnsafePart::CodeKey) => "unsafe key of codes",
+            Self::DropLost => "drop lost",
             Self::UsersMissing(people) => return format!("users missing {people}"),
         };
         name.to_owned()

@@ -16,6 +16,7 @@ mod left;
 mod load;
 mod locked;
 mod lost;
+mod lost_rows;
 mod many;
 mod metrics;
 mod missed;
