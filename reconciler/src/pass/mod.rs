@@ -37,6 +37,7 @@
 //! difference.
 
 mod allow_lists;
+mod claimants;
 mod findings;
 mod gate;
 mod known;

@@ -188,7 +188,12 @@ impl<'a> Pass<'a> {
         self.gate.has_begun = drops
             .iter()
             .any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
-        self.context.lost = self.lost(drops, now_ms).await;
+        let claimants = self.claimants(drops).await?;
+        let numbers = self.opened_numbers(drops, now_ms).await;
+        self.context.claimants_in_doubt =
+            self.compare_claimants(claimants, drops, &numbers).await?;
+        let lost = numbers.iter().filter(|(_, numbers)| numbers.are_lost());
+        self.context.lost = lost.map(|(drop, _)| *drop).collect();
         let wait = self.wait_for_claims(drops, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(
@@ -205,8 +210,12 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The open drops that Redis has not.
-    async fn lost(&self, drops: &[(Coupon, Drop)], now_ms: i64) -> HashSet<DropId> {
+    /// What Redis has of the drops that have opened, as far as it can be read.
+    async fn opened_numbers(
+        &self,
+        drops: &[(Coupon, Drop)],
+        now_ms: i64,
+    ) -> HashMap<DropId, DropNumbers> {
         let opened: Vec<_> = drops
             .iter()
             .filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms)
@@ -217,11 +226,8 @@ impl<'a> Pass<'a> {
             .collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;
         let with_numbers = opened.iter().zip(numbers);
-        let is_lost =
-            |numbers: &Result<DropNumbers, _>| numbers.as_ref().is_ok_and(DropNumbers::are_lost);
         with_numbers
-            .filter(|(_, numbers)| is_lost(numbers))
-            .map(|((_, drop), _)| drop.id)
+            .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)))
             .collect()
     }
 
@@ -259,6 +265,7 @@ impl<'a> Pass<'a> {
         context.generations = std::mem::take(&mut self.context.generations);
         context.unverified = std::mem::take(&mut self.context.unverified);
         context.lost = std::mem::take(&mut self.context.lost);
+        context.claimants_in_doubt = std::mem::take(&mut self.context.claimants_in_doubt);
         if let Some(error) = kafka {
             let detail =
                 format!("the topic cannot be read, so what is on its way is not known: {error:#}");

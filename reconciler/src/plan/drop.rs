@@ -126,6 +126,7 @@ impl Planner<'_> {
                 | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild { .. } => opened,
                 Action::Withdraw { .. }
+                | Action::ForgetClaimant { .. }
                 | Action::SetCount
                 | Action::Move { .. }
                 | Action::Readmit { .. }
@@ -370,7 +371,7 @@ pub(super) fn rank(action: &Action) -> u8 {
         Action::WriteMeta | Action::WriteAllowList => 0,
         Action::Rebuild { .. } => 1,
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
-        Action::Withdraw { .. } => 3,
+        Action::Withdraw { .. } | Action::ForgetClaimant { .. } => 3,
         Action::PutBack { .. } => 4,
         Action::IssueDeadLetter { put_back: true, .. } => 5,
         Action::SetCount => 6,

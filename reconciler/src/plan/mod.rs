@@ -84,6 +84,10 @@ pub enum Action {
         /// The slot they can't keep.
         from: i64,
     },
+    /// Take a person off the claimants of the drop, who holds no slot of it.
+    ForgetClaimant {
+        user: UserId,
+    },
     /// Put a person back into Redis with their slot.
     PutBack {
         holding: Holding,
@@ -196,7 +200,7 @@ impl Action {
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
             Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
-            Self::SetCount => ActionKind::SetCount,
+            Self::SetCount | Self::ForgetClaimant { .. } => ActionKind::SetCount,
             Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,
             Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,

@@ -139,6 +139,7 @@ impl Planner<'_> {
         }
         self.dead_letters(page, &sorted, &mut restored);
         self.claimants(page, &sorted, &mut restored);
+        self.claimants_astray(page, &sorted);
         self.free_and_gaps(page, &sorted, &restored);
     }
 
@@ -517,6 +518,34 @@ impl Planner<'_> {
                     "promised, and no row came".to_owned(),
                 );
             }
+        }
+    }
+
+    /// Claimants of the drop whom `users` does not have, on slots that are free or held by others.
+    /// Whoever was promised a slot has a row, a message or a dead letter besides.
+    fn claimants_astray(&mut self, page: &SlotRange, sorted: &Sorted) {
+        for (slot, user) in &page.claimants_astray {
+            let has_letter = page
+                .dead_letters
+                .iter()
+                .any(|letter| letter.user.as_ref() == Some(user));
+            let is_known = has_letter
+                || page.now_on_slot.contains_key(user)
+                || page.has_row.contains_key(user)
+                || sorted.message(*slot, user).is_some()
+                || page.claimants_on_gaps.iter().any(|(_, on)| on == user);
+            if is_known {
+                continue;
+            }
+            let detail = "the coupon's list of claimants has them on this slot, which is not theirs: no other store says that it was promised to them";
+            let action = Action::ForgetClaimant { user: user.clone() };
+            self.push(
+                Kind::CountMismatch,
+                *slot,
+                Some(user),
+                action,
+                detail.to_owned(),
+            );
         }
     }
 

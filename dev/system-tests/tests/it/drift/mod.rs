@@ -20,6 +20,7 @@ mod lost_rows;
 mod many;
 mod metrics;
 mod missed;
+mod one_key;
 mod outages;
 mod people;
 mod repair_limit;
