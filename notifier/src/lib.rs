@@ -1,6 +1,6 @@
 //! Alerts and mails about a run of the reconciler: deduplicated alerts, outboxes, and senders.
 //!
-//! A [`report::Run`] comes in, mails and webhooks go out. [`alerts`] decides what is mailed (a pure
+//! A [`Run`] comes in, mails and webhooks go out. [`alerts`] decides what is mailed (a pure
 //! function), [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and
 //! a task of its own sends the outbox; `webhooks` does the same for programs. A pass only ever
 //! waits for MySQL, never for a mail server or a receiver.
@@ -15,7 +15,6 @@ mod outage;
 mod record;
 mod relay;
 pub mod render;
-pub mod report;
 mod send;
 mod settings;
 mod smtp;
@@ -33,9 +32,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::report::Run;
 use alerts::MailPolicy;
 use clock::elapsed;
+use firstcome_shared::report::{self, Run};
 use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
 use record::StandaloneMail;
 use relay::Outbox;

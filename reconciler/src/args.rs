@@ -174,7 +174,6 @@ impl ReconcileArgs {
                 repair_limit_percent: of.reconcile_brake_percent,
                 repair_limit_at_least: usize::try_from(of.reconcile_brake_at_least)
                     .unwrap_or(usize::MAX),
-                confirmed: false,
                 kept: 2 * usize::try_from(of.reconcile_page_slots).unwrap_or(usize::MAX / 2),
             },
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),

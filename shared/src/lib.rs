@@ -18,6 +18,7 @@ pub mod mysql;
 pub mod quoted;
 pub mod recover;
 pub mod redis;
+pub mod report;
 pub mod schedule;
 pub mod shutdown;
 pub mod telemetry;

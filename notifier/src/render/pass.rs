@@ -192,7 +192,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
 fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
-        let were = if earlier.starts_with("1 repair ") {
+        let were = if pass.earlier_repairs() == 1 {
             "was"
         } else {
             "were"

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::report::Run;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_shared::report::Run;
 use firstcome_stack::{
     Mail, MailOptions, MailSink, MysqlServer, SinkEncryption, StackOptions, Tables, eventually,
 };

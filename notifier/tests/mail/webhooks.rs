@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use chrono::TimeDelta;
-use firstcome_notifier::report::{DropReport, Kind, Numbers, Run, Status};
 use firstcome_notifier::{Clock as _, SeenGate, WebhookArgs, test_webhook};
+use firstcome_shared::report::{DropReport, Kind, Numbers, Run, Status};
 use firstcome_stack::SinkEncryption;
 use tokio_util::sync::CancellationToken;
 
