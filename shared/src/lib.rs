@@ -24,3 +24,4 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+pub mod tuning;

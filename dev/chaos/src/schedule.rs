@@ -16,11 +16,11 @@ pub(crate) const EACH: usize = 2;
 
 /// Settings of processes that give up early, so that a short schedule sees it.
 pub const IMPATIENT: [(&str, &str); 5] = [
-    ("REDIS_TIMEOUT_MS", "1000"),
+    ("STORE_TIMEOUT_MS", "1000"),
     ("PUBLISH_DEADLINE_MS", "500"),
-    ("BACKUP_DEADLINE_MS", "500"),
-    ("DATABASE_TIMEOUT_MS", "1500"),
-    ("CONSUME_SESSION_TIMEOUT_MS", "2000"),
+    ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500"),
+    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "1500"),
+    ("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000"),
 ];
 
 /// What happens in one run, in milliseconds since its begin.

@@ -46,10 +46,6 @@ impl TestClock {
         self.0.fetch_add(by.num_seconds(), Ordering::SeqCst);
         self.now()
     }
-
-    pub(crate) fn set(&self, now: DateTime<Utc>) {
-        self.0.store((now - at(0)).num_seconds(), Ordering::SeqCst);
-    }
 }
 
 impl Clock for TestClock {
@@ -113,7 +109,7 @@ impl Desk {
     pub(crate) fn trust(&mut self) {
         let path = std::env::temp_dir().join(format!("{}.pem", self.database));
         std::fs::write(&path, self.sink.ca_pem().unwrap()).unwrap();
-        self.args.smtp_ca_file = Some(path.clone());
+        self.args.authorities = Some(path.clone());
         *self.authority.lock().unwrap() = Some(path);
     }
 
@@ -189,16 +185,14 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
     NotifyArgs {
         smtp_url: smtp_url.map(|url| url.to_owned().into()),
         smtp_timeout_ms: 10_000,
-        smtp_ca_file: None,
+        authorities: None,
         alert_from: Some("Firstcome <firstcome@example.com>".to_owned()),
         alert_to: Some(recipients.to_owned()),
         alert_cooldown_seconds: 4 * 3_600,
         alert_patience_seconds: 60,
-        docs_url: None,
         public_url: None,
         api_public_url: None,
         api_url: None,
-        api_ca_file: None,
     }
 }
 

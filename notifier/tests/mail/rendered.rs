@@ -20,7 +20,6 @@ use crate::world::{applied, at, cased, drop_report, finding, general, left, run}
 
 fn linked() -> Links {
     Links {
-        docs: Some("https://git.example.com/firstcome/docs".to_owned()),
         public: Some("https://reconciler.example.com".to_owned()),
         api: Some("https://coupons.example.com".to_owned()),
         page_changes_coupons: true,

@@ -148,7 +148,7 @@ fn api(args: &DaemonArgs) -> anyhow::Result<Option<CouponApi>> {
         .split(',')
         .next()
         .unwrap_or_default();
-    let ca = args.notify.api_ca_file.clone();
+    let ca = args.notify.authorities.clone();
     url.map(|url| CouponApi::new(url, ca, first.to_owned().into()))
         .transpose()
 }

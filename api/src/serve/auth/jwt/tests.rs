@@ -320,13 +320,6 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
             },
             "choose one",
         ),
-        (
-            JwtArgs {
-                jwt_jwks_ca_file: Some("ca.pem".into()),
-                ..hs256()
-            },
-            "without JWT_JWKS_URL",
-        ),
         (set(Algorithm::HS256), "needs JWT_SECRET"),
         (
             JwtArgs {

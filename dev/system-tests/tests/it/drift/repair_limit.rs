@@ -12,8 +12,8 @@ use crate::drift::support::{
 
 /// Holds from six repairs of a drop on.
 const LOW: [(&str, &str); 2] = [
-    ("RECONCILE_BRAKE_PERCENT", "5"),
-    ("RECONCILE_BRAKE_AT_LEAST", "5"),
+    ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "5"),
+    ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "5"),
 ];
 
 async fn beyond_the_limit(name: &str) -> Fixture {
