@@ -1,4 +1,4 @@
-//! `docs/API.md` is made from what the two services say of their routes (`make api-docs`).
+//! `docs/API.md` is made from what the two services say of their routes (`cargo xtask api-docs`).
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
-const HEAD: &str = "# HTTP routes\n\nMade by `make api-docs` from `/openapi.json` of both services; a test compares it. How to work with them is in \
+const HEAD: &str = "# HTTP routes\n\nMade by `cargo xtask api-docs` from `/openapi.json` of both services; a test compares it. How to work with them is in \
                     [OPERATIONS](OPERATIONS.md).\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
@@ -223,7 +223,7 @@ async fn the_page_of_routes_is_what_the_services_say() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         stands == page,
-        "docs/API.md is not what the services say of their routes: make api-docs"
+        "docs/API.md is not what the services say of their routes: cargo xtask api-docs"
     );
 }
 
