@@ -1,6 +1,6 @@
-//! Dead weight that the compiler does not see: dependencies that no source names, and empty files. A
-//! dependency that is needed for its features only has a comment in the line before that begins with
-//! `For its features only`.
+//! Dead weight that the compiler does not see: dependencies that no source names, and empty files.
+//! A dependency that is needed for its features only has a comment in the line before that begins
+//! with `For its features only`.
 
 use std::collections::BTreeSet;
 use std::fs;
