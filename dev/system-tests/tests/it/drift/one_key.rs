@@ -1,5 +1,5 @@
-//! One key of a coupon or drop lost alone, or one member of it missing, extra or on a wrong slot: no
-//! false yes, and healed by the next pass.
+//! One key of a coupon or drop lost alone, or one member of it missing, extra or on a wrong slot:
+//! no false yes, and healed by the next pass.
 
 use std::collections::BTreeMap;
 

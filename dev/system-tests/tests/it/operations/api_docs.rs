@@ -1,4 +1,4 @@
-//! `docs/API.md` is made from what the two services say of their routes (`make api-docs`).
+//! `docs/API.md` is made from what the two services say of their routes (`cargo xtask api-docs`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
 const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services. Made from their `/openapi.json` by \
-                    `make api-docs`; a test compares it. A response with a status of 400 or more has the body `Problem` unless it says \
+                    `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the body `Problem` unless it says \
                     otherwise. How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
@@ -278,7 +278,7 @@ async fn the_page_of_routes_is_what_the_services_say() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         stands == page,
-        "docs/API.md is not what the services say of their routes: make api-docs"
+        "docs/API.md is not what the services say of their routes: cargo xtask api-docs"
     );
 }
 

@@ -11,7 +11,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// Conflicting changes; 1,000 in `make scale`.
+/// Conflicting changes; 1,000 in `cargo xtask scale`.
 const CHANGES: [u32; 2] = [60, 1_000];
 
 /// Quantity and pause, as MySQL and as Redis have them.

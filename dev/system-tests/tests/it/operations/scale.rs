@@ -1,4 +1,4 @@
-//! Passes over much, small in `make test`, at full size in `make scale`.
+//! Passes over much, small in `make test`, at full size in `cargo xtask scale`.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
