@@ -25,7 +25,8 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
     command
         .arg("consume")
-        .args(world.arguments(&[&through, "--database-timeout-ms=500"]));
+        .args(world.arguments(&[&through]))
+        .env("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "500");
     let program = Program::start("consume", &mut command, log.path(), &janitor).unwrap();
     let [address, _] = program
         .lines(["listening on ", "consuming "], LIMIT)

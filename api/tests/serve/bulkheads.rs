@@ -140,7 +140,7 @@ async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_oper
         .with("backup-deadline-ms", 2_000)
         .with("database-pool-size", 4)
         // What the slow MySQL does not cost an operator, a busy machine must not.
-        .with("redis-timeout-ms", 10_000)
+        .with("store-timeout-ms", 10_000)
         .with("database-timeout-ms", 10_000);
     own.migrate().await;
     let api = own.api().await;

@@ -10,7 +10,7 @@ const SETTINGS: [&str; 19] = [
     "REDIS_CA_FILE",
     "REDIS_CERT_FILE",
     "REDIS_KEY_FILE",
-    "REDIS_TIMEOUT_MS",
+    "STORE_TIMEOUT_MS",
     "DATABASE_URL",
     "DATABASE_TLS",
     "DATABASE_CA_FILE",

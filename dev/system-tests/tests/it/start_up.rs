@@ -577,8 +577,9 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
     }
 }
 
-/// The most settings that an installation may have to think of.
-const SETTINGS: usize = 60;
+/// The most settings that an installation may have to think of. The aim was 60; two more set the
+/// share of MySQL that an event may use (docs/decisions/0035-what-goes.md).
+const SETTINGS: usize = 62;
 
 /// A setting that the help has, `[env: NAME=…]`, or a variable that it names next to its flag.
 fn settings_in(help: &str) -> BTreeSet<String> {
@@ -590,7 +591,7 @@ fn settings_in(help: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn all_programs_together_have_at_most_sixty_settings() {
+async fn all_programs_together_have_at_most_62_settings() {
     let world = World::bare(WorldStores::shared().await, "count").await;
     let mut all = BTreeSet::new();
     for (program, commands) in [
