@@ -110,8 +110,6 @@ def compose():
             if port in [port for _, port in ports.values()] and port != inner:
                 problems.append(f"{where}: {port} is the usual port of another program")
         if service.get("image") == "firstcome":
-            if service["command"][0] == "firstcome-reconciler" and "/tmp" not in service.get("tmpfs", []):
-                problems.append(f"{where} can write no file: it keeps a long unread tail of the topic in /tmp")
             check(where, service["command"], service.get("environment") or {})
         elif not re.search(r":v?[0-9]+\.[0-9]+\.[0-9]+(-[a-z]+)?$", service["image"]):
             problems.append(f"{where}: {service['image']} is no exact version")
@@ -174,10 +172,6 @@ def kubernetes():
             )
             if not restricted:
                 problems.append(f"{where}: its security context is not restricted")
-            mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts") or []}
-            kept = {volume["name"] for volume in pod.get("volumes") or [] if "emptyDir" in volume}
-            if container["args"][0] == "firstcome-reconciler" and mounts.get("/tmp") not in kept:
-                problems.append(f"{where}: it can write no file: it keeps a long unread tail of the topic in /tmp")
             if "memory" not in container["resources"]["limits"]:
                 problems.append(f"{where}: its memory has no limit")
     for kind, name in sorted(set(data) - used):
