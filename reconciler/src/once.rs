@@ -18,7 +18,6 @@ use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
-use crate::topic::warn_unless_writable;
 
 /// Most findings shown of one drop; `--json` and the endpoint show all.
 const SHOWN: usize = 50;
@@ -36,7 +35,6 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
     let stores = args.reconcile.stores.handles()?;
-    warn_unless_writable();
     crate::stores::check(
         &stores,
         Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT)),

@@ -1,7 +1,5 @@
 //! Why something could not be read.
 
-use std::io;
-
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
@@ -19,8 +17,6 @@ pub enum CollectError {
          out of the drop's `users` and `free` in Redis what does not belong there"
     )]
     Crowded { from: i64, to: String },
-    #[error("the file of unread messages cannot be read: {0}")]
-    Messages(#[from] io::Error),
 }
 
 impl CollectError {
@@ -32,7 +28,6 @@ impl CollectError {
             }
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
             Self::Crowded { .. } => Some(self.to_string()),
-            Self::Messages(_) => None,
         }
     }
 }

@@ -15,7 +15,6 @@ mod revocations;
 pub mod snapshot;
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -95,19 +94,12 @@ pub async fn headers(
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
     let with_promises = stores.db.drops_with_broken_promises().await?;
-    let sizes = drops
-        .iter()
-        .map(|(coupon, drop)| ((coupon.id, drop.id), drop.quantity))
-        .collect();
-    let messages = match &context.tail {
-        Some(tail) => tail.messages.extents(sizes).await?,
-        None => vec![Extent::default(); drops.len()],
-    };
     let mut lists_differ = allow_lists::differing(stores, drops, context).await?;
     let mut headers = Vec::with_capacity(drops.len());
-    for ((((coupon, drop), numbers), keys), messages) in
-        drops.iter().zip(numbers).zip(&keys).zip(messages)
-    {
+    for (((coupon, drop), numbers), keys) in drops.iter().zip(numbers).zip(&keys) {
+        let messages = context.tail.as_ref().map_or_else(Extent::default, |tail| {
+            tail.messages.extent((coupon.id, drop.id), drop.quantity)
+        });
         let highest_row = highest_rows.get(&drop.id).copied().unwrap_or(0);
         let known = Known {
             highest: i64::from(highest_row.max(messages.highest)),
@@ -279,7 +271,7 @@ pub async fn page(
     };
     let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, (low, high)).await?) };
     let messages = async {
-        let mut messages = header.messages_on((from, to)).await?;
+        let mut messages = header.messages_on((from, to));
         if !messages.is_empty() {
             let erased = stores.db.erased_claims((coupon, drop), (low, high)).await?;
             messages.retain(|message| !erased.contain(drop, message.slot, message.claimed_at));
@@ -415,15 +407,13 @@ async fn look_up_again(
 }
 
 impl DropHeader {
-    async fn messages_on(&self, (from, to): Range) -> io::Result<Vec<InFlight>> {
+    fn messages_on(&self, (from, to): Range) -> Vec<InFlight> {
         let Some(messages) = &self.messages else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let slot = |number: i64| Slot::try_from(number.max(0)).unwrap_or(Slot::MAX);
         let drop = (self.facts.coupon.id, self.drop_id());
-        messages
-            .page((drop, self.facts.drop.quantity), (slot(from), to.map(slot)))
-            .await
+        messages.page((drop, self.facts.drop.quantity), (slot(from), to.map(slot)))
     }
 
     /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.

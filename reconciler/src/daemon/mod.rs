@@ -29,7 +29,6 @@ use crate::pass::{Due, PassError, Reconciler, Request};
 use crate::passes::{NotStarted, PassResult, Passes};
 use crate::report::{Status, Trigger};
 use crate::stores::Stores;
-use crate::topic::warn_unless_writable;
 
 /// Longest wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,7 +39,6 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let stores = args.reconcile.stores.handles()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    warn_unless_writable();
     let socket = TcpListener::bind(args.http.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?

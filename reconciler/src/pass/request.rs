@@ -141,9 +141,7 @@ impl Aborted {
             | Self::Execute(ExecuteError::Mysql(_))
             | Self::Mysql(_)
             | Self::LockLost => FailureCause::Mysql,
-            Self::Collect(CollectError::Messages(_))
-            | Self::Execute(ExecuteError::Stopped)
-            | Self::Stopped => FailureCause::Other,
+            Self::Execute(ExecuteError::Stopped) | Self::Stopped => FailureCause::Other,
         }
     }
 

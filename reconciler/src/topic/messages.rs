@@ -1,6 +1,7 @@
 //! One person's messages on the topic, read or not, for `explain`.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -96,6 +97,7 @@ impl TopicReader {
                             .is_some_and(|from| message.offset() < *from),
                     });
                 }
+                ControlFlow::Continue(())
             },
         )?;
         found

@@ -8,4 +8,4 @@ mod tail;
 pub use messages::{PersonMessage, PersonMessages};
 pub use reader::{PastTheEnd, Tail, TopicReader, Unread};
 pub use tail::InFlight;
-pub(crate) use tail::{Extent, Messages, warn_unless_writable};
+pub(crate) use tail::{Extent, Messages};

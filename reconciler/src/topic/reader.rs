@@ -3,6 +3,7 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::tail::{IN_MEMORY, Messages, TailWriter};
+use super::tail::{MOST_BYTES, Messages, TailWriter};
 
 /// The messages that the consumer has not committed.
 #[derive(Debug, Default)]
@@ -186,7 +187,7 @@ impl TopicReader {
             )?;
         }
         consumer.assign(&assignment)?;
-        let (mut writer, mut kept) = (TailWriter::new(IN_MEMORY), Ok(()));
+        let (mut writer, mut kept) = (TailWriter::new(MOST_BYTES), Ok(()));
         let read = read_to_the_ends(
             consumer,
             &self.settings,
@@ -196,19 +197,16 @@ impl TopicReader {
             |message| {
                 tail.unread += 1;
                 for event in self.settings.claims_of(message).into_iter().flatten() {
-                    if kept.is_ok() {
-                        kept = writer.push(&event);
+                    kept = writer.push(&event);
+                    if kept.is_err() {
+                        return ControlFlow::Break(());
                     }
                 }
+                ControlFlow::Continue(())
             },
         );
         consumer.unassign()?;
-        kept.with_context(|| {
-            format!(
-                "{} (TMPDIR) has no room for the messages",
-                std::env::temp_dir().display()
-            )
-        })?;
+        kept?;
         tail.messages = Arc::new(writer.finish());
         let TailRead { left, unreadable } = read?;
         if left > 0 {
@@ -319,7 +317,7 @@ pub(super) struct TailRead {
 }
 
 /// Hands every message of the assigned partitions to `take`, up to each partition's end, or up to
-/// what no client can read. Errors from which librdkafka recovers by itself, old ones too, end
+/// what no client can read, or until `take` breaks off. Errors from which librdkafka recovers by itself, old ones too, end
 /// nothing, unless no message comes for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
@@ -327,7 +325,7 @@ pub(super) fn read_to_the_ends(
     ranges: impl IntoIterator<Item = Unread>,
     limit: ReadLimit,
     is_alive: impl Fn(),
-    mut take: impl FnMut(&BorrowedMessage<'_>),
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
 ) -> Result<TailRead, KafkaError> {
     let topic = &settings.topic;
     let reading = |it: Unread| {
@@ -388,8 +386,8 @@ pub(super) fn read_to_the_ends(
                     continue;
                 };
                 (trouble, last) = (None, Instant::now());
-                if message.offset() < reading.end {
-                    take(&message);
+                if message.offset() < reading.end && take(&message).is_break() {
+                    break;
                 }
                 reading.next = message.offset() + 1;
                 if reading.next >= reading.end {

@@ -71,15 +71,11 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Where files are mounted, and the volumes that have them; the reconciler writes to /tmp. */}}
+{{/* Where files are mounted, and the volumes that have them. */}}
 {{- define "firstcome.mounts" -}}
 {{- $files := .root.Values.files }}
-{{- if or $files.everywhere (index $files .role) (eq .role "reconciler") }}
+{{- if or $files.everywhere (index $files .role) }}
 volumeMounts:
-  {{- if eq .role "reconciler" }}
-  # What is unread of the topic, if it is too much for memory: some 50 bytes a message.
-  - {name: tmp, mountPath: /tmp}
-  {{- end }}
   {{- if $files.everywhere }}
   - {name: files-everywhere, mountPath: /etc/firstcome/everywhere, readOnly: true}
   {{- end }}
@@ -91,12 +87,8 @@ volumeMounts:
 
 {{- define "firstcome.volumes" -}}
 {{- $files := .root.Values.files }}
-{{- if or $files.everywhere (index $files .role) (eq .role "reconciler") }}
+{{- if or $files.everywhere (index $files .role) }}
 volumes:
-  {{- if eq .role "reconciler" }}
-  - name: tmp
-    emptyDir: {sizeLimit: 2Gi}
-  {{- end }}
   {{- with $files.everywhere }}
   - name: files-everywhere
     secret: {secretName: {{ . }}, defaultMode: 0440}

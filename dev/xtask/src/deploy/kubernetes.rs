@@ -184,11 +184,6 @@ impl Pod<'_> {
         if !self.is_restricted(&container["securityContext"]) {
             problems.push(format!("{place}: its security context is not restricted"));
         }
-        if *program == "firstcome-reconciler" && !self.has_tmp(container) {
-            problems.push(format!(
-                "{place}: it can write no file: it keeps a long unread tail of the topic in /tmp"
-            ));
-        }
         if container["resources"]["limits"]["memory"].is_null() {
             problems.push(format!("{place}: its memory has no limit"));
         }
@@ -219,15 +214,6 @@ impl Pod<'_> {
             && own["readOnlyRootFilesystem"] == true
             && own["allowPrivilegeEscalation"] == false
             && own["capabilities"]["drop"] == serde_json::json!(["ALL"])
-    }
-
-    fn has_tmp(&self, container: &Value) -> bool {
-        let mut mounts = list(&container["volumeMounts"]);
-        let mount = mounts.find(|mount| mount["mountPath"] == "/tmp");
-        mount.is_some_and(|mount| {
-            list(&self.spec["volumes"])
-                .any(|volume| volume["name"] == mount["name"] && volume.get("emptyDir").is_some())
-        })
     }
 }
 

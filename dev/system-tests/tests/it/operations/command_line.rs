@@ -1,7 +1,7 @@
 //! `firstcome-api coupon …` as an operator types it.
 
 use firstcome_testkit::{
-    ApiClient, Fixture, LIMIT, World, all_issued, coupon_body, eventually, open_world, people, rush,
+    ApiClient, Fixture, LIMIT, World, all_issued, coupon_body, eventually, people, rush,
 };
 use serde_json::{Value, json};
 
@@ -488,16 +488,4 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
         "say what to do"
     );
     std::fs::remove_file(file).unwrap();
-}
-
-#[tokio::test]
-async fn a_reconciler_that_can_write_no_file_says_so_at_start() {
-    let (world, _api) = open_world("no-file").await;
-    let once = world.once_with(&[], &[("TMPDIR", "/proc/nowhere")]).await;
-    assert!(
-        once.code == 0 && once.log.contains("set TMPDIR to a folder with room"),
-        "{}",
-        once.log
-    );
-    assert!(!world.once_with(&[], &[]).await.log.contains("TMPDIR"));
 }
