@@ -42,8 +42,6 @@ tunings! {
     BackupDeadlineMs "BACKUP_DEADLINE_MS" "Deadline of the dead-letter table for one claim.",
     CatalogueRefreshMs "CATALOGUE_REFRESH_MS" "Pause between two reads of the catalogue.",
     CleanRunsKeptSeconds "CLEAN_RUNS_KEPT_SECONDS" "Retention of runs that found nothing.",
-    ConsumeBatchMax "CONSUME_BATCH_MAX" "Most claims in one transaction of a consumer.",
-    ConsumeMaxRowsPerSecond "CONSUME_MAX_ROWS_PER_SECOND" "Most rows a second of one consumer.",
     ConsumeStuckSeconds "CONSUME_STUCK_SECONDS" "Time without progress after which a consumer is stuck.",
     ConsumerStallSeconds "CONSUMER_STALL_SECONDS" "Time without progress that a pass reports.",
     DatabasePoolSize "DATABASE_POOL_SIZE" "Most connections of one process to MySQL.",

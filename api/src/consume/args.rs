@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, value_parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
 use firstcome_shared::tuning::Tuning;
 
@@ -35,12 +35,14 @@ pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Most claims in one transaction. 5,000 rows of eight values stay below the 65,535 values that
-    /// one prepared statement of MySQL takes.
-    #[arg(skip = Tuning::ConsumeBatchMax.or(1_000_u16))]
+    /// Most claims in one transaction
+    // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL
+    // takes.
+    #[arg(long, env = "CONSUME_BATCH_MAX", default_value_t = 1_000, value_parser = value_parser!(u16).range(1..=5_000), help_heading = "Share of MySQL")]
     pub consume_batch_max: u16,
-    /// Most rows of this process a second; 0: no limit.
-    #[arg(skip = Tuning::ConsumeMaxRowsPerSecond.or(0_u32))]
+    /// Most rows that this process writes in a second, if other programs need the database; 0: no
+    /// limit
+    #[arg(long, env = "CONSUME_MAX_ROWS_PER_SECOND", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000), help_heading = "Share of MySQL")]
     pub consume_max_rows_per_second: u32,
     /// Time without progress after which this process is stuck: it is not ready then; after twice
     /// the time its partitions go to others, and after three times it exits with code 1 for its

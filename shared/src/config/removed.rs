@@ -14,10 +14,8 @@ const REMOVED: &[(&str, &str)] = &[
     ("CATALOGUE_REFRESH_MS", CONSTANT),
     ("CLEAN_RUNS_KEPT_SECONDS", RETENTION),
     ("CONSUMER_STALL_SECONDS", CONSTANT),
-    ("CONSUME_BATCH_MAX", CONSTANT),
     ("CONSUME_BATCH_WAIT_MS", CONSTANT),
     ("CONSUME_LISTEN_ADDR", "set LISTEN_ADDR for the consumer"),
-    ("CONSUME_MAX_ROWS_PER_SECOND", CONSTANT),
     (
         "CONSUME_REBALANCE",
         "consumers always rebalance cooperatively",

@@ -19,7 +19,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
     assert_eq!(fixture.consumer.process.stop().await, 0);
     // Slower than the people come, so that much is always on its way.
     let _consumer = world
-        .consume_with(&[("FIRSTCOME_TEST_CONSUME_MAX_ROWS_PER_SECOND", "250")])
+        .consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "250")])
         .await;
     let coupon = fixture
         .api
