@@ -48,12 +48,13 @@ pub struct NotifyArgs {
     /// Address at which operators reach this reconciler; mails link to it and show it in commands
     #[arg(long, env = "PUBLIC_URL", value_parser = web_url)]
     pub public_url: Option<String>,
-    /// Address at which operators and users reach the API; mails show it in commands, the operations
-    /// page links to coupon pages there
+    /// Address at which operators and users reach the API; mails show it in commands, the
+    /// operations page links to coupon pages there
     #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
     pub api_public_url: Option<String>,
-    /// Address at which this process reaches the API, as http://127.0.0.1:8080 or https://host:port.
-    /// With it the operations page can pause, raise and revoke; without it use `firstcome-api coupon`
+    /// Address at which this process reaches the API, as http://127.0.0.1:8080 or
+    /// https://host:port. With it the operations page can pause, raise and revoke; without it use
+    /// `firstcome-api coupon`
     #[arg(long, env = "API_URL", help_heading = "HTTP")]
     pub api_url: Option<String>,
 }

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 /// Pause between two looks. Prometheus scrapes about as often.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Keeps the gauge until `shutdown`. Every reconciler does, so that each says the same, whichever of
-/// them runs the passes. While MySQL is away, the last figures hold.
+/// Keeps the gauge until `shutdown`. Every reconciler does, so that each says the same, whichever
+/// of them runs the passes. While MySQL is away, the last figures hold.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     let mut shown = BTreeMap::new();
     loop {

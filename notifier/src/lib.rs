@@ -292,9 +292,8 @@ impl Notifier {
         &self.settings.links
     }
 
-    /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds; and
-    /// keeps the gauge of firing alerts.
-    /// Without `SMTP_URL` mails wait.
+    /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds;
+    /// and keeps the gauge of firing alerts. Without `SMTP_URL` mails wait.
     pub async fn run_sender(self, shutdown: CancellationToken) {
         let mails = async {
             match &self.sender {

@@ -98,11 +98,11 @@ pub struct PolicyArgs {
     /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
     #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
     pub reconcile_overdue_ms: u32,
-    /// How long records of what is over are kept, in days: runs with their findings, mended promises
-    /// and operators' actions for this time (not set: a year), ended alerts for at most 90 days,
-    /// mails and resolved dead letters for at most 30, runs that found nothing for at most 7. If it
-    /// is set, user ids in rows of sealed drops become pseudonyms after this time too, and that
-    /// cannot be undone; not set: they stay
+    /// How long records of what is over are kept, in days: runs with their findings, mended
+    /// promises and operators' actions for this time (not set: a year), ended alerts for at most 90
+    /// days, mails and resolved dead letters for at most 30, runs that found nothing for at most 7.
+    /// If it is set, user ids in rows of sealed drops become pseudonyms after this time too, and
+    /// that cannot be undone; not set: they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
     /// Repair limit: most repairs of one drop in one pass, in percent of its quantity (unissued,
@@ -237,7 +237,8 @@ pub struct DaemonHttpArgs {
     /// Address to listen on
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Token of the operators, at least 32 characters; two separated by a comma while you replace it
+    /// Token of the operators, at least 32 characters; two separated by a comma while you replace
+    /// it
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
     pub ops_token: SecretString,
     /// Token that reads and changes nothing; not set: there is none

@@ -104,7 +104,8 @@ pub async fn lost_drops(
     Ok(lost)
 }
 
-/// A drop whose row MySQL has lost, with the settings that Redis has; `None`: its instants can't be.
+/// A drop whose row MySQL has lost, with the settings that Redis has; `None`: its instants can't
+/// be.
 pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<Drop> {
     let opens_at = instant(Some(meta.opens_at_ms))?;
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);

@@ -1,7 +1,7 @@
 //! Constants that tests shorten. They are no settings: no runbook asks anybody to change them.
 //!
-//! A debug build, or one with the feature `crash-points`, reads `FIRSTCOME_TEST_` and the name, such
-//! as `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. A release build always uses the constant.
+//! A debug build, or one with the feature `crash-points`, reads `FIRSTCOME_TEST_` and the name,
+//! such as `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. A release build always uses the constant.
 
 use std::str::FromStr;
 

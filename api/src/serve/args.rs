@@ -62,8 +62,8 @@ pub struct HttpArgs {
     /// from the right of `X-Forwarded-For`; 0: the address of the connection
     #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     pub ops_trusted_proxies: u8,
-    /// A second address, which alone then serves `/metrics` and `/openapi.json`; not set: LISTEN_ADDR
-    /// serves them to everybody
+    /// A second address, which alone then serves `/metrics` and `/openapi.json`; not set:
+    /// LISTEN_ADDR serves them to everybody
     #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]
     pub metrics_addr: Option<SocketAddr>,
     /// Most connections at a time. If all are open, a new one takes the place of the one that has

@@ -226,8 +226,8 @@ pub struct SlotRange {
     pub claimants_wrong: Vec<UserId>,
     /// People whom the claimants have on slots that nobody holds.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
-    /// Claimants of the drop on slots of this page whom `users` does not have on any, and whose slot
-    /// is no gap.
+    /// Claimants of the drop on slots of this page whom `users` does not have on any, and whose
+    /// slot is no gap.
     pub claimants_astray: Vec<(i64, UserId)>,
     /// Third read of MySQL: what is revoked of all these people.
     pub revoked: Revocations,

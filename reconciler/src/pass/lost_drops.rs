@@ -1,6 +1,6 @@
-//! Drops that MySQL has lost: a table was restored alone, or a row was deleted manually. Other tables
-//! and Redis still name such a drop, its day must not be given out again, and nobody may be told
-//! that it never was.
+//! Drops that MySQL has lost: a table was restored alone, or a row was deleted manually. Other
+//! tables and Redis still name such a drop, its day must not be given out again, and nobody may be
+//! told that it never was.
 
 use firstcome_shared::domain::NamedDrop;
 use firstcome_shared::mysql::processes::Work;

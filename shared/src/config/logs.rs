@@ -11,8 +11,8 @@ use crate::telemetry::{self, DEFAULT_LOGS};
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
     /// What is logged: a level, or `target=level`, several separated by commas.
-    /// `info,firstcome::access=debug` logs each request: method, path without user ids, status, time
-    /// and address
+    /// `info,firstcome::access=debug` logs each request: method, path without user ids, status,
+    /// time and address
     #[arg(long, env = "RUST_LOG", global = true, default_value = DEFAULT_LOGS, value_parser = filter)]
     rust_log: String,
 }

@@ -32,13 +32,13 @@ pub use start::{StartError, wait_for};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds. After it the claim goes
-    /// to the dead-letter table, the response says `"queued": false`, and the reconciler issues it.
-    /// Give the API and the reconciler the same value
+    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds. After it the claim
+    /// goes to the dead-letter table, the response says `"queued": false`, and the reconciler
+    /// issues it. Give the API and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
-    /// Longest wait for the dead-letter table to keep a claim that Kafka has not acknowledged; after
-    /// it the response is 503.
+    /// Longest wait for the dead-letter table to keep a claim that Kafka has not acknowledged;
+    /// after it the response is 503.
     #[arg(skip = Tuning::BackupDeadlineMs.or(1_000_u64))]
     pub backup_deadline_ms: u64,
 }
@@ -75,8 +75,8 @@ impl StartArgs {
     }
 }
 
-/// File of certificate authorities to trust besides the public ones: for the keys of tokens, the API,
-/// webhooks and mail. The variable is OpenSSL's own, so one value also serves other programs.
+/// File of certificate authorities to trust besides the public ones: for the keys of tokens, the
+/// API, webhooks and mail. The variable is OpenSSL's own, so one value also serves other programs.
 pub fn ssl_cert_file() -> Option<PathBuf> {
     std::env::var_os("SSL_CERT_FILE")
         .filter(|path| !path.is_empty())

@@ -1,5 +1,5 @@
-//! The HTTP client: one server, and one connection for each request. No pool, no proxy, no redirect;
-//! TLS if the address says https. The caller limits the time and the body.
+//! The HTTP client: one server, and one connection for each request. No pool, no proxy, no
+//! redirect; TLS if the address says https. The caller limits the time and the body.
 //!
 //! Not reqwest: it follows the URL standard, which folds `..`, a valid user id, even if it is
 //! percent-encoded (docs/decisions/0035-what-goes.md).

@@ -18,8 +18,8 @@ pub struct ShownRepairs {
 }
 
 impl Db {
-    /// Notes which repairs are held back. Unless a person looked, those that were noted before stay:
-    /// nobody may have read of the new ones.
+    /// Notes which repairs are held back. Unless a person looked, those that were noted before
+    /// stay: nobody may have read of the new ones.
     pub async fn hold_back(
         &self,
         drop: DropId,

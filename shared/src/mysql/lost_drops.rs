@@ -52,8 +52,8 @@ const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WH
 const LIMITS_EVERY: Slot = 65_536;
 
 impl Db {
-    /// Drops without a row in `drops` that other tables name. `everywhere` also finds old drops that
-    /// have lost their limits too.
+    /// Drops without a row in `drops` that other tables name. `everywhere` also finds old drops
+    /// that have lost their limits too.
     pub async fn lost_drops(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
         self.run("drops that are lost", async move |conn| {
             let mut lost = named(conn, BY_LIMITS).await?;

@@ -541,8 +541,8 @@ impl Redis {
         self.each(asked).await
     }
 
-    /// Whether `meta` of these drops says that people hold a coupon of an earlier drop; `None` of one
-    /// that is not loaded.
+    /// Whether `meta` of these drops says that people hold a coupon of an earlier drop; `None` of
+    /// one that is not loaded.
     pub async fn earlier_holders(
         &self,
         drops: &[DropKeys],

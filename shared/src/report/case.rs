@@ -74,7 +74,8 @@ impl FindingCase {
     /// itself.
     pub fn identity(&self) -> String {
         let name = match self {
-            // Their kind, place and action say it all. The hashes of open alerts rest on these words.
+            // Their kind, place and action say it all. The hashes of open alerts rest on these
+            // words.
             Self::Plain
             | Self::Unworkable(_)
             | Self::SettingsDiffer

@@ -26,8 +26,8 @@ impl Membership {
                 "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
                  consumer a different KAFKA_CONFIG_GROUP_INSTANCE_ID"
             )),
-            // librdkafka cannot offer both protocols: a group changes from one to the other while it
-            // is empty.
+            // librdkafka cannot offer both protocols: a group changes from one to the other while
+            // it is empty.
             (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
                 "the group {group:?} has consumers of an earlier version that rebalance eagerly: this one waits until \
                  they have stopped"

@@ -45,8 +45,8 @@ pub struct JwtArgs {
     /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
-    /// Pause between two reads of a JWK Set. A token that names an unknown key causes a read at once,
-    /// at most every ten seconds.
+    /// Pause between two reads of a JWK Set. A token that names an unknown key causes a read at
+    /// once, at most every ten seconds.
     #[arg(skip = Tuning::KeysRefreshSeconds.or(300_u32))]
     pub jwt_jwks_refresh_seconds: u32,
     /// Required issuer of the token (`iss`)

@@ -34,8 +34,8 @@ pub struct IdentityArgs {
     /// anybody. `jwt` also needs JWT_ALGORITHM, JWT_ISSUER, JWT_AUDIENCE and a key (see --help)
     #[arg(long, env = "USER_AUTH", value_enum)]
     pub user_auth: UserAuth,
-    /// Secret that the gateway sends as `X-Gateway-Secret`, for USER_AUTH=trusted-header: without it
-    /// anybody who reaches this address can claim as anybody. At least 32 printable ASCII
+    /// Secret that the gateway sends as `X-Gateway-Secret`, for USER_AUTH=trusted-header: without
+    /// it anybody who reaches this address can claim as anybody. At least 32 printable ASCII
     /// characters; two separated by a comma while you replace it
     #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
     pub trusted_header_secret: Option<SecretString>,
