@@ -1,7 +1,10 @@
 //! The reconciler's HTTP front, for operators.
 
 mod alerts;
+mod coupons;
 mod deadline;
+mod failed_claims;
+mod overview;
 mod page;
 mod people;
 mod reconcile;
@@ -20,12 +23,14 @@ use firstcome_shared::http::health::{self, check};
 use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
+use firstcome_shared::mysql::{Db, DbSettings};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::overview::Looks;
 pub use self::page::CouponApi;
 use self::state::RouteState;
 use crate::notify::Notifier;
@@ -40,8 +45,11 @@ use crate::stores::Stores;
             (RFC 9457) with a stable `code`."
     ),
     tags(
+        (name = "overview", description = "The state of the installation"),
         (name = "runs", description = "Passes and what they found"),
         (name = "alerts", description = "What needs a person"),
+        (name = "coupons", description = "Coupons and drops, with their numbers"),
+        (name = "failed claims", description = "Claims that did not become a row"),
         (name = "people", description = "One person's story"),
         (name = "service", description = "For the people who run the process")
     ),
@@ -72,14 +80,29 @@ impl utoipa::Modify for OpsSecurity {
 /// The routes of the contract, with their description.
 fn contract() -> OpenApiRouter<RouteState> {
     OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(overview::read))
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))
         .routes(routes!(runs::read))
         .routes(routes!(alerts::list))
         .routes(routes!(alerts::acknowledge))
         .routes(routes!(alerts::silence))
+        .routes(routes!(coupons::drops))
+        .routes(routes!(coupons::drop))
+        .routes(routes!(coupons::days))
+        .routes(routes!(failed_claims::list))
+        .routes(routes!(failed_claims::discard_many))
+        .routes(routes!(failed_claims::read))
+        .routes(routes!(failed_claims::correct))
+        .routes(routes!(failed_claims::discard))
+        .routes(routes!(people::search))
         .routes(routes!(people::explain))
+        .routes(routes!(people::give_up))
+        .routes(routes!(people::erase))
 }
+
+/// Connections to MySQL of all requests together.
+const CONNECTIONS: usize = 4;
 
 pub fn router(
     stores: Stores,
@@ -96,7 +119,17 @@ pub fn router(
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
+    // However much is asked for, passes have their connections.
+    let for_requests = Db::new(&DbSettings {
+        pool_size: CONNECTIONS,
+        ..stores.db_settings.clone()
+    })?;
+    let stores = Stores {
+        db: for_requests,
+        ..stores
+    };
     let app = RouteState {
+        looks: Arc::new(Looks::new(&stores)),
         stores,
         passes,
         notifier,
@@ -173,6 +206,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(ids.len(), 11);
+        assert_eq!(ids.len(), 23);
     }
 }

@@ -7,8 +7,8 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::schedule::{Schedule, Tz};
 
-use super::snapshot::{DROPS, SeenDrop, Snapshot};
 use super::times::{clock, instant, short, window};
+use crate::http::overview::snapshot::{DROPS, SeenDrop, Snapshot};
 use crate::notify::alerts::About;
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, count, grouped, line};

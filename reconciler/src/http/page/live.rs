@@ -18,8 +18,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Board, board, drop_board};
-use super::snapshot::Reader;
 use super::state::ScreenState;
+use crate::http::overview::snapshot::Reader;
 use crate::stores::Stores;
 
 /// The part of the first screen that is live.
@@ -86,7 +86,7 @@ impl Live {
         {
             return Arc::clone(board);
         }
-        crate::metrics::page_look();
+        crate::metrics::overview_look();
         let began = Instant::now();
         let seen = Arc::new(board(&looking.reader.read(page).await));
         if page == 0 {

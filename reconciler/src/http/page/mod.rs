@@ -21,7 +21,6 @@ mod pace;
 mod people;
 mod runs;
 mod session;
-mod snapshot;
 mod state;
 mod time_line;
 mod times;
@@ -40,7 +39,6 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
 use firstcome_shared::http::seats::Seats;
-use firstcome_shared::mysql::{Db, DbSettings};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -60,9 +58,6 @@ struct OverviewScreen<'a> {
     board: &'a Board,
 }
 
-/// Connections to MySQL of all screens together.
-const CONNECTIONS: usize = 4;
-
 /// Slow screens that are made at a time, of operators and of viewers.
 const SLOW_AT_ONCE: usize = 2;
 const SLOW_OF_VIEWERS: usize = 1;
@@ -73,16 +68,11 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 
 /// The routes of the page. Its live part ends with `stop`.
 pub(super) fn routes(
-    mut app: RouteState,
+    app: RouteState,
     token: OpsToken,
     api: Option<Arc<CouponApi>>,
     stop: CancellationToken,
 ) -> anyhow::Result<Router> {
-    // However much is looked at, passes have their connections.
-    app.stores.db = Db::new(&DbSettings {
-        pool_size: CONNECTIONS,
-        ..app.stores.db_settings.clone()
-    })?;
     let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
     let slow = Seats::new(SLOW_AT_ONCE, SLOW_OF_VIEWERS);

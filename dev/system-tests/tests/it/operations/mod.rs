@@ -7,6 +7,7 @@ mod changes;
 mod closing;
 mod command_line;
 mod connections;
+mod console_routes;
 mod deployment;
 mod edges;
 mod history;

@@ -7,8 +7,8 @@ use firstcome_shared::domain::OncePer;
 use firstcome_shared::mysql::alerts::{Alert, AlertState};
 use firstcome_shared::redis::reads::DropNumbers;
 
-use super::super::snapshot::{CountedRows, Facts};
 use super::*;
+use crate::http::overview::snapshot::{CountedRows, Facts};
 use crate::report::{DropReport, Examined, Numbers, Status, Trigger};
 
 fn at(minute: i64) -> DateTime<Utc> {
@@ -108,6 +108,7 @@ fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
     ListedAlert {
         id: 77,
         alert,
+        coupon_name: None,
         silenced_until: None,
         silenced_by: None,
     }

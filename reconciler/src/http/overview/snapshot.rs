@@ -1,5 +1,5 @@
-//! Reads what the first screen shows. What changes rarely is read every few seconds, and what is
-//! shown once a second at most, however many look. Nothing here decides what it means.
+//! Reads what the overview shows. Coupons, alerts and the last run are read every few seconds, the
+//! numbers of drops on each look. Nothing here decides what they mean.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::report::Run;
 use crate::stores::Stores;
 
 /// Drops on a page.
-pub(super) const DROPS: usize = 50;
+pub(in crate::http) const DROPS: usize = 50;
 
 /// Most alerts shown.
 const ALERTS: i64 = 50;
@@ -49,53 +49,53 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// What changes rarely.
 #[derive(Default)]
-pub(super) struct Facts {
-    pub(super) coupons: Vec<(Coupon, Vec<Drop>)>,
+pub(in crate::http) struct Facts {
+    pub(in crate::http) coupons: Vec<(Coupon, Vec<Drop>)>,
     /// Those that fire, newest first.
-    pub(super) alerts: Vec<ListedAlert>,
+    pub(in crate::http) alerts: Vec<ListedAlert>,
     /// The last pass over everything, without its findings.
-    pub(super) last_pass: Option<Arc<Run>>,
+    pub(in crate::http) last_pass: Option<Arc<Run>>,
     /// When all this was read; `None`: not yet.
-    pub(super) read_at: Option<DateTime<Utc>>,
+    pub(in crate::http) read_at: Option<DateTime<Utc>>,
 }
 
 /// The rows of a drop when they were last counted, and who held a slot just before.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CountedRows {
-    pub(super) rows: u64,
-    pub(super) users: u64,
-    pub(super) at: Instant,
+pub(in crate::http) struct CountedRows {
+    pub(in crate::http) rows: u64,
+    pub(in crate::http) users: u64,
+    pub(in crate::http) at: Instant,
 }
 
 /// One drop as it was seen.
-pub(super) struct SeenDrop {
-    pub(super) coupon: Coupon,
-    pub(super) drop: Drop,
+pub(in crate::http) struct SeenDrop {
+    pub(in crate::http) coupon: Coupon,
+    pub(in crate::http) drop: Drop,
     /// `None` where Redis did not answer.
-    pub(super) numbers: Option<DropNumbers>,
-    pub(super) counted: Option<CountedRows>,
-    pub(super) dead_letters: Option<u64>,
+    pub(in crate::http) numbers: Option<DropNumbers>,
+    pub(in crate::http) counted: Option<CountedRows>,
+    pub(in crate::http) dead_letters: Option<u64>,
     /// Whether its coupon was verified in this life of Redis.
-    pub(super) is_verified: bool,
+    pub(in crate::http) is_verified: bool,
     /// Its numbers do not add up, and have not moved for a while.
-    pub(super) is_stuck: bool,
+    pub(in crate::http) is_stuck: bool,
 }
 
-pub(super) struct Snapshot {
-    pub(super) at: DateTime<Utc>,
+pub(in crate::http) struct Snapshot {
+    pub(in crate::http) at: DateTime<Utc>,
     /// `None`: Redis does not answer.
-    pub(super) gate_is_open: Option<bool>,
-    pub(super) mysql_answers: bool,
-    pub(super) facts: Arc<Facts>,
+    pub(in crate::http) gate_is_open: Option<bool>,
+    pub(in crate::http) mysql_answers: bool,
+    pub(in crate::http) facts: Arc<Facts>,
     /// The drops of this page.
-    pub(super) drops: Vec<SeenDrop>,
-    pub(super) page: usize,
+    pub(in crate::http) drops: Vec<SeenDrop>,
+    pub(in crate::http) page: usize,
     /// Drops on all pages.
-    pub(super) total: usize,
+    pub(in crate::http) total: usize,
 }
 
 /// Reads, and remembers what need not be read again.
-pub(super) struct Reader {
+pub(in crate::http) struct Reader {
     stores: Stores,
     facts: Arc<Facts>,
     tried_at: Option<Instant>,
@@ -113,8 +113,17 @@ struct Unsettled {
     last: Instant,
 }
 
+impl Facts {
+    /// Drops that are not sealed; `None` before they were read.
+    pub(in crate::http) fn live_drops(&self) -> Option<u64> {
+        self.read_at?;
+        let drops = self.coupons.iter().flat_map(|(_, drops)| drops);
+        Some(drops.filter(|drop| drop.sealed_at.is_none()).count() as u64)
+    }
+}
+
 impl Reader {
-    pub(super) fn new(stores: Stores) -> Self {
+    pub(in crate::http) fn new(stores: Stores) -> Self {
         Self {
             stores,
             facts: Arc::default(),
@@ -127,7 +136,7 @@ impl Reader {
     }
 
     /// One look at everything that page `page` shows, the first being 0.
-    pub(super) async fn read(&mut self, page: usize) -> Snapshot {
+    pub(in crate::http) async fn read(&mut self, page: usize) -> Snapshot {
         let is_fresh = self.read_facts().await;
         let facts = Arc::clone(&self.facts);
         let all = in_order(&facts, Utc::now());
@@ -140,7 +149,7 @@ impl Reader {
     }
 
     /// The same for one drop, whatever page it is on.
-    pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
+    pub(in crate::http) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
         // Somebody asked for this one just now, after a pass perhaps.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
         let is_fresh = self.read_facts().await;
@@ -148,11 +157,9 @@ impl Reader {
     }
 
     /// How many drops are not sealed; `None` where that is not known yet.
-    pub(super) async fn drops(&mut self) -> Option<u64> {
+    pub(in crate::http) async fn drops(&mut self) -> Option<u64> {
         self.read_facts().await;
-        self.facts.read_at?;
-        let drops = self.facts.coupons.iter().flat_map(|(_, drops)| drops);
-        Some(drops.filter(|drop| drop.sealed_at.is_none()).count() as u64)
+        self.facts.live_drops()
     }
 
     async fn look(
@@ -171,12 +178,12 @@ impl Reader {
             None => (HashMap::new(), HashSet::new()),
         };
         if self.mysql_answers {
-            // Of what takes too long the last figures are shown. Whether MySQL answers is seen by
-            // what is quick.
+            // If a count takes too long, its last result is shown. The quick reads tell whether
+            // MySQL answers.
             let letters = timeout(PATIENCE, self.count_letters(&shown, is_fresh)).await;
             let rows = timeout(PATIENCE, self.count_rows(&shown, &numbers)).await;
             if !matches!((letters, rows), (Ok(Ok(())), Ok(Ok(())))) {
-                tracing::debug!("the operations page shows older figures");
+                tracing::debug!("the overview shows older numbers");
             }
         }
         self.settle(&shown, &numbers);
@@ -217,7 +224,7 @@ impl Reader {
                 true
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the operations page cannot be read from MySQL");
+                tracing::debug!(%error, "the overview cannot be read from MySQL");
                 false
             }
             Err(_) => false,
