@@ -10,19 +10,20 @@ use firstcome_shared::{shutdown, trace};
 use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
+use crate::http::Pages;
 use crate::{daemon, erase, explain, notify, once};
 
 /// How long a thread that a client library holds still may hold up the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs what the command line asks for.
-pub fn main() -> ExitCode {
+/// Runs what the command line asks for. The daemon serves `pages` in front of its routes.
+pub fn main(pages: Option<Pages>) -> ExitCode {
     let cli: Cli = parse(command());
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(run(cli.command, &cli.traces));
+            let done = runtime.block_on(run(cli.command, pages, &cli.traces));
             trace::stop();
             runtime.shutdown_timeout(THREADS_END_WITHIN);
             done
@@ -41,13 +42,19 @@ fn command() -> clap::Command {
     Cli::command().mut_subcommand("once", soon)
 }
 
-async fn run(command: Command, traces: &TraceArgs) -> anyhow::Result<ExitCode> {
+async fn run(
+    command: Command,
+    pages: Option<Pages>,
+    traces: &TraceArgs,
+) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     if matches!(command, Command::Daemon(_) | Command::Once(_)) {
         traces.start("firstcome-reconciler")?;
     }
     match command {
-        Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
+        Command::Daemon(args) => daemon::run(*args, pages, stop)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
         Command::TestEmail(args) => {
             let all_went = notify::test_email(&args, |line| println!("{line}")).await?;

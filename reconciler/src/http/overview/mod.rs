@@ -1,7 +1,7 @@
 //! `GET /v1/overview`: the state of the installation in one answer. However many clients ask, the
 //! stores are read once for all who ask within the same moment.
 
-pub(super) mod snapshot;
+mod snapshot;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -19,7 +19,7 @@ use crate::report::Run;
 use crate::stores::Stores;
 
 /// Drops on a page.
-pub(in crate::http) const DROPS: usize = 50;
+pub(super) const DROPS: usize = 50;
 
 /// Most alerts shown.
 const ALERTS: i64 = 50;
@@ -49,53 +49,53 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// What changes rarely.
 #[derive(Default)]
-pub(in crate::http) struct Facts {
-    pub(in crate::http) coupons: Vec<(Coupon, Vec<Drop>)>,
+pub(super) struct Facts {
+    pub(super) coupons: Vec<(Coupon, Vec<Drop>)>,
     /// Those that fire, newest first.
-    pub(in crate::http) alerts: Vec<ListedAlert>,
+    pub(super) alerts: Vec<ListedAlert>,
     /// The last pass over everything, without its findings.
-    pub(in crate::http) last_pass: Option<Arc<Run>>,
+    pub(super) last_pass: Option<Arc<Run>>,
     /// When all this was read; `None`: not yet.
-    pub(in crate::http) read_at: Option<DateTime<Utc>>,
+    pub(super) read_at: Option<DateTime<Utc>>,
 }
 
 /// The rows of a drop when they were last counted, and who held a slot just before.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::http) struct CountedRows {
-    pub(in crate::http) rows: u64,
-    pub(in crate::http) users: u64,
-    pub(in crate::http) at: Instant,
+pub(super) struct CountedRows {
+    pub(super) rows: u64,
+    pub(super) users: u64,
+    pub(super) at: Instant,
 }
 
 /// One drop as it was seen.
-pub(in crate::http) struct SeenDrop {
-    pub(in crate::http) coupon: Coupon,
-    pub(in crate::http) drop: Drop,
+pub(super) struct SeenDrop {
+    pub(super) coupon: Coupon,
+    pub(super) drop: Drop,
     /// `None` where Redis did not answer.
-    pub(in crate::http) numbers: Option<DropNumbers>,
-    pub(in crate::http) counted: Option<CountedRows>,
-    pub(in crate::http) dead_letters: Option<u64>,
+    pub(super) numbers: Option<DropNumbers>,
+    pub(super) counted: Option<CountedRows>,
+    pub(super) dead_letters: Option<u64>,
     /// Whether its coupon was verified in this life of Redis.
-    pub(in crate::http) is_verified: bool,
+    pub(super) is_verified: bool,
     /// Its numbers do not add up, and have not moved for a while.
-    pub(in crate::http) is_stuck: bool,
+    pub(super) is_stuck: bool,
 }
 
-pub(in crate::http) struct Snapshot {
-    pub(in crate::http) at: DateTime<Utc>,
+pub(super) struct Snapshot {
+    pub(super) at: DateTime<Utc>,
     /// `None`: Redis does not answer.
-    pub(in crate::http) gate_is_open: Option<bool>,
-    pub(in crate::http) mysql_answers: bool,
-    pub(in crate::http) facts: Arc<Facts>,
+    pub(super) gate_is_open: Option<bool>,
+    pub(super) mysql_answers: bool,
+    pub(super) facts: Arc<Facts>,
     /// The drops of this page.
-    pub(in crate::http) drops: Vec<SeenDrop>,
-    pub(in crate::http) page: usize,
+    pub(super) drops: Vec<SeenDrop>,
+    pub(super) page: usize,
     /// Drops on all pages.
-    pub(in crate::http) total: usize,
+    pub(super) total: usize,
 }
 
 /// Reads, and remembers what need not be read again.
-pub(in crate::http) struct Reader {
+pub(super) struct Reader {
     stores: Stores,
     facts: Arc<Facts>,
     tried_at: Option<Instant>,
@@ -115,7 +115,7 @@ struct Unsettled {
 
 impl Facts {
     /// Drops that are not sealed; `None` before they were read.
-    pub(in crate::http) fn live_drops(&self) -> Option<u64> {
+    pub(super) fn live_drops(&self) -> Option<u64> {
         self.read_at?;
         let drops = self.coupons.iter().flat_map(|(_, drops)| drops);
         Some(drops.filter(|drop| drop.sealed_at.is_none()).count() as u64)
@@ -123,7 +123,7 @@ impl Facts {
 }
 
 impl Reader {
-    pub(in crate::http) fn new(stores: Stores) -> Self {
+    pub(super) fn new(stores: Stores) -> Self {
         Self {
             stores,
             facts: Arc::default(),
@@ -136,7 +136,7 @@ impl Reader {
     }
 
     /// One look at everything that page `page` shows, the first being 0.
-    pub(in crate::http) async fn read(&mut self, page: usize) -> Snapshot {
+    pub(super) async fn read(&mut self, page: usize) -> Snapshot {
         let is_fresh = self.read_facts().await;
         let facts = Arc::clone(&self.facts);
         let all = in_order(&facts, Utc::now());
@@ -149,17 +149,11 @@ impl Reader {
     }
 
     /// The same for one drop, whatever page it is on.
-    pub(in crate::http) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
+    pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
         // Somebody asked for this one just now, after a pass perhaps.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
         let is_fresh = self.read_facts().await;
         self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
-    }
-
-    /// How many drops are not sealed; `None` where that is not known yet.
-    pub(in crate::http) async fn drops(&mut self) -> Option<u64> {
-        self.read_facts().await;
-        self.facts.live_drops()
     }
 
     async fn look(

@@ -20,7 +20,6 @@ mod other_release;
 mod page;
 mod page_acts;
 mod page_by_hand;
-mod page_deliveries;
 mod page_live;
 mod processes;
 mod promotion;
