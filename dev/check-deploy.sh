@@ -29,17 +29,17 @@ class Settings:
 
     def __init__(self, *folders):
         own = text = source(*folders)
-        # Of the settings that programs share, those of the structures that this one has; each writes logs and traces.
+        # Of the settings that programs share, those of the structures that this one has; each writes logs.
         for shared in re.split(r"\bstruct (?=\w+(?:Args|Given)\b)", source("shared/src"))[1:]:
             name = re.match("(.+?)(?:Args|Given)", shared).group(1)
-            if name in ("Log", "Trace") or f"{name}Args" in own:
+            if name == "Log" or f"{name}Args" in own:
                 text += shared
         found = re.findall(r'\benv = "([A-Z0-9_]+)"([^\]]*)\]', text)
         self.secret = {name for name, rest in found if "hide_env_values" in rest}
         self.all = {name for name, _ in found} | {"RUST_LOG"}
 
     def has(self, name):
-        return name in self.all or re.match("(KAFKA_CONFIG|OTEL)_", name)
+        return name in self.all or re.match("(KAFKA_CONFIG|OTEL)_|SSL_CERT_FILE$", name)
 
 
 known = {
@@ -48,7 +48,7 @@ known = {
     ("firstcome-api", "migrate"): Settings("api/src/migrate"),
     ("firstcome-reconciler", "daemon"): Settings("reconciler/src", "notifier/src"),
 }
-ports = {"serve": ("LISTEN_ADDR", "8080"), "consume": ("CONSUME_LISTEN_ADDR", "8082"), "daemon": ("LISTEN_ADDR", "8081")}
+ports = {"serve": ("LISTEN_ADDR", "8080"), "consume": ("LISTEN_ADDR", "8082"), "daemon": ("LISTEN_ADDR", "8081")}
 secret = set.union(*(one.secret for one in known.values()))
 # Of secrets, a consumer and a migration have only these.
 few = {"DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"}
@@ -56,7 +56,7 @@ few = {"DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"}
 
 def check(where, command, environment):
     """A process: its program, its settings, that others can reach it, and that it has no secret that it does not need."""
-    program, role = command
+    program, role = command[:2]
     if (program, role) not in known:
         problems.append(f"{where}: there is no {program} {role}")
         return
@@ -158,8 +158,7 @@ def kubernetes():
             if role == "serve" and environment.get("USER_AUTH") == "trusted-header" and "TRUSTED_HEADER_SECRET" not in environment:
                 problems.append(f"{where}: without TRUSTED_HEADER_SECRET every pod can claim for anybody")
             # Requests come for some seconds after a pod was told to stop.
-            delay = int(environment.get("SHUTDOWN_DELAY_MS", 0)) // 1000
-            delay += container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            delay = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
             if role in ("serve", "daemon") and not 3 <= delay <= pod["terminationGracePeriodSeconds"] - 20:
                 problems.append(f"{where}: it goes on for {delay} s after it was told to stop")
             if not re.search(r":[0-9.]+$|@sha256:", container["image"]):

@@ -34,6 +34,9 @@ if [ "${1:-}" != compiled ]; then
     step "type names"
     dev/type-names.sh
 
+    step "unused dependencies and empty files"
+    dev/unused.sh
+
     step "shell scripts"
     for script in .ci/run dev/*.sh deploy/restore/*.sh dev/compose-test/{*.sh,*-entrypoint}; do
         bash -n "$script"

@@ -117,7 +117,7 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Takes the reconciler's routes, and the API's `API_URL` and `API_CA_FILE`.
+    /// Takes the reconciler's routes, `API_URL` and a file of further certificate authorities.
     pub(crate) fn new(
         reconciler: Router,
         api: Option<(String, Option<PathBuf>)>,

@@ -56,7 +56,8 @@ use self::state::ScreenState;
 pub struct Console {
     /// The routes of the reconciler, called in this process.
     pub reconciler: Router,
-    /// `API_URL` and `API_CA_FILE`; without them the page changes no coupon.
+    /// `API_URL`, and a file of further certificate authorities; without it the page changes no
+    /// coupon.
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
@@ -83,7 +84,7 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 /// The routes of the page. Must be called within a Tokio runtime.
 ///
 /// # Errors
-/// If `API_URL` or `API_CA_FILE` is wrong.
+/// If `API_URL` or that file is wrong.
 pub fn routes(console: Console) -> anyhow::Result<Router> {
     let services = Arc::new(Backends::new(console.reconciler, console.api)?);
     let live = Arc::new(Live::new(&services, &console.token, console.stop));

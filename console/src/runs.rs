@@ -11,9 +11,9 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use firstcome_notifier::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use firstcome_notifier::wording::{LONGEST, detail, grouped, line, person, words};
 use firstcome_shared::http::views::Overview;
+use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use serde::Deserialize;
 
 use super::client::{encoded, query as query_string};
@@ -450,7 +450,7 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use firstcome_notifier::report::{Examined, FindingCase, Kind, Numbers, Trigger};
+    use firstcome_shared::report::{Examined, FindingCase, Kind, Numbers, Trigger};
 
     #[test]
     fn passes_in_a_row_that_found_nothing_are_one_group() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use firstcome_shared::config::{TraceArgs, parse};
+use firstcome_shared::config::parse;
 use firstcome_shared::{shutdown, trace};
 use tokio::runtime::Runtime;
 
@@ -18,12 +18,12 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs what the command line asks for. The daemon serves `pages` in front of its routes.
 pub fn main(pages: Option<Pages>) -> ExitCode {
-    let cli: Cli = parse(command());
+    let cli: Cli = parse(Cli::command());
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(run(cli.command, pages, &cli.traces));
+            let done = runtime.block_on(run(cli.command, pages));
             trace::stop();
             runtime.shutdown_timeout(THREADS_END_WITHIN);
             done
@@ -34,22 +34,10 @@ pub fn main(pages: Option<Pages>) -> ExitCode {
     })
 }
 
-/// A person who asks at a terminal learns within seconds that a store is away.
-fn command() -> clap::Command {
-    let soon = |command: clap::Command| {
-        command.mut_arg("startup_wait_seconds", |arg| arg.default_value("5"))
-    };
-    Cli::command().mut_subcommand("once", soon)
-}
-
-async fn run(
-    command: Command,
-    pages: Option<Pages>,
-    traces: &TraceArgs,
-) -> anyhow::Result<ExitCode> {
+async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     if matches!(command, Command::Daemon(_) | Command::Once(_)) {
-        traces.start("firstcome-reconciler")?;
+        trace::start_as("firstcome-reconciler")?;
     }
     match command {
         Command::Daemon(args) => daemon::run(*args, pages, stop)

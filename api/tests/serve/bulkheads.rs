@@ -65,7 +65,7 @@ async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() 
         .with("question-timeout-ms", 60_000)
         .with("database-timeout-ms", 60_000)
         // What MySQL does not cost a claim, a busy machine must not.
-        .with("redis-timeout-ms", 10_000)
+        .with("store-timeout-ms", 10_000)
         .with("publish-deadline-ms", 10_000);
     let api = own.api().await;
     let (id, _) = api.make(open(1_000)).await;

@@ -162,10 +162,10 @@ async fn started(
         .await
 }
 
-/// `API_URL` and `API_CA_FILE`, if they are set.
+/// `API_URL` and a file of further certificate authorities, if they are set.
 fn api(args: &DaemonArgs) -> Option<(String, Option<PathBuf>)> {
     let url = args.notify.api_url.clone().filter(|url| !url.is_empty())?;
-    Some((url, args.notify.api_ca_file.clone()))
+    Some((url, args.notify.authorities.clone()))
 }
 
 /// `0.0.0.0` can be listened on, not asked.
@@ -246,7 +246,7 @@ impl BySchedule {
                 && self.schedules[at].event == ScheduledJob::Reconcile;
             match self.schedules[at].due_since(now) {
                 Some(due) if self.schedules[at].event == ScheduledJob::Digest => {
-                    self.digest(at, due, now).await
+                    self.digest(at, due, now).await;
                 }
                 due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}

@@ -113,7 +113,7 @@ pub struct Mount {
     pub token: OpsToken,
     /// Where log-outs are recorded.
     pub redis: Redis,
-    /// `API_URL` and `API_CA_FILE`, if they are set.
+    /// `API_URL` and a file of further certificate authorities, if they are set.
     pub api: Option<(String, Option<PathBuf>)>,
     /// The process stops.
     pub stop: CancellationToken,

@@ -98,6 +98,7 @@ fn a_good_history_passes() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one history")]
 fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
     let given = |person: &str| Violation::GivenUnlisted {
         coupon: 1,

@@ -123,7 +123,7 @@ impl ScenarioWorld<'_> {
     fn step(&mut self, step: &ScenarioStep) {
         match step {
             ScenarioStep::Claim { drop, person, seen } => {
-                self.claim(*drop, format!("u-{person}"), *seen)
+                self.claim(*drop, format!("u-{person}"), *seen);
             }
             ScenarioStep::Read(drop) => {
                 let rows = self.issue(*drop);

@@ -1,13 +1,16 @@
-//! The report of a pass, for the endpoint, the command line, the tables and the mails. Only words
-//! and numbers, no decisions.
+//! The report of a pass, for the endpoint, the command line, the tables and the mails. Only data:
+//! no decisions, and no text that a program reads.
+
+mod case;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
 use serde::{Deserialize, Serialize, Serializer};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-pub use crate::case::{FindingCase, UnsafePart};
+use crate::domain::{CouponId, DropId};
+
+pub use case::{FindingCase, StoreOfDrop, UnsafePart};
 
 /// What set a pass off.
 #[derive(
@@ -166,7 +169,9 @@ pub enum ActionKind {
     /// Write settings to the store that lacks them.
     WriteMeta,
     /// Open the admission gate.
-    GrantLicence,
+    #[serde(rename = "grant_licence")]
+    #[strum(serialize = "grant_licence")]
+    OpenGate,
     /// None: it is only reported.
     Report,
 }
