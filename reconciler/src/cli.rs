@@ -10,19 +10,20 @@ use firstcome_shared::{shutdown, trace};
 use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
+use crate::http::Pages;
 use crate::{daemon, erase, explain, notify, once};
 
 /// How long a thread that a client library holds still may hold up the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs what the command line asks for.
-pub fn main() -> ExitCode {
+/// Runs what the command line asks for. The daemon serves `pages` in front of its routes.
+pub fn main(pages: Option<Pages>) -> ExitCode {
     let cli: Cli = parse(Cli::command());
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(run(cli.command));
+            let done = runtime.block_on(run(cli.command, pages));
             trace::stop();
             runtime.shutdown_timeout(THREADS_END_WITHIN);
             done
@@ -33,13 +34,15 @@ pub fn main() -> ExitCode {
     })
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     if matches!(command, Command::Daemon(_) | Command::Once(_)) {
         trace::start_as("firstcome-reconciler")?;
     }
     match command {
-        Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
+        Command::Daemon(args) => daemon::run(*args, pages, stop)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
         Command::TestEmail(args) => {
             let all_went = notify::test_email(&args, |line| println!("{line}")).await?;

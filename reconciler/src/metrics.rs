@@ -40,7 +40,7 @@ pub(crate) fn describe() {
         ),
         (
             "firstcome_page_looks_total",
-            "Looks at the stores for the operations page's first screen, all viewers together",
+            "Reads of the stores for GET /v1/overview, which the operations page shows",
         ),
     ] {
         describe_counter!(name, meaning);
@@ -193,8 +193,8 @@ impl DriftSeries {
     }
 }
 
-/// The stores were read for the operations page's first screen.
-pub(crate) fn page_look() {
+/// The stores were read for `GET /v1/overview`.
+pub(crate) fn overview_look() {
     counter!("firstcome_page_looks_total").increment(1);
 }
 

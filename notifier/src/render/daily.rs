@@ -91,7 +91,7 @@ fn footer(has_commands: bool) -> Vec<String> {
 }
 
 fn open(day: &DailyDigest, links: &Links) -> Section {
-    let mut blocks = lost_mails(day, links);
+    let mut blocks = lost_mails(day);
     let nobody_looked = day.runs.is_empty();
     if nobody_looked {
         let todo = "Find out now why the reconciler does not run. If Redis restarts meanwhile, nobody can claim.";
@@ -141,7 +141,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
 }
 
 /// First of all: who reads this is the only one who can tell the others.
-fn lost_mails(day: &DailyDigest, links: &Links) -> Vec<Block> {
+fn lost_mails(day: &DailyDigest) -> Vec<Block> {
     if day.lost_mails.is_empty() {
         return Vec::new();
     }
@@ -171,12 +171,10 @@ fn lost_mails(day: &DailyDigest, links: &Links) -> Vec<Block> {
         )
     };
     let todo = "Check the address in ALERT_TO, then run: firstcome-reconciler test-email";
-    let mut blocks = vec![
+    vec![
         Block::List(day.lost_mails.iter().map(line).collect()),
         Block::Todo(todo.to_owned()),
-    ];
-    blocks.extend(links.on_page("Which mails, and why, in a browser", "/deliveries"));
-    blocks
+    ]
 }
 
 fn broken(promises: u64) -> String {

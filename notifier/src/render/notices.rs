@@ -290,16 +290,12 @@ fn over(
 }
 
 /// The mail when a receiver of webhooks wants no more of them.
-pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
     let todo =
         "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.";
-    let mut blocks = vec![Block::Todo(todo.to_owned())];
-    blocks.extend(links.on_page(
-        "What was not posted, and another try, in a browser",
-        "/deliveries",
-    ));
-    blocks.extend([
+    let blocks = vec![
+        Block::Todo(todo.to_owned()),
         Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),
         Block::Paragraph(
             "Events from now on wait, for three days at most, and are posted after the restart. The one that was answered so is \
@@ -307,7 +303,7 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::
                 .to_owned(),
         ),
         Links::section("webhooks"),
-    ]);
+    ];
     let title = format!(
         "{target} answered 410 Gone: nothing is posted there until the reconciler is restarted."
     );

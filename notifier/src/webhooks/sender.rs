@@ -160,7 +160,7 @@ impl Relay {
             target,
             "it answered 410 Gone: no webhook is posted there until the reconciler is restarted"
         );
-        let (links, cooldown) = (self.settings.links.clone(), self.settings.policy.cooldown);
+        let cooldown = self.settings.policy.cooldown;
         // Several processes are told 410; one of them mails it.
         let fact = format!(
             "webhooks_off:{}",
@@ -169,7 +169,7 @@ impl Relay {
         let decide = move |fact: Option<&str>| {
             let mailed = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
             let is_recent = mailed.is_some_and(|at| elapsed(at.to_utc(), now) < cooldown);
-            let mail = || render::webhooks_off(&target, now, &links);
+            let mail = || render::webhooks_off(&target, now);
             (!is_recent)
                 .then(|| {
                     Ok(StandaloneMail {

@@ -683,7 +683,7 @@ fn a_missed_run_and_mysql_gone() {
     );
     keep(
         "webhooks_off",
-        &render::webhooks_off("https://shop.example.com#1f2e", at(0), &linked()).unwrap(),
+        &render::webhooks_off("https://shop.example.com#1f2e", at(0)).unwrap(),
     );
     keep("test", &render::test(at(0), "[10.0.0.7]").unwrap());
 }

@@ -6,6 +6,7 @@ mod start;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::http::starting;
 use firstcome_shared::mysql::Db;
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
 use crate::args::DaemonArgs;
-use crate::http::CouponApi;
+use crate::http::{Front, Pages};
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Reconciler, Request};
 use crate::passes::{NotStarted, PassResult, Passes};
@@ -35,7 +35,11 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until told to stop. Listens and sends mails from the beginning, and works once the stores
 /// are there.
-pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    args: DaemonArgs,
+    pages: Option<Pages>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let stores = args.reconcile.stores.handles()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
@@ -60,7 +64,14 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         notifier.clone(),
         stop.clone(),
     ));
-    let ended = started(&args, stores, socket, notifier, metrics, &tasks, &stop).await;
+    let begun = Begun {
+        stores,
+        socket,
+        notifier,
+        metrics,
+        pages,
+    };
+    let ended = started(&args, begun, &tasks, &stop).await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
@@ -71,16 +82,29 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     ended
 }
 
-/// Waits for the stores, then works until told to stop.
-async fn started(
-    args: &DaemonArgs,
+/// What there is before the stores are.
+struct Begun {
     stores: Stores,
     socket: std::net::TcpListener,
     notifier: Notifier,
     metrics: PrometheusHandle,
+    pages: Option<Pages>,
+}
+
+/// Waits for the stores, then works until told to stop.
+async fn started(
+    args: &DaemonArgs,
+    begun: Begun,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let Begun {
+        stores,
+        socket,
+        notifier,
+        metrics,
+        pages,
+    } = begun;
     // The deep pass first: it does what the other would have done.
     let crons = [
         (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
@@ -91,7 +115,7 @@ async fn started(
         (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
     ];
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let (token, api) = (args.http.token()?, api(args)?);
+    let token = args.http.token()?;
     let mut reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
     let waiting = start::wait_for_stores(&mut reconciler, &notifier, &crons, tolerance, stop);
     let waiting = starting::answer_during(vec![socket.try_clone()?], args.http.limits(), waiting);
@@ -107,15 +131,16 @@ async fn started(
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
     let listener = TcpListener::from_std(socket)?;
     let address = listener.local_addr()?;
-    let router = crate::http::router(
-        stores.clone(),
-        passes.clone(),
-        notifier.clone(),
+    let front = Front {
+        stores: stores.clone(),
+        passes: passes.clone(),
+        notifier: notifier.clone(),
         token,
-        api,
+        api: api(args),
         metrics,
-        stop.clone(),
-    )?;
+        stop: stop.clone(),
+    };
+    let router = crate::http::router(front, pages)?;
     tasks.spawn(pass_loop.run(stop.clone()));
     tasks.spawn(firstcome_shared::http::serve(
         listener,
@@ -135,20 +160,10 @@ async fn started(
         .await
 }
 
-/// The API, where its address is set.
-fn api(args: &DaemonArgs) -> anyhow::Result<Option<CouponApi>> {
-    let url = args.notify.api_url.as_deref().filter(|url| !url.is_empty());
-    // While the token is being replaced, the setting holds two.
-    let first = args
-        .http
-        .ops_token
-        .expose_secret()
-        .split(',')
-        .next()
-        .unwrap_or_default();
-    let ca = args.notify.authorities.clone();
-    url.map(|url| CouponApi::new(url, ca, first.to_owned().into()))
-        .transpose()
+/// `API_URL` and a file of further certificate authorities, if they are set.
+fn api(args: &DaemonArgs) -> Option<(String, Option<PathBuf>)> {
+    let url = args.notify.api_url.clone().filter(|url| !url.is_empty())?;
+    Some((url, args.notify.authorities.clone()))
 }
 
 /// `0.0.0.0` can be listened on, not asked.

@@ -1,10 +1,9 @@
 //! What a person has done beside passes: a dead letter corrected, one or many discarded, a promise
-//! given up, a delivery tried again, a person erased.
+//! given up, a person erased.
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, Matching};
-use firstcome_shared::mysql::deliveries::OutboxKind;
 use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
@@ -53,16 +52,6 @@ pub(crate) async fn give_up(
     by: Operator,
 ) -> Result<usize, DbError> {
     stores.db.give_up_promises(place, user, by).await
-}
-
-/// Has a mail or webhook tried again now; false if there is none that has not arrived.
-pub(crate) async fn deliver_again(
-    stores: &Stores,
-    kind: OutboxKind,
-    id: i64,
-    by: Operator,
-) -> Result<bool, DbError> {
-    stores.db.deliver_again(kind, id, by).await
 }
 
 /// Why nobody was erased.

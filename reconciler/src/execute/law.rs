@@ -74,7 +74,6 @@ fn only_execute_calls_what_writes() {
         "finish_run",
         "discard_dead_letter",
         "discard_dead_letters",
-        "deliver_again",
         "erase",
         "erase_records",
     ] {

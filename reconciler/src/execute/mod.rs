@@ -17,9 +17,7 @@ mod sealing;
 mod traces;
 
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
-pub(crate) use by_hand::{
-    EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up,
-};
+pub(crate) use by_hand::{EraseError, Erased, correct, discard, discard_all, erase, give_up};
 pub(crate) use gate::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use recovered::{
     LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,

@@ -1,17 +1,21 @@
 //! The reconciler's HTTP front, for operators.
 
 mod alerts;
+mod coupons;
 mod deadline;
-mod page;
+mod failed_claims;
+mod overview;
 mod people;
 mod reconcile;
 mod refusals;
 mod runs;
 mod state;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use firstcome_shared::http::Problem;
@@ -20,13 +24,15 @@ use firstcome_shared::http::health::{self, check};
 use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
+use firstcome_shared::mysql::{Db, DbSettings};
+use firstcome_shared::redis::Redis;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use self::page::CouponApi;
+use self::overview::Looks;
 use self::state::RouteState;
 use crate::notify::Notifier;
 use crate::passes::Passes;
@@ -40,8 +46,11 @@ use crate::stores::Stores;
             (RFC 9457) with a stable `code`."
     ),
     tags(
+        (name = "overview", description = "The state of the installation"),
         (name = "runs", description = "Passes and what they found"),
         (name = "alerts", description = "What needs a person"),
+        (name = "coupons", description = "Coupons and drops, with their numbers"),
+        (name = "failed claims", description = "Claims that did not become a row"),
         (name = "people", description = "One person's story"),
         (name = "service", description = "For the people who run the process")
     ),
@@ -72,38 +81,107 @@ impl utoipa::Modify for OpsSecurity {
 /// The routes of the contract, with their description.
 fn contract() -> OpenApiRouter<RouteState> {
     OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(overview::read))
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))
         .routes(routes!(runs::read))
         .routes(routes!(alerts::list))
         .routes(routes!(alerts::acknowledge))
         .routes(routes!(alerts::silence))
+        .routes(routes!(coupons::drops))
+        .routes(routes!(coupons::drop))
+        .routes(routes!(coupons::days))
+        .routes(routes!(failed_claims::list))
+        .routes(routes!(failed_claims::discard_many))
+        .routes(routes!(failed_claims::read))
+        .routes(routes!(failed_claims::correct))
+        .routes(routes!(failed_claims::discard))
+        .routes(routes!(people::search))
         .routes(routes!(people::explain))
+        .routes(routes!(people::give_up))
+        .routes(routes!(people::erase))
 }
 
-pub fn router(
-    stores: Stores,
-    passes: Passes,
-    notifier: Notifier,
-    token: OpsToken,
-    api: Option<CouponApi>,
-    metrics: PrometheusHandle,
-    stop: CancellationToken,
-) -> anyhow::Result<Router> {
-    let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
+/// Connections to MySQL of all requests together.
+const CONNECTIONS: usize = 4;
+
+/// What pages in front of the routes get from this process.
+pub struct Mount {
+    /// The routes, to be called like a server's.
+    pub routes: Router,
+    /// The operators' tokens, which log in and sign cookies.
+    pub token: OpsToken,
+    /// Where log-outs are recorded.
+    pub redis: Redis,
+    /// `API_URL` and a file of further certificate authorities, if they are set.
+    pub api: Option<(String, Option<PathBuf>)>,
+    /// The process stops.
+    pub stop: CancellationToken,
+}
+
+/// Makes the pages. The program brings them; the library has none.
+pub type Pages = fn(Mount) -> anyhow::Result<Router>;
+
+/// What the front is made of.
+pub(crate) struct Front {
+    pub(crate) stores: Stores,
+    pub(crate) passes: Passes,
+    pub(crate) notifier: Notifier,
+    pub(crate) token: OpsToken,
+    pub(crate) api: Option<(String, Option<PathBuf>)>,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) stop: CancellationToken,
+}
+
+/// The routes, with pages in front of them if the program has any.
+pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Router> {
+    let Front {
+        stores,
+        passes,
+        notifier,
+        token,
+        api,
+        metrics,
+        stop,
+    } = front;
+    let db = stores.db.clone();
+    let redis = stores.redis.clone();
+    let drift = passes.drift();
     let render = Arc::new(move || {
         metrics.run_upkeep();
         metrics.render() + &drift.render()
     });
     let notes = health::durability_of(&stores.redis).into_iter().collect();
+    // However much is asked for, passes have their connections.
+    let for_requests = Db::new(&DbSettings {
+        pool_size: CONNECTIONS,
+        ..stores.db_settings.clone()
+    })?;
+    let stores = Stores {
+        db: for_requests,
+        ..stores
+    };
     let app = RouteState {
+        looks: Arc::new(Looks::new(&stores)),
         stores,
         passes,
         notifier,
     };
-    let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi).to_json().unwrap_or_default();
+    let ops = ops
+        .route_layer(from_fn_with_state(token.clone(), require))
+        .with_state(app);
+    let pages = pages.map(|pages| {
+        pages(Mount {
+            routes: guarded(ops.clone()),
+            token,
+            redis: redis.clone(),
+            api,
+            stop,
+        })
+    });
+    let pages = pages.transpose()?.unwrap_or_default();
     let checks = vec![
         (
             "mysql",
@@ -121,21 +199,24 @@ pub fn router(
         ),
     ];
     let routes = ops
-        .route_layer(from_fn_with_state(token, require))
-        .with_state(app)
-        .merge(page)
+        .merge(pages)
         .route(
             "/openapi.json",
             axum::routing::get(async move || {
                 ([(header::CONTENT_TYPE, "application/json")], openapi)
             }),
         )
-        .merge(health::routes_with(checks, notes, render))
+        .merge(health::routes_with(checks, notes, render));
+    Ok(guarded(routes))
+}
+
+/// With what surrounds every request.
+fn guarded(routes: Router) -> Router {
+    routes
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn_with_state(deadline::DEADLINE, deadline::guarded));
-    Ok(routes)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(deadline::DEADLINE, deadline::guarded))
 }
 
 #[cfg(test)]
@@ -173,6 +254,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(ids.len(), 11);
+        assert_eq!(ids.len(), 23);
     }
 }

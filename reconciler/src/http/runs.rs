@@ -2,11 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -111,6 +113,9 @@ pub(super) struct RunQuery {
     limit: Option<u32>,
     /// Only findings after this one, as `next_after` of the page before says.
     after: Option<i64>,
+    /// Record in `ops_actions`, under the name in `X-Operator`, that the ids of the users in these
+    /// findings were seen.
+    reveal: Option<bool>,
 }
 
 /// A run with a page of its findings.
@@ -139,20 +144,35 @@ pub(super) struct RunPage {
 pub(super) async fn read(
     State(app): State<RouteState>,
     StrictPath(id): StrictPath<String>,
+    Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<RunQuery>,
 ) -> Result<Json<RunPage>, Problem> {
     let limit = within(query.limit, 1_000, 10_000)?;
     let no_such = || Problem::not_found(format!("there is no run {id:?}"));
     run_id(&id).ok_or_else(no_such)?;
-    let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0))
+    let after = query.after.unwrap_or(0);
+    let read = record::read(&app.stores.db, id.clone(), limit, after)
         .await
         .map_err(unavailable)?;
     match read {
-        Some((run, next_after)) => Ok(Json(RunPage {
-            run,
-            next_after,
-            progress: progress(&app, &id),
-        })),
+        Some((run, next_after)) => {
+            if query.reveal.unwrap_or(false) {
+                let findings = run.all_findings().count();
+                let act = OperatorAct {
+                    action: "reveal",
+                    detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
+                    ..OperatorAct::default()
+                };
+                // Before anything is shown.
+                let recorded = app.stores.db.record_act(operator, act).await;
+                recorded.map_err(unavailable)?;
+            }
+            Ok(Json(RunPage {
+                run,
+                next_after,
+                progress: progress(&app, &id),
+            }))
+        }
         // Its beginning is recorded under the lock, a moment after it was started.
         None if app.passes.current().as_deref() == Some(&id) => {
             Err(Problem::unavailable("the run is just beginning"))

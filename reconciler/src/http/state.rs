@@ -1,5 +1,8 @@
 //! What the routes work with.
 
+use std::sync::Arc;
+
+use super::overview::Looks;
 use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::stores::Stores;
@@ -10,4 +13,5 @@ pub(crate) struct RouteState {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
     pub(crate) notifier: Notifier,
+    pub(crate) looks: Arc<Looks>,
 }

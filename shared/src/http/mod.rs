@@ -1,6 +1,6 @@
 //! The HTTP front both services share: the server itself, errors as problem+json, bodies, the ops
 //! token, health, request ids, the access log, what /openapi.json says of them, what pages have in
-//! common.
+//! common, and the answers of the reconciler that its console shows.
 
 pub(crate) mod access;
 mod activity;
@@ -24,6 +24,7 @@ pub mod request_id;
 pub mod seats;
 mod server;
 pub mod starting;
+pub mod views;
 pub(crate) mod wrong_tokens;
 
 pub use problem::Problem;

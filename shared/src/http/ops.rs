@@ -211,7 +211,7 @@ impl OpsToken {
     }
 
     /// A viewer's turn; `None` if too many of them ask.
-    pub async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
+    async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
         timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned())
             .await
             .ok()?
@@ -258,8 +258,8 @@ impl OpsToken {
 pub struct TokenSigner {
     key: Hmac<Sha256>,
     pub allowed: Allowed,
-    /// Names the token in `ops_actions`.
-    pub fingerprint: String,
+    /// The token, as a request carries it.
+    pub authorization: HeaderValue,
 }
 
 impl TokenSigner {
@@ -272,10 +272,12 @@ impl TokenSigner {
             .finalize()
             .into_bytes();
         let key = Hmac::new_from_slice(&derived).ok()?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+        authorization.set_sensitive(true);
         Some(Self {
             key,
             allowed,
-            fingerprint: fingerprint(token),
+            authorization,
         })
     }
 

@@ -39,6 +39,12 @@ pub enum Code {
     NotFiring,
     /// The alert concerns none.
     NoDrop,
+    /// The failed claim is resolved.
+    AlreadyResolved,
+    /// The user has no broken promise there.
+    NothingBroken,
+    /// Something still needs the user's id.
+    StillNeeded,
     Closed,
     ChangedMeanwhile,
     TooLarge,
@@ -66,7 +72,10 @@ impl Code {
             | Self::BelowGivenOut
             | Self::PassRunning
             | Self::NotFiring
-            | Self::NoDrop => StatusCode::CONFLICT,
+            | Self::NoDrop
+            | Self::AlreadyResolved
+            | Self::NothingBroken
+            | Self::StillNeeded => StatusCode::CONFLICT,
             Self::Closed => StatusCode::GONE,
             Self::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

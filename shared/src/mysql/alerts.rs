@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::dsl::count_star;
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
@@ -17,7 +17,9 @@ use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
 /// Where an alert stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString, Serialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString, Serialize, Deserialize, ToSchema,
+)]
 #[strum(serialize_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
@@ -39,7 +41,7 @@ impl AlertState {
 }
 
 /// An alert as it is kept, without its number. No id of a person stands in it in full.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Alert {
     /// What the drift is: hexadecimal SHA-256.
     #[serde(skip)]
@@ -113,12 +115,15 @@ pub struct BrokenPromise {
 }
 
 /// An alert as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedAlert {
     /// Its number.
     pub id: i64,
     #[serde(flatten)]
     pub alert: Alert,
+    /// The name of its coupon; null if it concerns none.
+    #[schema(example = "Winter coupon")]
+    pub coupon_name: Option<String>,
     /// Until when its drop's mails are silenced, if they are or were.
     pub silenced_until: Option<DateTime<Utc>>,
     /// Who silenced them.
@@ -347,14 +352,24 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
     Ok(rows.into_iter().map(promise).collect())
 }
 
-type ListedRow = (i64, AlertRow, Option<NaiveDateTime>, Option<String>);
+#[derive(Queryable)]
+struct ListedRow {
+    id: i64,
+    alert: AlertRow,
+    silenced_until: Option<NaiveDateTime>,
+    silenced_by: Option<String>,
+    coupon_name: Option<String>,
+}
 
-fn listed((id, row, silenced_until, silenced_by): ListedRow) -> ListedAlert {
-    ListedAlert {
-        id,
-        alert: row.into(),
-        silenced_until: silenced_until.map(|at| at.and_utc()),
-        silenced_by,
+impl From<ListedRow> for ListedAlert {
+    fn from(row: ListedRow) -> Self {
+        Self {
+            id: row.id,
+            alert: row.alert.into(),
+            coupon_name: row.coupon_name,
+            silenced_until: row.silenced_until.map(|at| at.and_utc()),
+            silenced_by: row.silenced_by,
+        }
     }
 }
 
@@ -368,11 +383,13 @@ pub async fn list(
     db.run("list alerts", async move |conn| {
         let mut query = alerts::table
             .left_join(drops::table.on(drops::id.nullable().eq(alerts::drop_id)))
+            .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
             .select((
                 alerts::id,
                 AlertRow::as_select(),
                 drops::silenced_until.nullable(),
                 drops::silenced_by.nullable(),
+                coupons::name.nullable(),
             ))
             .order(alerts::id.desc())
             .limit(limit)
@@ -384,7 +401,7 @@ pub async fn list(
             query = query.filter(alerts::id.lt(before));
         }
         let rows: Vec<ListedRow> = query.load(conn).await?;
-        Ok(rows.into_iter().map(listed).collect())
+        Ok(rows.into_iter().map(ListedAlert::from).collect())
     })
     .await
 }

@@ -160,9 +160,9 @@ impl Pod<'_> {
     fn container(&self, process: &Process<'_>, container: &Value) -> Result<Problems> {
         let Process {
             place,
-            program,
             command,
             environment,
+            ..
         } = process;
         let mut problems = Problems::new();
         let listens = container["ports"][0]["containerPort"].to_string();

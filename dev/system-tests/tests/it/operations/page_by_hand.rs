@@ -87,7 +87,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
             "Winter coupon",
             "the slots 1 to 20",
         ),
-        (&own_drop, "7", "no id", "Winter coupon", "no person"),
+        (&own_drop, "7", "no id", "Winter coupon", "user id has"),
         (
             &own_drop,
             "7",

@@ -1,0 +1,243 @@
+//! What needs a person: alerts, taken on and silenced.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::{Extension, Form};
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_notifier::alerts::About;
+use firstcome_notifier::render::what_to_do;
+use firstcome_notifier::wording::{LONGEST, capital, line};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::alerts::{AlertState, ListedAlert};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{HttpRefusal, encoded, query as query_string};
+use super::html::{Top, answer, not_shown, notice};
+use super::session::Session;
+use super::state::ScreenState;
+use super::times::instant;
+
+#[derive(Template)]
+#[template(path = "alerts.html")]
+struct AlertsScreen<'a> {
+    top: Top<'a>,
+    alerts: &'a [AlertLine],
+    /// `firing`, `resolved` or `told`.
+    status: &'a str,
+    next_before: Option<i64>,
+}
+
+/// Alerts on a page.
+const PAGE: &str = "50";
+
+/// Longest silence that the page offers, in hours.
+const HOURS_AT_MOST: u16 = 24;
+
+/// One alert as it is shown.
+pub(super) struct AlertLine {
+    pub(super) id: i64,
+    pub(super) what: String,
+    pub(super) kind: String,
+    pub(super) place: Option<String>,
+    /// Where its drop is shown.
+    pub(super) drop_page: Option<String>,
+    pub(super) todo: Option<&'static str>,
+    /// Since when, and until when.
+    pub(super) when: String,
+    pub(super) taken: Option<String>,
+    /// What was done about it just now.
+    pub(super) done: String,
+    pub(super) silenced: Option<String>,
+    pub(super) fires: bool,
+    /// Silence is kept per drop.
+    pub(super) drop: Option<DropId>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct AlertsScreenQuery {
+    status: Option<String>,
+    before: Option<i64>,
+    /// The alert about which something was done just now, and what.
+    alert: Option<i64>,
+    #[serde(default)]
+    done: String,
+}
+
+/// A page of alerts.
+#[derive(Deserialize)]
+struct ListedAlerts {
+    alerts: Vec<ListedAlert>,
+    next_before: Option<i64>,
+}
+
+pub(super) async fn list(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<AlertsScreenQuery>, QueryRejection>,
+) -> Response {
+    let query = query.map(|Query(query)| query).unwrap_or_default();
+    let status = query
+        .status
+        .filter(|word| ["resolved", "told"].contains(&word.as_str()));
+    let status = status.unwrap_or_else(|| "firing".to_owned());
+    let before = query.before.map(|id| id.to_string()).unwrap_or_default();
+    let parameters = [
+        ("status", status.as_str()),
+        ("before", &before),
+        ("limit", PAGE),
+    ];
+    let path = format!("/v1/alerts{}", query_string(&parameters));
+    let listed: ListedAlerts = match page.get(&session, &path).await {
+        Ok(listed) => listed,
+        Err(refusal) => return not_shown(refusal),
+    };
+    let now = Utc::now();
+    let mut alerts: Vec<AlertLine> = listed
+        .alerts
+        .iter()
+        .map(|alert| alert_line(alert, now))
+        .collect();
+    for (line, alert) in alerts
+        .iter_mut()
+        .zip(&listed.alerts)
+        .filter(|(line, _)| Some(line.id) == query.alert)
+    {
+        line.done = done_text(&query.done, alert, now);
+    }
+    let top = Top::new("Alerts", "alerts", Some(&session));
+    answer(
+        StatusCode::OK,
+        &AlertsScreen {
+            top,
+            alerts: &alerts,
+            status: &status,
+            next_before: listed.next_before,
+        },
+    )
+}
+
+/// What was done just now, as far as it still holds.
+fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
+    let is_silent = listed.silenced_until.is_some_and(|until| until > now);
+    match (done, listed.alert.acknowledged_by.as_deref()) {
+        ("acknowledged", Some(by)) => format!("Acknowledged by {}.", line(by, LONGEST)),
+        ("silenced", _) if is_silent => "Silenced: no mails on this drop until then.".to_owned(),
+        ("heard", _) if !is_silent => "Mails on this drop are sent again.".to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
+    let alert = &listed.alert;
+    let by = |by: Option<&str>| {
+        by.map(|by| format!(" by {}", line(by, LONGEST)))
+            .unwrap_or_default()
+    };
+    let place = alert.coupon_id.map(|coupon| {
+        let name = listed
+            .coupon_name
+            .as_deref()
+            .map_or_else(|| format!("coupon {coupon}"), |name| line(name, LONGEST));
+        alert
+            .drop_id
+            .map_or(name.clone(), |drop| format!("{name} · drop {drop}"))
+    });
+    let fires = alert.state == AlertState::Firing;
+    let ended = alert
+        .resolved_at
+        .map(|at| format!(", resolved {}", instant(at)))
+        .unwrap_or_default();
+    AlertLine {
+        id: listed.id,
+        what: capital(&line(&alert.summary, LONGEST)),
+        kind: line(&alert.kind, LONGEST),
+        place,
+        drop_page: alert
+            .coupon_id
+            .zip(alert.drop_id)
+            .map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
+        todo: About::of_word(&alert.kind)
+            .filter(|_| fires)
+            .map(what_to_do),
+        when: format!("Since {}{ended}", instant(alert.first_seen_at)),
+        taken: alert.acknowledged_at.map(|at| {
+            format!(
+                "Taken on{} at {}",
+                by(alert.acknowledged_by.as_deref()),
+                instant(at)
+            )
+        }),
+        silenced: listed
+            .silenced_until
+            .filter(|until| *until > now)
+            .map(|until| {
+                format!(
+                    "No mails on this drop until {}, silenced{}",
+                    instant(until),
+                    by(listed.silenced_by.as_deref())
+                )
+            }),
+        done: String::new(),
+        fires,
+        drop: alert.drop_id,
+    }
+}
+
+pub(super) async fn acknowledge(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(id): Path<String>,
+) -> Response {
+    let path = format!("/v1/alerts/{}/acknowledge", encoded(&id));
+    let body = json!({"by": session.name()});
+    let done = page.post::<ListedAlert>(&session, &path, &body);
+    done.await
+        .map_or_else(refused, |alert| back(alert.id, "acknowledged"))
+}
+
+#[derive(Deserialize)]
+pub(super) struct SilenceForm {
+    /// 0 ends a silence.
+    hours: u16,
+}
+
+pub(super) async fn silence(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(id): Path<String>,
+    form: Result<Form<SilenceForm>, FormRejection>,
+) -> Response {
+    let hours = form
+        .ok()
+        .map(|Form(form)| form.hours)
+        .filter(|hours| *hours <= HOURS_AT_MOST);
+    let Some(hours) = hours else {
+        return notice(
+            StatusCode::BAD_REQUEST,
+            "Not understood",
+            "Choose for how long. Nothing was done.",
+        );
+    };
+    let until = Utc::now() + TimeDelta::hours(hours.into());
+    let path = format!("/v1/alerts/{}/silence", encoded(&id));
+    let body = json!({"until": until, "by": session.name()});
+    let done = page.post::<ListedAlert>(&session, &path, &body);
+    done.await.map_or_else(refused, |alert| {
+        back(alert.id, if hours == 0 { "heard" } else { "silenced" })
+    })
+}
+
+fn back(id: i64, done: &str) -> Response {
+    Redirect::to(&format!("/alerts?done={done}&alert={id}#alert-{id}")).into_response()
+}
+
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+fn refused(refusal: HttpRefusal) -> Response {
+    notice(refusal.status, "Not done", &refusal.sentence())
+}

@@ -1,0 +1,434 @@
+//! What the overview means, in words: whether everything is all right, and if not, what to
+//! do. A pure function.
+
+use chrono::{DateTime, Utc};
+use firstcome_notifier::alerts::About;
+use firstcome_notifier::render::what_to_do;
+use firstcome_notifier::wording::{LONGEST, capital, count, grouped, line};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
+use firstcome_shared::mysql::alerts::ListedAlert;
+
+use super::times::{clock, instant, short, window};
+
+/// The first screen.
+pub(super) struct Board {
+    pub(super) at: String,
+    pub(super) tone: Tone,
+    pub(super) title: String,
+    pub(super) lead: String,
+    /// What is wrong, most pressing first.
+    pub(super) problems: Vec<BoardProblem>,
+    pub(super) drops: Vec<BoardLine>,
+    /// What the drops have in common.
+    pub(super) caption: &'static str,
+    /// Things that are wrong and concern none of these drops.
+    pub(super) elsewhere: usize,
+    /// Pages, from 1 on.
+    pub(super) page: usize,
+    pub(super) pages: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Good,
+    Bad,
+    Plain,
+}
+
+impl Tone {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub(super) struct BoardProblem {
+    pub(super) what: String,
+    /// Which drop of which coupon.
+    pub(super) place: Option<String>,
+    pub(super) todo: String,
+    /// Since when, and who has taken it on.
+    pub(super) more: Option<String>,
+    pub(super) alert: Option<i64>,
+    /// The drop that it concerns; of a store that is away: every drop.
+    drop: Concerned,
+}
+
+/// Which drops a problem concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concerned {
+    All,
+    One(DropId),
+    /// None that is known.
+    None,
+}
+
+/// One drop.
+pub(super) struct BoardLine {
+    pub(super) id: DropId,
+    pub(super) coupon: CouponId,
+    pub(super) name: String,
+    pub(super) when: String,
+    pub(super) promised: String,
+    pub(super) given: String,
+    pub(super) rows: String,
+    /// Rows that are due and do not come.
+    pub(super) missing: Option<String>,
+    /// How much of it has rows, for the bar.
+    pub(super) share: (u64, u32),
+    pub(super) in_flight: String,
+    pub(super) waiting: String,
+    pub(super) dead_letters: String,
+    pub(super) has_dead_letters: bool,
+    pub(super) admission: AdmissionLine,
+    pub(super) last_pass: String,
+    /// Why it is red.
+    pub(super) wrong: Option<String>,
+}
+
+/// Whether people can claim, or why not.
+pub(super) struct AdmissionLine {
+    pub(super) text: String,
+    /// They should and cannot.
+    pub(super) is_wrong: bool,
+}
+
+pub(super) fn board(seen: &Overview) -> Board {
+    let problems = problems(seen);
+    let (tone, title) = match (problems.as_slice(), &seen.last_run) {
+        ([one], _) => (Tone::Bad, one.what.clone()),
+        ([_, _, ..], _) => (Tone::Bad, format!("{} things are wrong", problems.len())),
+        ([], Some(run)) if hours_since(run, seen.at) >= STALE_HOURS => {
+            let hours = hours_since(run, seen.at);
+            (
+                Tone::Plain,
+                format!("Nothing was compared for {hours} hours"),
+            )
+        }
+        ([], Some(_)) => (Tone::Good, "Everything is as promised".to_owned()),
+        ([], None) => (Tone::Plain, "Nothing was compared yet".to_owned()),
+    };
+    Board {
+        at: clock(seen.at),
+        tone,
+        title,
+        lead: compared(seen.last_run.as_ref()),
+        problems,
+        drops: seen.drops.iter().map(|one| drop_line(one, seen)).collect(),
+        caption: "Coupons that are live, or need somebody",
+        elsewhere: 0,
+        page: seen.page,
+        pages: seen.pages,
+    }
+}
+
+/// The screen of one drop: its state and its own problems. Those of other drops are only counted.
+pub(super) fn drop_board(seen: &Overview) -> Board {
+    let Some(one) = seen.drops.first() else {
+        return board(seen);
+    };
+    let id = one.drop_id;
+    let concerns_it =
+        |problem: &BoardProblem| [Concerned::All, Concerned::One(id)].contains(&problem.drop);
+    let (mut problems, elsewhere): (Vec<_>, Vec<_>) =
+        problems(seen).into_iter().partition(concerns_it);
+    for problem in &mut problems {
+        problem.place = None;
+    }
+    let line = drop_line(one, seen);
+    let (tone, what) = match problems.as_slice() {
+        [] if seen.last_run.is_none() => (Tone::Plain, line.admission.text.clone()),
+        [] => (Tone::Good, line.admission.text.clone()),
+        [one] => (Tone::Bad, one.what.clone()),
+        several => (Tone::Bad, format!("{} things are wrong", several.len())),
+    };
+    Board {
+        at: clock(seen.at),
+        tone,
+        title: format!("{}: {what}", place(&one.coupon_name, id)),
+        lead: capital(&format!("{}. Last pass: {}.", line.when, line.last_pass)),
+        problems,
+        elsewhere: elsewhere.len(),
+        drops: vec![line],
+        caption: "Its figures",
+        page: 1,
+        pages: 1,
+    }
+}
+
+impl Board {
+    /// For the tab: what counts can be seen from another one.
+    pub(super) fn tab(&self) -> String {
+        match self.problems.len() {
+            0 => "Firstcome".to_owned(),
+            n => format!("({n}) Firstcome"),
+        }
+    }
+}
+
+/// What a pass found so long ago says nothing about now, however rarely passes are scheduled.
+const STALE_HOURS: i64 = 2;
+
+fn hours_since(run: &LastRun, at: DateTime<Utc>) -> i64 {
+    (at - run.finished_at).num_hours()
+}
+
+/// What the verdict rests on.
+fn compared(last: Option<&LastRun>) -> String {
+    let Some(run) = last else {
+        return "No pass over everything has ended yet. The first one comes by its schedule."
+            .to_owned();
+    };
+    let at = instant(run.finished_at);
+    let [people, rows] = [run.users, run.rows].map(grouped);
+    let drops = counted(run.drops, "drop", "drops");
+    format!(
+        "The last pass over everything ended at {at}. It compared {people} people with {rows} rows in {drops}."
+    )
+}
+
+fn counted(n: u64, one: &str, many: &str) -> String {
+    count(usize::try_from(n).unwrap_or(usize::MAX), one, many)
+}
+
+fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
+    let (what, todo) = (what.into(), todo.into());
+    BoardProblem {
+        what,
+        place: None,
+        todo,
+        more: None,
+        alert: None,
+        drop: Concerned::All,
+    }
+}
+
+fn problems(seen: &Overview) -> Vec<BoardProblem> {
+    let mut found = Vec::new();
+    match seen.admission {
+        AdmissionState::Unknown => found.push(problem(
+            "Redis does not answer: nobody can claim",
+            "Bring Redis back. Admission opens again by itself once what Redis has was verified.",
+        )),
+        AdmissionState::Closed => found.push(problem(
+            "Admission is closed: claims get 503",
+            "Redis was restarted, or lost data. What it has is being verified, and admission opens by itself, within \
+             seconds. If this stays, look at the alerts and at the reconciler's log.",
+        )),
+        AdmissionState::Open => {}
+    }
+    if !seen.mysql_answers {
+        let of = seen.mysql_read_at.map_or_else(String::new, |at| {
+            format!(" What is shown of it is of {}.", clock(at))
+        });
+        found.push(problem(
+            "MySQL does not answer: rows come late",
+            format!("Nothing is lost: claims wait in Kafka. Bring MySQL back.{of}"),
+        ));
+    }
+    // Those that nobody has taken on come first.
+    let (taken, open): (Vec<_>, Vec<_>) = seen
+        .alerts
+        .iter()
+        .partition(|one| one.alert.acknowledged_at.is_some());
+    found.extend(open.into_iter().chain(taken).map(|one| alarm(one, seen)));
+    let silent = seen
+        .drops
+        .iter()
+        .filter(|one| alert_of(one, seen).is_none());
+    found.extend(silent.filter_map(|one| {
+        let (what, todo) = wrong_of(one, seen)?;
+        Some(BoardProblem {
+            place: Some(place(&one.coupon_name, one.drop_id)),
+            drop: Concerned::One(one.drop_id),
+            ..problem(what, todo)
+        })
+    }));
+    found
+}
+
+fn alert_of<'a>(one: &DropOverview, seen: &'a Overview) -> Option<&'a ListedAlert> {
+    seen.alerts
+        .iter()
+        .find(|alert| alert.alert.drop_id == Some(one.drop_id))
+}
+
+fn place(name: &str, drop: DropId) -> String {
+    format!("{} · drop {drop}", line(name, LONGEST))
+}
+
+fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
+    let alert = &listed.alert;
+    let about = About::of_word(&alert.kind);
+    let drop = seen
+        .drops
+        .iter()
+        .find(|one| Some(one.drop_id) == alert.drop_id);
+    let todo = match drop
+        .and_then(room)
+        .filter(|_| about == Some(About::BrokenPromise))
+    {
+        Some(room) => format!("{room}: the next pass gives them to these people."),
+        None => about
+            .map_or("Look at the last runs.", what_to_do)
+            .to_owned(),
+    };
+    let taken = alert
+        .acknowledged_by
+        .as_deref()
+        .map(|by| format!(", taken on by {}", line(by, LONGEST)));
+    BoardProblem {
+        place: listed
+            .coupon_name
+            .as_deref()
+            .zip(alert.drop_id)
+            .map(|(name, drop)| place(name, drop)),
+        more: Some(format!(
+            "Since {}{}",
+            instant(alert.first_seen_at),
+            taken.unwrap_or_default()
+        )),
+        alert: Some(listed.id),
+        drop: alert.drop_id.map_or(Concerned::None, Concerned::One),
+        ..problem(capital(&line(&alert.summary, LONGEST)), todo)
+    }
+}
+
+/// Slots of a drop that is not over and that nobody holds, in words. After its quantity was raised
+/// an alert stands until the next pass has given them out.
+fn room(one: &DropOverview) -> Option<String> {
+    let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
+    let held = one.redis.filter(|_| !is_over)?.users;
+    let room = u64::from(one.quantity).saturating_sub(held);
+    (room > 0).then(|| counted(room, "slot is free by now", "slots are free by now"))
+}
+
+/// What is wrong with a drop by its numbers alone, and what to do.
+fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
+    if is_shut(one) && seen.admission == AdmissionState::Open {
+        let todo =
+            "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
+        return Some((
+            "Admission to this coupon is closed: claims get 503".to_owned(),
+            todo.to_owned(),
+        ));
+    }
+    let (numbers, counted_rows) = (one.redis?, one.rows?);
+    if !one.stuck {
+        return None;
+    }
+    let (users, rows) = (counted_rows.users, counted_rows.rows);
+    let next = |what: &str| format!("The next pass {what}. If it does not, look at what it found.");
+    Some(if users > rows {
+        let people = counted(
+            users - rows,
+            "person was told yes and has no row yet",
+            "people were told yes and have no row yet",
+        );
+        (
+            people,
+            format!(
+                "{} If the number grows, see whether the consumers run.",
+                next("writes what is missing")
+            ),
+        )
+    } else if rows > users {
+        let rows = counted(
+            rows - users,
+            "row has nobody in Redis",
+            "rows have nobody in Redis",
+        );
+        (rows, next("puts their people back"))
+    } else if numbers.free > 0 && numbers.waiting > 0 {
+        let slots = counted(numbers.free, "slot is free", "slots are free");
+        (
+            format!("{slots} although people wait"),
+            next("gives them to the first in line"),
+        )
+    } else {
+        let count = numbers
+            .count
+            .map_or_else(|| "missing".to_owned(), |count| count.to_string());
+        let (held, free) = (grouped(numbers.users), grouped(numbers.free));
+        (
+            format!("The counter is {count}; {held} slots are held and {free} are free"),
+            next("sets it right"),
+        )
+    })
+}
+
+/// It should be open, and its coupon is not verified.
+fn is_shut(one: &DropOverview) -> bool {
+    matches!(one.state, DropState::Open | DropState::SoldOut) && !one.verified
+}
+
+fn admission(one: &DropOverview, seen: &Overview) -> AdmissionLine {
+    let right = |text: &str| AdmissionLine {
+        text: text.to_owned(),
+        is_wrong: false,
+    };
+    let wrong = |text: &str| AdmissionLine {
+        text: text.to_owned(),
+        is_wrong: true,
+    };
+    match (one.state, seen.admission) {
+        (DropState::Scheduled, _) => {
+            right(&format!("opens {}", short(one.opens_at, one.time_zone)))
+        }
+        (DropState::Paused, _) => right("paused by an operator"),
+        (DropState::Closed, _) => right("ended"),
+        (DropState::Sealed, _) => right("ended, sealed"),
+        (_, AdmissionState::Unknown) => wrong("Redis does not answer"),
+        (_, AdmissionState::Closed) => wrong("closed: Redis is being verified"),
+        _ if is_shut(one) => wrong("closed until it is verified"),
+        (DropState::SoldOut, _) => right("open, sold out"),
+        (DropState::Open, _) => right("open"),
+    }
+}
+
+fn drop_line(one: &DropOverview, seen: &Overview) -> BoardLine {
+    let text = |number: Option<u64>| number.map_or_else(|| "–".to_owned(), grouped);
+    let is_sealed = one.state == DropState::Sealed;
+    let rows = one.rows.map(|counted| counted.rows);
+    // The keys of a sealed drop expire; its rows stay.
+    let given = one.redis.map(|keys| keys.users).filter(|_| !is_sealed);
+    let without_row = one
+        .rows
+        .filter(|_| given.is_some())
+        .map(|counted| counted.users.saturating_sub(counted.rows));
+    // What is in flight moves.
+    let (in_flight, missing) = if one.stuck {
+        (without_row.map(|_| 0), without_row)
+    } else {
+        (without_row, None)
+    };
+    let by_alert = alert_of(one, seen).map(|alert| line(&alert.alert.summary, LONGEST));
+    BoardLine {
+        id: one.drop_id,
+        coupon: one.coupon_id,
+        name: line(&one.coupon_name, LONGEST),
+        when: window(one.opens_at, one.closes_at, one.time_zone),
+        promised: grouped(u64::from(one.quantity)),
+        given: text(given.or(rows)),
+        share: (rows.unwrap_or(0), one.quantity),
+        rows: text(rows),
+        missing: missing.filter(|missing| *missing > 0).map(grouped),
+        in_flight: text(in_flight.or(is_sealed.then_some(0))),
+        waiting: text(one.redis.map(|keys| keys.waiting)),
+        dead_letters: text(one.failed_claims),
+        has_dead_letters: one.failed_claims.is_some_and(|letters| letters > 0),
+        admission: admission(one, seen),
+        last_pass: one.last_run.clone(),
+        wrong: by_alert.or_else(|| wrong_of(one, seen).map(|(what, _)| what)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+use chrono::TimeDelta;
+use firstcome_shared::http::views::{RedisCounts, RowCount};
+use firstcome_shared::mysql::alerts::{Alert, AlertState};
+
+use super::*;
+
+fn at(minute: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+}
+
+/// A drop of 100 that opened at minute 10: people with a slot, and rows.
+fn seen(users: u64, rows: u64) -> DropOverview {
+    DropOverview {
+        coupon_id: CouponId(3),
+        coupon_name: "Winter <coupon>".to_owned(),
+        time_zone: None,
+        drop_id: DropId(7),
+        opens_at: at(10),
+        closes_at: Some(at(40)),
+        quantity: 100,
+        state: if users < 100 {
+            DropState::Open
+        } else {
+            DropState::SoldOut
+        },
+        verified: true,
+        redis: Some(RedisCounts {
+            count: i64::try_from(users).ok(),
+            users,
+            free: 0,
+            waiting: 0,
+        }),
+        rows: Some(RowCount { rows, users }),
+        failed_claims: Some(0),
+        stuck: false,
+        last_run: "nothing found".to_owned(),
+    }
+}
+
+fn overview(drops: Vec<DropOverview>) -> Overview {
+    Overview {
+        at: at(20),
+        admission: AdmissionState::Open,
+        mysql_answers: true,
+        mysql_read_at: Some(at(20)),
+        alerts: vec![],
+        last_run: Some(LastRun {
+            run_id: "1".to_owned(),
+            finished_at: at(19),
+            drops: 0,
+            users: 0,
+            rows: 0,
+        }),
+        live_drops: Some(drops.len() as u64),
+        drops,
+        page: 1,
+        pages: 1,
+    }
+}
+
+fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
+    let alert = Alert {
+        fingerprint: String::new(),
+        kind: "braked".to_owned(),
+        coupon_id: Some(CouponId(3)),
+        drop_id: Some(DropId(7)),
+        state: AlertState::Firing,
+        summary: summary.to_owned(),
+        content_hash: String::new(),
+        first_seen_at: at(15),
+        last_seen_at: at(19),
+        last_mailed_at: None,
+        mails: 0,
+        thread: String::new(),
+        resolved_at: None,
+        acknowledged_at: by.map(|_| at(16)),
+        acknowledged_by: by.map(str::to_owned),
+        unmailed_repairs: 0,
+    };
+    ListedAlert {
+        id: 77,
+        alert,
+        coupon_name: Some("Winter <coupon>".to_owned()),
+        silenced_until: None,
+        silenced_by: None,
+    }
+}
+
+#[test]
+fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() {
+    let fine = board(&overview(vec![seen(100, 97)]));
+    assert_eq!(
+        (fine.tone, fine.title.as_str(), fine.tab().as_str()),
+        (Tone::Good, "Everything is as promised", "Firstcome")
+    );
+    assert!(
+        fine.lead.contains("ended at 1970-01-01 00:19:00 UTC"),
+        "{}",
+        fine.lead
+    );
+    let drop = &fine.drops[0];
+    let cells = [
+        &drop.promised,
+        &drop.given,
+        &drop.rows,
+        &drop.in_flight,
+        &drop.waiting,
+        &drop.dead_letters,
+    ];
+    assert_eq!(
+        cells,
+        ["100", "100", "97", "3", "0", "0"],
+        "what is on its way is no trouble"
+    );
+    assert_eq!(
+        (
+            drop.admission.text.as_str(),
+            drop.last_pass.as_str(),
+            &drop.wrong
+        ),
+        ("open, sold out", "nothing found", &None)
+    );
+
+    let mut later = overview(vec![]);
+    later.at = at(19 + 3 * 60);
+    let later = board(&later);
+    assert_eq!(
+        (later.tone, later.title.as_str()),
+        (Tone::Plain, "Nothing was compared for 3 hours")
+    );
+
+    let mut without = overview(vec![]);
+    without.last_run = None;
+    let without = board(&without);
+    assert_eq!(
+        (without.tone, without.title.as_str()),
+        (Tone::Plain, "Nothing was compared yet")
+    );
+}
+
+#[test]
+fn numbers_that_stay_wrong_are_told_with_what_to_do() {
+    let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
+        let one = DropOverview {
+            stuck: true,
+            redis: Some(RedisCounts {
+                count: Some(count),
+                users,
+                free,
+                waiting,
+            }),
+            ..seen(users, rows)
+        };
+        let board = board(&overview(vec![one]));
+        assert_eq!(
+            (board.tone, board.problems.len(), board.tab().as_str()),
+            (Tone::Bad, 1, "(1) Firstcome")
+        );
+        assert_eq!(
+            board.problems[0].place.as_deref(),
+            Some("Winter <coupon> · drop 7")
+        );
+        assert!(
+            board.problems[0].todo.starts_with("The next pass "),
+            "{}",
+            board.problems[0].todo
+        );
+        assert_eq!(board.drops[0].wrong.as_ref(), Some(&board.title));
+        board.title
+    };
+    assert_eq!(
+        stuck(100, [100, 97, 0, 0]),
+        "3 people were told yes and have no row yet"
+    );
+    assert_eq!(
+        stuck(1, [1, 0, 0, 0]),
+        "1 person was told yes and has no row yet"
+    );
+    assert_eq!(stuck(22, [22, 25, 0, 0]), "3 rows have nobody in Redis");
+    assert_eq!(
+        stuck(29, [25, 25, 0, 0]),
+        "The counter is 29; 25 slots are held and 0 are free"
+    );
+    assert_eq!(
+        stuck(25, [24, 24, 1, 5]),
+        "1 slot is free although people wait"
+    );
+}
+
+#[test]
+fn in_flight_is_what_still_moves_and_a_row_that_does_not_come_is_missing() {
+    let shown = |users, rows, stuck| {
+        let board = board(&overview(vec![DropOverview {
+            stuck,
+            ..seen(users, rows)
+        }]));
+        (
+            board.drops[0].in_flight.clone(),
+            board.drops[0].missing.clone(),
+        )
+    };
+    let told =
+        |in_flight: &str, missing: Option<&str>| (in_flight.to_owned(), missing.map(str::to_owned));
+    assert_eq!(shown(100, 97, false), told("3", None));
+    assert_eq!(shown(100, 97, true), told("0", Some("3")));
+    assert_eq!(shown(22, 25, true), told("0", None), "too many rows");
+    let mut away = overview(vec![DropOverview {
+        redis: None,
+        stuck: true,
+        ..seen(100, 97)
+    }]);
+    away.admission = AdmissionState::Unknown;
+    let away = board(&away);
+    assert_eq!(
+        (away.drops[0].in_flight.as_str(), &away.drops[0].missing),
+        ("–", &None),
+        "nothing is known"
+    );
+}
+
+#[test]
+fn stores_that_are_away_and_closed_gates_are_told_by_what_people_feel() {
+    let first = |change: fn(&mut Overview)| {
+        let mut overview = overview(vec![seen(50, 50)]);
+        change(&mut overview);
+        let board = board(&overview);
+        (
+            board.title,
+            board.drops[0].admission.text.clone(),
+            board.drops[0].admission.is_wrong,
+        )
+    };
+    let told =
+        |title: &str, admission: &str, is_wrong| (title.to_owned(), admission.to_owned(), is_wrong);
+    assert_eq!(
+        first(|s| s.admission = AdmissionState::Unknown),
+        told(
+            "Redis does not answer: nobody can claim",
+            "Redis does not answer",
+            true
+        )
+    );
+    assert_eq!(
+        first(|s| s.admission = AdmissionState::Closed),
+        told(
+            "Admission is closed: claims get 503",
+            "closed: Redis is being verified",
+            true
+        )
+    );
+    assert_eq!(
+        first(|s| s.drops[0].verified = false),
+        told(
+            "Admission to this coupon is closed: claims get 503",
+            "closed until it is verified",
+            true
+        )
+    );
+    assert_eq!(
+        first(|s| s.mysql_answers = false),
+        told("MySQL does not answer: rows come late", "open", false)
+    );
+    for (state, admission) in [
+        (DropState::Scheduled, "opens 1970-01-01 00:10 UTC"),
+        (DropState::Paused, "paused by an operator"),
+        (DropState::Closed, "ended"),
+    ] {
+        let one = DropOverview {
+            state,
+            verified: false,
+            ..seen(50, 50)
+        };
+        let board = board(&overview(vec![one]));
+        assert_eq!(
+            (board.tone, board.drops[0].admission.text.as_str()),
+            (Tone::Good, admission),
+            "nobody should claim"
+        );
+    }
+}
+
+#[test]
+fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
+    let mut overview = overview(vec![DropOverview {
+        stuck: true,
+        ..seen(100, 97)
+    }]);
+    let alerts = vec![
+        alert(
+            "80 repairs are held back until a person confirms",
+            Some("Kim"),
+        ),
+        alert("3 broken promises", None),
+    ];
+    overview.alerts = alerts;
+    let board = board(&overview);
+    assert_eq!(
+        (board.title.as_str(), board.problems.len()),
+        ("2 things are wrong", 2),
+        "the numbers are told by the alert"
+    );
+    assert_eq!(board.problems[0].what, "3 broken promises");
+    assert!(
+        board.problems[1]
+            .more
+            .as_deref()
+            .is_some_and(|more| more.ends_with(", taken on by Kim"))
+    );
+    assert!(
+        board.problems[1]
+            .todo
+            .starts_with("If you don't know the cause, pause"),
+        "{:?}",
+        board.problems[1]
+    );
+    assert_eq!(
+        board.problems[1].place.as_deref(),
+        Some("Winter <coupon> · drop 7")
+    );
+}
+
+/// The overview of one drop in which these alerts fire.
+fn with_alerts(one: DropOverview, alerts: Vec<ListedAlert>) -> Overview {
+    Overview {
+        alerts,
+        ..overview(vec![one])
+    }
+}
+
+fn of_drop(drop: Option<i64>, listed: ListedAlert) -> ListedAlert {
+    ListedAlert {
+        alert: Alert {
+            drop_id: drop.map(DropId),
+            ..listed.alert
+        },
+        ..listed
+    }
+}
+
+#[test]
+fn the_screen_of_a_drop_is_headed_by_its_own_state_and_only_counts_what_is_wrong_elsewhere() {
+    let others = || {
+        let [other, general] =
+            [Some(8), None].map(|drop| of_drop(drop, alert("3 broken promises", None)));
+        vec![other, general]
+    };
+    let fine = drop_board(&with_alerts(seen(100, 100), others()));
+    assert_eq!(
+        (fine.tone, fine.title.as_str()),
+        (Tone::Good, "Winter <coupon> · drop 7: open, sold out")
+    );
+    assert_eq!((fine.problems.len(), fine.elsewhere), (0, 2));
+    assert_eq!(
+        fine.lead,
+        "1970-01-01 00:10 to 00:40 UTC. Last pass: nothing found."
+    );
+
+    let all = others()
+        .into_iter()
+        .chain([alert("80 repairs are held back", None)])
+        .collect();
+    let bad = drop_board(&with_alerts(seen(100, 100), all));
+    assert_eq!(
+        (bad.tone, bad.title.as_str()),
+        (
+            Tone::Bad,
+            "Winter <coupon> · drop 7: 80 repairs are held back"
+        )
+    );
+    assert_eq!(
+        (
+            bad.problems.len(),
+            bad.problems[0].place.as_ref(),
+            bad.elsewhere
+        ),
+        (1, None, 2)
+    );
+
+    let mut away = with_alerts(seen(100, 100), others());
+    away.admission = AdmissionState::Unknown;
+    let away = drop_board(&away);
+    assert_eq!(
+        (away.problems.len(), away.elsewhere),
+        (1, 2),
+        "a store that is away concerns every drop"
+    );
+}
+
+#[test]
+fn after_the_quantity_was_raised_broken_promises_say_that_the_next_pass_works_on_them() {
+    let todo = |change: fn(&mut DropOverview)| {
+        let mut one = seen(100, 100);
+        change(&mut one);
+        let mut listed = alert("3 broken promises", None);
+        listed.alert.kind = About::BrokenPromise.word().to_owned();
+        board(&with_alerts(one, vec![listed]))
+            .problems
+            .remove(0)
+            .todo
+    };
+    let advice = what_to_do(About::BrokenPromise);
+    assert_eq!(todo(|_| {}), advice);
+    assert_eq!(
+        todo(|one| one.quantity = 103),
+        "3 slots are free by now: the next pass gives them to these people."
+    );
+    assert_eq!(
+        todo(|one| (one.quantity, one.state) = (103, DropState::Closed)),
+        advice,
+        "it is over"
+    );
+    assert_eq!(
+        todo(|one| (one.quantity, one.redis) = (103, None)),
+        advice,
+        "Redis is away"
+    );
+}

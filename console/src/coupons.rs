@@ -1,0 +1,161 @@
+//! Every coupon, by number, as the API lists them. The first screen has only those that are live or
+//! need somebody; those that are over are here.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use firstcome_notifier::wording::{LONGEST, grouped, line};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::schedule::{Schedule, Tz};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::html::{Top, answer, not_shown};
+use super::session::Session;
+use super::state::ScreenState;
+use super::times::minute;
+
+#[derive(Template)]
+#[template(path = "coupons.html")]
+struct CouponsScreen<'a> {
+    top: Top<'a>,
+    coupons: &'a [CouponLine],
+    has_api: bool,
+    is_first: bool,
+    /// The last that is shown, if there are more.
+    next_after: Option<CouponId>,
+}
+
+/// Coupons on a page.
+const COUPONS: usize = 50;
+
+/// A coupon as the API shows it.
+#[derive(Deserialize)]
+struct ApiCoupon {
+    id: CouponId,
+    name: String,
+    quantity: Slot,
+    paused: bool,
+    schedule: Option<Schedule>,
+    current_drop: Option<ApiDrop>,
+    next_drop: Option<ApiDrop>,
+}
+
+#[derive(Deserialize)]
+struct ApiDrop {
+    id: DropId,
+    opens_at: DateTime<Utc>,
+    state: DropState,
+}
+
+/// A coupon in the list.
+struct CouponLine {
+    id: CouponId,
+    name: String,
+    quantity: String,
+    state: &'static str,
+    is_over: bool,
+    /// The next, and the last that has opened.
+    drops: Vec<CouponDropLine>,
+}
+
+struct CouponDropLine {
+    id: DropId,
+    opens: String,
+    state: &'static str,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CouponsScreenQuery {
+    /// The last coupon of the page before.
+    after: i64,
+}
+
+pub(super) async fn list(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<CouponsScreenQuery>, QueryRejection>,
+) -> Response {
+    let after = query.map_or(0, |Query(query)| query.after.max(0));
+    let has_api = page.services.has_api();
+    let found = if has_api {
+        let path = format!("/v1/coupons?limit={}&after={after}", COUPONS + 1);
+        let services = &page.services;
+        services
+            .ask_api::<Vec<ApiCoupon>>(&session.caller, Method::GET, &path, &Value::Null, None)
+            .await
+    } else {
+        Ok(Vec::new())
+    };
+    let mut found = match found {
+        Ok(found) => found,
+        Err(refusal) => return not_shown(refusal),
+    };
+    let has_more = found.len() > COUPONS;
+    found.truncate(COUPONS);
+    let coupons: Vec<CouponLine> = found.iter().map(coupon_line).collect();
+    let next_after = coupons.last().filter(|_| has_more).map(|coupon| coupon.id);
+    answer(
+        StatusCode::OK,
+        &CouponsScreen {
+            top: Top::new("Coupons", "coupons", Some(&session)),
+            coupons: &coupons,
+            has_api,
+            is_first: after == 0,
+            next_after,
+        },
+    )
+}
+
+fn coupon_line(coupon: &ApiCoupon) -> CouponLine {
+    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+    let drops = [&coupon.next_drop, &coupon.current_drop];
+    let is_sealed = |drop: &ApiDrop| drop.state == DropState::Sealed;
+    let is_over = coupon.next_drop.is_none() && coupon.current_drop.as_ref().is_none_or(is_sealed);
+    CouponLine {
+        id: coupon.id,
+        name: line(&coupon.name, LONGEST),
+        quantity: grouped(coupon.quantity.into()),
+        state: coupon_state(is_over, coupon.paused),
+        is_over,
+        drops: drops
+            .into_iter()
+            .flatten()
+            .map(|drop| drop_line(drop, zone))
+            .collect(),
+    }
+}
+
+/// In words.
+pub(super) fn coupon_state(is_over: bool, is_paused: bool) -> &'static str {
+    match (is_over, is_paused) {
+        (true, _) => "over",
+        (false, true) => "live, paused",
+        (false, false) => "live",
+    }
+}
+
+fn drop_line(drop: &ApiDrop, zone: Option<Tz>) -> CouponDropLine {
+    CouponDropLine {
+        id: drop.id,
+        opens: minute(drop.opens_at, zone),
+        state: drop_state(drop.state),
+    }
+}
+
+/// By its window alone.
+pub(super) fn drop_state(state: DropState) -> &'static str {
+    match state {
+        DropState::Scheduled => "to come",
+        DropState::Open | DropState::SoldOut | DropState::Paused => "open",
+        DropState::Closed => "ended",
+        DropState::Sealed => "ended, sealed",
+    }
+}

@@ -1,0 +1,355 @@
+//! Dead letters: why each is there, what its message was, and the correcting or discarding of one
+//! by hand. Ids are masked, and messages kept back, until somebody reveals them, which is recorded.
+
+mod many;
+mod one;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use firstcome_notifier::wording::{LONGEST, capital, count, detail, line, person};
+use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage, ListedFailedClaim};
+use serde::Deserialize;
+
+pub(super) use self::many::discard_all;
+use self::many::{ForAll, ReasonChoice, choices, for_all};
+pub(super) use self::one::{correct, discard};
+use super::client::{HttpRefusal, encoded, query as query_string};
+use super::html::{JustDone, RefusedForm, Top, answer, not_shown};
+use super::people::Search;
+use super::session::Session;
+use super::state::ScreenState;
+use super::times::instant;
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+struct DeadLettersScreen<'a> {
+    top: Top<'a>,
+    letters: &'a [LetterLine],
+    /// Those that are dealt with, instead of those that are open.
+    resolved: bool,
+    /// What is filtered by.
+    drop: Option<i64>,
+    reason: Option<&'a str>,
+    reasons: &'a [ReasonChoice],
+    /// What can be done with all that the filter finds.
+    for_all: Option<&'a ForAll>,
+    next_page: Option<u32>,
+    refused: &'a RefusedForm,
+}
+
+#[derive(Template)]
+#[template(path = "dead_letter.html")]
+struct DeadLetterScreen<'a> {
+    top: Top<'a>,
+    letter: &'a LetterView,
+    revealed: bool,
+    refused: &'a RefusedForm,
+}
+
+/// Most pages that are read.
+const PAGES: u32 = 200;
+
+/// Longest part of a message that is shown, in characters.
+const MESSAGE: usize = 2_000;
+
+/// One in the list.
+pub(super) struct LetterLine {
+    pub(super) id: i64,
+    pub(super) at: String,
+    pub(super) reason: String,
+    pub(super) drop: Option<i64>,
+    pub(super) place: String,
+    pub(super) slot: String,
+    pub(super) person: String,
+    /// What became of it, or the error.
+    pub(super) what: String,
+}
+
+/// One alone.
+pub(super) struct LetterView {
+    pub(super) line: LetterLine,
+    pub(super) claimed: String,
+    pub(super) source: String,
+    pub(super) resolved: Option<String>,
+    /// What a pass said of it when it left it, and when.
+    pub(super) left: Option<(String, String)>,
+    /// Its message, once it is revealed.
+    pub(super) message: Option<String>,
+    pub(super) length: String,
+    /// The coupon's name, which is typed to discard the dead letter.
+    pub(super) coupon: Option<String>,
+    /// Where a pass over its drop is asked for.
+    pub(super) drop_page: Option<String>,
+    /// What leads to the person's story, once they are revealed.
+    pub(super) story: Option<Search>,
+    /// What may be corrected, once it is revealed.
+    pub(super) claim: ClaimFields,
+}
+
+/// A claim as the form for correcting it shows it; empty: not known.
+#[derive(Default)]
+pub(super) struct ClaimFields {
+    pub(super) coupon: String,
+    pub(super) drop: String,
+    pub(super) slot: String,
+    pub(super) person: String,
+}
+
+impl ClaimFields {
+    fn of(letter: &ListedFailedClaim) -> Self {
+        let number =
+            |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
+        Self {
+            coupon: number(letter.coupon_id),
+            drop: number(letter.drop_id),
+            slot: number(letter.slot),
+            person: letter.user_id.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct DeadLettersScreenQuery {
+    #[serde(default)]
+    status: String,
+    drop: Option<i64>,
+    reason: Option<String>,
+    #[serde(default)]
+    page: u32,
+    #[serde(default)]
+    done: String,
+}
+
+pub(super) async fn list(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<DeadLettersScreenQuery>, QueryRejection>,
+) -> Response {
+    let query = query.map(|Query(query)| query).unwrap_or_default();
+    page.slowly(
+        &session,
+        listed(&page, &session, query, &RefusedForm::default()),
+    )
+    .await
+}
+
+async fn listed(
+    page: &ScreenState,
+    session: &Session,
+    query: DeadLettersScreenQuery,
+    refused: &RefusedForm,
+) -> Response {
+    let resolved = query.status == "resolved";
+    let reason = query.reason.filter(|reason| !reason.is_empty());
+    let drop = query.drop.map(|drop| drop.to_string()).unwrap_or_default();
+    let parameters = [
+        ("resolved", if resolved { "true" } else { "" }),
+        ("drop_id", drop.as_str()),
+        ("reason", reason.as_deref().unwrap_or_default()),
+        ("page", &query.page.clamp(1, PAGES).to_string()),
+    ];
+    let path = format!("/v1/failed-claims{}", query_string(&parameters));
+    let found: FailedClaimPage = match page.get(session, &path).await {
+        Ok(found) => found,
+        Err(refusal) => return not_shown(refusal),
+    };
+    let reasons = choices(&found, reason.as_deref());
+    let for_all = found.discardable.and_then(for_all);
+    let letters: Vec<LetterLine> = found
+        .failed_claims
+        .iter()
+        .map(|letter| letter_line(letter, false))
+        .collect();
+    let done = if query.done == "discarded" {
+        "Discarded. They are among those dealt with."
+    } else {
+        ""
+    };
+    let top = Top {
+        done,
+        ..Top::new("Dead letters", "dead-letters", Some(session))
+    };
+    let (reason, drop) = (reason.as_deref(), query.drop);
+    answer(
+        refused.status(),
+        &DeadLettersScreen {
+            top,
+            letters: &letters,
+            resolved,
+            drop,
+            reason,
+            reasons: &reasons,
+            for_all: for_all.as_ref(),
+            next_page: found.next_page,
+            refused,
+        },
+    )
+}
+
+fn letter_line(letter: &ListedFailedClaim, revealed: bool) -> LetterLine {
+    let dash = || "–".to_owned();
+    let number = |number: Option<i64>| number.map_or_else(dash, |number| number.to_string());
+    let people: HashSet<&str> = letter.user_id.as_deref().into_iter().collect();
+    let what = letter.resolution.as_deref().map(|how| {
+        letter
+            .resolution_detail
+            .as_deref()
+            .map_or_else(|| how.to_owned(), |detail| format!("{how}: {detail}"))
+    });
+    let what = what.or_else(|| letter.error.clone()).unwrap_or_default();
+    let shown = |id: &String| {
+        if revealed {
+            line(id, LONGEST)
+        } else {
+            person(id)
+        }
+    };
+    LetterLine {
+        id: letter.id,
+        at: instant(letter.failed_at),
+        reason: line(&letter.reason, LONGEST),
+        drop: letter.drop_id,
+        place: format!(
+            "coupon {}, drop {}",
+            number(letter.coupon_id),
+            number(letter.drop_id)
+        ),
+        slot: number(letter.slot),
+        person: letter
+            .user_id
+            .as_ref()
+            .map_or_else(|| "nobody".to_owned(), shown),
+        what: if revealed {
+            line(&what, LONGEST)
+        } else {
+            detail(&what, &people)
+        },
+    }
+}
+
+pub(super) async fn read(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(id): Path<String>,
+    just: Result<Query<JustDone>, QueryRejection>,
+) -> Response {
+    let just = just.map(|Query(just)| just).unwrap_or_default();
+    let found = found(&page, &session, &id, false).await;
+    found.map_or_else(not_shown, |found| {
+        shown(&session, &found, false, &just.done, &RefusedForm::default())
+    })
+}
+
+pub(super) async fn reveal(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(id): Path<String>,
+) -> Response {
+    let found = found(&page, &session, &id, true).await;
+    found.map_or_else(not_shown, |found| {
+        shown(&session, &found, true, "", &RefusedForm::default())
+    })
+}
+
+/// Reads a dead letter; if it is to be revealed, that is recorded before.
+async fn found(
+    page: &ScreenState,
+    session: &Session,
+    id: &str,
+    reveal: bool,
+) -> Result<FailedClaimDetails, HttpRefusal> {
+    let reveal = if reveal { "?reveal=true" } else { "" };
+    let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
+    page.get(session, &path).await
+}
+
+/// The screen of one dead letter, with a form that was refused.
+fn shown(
+    session: &Session,
+    found: &FailedClaimDetails,
+    revealed: bool,
+    done: &str,
+    refused: &RefusedForm,
+) -> Response {
+    let done = match (done, found.claim.resolved_at.is_some()) {
+        ("corrected", false) => "Corrected. The next pass over its drop issues it.",
+        ("discarded", true) => "Discarded. No pass looks at it again.",
+        _ => "",
+    };
+    let view = view(found, revealed);
+    let top = Top {
+        done,
+        ..Top::new("One dead letter", "dead-letters", Some(session))
+    };
+    answer(
+        refused.status(),
+        &DeadLetterScreen {
+            top,
+            letter: &view,
+            revealed,
+            refused,
+        },
+    )
+}
+
+fn view(found: &FailedClaimDetails, revealed: bool) -> LetterView {
+    let letter = &found.claim;
+    let message = found.message.as_deref().filter(|_| revealed);
+    let from = letter.partition.zip(letter.offset);
+    let people: HashSet<&str> = letter
+        .user_id
+        .as_deref()
+        .into_iter()
+        .filter(|_| !revealed)
+        .collect();
+    let left = found.left.as_ref();
+    let left = left.map(|left| (capital(&detail(&left.why, &people)), instant(left.at)));
+    let place = letter
+        .coupon_id
+        .zip(letter.drop_id)
+        .filter(|_| found.drop_exists);
+    LetterView {
+        line: letter_line(letter, revealed),
+        claimed: letter
+            .claimed_at
+            .map_or_else(|| "not known".to_owned(), instant),
+        source: from.map_or_else(
+            || "not from the topic".to_owned(),
+            |(partition, offset)| format!("partition {partition}, offset {offset}"),
+        ),
+        resolved: letter.resolved_at.map(instant),
+        left,
+        message: message.map(|text| line(text, MESSAGE)),
+        length: count(
+            usize::try_from(found.message_bytes).unwrap_or(usize::MAX),
+            "byte",
+            "bytes",
+        ),
+        coupon: found.coupon_name.as_deref().map(|name| line(name, LONGEST)),
+        drop_page: place.map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
+        story: story(found).filter(|_| revealed),
+        claim: if revealed {
+            ClaimFields::of(letter)
+        } else {
+            ClaimFields::default()
+        },
+    }
+}
+
+/// What leads to the person's story, if their coupon is known.
+fn story(found: &FailedClaimDetails) -> Option<Search> {
+    found.coupon_name.as_ref()?;
+    let letter = &found.claim;
+    let drop = letter.drop_id.filter(|_| found.drop_exists);
+    Some(Search {
+        coupon: letter.coupon_id?.to_string(),
+        drop: drop.map(|drop| drop.to_string()).unwrap_or_default(),
+        person: letter.user_id.clone()?,
+    })
+}

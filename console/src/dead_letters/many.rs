@@ -1,0 +1,172 @@
+//! Dead letters by their reasons, and the discarding of all that the filter shows.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::rejection::FormRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::{Extension, Form};
+use firstcome_notifier::wording::{LONGEST, count, grouped, line};
+use firstcome_shared::http::views::{Discardable, Discarded, FailedClaimPage};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{DeadLettersScreenQuery, listed};
+use crate::html::{FormRefusal, not_understood, notice};
+use crate::session::Session;
+use crate::state::ScreenState;
+
+/// The reasons are those of at most so many dead letters.
+const COUNTED: u64 = 100_000;
+
+/// Most that are discarded at once.
+const DISCARDED_AT_ONCE: u32 = 10_000;
+
+/// A reason that one can choose.
+pub(super) struct ReasonChoice {
+    /// As the table has it.
+    pub(super) reason: String,
+    pub(super) label: String,
+    pub(super) is_chosen: bool,
+}
+
+/// The reasons there are, with how many dead letters have each.
+pub(super) fn choices(found: &FailedClaimPage, chosen: Option<&str>) -> Vec<ReasonChoice> {
+    let looked_at: u64 = found.reasons.iter().map(|one| one.failed_claims).sum();
+    let at_least = if looked_at >= COUNTED {
+        "at least "
+    } else {
+        ""
+    };
+    let choice = |reason: &str, label| ReasonChoice {
+        reason: reason.to_owned(),
+        label,
+        is_chosen: chosen == Some(reason),
+    };
+    let mut choices: Vec<ReasonChoice> = found
+        .reasons
+        .iter()
+        .map(|one| {
+            let letters = grouped(one.failed_claims);
+            let label = format!("{} ({at_least}{letters})", line(&one.reason, LONGEST));
+            choice(&one.reason, label)
+        })
+        .collect();
+    // One that no dead letter has any more.
+    let missing = chosen.filter(|reason| found.reasons.iter().all(|one| one.reason != *reason));
+    choices.extend(missing.map(|reason| choice(reason, line(reason, LONGEST))));
+    choices
+}
+
+/// What can be done with all that the filter finds: it is bound to what is shown.
+pub(super) struct ForAll {
+    pub(super) letters: u32,
+    /// The number, as a button has it.
+    pub(super) number: String,
+    /// The number with its noun.
+    pub(super) what: String,
+    pub(super) highest: i64,
+    /// There are more than are discarded at once.
+    pub(super) has_more: bool,
+}
+
+/// `None` if nothing is found.
+pub(super) fn for_all(found: Discardable) -> Option<ForAll> {
+    let letters = found.failed_claims;
+    (letters > 0).then(|| ForAll {
+        letters,
+        number: grouped(letters.into()),
+        what: count(letters as usize, "dead letter", "dead letters"),
+        highest: found.highest_id,
+        has_more: letters >= DISCARDED_AT_ONCE,
+    })
+}
+
+#[derive(Deserialize)]
+pub(crate) struct DiscardAll {
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    drop: String,
+    /// What the button said.
+    letters: u32,
+    highest: i64,
+    #[serde(default)]
+    why: String,
+    /// The number, typed.
+    #[serde(default)]
+    number: String,
+}
+
+/// Discards all open ones that the filter found when the person looked.
+pub(crate) async fn discard_all(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<DiscardAll>, FormRejection>,
+) -> Response {
+    let Ok(Form(asked)) = form else {
+        return not_understood();
+    };
+    if asked.reason.is_empty() && asked.drop.is_empty() {
+        let why = "Choose a reason or a drop first. Nothing was done.";
+        return notice(StatusCode::BAD_REQUEST, "Not discarded", why);
+    }
+    match discarded(&page, &session, &asked).await {
+        Ok(()) => Redirect::to("/dead-letters?status=resolved&done=discarded").into_response(),
+        Err(why) if why.status == StatusCode::CONFLICT => {
+            notice(why.status, "Not discarded", &why.why)
+        }
+        Err(why) => {
+            let form = why.into_form(
+                "discard-all",
+                &[("why", &asked.why), ("number", &asked.number)],
+            );
+            let query = DeadLettersScreenQuery {
+                drop: asked.drop.parse().ok(),
+                reason: Some(asked.reason),
+                ..DeadLettersScreenQuery::default()
+            };
+            page.slowly(&session, listed(&page, &session, query, &form))
+                .await
+        }
+    }
+}
+
+async fn discarded(
+    page: &ScreenState,
+    session: &Session,
+    asked: &DiscardAll,
+) -> Result<(), FormRefusal> {
+    if asked.why.trim().is_empty() {
+        return Err(FormRefusal::typed(
+            "Say why they are discarded. Nothing was done.",
+        ));
+    }
+    if asked.number.trim().replace(',', "").parse() != Ok(asked.letters) {
+        return Err(FormRefusal::typed(
+            "What you typed is not the number on the button. Nothing was done.",
+        ));
+    }
+    let mut body = json!({
+        "failed_claims": asked.letters, "highest_id": asked.highest, "why": asked.why.trim(),
+    });
+    if !asked.reason.is_empty() {
+        body["reason"] = asked.reason.as_str().into();
+    }
+    if !asked.drop.is_empty() {
+        let drop: Result<i64, _> = asked.drop.parse();
+        let no_such = |_| FormRefusal::typed("There is no such drop. Nothing was done.");
+        body["drop_id"] = drop.map_err(no_such)?.into();
+    }
+    let discarded: Discarded = page
+        .post(session, "/v1/failed-claims/discard", &body)
+        .await?;
+    match discarded.failed_claims {
+        0 => Err(FormRefusal::new(
+            StatusCode::CONFLICT,
+            "They have been dealt with already.",
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,175 @@
+//! One dead letter, mended by hand: corrected or discarded.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::{Extension, Form};
+use firstcome_shared::http::views::{DropDetails, FailedClaimDetails};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{found, shown};
+use crate::client::{HttpRefusal, encoded};
+use crate::html::{FormRefusal, RefusedForm, not_shown, notice, unless_named};
+use crate::session::Session;
+use crate::state::ScreenState;
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct CorrectForm {
+    coupon: String,
+    drop: String,
+    slot: String,
+    person: String,
+    /// The coupon's name.
+    name: String,
+}
+
+/// Corrects which claim a dead letter is of. The next pass over its drop issues it.
+pub(crate) async fn correct(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(id): Path<String>,
+    form: Result<Form<CorrectForm>, FormRejection>,
+) -> Response {
+    let typed = form.map(|Form(typed)| typed).unwrap_or_default();
+    match corrected(&page, &session, &id, &typed).await {
+        Ok(letter) => {
+            let id = letter.claim.id;
+            Redirect::to(&format!("/dead-letters/{id}?done=corrected")).into_response()
+        }
+        Err(why) => {
+            let fields = [
+                ("coupon", typed.coupon.as_str()),
+                ("drop", &typed.drop),
+                ("slot", &typed.slot),
+                ("person", &typed.person),
+                ("name", &typed.name),
+            ];
+            // The form is on the screen that was revealed, which is recorded once more.
+            refused(
+                &page,
+                &session,
+                &id,
+                why,
+                |why| why.into_form("correct", &fields),
+                true,
+            )
+            .await
+        }
+    }
+}
+
+async fn corrected(
+    page: &ScreenState,
+    session: &Session,
+    id: &str,
+    typed: &CorrectForm,
+) -> Result<FailedClaimDetails, FormRefusal> {
+    let wrong = |why: &str| FormRefusal::typed(format!("{why} Nothing was done."));
+    let number = |text: &str| text.trim().parse::<i64>().ok();
+    let (Some(coupon), Some(drop)) = (number(&typed.coupon), number(&typed.drop)) else {
+        return Err(wrong("Give the coupon and the drop by their numbers."));
+    };
+    let slot = number(&typed.slot).and_then(|slot| u32::try_from(slot).ok());
+    let slot = slot.ok_or_else(|| wrong("Give the slot by its number."))?;
+    let path = format!("/v1/coupons/{coupon}/drops/{drop}");
+    let place: DropDetails = page.get(session, &path).await.map_err(|refusal| {
+        if refusal.status == StatusCode::NOT_FOUND {
+            wrong("There is no such coupon, or it has no such drop.")
+        } else {
+            refusal.into()
+        }
+    })?;
+    let body = json!({
+        "coupon_id": coupon, "drop_id": drop, "slot": slot, "user_id": typed.person.trim(),
+    });
+    unless_named(&typed.name, &place.coupon.name)?;
+    let path = format!("/v1/failed-claims/{}/correct", encoded(id));
+    page.post(session, &path, &body).await.map_err(unchanged)
+}
+
+/// Says that nothing was done.
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+fn unchanged(refusal: HttpRefusal) -> FormRefusal {
+    FormRefusal::new(
+        refusal.status,
+        format!("{} Nothing was done.", refusal.sentence()),
+    )
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct DiscardForm {
+    why: String,
+    /// The coupon's name, where the dead letter names one.
+    name: String,
+}
+
+/// Discards a dead letter: no pass looks at it again.
+pub(crate) async fn discard(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(id): Path<String>,
+    form: Result<Form<DiscardForm>, FormRejection>,
+) -> Response {
+    let typed = form.map(|Form(typed)| typed).unwrap_or_default();
+    match discarded(&page, &session, &id, &typed).await {
+        Ok(()) => {
+            Redirect::to(&format!("/dead-letters/{}?done=discarded", encoded(&id))).into_response()
+        }
+        Err(why) => {
+            let fields = [("why", typed.why.as_str()), ("name", &typed.name)];
+            refused(
+                &page,
+                &session,
+                &id,
+                why,
+                |why| why.into_form("discard", &fields),
+                false,
+            )
+            .await
+        }
+    }
+}
+
+async fn discarded(
+    page: &ScreenState,
+    session: &Session,
+    id: &str,
+    typed: &DiscardForm,
+) -> Result<(), FormRefusal> {
+    if typed.why.trim().is_empty() {
+        return Err(FormRefusal::typed(
+            "Say why it is discarded. Nothing was done.",
+        ));
+    }
+    let letter = found(page, session, id, false).await?;
+    let coupon = letter.coupon_name;
+    coupon.map_or(Ok(()), |coupon| unless_named(&typed.name, &coupon))?;
+    let path = format!("/v1/failed-claims/{}/discard", encoded(id));
+    let body = json!({"why": typed.why.trim()});
+    let discarded = page.post::<Value>(session, &path, &body).await;
+    discarded.map(|_| ()).map_err(unchanged)
+}
+
+/// The screen with the form that was refused; for one that is dealt with already, only why.
+async fn refused(
+    page: &ScreenState,
+    session: &Session,
+    id: &str,
+    why: FormRefusal,
+    form: impl FnOnce(FormRefusal) -> RefusedForm,
+    reveal: bool,
+) -> Response {
+    if why.status == StatusCode::CONFLICT {
+        return notice(why.status, "Not done", &why.why);
+    }
+    match found(page, session, id, reveal).await {
+        Ok(letter) => shown(session, &letter, reveal, "", &form(why)),
+        Err(refusal) => not_shown(refusal),
+    }
+}

@@ -1,0 +1,266 @@
+//! One drop: its figures, its alerts, and the passes that somebody may ask for. What can hurt is
+//! confirmed by typing the coupon's name.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::{Extension, Form};
+use firstcome_notifier::wording::{LONGEST, count, grouped, line};
+use firstcome_shared::coupon::{Allow, DropState};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::views::{CouponSettings, DropDetails};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::board::{Board, drop_board};
+use super::client::{HttpRefusal, encoded};
+use super::html::{
+    FormRefusal, JustDone, RefusedForm, Top, answer, not_shown, not_understood, notice,
+    unless_named,
+};
+use super::pace::{Pace, pace};
+use super::session::Session;
+use super::state::ScreenState;
+
+#[derive(Template)]
+#[template(path = "drop.html")]
+struct DropScreen<'a> {
+    top: Top<'a>,
+    name: &'a str,
+    coupon: CouponId,
+    drop: DropId,
+    paused: bool,
+    only_for: String,
+    /// Whose quantity can be raised.
+    to_raise: String,
+    /// Whether the API's address is known.
+    has_api: bool,
+    board: &'a Board,
+    /// Repairs that wait for a person, while an alert says so.
+    held_back: Option<String>,
+    /// Once there are rows.
+    pace: Option<Pace>,
+    refused: &'a RefusedForm,
+    /// Why a form was refused that the screen does not show any more.
+    wrong: &'a str,
+}
+
+/// A coupon and a drop, as a path names them.
+pub(super) type DropPath = (String, String);
+
+/// The drop of a path.
+pub(super) async fn find(
+    page: &ScreenState,
+    session: &Session,
+    (coupon, drop): &DropPath,
+) -> Result<DropDetails, HttpRefusal> {
+    let path = format!("/v1/coupons/{}/drops/{}", encoded(coupon), encoded(drop));
+    page.get(session, &path).await
+}
+
+pub(super) async fn read(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(place): Path<DropPath>,
+    just: Result<Query<JustDone>, QueryRejection>,
+) -> Response {
+    let just = just.map(|Query(just)| just).unwrap_or_default();
+    shown(&page, &session, &place, &just.done, &RefusedForm::default()).await
+}
+
+/// The screen of a drop as it is now, with a form that was refused.
+pub(super) async fn refused(
+    page: &ScreenState,
+    session: &Session,
+    place: &DropPath,
+    form: RefusedForm,
+) -> Response {
+    shown(page, session, place, "", &form).await
+}
+
+async fn shown(
+    page: &ScreenState,
+    session: &Session,
+    place: &DropPath,
+    done: &str,
+    refused: &RefusedForm,
+) -> Response {
+    let found = match find(page, session, place).await {
+        Ok(found) => found,
+        Err(refusal) => return not_shown(refusal),
+    };
+    let Some(drop) = found.overview.drops.first() else {
+        return not_shown(HttpRefusal::new(
+            StatusCode::NOT_FOUND,
+            "there is no such drop",
+        ));
+    };
+    let name = line(&found.coupon.name, LONGEST);
+    let board = drop_board(&found.overview);
+    let (paused, has_api) = (found.coupon.paused, page.services.has_api());
+    let screen = DropScreen {
+        top: Top {
+            done: &done_text(&found, done),
+            ..Top::new(&name, "", Some(session))
+        },
+        name: &name,
+        coupon: found.coupon.id,
+        drop: drop.drop_id,
+        paused,
+        only_for: only_for(&found.coupon),
+        to_raise: to_raise(&found),
+        has_api,
+        board: &board,
+        wrong: refused.unless_shown(&[
+            ("confirm", found.held_back.is_some()),
+            ("pause", has_api && !paused),
+            ("resume", has_api && paused),
+            ("raise", has_api),
+        ]),
+        held_back: held_back(&found),
+        pace: pace(&found.slots, drop, found.sampled),
+        refused,
+    };
+    answer(refused.status(), &screen)
+}
+
+/// How many repairs the repair limit holds back, as its button says it.
+fn held_back(found: &DropDetails) -> Option<String> {
+    found.held_back.map(|repairs| grouped(repairs.into()))
+}
+
+/// What was done just now, as far as it still holds.
+fn done_text(found: &DropDetails, done: &str) -> String {
+    match (done, found.coupon.paused) {
+        ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
+        ("resumed", false) => "Resumed. People can claim again.".to_owned(),
+        ("raised", _) => {
+            let drop = found.overview.drops.first();
+            let quantity = drop.map_or(0, |drop| u64::from(drop.quantity));
+            let held = drop
+                .and_then(|drop| drop.redis)
+                .map_or(0, |keys| keys.users);
+            let kept = found.broken_promises.min(quantity.saturating_sub(held));
+            let waiting = match usize::try_from(kept).unwrap_or(usize::MAX) {
+                _ if found.broken_promises == 0 => String::new(),
+                n => format!(
+                    " The next pass gives {} their coupon.",
+                    count(n, "person", "people")
+                ),
+            };
+            format!("Raised to {}.{waiting}", grouped(quantity))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Whom a coupon is for.
+pub(super) fn only_for(coupon: &CouponSettings) -> String {
+    let people = grouped(coupon.allow_list_users.into());
+    match &coupon.allow {
+        None if coupon.allow_list_users == 0 => "everybody".to_owned(),
+        None => format!("everybody; its allow list of {people} does not count"),
+        Some(Allow::List) => format!("people on its allow list, which has {people}"),
+        Some(Allow::Group(group)) => format!("people of the group {}", group.as_str()),
+    }
+}
+
+/// Whose quantity the API raises: all drops of the coupon that are not closed.
+fn to_raise(found: &DropDetails) -> String {
+    let coupon = found.coupon.id;
+    match found.open_drops {
+        0 | 1 => format!("coupon {coupon}"),
+        several => format!("{several} drops of coupon {coupon}"),
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct PassForm {
+    how: String,
+    /// The coupon's name, where it is asked for.
+    #[serde(default)]
+    name: String,
+    /// The number on the button.
+    #[serde(default)]
+    held: String,
+}
+
+/// A pass over one drop.
+pub(super) async fn pass(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    Path(place): Path<DropPath>,
+    form: Result<Form<PassForm>, FormRejection>,
+) -> Response {
+    let Ok(Form(asked)) = form else {
+        return not_understood();
+    };
+    let found = match find(&page, &session, &place).await {
+        Ok(found) => found,
+        Err(refusal) => return not_shown(refusal),
+    };
+    let drop = found.overview.drops.first();
+    let mut body = json!({
+        "coupon_id": found.coupon.id,
+        "drop_id": drop.map(|drop| drop.drop_id),
+        // Only a deep pass looks at a sealed drop.
+        "deep": drop.is_some_and(|drop| drop.state == DropState::Sealed),
+    });
+    match asked.how.as_str() {
+        "pass" => {}
+        "dry_run" => body["dry_run"] = true.into(),
+        "confirm" => {
+            if let Err(why) = confirmed(&asked, &found) {
+                let form = why.into_form("confirm", &[("name", &asked.name)]);
+                return refused(&page, &session, &place, form).await;
+            }
+            body["confirm"] = true.into();
+        }
+        _ => return not_understood(),
+    }
+    started(&page, &session, body).await
+}
+
+/// Whether the repairs that are held back are those on the button.
+fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), FormRefusal> {
+    unless_named(&asked.name, &found.coupon.name)?;
+    if held_back(found).as_ref() == Some(&asked.held) {
+        return Ok(());
+    }
+    let why =
+        "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
+    Err(FormRefusal::new(StatusCode::CONFLICT, why))
+}
+
+/// A pass over everything.
+pub(super) async fn pass_over_all(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<PassForm>, FormRejection>,
+) -> Response {
+    let dry_run = match form.as_ref().map(|Form(asked)| asked.how.as_str()) {
+        Ok("pass") => false,
+        Ok("dry_run") => true,
+        _ => return not_understood(),
+    };
+    started(&page, &session, json!({"dry_run": dry_run})).await
+}
+
+/// A pass that has begun.
+#[derive(Deserialize)]
+struct BegunPass {
+    run_id: String,
+}
+
+async fn started(page: &ScreenState, session: &Session, mut body: Value) -> Response {
+    body["wait"] = false.into();
+    let begun = page.post::<BegunPass>(session, "/v1/reconcile", &body);
+    match begun.await {
+        Ok(BegunPass { run_id }) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
+        Err(refusal) => notice(refusal.status, "No pass was begun", &refusal.sentence()),
+    }
+}

@@ -1,0 +1,238 @@
+//! What every request must pass: a session, and for a change the page's own origin, the session's
+//! CSRF token, and the right to change. Each in one place, so that no route can forget it.
+
+use std::sync::Arc;
+
+use axum::Form;
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use firstcome_shared::http::ops::Peer;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use subtle::ConstantTimeEq as _;
+
+use super::html::notice;
+use super::session::Session;
+use super::state::ScreenState;
+
+/// Largest form, in bytes.
+const FORM_AT_MOST: usize = 16 * 1024;
+
+/// Longest path to go to after log-in.
+const NEXT_AT_MOST: usize = 500;
+
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Middleware: a change must come from a page of this origin.
+pub(super) async fn own_origin(request: Request, next: Next) -> Response {
+    if changes(request.method()) && !is_own(request.headers()) {
+        let why = "This request came from another site, so nothing was done.";
+        return notice(StatusCode::FORBIDDEN, "Refused", why);
+    }
+    next.run(request).await
+}
+
+/// By what the browser itself says; a script cannot set either header. Over plain http to another
+/// host, browsers send `Origin` only.
+fn is_own(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match (text("sec-fetch-site"), text(ORIGIN.as_str())) {
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => origin
+            .split_once("://")
+            .is_some_and(|(_, host)| Some(host) == text(HOST.as_str())),
+        (None, None) => false,
+    }
+}
+
+/// Whether the browser asks over https, perhaps by a proxy in front.
+pub(super) fn is_https(headers: &HeaderMap) -> bool {
+    let is = |name: &str, begin: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with(begin))
+    };
+    is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
+}
+
+/// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A
+/// change must bring the session's token.
+pub(super) async fn logged_in(
+    State(page): State<ScreenState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(mut session) = page.session(request.headers()).await else {
+        return to_log_in(&request);
+    };
+    session.caller.peer = request.extensions().get::<Peer>().copied();
+    let forwarded_for = request.headers().get_all("x-forwarded-for");
+    session.caller.forwarded_for = forwarded_for.iter().cloned().collect();
+    if changes(request.method()) {
+        request = match with_token(request, &session).await {
+            Ok(request) => request,
+            Err(refused) => return refused,
+        };
+    }
+    request.extensions_mut().insert(Arc::new(session));
+    next.run(request).await
+}
+
+/// Middleware, within [`logged_in`]: who only views changes nothing.
+pub(super) async fn may_change(request: Request, next: Next) -> Response {
+    let session = request.extensions().get::<Arc<Session>>();
+    if session.is_none_or(|session| !session.may_change()) {
+        let why = "You are logged in with the OPS_VIEW_TOKEN, which sees all and changes nothing. Nothing was done.";
+        return notice(StatusCode::FORBIDDEN, "View only", why);
+    }
+    next.run(request).await
+}
+
+#[derive(Deserialize)]
+struct Token {
+    csrf: String,
+}
+
+async fn with_token(request: Request, session: &Session) -> Result<Request, Response> {
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = to_bytes(body, FORM_AT_MOST).await else {
+        return Err(notice(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Too large",
+            "This form is too large. Nothing was done.",
+        ));
+    };
+    let probe = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
+    let token = Form::<Token>::from_request(probe, &()).await;
+    if token.is_ok_and(|Form(token)| token.csrf.as_bytes().ct_eq(session.csrf.as_bytes()).into()) {
+        return Ok(Request::from_parts(parts, Body::from(bytes)));
+    }
+    let why = "This form is of an earlier log-in. Nothing was done: go back, reload the page, and try again.";
+    Err(notice(StatusCode::FORBIDDEN, "Out of date", why))
+}
+
+fn to_log_in(request: &Request) -> Response {
+    let wanted = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let wanted = if changes(request.method()) {
+        "/"
+    } else {
+        own_path(wanted)
+    };
+    if wanted == "/" {
+        return Redirect::to("/login").into_response();
+    }
+    Redirect::to(&format!(
+        "/login?next={}",
+        utf8_percent_encode(wanted, NON_ALPHANUMERIC)
+    ))
+    .into_response()
+}
+
+/// Where to go after log-in: a path of our own, else the first page. `//host`, `/\host` and
+/// whatever else a browser takes for another site is none.
+pub(super) fn own_path(wanted: &str) -> &str {
+    let is_own = wanted.starts_with('/')
+        && !wanted.starts_with("//")
+        && wanted.len() <= NEXT_AT_MOST
+        && wanted
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        && !["/login", "/logout", "/live"]
+            .iter()
+            .any(|own| wanted.starts_with(own));
+    if is_own { wanted } else { "/" }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let header = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        pairs.iter().map(header).collect()
+    }
+
+    #[test]
+    fn a_change_comes_from_the_page_itself() {
+        let host = ("host", "ops.example.com:8081");
+        let (own, foreign) = (
+            ("origin", "http://ops.example.com:8081"),
+            ("origin", "https://evil.example"),
+        );
+        for (pairs, is_ours) in [
+            (vec![host, own], true),
+            (vec![host, ("sec-fetch-site", "same-origin")], true),
+            // A proxy that ends TLS may send another Host.
+            (
+                vec![
+                    ("host", "10.0.0.7"),
+                    ("origin", "https://ops.example.com"),
+                    ("sec-fetch-site", "same-origin"),
+                ],
+                true,
+            ),
+            (vec![host], false),
+            (vec![host, foreign], false),
+            (vec![host, ("origin", "null")], false),
+            (vec![host, ("origin", "http://ops.example.com")], false),
+            (
+                vec![host, ("origin", "http://ops.example.com:8081.evil.example")],
+                false,
+            ),
+            (vec![host, own, ("sec-fetch-site", "same-site")], false),
+            (vec![host, own, ("sec-fetch-site", "cross-site")], false),
+            (vec![host, own, ("sec-fetch-site", "none")], false),
+        ] {
+            assert_eq!(is_own(&headers(&pairs)), is_ours, "{pairs:?}");
+        }
+        assert!(is_https(&headers(&[("origin", "https://ops.example.com")])));
+        assert!(is_https(&headers(&[("x-forwarded-proto", "https")])));
+        assert!(!is_https(&headers(&[own, host])));
+    }
+
+    #[test]
+    fn log_in_leads_to_no_other_site() {
+        for path in [
+            "/",
+            "/runs?before=1",
+            "/alerts?status=firing#alert-7",
+            "/runs/0193a1f2-7c00",
+        ] {
+            assert_eq!(own_path(path), path);
+        }
+        let long = format!("/{}", "a".repeat(NEXT_AT_MOST));
+        for path in [
+            "",
+            "runs",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "/\t/evil.example",
+            "/a\r\nb",
+            "/ä",
+            "/login?next=/",
+            "/logout",
+            "/live",
+            &long,
+        ] {
+            assert_eq!(own_path(path), "/", "{path:?}");
+        }
+    }
+}

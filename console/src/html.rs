@@ -1,0 +1,225 @@
+//! The page as HTML. Names, ids and details are texts of others: askama escapes every one.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{StatusCode, header::HeaderName};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use firstcome_shared::http::Problem;
+use serde::Deserialize;
+
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::client::HttpRefusal;
+use super::session::Session;
+use firstcome_notifier::wording::{LONGEST, line};
+
+/// What stands around every screen.
+pub(super) struct Top<'a> {
+    pub(super) title: &'a str,
+    /// The screen in the menu.
+    pub(super) here: &'static str,
+    pub(super) session: Option<&'a Session>,
+    /// What was done just now.
+    pub(super) done: &'a str,
+    pub(super) script: &'static str,
+    pub(super) style: &'static str,
+    pub(super) icon: &'static str,
+}
+
+impl<'a> Top<'a> {
+    pub(super) fn new(title: &'a str, here: &'static str, session: Option<&'a Session>) -> Self {
+        Self {
+            title,
+            here,
+            session,
+            done: "",
+            script: &SCRIPT.name,
+            style: &STYLE.name,
+            icon: &ICON.name,
+        }
+    }
+
+    pub(super) fn csrf(&self) -> &str {
+        self.session.map_or("", |session| &session.csrf)
+    }
+
+    pub(super) fn may_change(&self) -> bool {
+        self.session.is_some_and(Session::may_change)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "notice.html")]
+struct NoticeScreen<'a> {
+    top: Top<'a>,
+    why: &'a str,
+}
+
+/// A screen as an answer. Nobody keeps it.
+pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
+    let headers: [(HeaderName, &str); 2] = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    match screen.render() {
+        Ok(html) => (status, headers, html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the operations page cannot be written");
+            Problem::internal().into_response()
+        }
+    }
+}
+
+/// What a notice says, for [`with_menu`].
+#[derive(Clone)]
+struct NoticeText {
+    title: String,
+    why: String,
+}
+
+/// A screen that only says something.
+pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
+    let mut response = answer(
+        status,
+        &NoticeScreen {
+            top: Top::new(title, "", None),
+            why,
+        },
+    );
+    response.extensions_mut().insert(NoticeText {
+        title: title.to_owned(),
+        why: why.to_owned(),
+    });
+    response
+}
+
+/// Middleware, within `guard::logged_in`: a notice has the menu, like every other screen.
+pub(super) async fn with_menu(request: Request, next: Next) -> Response {
+    let session = request.extensions().get::<Arc<Session>>().cloned();
+    let mut response = next.run(request).await;
+    let said = response.extensions_mut().remove::<NoticeText>();
+    match session.zip(said) {
+        Some((session, NoticeText { title, why })) => {
+            let top = Top::new(&title, "", Some(&session));
+            answer(response.status(), &NoticeScreen { top, why: &why })
+        }
+        None => response,
+    }
+}
+
+/// A form that this page does not have.
+pub(super) fn not_understood() -> Response {
+    notice(
+        StatusCode::BAD_REQUEST,
+        "Not understood",
+        "The form is not of this page. Nothing was done.",
+    )
+}
+
+/// What an act leads to: its screen, with a word for what was done. A reload does nothing again.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct JustDone {
+    pub(super) done: String,
+}
+
+/// Why a form was not acted on.
+pub(super) struct FormRefusal {
+    pub(super) status: StatusCode,
+    pub(super) why: String,
+}
+
+impl FormRefusal {
+    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
+        Self {
+            status,
+            why: why.into(),
+        }
+    }
+
+    /// For what was typed.
+    pub(super) fn typed(why: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, why)
+    }
+
+    pub(super) fn into_form(
+        self,
+        form: &'static str,
+        typed: &[(&'static str, &str)],
+    ) -> RefusedForm {
+        let typed = typed
+            .iter()
+            .map(|(field, text)| (*field, (*text).to_owned()))
+            .collect();
+        RefusedForm {
+            status: self.status,
+            form,
+            why: self.why,
+            typed,
+        }
+    }
+}
+
+impl From<HttpRefusal> for FormRefusal {
+    fn from(refusal: HttpRefusal) -> Self {
+        Self::new(refusal.status, refusal.sentence())
+    }
+}
+
+/// A form that comes back with the reason why it was refused, and with what was typed.
+#[derive(Default)]
+pub(super) struct RefusedForm {
+    status: StatusCode,
+    form: &'static str,
+    why: String,
+    typed: Vec<(&'static str, String)>,
+}
+
+impl RefusedForm {
+    /// Of the screen that it comes back on: 200 where no form was refused.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Why it was refused, if its form is none of these: then nothing else on the screen says so.
+    pub(super) fn unless_shown(&self, shown: &[(&str, bool)]) -> &str {
+        let is_shown = shown
+            .iter()
+            .any(|(form, is_shown)| *is_shown && *form == self.form);
+        if is_shown { "" } else { &self.why }
+    }
+
+    pub(super) fn why(&self, form: &str) -> Option<&str> {
+        (self.form == form && !self.why.is_empty()).then_some(&self.why)
+    }
+
+    pub(super) fn typed(&self, form: &str, field: &str) -> &str {
+        let is_it = |(name, _): &&(&str, String)| self.form == form && *name == field;
+        self.typed.iter().find(is_it).map_or("", |(_, text)| text)
+    }
+}
+
+/// The refusal where what was typed is not the coupon's name.
+pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal> {
+    let is_its_name = line(typed, LONGEST) == line(coupon, LONGEST);
+    let why = "What you typed is not the coupon's name. Nothing was done.";
+    if is_its_name {
+        Ok(())
+    } else {
+        Err(FormRefusal::typed(why))
+    }
+}
+
+/// A service refused what a screen needs.
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+pub(super) fn not_shown(refusal: HttpRefusal) -> Response {
+    let why = refusal.sentence();
+    if refusal.status == StatusCode::NOT_FOUND {
+        return notice(refusal.status, "Not found", &why);
+    }
+    let why = format!("{why} Reload in a few seconds. The first screen shows what is known.");
+    notice(refusal.status, "Not available", &why)
+}

@@ -1,0 +1,199 @@
+//! The operations page: is everything all right, and what to do if not. It is a client of the HTTP
+//! APIs of both services, and the reconciler serves it at `/` to people who log in with a token.
+//! The reasons for its design: docs/decisions/0016-operations-page.md.
+
+mod alerts;
+mod assets;
+mod board;
+mod changes;
+mod chart;
+mod client;
+mod coupon;
+mod coupons;
+mod dead_letters;
+mod drops;
+mod guard;
+mod html;
+mod live;
+mod login;
+mod new_coupon;
+mod pace;
+mod people;
+mod runs;
+mod session;
+mod state;
+mod times;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::response::{Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::page::{Asset, secure};
+use firstcome_shared::http::seats::Seats;
+use firstcome_shared::http::views::Overview;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use self::assets::{ICON, SCRIPT, STYLE};
+use self::board::{Board, board};
+use self::client::Backends;
+use self::html::{Top, answer, not_shown, with_menu};
+use self::live::Live;
+use self::session::Session;
+pub use self::state::LogOuts;
+use self::state::ScreenState;
+
+/// What the page is made of.
+pub struct Console {
+    /// The routes of the reconciler, called in this process.
+    pub reconciler: Router,
+    /// `API_URL`, and a file of further certificate authorities; without it the page changes no
+    /// coupon.
+    pub api: Option<(String, Option<PathBuf>)>,
+    /// The tokens that log in. Cookies are signed with keys derived from them.
+    pub token: OpsToken,
+    pub log_outs: Arc<dyn LogOuts>,
+    /// Ends the live screens.
+    pub stop: CancellationToken,
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewScreen<'a> {
+    top: Top<'a>,
+    board: &'a Board,
+}
+
+/// Slow screens that are made at a time, of operators and of viewers.
+const SLOW_AT_ONCE: usize = 2;
+const SLOW_OF_VIEWERS: usize = 1;
+
+/// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
+const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// The routes of the page. Must be called within a Tokio runtime.
+///
+/// # Errors
+/// If `API_URL` or that file is wrong.
+pub fn routes(console: Console) -> anyhow::Result<Router> {
+    let services = Arc::new(Backends::new(console.reconciler, console.api)?);
+    let live = Arc::new(Live::new(&services, &console.token, console.stop));
+    tokio::spawn(Arc::clone(&live).run());
+    let page = ScreenState {
+        services,
+        token: console.token,
+        log_outs: console.log_outs,
+        slow: Seats::new(SLOW_AT_ONCE, SLOW_OF_VIEWERS),
+        live,
+    };
+    let changes = Router::new()
+        .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/alerts/{id}/silence", post(alerts::silence))
+        .route("/dead-letters/discard", post(dead_letters::discard_all))
+        .route("/dead-letters/{id}/correct", post(dead_letters::correct))
+        .route("/dead-letters/{id}/discard", post(dead_letters::discard))
+        .route(
+            "/coupons/{coupon}/drops/{drop}/change",
+            post(changes::coupon),
+        )
+        .route("/coupons/new", post(new_coupon::make))
+        .route("/people/erase", post(changes::erase))
+        .route("/people/give-up", post(changes::give_up))
+        .route("/people/revoke", post(changes::revoke))
+        .route("/pass", post(drops::pass_over_all))
+        .route("/coupons/{coupon}/drops/{drop}/pass", post(drops::pass))
+        .route_layer(from_fn(guard::may_change));
+    let for_operators = Router::new()
+        .route("/", get(overview))
+        .route("/live", get(live_events))
+        .route("/alerts", get(alerts::list))
+        .route("/runs", get(runs::list))
+        .route("/runs/{id}", get(runs::read))
+        .route("/coupons/{coupon}/drops/{drop}", get(drops::read))
+        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/{id}", get(dead_letters::read))
+        .route("/coupons", get(coupons::list))
+        .route("/coupons/new", get(new_coupon::form))
+        .route("/coupons/{coupon}", get(coupon::read))
+        .route("/days", get(pace::by_day))
+        .route("/people", get(people::form).post(people::search))
+        // They change nothing, and are recorded: who views sees all.
+        .route("/runs/{id}/reveal", post(runs::reveal))
+        .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
+        .route("/logout", post(login::log_out))
+        .merge(changes)
+        .route_layer(from_fn(with_menu))
+        .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
+    let for_all = Router::new()
+        .route("/login", get(login::form).post(login::log_in))
+        .route("/assets/{file}", get(asset))
+        .route("/favicon.ico", get(icon));
+    let routes = for_operators.merge(for_all);
+    let routes = routes
+        .route_layer(from_fn(guard::own_origin))
+        .route_layer(map_response(with_security_headers));
+    Ok(routes.with_state(page))
+}
+
+/// With `no-referrer`, browsers would send `Origin: null` with every form.
+#[allow(clippy::unused_async)] // a layer
+async fn with_security_headers(mut response: Response) -> Response {
+    secure(&mut response, CONTENT_SECURITY, "same-origin");
+    response
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    /// From 1 on.
+    page: usize,
+}
+
+async fn overview(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<Paging>, QueryRejection>,
+) -> Response {
+    let number = query.map_or(1, |Query(paging)| paging.page.clamp(1, 100_000));
+    let path = format!("/v1/overview?page={number}");
+    let board = match page.get::<Overview>(&session, &path).await {
+        Ok(seen) => board(&seen),
+        Err(refusal) => return not_shown(refusal),
+    };
+    answer(
+        StatusCode::OK,
+        &OverviewScreen {
+            top: Top::new(&board.tab(), "overview", Some(&session)),
+            board: &board,
+        },
+    )
+}
+
+#[allow(clippy::unused_async)] // a handler
+async fn live_events(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    headers: HeaderMap,
+) -> Response {
+    live::stream(page, session.allowed, headers)
+}
+
+#[allow(clippy::unused_async)] // a handler
+async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
+    Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
+}
+
+/// Asked for by whatever does not read the page's own link to it.
+#[allow(clippy::unused_async)] // a handler
+async fn icon() -> Redirect {
+    Redirect::to(&format!("/assets/{}", ICON.name))
+}

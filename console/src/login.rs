@@ -1,0 +1,130 @@
+//! Logging in by a token, and out.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Extension;
+use axum::Form;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest as _, Query, Request, State};
+use axum::http::header::{RETRY_AFTER, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
+use chrono::Utc;
+use firstcome_shared::http::ops::{WrongToken, operator_name};
+use serde::Deserialize;
+
+use super::guard::{is_https, own_path};
+use super::html::{Top, answer, notice};
+use super::session::{ENDED_FOR, Session, begin, cookie};
+use super::state::ScreenState;
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LogInScreen<'a> {
+    top: Top<'a>,
+    next: &'a str,
+    name: &'a str,
+    /// Why it was refused; empty at first.
+    wrong: &'a str,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LogInQuery {
+    #[serde(default)]
+    next: String,
+}
+
+/// What the form sends.
+#[derive(Deserialize)]
+struct LogInForm {
+    token: String,
+    name: String,
+    #[serde(default)]
+    next: String,
+}
+
+pub(super) async fn form(
+    State(page): State<ScreenState>,
+    wanted: Result<Query<LogInQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let next = wanted.map(|Query(wanted)| wanted.next).unwrap_or_default();
+    if page.session(&headers).await.is_some() {
+        return Redirect::to(own_path(&next)).into_response();
+    }
+    shown(StatusCode::OK, &next, "", "")
+}
+
+pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
+    let (from, is_https) = (page.token.address(&request), is_https(request.headers()));
+    let Ok(Form(form)) = Form::<LogInForm>::from_request(request, &()).await else {
+        return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
+    };
+    let refused = |status, why: &str| shown(status, &form.next, &form.name, why);
+    let Some(name) = operator_name(&form.name) else {
+        return refused(
+            StatusCode::BAD_REQUEST,
+            "Say who you are, in 1 to 100 letters: what you do is recorded under this name.",
+        );
+    };
+    let signer = match page.token.log_in(form.token.trim(), from) {
+        Ok(signer) => signer,
+        Err(WrongToken {
+            retry_after: Some(wait),
+        }) => {
+            let why =
+                "Too many wrong tokens come from your address. The right one is still accepted.";
+            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, why);
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+            return response;
+        }
+        Err(WrongToken { retry_after: None }) => {
+            return refused(
+                StatusCode::UNAUTHORIZED,
+                "This token is not right. It is the OPS_TOKEN, or the OPS_VIEW_TOKEN.",
+            );
+        }
+    };
+    let session = begin(&signer, &name, Utc::now());
+    (
+        AppendHeaders([(SET_COOKIE, cookie(&session, is_https))]),
+        Redirect::to(own_path(&form.next)),
+    )
+        .into_response()
+}
+
+pub(super) async fn log_out(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+) -> Response {
+    let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
+    if let Err(error) = page.log_outs.end(&session.id, ENDED_FOR).await {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "a session was ended in its browser only"
+        );
+        let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
+                   the session's twelve hours are over: if somebody may have one, replace the token.";
+        return (
+            over,
+            notice(StatusCode::SERVICE_UNAVAILABLE, "Logged out here only", why),
+        )
+            .into_response();
+    }
+    (over, Redirect::to("/login")).into_response()
+}
+
+fn shown(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
+    answer(
+        status,
+        &LogInScreen {
+            top: Top::new("Log in", "", None),
+            next: own_path(next),
+            name,
+            wrong,
+        },
+    )
+}

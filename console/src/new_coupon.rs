@@ -1,0 +1,470 @@
+//! A form for a new coupon. First a preview of its next openings, in local time and in UTC; then
+//! the API makes it. The form's own key keeps a double click from making two.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::State;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Form, Query};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use chrono::{NaiveDate, NaiveTime, Utc};
+use firstcome_shared::coupon::Allow;
+use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, instant, time_zone, wall_clock};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::html::{Top, answer};
+use super::session::Session;
+use super::state::ScreenState;
+use firstcome_notifier::wording::{LONGEST, grouped, line};
+
+#[derive(Template)]
+#[template(path = "new_coupon.html")]
+struct NewCouponScreen<'a> {
+    top: Top<'a>,
+    typed: &'a Typed,
+    /// What can't be made of it.
+    wrong: &'a str,
+    preview: Option<&'a Preview>,
+    at_once: &'static str,
+    has_api: bool,
+    /// Names of time zones, to choose from.
+    zones: Vec<&'static str>,
+    /// Nothing is typed yet: the browser may say its own zone.
+    is_blank: bool,
+}
+
+/// What was typed.
+#[derive(Debug, Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Typed {
+    pub(super) name: String,
+    pub(super) quantity: String,
+    /// Whether each person gets one of a daily coupon each day, `drop`, or of all days together.
+    pub(super) once_per: String,
+    pub(super) waiting_list: String,
+    /// Whom it is for; empty: everybody.
+    pub(super) allow: String,
+    /// `daily`, or else once.
+    pub(super) repeats: String,
+    pub(super) time_zone: String,
+    pub(super) first_day: String,
+    pub(super) last_day: String,
+    pub(super) opens: String,
+    pub(super) closes: String,
+    key: String,
+}
+
+/// What the form would make.
+pub(super) struct Preview {
+    pub(super) openings: Vec<Opening>,
+    pub(super) quantity: String,
+    pub(super) is_daily: bool,
+    pub(super) key: String,
+}
+
+/// What the API is asked for, and what it would do.
+fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
+    let number = |what: &str, text: &str| {
+        text.trim().parse::<u32>().map_err(|_| {
+            format!(
+                "{what} must be a whole number, not {:?}",
+                line(text, LONGEST)
+            )
+        })
+    };
+    let (quantity, waiting) = (
+        number("The quantity", &typed.quantity)?,
+        number("The waiting list", &typed.waiting_list)?,
+    );
+    let wrong = |why: String| format!("The schedule can't be read: {why}");
+    let (schedule, zone) = if typed.repeats == "daily" {
+        daily(typed)
+    } else {
+        once(typed)
+    }
+    .map_err(wrong)?;
+    let openings = schedule
+        .preview(Utc::now(), &zone)
+        .map_err(|error| wrong(error.to_string()))?;
+    let once_per = match (typed.repeats.as_str(), typed.once_per.as_str()) {
+        ("daily", per @ ("drop" | "coupon")) => per,
+        ("daily", _) => {
+            return Err(
+                "Say whether each person gets one each day, or one of all days together".to_owned(),
+            );
+        }
+        _ => "coupon",
+    };
+    let allow = Some(typed.allow.trim()).filter(|allow| !allow.is_empty());
+    let allow: Option<Allow> = allow
+        .map(str::parse)
+        .transpose()
+        .map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
+    let mut body = json!({
+        "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
+        "schedule": schedule,
+    });
+    if let Some(allow) = allow {
+        body["allow"] = json!(allow);
+    }
+    Ok((body, openings))
+}
+
+fn daily(typed: &Typed) -> Result<(Schedule, Tz), String> {
+    let mut daily = json!({
+        "type": "daily", "time_zone": typed.time_zone.trim(), "opens": typed.opens.trim(), "closes": typed.closes.trim(),
+        "first_day": typed.first_day.trim(),
+    });
+    if typed.closes.trim().is_empty() {
+        return Err("what repeats needs a time at which it closes".to_owned());
+    }
+    if !typed.last_day.trim().is_empty() {
+        daily["last_day"] = typed.last_day.trim().into();
+    }
+    Ok((
+        serde_json::from_value(daily).map_err(|error| error.to_string())?,
+        zone(typed)?,
+    ))
+}
+
+/// Without a time to close it stays open; without a last day it closes within a day.
+fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
+    let zone = zone(typed)?;
+    let day = |text: &str| {
+        text.trim()
+            .parse::<NaiveDate>()
+            .map_err(|_| format!("{:?} is not a day such as 2026-12-01", line(text, LONGEST)))
+    };
+    let at = |day: NaiveDate, time: NaiveTime| {
+        instant(zone, day.and_time(time)).ok_or_else(|| format!("{day} {time} is no time there"))
+    };
+    let (first, opens) = (
+        day(&typed.first_day)?,
+        wall_clock::read(typed.opens.trim())?,
+    );
+    let closes_at = match (typed.last_day.trim(), typed.closes.trim()) {
+        ("", "") => None,
+        (_, "") => return Err("on its last day it needs a time at which it closes".to_owned()),
+        (last, closes) => {
+            let closes = wall_clock::read(closes)?;
+            let next = if closes > opens {
+                Some(first)
+            } else {
+                first.succ_opt()
+            };
+            let last = if last.is_empty() {
+                next.ok_or("its first day is too late")?
+            } else {
+                day(last)?
+            };
+            Some(at(last, closes)?)
+        }
+    };
+    Ok((
+        Schedule::Once {
+            opens_at: at(first, opens)?,
+            closes_at,
+        },
+        zone,
+    ))
+}
+
+fn zone(typed: &Typed) -> Result<Tz, String> {
+    time_zone::read(&line(&typed.time_zone, LONGEST))
+}
+
+/// The form; once something is typed, with its preview.
+pub(super) async fn form(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<Typed>, QueryRejection>,
+) -> Response {
+    let typed = query.map(|Query(typed)| typed).unwrap_or_default();
+    if typed.name.is_empty() && typed.quantity.is_empty() {
+        let typed = Typed {
+            waiting_list: "0".to_owned(),
+            time_zone: "UTC".to_owned(),
+            ..typed
+        };
+        return shown(&page, &session, StatusCode::OK, &typed, "", None);
+    }
+    match plan(&typed) {
+        Ok((body, openings)) => {
+            let preview = preview(&body, openings, Uuid::now_v7().to_string());
+            shown(&page, &session, StatusCode::OK, &typed, "", Some(&preview))
+        }
+        Err(wrong) => shown(
+            &page,
+            &session,
+            StatusCode::BAD_REQUEST,
+            &typed,
+            &wrong,
+            None,
+        ),
+    }
+}
+
+fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
+    let quantity = grouped(body["quantity"].as_u64().unwrap_or_default());
+    Preview {
+        openings,
+        quantity,
+        is_daily: body["schedule"]["type"] == "daily",
+        key,
+    }
+}
+
+fn shown(
+    page: &ScreenState,
+    session: &Session,
+    status: StatusCode,
+    typed: &Typed,
+    wrong: &str,
+    preview: Option<&Preview>,
+) -> Response {
+    let (top, has_api) = (
+        Top::new("New coupon", "new", Some(session)),
+        page.services.has_api(),
+    );
+    let (zones, is_blank) = (
+        time_zone::names().collect(),
+        typed.name.is_empty() && typed.quantity.is_empty(),
+    );
+    answer(
+        status,
+        &NewCouponScreen {
+            top,
+            typed,
+            wrong,
+            preview,
+            at_once: AT_ONCE,
+            has_api,
+            zones,
+            is_blank,
+        },
+    )
+}
+
+/// Asks the API to make it.
+pub(super) async fn make(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<Typed>, FormRejection>,
+) -> Response {
+    let Ok(Form(typed)) = form else {
+        let wrong = "The form is not of this page. Nothing was made.";
+        return shown(
+            &page,
+            &session,
+            StatusCode::BAD_REQUEST,
+            &Typed::default(),
+            wrong,
+            None,
+        );
+    };
+    if !page.services.has_api() {
+        return shown(&page, &session, StatusCode::NOT_FOUND, &typed, "", None);
+    }
+    let (body, openings) = match plan(&typed) {
+        Ok(planned) => planned,
+        Err(wrong) => {
+            let status = StatusCode::BAD_REQUEST;
+            return shown(&page, &session, status, &typed, &wrong, None);
+        }
+    };
+    let key = ("idempotency-key", typed.key.clone());
+    let services = &page.services;
+    let made = services.ask_api::<Value>(
+        &session.caller,
+        Method::POST,
+        "/v1/coupons",
+        &body,
+        Some(key),
+    );
+    match made.await {
+        Ok(made) => Redirect::to(&format!("/coupons/{}?done=made", made["id"])).into_response(),
+        Err(refusal) => {
+            let again = preview(&body, openings, typed.key.clone());
+            let (status, why) = (refusal.status, refusal.sentence());
+            shown(&page, &session, status, &typed, &why, Some(&again))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed() -> Typed {
+        let text = str::to_owned;
+        Typed {
+            name: text(" Winter "),
+            quantity: text("500"),
+            once_per: text("drop"),
+            waiting_list: text("10"),
+            allow: text(" group:vip "),
+            repeats: text("daily"),
+            time_zone: text("Asia/Seoul"),
+            first_day: text("2130-12-01"),
+            last_day: text(""),
+            opens: text("15:00"),
+            closes: text("18:00"),
+            key: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_daily_coupon_is_shown_in_local_time_and_utc() {
+        let (body, openings) = plan(&typed()).unwrap();
+        assert_eq!(openings.len(), 10);
+        assert_eq!(openings[0].local, "Fri 2130-12-01 15:00 +09:00");
+        assert_eq!(
+            (openings[0].utc.as_str(), openings[0].closes.as_str()),
+            ("2130-12-01 06:00", "12-01 18:00 +09:00")
+        );
+        assert_eq!(
+            (body["schedule"]["type"].as_str(), body["allow"].as_str()),
+            (Some("daily"), Some("group:vip"))
+        );
+        assert_eq!(
+            (body["name"].as_str(), body["quantity"].as_u64()),
+            (Some("Winter"), Some(500))
+        );
+    }
+
+    #[test]
+    fn once_is_one_window_in_utc() {
+        let (body, openings) = plan(&Typed {
+            repeats: "once".to_owned(),
+            ..typed()
+        })
+        .unwrap();
+        assert_eq!(openings.len(), 1);
+        let schedule = json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z", "closes_at": "2130-12-01T09:00:00Z"});
+        assert_eq!(body["schedule"], schedule);
+        let (body, _) = plan(&Typed {
+            allow: String::new(),
+            ..typed()
+        })
+        .unwrap();
+        assert!(body.get("allow").is_none(), "everybody");
+    }
+
+    #[test]
+    fn once_may_last_for_days_or_stay_open() {
+        let once = |closes: &str, last: &str| {
+            let (closes, last_day) = (closes.to_owned(), last.to_owned());
+            plan(&Typed {
+                repeats: "once".to_owned(),
+                closes,
+                last_day,
+                ..typed()
+            })
+        };
+        let (body, openings) = once("", "").unwrap();
+        assert_eq!(
+            body["schedule"],
+            json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z"})
+        );
+        assert_eq!(
+            (openings.len(), openings[0].closes.as_str()),
+            (1, "stays open")
+        );
+        for (closes, last, instant) in [
+            ("18:00", "2130-12-24", "2130-12-24T09:00:00Z"),
+            ("14:00", "", "2130-12-02T05:00:00Z"),
+            ("18:00", "2130-12-01", "2130-12-01T09:00:00Z"),
+        ] {
+            assert_eq!(
+                once(closes, last).unwrap().0["schedule"]["closes_at"],
+                instant
+            );
+        }
+        for (closes, last, word) in [
+            ("", "2130-12-24", "needs a time"),
+            ("14:00", "2130-12-01", "later than opens_at"),
+            ("18:00", "tomorrow", "not a day"),
+        ] {
+            let said = once(closes, last).err().unwrap();
+            assert!(said.contains(word), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (wrong, word) in [
+            (
+                Typed {
+                    quantity: "many".to_owned(),
+                    ..typed()
+                },
+                "quantity",
+            ),
+            (
+                Typed {
+                    allow: "vip".to_owned(),
+                    ..typed()
+                },
+                "Whom it is for",
+            ),
+            (
+                Typed {
+                    time_zone: "Mars".to_owned(),
+                    ..typed()
+                },
+                "schedule",
+            ),
+            (
+                Typed {
+                    time_zone: "Asia/Seul".to_owned(),
+                    ..typed()
+                },
+                "did you mean Asia/Seoul?",
+            ),
+            (
+                Typed {
+                    once_per: String::new(),
+                    ..typed()
+                },
+                "each person",
+            ),
+            (
+                Typed {
+                    closes: String::new(),
+                    ..typed()
+                },
+                "at which it closes",
+            ),
+            (
+                Typed {
+                    opens: "3 pm".to_owned(),
+                    ..typed()
+                },
+                "schedule",
+            ),
+            (
+                Typed {
+                    last_day: "2130-11-01".to_owned(),
+                    ..typed()
+                },
+                "last_day",
+            ),
+            (
+                Typed {
+                    first_day: "2020-01-01".to_owned(),
+                    last_day: "2020-01-02".to_owned(),
+                    ..typed()
+                },
+                "never open",
+            ),
+        ] {
+            let said = plan(&wrong).err().unwrap();
+            assert!(said.contains(word), "{said}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! One person's whole story, by search: by their id, or by a slot. A coupon is named by its number
+//! or its name; without one, every coupon that names the person is found.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Form};
+use chrono::{DateTime, Utc};
+use firstcome_notifier::wording::{LONGEST, capital, line};
+use firstcome_shared::domain::{BadUserId, DropId, UserId};
+use firstcome_shared::http::views::{FoundPeople, NamedCoupon};
+use serde::Deserialize;
+
+use super::client::{HttpRefusal, encoded, query as query_string};
+use super::html::{JustDone, RefusedForm, Top, answer};
+use super::session::Session;
+use super::state::ScreenState;
+use super::times::instant;
+
+#[derive(Template)]
+#[template(path = "people.html")]
+struct PeopleScreen<'a> {
+    top: Top<'a>,
+    /// What was searched for.
+    asked: &'a Search,
+    /// Why nothing was found.
+    wrong: &'a str,
+    /// Those on a slot on which several are known.
+    several: &'a [String],
+    /// Coupons among which one is to be chosen.
+    coupons: &'a [NamedCoupon],
+    story: Option<&'a StoryView>,
+    /// Whether the API's address is known.
+    has_api: bool,
+    refused: &'a RefusedForm,
+}
+
+/// What is searched for. A button that leads to a person's story searches for it too.
+#[derive(Deserialize, Default)]
+pub(super) struct Search {
+    /// A number or a name; empty: every coupon.
+    #[serde(default)]
+    pub(super) coupon: String,
+    /// Empty: any, and for a slot the last that has opened.
+    #[serde(default)]
+    pub(super) drop: String,
+    /// An id, or `slot 7`.
+    #[serde(default)]
+    pub(super) person: String,
+}
+
+/// What a search leads to.
+enum Found {
+    Story(PersonStory),
+    /// More than one person is on the slot.
+    Several(Vec<String>),
+    /// More than one coupon is meant.
+    Coupons(Vec<NamedCoupon>),
+}
+
+/// One person's story with one coupon, as `GET /v1/coupons/{id}/people/{user_id}` tells it.
+#[derive(Deserialize)]
+struct PersonStory {
+    coupon_id: i64,
+    coupon_name: String,
+    holds: String,
+    conclusion: String,
+    drop_id: Option<DropId>,
+    slot: Option<i64>,
+    happenings: Vec<StoryEvent>,
+    no_longer_known: Vec<String>,
+    trace_ids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct StoryEvent {
+    at: Option<DateTime<Utc>>,
+    source: String,
+    what: String,
+}
+
+/// What is known of a person.
+pub(super) struct StoryView {
+    pub(super) coupon: String,
+    pub(super) name: String,
+    pub(super) conclusion: String,
+    /// What they hold, as a button names it; empty: nothing that could be revoked.
+    pub(super) holds: String,
+    /// A promise to them is broken in the drop.
+    pub(super) broken: bool,
+    pub(super) drop: String,
+    /// When, where it is written, what.
+    pub(super) happenings: Vec<(String, String, String)>,
+    pub(super) no_longer_known: Vec<String>,
+    pub(super) traces: Vec<String>,
+}
+
+pub(super) const REVOKED: &str = "/people?done=revoked";
+pub(super) const GIVEN_UP: &str = "/people?done=given-up";
+
+/// The form. What is searched for comes by POST: ids do not belong into logs and histories.
+pub(super) async fn form(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<JustDone>, QueryRejection>,
+) -> Response {
+    let done = match query.as_ref().map(|Query(just)| just.done.as_str()) {
+        Ok("revoked") => "Revoked. Search for them again to see it.",
+        Ok("given-up") => "Noted. Search for them again to see it.",
+        _ => "",
+    };
+    let (asked, none) = (Search::default(), RefusedForm::default());
+    let screen = screen(&page, &session, &asked, &none);
+    answer(
+        StatusCode::OK,
+        &PeopleScreen {
+            top: Top {
+                done,
+                ..Top::new(TITLE, "people", Some(&session))
+            },
+            ..screen
+        },
+    )
+}
+
+pub(super) async fn search(
+    State(page): State<ScreenState>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<Search>, FormRejection>,
+) -> Response {
+    let asked = form.map(|Form(search)| search).unwrap_or_default();
+    refused(&page, &session, asked, RefusedForm::default()).await
+}
+
+/// What a search finds, with a form that was refused.
+pub(super) async fn refused(
+    page: &ScreenState,
+    session: &Session,
+    mut asked: Search,
+    form: RefusedForm,
+) -> Response {
+    for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
+        *field = field.trim().to_owned();
+    }
+    let made = async {
+        let found = look(page, session, &mut asked).await;
+        let none = screen(page, session, &asked, &form);
+        match found {
+            Ok(Found::Story(story)) => {
+                let view = view(story);
+                let may_revoke = none.has_api && !view.holds.is_empty();
+                let forms = [
+                    ("revoke", may_revoke),
+                    ("give-up", view.broken),
+                    ("erase", true),
+                ];
+                answer(
+                    form.status(),
+                    &PeopleScreen {
+                        wrong: form.unless_shown(&forms),
+                        story: Some(&view),
+                        ..none
+                    },
+                )
+            }
+            _ if form.status() != StatusCode::OK => answer(
+                form.status(),
+                &PeopleScreen {
+                    wrong: form.unless_shown(&[]),
+                    ..none
+                },
+            ),
+            Ok(Found::Several(people)) => answer(
+                StatusCode::OK,
+                &PeopleScreen {
+                    several: &people,
+                    ..none
+                },
+            ),
+            Ok(Found::Coupons(coupons)) => answer(
+                StatusCode::OK,
+                &PeopleScreen {
+                    coupons: &coupons,
+                    ..none
+                },
+            ),
+            Err(refusal) => answer(
+                refusal.status,
+                &PeopleScreen {
+                    wrong: &refusal.sentence(),
+                    ..none
+                },
+            ),
+        }
+    };
+    page.slowly(session, made).await
+}
+
+const TITLE: &str = "One person";
+
+/// With nobody's story.
+fn screen<'a>(
+    page: &ScreenState,
+    session: &'a Session,
+    asked: &'a Search,
+    refused: &'a RefusedForm,
+) -> PeopleScreen<'a> {
+    let top = Top::new(TITLE, "people", Some(session));
+    PeopleScreen {
+        top,
+        asked,
+        wrong: "",
+        several: &[],
+        coupons: &[],
+        story: None,
+        has_api: page.services.has_api(),
+        refused,
+    }
+}
+
+/// Puts the coupon, the person and the drop that are found into what was asked for.
+async fn look(
+    page: &ScreenState,
+    session: &Session,
+    asked: &mut Search,
+) -> Result<Found, HttpRefusal> {
+    if !asked.drop.is_empty() && asked.drop.parse::<i64>().is_err() {
+        let why = format!(
+            "the coupon has no drop {:?}: give its number, or none",
+            asked.drop
+        );
+        return Err(HttpRefusal::new(StatusCode::NOT_FOUND, why));
+    }
+    let slot = slot(&asked.person);
+    if slot.is_none() {
+        let wrong = |why: BadUserId| HttpRefusal::new(StatusCode::BAD_REQUEST, why.to_string());
+        asked.person.parse::<UserId>().map_err(wrong)?;
+    }
+    let whom = match &slot {
+        // It shows ids to somebody who did not have them.
+        Some(slot) => [("slot", slot.as_str()), ("reveal", "true")],
+        None => [("user_id", asked.person.as_str()), ("reveal", "")],
+    };
+    let place = [("coupon", asked.coupon.as_str()), ("drop_id", &asked.drop)];
+    let path = format!("/v1/people{}", query_string(&[place, whom].concat()));
+    let mut found: FoundPeople = page.get(session, &path).await?;
+    let [coupon] = found.coupons.as_slice() else {
+        return Ok(Found::Coupons(found.coupons));
+    };
+    asked.coupon = coupon.id.to_string();
+    if let Some(drop) = found.drop_id {
+        asked.drop = drop.to_string();
+    }
+    match found.user_ids.pop() {
+        Some(person) if found.user_ids.is_empty() => asked.person = person,
+        last => {
+            found.user_ids.extend(last);
+            return Ok(Found::Several(found.user_ids));
+        }
+    }
+    let path = format!(
+        "/v1/coupons/{}/people/{}{}",
+        asked.coupon,
+        encoded(&asked.person),
+        query_string(&[("drop_id", &asked.drop)])
+    );
+    page.get(session, &path).await.map(Found::Story)
+}
+
+/// The slot that a search names. No id has a space.
+fn slot(text: &str) -> Option<String> {
+    let (word, slot) = text.split_once(' ')?;
+    let slot: i64 = slot.trim().parse().ok()?;
+    word.eq_ignore_ascii_case("slot").then(|| slot.to_string())
+}
+
+fn holds(story: &PersonStory) -> String {
+    match (story.slot, story.drop_id) {
+        (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
+        (None, Some(drop)) => format!("the place in drop {drop}"),
+        _ => String::new(),
+    }
+}
+
+fn view(story: PersonStory) -> StoryView {
+    let at = |at: Option<_>| at.map_or_else(|| "not known".to_owned(), instant);
+    let name = line(&story.coupon_name, LONGEST);
+    StoryView {
+        coupon: format!("{name} (coupon {})", story.coupon_id),
+        name,
+        conclusion: capital(&story.conclusion),
+        holds: holds(&story),
+        broken: story.holds == "broken" && story.drop_id.is_some(),
+        drop: story
+            .drop_id
+            .map(|drop| drop.to_string())
+            .unwrap_or_default(),
+        happenings: story
+            .happenings
+            .into_iter()
+            .map(|one| (at(one.at), one.source, line(&one.what, LONGEST)))
+            .collect(),
+        no_longer_known: story.no_longer_known,
+        traces: story.trace_ids,
+    }
+}

@@ -1,0 +1,254 @@
+//! Who is logged in: a cookie that is signed by the operators' token. Every reconciler that has the
+//! token reads it, and a restart ends no session; withdrawing the token ends all of its sessions.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::COOKIE;
+use chrono::{DateTime, Utc};
+use firstcome_shared::http::ops::{Allowed, OpsToken, TokenSigner, operator_name};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::client::Credentials;
+use super::guard::is_https;
+
+/// However much it is used, a session ends after so long.
+const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
+
+/// By so much the clock of the replica that began a session may be ahead. A session that would last
+/// longer than both does not count here.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
+
+/// How long a session that was ended is remembered. Not its rest: by the clock of a replica that is
+/// behind, the session may last longer than by the clock of the one that ended it.
+pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
+
+/// The cookie's name. With the prefix a browser takes it over https only, and from no other host.
+const NAME: &str = "firstcome-ops";
+const SECURE_NAME: &str = "__Host-firstcome-ops";
+
+/// What a signature is for.
+const OF_SESSION: &str = "session";
+const OF_FORMS: &str = "forms";
+
+/// One log-in.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Its token and the name, as requests to both services carry them.
+    pub(super) caller: Credentials,
+    pub(super) allowed: Allowed,
+    /// What each form of the page sends back.
+    pub(super) csrf: String,
+    /// 128 random bits: by them it is ended.
+    pub(super) id: String,
+    ends: DateTime<Utc>,
+}
+
+impl Session {
+    pub(super) fn name(&self) -> &str {
+        self.caller.name.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn may_change(&self) -> bool {
+        self.allowed == Allowed::All
+    }
+
+    pub(super) fn rest(&self, now: DateTime<Utc>) -> Duration {
+        (self.ends - now).to_std().unwrap_or_default()
+    }
+
+    /// The session that a request belongs to, unless its time or its token is over. Whether it was
+    /// ended by its operator is not known here.
+    pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
+        let is_now =
+            |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
+        cookies(headers)
+            .find_map(|cookie| Self::read(cookie, tokens))
+            .filter(is_now)
+    }
+
+    fn read(cookie: &str, tokens: &OpsToken) -> Option<Self> {
+        let (text, signature) = cookie.rsplit_once('.')?;
+        let signer = tokens
+            .signers()
+            .find(|signer| signer.has_signed(OF_SESSION, text, signature))?;
+        let [id, ends, name] = text.split('.').collect::<Vec<_>>().try_into().ok()?;
+        let name = operator_name(&percent_decode_str(name).decode_utf8().ok()?)?;
+        Some(Self {
+            csrf: signer.sign(OF_FORMS, text),
+            id: id.to_owned(),
+            ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
+            allowed: signer.allowed,
+            caller: Credentials {
+                name: Some(name),
+                ..Credentials::program(signer.authorization)
+            },
+        })
+    }
+}
+
+/// Begins a session; gives the value of its cookie: `ID.END.NAME.SIGNATURE`.
+pub(super) fn begin(signer: &TokenSigner, name: &str, now: DateTime<Utc>) -> String {
+    let (id, ends) = (rand::random::<u128>(), (now + LIFETIME).timestamp());
+    let text = format!(
+        "{id:032x}.{ends}.{}",
+        utf8_percent_encode(name, NON_ALPHANUMERIC)
+    );
+    format!("{text}.{}", signer.sign(OF_SESSION, &text))
+}
+
+/// Over https only the cookie with the prefix: another host of the domain may set the other one.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let names = if is_https(headers) {
+        &[SECURE_NAME][..]
+    } else {
+        &[SECURE_NAME, NAME]
+    };
+    let cookies = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let pairs = cookies
+        .flat_map(|text| text.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .filter(|(name, _)| names.contains(name))
+        .map(|(_, value)| value)
+}
+
+/// `Set-Cookie` for a session; with an empty value, the end of one.
+pub(super) fn cookie(value: &str, is_https: bool) -> String {
+    let (name, secure) = if is_https {
+        (SECURE_NAME, "; Secure")
+    } else {
+        (NAME, "")
+    };
+    let age = if value.is_empty() {
+        0
+    } else {
+        LIFETIME.as_secs()
+    };
+    format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn with_cookie(value: &str) -> HeaderMap {
+        [(COOKIE, HeaderValue::from_str(value).unwrap())]
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn a_session_lasts_while_its_time_and_its_token_do_and_is_as_it_was_signed() {
+        let now = Utc::now();
+        let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
+        let tokens = |all: &str| {
+            OpsToken::new(all.into())
+                .unwrap()
+                .with_view(Some(&view.as_str().into()))
+                .unwrap()
+        };
+        let in_rotation = tokens(&format!("{new},{old}"));
+        let value = begin(&tokens(&old).signer(&old).unwrap(), "김 K.im; =", now);
+        let headers = with_cookie(&format!("other=1; {NAME}={value}"));
+        let of = |tokens: &OpsToken, at| Session::of(&headers, tokens, at);
+
+        let [here, elsewhere] =
+            [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
+        assert!(here.name() == "김 K.im; =" && here.may_change());
+        assert_eq!(
+            (&here.id, &here.csrf),
+            (&elsewhere.id, &elsewhere.csrf),
+            "its forms count everywhere"
+        );
+        assert!(here.rest(now) <= LIFETIME && here.rest(now) + Duration::from_secs(2) > LIFETIME);
+        assert!(of(&in_rotation, now + LIFETIME).is_none());
+        assert!(of(&tokens(&new), now).is_none(), "its token was withdrawn");
+        let behind = |by| now.checked_sub_signed(by).unwrap();
+        assert!(
+            of(&in_rotation, behind(TimeDelta::minutes(59))).is_some(),
+            "the clock of another replica"
+        );
+        assert!(
+            of(&in_rotation, behind(TimeDelta::minutes(61))).is_none(),
+            "no session lasts that long"
+        );
+        assert!(ENDED_FOR >= LIFETIME + CLOCKS_DIFFER);
+
+        let viewer = begin(&in_rotation.signer(&view).unwrap(), "Lee", now);
+        let viewer = Session::of(
+            &with_cookie(&format!("{SECURE_NAME}={viewer}")),
+            &in_rotation,
+            now,
+        )
+        .unwrap();
+        assert!(!viewer.may_change() && viewer.csrf != here.csrf);
+    }
+
+    #[test]
+    fn a_cookie_that_was_changed_or_made_up_is_no_session() {
+        let now = Utc::now();
+        let tokens = OpsToken::new("o".repeat(32).into()).unwrap();
+        let signer = tokens.signer(&"o".repeat(32)).unwrap();
+        let value = begin(&signer, "Kim", now);
+        let (text, signature) = value.rsplit_once('.').unwrap();
+        let (id, ends) = (&text[..32], text.split('.').nth(1).unwrap());
+        let signed = |text: &str| format!("{text}.{}", signer.sign(OF_SESSION, text));
+        for made_up in [
+            "",
+            "0",
+            text,
+            &format!("{text}."),
+            &format!("{text}.{}", &signature[1..]),
+            &format!("{id}.{ends}9.Kim.{signature}"),
+            &format!("{id}.{ends}.Lee.{signature}"),
+            // The token of a form is not a cookie.
+            &format!("{text}.{}", signer.sign(OF_FORMS, text)),
+            // Signed, and of another form: as one of another release may be.
+            &signed(id),
+            &signed(&format!("{id}.soon.Kim")),
+            &signed(&format!("{id}.{ends}.")),
+            &signed(&format!("{id}.{ends}.%FF")),
+            &signed(&format!("{text}.more")),
+        ] {
+            assert!(
+                Session::of(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now).is_none(),
+                "{made_up}"
+            );
+        }
+        let mut headers = with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}"));
+        assert!(Session::of(&headers, &tokens, now).is_some());
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        assert!(Session::of(&headers, &tokens, now).is_some());
+        let mut headers = with_cookie(&format!("{NAME}={value}"));
+        assert!(Session::of(&headers, &tokens, now).is_some());
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        assert!(
+            Session::of(&headers, &tokens, now).is_none(),
+            "over https without the prefix"
+        );
+    }
+
+    #[test]
+    fn a_cookie_is_out_of_reach_for_scripts_and_other_sites_and_secure_over_https() {
+        let [plain, secure] = [false, true].map(|is_https| cookie("1f", is_https));
+        for cookie in [&plain, &secure] {
+            assert!(
+                cookie.contains("=1f; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200"),
+                "{cookie}"
+            );
+        }
+        assert!(
+            secure.starts_with("__Host-")
+                && secure.ends_with("; Secure")
+                && !plain.contains("Secure")
+        );
+        assert!(cookie("", false).contains("Max-Age=0"));
+    }
+}

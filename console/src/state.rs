@@ -1,0 +1,86 @@
+//! What the screens work with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::Utc;
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::seats::Seats;
+use futures_util::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::client::{Backends, HttpRefusal};
+use super::html::notice;
+use super::live::Live;
+use super::session::Session;
+
+/// Longest wait for the record of log-outs: the page is needed most while a store is away.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The record of log-outs. A cookie is signed, so nothing else ends a session before its time.
+pub trait LogOuts: Send + Sync {
+    fn was_ended<'a>(&'a self, session: &'a str) -> BoxFuture<'a, anyhow::Result<bool>>;
+
+    /// Ends a session, and remembers that for this long.
+    fn end<'a>(
+        &'a self,
+        session: &'a str,
+        remembered: Duration,
+    ) -> BoxFuture<'a, anyhow::Result<()>>;
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ScreenState {
+    pub(crate) services: Arc<Backends>,
+    pub(crate) token: OpsToken,
+    pub(crate) log_outs: Arc<dyn LogOuts>,
+    /// Taken by screens that may cost seconds.
+    pub(crate) slow: Seats,
+    pub(crate) live: Arc<Live>,
+}
+
+impl ScreenState {
+    /// Makes a screen that may cost seconds, unless too many are being made.
+    pub(crate) async fn slowly(
+        &self,
+        session: &Session,
+        screen: impl Future<Output = Response>,
+    ) -> Response {
+        let Ok(_turn) = self.slow.of(session.allowed).try_acquire() else {
+            let why = "Others are looking at something large right now. Reload in a few seconds.";
+            return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
+        };
+        screen.await
+    }
+
+    /// The session that a request belongs to. While its record is away, also one that was ended.
+    pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
+        let session = Session::of(headers, &self.token, Utc::now())?;
+        let was_ended = timeout(PATIENCE, self.log_outs.was_ended(&session.id)).await;
+        (!matches!(was_ended, Ok(Ok(true)))).then_some(session)
+    }
+
+    /// Reads from the reconciler.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        session: &Session,
+        path: &str,
+    ) -> Result<T, HttpRefusal> {
+        self.services.get(&session.caller, path).await
+    }
+
+    /// Changes something through the reconciler.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        session: &Session,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, HttpRefusal> {
+        self.services.post(&session.caller, path, body).await
+    }
+}

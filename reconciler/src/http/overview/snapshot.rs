@@ -1,0 +1,496 @@
+//! Reads what the overview shows. Coupons, alerts and the last run are read every few seconds, the
+//! numbers of drops on each look. Nothing here decides what they mean.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Coupon, Drop, DropState};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
+use firstcome_shared::redis::gate::{CouponFence, GateReading};
+use firstcome_shared::redis::reads::DropNumbers;
+use tokio::time::timeout;
+
+use crate::record;
+use crate::report::Run;
+use crate::stores::Stores;
+
+/// Drops on a page.
+pub(super) const DROPS: usize = 50;
+
+/// Most alerts shown.
+const ALERTS: i64 = 50;
+
+/// How old coupons, alerts and the last pass may be.
+const FACTS_EVERY: Duration = Duration::from_secs(5);
+
+/// The same where somebody asks for one drop.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Rows are counted again after so long even where nothing seems to change.
+const COUNT_AGAIN: Duration = Duration::from_secs(10);
+
+/// Slots counted in one look, some 50 ms of MySQL. A larger drop is counted by itself, and so much
+/// less often.
+const SLOTS_AT_ONCE: u32 = 200_000;
+const SLOTS_A_SECOND: u32 = 100_000;
+
+/// Rows of a drop larger than this are not counted: it would take longer than a look may.
+const COUNTED_AT_MOST: u32 = 2_000_000;
+
+/// Longest wait for one store: people would rather see old figures.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Numbers that do not add up and do not move for so long are told.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What changes rarely.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) coupons: Vec<(Coupon, Vec<Drop>)>,
+    /// Those that fire, newest first.
+    pub(super) alerts: Vec<ListedAlert>,
+    /// The last pass over everything, without its findings.
+    pub(super) last_pass: Option<Arc<Run>>,
+    /// When all this was read; `None`: not yet.
+    pub(super) read_at: Option<DateTime<Utc>>,
+}
+
+/// The rows of a drop when they were last counted, and who held a slot just before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountedRows {
+    pub(super) rows: u64,
+    pub(super) users: u64,
+    pub(super) at: Instant,
+}
+
+/// One drop as it was seen.
+pub(super) struct SeenDrop {
+    pub(super) coupon: Coupon,
+    pub(super) drop: Drop,
+    /// `None` where Redis did not answer.
+    pub(super) numbers: Option<DropNumbers>,
+    pub(super) counted: Option<CountedRows>,
+    pub(super) dead_letters: Option<u64>,
+    /// Whether its coupon was verified in this life of Redis.
+    pub(super) is_verified: bool,
+    /// Its numbers do not add up, and have not moved for a while.
+    pub(super) is_stuck: bool,
+}
+
+pub(super) struct Snapshot {
+    pub(super) at: DateTime<Utc>,
+    /// `None`: Redis does not answer.
+    pub(super) gate_is_open: Option<bool>,
+    pub(super) mysql_answers: bool,
+    pub(super) facts: Arc<Facts>,
+    /// The drops of this page.
+    pub(super) drops: Vec<SeenDrop>,
+    pub(super) page: usize,
+    /// Drops on all pages.
+    pub(super) total: usize,
+}
+
+/// Reads, and remembers what need not be read again.
+pub(super) struct Reader {
+    stores: Stores,
+    facts: Arc<Facts>,
+    tried_at: Option<Instant>,
+    mysql_answers: bool,
+    dead_letters: HashMap<DropId, u64>,
+    counted: HashMap<DropId, CountedRows>,
+    unsettled: HashMap<DropId, Unsettled>,
+}
+
+/// Numbers that do not add up: what they are, since when, and when they were counted last.
+#[derive(Clone, Copy)]
+struct Unsettled {
+    numbers: [i64; 5],
+    since: Instant,
+    last: Instant,
+}
+
+impl Facts {
+    /// Drops that are not sealed; `None` before they were read.
+    pub(super) fn live_drops(&self) -> Option<u64> {
+        self.read_at?;
+        let drops = self.coupons.iter().flat_map(|(_, drops)| drops);
+        Some(drops.filter(|drop| drop.sealed_at.is_none()).count() as u64)
+    }
+}
+
+impl Reader {
+    pub(super) fn new(stores: Stores) -> Self {
+        Self {
+            stores,
+            facts: Arc::default(),
+            tried_at: None,
+            mysql_answers: true,
+            dead_letters: HashMap::new(),
+            counted: HashMap::new(),
+            unsettled: HashMap::new(),
+        }
+    }
+
+    /// One look at everything that page `page` shows, the first being 0.
+    pub(super) async fn read(&mut self, page: usize) -> Snapshot {
+        let is_fresh = self.read_facts().await;
+        let facts = Arc::clone(&self.facts);
+        let all = in_order(&facts, Utc::now());
+        let total = all.len();
+        let of_page = all.into_iter().skip(page.saturating_mul(DROPS)).take(DROPS);
+        let shown: Vec<(Coupon, Drop)> = of_page
+            .map(|(coupon, drop)| (coupon.clone(), drop.clone()))
+            .collect();
+        self.look(shown, (page, total), is_fresh).await
+    }
+
+    /// The same for one drop, whatever page it is on.
+    pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
+        // Somebody asked for this one just now, after a pass perhaps.
+        self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
+        let is_fresh = self.read_facts().await;
+        self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
+    }
+
+    async fn look(
+        &mut self,
+        shown: Vec<(Coupon, Drop)>,
+        (page, total): (usize, usize),
+        is_fresh: bool,
+    ) -> Snapshot {
+        let (at, facts) = (Utc::now(), Arc::clone(&self.facts));
+        let gate = timeout(PATIENCE, self.stores.redis.gate())
+            .await
+            .ok()
+            .and_then(Result::ok);
+        let (numbers, verified) = match &gate {
+            Some(gate) => self.live(gate, &shown).await,
+            None => (HashMap::new(), HashSet::new()),
+        };
+        if self.mysql_answers {
+            // If a count takes too long, its last result is shown. The quick reads tell whether
+            // MySQL answers.
+            let letters = timeout(PATIENCE, self.count_letters(&shown, is_fresh)).await;
+            let rows = timeout(PATIENCE, self.count_rows(&shown, &numbers)).await;
+            if !matches!((letters, rows), (Ok(Ok(())), Ok(Ok(())))) {
+                tracing::debug!("the overview shows older numbers");
+            }
+        }
+        self.settle(&shown, &numbers);
+        let seen = |(coupon, drop): (Coupon, Drop)| SeenDrop {
+            numbers: numbers.get(&drop.id).cloned(),
+            counted: self.counted.get(&drop.id).copied(),
+            dead_letters: self.dead_letters.get(&drop.id).copied(),
+            is_verified: verified.contains(&coupon.id),
+            is_stuck: self
+                .unsettled
+                .get(&drop.id)
+                .is_some_and(|one| one.last - one.since >= SETTLED),
+            coupon,
+            drop,
+        };
+        Snapshot {
+            at,
+            gate_is_open: gate.map(|gate| gate.is_open()),
+            mysql_answers: self.mysql_answers,
+            drops: shown.into_iter().map(seen).collect(),
+            facts,
+            page,
+            total,
+        }
+    }
+
+    /// Whether they were read just now.
+    async fn read_facts(&mut self) -> bool {
+        if self.tried_at.is_some_and(|at| at.elapsed() < FACTS_EVERY) {
+            return false;
+        }
+        self.tried_at = Some(Instant::now());
+        let read = timeout(PATIENCE, facts(&self.stores, &self.facts)).await;
+        self.mysql_answers = match read {
+            Ok(Ok(facts)) => {
+                self.facts = Arc::new(facts);
+                self.forget();
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the overview cannot be read from MySQL");
+                false
+            }
+            Err(_) => false,
+        };
+        self.mysql_answers
+    }
+
+    /// What is known of drops that are live no more.
+    fn forget(&mut self) {
+        let live: HashSet<DropId> = self
+            .facts
+            .coupons
+            .iter()
+            .flat_map(|(_, drops)| drops)
+            .map(|drop| drop.id)
+            .collect();
+        self.dead_letters.retain(|drop, _| live.contains(drop));
+        self.counted.retain(|drop, _| live.contains(drop));
+        self.unsettled.retain(|drop, _| live.contains(drop));
+    }
+
+    /// The numbers of these drops in Redis, and which coupons are verified.
+    async fn live(
+        &self,
+        gate: &GateReading,
+        shown: &[(Coupon, Drop)],
+    ) -> (HashMap<DropId, DropNumbers>, HashSet<CouponId>) {
+        let redis = &self.stores.redis;
+        let keys: Vec<_> = shown
+            .iter()
+            .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
+            .collect();
+        let mut coupons: Vec<CouponId> = shown.iter().map(|(coupon, _)| coupon.id).collect();
+        coupons.sort_unstable();
+        coupons.dedup();
+        let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_fences(&coupons)) };
+        let Ok((numbers, fences)) = timeout(PATIENCE, read).await else {
+            return (HashMap::new(), HashSet::new());
+        };
+        let numbers = shown
+            .iter()
+            .zip(numbers)
+            .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
+        let (life, fences) = (gate.life(), fences.unwrap_or_default());
+        let is_verified = |(coupon, fence): &(CouponId, CouponFence)| {
+            life.as_ref()
+                .is_some_and(|life| life.has_verified(*coupon, fence.verified.as_ref()))
+        };
+        let verified = coupons.into_iter().zip(fences).filter(is_verified);
+        (
+            numbers.collect(),
+            verified.map(|(coupon, _)| coupon).collect(),
+        )
+    }
+
+    /// Counts the dead letters from time to time.
+    async fn count_letters(
+        &mut self,
+        shown: &[(Coupon, Drop)],
+        is_due: bool,
+    ) -> Result<(), DbError> {
+        let ids = || shown.iter().map(|(_, drop)| drop.id);
+        if is_due || ids().any(|id| !self.dead_letters.contains_key(&id)) {
+            let found = self.stores.db.count_dead_letters(ids().collect()).await?;
+            self.dead_letters
+                .extend(ids().map(|id| (id, found.get(&id).copied().unwrap_or(0))));
+        }
+        Ok(())
+    }
+
+    /// Counts the rows that may have changed.
+    async fn count_rows(
+        &mut self,
+        shown: &[(Coupon, Drop)],
+        numbers: &HashMap<DropId, DropNumbers>,
+    ) -> Result<(), DbError> {
+        let mut due: Vec<&Drop> = shown
+            .iter()
+            .map(|(_, drop)| drop)
+            .filter(|drop| self.is_due(drop, numbers))
+            .collect();
+        due.sort_by_key(|drop| self.counted.get(&drop.id).map(|counted| counted.at));
+        let mut slots = 0_u32;
+        for drop in due {
+            slots = slots.saturating_add(drop.quantity);
+            if slots > drop.quantity && slots > SLOTS_AT_ONCE {
+                break;
+            }
+            let (users, at) = (
+                numbers.get(&drop.id).map_or(0, |numbers| numbers.users),
+                Instant::now(),
+            );
+            let rows = self
+                .stores
+                .db
+                .count_rows(drop.id, i64::from(drop.quantity))
+                .await?;
+            self.counted
+                .insert(drop.id, CountedRows { rows, users, at });
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, drop: &Drop, numbers: &HashMap<DropId, DropNumbers>) -> bool {
+        if drop.quantity > COUNTED_AT_MOST {
+            return false;
+        }
+        let Some(counted) = self.counted.get(&drop.id) else {
+            return true;
+        };
+        let age = counted.at.elapsed();
+        let users = numbers.get(&drop.id).map(|numbers| numbers.users);
+        let moves =
+            counted.rows != counted.users || users.is_some_and(|users| users != counted.users);
+        let large = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
+        age >= if moves { large } else { COUNT_AGAIN.max(large) }
+    }
+
+    /// Notes which numbers do not add up. Those of a rush do not either, but they move. The keys of
+    /// sealed drops expire.
+    fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
+        for (_, drop) in shown {
+            let (numbers, counted) = (numbers.get(&drop.id), self.counted.get(&drop.id).copied());
+            let (Some(numbers), Some(counted)) = (numbers, counted) else {
+                continue;
+            };
+            if drop.sealed_at.is_some() || adds_up(numbers, &counted) {
+                self.unsettled.remove(&drop.id);
+                continue;
+            }
+            let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            let now = [
+                counted.rows,
+                counted.users,
+                numbers.free,
+                u64::from(numbers.waiting > 0),
+            ]
+            .map(signed);
+            let now = [now[0], now[1], now[2], now[3], numbers.count.unwrap_or(-1)];
+            let fresh = Unsettled {
+                numbers: now,
+                since: counted.at,
+                last: counted.at,
+            };
+            let known = self.unsettled.entry(drop.id).or_insert(fresh);
+            if known.numbers == now {
+                known.last = counted.at;
+            } else {
+                *known = fresh;
+            }
+        }
+    }
+}
+
+/// Everybody with a slot has a row, the counter is right, and nobody waits while a slot is free.
+fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
+    let count = numbers
+        .count
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(u64::MAX);
+    let is_unused = numbers.count.is_none() && numbers.users == 0 && counted.rows == 0;
+    counted.rows == counted.users
+        && (is_unused || count == numbers.users + numbers.free)
+        && (numbers.free == 0 || numbers.waiting == 0)
+}
+
+async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
+    let db = &stores.db;
+    let read_at = Some(Utc::now());
+    let firing = Some(AlertState::Firing.as_str().to_owned());
+    let alerts = alerts::list(db, firing, None, ALERTS).await?;
+    let mut coupons = db.catalogue().await?;
+    let live: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
+    let mut others: Vec<CouponId> = alerts
+        .iter()
+        .filter_map(|alert| alert.alert.coupon_id)
+        .collect();
+    others.retain(|coupon| !live.contains(coupon));
+    if !others.is_empty() {
+        coupons.extend(db.coupons_by_id(others).await?);
+    }
+    let last_pass = match (db.last_full_run().await?, &known.last_pass) {
+        (Some(id), Some(run)) if run.run_id == id => Some(Arc::clone(run)),
+        // Its findings are read page by page, elsewhere.
+        (Some(id), _) => record::read(db, id, 1, i64::MAX)
+            .await?
+            .map(|(run, _)| Arc::new(run)),
+        (None, _) => None,
+    };
+    Ok(Facts {
+        coupons,
+        alerts,
+        last_pass,
+        read_at,
+    })
+}
+
+/// Drops with an alert first, then those that are open, that have ended, and that open next; of
+/// each coupon only the next one.
+fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
+    let alarmed: HashSet<DropId> = facts
+        .alerts
+        .iter()
+        .filter_map(|alert| alert.alert.drop_id)
+        .collect();
+    let mut found = Vec::new();
+    for (coupon, drops) in &facts.coupons {
+        let next = drops
+            .iter()
+            .filter(|drop| drop.opens_at > now)
+            .min_by_key(|drop| drop.opens_at)
+            .map(|drop| drop.id);
+        let shown = drops.iter().filter(|drop| {
+            drop.opens_at <= now || Some(drop.id) == next || alarmed.contains(&drop.id)
+        });
+        found.extend(shown.map(|drop| (coupon, drop)));
+    }
+    found.sort_by_cached_key(|(_, drop)| {
+        let rank = match drop.state(now, false, 1) {
+            DropState::Open | DropState::SoldOut | DropState::Paused => 0,
+            DropState::Closed => 1,
+            DropState::Scheduled => 2,
+            DropState::Sealed => 3,
+        };
+        (
+            !alarmed.contains(&drop.id),
+            rank,
+            (drop.opens_at - now).abs(),
+            drop.id,
+        )
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
+        let numbers = DropNumbers {
+            meta: None,
+            count,
+            users,
+            free,
+            waiting,
+            highest: 0,
+        };
+        adds_up(
+            &numbers,
+            &CountedRows {
+                rows,
+                users,
+                at: Instant::now(),
+            },
+        )
+    }
+
+    #[test]
+    fn numbers_add_up_where_nothing_is_to_be_done() {
+        for (count, numbers, expected) in [
+            (None, [0, 0, 0, 0], true),
+            (Some(0), [0, 0, 0, 0], true),
+            (Some(25), [25, 0, 9, 25], true),
+            (Some(25), [24, 1, 0, 24], true),
+            (Some(25), [25, 0, 0, 22], false),
+            (Some(22), [22, 0, 0, 25], false),
+            (Some(29), [25, 0, 0, 25], false),
+            (Some(25), [24, 1, 5, 24], false),
+            (None, [25, 0, 0, 25], false),
+            (None, [0, 0, 0, 25], false),
+        ] {
+            assert_eq!(adding(count, numbers), expected, "{count:?} {numbers:?}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Answers of the reconciler's routes that its console shows: the reconciler writes them, and the
+//! console and other programs read them.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::coupon::{Allow, DropState};
+use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::mysql::alerts::ListedAlert;
+use crate::schedule::{Schedule, Tz};
+
+/// Whether Redis admits claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdmissionState {
+    Open,
+    /// Redis was restarted or lost data, and is being verified.
+    Closed,
+    /// Redis does not answer.
+    Unknown,
+}
+
+/// The state of the installation: stores, alerts, and the drops that are live or need a person.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Overview {
+    /// When the stores were read.
+    pub at: DateTime<Utc>,
+    pub admission: AdmissionState,
+    /// If false, everything that comes from MySQL is as old as `mysql_read_at`.
+    pub mysql_answers: bool,
+    /// When coupons, alerts and the last run were read; null before the first time.
+    pub mysql_read_at: Option<DateTime<Utc>>,
+    /// Alerts that fire, newest first, 50 at most.
+    pub alerts: Vec<ListedAlert>,
+    /// The last run over all drops; null before the first.
+    pub last_run: Option<LastRun>,
+    /// The drops of this page, the most urgent first.
+    pub drops: Vec<DropOverview>,
+    /// This page, from 1.
+    pub page: usize,
+    /// How many pages there are, at least 1.
+    pub pages: usize,
+    /// Drops that are not sealed; null while MySQL has not been read.
+    pub live_drops: Option<u64>,
+}
+
+/// What the last run over all drops compared.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LastRun {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
+    pub run_id: String,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    pub drops: u64,
+    /// Users in Redis.
+    pub users: u64,
+    /// Rows in MySQL.
+    pub rows: u64,
+}
+
+/// One drop as the stores show it now.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DropOverview {
+    pub coupon_id: CouponId,
+    #[schema(example = "Winter coupon")]
+    pub coupon_name: String,
+    /// The time zone of a daily coupon.
+    #[schema(value_type = Option<String>, example = "Asia/Seoul")]
+    pub time_zone: Option<Tz>,
+    pub drop_id: DropId,
+    pub opens_at: DateTime<Utc>,
+    /// Null for a drop that stays open.
+    pub closes_at: Option<DateTime<Utc>>,
+    pub quantity: Slot,
+    pub state: DropState,
+    /// Whether the coupon was verified since Redis was last restarted or lost data. Until then its
+    /// claims get 503.
+    pub verified: bool,
+    /// Null if Redis does not answer.
+    pub redis: Option<RedisCounts>,
+    /// Null before the first count, and for a drop above 2,000,000 slots.
+    pub rows: Option<RowCount>,
+    /// Unresolved failed claims; null before the first count.
+    pub failed_claims: Option<u64>,
+    /// The counts do not add up and have not changed for 10 seconds.
+    pub stuck: bool,
+    /// The result of the last run over all drops for this one, for a person.
+    #[schema(example = "exact, after repairs")]
+    pub last_run: String,
+}
+
+/// The keys of a drop in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RedisCounts {
+    /// The highest slot given out; null if the key is missing or no number.
+    pub count: Option<i64>,
+    /// Users who hold a slot.
+    pub users: u64,
+    /// Slots given back.
+    pub free: u64,
+    /// Users on the waiting list.
+    pub waiting: u64,
+}
+
+/// The rows of a drop when they were last counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RowCount {
+    pub rows: u64,
+    /// Users who held a slot in Redis just before that count.
+    pub users: u64,
+}
+
+/// Settings of a coupon.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CouponSettings {
+    pub id: CouponId,
+    #[schema(example = "Winter coupon")]
+    pub name: String,
+    /// Quantity of each drop made from now on.
+    pub quantity: Slot,
+    pub once_per: OncePer,
+    /// How many users may wait once a drop is sold out.
+    pub waiting_list: u32,
+    pub paused: bool,
+    /// Who may claim: null for everybody, `list` for the allow list, `group:NAME` for a group.
+    #[schema(value_type = Option<String>, example = "list")]
+    pub allow: Option<Allow>,
+    /// Users on its allow list.
+    pub allow_list_users: u32,
+    /// Counts the changes of the settings; the API takes it as `If-Match`.
+    pub revision: u64,
+    /// Null for a coupon whose drops were inserted by hand.
+    pub schedule: Option<Schedule>,
+    /// No drop is to come, and all are sealed.
+    pub over: bool,
+    /// The address of its coupon page.
+    #[schema(example = "https://coupons.example.com/c/1")]
+    pub page: String,
+}
+
+/// A coupon with a page of its drops, newest first.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CouponDrops {
+    pub coupon: CouponSettings,
+    pub drops: Vec<ListedDrop>,
+    /// Send it as `page` for older drops; null on the last page.
+    pub next_page: Option<u32>,
+}
+
+/// A drop in the list of its coupon.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ListedDrop {
+    pub id: DropId,
+    pub opens_at: DateTime<Utc>,
+    /// Null for a drop that stays open.
+    pub closes_at: Option<DateTime<Utc>>,
+    pub quantity: Slot,
+    /// By its window alone: `open` may be sold out or paused.
+    pub state: DropState,
+    /// Its rows; null if counting them would take too long.
+    pub rows: Option<u64>,
+}
+
+/// One drop: its state, what waits for a person, and when a sample of its slots was given out.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DropDetails {
+    pub coupon: CouponSettings,
+    /// The same as `GET /v1/overview`, of this drop alone.
+    pub overview: Overview,
+    /// Drops of the coupon that are not closed. A new quantity applies to all of them.
+    pub open_drops: u32,
+    /// The largest quantity of the coupon and of its drops that are not sealed.
+    pub largest_quantity: Slot,
+    /// Repairs that the repair limit holds back until a person confirms; null if there are none.
+    pub held_back: Option<u32>,
+    /// Broken promises of the drop, 1,000 at most.
+    pub broken_promises: u64,
+    /// How many slots were looked at: all, or 100 in even distances.
+    pub sampled: u32,
+    /// Those of them that were given out, in order of slots.
+    pub slots: Vec<SlotTimes>,
+}
+
+/// When a slot was given out, and when its row was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SlotTimes {
+    pub slot: Slot,
+    pub claimed_at: DateTime<Utc>,
+    /// Null while there is no row.
+    pub issued_at: Option<DateTime<Utc>>,
+}
+
+/// How soon rows were written, by day.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Days {
+    /// The last 14 days (UTC) on which rows were written, newest first.
+    pub days: Vec<Day>,
+}
+
+/// How soon the rows of one day were written, from a sample of each drop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Day {
+    pub day: NaiveDate,
+    pub drops: u64,
+    /// Rows of the sample, and broken promises.
+    pub examined: u64,
+    /// Rows that were written within a second of their claim.
+    pub within_a_second: u64,
+}
+
+/// A claim that the consumer could not turn into a row, or that could not be published.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ListedFailedClaim {
+    pub id: i64,
+    pub coupon_id: Option<i64>,
+    pub drop_id: Option<i64>,
+    pub slot: Option<i64>,
+    /// The user, in full.
+    #[schema(example = "u-37")]
+    pub user_id: Option<String>,
+    pub claimed_at: Option<DateTime<Utc>>,
+    #[schema(example = "slot_taken")]
+    pub reason: String,
+    #[schema(example = "another user holds the slot")]
+    pub error: Option<String>,
+    pub failed_at: DateTime<Utc>,
+    pub resolved_at: Option<DateTime<Utc>>,
+    #[schema(example = "issued")]
+    pub resolution: Option<String>,
+    #[schema(example = "its user holds slot 12")]
+    pub resolution_detail: Option<String>,
+    /// Where its message is; null if it came from elsewhere.
+    pub partition: Option<i32>,
+    pub offset: Option<i64>,
+}
+
+/// A page of failed claims.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FailedClaimPage {
+    pub failed_claims: Vec<ListedFailedClaim>,
+    /// Send it as `page` for more; null on the last page.
+    pub next_page: Option<u32>,
+    /// The reasons of the first 100,000 that the other filters leave, most frequent first.
+    pub reasons: Vec<FailureReason>,
+    /// What `POST /v1/failed-claims/discard` would discard now; null without a filter.
+    pub discardable: Option<Discardable>,
+}
+
+/// A reason and how many failed claims have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailureReason {
+    #[schema(example = "undecodable")]
+    pub reason: String,
+    pub failed_claims: u64,
+}
+
+/// Unresolved failed claims that a filter finds, 10,000 at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Discardable {
+    pub failed_claims: u32,
+    /// Those that come later have a higher id.
+    pub highest_id: i64,
+}
+
+/// One failed claim with its message.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FailedClaimDetails {
+    #[serde(flatten)]
+    pub claim: ListedFailedClaim,
+    /// The name of its coupon; null if there is no such coupon.
+    #[schema(example = "Winter coupon")]
+    pub coupon_name: Option<String>,
+    /// Whether its coupon has the drop that it names.
+    pub drop_exists: bool,
+    /// Why the last run left it; null if none has named a reason.
+    pub left: Option<LeftReason>,
+    /// The first 4,096 bytes of its message as text; null if it has none.
+    #[schema(example = "{\"v\":1,\"coupon_id\":1}")]
+    pub message: Option<String>,
+    /// The length of the whole message.
+    pub message_bytes: u64,
+}
+
+/// Why a run left a failed claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftReason {
+    #[schema(example = "the drop has no such slot, and Redis does not know its user")]
+    pub why: String,
+    pub at: DateTime<Utc>,
+}
+
+/// How many failed claims were discarded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Discarded {
+    pub failed_claims: u64,
+}
+
+/// The users that a search finds.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FoundPeople {
+    /// The coupons in question. If there are several, search again with the number of one.
+    pub coupons: Vec<NamedCoupon>,
+    /// The drop of the slot, if one was searched for.
+    pub drop_id: Option<DropId>,
+    /// The users, in full; empty while there are several coupons.
+    #[schema(example = json!(["u-37"]))]
+    pub user_ids: Vec<String>,
+}
+
+/// A coupon by number and name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NamedCoupon {
+    pub id: CouponId,
+    #[schema(example = "Winter coupon")]
+    pub name: String,
+}
+
+/// What replaced the id of an erased user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErasedPerson {
+    #[schema(example = "erased-0123456789abcdef0123")]
+    pub pseudonym: String,
+    /// Rows that have the pseudonym now.
+    pub rows: u64,
+    /// Allow lists that the user was removed from.
+    pub allow_lists: u64,
+}
+
+/// How many broken promises were closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GivenUp {
+    pub promises: u64,
+}
