@@ -9,9 +9,29 @@ use firstcome_stack::SinkEncryption;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, Desk, SOON};
-use crate::mailed::{clean, drift, repaired};
+use crate::mailed;
 use crate::receiver::{CannedReply, OTHER, Received, Receiver, SECRET};
 use crate::world::{drop_report, left, run};
+
+/// Without numbers of drops: only what is mailed is posted.
+fn mailed_only(mut run: Run) -> Run {
+    for report in &mut run.drops {
+        report.after = Numbers::default();
+    }
+    run
+}
+
+fn clean(id: &str) -> Run {
+    mailed_only(mailed::clean(id))
+}
+
+fn drift(id: &str, slots: &[i64]) -> Run {
+    mailed_only(mailed::drift(id, slots))
+}
+
+fn repaired(id: &str) -> Run {
+    mailed_only(mailed::repaired(id))
+}
 
 /// What is mailed, for these receivers.
 fn posting_to(receivers: &[&Receiver]) -> WebhookArgs {
@@ -510,7 +530,8 @@ async fn however_much_a_pass_finds_what_is_posted_has_an_end() {
         let findings = (1..=500).map(|slot| left(Kind::FailedClaim, slot, &"reason ".repeat(100)));
         drop_report(drop, "Many", drop, findings.collect())
     });
-    desk.pass(&run("r1", Status::Drift, drops.collect())).await;
+    let many = run("r1", Status::Drift, drops.collect());
+    desk.pass(&mailed_only(many)).await;
     let received = receiver.received();
     assert_eq!(received.len(), 101);
     assert!(
