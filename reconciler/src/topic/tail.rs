@@ -37,10 +37,10 @@ const BESIDE_AT_MOST: usize = 1_000;
 
 /// A drop as a message names it. One that names a drop with another coupon than its own is none of
 /// the drop's: the consumer makes a dead letter of it.
-pub(crate) type NamedDrop = (CouponId, DropId);
+pub(crate) type TailDrop = (CouponId, DropId);
 
 /// What sorts messages.
-type MessageKey = (NamedDrop, Slot);
+type MessageKey = (TailDrop, Slot);
 
 /// Bytes of a key in a block: two numbers of eight, and one of four.
 const KEY_BYTES: usize = 20;
@@ -180,7 +180,7 @@ impl Messages {
     /// `most` in all.
     fn on_slots(
         &self,
-        drop: NamedDrop,
+        drop: TailDrop,
         (from, to): (Slot, Slot),
         most: usize,
     ) -> io::Result<Vec<InFlight>> {
@@ -203,7 +203,7 @@ impl Messages {
     }
 
     /// The highest slot with a message of a drop, up to `limit`; `None` without any.
-    fn highest(&self, drop: NamedDrop, limit: Slot) -> io::Result<Option<Slot>> {
+    fn highest(&self, drop: TailDrop, limit: Slot) -> io::Result<Option<Slot>> {
         let mut highest = None;
         for run in &self.runs {
             // Where this block has none of the drop's, none before it has.
@@ -226,7 +226,7 @@ impl Messages {
     /// Where messages of these drops, each with its quantity, are.
     pub(crate) async fn extents(
         self: &Arc<Self>,
-        drops: Vec<(NamedDrop, Slot)>,
+        drops: Vec<(TailDrop, Slot)>,
     ) -> io::Result<Vec<Extent>> {
         self.ask(move |messages| {
             let extent = |(drop, quantity)| {
@@ -249,7 +249,7 @@ impl Messages {
     /// slots that are none of the drop's a few.
     pub(crate) async fn page(
         self: &Arc<Self>,
-        (drop, quantity): (NamedDrop, Slot),
+        (drop, quantity): (TailDrop, Slot),
         (from, to): (Slot, Option<Slot>),
     ) -> io::Result<Vec<InFlight>> {
         self.ask(move |messages| {
