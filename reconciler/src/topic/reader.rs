@@ -317,8 +317,8 @@ pub(super) struct TailRead {
 }
 
 /// Hands every message of the assigned partitions to `take`, up to each partition's end, or up to
-/// what no client can read, or until `take` breaks off. Errors from which librdkafka recovers by itself, old ones too, end
-/// nothing, unless no message comes for a while.
+/// what no client can read, or until `take` breaks off. Errors from which librdkafka recovers by
+/// itself, old ones too, end nothing, unless no message comes for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     settings: &KafkaSettings,

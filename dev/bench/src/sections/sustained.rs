@@ -98,7 +98,7 @@ async fn beside_passes(
         // Neither is always the first.
         for with_passes in [turn % 2 == 0, turn % 2 == 1] {
             let running = if with_passes {
-                Some(Passes::start(installation, closed))
+                Some(RepeatedPasses::start(installation, closed))
             } else {
                 None
             };
@@ -154,12 +154,12 @@ async fn close(
 }
 
 /// Deep passes over one coupon, one after the other, each in a process.
-struct Passes {
+struct RepeatedPasses {
     ended: CancellationToken,
     running: JoinHandle<Result<u32>>,
 }
 
-impl Passes {
+impl RepeatedPasses {
     fn start(installation: &Installation, coupon: InstallationCoupon) -> Self {
         let ended = CancellationToken::new();
         let id = coupon.id.to_string();

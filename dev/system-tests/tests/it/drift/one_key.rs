@@ -45,7 +45,7 @@ const DAMAGES: [(&str, &[&str]); 16] = [
     ),
 ];
 
-struct Case {
+struct OneKey {
     name: String,
     damage: &'static [&'static str],
     coupon: MadeCoupon,
@@ -70,7 +70,7 @@ async fn filled(
     mut coupon: MadeCoupon,
     (name, damage): (&str, &'static [&'static str]),
     earlier: &'static [&'static str],
-) -> Case {
+) -> OneKey {
     let mut held = BTreeMap::new();
     for user in HOLDERS {
         let (drop, slot) = promised(fixture, coupon.id, user).await;
@@ -85,7 +85,7 @@ async fn filled(
         .await
         .unwrap();
     let free = held.remove(REVOKED).unwrap();
-    Case {
+    OneKey {
         name: format!("{name}, {} earlier days", earlier.len().min(1)),
         damage,
         coupon,
@@ -105,7 +105,7 @@ fn two_days() -> serde_json::Value {
     body
 }
 
-async fn one_off(fixture: &Fixture) -> Vec<Case> {
+async fn one_off(fixture: &Fixture) -> Vec<OneKey> {
     let mut cases = Vec::new();
     for damage in DAMAGES {
         let coupon = fixture.api.open_coupon(QUANTITY).await;
@@ -115,7 +115,7 @@ async fn one_off(fixture: &Fixture) -> Vec<Case> {
 }
 
 /// Coupons whose first day is over and sealed.
-async fn of_second_day(fixture: &Fixture) -> Vec<Case> {
+async fn of_second_day(fixture: &Fixture) -> Vec<OneKey> {
     let mut coupons = Vec::new();
     for _ in DAMAGES {
         let coupon = fixture.api.create_coupon(&two_days()).await;
@@ -148,7 +148,7 @@ async fn of_second_day(fixture: &Fixture) -> Vec<Case> {
     cases
 }
 
-async fn do_damage(fixture: &Fixture, case: &Case) {
+async fn do_damage(fixture: &Fixture, case: &OneKey) {
     let redis = &fixture.world.redis;
     let (user, slot) = (HOLDERS[1], case.held[HOLDERS[1]]);
     let word = |(at, word): (usize, &&str)| match (at, *word) {
@@ -171,7 +171,7 @@ fn is_closed(answer: &Answer) -> bool {
 }
 
 /// What everybody hears before any pass has looked. Gives who was accepted.
-async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &Case) -> Vec<(&'static str, u32)> {
+async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'static str, u32)> {
     let mut accepted = Vec::new();
     for user in ["s-1", "s-2"] {
         let answer = fixture.api.claim(case.coupon.id, user).await;
@@ -230,7 +230,7 @@ async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &Case) -> Vec<(&'stat
     accepted
 }
 
-async fn is_healed(fixture: &Fixture, case: &Case, accepted: &[(&'static str, u32)]) {
+async fn is_healed(fixture: &Fixture, case: &OneKey, accepted: &[(&'static str, u32)]) {
     let found = rows(&fixture.world, case.coupon.drop).await;
     for (user, slot) in case
         .held
