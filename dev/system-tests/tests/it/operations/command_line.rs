@@ -1,7 +1,7 @@
 //! `firstcome-api coupon …` as an operator types it.
 
 use firstcome_testkit::{
-    ApiClient, Fixture, LIMIT, World, all_issued, coupon_body, eventually, open_world, people, rush,
+    ApiClient, Fixture, LIMIT, World, all_issued, coupon_body, eventually, people, rush,
 };
 use serde_json::{Value, json};
 
