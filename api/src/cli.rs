@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use firstcome_shared::config::{LogArgs, TraceArgs, listen_address, parse};
+use firstcome_shared::config::{LogArgs, listen_address, parse};
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::trace;
 use tokio::runtime::Builder;
@@ -22,8 +22,6 @@ use crate::serve::{self, ServeArgs};
 pub struct Cli {
     #[command(flatten)]
     pub logs: LogArgs,
-    #[command(flatten)]
-    pub traces: TraceArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -49,12 +47,9 @@ struct HealthArgs {
     role: Role,
     #[command(flatten)]
     probe: ProbeArgs,
-    /// Where `serve` listens
-    #[arg(long, env = "LISTEN_ADDR", default_value = serve::LISTEN_ADDR, value_parser = listen_address)]
-    listen_addr: SocketAddr,
-    /// Where `consume` listens
-    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = consume::LISTEN_ADDR, value_parser = listen_address)]
-    consume_listen_addr: SocketAddr,
+    /// Address at which the process listens; by default that of its role
+    #[arg(long, env = "LISTEN_ADDR", value_parser = listen_address)]
+    listen_addr: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -65,10 +60,14 @@ enum Role {
 
 impl HealthArgs {
     async fn ask(&self) -> anyhow::Result<()> {
-        let address = match self.role {
-            Role::Serve => self.listen_addr,
-            Role::Consume => self.consume_listen_addr,
+        let of_role = match self.role {
+            Role::Serve => serve::LISTEN_ADDR,
+            Role::Consume => consume::LISTEN_ADDR,
         };
+        let address = self
+            .listen_addr
+            .map_or_else(|| listen_address(of_role), Ok)
+            .map_err(anyhow::Error::msg)?;
         self.probe.ask(address).await.map_err(anyhow::Error::msg)
     }
 }
@@ -108,11 +107,11 @@ impl Cli {
         let shutdown = firstcome_shared::shutdown::on_signal()?;
         match self.command {
             Command::Serve(args) => {
-                self.traces.start("firstcome-api")?;
+                trace::start_as("firstcome-api")?;
                 serve::run(*args, shutdown).await?;
             }
             Command::Consume(args) => {
-                self.traces.start("firstcome-consumer")?;
+                trace::start_as("firstcome-consumer")?;
                 consume::run(*args, shutdown).await?;
             }
             Command::Migrate(args) => migrate::run(*args, shutdown).await?,

@@ -17,13 +17,13 @@ pub struct MigrateArgs {
     pub mysql: MysqlArgs,
     #[command(flatten)]
     pub kafka: KafkaArgs,
-    /// Partitions of the topic, if it has to be made
-    #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=10_000), help_heading = "Kafka")]
-    pub kafka_partitions: i32,
-    /// Replicas of each partition, if the topic has to be made; with two or more, two must have a
-    /// message before it counts
-    #[arg(long, env = "KAFKA_REPLICATION", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100), help_heading = "Kafka")]
-    pub kafka_replication: i32,
+    /// Partitions of the topic, if it does not exist yet
+    #[arg(long, default_value_t = 12, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Replicas of each partition, if the topic does not exist yet. With two or more, Kafka
+    /// acknowledges a message once two of them have it
+    #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub replication: i32,
     #[command(flatten)]
     pub start: StartArgs,
 }
@@ -50,13 +50,8 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
 
     let kafka = args.kafka.settings();
     let ask = async || {
-        let made = kafka::ensure_topic(
-            &kafka,
-            args.kafka_partitions,
-            args.kafka_replication,
-            KAFKA_LIMIT,
-        )
-        .await?;
+        let made =
+            kafka::ensure_topic(&kafka, args.partitions, args.replication, KAFKA_LIMIT).await?;
         Ok((made, partitions(&kafka).await?))
     };
     let (made, partitions) = wait.kafka(&kafka, ask).await?;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # docker-compose.yml on a real engine: up from nothing, a rush, exact; each container killed in a rush; a mail; down and up again on
-# the same volumes, and nothing is lost. Leaves nothing behind but the engine's images. `make compose-test` runs it.
+# the same volumes, and nothing is lost. Leaves nothing behind but the engine's images. `cargo xtask compose-test` runs it.
 set -euo pipefail
 binaries=$(realpath "${1:?the folder with release binaries}")
 cd "$(dirname "$0")/../.."

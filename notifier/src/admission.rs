@@ -64,7 +64,7 @@ impl Notifier {
             is_mailed != Some(true) || asked_at.is_none_or(|at| elapsed(at, now) >= ASK_EVERY);
         match since {
             Some(since) if asks && elapsed(since, now) >= PATIENCE => {
-                self.mail_closed(gate, since, now).await?
+                self.mail_closed(gate, since, now).await?;
             }
             // Another process, or this one before its restart, may have mailed that it is closed.
             None if is_mailed != Some(false) => self.mail_open(now).await?,

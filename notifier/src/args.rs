@@ -1,11 +1,12 @@
 //! Settings of mail.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use firstcome_shared::config::{path, secret};
+use firstcome_shared::config::{secret, ssl_cert_file};
+use firstcome_shared::tuning::Tuning;
 use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
@@ -21,47 +22,40 @@ const LONGEST_ADDRESS: usize = 320;
 #[command(next_help_heading = "Mail")]
 pub struct NotifyArgs {
     /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS
-    /// at once). Without it mails stay in the outbox
+    /// from the first byte); not set: mails stay in the outbox. SSL_CERT_FILE names further
+    /// certificate authorities
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
-    /// Timeout for one mail, all steps together up to its content, in milliseconds. The server may
-    /// take ten minutes to accept the content
-    #[arg(long, env = "SMTP_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    /// Longest time for one mail, all steps together up to its content. The server may take ten
+    /// minutes to accept the content.
+    #[arg(skip = Tuning::SmtpTimeoutMs.or(15_000_u64))]
     pub smtp_timeout_ms: u64,
-    /// Certificate authorities to trust for the mail server beside the usual ones, as a PEM file
-    #[arg(long, env = "SMTP_CA_FILE", value_parser = path)]
-    pub smtp_ca_file: Option<PathBuf>,
+    /// File of further certificate authorities.
+    #[arg(skip = ssl_cert_file())]
+    pub authorities: Option<PathBuf>,
     /// Sender of mails, as `Firstcome <firstcome@example.com>`
     #[arg(long, env = "ALERT_FROM", value_parser = one_mailbox)]
     pub alert_from: Option<String>,
-    /// Recipients of mails, several by commas
+    /// Recipients of mails, several separated by commas
     #[arg(long, env = "ALERT_TO", value_parser = mailbox_list)]
     pub alert_to: Option<String>,
-    /// A problem that is still there is mailed again after this, in seconds
-    #[arg(long, env = "ALERT_COOLDOWN_SECONDS", default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
+    /// Pause before a problem that lasts is mailed again.
+    #[arg(skip = Tuning::AlertCooldownSeconds.or(14_400_u64))]
     pub alert_cooldown_seconds: u64,
-    /// A pass that cannot be finished, or recorded, is mailed once passes have failed for this
-    /// long, in seconds: stores restart
-    #[arg(long, env = "ALERT_PATIENCE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    /// How long passes may fail before that is mailed: stores restart.
+    #[arg(skip = Tuning::AlertPatienceSeconds.or(60_u64))]
     pub alert_patience_seconds: u64,
-    /// Address under which the docs/ folder can be read; mails link to its OPERATIONS.md
-    #[arg(long, env = "DOCS_URL", value_parser = web_url)]
-    pub docs_url: Option<String>,
-    /// Address of this reconciler as people reach it; mails show it in commands
+    /// Address at which operators reach this reconciler; mails link to it and show it in commands
     #[arg(long, env = "PUBLIC_URL", value_parser = web_url)]
     pub public_url: Option<String>,
-    /// Address of the API as operators reach it; mails show it in commands
+    /// Address at which operators and users reach the API; mails show it in commands, the operations
+    /// page links to coupon pages there
     #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
     pub api_public_url: Option<String>,
-    /// The API's own address, as http://127.0.0.1:8080 or https://host:port: with it one pauses,
-    /// raises and revokes at the operations page, and mails lead there; without it by
-    /// `firstcome-api coupon`
+    /// Address at which this process reaches the API, as http://127.0.0.1:8080 or https://host:port.
+    /// With it the operations page can pause, raise and revoke; without it use `firstcome-api coupon`
     #[arg(long, env = "API_URL", help_heading = "HTTP")]
     pub api_url: Option<String>,
-    /// File of the certificate authorities to trust if API_URL is https://, in PEM form; else the
-    /// public ones
-    #[arg(long, env = "API_CA_FILE", value_name = "FILE", value_parser = path, help_heading = "HTTP")]
-    pub api_ca_file: Option<PathBuf>,
 }
 
 /// Where mails are sent: all of it, or none.
@@ -78,15 +72,12 @@ impl NotifyArgs {
     /// authorities.
     pub fn check(&self) -> anyhow::Result<()> {
         let (from, to) = (self.from(), self.recipients());
-        let (has_server, has_ca) = (self.url().is_some(), self.ca_file().is_some());
+        let has_server = self.url().is_some();
         if has_server && from.is_none() {
             bail!("SMTP_URL is set but ALERT_FROM is not: say who mails come from");
         }
         if has_server && to.is_empty() {
             bail!("SMTP_URL is set but ALERT_TO is not: say who gets mails, several by commas");
-        }
-        if has_ca && !has_server {
-            bail!("SMTP_CA_FILE is set but SMTP_URL is not: without it no mail is sent");
         }
         self.sending().map(drop)
     }
@@ -96,9 +87,9 @@ impl NotifyArgs {
         let Some(url) = self.url() else {
             return Ok(None);
         };
-        let authorities = match self.ca_file() {
+        let authorities = match &self.authorities {
             Some(path) => std::fs::read(path)
-                .with_context(|| format!("SMTP_CA_FILE {} can't be read", path.display()))?,
+                .with_context(|| format!("SSL_CERT_FILE {} can't be read", path.display()))?,
             None => Vec::new(),
         };
         let server = SmtpServer::new(url, &authorities).map_err(anyhow::Error::msg)?;
@@ -128,7 +119,6 @@ impl NotifyArgs {
     pub(super) fn links(&self) -> Links {
         let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
         Links {
-            docs: set(&self.docs_url),
             public: set(&self.public_url),
             api: set(&self.api_public_url),
             page_changes_coupons: set(&self.api_url).is_some(),
@@ -139,12 +129,6 @@ impl NotifyArgs {
         self.smtp_url
             .as_ref()
             .filter(|url| !url.expose_secret().is_empty())
-    }
-
-    fn ca_file(&self) -> Option<&Path> {
-        self.smtp_ca_file
-            .as_deref()
-            .filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -241,7 +225,6 @@ mod tests {
                 &["--smtp-url", "smtp://h", "--alert-from", "f@x.org"],
                 "ALERT_TO",
             ),
-            (&["--smtp-ca-file", "/ca.pem"], "SMTP_URL"),
             (
                 &[
                     "--smtp-url",
@@ -269,7 +252,7 @@ mod tests {
                 &["--alert-from", "f@x.org\r\nBcc: a@x.org"],
                 "ops@example.com",
             ),
-            (&["--docs-url", "ftp://x"], "http"),
+            (&["--api-public-url", "ftp://x"], "http"),
             (&["--public-url", "javascript:alert(1)"], "http"),
         ] {
             let error = args(given).err().unwrap();
@@ -283,9 +266,8 @@ mod tests {
             "--smtp-url=",
             "--alert-from=",
             "--alert-to=",
-            "--docs-url=",
+            "--api-public-url=",
             "--public-url=",
-            "--smtp-ca-file=",
         ];
         let args = args(&empty).unwrap();
         assert!(

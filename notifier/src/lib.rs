@@ -1,6 +1,6 @@
 //! Alerts and mails about a run of the reconciler: deduplicated alerts, outboxes, and senders.
 //!
-//! A [`report::Run`] comes in, mails and webhooks go out. [`alerts`] decides what is mailed (a pure
+//! A [`Run`] comes in, mails and webhooks go out. [`alerts`] decides what is mailed (a pure
 //! function), [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and
 //! a task of its own sends the outbox; `webhooks` does the same for programs. A pass only ever
 //! waits for MySQL, never for a mail server or a receiver.
@@ -10,12 +10,12 @@ pub mod alerts;
 mod args;
 mod case;
 mod clock;
+mod firing;
 mod operators;
 mod outage;
 mod record;
 mod relay;
 pub mod render;
-pub mod report;
 mod send;
 mod settings;
 mod smtp;
@@ -33,15 +33,15 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::report::Run;
 use alerts::MailPolicy;
 use clock::elapsed;
+use firstcome_shared::report::{self, Run};
 use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
 use record::StandaloneMail;
 use relay::Outbox;
 use send::{MailsUnderWay, Sender};
 use settings::MailSettings;
-use webhooks::{Alertmanager, EventKind, Receivers, Relay, WebhookEvent};
+use webhooks::{EventKind, Receivers, Relay, WebhookEvent};
 
 pub use admission::SeenGate;
 pub use args::{NotifyArgs, Sending};
@@ -51,7 +51,7 @@ pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
 pub use render::{DailyDigest, MissedRun};
 pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
 pub use test_email::test_email;
-pub use webhooks::{AlertmanagerStanding, RefusedList, WebhookArgs, test_webhook};
+pub use webhooks::{WebhookArgs, test_webhook};
 
 /// Name in `reconciler_state` of when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
@@ -64,7 +64,6 @@ pub struct Notifier {
     sender: Option<Sender>,
     /// One for each target of webhooks.
     relays: Arc<Vec<Relay>>,
-    alertmanagers: Arc<Vec<Alertmanager>>,
     receivers: Arc<Receivers>,
     wake: Arc<Notify>,
     outage: Arc<OutageNotifier>,
@@ -105,8 +104,6 @@ impl Notifier {
             subscriptions: receivers.subscriptions(),
         };
         let settings = Arc::new(settings);
-        let watches = (Arc::default(), Arc::default());
-        let alertmanagers = Arc::new(receivers.alertmanagers(&db, &settings, &clock, &watches));
         let relays = Arc::new(receivers.relays(&db, &settings, &clock));
         let sender = sending.zip(args.from()).map(|(sending, from)| Sender {
             db: db.clone(),
@@ -117,19 +114,16 @@ impl Notifier {
             has_given_up_old: Arc::default(),
             under_way: MailsUnderWay::default(),
         });
-        let (receivers, (outage, admission)) = (Arc::new(receivers), watches);
-        let unsent = Arc::default();
         Ok(Self {
             db,
             settings,
             sender,
             relays,
-            alertmanagers,
-            receivers,
+            receivers: Arc::new(receivers),
             wake,
-            outage,
-            unsent,
-            admission,
+            outage: Arc::default(),
+            unsent: Arc::default(),
+            admission: Arc::default(),
             redis_is_managed: false,
         })
     }
@@ -287,13 +281,10 @@ impl Notifier {
         Ok(())
     }
 
-    /// Makes the senders read their outboxes now, and has Alertmanager told.
+    /// Makes the senders read their outboxes now.
     pub fn wake(&self) {
         self.wake.notify_one();
         self.relays.iter().for_each(|relay| relay.wake.notify_one());
-        self.alertmanagers
-            .iter()
-            .for_each(|alertmanager| alertmanager.wake.notify_one());
     }
 
     /// Where people are led to.
@@ -301,15 +292,8 @@ impl Notifier {
         &self.settings.links
     }
 
-    /// How it is with each Alertmanager, as this process tells it.
-    pub fn alertmanagers(&self) -> Vec<AlertmanagerStanding> {
-        self.alertmanagers
-            .iter()
-            .map(Alertmanager::standing)
-            .collect()
-    }
-
-    /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds.
+    /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds; and
+    /// keeps the gauge of firing alerts.
     /// Without `SMTP_URL` mails wait.
     pub async fn run_sender(self, shutdown: CancellationToken) {
         let mails = async {
@@ -323,8 +307,7 @@ impl Notifier {
                 .iter()
                 .map(|one| relay::run(one, &one.wake, &shutdown)),
         );
-        let alertmanagers = join_all(self.alertmanagers.iter().map(|one| one.run(&shutdown)));
-        tokio::join!(mails, webhooks, alertmanagers);
+        tokio::join!(mails, webhooks, firing::watch(&self.db, &shutdown));
     }
 
     /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is
@@ -337,16 +320,8 @@ impl Notifier {
             all_rounds(sender).await
         };
         let webhooks = try_join_all(self.relays.iter().map(all_rounds));
-        let alertmanagers = join_all(self.alertmanagers.iter().map(Alertmanager::tell));
-        // Each on its own: none waits for what another can't send.
-        let sent = tokio::join!(
-            timeout(limit, mails),
-            timeout(limit, webhooks),
-            timeout(limit, alertmanagers)
-        );
-        for error in sent.2.into_iter().flatten().filter_map(Result::err) {
-            tracing::warn!(error, "Alertmanager could not be told");
-        }
+        // Each with its deadline: none waits for what another can't send.
+        let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks));
         if sent.0.is_err() || sent.1.is_err() {
             tracing::warn!(
                 ?limit,

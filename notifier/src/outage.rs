@@ -147,15 +147,6 @@ impl OutageNotifier {
         }
     }
 
-    /// Since when nothing can be recorded, if it was time for a notice.
-    pub(super) fn noticed_since(&self) -> Option<DateTime<Utc>> {
-        self.0
-            .lock()
-            .as_ref()
-            .filter(|outage| outage.noticed.is_some())
-            .map(|outage| outage.since)
-    }
-
     /// Notes a success. The outage that it ends, if it was time for a notice.
     pub(super) fn note_success(&self) -> Option<Outage> {
         self.0
@@ -321,14 +312,6 @@ pub(super) struct AdmissionSeen {
 }
 
 impl AdmissionWatch {
-    /// Since when admission is closed, if that was mailed, and whether Redis can be reached.
-    pub(super) fn mailed_since(&self) -> Option<(DateTime<Utc>, bool)> {
-        let seen = self.0.lock();
-        seen.closed_since
-            .filter(|_| seen.is_mailed == Some(true))
-            .map(|since| (since, seen.is_reachable))
-    }
-
     /// For how long admission was closed until this run ended, or until it was opened during it.
     pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
         let (seen, end) = (self.0.lock(), run.finished_at?);

@@ -259,7 +259,7 @@ fn parameters(
 fn tls(host: &str, authorities: &[u8]) -> Result<TlsParameters, String> {
     let mut builder = TlsParameters::builder(host.to_owned());
     if !authorities.is_empty() {
-        let wrong = "SMTP_CA_FILE holds no certificate in PEM";
+        let wrong = "SSL_CERT_FILE holds no certificate in PEM";
         if !String::from_utf8_lossy(authorities).contains("-----BEGIN CERTIFICATE-----") {
             return Err(wrong.into());
         }
@@ -365,7 +365,7 @@ mod tests {
     fn a_file_without_a_certificate_is_refused() {
         let server = |pem: &[u8]| SmtpServer::new(&"smtps://h".to_owned().into(), pem);
         assert!(server(b"").is_ok());
-        assert!(server(b"nothing").unwrap_err().contains("SMTP_CA_FILE"));
+        assert!(server(b"nothing").unwrap_err().contains("SSL_CERT_FILE"));
     }
 
     fn parse(url: &str) -> Result<SmtpAddress, String> {

@@ -147,7 +147,7 @@ fn advice(error: &SendError, sending: &Sending) -> &'static str {
     match error.step {
         SmtpStep::Connect if sending.server.address.encryption == Encryption::Implicit => {
             "the port may not speak TLS from the first byte (587 and 25 don't: use smtp://…?tls=required), or its certificate \
-             is not trusted or names another host (a private authority: SMTP_CA_FILE)"
+             is not trusted or names another host (a private authority: SSL_CERT_FILE)"
         }
         SmtpStep::Connect if is_refused => {
             "the server does not talk to this host: its log says why"
@@ -157,7 +157,7 @@ fn advice(error: &SendError, sending: &Sending) -> &'static str {
         }
         SmtpStep::StartTls => {
             "the server does not offer STARTTLS (use smtps:// on 465), or its certificate is not trusted or names another host \
-             (a private authority: SMTP_CA_FILE)"
+             (a private authority: SSL_CERT_FILE)"
         }
         SmtpStep::Login => {
             "the user or the password is wrong, or the server wants TLS first (?tls=required); special characters in SMTP_URL \

@@ -72,7 +72,7 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
     let phrase = |((_, action), n): ((u8, ActionKind), usize)| match action {
         ActionKind::Rebuild => format!("{} rebuilt in Redis", count(n, "drop", "drops")),
         // One such finding is a single counter, or a single gate.
-        ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::GrantLicence => {
+        ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::OpenGate => {
             words(action).done.to_owned()
         }
         _ => format!("{} {}", grouped(n as u64), words(action).done),
@@ -124,7 +124,7 @@ pub fn words(action: ActionKind) -> ActionWords {
             "correct the counter and the free slots",
         ),
         ActionKind::WriteMeta => (9, "settings corrected", "correct the settings"),
-        ActionKind::GrantLicence => (10, "admission reopened", "reopen admission"),
+        ActionKind::OpenGate => (10, "admission reopened", "reopen admission"),
         ActionKind::Report => (11, "repaired", "repair"),
     };
     ActionWords { rank, done, to_do }

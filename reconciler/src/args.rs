@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use firstcome_shared::config::{
-    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, TraceArgs, listen_address,
-    secret,
+    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, listen_address, secret,
 };
 use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
@@ -14,6 +13,7 @@ use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::redis::Redis;
+use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
 use crate::notify::{NotifyArgs, WebhookArgs};
@@ -32,9 +32,6 @@ pub struct Cli {
     /// What is logged.
     #[command(flatten)]
     pub logs: LogArgs,
-    /// What is traced.
-    #[command(flatten)]
-    pub traces: TraceArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -49,7 +46,7 @@ pub enum Command {
     Once(Box<OnceArgs>),
     /// Sends a mail to everyone in ALERT_TO and explains what was tried
     TestEmail(Box<NotifyArgs>),
-    /// Posts an event to WEBHOOK_URLS and an alert to ALERTMANAGER_URL, and explains what came back
+    /// Posts an event to each of WEBHOOK_URLS and explains what came back
     TestWebhook(Box<WebhookArgs>),
     /// Tells one person's whole story: claim, message, row, repairs, and what holds now
     Explain(Box<ExplainArgs>),
@@ -89,9 +86,6 @@ pub struct ReconcileArgs {
     /// How long an admission may take to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
-    /// Waiting at start-up.
-    #[command(flatten)]
-    pub start: StartArgs,
     /// What may be repaired.
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -104,45 +98,47 @@ pub struct PolicyArgs {
     /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
     #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
     pub reconcile_overdue_ms: u32,
+    /// How long records of what is over are kept, in days: runs with their findings, mended promises
+    /// and operators' actions for this time (not set: a year), ended alerts for at most 90 days,
+    /// mails and resolved dead letters for at most 30, runs that found nothing for at most 7. If it
+    /// is set, user ids in rows of sealed drops become pseudonyms after this time too, and that
+    /// cannot be undone; not set: they stay
+    #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub retention_days: Option<u32>,
     /// Repair limit: most repairs of one drop in one pass, in percent of its quantity (unissued,
-    /// failed_claim, redis_lost not counted)
-    #[arg(long, env = "RECONCILE_BRAKE_PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100))]
-    pub reconcile_brake_percent: u32,
-    /// Repair limit: this many repairs always pass
-    #[arg(long, env = "RECONCILE_BRAKE_AT_LEAST", default_value_t = 50)]
-    pub reconcile_brake_at_least: u32,
-    /// Slots read at a time
-    #[arg(long, env = "RECONCILE_PAGE_SLOTS", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    /// failed_claim, redis_lost not counted).
+    #[arg(skip = Tuning::RepairLimitPercent.or(20_u32))]
+    pub repair_limit_percent: u32,
+    /// Repair limit: the limit is never below this number.
+    #[arg(skip = Tuning::RepairLimitAtLeast.or(50_u32))]
+    pub repair_limit_at_least: u32,
+    /// Slots read at a time.
+    #[arg(skip = Tuning::ReconcilePageSlots.or(5_000_u32))]
     pub reconcile_page_slots: u32,
-    /// How long the keys of sealed drops stay in Redis, in seconds
-    #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
+    /// How long the keys of sealed drops stay in Redis.
+    #[arg(skip = Tuning::SealedKeysTtlSeconds.or(604_800_u64))]
     pub sealed_keys_ttl_seconds: u64,
-    /// How long resolved rows of the dead-letter table are kept, in seconds; unresolved ones stay
-    #[arg(long, env = "FAILED_CLAIMS_KEPT_SECONDS", default_value_t = 2_592_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub failed_claims_kept_seconds: u32,
-    /// How long runs are kept that found nothing, or the same as the run before, in seconds
-    #[arg(long, env = "CLEAN_RUNS_KEPT_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
-    pub clean_runs_kept_seconds: u64,
-    /// How long the other runs and their findings are kept, in seconds
-    #[arg(long, env = "RUNS_KEPT_SECONDS", default_value_t = 31_622_400, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs_kept_seconds: u64,
-    /// How long alerts are kept after their end, in seconds
-    #[arg(long, env = "ALERTS_KEPT_SECONDS", default_value_t = 7_776_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub alerts_kept_seconds: u64,
-    /// How long mails are kept that were sent or given up, in seconds
-    #[arg(long, env = "MAILS_KEPT_SECONDS", default_value_t = 2_592_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub mails_kept_seconds: u64,
-    /// How long broken promises are kept after they were mended, in seconds
-    #[arg(long, env = "MENDED_PROMISES_KEPT_SECONDS", default_value_t = 31_622_400, value_parser = clap::value_parser!(u64).range(1..))]
-    pub mended_promises_kept_seconds: u64,
-    /// How long after its sealing a drop's rows name people, in seconds; then a deep pass puts
-    /// pseudonyms in their place, once the coupon is over or each drop has holders of its own.
-    /// Without it they are named for ever
-    #[arg(long, env = "PEOPLE_KEPT_SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub people_kept_seconds: Option<u64>,
-    /// A consumer that stands still for longer although messages wait is reported, in seconds
-    #[arg(long, env = "CONSUMER_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    /// A consumer that makes no progress for longer although messages wait is reported.
+    #[arg(skip = Tuning::ConsumerStallSeconds.or(60_u64))]
     pub consumer_stall_seconds: u64,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long records are kept unless `RETENTION_DAYS` is set: a year, in which anniversaries count.
+const RETENTION: Duration = DAY.saturating_mul(366);
+
+impl PolicyArgs {
+    fn retention(&self) -> Option<Duration> {
+        self.retention_days.map(|days| DAY.saturating_mul(days))
+    }
+
+    /// The time for records that serve for `days` at most.
+    fn kept(&self, tuning: Tuning, days: Option<u32>) -> Duration {
+        let whole = self.retention().unwrap_or(RETENTION);
+        let most = days.map_or(whole, |days| whole.min(DAY.saturating_mul(days)));
+        Duration::from_secs(tuning.or(most.as_secs()))
+    }
 }
 
 /// Longest wait for a message of the topic's unread tail.
@@ -155,7 +151,7 @@ impl StoreArgs {
         Ok(Stores {
             db: Db::new(&db_settings)?,
             db_settings,
-            redis: Redis::new(&self.redis.settings())?,
+            redis: Redis::new(&self.redis.settings(self.mysql.store_timeout))?,
             topic: TopicReader::new(self.kafka.settings(), TAIL_LIMIT)?,
         })
     }
@@ -171,21 +167,22 @@ impl ReconcileArgs {
                 in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis())
                     .unwrap_or(i64::MAX),
                 overdue_ms: i64::from(of.reconcile_overdue_ms),
-                repair_limit_percent: of.reconcile_brake_percent,
-                repair_limit_at_least: usize::try_from(of.reconcile_brake_at_least)
+                repair_limit_percent: of.repair_limit_percent,
+                repair_limit_at_least: usize::try_from(of.repair_limit_at_least)
                     .unwrap_or(usize::MAX),
-                confirmed: false,
                 kept: 2 * usize::try_from(of.reconcile_page_slots).unwrap_or(usize::MAX / 2),
             },
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
-            failed_claims_kept: Duration::from_secs(u64::from(of.failed_claims_kept_seconds)),
-            people_kept: of.people_kept_seconds.map(Duration::from_secs),
+            failed_claims_kept: of.kept(Tuning::FailedClaimsKeptSeconds, Some(30)),
+            people_kept: of
+                .retention()
+                .map(|_| of.kept(Tuning::PeopleKeptSeconds, None)),
             kept: Retention {
-                clean_runs: Duration::from_secs(of.clean_runs_kept_seconds),
-                runs: Duration::from_secs(of.runs_kept_seconds),
-                alerts: Duration::from_secs(of.alerts_kept_seconds),
-                mails: Duration::from_secs(of.mails_kept_seconds),
-                mended_promises: Duration::from_secs(of.mended_promises_kept_seconds),
+                clean_runs: of.kept(Tuning::CleanRunsKeptSeconds, Some(7)),
+                runs: of.kept(Tuning::RunsKeptSeconds, None),
+                alerts: of.kept(Tuning::AlertsKeptSeconds, Some(90)),
+                mails: of.kept(Tuning::MailsKeptSeconds, Some(30)),
+                mended_promises: of.kept(Tuning::MendedPromisesKeptSeconds, None),
             },
             stall_after: Duration::from_secs(of.consumer_stall_seconds),
             page_slots: i64::from(of.reconcile_page_slots),
@@ -208,7 +205,7 @@ pub struct DaemonArgs {
     /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
-    /// Webhooks and Alertmanager.
+    /// Webhooks.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
 }
@@ -228,8 +225,8 @@ pub struct ScheduleArgs {
     /// The daily digest
     #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub digest_cron: String,
-    /// A scheduled run that is later than this, in seconds, is mailed as missed
-    #[arg(long, env = "MISSED_AFTER_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    /// A scheduled run that is later than this is mailed as missed.
+    #[arg(skip = Tuning::MissedAfterSeconds.or(300_u32))]
     pub missed_after_seconds: u32,
 }
 
@@ -240,14 +237,14 @@ pub struct DaemonHttpArgs {
     /// Address to listen on
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Token of the operators, at least 32 characters; two by a comma while it is being replaced
+    /// Token of the operators, at least 32 characters; two separated by a comma while you replace it
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
     pub ops_token: SecretString,
     /// Token that reads and changes nothing; not set: there is none
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
-    /// How many proxies in front are trusted: the address that is recorded of who asks is taken so
-    /// many entries from the right of `X-Forwarded-For`; 0: that of the connection
+    /// Number of trusted proxies in front. The recorded address of a client is that many entries
+    /// from the right of `X-Forwarded-For`; 0: the address of the connection
     #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     pub ops_trusted_proxies: u8,
 }
@@ -320,7 +317,7 @@ pub struct OnceArgs {
     /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
-    /// Webhooks and Alertmanager.
+    /// Webhooks.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use firstcome_shared::config::{TraceArgs, parse};
+use firstcome_shared::config::parse;
 use firstcome_shared::{shutdown, trace};
 use tokio::runtime::Runtime;
 
@@ -17,12 +17,12 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
-    let cli: Cli = parse(command());
+    let cli: Cli = parse(Cli::command());
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(run(cli.command, &cli.traces));
+            let done = runtime.block_on(run(cli.command));
             trace::stop();
             runtime.shutdown_timeout(THREADS_END_WITHIN);
             done
@@ -33,18 +33,10 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// A person who asks at a terminal learns within seconds that a store is away.
-fn command() -> clap::Command {
-    let soon = |command: clap::Command| {
-        command.mut_arg("startup_wait_seconds", |arg| arg.default_value("5"))
-    };
-    Cli::command().mut_subcommand("once", soon)
-}
-
-async fn run(command: Command, traces: &TraceArgs) -> anyhow::Result<ExitCode> {
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     if matches!(command, Command::Daemon(_) | Command::Once(_)) {
-        traces.start("firstcome-reconciler")?;
+        trace::start_as("firstcome-reconciler")?;
     }
     match command {
         Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),

@@ -24,4 +24,4 @@ pub mod topic;
 mod traces;
 
 pub use firstcome_notifier as notify;
-pub use firstcome_notifier::report;
+pub use firstcome_shared::report;

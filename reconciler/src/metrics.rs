@@ -39,10 +39,6 @@ pub(crate) fn describe() {
             "Attempts to post an event, by result: sent, retried, given_up",
         ),
         (
-            "firstcome_alertmanager_posts_total",
-            "Lists of alerts posted to Alertmanager, by result: sent, failed",
-        ),
-        (
             "firstcome_page_looks_total",
             "Looks at the stores for the operations page's first screen, all viewers together",
         ),
@@ -52,9 +48,6 @@ pub(crate) fn describe() {
     for result in ["sent", "retried", "given_up"] {
         counter!("firstcome_mails_total", "result" => result).absolute(0);
         counter!("firstcome_webhooks_total", "result" => result).absolute(0);
-    }
-    for result in ["sent", "failed"] {
-        counter!("firstcome_alertmanager_posts_total", "result" => result).absolute(0);
     }
     for trigger in [Trigger::Cron, Trigger::Endpoint, Trigger::Startup] {
         for status in [
@@ -93,6 +86,10 @@ pub(crate) fn describe() {
     describe_gauge!(
         "firstcome_webhooks_waiting",
         "Events in the outbox that are not posted yet, all targets together"
+    );
+    describe_gauge!(
+        "firstcome_alerts",
+        "Problems that were mailed and are not over, by kind; a silenced one is not counted"
     );
     let success = "When a pass over everything of this process last ended well, in Unix time; 0 where none did";
     describe_gauge!(

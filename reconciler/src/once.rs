@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
@@ -24,6 +25,9 @@ const SHOWN: usize = 50;
 /// Longest wait for the mail server; what is not sent by then stays in the outbox.
 const MAIL_LIMIT: Duration = Duration::from_secs(20);
 
+/// Longest wait for a store: an operator at a terminal learns within seconds that one is away.
+const STARTUP_WAIT: u64 = 5;
+
 /// Runs the pass; 0 clean or repaired, 1 drift left, 2 could not run.
 pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
@@ -31,9 +35,13 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
     let stores = args.reconcile.stores.handles()?;
-    crate::stores::check(&stores, args.reconcile.start.limit(), &stop)
-        .await
-        .map_err(|(_, error)| error)?;
+    crate::stores::check(
+        &stores,
+        Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT)),
+        &stop,
+    )
+    .await
+    .map_err(|(_, error)| error)?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();

@@ -31,6 +31,13 @@ pub struct CouponId(pub i64);
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
+/// A drop of a coupon, as some store names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamedDrop {
+    pub coupon: CouponId,
+    pub drop: DropId,
+}
+
 /// What a claim owns: a number from 1 to the drop's quantity, given out once.
 pub type Slot = u32;
 

@@ -5,7 +5,9 @@
 use chrono::{DateTime, Utc};
 
 use crate::coupon::{Coupon, Drop};
+use crate::domain::DropId;
 use crate::mysql::{Db, DbError};
+use crate::recover::{RecoverError, lost_drops};
 use crate::redis::given::GivenNumbers;
 use crate::redis::keys::DropMeta;
 use crate::redis::{Redis, RedisError};
@@ -19,11 +21,23 @@ pub enum MakeError {
     /// None was made, or those that were are not known to admission; the reconciler does that too.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
+    /// MySQL has lost a drop of the coupon: made again, its day would be given out twice.
+    #[error("MySQL has lost drop {0} of the coupon: no drop is made until it is back")]
+    Lost(DropId),
+}
+
+impl From<RecoverError> for MakeError {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Db(error) => Self::Db(error),
+            RecoverError::Redis(error) => Self::Redis(error),
+        }
+    }
 }
 
 /// Before a coupon or a drop is made: a MySQL that lost its last ones must not give their numbers
 /// to others, who would get the claims of those too. Gives MySQL's highest.
-pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, MakeError> {
+pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, RecoverError> {
     Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
 
@@ -59,6 +73,10 @@ pub async fn make_ahead(
     } else {
         redis.generation(coupon.id).await?
     };
+    let lost = lost_drops(db, redis, false).await?;
+    if let Some(lost) = lost.iter().find(|lost| lost.coupon == coupon.id) {
+        return Err(MakeError::Lost(lost.drop));
+    }
     skip_given_numbers(db, redis).await?;
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {
         return Ok(0);

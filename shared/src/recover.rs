@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use crate::coupon::{Coupon, Drop};
-use crate::domain::{CouponId, DropId};
+use crate::domain::{CouponId, DropId, NamedDrop};
 use crate::mysql::change::difference;
 use crate::mysql::{Db, DbError};
 use crate::redis::keys::DropMeta;
@@ -83,6 +83,45 @@ pub async fn recover(
         .recover_settings(lost.coupon.clone(), lost.drops.clone())
         .await?;
     Ok(recovered.then_some(lost))
+}
+
+/// Drops that MySQL has lost: rows, limits or users in Redis name them. `everywhere` also looks
+/// through all old rows and all keys; otherwise Redis is looked through only if it knows of a later
+/// drop than MySQL.
+pub async fn lost_drops(
+    db: &Db,
+    redis: &Redis,
+    everywhere: bool,
+) -> Result<Vec<NamedDrop>, RecoverError> {
+    let mut lost = db.lost_drops(everywhere).await?;
+    if everywhere || redis.given_numbers().await?.drop > db.highest_drop().await? {
+        // Redis first: a drop is in MySQL before anybody holds a slot of it.
+        let held = redis.drops_with_users().await?;
+        lost.extend(db.unknown_drops(held).await?);
+        lost.sort_unstable();
+        lost.dedup();
+    }
+    Ok(lost)
+}
+
+/// A drop whose row MySQL has lost, with the settings that Redis has; `None`: its instants can't be.
+pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<Drop> {
+    let opens_at = instant(Some(meta.opens_at_ms))?;
+    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+    let local_date = zone.map_or_else(
+        || opens_at.date_naive(),
+        |zone| opens_at.with_timezone(&zone).date_naive(),
+    );
+    Some(Drop {
+        id: drop,
+        coupon_id: coupon.id,
+        local_date: Some(local_date),
+        opens_at,
+        closes_at: instant(meta.closes_at_ms),
+        quantity: meta.quantity,
+        closed_early: meta.closed_early,
+        sealed_at: None,
+    })
 }
 
 /// The settings with what Redis has of them. It has neither the name nor the days of a schedule.

@@ -15,51 +15,33 @@ use crate::http::{request_id, wrong_tokens};
 /// hundreds of times while no broker answers.
 pub const DEFAULT_LOGS: &str = "info,tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
-/// Logs to standard error as the environment says: `RUST_LOG` chooses what, `LOG_FORMAT=json` one
-/// JSON object a line. A second call in one process (tests) changes nothing.
+/// Logs to standard error what `RUST_LOG` chooses. A second call in one process (tests) changes
+/// nothing.
 pub fn init_logs() {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
-    let filter = if filter.is_empty() {
+    init_logs_as(if filter.is_empty() {
         DEFAULT_LOGS
     } else {
         &filter
-    };
-    init_logs_as(
-        filter,
-        std::env::var("LOG_FORMAT").is_ok_and(|f| f == "json"),
-    );
+    });
 }
 
 /// Logs to standard error what `filter` lets through. A second call in one process changes nothing.
-pub fn init_logs_as(filter: &str, json: bool) {
+pub fn init_logs_as(filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
-    let builder = tracing_subscriber::fmt()
+    let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let already_set = if json {
-        builder
-            .json()
-            .map_event_format(|line| WithRequestId { line, json })
-            .try_init()
-            .is_err()
-    } else {
-        let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-        builder
-            .map_event_format(|line| WithRequestId { line, json })
-            .try_init()
-            .is_err()
-    };
-    if already_set {
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .map_event_format(WithRequestId);
+    if logs.try_init().is_err() {
         tracing::debug!("logs are set up already");
     }
 }
 
 /// Lines with the id of the request that the task works on. Not by a span for each request: that
 /// costs an allocation and a lock for each, also where nothing is logged.
-struct WithRequestId<F> {
-    line: F,
-    json: bool,
-}
+struct WithRequestId<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for WithRequestId<F>
 where
@@ -74,15 +56,12 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let Some(id) = request_id::current() else {
-            return self.line.format_event(context, to, event);
+            return self.0.format_event(context, to, event);
         };
         let mut line = String::new();
-        self.line
+        self.0
             .format_event(context, Writer::new(&mut line), event)?;
-        match line.trim_end().strip_suffix('}').filter(|_| self.json) {
-            Some(fields) => writeln!(to, "{fields},\"request_id\":\"{id}\"}}"),
-            None => writeln!(to, "{} request_id={id}", line.trim_end()),
-        }
+        writeln!(to, "{} request_id={id}", line.trim_end())
     }
 }
 

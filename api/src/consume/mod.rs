@@ -40,7 +40,6 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::LISTEN_ADDR;
 pub use args::{ConsumeArgs, TuningArgs};
-pub use read::membership::Rebalance;
 use watch::report::{Health, describe_metrics};
 use worker::Setup;
 
@@ -54,7 +53,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(15);
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
     describe_metrics();
-    let address = args.tuning.consume_listen_addr;
+    let address = args.tuning.listen_addr;
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("{address} could not be listened on"))?;
@@ -117,7 +116,7 @@ fn start_worker(
         kafka: args.kafka.settings(),
         limits: args.tuning.limits(),
         max_rows_per_second: args.tuning.consume_max_rows_per_second,
-        liveness: args.tuning.liveness(),
+        liveness: args.liveness(),
         membership: args.membership(),
         health,
         runtime: Handle::current(),

@@ -1,6 +1,5 @@
 //! The API's client: each failure is one sentence that says what to do.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,7 +7,7 @@ use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_MATCH, LINK, RE
 use axum::http::request::Builder;
 use axum::http::{Method, Request, Response, StatusCode};
 use clap::Args;
-use firstcome_shared::config::path;
+use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::api_client::CouponApiClient;
 use firstcome_shared::http::fetch::FetchError;
 use http_body_util::BodyExt as _;
@@ -20,7 +19,8 @@ use tokio::time::{sleep, timeout};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API")]
 pub(super) struct ApiArgs {
-    /// Where the API is, as http://host:port or https://host:port
+    /// Address of the API, as http://host:port or https://host:port. SSL_CERT_FILE names further
+    /// certificate authorities
     #[arg(
         long,
         env = "API_URL",
@@ -28,14 +28,11 @@ pub(super) struct ApiArgs {
         global = true
     )]
     pub(super) api_url: String,
-    /// File of the certificate authorities to trust at https://, in PEM form; else the public ones
-    #[arg(long, env = "API_CA_FILE", value_name = "FILE", value_parser = path, global = true)]
-    pub(super) api_ca_file: Option<PathBuf>,
-    /// The operators' token; of two by a comma, the first is sent
+    /// Token of the operators; of two separated by a comma, the first is sent
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, global = true)]
     pub(super) ops_token: Option<SecretString>,
     /// Your name, for the record of what operators did
-    #[arg(long, env = "OPERATOR", global = true)]
+    #[arg(long, value_name = "NAME", global = true)]
     pub(super) operator: Option<String>,
     /// Print the API's JSON (`winners`: a line for each)
     #[arg(long, global = true)]
@@ -68,8 +65,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        let api = CouponApiClient::new(&base, args.api_ca_file.clone())
-            .map_err(CommandFailure::NotAsked)?;
+        let api = CouponApiClient::new(&base, ssl_cert_file()).map_err(CommandFailure::NotAsked)?;
         // While it is being replaced, the setting holds two.
         let first = |token: &SecretString| {
             token
@@ -296,7 +292,7 @@ fn with_json(request: Builder, body: &Value) -> Result<Request<Bytes>, CommandFa
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
 fn unfit(error: axum::http::Error) -> CommandFailure {
     CommandFailure::NotAsked(format!(
-        "OPS_TOKEN, OPERATOR or an argument does not fit into a request: {error}"
+        "OPS_TOKEN, --operator or an argument does not fit into a request: {error}"
     ))
 }
 
@@ -362,7 +358,6 @@ mod tests {
         });
         let args = ApiArgs {
             api_url,
-            api_ca_file: None,
             ops_token: None,
             operator: None,
             json: true,

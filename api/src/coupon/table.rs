@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use serde_json::Value;
+use unicode_width::UnicodeWidthChar as _;
 
 /// One coupon with its drops.
 pub(super) fn coupon(coupon: &Value) -> String {
@@ -126,9 +127,7 @@ fn minute(instant: &str) -> String {
 
 /// Columns of a terminal: letters of East Asia and emoji take two.
 fn columns(c: char) -> usize {
-    let wide = matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}' | '\u{1f300}'..='\u{1faff}');
-    1 + usize::from(wide)
+    c.width().unwrap_or(0)
 }
 
 fn width(text: &str) -> usize {

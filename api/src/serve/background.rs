@@ -77,7 +77,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
                 Ok(false) => {}
                 Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "claims are not queued")
+                    tracing::error!(error = format!("{error:#}"), "claims are not queued");
                 }
             }
         }
@@ -136,7 +136,7 @@ async fn watch_redis(services: &Services) -> &'static str {
             match &openness {
                 Ok(Openness::Open) => tracing::info!("admission is open"),
                 Ok(Openness::InPart) => {
-                    tracing::warn!("admission is open to the coupons of some Redis servers only")
+                    tracing::warn!("admission is open to the coupons of some Redis servers only");
                 }
                 Ok(Openness::Closed(why)) => tracing::warn!("{why}"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),

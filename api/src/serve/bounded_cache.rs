@@ -41,11 +41,6 @@ impl<K: Eq + Hash + Clone, V> BoundedCache<K, V> {
         self.old.remove(key);
     }
 
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.young.len() + self.old.len()
-    }
-
     pub(crate) fn clear(&mut self) {
         self.young.clear();
         self.old.clear();

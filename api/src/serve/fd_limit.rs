@@ -1,5 +1,5 @@
-//! Raises `RLIMIT_NOFILE` to fit `MAX_CONNECTIONS`. Many shells allow a process 1024 files, fewer
-//! than a drop's crowd.
+//! Raises `RLIMIT_NOFILE` to fit the most connections. Many shells allow a process 1024 files,
+//! fewer than a drop's crowd.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -28,7 +28,7 @@ pub(super) fn raise(connections: u32) {
         tracing::warn!(
             allowed = wanted,
             needed,
-            "fewer connections fit than MAX_CONNECTIONS allows: raise the limit of open files (`ulimit -n`)"
+            "fewer connections fit than this process can serve: raise the limit of open files (`ulimit -n`)"
         );
     }
 }

@@ -5,6 +5,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use super::claim::outcome;
 
 /// Describes all metrics. Counters of failures start at zero, so that an alert sees the first.
+#[allow(clippy::too_many_lines, reason = "one description a metric")]
 pub(super) fn describe() {
     for (name, meaning) in [
         (

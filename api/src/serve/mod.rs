@@ -10,7 +10,6 @@ mod claim;
 mod fd_limit;
 mod metrics;
 mod page;
-mod rate_limit;
 mod routes;
 mod server;
 mod start;

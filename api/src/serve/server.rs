@@ -30,7 +30,6 @@ pub struct ApiServer {
     apart: Option<(TcpListener, Router)>,
     limits: Limits,
     refresh: Duration,
-    shutdown_delay: Duration,
     /// Longest time for claims in flight to end.
     drain: Duration,
 }
@@ -90,13 +89,12 @@ impl ApiServer {
         // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka,
         // then for the fallback.
         let drain = args.publish.longest_in_flight()
-            + 4 * args.redis.settings().timeout
+            + 4 * args.mysql.store_timeout
             + Duration::from_secs(1);
         let limits = Limits {
             drain,
             ..args.limits()
         };
-        let shutdown_delay = args.http.shutdown_delay();
         Ok(Some(Self {
             app,
             listener,
@@ -105,7 +103,6 @@ impl ApiServer {
             apart,
             limits,
             refresh,
-            shutdown_delay,
             drain,
         }))
     }
@@ -118,16 +115,11 @@ impl ApiServer {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
         let close = CancellationToken::new();
-        let (app, stop, delay, closing) = (
-            App::clone(&self.app),
-            shutdown.clone(),
-            self.shutdown_delay,
-            close.clone(),
-        );
+        let app = App::clone(&self.app);
+        let closing = close.clone();
         tokio::spawn(async move {
-            stop.cancelled().await;
+            shutdown.cancelled().await;
             app.stopping.cancel();
-            tokio::time::sleep(delay).await;
             closing.cancel();
         });
         if let Some((listener, routes)) = self.apart {

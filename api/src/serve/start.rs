@@ -21,7 +21,6 @@ use super::claim::durability::Durability;
 use super::claim::in_flight::InFlightLimit;
 use super::claim::publisher::Fallback;
 use super::claim::publisher::Publisher;
-use super::rate_limit::RateLimits;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
@@ -42,7 +41,8 @@ pub(super) async fn services(
         );
     }
     let mysql = Bulkheads::new(&args.mysql.settings(), args.http.question_timeout())?;
-    let redis = Redis::new(&args.redis.settings()).context("REDIS_URL can't be used")?;
+    let redis = Redis::new(&args.redis.settings(args.mysql.store_timeout))
+        .context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);
     let (settings, kafka) = (args.mysql.settings(), args.kafka.settings());
     let checked = tokio::try_join!(
@@ -90,12 +90,10 @@ pub(super) async fn services(
         Arc::clone(&catalogue),
         durability,
         &in_flight,
-        args.redis.settings().timeout,
+        args.mysql.store_timeout,
     );
     Ok(Some(Services {
         identity,
-        rate_limits: RateLimits::new(args.http.person_rate_limit, args.http.address_rate_limit),
-        proxies: args.http.ops_trusted_proxies,
         claims: Arc::new(claims),
         catalogue,
         remaining: RemainingCache::default(),
@@ -117,7 +115,7 @@ fn process(args: &ServeArgs) -> ProcessRow {
     ProcessRow {
         role: "serve".into(),
         owner: owner(),
-        redis_prefix: Some(args.redis.settings().prefix),
+        redis_prefix: Some(args.redis.redis_key_prefix.clone()),
         topic: kafka.topic,
         consumer_group: kafka.group,
         publish_deadline_ms: millis(args.publish.deadline()),

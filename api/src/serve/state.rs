@@ -19,13 +19,9 @@ use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::in_flight::InFlightLimit;
-use super::rate_limit::RateLimits;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
-    pub(crate) rate_limits: RateLimits,
-    /// How many proxies in front are believed where a request comes from.
-    pub(crate) proxies: u8,
     pub(crate) claims: Arc<ClaimService>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
@@ -45,18 +41,14 @@ pub(crate) struct Services {
 pub(crate) type App = Arc<Services>;
 
 impl Services {
-    /// The person that a request is from, within their rate limit.
+    /// The user that a request is from.
     pub(crate) async fn requester(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
-        let requester = self.identity.find_person(headers).await?;
-        self.rate_limits.person(&requester.user)?;
-        Ok(requester)
+        self.identity.find_person(headers).await
     }
 
-    /// The same by what is known already; `None` where that is not enough, or the answer is no.
+    /// The same without reading keys; `None` if that is not enough, or the answer is no.
     pub(crate) fn known_requester(&self, headers: &HeaderMap) -> Option<Requester> {
-        let requester = self.identity.person(headers).ok()?;
-        self.rate_limits.person(&requester.user).ok()?;
-        Some(requester)
+        self.identity.person(headers).ok()
     }
 }
 

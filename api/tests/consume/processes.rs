@@ -39,17 +39,15 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     until("ready", async || get(&address, "/readyz").await.0 == 200).await;
     assert_eq!(get(&address, "/healthz").await.0, 200);
     assert_eq!(get(&address, "/nowhere").await.0, 404);
-    for kind in HogKind::ALL {
-        let hogs = Hogs::start(
-            address.trim_start_matches("http://").parse().unwrap(),
-            kind,
-            "/metrics",
-            100,
-        );
-        hogs.have_opened(50).await;
-        let failed = hogs.failed_probes("/healthz").await;
-        assert!(failed.is_empty(), "{kind:?}: {failed:?}");
-    }
+    let hogs = Hogs::start(
+        address.trim_start_matches("http://").parse().unwrap(),
+        HogKind::Silent,
+        "/metrics",
+        100,
+    );
+    hogs.have_opened(100).await;
+    assert_eq!(hogs.failed_probes("/healthz").await, [""; 0]);
+    std::mem::drop(hogs);
 
     world.claim(drop, 1..=50).await;
     world.send(vec![(0, None, Some("poison".to_owned()))]).await;

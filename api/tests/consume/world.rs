@@ -166,7 +166,7 @@ impl ConsumeWorld {
             format!("--kafka-brokers={}", self.kafka.brokers),
             format!("--kafka-topic={}", self.kafka.topic),
             format!("--kafka-group={}", self.kafka.group),
-            "--consume-listen-addr=127.0.0.1:0".into(),
+            "--listen-addr=127.0.0.1:0".into(),
         ];
         for argument in more {
             let name = argument.split_once('=').map_or(*argument, |(name, _)| name);

@@ -23,7 +23,7 @@ async fn more_claims_than_can_be_worked_are_refused_at_once() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let api = proxied
-        .with("redis-timeout-ms", 20_000)
+        .with("store-timeout-ms", 20_000)
         .with("max-claims-in-hand", 1)
         .api()
         .await;
@@ -127,25 +127,20 @@ async fn heads_and_bodies_have_bounds() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
+/// Every other way to hold a connection is in `connections_that_are_held_keep_no_probe_out`, a test
+/// of the server that all programs have.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_have_a_cap_and_idle_ones_make_room() {
     let world = ServeWorld::new().await;
-    let api = world.with("max-connections", 50).api().await;
-    let (id, _) = api.make(open(50)).await;
+    let api = world.with("max-connections", 10).api().await;
+    let (id, _) = api.make(open(1)).await;
     let address = api.base.trim_start_matches("http://").parse().unwrap();
-    for (n, kind) in HogKind::ALL.into_iter().enumerate() {
-        let hogs = Hogs::start(address, kind, "/openapi.json", 100);
-        hogs.have_opened(50).await;
-        for probe in ["/healthz", "/readyz"] {
-            let failed = hogs.failed_probes(probe).await;
-            assert!(failed.is_empty(), "{kind:?} {probe}: {failed:?}");
-        }
-        assert_eq!(
-            api.claim(id, &format!("u-{n}")).await.status,
-            202,
-            "{kind:?}"
-        );
+    let hogs = Hogs::start(address, HogKind::Silent, "/healthz", 20);
+    hogs.have_opened(20).await;
+    for probe in ["/healthz", "/readyz"] {
+        assert_eq!(hogs.failed_probes(probe).await, [""; 0], "{probe}");
     }
+    assert_eq!(api.claim(id, "u-1").await.status, 202);
 }
 
 #[tokio::test]
@@ -267,66 +262,6 @@ async fn metrics_have_route_and_outcome() {
         age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
     })
     .await;
-}
-
-#[tokio::test]
-async fn one_person_and_one_address_are_held_to_their_rates_and_supervisors_are_not() {
-    let world = ServeWorld::new().await;
-    let api = world.with("person-rate-limit", 5).api().await;
-    let (id, _) = api.make(open(5)).await;
-    let mut codes = Vec::new();
-    for _ in 0..8 {
-        codes.push(api.claim(id, "u-1").await);
-    }
-    let (good, refused): (Vec<_>, Vec<_>) = codes.iter().partition(|answer| answer.status < 300);
-    assert!(
-        (5..8).contains(&good.len()) && !refused.is_empty(),
-        "{codes:?}"
-    );
-    assert_eq!(refused[0].code(), (429, "too_many_requests"));
-    let wait: u64 = refused[0].headers["retry-after"]
-        .to_str()
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!((1..=4).contains(&wait), "{wait}");
-    assert_eq!(api.claim(id, "u-2").await.status, 202, "another person");
-
-    // Behind one proxy: each asks from an address of its own, and forges what stands left of it.
-    let api = world
-        .with("address-rate-limit", 5)
-        .with("ops-trusted-proxies", 1)
-        .api()
-        .await;
-    let from = async |address: &str, path: &str| {
-        api.ask(
-            Method::GET,
-            path,
-            &[(
-                "x-forwarded-for",
-                &format!("192.0.2.{}, {address}", address.len()),
-            )],
-            "",
-        )
-        .await
-        .status
-    };
-    let mut statuses = Vec::new();
-    for _ in 0..8 {
-        statuses.push(from("198.51.100.1", "/v1/coupons").await);
-    }
-    assert!(
-        statuses[..5].iter().all(|status| *status == 200) && statuses.contains(&429),
-        "{statuses:?}"
-    );
-    assert_eq!(
-        from("198.51.100.2", "/v1/coupons").await,
-        200,
-        "another address"
-    );
-    for _ in 0..20 {
-        assert_eq!(from("198.51.100.1", "/healthz").await, 200);
-    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `serve` and `migrate` on real servers, through HTTP alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 mod admission;
 mod allowed;

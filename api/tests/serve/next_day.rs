@@ -24,7 +24,7 @@ async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultP
     let (far, redis) = behind_redis(world).await;
     (
         world.api().await,
-        far.with("redis-timeout-ms", 10_000)
+        far.with("store-timeout-ms", 10_000)
             .with("coupon-page", "on")
             .api()
             .await,

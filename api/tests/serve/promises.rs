@@ -53,7 +53,7 @@ async fn a_claim_that_a_second_store_takes_after_both_deadlines_is_no_yes_until_
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let own = proxied
-        .with("redis-timeout-ms", 10_000)
+        .with("store-timeout-ms", 10_000)
         .with("publish-deadline-ms", 1_000)
         .with("backup-deadline-ms", 500);
     let api = own.api().await;

@@ -142,7 +142,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
-    let api = world.with("redis-timeout-ms", 500).api().await;
+    let api = world.with("store-timeout-ms", 500).api().await;
     let (id, _) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));

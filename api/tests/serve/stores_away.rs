@@ -23,7 +23,7 @@ pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy)
     let proxy = stack().await.redis.proxy().await.unwrap();
     let url = stack().await.redis.url_via(&proxy);
     (
-        world.with("redis-url", url).with("redis-timeout-ms", 500),
+        world.with("redis-url", url).with("store-timeout-ms", 500),
         proxy,
     )
 }
@@ -95,7 +95,7 @@ async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied
-        .with("redis-timeout-ms", 1_000)
+        .with("store-timeout-ms", 1_000)
         .with("request-timeout-ms", 4_000)
         .api()
         .await;
@@ -206,7 +206,7 @@ async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_trie
 async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
-    let api = proxied.with("redis-timeout-ms", 10_000).api().await;
+    let api = proxied.with("store-timeout-ms", 10_000).api().await;
     let (id, _) = api.make(open(5)).await;
     redis
         .set(ProxyFault::Delay(Duration::from_millis(300)))
@@ -263,20 +263,6 @@ async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back
         api.get("/readyz").await.json["notes"]["kafka"] == "ok"
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_process_that_stops_says_so_before_it_closes_its_door() {
-    let world = ServeWorld::new().await;
-    let api = world.with("shutdown-delay-ms", 2_000).api().await;
-    let (id, _) = api.make(open(5)).await;
-    api.begin_to_stop();
-    until("it is not ready", async || {
-        api.get("/readyz").await.status == 503
-    })
-    .await;
-    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
-    api.stop().await;
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ impl ServeWorld {
             ("user-auth", "trusted-header".to_owned()),
             // A busy machine may be slow to answer.
             ("question-timeout-ms", "5000".to_owned()),
-            ("redis-timeout-ms", "5000".to_owned()),
+            ("store-timeout-ms", "5000".to_owned()),
             ("publish-deadline-ms", "8000".to_owned()),
             ("backup-deadline-ms", "5000".to_owned()),
             ("database-url", stack.mysql.database_url(&name)),
@@ -158,7 +158,7 @@ impl ServeWorld {
         let flags = self
             .settings
             .iter()
-            .flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
+            .map(|(name, value)| format!("--{name}={value}"));
         let stop = CancellationToken::new();
         let server = ApiServer::bind(parse(flags)?, &stop)
             .await?
@@ -445,11 +445,6 @@ impl InProcessApi {
 
     pub(crate) async fn stop(self) {
         self.running.stop().await;
-    }
-
-    /// SIGTERM; does not wait for its end.
-    pub(crate) fn begin_to_stop(&self) {
-        self.running.stop.cancel();
     }
 }
 

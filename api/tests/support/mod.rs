@@ -8,6 +8,7 @@ use clap::{Args, Parser};
 use firstcome_api::migrate::{self, MigrateArgs};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 use firstcome_shared::kafka::Security;
+use firstcome_shared::tuning::{self, Tuning};
 use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables, eventually};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -58,7 +59,8 @@ pub(crate) async fn migrate(
         mysql: MysqlArgs {
             database_url: database_url.into(),
             database_pool_size: 2,
-            database_timeout_ms: 20_000,
+            database_timeout: Duration::from_secs(20),
+            store_timeout: Duration::from_secs(5),
         },
         kafka: KafkaArgs {
             kafka_brokers,
@@ -67,28 +69,41 @@ pub(crate) async fn migrate(
             kafka_security: Security::default(),
             kafka_signing: firstcome_shared::kafka::Signing::default(),
         },
-        kafka_partitions: partitions,
-        kafka_replication: 1,
+        partitions,
+        replication: 1,
         start: StartArgs {
             startup_wait_seconds: 30,
         },
     };
     TABLES
         .migrated(&url, async || {
-            migrate::run(args, CancellationToken::new()).await.unwrap()
+            migrate::run(args, CancellationToken::new()).await.unwrap();
         })
         .await
         .unwrap();
 }
 
-/// Arguments as the command line reads them.
+/// Arguments as the command line reads them, each as `--name=value`. The name may also be that of a
+/// constant that tests shorten.
 pub(crate) fn parse<A: Args>(flags: impl IntoIterator<Item = String>) -> Result<A, clap::Error> {
     #[derive(Parser)]
     struct Line<A: Args> {
         #[command(flatten)]
         args: A,
     }
-    Line::try_parse_from(std::iter::once("program".to_owned()).chain(flags)).map(|line| line.args)
+    let mut line = vec!["program".to_owned()];
+    let mut shortened = Vec::new();
+    for flag in flags {
+        let (name, value) = flag.split_once('=').unwrap_or((&flag, ""));
+        let name = name.trim_start_matches('-').replace('-', "_");
+        match Tuning::named(&name.to_uppercase()) {
+            Some(tuning) => shortened.push((tuning, value.to_owned())),
+            None => line.push(flag),
+        }
+    }
+    tuning::scope::with(shortened, || {
+        Line::try_parse_from(line).map(|line| line.args)
+    })
 }
 
 /// A program that runs in this process.

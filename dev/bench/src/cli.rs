@@ -35,6 +35,8 @@ pub enum Part {
     Claims,
     /// CPU a winner by process; with --against, in turns with another build
     Winners,
+    /// Two minutes in which everyone wins, and winners beside passes over the closed drop
+    Sustained,
     /// Memory of the API under many connections
     Memory,
     /// From the last admission to exact rows, again and again
@@ -104,6 +106,8 @@ pub struct BenchSize {
     pub many_requests: u32,
     /// Claims while everyone wins, and rows of the consumer.
     pub winners: u32,
+    /// Winners of one drop, for about two minutes.
+    pub sustained: u32,
     /// Coupons while a process is killed.
     pub killed: u32,
     /// Rushes for the time from last admission to exact rows.
@@ -146,6 +150,7 @@ impl BenchSize {
             connections: 64,
             many_requests: 100_000,
             winners: 200_000,
+            sustained: 3_000_000,
             killed: 2_000,
             rushes: 200,
             passes: [10_000, 100_000, 1_000_000],
@@ -160,6 +165,7 @@ impl BenchSize {
                 requests: 3_000,
                 many_requests: 10_000,
                 winners: 5_000,
+                sustained: 10_000,
                 killed: 300,
                 rushes: 5,
                 passes: [1_000, 10_000, 50_000],

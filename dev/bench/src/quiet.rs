@@ -22,9 +22,9 @@ pub async fn settle() -> Result<()> {
     let begun = Instant::now();
     let mut samples = 0;
     while samples < SAMPLES {
-        let before = Time::now()?;
+        let before = ProcessorTime::now()?;
         sleep(SPAN).await;
-        let idle = Time::now()?.idle_since(&before);
+        let idle = ProcessorTime::now()?.idle_since(&before);
         samples = if idle >= IDLE { samples + 1 } else { 0 };
         if begun.elapsed() > LIMIT {
             step(format!(
@@ -39,13 +39,13 @@ pub async fn settle() -> Result<()> {
 
 /// CPU time of all processors since they were started, in ticks.
 #[derive(Debug, PartialEq, Eq)]
-struct Time {
+pub(crate) struct ProcessorTime {
     idle: u64,
     all: u64,
 }
 
-impl Time {
-    fn now() -> Result<Self> {
+impl ProcessorTime {
+    pub(crate) fn now() -> Result<Self> {
         Self::read(&fs::read_to_string("/proc/stat")?)
             .context("/proc/stat has no line of all processors")
     }
@@ -67,7 +67,7 @@ impl Time {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a share")]
-    fn idle_since(&self, before: &Self) -> f64 {
+    pub(crate) fn idle_since(&self, before: &Self) -> f64 {
         (self.idle - before.idle) as f64 / (self.all - before.all).max(1) as f64
     }
 }
@@ -78,18 +78,18 @@ mod tests {
 
     #[test]
     fn waiting_for_a_disk_is_not_idle() {
-        let read = |line: &str| Time::read(line).unwrap();
+        let read = |line: &str| ProcessorTime::read(line).unwrap();
         let before = read("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3 4 5 6 7 8\n");
         assert_eq!(
             before,
-            Time {
+            ProcessorTime {
                 idle: 800,
                 all: 1000
             }
         );
         let idle = read("cpu  110 0 60 840 90 0 0 0 9 9\n").idle_since(&before);
         assert!((idle - 0.4).abs() < 1e-9, "{idle}");
-        assert_eq!(Time::read("cpu0 1 2 3 4"), None);
-        Time::now().unwrap();
+        assert_eq!(ProcessorTime::read("cpu0 1 2 3 4"), None);
+        ProcessorTime::now().unwrap();
     }
 }

@@ -78,7 +78,7 @@ impl<'a> Operators<'a> {
                         coupon,
                         &json!({"name": format!("Coupon of operator {number}")}),
                     )
-                    .await
+                    .await;
                 }
                 1 => {
                     self.change(coupon, &json!({"quantity": quantity, "paused": false}))

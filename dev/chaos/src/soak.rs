@@ -64,8 +64,8 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     let servers = Arc::new(TestedServers::start(false).await?);
     // Short times of keeping, so that half an hour shows what is thrown away.
     let settings = [
-        ("CLEAN_RUNS_KEPT_SECONDS", "120"),
-        ("SEALED_KEYS_TTL_SECONDS", "60"),
+        ("FIRSTCOME_TEST_CLEAN_RUNS_KEPT_SECONDS", "120"),
+        ("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "60"),
     ];
     let settings = settings
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -43,11 +43,11 @@ pub struct SystemUnderTest {
 /// see.
 const SETTINGS: [(&str, &str); 6] = [
     ("RECONCILE_CRON", "* * * * * *"),
-    ("REDIS_TIMEOUT_MS", "2000"),
+    ("STORE_TIMEOUT_MS", "2000"),
     ("PUBLISH_DEADLINE_MS", "1000"),
-    ("DATABASE_TIMEOUT_MS", "5000"),
-    ("ALERT_COOLDOWN_SECONDS", "3600"),
-    ("STARTUP_WAIT_SECONDS", "20"),
+    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
+    ("FIRSTCOME_TEST_ALERT_COOLDOWN_SECONDS", "3600"),
+    ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "20"),
 ];
 
 impl SystemUnderTest {

@@ -60,7 +60,7 @@ impl Injector {
     ) -> Result<Self> {
         let db_settings = stores.mysql.settings();
         let db = Db::new(&db_settings)?;
-        let redis = Redis::new(&stores.redis.settings())?;
+        let redis = Redis::new(&stores.redis.settings(stores.mysql.store_timeout))?;
         let (coupon, drop) = find(&db, coupon, drop).await?;
         let keys = redis.keys(coupon.id, drop.id);
         let kafka = stores.kafka.settings();

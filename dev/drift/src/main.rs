@@ -1,5 +1,5 @@
-//! `firstcome-drift`: makes one kind of drift in a running system. `make drift KIND=…` runs it
-//! against `make run`.
+//! `firstcome-drift`: makes one kind of drift in a running system. `KIND=… cargo xtask drift` runs
+//! it against `make run`.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -4,12 +4,13 @@ use anyhow::Result;
 use clap::{Args, Parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs};
 
-const SETTINGS: [&str; 18] = [
+const SETTINGS: [&str; 19] = [
     "REDIS_URL",
     "REDIS_KEY_PREFIX",
     "REDIS_CA_FILE",
     "REDIS_CERT_FILE",
     "REDIS_KEY_FILE",
+    "REDIS_TIMEOUT_MS",
     "DATABASE_URL",
     "DATABASE_TLS",
     "DATABASE_CA_FILE",

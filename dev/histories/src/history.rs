@@ -153,6 +153,7 @@ impl History {
     }
 
     /// `open` has the operations that did not end yet, `seen` every one there was.
+    #[allow(clippy::too_many_lines, reason = "one match over all records")]
     fn take(
         &mut self,
         line: usize,

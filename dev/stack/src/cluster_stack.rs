@@ -55,8 +55,6 @@ impl ClusterStack {
                     .database_url_via(&self.mysql.address, "firstcome"),
             ),
             ("KAFKA_BROKERS", self.kafka.bootstrap()),
-            // Of the topic that `migrate` makes; `min.insync.replicas=2` goes with it.
-            ("KAFKA_REPLICATION", "3".to_owned()),
             ("SMTP_URL", self.mail.url()),
         ]);
         env

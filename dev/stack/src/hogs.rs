@@ -161,12 +161,17 @@ async fn hold(address: SocketAddr, kind: HogKind, path: &str, opened: &AtomicUsi
             write.write_all(head.as_bytes()).await?;
             sleep(Duration::from_millis(10)).await;
         },
-        HogKind::Pipelining => loop {
-            tokio::select! {
-                read = read.read(&mut bytes) => if read? == 0 { return Err(Error::from(ErrorKind::UnexpectedEof)) },
-                written = write.write_all(first.as_bytes()) => written?,
+        HogKind::Pipelining => {
+            let mut sent = 0;
+            loop {
+                // A read cuts a write short. The next one continues there: a request with a hole
+                // in it would be answered 400, which closes the connection.
+                tokio::select! {
+                    read = read.read(&mut bytes) => if read? == 0 { return Err(Error::from(ErrorKind::UnexpectedEof)) },
+                    written = write.write(&first.as_bytes()[sent..]) => sent = (sent + written?) % first.len(),
+                }
             }
-        },
+        }
         _ => loop {
             tokio::select! {
                 read = read.read(&mut bytes) => if read? == 0 { return Ok(()) },

@@ -18,7 +18,6 @@
 //!
 //! [`FaultProxy`] stands between a client and a server and breaks the connection in chosen ways.
 
-mod alertmanager;
 mod background;
 mod browser;
 mod cache;
@@ -58,7 +57,6 @@ mod temp_dir;
 mod wait;
 
 pub use self::redis::{RedisOptions, RedisServer};
-pub use alertmanager::{AlertmanagerOptions, AlertmanagerServer};
 pub use browser::{BrowserOptions, BrowserServer, axe};
 pub use certificates::CertificateFolder;
 pub use clients::put_clients;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 /// All objects of deploy/kubernetes.
@@ -23,23 +23,19 @@ pub struct Pod {
     pub grace: Duration,
 }
 
-const AS_JSON: &str = "import glob, json, yaml; \
-    print(json.dumps([one for path in glob.glob('deploy/kubernetes/*.yaml') for one in yaml.safe_load_all(open(path))]))";
-
 impl Manifests {
     pub fn read() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let read = Command::new("dev/python-yaml.sh")
-            .args(["-c", AS_JSON])
-            .current_dir(root)
-            .output()
-            .unwrap();
-        assert!(
-            read.status.success(),
-            "{}",
-            String::from_utf8_lossy(&read.stderr)
-        );
-        Self(serde_json::from_slice(&read.stdout).unwrap())
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kubernetes");
+        let mut objects = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|end| end == "yaml") {
+                let text = std::fs::read_to_string(path).unwrap();
+                let documents = serde_yaml_ng::Deserializer::from_str(&text);
+                objects.extend(documents.map(|document| Value::deserialize(document).unwrap()));
+            }
+        }
+        Self(objects)
     }
 
     fn object(&self, kinds: &[&str], name: &str) -> &Value {

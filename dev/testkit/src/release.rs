@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use firstcome_stack::built_program;
 
-/// Of which release programs are. Those of others are built by `make upgrade-test`.
+/// Of which release programs are. Those of others are built by `cargo xtask upgrade-test`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Release {
     /// An older commit, in the folder `OLD_PROGRAMS`.
@@ -19,12 +19,13 @@ pub enum Release {
 impl Release {
     /// Where a program of it is.
     pub(crate) fn program(self, name: &str) -> PathBuf {
-        let folder = |variable: &str| {
-            let folder = std::env::var_os(variable);
-            PathBuf::from(
-                folder.unwrap_or_else(|| panic!("{variable} is not set: run `make upgrade-test`")),
-            )
-        };
+        let folder =
+            |variable: &str| {
+                let folder = std::env::var_os(variable);
+                PathBuf::from(folder.unwrap_or_else(|| {
+                    panic!("{variable} is not set: run `cargo xtask upgrade-test`")
+                }))
+            };
         match self {
             Self::Old => folder("OLD_PROGRAMS").join(name),
             Self::This => built_program(name).unwrap(),

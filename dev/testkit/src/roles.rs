@@ -128,7 +128,7 @@ impl World {
                 &[],
                 &[
                     ("PUBLISH_DEADLINE_MS", "100"),
-                    ("BACKUP_DEADLINE_MS", "100"),
+                    ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "100"),
                 ],
             )
             .await;

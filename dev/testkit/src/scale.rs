@@ -1,14 +1,14 @@
-//! Measurements at two sizes: small in every `make test`, and at full size too in `make scale`,
-//! which makes a table of the lines printed here (dev/scale.sh).
+//! Measurements at two sizes: small in every `make test`, and at full size too in `cargo xtask
+//! scale`, which makes a table of the lines printed here.
 
-/// Whether this is `make scale`.
+/// Whether this is `cargo xtask scale`.
 pub fn is_full() -> bool {
     std::env::var("SCALE").is_ok_and(|size| size == "full")
 }
 
-/// Measures `what` on a small installation and, in `make scale`, at full size, and prints the line
-/// `scale: what | at full size | small | target`. Gives the value of the larger one measured. A
-/// target is as `≤ 20 ms`: a sign, a number, and the unit, if there is one.
+/// Measures `what` on a small installation and, in `cargo xtask scale`, at full size, and prints
+/// the line `scale: what | at full size | small | target`. Gives the value of the larger one
+/// measured. A target is as `≤ 20 ms`: a sign, a number, and the unit, if there is one.
 pub async fn measured(
     what: &str,
     target: &str,

@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
+use firstcome_shared::tuning::Tuning;
 use firstcome_stack::{
     KafkaCluster, KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers,
     Stack, StackOptions, Tables, with_database,
@@ -39,6 +40,8 @@ pub struct WorldStores {
     redis: String,
     mysql: String,
     kafka: String,
+    /// Replicas of each partition.
+    replication: u8,
     /// What processes are given instead; a test itself goes on by the addresses above.
     settings: BTreeMap<String, String>,
 }
@@ -61,6 +64,7 @@ impl WorldStores {
             redis: redis.to_owned(),
             mysql: mysql.to_owned(),
             kafka: kafka.to_owned(),
+            replication: 1,
             settings,
         }
     }
@@ -131,7 +135,7 @@ impl WorldStores {
     #[must_use]
     pub fn with_kafka_cluster(mut self, cluster: &KafkaCluster) -> Self {
         self.kafka = cluster.bootstrap();
-        self.settings.insert("KAFKA_REPLICATION".into(), "3".into());
+        self.replication = 3;
         self
     }
 }
@@ -144,6 +148,7 @@ pub struct World {
     /// Where its mails go.
     pub mail: MailSink,
     database: String,
+    replication: u8,
     env: Mutex<BTreeMap<String, String>>,
     release: Mutex<Release>,
     logs: Logs,
@@ -177,7 +182,9 @@ impl World {
     }
 
     async fn migrate(&self) {
-        let migrate = self.start("firstcome-api", &["migrate"], &[]);
+        let replication = format!("--replication={}", self.replication);
+        let args = ["migrate", "--partitions=3", &replication];
+        let migrate = self.start("firstcome-api", &args, &[]);
         assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
     }
 
@@ -207,6 +214,7 @@ impl World {
             topic: TestTopic::new(&stores.kafka, &id, &id),
             mail,
             database,
+            replication: stores.replication,
             env: Mutex::new(env),
             release: Mutex::default(),
             logs,
@@ -224,6 +232,7 @@ impl World {
 
     /// A setting for all processes started from now on; an empty value takes one away.
     pub fn set(&self, name: &str, value: &str) {
+        assert_read(name);
         self.env.lock().insert(name.into(), value.into());
     }
 
@@ -250,6 +259,7 @@ impl World {
     /// Starts a program of the product with this world's settings; `env` comes on top, and an empty
     /// value takes one away.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        env.iter().for_each(|(name, _)| assert_read(name));
         let mut all = self.env.lock().clone();
         all.extend(
             env.iter()
@@ -276,15 +286,21 @@ impl World {
     }
 }
 
+/// A test that shortens a constant under a wrong name would only be slow.
+fn assert_read(variable: &str) {
+    let is_known = variable
+        .strip_prefix("FIRSTCOME_TEST_")
+        .is_none_or(|name| Tuning::named(name).is_some());
+    assert!(is_known, "no program reads {variable}");
+}
+
 /// What every process is given besides the addresses of the stores.
 fn settings(id: &str) -> BTreeMap<String, String> {
     [
         ("REDIS_KEY_PREFIX", id),
         ("KAFKA_TOPIC", id),
         ("KAFKA_GROUP", id),
-        ("KAFKA_PARTITIONS", "3"),
         ("LISTEN_ADDR", "127.0.0.1:0"),
-        ("CONSUME_LISTEN_ADDR", "127.0.0.1:0"),
         ("OPS_TOKEN", OPS_TOKEN),
         ("KAFKA_SIGNING_KEY", SIGNING_KEY),
         ("USER_AUTH", "trusted-header"),
@@ -295,10 +311,11 @@ fn settings(id: &str) -> BTreeMap<String, String> {
         ("DEEP_CRON", "0 0 0 1 1 *"),
         ("DIGEST_CRON", "0 0 0 1 1 *"),
         // A test that has a store fail need not wait for a minute of it.
-        ("ALERT_PATIENCE_SECONDS", "0"),
+        ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
         // A busy machine may be slow to answer; these tests are not about that.
-        ("REDIS_TIMEOUT_MS", "10000"),
-        ("QUESTION_TIMEOUT_MS", "10000"),
+        ("STORE_TIMEOUT_MS", "10000"),
+        ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000"),
+        ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "10000"),
         ("RUST_LOG", "info"),
         ("RUST_BACKTRACE", "1"),
     ]

@@ -20,6 +20,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use sha2::{Digest as _, Sha256};
 
+use crate::case;
 use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status};
 use crate::wording;
 
@@ -171,7 +172,7 @@ pub(super) fn repaired(
     let mut places = BTreeMap::new();
     for (coupon, drop, finding) in placed(run) {
         if is_repair(finding)
-            && finding.action != ActionKind::GrantLicence
+            && finding.action != ActionKind::OpenGate
             && !is_broken(finding, drop, &broken)
         {
             *places.entry((coupon, drop)).or_default() += 1;
@@ -194,7 +195,7 @@ pub(crate) fn is_repair(finding: &Finding) -> bool {
 /// even if it names one: no pass would report on that drop to say that it is over.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
     // A pass that failed has its error as a finding too.
-    let is_error = |finding: &Finding| run.error.as_ref() == Some(&finding.detail);
+    let is_error = |finding: &Finding| finding.case == FindingCase::RunFailed;
     let loose = run
         .findings
         .iter()
@@ -257,7 +258,7 @@ fn summary(about: About, findings: &[Finding]) -> String {
             .map(|finding| wording::line(&finding.detail, wording::LONGEST))
             .unwrap_or_default()
     };
-    let of_case = || common_case(findings)?.summary(n);
+    let of_case = || case::summary(common_case(findings)?, n);
     match about {
         About::RunFailed => format!("a pass failed: {}", wording::plainly(&seen())),
         About::Braked => format!(
@@ -267,12 +268,12 @@ fn summary(about: About, findings: &[Finding]) -> String {
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
         About::Left(kind) => of_case().unwrap_or_else(|| match findings {
             // What a store answered tells the person on duty nothing; the mail and the run have it.
-            [_] if is_unworkable(findings) => {
-                let whole = seen();
-                whole
-                    .split_once(": ")
-                    .map_or(whole.clone(), |(what, _)| what.to_owned())
-            }
+            [
+                Finding {
+                    case: FindingCase::Unworkable(store),
+                    ..
+                },
+            ] => case::foreign(*store).to_owned(),
             // A single finding of no user says it best itself.
             [one] if one.slot.is_none() && one.user_id.is_none() => seen(),
             _ => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
@@ -292,8 +293,7 @@ pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
 
 /// A drop, as a whole, could not be examined.
 pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
-    let is_whole = |one: &Finding| one.slot.is_none() && one.user_id.is_none();
-    matches!(findings, [one] if is_whole(one) && one.action == ActionKind::Report && one.result == Outcome::Failed)
+    matches!(findings, [one] if one.case.is_unworkable())
 }
 
 /// What makes a new mail necessary: structured data, never a text. Texts have ages and lags in
@@ -353,6 +353,7 @@ fn failed_run(run: &Run) -> Finding {
         .unwrap_or_else(|| "the log has the reason".to_owned());
     Finding {
         result: Outcome::Failed,
+        case: FindingCase::RunFailed,
         ..Finding::general(Kind::Stalled, ActionKind::Report, why)
     }
 }

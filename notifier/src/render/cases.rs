@@ -6,7 +6,8 @@ use firstcome_shared::domain::{CouponId, DropId};
 use super::groups::{PassMail, is_shut};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Observation, common_case};
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind};
+use crate::case;
+use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
 
 /// What is wrong, and what that means for people; `None` for a problem whose kind says enough.
@@ -17,7 +18,7 @@ pub(super) fn of_case(
 ) -> Option<[String; 2]> {
     let n = seen.findings.len();
     let case = common_case(&seen.findings)?;
-    let summary = case.summary(n)?;
+    let summary = case::summary(case, n)?;
     let detail = || {
         seen.findings
             .first()
@@ -34,7 +35,11 @@ pub(super) fn of_case(
         FindingCase::Plain
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
-        | FindingCase::Unsafe(_) => {
+        | FindingCase::Unsafe(_)
+        | FindingCase::Unworkable(_)
+        | FindingCase::SettingsDiffer
+        | FindingCase::AllowListDiffers
+        | FindingCase::RunFailed => {
             return None;
         }
         FindingCase::NoSlotLeft => [
@@ -86,6 +91,11 @@ pub(super) fn of_case(
             };
             [format!("{}.", wording::capital(&detail())), rows.to_owned()]
         }
+        FindingCase::DropLost => [
+            of_name,
+            "Nobody gets a slot of it, and no day of its coupon is made, until it is back."
+                .to_owned(),
+        ],
         FindingCase::UsersMissing(_) => [
             format!("{name}: {}.", detail()),
             "They were told yes, and others may get their slots.".to_owned(),
@@ -138,6 +148,21 @@ pub(super) fn held_back(
                 name.unwrap_or("a coupon")
             ),
             format!("{lacking}No repair was made: so many at once need a confirmation."),
+        ];
+    }
+    let is_closed = |finding: &Finding| {
+        finding.action == ActionKind::OpenGate
+            && finding.result == Outcome::Failed
+            && finding.coupon_id == seen.coupon_id
+    };
+    if pass.run.findings.iter().any(is_closed) {
+        return [
+            format!(
+                "Claims to {} get 503 until {repairs} are confirmed.",
+                name.unwrap_or("a coupon")
+            ),
+            "They would move users or take slots back: so many at once need a confirmation.              Repairs that only add what was promised were made."
+                .to_owned(),
         ];
     }
     let risk = if puts_back > 0 {
@@ -232,7 +257,11 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         FindingCase::Plain
         | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
-        | FindingCase::Unsafe(_) => {
+        | FindingCase::Unsafe(_)
+        | FindingCase::Unworkable(_)
+        | FindingCase::SettingsDiffer
+        | FindingCase::AllowListDiffers
+        | FindingCase::RunFailed => {
             return None;
         }
         FindingCase::NoSlotLeft => {
@@ -276,6 +305,9 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         FindingCase::MessagesLost(_) => {
             "Find out what happened to the data of the brokers, or who moved the offsets. This ends with the next message on each \
              partition, or when you reset the offsets."
+        }
+        FindingCase::DropLost => {
+            "Put its row in `drops` back, from a backup or with the settings that the people who run the coupon know, then run a deep pass."
         }
         FindingCase::UsersMissing(_) => {
             "Pause the coupon. Read the topic again from the opening of the drop, as OPERATIONS.md says: it may still name them."

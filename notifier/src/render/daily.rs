@@ -97,7 +97,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
         let todo = "Find out now why the reconciler does not run. If Redis restarts meanwhile, nobody can claim.";
         blocks.push(Block::Todo(todo.to_owned()));
         blocks.push(once("A pass by hand", None, ""));
-        blocks.push(links.section("run_missed"));
+        blocks.push(Links::section("run_missed"));
     }
     if day.open.is_empty() && day.broken == 0 && day.lost_mails.is_empty() {
         let nothing = if nobody_looked {
@@ -132,7 +132,7 @@ fn open(day: &DailyDigest, links: &Links) -> Section {
             wording::capital(&broken(day.broken))
         )));
         blocks.extend(links.on_page("Who they are, by alert, in a browser", "/alerts"));
-        blocks.push(links.section("broken_promise"));
+        blocks.push(Links::section("broken_promise"));
     }
     Section {
         title: "Problems".to_owned(),

@@ -18,7 +18,6 @@ pub struct DeadLink<'a> {
 impl Links {
     /// Addresses that lead to the reader's own machine.
     pub fn dead(&self) -> impl Iterator<Item = DeadLink<'_>> {
-        let docs = self.docs.as_deref().unwrap_or_default();
         let all = [
             DeadLink {
                 setting: "PUBLIC_URL",
@@ -29,11 +28,6 @@ impl Links {
                 setting: "API_PUBLIC_URL",
                 address: self.api(),
                 of: "the API",
-            },
-            DeadLink {
-                setting: "DOCS_URL",
-                address: docs,
-                of: "the folder docs",
             },
         ];
         let host = |address| Url::parse(address).ok()?.host_str().map(is_local);
@@ -60,29 +54,21 @@ mod tests {
 
     #[test]
     fn links_that_lead_to_the_readers_machine_are_named_with_their_setting() {
-        let with = |public: &str, api: &str, docs: &str| {
+        let with = |public: &str, api: &str| {
             let set = |url: &str| (!url.is_empty()).then(|| url.to_owned());
             Links {
                 public: set(public),
                 api: set(api),
-                docs: set(docs),
                 page_changes_coupons: true,
             }
         };
         let settings = |links: &Links| links.dead().map(|link| link.setting).collect::<Vec<_>>();
         assert_eq!(
-            settings(&with("", "", "")),
+            settings(&with("", "")),
             ["PUBLIC_URL", "API_PUBLIC_URL"],
             "the defaults are loopback"
         );
-        assert!(
-            settings(&with(
-                "https://ops.example.com",
-                "http://10.0.0.7:8080",
-                "https://docs.example.com/x"
-            ))
-            .is_empty()
-        );
+        assert!(settings(&with("https://ops.example.com", "http://10.0.0.7:8080")).is_empty());
         for address in [
             "http://127.0.0.1:8081",
             "http://127.8.0.1",
@@ -94,16 +80,12 @@ mod tests {
             "http://[::]:8081",
             "http://[::ffff:127.0.0.1]",
         ] {
-            let links = with(
-                "https://ops.example.com",
-                "https://api.example.com",
-                address,
-            );
+            let links = with("https://ops.example.com", address);
             let named: Vec<_> = links
                 .dead()
                 .map(|link| (link.setting, link.address))
                 .collect();
-            assert_eq!(named, [("DOCS_URL", address)]);
+            assert_eq!(named, [("API_PUBLIC_URL", address)]);
         }
         assert!(
             is_local("localhost")

@@ -95,12 +95,18 @@ impl<'a> PassMail<'a> {
         let any = !self.verdict.repaired.is_empty();
         let of_none = self.run.findings.iter();
         let of_none = of_none
-            .filter(|finding| is_mailed(None) || any && finding.action == ActionKind::GrantLicence);
+            .filter(|finding| is_mailed(None) || any && finding.action == ActionKind::OpenGate);
         let of_none = of_none.map(|finding| (None, finding));
         of_none
             .chain(of_drops)
             .filter(|(_, finding)| is_repair(finding))
             .collect()
+    }
+
+    /// How many repairs of earlier passes were not mailed.
+    pub(super) fn earlier_repairs(&self) -> usize {
+        let earlier = self.verdict.earlier.iter();
+        earlier.map(|earlier| earlier.repairs as usize).sum()
     }
 
     /// Repairs of earlier passes, all together: how many, and since when.
@@ -111,13 +117,7 @@ impl<'a> PassMail<'a> {
             .iter()
             .map(|earlier| earlier.since)
             .min()?;
-        let repairs = self
-            .verdict
-            .earlier
-            .iter()
-            .map(|earlier| earlier.repairs as usize)
-            .sum();
-        let repairs = wording::count(repairs, "repair", "repairs");
+        let repairs = wording::count(self.earlier_repairs(), "repair", "repairs");
         Some(format!(
             "{repairs} in earlier passes since {}",
             since.format("%H:%M UTC")

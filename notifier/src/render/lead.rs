@@ -125,7 +125,7 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
         .filter(|finding| !is_said(finding));
     let done = wording::done(others);
     parts.extend((!done.is_empty()).then(|| format!("Repaired by itself: {done}.")));
-    if with(ActionKind::GrantLicence) > 0 {
+    if with(ActionKind::OpenGate) > 0 {
         parts.push(pass.closed_for.map_or_else(
             || "Until then claims got 503.".to_owned(),
             |closed| format!("Until then claims got 503, for {}.", duration(closed)),

@@ -265,8 +265,6 @@ const API: &str = "http://127.0.0.1:8080";
 /// Addresses that mails lead to, without the slash at the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
-    /// Where docs/ can be read.
-    pub docs: Option<String>,
     /// The reconciler's endpoint as people reach it.
     pub public: Option<String>,
     /// The API as people reach it.
@@ -292,22 +290,9 @@ impl Links {
         self.api.as_deref().unwrap_or(API)
     }
 
-    /// The address of a section of docs/OPERATIONS.md, where that can be read.
-    pub(crate) fn runbook(&self, word: &str) -> Option<String> {
-        self.docs
-            .as_ref()
-            .map(|docs| format!("{docs}/OPERATIONS.md#{word}"))
-    }
-
-    /// Leads to a section of docs/OPERATIONS.md; its heading is the word itself.
-    pub(super) fn section(&self, word: &str) -> Block {
-        match self.runbook(word) {
-            Some(url) => Block::Link {
-                label: format!("More: “{word}” in OPERATIONS.md"),
-                url,
-            },
-            None => Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”.")),
-        }
+    /// Names a section of docs/OPERATIONS.md; its heading is the word itself.
+    pub(super) fn section(word: &str) -> Block {
+        Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”."))
     }
 
     /// Leads to a screen of the operations page, where its address is known. A person logs in there

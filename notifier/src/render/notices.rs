@@ -75,7 +75,7 @@ fn with_runs(
     blocks.extend(runs);
     blocks.push(Block::List(known));
     blocks.extend(commands.into_iter().chain(command));
-    blocks.push(links.section(section));
+    blocks.push(Links::section(section));
     blocks
 }
 
@@ -126,7 +126,7 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
             "Until MySQL is back no pass is recorded, and no other mail can be queued. This mail was sent directly; while it lasts \
-             it comes again (ALERT_COOLDOWN_SECONDS)."
+             it comes again every four hours."
                 .to_owned(),
         ),
     ]);
@@ -135,7 +135,7 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         None,
         "",
     ));
-    blocks.push(links.section("mysql_unreachable"));
+    blocks.push(Links::section("mysql_unreachable"));
     let subject = format!(
         "action needed: MySQL cannot be used ({})",
         wording::line(&reason, 60)
@@ -306,7 +306,7 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::
              given up: send it again by hand."
                 .to_owned(),
         ),
-        links.section("webhooks"),
+        Links::section("webhooks"),
     ]);
     let title = format!(
         "{target} answered 410 Gone: nothing is posted there until the reconciler is restarted."

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::cases::{commands, what_to_do_here};
 use super::groups::{PassMail, Placed, cells, changes, issued, open_label, reasons};
 use super::lead::{duration, is_one_sentence, lead, subject, summary};
-use super::letter::{Block, Letter, MailTone, Rendered, Section, Table};
+use super::letter::{Block, Letter, Links, MailTone, Rendered, Section, Table};
 use crate::alerts::{About, Alert, Notice, Observation, common_case, is_repair, is_unworkable};
 use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
 use crate::wording;
@@ -93,7 +93,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, open_label)));
     }
-    blocks.push(pass.links.section(seen.about.word()));
+    blocks.push(Links::section(seen.about.word()));
     Section {
         title: place.unwrap_or_default(),
         blocks,
@@ -192,7 +192,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
 fn repaired(pass: &PassMail<'_>) -> Option<Section> {
     let mut blocks = Vec::new();
     if let Some(earlier) = pass.earlier() {
-        let were = if earlier.starts_with("1 repair ") {
+        let were = if pass.earlier_repairs() == 1 {
             "was"
         } else {
             "were"

@@ -19,8 +19,8 @@ pub(super) const ALERTS: usize = 100;
 /// Most findings in one event: receivers like bodies below 20 kB.
 const FINDINGS: usize = 20;
 
-/// A kind of event, by its word in `WEBHOOK_EVENTS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A kind of event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventKind {
     /// Rows were written, once a pass and drop.
     Issued,
@@ -32,21 +32,12 @@ pub(crate) enum EventKind {
     Broken,
     /// A problem is over.
     Resolved,
-    /// Somebody tries whether events arrive. No setting has it.
+    /// `test-webhook` tries whether events arrive.
     Test,
 }
 
 impl EventKind {
-    /// Those that a setting can have.
-    pub(super) const ALL: [Self; 5] = [
-        Self::Issued,
-        Self::SoldOut,
-        Self::Drift,
-        Self::Broken,
-        Self::Resolved,
-    ];
-
-    /// The body's `type`; in the setting, what follows the full stop.
+    /// The body's `type`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Issued => "drop.issued",
@@ -56,12 +47,6 @@ impl EventKind {
             Self::Resolved => "alert.resolved",
             Self::Test => "test",
         }
-    }
-
-    pub(super) fn of_word(word: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name().split('.').next_back() == Some(word))
     }
 }
 

@@ -2,20 +2,15 @@
 //!
 //! Webhooks come out of an outbox as mails do: `event` says what is posted, `record` enqueues it in
 //! the transaction of what it tells, and a task for each target posts it (`sender`), signed
-//! (`sign`). Alertmanager has no outbox: it is told again and again what holds (`alertmanager`);
-//! `standing` is what the operations page shows of it.
+//! (`sign`).
 
-mod alertmanager;
 mod args;
 mod event;
 mod post;
 mod receivers;
 mod sender;
 mod sign;
-mod standing;
 mod test;
-
-use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use diesel::result::QueryResult;
@@ -24,21 +19,18 @@ use firstcome_shared::mysql::webhooks::{self, NewWebhook};
 
 use crate::report::{DropReport, Numbers, Run};
 
-pub(crate) use alertmanager::Alertmanager;
 pub use args::WebhookArgs;
 pub(crate) use event::{EventKind, WebhookEvent, of_pass};
 pub(crate) use receivers::Receivers;
 pub(crate) use sender::Relay;
-pub use standing::{AlertmanagerStanding, RefusedList};
 pub use test::test_webhook;
 
 /// Most drops of one pass that something is said of; the next pass says what is left.
 const DROPS: usize = 1_000;
 
-/// Which events are enqueued, and for which targets.
+/// The targets for which events are enqueued.
 #[derive(Debug, Clone)]
 pub(crate) struct Subscriptions {
-    kinds: BTreeSet<EventKind>,
     targets: Vec<String>,
 }
 
@@ -49,28 +41,19 @@ impl Receivers {
             .iter()
             .map(|target| target.name.clone())
             .collect();
-        Subscriptions {
-            kinds: self.events.clone(),
-            targets,
-        }
+        Subscriptions { targets }
     }
 }
 
 impl Subscriptions {
-    fn wants(&self, kind: EventKind) -> bool {
-        !self.targets.is_empty() && self.kinds.contains(&kind)
-    }
-
-    /// Enqueues those that are wanted, for each target; to be called in the transaction of what
-    /// they tell.
+    /// Enqueues events for each target. Call it in the transaction that they report.
     pub(crate) async fn enqueue(
         &self,
         conn: &mut Conn,
         events: &[WebhookEvent],
         now: DateTime<Utc>,
     ) -> QueryResult<()> {
-        let wanted = events.iter().filter(|event| self.wants(event.kind));
-        let rows = wanted.flat_map(|event| {
+        let rows = events.iter().flat_map(|event| {
             let row = move |target| NewWebhook {
                 created_at: now.naive_utc(),
                 next_attempt_at: now.naive_utc(),
@@ -91,11 +74,7 @@ impl Subscriptions {
         run: &Run,
         now: DateTime<Utc>,
     ) -> QueryResult<()> {
-        let (of_rows, of_end) = (
-            self.wants(EventKind::Issued),
-            self.wants(EventKind::SoldOut),
-        );
-        if run.dry_run || !(of_rows || of_end) {
+        if run.dry_run || self.targets.is_empty() {
             return Ok(());
         }
         let ids: Vec<i64> = run.drops.iter().map(|report| report.drop_id.0).collect();
@@ -109,23 +88,18 @@ impl Subscriptions {
             let said = said.get(&report.drop_id);
             // Another process has recorded a later pass meanwhile.
             let is_late = said.is_some_and(|said| said.run_id >= run.run_id);
-            let grew = of_rows
-                && said.map_or(0, |said| said.issued)
-                    != i64::try_from(report.after.rows).unwrap_or(0);
+            let grew =
+                said.map_or(0, |said| said.issued) != i64::try_from(report.after.rows).unwrap_or(0);
             let ended = said.is_none_or(|said| said.sold_out_quantity < report.quantity)
                 && event::is_sold_out(report);
-            if is_late || !(grew || of_end && ended) {
+            if is_late || !(grew || ended) {
                 continue;
             }
             enqueued += 1;
             if enqueued > DROPS {
                 break;
             }
-            let highest = if of_rows {
-                webhooks::highest_slot(conn, report.drop_id).await?
-            } else {
-                0
-            };
+            let highest = webhooks::highest_slot(conn, report.drop_id).await?;
             let (says, events) = event::of_drop(report, said, (run.run_id.as_str(), highest), now);
             self.enqueue(conn, &events, now).await?;
             webhooks::say_of(conn, &says).await?;

@@ -1,35 +1,26 @@
-//! One POST over a connection of its own: no pool, no redirect, no proxy, and one deadline for all
-//! of it, from the look-up of the name on.
+//! One POST with a deadline for all of it, from the look-up of the name on.
 
 use std::fmt;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::{BodyExt as _, Full};
+use firstcome_shared::http::origin::{HttpStep, Origin};
+use firstcome_shared::tls::Store;
+use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
-use hyper::rt::{Read, Write};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use crate::wording;
 
-/// Most that is read of an answer's head, and of the body of a refusal, in bytes.
-const HEAD: usize = 16 * 1024;
+/// Most that is read of the body of a refusal, in bytes.
 const BODY: usize = 1_024;
 
 /// A part of an address that is as long may be its secret, in characters.
@@ -43,14 +34,10 @@ const BODY_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct PostTarget {
     /// Host and fingerprint: fit for logs and tables, as the address may have a secret in it.
     pub(super) name: String,
-    host: String,
-    port: u16,
-    /// As the header `Host` has it.
-    authority: String,
+    origin: Origin,
     path: SecretString,
-    /// The header `Authorization`, where the address has a user and a password.
+    /// The header `Authorization`, if the address has a user and a password.
     login: Option<SecretString>,
-    tls: Option<TlsConnector>,
 }
 
 impl fmt::Debug for PostTarget {
@@ -83,45 +70,18 @@ impl PostAnswer {
     }
 }
 
-/// How far a POST came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PostStep {
-    Connect,
-    Tls,
-    /// The request is sent; the head of the answer is awaited.
-    Answer,
-}
-
-impl fmt::Display for PostStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "connect",
-            Self::Tls => "TLS",
-            Self::Answer => "request",
-        })
-    }
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {reason}")]
 pub(super) struct NoAnswer {
-    pub(super) step: PostStep,
+    pub(super) step: HttpStep,
     reason: String,
 }
 
 impl PostTarget {
-    /// Takes an address that [`super::args`] has checked.
-    pub(super) fn new(url: &Url, tls: &TlsConnector) -> anyhow::Result<Self> {
-        let host = url.host_str().context("it has no host")?.to_owned();
-        let port = url.port_or_known_default().context("it has no port")?;
-        let authority = url
-            .port()
-            .map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
-        let path = url.query().map_or_else(
-            || url.path().to_owned(),
-            |query| format!("{}?{query}", url.path()),
-        );
+    /// Takes an address that [`super::args`] has checked, and a file of further certificate
+    /// authorities.
+    pub(super) fn new(url: &Url, authorities: Option<PathBuf>) -> anyhow::Result<Self> {
         let decoded = |text: &str| {
             percent_encoding::percent_decode_str(text)
                 .decode_utf8_lossy()
@@ -131,15 +91,20 @@ impl PostTarget {
             let login = format!("{}:{}", decoded(url.username()), decoded(password));
             format!("Basic {}", STANDARD.encode(login)).into()
         });
+        let mut address = url.clone();
+        let is_bare = address
+            .set_username("")
+            .and_then(|()| address.set_password(None));
+        is_bare.ok().context("its user can't be read")?;
+        let shape = "https://host/path";
+        let (origin, path) = Origin::new(Store::Webhook, address.as_str(), shape, authorities)
+            .map_err(anyhow::Error::msg)?;
         let fingerprint = format!("{:x}", Sha256::digest(url.as_str()));
         Ok(Self {
-            name: format!("{authority}#{fingerprint:.8}"),
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port,
-            authority,
+            name: format!("{origin}#{fingerprint:.8}"),
+            origin,
             path: path.into(),
             login,
-            tls: (url.scheme() == "https").then(|| tls.clone()),
         })
     }
 
@@ -159,14 +124,14 @@ impl PostTarget {
     /// Posts JSON with these headers.
     ///
     /// # Errors
-    /// [`NoAnswer`]. After one at [`PostStep::Answer`] the other side may have it all the same.
+    /// [`NoAnswer`]. After one at [`HttpStep::Answer`] the other side may have it all the same.
     pub(super) async fn post(
         &self,
         limit: Duration,
         headers: &[(&'static str, &str)],
         body: String,
     ) -> Result<PostAnswer, NoAnswer> {
-        let mut step = PostStep::Connect;
+        let mut step = HttpStep::Connect;
         // A body that never ends must not hide the status.
         let bodys_end = Instant::now() + limit.mul_f32(0.9);
         let reason = match timeout(limit, self.exchange(headers, body, bodys_end, &mut step)).await
@@ -188,10 +153,9 @@ impl PostTarget {
         headers: &[(&'static str, &str)],
         body: String,
         bodys_end: Instant,
-        step: &mut PostStep,
+        step: &mut HttpStep,
     ) -> anyhow::Result<PostAnswer> {
         let mut request = Request::post(self.path.expose_secret())
-            .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/json")
             .header(
                 USER_AGENT,
@@ -204,39 +168,9 @@ impl PostTarget {
             request = request.header(*name, *value);
         }
         let request = request
-            .body(Full::new(Bytes::from(body)))
+            .body(Bytes::from(body))
             .context("the request cannot be written")?;
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        let Some(tls) = &self.tls else {
-            *step = PostStep::Answer;
-            return talk(TokioIo::new(stream), request, bodys_end).await;
-        };
-        *step = PostStep::Tls;
-        let stream = tls
-            .connect(ServerName::try_from(self.host.clone())?, stream)
-            .await?;
-        *step = PostStep::Answer;
-        talk(TokioIo::new(stream), request, bodys_end).await
-    }
-}
-
-async fn talk(
-    io: impl Read + Write + Unpin + Send,
-    request: Request<Full<Bytes>>,
-    bodys_end: Instant,
-) -> anyhow::Result<PostAnswer> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD)
-        .handshake(io)
-        .await?;
-    let mut connection = std::pin::pin!(connection);
-    let mut answer = std::pin::pin!(async {
-        anyhow::Ok(read(sender.send_request(request).await?, bodys_end).await)
-    });
-    tokio::select! {
-        answer = &mut answer => answer,
-        // What it has read by its end, the answer has.
-        _ = &mut connection => answer.await,
+        Ok(read(self.origin.send(request, step).await?, bodys_end).await)
     }
 }
 
@@ -270,27 +204,4 @@ async fn read(mut response: Response<Incoming>, bodys_end: Instant) -> PostAnswe
         retry_after: retry_after.map(Duration::from_secs),
         text,
     }
-}
-
-/// TLS that trusts the usual authorities and those in `authorities`, PEM, which may be empty.
-///
-/// # Errors
-/// With what is wrong.
-pub(super) fn tls(authorities: &[u8]) -> anyhow::Result<TlsConnector> {
-    let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-    for certificate in CertificateDer::pem_slice_iter(authorities) {
-        let certificate = certificate.context("WEBHOOK_CA_FILE can't be read as PEM")?;
-        roots
-            .add(certificate)
-            .context("WEBHOOK_CA_FILE has a certificate that can't be used")?;
-    }
-    if !authorities.is_empty() && roots.len() == webpki_roots::TLS_SERVER_ROOTS.len() {
-        bail!("WEBHOOK_CA_FILE holds no certificate in PEM");
-    }
-    // The provider is named, as a process may have no default one.
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?;
-    Ok(TlsConnector::from(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    )))
 }

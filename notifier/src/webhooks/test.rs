@@ -1,12 +1,12 @@
-//! `test-webhook`: posts an event to each target and an alert to each Alertmanager at once, past
-//! the outbox, and tells what came back.
+//! `test-webhook`: posts an event to each target at once, past the outbox, and reports what came
+//! back.
 
 use chrono::Utc;
+use firstcome_shared::http::origin::HttpStep;
 
 use super::WebhookArgs;
-use super::alertmanager::test_alert;
 use super::event::WebhookEvent;
-use super::post::{NoAnswer, PostAnswer, PostStep};
+use super::post::{NoAnswer, PostAnswer};
 
 /// Posts to all and says what became of it, line by line. Whether all took it.
 pub async fn test_webhook(
@@ -14,10 +14,8 @@ pub async fn test_webhook(
     mut say: impl FnMut(&str) + Send,
 ) -> anyhow::Result<bool> {
     let receivers = args.receivers()?;
-    if receivers.targets.is_empty() && receivers.alertmanagers.is_empty() {
-        anyhow::bail!(
-            "neither WEBHOOK_URLS nor ALERTMANAGER_URL is set, so there is nobody to post to"
-        );
+    if receivers.targets.is_empty() {
+        anyhow::bail!("WEBHOOK_URLS is not set, so there is no address to post to");
     }
     say(&format!("time limit  {:?} a request", receivers.limit));
     let now = Utc::now();
@@ -25,19 +23,12 @@ pub async fn test_webhook(
     for post in receivers.signed_posts() {
         let event = WebhookEvent::test(now);
         let answer = post.event(&event.id, &event.body(), now).await;
-        all_took_it &= tell("webhook", &post.target.name, answer, &mut say);
-    }
-    for target in &receivers.alertmanagers {
-        let answer = target
-            .post(receivers.limit, &[], test_alert(&receivers.labels, now))
-            .await;
-        all_took_it &= tell("Alertmanager", &target.name, answer, &mut say);
+        all_took_it &= tell(&post.target.name, answer, &mut say);
     }
     Ok(all_took_it)
 }
 
 fn tell(
-    what: &str,
     name: &str,
     answer: Result<PostAnswer, NoAnswer>,
     say: &mut (impl FnMut(&str) + Send),
@@ -47,7 +38,7 @@ fn tell(
             let (status, advice) = (answer.status, advice_on(answer.status.as_u16()));
             match answer.success() {
                 Ok(()) => {
-                    say(&format!("ok     {what} {name}: {status}"));
+                    say(&format!("ok     webhook {name}: {status}"));
                     return true;
                 }
                 Err(error) => (error, advice),
@@ -55,20 +46,20 @@ fn tell(
         }
         Err(error) => {
             let advice = match error.step {
-                PostStep::Connect => "check host and port, and whether a firewall is between",
-                PostStep::Tls => {
-                    "its certificate is not trusted or names another host (a private authority: WEBHOOK_CA_FILE), or it \
+                HttpStep::Connect => "check host and port, and whether a firewall is between",
+                HttpStep::Tls => {
+                    "its certificate is not trusted or names another host (a private authority: SSL_CERT_FILE), or it \
                      speaks no TLS there: then http://"
                 }
-                PostStep::Answer => {
-                    "somebody listens but does not answer as an HTTP server, or in time: WEBHOOK_TIMEOUT_MS"
+                HttpStep::Answer => {
+                    "somebody listens but does not answer as an HTTP server, or not in time"
                 }
             };
             (error.to_string(), advice)
         }
     };
     say(&format!(
-        "FAILED {what} {name}: {error}\n       -> {advice}"
+        "FAILED webhook {name}: {error}\n       -> {advice}"
     ));
     false
 }

@@ -1,8 +1,8 @@
 //! Mails about admission: that it is closed, or out of sight of every reconciler, and its end.
 
 use chrono::TimeDelta;
-use firstcome_notifier::report::{ActionKind, Kind, Outcome};
 use firstcome_notifier::{Clock as _, Notifier, SeenGate};
+use firstcome_shared::report::{ActionKind, Kind, Outcome};
 
 use crate::desk::{A, Desk, SOON, parsed};
 use crate::mailed::repaired;
@@ -69,7 +69,7 @@ async fn a_repair_says_for_how_long_admission_was_closed() {
     let mut run = repaired("r1");
     run.findings = vec![general(
         Kind::RedisLost,
-        ActionKind::GrantLicence,
+        ActionKind::OpenGate,
         Outcome::Applied,
         "it was closed",
     )];

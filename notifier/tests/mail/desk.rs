@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::report::Run;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_shared::report::Run;
 use firstcome_stack::{
     Mail, MailOptions, MailSink, MysqlServer, SinkEncryption, StackOptions, Tables, eventually,
 };
@@ -45,10 +45,6 @@ impl TestClock {
     pub(crate) fn turn(&self, by: TimeDelta) -> DateTime<Utc> {
         self.0.fetch_add(by.num_seconds(), Ordering::SeqCst);
         self.now()
-    }
-
-    pub(crate) fn set(&self, now: DateTime<Utc>) {
-        self.0.store((now - at(0)).num_seconds(), Ordering::SeqCst);
     }
 }
 
@@ -113,7 +109,7 @@ impl Desk {
     pub(crate) fn trust(&mut self) {
         let path = std::env::temp_dir().join(format!("{}.pem", self.database));
         std::fs::write(&path, self.sink.ca_pem().unwrap()).unwrap();
-        self.args.smtp_ca_file = Some(path.clone());
+        self.args.authorities = Some(path.clone());
         *self.authority.lock().unwrap() = Some(path);
     }
 
@@ -189,16 +185,14 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
     NotifyArgs {
         smtp_url: smtp_url.map(|url| url.to_owned().into()),
         smtp_timeout_ms: 10_000,
-        smtp_ca_file: None,
+        authorities: None,
         alert_from: Some("Firstcome <firstcome@example.com>".to_owned()),
         alert_to: Some(recipients.to_owned()),
         alert_cooldown_seconds: 4 * 3_600,
         alert_patience_seconds: 60,
-        docs_url: None,
         public_url: None,
         api_public_url: None,
         api_url: None,
-        api_ca_file: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is told, when, and how often, across restarts.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::report::{ActionKind, Kind, Run, Status};
 use firstcome_notifier::{Clock as _, MissedRun};
+use firstcome_shared::report::{ActionKind, Kind, Run, Status};
 
 use crate::desk::{A, B, Desk, SOON, args, parsed};
 use crate::world::{applied, drop_report, left, run};

@@ -1,9 +1,8 @@
 //! Mails: what they say, kept as snapshots, and how they travel, over a real MySQL and a real mail
-//! server; and what goes out beside them, to webhooks and Alertmanager.
+//! server; and what goes out beside them, to webhooks.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admission;
-mod alertmanager;
 mod desk;
 mod mailed;
 mod operators;

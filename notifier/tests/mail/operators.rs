@@ -1,9 +1,9 @@
 //! What operators do with alerts.
 
 use chrono::TimeDelta;
-use firstcome_notifier::report::Run;
 use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::report::Run;
 
 use crate::desk::{A, Desk};
 use crate::mailed::{clean, drift};
@@ -12,7 +12,7 @@ use crate::world::{at, run};
 fn failed(id: &str) -> Run {
     Run {
         error: Some("Kafka cannot be reached".to_owned()),
-        ..run(id, firstcome_notifier::report::Status::Failed, Vec::new())
+        ..run(id, firstcome_shared::report::Status::Failed, Vec::new())
     }
 }
 

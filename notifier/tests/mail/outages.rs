@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
-use firstcome_notifier::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_shared::mysql::{Db, DbSettings};
+use firstcome_shared::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{Behaviour, FaultProxy, ProxyFault, eventually};
 
 use crate::desk::{A, B, Desk, SOON, mysql, parsed};

@@ -131,10 +131,6 @@ impl Receiver {
         format!("{}/hook?token=hunter2", self.base)
     }
 
-    pub(crate) fn base(&self) -> String {
-        self.base.clone()
-    }
-
     pub(crate) fn set(&self, reply: CannedReply) {
         *self.state.reply.lock().unwrap() = reply;
     }

@@ -10,17 +10,16 @@ use firstcome_notifier::render::{
     self, DailyDigest, DigestDrop, Links, MissedRun, OpenAlert, PassMail, Rendered, daily,
     database_gone, missed,
 };
-use firstcome_notifier::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::digest::LostMails;
 use firstcome_shared::redis::reads::WrongKey;
+use firstcome_shared::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Run, Status};
 
 use crate::world::{applied, at, cased, drop_report, finding, general, left, run};
 
 fn linked() -> Links {
     Links {
-        docs: Some("https://git.example.com/firstcome/docs".to_owned()),
         public: Some("https://reconciler.example.com".to_owned()),
         api: Some("https://coupons.example.com".to_owned()),
         page_changes_coupons: true,
@@ -411,7 +410,7 @@ fn failed_runs_and_stalls() {
 fn what_is_of_no_drop() {
     let of_none = |kind, detail, coupon| {
         let action = if coupon {
-            ActionKind::GrantLicence
+            ActionKind::OpenGate
         } else {
             ActionKind::Report
         };
@@ -532,7 +531,7 @@ fn a_flushed_redis_over_many_coupons_is_a_short_mail() {
     let run = Run {
         findings: vec![general(
             Kind::RedisLost,
-            ActionKind::GrantLicence,
+            ActionKind::OpenGate,
             Outcome::Applied,
             gate,
         )],

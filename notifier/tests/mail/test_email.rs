@@ -83,7 +83,7 @@ async fn what_usually_goes_wrong_is_explained() {
     args.smtp_url = Some(starttls.url().into());
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED STARTTLS") && said.contains("SMTP_CA_FILE"),
+        !ok && said.contains("FAILED STARTTLS") && said.contains("SSL_CERT_FILE"),
         "{said}"
     );
 }

@@ -1,11 +1,11 @@
 //! Runs as a pass would tell them.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::report::{
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::report::{
     ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status,
     Trigger,
 };
-use firstcome_shared::domain::{CouponId, DropId};
 
 /// 1 December 2026, 06:00 UTC, and so many seconds.
 pub(crate) fn at(seconds: i64) -> DateTime<Utc> {

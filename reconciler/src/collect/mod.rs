@@ -41,8 +41,8 @@ pub struct DropHeader {
     upper: i64,
     /// Where it has any.
     messages: Option<Arc<Messages>>,
-    /// Of a drop that Redis lost: those whom the coupon's claimants still name in it. Admission
-    /// would answer them `already_claimed`.
+    /// Claimants of this drop whom `users` does not have, if they were looked up: of a drop that
+    /// Redis lost, all of them.
     claimants: Vec<(i64, UserId)>,
 }
 
@@ -51,6 +51,9 @@ pub type Range = (i64, Option<i64>);
 
 /// Below every slot, also those that somebody wrote by hand.
 const LOWEST: i64 = -(1 << 53);
+
+/// Claimants looked up in one call.
+const CLAIMANTS_AT_ONCE: usize = 1_000;
 
 /// Most people read from a waiting list; more are promoted in the next round.
 const WAITING_AT_MOST: u64 = 1_000;
@@ -192,15 +195,17 @@ async fn header(
     if revoked > 0 && !facts.is_lost() {
         facts.revocations = revocations::half(stores, &facts, keys).await?;
     }
-    let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon
-    {
-        stores
+    let asks = facts.is_lost() || context.claimants_in_doubt.contains(&coupon.id);
+    let mut claimants = Vec::new();
+    if asks && facts.has_opened() && facts.once_per() == OncePer::Coupon {
+        claimants = stores
             .redis
             .claimants_of(coupon.id, drop.id, |_| true)
-            .await?
-    } else {
-        Vec::new()
-    };
+            .await?;
+        if !facts.is_lost() {
+            claimants = without_users(stores, keys, claimants).await?;
+        }
+    }
     Ok(DropHeader {
         generation: context.generations.get(&coupon.id).cloned(),
         facts,
@@ -210,6 +215,21 @@ async fn header(
         messages,
         claimants,
     })
+}
+
+/// Those of these claimants whom `users` does not have.
+async fn without_users(
+    stores: &Stores,
+    keys: &DropKeys,
+    mut claimants: Vec<(i64, UserId)>,
+) -> Result<Vec<(i64, UserId)>, CollectError> {
+    let people: Vec<UserId> = claimants.iter().map(|(_, user)| user.clone()).collect();
+    let mut holders = HashSet::new();
+    for some in people.chunks(CLAIMANTS_AT_ONCE) {
+        holders.extend(stores.redis.slots_of(keys, some).await?.into_keys());
+    }
+    claimants.retain(|(_, user)| !holders.contains(user));
+    Ok(claimants)
 }
 
 /// A page's first half: Redis. It may be read while an earlier page is still read from MySQL.
@@ -335,9 +355,15 @@ async fn look_up_again(
                 .await?;
         }
     }
+    if !header.facts.is_lost() {
+        let on_gaps = &page.claimants_on_gaps;
+        let astray = header.claimants_on(page);
+        let is_gap = |one: &(i64, UserId)| on_gaps.contains(one);
+        page.claimants_astray = astray.into_iter().filter(|one| !is_gap(one)).collect();
+    }
     let mut ask_redis = questions.ask_redis;
     let mut ask_mysql = questions.ask_mysql;
-    for (_, user) in &page.claimants_on_gaps {
+    for (_, user) in page.claimants_on_gaps.iter().chain(&page.claimants_astray) {
         ask_redis.push(user.clone());
         ask_mysql.push(user.clone());
     }
@@ -435,12 +461,20 @@ impl DropHeader {
             .chain(page.rows.iter().map(|row| i64::from(row.slot)))
             .chain(page.in_flight.iter().map(|message| i64::from(message.slot)))
             .collect();
+        let mut left = self.claimants_on(page);
+        left.retain(|(slot, _)| !taken.contains(slot));
+        left
+    }
+
+    fn claimants_on(&self, page: &SlotRange) -> Vec<(i64, UserId)> {
         let within = |slot: i64| slot >= page.from && page.to.is_none_or(|to| slot <= to);
-        self.claimants
-            .iter()
-            .filter(|(slot, _)| within(*slot) && !taken.contains(slot))
-            .cloned()
-            .collect()
+        let own = self.claimants.iter();
+        own.filter(|(slot, _)| within(*slot)).cloned().collect()
+    }
+
+    /// Claimants whom `users` does not have were found.
+    pub fn has_claimants_astray(&self) -> bool {
+        !self.claimants.is_empty()
     }
 
     pub fn drop_id(&self) -> DropId {

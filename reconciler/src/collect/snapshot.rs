@@ -27,6 +27,8 @@ pub struct PassContext {
     pub unverified: HashSet<CouponId>,
     /// Drops that were seen to be lost before the pass waited for what may be on its way.
     pub lost: HashSet<DropId>,
+    /// Coupons that may have claimants whom `users` does not have: each of them is looked up.
+    pub claimants_in_doubt: HashSet<CouponId>,
 }
 
 impl PassContext {
@@ -112,7 +114,10 @@ impl DropFacts {
     pub fn is_lost(&self) -> bool {
         self.meta_matches.is_none()
             || self.count.is_none()
-            || (self.count > Some(0) && self.users == 0 && self.free == 0)
+            || self.users == 0
+                && self
+                    .count
+                    .is_some_and(|count| count > i64::try_from(self.free).unwrap_or(i64::MAX))
     }
 
     /// Its window is over by Redis's clock.
@@ -221,6 +226,9 @@ pub struct SlotRange {
     pub claimants_wrong: Vec<UserId>,
     /// People whom the claimants have on slots that nobody holds.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
+    /// Claimants of the drop on slots of this page whom `users` does not have on any, and whose slot
+    /// is no gap.
+    pub claimants_astray: Vec<(i64, UserId)>,
     /// Third read of MySQL: what is revoked of all these people.
     pub revoked: Revocations,
 }
@@ -254,6 +262,9 @@ impl SlotRange {
         // or a dead letter besides.
         page.claimants_on_gaps
             .retain(|(_, user)| !revoked.name(user));
+        // The revocation takes them off the claimants.
+        page.claimants_astray
+            .retain(|(_, user)| !revoked.name(user));
         page
     }
 
@@ -285,6 +296,7 @@ impl SlotRange {
             && self.dead_letters.is_empty()
             && self.claimants_wrong.is_empty()
             && self.claimants_on_gaps.is_empty()
+            && self.claimants_astray.is_empty()
             && (first..).zip(self.users.iter().zip(&self.rows)).all(same)
     }
 

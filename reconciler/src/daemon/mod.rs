@@ -146,7 +146,7 @@ fn api(args: &DaemonArgs) -> anyhow::Result<Option<CouponApi>> {
         .split(',')
         .next()
         .unwrap_or_default();
-    let ca = args.notify.api_ca_file.clone();
+    let ca = args.notify.authorities.clone();
     url.map(|url| CouponApi::new(url, ca, first.to_owned().into()))
         .transpose()
 }
@@ -229,7 +229,7 @@ impl BySchedule {
                 && self.schedules[at].event == ScheduledJob::Reconcile;
             match self.schedules[at].due_since(now) {
                 Some(due) if self.schedules[at].event == ScheduledJob::Digest => {
-                    self.digest(at, due, now).await
+                    self.digest(at, due, now).await;
                 }
                 due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}

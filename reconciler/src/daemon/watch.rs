@@ -164,7 +164,7 @@ pub(super) async fn changes(
             match redis.take_woken().await {
                 Ok(coupons) => pending.extend(coupons),
                 Err(error) => {
-                    tracing::debug!(%error, "Redis could not be asked for coupons to compare")
+                    tracing::debug!(%error, "Redis could not be asked for coupons to compare");
                 }
             }
         }

@@ -166,9 +166,7 @@ async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseEr
         .collect();
     let remain = stores.redis.any_people(&keys).await?;
     let why = || {
-        format!(
-            "Redis keeps the people of coupon {id} for SEALED_KEYS_TTL_SECONDS after its last drop was sealed"
-        )
+        format!("Redis keeps the people of coupon {id} for a week after its last drop was sealed")
     };
     Ok(remain.then(why))
 }

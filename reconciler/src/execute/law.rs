@@ -17,6 +17,7 @@ const OF_RUNS: &[&str] = &[
     "delete_old",
     "set_state",
     "hold_back",
+    "forget_held_back",
 ];
 
 /// Sessions of the operations page, and numbers that passes remember: no user holds them.

@@ -21,8 +21,13 @@ pub(crate) use by_hand::{
     EraseError, Erased, correct, deliver_again, discard, discard_all, erase, give_up,
 };
 pub(crate) use gate::{begin_life, fences, open_coupons, open_gate};
-pub(crate) use recovered::{lost_settings, recover_settings, settle_numbers, skip_given_numbers};
-pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
+pub(crate) use recovered::{
+    LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,
+    skip_given_numbers,
+};
+pub(crate) use reopening::{
+    LaterDrop, Patience, Restored, note_earlier_holders, renew_settings, restore_claimants,
+};
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
 pub(crate) use sealing::{erase_old_people, let_expire, seal};
 
@@ -267,6 +272,7 @@ impl<'a> Executor<'a> {
                 self.move_person(user, *from, item.trace, attempts).await
             }
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
+            Action::ForgetClaimant { user } => self.withdraw(user, 0).await,
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,
             Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,

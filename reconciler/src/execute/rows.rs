@@ -382,7 +382,7 @@ pub(crate) async fn make_ahead(
                 }
             }
             Err(error) => {
-                tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead")
+                tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead");
             }
         }
     }

@@ -23,6 +23,7 @@ pub(super) struct Question {
 /// Where everybody may have one in each drop, an earlier drop's row is no answer to what was said
 /// in a later one: the answer is about the drop that was asked about, else about the last one in
 /// which anything of theirs is known.
+#[allow(clippy::too_many_lines, reason = "one arm a verdict")]
 pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict {
     let about = if question.whole_coupon {
         question.drop

@@ -8,7 +8,7 @@ use super::request::Aborted;
 use super::steps::Pass;
 use crate::collect::allow_lists::has_list;
 use crate::execute::{self, ExecuteError};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
     /// Compares the lists of live coupons, and writes those that differ.
@@ -65,6 +65,7 @@ impl Pass<'_> {
 
     fn note_allow_list(&mut self, coupon: CouponId, result: Outcome, detail: String) {
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
+        finding.case = FindingCase::AllowListDiffers;
         (finding.coupon_id, finding.result) = (Some(coupon), result);
         finding.needs_person = result == Outcome::Failed;
         self.run.findings.push(finding);

@@ -8,16 +8,19 @@ use firstcome_shared::redis::reads::WrongKey;
 use super::request::Obstacle;
 use crate::execute::RepairAttempt;
 use crate::plan::{Action, Beyond, Planned};
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status};
+use crate::report::{
+    ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, StoreOfDrop,
+};
 
 /// A drop that cannot be compared: a store holds what can't be read or refuses it, or rows are
 /// locked. The other store is whole as far as is known, so nothing is lost; a person removes what
 /// does not belong there, or ends the client that holds the lock.
 pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Finding {
-    let foreign = |store, why| {
-        format!(
-            "no pass can compare or repair this drop, since {store} holds something that Firstcome did not write: {why}"
-        )
+    let foreign = |store, name, why| {
+        let detail = format!(
+            "no pass can compare or repair this drop, since {name} holds something that Firstcome did not write: {why}"
+        );
+        (detail, FindingCase::Unworkable(store))
     };
     let (kind, detail, case) = match why {
         Obstacle::KeyOfWrongType {
@@ -35,12 +38,14 @@ pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Findi
                 },
             )
         }
-        Obstacle::Redis(why) => (
-            Kind::CountMismatch,
-            foreign("Redis", why),
-            FindingCase::Plain,
-        ),
-        Obstacle::Mysql(why) => (Kind::Unissued, foreign("MySQL", why), FindingCase::Plain),
+        Obstacle::Redis(why) => {
+            let (detail, case) = foreign(StoreOfDrop::Redis, "Redis", why);
+            (Kind::CountMismatch, detail, case)
+        }
+        Obstacle::Mysql(why) => {
+            let (detail, case) = foreign(StoreOfDrop::Mysql, "MySQL", why);
+            (Kind::Unissued, detail, case)
+        }
         Obstacle::Locked(why) => {
             let detail = format!("rows of the drop are locked by another client of MySQL: {why}");
             (Kind::Unissued, detail, FindingCase::RowsLocked)
@@ -293,7 +298,7 @@ impl FindingLedger {
                 add(
                     &mut finding.detail,
                     Some("it was not compared again in this pass"),
-                )
+                );
             });
         }
         self.order
@@ -342,7 +347,7 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
     };
     let mut finding = Finding::general(
         Kind::RedisLost,
-        ActionKind::GrantLicence,
+        ActionKind::OpenGate,
         format!("{cause}{end}"),
     );
     finding.needs_person = result == Outcome::Failed;
@@ -378,7 +383,7 @@ pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
         }
     };
     let detail = format!("coupon {coupon} stays closed and answers 503: {why}");
-    let finding = Finding::general(Kind::RedisLost, ActionKind::GrantLicence, detail);
+    let finding = Finding::general(Kind::RedisLost, ActionKind::OpenGate, detail);
     Finding {
         coupon_id: Some(coupon),
         result: Outcome::Failed,

@@ -279,6 +279,7 @@ impl Verified {
             && facts.meta_matches == Some(true)
             && !facts.allow_list_differs
             && facts.revocations.half.is_empty()
+            && !header.has_claimants_astray()
             && header.is_quiet();
         let Some(plan) = self.plan(header).filter(|_| may_skip) else {
             return Ok(None);

@@ -37,9 +37,11 @@
 //! difference.
 
 mod allow_lists;
+mod claimants;
 mod findings;
 mod gate;
 mod known;
+mod lost_drops;
 pub mod memory;
 mod order;
 mod rebuild;
@@ -61,7 +63,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::execute::ExecuteError;
 use crate::record::{self, How};
-use crate::report::{ActionKind, FailureCause, Finding, Kind, Run, Status, Trigger};
+use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Run, Status, Trigger};
 use crate::stores::Stores;
 use memory::Memory;
 use request::Aborted;
@@ -316,11 +318,10 @@ impl Reconciler {
 fn failed(run: &mut Run, cause: FailureCause, error: String) {
     run.finished_at = Some(Utc::now());
     run.status = Status::Failed;
-    run.findings.push(Finding::general(
-        Kind::Stalled,
-        ActionKind::Report,
-        error.clone(),
-    ));
+    run.findings.push(Finding {
+        case: FindingCase::RunFailed,
+        ..Finding::general(Kind::Stalled, ActionKind::Report, error.clone())
+    });
     (run.error, run.cause) = (Some(error), Some(cause));
 }
 

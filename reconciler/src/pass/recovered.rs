@@ -11,7 +11,7 @@ use firstcome_shared::redis::gate::CouponFence;
 use super::request::Aborted;
 use super::steps::Pass;
 use crate::execute::{self, ExecuteError};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
     /// Coupons that MySQL has lost and of which Redis has anything. Only a person knows their
@@ -129,6 +129,7 @@ impl Pass<'_> {
             "MySQL has lost settings of a coupon"
         );
         let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
+        finding.case = FindingCase::SettingsDiffer;
         (finding.coupon_id, finding.result) = (Some(coupon), result);
         finding.needs_person = result == Outcome::Failed;
         self.run.findings.push(finding);

@@ -19,6 +19,8 @@ pub(super) struct Reports {
     of_coupon: HashMap<CouponId, Vec<usize>>,
     /// Of each drop that was compared.
     pub(super) counted: HashMap<DropId, CountedUsers>,
+    /// How many repairs a person confirmed in this pass.
+    pub(super) confirmed: HashMap<DropId, usize>,
 }
 
 impl Reports {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::held_back::ShownRepairs;
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -76,6 +77,7 @@ impl Pass<'_> {
         drops: Vec<(Coupon, Drop)>,
     ) -> Result<(), Aborted> {
         let mut reports = Reports::default();
+        self.held_before = self.stores.db.drops_held_back().await?;
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
         let counted = std::mem::take(&mut reports.counted);
@@ -250,7 +252,7 @@ impl Pass<'_> {
     async fn one_drop(
         &self,
         header: &DropHeader,
-        plan: Plan,
+        mut plan: Plan,
         round: usize,
         reports: &mut Reports,
     ) -> Result<Next, Aborted> {
@@ -284,7 +286,7 @@ impl Pass<'_> {
                 ..next
             });
         }
-        let held_back = self.held_back(header.drop_id(), &plan).await?;
+        let held_back = self.held_back(header.drop_id(), &plan, reports).await?;
         let counted = CountedUsers {
             revoked: header.facts.revocations.number,
             young: plan.young,
@@ -295,18 +297,28 @@ impl Pass<'_> {
         report.after = plan.numbers;
         report.exact = plan.exact;
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
+        let all_wait = self.request.dry_run || held_back.is_some() && !header.facts.gate_closed;
+        let some_wait = all_wait || held_back.is_some();
+        if some_wait {
+            let waiting = plan.take_waiting(!all_wait);
+            ledger.planned(coupon, drop, &waiting, &held_back.unwrap_or_default());
+        }
+        let of_beyond = if some_wait {
+            Outcome::Planned
+        } else {
+            Outcome::Failed
+        };
         // A lost drop is made anew first.
         let by_pages = !plan.beyond.is_empty() && !header.facts.is_lost();
         let has_repairs = plan
             .items
             .iter()
             .any(|item| !matches!(item.action, Action::Report));
-        if self.request.dry_run || held_back.is_some() {
-            ledger.planned(coupon, drop, &plan.items, &held_back.unwrap_or_default());
-            ledger.unnamed(&plan.beyond, Outcome::Planned);
+        if all_wait {
+            ledger.unnamed(&plan.beyond, of_beyond);
         } else if by_pages && !ledger.has_repaired_pages && round < ROUNDS {
             self.must_be_same_life().await?;
-            self.repair_pages(header, &plan, ledger).await?;
+            self.repair_pages(header, &plan, some_wait, ledger).await?;
             next.compare_again = true;
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
@@ -322,12 +334,12 @@ impl Pass<'_> {
             let ended = executor.carry_out(&plan, &mut attempts).await;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);
-            ledger.unnamed(&plan.beyond, Outcome::Failed);
+            ledger.unnamed(&plan.beyond, of_beyond);
             ended?;
             next.compare_again = true;
         } else {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
-            ledger.unnamed(&plan.beyond, Outcome::Failed);
+            ledger.unnamed(&plan.beyond, of_beyond);
         }
         let is_sealable = plan.sealable && !next.compare_again && !self.request.dry_run;
         let users = plan.numbers.users + header.facts.revocations.number;
@@ -376,29 +388,42 @@ impl Pass<'_> {
         Ok(drops)
     }
 
-    /// Why a plan is not carried out before a person confirms it. A confirmation is for what was
-    /// seen: not for a plan that has grown since.
-    async fn held_back(&self, drop: DropId, plan: &Plan) -> Result<Option<String>, Aborted> {
-        if !plan.over_limit {
-            return Ok(None);
-        }
+    /// Why repairs wait for a person; `None` if they do not. A confirmation is for exactly the
+    /// repairs that were shown; in later rounds, for what is left of them.
+    async fn held_back(
+        &self,
+        drop: DropId,
+        plan: &Plan,
+        reports: &mut Reports,
+    ) -> Result<Option<String>, Aborted> {
         let (db, request) = (&self.stores.db, self.request);
-        let (now, seen) = (plan.repairs, record::held_back(db, drop).await?);
-        let confirmed =
-            request.confirm && seen.is_some_and(|seen| now <= seen + (seen / 10).max(10));
-        if confirmed && !request.dry_run {
+        if !plan.over_limit {
+            if !request.dry_run && self.held_before.contains(&drop) {
+                record::forget_held_back(db, drop).await?;
+            }
             return Ok(None);
         }
-        record::hold_back(
-            db,
-            drop,
-            now,
-            &self.run.run_id,
-            request.confirm || request.dry_run,
-        )
-        .await?;
-        Ok(Some(match seen {
-            _ if !request.confirm || request.dry_run => String::new(),
+        if reports.confirmed.get(&drop) >= Some(&plan.repairs) {
+            return Ok(None);
+        }
+        let now = ShownRepairs {
+            number: u32::try_from(plan.repairs).unwrap_or(u32::MAX),
+            fingerprint: Some(plan.fingerprint),
+        };
+        let seen = db.shown_repairs(drop).await?;
+        let asks = request.confirm && !request.dry_run;
+        if asks && seen == Some(now) {
+            reports.confirmed.insert(drop, plan.repairs);
+            return Ok(None);
+        }
+        let looked = request.confirm || request.dry_run;
+        record::hold_back(db, drop, now, &self.run.run_id, looked).await?;
+        let now = now.number;
+        Ok(Some(match seen.map(|seen| seen.number) {
+            _ if !asks => String::new(),
+            Some(seen) if seen == now => format!(
+                "not confirmed: these are other repairs than the {seen} that were shown; confirm again"
+            ),
             Some(seen) => format!(
                 "not confirmed: there were {seen} such repairs, now there are {now}; confirm again"
             ),
@@ -414,6 +439,7 @@ impl Pass<'_> {
         &self,
         header: &DropHeader,
         plan: &Plan,
+        some_wait: bool,
         ledger: &mut FindingLedger,
     ) -> Result<(), Aborted> {
         let (began, coupon) = (Instant::now(), header.facts.coupon.id);
@@ -428,7 +454,10 @@ impl Pass<'_> {
         let mut pages = std::pin::pin!(self.pages(header));
         ledger.begin_pages();
         while let Some(page) = pages.try_next().await? {
-            let items = planner.repairs_of(&page);
+            let mut items = planner.repairs_of(&page);
+            if some_wait {
+                items.retain(|item| item.action.only_adds());
+            }
             let mut attempts = Vec::with_capacity(items.len());
             let ended = executor.carry_out_page(&items, &mut attempts).await;
             ledger.attempts(coupon, header.drop_id(), &items, &attempts);

@@ -44,6 +44,8 @@ pub(super) struct Pass<'a> {
     pub(super) restored: execute::RestoredIn,
     /// Of coupons that a loss of Redis has closed.
     pub(super) histories: Histories,
+    /// Drops of which repairs were held back before.
+    pub(super) held_before: HashSet<DropId>,
 }
 
 /// The admission gate, as far as this pass is concerned.
@@ -77,7 +79,7 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored, histories) = Default::default();
+        let (context, gate, restored, histories, held_before) = Default::default();
         Self {
             stores,
             settings,
@@ -89,6 +91,7 @@ impl<'a> Pass<'a> {
             gate,
             restored,
             histories,
+            held_before,
         }
     }
 
@@ -108,6 +111,7 @@ impl<'a> Pass<'a> {
             None
         };
         self.report_lost_coupons().await?;
+        self.restore_lost_drops().await?;
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
@@ -184,7 +188,12 @@ impl<'a> Pass<'a> {
         self.gate.has_begun = drops
             .iter()
             .any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
-        self.context.lost = self.lost(drops, now_ms).await;
+        let claimants = self.claimants(drops).await?;
+        let numbers = self.opened_numbers(drops, now_ms).await;
+        self.context.claimants_in_doubt =
+            self.compare_claimants(claimants, drops, &numbers).await?;
+        let lost = numbers.iter().filter(|(_, numbers)| numbers.are_lost());
+        self.context.lost = lost.map(|(drop, _)| *drop).collect();
         let wait = self.wait_for_claims(drops, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(
@@ -201,8 +210,12 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The open drops that Redis has not.
-    async fn lost(&self, drops: &[(Coupon, Drop)], now_ms: i64) -> HashSet<DropId> {
+    /// What Redis has of the drops that have opened, as far as it can be read.
+    async fn opened_numbers(
+        &self,
+        drops: &[(Coupon, Drop)],
+        now_ms: i64,
+    ) -> HashMap<DropId, DropNumbers> {
         let opened: Vec<_> = drops
             .iter()
             .filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms)
@@ -213,11 +226,8 @@ impl<'a> Pass<'a> {
             .collect();
         let numbers = self.stores.redis.drop_numbers(&keys).await;
         let with_numbers = opened.iter().zip(numbers);
-        let is_lost =
-            |numbers: &Result<DropNumbers, _>| numbers.as_ref().is_ok_and(DropNumbers::are_lost);
         with_numbers
-            .filter(|(_, numbers)| is_lost(numbers))
-            .map(|((_, drop), _)| drop.id)
+            .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)))
             .collect()
     }
 
@@ -255,13 +265,15 @@ impl<'a> Pass<'a> {
         context.generations = std::mem::take(&mut self.context.generations);
         context.unverified = std::mem::take(&mut self.context.unverified);
         context.lost = std::mem::take(&mut self.context.lost);
+        context.claimants_in_doubt = std::mem::take(&mut self.context.claimants_in_doubt);
         if let Some(error) = kafka {
             let detail =
                 format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             (self.run.error, self.run.cause) = (Some(detail.clone()), Some(FailureCause::Kafka));
-            self.run
-                .findings
-                .push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
+            self.run.findings.push(Finding {
+                case: FindingCase::RunFailed,
+                ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
+            });
         }
         Ok(context)
     }

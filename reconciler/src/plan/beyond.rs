@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::drop::{rank, weight};
+use super::drop::{fingerprint_of, rank, weight};
 use super::{Action, Planned, Planner};
 use crate::collect::snapshot::SlotRange;
 use crate::report::{ActionKind, Kind};
@@ -14,6 +14,8 @@ pub struct Beyond {
     pub by_kind: HashMap<(Kind, ActionKind), usize>,
     /// How many of them count towards the repair limit.
     pub(super) weight: usize,
+    /// Which these are.
+    pub(super) fingerprint: u64,
 }
 
 impl Beyond {
@@ -40,7 +42,7 @@ impl Planner<'_> {
         if self.of_pages <= most {
             return;
         }
-        let (mut kept, beyond) = (0, &mut self.beyond);
+        let (mut kept, beyond, gate_closed) = (0, &mut self.beyond, self.facts.gate_closed);
         self.items.retain(|item| {
             kept += usize::from(item.action.is_of_page());
             let keeps = kept <= most || !item.action.is_of_page();
@@ -50,7 +52,11 @@ impl Planner<'_> {
                     .entry((item.kind, item.action.kind()))
                     .or_default() += 1;
                 // No gap: the counter is never one of these.
-                beyond.weight += weight(item, 0);
+                let weight = weight(item, 0, gate_closed);
+                beyond.weight += weight;
+                beyond.fingerprint = beyond
+                    .fingerprint
+                    .wrapping_add(fingerprint_of(item, weight));
             }
             keeps
         });

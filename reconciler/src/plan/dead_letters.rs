@@ -221,9 +221,7 @@ impl Planner<'_> {
         }
         let detail = format!("{}: {why}", name(letter));
         self.push_dead_letter(letter, letter.slot, Action::Report, detail);
-        if let Some(item) = self.items.last_mut() {
-            item.case = case;
-        }
+        self.last_is(case);
     }
 }
 

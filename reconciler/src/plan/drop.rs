@@ -1,6 +1,7 @@
 //! Plans a drop as a whole, after its last page.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use firstcome_shared::domain::UserId;
 
@@ -36,12 +37,12 @@ impl Planner<'_> {
         }
         self.items.sort_by_key(|item| rank(&item.action));
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
-        let repairs = self
-            .items
-            .iter()
-            .map(|item| weight(item, gaps))
-            .sum::<usize>()
-            + self.beyond.weight;
+        let (mut repairs, mut fingerprint) = (self.beyond.weight, self.beyond.fingerprint);
+        for item in &self.items {
+            let weight = weight(item, gaps, self.facts.gate_closed);
+            repairs += weight;
+            fingerprint = fingerprint.wrapping_add(fingerprint_of(item, weight));
+        }
         let quantity = self.facts.drop.quantity as usize;
         let limit = (quantity * self.policy.repair_limit_percent as usize / 100)
             .max(self.policy.repair_limit_at_least);
@@ -52,8 +53,8 @@ impl Planner<'_> {
             left: self.promotable(),
             counter_waits: self.absent > 0 || !self.facts.tail_known,
             repairs,
-            // While the gate is closed nobody is admitted, and comparing is what it waits for.
-            over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,
+            fingerprint,
+            over_limit: repairs > limit,
             items: self.items,
             beyond: self.beyond,
             numbers: self.numbers,
@@ -125,6 +126,7 @@ impl Planner<'_> {
                 | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild { .. } => opened,
                 Action::Withdraw { .. }
+                | Action::ForgetClaimant { .. }
                 | Action::SetCount
                 | Action::Move { .. }
                 | Action::Readmit { .. }
@@ -152,6 +154,7 @@ impl Planner<'_> {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
             self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+            self.last_is(FindingCase::SettingsDiffer);
         }
         if self.facts.allow_list_differs {
             let detail =
@@ -163,6 +166,7 @@ impl Planner<'_> {
                 Action::WriteAllowList,
                 detail,
             );
+            self.last_is(FindingCase::AllowListDiffers);
         }
     }
 
@@ -367,7 +371,7 @@ pub(super) fn rank(action: &Action) -> u8 {
         Action::WriteMeta | Action::WriteAllowList => 0,
         Action::Rebuild { .. } => 1,
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
-        Action::Withdraw { .. } => 3,
+        Action::Withdraw { .. } | Action::ForgetClaimant { .. } => 3,
         Action::PutBack { .. } => 4,
         Action::IssueDeadLetter { put_back: true, .. } => 5,
         Action::SetCount => 6,
@@ -389,8 +393,12 @@ pub(super) fn rank(action: &Action) -> u8 {
 /// harm, and people wait for it. So does a revocation, which is on record by itself. A counter
 /// repair counts as many as the slots that it would free, since a wrong one would give each of them
 /// out twice.
-pub(super) fn weight(item: &Planned, gaps: usize) -> usize {
+///
+/// While the gate is closed, Redis may lack what it promised, and nobody is admitted: only what
+/// would be taken from people counts.
+pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     match (item.kind, &item.action) {
+        (_, action) if gate_closed => usize::from(action.takes()),
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
         | (
             _,
@@ -403,4 +411,16 @@ pub(super) fn weight(item: &Planned, gaps: usize) -> usize {
         (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }
+}
+
+/// A repair that counts towards the limit, hashed: sums of these tell plans apart, in whatever
+/// order the repairs were found.
+pub(super) fn fingerprint_of(item: &Planned, weight: usize) -> u64 {
+    if weight == 0 {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    let what = (item.kind.as_str(), item.action.kind().as_str(), weight);
+    (what, item.slot, item.user.as_ref().map(UserId::as_str)).hash(&mut hasher);
+    hasher.finish()
 }

@@ -41,8 +41,6 @@ pub struct RepairPolicy {
     pub repair_limit_percent: u32,
     /// This many repairs always pass.
     pub repair_limit_at_least: usize,
-    /// An operator confirmed: no repair limit.
-    pub confirmed: bool,
     /// Most repairs that each concern one page and are kept in memory; more are counted, and
     /// carried out page by page.
     pub kept: usize,
@@ -56,7 +54,6 @@ impl Default for RepairPolicy {
             overdue_ms: 60_000,
             repair_limit_percent: 20,
             repair_limit_at_least: 50,
-            confirmed: false,
             kept: 10_000,
         }
     }
@@ -87,11 +84,17 @@ pub enum Action {
         /// The slot they can't keep.
         from: i64,
     },
+    /// Take a person off the claimants of the drop, who holds no slot of it.
+    ForgetClaimant {
+        user: UserId,
+    },
     /// Put a person back into Redis with their slot.
     PutBack {
         holding: Holding,
         /// They are on it, and only the claimants lack them.
         on_slot: bool,
+        /// Redis has them on this other slot, which they leave.
+        from: Option<i64>,
     },
     /// Put a person whose promise is broken at the head of the waiting list.
     ToFront {
@@ -166,6 +169,30 @@ impl Action {
         )
     }
 
+    /// Whether it takes a slot from somebody who holds it in Redis.
+    pub(crate) fn takes(&self) -> bool {
+        matches!(
+            self,
+            Self::Move { .. } | Self::Withdraw { .. } | Self::PutBack { from: Some(_), .. }
+        )
+    }
+
+    /// Whether it gives people what was promised to them, takes nothing from anybody and gives no
+    /// slot to anybody else.
+    pub(crate) fn only_adds(&self) -> bool {
+        matches!(
+            self,
+            Self::WriteMeta
+                | Self::WriteAllowList
+                | Self::Rebuild { .. }
+                | Self::Revoke(_)
+                | Self::ResolveRevoked { .. }
+                | Self::PutBack { from: None, .. }
+                | Self::Issue(_)
+                | Self::IssueDeadLetter { .. }
+        )
+    }
+
     pub fn kind(&self) -> ActionKind {
         match self {
             Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
@@ -173,7 +200,7 @@ impl Action {
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
             Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
-            Self::SetCount => ActionKind::SetCount,
+            Self::SetCount | Self::ForgetClaimant { .. } => ActionKind::SetCount,
             Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,
             Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
@@ -202,13 +229,33 @@ pub struct Plan {
     pub counter_waits: bool,
     /// How many repairs count towards the repair limit.
     pub repairs: usize,
-    /// More repairs than the limit: nothing may be changed until a person confirms.
+    /// Which these are: a hash. A person confirms these and no others.
+    pub fingerprint: u64,
+    /// More repairs than the limit. [`Plan::take_waiting`] has what waits for a person.
     pub over_limit: bool,
     /// Every promise has its row, none is broken, no row is one too many, and nobody waits while a
     /// slot is free.
     pub exact: bool,
     /// The drop is closed, exact, and nothing of it is in flight: it can be sealed.
     pub sealable: bool,
+}
+
+impl Plan {
+    /// Takes out the repairs that wait until a person confirms them: all of them while the gate is
+    /// open. While it is closed, repairs go on that only add what was promised: nobody loses a slot
+    /// by them, and the coupon stays closed for the others. The counter waits with those, since it
+    /// would free the slots of people who are to be moved.
+    pub fn take_waiting(&mut self, what_adds_goes_on: bool) -> Vec<Planned> {
+        if !what_adds_goes_on {
+            return std::mem::take(&mut self.items);
+        }
+        self.counter_waits = true;
+        let (waiting, going_on) = std::mem::take(&mut self.items)
+            .into_iter()
+            .partition(|item| !item.action.only_adds() && !matches!(item.action, Action::Report));
+        self.items = going_on;
+        waiting
+    }
 }
 
 /// Plans one drop: takes it in page by page ([`Planner::page`]), then decides about it as a whole
@@ -341,6 +388,13 @@ impl<'a> Planner<'a> {
             needs_person,
             case,
         });
+    }
+
+    /// Says what the finding that was pushed last is precisely.
+    fn last_is(&mut self, case: FindingCase) {
+        if let Some(item) = self.items.last_mut() {
+            item.case = case;
+        }
     }
 
     fn push_dead_letter(

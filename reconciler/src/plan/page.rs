@@ -7,7 +7,7 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::Holding;
 
-use super::{Action, Planner};
+use super::{Action, Planned, Planner};
 use crate::collect::snapshot::{HalfRevoked, RowFacts, SlotRange};
 use crate::report::{FindingCase, Kind};
 use crate::topic::InFlight;
@@ -139,6 +139,7 @@ impl Planner<'_> {
         }
         self.dead_letters(page, &sorted, &mut restored);
         self.claimants(page, &sorted, &mut restored);
+        self.claimants_astray(page, &sorted);
         self.free_and_gaps(page, &sorted, &restored);
     }
 
@@ -171,6 +172,13 @@ impl Planner<'_> {
             true,
             &format!("has a row{}", was.unwrap_or_default()),
         );
+        if let Some(Planned {
+            action: Action::PutBack { from, .. },
+            ..
+        }) = self.items.last_mut().filter(|_| !self.facts.is_lost())
+        {
+            *from = elsewhere.copied();
+        }
     }
 
     /// Its person comes back onto a slot. A message, a dead letter and the claimants may all say
@@ -206,6 +214,7 @@ impl Planner<'_> {
             let action = Action::PutBack {
                 holding,
                 on_slot: false,
+                from: None,
             };
             self.push(
                 Kind::MissingAdmission,
@@ -413,9 +422,7 @@ impl Planner<'_> {
             Action::Report,
             detail.to_owned(),
         );
-        if let Some(item) = self.items.last_mut() {
-            item.case = FindingCase::NoUserId;
-        }
+        self.last_is(FindingCase::NoUserId);
     }
 
     /// A message on a slot that nobody holds by a valid claim, of a person whom Redis does not
@@ -478,6 +485,7 @@ impl Planner<'_> {
                 let action = Action::PutBack {
                     holding,
                     on_slot: true,
+                    from: None,
                 };
                 self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
             }
@@ -510,6 +518,34 @@ impl Planner<'_> {
                     "promised, and no row came".to_owned(),
                 );
             }
+        }
+    }
+
+    /// Claimants of the drop whom `users` does not have, on slots that are free or held by others.
+    /// Whoever was promised a slot has a row, a message or a dead letter besides.
+    fn claimants_astray(&mut self, page: &SlotRange, sorted: &Sorted) {
+        for (slot, user) in &page.claimants_astray {
+            let has_letter = page
+                .dead_letters
+                .iter()
+                .any(|letter| letter.user.as_ref() == Some(user));
+            let is_known = has_letter
+                || page.now_on_slot.contains_key(user)
+                || page.has_row.contains_key(user)
+                || sorted.message(*slot, user).is_some()
+                || page.claimants_on_gaps.iter().any(|(_, on)| on == user);
+            if is_known {
+                continue;
+            }
+            let detail = "the coupon's list of claimants has them on this slot, which is not theirs: no other store says that it was promised to them";
+            let action = Action::ForgetClaimant { user: user.clone() };
+            self.push(
+                Kind::CountMismatch,
+                *slot,
+                Some(user),
+                action,
+                detail.to_owned(),
+            );
         }
     }
 

@@ -333,6 +333,7 @@ impl DropWorld {
             }
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
+            Action::ForgetClaimant { .. } => {}
             Action::PutBack { holding, .. } => {
                 self.put_back(&holding.user, i64::from(holding.slot), holding.certain)
             }

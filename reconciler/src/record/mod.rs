@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::mysql::held_back::ShownRepairs;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, Findings, Retention, RunRow, to_json};
@@ -77,20 +78,20 @@ fn is_kept(drop: &DropReport) -> bool {
     !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
 }
 
-/// Notes how many repairs of a drop were held back.
+/// Notes which repairs of a drop were held back.
 pub async fn hold_back(
     db: &Db,
     drop: DropId,
-    repairs: usize,
+    repairs: ShownRepairs,
     run_id: &str,
     looked: bool,
 ) -> Result<(), DbError> {
-    db.hold_back(drop, small(repairs), run_id, looked).await
+    db.hold_back(drop, repairs, run_id, looked).await
 }
 
-/// How many repairs of a drop a person saw held back last.
-pub async fn held_back(db: &Db, drop: DropId) -> Result<Option<usize>, DbError> {
-    Ok(db.held_back(drop).await?.map(|repairs| repairs as usize))
+/// Forgets repairs that were held back, of a drop that is within the limit.
+pub async fn forget_held_back(db: &Db, drop: DropId) -> Result<(), DbError> {
+    db.forget_held_back(drop).await
 }
 
 /// A pass that compared everything compares what it left with what the last one left, even if it

@@ -7,9 +7,9 @@ mod logs;
 mod mysql;
 mod parse;
 mod redis;
+mod removed;
 mod secret;
 mod start;
-mod traces;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,27 +18,28 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::tuning::Tuning;
+
 pub use self::redis::RedisArgs;
 pub use kafka::KafkaArgs;
-pub use logs::{AccessLog, LogArgs, LogFormat};
+pub use logs::LogArgs;
 pub use mysql::MysqlArgs;
 pub use parse::parse;
 pub use secret::{SecretParser, secret};
 pub use start::{StartError, wait_for};
-pub use traces::TraceArgs;
 
 /// How long an admission may take to reach Kafka. API and reconciler must be given the same.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds; after it the claim is
-    /// kept in the dead-letter table, answered with `"queued": false`, and issued by the
-    /// reconciler. Give the API and the reconciler the same value
+    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds. After it the claim goes
+    /// to the dead-letter table, the response says `"queued": false`, and the reconciler issues it.
+    /// Give the API and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
-    /// Longest wait for the dead-letter table to keep a claim that Kafka has not acknowledged, in
-    /// milliseconds; after it the answer is 503. Give the API and the reconciler the same value
-    #[arg(long, env = "BACKUP_DEADLINE_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    /// Longest wait for the dead-letter table to keep a claim that Kafka has not acknowledged; after
+    /// it the response is 503.
+    #[arg(skip = Tuning::BackupDeadlineMs.or(1_000_u64))]
     pub backup_deadline_ms: u64,
 }
 
@@ -61,11 +62,10 @@ impl PublishArgs {
 
 /// Waiting for stores at start-up.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Start-up")]
 pub struct StartArgs {
-    /// Longest wait at start-up for a store that does not answer yet, in seconds; then the process
-    /// says which and stops. The reconciler's daemon goes on waiting, and mails
-    #[arg(long, env = "STARTUP_WAIT_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    /// Longest wait at start-up for a store that does not answer yet; then the process names the
+    /// store and stops. The reconciler's daemon keeps waiting, and mails.
+    #[arg(skip = Tuning::StartupWaitSeconds.or(30_u64))]
     pub startup_wait_seconds: u64,
 }
 
@@ -73,6 +73,14 @@ impl StartArgs {
     pub fn limit(&self) -> Duration {
         Duration::from_secs(self.startup_wait_seconds)
     }
+}
+
+/// File of certificate authorities to trust besides the public ones: for the keys of tokens, the API,
+/// webhooks and mail. The variable is OpenSSL's own, so one value also serves other programs.
+pub fn ssl_cert_file() -> Option<PathBuf> {
+    std::env::var_os("SSL_CERT_FILE")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
 }
 
 /// Parser of a path. Also of an empty one, which clap's own refuses: a variable that is set and

@@ -11,32 +11,38 @@ use super::checked::checked;
 use super::{path, secret};
 use crate::mysql::DbSettings;
 use crate::tls::{Paths, Store, StoreAddress, Tls};
+use crate::tuning::Tuning;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "MySQL")]
 struct MysqlGiven {
-    /// MySQL, as `mysql://user:password@host:port/database`
+    /// Address of MySQL, as `mysql://user:password@host:port/database`; it must lead to the primary
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret(mysql_url))]
     database_url: SecretString,
-    /// Most connections of this process to MySQL
-    #[arg(long, env = "DATABASE_POOL_SIZE", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    database_pool_size: u16,
-    /// Longest that one MySQL call may take, in milliseconds
-    #[arg(long, env = "DATABASE_TIMEOUT_MS", default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
-    database_timeout_ms: u64,
-    /// Whether connections to MySQL are encrypted, and its certificate verified
+    /// Whether connections to MySQL are encrypted and its certificate is verified
     #[arg(long, env = "DATABASE_TLS", value_enum, default_value_t)]
     database_tls: DatabaseTls,
-    /// Certificate authorities to trust for MySQL instead of the public ones, as a PEM file
+    /// PEM file of the certificate authorities to trust for MySQL instead of the public ones
     #[arg(long, env = "DATABASE_CA_FILE", value_name = "FILE", value_parser = path)]
     database_ca_file: Option<PathBuf>,
-    /// Certificate by which this process proves to MySQL who it is, as a PEM file
+    /// PEM file of this process's client certificate for MySQL
     #[arg(long, env = "DATABASE_CERT_FILE", value_name = "FILE", value_parser = path)]
     database_cert_file: Option<PathBuf>,
-    /// Private key to DATABASE_CERT_FILE, as a PEM file
+    /// PEM file of the private key of DATABASE_CERT_FILE
     #[arg(long, env = "DATABASE_KEY_FILE", value_name = "FILE", value_parser = path)]
     database_key_file: Option<PathBuf>,
+    /// Longest wait for one answer of Redis, in milliseconds; MySQL gets four times as long,
+    /// because one call may write a whole batch
+    #[arg(long, env = "STORE_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000), help_heading = "Stores")]
+    store_timeout_ms: u64,
 }
+
+/// Most connections of one process. An API divides them among claims, reads, operators and the
+/// catalogue.
+const POOL_SIZE: usize = 8;
+
+/// What MySQL gets of the time for one answer of Redis.
+const MYSQL_FACTOR: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum DatabaseTls {
@@ -51,8 +57,10 @@ enum DatabaseTls {
 #[derive(Debug, Clone)]
 pub struct MysqlArgs {
     pub database_url: StoreAddress,
-    pub database_pool_size: u16,
-    pub database_timeout_ms: u64,
+    pub database_pool_size: usize,
+    pub database_timeout: Duration,
+    /// Longest wait for one answer of Redis.
+    pub store_timeout: Duration,
 }
 
 checked!(MysqlGiven => MysqlArgs);
@@ -77,8 +85,11 @@ impl TryFrom<MysqlGiven> for MysqlArgs {
         };
         Ok(Self {
             database_url: StoreAddress::new(given.database_url, tls),
-            database_pool_size: given.database_pool_size,
-            database_timeout_ms: given.database_timeout_ms,
+            database_pool_size: Tuning::DatabasePoolSize.or(POOL_SIZE),
+            database_timeout: Duration::from_millis(
+                Tuning::DatabaseTimeoutMs.or(MYSQL_FACTOR * given.store_timeout_ms),
+            ),
+            store_timeout: Duration::from_millis(given.store_timeout_ms),
         })
     }
 }
@@ -88,8 +99,8 @@ impl MysqlArgs {
     pub fn settings(&self) -> DbSettings {
         DbSettings {
             url: self.database_url.clone(),
-            pool_size: usize::from(self.database_pool_size),
-            limit: Duration::from_millis(self.database_timeout_ms),
+            pool_size: self.database_pool_size,
+            limit: self.database_timeout,
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::tls::{Paths, Store, StoreAddress, Tls};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 struct RedisGiven {
-    /// Redis, as `redis://[[user]:password@]host:port[/database]`, several nodes by commas;
-    /// `rediss://` is encrypted
+    /// Address of Redis, as `redis://[[user]:password@]host:port[/database]`; several nodes are
+    /// separated by commas; `rediss://` is encrypted
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
     redis_url: SecretString,
     /// How Redis is run
@@ -25,28 +25,25 @@ struct RedisGiven {
     /// Name under which Sentinels watch the master
     #[arg(long, env = "REDIS_SENTINEL_MASTER", value_name = "NAME")]
     redis_sentinel_master: Option<String>,
-    /// User of the Sentinels; that of REDIS_URL is the master's
+    /// User for the Sentinels; REDIS_URL holds the user for the master
     #[arg(long, env = "REDIS_SENTINEL_USERNAME", value_name = "USER")]
     redis_sentinel_username: Option<String>,
-    /// Password of the Sentinels; that of REDIS_URL is the master's
+    /// Password for the Sentinels; REDIS_URL holds the password for the master
     #[arg(long, env = "REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_parser = secret(|_| Ok(())))]
     redis_sentinel_password: Option<SecretString>,
-    /// Prefix of every key; change it only where several installations share one Redis
+    /// Prefix of every key; change it only if several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
     redis_key_prefix: String,
-    /// Longest wait for an answer of Redis, in milliseconds
-    #[arg(long, env = "REDIS_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    redis_timeout_ms: u64,
-    /// Who says that Redis keeps what it promised
+    /// Who vouches that Redis is durable
     #[arg(long, env = "REDIS_DURABILITY", value_enum, default_value_t)]
     redis_durability: RedisDurability,
-    /// Certificate authorities to trust for Redis instead of the public ones, as a PEM file
+    /// PEM file of the certificate authorities to trust for Redis instead of the public ones
     #[arg(long, env = "REDIS_CA_FILE", value_name = "FILE", value_parser = path)]
     redis_ca_file: Option<PathBuf>,
-    /// Certificate by which this process proves to Redis who it is, as a PEM file
+    /// PEM file of this process's client certificate for Redis
     #[arg(long, env = "REDIS_CERT_FILE", value_name = "FILE", value_parser = path)]
     redis_cert_file: Option<PathBuf>,
-    /// Private key to REDIS_CERT_FILE, as a PEM file
+    /// PEM file of the private key of REDIS_CERT_FILE
     #[arg(long, env = "REDIS_KEY_FILE", value_name = "FILE", value_parser = path)]
     redis_key_file: Option<PathBuf>,
 }
@@ -69,7 +66,6 @@ pub struct RedisArgs {
     pub redis_url: StoreAddress,
     pub redis_mode: RedisMode,
     pub redis_key_prefix: String,
-    pub redis_timeout_ms: u64,
     pub redis_durability: RedisDurability,
 }
 
@@ -98,19 +94,18 @@ impl TryFrom<RedisGiven> for RedisArgs {
             redis_mode,
             redis_url: StoreAddress::new(given.redis_url, tls),
             redis_key_prefix: given.redis_key_prefix,
-            redis_timeout_ms: given.redis_timeout_ms,
             redis_durability: given.redis_durability,
         })
     }
 }
 
 impl RedisArgs {
-    /// In the form the client takes.
-    pub fn settings(&self) -> RedisSettings {
+    /// In the form the client takes. `timeout` is the longest wait for one answer.
+    pub fn settings(&self, timeout: Duration) -> RedisSettings {
         RedisSettings {
             url: self.redis_url.clone(),
             prefix: self.redis_key_prefix.clone(),
-            timeout: Duration::from_millis(self.redis_timeout_ms),
+            timeout,
             mode: self.redis_mode.clone(),
             durability: self.redis_durability,
         }

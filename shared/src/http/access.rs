@@ -1,17 +1,12 @@
-//! The access log: a line a request, without ids of people.
+//! The access log: one line per request, without user ids, if the logs include
+//! `firstcome::access=debug`.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::http::{Method, Request, StatusCode};
 
-static IS_ON: AtomicBool = AtomicBool::new(false);
-
-/// Logs every request of this process from now on.
-pub(crate) fn log_requests() {
-    IS_ON.store(true, Ordering::Relaxed);
-}
+const TARGET: &str = "firstcome::access";
 
 pub(super) struct Access {
     method: Method,
@@ -20,9 +15,9 @@ pub(super) struct Access {
     begun: Instant,
 }
 
-/// `None` where nothing is logged.
+/// `None` if nothing is logged.
 pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access> {
-    IS_ON.load(Ordering::Relaxed).then(|| {
+    tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(|| {
         let (method, path) = (
             request.method().clone(),
             without_people(request.uri().path()),
@@ -45,7 +40,7 @@ impl Access {
             begun,
         } = self;
         let took = begun.elapsed();
-        tracing::info!(target: "firstcome::access", %method, path, status = status.as_u16(), ?took, %peer, "request");
+        tracing::debug!(target: TARGET, %method, path, status = status.as_u16(), ?took, %peer, "request");
     }
 }
 

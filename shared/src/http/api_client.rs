@@ -1,18 +1,14 @@
-//! A client of the API's HTTP routes, for operators' programs. Each request has a connection of its
-//! own, and its path is sent as it is: libraries that follow the URL standard fold `..`, which is a
-//! valid user id, even if it is percent-encoded.
+//! A client of the API's HTTP routes, for operators' programs. It sends a path as it is: `..` is a
+//! valid user id.
 
 use std::path::PathBuf;
 
 use axum::body::Bytes;
-use axum::http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::Full;
+use axum::http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 
 use super::fetch::FetchError;
-use super::origin::Origin;
+use super::origin::{HttpStep, Origin};
 use crate::tls::Store;
 
 /// The API at `API_URL`.
@@ -23,13 +19,13 @@ pub struct CouponApiClient {
 }
 
 impl CouponApiClient {
-    /// Takes `API_URL` and `API_CA_FILE`.
+    /// Takes `API_URL`, and a file of further certificate authorities.
     ///
     /// # Errors
     /// One sentence with the setting to change.
-    pub fn new(url: &str, ca: Option<PathBuf>) -> Result<Self, String> {
-        let (origin, path) =
-            Origin::new(Store::Api, url, "http://host:port or https://host:port", ca)?;
+    pub fn new(url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
+        let shape = "http://host:port or https://host:port";
+        let (origin, path) = Origin::new(Store::Api, url, shape, authorities)?;
         Ok(Self {
             origin,
             prefix: path.trim_end_matches('/').to_owned(),
@@ -48,20 +44,8 @@ impl CouponApiClient {
         let uri: Uri = format!("{}{path}", self.prefix)
             .parse()
             .map_err(FetchError::away)?;
-        let host = HeaderValue::from_str(&self.origin.authority).map_err(FetchError::away)?;
         *request.uri_mut() = uri;
-        request.headers_mut().insert(header::HOST, host);
-        let stream = TokioIo::new(self.origin.connect().await?);
-        let (mut sender, connection) = http1::handshake(stream).await.map_err(FetchError::away)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the API ended early");
-            }
-        });
-        sender
-            .send_request(request.map(Full::new))
-            .await
-            .map_err(FetchError::away)
+        self.origin.send(request, &mut HttpStep::Connect).await
     }
 }
 
@@ -123,7 +107,7 @@ mod tests {
         for ca in [Some("foreign-ca.pem"), None] {
             let refused = send(ca).await.unwrap_err();
             assert!(
-                matches!(&refused, FetchError::Refused(why) if why.contains("API_CA_FILE")),
+                matches!(&refused, FetchError::Refused(why) if why.contains("SSL_CERT_FILE")),
                 "{refused}"
             );
         }
@@ -144,14 +128,9 @@ mod tests {
                 "without user and password",
             ),
             (
-                "http://api.example.com",
-                Some("ca.pem"),
-                "API_CA_FILE is set, but API_URL is http://",
-            ),
-            (
                 "https://api.example.com",
                 Some("no/such.pem"),
-                "API_CA_FILE no/such.pem can't be read",
+                "SSL_CERT_FILE no/such.pem can't be read",
             ),
         ] {
             let refused = CouponApiClient::new(url, ca.map(PathBuf::from))

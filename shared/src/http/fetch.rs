@@ -1,45 +1,30 @@
-//! One GET over a connection of its own: no pool, no redirect, no proxy, a bounded body, and one
-//! deadline for all of it, from the look-up of the name on.
+//! One GET with a deadline, from the look-up of the name on, and a bounded body.
 
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt as _, Collected, Empty, LengthLimitError, Limited};
-use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST, USER_AGENT};
+use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
+use hyper::header::{ACCEPT, USER_AGENT};
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::origin::Origin;
+pub use super::origin::FetchError;
+use super::origin::{HttpStep, Origin};
 use crate::tls::Store;
 
 /// Longest that all of it may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Most that is read of the head and the body of an answer, in bytes.
-const HEAD: usize = 16 * 1024;
+/// Most that is read of the body of a response, in bytes.
 const BODY: usize = 256 * 1024;
 
 /// Where something is read.
 pub struct HttpSource {
     origin: Origin,
     path: String,
-}
-
-/// Why nothing was read.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// Nobody answered; the next attempt may fare better.
-    #[error("{0}")]
-    Away(String),
-    /// Waiting does not mend it.
-    #[error("{0}")]
-    Refused(String),
 }
 
 impl fmt::Display for HttpSource {
@@ -49,12 +34,12 @@ impl fmt::Display for HttpSource {
 }
 
 impl HttpSource {
-    /// Takes an address, and a file of authorities to trust instead of the public ones.
+    /// Takes an address, and a file of further certificate authorities.
     ///
     /// # Errors
     /// One sentence with the setting to change.
-    pub fn new(store: Store, url: &str, ca: Option<PathBuf>) -> Result<Self, String> {
-        let (origin, path) = Origin::new(store, url, "https://host/path", ca)?;
+    pub fn new(store: Store, url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
+        let (origin, path) = Origin::new(store, url, "https://host/path", authorities)?;
         Ok(Self { origin, path })
     }
 
@@ -70,57 +55,31 @@ impl HttpSource {
     }
 
     async fn exchange(&self) -> Result<Bytes, FetchError> {
-        let io = TokioIo::new(self.origin.connect().await?);
         let request = Request::get(&self.path)
-            .header(HOST, &self.origin.authority)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("firstcome/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::<Bytes>::new())
+            .body(Bytes::new())
             .map_err(FetchError::away)?;
-        let (mut sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD)
-            .handshake(io)
-            .await
-            .map_err(FetchError::away)?;
-        let mut connection = pin!(connection);
-        let mut answer = pin!(async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(FetchError::away)?;
-            let status = response.status();
-            if status != StatusCode::OK {
-                let said = format!("it answered {status}");
-                let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                return Err(if may_pass {
-                    FetchError::Away(said)
-                } else {
-                    FetchError::Refused(said)
-                });
-            }
-            let body = Limited::new(response.into_body(), BODY).collect().await;
-            let too_long = || FetchError::Refused(format!("it answered more than {BODY} bytes"));
-            let why = |error: Box<dyn Error + Send + Sync>| {
-                if error.is::<LengthLimitError>() {
-                    too_long()
-                } else {
-                    FetchError::away(error)
-                }
-            };
-            body.map(Collected::to_bytes).map_err(why)
-        });
-        tokio::select! {
-            answer = &mut answer => answer,
-            // What it has read by its end, the answer has.
-            _ = &mut connection => answer.await,
+        let response = self.origin.send(request, &mut HttpStep::Connect).await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            let said = format!("it answered {status}");
+            let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            return Err(if may_pass {
+                FetchError::Away(said)
+            } else {
+                FetchError::Refused(said)
+            });
         }
-    }
-}
-
-impl FetchError {
-    #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
-    pub(super) fn away(error: impl fmt::Display) -> Self {
-        Self::Away(error.to_string())
+        let body = Limited::new(response.into_body(), BODY).collect().await;
+        let why = |error: Box<dyn Error + Send + Sync>| {
+            if error.is::<LengthLimitError>() {
+                FetchError::Refused(format!("it answered more than {BODY} bytes"))
+            } else {
+                FetchError::away(error)
+            }
+        };
+        body.map(Collected::to_bytes).map_err(why)
     }
 }
 
@@ -182,8 +141,8 @@ pub(super) mod tests {
         assert_eq!(get(good, "ca.pem").await.unwrap(), "{}");
         let expired = https_server(&files, "expired").await;
         for (port, ca, says) in [
-            (good, "foreign-ca.pem", "JWT_JWKS_CA_FILE"),
-            (good, "", "name its own by JWT_JWKS_CA_FILE"),
+            (good, "foreign-ca.pem", "SSL_CERT_FILE"),
+            (good, "", "name its own by SSL_CERT_FILE"),
             (expired, "ca.pem", "has expired"),
         ] {
             let error = get(port, ca).await.unwrap_err();
@@ -230,14 +189,9 @@ pub(super) mod tests {
                 "without user and password",
             ),
             (
-                "http://issuer.example.com/keys",
-                Some("ca.pem"),
-                "JWT_JWKS_CA_FILE is set, but JWT_JWKS_URL is http://",
-            ),
-            (
                 "https://issuer.example.com/keys",
                 Some("no/such.pem"),
-                "JWT_JWKS_CA_FILE no/such.pem can't be read",
+                "SSL_CERT_FILE no/such.pem can't be read",
             ),
         ] {
             let refused = source(url, ca).err().unwrap_or_default();

@@ -15,7 +15,7 @@ pub mod json;
 pub mod network;
 pub mod openapi;
 pub mod ops;
-mod origin;
+pub mod origin;
 pub mod page;
 pub mod probe;
 pub mod problem;

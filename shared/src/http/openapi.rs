@@ -83,10 +83,6 @@ fn complete(operation: &mut Operation, changes: bool) {
             "`bad_user_id`, or `invalid`: the sentence names the header",
         ));
         refusals.push(("401", "`unauthorized`: nobody is named"));
-        refusals.push((
-            "429",
-            "`too_many_requests`: of this person, or from this address",
-        ));
     }
     if security.contains("ops") {
         refusals.push(("400", "`invalid`: the sentence names the header"));

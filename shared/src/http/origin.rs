@@ -1,28 +1,78 @@
-//! Where an HTTP server is, and one connection to it: no pool, no proxy, TLS if the address says
-//! https.
+//! The HTTP client: one server, and one connection for each request. No pool, no proxy, no redirect;
+//! TLS if the address says https. The caller limits the time and the body.
+//!
+//! Not reqwest: it follows the URL standard, which folds `..`, a valid user id, even if it is
+//! percent-encoded (docs/decisions/0035-what-goes.md).
 
 use std::fmt;
 use std::path::PathBuf;
 
-use hyper::Uri;
+use axum::body::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::fetch::FetchError;
 use crate::tls::{Paths, Store, Tls, cause};
 
-pub(super) struct Origin {
+/// Most that is read of the head of a response, in bytes.
+const HEAD: usize = 16 * 1024;
+
+/// A server.
+#[derive(Clone)]
+pub struct Origin {
     host: String,
     port: u16,
     /// As the header `Host` has it.
-    pub(super) authority: String,
+    authority: String,
     tls: Option<Tls>,
 }
 
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody answered; the next attempt may fare better.
+    #[error("{0}")]
+    Away(String),
+    /// Waiting does not mend it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl FetchError {
+    #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+    pub(super) fn away(error: impl fmt::Display) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+/// How far a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpStep {
+    Connect,
+    Tls,
+    /// The request is sent; the head of the response is awaited.
+    Answer,
+}
+
+impl fmt::Display for HttpStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Tls => "TLS",
+            Self::Answer => "request",
+        })
+    }
+}
+
 /// A connection, encrypted or not.
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
@@ -33,31 +83,28 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// Takes an address that looks like `shape`, and a file of authorities to trust instead of the
-    /// public ones. Gives its path as well.
+    /// Takes an address that looks like `shape`, and a file of further certificate authorities.
+    /// Returns its path as well.
     ///
     /// # Errors
     /// One sentence with the setting to change.
-    pub(super) fn new(
+    pub fn new(
         store: Store,
         url: &str,
         shape: &str,
-        ca: Option<PathBuf>,
+        authorities: Option<PathBuf>,
     ) -> Result<(Self, String), String> {
-        let (prefix, name) = (store.prefix(), store.address());
+        let name = store.address();
         let wrong = || format!("{name} must look like {shape}, without user and password");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(wrong)?;
         if host.is_empty() || authority.as_str().contains('@') {
             return Err(wrong());
         }
-        let paths = Paths::new(ca, None, None);
         let (tls, default_port) = match uri.scheme_str() {
-            Some("https") => (Some(Tls::new(store, &paths)?), 443),
-            Some("http") if paths.first().is_some() => {
-                return Err(format!(
-                    "{prefix}_CA_FILE is set, but {name} is http://: write https://, or leave it out"
-                ));
+            Some("https") => {
+                let paths = Paths::new(authorities, None, None);
+                (Some(Tls::new(store, &paths)?), 443)
             }
             Some("http") => (None, 80),
             _ => return Err(wrong()),
@@ -68,25 +115,58 @@ impl Origin {
             authority: authority.to_string(),
             tls,
         };
-        Ok((
-            origin,
-            uri.path_and_query()
-                .map_or("/", |path| path.as_str())
-                .to_owned(),
-        ))
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok((origin, path.to_owned()))
     }
 
-    pub(super) fn is_encrypted(&self) -> bool {
+    /// Whether nobody on the way can read or change what is sent.
+    pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
 
-    pub(super) async fn connect(&self) -> Result<Box<dyn ByteStream>, FetchError> {
+    /// Sends a request whose address is a path, and returns once the head of the response is here.
+    /// `step` says how far it came.
+    pub async fn send(
+        &self,
+        mut request: Request<Bytes>,
+        step: &mut HttpStep,
+    ) -> Result<Response<Incoming>, FetchError> {
+        let host: HeaderValue = self.authority.parse().map_err(FetchError::away)?;
+        request.headers_mut().insert(HOST, host);
+        *step = HttpStep::Connect;
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(FetchError::away)?;
-        let Some(tls) = &self.tls else {
-            return Ok(Box::new(stream));
+        let stream: Box<dyn ByteStream> = match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => {
+                *step = HttpStep::Tls;
+                self.encrypt(tls, stream).await?
+            }
         };
+        *step = HttpStep::Answer;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(FetchError::away)?;
+        // Ends with the response, or when the caller gives up.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an HTTP connection ended early");
+            }
+        });
+        sender
+            .send_request(request.map(Full::new))
+            .await
+            .map_err(FetchError::away)
+    }
+
+    async fn encrypt(
+        &self,
+        tls: &Tls,
+        stream: TcpStream,
+    ) -> Result<Box<dyn ByteStream>, FetchError> {
         let name = ServerName::try_from(self.host.clone()).map_err(FetchError::away)?;
         let config = tls.client_config().map_err(FetchError::Refused)?;
         match TlsConnector::from(config).connect(name, stream).await {

@@ -193,9 +193,21 @@ impl Security {
     }
 
     pub(super) fn apply(&self, config: &mut ClientConfig) {
-        for (name, value) in &self.properties {
+        let everywhere = self
+            .properties
+            .iter()
+            .filter(|(name, _)| !OF_MEMBERS.contains(&name.as_str()));
+        for (name, value) in everywhere {
             config.set(name, value.expose_secret());
         }
+    }
+
+    /// What an operator set of [`OF_MEMBERS`].
+    pub fn of_member(&self, property: &str) -> Option<&str> {
+        let value = self.properties.get(property)?;
+        OF_MEMBERS
+            .contains(&property)
+            .then(|| value.expose_secret())
     }
 
     pub(super) fn tls(&self) -> Option<&Tls> {
@@ -250,14 +262,15 @@ fn needs(feature: &str) -> Result<(), String> {
     }
 }
 
+/// Properties that only the consumers of the group take: the other clients of a process would log
+/// that they ignore them.
+const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
+
 /// Properties that other settings are for, under all their names.
-const HAVE_A_SETTING: [(&str, &str); 19] = [
+const HAVE_A_SETTING: [(&str, &str); 16] = [
     ("bootstrap.servers", "KAFKA_BROKERS"),
     ("metadata.broker.list", "KAFKA_BROKERS"),
     ("group.id", "KAFKA_GROUP"),
-    ("group.instance.id", "KAFKA_GROUP_INSTANCE_ID"),
-    ("partition.assignment.strategy", "CONSUME_REBALANCE"),
-    ("session.timeout.ms", "CONSUME_SESSION_TIMEOUT_MS"),
     ("delivery.timeout.ms", "PUBLISH_DEADLINE_MS"),
     ("message.timeout.ms", "PUBLISH_DEADLINE_MS"),
     ("security.protocol", "KAFKA_SECURITY_PROTOCOL"),
@@ -313,6 +326,11 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
             "{label} can't be set: what Firstcome promises rests on its own `{name}`"
         ));
     }
+    if name == "group.instance.id" && !is_instance_id(value.expose_secret()) {
+        return Err(format!(
+            "{label}: give up to 249 letters, digits, dots, underscores and hyphens"
+        ));
+    }
     // Without its value in a message: it may be a secret.
     match ClientConfig::new()
         .set(name, value.expose_secret())
@@ -326,6 +344,12 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
             "{label}: the Kafka client does not take this value of `{name}`"
         )),
     }
+}
+
+/// Whether brokers accept it as the name of a static member.
+fn is_instance_id(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
+    text.len() <= 249 && text.chars().all(fits) && ![".", ".."].contains(&text)
 }
 
 #[cfg(test)]
@@ -369,7 +393,6 @@ mod tests {
             ("GROUP_ID", "x"),
             ("BOOTSTRAP_SERVERS", "x:1"),
             ("METADATA_BROKER_LIST", "x:1"),
-            ("GROUP_INSTANCE_ID", "x"),
             ("PARTITION_ASSIGNMENT_STRATEGY", "roundrobin"),
             ("MAX_POLL_INTERVAL_MS", "1"),
             ("LINGER_MS", "1000"),
@@ -385,6 +408,20 @@ mod tests {
                 said.starts_with(&format!("{name} can't be set")) && !said.contains("hunter2"),
                 "{said}"
             );
+        }
+    }
+
+    #[test]
+    fn member_properties_reach_only_the_consumers_of_the_group() {
+        let named = with("KAFKA_CONFIG_GROUP_INSTANCE_ID", "consumer-1").unwrap();
+        let mut config = ClientConfig::new();
+        named.apply(&mut config);
+        assert_eq!(config.get("group.instance.id"), None);
+        assert_eq!(named.of_member("group.instance.id"), Some("consumer-1"));
+        assert_eq!(named.of_member("session.timeout.ms"), None);
+        for name in ["a b", "ä", "..", "a/b"] {
+            let refused = with("KAFKA_CONFIG_GROUP_INSTANCE_ID", name).unwrap_err();
+            assert!(refused.contains("hyphens"), "{name}: {refused}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::dsl::count_star;
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::Serialize;
@@ -394,6 +395,21 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
 }
 
 impl Db {
+    /// How many problems fire of each kind, as far as they were mailed: silenced ones are not.
+    pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
+        self.run("count firing alerts", async |conn| {
+            let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
+            alerts::table
+                .filter(alerts::status.eq(AlertState::Firing.as_str()))
+                .filter(is_mailed.and(alerts::kind.ne(REPAIRED)))
+                .group_by(alerts::kind)
+                .select((alerts::kind, count_star()))
+                .load(conn)
+                .await
+        })
+        .await
+    }
+
     /// Drops with an alert that fires or owes a notice, or with a broken promise: the next pass
     /// that sees them says more.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {

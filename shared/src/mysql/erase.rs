@@ -216,7 +216,7 @@ fn replace(value: &mut Value, user: &str, pseudonym: &str) {
             for (name, part) in parts {
                 match part {
                     Value::String(text) if ["reason", "why"].contains(&name.as_str()) => {
-                        GONE.clone_into(text)
+                        GONE.clone_into(text);
                     }
                     part => replace(part, user, pseudonym),
                 }

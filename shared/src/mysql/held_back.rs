@@ -1,21 +1,29 @@
-//! How many repairs of a drop the repair limit held back.
+//! Which repairs of a drop the repair limit held back: a person confirms these and no others.
 
-use diesel::dsl::sql;
+use std::collections::HashSet;
+
 use diesel::prelude::*;
-use diesel::sql_types::{Integer, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::schema::held_back;
 use super::{Db, DbError};
 use crate::domain::DropId;
 
+/// Repairs of a drop that were shown to a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
+pub struct ShownRepairs {
+    pub number: u32,
+    /// A hash of them; `None` if an earlier release noted them.
+    pub fingerprint: Option<u64>,
+}
+
 impl Db {
-    /// Notes how many repairs are held back. Unless a person looked, a larger number than the one
-    /// noted before is not: nobody may have read it.
+    /// Notes which repairs are held back. Unless a person looked, those that were noted before stay:
+    /// nobody may have read of the new ones.
     pub async fn hold_back(
         &self,
         drop: DropId,
-        repairs: u32,
+        repairs: ShownRepairs,
         run_id: &str,
         looked: bool,
     ) -> Result<(), DbError> {
@@ -23,20 +31,19 @@ impl Db {
         self.run("note repairs held back", async move |conn| {
             let row = (
                 held_back::drop_id.eq(drop.0),
-                held_back::repairs.eq(repairs),
+                held_back::repairs.eq(repairs.number),
+                held_back::fingerprint.eq(repairs.fingerprint),
                 held_back::run_id.eq(run_id),
             );
-            let values = diesel::insert_into(held_back::table)
+            if looked {
+                return diesel::replace_into(held_back::table)
+                    .values(row)
+                    .execute(conn)
+                    .await
+                    .map(|_| ());
+            }
+            diesel::insert_or_ignore_into(held_back::table)
                 .values(row)
-                .on_conflict(diesel::dsl::DuplicatedKeys);
-            let kept = if looked {
-                "VALUES(repairs)"
-            } else {
-                "LEAST(repairs, VALUES(repairs))"
-            };
-            values
-                .do_update()
-                .set(held_back::repairs.eq(sql::<Unsigned<Integer>>(kept)))
                 .execute(conn)
                 .await
                 .map(|_| ())
@@ -44,15 +51,43 @@ impl Db {
         .await
     }
 
-    /// How many were noted last: what a person confirms is bound to it.
+    /// How many were noted last.
     pub async fn held_back(&self, drop: DropId) -> Result<Option<u32>, DbError> {
+        let shown = self.shown_repairs(drop).await?;
+        Ok(shown.map(|shown| shown.number))
+    }
+
+    /// Those that were noted last.
+    pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
         self.run("repairs held back", async move |conn| {
             held_back::table
                 .find(drop.0)
-                .select(held_back::repairs)
+                .select((held_back::repairs, held_back::fingerprint))
                 .first(conn)
                 .await
                 .optional()
+        })
+        .await
+    }
+
+    /// The drops that have any.
+    pub async fn drops_held_back(&self) -> Result<HashSet<DropId>, DbError> {
+        let drops = self.run("drops held back", async |conn| {
+            held_back::table
+                .select(held_back::drop_id)
+                .load::<i64>(conn)
+                .await
+        });
+        Ok(drops.await?.into_iter().map(DropId).collect())
+    }
+
+    /// Forgets those of a drop that is within the limit: a confirmation of them is void.
+    pub async fn forget_held_back(&self, drop: DropId) -> Result<(), DbError> {
+        self.run("forget repairs held back", async move |conn| {
+            diesel::delete(held_back::table.find(drop.0))
+                .execute(conn)
+                .await
+                .map(|_| ())
         })
         .await
     }

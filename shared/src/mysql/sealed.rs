@@ -82,6 +82,32 @@ impl Db {
         Ok(histories)
     }
 
+    /// How many rows the sealed drops of these coupons have; only coupons that have any.
+    pub async fn sealed_rows_of(
+        &self,
+        coupons: Vec<CouponId>,
+    ) -> Result<HashMap<CouponId, u64>, DbError> {
+        self.run("rows of sealed drops", async move |conn| {
+            let ids: Vec<i64> = coupons.iter().map(|coupon| coupon.0).collect();
+            let mut rows = HashMap::new();
+            for some in ids.chunks(HISTORIES_AT_ONCE) {
+                let found: Vec<(i64, Option<u32>)> = drops::table
+                    .filter(drops::coupon_id.eq_any(some))
+                    .filter(drops::sealed_at.is_not_null())
+                    .select((drops::coupon_id, drops::sealed_rows))
+                    .load(conn)
+                    .await?;
+                for (coupon, sealed) in found {
+                    if let Some(sealed) = sealed.filter(|sealed| *sealed > 0) {
+                        *rows.entry(CouponId(coupon)).or_default() += u64::from(sealed);
+                    }
+                }
+            }
+            Ok(rows)
+        })
+        .await
+    }
+
     /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
     /// saw it close, since an operator has moved that meanwhile; or its rows or revocations are not
     /// those that were verified; or it is sealed already.

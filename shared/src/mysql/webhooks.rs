@@ -1,6 +1,5 @@
 //! The tables of webhooks: `webhook_outbox`, events to post, one row an event and target, leased as
-//! mails are; and `webhook_drops`, what was last said of a drop. Also the alerts as Alertmanager is
-//! told them.
+//! mails are; and `webhook_drops`, what was last said of a drop.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,9 +10,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{Datetime, Text};
 use diesel_async::RunQueryDsl;
 
-use super::alerts::{Alert, AlertRow, AlertState, REPAIRED};
 use super::outbox::{DeliveryOutcome, deliveries, is_due};
-use super::schema::{alerts, coupons, issued_coupons, webhook_drops, webhook_outbox};
+use super::schema::{issued_coupons, webhook_drops, webhook_outbox};
 use super::{Conn, Db, DbError};
 use crate::domain::DropId;
 
@@ -186,37 +184,4 @@ pub async fn highest_slot(conn: &mut Conn, drop: DropId) -> QueryResult<i64> {
     let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0));
     let highest: Option<u32> = rows.select(max(issued_coupons::slot)).first(conn).await?;
     Ok(highest.map_or(0, i64::from))
-}
-
-/// Alerts that fire, then those that ended within `memory`, as far as people were told of them:
-/// with their numbers and the names of their coupons.
-pub async fn told_alerts(
-    db: &Db,
-    now: DateTime<Utc>,
-    memory: TimeDelta,
-    limit: i64,
-) -> Result<Vec<(i64, Alert, Option<String>)>, DbError> {
-    let since = (now - memory).naive_utc();
-    db.run("list alerts for Alertmanager", async move |conn| {
-        let fires = alerts::status.eq(AlertState::Firing.as_str());
-        let just_ended = alerts::status
-            .eq(AlertState::Resolved.as_str())
-            .and(alerts::resolved_at.ge(since));
-        let is_told = alerts::last_mailed_at
-            .ge(alerts::first_seen_at.nullable())
-            .and(alerts::kind.ne(REPAIRED));
-        let rows: Vec<(i64, AlertRow, Option<String>)> = alerts::table
-            .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
-            .filter(fires.or(just_ended).and(is_told))
-            .order((alerts::status, alerts::id))
-            .limit(limit)
-            .select((alerts::id, AlertRow::as_select(), coupons::name.nullable()))
-            .load(conn)
-            .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, row, coupon)| (id, row.into(), coupon))
-            .collect())
-    })
-    .await
 }

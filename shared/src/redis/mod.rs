@@ -14,6 +14,7 @@ pub mod keys;
 pub mod known_gate;
 pub mod life;
 mod link;
+mod people_of_drops;
 pub mod reads;
 pub mod repair;
 pub mod revoking;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
+use redis::{ErrorKind, FromRedisValue, RedisError, Value};
 
 use super::Redis;
 use super::keys::{self, DropKeys, DropMeta};
@@ -123,7 +123,10 @@ impl DropNumbers {
     pub fn are_lost(&self) -> bool {
         self.meta.is_none()
             || self.count.is_none()
-            || self.count > Some(0) && self.users == 0 && self.free == 0
+            || self.users == 0
+                && self
+                    .count
+                    .is_some_and(|count| count > i64::try_from(self.free).unwrap_or(i64::MAX))
     }
 }
 
@@ -152,6 +155,9 @@ type RawNumbers = (
     Vec<(String, f64)>,
     Vec<(String, f64)>,
 );
+
+/// Field of `meta`: people hold a coupon of an earlier drop, so the coupon has claimants.
+pub(super) const EARLIER_HOLDERS: &str = "claimants";
 
 /// Drops asked for at the same time.
 const DROPS_AT_ONCE: usize = 200;
@@ -520,6 +526,60 @@ impl Redis {
             listed.as_ref() != Some(&expected)
         });
         Ok(missing.map(|((_, user), _)| user.clone()).collect())
+    }
+
+    /// How many claimants each of these coupons has; `None` where the key is of another type.
+    pub async fn claimants_numbers(
+        &self,
+        coupons: &[DropKeys],
+    ) -> Result<Vec<Option<u64>>, RedisError> {
+        let asked = coupons.iter().map(|keys| {
+            let mut cmd = redis::cmd("HLEN");
+            cmd.arg(&keys.claimants);
+            cmd
+        });
+        self.each(asked).await
+    }
+
+    /// Whether `meta` of these drops says that people hold a coupon of an earlier drop; `None` of one
+    /// that is not loaded.
+    pub async fn earlier_holders(
+        &self,
+        drops: &[DropKeys],
+    ) -> Result<Vec<Option<bool>>, RedisError> {
+        type Fields = (Option<String>, Option<String>);
+        let asked = drops.iter().map(|keys| {
+            let mut cmd = redis::cmd("HMGET");
+            cmd.arg(&keys.meta).arg("quantity").arg(EARLIER_HOLDERS);
+            cmd
+        });
+        let found: Vec<Option<Fields>> = self.each(asked).await?;
+        let of = |(quantity, earlier): Fields| quantity.map(|_| earlier.as_deref() == Some("1"));
+        Ok(found
+            .into_iter()
+            .map(|fields| fields.and_then(of))
+            .collect())
+    }
+
+    /// The answers to commands that are sent together; `None` where a key is of another type.
+    async fn each<T: FromRedisValue>(
+        &self,
+        commands: impl Iterator<Item = redis::Cmd>,
+    ) -> Result<Vec<Option<T>>, RedisError> {
+        let commands: Vec<redis::Cmd> = commands.collect();
+        let mut all = Vec::with_capacity(commands.len());
+        for some in commands.chunks(DROPS_AT_ONCE) {
+            let answers = some
+                .iter()
+                .map(async |cmd| cmd.query_async::<T>(&mut self.connection()).await);
+            for answer in join_all(answers).await {
+                all.push(match answer {
+                    Err(error) if is_about_data(&error) => None,
+                    answer => Some(answer?),
+                });
+            }
+        }
+        Ok(all)
     }
 
     /// The coupon's claimants on those slots of a drop that `is_wanted` selects. Reads the whole

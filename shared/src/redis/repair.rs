@@ -11,6 +11,7 @@ use super::Redis;
 use super::client::Script;
 use super::gate::Generation;
 use super::keys::{self, DropKeys, DropMeta};
+use super::reads::EARLIER_HOLDERS;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> =
@@ -163,6 +164,26 @@ impl Redis {
             "outdated" => Done::Changed,
             _ => Done::Stale,
         })
+    }
+
+    /// Notes in a loaded drop's `meta` whether people hold a coupon of an earlier drop: if so,
+    /// admission to it is closed while there are no claimants.
+    pub async fn note_earlier_holders(
+        &self,
+        keys: &DropKeys,
+        revision: u64,
+        are_there: bool,
+    ) -> Result<(), RedisError> {
+        let args = [
+            revision.to_string(),
+            EARLIER_HOLDERS.to_owned(),
+            u8::from(are_there).to_string(),
+        ];
+        let names = [&*keys.meta, &keys.revision];
+        let _: String = WRITE_META
+            .run(&mut self.conn.clone(), &names, &args)
+            .await?;
+        Ok(())
     }
 
     /// Lowers a loaded and verified drop's quantity ahead of MySQL, so that no slot above it is

@@ -27,15 +27,15 @@ impl Tls {
             BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
             NotValidYet, NotValidYetContext, UnknownIssuer,
         };
-        let (prefix, address) = (self.store.prefix(), self.store.address());
+        let (authorities, address) = (self.store.authorities(), self.store.address());
         match error {
             rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => match &self.ca {
                 Some(ca) => format!(
-                    "its certificate comes from an unknown authority, none of those in {prefix}_CA_FILE ({})",
+                    "its certificate comes from an unknown authority, none of those in {authorities} ({})",
                     ca.path().display()
                 ),
                 None => format!(
-                    "its certificate comes from an unknown authority, none of the public ones: name its own by {prefix}_CA_FILE"
+                    "its certificate comes from an unknown authority, none of the public ones: name its own by {authorities}"
                 ),
             },
             rustls::Error::InvalidCertificate(NotValidForNameContext {
@@ -60,7 +60,7 @@ impl Tls {
             rustls::Error::AlertReceived(alert) if is_about_us(*alert) => {
                 self.not_believed(&format!("{alert:?}"))
             }
-            other => format!("TLS fails: {other}; see {prefix}_CA_FILE and {address}"),
+            other => format!("TLS fails: {other}; see {authorities} and {address}"),
         }
     }
 
@@ -72,7 +72,7 @@ impl Tls {
         } else {
             ""
         };
-        if matches!(self.store, Store::Jwks | Store::Api) {
+        if matches!(self.store, Store::Jwks | Store::Api | Store::Webhook) {
             format!("it asks this process for a certificate ({alert}), and it has none")
         } else if self.has_identity() {
             format!(

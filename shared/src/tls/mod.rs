@@ -30,6 +30,8 @@ pub enum Store {
     Jwks,
     /// The API, for operators' programs.
     Api,
+    /// A receiver of webhooks.
+    Webhook,
 }
 
 impl Store {
@@ -41,7 +43,24 @@ impl Store {
             Self::Kafka => "KAFKA",
             Self::Jwks => "JWT_JWKS",
             Self::Api => "API",
+            Self::Webhook => "WEBHOOK",
         }
+    }
+
+    /// The setting that has the file of its certificate authorities.
+    pub(crate) fn authorities(self) -> &'static str {
+        match self {
+            Self::Redis => "REDIS_CA_FILE",
+            Self::Mysql => "DATABASE_CA_FILE",
+            Self::Kafka => "KAFKA_CA_FILE",
+            Self::Jwks | Self::Api | Self::Webhook => "SSL_CERT_FILE",
+        }
+    }
+
+    /// Whether the public authorities count next to those of that file. A store has one
+    /// certificate, which one authority has issued; the others are servers anywhere.
+    fn trusts_public(self) -> bool {
+        matches!(self, Self::Jwks | Self::Api | Self::Webhook)
     }
 
     /// The setting that has its address.
@@ -52,6 +71,7 @@ impl Store {
             Self::Kafka => "KAFKA_BROKERS",
             Self::Jwks => "JWT_JWKS_URL",
             Self::Api => "API_URL",
+            Self::Webhook => "WEBHOOK_URLS",
         }
     }
 }
@@ -91,7 +111,7 @@ impl Paths {
 #[derive(Debug, Clone)]
 pub struct Tls {
     store: Store,
-    /// Without it: the authorities that browsers trust.
+    /// Without it: the authorities that browsers trust. See [`Store::trusts_public`].
     ca: Option<Certificates>,
     identity: Option<(Certificates, PrivateKey)>,
 }
@@ -103,7 +123,7 @@ impl Tls {
         let ca = paths
             .ca
             .as_deref()
-            .map(|path| Certificates::read(&format!("{prefix}_CA_FILE"), path))
+            .map(|path| Certificates::read(store.authorities(), path))
             .transpose()?;
         let identity = match (&paths.cert, &paths.key) {
             (Some(cert), Some(key)) => Some((
@@ -143,18 +163,19 @@ impl Tls {
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
         let prefix = self.store.prefix();
         let mut roots = RootCertStore::empty();
-        match &self.ca {
-            Some(ca) => {
-                for certificate in ca.der() {
-                    roots.add(certificate).map_err(|error| {
-                        format!(
-                            "{prefix}_CA_FILE {} holds no authority's certificate: {error}",
-                            ca.path().display()
-                        )
-                    })?;
-                }
+        if let Some(ca) = &self.ca {
+            for certificate in ca.der() {
+                roots.add(certificate).map_err(|error| {
+                    format!(
+                        "{} {} holds no authority's certificate: {error}",
+                        self.store.authorities(),
+                        ca.path().display()
+                    )
+                })?;
             }
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        }
+        if self.ca.is_none() || self.store.trusts_public() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
         let config = ClientConfig::builder_with_provider(provider::provider())
             .with_safe_default_protocol_versions()

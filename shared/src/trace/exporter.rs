@@ -26,12 +26,12 @@ const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// What is exported, and where to.
 #[derive(Debug, Clone)]
-pub struct TraceExport {
+pub(super) struct TraceExport {
     /// Of the collector, as `http://host:port`.
-    pub endpoint: String,
-    pub service: String,
-    pub sampler: SamplerName,
-    pub ratio: f64,
+    pub(super) endpoint: String,
+    pub(super) service: String,
+    pub(super) sampler: SamplerName,
+    pub(super) ratio: f64,
 }
 
 struct Pipeline {
@@ -44,7 +44,7 @@ static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
 
 /// Exports spans from now on. To be called in a runtime, which sends them. A second call in one
 /// process (tests) changes nothing.
-pub fn start(export: &TraceExport) -> anyhow::Result<()> {
+pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
     if is_on() {
         return Ok(());
     }

@@ -6,15 +6,16 @@
 //! their end, and only while [`is_on`]: for all others no span costs anything.
 
 mod context;
+mod environment;
 mod exporter;
 mod request;
 mod sampling;
 mod span;
 
 pub use context::{TRACEPARENT, TraceContext};
-pub use exporter::{TraceExport, is_on, may_begin, start, stop};
+pub use environment::start_as;
+pub use exporter::{is_on, may_begin, stop};
 pub use request::{RequestTrace, current};
-pub use sampling::SamplerName;
 pub use span::{SpanEnd, TraceSpan, key};
 
 /// The kind of a span.

@@ -7,7 +7,7 @@ use super::TraceContext;
 /// `OTEL_TRACES_SAMPLER`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum SamplerName {
+pub(super) enum SamplerName {
     /// Every trace
     AlwaysOn,
     /// None, but what others ask for goes on to the next

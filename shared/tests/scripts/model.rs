@@ -230,6 +230,9 @@ impl Model {
             return Admission::Revoked;
         }
         if let Some(slot) = self.users.get(&person) {
+            if self.users.values().filter(|held| *held == slot).count() > 1 {
+                return Admission::Unverified;
+            }
             return Admission::Already(DropId(DROP), narrow(*slot));
         }
         let elsewhere = self
@@ -237,12 +240,19 @@ impl Model {
             .get(&person)
             .filter(|_| self.once_per_coupon());
         if let Some((drop, slot)) = elsewhere {
+            // Of this drop, `users` would have them.
+            if *drop == DROP {
+                return Admission::Unverified;
+            }
             return Admission::Already(DropId(*drop), narrow(*slot));
         }
         if paused {
             return Admission::Paused;
         }
         if !self.adds_up() {
+            return Admission::Unverified;
+        }
+        if self.once_per_coupon() && self.claimants.len() < self.users.len() {
             return Admission::Unverified;
         }
         if self.waiting.is_empty() && self.has_free_above_count() {
@@ -391,6 +401,16 @@ impl Model {
         let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else {
             return Done::Stale;
         };
+        if from == 0 && !self.users.contains_key(&person) {
+            if self
+                .claimants
+                .get(&person)
+                .is_some_and(|(of, _)| *of == DROP)
+            {
+                self.claimants.remove(&person);
+            }
+            return Done::Applied(());
+        }
         if self.users.get(&person) != Some(&from) {
             return Done::Changed;
         }

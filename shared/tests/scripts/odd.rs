@@ -25,7 +25,7 @@ async fn what_is_no_slot_or_place_is_told_to_nobody_and_takes_none_from_anybody(
         (
             1,
             &["ZADD users 1.5 a", "SET count 1"][..],
-            &[("a", "Unverified"), ("b", "Accepted(2)")][..],
+            &[("a", "Unverified"), ("b", "Unverified")][..],
         ),
         (
             2,

@@ -110,7 +110,7 @@ impl Source {
             None => {}
             Some(Ok(message)) => self.take(&message)?,
             Some(Err(error)) if UnreadableCause::of(&error).is_some() => {
-                self.unreadable.error(Instant::now())
+                self.unreadable.error(Instant::now());
             }
             Some(Err(error)) => self.tolerate(error)?,
         }

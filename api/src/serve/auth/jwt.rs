@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use firstcome_shared::config::path;
+use firstcome_shared::config::{path, ssl_cert_file};
 use firstcome_shared::coupon::Group;
 use firstcome_shared::http::fetch::HttpSource;
 use firstcome_shared::tls::Store;
+use firstcome_shared::tuning::Tuning;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
@@ -28,40 +29,37 @@ use self::key_set::{KeySet, KeySource};
 /// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JwtArgs {
-    /// The one algorithm tokens are signed with
+    /// The one algorithm that tokens are signed with; it is never taken from the token
     #[arg(long, env = "JWT_ALGORITHM", value_parser = PossibleValuesParser::new(ALGORITHMS).try_map(|name| name.parse::<Algorithm>()))]
     pub jwt_algorithm: Option<Algorithm>,
     /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// File with the one public key in PEM form, for the other algorithms
+    /// PEM file of the one public key, for the other algorithms
     #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_parser = path)]
     pub jwt_public_key_file: Option<PathBuf>,
-    /// File with the issuer's public keys as a JWK Set; it is read again while this process runs
+    /// File with the issuer's public keys as a JWK Set, read again every five minutes
     #[arg(long, env = "JWT_JWKS_FILE", value_parser = path)]
     pub jwt_jwks_file: Option<PathBuf>,
-    /// Address of the issuer's public keys as a JWK Set: `https://…`, or `http://…` within a
-    /// network of your own
+    /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`, or
+    /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
-    /// Certificate authorities to trust for JWT_JWKS_URL instead of the public ones, as a PEM file
-    #[arg(long, env = "JWT_JWKS_CA_FILE", value_parser = path)]
-    pub jwt_jwks_ca_file: Option<PathBuf>,
-    /// How often a JWK Set is read again, in seconds; a token that names an unknown key has it read
-    /// at once, at most every ten seconds
-    #[arg(long, env = "JWT_JWKS_REFRESH_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=86_400))]
+    /// Pause between two reads of a JWK Set. A token that names an unknown key causes a read at once,
+    /// at most every ten seconds.
+    #[arg(skip = Tuning::KeysRefreshSeconds.or(300_u32))]
     pub jwt_jwks_refresh_seconds: u32,
-    /// Who must have issued the token (`iss`); required
+    /// Required issuer of the token (`iss`)
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// Audience that the token must name (`aud`); required
+    /// Required audience of the token (`aud`)
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
-    /// The claim with the person; without it `sub`
+    /// Claim with the user id; not set: `sub`
     #[arg(long, env = "JWT_USER_CLAIM")]
     pub jwt_user_claim: Option<String>,
-    /// The claim with a person's groups, a text or a list of texts, for coupons of a group; without
-    /// it `groups`
+    /// Claim with the user's groups, a text or a list of texts, for coupons of a group; not set:
+    /// `groups`
     #[arg(long, env = "JWT_GROUPS_CLAIM")]
     pub jwt_groups_claim: Option<String>,
 }
@@ -87,13 +85,7 @@ impl JwtArgs {
             ("JWT_USER_CLAIM", &self.jwt_user_claim),
             ("JWT_GROUPS_CLAIM", &self.jwt_groups_claim),
         ];
-        let others = [
-            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
-            (
-                "JWT_JWKS_CA_FILE",
-                filled_path(self.jwt_jwks_ca_file.as_ref()).is_some(),
-            ),
-        ];
+        let others = [("JWT_ALGORITHM", self.jwt_algorithm.is_some())];
         let texts = texts.map(|(name, text)| (name, filled(text.as_ref()).is_some()));
         others
             .into_iter()
@@ -274,9 +266,6 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
     if let [first, second, ..] = given[..] {
         return Err(format!("{first} and {second} are both set: choose one"));
     }
-    if filled_path(args.jwt_jwks_ca_file.as_ref()).is_some() && given != ["JWT_JWKS_URL"] {
-        return Err("JWT_JWKS_CA_FILE is set without JWT_JWKS_URL, for which it is".into());
-    }
     let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
     match (
         args.secret(),
@@ -293,11 +282,7 @@ fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
         filled_path(args.jwt_jwks_file.as_ref()).map(|path| KeySource::File(path.to_owned()));
     let source = match (file, filled(args.jwt_jwks_url.as_ref())) {
         (Some(file), _) => file,
-        (None, Some(url)) => KeySource::Url(HttpSource::new(
-            Store::Jwks,
-            url,
-            args.jwt_jwks_ca_file.clone(),
-        )?),
+        (None, Some(url)) => KeySource::Url(HttpSource::new(Store::Jwks, url, ssl_cert_file())?),
         (None, None) => {
             return Err(format!(
                 "JWT_ALGORITHM={algorithm:?} needs JWT_JWKS_URL, JWT_JWKS_FILE or JWT_PUBLIC_KEY_FILE"

@@ -30,13 +30,13 @@ pub enum UserAuth {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Identity")]
 pub struct IdentityArgs {
-    /// How people are told apart; there is no default, because the wrong one lets anybody be
-    /// anybody
+    /// How users are identified. There is no default, because the wrong one lets anybody claim as
+    /// anybody. `jwt` also needs JWT_ALGORITHM, JWT_ISSUER, JWT_AUDIENCE and a key (see --help)
     #[arg(long, env = "USER_AUTH", value_enum)]
     pub user_auth: UserAuth,
-    /// What the gateway sends as `X-Gateway-Secret`, so that nobody else is believed: at least 32
-    /// printable ASCII characters, two by a comma while it is being replaced; for
-    /// USER_AUTH=trusted-header
+    /// Secret that the gateway sends as `X-Gateway-Secret`, for USER_AUTH=trusted-header: without it
+    /// anybody who reaches this address can claim as anybody. At least 32 printable ASCII
+    /// characters; two separated by a comma while you replace it
     #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
     pub trusted_header_secret: Option<SecretString>,
     #[command(flatten)]

@@ -40,7 +40,7 @@ pub(crate) struct ClaimService {
     refused: LineLimit,
 }
 
-/// Most questions in flight. While MySQL is silent, each waits for `QUESTION_TIMEOUT_MS`.
+/// Most questions in flight. While MySQL is silent, each waits for its timeout (0.4 s).
 const MAX_QUESTIONS: usize = 512;
 
 /// A claim in the first moments of a drop may be the retry of one in the last moments of the drop

@@ -208,7 +208,7 @@ impl MicroBatches {
                 tracing::debug!(%cause, claims = people.len(), "claims were not answered");
             }
             Err(AdmissionError::Unexpected) => {
-                tracing::error!(%drop, "admission's answer could not be read")
+                tracing::error!(%drop, "admission's answer could not be read");
             }
             Err(_) => {}
         }

@@ -286,6 +286,11 @@ fn judge(
     }
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
+    // Only a pass knows which is right: the claimants, or `users`, which does not have them.
+    let is_of_this = |(of, _): (DropId, Slot)| Some(of) == drop;
+    if standing.slot.is_none() && claimant.is_some_and(is_of_this) {
+        return None;
+    }
     if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
         // While the gate is closed, Redis may be older than the promises it made.
         if !standing.trusted {

@@ -54,7 +54,8 @@ pub(super) enum ClaimOutcome {
     Closed,
     Unloaded,
     Unverified,
-    NoLicence,
+    #[strum(serialize = "no_licence")]
+    GateClosed,
     RedisSlow,
     RedisError,
     MysqlError,
@@ -84,7 +85,7 @@ impl ClaimOutcome {
                 _ => Self::Unverified,
             },
             Err(ClaimRefusal::NotAnswered(error)) => match **error {
-                AdmissionError::Closed => Self::NoLicence,
+                AdmissionError::Closed => Self::GateClosed,
                 AdmissionError::Unanswered => Self::RedisSlow,
                 AdmissionError::Redis(_) => Self::RedisError,
                 AdmissionError::Unexpected => Self::Unexpected,

@@ -49,7 +49,7 @@ impl ClaimRefusal {
                 "neither Kafka nor the dead-letter table took the claim in time".into()
             }
             Self::SealedUnknown => "MySQL did not say who holds a slot of a sealed drop".into(),
-            Self::Work(WorkError::TooMany) => "MAX_CLAIMS_IN_HAND claims are worked on".into(),
+            Self::Work(WorkError::TooMany) => "too many claims are in progress".into(),
             Self::HalfRevoked | Self::StandingUnknown => {
                 "what the stores know is not enough to say".into()
             }

@@ -16,7 +16,6 @@ use axum::{Json, Router};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::Peer;
-use firstcome_shared::http::proxies;
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::trace::RequestTrace;
 use futures_util::future::BoxFuture;
@@ -140,17 +139,6 @@ impl Service<Request<Incoming>> for FastPath {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        if let Some(refused) = inner.over_address_limit(self.peer, &request) {
-            let trace = RequestTrace::of(request.headers());
-            return Box::pin(async move {
-                let answer = async { refused.into_response() };
-                Ok(inner
-                    .guard
-                    .answer("other", "other", trace, |body| body, answer)
-                    .await
-                    .map(Either::Right))
-            });
-        }
         if let Some((id, requester)) = inner.as_claim(&request) {
             let trace = RequestTrace::of(request.headers());
             return Box::pin(async move {
@@ -182,21 +170,6 @@ impl Service<Request<Incoming>> for FastPath {
 }
 
 impl Inner {
-    /// Why a request is refused whose address sends too many; a supervisor's questions are not
-    /// counted.
-    fn over_address_limit<B>(&self, peer: Option<Peer>, request: &Request<B>) -> Option<Problem> {
-        let limits = &self.app.rate_limits;
-        if !limits.has_addresses() || matches!(request.uri().path(), "/healthz" | "/readyz") {
-            return None;
-        }
-        let address = proxies::client(
-            peer.map(|peer| peer.0.ip()),
-            request.headers(),
-            self.app.proxies,
-        )?;
-        limits.address(address).err()
-    }
-
     /// The coupon and the person of a claim that needs no router.
     fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();

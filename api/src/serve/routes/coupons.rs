@@ -31,7 +31,7 @@ use crate::serve::state::{App, Services};
     ),
     responses(
         (status = 200, description = "The coupon. How much is left is up to a fifth of a second old; what another process \
-            changed is shown after CATALOGUE_REFRESH_MS at the latest", body = CouponView,
+            changed is shown after a second at the latest", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 304, description = "Its settings are those that you have"),
         (status = 404, description = "`not_found`"),

@@ -24,7 +24,7 @@ const TURNS: u32 = 11;
 /// Of the crowd beside [`BenchSize::connections`]: the more people wait, the more go in one call.
 const MANY_CONNECTIONS: usize = 256;
 /// Of rows in two tables.
-const ROW_TURNS: u32 = 3;
+const ROW_TURNS: u32 = 7;
 /// Of a quick run: the CPU of a process is counted in steps of 10 ms.
 const LEAST_ROWS: u32 = 50_000;
 /// Turns in an open loop.

@@ -13,6 +13,7 @@ pub mod passes;
 pub mod scaling;
 pub mod slow;
 pub mod start;
+pub mod sustained;
 pub mod traces;
 pub mod viewers;
 pub mod winners;
@@ -89,6 +90,7 @@ impl BenchStep {
             Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
             Self::Part(Part::Claims) => claims::measure(bench, size).await?,
             Self::Part(Part::Winners) => winners::measure(bench, size).await?,
+            Self::Part(Part::Sustained) => sustained::measure(bench, size).await?,
             Self::Part(Part::Mysql) => mysql::measure(bench, size).await?,
             Self::Part(Part::Memory) => memory::measure(bench, size).await?,
             Self::Part(Part::Exact) => exact::measure(bench, size).await?,

@@ -127,7 +127,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
                 if crowd == 0 {
                     side.all_win(size).await?
                 } else {
-                    side.all_lose(size).await?
+                    side.all_lose(size).await?;
                 }
             }
         }

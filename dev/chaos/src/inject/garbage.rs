@@ -344,7 +344,7 @@ impl<'a> PlacedGarbage<'a> {
                 command(&redis, &[b"HDEL", claimants.as_bytes(), name.as_slice()]).await?;
             }
             GarbagePlace::Score { key, name } => {
-                command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?
+                command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?;
             }
             GarbagePlace::Type { name, .. } => command(&redis, &[b"DEL", name.as_bytes()]).await?,
             GarbagePlace::DeadLetters(of) => {

@@ -1,4 +1,4 @@
-//! `rush`: a crowd against a running system. `make rush` runs it.
+//! `rush`: a crowd against a running system. `cargo xtask rush` runs it.
 
 use std::process::ExitCode;
 

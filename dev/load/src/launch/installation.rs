@@ -175,11 +175,7 @@ impl Installation {
     pub async fn consumer_at(&self, name: &str, address: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["consume"]);
         self.servers
-            .spawn(
-                name,
-                command.env("CONSUME_LISTEN_ADDR", address),
-                "consuming ",
-            )
+            .spawn(name, command.env("LISTEN_ADDR", address), "consuming ")
             .await
     }
 

@@ -14,6 +14,7 @@ const NONE: Faults = Faults {
 
 /// The right protocol. In each of the last four, one fault leaves Redis with the only copy of an
 /// admission, and another takes it away: no answer that was given may be lost in silence.
+#[allow(clippy::too_many_lines, reason = "one table of cases")]
 pub fn right() -> Vec<(&'static str, Protocol)> {
     let cases = [
         (

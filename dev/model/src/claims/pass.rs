@@ -210,7 +210,7 @@ impl State {
     fn carry_out(&mut self, generation: u8, process: u8, repair: Repair) -> Option<Repair> {
         match repair {
             Repair::PutBack(person, slot, certain) => {
-                self.redis.put_back(generation, person, slot, certain)
+                self.redis.put_back(generation, person, slot, certain);
             }
             Repair::Load => self.redis.load(generation, true),
             Repair::Settle => self.redis.settle(generation),

@@ -128,7 +128,7 @@ fn consumer(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
         None if usize::from(state.committed) < state.topic.len() => steps.push(Step::Fetch),
         None => {}
         Some(InHand { half_done, .. }) if half_done == protocol.is(Wrong::CommitFirst) => {
-            steps.push(Step::WriteRow)
+            steps.push(Step::WriteRow);
         }
         Some(_) => steps.push(Step::Commit),
     }
@@ -168,7 +168,7 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
             state.in_hand = Some(InHand {
                 offset: state.committed,
                 half_done: false,
-            })
+            });
         }
         Step::WriteRow => {
             write_row(state);

@@ -14,20 +14,19 @@ use tokio::task::spawn_blocking;
 pub(crate) use self::browser::{axe, browser};
 pub(crate) use self::kafka::{KAFKA_PASSWORD, KAFKA_USER, kafka, properties as kafka_properties};
 pub(crate) use self::mysql::{mysql, to_command};
-pub(crate) use self::prometheus::{alertmanager, prometheus};
+pub(crate) use self::prometheus::prometheus;
 pub(crate) use self::redis::redis;
 use crate::progress;
 
 /// Fetches everything that is missing and says on stderr what it does: Debian packages
-/// (`redis-server`, `prometheus`, `prometheus-alertmanager`, a Java runtime, Maven, Chromium; as
+/// (`redis-server`, `prometheus`, a Java runtime, Maven, Chromium; as
 /// root), MySQL, Kafka and axe (into the cache folder; nothing of the machine changes). Does
 /// nothing the second time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
     let watchers = spawn_blocking(|| {
         prometheus()?;
-        alertmanager()?;
-        progress::step("prometheus", "ready, with alertmanager");
+        progress::step("prometheus", "ready");
         Ok(())
     });
     let mysql = spawn_blocking(|| {

@@ -51,7 +51,7 @@ impl SmtpSession {
         let mut starttls = None;
         match (tls, acceptor) {
             (SinkEncryption::Implicit, Some(acceptor)) => {
-                stream = Box::new(acceptor.accept(stream).await?)
+                stream = Box::new(acceptor.accept(stream).await?);
             }
             (SinkEncryption::StartTls, acceptor) => starttls = acceptor,
             _ => {}

@@ -1,7 +1,7 @@
 //! Attacked by machine: schemathesis sends every route of both services what its document allows
 //! and what it does not, with all its checks, and in sequences; then everything still agrees.
 //!
-//! `make attack` (dev/attack.sh) has schemathesis fetched and runs these tests. `CASES` is how many
+//! `cargo xtask attack` has schemathesis fetched and runs these tests. `CASES` is how many
 //! cases an operation gets, `SEED` makes others of them, `ONLY` is in the names of the sets to run.
 
 use std::path::Path;
@@ -50,7 +50,7 @@ fn from_env(name: &str, or: &str) -> String {
 
 /// Attacks the service at this address, and gives what schemathesis said.
 async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Output {
-    let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS: run dev/attack.sh");
+    let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS: run cargo xtask attack");
     let config = folder.join("schemathesis.toml");
     std::fs::write(&config, CONFIG).unwrap();
     let mut command = Command::new(program);

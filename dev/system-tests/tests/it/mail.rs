@@ -76,7 +76,9 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
  {
     let fixture = Fixture::new("d-mail").await;
     let world = &fixture.world;
-    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "1000")]).await;
+    let daemon = world
+        .daemon_with(&[("FIRSTCOME_TEST_SMTP_TIMEOUT_MS", "1000")])
+        .await;
     daemon.reconcile(&json!({})).await;
     for behaviour in [
         Behaviour::Refuse,
@@ -111,7 +113,9 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
 async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
     let fixture = Fixture::new("d-mail-stop").await;
     let world = &fixture.world;
-    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "60000")]).await;
+    let daemon = world
+        .daemon_with(&[("FIRSTCOME_TEST_SMTP_TIMEOUT_MS", "60000")])
+        .await;
     let (coupon, _) = fixture.held("Stop", 20, 20).await;
     daemon.reconcile(&json!({})).await;
     all_sent(world).await;

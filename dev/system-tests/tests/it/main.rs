@@ -1,6 +1,7 @@
 //! What the whole system must show, on real servers and with the real binaries. A folder a theme;
 //! test names read as assertions. Build the binaries first: `cargo build --workspace`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
+#![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 mod attack;
 mod checker;

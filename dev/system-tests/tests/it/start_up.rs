@@ -1,6 +1,7 @@
 //! A process that can't do its work says why in one sentence and stops; one whose store is merely
 //! late waits for it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use firstcome_reconciler::report::Kind;
@@ -61,7 +62,10 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
             if args == ["serve"] && store == "Kafka" || args == ["daemon"] {
                 continue;
             }
-            let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
+            let env = [
+                (variable, value),
+                ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
+            ];
             started.push((store, world.start(program, args, &env)));
         }
     }
@@ -74,9 +78,9 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
 /// ended instead would be started again, each time for less than the patience.
 async fn starts_without_a_store(world: &World, env: &[(&str, &str)], subject: &str) -> Process {
     let mut all = vec![
-        ("STARTUP_WAIT_SECONDS", "1"),
-        ("ALERT_PATIENCE_SECONDS", "3"),
-        ("REDIS_TIMEOUT_MS", "1000"),
+        ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
+        ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "3"),
+        ("STORE_TIMEOUT_MS", "1000"),
     ];
     all.extend(env);
     let daemon = world.start("firstcome-reconciler", &["daemon"], &all);
@@ -206,7 +210,10 @@ async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
     let world = World::bare(WorldStores::shared().await, "migrate-missing").await;
     for (store, variable, value) in NOWHERE {
         if store != "Redis" {
-            let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
+            let env = [
+                (variable, value),
+                ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
+            ];
             refuses(&world.start("firstcome-api", &["migrate"], &env), &[store]).await;
         }
     }
@@ -363,10 +370,8 @@ async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
-    let cases: [(&str, &str, &[&str]); 27] = [
-        ("KAFKA_GROUP_INSTANCE_ID", "a b", &["consume"]),
-        ("CONSUME_REBALANCE", "sticky", &["consume"]),
-        ("CONSUME_BATCH_MAX", "0", &["consume"]),
+    let cases: [(&str, &str, &[&str]); 22] = [
+        ("KAFKA_CONFIG_GROUP_INSTANCE_ID", "a b", &["consume"]),
         (
             "KAFKA_SASL_PASSWORD",
             "hunter2",
@@ -397,7 +402,6 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
             "https://user:hunter2@127.0.0.1/keys",
             &["serve"],
         ), // with USER_AUTH=trusted-header
-        ("JWT_JWKS_REFRESH_SECONDS", "0", &["serve"]),
         (
             "DATABASE_URL",
             "postgres://hunter2@127.0.0.1/x",
@@ -421,12 +425,6 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
             "https://127.0.0.1/hunter2",
             &["daemon", "once"],
         ), // without WEBHOOK_SECRET
-        ("WEBHOOK_EVENTS", "everything", &["daemon", "once"]),
-        (
-            "ALERTMANAGER_URL",
-            "127.0.0.1:9093/hunter2",
-            &["daemon", "once"],
-        ),
     ];
     for (variable, value, commands) in cases {
         for command in commands {
@@ -504,10 +502,9 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
                 "KAFKA_BROKERS",
                 "KAFKA_GROUP",
                 "firstcome-issuer",
-                "CONSUME_MAX_ROWS_PER_SECOND",
-                "KAFKA_GROUP_INSTANCE_ID",
-                "CONSUME_REBALANCE",
-                "cooperative",
+                "LISTEN_ADDR",
+                "127.0.0.1:8082",
+                "STORE_TIMEOUT_MS",
             ],
         ),
         (
@@ -516,9 +513,9 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
             &[
                 "DATABASE_URL",
                 "KAFKA_BROKERS",
-                "KAFKA_PARTITIONS",
+                "--partitions",
                 "12",
-                "KAFKA_REPLICATION",
+                "--replication",
             ],
         ),
         (
@@ -542,8 +539,7 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
                 "ALERT_TO",
                 "WEBHOOK_URLS",
                 "WEBHOOK_SECRET",
-                "WEBHOOK_EVENTS",
-                "ALERTMANAGER_URL",
+                "RETENTION_DAYS",
             ],
         ),
         (
@@ -578,6 +574,75 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
                 "{program} {command} --help shows a secret:\n{help}"
             );
         }
+    }
+}
+
+/// The most settings that an installation may have to think of.
+const SETTINGS: usize = 60;
+
+/// A setting that the help has, `[env: NAME=…]`, or a variable that it names next to its flag.
+fn settings_in(help: &str) -> BTreeSet<String> {
+    let names = help.split("[env: ").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
+        rest[..end.unwrap_or(rest.len())].to_owned()
+    });
+    names.collect()
+}
+
+#[tokio::test]
+async fn all_programs_together_have_at_most_sixty_settings() {
+    let world = World::bare(WorldStores::shared().await, "count").await;
+    let mut all = BTreeSet::new();
+    for (program, commands) in [
+        (
+            "firstcome-api",
+            &["serve", "consume", "migrate", "coupon", "health"][..],
+        ),
+        (
+            "firstcome-reconciler",
+            &[
+                "daemon",
+                "once",
+                "test-email",
+                "test-webhook",
+                "explain",
+                "health",
+                "erase",
+            ],
+        ),
+    ] {
+        for command in commands {
+            let process = world.start(program, &[command, "--help"], &[]);
+            assert_eq!(process.ended(LIMIT).await, 0);
+            all.extend(settings_in(&process.all_stdout().await));
+            let process = world.start(program, &[command, "-h"], &[]);
+            assert_eq!(process.ended(LIMIT).await, 0);
+            let short = settings_in(&process.all_stdout().await);
+            assert!(short.len() <= 12, "{program} {command} -h: {short:?}");
+        }
+    }
+    assert!(
+        all.len() > 40 && all.len() <= SETTINGS,
+        "{}: {all:?}",
+        all.len()
+    );
+}
+
+#[tokio::test]
+async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
+    let world = World::new("removed").await;
+    let removed = [
+        ("ALERTMANAGER_URL", "http://x:1"),
+        ("RUNS_KEPT_SECONDS", "9"),
+    ];
+    let process = world.start("firstcome-reconciler", &["once"], &removed);
+    process.ended(LIMIT).await;
+    let log = process.log();
+    for said in [
+        "ALERTMANAGER_URL is set but no longer exists: load deploy/prometheus/rules.yml",
+        "RUNS_KEPT_SECONDS is set but no longer exists: set RETENTION_DAYS",
+    ] {
+        assert!(log.contains(said), "{said}: {log}");
     }
 }
 

@@ -121,7 +121,7 @@ fn a_drop_that_was_held_back_or_failed_as_a_whole_keeps_its_alerts() {
 fn a_gate_that_was_opened_again_is_no_news_by_itself() {
     let mut duty = Duty::default();
     let gate = Finding {
-        action: ActionKind::GrantLicence,
+        action: ActionKind::OpenGate,
         kind: Kind::RedisLost,
         ..stalled("was closed")
     };
@@ -198,9 +198,13 @@ fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
 #[test]
 fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
     let mut duty = Duty::default();
+    let error_of = |error: &str| Finding {
+        case: FindingCase::RunFailed,
+        ..stalled(error)
+    };
     let error = "MySQL cannot be reached: refused";
     let run = Run {
-        findings: vec![stalled(error)],
+        findings: vec![error_of(error)],
         ..failed(error)
     };
     assert_eq!(duty.sees(0, &run), "run_failed New");
@@ -210,7 +214,7 @@ fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
         duty.sees(
             2,
             &Run {
-                findings: vec![stalled(stopped)],
+                findings: vec![error_of(stopped)],
                 stopped: true,
                 ..failed(stopped)
             }

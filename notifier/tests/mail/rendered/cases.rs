@@ -1,6 +1,6 @@
 //! Each case has its own sentence and its own To do.
 
-use firstcome_notifier::report::{DropReport, Examined};
+use firstcome_shared::report::{DropReport, Examined};
 
 use super::*;
 

@@ -34,7 +34,7 @@ pub struct CouponApi {
 }
 
 impl CouponApi {
-    /// Takes `API_URL` and `API_CA_FILE`.
+    /// Takes `API_URL`, and a file of further certificate authorities.
     ///
     /// # Errors
     /// With what is wrong.

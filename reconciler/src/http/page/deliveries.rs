@@ -1,5 +1,4 @@
-//! Mails and webhooks: what waits, what was given up and why, and another try; and whether
-//! Alertmanager takes what it is told.
+//! Mails and webhooks: what waits, what was given up and why, and another try.
 
 use std::sync::Arc;
 
@@ -16,8 +15,7 @@ use super::session::Session;
 use super::state::ScreenState;
 use super::times::instant;
 use crate::execute;
-use crate::notify::AlertmanagerStanding;
-use crate::notify::wording::{LONGEST, count, line};
+use crate::notify::wording::{LONGEST, line};
 
 #[derive(Template)]
 #[template(path = "deliveries.html")]
@@ -25,17 +23,6 @@ struct DeliveriesScreen<'a> {
     top: Top<'a>,
     open: &'a [DeliveryLine],
     sent: &'a [DeliveryLine],
-    alertmanagers: &'a [AlertmanagerLine],
-    /// One takes nothing.
-    is_refused: bool,
-}
-
-/// One Alertmanager as it is shown.
-pub(super) struct AlertmanagerLine {
-    pub(super) target: String,
-    pub(super) state: String,
-    /// Its last answer, where it took nothing.
-    pub(super) refused: Option<String>,
 }
 
 /// One delivery as it is shown.
@@ -77,53 +64,12 @@ pub(super) async fn list(
         done,
         ..Top::new("Deliveries", "deliveries", Some(&session))
     };
-    let alertmanagers: Vec<AlertmanagerLine> = page
-        .app
-        .notifier
-        .alertmanagers()
-        .iter()
-        .map(alertmanager)
-        .collect();
-    let is_refused = alertmanagers.iter().any(|one| one.refused.is_some());
     let screen = DeliveriesScreen {
         top,
         open: &open,
         sent: &sent,
-        alertmanagers: &alertmanagers,
-        is_refused,
     };
     answer(StatusCode::OK, &screen)
-}
-
-fn alertmanager(one: &AlertmanagerStanding) -> AlertmanagerLine {
-    let alerts = count(one.alerts, "alert", "alerts");
-    let state = match (&one.refused, one.told_at) {
-        (Some(refused), _) => {
-            let attempts = count(
-                usize::try_from(refused.attempts).unwrap_or(usize::MAX),
-                "attempt",
-                "attempts",
-            );
-            format!(
-                "takes nothing since {} ({attempts}, {alerts} to tell)",
-                instant(refused.since)
-            )
-        }
-        (None, Some(at)) => format!("told {} of {alerts}", instant(at)),
-        (None, None) => "there was nothing to tell yet".to_owned(),
-    };
-    let refused = one.refused.as_ref().map(|refused| {
-        format!(
-            "{} (at {})",
-            line(&refused.answer, LONGEST),
-            instant(refused.last_at)
-        )
-    });
-    AlertmanagerLine {
-        target: line(&one.target, LONGEST),
-        state,
-        refused,
-    }
 }
 
 fn delivery_line(kind: OutboxKind, one: &Delivery) -> DeliveryLine {

@@ -449,6 +449,55 @@ fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
 }
 
 #[test]
+fn while_the_gate_is_closed_only_what_is_taken_from_users_counts_and_waits() {
+    let mut older = DropWorld {
+        gate_closed: true,
+        ..DropWorld::exact(300, 300)
+    };
+    for n in 1..=100 {
+        older.users.remove(&user(n));
+    }
+    assert!(!older.plan().over_limit, "they are put back");
+    for n in 101..=180 {
+        let next = if n == 180 { 101 } else { n + 1 };
+        older.users.insert(user(n), i64::from(next));
+    }
+    let mut plan = older.plan();
+    assert!(plan.over_limit, "80 are on slots of others");
+    assert_eq!(plan.repairs, 80);
+    let waiting = plan.take_waiting(true);
+    assert!(waiting.iter().filter(|item| item.action.takes()).count() == 80);
+    assert!(plan.counter_waits);
+    assert_eq!(plan.items.len(), 100);
+    assert!(plan.items.iter().all(|item| item.action.only_adds()));
+}
+
+#[test]
+fn a_plan_of_as_many_other_repairs_has_another_fingerprint() {
+    let without = |people: std::ops::RangeInclusive<u32>| {
+        let mut world = DropWorld::exact(300, 300);
+        for n in people {
+            world.users.remove(&user(n));
+        }
+        let plan = world.plan();
+        (plan.repairs, plan.fingerprint)
+    };
+    assert_eq!(without(1..=70), without(1..=70));
+    assert_eq!(without(1..=70).0, without(2..=71).0);
+    assert_ne!(without(1..=70).1, without(2..=71).1);
+    let kept = |kept| {
+        let mut world = DropWorld {
+            kept,
+            ..DropWorld::exact(300, 300)
+        };
+        world.users.retain(|_, slot| *slot > 70);
+        let plan = world.plan();
+        (plan.repairs, plan.fingerprint)
+    };
+    assert_eq!(kept(3), kept(10_000), "whether they are kept or counted");
+}
+
+#[test]
 fn an_operator_s_change_that_did_not_reach_redis_does_now() {
     let world = DropWorld {
         meta: Some(false),
@@ -600,6 +649,7 @@ fn claim_keeps_its_slot_when_an_old_copy_of_redis_has_a_revoked_claim_on_it() {
                 Action::PutBack {
                     holding,
                     on_slot: false,
+                    ..
                 } => (holding.slot, holding.user),
                 other => panic!("dead letter {is_dead_letter}: {other:?}"),
             });

@@ -30,7 +30,8 @@ if not string.find(replication, 'role:master', 1, true)
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {now}
-local meta = call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow')
+local meta = call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
+    'claimants', 'revoked')
 local quantity, opens, closes = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3])
 if not quantity or not opens then
     for i = 1, people do reply[i + 1] = 'unloaded' end
@@ -56,7 +57,11 @@ local refusal = nil
 if now < opens then refusal = {'not_open', opens}
 elseif closes and now >= closes then refusal = {'closed', closes}
 elseif meta[4] == '1' then refusal = 'paused'
-elseif count ~= users + free then refusal = 'unverified' end
+elseif count ~= users + free then refusal = 'unverified'
+-- Lost revocations or claimants must not let people win a second time: `meta` says whether there are revocations, and whether
+-- people hold a coupon of an earlier drop.
+elseif meta[9] == '1' and not bans then refusal = 'unverified'
+elseif per_coupon and call('HLEN', KEYS[6]) < math.max(users, meta[8] == '1' and 1 or 0) then refusal = 'unverified' end
 
 -- Whom the coupon is not for, each with the answer. Who waits already keeps the place.
 local barred = {}
@@ -136,12 +141,15 @@ for i = 1, people do
         answer = 'unverified'
     elseif score then
         -- Who holds one is told so at any time, also after closing: a retry is always safe.
+        -- Of two on one slot, which a hand can put there, nobody is told anything.
         local slot = tonumber(score)
-        answer = is_slot(slot) and {'already', drop, slot, given[user] and now or 0} or 'unverified'
+        local is_theirs = is_slot(slot) and (given[user] or call('ZCOUNT', KEYS[3], score, score) == 1)
+        answer = is_theirs and {'already', drop, slot, given[user] and now or 0} or 'unverified'
         if answer ~= 'unverified' and not given[user] then held[#held + 1] = answer end
     elseif claim then
+        -- A claimant of this drop is a holder only if `users` says so too.
         local d, s = string.match(claim, '^(%d+):(%d+)$')
-        answer = d and {'already', d, tonumber(s), 0} or 'unverified'
+        answer = d and d ~= drop and {'already', d, tonumber(s), 0} or 'unverified'
     elseif refusal then
         answer = refusal
     elseif barred[i] then

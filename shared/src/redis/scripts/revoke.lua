@@ -22,6 +22,8 @@ if known and tonumber(known) > tonumber(id) then
 elseif known and tonumber(known) == tonumber(id) and over == '' then
     over = ended
 end
+-- Lost, it must not let the person win again: `meta` says that there are revocations.
+if quantity > 0 then redis.call('HSET', KEYS[1], 'revoked', '1') end
 redis.call('HSET', KEYS[9], field, over == '' and id or id .. ':' .. over)
 local time = redis.call('TIME')
 -- A clock that was set back has given this claim an instant that is still to come.

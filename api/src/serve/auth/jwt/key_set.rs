@@ -154,7 +154,7 @@ impl KeySet {
         gauge!("firstcome_jwt_keys_up").set(f64::from(u8::from(read.is_ok())));
         match &read {
             Ok(_) if failing.take().is_some() => {
-                tracing::info!("the keys of tokens can be read again")
+                tracing::info!("the keys of tokens can be read again");
             }
             Ok(_) => {}
             Err(error) => {

@@ -291,7 +291,7 @@ async fn write_all(
             // A drop that is not loaded admits nobody. The reconciler loads it from MySQL, with the
             // change.
             Done::Stale => {
-                tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop")
+                tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop");
             }
         }
     }

@@ -2,8 +2,8 @@
 //! slot.
 
 use firstcome_testkit::{
-    Answer, PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people,
-    rush, tally,
+    PromisedAnswer, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush,
+    tally,
 };
 
 /// Everyone's slot, no two the same.
@@ -15,63 +15,6 @@ fn accepted_slots(answers: &[PromisedAnswer]) -> Vec<u32> {
         .collect();
     slots.sort_unstable();
     slots
-}
-
-#[tokio::test]
-async fn of_a_thousand_people_at_once_exactly_a_hundred_get_one() {
-    let (world, api) = open_world("thousand").await;
-    let _consumer = world.consume().await;
-    let coupon = api.open_coupon(100).await;
-    let answers = rush(&[&api], coupon.id, &people(1_000), 1_000).await;
-    assert_eq!(
-        tally(&answers),
-        [("accepted".into(), 100), ("sold_out".into(), 900)].into()
-    );
-    assert_eq!(accepted_slots(&answers), (1..=100).collect::<Vec<_>>());
-    assert!(
-        answers
-            .iter()
-            .all(|(_, answer)| !matches!(answer, Answer::Accepted { queued: false, .. }))
-    );
-    all_issued(&world, coupon.drop, 100).await;
-    assert_exact(&world, &coupon, 100, &answers).await;
-    let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
-    assert_eq!(world.sql.number(by).await, 100);
-    let run = world.pass().await;
-    assert_clean(&run, &coupon);
-    assert_exact(&world, &coupon, 100, &answers).await;
-}
-
-#[tokio::test]
-async fn a_thousand_claims_of_one_person_give_one_slot_and_one_row() {
-    let (world, api) = open_world("one-person").await;
-    let _consumer = world.consume().await;
-    let coupon = api.open_coupon(100).await;
-    let claims = vec!["u-1".to_owned(); 1_000];
-    let answers = rush(&[&api], coupon.id, &claims, 1_000).await;
-    assert_eq!(
-        tally(&answers),
-        [("accepted".into(), 1), ("already_claimed".into(), 999)].into()
-    );
-    assert!(
-        answers
-            .iter()
-            .all(|(_, answer)| answer.promised() == Some((coupon.drop, 1))),
-        "{answers:?}"
-    );
-    all_issued(&world, coupon.drop, 1).await;
-    assert_exact(&world, &coupon, 1, &answers).await;
-    assert_eq!(
-        world
-            .topic
-            .offsets()
-            .await
-            .iter()
-            .map(|(_, end)| end)
-            .sum::<i64>(),
-        1,
-        "one message"
-    );
 }
 
 /// How many come for five hundred; `CROWD=10000` for a release.

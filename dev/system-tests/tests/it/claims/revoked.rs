@@ -301,7 +301,7 @@ async fn sealed(world: &World, coupon: &MadeCoupon) {
 async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_well() {
     let fixture = Fixture::new("revoke-states").await;
     let (world, api) = (&fixture.world, &fixture.api);
-    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let body = json!({
         "name": "States", "quantity": 4, "once_per": "drop", "waiting_list": 0,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
@@ -459,7 +459,9 @@ async fn the_schema_refuses_the_row_of_a_revoked_claim_also_by_hand_and_beside_a
 async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
     let fixture = Fixture::new("revoke-seal").await;
     let world = &fixture.world;
-    let api = world.serve_with(&[("QUESTION_TIMEOUT_MS", "60000")]).await;
+    let api = world
+        .serve_with(&[("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "60000")])
+        .await;
     let (coupon, answers) = fixture.held("Seal", 2, 2).await;
     let lock = format!(
         "SELECT id FROM drops WHERE id = {} FOR UPDATE NOWAIT",

@@ -33,8 +33,8 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
     let world = World::new("slow").await;
     let api = world
         .serve_with(&[
-            ("HEADER_READ_TIMEOUT_MS", "3000"),
-            ("REQUEST_TIMEOUT_MS", "3000"),
+            ("FIRSTCOME_TEST_HEADER_READ_TIMEOUT_MS", "3000"),
+            ("FIRSTCOME_TEST_REQUEST_TIMEOUT_MS", "3000"),
         ])
         .await;
     world.open().await;
@@ -96,7 +96,10 @@ async fn never_reads(address: &str) -> TcpStream {
 async fn clients_that_read_nothing_are_hung_up_on() {
     let world = World::new("unread").await;
     let api = world
-        .serve_with(&[("HEADER_READ_TIMEOUT_MS", "2000"), ("MAX_CONNECTIONS", "4")])
+        .serve_with(&[
+            ("FIRSTCOME_TEST_HEADER_READ_TIMEOUT_MS", "2000"),
+            ("FIRSTCOME_TEST_MAX_CONNECTIONS", "4"),
+        ])
         .await;
     let address = api.http().base().trim_start_matches("http://").to_owned();
     let mut unread = Vec::new();

@@ -91,7 +91,9 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
             )
             .unwrap();
     }
-    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    let consumer = world
+        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
+        .await;
     eventually("what comes before is issued", LIMIT, async || {
         rows(&world, coupon.drop).await.len() >= 9
     })
@@ -130,7 +132,9 @@ async fn malformed_record_delays_its_partition_only_and_becomes_a_dead_letter() 
         .kafka
         .malform(&world.setting("KAFKA_TOPIC"), 0, b"\"u-5\"")
         .unwrap();
-    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    let consumer = world
+        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
+        .await;
     all_issued(&world, coupon.drop, 11).await;
     let kept = letters(&world).await;
     assert_eq!(kept[0][..3], ["unreadable", "0", "4"]);
@@ -163,7 +167,9 @@ async fn malformed_records_between_good_ones_are_left_out_one_after_the_other() 
             )
             .unwrap();
     }
-    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    let consumer = world
+        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
+        .await;
     eventually("all others are issued", HEALED, async || {
         rows(&world, coupon.drop).await.len() == 54
     })
@@ -178,7 +184,9 @@ async fn malformed_records_between_good_ones_are_left_out_one_after_the_other() 
 async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
     let (world, api) = open_world("markers").await;
     let coupon = api.open_coupon(2).await;
-    let consumer = world.consume_with(&[("CONSUME_STUCK_SECONDS", "3")]).await;
+    let consumer = world
+        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
+        .await;
     for (slot, claim) in claims(&coupon, 1..3).iter().enumerate() {
         world.topic.produce_in_transaction(1, claim).await;
         all_issued(&world, coupon.drop, slot + 1).await;

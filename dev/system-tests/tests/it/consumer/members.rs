@@ -1,17 +1,15 @@
-//! Members of the consumer group: with names, and with another way to rebalance.
+//! Members of the consumer group with names.
 
 use std::time::Duration;
 
-use firstcome_testkit::{
-    Http, LIMIT, all_issued, assert_exact, eventually, open_world, people, rush,
-};
+use firstcome_testkit::{LIMIT, all_issued, assert_exact, eventually, open_world, people, rush};
 
 #[tokio::test]
 async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_disturbed() {
     let (world, api) = open_world("static-member").await;
     // Longer than the test may take: nobody takes over meanwhile.
-    world.set("CONSUME_SESSION_TIMEOUT_MS", "60000");
-    let name = |name| [("KAFKA_GROUP_INSTANCE_ID", name)];
+    world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "60000");
+    let name = |name| [("KAFKA_CONFIG_GROUP_INSTANCE_ID", name)];
     let (one, other) = (
         world.consume_with(&name("one")).await,
         world.consume_with(&name("other")).await,
@@ -48,44 +46,18 @@ async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_dist
 #[tokio::test]
 async fn of_two_consumers_with_one_name_the_first_ends_and_says_why() {
     let (world, api) = open_world("fenced").await;
-    world.set("KAFKA_GROUP_INSTANCE_ID", "one");
+    world.set("KAFKA_CONFIG_GROUP_INSTANCE_ID", "one");
     let first = world.consume().await;
     let _second = world.consume().await;
     assert_eq!(first.process.ended(LIMIT).await, 1);
     let log = first.process.log();
     let says = |line: &str| {
-        line.contains("\"one\"") && line.contains("give each consumer a KAFKA_GROUP_INSTANCE_ID")
+        line.contains("\"one\"")
+            && line.contains("give each consumer a different KAFKA_CONFIG_GROUP_INSTANCE_ID")
     };
     assert!(log.lines().any(says) && !log.contains("panicked"), "{log}");
     let coupon = api.open_coupon(100).await;
     let answers = rush(&[&api], coupon.id, &people(100), 50).await;
     all_issued(&world, coupon.drop, 100).await;
     assert_exact(&world, &coupon, 100, &answers).await;
-}
-
-/// As in an upgrade from a version that knows only one of the two.
-#[tokio::test]
-async fn a_consumer_that_rebalances_otherwise_waits_until_the_others_have_stopped() {
-    for (old, new) in [("eager", "cooperative"), ("cooperative", "eager")] {
-        let (world, api) = open_world("rebalance").await;
-        let first = world.consume_with(&[("CONSUME_REBALANCE", old)]).await;
-        let second = world.start("firstcome-api", &["consume"], &[("CONSUME_REBALANCE", new)]);
-        let front = Http::new(&second.line("listening on ").await);
-        let says = format!("consumers with CONSUME_REBALANCE={old}");
-        eventually("it says why it waits", LIMIT, async || {
-            let ready = front.get("/readyz").await;
-            ready.status == 503 && ready.text.contains(&says) && second.log().contains(&says)
-        })
-        .await;
-        let coupon = api.open_coupon(200).await;
-        let mut answers = rush(&[&api], coupon.id, &people(100), 50).await;
-        all_issued(&world, coupon.drop, 100).await;
-        assert_eq!(first.process.stop().await, 0);
-        second.line("consuming ").await;
-        let users: Vec<String> = (0..100).map(|n| format!("later-{n}")).collect();
-        answers.extend(rush(&[&api], coupon.id, &users, 50).await);
-        all_issued(&world, coupon.drop, 200).await;
-        assert_exact(&world, &coupon, 200, &answers).await;
-        assert_eq!(front.get("/readyz").await.status, 200);
-    }
 }

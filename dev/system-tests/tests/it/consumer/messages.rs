@@ -10,7 +10,7 @@ use firstcome_testkit::{
 #[tokio::test]
 async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm() {
     let (world, api) = open_world("frozen").await;
-    world.set("CONSUME_SESSION_TIMEOUT_MS", "2000");
+    world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000");
     let coupon = api.open_coupon(200).await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     // It stands still in the middle of a transaction: MySQL has done what it asked and waits for

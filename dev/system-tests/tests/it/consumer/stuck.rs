@@ -8,7 +8,7 @@ use crate::faults::waves::{HEALED, Waves, impatient};
 /// Not ready after three seconds, partitions gone after six, ended after nine.
 async fn soon_stuck(name: &str) -> World {
     let world = impatient(WorldStores::shared().await, name).await;
-    world.set("CONSUME_STUCK_SECONDS", "3");
+    world.set("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3");
     world
 }
 

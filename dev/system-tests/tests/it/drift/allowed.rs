@@ -386,7 +386,9 @@ async fn an_erased_person_is_on_no_list_any_more() {
 #[tokio::test]
 async fn the_list_of_a_coupon_that_is_over_leaves_redis_and_then_mysql() {
     let fixture = Fixture::new("d-allowed-over").await;
-    fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    fixture
+        .world
+        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let coupon = fixture.api.create_coupon(&body("Over", 9)).await;
     put_on(&fixture, &coupon, &["a", "b"]).await;
     let live = fixture.api.create_coupon(&body("Live", 9)).await;

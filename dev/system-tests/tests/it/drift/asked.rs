@@ -228,7 +228,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
     assert_eq!(unknown.code, 2, "{}", unknown.log);
     let nowhere = [
         ("REDIS_URL", "redis://127.0.0.1:1"),
-        ("STARTUP_WAIT_SECONDS", "0"),
+        ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "0"),
     ];
     assert_eq!(world.once_with(&[], &nowhere).await.code, 2);
     let mut holder = HeldTransaction::begin(&world.sql).await;
@@ -248,7 +248,7 @@ async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that
     let fixture = Fixture::new("d-old").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Old", 20, 20).await;
-    world.set("CLEAN_RUNS_KEPT_SECONDS", "3600");
+    world.set("FIRSTCOME_TEST_CLEAN_RUNS_KEPT_SECONDS", "3600");
     injector(world, &coupon)
         .await
         .make(Drift::Unissued, 2)

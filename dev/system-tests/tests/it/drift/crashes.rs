@@ -200,7 +200,7 @@ async fn repairs_beside_live_traffic_break_no_promise() {
     let settings = [
         ("RECONCILE_CRON", "* * * * * *"),
         ("PUBLISH_DEADLINE_MS", "2000"),
-        ("RECONCILE_PAGE_SLOTS", "500"),
+        ("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "500"),
     ];
     let daemon = world.daemon_with(&settings).await;
     let over = Cell::new(false);

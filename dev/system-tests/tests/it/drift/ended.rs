@@ -48,7 +48,10 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
     ran_two_hours_ago(world, "deep").await;
     let daemons = [
         world
-            .daemon_with(&[("DEEP_CRON", &due), ("MISSED_AFTER_SECONDS", "1")])
+            .daemon_with(&[
+                ("DEEP_CRON", &due),
+                ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
+            ])
             .await,
         world.daemon_with(&[]).await,
     ];
@@ -90,7 +93,7 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
     let daemon = world
         .daemon_with(&[
             ("RECONCILE_CRON", "* * * * * *"),
-            ("MISSED_AFTER_SECONDS", "8"),
+            ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "8"),
         ])
         .await;
     eventually("the other works by its schedule", LIMIT, async || {
@@ -250,8 +253,8 @@ async fn a_short_restart_of_redis_is_no_mail() {
     let (coupon, _) = fixture.held("Blip", 20, 12).await;
     let env = [
         ("RECONCILE_CRON", "* * * * * *"),
-        ("REDIS_TIMEOUT_MS", "1000"),
-        ("ALERT_PATIENCE_SECONDS", "60"),
+        ("STORE_TIMEOUT_MS", "1000"),
+        ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "60"),
     ];
     let daemon = world.daemon_with(&env).await;
     eventually("it works", LIMIT, async || {
@@ -303,7 +306,7 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
     let redis = &shared().await.redis;
     let proxy = redis.proxy().await.unwrap();
     let via = redis.url_via(&proxy);
-    let env = [("REDIS_URL", via.as_str()), ("REDIS_TIMEOUT_MS", "1000")];
+    let env = [("REDIS_URL", via.as_str()), ("STORE_TIMEOUT_MS", "1000")];
     let (_other, cut_off) = (world.daemon().await, world.daemon_with(&env).await);
     let log = || cut_off.process.log();
     proxy.set(ProxyFault::Cut).await.unwrap();

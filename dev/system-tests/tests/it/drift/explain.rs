@@ -218,7 +218,9 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
 #[tokio::test]
 async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     let fixture = Fixture::new("d-story-3").await;
-    fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    fixture
+        .world
+        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let daemon = fixture.world.settled_daemon().await;
     let (coupon, _) = fixture.held("Gone", 5, 5).await;
     assert_eq!(

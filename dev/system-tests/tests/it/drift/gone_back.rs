@@ -157,7 +157,7 @@ async fn while_redis_is_away_a_new_coupon_gets_no_number_that_mysql_lost() {
         .with_redis_at(&redis.url_via(&proxy));
     let world = World::on(stores, "gone-back-away").await;
     // A request ends after the first few of its questions that are not answered.
-    world.set("REDIS_TIMEOUT_MS", "500");
+    world.set("STORE_TIMEOUT_MS", "500");
     let fixture = Fixture::of(world).await;
     let (world, api) = (&fixture.world, &fixture.api);
     let (lost, _) = fixture.held("Lost", 10, 5).await;

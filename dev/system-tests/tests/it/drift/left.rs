@@ -222,7 +222,7 @@ async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
     let (coupon, answers) = fixture.held("Held up", 20, 12).await;
     let daemon = fixture
         .world
-        .daemon_with(&[("CONSUMER_STALL_SECONDS", "1")])
+        .daemon_with(&[("FIRSTCOME_TEST_CONSUMER_STALL_SECONDS", "1")])
         .await;
     daemon.reconcile(&json!({})).await;
     let done = injector(&fixture.world, &coupon)

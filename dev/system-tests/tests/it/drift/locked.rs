@@ -35,7 +35,7 @@ async fn lose_rows(world: &World, coupon: &MadeCoupon) {
 async fn a_pass_that_meets_locked_rows_of_one_coupon_repairs_the_others_and_says_so() {
     let fixture = Fixture::new("d-locked").await;
     let world = &fixture.world;
-    world.set("ALERT_PATIENCE_SECONDS", "0");
+    world.set("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0");
     let (first, answers) = fixture.held("Locked", 20, 5).await;
     let (second, _) = fixture.held("Free", 20, 5).await;
     lose_rows(world, &first).await;

@@ -30,7 +30,9 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-all").await;
     // Six pages: people and the slots they belong to are seldom on the same.
-    fixture.world.set("RECONCILE_PAGE_SLOTS", "10");
+    fixture
+        .world
+        .set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
     let (coupon, answers) = fixture.held("All at once", 60, 30).await;
     let mut injector = injector(&fixture.world, &coupon).await;
     let mut all = BTreeSet::new();

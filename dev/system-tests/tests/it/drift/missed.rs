@@ -15,7 +15,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
     let (coupon, answers) = fixture.held("Late", 20, 20).await;
     let settings = [
         ("RECONCILE_CRON", "0 0 * * * *"),
-        ("MISSED_AFTER_SECONDS", "1"),
+        ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
     ];
     let daemon = world.daemon_with(&settings).await;
     eventually("it has noted when it ran", LIMIT, async || {
@@ -74,7 +74,7 @@ async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
     let daemon = world
         .daemon_with(&[
             ("RECONCILE_CRON", "* * * * * *"),
-            ("MISSED_AFTER_SECONDS", "3"),
+            ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "3"),
         ])
         .await;
     let runs =
@@ -115,7 +115,7 @@ async fn a_deep_pass_due_at_the_same_second_as_another_is_not_lost() {
         .daemon_with(&[
             ("RECONCILE_CRON", every),
             ("DEEP_CRON", every),
-            ("RECONCILE_PAGE_SLOTS", "10"),
+            ("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10"),
         ])
         .await;
     let runs = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND deep";

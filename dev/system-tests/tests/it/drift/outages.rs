@@ -70,7 +70,7 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-no-redis").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Redis", 200, 200).await;
-    let slow = Hindered::start(world, &[("REDIS_TIMEOUT_MS", "1000")]).await;
+    let slow = Hindered::start(world, &[("STORE_TIMEOUT_MS", "1000")]).await;
     injector(world, &coupon)
         .await
         .make(Drift::MissingAdmission, 3)

@@ -6,6 +6,9 @@ use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
 
+/// With it, rows of drops that were sealed long ago lose their user ids.
+const RETENTION: (&str, &str) = ("RETENTION_DAYS", "1");
+
 /// The messages of the rows and revocations that are there now.
 async fn messages(world: &World, coupon: &MadeCoupon) -> Vec<(String, String)> {
     let MadeCoupon { id, drop, .. } = coupon;
@@ -74,7 +77,7 @@ async fn read_again_changes_nothing(
 async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
     let fixture = Fixture::new("d-erase").await;
     let world = &fixture.world;
-    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let erase = async |user: &str| {
         let process = world.start(
             "firstcome-reconciler",
@@ -230,7 +233,7 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
 async fn people_of_drops_that_are_long_over_are_named_no_more() {
     let fixture = Fixture::new("d-retain").await;
     let world = &fixture.world;
-    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (over, answers) = closed(&fixture, "Over").await;
     fixture
         .api
@@ -307,8 +310,12 @@ async fn people_of_drops_that_are_long_over_are_named_no_more() {
         .await;
 
     is_clean(&["--deep"], &[]).await;
-    is_clean(&["--deep"], &[("PEOPLE_KEPT_SECONDS", "3600")]).await;
-    let short = [("PEOPLE_KEPT_SECONDS", "1")];
+    is_clean(
+        &["--deep"],
+        &[RETENTION, ("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "3600")],
+    )
+    .await;
+    let short = [RETENTION, ("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "1")];
     is_clean(&["--deep", "--dry-run"], &short).await;
     is_clean(&[], &short).await;
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
-use firstcome_testkit::{Fixture, MadeCoupon, rows};
+use firstcome_testkit::{Answer, Fixture, MadeCoupon, Once, redis_holders, rows};
 use serde_json::json;
 
 use crate::drift::support::{
@@ -12,8 +12,8 @@ use crate::drift::support::{
 
 /// Holds from six repairs of a drop on.
 const LOW: [(&str, &str); 2] = [
-    ("RECONCILE_BRAKE_PERCENT", "5"),
-    ("RECONCILE_BRAKE_AT_LEAST", "5"),
+    ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "5"),
+    ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "5"),
 ];
 
 async fn beyond_the_limit(name: &str) -> Fixture {
@@ -200,6 +200,124 @@ async fn a_confirmation_is_for_what_was_seen() {
     );
     assert_eq!(confirm().await.run().status, Status::Repaired);
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
+}
+
+/// Once with `--confirm` for the coupon.
+async fn confirm(fixture: &Fixture, coupon: &MadeCoupon) -> Once {
+    let args = ["--confirm", "--coupon", &coupon.id.to_string()];
+    fixture.world.once_with(&args, &[]).await
+}
+
+#[tokio::test]
+async fn a_confirmation_ends_with_the_repairs_that_were_shown() {
+    let fixture = beyond_the_limit("d-limit-forgotten").await;
+    let (coupon, answers) = fixture.held("Old", 100, 100).await;
+    let mut injector = injector(&fixture.world, &coupon).await;
+    injector.make(Drift::MissingAdmission, 20).await.unwrap();
+    let braked = fixture.world.once_with(&[], &[]).await.run().status;
+    assert_eq!(braked, Status::Braked);
+    assert_eq!(
+        confirm(&fixture, &coupon).await.run().status,
+        Status::Repaired
+    );
+    clean_pass(&fixture.world, &coupon).await;
+    injector.make(Drift::ConflictMoved, 10).await.unwrap();
+    let unseen = confirm(&fixture, &coupon).await.run();
+    assert_eq!(
+        unseen.status,
+        Status::Braked,
+        "nobody was shown these: {unseen:#?}"
+    );
+    assert_eq!(
+        confirm(&fixture, &coupon).await.run().status,
+        Status::Repaired
+    );
+    assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
+}
+
+#[tokio::test]
+async fn a_confirmation_is_not_for_as_many_other_repairs() {
+    let fixture = beyond_the_limit("d-limit-others").await;
+    let (coupon, _) = fixture.held("Others", 100, 100).await;
+    let redis = &fixture.world.redis;
+    let users = redis.of_drop(coupon.id, coupon.drop, "users");
+    let all = rows(&fixture.world, coupon.drop).await;
+    let forget = async |slots: std::ops::RangeInclusive<u32>| {
+        for slot in slots {
+            redis.command::<()>(&["ZREM", &users, &all[&slot]]).await;
+        }
+    };
+    forget(1..=10).await;
+    let braked = fixture.world.once_with(&[], &[]).await.run().status;
+    assert_eq!(braked, Status::Braked);
+    for slot in 1..=10 {
+        redis
+            .command::<()>(&["ZADD", &users, &slot.to_string(), &all[&slot]])
+            .await;
+    }
+    forget(11..=20).await;
+    let run = confirm(&fixture, &coupon).await.run();
+    assert_eq!(run.status, Status::Braked, "{run:#?}");
+    let detail = &report(&run, &coupon).findings[0].detail;
+    assert!(
+        detail.contains("other repairs than the 10 that were shown"),
+        "{detail}"
+    );
+    assert_eq!(
+        confirm(&fixture, &coupon).await.run().status,
+        Status::Repaired
+    );
+}
+
+#[tokio::test]
+async fn a_closed_gate_moves_nobody_beyond_the_limit_and_puts_back_whom_redis_lacks() {
+    let fixture = beyond_the_limit("d-limit-closed").await;
+    let (coupon, answers) = fixture.held("Closed", 100, 90).await;
+    let (other, _) = fixture.held("Open", 10, 2).await;
+    let redis = &fixture.world.redis;
+    let users = redis.of_drop(coupon.id, coupon.drop, "users");
+    let all = rows(&fixture.world, coupon.drop).await;
+    // 20 users stand on each other's slots, and Redis has forgotten 10 more.
+    for pair in (1..=20).step_by(2) {
+        for (slot, of) in [(pair, pair + 1), (pair + 1, pair)] {
+            redis
+                .command::<()>(&["ZADD", &users, &slot.to_string(), &all[&of]])
+                .await;
+        }
+    }
+    for slot in 81..=90 {
+        redis.command::<()>(&["ZREM", &users, &all[&slot]]).await;
+    }
+    for name in ["verified", "gate"] {
+        let key = redis.own(&format!("{{{}}}:{name}", coupon.id));
+        redis.command::<()>(&["DEL", &key]).await;
+    }
+    let run = fixture.world.once_with(&[], &[]).await.run();
+    assert_eq!(run.status, Status::Braked, "{run:#?}");
+    let holders = redis_holders(&fixture.world, &coupon).await;
+    for pair in (1..=20).step_by(2) {
+        assert_eq!(
+            (&holders[&pair], &holders[&(pair + 1)]),
+            (&all[&(pair + 1)], &all[&pair]),
+            "nobody is moved"
+        );
+    }
+    for slot in 81..=90 {
+        assert_eq!(holders[&slot], all[&slot], "whom Redis lacked is back");
+    }
+    let answer = fixture.api.claim(coupon.id, "stranger").await;
+    assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
+    let answer = fixture.api.claim(other.id, "stranger").await;
+    assert!(
+        answer.is_accepted(),
+        "only that coupon is closed: {answer:?}"
+    );
+    let confirmed = confirm(&fixture, &coupon).await.run();
+    assert_eq!(confirmed.status, Status::Repaired, "{confirmed:#?}");
+    fixture.world.pass().await;
+    assert_settled(&fixture.world, &coupon, 100, 90, &answers).await;
+    let answer = fixture.api.claim(coupon.id, "stranger").await;
+    assert!(answer.is_accepted(), "{answer:?}");
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
     let fixture = Fixture::new("d-revoked").await;
     // However many they are, nobody has to confirm what is on record.
     for (setting, value) in [
-        ("RECONCILE_BRAKE_PERCENT", "1"),
-        ("RECONCILE_BRAKE_AT_LEAST", "1"),
+        ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "1"),
+        ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1"),
     ] {
         fixture.world.set(setting, value);
     }
@@ -171,7 +171,7 @@ async fn a_dead_letter_keeps_its_slot_where_an_old_redis_has_its_person_on_a_rev
  {
     let fixture = Fixture::new("d-revoked-old").await;
     let (world, api) = (&fixture.world, &fixture.api);
-    world.set("RECONCILE_PAGE_SLOTS", "10");
+    world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
     let (coupon, held) = fixture.held("Old", 21, 20).await;
     let (user, _) = held
         .iter()

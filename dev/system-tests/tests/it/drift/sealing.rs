@@ -85,7 +85,9 @@ async fn answered(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAns
 async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone()
  {
     let fixture = Fixture::new("d-sealed").await;
-    fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    fixture
+        .world
+        .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = closed(&fixture, "Over").await;
     until_sealed(&fixture, &coupon).await;
     let run = fixture.world.pass().await;

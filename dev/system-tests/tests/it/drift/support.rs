@@ -306,7 +306,7 @@ impl Hindered {
         let url = mysql.database_url_via(&proxy, world.database());
         let mut all = vec![
             ("DATABASE_URL", url.as_str()),
-            ("RECONCILE_PAGE_SLOTS", "10"),
+            ("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10"),
         ];
         all.extend(env);
         let daemon = world.daemon_with(&all).await;

@@ -181,7 +181,7 @@ async fn a_broker_that_is_away_keeps_no_process_from_starting() {
             .all(|leader| leader.is_some_and(|id| id != 1))
     })
     .await;
-    let env = [("STARTUP_WAIT_SECONDS", "20")];
+    let env = [("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "20")];
     let (api, consumer) = tokio::join!(world.serve_with(&env), world.consume_with(&env));
     assert_eq!(world.once_with(&[], &env).await.code, 0);
     for process in [&api.process, &consumer.process] {

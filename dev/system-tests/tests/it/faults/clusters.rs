@@ -33,9 +33,9 @@ const EXACT_WITHIN: Duration = Duration::from_secs(60);
 /// Of the processes: passes all the time, and no waiting that the test need not see.
 const SETTINGS: [(&str, &str); 4] = [
     ("RECONCILE_CRON", "*/2 * * * * *"),
-    ("REDIS_TIMEOUT_MS", "2000"),
+    ("STORE_TIMEOUT_MS", "2000"),
     ("PUBLISH_DEADLINE_MS", "1000"),
-    ("DATABASE_TIMEOUT_MS", "5000"),
+    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
 ];
 
 /// How many ask, all coupons together; `REQUESTS=100000` for a release.

@@ -16,9 +16,9 @@ const SLOW: ProxyFault = ProxyFault::Delay(Duration::from_millis(300));
 
 /// For a process that is held up.
 const PATIENT: [(&str, &str); 3] = [
-    ("REDIS_TIMEOUT_MS", "60000"),
-    ("DATABASE_TIMEOUT_MS", "60000"),
-    ("REQUEST_TIMEOUT_MS", "120000"),
+    ("STORE_TIMEOUT_MS", "60000"),
+    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000"),
+    ("FIRSTCOME_TEST_REQUEST_TIMEOUT_MS", "120000"),
 ];
 
 async fn world_of_its_own(name: &str) -> (RedisServer, World) {
@@ -34,7 +34,7 @@ async fn pass(world: &World, args: &[&str]) -> Once {
             args,
             &[
                 ("PUBLISH_DEADLINE_MS", "100"),
-                ("BACKUP_DEADLINE_MS", "100"),
+                ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "100"),
             ],
         )
         .await;

@@ -15,7 +15,7 @@ use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replic
 async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "redis-down").await;
-    world.set("REDIS_TIMEOUT_MS", "500");
+    world.set("STORE_TIMEOUT_MS", "500");
     let (api, daemon, _consumer) = tokio::join!(world.serve(), world.daemon(), world.consume());
     let coupon = api.open_coupon(10).await;
     eventually("the daemon has opened admission", LIMIT, async || {

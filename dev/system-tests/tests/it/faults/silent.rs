@@ -64,7 +64,7 @@ async fn promote(replica: &RedisServer, address: &FaultProxy, master: &RedisServ
     let command = async |server: &RedisServer, args: &[&str]| {
         PrefixedKeys::new(&server.url(), "")
             .command::<()>(args)
-            .await
+            .await;
     };
     command(replica, &["REPLICAOF", "NO", "ONE"]).await;
     address.set_upstream(replica.port());

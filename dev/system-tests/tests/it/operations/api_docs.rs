@@ -1,13 +1,15 @@
-//! `docs/API.md` is made from what the two services say of their routes (`make api-docs`).
+//! `docs/API.md` is made from what the two services say of their routes (`cargo xtask api-docs`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
-const HEAD: &str = "# HTTP routes\n\nMade by `make api-docs` from `/openapi.json` of both services; a test compares it. How to work with them is in \
-                    [OPERATIONS](OPERATIONS.md).\n";
+const HEAD: &str = "# HTTP routes\n\nFor client developers: every route, parameter and type of both services. Made from their `/openapi.json` by \
+                    `cargo xtask api-docs`; a test compares it. A response with a status of 400 or more has the body `Problem` unless it says \
+                    otherwise. How to work with the routes is in [OPERATIONS](OPERATIONS.md).\n";
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_default()
@@ -22,12 +24,9 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// One line, as a cell of a table needs it.
+/// One line, as an item of a list needs it.
 fn line(text: &str) -> String {
-    text.split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace('|', "\\|")
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What a schema takes, in words.
@@ -79,7 +78,7 @@ fn kind(schema: &Value) -> String {
 fn fields(out: &mut String, schema: &Value) {
     let required = |name: &str| list(&schema["required"]).iter().any(|one| one == name);
     if schema["properties"].is_object() {
-        out.push_str("\n| Field | Type | Meaning |\n|---|---|---|\n");
+        out.push('\n');
     }
     for (name, field) in object(&schema["properties"]) {
         let description = std::iter::once(field)
@@ -91,12 +90,9 @@ fn fields(out: &mut String, schema: &Value) {
                 .find(|text| !text.is_empty())
                 .unwrap_or_default(),
         );
-        let optional = if required(name) { "" } else { " (optional)" };
-        let _ = writeln!(
-            out,
-            "| `{name}`{optional} | {} | {description} |",
-            kind(field)
-        );
+        let optional = if required(name) { "" } else { ", optional" };
+        let meaning = format!("- `{name}` ({}{optional}): {description}", kind(field));
+        let _ = writeln!(out, "{}", meaning.trim_end_matches(": "));
     }
 }
 
@@ -127,15 +123,93 @@ fn body(content: &Value) -> String {
     types.collect::<Vec<_>>().join(" or ")
 }
 
-fn operation(out: &mut String, method: &str, path: &str, operation: &Value) {
-    let _ = write!(out, "\n### `{} {path}`\n\n", method.to_uppercase());
-    let description = line(text(operation, "description")).replace("\\|", "|");
+/// Lines that many operations of a document share, each with a short name. They are listed once.
+struct Shared(BTreeMap<String, String>);
+
+impl Shared {
+    /// How many operations share a line.
+    const MANY: usize = 4;
+
+    /// For each name the line that most operations have, if these are many.
+    fn of(named_lines: impl Iterator<Item = (String, String)>) -> Self {
+        let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        for (name, line) in named_lines {
+            *counts.entry(name).or_default().entry(line).or_default() += 1;
+        }
+        let most = counts.into_iter().filter_map(|(name, lines)| {
+            let (line, count) = lines.into_iter().max_by_key(|(_, count)| *count)?;
+            (count >= Self::MANY).then_some((name, line))
+        });
+        Self(most.collect())
+    }
+
+    /// Writes the lines that are not shared, then the names of those that are.
+    fn rest(&self, out: &mut String, named_lines: &[(String, String)]) {
+        let is_shared =
+            |(name, line): &&(String, String)| self.0.get(name).is_some_and(|own| own == line);
+        for (_, line) in named_lines.iter().filter(|one| !is_shared(one)) {
+            let _ = writeln!(out, "- {line}");
+        }
+        let names: Vec<&str> = named_lines
+            .iter()
+            .filter(is_shared)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !names.is_empty() {
+            let _ = writeln!(out, "- {}: see above", names.join(", "));
+        }
+    }
+
+    fn write(&self, out: &mut String, title: &str) {
+        if !self.0.is_empty() {
+            let _ = write!(out, "\n{title}:\n\n");
+        }
+        for line in self.0.values() {
+            let _ = writeln!(out, "- {line}");
+        }
+    }
+}
+
+fn parameters(operation: &Value) -> Vec<(String, String)> {
+    let lines = list(&operation["parameters"]).iter().map(|one| {
+        let name = format!("`{}`", text(one, "name"));
+        let line = format!(
+            "{name} ({}, {}): {}",
+            text(one, "in"),
+            kind(&one["schema"]),
+            line(text(one, "description"))
+        );
+        (name, line)
+    });
+    lines.collect()
+}
+
+fn answers(operation: &Value) -> Vec<(String, String)> {
+    let lines = object(&operation["responses"]).map(|(status, answer)| {
+        let mut what = body(&answer["content"]);
+        if what == "`Problem`" {
+            what.clear();
+        }
+        let what = format!("{status} {what}");
+        let line = format!("{}: {}", what.trim_end(), line(text(answer, "description")));
+        (status.clone(), line)
+    });
+    lines.collect()
+}
+
+fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
+    object(&document["paths"])
+        .flat_map(|(path, item)| object(item).map(move |(method, of)| (path, method, of)))
+}
+
+fn operation(out: &mut String, operation: &Value, shared: [&Shared; 2]) {
+    let description = line(text(operation, "description"));
     let sentences = match text(operation, "summary") {
         "" => description,
         summary => format!("{summary}. {description}"),
     };
     if !sentences.is_empty() {
-        let _ = writeln!(out, "{}", sentences.trim_end());
+        let _ = writeln!(out, "{}\n", sentences.trim_end());
     }
     let needs = list(&operation["security"])
         .iter()
@@ -143,37 +217,15 @@ fn operation(out: &mut String, method: &str, path: &str, operation: &Value) {
         .map(|(name, _)| format!("`{name}`"));
     let needs: Vec<String> = needs.collect();
     if !needs.is_empty() {
-        let _ = write!(out, "\nNeeds: {}.\n", needs.join(" or "));
+        let _ = writeln!(out, "- Needs {}", needs.join(" or "));
     }
-    let parameters = list(&operation["parameters"]);
-    if !parameters.is_empty() {
-        out.push_str("\n| Parameter | In | Type | Meaning |\n|---|---|---|---|\n");
-    }
-    for one in parameters {
-        let (name, place, meaning) = (
-            text(one, "name"),
-            text(one, "in"),
-            line(text(one, "description")),
-        );
-        let _ = writeln!(
-            out,
-            "| `{name}` | {place} | {} | {meaning} |",
-            kind(&one["schema"])
-        );
-    }
+    let [shared_parameters, shared_answers] = shared;
+    shared_parameters.rest(out, &parameters(operation));
     let asked = body(&operation["requestBody"]["content"]);
     if !asked.is_empty() {
-        let _ = write!(out, "\nBody: {asked}.\n");
+        let _ = writeln!(out, "- Body: {asked}");
     }
-    out.push_str("\n| Answer | Body | Meaning |\n|---|---|---|\n");
-    for (status, answer) in object(&operation["responses"]) {
-        let _ = writeln!(
-            out,
-            "| {status} | {} | {} |",
-            body(&answer["content"]),
-            line(text(answer, "description"))
-        );
-    }
+    shared_answers.rest(out, &answers(operation));
 }
 
 fn service(out: &mut String, document: &Value) {
@@ -197,10 +249,13 @@ fn service(out: &mut String, document: &Value) {
         );
     }
     out.push('\n');
-    for (path, item) in object(&document["paths"]) {
-        for (method, of) in object(item) {
-            operation(out, method, path, of);
-        }
+    let shared_parameters = Shared::of(operations(document).flat_map(|(_, _, of)| parameters(of)));
+    let shared_answers = Shared::of(operations(document).flat_map(|(_, _, of)| answers(of)));
+    shared_parameters.write(out, "Parameters of many routes");
+    shared_answers.write(out, "Responses of many routes");
+    for (path, method, of) in operations(document) {
+        let _ = write!(out, "\n### `{} {path}`\n\n", method.to_uppercase());
+        operation(out, of, [&shared_parameters, &shared_answers]);
     }
     out.push_str("\n### Types\n");
     for (name, schema) in object(&document["components"]["schemas"]) {
@@ -223,7 +278,7 @@ async fn the_page_of_routes_is_what_the_services_say() {
     let stands = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         stands == page,
-        "docs/API.md is not what the services say of their routes: make api-docs"
+        "docs/API.md is not what the services say of their routes: cargo xtask api-docs"
     );
 }
 

@@ -39,7 +39,9 @@ async fn measure(coupons: u32) -> [f64; 3] {
     let world = World::new("catalogue").await;
     fill(&world, coupons).await;
     let began = Instant::now();
-    let api = world.serve_with(&[("CATALOGUE_REFRESH_MS", "50")]).await;
+    let api = world
+        .serve_with(&[("FIRSTCOME_TEST_CATALOGUE_REFRESH_MS", "50")])
+        .await;
     let start = began.elapsed().as_secs_f64();
     assert_eq!(api.coupon(1_001).await["current_drop"]["state"], "open");
     assert_eq!(

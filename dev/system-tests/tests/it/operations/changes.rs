@@ -11,7 +11,7 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-/// Conflicting changes; 1,000 in `make scale`.
+/// Conflicting changes; 1,000 in `cargo xtask scale`.
 const CHANGES: [u32; 2] = [60, 1_000];
 
 /// Quantity and pause, as MySQL and as Redis have them.
@@ -138,7 +138,7 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
     let slow = world
         .serve_with(&[
             ("REDIS_URL", &redis.url_via(&proxy)),
-            ("REDIS_TIMEOUT_MS", "5000"),
+            ("STORE_TIMEOUT_MS", "5000"),
         ])
         .await;
     let coupon = fixture
@@ -180,7 +180,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
     let slow = world
         .serve_with(&[
             ("REDIS_URL", &redis.url_via(&proxy)),
-            ("REDIS_TIMEOUT_MS", "5000"),
+            ("STORE_TIMEOUT_MS", "5000"),
         ])
         .await;
     let coupon = fixture
@@ -261,8 +261,8 @@ async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim
     let fixture = Fixture::new("op-locked").await;
     let world = &fixture.world;
     let patient = [
-        ("DATABASE_TIMEOUT_MS", "60000"),
-        ("REQUEST_TIMEOUT_MS", "60000"),
+        ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000"),
+        ("FIRSTCOME_TEST_REQUEST_TIMEOUT_MS", "60000"),
     ];
     let api = world.serve_with(&patient).await;
     let (locked, other) = (api.open_coupon(20).await, api.open_coupon(20).await);

@@ -88,7 +88,7 @@ async fn while_redis_is_away_closing_says_what_holds_and_the_reconciler_finishes
     let proxy = redis.proxy().await.unwrap();
     let url = redis.url_via(&proxy);
     let cut_off = world
-        .serve_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT_MS", "500")])
+        .serve_with(&[("REDIS_URL", &url), ("STORE_TIMEOUT_MS", "500")])
         .await;
     let coupon = fixture.api.open_coupon(100).await;
     assert!(

@@ -185,8 +185,8 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
     assert!(run(&["show", &id]).await.contains("opens next"));
     let operator = coupon_with(
         world,
-        &[("API_URL", api.http().base()), ("OPERATOR", "김 Kim")],
-        &["pause", &id],
+        &[("API_URL", api.http().base())],
+        &["pause", &id, "--operator", "김 Kim"],
     )
     .await;
     assert_eq!(operator.code, 0, "{}", operator.log);

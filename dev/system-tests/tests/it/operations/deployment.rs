@@ -99,14 +99,12 @@ fn here(mut pod: Pod, world: &World, more: &[(&str, &str)]) -> Pod {
         ("DATABASE_URL", own("DATABASE_URL")),
         ("REDIS_URL", own("REDIS_URL")),
         ("KAFKA_BROKERS", own("KAFKA_BROKERS")),
-        ("KAFKA_REPLICATION", "1".to_owned()),
         ("SMTP_URL", own("SMTP_URL")),
         ("OPS_TOKEN", OPS_TOKEN.to_owned()),
         ("KAFKA_SIGNING_KEY", SIGNING_KEY.to_owned()),
         ("TRUSTED_HEADER_SECRET", GATEWAY_SECRET.to_owned()),
         ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),
         ("METRICS_ADDR", "127.0.0.1:0".to_owned()),
-        ("CONSUME_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
     ];
     let more = more
         .iter()

@@ -51,8 +51,8 @@ async fn rows_of_closed_drops_cost_what_is_open_nothing() {
     }
 }
 
-/// At full size. `ROWS=50000000 make scale` shows that it does not grow; fewer show quickly that it
-/// runs.
+/// At full size. `ROWS=50000000 cargo xtask scale` shows that it does not grow; fewer show quickly
+/// that it runs.
 pub(super) fn most_rows() -> u32 {
     std::env::var("ROWS").map_or(10_000_000, |rows| rows.parse().unwrap())
 }

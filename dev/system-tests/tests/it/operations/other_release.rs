@@ -1,5 +1,5 @@
 //! A life of Redis in which another release, with another admission script, has opened admission.
-//! (`make upgrade-test` has such a release.)
+//! (`cargo xtask upgrade-test` has such a release.)
 
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Fixture, LIMIT, WorldStores, eventually};

@@ -327,7 +327,7 @@ async fn a_session_counts_at_every_process_that_has_its_token_until_it_is_ended(
     let both = [
         ("OPS_TOKEN", both.as_str()),
         ("REDIS_URL", &url),
-        ("REDIS_TIMEOUT_MS", "500"),
+        ("STORE_TIMEOUT_MS", "500"),
     ];
     let other = [("OPS_TOKEN", other_token)];
     let (first, in_rotation, without) = tokio::join!(

@@ -15,8 +15,8 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
     let f = Fixture::new("ops-confirm").await;
     f.world.set("API_URL", "");
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
-    f.world.set("RECONCILE_BRAKE_PERCENT", "0");
-    f.world.set("RECONCILE_BRAKE_AT_LEAST", "1");
+    f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
+    f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
     let daemon = f.world.settled_daemon().await;
     injector(&f.world, &coupon)
         .await

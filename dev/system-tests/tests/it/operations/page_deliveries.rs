@@ -1,18 +1,13 @@
-//! Deliveries at the operations page: mails, webhooks and Alertmanager.
+//! Deliveries at the operations page: mails and webhooks.
 
-use firstcome_testkit::{LIMIT, OPS_TOKEN, eventually_some, open_world};
-use serde_json::json;
+use firstcome_testkit::{OPS_TOKEN, open_world};
 
 use super::page::Visitor;
-use crate::webhooks::WebhookReceiver;
 
 #[tokio::test]
 async fn what_was_not_delivered_is_seen_with_its_reason_and_sent_again() {
     let (world, _api) = open_world("ops-out").await;
     world.set("SMTP_URL", "");
-    let (receiver, url) = WebhookReceiver::start().await;
-    // Nobody listens at the second.
-    world.set("ALERTMANAGER_URL", &format!("{url},http://127.0.0.1:1"));
     let daemon = world.daemon().await;
     let outboxes = [
         "INSERT INTO mail_outbox (id, kind, recipient, subject, message_id, body_text, body_html, attempts, given_up_at, last_error) \
@@ -50,33 +45,4 @@ async fn what_was_not_delivered_is_seen_with_its_reason_and_sent_again() {
     assert_eq!(world.sql.query(waits).await, [["1", "1"]]);
     let acts = "SELECT operator, from_addr FROM ops_actions WHERE action = 'deliver_again'";
     assert_eq!(world.sql.query(acts).await, [["Kim", "127.0.0.1"]]);
-
-    let page = kim.text("/deliveries").await;
-    assert!(
-        page.contains("there was nothing to tell yet") && page.contains("127.0.0.1:1#"),
-        "{page}"
-    );
-    world
-        .sql
-        .query("INSERT INTO failed_claims (reason) VALUES ('undecodable')")
-        .await;
-    daemon.reconcile(&json!({})).await;
-    let page = eventually_some("both Alertmanagers are shown", LIMIT, async || {
-        let page = kim.text("/deliveries").await;
-        if page.contains("takes nothing since") && page.contains(" of 1 alert<") {
-            Ok(page)
-        } else {
-            Err(page)
-        }
-    })
-    .await;
-    for shown in [
-        "1 alert to tell)",
-        "refused",
-        "It is tried again every 10 seconds",
-        "ALERTMANAGER_URL",
-    ] {
-        assert!(page.contains(shown), "{shown} in {page}");
-    }
-    assert!(!receiver.posted("/api/v2/alerts").is_empty());
 }

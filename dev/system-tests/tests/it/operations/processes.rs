@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{
-    Answer, Fixture, HeldTransaction, LIMIT, LOCK_WAITS, PromisedAnswer, World, WorldStores,
-    all_issued, assert_clean, assert_exact, eventually, holders, open_world, people, rows, rush,
+    Answer, HeldTransaction, LIMIT, LOCK_WAITS, PromisedAnswer, World, all_issued, assert_clean,
+    assert_exact, eventually, holders, open_world, people, rows, rush,
 };
 use rustix::process::Signal;
 
 use crate::consumer::versions::announce_old_reader;
-use crate::faults::waves::kafka_behind_proxy;
 
 fn promised(answers: &[PromisedAnswer]) -> usize {
     answers
@@ -110,39 +109,6 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
             .query("SELECT * FROM failed_claims")
             .await
             .is_empty()
-    );
-}
-
-#[tokio::test]
-async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
-    let (kafka, _, _turn) = kafka_behind_proxy().await;
-    let world = World::on(WorldStores::shared().await.with_kafka(kafka), "hang-up").await;
-    world.set("PUBLISH_DEADLINE_MS", "20000");
-    let Fixture {
-        world,
-        api,
-        consumer: _consumer,
-    } = Fixture::of(world).await;
-    let coupon = api.open_coupon(5).await;
-    assert!(api.claim(coupon.id, "u-1").await.is_accepted());
-    all_issued(&world, coupon.drop, 1).await;
-
-    kafka.freeze().await.unwrap();
-    let waiting = tokio::spawn(api.claim_request(coupon.id, "u-2").send());
-    // Redis has admitted them, Kafka has not answered: this is when they hang up.
-    eventually("they are admitted", LIMIT, async || {
-        holders(&world, &coupon).await == 2
-    })
-    .await;
-    waiting.abort();
-    assert!(waiting.await.unwrap_err().is_cancelled());
-    kafka.thaw().await.unwrap();
-    all_issued(&world, coupon.drop, 2).await;
-    let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
-    assert_eq!(
-        world.sql.number(by).await,
-        2,
-        "published by the API, not mended by a pass"
     );
 }
 

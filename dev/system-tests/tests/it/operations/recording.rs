@@ -211,7 +211,7 @@ async fn reopenings_in_vain_are_one_run() {
     .await;
     for (name, value) in IMPATIENT
         .into_iter()
-        .chain([("ALERT_PATIENCE_SECONDS", "4")])
+        .chain([("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "4")])
     {
         world.set(name, value);
     }
@@ -360,56 +360,56 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
 /// Setting, table, the column that marks a row, the others, and a row that was over an hour `ago`.
 const OVER: [(&str, &str, &str, &str, &str); 8] = [
     (
-        "RUNS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_RUNS_KEPT_SECONDS",
         "reconcile_runs",
         "id",
         "triggered_by, dry_run, deep, status, owner, started_at, finished_at",
         "'cron', FALSE, FALSE, 'failed', '', ago, ago",
     ),
     (
-        "RUNS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_RUNS_KEPT_SECONDS",
         "reconcile_findings",
         "run_id",
         "kind, action, result, created_at",
         "'own', '', '', ago",
     ),
     (
-        "RUNS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_RUNS_KEPT_SECONDS",
         "ops_actions",
         "token",
         "action, detail, at",
         "'pause', JSON_OBJECT(), ago",
     ),
     (
-        "ALERTS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_ALERTS_KEPT_SECONDS",
         "alerts",
         "fingerprint",
         "kind, status, summary, content_hash, first_seen_at, last_seen_at, resolved_at",
         "'k', 'resolved', '', '', ago, ago, ago",
     ),
     (
-        "MAILS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_MAILS_KEPT_SECONDS",
         "mail_outbox",
         "kind",
         "recipient, subject, message_id, body_text, body_html, created_at, sent_at",
         "'a@b', '', '', '', '', ago, ago",
     ),
     (
-        "MAILS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_MAILS_KEPT_SECONDS",
         "webhook_outbox",
         "event_id",
         "kind, target, body, created_at, sent_at",
         "'k', 't', '', ago, ago",
     ),
     (
-        "MENDED_PROMISES_KEPT_SECONDS",
+        "FIRSTCOME_TEST_MENDED_PROMISES_KEPT_SECONDS",
         "broken_promises",
         "user_id",
         "drop_id, coupon_id, reason, run_id, created_at, mended_at",
         "999, 999, '', '', ago, ago",
     ),
     (
-        "FAILED_CLAIMS_KEPT_SECONDS",
+        "FIRSTCOME_TEST_FAILED_CLAIMS_KEPT_SECONDS",
         "failed_claims",
         "reason",
         "failed_at, resolved_at",
@@ -492,7 +492,7 @@ async fn a_large_sold_out_drop_that_stays_as_it_is_is_counted_and_read_again_whe
 {
     let scene = Fixture::new("unchanged").await;
     let world = &scene.world;
-    world.set("RECONCILE_PAGE_SLOTS", "10");
+    world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");
     let (coupon, _) = scene.held("Open-ended", 150, 150).await;
     let last = "SELECT users_examined, rows_examined, status FROM reconcile_runs WHERE triggered_by = 'cron' AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1";
     let daemon = world

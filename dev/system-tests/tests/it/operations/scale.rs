@@ -1,4 +1,4 @@
-//! Passes over much, small in `make test`, at full size in `make scale`.
+//! Passes over much, small in `make test`, at full size in `cargo xtask scale`.
 #![allow(clippy::cast_precision_loss)] // counts and milliseconds
 
 use std::time::{Duration, Instant};
@@ -231,7 +231,10 @@ async fn what_the_repair_limit_holds_for_a_weekend_is_written_once() {
 
 async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
     let (world, api) = open_world("weekend").await;
-    for setting in ["RECONCILE_BRAKE_PERCENT", "RECONCILE_BRAKE_AT_LEAST"] {
+    for setting in [
+        "FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT",
+        "FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST",
+    ] {
         world.set(setting, "0");
     }
     let coupon = api.open_coupon(held).await;

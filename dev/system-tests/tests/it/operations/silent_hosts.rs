@@ -70,7 +70,7 @@ async fn passes(daemon: &ReconcilerClient) -> bool {
 
 /// Prints the seconds until the last process has left it.
 async fn is_left(store: &str, world: World, host: &FaultProxy) {
-    for of_a_test in ["REDIS_TIMEOUT_MS", "QUESTION_TIMEOUT_MS"] {
+    for of_a_test in ["STORE_TIMEOUT_MS", "FIRSTCOME_TEST_QUESTION_TIMEOUT_MS"] {
         world.set(of_a_test, "");
     }
     let Fixture {

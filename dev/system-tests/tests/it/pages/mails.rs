@@ -10,10 +10,7 @@ use crate::drift::support::{injector, mailed};
 #[tokio::test]
 async fn mails_fit_a_telephone_in_the_light_and_in_the_dark() {
     let f = Fixture::new("mail-looks").await;
-    let public = [
-        ("PUBLIC_URL", "https://reconciler.example.com"),
-        ("DOCS_URL", "https://docs.example.com"),
-    ];
+    let public = [("PUBLIC_URL", "https://reconciler.example.com")];
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let daemon = f.world.daemon_with(&public).await;
     let mut drift = injector(&f.world, &coupon).await;

@@ -1,5 +1,5 @@
 //! A day of the person on duty, screen after screen: a drop that runs, the pass that repaired it,
-//! one person's story, the dead letters. docs/PICTURES.md shows them.
+//! one person's story, the dead letters. docs/OPERATIONS.md shows them.
 
 use firstcome_drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};

@@ -156,7 +156,7 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     );
 }
 
-/// Where pictures are wanted: `make pictures` looks at every state.
+/// Where pictures are wanted: `cargo xtask pictures` looks at every state.
 fn pictures() -> Option<OsString> {
     std::env::var_os("PICTURES").filter(|folder| !folder.is_empty())
 }

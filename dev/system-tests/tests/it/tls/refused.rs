@@ -23,7 +23,10 @@ async fn are_refused(world: &World, processes: &[(&str, &[&str])], cases: &[Refu
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        env.extend([("STARTUP_WAIT_SECONDS", "3"), ("REDIS_TIMEOUT_MS", "1000")]);
+        env.extend([
+            ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "3"),
+            ("STORE_TIMEOUT_MS", "1000"),
+        ]);
         started.extend(
             processes
                 .iter()

@@ -187,8 +187,8 @@ async fn by_wrong_settings(world: &World) {
     for (name, value) in &wrong {
         let env = [
             (*name, value.as_str()),
-            ("STARTUP_WAIT_SECONDS", "1"),
-            ("REDIS_TIMEOUT_MS", "1000"),
+            ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
+            ("STORE_TIMEOUT_MS", "1000"),
         ];
         let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
         for process in &processes {

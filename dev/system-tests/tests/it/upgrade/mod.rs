@@ -1,5 +1,5 @@
-//! Programs of two releases side by side. `make upgrade-test` builds those of others and runs
-//! these.
+//! Programs of two releases side by side. `cargo xtask upgrade-test` builds those of others and
+//! runs these.
 
 mod both_ways;
 mod crowd;

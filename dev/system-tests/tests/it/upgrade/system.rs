@@ -17,6 +17,15 @@ const QUANTITY: u32 = 100_000;
 /// Answers between two steps.
 const BETWEEN: usize = 40;
 
+/// Settings that only older releases read (docs/decisions/0035-what-goes.md).
+const BEFORE_0035: [(&str, &str); 5] = [
+    ("ALERT_PATIENCE_SECONDS", "0"),
+    ("CONSUME_LISTEN_ADDR", "127.0.0.1:0"),
+    ("KAFKA_PARTITIONS", "3"),
+    ("QUESTION_TIMEOUT_MS", "10000"),
+    ("REDIS_TIMEOUT_MS", "10000"),
+];
+
 #[derive(Debug, Clone, Copy)]
 pub(super) enum UpgradedRole {
     Reconciler,
@@ -37,6 +46,9 @@ pub(super) struct SystemToUpgrade {
 
 /// Makes and changes tables as this release does.
 pub(super) async fn migrate(world: &World, release: Release) {
+    for (name, value) in BEFORE_0035 {
+        world.set(name, value);
+    }
     world.use_release(release);
     let migrate = world.start("firstcome-api", &["migrate"], &[]);
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());

@@ -45,8 +45,8 @@ impl Environment {
         let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
         // Passes wait for as long before they judge what is young; the claims here are few.
         world.set("PUBLISH_DEADLINE_MS", "500");
-        world.set("BACKUP_DEADLINE_MS", "500");
-        world.set("CONSUME_SESSION_TIMEOUT_MS", "1000");
+        world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
+        world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "1000");
         world.set(
             "RUST_LOG",
             "warn,firstcome_api=info,firstcome_reconciler=info",

@@ -2,9 +2,9 @@
 //! is started for good. Then the drop must be exact, and everyone who was promised a slot must have
 //! the row with that slot.
 //!
-//! `CYCLES=100` makes a hundred cycles at every point (`make crashes`); without it each point has
-//! one. The stores and the processes that do not crash live on from cycle to cycle; each cycle has
-//! a coupon of its own.
+//! `CYCLES=100` makes a hundred cycles at every point (`cargo xtask crashes`); without it each
+//! point has one. The stores and the processes that do not crash live on from cycle to cycle; each
+//! cycle has a coupon of its own.
 
 mod batch;
 mod claim;

@@ -18,7 +18,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
     let (spring, _) = f.held("Spring coupon", 20, 3).await;
     // What waits on the topic is overdue at once.
     let env = [
-        ("CONSUMER_STALL_SECONDS", "1"),
+        ("FIRSTCOME_TEST_CONSUMER_STALL_SECONDS", "1"),
         ("RECONCILE_OVERDUE_MS", "1"),
     ];
     let daemon = f.world.daemon_with(&env).await;
@@ -133,7 +133,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
 #[tokio::test]
 async fn rows_of_a_sealed_drop_that_were_deleted_are_restored_and_seen_to_be_there() {
     let f = Fixture::new("mail-sealed").await;
-    f.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    f.world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f.world.settled_daemon().await;
     let phone = Phone::of_duty(&f.world).await;

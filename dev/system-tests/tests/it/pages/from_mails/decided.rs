@@ -11,8 +11,8 @@ use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 #[tokio::test]
 async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     let f = Fixture::new("page-mail").await;
-    f.world.set("RECONCILE_BRAKE_PERCENT", "0");
-    f.world.set("RECONCILE_BRAKE_AT_LEAST", "1");
+    f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
+    f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
     let name = "Winter <b>coupon</b>";
     let (coupon, answers) = f.held(name, 20, 20).await;
     // Its mails lead to its own address, as no PUBLIC_URL says another.

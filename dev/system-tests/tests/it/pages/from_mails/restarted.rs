@@ -67,7 +67,7 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     ];
     let _daemon = f
         .world
-        .daemon_with(&[&again[..], &[("MISSED_AFTER_SECONDS", "1")]].concat())
+        .daemon_with(&[&again[..], &[("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1")]].concat())
         .await;
     phone
         .tap(&off, "What was not posted, and another try, in a browser")

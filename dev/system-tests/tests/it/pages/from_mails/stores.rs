@@ -30,7 +30,7 @@ async fn redis_and_mysql_are_brought_back_and_seen_to_be_well() {
         .database_url_via(&proxy, f.world.database());
     let daemon = f
         .world
-        .daemon_with(&[("DATABASE_URL", &via), ("REDIS_TIMEOUT_MS", "1000")])
+        .daemon_with(&[("DATABASE_URL", &via), ("STORE_TIMEOUT_MS", "1000")])
         .await;
     daemon.reconcile(&json!({})).await;
 

@@ -34,7 +34,7 @@ async fn a_mail_that_asks_for_nothing_leads_to_what_it_tells_of() {
     let late = [
         ("DEEP_CRON", deep.as_str()),
         ("DIGEST_CRON", &digest),
-        ("MISSED_AFTER_SECONDS", "1"),
+        ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
     ];
     let daemon = f.world.daemon_with(&late).await;
     let phone = Phone::of_duty(&f.world).await;

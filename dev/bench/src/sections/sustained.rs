@@ -1,0 +1,197 @@
+//! Two minutes in which everyone wins, long enough for a backlog of rows to show; then a crowd that
+//! wins while passes compare the claims of that closed drop.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use firstcome_load::answer::AnswerKind;
+use firstcome_load::launch::{Installation, InstallationCoupon, Service};
+use firstcome_load::terminal::step;
+use firstcome_load::workload::Workload;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::figures::{median, spread};
+use super::winning::everyone_wins;
+use crate::Bench;
+use crate::cli::BenchSize;
+use crate::report::{FigureTarget, Measurement};
+
+const PART: &str = "sustained";
+const CONNECTIONS: usize = 256;
+const TURNS: u32 = 7;
+
+pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+    let installation = bench.install("sustained").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let consumer = installation.consumer().await?;
+    let closed = installation.coupon(&api, size.sustained).await?;
+    let mut measurements = vec![rows_keep_up(&installation, &api, closed).await?];
+    let mut open = Vec::new();
+    for _ in 0..2 * TURNS {
+        open.push(installation.coupon(&api, size.winners / 4).await?);
+    }
+    close(&installation, &api, closed).await?;
+    // The daemon's own passes would hold the lock that the measured ones need.
+    reconciler.stop().await?;
+    measurements.push(beside_passes(&installation, &api, size, closed, &open).await?);
+    api.stop().await?;
+    consumer.stop().await?;
+    Ok(measurements)
+}
+
+/// Rows a second from the first request to the last row, of the claims admitted a second.
+async fn rows_keep_up(
+    installation: &Installation,
+    api: &Service,
+    coupon: InstallationCoupon,
+) -> Result<Measurement> {
+    let people = coupon.quantity;
+    step(format!("{people} winners on {CONNECTIONS} connections"));
+    let begun = Instant::now();
+    let tally = Workload::once_each(api.address()?, coupon.id, people, CONNECTIONS)
+        .run()
+        .await?;
+    ensure!(
+        tally.count(AnswerKind::Accepted) == u64::from(people),
+        "not everyone won: {:?}",
+        tally.answers
+    );
+    let crowd = begun.elapsed().as_secs_f64();
+    installation.every_row(coupon).await?;
+    let all = begun.elapsed().as_secs_f64();
+    let rows = f64::from(people) / all;
+    Ok(Measurement::of(
+        PART,
+        "rows a second ÷ claims admitted a second, everyone wins",
+        crowd / all,
+        "×",
+    )
+    .target(FigureTarget::AtLeast(0.95))
+    .with("admitted/s", tally.per_second)
+    .with("rows/s", rows)
+    .with("seconds of claims", crowd)
+    .with("seconds until the last row after them", all - crowd)
+    .note(format!(
+        "{people} winners, {CONNECTIONS} connections, one turn"
+    )))
+}
+
+/// A crowd alone and beside passes without a pause, in turns.
+async fn beside_passes(
+    installation: &Installation,
+    api: &Service,
+    size: &BenchSize,
+    closed: InstallationCoupon,
+    open: &[InstallationCoupon],
+) -> Result<Measurement> {
+    let (mut alone, mut beside, mut ratios, mut passes) = (vec![], vec![], vec![], 0);
+    for (turn, pair) in open.chunks_exact(2).enumerate() {
+        step(format!(
+            "everyone wins alone and beside passes over {} closed claims, turn {} of {TURNS}",
+            closed.quantity,
+            turn + 1
+        ));
+        let mut rates = [0.0; 2];
+        // Neither is always the first.
+        for with_passes in [turn % 2 == 0, turn % 2 == 1] {
+            let running = if with_passes {
+                Some(Passes::start(installation, closed))
+            } else {
+                None
+            };
+            let coupon = pair[usize::from(with_passes)];
+            let won = everyone_wins(api, coupon, size).await?;
+            installation.every_row(coupon).await?;
+            if let Some(running) = running {
+                passes += running.end().await?;
+            }
+            rates[usize::from(with_passes)] = won.per_second;
+        }
+        alone.push(rates[0]);
+        beside.push(rates[1]);
+        ratios.push(rates[1] / rates[0]);
+    }
+    ensure!(passes > 0, "no pass compared anything");
+    let (least, most) = spread(&ratios);
+    Ok(Measurement::of(
+        PART,
+        "everyone wins beside passes over a closed drop ÷ alone",
+        median(ratios),
+        "×",
+    )
+    .target(FigureTarget::AtLeast(0.9))
+    .with("alone/s", median(alone))
+    .with("beside/s", median(beside))
+    .with("passes", f64::from(passes))
+    .note(format!(
+        "{} closed claims, {} connections; deep passes one after the other for the whole turn; the middle of {TURNS} turns ({least:.2} to {most:.2})",
+        closed.quantity, size.connections
+    )))
+}
+
+async fn close(
+    installation: &Installation,
+    api: &Service,
+    coupon: InstallationCoupon,
+) -> Result<()> {
+    let output = installation
+        .command(
+            "firstcome-api",
+            &["coupon", "close", &coupon.id.to_string(), "--yes"],
+        )
+        .env("API_URL", format!("http://{}", api.address()?))
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "the coupon was not closed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Deep passes over one coupon, one after the other, each in a process.
+struct Passes {
+    ended: CancellationToken,
+    running: JoinHandle<Result<u32>>,
+}
+
+impl Passes {
+    fn start(installation: &Installation, coupon: InstallationCoupon) -> Self {
+        let ended = CancellationToken::new();
+        let id = coupon.id.to_string();
+        let arguments = ["once", "--json", "--deep", "--coupon", &id];
+        let mut command = installation.command("firstcome-reconciler", &arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (until, least) = (ended.clone(), u64::from(coupon.quantity));
+        let running = tokio::spawn(async move {
+            let mut passes = 0;
+            while !until.is_cancelled() {
+                let output = command.spawn()?.wait_with_output().await?;
+                let run: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+                    format!("no run: {}", String::from_utf8_lossy(&output.stderr))
+                })?;
+                let examined = run["drops"][0]["examined"]["rows"].as_u64();
+                ensure!(
+                    run["status"] == "clean" && examined >= Some(least),
+                    "a pass was not clean or did not compare the drop: {run}"
+                );
+                passes += 1;
+            }
+            Ok(passes)
+        });
+        Self { ended, running }
+    }
+
+    /// How many passes there were; the last is waited for.
+    async fn end(self) -> Result<u32> {
+        self.ended.cancel();
+        self.running.await?
+    }
+}

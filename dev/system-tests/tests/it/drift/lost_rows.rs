@@ -1,0 +1,183 @@
+//! One table of MySQL that lost rows alone: what other stores know of them is put back, and no day
+//! is given out twice.
+
+use chrono::Utc;
+use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_testkit::{
+    Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, coupon_body, eventually, people, rows,
+    rush,
+};
+use serde_json::json;
+
+use crate::drift::sealing::{closed, until_sealed};
+use crate::drift::support::{assert_settled, clean_pass, subjects};
+
+/// Deletes rows whatever refers to them, as a table that is restored alone does.
+async fn lose(fixture: &Fixture, delete: &str) {
+    let mut session = HeldTransaction::begin(&fixture.world.sql).await;
+    session.run("SET FOREIGN_KEY_CHECKS = 0").await;
+    session.run(delete).await;
+    session.run("SET FOREIGN_KEY_CHECKS = 1").await;
+    session.commit().await;
+}
+
+async fn lose_drop(fixture: &Fixture, coupon: &MadeCoupon) {
+    let delete = format!("DELETE FROM drops WHERE id = {}", coupon.drop);
+    lose(fixture, &delete).await;
+}
+
+fn daily(quantity: u32) -> serde_json::Value {
+    let mut body = coupon_body("Daily", quantity, 0);
+    body["schedule"] = json!({
+        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "first_day": Utc::now().date_naive(),
+    });
+    body
+}
+
+/// Nobody gets a slot, and a holder hears of theirs.
+async fn assert_given_out(fixture: &Fixture, coupon: &MadeCoupon, holder: &str) {
+    eventually("an API knows the drop again", LIMIT, async || {
+        matches!(
+            fixture.api.claim(coupon.id, holder).await,
+            Answer::Already { drop, .. } if drop == coupon.drop
+        )
+    })
+    .await;
+    for n in 0..5 {
+        let answer = fixture.api.claim(coupon.id, &format!("stranger-{n}")).await;
+        assert!(answer.is("sold_out"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_day_whose_row_mysql_lost_is_put_back_and_not_given_out_twice() {
+    let fixture = Fixture::new("d-drop-lost-day").await;
+    let (coupon, answers) = fixture.held_of(&daily(10), 10).await;
+    lose_drop(&fixture, &coupon).await;
+    let run = fixture.world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    let of_day = format!(
+        "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND local_date = UTC_DATE()",
+        coupon.id
+    );
+    assert_eq!(fixture.world.sql.number(&of_day).await, 1);
+    assert_given_out(&fixture, &coupon, &answers[0].0).await;
+    assert_settled(&fixture.world, &coupon, 10, 10, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_one_off_drop_whose_row_mysql_lost_is_put_back() {
+    let fixture = Fixture::new("d-drop-lost-once").await;
+    let (coupon, answers) = fixture.held("Once", 10, 10).await;
+    lose_drop(&fixture, &coupon).await;
+    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(dry.code, 1, "{}", dry.log);
+    let run = fixture.world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_given_out(&fixture, &coupon, &answers[0].0).await;
+    assert_settled(&fixture.world, &coupon, 10, 10, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_lost_drop_that_redis_does_not_know_either_is_named_and_no_day_is_made() {
+    let fixture = Fixture::new("d-drop-lost-both").await;
+    let (coupon, _) = fixture.held_of(&daily(5), 5).await;
+    lose_drop(&fixture, &coupon).await;
+    let redis = &fixture.world.redis;
+    for name in ["meta", "users", "count", "free", "times", "waiting"] {
+        let key = redis.of_drop(coupon.id, coupon.drop, name);
+        redis.command::<()>(&["DEL", &key]).await;
+    }
+    for args in [&[][..], &["--deep"]] {
+        let once = fixture.world.once_with(args, &[]).await;
+        let run = once.run();
+        assert_eq!((once.code, run.status), (1, Status::Drift), "{run:#?}");
+        let found: Vec<_> = run
+            .findings
+            .iter()
+            .filter(|finding| finding.result == Outcome::Failed)
+            .map(|finding| (finding.coupon_id, finding.drop_id, finding.needs_person))
+            .map(|(coupon, drop, person)| (coupon.map(|c| c.0), drop.map(|d| d.0), person))
+            .collect();
+        let lost = (Some(coupon.id), Some(coupon.drop), true);
+        assert!(found.contains(&lost), "{run:#?}");
+    }
+    let today = format!(
+        "SELECT COUNT(*) FROM drops WHERE coupon_id = {} AND local_date = UTC_DATE()",
+        coupon.id
+    );
+    assert_eq!(fixture.world.sql.number(&today).await, 0);
+    eventually("a mail names it", LIMIT, async || {
+        subjects(&fixture.world)
+            .iter()
+            .any(|subject| subject.contains("MySQL has lost 1 drop"))
+    })
+    .await;
+    let answer = fixture.api.claim(coupon.id, "stranger").await;
+    assert!(!answer.is_accepted(), "{answer:?}");
+    // A person puts it back, as OPERATIONS says.
+    let put_back = format!(
+        "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES \
+         ({}, {}, UTC_DATE(), UTC_DATE(), UTC_DATE() + INTERVAL 1 DAY, 5)",
+        coupon.drop, coupon.id
+    );
+    fixture.world.sql.query(&put_back).await;
+    fixture.world.pass().await;
+    clean_pass(&fixture.world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_drop_that_lost_its_limits_gets_them_and_its_rows() {
+    let fixture = Fixture::new("d-limits-lost").await;
+    let coupon = fixture.api.open_coupon(10).await;
+    assert_eq!(fixture.consumer.process.stop().await, 0);
+    let answers = rush(&[&fixture.api], coupon.id, &people(10), 10).await;
+    let delete = format!("DELETE FROM slot_limits WHERE drop_id = {}", coupon.drop);
+    fixture.world.sql.query(&delete).await;
+    let consumer = fixture.world.consume().await;
+    let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
+    eventually("the consumer could write none", LIMIT, async || {
+        fixture.world.sql.number(open).await == 10
+    })
+    .await;
+    let run = fixture.world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_eq!(rows(&fixture.world, coupon.drop).await.len(), 10);
+    assert_settled(&fixture.world, &coupon, 10, 10, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
+    drop(consumer);
+}
+
+#[tokio::test]
+async fn a_dead_letter_put_in_manually_for_a_sealed_drop_that_lost_its_row_is_issued() {
+    let fixture = Fixture::new("d-sealed-row-lost").await;
+    let (coupon, answers) = closed(&fixture, "Sealed").await;
+    let (user, answer) = &answers[3];
+    let (_, slot) = answer.promised().unwrap();
+    for redis_forgets in [false, true] {
+        until_sealed(&fixture, &coupon).await;
+        let delete = format!("drop_id = {} AND slot = {slot}", coupon.drop);
+        let delete = format!("DELETE FROM issued_coupons WHERE {delete}");
+        fixture.world.sql.query(&delete).await;
+        let redis = &fixture.world.redis;
+        if redis_forgets {
+            for name in ["meta", "users", "count", "free", "times", "waiting"] {
+                let key = redis.of_drop(coupon.id, coupon.drop, name);
+                redis.command::<()>(&["DEL", &key]).await;
+            }
+        }
+        let values = format!("{}, {}, {slot}, '{user}', 'manual'", coupon.id, coupon.drop);
+        let columns = "coupon_id, drop_id, slot, user_id, reason";
+        let insert = format!("INSERT INTO failed_claims ({columns}) VALUES ({values})");
+        fixture.world.sql.query(&insert).await;
+        let args = ["--coupon", &coupon.id.to_string()];
+        let once = fixture.world.once_with(&args, &[]).await;
+        assert_eq!(once.code, 0, "{}", once.log);
+        let found = rows(&fixture.world, coupon.drop).await;
+        assert_eq!(found.get(&slot), Some(user), "{:#?}", once.run());
+    }
+    assert_settled(&fixture.world, &coupon, 20, 20, &answers).await;
+}

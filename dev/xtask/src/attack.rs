@@ -1,0 +1,51 @@
+//! schemathesis against both services. It is fetched once, into the cache folder.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::programs::{Profile, build_all_and_fetch};
+use crate::shell::{cache, command, install, run};
+use crate::suite;
+
+const VERSION: &str = "4.32.5";
+
+#[derive(Clone, Copy, Subcommand)]
+pub(crate) enum Part {
+    /// Fetch schemathesis, and do no more
+    Fetch,
+}
+
+pub(crate) fn attack(part: Option<Part>) -> Result<()> {
+    let program = python_package("schemathesis", VERSION)?.join("bin/schemathesis");
+    if matches!(part, Some(Part::Fetch)) {
+        return Ok(());
+    }
+    build_all_and_fetch(&Profile::new("dev".to_owned()))?;
+    suite::attacks(&program)
+}
+
+/// A package of PyPI in a virtual environment of the cache folder. It is complete only when the
+/// file `whole` is there: the programs in it name its folder, so it cannot be renamed when filled.
+pub(crate) fn python_package(name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache()?.join(format!("{name}-{version}"));
+    if root.join("whole").exists() {
+        return Ok(root);
+    }
+    let has_venv = command("python3")
+        .args(["-c", "import venv, ensurepip"])
+        .output();
+    if !has_venv.is_ok_and(|tried| tried.status.success()) {
+        install(&["python3-venv"])?;
+    }
+    eprintln!("[xtask] fetching {name} {version} into {}", root.display());
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    run(command("python3").args(["-m", "venv"]).arg(&root))?;
+    run(command(root.join("bin/pip")).args(["-q", "install", &format!("{name}=={version}")]))?;
+    fs::write(root.join("whole"), "")?;
+    Ok(root)
+}

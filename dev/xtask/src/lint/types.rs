@@ -1,0 +1,124 @@
+//! A type's name means one thing: a name that other modules see is defined once in the workspace.
+//! Not looked at are associated types, and private types inside a function or a module of a file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use regex_lite::Regex;
+
+use super::report;
+use crate::shell::{files, read};
+
+/// The command line of each program, and dev/model's models of the very thing.
+const EXEMPT: [&str; 11] = [
+    "Cli",
+    "Command",
+    "Admission",
+    "Claim",
+    "Coupon",
+    "Life",
+    "Pass",
+    "Person",
+    "Reconciler",
+    "Redis",
+    "Slot",
+];
+
+/// Models share a vocabulary; a path such as `gate::State` tells them apart.
+const MODELS: &str = "dev/model/";
+
+pub(crate) fn check() -> Result<()> {
+    let mut names = Names::default();
+    for path in files(&["*.rs"])? {
+        names.add(&path, &read(&path)?)?;
+    }
+    report(
+        &names.shared(),
+        "these types have the name of another: docs/DEVELOPING.md says what a name means",
+    )
+}
+
+#[derive(Default)]
+struct Names(BTreeMap<String, Places>);
+
+#[derive(Default)]
+struct Places {
+    paths: Vec<PathBuf>,
+    is_visible: bool,
+    is_modelled: bool,
+}
+
+impl Names {
+    fn add(&mut self, path: &Path, text: &str) -> Result<()> {
+        let definition = Regex::new(
+            r"^(?P<vis> *pub(?:\([a-z: ]+\))? )?(?:unsafe )?(?:struct|enum|trait|type|union) (?P<name>[A-Z][A-Za-z0-9_]*)",
+        )?;
+        for defined in text.lines().filter_map(|line| definition.captures(line)) {
+            let name = &defined["name"];
+            let places = self.0.entry(name.to_owned()).or_default();
+            let is_model = path.starts_with(MODELS);
+            if is_model && std::mem::replace(&mut places.is_modelled, true) {
+                continue;
+            }
+            places.is_visible |= defined.name("vis").is_some();
+            places.paths.push(path.to_owned());
+        }
+        Ok(())
+    }
+
+    fn shared(&self) -> Vec<String> {
+        let is_shared = |name: &str, places: &Places| {
+            places.paths.len() > 1 && places.is_visible && !EXEMPT.contains(&name)
+        };
+        let shared = self
+            .0
+            .iter()
+            .filter(|(name, places)| is_shared(name, places));
+        shared
+            .map(|(name, places)| {
+                let paths = places
+                    .paths
+                    .iter()
+                    .map(|path| format!("\n  {}", path.display()));
+                format!("{name}{}", paths.collect::<String>())
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(files: &[(&str, &str)]) -> Vec<String> {
+        let mut names = Names::default();
+        for (path, text) in files {
+            names.add(Path::new(path), text).unwrap();
+        }
+        names.shared()
+    }
+
+    #[test]
+    fn a_visible_name_is_defined_once() {
+        let both = [("a.rs", "pub struct Answer;"), ("b.rs", "enum Answer {}")];
+        assert_eq!(shared(&both), ["Answer\n  a.rs\n  b.rs"]);
+        assert!(shared(&[("a.rs", "struct Row;"), ("b.rs", "struct Row;")]).is_empty());
+        assert!(
+            shared(&[
+                ("a.rs", "pub type Out = u8;"),
+                ("b.rs", "    type Out = u8;")
+            ])
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn models_share_their_vocabulary() {
+        let models = [
+            ("dev/model/a.rs", "pub struct Step;"),
+            ("dev/model/b.rs", "pub struct Step;"),
+        ];
+        assert!(shared(&models).is_empty());
+    }
+}

@@ -1,0 +1,166 @@
+//! The jobs of a developer and of the check. `cargo xtask help` lists them; most settings come from
+//! the environment, as `make WORD NAME=value` passes them on.
+
+mod attack;
+mod deploy;
+mod flame;
+mod fuzz;
+mod helm;
+mod lint;
+mod pictures;
+mod programs;
+mod release;
+mod running;
+mod scale;
+mod shell;
+mod suite;
+mod upgrade;
+mod valkey;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::shell::Failed;
+
+/// The jobs of a developer and of the check
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// The main job on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
+    Demo,
+    /// The whole system, running until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with
+    /// Prometheus)
+    Run,
+    /// The tests of every change on real servers and five fault schedules; or `cargo test ARGS`
+    Test {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Everything that can be checked without running the product
+    Lint {
+        #[command(subcommand)]
+        part: Option<lint::Part>,
+    },
+    /// The tests of a release: single faults, a browser, many rows
+    Faults,
+    /// Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1;
+    /// REPLAY=seed or file)
+    Chaos,
+    /// Firstcome beside other designs and its own limits (REQUESTS=100000 QUANTITY=100
+    /// CONNECTIONS=64; --quick)
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The programs of a release, their bills of materials and checksums, in target/release-VERSION
+    Release,
+    /// Build the programs and fetch the servers that tests need
+    Setup,
+    /// A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100;
+    /// --rate 5000)
+    Rush {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Break something in a running `make run` (KIND=unissued COUNT=1 COUPON=…; KIND=? lists the
+    /// kinds)
+    Drift,
+    /// MySQL's client in a running `make run` (SQL="SELECT …" runs that only)
+    Mysql,
+    /// Mixed traffic and faults; memory, sockets, statements and tables must stay flat (MINUTES=30)
+    Soak,
+    /// Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
+    Crashes,
+    /// Measurements at full size, with targets (WHAT=names of tests PROFILE=dev
+    /// ROWS=50000000)
+    Scale,
+    /// Properties of all inputs, with other random inputs each time (MINUTES=10 CASES=5000)
+    Fuzz,
+    /// schemathesis against both services, with all its checks (CASES=50 an operation, SEED=1,
+    /// ONLY=set)
+    Attack {
+        #[command(subcommand)]
+        part: Option<attack::Part>,
+    },
+    /// Old and new programs side by side under load, in both orders (OLD=a commit or tag)
+    UpgradeTest,
+    /// The tests on Valkey instead of Redis
+    ValkeyTest {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// docker-compose.yml on a real engine: a rush, kills, down and up again
+    ComposeTest,
+    /// The Helm chart, checked by helm and the API schemas of Kubernetes
+    Helm {
+        #[command(subcommand)]
+        part: helm::Part,
+    },
+    /// Write the names of the programs' settings into the chart's schema
+    SettingNames,
+    /// Flame graphs of the API under sold-out claims and under winners, in target/flame
+    Flame,
+    /// README's picture and table, from the last `make bench`
+    Picture,
+    /// Every state of the pages and mails, by a real browser, in target/pictures; then those of
+    /// docs
+    Pictures,
+    /// Write docs/API.md from what both services say of their routes
+    ApiDocs,
+}
+
+fn main() -> ExitCode {
+    let done = env::set_current_dir(shell::root())
+        .map_err(Into::into)
+        .and_then(|()| run(Cli::parse().job));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("[xtask] {error:#}");
+            let code = error
+                .downcast_ref::<Failed>()
+                .map_or(1, |failed| failed.code);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(job: Job) -> Result<()> {
+    match job {
+        Job::Demo => programs::become_program("firstcome-demo"),
+        Job::Run => programs::become_program("firstcome-run"),
+        Job::Test { args } => suite::test(&args),
+        Job::Lint { part } => lint::run(part),
+        Job::Faults => suite::faults(),
+        Job::Chaos => programs::chaos(),
+        Job::Bench { args } => programs::bench(&args),
+        Job::Release => release::make(),
+        Job::Setup => programs::setup(),
+        Job::Rush { args } => running::rush(&args),
+        Job::Drift => running::drift(),
+        Job::Mysql => running::mysql(),
+        Job::Soak => programs::soak(),
+        Job::Crashes => suite::crashes(),
+        Job::Scale => scale::run(),
+        Job::Fuzz => fuzz::run_for_minutes(),
+        Job::Attack { part } => attack::attack(part),
+        Job::UpgradeTest => upgrade::test(),
+        Job::ValkeyTest { args } => valkey::test(&args),
+        Job::ComposeTest => programs::compose_test(),
+        Job::Helm { part } => helm::run(part),
+        Job::SettingNames => deploy::write_names(),
+        Job::Flame => flame::run_all(),
+        Job::Picture => programs::picture(),
+        Job::Pictures => pictures::make(),
+        Job::ApiDocs => suite::api_docs(),
+    }
+}

@@ -1,0 +1,160 @@
+//! Builds of the programs, and the jobs that are one program's work.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::shell::{cargo, command, exec, run, setting};
+
+/// The programs of a running system. One selection for all jobs: each selection that is built with
+/// other features than the workspace is built twice (`cargo xtask lint features`).
+pub(crate) const SYSTEM: [&str; 6] = [
+    "firstcome-api",
+    "firstcome-reconciler",
+    "firstcome-load",
+    "firstcome-demo",
+    "firstcome-drift",
+    "firstcome-stack",
+];
+pub(crate) const BENCH: [&str; 2] = ["firstcome-baselines", "firstcome-bench"];
+pub(crate) const CHAOS: [&str; 1] = ["firstcome-chaos"];
+
+/// The profile that `PROFILE` names, and where cargo puts its programs.
+pub(crate) struct Profile {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+}
+
+impl Profile {
+    pub(crate) fn new(name: String) -> Self {
+        let folder = if name == "dev" { "debug" } else { &name };
+        Self {
+            folder: target().join(folder),
+            name,
+        }
+    }
+
+    /// The one that is quick to build, unless the environment says otherwise.
+    pub(crate) fn or(default: &str) -> Self {
+        Self::new(setting("PROFILE").unwrap_or_else(|| default.to_owned()))
+    }
+
+    pub(crate) fn program(&self, name: &str) -> Command {
+        command(self.folder.join(name))
+    }
+}
+
+pub(crate) fn target() -> PathBuf {
+    PathBuf::from(setting("CARGO_TARGET_DIR").unwrap_or_else(|| "target".to_owned()))
+}
+
+/// Builds these packages; cargo prints only errors.
+pub(crate) fn build(profile: &Profile, packages: &[&[&str]]) -> Result<()> {
+    eprintln!(
+        "[xtask] building the programs ({}); the first time takes minutes",
+        profile.name
+    );
+    let mut build = cargo(&["build", "--quiet", "--locked", "--profile", &profile.name]);
+    for package in packages.iter().flat_map(|packages| packages.iter()) {
+        build.args(["-p", package]);
+    }
+    run(&mut build)
+}
+
+/// Builds every program and test.
+pub(crate) fn build_all(profile: &Profile) -> Result<()> {
+    const ALL: [&str; 5] = [
+        "build",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--profile",
+    ];
+    run(cargo(&ALL).arg(&profile.name))
+}
+
+/// Builds every program and test, and fetches the servers meanwhile.
+pub(crate) fn build_all_and_fetch(profile: &Profile) -> Result<()> {
+    run(cargo(&[
+        "build",
+        "--workspace",
+        "--locked",
+        "--bin",
+        "firstcome-stack",
+        "--profile",
+    ])
+    .arg(&profile.name))?;
+    let mut stack = profile.program("firstcome-stack");
+    let mut fetching = stack
+        .arg("setup")
+        .spawn()
+        .context("cannot start firstcome-stack")?;
+    let built = build_all(profile);
+    let fetched = fetching.wait()?;
+    built?;
+    crate::shell::judge(&stack, fetched)
+}
+
+fn fetch(profile: &Profile) -> Result<()> {
+    run(profile.program("firstcome-stack").arg("setup"))
+}
+
+pub(crate) fn setup() -> Result<()> {
+    let profile = Profile::or("dev");
+    build(&profile, &[&SYSTEM])?;
+    fetch(&profile)
+}
+
+/// Builds the system's programs, and becomes this one.
+pub(crate) fn become_program(name: &str) -> Result<()> {
+    let profile = Profile::or("dev");
+    build(&profile, &[&SYSTEM])?;
+    exec(&mut profile.program(name))
+}
+
+fn chaos_program() -> Result<Command> {
+    let profile = Profile::or("dev");
+    build(&profile, &[&SYSTEM, &CHAOS])?;
+    fetch(&profile)?;
+    Ok(profile.program("firstcome-chaos"))
+}
+
+pub(crate) fn chaos() -> Result<()> {
+    let mut chaos = chaos_program()?;
+    match setting("REPLAY") {
+        Some(schedule) => chaos.args(["replay", &schedule]),
+        None => chaos.arg("run"),
+    };
+    exec(&mut chaos)
+}
+
+pub(crate) fn soak() -> Result<()> {
+    exec(chaos_program()?.arg("soak"))
+}
+
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    let profile = Profile::new("release".to_owned());
+    build(&profile, &[&SYSTEM, &BENCH])?;
+    exec(profile.program("firstcome-bench").arg("all").args(args))
+}
+
+pub(crate) fn picture() -> Result<()> {
+    exec(
+        Profile::new("release".to_owned())
+            .program("firstcome-baselines")
+            .arg("picture"),
+    )
+}
+
+pub(crate) fn compose_test() -> Result<()> {
+    let mut build = command("dev/auditable.sh");
+    build.arg("--release");
+    for package in SYSTEM {
+        build.args(["-p", package]);
+    }
+    run(&mut build)?;
+    let profile = Profile::new("release".to_owned());
+    fetch(&profile)?;
+    exec(command(Path::new("dev/compose-test/run.sh")).arg(profile.folder))
+}

@@ -1,0 +1,217 @@
+//! Child processes: how they are started, and what is reported when one fails.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+
+/// A command that ended with an error; this program ends with the same code.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    what: String,
+    pub(crate) code: u8,
+}
+
+impl Failed {
+    /// The error of a check that runs no command.
+    pub(crate) fn check(what: impl Into<String>) -> anyhow::Error {
+        let what = what.into();
+        Self { what, code: 1 }.into()
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    // `cargo run` sets it at run time; the folder at build time may have moved.
+    let own =
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let own = PathBuf::from(own);
+    own.ancestors().nth(2).unwrap_or(&own).to_owned()
+}
+
+/// A variable of the environment that is set and not empty.
+pub(crate) fn setting(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The folder of what is fetched once: the one that `firstcome-stack` uses.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let folder = setting("FIRSTCOME_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| setting("XDG_CACHE_HOME").map(|home| Path::new(&home).join("firstcome")))
+        .or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cache/firstcome")))
+        .context("no folder to keep tools in: set FIRSTCOME_CACHE")?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(std::path::absolute(folder)?)
+}
+
+/// Variables in which `cargo run` describes this package. Build scripts that watch these variables
+/// (that of ring does) would run again in each `cargo` that is started from here.
+fn describes_this_package(name: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "CARGO_MANIFEST_DIR",
+        "CARGO_MANIFEST_PATH",
+        "CARGO_MANIFEST_LINKS",
+        "CARGO_CRATE_NAME",
+        "CARGO_BIN_NAME",
+        "CARGO_PRIMARY_PACKAGE",
+        "OUT_DIR",
+    ];
+    name.starts_with("CARGO_PKG_") || NAMES.contains(&name)
+}
+
+/// A command with the environment that this program was called in.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        if describes_this_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// `cargo` with these arguments.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut cargo = command("cargo");
+    cargo.args(args);
+    cargo
+}
+
+/// Runs a command; an error has its words and its exit code.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    judge(command, status)
+}
+
+/// Runs a command and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    judge(command, output.status)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Replaces this process, so that the terminal, signals and the exit code are the program's.
+pub(crate) fn exec(command: &mut Command) -> Result<()> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", shown(command)))
+}
+
+pub(crate) fn judge(command: &Command, status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Err(Failed {
+        what: format!("{}: {status}", shown(command)),
+        code: code.unwrap_or(1),
+    }
+    .into())
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Whether the program is on the PATH.
+pub(crate) fn has(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// The PATH with this folder in front.
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(env::split_paths(&path));
+    Ok(env::join_paths(folders)?)
+}
+
+/// Installs Debian packages, which needs root.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    const QUIET: [&str; 3] = ["-qq", "-o", "DPkg::Lock::Timeout=300"];
+    eprintln!("[xtask] installing {} with apt", packages.join(" "));
+    let apt = |args: &[&str]| {
+        let mut apt = command("apt-get");
+        apt.args(QUIET).args(args).args(["--no-install-recommends"]);
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null());
+        run(&mut apt)
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "-y"][..], packages].concat())
+        .with_context(|| format!("needed as root: apt-get install {}", packages.join(" ")))
+}
+
+/// The files of the repository that match, also new ones, without those that are deleted.
+pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut git = command("git");
+    git.args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "-z",
+        "--",
+    ]);
+    let listed = output(git.args(patterns))?;
+    let mut files: Vec<_> = listed
+        .split_terminator('\0')
+        .map(PathBuf::from)
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// A file's text; the error names the file.
+pub(crate) fn read(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_keeps_its_exit_code() {
+        let error = run(Command::new("sh").args(["-c", "exit 101"])).unwrap_err();
+        let failed = error.downcast_ref::<Failed>().unwrap();
+        assert_eq!(failed.code, 101);
+        assert!(
+            failed.to_string().starts_with("sh -c exit 101: "),
+            "{failed}"
+        );
+    }
+
+    #[test]
+    fn nested_cargo_gets_no_description_of_this_package() {
+        assert!(describes_this_package("CARGO_PKG_VERSION_MAJOR"));
+        assert!(describes_this_package("CARGO_MANIFEST_DIR"));
+        assert!(!describes_this_package("CARGO_HOME"));
+        assert!(!describes_this_package("CARGO_PROFILE_DEV_DEBUG"));
+    }
+}

@@ -1,0 +1,436 @@
+//! The tests on real servers: which run, on what, and one line that sums them up.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::programs::{Profile, build_all_and_fetch};
+use crate::shell::{Failed, cargo, output, run, setting};
+use crate::upgrade::Releases;
+
+/// The program with the tests of the whole system.
+const SYSTEM: &str = "it";
+
+/// Tests of the whole system that run before a release and not for every change: each costs several
+/// times what another one does. Every change has schedules of several faults instead of the single
+/// ones, and the services' own tests of what the pages are sent.
+const BEFORE_A_RELEASE: [&str; 31] = [
+    // Single faults: servers of their own, which are killed, silent or full.
+    "faults::single",
+    "faults::brokers",
+    "faults::silent",
+    "faults::disks",
+    "faults::late",
+    "faults::memory",
+    "faults::clocks",
+    "faults::redis_servers",
+    "faults::mysql_failover",
+    "faults::clusters",
+    "operations::silent_hosts",
+    "operations::silent_stops",
+    "drift::crashes",
+    "drift::outages",
+    "drift::load",
+    "restore::",
+    // A browser.
+    "pages::from_mails",
+    "pages::looks",
+    "pages::mails",
+    "pages::operations",
+    "pages::scenes",
+    "pages::waiting",
+    // Many rows.
+    "claims::acknowledged",
+    "operations::history",
+    "operations::holders",
+    "operations::mass_repairs",
+    "operations::members",
+    "operations::sizes",
+    // Time that has to go by.
+    "a_daemon_that_alone_cannot_reach_redis",
+    "redis_that_restarts_while",
+    "reopenings_in_vain",
+];
+
+/// Other tests of that kind: the demo under single faults, and the servers that tests start, which
+/// fail every other test when they fail.
+const DEMO_UNDER_FAULTS: &str = "whole::";
+const DEMO: &str = "main_job";
+const SERVERS: &str = "servers";
+
+/// Tests that need programs of other releases (`cargo xtask upgrade-test`), and those that need
+/// schemathesis (`cargo xtask attack`).
+const UPGRADES: &str = "upgrade::";
+const ATTACKS: &str = "attack::";
+
+/// Five fixed schedules for every change; `make chaos SEEDS=500` runs those of a release.
+const SCHEDULES: [(&str, &str); 3] = [("SEEDS", "5"), ("FIRST", "1"), ("WORKERS", "1")];
+
+/// The tests of every change; with arguments, `cargo test` with these.
+pub(crate) fn test(args: &[String]) -> Result<()> {
+    let profile = Profile::new("dev".to_owned());
+    build_all_and_fetch(&profile)?;
+    let begun = Instant::now();
+    let runs = if args.is_empty() {
+        every_change(&profile)?
+    } else {
+        vec![Run::shown(cargo_test(&Threads::system(), args))?]
+    };
+    sum_up(runs, begun)
+}
+
+/// The tests that every change leaves out.
+pub(crate) fn faults() -> Result<()> {
+    build_all_and_fetch(&Profile::new("dev".to_owned()))?;
+    let begun = Instant::now();
+    let system = [&["--test", SYSTEM, "--"][..], &BEFORE_A_RELEASE].concat();
+    let demo = ["--test", DEMO, "--", DEMO_UNDER_FAULTS];
+    let mut runs = Vec::new();
+    for args in [&system[..], &["--test", SERVERS], &demo] {
+        runs.push(Run::shown(cargo_test(&Threads::system(), args))?);
+    }
+    sum_up(runs, begun)
+}
+
+/// The tests that `cargo xtask upgrade-test` has built programs for.
+pub(crate) fn upgrades(releases: &Releases) -> Result<()> {
+    let args = ["--test", SYSTEM, "--", UPGRADES, "--nocapture"];
+    let mut tests = cargo_test(&Threads::system(), &args);
+    tests
+        .env("OLD_PROGRAMS", &releases.old)
+        .env("NEXT_PROGRAMS", &releases.next);
+    run(&mut tests)
+}
+
+/// The tests at full size, with these arguments of `cargo test`.
+pub(crate) fn log_of_full_size(args: &[&str]) -> Result<Run> {
+    let mut tests = cargo_test(&Threads::system(), args);
+    tests.env("SCALE", "full");
+    Run::shown(tests)
+}
+
+pub(crate) fn attacks(schemathesis: &Path) -> Result<()> {
+    run(test_it(&[ATTACKS, "--nocapture"]).env("SCHEMATHESIS", schemathesis))
+}
+
+pub(crate) fn crashes() -> Result<()> {
+    build_all_and_fetch(&Profile::new("dev".to_owned()))?;
+    let mut tests = test_it(&["cycles::", "--nocapture"]);
+    run(tests.env(
+        "CYCLES",
+        setting("CYCLES").unwrap_or_else(|| "100".to_owned()),
+    ))
+}
+
+pub(crate) fn api_docs() -> Result<()> {
+    build_all_and_fetch(&Profile::new("dev".to_owned()))?;
+    run(test_it(&["api_docs::"]).env("UPDATE_DOCS", "1"))
+}
+
+/// `cargo test` over the tests of the whole system, with these arguments of the test program.
+pub(crate) fn test_it(args: &[&str]) -> Command {
+    let mut tests = cargo(&["test", "--workspace", "--locked", "--test", SYSTEM, "--"]);
+    tests.args(args);
+    tests
+}
+
+/// The tests of the whole system wait for servers most of the time: all others and the fault
+/// schedules run beside them, and are shown after them.
+fn every_change(profile: &Profile) -> Result<Vec<Run>> {
+    let mut system = vec!["--test", SYSTEM, "--"];
+    for words in BEFORE_A_RELEASE.iter().chain([&UPGRADES, &ATTACKS]) {
+        system.extend(["--skip", words]);
+    }
+    let programs = test_programs()?;
+    let mut others = vec!["--lib", "--bins"];
+    for name in programs
+        .iter()
+        .filter(|name| ![SYSTEM, SERVERS].contains(&name.as_str()))
+    {
+        others.extend(["--test", name]);
+    }
+    others.extend(["--", "--skip", DEMO_UNDER_FAULTS]);
+    let mut schedules = profile.program("firstcome-chaos");
+    schedules.arg("run").envs(SCHEDULES);
+    thread::scope(|scope| {
+        let others = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &others)));
+        let examples = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &["--doc"])));
+        let schedules = scope.spawn(|| Run::kept(schedules));
+        let mut runs = vec![Run::shown(cargo_test(&Threads::system(), &system))?];
+        for beside in [others, examples, schedules] {
+            let run = beside
+                .join()
+                .map_err(|_| Failed::check("a thread panicked"))??;
+            print!("{}", run.log);
+            runs.push(run);
+        }
+        Ok(runs)
+    })
+}
+
+/// How many tests run at a time.
+struct Threads(String);
+
+impl Threads {
+    /// Tests of the whole system wait for servers for most of their time.
+    fn system() -> Self {
+        let default = || (2 * processors()).to_string();
+        Self(setting("RUST_TEST_THREADS").unwrap_or_else(default))
+    }
+
+    fn processors() -> Self {
+        Self(processors().to_string())
+    }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(2, usize::from)
+}
+
+fn cargo_test(threads: &Threads, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+    let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    tests.args(args).env("RUST_TEST_THREADS", &threads.0);
+    if setting("TMPDIR").is_none() && has_room_in_memory() {
+        tests.env("TMPDIR", MEMORY);
+    }
+    tests
+}
+
+/// The names of all test programs of the workspace.
+fn test_programs() -> Result<Vec<String>> {
+    let metadata = output(&mut cargo(&[
+        "metadata",
+        "--no-deps",
+        "--locked",
+        "--format-version=1",
+    ]))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    let mut names: Vec<_> = targets(&metadata)
+        .filter(|target| target["kind"][0] == "test")
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// All targets that `cargo metadata` lists.
+pub(crate) fn targets(metadata: &Value) -> impl Iterator<Item = &Value> {
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    packages.flat_map(|package| package["targets"].as_array().into_iter().flatten())
+}
+
+const MEMORY: &str = "/dev/shm";
+const ROOM_KB: u64 = 8_000_000;
+
+/// Whether the servers of tests can write to memory: Redis waits for the disk before each answer,
+/// as the product asks of it, and so does MySQL. A killed server finds its files in either.
+fn has_room_in_memory() -> bool {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let disk = Command::new("df").args(["--output=avail", MEMORY]).output();
+    let disk = disk.map(|df| String::from_utf8_lossy(&df.stdout).into_owned());
+    may_run_programs(&mounts)
+        && first_number(&memory, "MemAvailable:") >= Some(ROOM_KB)
+        && disk.is_ok_and(|disk| first_number(&disk, "Avail") >= Some(ROOM_KB))
+}
+
+fn may_run_programs(mounts: &str) -> bool {
+    mounts
+        .lines()
+        .any(|line| line.contains(&format!(" {MEMORY} ")) && !line.contains("noexec"))
+}
+
+/// The first number behind this word.
+fn first_number(text: &str, word: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(word)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// The output of a command on both streams, and its failure.
+pub(crate) struct Run {
+    pub(crate) log: String,
+    /// The error of a command that failed.
+    pub(crate) failed: Option<anyhow::Error>,
+}
+
+impl Run {
+    fn shown(command: Command) -> Result<Self> {
+        Self::of(command, true)
+    }
+
+    fn kept(command: Command) -> Result<Self> {
+        Self::of(command, false)
+    }
+
+    fn of(mut command: Command, is_shown: bool) -> Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let mut child = command.spawn().context("cannot start the tests")?;
+        // The command keeps the writing ends; the pipe would never end.
+        command.stdout(io::stdout()).stderr(io::stderr());
+        let mut log = String::new();
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            if is_shown {
+                io::stdout().write_all(text.as_bytes())?;
+            }
+            log.push_str(&text);
+            line.clear();
+        }
+        let status = child.wait()?;
+        let failed = crate::shell::judge(&command, status).err();
+        Ok(Self { log, failed })
+    }
+}
+
+/// Prints one line over all runs. The first one that failed is the error.
+fn sum_up(runs: Vec<Run>, begun: Instant) -> Result<()> {
+    let log: String = runs.iter().map(|run| run.log.as_str()).collect();
+    println!("\n{}", Summary::of(&log).line(begun.elapsed().as_secs()));
+    runs.into_iter()
+        .find_map(|run| run.failed)
+        .map_or(Ok(()), Err)
+}
+
+/// The counts that test programs print.
+#[derive(Debug, Default, PartialEq)]
+struct Summary {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    left_out: u64,
+    programs: u64,
+    failures: Vec<String>,
+}
+
+impl Summary {
+    fn of(log: &str) -> Self {
+        let mut summary = Self::default();
+        for line in log.lines() {
+            if let Some(counts) = line.strip_prefix("test result: ") {
+                summary.programs += 1;
+                summary.passed += count(counts, "passed");
+                summary.failed += count(counts, "failed");
+                summary.ignored += count(counts, "ignored");
+                summary.left_out += count(counts, "filtered");
+            }
+            let name = line
+                .strip_prefix("test ")
+                .and_then(|line| line.strip_suffix(" ... FAILED"));
+            summary.failures.extend(name.map(str::to_owned));
+        }
+        summary
+    }
+
+    fn line(&self, seconds: u64) -> String {
+        let Self {
+            passed,
+            failed,
+            ignored,
+            left_out,
+            programs,
+            ..
+        } = self;
+        let failures = self.failures.iter();
+        let failures: String = failures.flat_map(|name| ["\n  failed: ", name]).collect();
+        let nothing = if *programs == 0 { "\nno test ran" } else { "" };
+        format!(
+            "{passed} tests passed, {failed} failed, {ignored} ignored, {left_out} left out, \
+             in {programs} programs and {seconds} s{failures}{nothing}"
+        )
+    }
+}
+
+/// How many tests passed, by the log of test programs.
+pub(crate) fn passed(log: &str) -> u64 {
+    Summary::of(log).passed
+}
+
+/// The number before this word.
+fn count(line: &str, word: &str) -> u64 {
+    let words: Vec<_> = line.split([' ', ';', '.']).collect();
+    let pair = words.windows(2).find(|pair| pair[1] == word);
+    pair.and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+running 2 tests
+test a::holds ... ok
+test b::breaks ... FAILED
+
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s
+
+test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 1.00s
+";
+
+    #[test]
+    fn counts_of_all_programs_are_added_and_failures_named() {
+        assert_eq!(
+            Summary::of(LOG).line(12),
+            "41 tests passed, 1 failed, 2 ignored, 7 left out, in 2 programs and 12 s\n  failed: b::breaks"
+        );
+    }
+
+    /// A renamed test that costs much would run for every change.
+    #[test]
+    fn each_word_of_the_lists_names_tests() {
+        let tests = crate::shell::root().join("dev/system-tests/tests/it");
+        let sources = crate::shell::output(
+            Command::new("grep")
+                .arg("-rhoE")
+                .arg("fn [a-z0-9_]+")
+                .arg(&tests),
+        )
+        .unwrap();
+        for words in BEFORE_A_RELEASE {
+            let module = words.trim_end_matches("::").replace("::", "/");
+            let is_module = tests.join(&module).is_dir() || tests.join(module + ".rs").is_file();
+            assert!(
+                is_module || sources.contains(words),
+                "no test has {words} in its name"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_without_tests_is_reported() {
+        assert!(
+            Summary::of("error: could not compile")
+                .line(1)
+                .ends_with("no test ran")
+        );
+    }
+
+    #[test]
+    fn both_streams_and_the_exit_code_of_a_run_are_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo out; echo err >&2; exit 101"]);
+        let run = Run::kept(command).unwrap();
+        assert_eq!(run.log, "out\nerr\n");
+        let failed = run.failed.unwrap();
+        assert_eq!(failed.downcast_ref::<Failed>().unwrap().code, 101);
+    }
+
+    #[test]
+    fn room_is_read_from_what_the_system_prints() {
+        assert_eq!(
+            first_number("MemTotal: 1 kB\nMemAvailable:   23 kB\n", "MemAvailable:"),
+            Some(23)
+        );
+        assert_eq!(first_number("   Avail\n 4096\n", "Avail"), Some(4096));
+        assert!(may_run_programs("tmpfs /dev/shm tmpfs rw,nosuid 0 0\n"));
+        assert!(!may_run_programs("tmpfs /dev/shm tmpfs rw,noexec 0 0\n"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Upgrades under load: programs of an older commit (OLD) beside those of now, on the same servers;
+//! and programs of now with another admission script.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::programs::{Profile, build_all_and_fetch, target};
+use crate::shell::{cargo, command, judge, output, run, setting};
+use crate::suite;
+
+/// The version before messages with several claims.
+const OLDEST: &str = "0eab1da9";
+const PROGRAMS: [&str; 2] = ["firstcome-api", "firstcome-reconciler"];
+
+pub(crate) fn test() -> Result<()> {
+    let old = setting("OLD").unwrap_or_else(|| OLDEST.to_owned());
+    let Ok(commit) = git(&[
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        &format!("{old}^{{commit}}"),
+    ]) else {
+        bail!(
+            "the history has no commit {old}; a shallow clone has the newest ones only: git fetch --unshallow"
+        );
+    };
+    if git(&["merge-base", "--is-ancestor", &commit, "HEAD"]).is_err() {
+        bail!("no upgrade from {old} is possible: it is no ancestor of HEAD");
+    }
+    // A commit with what is not committed yet.
+    let mut now = git(&["stash", "create"])?;
+    if now.is_empty() {
+        now = git(&["rev-parse", "HEAD"])?;
+    }
+    let root = std::path::absolute(target())?;
+    let releases = Releases {
+        old: root.join("old").join(&commit),
+        next: root.join("next").join(&now),
+    };
+    if !is_built(&releases.old) {
+        eprintln!(
+            "[upgrade-test] building the programs of {}",
+            git(&["log", "-1", "--format=%h, %s", &commit])?
+        );
+        let source = root.join("old/source");
+        unpack(&commit, &source)?;
+        build(&source, &releases.old)?;
+    }
+    if !is_built(&releases.next) {
+        eprintln!("[upgrade-test] building the programs of now with another admission script");
+        let source = root.join("next/source");
+        unpack(&now, &source)?;
+        let script = source.join("shared/src/redis/scripts/claim.lua");
+        writeln!(
+            OpenOptions::new().append(true).open(script)?,
+            "-- The script of another release."
+        )?;
+        build(&source, &releases.next)?;
+    }
+    eprintln!("[upgrade-test] building the programs of now");
+    build_all_and_fetch(&Profile::new("dev".to_owned()))?;
+    suite::upgrades(&releases)
+}
+
+/// The folders of the other releases' programs.
+pub(crate) struct Releases {
+    pub(crate) old: PathBuf,
+    pub(crate) next: PathBuf,
+}
+
+fn git(args: &[&str]) -> Result<String> {
+    Ok(output(command("git").args(args))?.trim().to_owned())
+}
+
+fn is_built(folder: &Path) -> bool {
+    PROGRAMS.iter().all(|program| folder.join(program).exists())
+}
+
+fn unpack(commit: &str, folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    let mut git = command("git");
+    git.args(["archive", commit]).stdout(Stdio::piped());
+    let mut archive = git.spawn().context("cannot start git")?;
+    let files = archive.stdout.take().context("git archive has no output")?;
+    run(command("tar").arg("-xC").arg(folder).stdin(files))?;
+    judge(&git, archive.wait()?)
+}
+
+/// Builds in the usual folder, which has nearly all dependencies already, and copies the programs
+/// out of it: the last build puts its own there.
+fn build(source: &Path, into: &Path) -> Result<()> {
+    let mut build = cargo(&["build", "--locked", "--manifest-path"]);
+    build
+        .arg(source.join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", std::path::absolute(target())?);
+    for program in PROGRAMS {
+        build.args(["-p", program]);
+    }
+    run(&mut build)?;
+    fs::create_dir_all(into)?;
+    for program in PROGRAMS {
+        fs::copy(target().join("debug").join(program), into.join(program))?;
+    }
+    Ok(())
+}

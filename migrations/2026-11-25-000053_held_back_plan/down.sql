@@ -1,0 +1,1 @@
+ALTER TABLE held_back DROP COLUMN fingerprint;

@@ -1,0 +1,52 @@
+//! The gauge `firstcome_alerts`: how many problems fire of each kind, as MySQL has them. Prometheus
+//! feeds Alertmanager by it (deploy/prometheus/rules.yml).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firstcome_shared::mysql::Db;
+use metrics::gauge;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between two looks. Prometheus scrapes about as often.
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// Keeps the gauge until `shutdown`. Every reconciler does, so that each says the same, whichever of
+/// them runs the passes. While MySQL is away, the last figures hold.
+pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
+    let mut shown = BTreeMap::new();
+    loop {
+        match db.firing_by_kind().await {
+            Ok(firing) => show(&mut shown, firing),
+            Err(error) => tracing::debug!(%error, "firing alerts can't be counted"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// A kind that has ended stays in the gauge, as 0.
+fn show(shown: &mut BTreeMap<String, i64>, firing: Vec<(String, i64)>) {
+    shown.values_mut().for_each(|count| *count = 0);
+    shown.extend(firing);
+    for (kind, count) in shown {
+        #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts
+        gauge!("firstcome_alerts", "kind" => kind.clone()).set(*count as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_has_ended_is_shown_as_zero() {
+        let mut shown = BTreeMap::new();
+        show(&mut shown, vec![("braked".to_owned(), 2)]);
+        show(&mut shown, vec![("stalled".to_owned(), 1)]);
+        let expected = [("braked".to_owned(), 0), ("stalled".to_owned(), 1)];
+        assert_eq!(shown, expected.into());
+    }
+}

@@ -1,0 +1,112 @@
+//! Drops that MySQL has lost: a table was restored alone, or a row was deleted manually. Other tables
+//! and Redis still name such a drop, its day must not be given out again, and nobody may be told
+//! that it never was.
+
+use firstcome_shared::domain::NamedDrop;
+use firstcome_shared::mysql::processes::Work;
+use firstcome_shared::recover;
+
+use super::request::Aborted;
+use super::steps::Pass;
+use crate::execute::{self, ExecuteError, LostDropEnd};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
+
+impl Pass<'_> {
+    /// Puts back drops and limits that MySQL has lost, before anything is compared, and reports
+    /// what only a person can put back.
+    pub(super) async fn restore_lost_drops(&mut self) -> Result<(), Aborted> {
+        if self.request.work != Work::Pass || self.request.drop.is_some() {
+            return Ok(());
+        }
+        let (db, redis) = (&self.stores.db, &self.stores.redis);
+        let mut lost = recover::lost_drops(db, redis, self.request.deep)
+            .await
+            .map_err(ExecuteError::from)?;
+        let mut unlimited = db.drops_without_limit(self.request.deep).await?;
+        for named in [&mut lost, &mut unlimited] {
+            named.retain(|one| self.request.coupon.is_none_or(|id| id == one.coupon));
+        }
+        for one in lost {
+            let end = match execute::restore_drop(self.stores, one, self.request.dry_run).await {
+                Err(error) => {
+                    let why = error.about_data().ok_or(error)?;
+                    self.note_lost(one, Outcome::Failed, why);
+                    continue;
+                }
+                Ok(end) => end,
+            };
+            self.note_end(one, end).await?;
+        }
+        for one in unlimited {
+            if !self.request.dry_run {
+                execute::restore_limits(&self.stores.db, one.drop).await?;
+            }
+            let detail = "MySQL has lost the limit of this drop in `slot_limits`, without which no row of it can be written";
+            self.note_restored(one, detail.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn note_end(&mut self, lost: NamedDrop, end: LostDropEnd) -> Result<(), Aborted> {
+        let rows = self.stores.db.rows_by_drop(vec![lost.drop]).await?;
+        let rows = rows.get(&lost.drop).copied().unwrap_or(0);
+        let why = match end {
+            LostDropEnd::Restored => {
+                let detail = format!(
+                    "MySQL has lost the row of this drop in `drops`; {rows} rows of it are there, and Redis has its settings"
+                );
+                self.note_restored(lost, detail);
+                return Ok(());
+            }
+            // Only Redis knows of it: the coupon is reported by its number.
+            LostDropEnd::NoCoupon if rows == 0 => return Ok(()),
+            LostDropEnd::NoCoupon => "MySQL has lost its coupon too",
+            LostDropEnd::NoSettings => "Redis does not have its settings",
+            LostDropEnd::RowAboveQuantity => {
+                "it has a row on a slot above the quantity that Redis has"
+            }
+            LostDropEnd::DayTaken => "another drop of the coupon has its day",
+        };
+        let detail = format!(
+            "MySQL has lost drop {} of coupon {}: {rows} rows of it are there, and {why}",
+            lost.drop, lost.coupon
+        );
+        self.note_lost(lost, Outcome::Failed, detail);
+        Ok(())
+    }
+
+    fn note_restored(&mut self, drop: NamedDrop, detail: String) {
+        let finding = Finding {
+            needs_person: false,
+            ..Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail)
+        };
+        let result = if self.request.dry_run {
+            Outcome::Planned
+        } else {
+            Outcome::Applied
+        };
+        self.note_of(drop, result, finding);
+    }
+
+    fn note_lost(&mut self, drop: NamedDrop, result: Outcome, detail: String) {
+        let finding = Finding::general(Kind::Unissued, ActionKind::Report, detail);
+        self.note_of(drop, result, finding);
+    }
+
+    fn note_of(&mut self, NamedDrop { coupon, drop }: NamedDrop, result: Outcome, found: Finding) {
+        tracing::warn!(
+            coupon_id = coupon.0,
+            drop_id = drop.0,
+            result = result.as_str(),
+            detail = found.detail,
+            "MySQL has lost a drop or its limits"
+        );
+        self.run.findings.push(Finding {
+            coupon_id: Some(coupon),
+            drop_id: Some(drop),
+            result,
+            case: FindingCase::DropLost,
+            ..found
+        });
+    }
+}

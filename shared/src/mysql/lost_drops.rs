@@ -1,0 +1,175 @@
+//! Drops whose row in `drops` or whose limits are lost although other tables still name them: a
+//! table was restored alone, or a row was deleted manually.
+
+use std::collections::HashSet;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
+use diesel_async::RunQueryDsl;
+
+use super::catalogue::LISTED;
+use super::schema::drops;
+use super::{Conn, Db, DbError, Refusal, json, refusal};
+use crate::coupon::Drop;
+use crate::domain::{CouponId, DropId, NamedDrop, Slot};
+
+#[derive(QueryableByName)]
+struct NamedRow {
+    #[diesel(sql_type = BigInt)]
+    coupon_id: i64,
+    #[diesel(sql_type = BigInt)]
+    drop_id: i64,
+}
+
+impl From<NamedRow> for NamedDrop {
+    fn from(row: NamedRow) -> Self {
+        Self {
+            coupon: CouponId(row.coupon_id),
+            drop: DropId(row.drop_id),
+        }
+    }
+}
+
+/// Limits without their drop. Costs one look-up a drop.
+const BY_LIMITS: &str = "SELECT DISTINCT l.coupon_id, l.drop_id FROM slot_limits l \
+     LEFT JOIN drops d ON d.id = l.drop_id WHERE d.id IS NULL LIMIT 1000";
+
+/// Rows of drops that were made after the last one that MySQL knows.
+const BY_LATER_ROWS: &str = "SELECT DISTINCT i.coupon_id, i.drop_id FROM issued_coupons i \
+     WHERE i.drop_id > (SELECT COALESCE(MAX(id), 0) FROM drops) LIMIT 1000";
+
+/// Rows of any drop that is not there: reads the number of each drop once, from the index.
+const BY_ROWS: &str = "SELECT (SELECT i.coupon_id FROM issued_coupons i WHERE i.drop_id = n.drop_id LIMIT 1) AS coupon_id, \
+     n.drop_id FROM (SELECT DISTINCT drop_id FROM issued_coupons) n \
+     LEFT JOIN drops d ON d.id = n.drop_id WHERE d.id IS NULL LIMIT 1000";
+
+/// Drops that lack the limit of their quantity, without which no row of them can be written.
+const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WHERE NOT EXISTS \
+     (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity)";
+
+/// Every multiple of this below the quantity is a limit
+/// (`migrations/2026-11-21-000005_slot_limits`).
+const LIMITS_EVERY: Slot = 65_536;
+
+impl Db {
+    /// Drops without a row in `drops` that other tables name. `everywhere` also finds old drops that
+    /// have lost their limits too.
+    pub async fn lost_drops(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
+        self.run("drops that are lost", async move |conn| {
+            let mut lost = named(conn, BY_LIMITS).await?;
+            let by_rows = if everywhere { BY_ROWS } else { BY_LATER_ROWS };
+            lost.extend(named(conn, by_rows).await?);
+            lost.sort_unstable();
+            lost.dedup();
+            Ok(lost)
+        })
+        .await
+    }
+
+    /// Those of these drops that have no row in `drops`.
+    pub async fn unknown_drops(&self, named: Vec<NamedDrop>) -> Result<Vec<NamedDrop>, DbError> {
+        self.run("unknown drops", async move |conn| {
+            let ids: Vec<i64> = named.iter().map(|one| one.drop.0).collect();
+            let known = format!("SELECT d.coupon_id, d.id AS drop_id FROM ({LISTED}) w STRAIGHT_JOIN drops d ON d.id = w.id");
+            let known: Vec<NamedRow> = diesel::sql_query(known)
+                .bind::<Text, _>(json(&ids)?)
+                .load(conn)
+                .await?;
+            let known: HashSet<i64> =
+                known.into_iter().map(|row| row.drop_id).collect();
+            let mut unknown = named;
+            unknown.retain(|one| !known.contains(&one.drop.0));
+            Ok(unknown)
+        })
+        .await
+    }
+
+    /// The highest number of a drop; 0 without any.
+    pub async fn highest_drop(&self) -> Result<i64, DbError> {
+        self.run("highest drop", async |conn| {
+            let highest: Option<i64> = drops::table
+                .select(diesel::dsl::max(drops::id))
+                .first(conn)
+                .await?;
+            Ok(highest.unwrap_or(0))
+        })
+        .await
+    }
+
+    /// Puts the row of a lost drop back; `false` if the schema refuses it: its coupon is lost too,
+    /// or another drop has its day.
+    pub async fn restore_drop(&self, drop: Drop) -> Result<bool, DbError> {
+        self.run("restore drop", async move |conn| {
+            let inserted = diesel::insert_into(drops::table)
+                .values((
+                    drops::id.eq(drop.id.0),
+                    drops::coupon_id.eq(drop.coupon_id.0),
+                    drops::local_date.eq(drop.local_date),
+                    drops::opens_at.eq(drop.opens_at.naive_utc()),
+                    drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
+                    drops::quantity.eq(drop.quantity),
+                    drops::closed_early.eq(drop.closed_early),
+                ))
+                .execute(conn)
+                .await;
+            match inserted {
+                Ok(_) => Ok(true),
+                Err(error) => match refusal(&error) {
+                    Some(Refusal::Duplicate | Refusal::UnknownDrop) => Ok(false),
+                    _ => Err(error),
+                },
+            }
+        })
+        .await
+    }
+
+    /// Drops that lack the limit of their quantity; sealed ones only with `everywhere`.
+    pub async fn drops_without_limit(&self, everywhere: bool) -> Result<Vec<NamedDrop>, DbError> {
+        self.run("drops without a limit", async move |conn| {
+            let unsealed = if everywhere {
+                ""
+            } else {
+                " AND d.sealed_at IS NULL"
+            };
+            named(conn, &format!("{WITHOUT_LIMIT}{unsealed} LIMIT 1000")).await
+        })
+        .await
+    }
+
+    /// Writes the limits of a drop that has lost them.
+    pub async fn restore_limits(&self, drop: DropId) -> Result<(), DbError> {
+        self.run("restore limits", async move |conn| {
+            let quantity: Option<Slot> = drops::table
+                .find(drop.0)
+                .select(drops::quantity)
+                .first(conn)
+                .await
+                .optional()?;
+            let Some(quantity) = quantity else {
+                return Ok(());
+            };
+            let below = (1..=quantity / LIMITS_EVERY).map(|n| n * LIMITS_EVERY);
+            for limit in below.filter(|limit| *limit < quantity).chain([quantity]) {
+                // One that is there stays; the trigger finds the scope, and refuses a limit above
+                // a quantity that was lowered since.
+                diesel::sql_query(
+                    "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
+                     SELECT d.id, ?, d.coupon_id, 0 FROM drops d WHERE d.id = ? AND NOT EXISTS \
+                     (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = ?)",
+                )
+                .bind::<Unsigned<Integer>, _>(limit)
+                .bind::<BigInt, _>(drop.0)
+                .bind::<Unsigned<Integer>, _>(limit)
+                .execute(conn)
+                .await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn named(conn: &mut Conn, query: &str) -> QueryResult<Vec<NamedDrop>> {
+    let rows: Vec<NamedRow> = diesel::sql_query(query).load(conn).await?;
+    Ok(rows.into_iter().map(NamedDrop::from).collect())
+}

@@ -1,0 +1,79 @@
+//! Which drops anybody holds a slot in, by the names of keys: also drops that MySQL does not know.
+
+use redis::RedisError;
+
+use super::Redis;
+use crate::domain::{CouponId, DropId, NamedDrop};
+
+/// Keys looked through in one call.
+const AT_ONCE: usize = 1_000;
+
+impl Redis {
+    /// Every drop that has users here. Reads the names of all keys on all servers.
+    pub async fn drops_with_users(&self) -> Result<Vec<NamedDrop>, RedisError> {
+        let begin = format!("{}:{{", self.prefix);
+        let pattern = format!("{}*}}:drop:*:users", escaped(&begin));
+        let mut found = Vec::new();
+        for shard in self.conn.shards().await?.iter() {
+            let mut cursor = 0_u64;
+            loop {
+                let mut cmd = redis::cmd("SCAN");
+                cmd.arg(cursor)
+                    .arg("MATCH")
+                    .arg(&pattern)
+                    .arg("COUNT")
+                    .arg(AT_ONCE);
+                let (next, keys): (u64, Vec<String>) =
+                    cmd.query_async(&mut self.conn.to(shard)).await?;
+                found.extend(keys.iter().filter_map(|key| drop_of(key, &begin)));
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+fn drop_of(key: &str, begin: &str) -> Option<NamedDrop> {
+    let (coupon, rest) = key.strip_prefix(begin)?.split_once("}:drop:")?;
+    let drop = rest.strip_suffix(":users")?;
+    Some(NamedDrop {
+        coupon: CouponId(coupon.parse().ok()?),
+        drop: DropId(drop.parse().ok()?),
+    })
+}
+
+/// As a glob that matches this text and nothing else.
+fn escaped(text: &str) -> String {
+    let mut glob = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+            glob.push('\\');
+        }
+        glob.push(letter);
+    }
+    glob
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_users_names_its_drop() {
+        let of = |key| drop_of(key, "fc:{").map(|one| (one.coupon.0, one.drop.0));
+        assert_eq!(of("fc:{7}:drop:9:users"), Some((7, 9)));
+        for other in [
+            "fc:{7}:drop:9:meta",
+            "fc:{x}:drop:9:users",
+            "other:{7}:drop:9:users",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(escaped("a*[b]"), "a\\*\\[b\\]");
+    }
+}

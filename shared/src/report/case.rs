@@ -1,0 +1,118 @@
+//! Cases: what a finding is precisely, for programs. One kind (the word of API, tables and metrics)
+//! has several cases, which need different words and a different repair by a person.
+
+use crate::redis::reads::WrongKey;
+
+/// What a finding is a case of. It is not recorded: mails are written right after the pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum FindingCase {
+    /// Nothing sets it apart from others of its kind.
+    #[default]
+    Plain,
+    /// A failed claim whose slot another user holds, in a drop without a free slot.
+    NoSlotLeft,
+    /// A failed claim on a slot that the drop does not have.
+    NoSuchSlot,
+    /// A failed claim that names no user: the message cannot be read, say.
+    NamesNobody,
+    /// A failed claim that names no drop in which a pass could issue it.
+    NamesNoDrop,
+    /// Messages that no client of Kafka can read, or the dead letter that a consumer keeps of them.
+    Unreadable,
+    /// MySQL refuses the row. The detail ends with the reason.
+    RowRefused(String),
+    /// A name in Redis that is no user id.
+    NoUserId,
+    /// A key of another type than Firstcome's.
+    KeyOfWrongType {
+        wrong: WrongKey,
+        /// It also knows who won on earlier days of the coupon.
+        knows_earlier_days: bool,
+    },
+    /// This store holds something of the drop that no pass can read or write.
+    Unworkable(StoreOfDrop),
+    /// Another client of MySQL has locked the rows.
+    RowsLocked,
+    /// Settings of the drop differ between Redis and MySQL.
+    SettingsDiffer,
+    /// The allow list of the coupon differs between Redis and MySQL.
+    AllowListDiffers,
+    /// MySQL has lost the row of a drop that other stores name.
+    DropLost,
+    /// The error with which a run failed, as a finding. [`super::Run::cause`] has the rest.
+    RunFailed,
+    /// The offsets of the consumers are beyond the end of these partitions.
+    MessagesLost(Vec<i32>),
+    /// A drop that was rebuilt: how many users are back, and how many the last run before the loss
+    /// knew.
+    Rebuilt { back: u64, known: Option<u64> },
+    /// The consumers' offsets stand still although messages wait.
+    ConsumerStands,
+    /// A store is set so that it may lose promises, or codes.
+    Unsafe(UnsafePart),
+    /// So many users whom a run knew before the loss of Redis are not back.
+    UsersMissing(u64),
+}
+
+/// A store that has a drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreOfDrop {
+    Redis,
+    Mysql,
+}
+
+/// What is set unsafely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnsafePart {
+    Redis,
+    Topic,
+    CodeKey,
+}
+
+impl FindingCase {
+    /// What tells alerts and their contents apart: data, never words, and nothing that changes by
+    /// itself.
+    pub fn identity(&self) -> String {
+        let name = match self {
+            // Their kind, place and action say it all. The hashes of open alerts rest on these words.
+            Self::Plain
+            | Self::Unworkable(_)
+            | Self::SettingsDiffer
+            | Self::AllowListDiffers
+            | Self::RunFailed => "",
+            Self::NoSlotLeft => "no slot left",
+            Self::NoSuchSlot => "no such slot",
+            Self::NamesNobody => "names nobody",
+            Self::NamesNoDrop => "names no drop",
+            Self::Unreadable => "unreadable",
+            Self::RowRefused(_) => "row refused",
+            Self::NoUserId => "no user id",
+            Self::KeyOfWrongType { wrong, .. } => {
+                return format!("key of wrong type {}", wrong.key);
+            }
+            Self::RowsLocked => "rows locked",
+            Self::MessagesLost(partitions) => return format!("messages lost {partitions:?}"),
+            Self::Rebuilt { .. } => "rebuilt",
+            Self::ConsumerStands => "consumer stands",
+            Self::Unsafe(UnsafePart::Redis) => "unsafe Redis",
+            Self::Unsafe(UnsafePart::Topic) => "unsafe topic",
+            Self::Unsafe(UnsafePart::CodeKey) => "unsafe key of codes",
+            Self::DropLost => "drop lost",
+            Self::UsersMissing(people) => return format!("users missing {people}"),
+        };
+        name.to_owned()
+    }
+
+    /// A store kept the drop from being compared at all.
+    pub fn is_unworkable(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyOfWrongType { .. } | Self::Unworkable(_) | Self::RowsLocked
+        )
+    }
+
+    /// Whether both are the same case, whatever its values.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}

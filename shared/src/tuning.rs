@@ -1,0 +1,139 @@
+//! Constants that tests shorten. They are no settings: no runbook asks anybody to change them.
+//!
+//! A debug build, or one with the feature `crash-points`, reads `FIRSTCOME_TEST_` and the name, such
+//! as `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. A release build always uses the constant.
+
+use std::str::FromStr;
+
+macro_rules! tunings {
+    ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
+        /// A constant with its unit in its name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Tuning {
+            $(#[doc = $doc] $variant,)+
+        }
+
+        impl Tuning {
+            /// All of them, so that a test cannot set one that nobody reads.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// By its name without the prefix of the variable.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
+            /// The variable that a test sets.
+            pub const fn variable(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("FIRSTCOME_TEST_", $name),)+
+                }
+            }
+        }
+    };
+}
+
+tunings! {
+    AlertCooldownSeconds "ALERT_COOLDOWN_SECONDS" "Pause before a lasting problem is mailed again.",
+    AlertPatienceSeconds "ALERT_PATIENCE_SECONDS" "How long passes fail before that is mailed.",
+    AlertsKeptSeconds "ALERTS_KEPT_SECONDS" "Retention of ended alerts.",
+    BackupDeadlineMs "BACKUP_DEADLINE_MS" "Deadline of the dead-letter table for one claim.",
+    CatalogueRefreshMs "CATALOGUE_REFRESH_MS" "Pause between two reads of the catalogue.",
+    CleanRunsKeptSeconds "CLEAN_RUNS_KEPT_SECONDS" "Retention of runs that found nothing.",
+    ConsumeStuckSeconds "CONSUME_STUCK_SECONDS" "Time without progress after which a consumer is stuck.",
+    ConsumerStallSeconds "CONSUMER_STALL_SECONDS" "Time without progress that a pass reports.",
+    DatabasePoolSize "DATABASE_POOL_SIZE" "Most connections of one process to MySQL.",
+    DatabaseTimeoutMs "DATABASE_TIMEOUT_MS" "Longest call to MySQL.",
+    FailedClaimsKeptSeconds "FAILED_CLAIMS_KEPT_SECONDS" "Retention of resolved dead letters.",
+    KeysRefreshSeconds "JWT_JWKS_REFRESH_SECONDS" "Pause between two reads of a JWK Set.",
+    HeaderReadTimeoutMs "HEADER_READ_TIMEOUT_MS" "Longest wait for the head of a request.",
+    MailsKeptSeconds "MAILS_KEPT_SECONDS" "Retention of mails.",
+    MaxClaimsInHand "MAX_CLAIMS_IN_HAND" "Most claims of one API at a time.",
+    MaxConnections "MAX_CONNECTIONS" "Most connections of one API at a time.",
+    MaxConnectionsPerAddress "MAX_CONNECTIONS_PER_ADDRESS" "Most connections of one address; 0: no limit.",
+    MendedPromisesKeptSeconds "MENDED_PROMISES_KEPT_SECONDS" "Retention of mended promises.",
+    MissedAfterSeconds "MISSED_AFTER_SECONDS" "Delay after which a scheduled run counts as missed.",
+    PeopleKeptSeconds "PEOPLE_KEPT_SECONDS" "Retention of user ids in rows.",
+    QuestionTimeoutMs "QUESTION_TIMEOUT_MS" "Longest wait of a read for MySQL.",
+    ReconcilePageSlots "RECONCILE_PAGE_SLOTS" "Slots of one page of a pass.",
+    RepairLimitAtLeast "RECONCILE_BRAKE_AT_LEAST" "Repairs that the repair limit always allows.",
+    RepairLimitPercent "RECONCILE_BRAKE_PERCENT" "Repair limit in percent of a drop.",
+    RequestTimeoutMs "REQUEST_TIMEOUT_MS" "Longest time for a response.",
+    RunsKeptSeconds "RUNS_KEPT_SECONDS" "Retention of runs with findings.",
+    SealedKeysTtlSeconds "SEALED_KEYS_TTL_SECONDS" "Lifetime of a sealed drop's keys in Redis.",
+    SmtpTimeoutMs "SMTP_TIMEOUT_MS" "Longest time for one mail up to its content.",
+    WebhookTimeoutMs "WEBHOOK_TIMEOUT_MS" "Longest time for one webhook.",
+    StartupWaitSeconds "STARTUP_WAIT_SECONDS" "Longest wait for a store at start-up.",
+}
+
+impl Tuning {
+    /// The constant, unless a test has set another value.
+    pub fn or<N: FromStr>(self, constant: N) -> N {
+        self.of_test().unwrap_or(constant)
+    }
+
+    /// The value that a test has set.
+    pub fn of_test<N: FromStr>(self) -> Option<N> {
+        of_test(self)?.parse().ok()
+    }
+}
+
+#[cfg(any(debug_assertions, feature = "crash-points"))]
+fn of_test(tuning: Tuning) -> Option<String> {
+    scope::value(tuning).or_else(|| std::env::var(tuning.variable()).ok())
+}
+
+#[cfg(not(any(debug_assertions, feature = "crash-points")))]
+fn of_test(_: Tuning) -> Option<String> {
+    None
+}
+
+/// For tests that run a service in their own process, where variables cannot be set.
+#[cfg(any(debug_assertions, feature = "crash-points"))]
+pub mod scope {
+    use std::cell::RefCell;
+
+    use super::Tuning;
+
+    thread_local! {
+        static VALUES: RefCell<Vec<(Tuning, String)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn value(tuning: Tuning) -> Option<String> {
+        VALUES.with_borrow(|values| {
+            let found = values.iter().find(|(name, _)| *name == tuning);
+            found.map(|(_, value)| value.clone())
+        })
+    }
+
+    /// Runs `read`, which reads settings, with these values on this thread.
+    pub fn with<T>(values: Vec<(Tuning, String)>, read: impl FnOnce() -> T) -> T {
+        VALUES.set(values);
+        let done = read();
+        VALUES.take();
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_tuning_has_a_variable_for_itself() {
+        let names: HashSet<_> = Tuning::ALL.iter().map(|one| one.variable()).collect();
+        assert_eq!(names.len(), Tuning::ALL.len());
+    }
+
+    #[test]
+    fn a_constant_stays_unless_a_test_sets_it() {
+        let cooldown = || Tuning::AlertCooldownSeconds.or(14_400_u64);
+        let shortened = vec![(Tuning::AlertCooldownSeconds, "1".to_owned())];
+        assert_eq!(scope::with(shortened, cooldown), 1);
+        assert_eq!(cooldown(), 14_400);
+    }
+}
