@@ -4,9 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What is shipped needs no OpenSSL of the machine (.cargo/config.toml).
-export OPENSSL_NO_VENDOR=0
-
 cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
 root=$cache/auditable-1
 
