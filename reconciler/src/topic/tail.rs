@@ -29,7 +29,7 @@ const BESIDE_AT_MOST: usize = 1_000;
 
 /// A drop as a message names it. One that names a drop with another coupon than its own is none of
 /// the drop's: the consumer makes a dead letter of it.
-pub(crate) type NamedDrop = (CouponId, DropId);
+pub(crate) type TailDrop = (CouponId, DropId);
 
 /// Memory of a drop's name in the map, about. Foreign messages may all name different drops.
 const DROP_BYTES: usize = 48;
@@ -56,7 +56,7 @@ pub(crate) struct Extent {
 /// Messages by drop and slot; on one slot in the order of the topic.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
-    drops: HashMap<NamedDrop, u32>,
+    drops: HashMap<TailDrop, u32>,
     ids: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -124,7 +124,7 @@ impl TailWriter {
 impl Messages {
     /// The messages of a drop on the slots `from..=to`, in order of slots: a hundred of each slot,
     /// `most` in all.
-    fn on_slots(&self, drop: NamedDrop, (from, to): (Slot, Slot), most: usize) -> Vec<InFlight> {
+    fn on_slots(&self, drop: TailDrop, (from, to): (Slot, Slot), most: usize) -> Vec<InFlight> {
         let entries = self.of_drop(drop);
         let first = entries.partition_point(|entry| entry.slot < from);
         let (mut slot, mut on_slot) = (0, 0);
@@ -141,7 +141,7 @@ impl Messages {
             .collect()
     }
 
-    fn of_drop(&self, drop: NamedDrop) -> &[Entry] {
+    fn of_drop(&self, drop: TailDrop) -> &[Entry] {
         let Some(drop) = self.drops.get(&drop) else {
             return &[];
         };
@@ -151,14 +151,14 @@ impl Messages {
     }
 
     /// The highest slot with a message of a drop, up to `limit`; `None` without any.
-    fn highest(&self, drop: NamedDrop, limit: Slot) -> Option<Slot> {
+    fn highest(&self, drop: TailDrop, limit: Slot) -> Option<Slot> {
         let entries = self.of_drop(drop);
         let above = entries.partition_point(|entry| entry.slot <= limit);
         Some(entries[above.checked_sub(1)?].slot)
     }
 
     /// Where messages of a drop with this quantity are.
-    pub(crate) fn extent(&self, drop: NamedDrop, quantity: Slot) -> Extent {
+    pub(crate) fn extent(&self, drop: TailDrop, quantity: Slot) -> Extent {
         Extent {
             any: !self.of_drop(drop).is_empty(),
             highest: self.highest(drop, quantity).unwrap_or(0),
@@ -169,7 +169,7 @@ impl Messages {
     /// slots that are none of the drop's a few.
     pub(crate) fn page(
         &self,
-        (drop, quantity): (NamedDrop, Slot),
+        (drop, quantity): (TailDrop, Slot),
         (from, to): (Slot, Option<Slot>),
     ) -> Vec<InFlight> {
         let to = to.unwrap_or(Slot::MAX);
