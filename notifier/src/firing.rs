@@ -29,7 +29,9 @@ pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
 
 /// A kind that has ended stays in the gauge, as 0.
 fn show(shown: &mut BTreeMap<String, i64>, firing: Vec<(String, i64)>) {
-    shown.values_mut().for_each(|count| *count = 0);
+    for count in shown.values_mut() {
+        *count = 0;
+    }
     shown.extend(firing);
     for (kind, count) in shown {
         #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts

@@ -112,7 +112,7 @@ impl Sealing {
         match step {
             Step::Ask(person) => self.ask(state, person),
             Step::Publish(person) => {
-                (state.claims[person], state.promised[person]) = (Claim::Topic, true)
+                (state.claims[person], state.promised[person]) = (Claim::Topic, true);
             }
             Step::Keep(person) => {
                 state.lost -= 1;
