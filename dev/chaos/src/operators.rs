@@ -82,7 +82,7 @@ impl<'a> Operators<'a> {
                 }
                 1 => {
                     self.change(coupon, &json!({"quantity": quantity, "paused": false}))
-                        .await
+                        .await;
                 }
                 2 => self.change(coupon, &json!({"quantity": quantity})).await,
                 _ => {

@@ -259,7 +259,9 @@ impl World {
     /// Starts a program of the product with this world's settings; `env` comes on top, and an empty
     /// value takes one away.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
-        env.iter().for_each(|(name, _)| assert_read(name));
+        for (name, _) in env {
+            assert_read(name);
+        }
         let mut all = self.env.lock().clone();
         all.extend(
             env.iter()

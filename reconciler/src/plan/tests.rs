@@ -333,9 +333,8 @@ impl DropWorld {
             }
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
-            Action::ForgetClaimant { .. } => {}
             Action::PutBack { holding, .. } => {
-                self.put_back(&holding.user, i64::from(holding.slot), holding.certain)
+                self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
             }
             Action::ToFront { user, .. } => self.waiting.insert(0, user.clone()),
             Action::SetCount => self.settle(),
@@ -372,7 +371,10 @@ impl DropWorld {
                     }
                 }
             }
-            Action::Revoke(_) | Action::ResolveRevoked { .. } | Action::Report => {}
+            Action::ForgetClaimant { .. }
+            | Action::Revoke(_)
+            | Action::ResolveRevoked { .. }
+            | Action::Report => {}
         }
     }
 

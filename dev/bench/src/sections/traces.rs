@@ -125,7 +125,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
                 let at = (at + turn) % sides.len();
                 let side = &mut sides[at];
                 if crowd == 0 {
-                    side.all_win(size).await?
+                    side.all_win(size).await?;
                 } else {
                     side.all_lose(size).await?;
                 }

@@ -260,7 +260,7 @@ fn too_many_in_the_middle_are_seen_though_the_end_is_right() {
                 drop: DROP,
                 rows: 101,
             }],
-        )
+        );
     });
     assert!(
         found
@@ -388,7 +388,7 @@ fn contradictory_answers_are_seen() {
                     slot: 6,
                 },
             ),
-        )
+        );
     });
     assert!(
         found.iter().any(|v| matches!(

@@ -29,7 +29,7 @@ async fn a_wrong_setting_a_consumer_that_is_down_and_foreign_data_are_cured_and_
                 .redis
                 .command::<firstcome_shared::redis::Value>(words)
                 .await,
-        )
+        );
     };
 
     in_redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
