@@ -321,7 +321,8 @@ fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
     }
     // With brokers of its own, in memory, it would acknowledge what nobody keeps.
     let is_mock = name.starts_with("test.mock.");
-    if is_mock || CARRY_PROMISES.contains(&name.as_str()) || KafkaSettings::sets_itself(name) {
+    let is_own = KafkaSettings::sets_itself(name) && !OF_MEMBERS.contains(&name.as_str());
+    if is_mock || CARRY_PROMISES.contains(&name.as_str()) || is_own {
         return Err(format!(
             "{label} can't be set: what Firstcome promises rests on its own `{name}`"
         ));
@@ -419,6 +420,8 @@ mod tests {
         assert_eq!(config.get("group.instance.id"), None);
         assert_eq!(named.of_member("group.instance.id"), Some("consumer-1"));
         assert_eq!(named.of_member("session.timeout.ms"), None);
+        let patient = with("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "9000").unwrap();
+        assert_eq!(patient.of_member("session.timeout.ms"), Some("9000"));
         for name in ["a b", "ä", "..", "a/b"] {
             let refused = with("KAFKA_CONFIG_GROUP_INSTANCE_ID", name).unwrap_err();
             assert!(refused.contains("hyphens"), "{name}: {refused}");
