@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::mysql::Db;
+use firstcome_shared::report::Kind;
 use metrics::gauge;
+use strum::VariantArray as _;
 use tokio_util::sync::CancellationToken;
 
 /// Pause between two looks. Prometheus scrapes about as often.
@@ -14,7 +16,11 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// Keeps the gauge until `shutdown`. Every reconciler does, so that each says the same, whichever
 /// of them runs the passes. While MySQL is away, the last figures hold.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
-    let mut shown = BTreeMap::new();
+    // A rule can only compare a series that exists.
+    let mut shown: BTreeMap<String, i64> = Kind::VARIANTS
+        .iter()
+        .map(|kind| (<&str>::from(kind).to_owned(), 0))
+        .collect();
     loop {
         match db.firing_by_kind().await {
             Ok(firing) => show(&mut shown, firing),

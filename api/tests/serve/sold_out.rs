@@ -131,7 +131,7 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
     }
     set(
         &world,
-        &["HSET", &keys.claimants, "u-9", &format!("{drop}:2")],
+        &["HSET", &keys.claimants, "u-9", &format!("{}:2", drop + 1)],
     )
     .await;
     assert_eq!(api.claim(id, "u-9").await.code(), (200, "already_claimed"));

@@ -126,7 +126,7 @@ async fn an_event_is_posted_where_a_mail_is_sent_and_signed_as_the_specification
     );
     assert_eq!(
         (&data["issued"], &data["quantity"]),
-        (&99.into(), &100.into())
+        (&0.into(), &100.into())
     );
     assert_eq!(data["findings"][0]["user_id"], "c•••03");
     assert!(

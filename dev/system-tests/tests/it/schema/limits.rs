@@ -436,7 +436,7 @@ async fn migrating_again_is_a_no_op() {
     let tables = "SELECT table_name, create_time FROM information_schema.tables WHERE table_schema = DATABASE() ORDER BY 1";
     let triggers = "SELECT trigger_name, created FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY 1";
     let migrate = async || {
-        let again = world.start("firstcome-api", &["migrate"], &[]);
+        let again = world.start("firstcome-api", &["migrate", "--partitions", "3"], &[]);
         assert_eq!(again.ended(LIMIT).await, 0, "{}", again.log());
     };
     // The topic is made.
@@ -464,7 +464,7 @@ async fn migrating_again_is_a_no_op() {
 #[tokio::test]
 async fn two_that_migrate_at_once_both_succeed() {
     let world = World::bare(WorldStores::shared().await, "two-migrate").await;
-    let both = [0, 1].map(|_| world.start("firstcome-api", &["migrate"], &[]));
+    let both = [0, 1].map(|_| world.start("firstcome-api", &["migrate", "--partitions", "3"], &[]));
     for process in &both {
         assert_eq!(process.ended(LIMIT).await, 0, "{}", process.log());
     }
@@ -497,6 +497,7 @@ async fn two_that_migrate_at_once_both_succeed() {
 async fn rows_written_while_the_limits_are_made_keep_to_them_too() {
     let world = World::of_tables("limits-meanwhile").await;
     for down in [
+        include_str!("../../../../../migrations/2026-11-25-000054_lost_drops/down.sql"),
         include_str!("../../../../../migrations/2026-11-24-000031_one_insert_trigger/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000014_revoked_coupons/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000009_findings_once/down.sql"),

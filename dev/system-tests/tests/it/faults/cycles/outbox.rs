@@ -32,11 +32,7 @@ pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
 
 pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycle {
     let (receiver, url) = WebhookReceiver::start().await;
-    for (name, value) in [
-        ("URLS", format!("{url}/hook").as_str()),
-        ("SECRET", SECRET),
-        ("EVENTS", "drift"),
-    ] {
+    for (name, value) in [("URLS", format!("{url}/hook").as_str()), ("SECRET", SECRET)] {
         environment.world.set(&format!("WEBHOOK_{name}"), value);
     }
     let id = |head: &str| {
@@ -45,11 +41,16 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycl
             .unwrap()
             .to_owned()
     };
+    // A pass makes several events; senders die at the first one.
     let ids = || {
-        receiver
+        let all: Vec<_> = receiver
             .posted("/hook")
             .iter()
             .map(|(head, _)| id(head))
+            .collect();
+        let first = all.first().cloned();
+        all.into_iter()
+            .filter(|id| Some(id) == first.as_ref())
             .collect()
     };
     cycle(environment, point, "webhook_outbox", ids).await
@@ -81,7 +82,7 @@ async fn cycle(
             "{} was not reached",
             point.name()
         );
-        assert_eq!(world.sql.number(&open).await, 1, "it is still to be sent");
+        assert!(world.sql.number(&open).await >= 1, "it is still to be sent");
         // The dead sender's lease lasts a minute longer than sending may take.
         world
             .sql
