@@ -41,7 +41,7 @@ pub(super) struct FailedClaimsQuery {
     /// Only those that name this drop.
     drop_id: Option<i64>,
     /// Only those with this reason.
-    #[param(max_length = 64, example = "undecodable")]
+    #[param(example = "undecodable")]
     reason: Option<String>,
     /// The page, from 1 to 200.
     #[param(default = 1, minimum = 1, maximum = 200)]
@@ -364,7 +364,7 @@ pub(super) struct DiscardMany {
     /// Those that name this drop.
     drop_id: Option<i64>,
     /// Those with this reason.
-    #[schema(example = "undecodable", max_length = 64)]
+    #[schema(example = "undecodable")]
     reason: Option<String>,
     /// At most this many; 10,000 at once.
     #[schema(minimum = 1, maximum = 10_000, example = 12)]
