@@ -8,7 +8,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 /// For an answer of a MySQL that may be broken.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Transactions that wait for a lock in the database of the connection.
 pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \

@@ -12,7 +12,7 @@ use redis::{
 };
 
 /// For an answer of a Redis that may be broken.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The keys under one prefix of a Redis, of the master among several or of the nodes of a cluster.
 #[derive(Debug, Clone)]
