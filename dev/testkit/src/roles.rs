@@ -75,11 +75,8 @@ impl World {
         }
     }
 
-    pub async fn daemon(&self) -> Running<ReconcilerClient> {
-        self.daemon_with(&[]).await
-    }
-
-    /// The same with settings of its own.
+    /// `firstcome-reconciler daemon` with these settings. It may still run the passes with which it
+    /// begins: for tests of these passes, or of a daemon that cannot finish them.
     pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;
@@ -89,10 +86,10 @@ impl World {
         }
     }
 
-    /// `firstcome-reconciler daemon`, after the passes with which it begins: what happens from now
-    /// on is not theirs.
-    pub async fn settled_daemon(&self) -> Running<ReconcilerClient> {
-        let daemon = self.daemon().await;
+    /// `firstcome-reconciler daemon` after its first passes: they repair nothing that a test breaks
+    /// from now on.
+    pub async fn daemon(&self) -> Running<ReconcilerClient> {
+        let daemon = self.daemon_with(&[]).await;
         let epoch = self.redis.own("epoch");
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";

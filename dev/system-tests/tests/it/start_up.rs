@@ -650,7 +650,7 @@ async fn a_removed_variable_that_is_still_set_is_named_with_its_successor() {
 #[tokio::test]
 async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
     let (world, api) = firstcome_testkit::open_world("fronts").await;
-    let (consumer, daemon) = (world.consume().await, world.settled_daemon().await);
+    let (consumer, daemon) = (world.consume().await, world.daemon().await);
     for http in [api.http(), &consumer, daemon.http()] {
         assert_eq!(http.get("/healthz").await.status, 200);
         let ready = http.get("/readyz").await;
@@ -696,7 +696,7 @@ async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
 async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right_again() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     let told = async || {
         let run = daemon.reconcile(&serde_json::json!({})).await;
         run.all_findings()
@@ -774,7 +774,7 @@ async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so
     world.set("REDIS_DURABILITY", "managed");
     let fixture = Fixture::of(world).await;
     let (coupon, answers) = fixture.held("Managed", 20, 20).await;
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     assert_exact(&fixture.world, &coupon, 20, &answers).await;
     for http in [fixture.api.http(), daemon.http()] {
         let ready = http.get("/readyz").await;

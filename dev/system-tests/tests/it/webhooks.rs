@@ -172,7 +172,7 @@ async fn a_program_is_told_of_promises_that_a_real_pass_could_not_keep() {
     world.set("WEBHOOK_URLS", &format!("{url}/hook"));
     world.set("WEBHOOK_SECRET", SECRET);
     let (coupon, _) = fixture.held("Broken", 20, 20).await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     injector(world, &coupon)
         .await
         .make(Drift::OverShrunk, 2)

@@ -36,7 +36,7 @@ fn encoded(id: &str) -> String {
 async fn ids_of_other_systems_hold_give_back_and_are_repaired_like_any_other() {
     let fixture = Fixture::new("odd-ids").await;
     let (world, api) = (&fixture.world, &fixture.api);
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     for once_per in ["coupon", "drop"] {
         let mut body = coupon_body("Odd ids", 7, 5);
         body["once_per"] = json!(once_per);

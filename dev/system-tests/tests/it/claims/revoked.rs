@@ -380,12 +380,14 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
         api.claim(coupon.id, user).await.is_accepted(),
         "one each in each drop"
     );
-    let deep = world.once_with(&["--deep"], &[]).await.run();
-    assert!(
+    // A first pass may report that it waits for claims in flight to a drop that Redis has
+    // forgotten.
+    eventually("a deep pass finds free slots only", LIMIT, async || {
+        let deep = world.once_with(&["--deep"], &[]).await.run();
         deep.all_findings()
-            .all(|finding| finding.kind == Kind::Unfilled),
-        "{deep:#?}"
-    );
+            .all(|finding| finding.kind == Kind::Unfilled)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
 async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page() {
     let fixture = Fixture::new("d-runs").await;
     let (coupon, _) = fixture.held("Listed", 100, 100).await;
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let done = injector(&fixture.world, &coupon)
         .await
@@ -148,7 +148,7 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
 async fn a_pass_that_somebody_asked_for_by_name_says_so_in_its_mail_and_wherever_it_is_read() {
     let fixture = Fixture::new("d-by-name").await;
     let (coupon, _) = fixture.held("By name", 20, 12).await;
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     injector(&fixture.world, &coupon)
         .await
         .make(Drift::Unissued, 2)

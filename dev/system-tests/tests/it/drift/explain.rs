@@ -80,7 +80,7 @@ fn assert_told(story: &Value, words: &[&str]) {
 #[tokio::test]
 async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_nothing_is_known() {
     let fixture = Fixture::new("d-story").await;
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
@@ -154,7 +154,7 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
 #[tokio::test]
 async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was_promoted() {
     let fixture = Fixture::new("d-story-2").await;
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
     fixture.api.claim(coupon.id, "w-1").await;
     let told = story(&fixture, &daemon, &coupon, "w-1").await;
@@ -221,7 +221,7 @@ async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     fixture
         .world
         .set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     let (coupon, _) = fixture.held("Gone", 5, 5).await;
     assert_eq!(
         fixture

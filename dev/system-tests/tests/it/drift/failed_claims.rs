@@ -14,7 +14,7 @@ use crate::drift::support::{ReadMail, read};
 #[tokio::test]
 async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
     let (world, api) = open_world("by-hand-http").await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     let (coupon, answers) = given_out(&world, &api).await;
     back_up_by_hand(&world, &coupon, &[3, 5]).await;
     let dry = daemon
@@ -113,7 +113,7 @@ async fn a_failed_claim_that_cannot_be_reissued_is_left_and_named_masked_in_the_
         coupon.id, coupon.drop
     );
     world.sql.query(&by_hand).await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Drift, "{run:#?}");
     let left = "SELECT user_id FROM failed_claims WHERE resolved_at IS NULL ORDER BY id";

@@ -61,7 +61,7 @@ async fn a_drop_that_is_lost_again_before_the_next_pass_is_waited_for_again() {
     let fixture = Fixture::new("d-lost-again").await;
     fixture.world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     // Its first pass would see the loss, too.
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     let (coupon, _) = fixture.held("Again", 20, 5).await;
     for times in 1..=2 {
         delete(&fixture, &coupon).await;

@@ -443,7 +443,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
 async fn what_was_repaired_is_mailed_and_recorded() {
     let (world, api) = open_world("mailed").await;
     let (coupon, answers) = given_out(&world, &api).await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     world
         .sql
         .query("DELETE FROM issued_coupons WHERE slot IN (2, 4)")

@@ -77,7 +77,7 @@ async fn admission_reopens_while_a_pass_is_running() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(impatient(stores, "gate-beside").await).await;
     let (coupon, mut answers) = fixture.held("Beside", 20, 10).await;
-    let daemon = fixture.world.settled_daemon().await;
+    let daemon = fixture.world.daemon().await;
     let pass = stalled_pass(&fixture.world).await;
     restart(&server).await;
     eventually("admission is open", HEALED, async || {
@@ -109,10 +109,7 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     let fixture = Fixture::of(world).await;
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
-    let daemons = [
-        fixture.world.settled_daemon().await,
-        fixture.world.settled_daemon().await,
-    ];
+    let daemons = [fixture.world.daemon().await, fixture.world.daemon().await];
     // With both; then each alone, after a loss that the other ended and after one that it ended
     // itself.
     for (round, stands_still) in [None, Some(0), Some(1), Some(1)].into_iter().enumerate() {

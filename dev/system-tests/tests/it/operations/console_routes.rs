@@ -29,7 +29,7 @@ async fn overview_and_drops_show_the_numbers_of_the_stores_to_either_token() {
     let f = Fixture::new("route-overview").await;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let http = daemon.http();
     let read = async |path: &str| ask(http, VIEW_TOKEN, Method::GET, path, &Value::Null).await;
@@ -102,7 +102,7 @@ async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone(
     let f = Fixture::new("route-failed").await;
     let (coupon, _) = f.held("Winter coupon", 20, 1).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let http = daemon.http();
     let (id, drop) = (coupon.id, coupon.drop);
     let insert =

@@ -32,7 +32,7 @@ async fn refused(request: RequestBuilder, status: u16, code: &str, says: &str) {
 async fn both_services_read_bodies_queries_paths_and_names_alike() {
     let (world, api) = open_world("edges").await;
     let coupon = api.open_coupon(3).await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     firing_alert(&world, &coupon).await;
     let runs = world
         .sql

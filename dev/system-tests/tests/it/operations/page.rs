@@ -383,7 +383,7 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
     // No pass of its own takes the drift away.
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let done = injector(&f.world, &coupon)
         .await
         .make(Drift::OverShrunk, 2)
@@ -562,7 +562,7 @@ async fn who_only_views_is_refused_every_change() {
 async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair() {
     let f = Fixture::new("ops-screen").await;
     let (coupon, _) = f.held("Winter coupon", 40, 25).await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let says = async |words: &[&str]| {
@@ -652,7 +652,7 @@ async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
         "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3) WHERE id";
     f.world.sql.query(&format!("{seal} = {}", over.drop)).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let page = eventually_some("the API lists the sealed drop", LIMIT, async || {
         let page = lee.text("/coupons").await;

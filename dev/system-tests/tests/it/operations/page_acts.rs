@@ -17,7 +17,7 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     injector(&f.world, &coupon)
         .await
         .make(Drift::MissingAdmission, 3)
@@ -140,7 +140,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
     let f = Fixture::new("ops-person").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let viewer = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let search_as = async |who: &Visitor, coupon: &str, drop: &str, person: &str| {
@@ -590,7 +590,7 @@ async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
     let f = Fixture::new("ops-pace").await;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
     // No pass of its own keeps the promise that is broken below.
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     f.world
         .sql
         .query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 300000 MICROSECOND")

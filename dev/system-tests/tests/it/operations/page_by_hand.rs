@@ -33,7 +33,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
     let f = Fixture::new("hand-correct").await;
     let (coupon, _) = f.held("Winter coupon", 20, 19).await;
     let MadeCoupon { id, drop, .. } = coupon;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let letter =
         "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason) VALUES (801, ";
     f.world
@@ -142,7 +142,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
 async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the_alert_ends() {
     let f = Fixture::new("hand-give-up").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let done = injector(&f.world, &coupon)
         .await
         .make(Drift::OverShrunk, 2)
@@ -211,7 +211,7 @@ async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the
 async fn all_dead_letters_of_a_reason_are_discarded_by_their_number_and_none_that_came_later() {
     let f = Fixture::new("hand-discard").await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let insert = async |from: u32, to: u32, reason: &str| {
         let rows: Vec<String> = (from..to)
             .map(|id| format!("({id}, NULL, 999999, {id}, '{reason}')"))

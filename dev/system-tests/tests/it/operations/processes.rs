@@ -182,7 +182,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     let answers = rush(&[&api], coupon.id, &people(50), 50).await;
     all_issued(&world, coupon.drop, 50).await;
     consumer.process.stop().await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     world
         .sql
         .query("DELETE FROM issued_coupons WHERE slot > 40")

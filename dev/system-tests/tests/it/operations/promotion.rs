@@ -59,7 +59,7 @@ async fn all_have_rows(fixture: &Fixture, coupon: &MadeCoupon, quantity: usize) 
 #[tokio::test]
 async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_does_not_end() {
     let fixture = Fixture::new("promotion").await;
-    let _daemon = fixture.world.settled_daemon().await;
+    let _daemon = fixture.world.daemon().await;
     let pass = stalled_pass(&fixture.world).await;
     let mut took = Vec::new();
     for people in [10, if is_full() { 5_000 } else { 1_300 }] {
@@ -102,7 +102,7 @@ async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_
 #[tokio::test]
 async fn one_person_in_line_does_not_keep_newcomers_from_a_raised_quantity() {
     let fixture = Fixture::new("promotion-one").await;
-    let _daemon = fixture.world.settled_daemon().await;
+    let _daemon = fixture.world.daemon().await;
     let (coupon, line) = with_a_line(&fixture, "one", 1).await;
     let newcomers = |from: usize, to| (from..to).map(|n| format!("new-{n}")).collect::<Vec<_>>();
     raise(&fixture, &coupon, 3_000).await;

@@ -142,7 +142,7 @@ async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others(
             .await
             .unwrap();
     }
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
     let letters = async |which: &str| {
         let sql =
@@ -218,7 +218,7 @@ async fn reopenings_in_vain_are_one_run() {
     let scene = Fixture::of(world).await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("In vain", 5, 5).await;
-    let daemon = world.settled_daemon().await;
+    let daemon = world.daemon().await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let failed = ["trigger=\"startup\"", "status=\"failed\""];

@@ -116,7 +116,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
             .create_coupon(&coupon_body(&format!("Other {other}"), quantity, 0))
             .await;
     }
-    let _daemon = world.settled_daemon().await;
+    let _daemon = world.daemon().await;
     let pass = stalled_pass(world).await;
     let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
     pass.kill().await;
@@ -228,7 +228,7 @@ async fn an_operators_change_that_hangs_keeps_no_other_coupon_closed() {
     let (changing, ones) = fixture.held("Changing", 10, 5).await;
     let (other, others) = fixture.held("Other", 20, 5).await;
     let world = &fixture.world;
-    let _daemon = world.settled_daemon().await;
+    let _daemon = world.daemon().await;
     let mut change = HeldTransaction::begin(&world.sql).await;
     change
         .run(&format!(

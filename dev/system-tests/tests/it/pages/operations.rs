@@ -18,7 +18,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     let f = Fixture::new("page-duty").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     f.held("Spring coupon", 100, 40).await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let browser = Browser::open(Look {
         width: 1240,
@@ -146,7 +146,7 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
 
 /// The first screen, live, of a daemon that the browser reaches through a proxy.
 async fn live_behind_proxy(f: &Fixture) -> (Running<ReconcilerClient>, FaultProxy, Browser) {
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let port = daemon
         .http()
@@ -248,7 +248,7 @@ async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing
     let f = Fixture::new("page-viewer").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let done = injector(&f.world, &coupon)
         .await
         .make(Drift::OverShrunk, 2)
@@ -512,7 +512,7 @@ async fn no_column_breaks_a_word_and_a_phone_shows_a_drop_before_what_is_wrong_e
             fine.id
         ))
         .await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let mut drift = injector(&f.world, &coupon).await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     let run = daemon.reconcile(&json!({})).await.run_id;

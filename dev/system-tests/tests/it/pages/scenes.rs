@@ -12,7 +12,7 @@ use crate::drift::support::injector;
 async fn a_running_drop_its_pass_a_person_and_dead_letters_are_open_to_all() {
     let f = Fixture::new("page-scenes").await;
     let (coupon, _) = f.held("Winter coupon", 500, 320).await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     // As if people had come within forty seconds, most of them at once.
     let instants = format!(

@@ -135,7 +135,7 @@ async fn rows_of_a_sealed_drop_that_were_deleted_are_restored_and_seen_to_be_the
     let f = Fixture::new("mail-sealed").await;
     f.world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let phone = Phone::of_duty(&f.world).await;
     assert_eq!(
         f.api

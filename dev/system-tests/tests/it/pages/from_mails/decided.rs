@@ -16,7 +16,7 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     let name = "Winter <b>coupon</b>";
     let (coupon, answers) = f.held(name, 20, 20).await;
     // Its mails lead to its own address, as no PUBLIC_URL says another.
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     injector(&f.world, &coupon)
         .await
         .make(Drift::MissingAdmission, 3)
@@ -193,7 +193,7 @@ async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity()
 async fn a_dead_letter_is_corrected_and_issued_from_the_mail_s_link_on() {
     let f = Fixture::new("mail-letter").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 19).await;
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let done = injector(&f.world, &coupon)
         .await
         .make(Drift::FailedUnrepairable, 1)

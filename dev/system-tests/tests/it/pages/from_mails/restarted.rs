@@ -21,7 +21,7 @@ async fn a_reconciler_in_trouble_is_cured_and_seen_to_be_well() {
     f.world.set("WEBHOOK_URLS", &format!("{url}/hook"));
     f.world.set("WEBHOOK_SECRET", SECRET);
     receiver.is_gone(true);
-    let daemon = f.world.settled_daemon().await;
+    let daemon = f.world.daemon().await;
     let phone = Phone::of_duty(&f.world).await;
 
     f.world.sql.query("RENAME TABLE alerts TO not_there").await;
