@@ -130,8 +130,8 @@ pub enum LookResult {
 /// Longest wait for one answer, and for a message.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// Shortest wait for a message. Each malformed record costs it several times.
-const SHORTEST: Duration = Duration::from_millis(500);
+/// First wait for a message. Each malformed record costs it several times.
+const FIRST: Duration = Duration::from_millis(500);
 
 /// Longest search for the end of a range. Whatever is left is another range.
 const SEARCH: Duration = Duration::from_secs(20);
@@ -152,6 +152,11 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     // Its end takes a tenth of a second, and longer if a broker is silent.
     std::thread::spawn(move || drop(client));
     found
+}
+
+/// The client did not answer in time, which says nothing of the partition.
+fn inconclusive() -> KafkaError {
+    KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
 }
 
 struct Place<'c> {
@@ -178,20 +183,29 @@ impl Place<'_> {
             },
             end,
         };
+        // First, since after another fetch the end of the partition may be that one's.
+        let begun = Instant::now();
+        let waited = match self.fetch(offset, FIRST)? {
+            Some(Fetched::Message(next)) => return Ok(LookResult::Message(next)),
+            Some(Fetched::End) => return Ok(LookResult::End(end)),
+            Some(Fetched::Failed(cause)) => return Ok(unreadable(cause)),
+            None => begun.elapsed(),
+        };
         // Whether this client can fetch from this partition at all, and how soon it gets an answer.
         let begun = Instant::now();
         let Some(Fetched::Message(_) | Fetched::End) = self.fetch(end, ANSWER)? else {
-            return Err(KafkaError::MessageConsumption(
-                RDKafkaErrorCode::OperationTimedOut,
-            ));
+            return Err(inconclusive());
         };
-        let patience = (begun.elapsed() * 5).clamp(SHORTEST, ANSWER);
-        Ok(match self.fetch(offset, patience)? {
-            Some(Fetched::Message(next)) => LookResult::Message(next),
-            Some(Fetched::End) => LookResult::End(end),
-            Some(Fetched::Failed(cause)) => unreadable(cause),
-            None => unreadable(UnreadableCause::Silent),
-        })
+        let patience = (begun.elapsed() * 5).min(ANSWER);
+        if patience <= waited {
+            return Ok(unreadable(UnreadableCause::Silent));
+        }
+        match self.fetch(offset, patience)? {
+            Some(Fetched::Message(next)) => Ok(LookResult::Message(next)),
+            Some(Fetched::End) => Err(inconclusive()),
+            Some(Fetched::Failed(cause)) => Ok(unreadable(cause)),
+            None => Ok(unreadable(UnreadableCause::Silent)),
+        }
     }
 
     /// The first that comes from an offset on; `None` if nothing does in time. librdkafka recovers

@@ -6,7 +6,8 @@
 //! One rule, since Kafka's client names neither partition nor offset with an error, and reports no
 //! error at all about a malformed record: a partition is suspicious if messages wait there and
 //! nothing comes for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads
-//! a message, the consumer is only busy. If it comes to the end, the offsets are markers of
+//! a message, the consumer is only busy; if nothing comes for [`SILENCE`] more, the consumer seeks
+//! that position once more, since an earlier seek may have failed. If it comes to the end, the offsets are markers of
 //! transactions, and are passed. Otherwise fetching pauses, a second look finds the end of the
 //! range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that partition was
 //! left out a moment ago, one look decides.
@@ -147,6 +148,8 @@ pub(super) struct UnreadableWatch {
     held: BTreeMap<i32, Held>,
     /// When a range of a partition was left out last.
     left_out: BTreeMap<i32, Instant>,
+    /// Silent partitions in which a fresh client has read the next message, and since when.
+    readable: BTreeMap<i32, (Position, Instant)>,
     looking: Vec<Looking>,
 }
 
@@ -164,6 +167,7 @@ impl UnreadableWatch {
             silent: BTreeMap::new(),
             held: BTreeMap::new(),
             left_out: BTreeMap::new(),
+            readable: BTreeMap::new(),
             looking: Vec::new(),
         }
     }
@@ -258,8 +262,11 @@ impl UnreadableWatch {
         let range = match found {
             Ok(Found::Unreadable(range)) => range,
             Ok(Found::Message(next)) => {
-                // The consumer is only busy, unless an error may have led its client elsewhere.
-                let goes_on = self.held.remove(&partition).is_some() || self.is_doubted(now);
+                // The consumer is only busy, unless an error may have led its client elsewhere or
+                // it does not follow a seek.
+                let goes_on = self.held.remove(&partition).is_some()
+                    || self.is_doubted(now)
+                    || self.stays_silent(at, now);
                 return goes_on.then_some(WatchStep::Release {
                     partition,
                     assignment,
@@ -313,6 +320,23 @@ impl UnreadableWatch {
         None
     }
 
+    /// Whether a fresh client read this very message a while ago, and the consumer still does not.
+    fn stays_silent(&mut self, at: Position, now: Instant) -> bool {
+        match self.readable.get(&at.partition) {
+            Some((before, since)) if *before == at => {
+                let stays = now >= *since + self.silence;
+                if stays {
+                    self.readable.remove(&at.partition);
+                }
+                stays
+            }
+            _ => {
+                self.readable.insert(at.partition, (at, now));
+                false
+            }
+        }
+    }
+
     /// The looks that are due, `passed` of polling after the last check.
     pub(super) fn due(
         &mut self,
@@ -324,6 +348,8 @@ impl UnreadableWatch {
         self.silent
             .retain(|partition, _| readings.contains_key(partition));
         self.left_out
+            .retain(|partition, _| readings.contains_key(partition));
+        self.readable
             .retain(|partition, _| readings.contains_key(partition));
         let mut due = Vec::new();
         for (partition, reading) in readings {
@@ -508,6 +534,20 @@ mod tests {
                 .all(|(_, step)| !matches!(step, WatchStep::Hold { .. })),
             "{seen:?}"
         );
+    }
+
+    #[test]
+    fn consumer_that_does_not_read_what_fresh_clients_read_seeks_again() {
+        let mut watch = UnreadableWatch::new(STUCK);
+        let seen = steps(&mut watch, 12, &readings(&[(3, 7, 9)]), |_, _| {
+            Found::Message(7)
+        });
+        let release = WatchStep::Release {
+            partition: 3,
+            assignment: 1,
+            next: 7,
+        };
+        assert_eq!(seen, [(10_000, release)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_testkit::{all_issued, eventually, open_world, people, rows, rush, shared};
+use futures_util::future::join_all;
 
 const PARTITIONS: u32 = 12;
 const BATCHES: u32 = 90;
@@ -32,15 +33,25 @@ async fn flood_of_malformed_records_on_all_partitions_loses_no_claim() {
         };
         claim.encode().into_bytes()
     };
-    for batch in 0..batches {
-        let slot = 3 * batch + 1;
-        let claims = [
-            claim(slot, format!("good-{slot}")),
-            claim(slot + 1, format!("malformed-{slot}-")),
-            claim(slot + 2, format!("good-{}", slot + 2)),
-        ];
-        let partition = (batch % PARTITIONS).cast_signed();
-        world.topic.produce_batch(partition, "none", &claims).await;
+    for batch in 0..BATCHES {
+        // Four at a time: each has a client of Kafka.
+        for few in [0..4, 4..8, 8..PARTITIONS] {
+            join_all(few.map(|partition| {
+                let slot = 3 * (batch * PARTITIONS + partition) + 1;
+                let claims = [
+                    claim(slot, format!("good-{slot}")),
+                    claim(slot + 1, format!("malformed-{slot}-")),
+                    claim(slot + 2, format!("good-{}", slot + 2)),
+                ];
+                let topic = &world.topic;
+                async move {
+                    topic
+                        .produce_batch(partition.cast_signed(), "none", &claims)
+                        .await
+                }
+            }))
+            .await;
+        }
     }
     let topic = world.setting("KAFKA_TOPIC");
     for batch in 0..batches {
