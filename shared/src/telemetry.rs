@@ -5,15 +5,19 @@ use std::fmt;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::http::{request_id, wrong_tokens};
 
-/// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs,
-/// hundreds of times while no broker answers.
-pub const DEFAULT_LOGS: &str = "info,tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
+/// What is logged unless `RUST_LOG` says otherwise.
+pub const DEFAULT_LOGS: &str = "info";
+
+/// Libraries that repeat themselves. `rdkafka::client` logs again what librdkafka logs, hundreds of
+/// times while no broker answers. A directive of `RUST_LOG` for the same library wins.
+const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
 /// Logs to standard error what `RUST_LOG` chooses. A second call in one process (tests) changes
 /// nothing.
@@ -28,7 +32,7 @@ pub fn init_logs() {
 
 /// Logs to standard error what `filter` lets through. A second call in one process changes nothing.
 pub fn init_logs_as(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
+    let filter = log_filter(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -37,6 +41,10 @@ pub fn init_logs_as(filter: &str) {
     if logs.try_init().is_err() {
         tracing::debug!("logs are set up already");
     }
+}
+
+fn log_filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("{QUIET},{directives}"))
 }
 
 /// Lines with the id of the request that the task works on. Not by a span for each request: that
@@ -119,5 +127,22 @@ fn keep_small(handle: PrometheusHandle) {
         .spawn(upkeep)
     {
         tracing::warn!(%error, "figures are summed up only when they are asked for");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_that_repeat_themselves_stay_quiet_unless_they_are_named() {
+        let shown = |directives| log_filter(directives).unwrap().to_string();
+        for usual in ["info", "debug,firstcome::access=debug"] {
+            assert!(shown(usual).contains("librdkafka=warn"), "{usual}");
+            assert!(shown(usual).contains("rdkafka::client=off"), "{usual}");
+        }
+        let named = shown("info,librdkafka=debug");
+        assert!(named.contains("librdkafka=debug"), "{named}");
+        assert!(!named.contains("librdkafka=warn"), "{named}");
     }
 }

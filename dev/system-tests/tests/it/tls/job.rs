@@ -38,7 +38,10 @@ async fn rush_is_exact(fixture: &Fixture) {
 /// librdkafka's own log comes while its client is polled, which a pass does only where something is
 /// unread.
 async fn no_log_has_a_password(fixture: &Fixture) {
-    let chatty = [("RUST_LOG", "debug"), ("KAFKA_CONFIG_DEBUG", "all")];
+    let chatty = [
+        ("RUST_LOG", "debug,librdkafka=debug"),
+        ("KAFKA_CONFIG_DEBUG", "all"),
+    ];
     let once = fixture.world.once_with(&[], &chatty).await;
     assert_eq!(once.code, 0, "{}", once.log);
     let api = fixture.world.serve_with(&chatty).await;

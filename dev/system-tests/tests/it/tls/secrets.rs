@@ -52,7 +52,10 @@ fn assert_has_none(what: &str, text: &str, secrets: &[&str]) {
 async fn no_planted_secret_is_in_a_log_an_answer_a_mail_or_a_table() {
     let world = world("tls-secrets").await;
     for (name, value) in [
-        ("RUST_LOG", "trace"),
+        (
+            "RUST_LOG",
+            "trace,librdkafka=trace,rdkafka::client=trace,tokio_cron_scheduler=trace",
+        ),
         ("KAFKA_CONFIG_DEBUG", "all"),
         ("OPS_VIEW_TOKEN", VIEW_TOKEN),
         ("WEBHOOK_SECRET", WEBHOOK_SECRET),
