@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use firstcome_histories::Recorder;
+use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{ApiClient, HttpReply, MadeCoupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

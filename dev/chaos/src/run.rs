@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_histories::{Figures, History, RecordedRow, RecordedScope, Recorder, Verdict, check};
 use firstcome_testkit::MadeCoupon;
+use firstcome_testkit::histories::{
+    Figures, History, RecordedRow, RecordedScope, Recorder, Verdict, check,
+};
 use serde::Serialize;
 
 use crate::clients::Clients;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_histories::{History, Recorder, Verdict, check};
 use firstcome_testkit::MadeCoupon;
+use firstcome_testkit::histories::{History, Recorder, Verdict, check};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use firstcome_histories::Recorder;
+use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{ApiClient, Http, MadeCoupon, PrefixedKeys, World};
 use serde_json::json;
 

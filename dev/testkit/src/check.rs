@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use firstcome_histories::{
-    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
-};
 
 use crate::answer::Answer;
 use crate::eventually_some;
+use crate::histories::{
+    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
+};
 use crate::http::MadeCoupon;
 use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
@@ -217,7 +217,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
 }
 
 fn promised_from(event: &RecordedEvent) -> Option<u64> {
-    use firstcome_histories::RecordedAnswer;
+    use crate::histories::RecordedAnswer;
     match event {
         RecordedEvent::Ok {
             answer:

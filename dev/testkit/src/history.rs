@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use firstcome_histories::{HistoryLine, RecordedEvent, Recorder};
+use crate::histories::{HistoryLine, RecordedEvent, Recorder};
 
 /// What was asked and answered so far.
 pub(crate) struct RecordedClaims {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use firstcome_histories::{RecordedOutcome, Recorder};
 use firstcome_reconciler::report::Run;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
+use crate::histories::{RecordedOutcome, Recorder};
 use crate::reply::HttpReply;
 
 /// The operators' token of every world.

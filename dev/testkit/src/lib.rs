@@ -6,6 +6,8 @@
 //! A test makes a [`World`]: its own database, key prefix, topic and mail sink on servers that all
 //! tests share, or on private ones where a test breaks them. From the world come the processes:
 //! [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
+//!
+//! [`histories`] judges what was answered, offline and without any of the above.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
 
 mod answer;
@@ -13,6 +15,7 @@ mod browser;
 mod check;
 mod clock;
 mod fixture;
+pub mod histories;
 mod history;
 mod http;
 mod kafka;

@@ -3,6 +3,7 @@
 mod comments;
 mod deny;
 mod features;
+mod independent;
 mod language;
 mod placement;
 mod swallowed;
@@ -65,6 +66,7 @@ fn text() -> Result<()> {
     step("comments within 100 columns", comments::check)?;
     step("language", || language::run(None))?;
     step("no tests where none are built", placement::check)?;
+    step("the checker of histories stands alone", independent::check)?;
     step("no swallowed answers in dev tools", swallowed::check)?;
     step("type names", types::check)?;
     step("unused dependencies and empty files", unused::check)?;

@@ -5,9 +5,9 @@
 //! void, and what was asked for after it stands.
 
 use super::index::{Index, once_per_coupon, promise};
-use crate::event::RecordedAnswer;
-use crate::history::{Ended, History, Operation, OperationKind};
-use crate::violation::Violation;
+use crate::histories::event::RecordedAnswer;
+use crate::histories::history::{Ended, History, Operation, OperationKind};
+use crate::histories::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for op in history

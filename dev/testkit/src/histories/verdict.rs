@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::violation::Violation;
+use crate::histories::violation::Violation;
 
 /// Passed, violated, or not known.
 #[derive(Debug, Clone, PartialEq, Eq)]

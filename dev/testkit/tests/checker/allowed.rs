@@ -1,6 +1,6 @@
 //! A good history of a coupon with an allow list, spoiled in one way at a time.
 
-use firstcome_histories::{
+use firstcome_testkit::histories::{
     History, RecordedAnswer, RecordedEvent, RecordedScope, Verdict, Violation,
 };
 

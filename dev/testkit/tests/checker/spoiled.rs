@@ -1,7 +1,7 @@
 //! A good history, spoiled in one way at a time: each turns it red, and the violation says what it
 //! was.
 
-use firstcome_histories::{
+use firstcome_testkit::histories::{
     History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
 };
 

@@ -9,6 +9,7 @@
 //!
 //! `firstcome-check FILE` is the same as a program: exit code 0 passed, 1 violated, 2 unknown or
 //! unreadable.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 pub mod check;
 pub mod event;

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::event::{HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope};
+use crate::histories::event::{
+    HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
+};
 
 /// Writes lines in the order in which they happen, from any thread; clones write to the same
 /// history. Every line is handed to the system at once, so a process that dies leaves a history

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::event::{HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope};
+use crate::histories::event::{
+    HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
+};
 
 /// Why a history can't be judged.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use firstcome_histories::{RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope};
+use firstcome_testkit::histories::{RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope};
 use proptest::prelude::*;
 
 pub(crate) const COUPON: u64 = 1;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use firstcome_histories::{History, Judgement, Unreadable, check};
+use firstcome_testkit::histories::{History, Judgement, Unreadable, check};
 
 /// Decides from a recorded history whether every promise was kept.
 ///

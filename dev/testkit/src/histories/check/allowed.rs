@@ -5,9 +5,9 @@
 
 use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
-use crate::event::RecordedAnswer;
-use crate::history::{Ended, History, Operation, OperationKind};
-use crate::violation::Violation;
+use crate::histories::event::RecordedAnswer;
+use crate::histories::history::{Ended, History, Operation, OperationKind};
+use crate::histories::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for op in history

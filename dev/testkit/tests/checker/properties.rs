@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use firstcome_histories::{History, RecordedAnswer, RecordedEvent, RecordedRow, Verdict, check};
+use firstcome_testkit::histories::{
+    History, RecordedAnswer, RecordedEvent, RecordedRow, Verdict, check,
+};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use firstcome_histories::{RecordedAnswer, RecordedOutcome, RecordedRow, RecordedScope, Recorder};
+use firstcome_testkit::histories::{
+    RecordedAnswer, RecordedOutcome, RecordedRow, RecordedScope, Recorder,
+};
 
 fn firstcome_check(file: &Path) -> (Option<i32>, String) {
     let Output {
