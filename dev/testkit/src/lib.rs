@@ -7,13 +7,15 @@
 //! tests share, or on private ones where a test breaks them. From the world come the processes:
 //! [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
 //!
-//! [`histories`] judges what was answered, offline and without any of the above.
+//! [`drift`] breaks what the stores hold, and [`histories`] judges what was answered, offline and
+//! without any of the above.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
 
 mod answer;
 mod browser;
 mod check;
 mod clock;
+pub mod drift;
 mod fixture;
 pub mod histories;
 mod history;

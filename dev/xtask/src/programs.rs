@@ -14,7 +14,7 @@ pub(crate) const SYSTEM: [&str; 6] = [
     "firstcome-reconciler",
     "firstcome-load",
     "firstcome-demo",
-    "firstcome-drift",
+    "firstcome-testkit",
     "firstcome-stack",
 ];
 pub(crate) const BENCH: [&str; 2] = ["firstcome-baselines", "firstcome-bench"];

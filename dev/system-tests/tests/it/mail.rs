@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::Behaviour;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, ReconcilerClient, Running, World, eventually};
 use serde_json::json;
 

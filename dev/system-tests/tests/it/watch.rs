@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{PrometheusOptions, PrometheusServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, Http, LIMIT, eventually};
 use serde_json::{Value, json};
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, Http, LIMIT, MadeCoupon, WorldStores, all_issued, coupon_body, eventually,
 };

@@ -1,7 +1,7 @@
 //! Passes that somebody asked for: at the endpoint and by the command line.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventually, status_of};
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! Broken promises: first in line whatever happens to the line, and open until a row, or an
 //! operator, mends them.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, all_issued, eventually, people, rows, rush};
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use firstcome_drift::Drift;
 use firstcome_stack::ProxyFault;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PromisedAnswer, World, assert_nothing_found,
     coupon_body, eventually, eventually_some, rows, shared,

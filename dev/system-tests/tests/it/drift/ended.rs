@@ -1,8 +1,8 @@
 //! What counts as run is what ended well: passes that another process keeps from running are tried
 //! again and mailed, and an accepted pass can always be read.
 
-use firstcome_drift::Drift;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, Http, LIMIT, World, WorldStores, eventually, shared,
 };

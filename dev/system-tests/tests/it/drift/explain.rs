@@ -1,7 +1,7 @@
 //! One person's whole story, at the endpoint and by the command line.
 
 use chrono::{DateTime, Utc};
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running, coupon_body, eventually,
 };

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually,
     status_of,

@@ -1,8 +1,8 @@
 //! Messages that the API did not send, or that contradict their drop.
 
 use chrono::{TimeDelta, Utc};
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, MadeCoupon, World, all_issued, eventually, open_world, people, rush,
 };

@@ -1,9 +1,9 @@
 //! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes
 //! nothing, a pass mends it, the next finds nothing, and a mail says so.
 
-use firstcome_drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::{AffectedPerson, Drift, DriftStoreArgs, Injected, Injector};
 use firstcome_testkit::{
     Fixture, LIMIT, MadeCoupon, WorldStores, assert_clean, assert_kept, eventually,
 };

@@ -1,8 +1,8 @@
 //! Drift that is left for a person: mailed once, with what was done, and once more when it is
 //! resolved.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, assert_kept, eventually, eventually_some};
 use serde_json::json;
 

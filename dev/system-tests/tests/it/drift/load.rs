@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{Drift, Injected};
+use firstcome_testkit::drift::{Drift, Injected};
 use firstcome_testkit::{Fixture, World, all_issued, coupon_body, eventually, people, rush, tally};
 
 use crate::drift::support::{assert_settled, injector};

@@ -1,7 +1,7 @@
 //! Rows that another client of MySQL has locked: the trouble of their coupon, and of no other.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, LOCK_WAITS, MadeCoupon, World, all_issued, assert_kept,
     eventually, rows,

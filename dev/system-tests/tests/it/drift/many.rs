@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, MadeCoupon, PromisedAnswer, WorldStores, all_issued, assert_kept, coupon_body, people,
     rush,

@@ -1,6 +1,6 @@
 //! Metrics of passes, findings, repairs, drift that is left, and mails.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! Runs that did not happen are caught up at once, and a mail says so.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, World, WorldStores, error_of, eventually, people, rush, status_of,
 };

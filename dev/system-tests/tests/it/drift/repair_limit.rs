@@ -1,7 +1,7 @@
 //! The repair limit: above it nothing is repaired until a person confirms.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Answer, Fixture, MadeCoupon, Once, redis_holders, rows};
 use serde_json::json;
 

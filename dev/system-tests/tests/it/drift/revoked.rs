@@ -1,8 +1,8 @@
 //! Revocations of which a step is missing: after a crash, a loss of Redis, or by a hand.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, rows};
 use serde_json::json;
 

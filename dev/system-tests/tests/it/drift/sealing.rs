@@ -2,9 +2,9 @@
 //! MySQL.
 
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
     assert_kept, eventually, eventually_some, people,

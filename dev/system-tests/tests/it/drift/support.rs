@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{DriftStoreArgs, Injected, Injector};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
+use firstcome_testkit::drift::{DriftStoreArgs, Injected, Injector};
 use firstcome_testkit::{
     LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept,
     eventually, eventually_some, redis_holders, rows, shared, status_of,

@@ -1,8 +1,8 @@
 //! The waiting list: who comes first gets what comes free, never past the quantity, never while
 //! paused.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Status;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Answer, Fixture, MadeCoupon, coupon_body, rows};
 use serde_json::json;
 

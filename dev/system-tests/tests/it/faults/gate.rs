@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use firstcome_drift::Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Clocks, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, all_issued, assert_exact,
     coupon_body, eventually, people, rush,

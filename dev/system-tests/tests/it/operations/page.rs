@@ -1,8 +1,8 @@
 //! The operations page as a client without a browser meets it: who is let in, what is refused, and
 //! what the first screen says. In a browser: `pages/operations.rs`.
 
-use firstcome_drift::Drift;
 use firstcome_stack::ProxyFault;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually, eventually_some,
     open_world, shared,

@@ -1,7 +1,7 @@
 //! What one can do at the operations page beside looking: passes, confirmations, one person's
 //! story, dead letters.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, eventually_some, open_world};
 use reqwest::Method;
 use reqwest::header::{LOCATION, ORIGIN};

@@ -1,7 +1,7 @@
 //! What only a person can mend, mended at the operations page: a dead letter of a wrong claim,
 //! a promise that can't be kept; and many dead letters that nobody needs.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, rows};
 use reqwest::Method;
 use reqwest::header::ORIGIN;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_drift::{Drift, DriftStoreArgs};
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_reconciler::topic::TopicReader;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_testkit::drift::{Drift, DriftStoreArgs};
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually,
     open_world, status_of,

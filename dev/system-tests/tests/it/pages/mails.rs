@@ -1,6 +1,6 @@
 //! Mails as they look in the browser of a telephone.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look};
 use serde_json::json;
 

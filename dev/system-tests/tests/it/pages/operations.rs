@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_drift::Drift;
 use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, ReconcilerClient, Running};
 use serde_json::json;
 

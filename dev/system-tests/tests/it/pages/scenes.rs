@@ -1,7 +1,7 @@
 //! A day of the person on duty, screen after screen: a drop that runs, the pass that repaired it,
 //! one person's story, the dead letters. docs/OPERATIONS.md shows them.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
 use serde_json::json;
 

@@ -1,8 +1,8 @@
 //! The main job and the repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::PASSWORD;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, LIMIT, all_issued, assert_clean, assert_exact, assert_kept, eventually, people, rush,
     tally,

@@ -3,9 +3,9 @@
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
-use firstcome_drift::Drift;
 use firstcome_load::identity::{token, token_settings};
 use firstcome_stack::PASSWORD;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, World, eventually};
 use reqwest::Method;
 use serde_json::json;

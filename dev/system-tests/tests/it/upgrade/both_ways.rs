@@ -1,7 +1,7 @@
 //! What one release writes the other understands: messages, rows, revocations, runs.
 
-use firstcome_drift::Drift;
 use firstcome_reconciler::report::{Run, Status};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, Http, Release, World, all_issued, assert_kept, assert_nothing_found, coupon_body,
     people, rush,

@@ -1,7 +1,7 @@
 //! A pass that dies when it is about to open admission, or has just opened it.
 
-use firstcome_drift::Drift;
 use firstcome_shared::crash::Point;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{all_issued, assert_exact, people, rush};
 
 use super::environment::Environment;

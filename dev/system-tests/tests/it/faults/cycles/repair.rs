@@ -1,7 +1,7 @@
 //! A pass that dies in the middle of its repairs.
 
-use firstcome_drift::Drift;
 use firstcome_shared::crash::Point;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{MadeCoupon, all_issued, coupon_body, people, rows, rush};
 
 use super::environment::Environment;

@@ -1,6 +1,6 @@
 //! Problems in which a person decides: held repairs, broken promises, dead letters.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Browser, Fixture, OPS_TOKEN, assert_kept};
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! Problems of the reconciler itself: alerts that can't be recorded, a pass that hangs, webhooks
 //! that are off until it is restarted; and the digest of a day that left a problem.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 

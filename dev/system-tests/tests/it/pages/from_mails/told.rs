@@ -1,6 +1,6 @@
 //! Mails that ask for nothing, or only for a look.
 
-use firstcome_drift::Drift;
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, World};
 use serde_json::json;
 

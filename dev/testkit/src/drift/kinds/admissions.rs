@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use firstcome_shared::domain::UserId;
 
-use crate::injector::{Injected, Injector, signed};
-use crate::kind::Drift;
+use crate::drift::injector::{Injected, Injector, signed};
+use crate::drift::kind::Drift;
 
 impl Injector {
     pub(super) async fn forget_people(&mut self, n: u32) -> Result<Injected> {

@@ -6,8 +6,8 @@ use diesel_async::RunQueryDsl;
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::schema::drops;
 
-use crate::injector::{Injected, Injector, signed};
-use crate::kind::Drift;
+use crate::drift::injector::{Injected, Injector, signed};
+use crate::drift::kind::Drift;
 
 impl Injector {
     pub(super) async fn free_while_waiting(&mut self, n: u32) -> Result<Injected> {

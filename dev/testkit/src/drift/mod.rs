@@ -5,17 +5,9 @@
 //! all its rules: what it does is what a crash, a lost disk or a hand at a console would have done.
 //! Never point it at a system that people use.
 //!
-//! ```no_run
-//! # async fn demo(stores: firstcome_drift::DriftStoreArgs) -> anyhow::Result<()> {
-//! use firstcome_drift::{Drift, Injector};
-//! let mut injector = Injector::new(&stores, None, None).await?;
-//! let done = injector.make(Drift::Unissued, 3).await?;
-//! println!("{}", done.summary); // and `done.people` names who lost their row
-//! # Ok(()) }
-//! ```
-//!
 //! Each call of one [`Injector`] hits people that no earlier call has hit, so that several kinds
 //! can be made in one drop.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 mod injector;
 mod kind;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum as _};
-use firstcome_drift::{Drift, DriftStoreArgs, Injector};
+use firstcome_testkit::drift::{Drift, DriftStoreArgs, Injector};
 
 /// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and
 /// mend it.

@@ -14,9 +14,9 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
 use redis::{Cmd, FromRedisValue};
 
-use crate::kind::Drift;
-use crate::stall::Stall;
-use crate::store_args::DriftStoreArgs;
+use crate::drift::kind::Drift;
+use crate::drift::stall::Stall;
+use crate::drift::store_args::DriftStoreArgs;
 
 /// A person concerned, with the slot it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,8 +6,8 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::{IssuedBy, insert};
 use firstcome_shared::mysql::slot_limits::SlotLimits;
 
-use crate::injector::{Injected, Injector};
-use crate::kind::Drift;
+use crate::drift::injector::{Injected, Injector};
+use crate::drift::kind::Drift;
 
 impl Injector {
     pub(super) async fn set_count(&mut self, kind: Drift, by: i64) -> Result<Injected> {

@@ -5,8 +5,8 @@ use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 
-use crate::injector::{Injected, Injector, signed};
-use crate::kind::Drift;
+use crate::drift::injector::{Injected, Injector, signed};
+use crate::drift::kind::Drift;
 
 impl Injector {
     pub(super) async fn revoke_in_mysql(&mut self, n: u32) -> Result<Injected> {

@@ -5,9 +5,9 @@ use firstcome_shared::event::ClaimEvent;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::time::Duration;
 
-use crate::injector::{Injected, Injector, signed};
-use crate::kind::Drift;
-use crate::stall::Stall;
+use crate::drift::injector::{Injected, Injector, signed};
+use crate::drift::kind::Drift;
+use crate::drift::stall::Stall;
 
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 

@@ -15,8 +15,8 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::schema::issued_coupons;
 use firstcome_shared::redis::admission::Admission;
 
-use crate::injector::{Injected, Injector, signed};
-use crate::kind::Drift;
+use crate::drift::injector::{Injected, Injector, signed};
+use crate::drift::kind::Drift;
 
 impl Injector {
     /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be
