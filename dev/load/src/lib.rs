@@ -4,6 +4,7 @@
 //!   the answers up in a [`tally`]; [`workload`] does so in a process of its own.
 //! - [`rush`] is the load tool: it drives a running system anywhere and reports the answers.
 //! - [`rows`] judges whether every promise became a row.
+//! - [`local`] is the whole system on this machine: the demo, and `make run`.
 //! - [`launch`] starts the product's processes on private servers; [`measure`] meters them.
 
 pub mod answer;
@@ -14,6 +15,7 @@ pub mod crowd;
 pub mod generator;
 pub mod identity;
 pub mod launch;
+pub mod local;
 pub mod measure;
 pub mod ops;
 pub mod rows;

@@ -9,11 +9,10 @@ use crate::shell::{cargo, command, exec, run, setting};
 
 /// The programs of a running system. One selection for all jobs: each selection that is built with
 /// other features than the workspace is built twice (`cargo xtask lint features`).
-pub(crate) const SYSTEM: [&str; 6] = [
+pub(crate) const SYSTEM: [&str; 5] = [
     "firstcome-api",
     "firstcome-reconciler",
     "firstcome-load",
-    "firstcome-demo",
     "firstcome-testkit",
     "firstcome-stack",
 ];

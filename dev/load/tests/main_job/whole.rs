@@ -1,8 +1,8 @@
 //! The demo from beginning to end, with few people. It runs with the single faults (`make faults`):
 //! it needs servers of its own.
 
-use firstcome_demo::demo::{DemoSize, run};
-use firstcome_demo::system::SystemOptions;
+use firstcome_load::local::demo::{DemoSize, run};
+use firstcome_load::local::system::SystemOptions;
 
 /// The value of a row of the table.
 fn value<'a>(table: &'a str, row: &str) -> &'a str {

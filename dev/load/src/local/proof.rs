@@ -4,10 +4,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, ensure};
-use firstcome_load::answer::PromisedSlot;
-use firstcome_load::measure::{CountedRow, Database};
-use firstcome_load::rows::unkept;
 use firstcome_stack::MysqlServer;
+
+use crate::answer::PromisedSlot;
+use crate::measure::{CountedRow, Database};
+use crate::rows::unkept;
 
 /// What the tables hold for one coupon with one drop.
 #[derive(Debug, Clone, Default)]

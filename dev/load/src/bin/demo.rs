@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use firstcome_demo::demo::{DemoSize, run};
-use firstcome_demo::system::{SystemOptions, stopped};
 use firstcome_load::ended;
+use firstcome_load::local::demo::{DemoSize, run};
+use firstcome_load::local::system::{SystemOptions, stopped};
 use firstcome_load::terminal::step;
 
 /// Starts the whole system on servers of its own, lets a crowd rush a coupon, breaks things

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use clap::builder::FalseyValueParser;
-use firstcome_demo::system::{System, SystemOptions, stopped};
 use firstcome_load::ended;
+use firstcome_load::local::system::{System, SystemOptions, stopped};
 use firstcome_load::terminal::step;
 use firstcome_stack::{PrometheusOptions, PrometheusServer};
 

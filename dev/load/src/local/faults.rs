@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
-use firstcome_load::answer::PromisedSlot;
-use firstcome_load::launch::Service;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
@@ -14,7 +12,9 @@ use firstcome_stack::{MysqlServer, Stack};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::{Instant, sleep};
 
-use crate::system::TOPIC;
+use crate::answer::PromisedSlot;
+use crate::launch::Service;
+use crate::local::system::TOPIC;
 
 /// Every such slot is refused when the consumer writes it.
 pub const REFUSED_EVERY: u32 = 7;

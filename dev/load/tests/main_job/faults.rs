@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use firstcome_demo::faults::{refuse_no_more, refuse_some_rows};
-use firstcome_demo::proof::Proof;
 use firstcome_load::answer::PromisedSlot;
+use firstcome_load::local::faults::{refuse_no_more, refuse_some_rows};
+use firstcome_load::local::proof::Proof;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_stack::{MysqlOptions, MysqlServer, Server};
 

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use firstcome_load::client::Target;
-use firstcome_load::launch::{ANY_PORT, Installation, Servers, Service};
-use firstcome_load::ops::Ops;
-use firstcome_load::terminal::step;
 use firstcome_stack::{MailOptions, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::Target;
+use crate::launch::{ANY_PORT, Installation, Servers, Service};
+use crate::ops::Ops;
+use crate::terminal::step;
 
 pub const TOPIC: &str = "coupon-claims";
 
@@ -44,7 +45,7 @@ impl PageApi {
     async fn start(installation: &Installation, address: &str) -> Result<Self> {
         let secret = format!("{:032x}", rand::random::<u128>());
         let service = installation.pages_at(address, &secret).await?;
-        let token = firstcome_load::identity::token(&secret, "you")?;
+        let token = crate::identity::token(&secret, "you")?;
         Ok(Self { service, token })
     }
 

@@ -1,13 +1,13 @@
 //! How the demo ended, in words.
 
-use firstcome_load::table;
-use firstcome_load::tally::Tally;
-use firstcome_load::terminal::grouped;
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
 use serde_json::Value;
 
-use crate::proof::{Proof, RefusedClaims};
+use crate::local::proof::{Proof, RefusedClaims};
+use crate::table;
+use crate::tally::Tally;
+use crate::terminal::grouped;
 
 #[derive(Debug)]
 pub struct DemoOutcome {

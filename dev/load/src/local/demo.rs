@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
-use firstcome_load::answer::AnswerKind;
-use firstcome_load::crowd::Crowd;
-use firstcome_load::generator::{self, CrowdPlan};
-use firstcome_load::ops::Ops;
-use firstcome_load::table;
-use firstcome_load::tally::{CrowdProgress, Tally};
-use firstcome_load::terminal::{ProgressLine, grouped, step};
 use firstcome_stack::Mail;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::faults::{self, Forger};
-use crate::outcome::{DemoOutcome, is_about_a_repair};
-use crate::proof::Proof;
-use crate::system::{System, SystemOptions};
+use crate::answer::AnswerKind;
+use crate::crowd::Crowd;
+use crate::generator::{self, CrowdPlan};
+use crate::local::faults::{self, Forger};
+use crate::local::outcome::{DemoOutcome, is_about_a_repair};
+use crate::local::proof::Proof;
+use crate::local::system::{System, SystemOptions};
+use crate::ops::Ops;
+use crate::table;
+use crate::tally::{CrowdProgress, Tally};
+use crate::terminal::{ProgressLine, grouped, step};
 
 /// The name of the coupon, also in the mails.
 pub const COUPON_NAME: &str = "Winter coupon";
