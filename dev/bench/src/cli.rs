@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
-use firstcome_baselines::{Design, RushSize};
 use serde::{Deserialize, Serialize};
+
+use crate::baselines::{Design, RushSize};
 
 /// Measures Firstcome beside other designs and beside its own ceilings, on real servers of its own.
 ///

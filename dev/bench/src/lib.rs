@@ -5,8 +5,9 @@
 //!   [`quiet`].
 //! - [`report`]: the table and `report.json`.
 //!
-//! The load comes from `firstcome-load`, other designs and bare routes from `firstcome-baselines`.
+//! The load comes from `firstcome-load`, other designs and bare routes from [`baselines`].
 
+pub mod baselines;
 pub mod ceiling;
 pub mod cli;
 pub mod quiet;
@@ -48,7 +49,7 @@ impl Bench {
         args: &[&str],
         settings: &BTreeMap<&'static str, String>,
     ) -> Result<Service> {
-        let mut command = Command::new(built_program(firstcome_baselines::PROGRAM)?);
+        let mut command = Command::new(built_program(baselines::PROGRAM)?);
         self.servers
             .spawn(
                 args.first().copied().unwrap_or("baseline"),

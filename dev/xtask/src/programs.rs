@@ -16,7 +16,7 @@ pub(crate) const SYSTEM: [&str; 5] = [
     "firstcome-testkit",
     "firstcome-stack",
 ];
-pub(crate) const BENCH: [&str; 2] = ["firstcome-baselines", "firstcome-bench"];
+pub(crate) const BENCH: [&str; 1] = ["firstcome-bench"];
 pub(crate) const CHAOS: [&str; 1] = ["firstcome-chaos"];
 
 /// The profile that `PROFILE` names, and where cargo puts its programs.

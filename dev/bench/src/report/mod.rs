@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use firstcome_baselines::Comparison;
 use serde::{Deserialize, Serialize};
+
+use crate::baselines::Comparison;
 
 pub use machine::Machine;
 pub use table::print;

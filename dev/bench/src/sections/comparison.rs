@@ -1,8 +1,7 @@
 //! Firstcome beside the best of the other designs.
 
-use firstcome_baselines::comparison::{DesignRun, Nothing};
-use firstcome_baselines::{Comparison, Design};
-
+use crate::baselines::comparison::{DesignRun, Nothing};
+use crate::baselines::{Comparison, Design};
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "designs";
@@ -97,7 +96,7 @@ fn count(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_baselines::comparison::Spread;
+    use crate::baselines::comparison::Spread;
 
     #[test]
     fn turns_that_overlap_cannot_be_told_apart() {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::launch::{Installation, InstallationCoupon, until};
 use firstcome_load::terminal::step;
 use firstcome_shared::domain::{CouponId, DropId};
@@ -15,6 +14,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::figures::median;
 use crate::Bench;
+use crate::baselines::routes::PARTITIONS;
 use crate::ceiling::{insert_rows_by, person};
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};

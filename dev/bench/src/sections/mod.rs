@@ -23,14 +23,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_baselines::Design;
-use firstcome_baselines::comparison as designs;
 use firstcome_load::launch::Servers;
 use firstcome_load::terminal::step;
 use firstcome_stack::StackOptions;
 use tokio::time::timeout;
 
 use crate::Bench;
+use crate::baselines::Design;
+use crate::baselines::comparison as designs;
 use crate::cli::{BenchOptions, BenchSize, Part};
 use crate::quiet::settle;
 use crate::report::{BenchReport, print};

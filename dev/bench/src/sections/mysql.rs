@@ -2,11 +2,11 @@
 //! killed, or shared with a shop.
 
 use anyhow::Result;
-use firstcome_baselines::Design;
-use firstcome_baselines::comparison::pressure::{self, PressedRun, Pressure, PressureSize};
 use firstcome_load::terminal::number;
 
 use crate::Bench;
+use crate::baselines::Design;
+use crate::baselines::comparison::pressure::{self, PressedRun, Pressure, PressureSize};
 use crate::cli::BenchSize;
 use crate::report::Measurement;
 

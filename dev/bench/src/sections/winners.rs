@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::answer::AnswerKind;
 use firstcome_load::launch::{Installation, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
@@ -15,6 +14,7 @@ use mysql_async::prelude::Queryable as _;
 use super::consumer;
 use super::figures::median;
 use crate::Bench;
+use crate::baselines::routes::PARTITIONS;
 use crate::cli::BenchSize;
 use crate::quiet::ProcessorTime;
 use crate::report::{FigureTarget, Measurement};

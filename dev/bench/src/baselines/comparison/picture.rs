@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::columns::rate;
 use super::{Comparison, DesignRun, Spread};
-use crate::designs::Design;
+use crate::baselines::designs::Design;
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";

@@ -13,8 +13,8 @@ use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use crate::PROGRAM;
-use crate::designs::{Design, prepare};
+use crate::baselines::PROGRAM;
+use crate::baselines::designs::{Design, prepare};
 
 /// Rows that do not come for so long do not come any more. Longer than a killed consumer's session.
 const STILL: Duration = Duration::from_secs(12);

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::lost;
 use super::processes::Processes;
 use super::shop::{Shop, ShopLatency};
-use crate::designs::Design;
+use crate::baselines::designs::Design;
 
 /// Seconds of a crowd by the clock.
 const SECONDS: u32 = 10;

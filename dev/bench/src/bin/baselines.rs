@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use firstcome_baselines::comparison::{self, Picture};
-use firstcome_baselines::designs::{self, DesignArgs};
-use firstcome_baselines::routes::{self, BareArgs};
+use firstcome_bench::baselines::comparison::{self, Picture};
+use firstcome_bench::baselines::designs::{self, DesignArgs};
+use firstcome_bench::baselines::routes::{self, BareArgs};
 use firstcome_load::ended;
 
 /// Other designs of first-come coupons. `firstcome-bench designs` starts and compares them.

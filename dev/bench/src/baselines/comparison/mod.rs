@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::picture::{Picture, draw};
 use self::processes::{Processes, program};
-use crate::designs::Design;
+use crate::baselines::designs::Design;
 
 /// A fast design is measured so often, and the run in the middle counts.
 const TURNS: usize = 3;

@@ -22,7 +22,7 @@ use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 
-use crate::designs::listen;
+use crate::baselines::designs::listen;
 
 /// Partitions of the topic, as `migrate` makes it.
 pub const PARTITIONS: u32 = 12;
