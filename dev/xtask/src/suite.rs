@@ -59,8 +59,8 @@ const BEFORE_A_RELEASE: [&str; 31] = [
 
 /// Other tests of that kind: the demo under single faults, and the servers that tests start, which
 /// fail every other test when they fail.
-const DEMO_UNDER_FAULTS: &str = "whole::";
-const DEMO: &str = "main_job";
+const DEMO_UNDER_FAULTS: &str = "demo::whole::";
+const DEMO: &str = "load";
 const SERVERS: &str = "servers";
 
 /// Tests that need programs of other releases (`cargo xtask upgrade-test`), and those that need

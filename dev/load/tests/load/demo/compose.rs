@@ -31,7 +31,7 @@ async fn migrate_as_an_ordinary_user(extra_args: Vec<String>) -> anyhow::Result<
 
 #[tokio::test]
 async fn a_user_with_a_password_migrates_with_the_setting_of_the_compose_file_and_not_without() {
-    assert!(include_str!("../../../../docker-compose.yml").contains(SETTING));
+    assert!(include_str!("../../../../../docker-compose.yml").contains(SETTING));
     let error = migrate_as_an_ordinary_user(Vec::new())
         .await
         .unwrap_err()

@@ -1,4 +1,4 @@
-//! The load generator and the load tool, against small servers.
+//! The load generator and the load tool, against small servers, and the demo.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,6 +6,7 @@
 )]
 
 mod crowd;
+mod demo;
 mod rush;
 
 use std::collections::HashMap;

@@ -1,0 +1,5 @@
+//! What the demo rests on, against real servers.
+
+mod compose;
+mod faults;
+mod whole;
