@@ -147,7 +147,9 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
         system.extend(["--skip", words]);
     }
     let programs = test_programs()?;
-    let mut others = vec!["--lib", "--bins"];
+    // Not `--bins`, which also builds and links the programs with `test = false`, and no `--doc`: no
+    // crate has a tested example.
+    let mut others = vec!["--lib", "--bin", "xtask"];
     for name in programs
         .iter()
         .filter(|name| ![SYSTEM, SERVERS].contains(&name.as_str()))
@@ -159,10 +161,9 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     schedules.arg("run").envs(SCHEDULES);
     thread::scope(|scope| {
         let others = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &others)));
-        let examples = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &["--doc"])));
         let schedules = scope.spawn(|| Run::kept(schedules));
         let mut runs = vec![Run::shown(cargo_test(&Threads::system(), &system))?];
-        for beside in [others, examples, schedules] {
+        for beside in [others, schedules] {
             let run = beside
                 .join()
                 .map_err(|_| Failed::check("a thread panicked"))??;

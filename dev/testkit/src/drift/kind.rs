@@ -96,6 +96,20 @@ impl Drift {
             .unwrap_or_default()
     }
 
+    /// A line a kind: its name, and what it does.
+    pub fn list() -> String {
+        let line = |kind: &Self| {
+            let value = kind.to_possible_value()?;
+            let help = value
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            Some(format!("{:<26} {help}", value.get_name()))
+        };
+        let lines: Vec<_> = Self::value_variants().iter().filter_map(line).collect();
+        lines.join("\n")
+    }
+
     /// The reconciler's name of the finding, without the variant.
     pub fn finding(self) -> String {
         self.name().split(':').next().unwrap_or_default().to_owned()
@@ -105,6 +119,14 @@ impl Drift {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_is_listed_with_what_it_does() {
+        let kinds = Drift::list();
+        assert_eq!(kinds.lines().count(), Drift::value_variants().len());
+        assert!(kinds.lines().all(|line| line.len() > 40), "{kinds}");
+        assert!(kinds.contains("unissued "), "{kinds}");
+    }
 
     #[test]
     fn every_variant_is_named_after_a_finding() {
