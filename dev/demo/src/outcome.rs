@@ -1,4 +1,4 @@
-//! How the demo ended, in words.
+//! The demo's result, in words.
 
 use firstcome_load::table;
 use firstcome_load::tally::Tally;
@@ -14,16 +14,16 @@ pub struct DemoOutcome {
     pub tally: Tally,
     pub proof: Proof,
     pub mails: Vec<Mail>,
-    /// A pass of the reconciler after everything, as the endpoint gave it.
+    /// The final pass of the reconciler, as the endpoint reported it.
     pub last_pass: Value,
-    /// Passes until then, this one too.
+    /// Number of passes, including the final one.
     pub passes: u64,
-    /// Processes that did not stop as they should.
+    /// Processes that did not stop cleanly.
     pub complaints: Vec<String>,
 }
 
 impl DemoOutcome {
-    /// Exact, no answer contradicts another, and every process ended as it should.
+    /// Exact, without contradicting answers, and every process stopped cleanly.
     pub fn success(&self) -> bool {
         self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
     }
@@ -119,7 +119,7 @@ fn subject(mail: &Mail) -> String {
 }
 
 impl DemoOutcome {
-    /// The mails with a heading each: what was repaired, then what the demo itself caused.
+    /// The mails, each with a heading: repairs first, then those that the demo itself caused.
     pub fn mails_as_text(&self) -> String {
         let mut mails: Vec<_> = self
             .mails

@@ -1,4 +1,5 @@
-//! Every state of the protocols under the faults they are to withstand; each wrong one is caught.
+//! Explores every state of the protocols under the faults that they must survive; each wrong
+//! protocol is caught.
 
 use firstcome_model::{Case, cases};
 

@@ -1,4 +1,4 @@
-//! Firstcome beside the best of the other designs.
+//! Firstcome compared with the best of the other designs.
 
 use firstcome_baselines::comparison::{DesignRun, Nothing};
 use firstcome_baselines::{Comparison, Design};
@@ -67,8 +67,8 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     measurements
 }
 
-/// Firstcome beside the best of some designs; a route that does nothing shows the limit of the HTTP
-/// server.
+/// Firstcome compared with the best of some designs; a route that does nothing shows the limit of
+/// the HTTP server.
 fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
     let rate = own.tally.per_second;
     let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("best/s", best));

@@ -1,4 +1,4 @@
-//! What Redis has of people.
+//! Drift of admissions in Redis.
 
 use anyhow::{Result, ensure};
 use firstcome_shared::domain::UserId;
@@ -94,7 +94,7 @@ impl Injector {
         ))
     }
 
-    /// Has Redis believe that a person is on a slot.
+    /// Records in Redis that a user has this slot.
     pub(super) async fn place_on(&self, user: &UserId, slot: i64, claims: bool) -> Result<()> {
         self.redis::<i64>(
             redis::cmd("ZADD")
@@ -116,7 +116,7 @@ impl Injector {
         Ok(())
     }
 
-    /// Has Redis forget a person.
+    /// Deletes a user from Redis.
     pub(super) async fn forget(&self, user: &UserId) -> Result<()> {
         self.redis::<i64>(redis::cmd("ZREM").arg(&self.keys.users).arg(user.as_str()))
             .await?;

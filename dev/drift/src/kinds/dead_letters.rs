@@ -1,4 +1,4 @@
-//! Rows of the dead-letter table.
+//! Drift in the dead-letter table.
 
 use anyhow::Result;
 use diesel::prelude::*;

@@ -1,4 +1,4 @@
-//! Each kind of drift, by where it is made.
+//! The kinds of drift, by the place where they are injected.
 
 mod admissions;
 mod counter;
@@ -19,8 +19,8 @@ use crate::injector::{Injected, Injector, signed};
 use crate::kind::Drift;
 
 impl Injector {
-    /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be
-    /// counted).
+    /// Injects `n` of a kind: users, messages, or the error of a counter. Not all kinds have a
+    /// number.
     pub async fn make(&mut self, kind: Drift, n: u32) -> Result<Injected> {
         match kind {
             Drift::Unissued => self.unissued(n).await,

@@ -1,4 +1,4 @@
-//! More admitted than there is.
+//! Drift with more admissions than slots.
 
 use anyhow::{Context, Result, ensure};
 use diesel::prelude::*;
@@ -17,8 +17,7 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        // Where nothing is left, the counter went on as well: that is how it would have come to
-        // this.
+        // If nothing is left, raise the counter too, as a real over-admission would have done.
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
@@ -29,8 +28,8 @@ impl Injector {
         ))
     }
 
-    /// The last `n` lose their rows, which the schema would hold against it, then the quantity goes
-    /// below their slots.
+    /// Deletes the rows of the last `n` users, since the schema would reject the change otherwise,
+    /// then lowers the quantity below their slots.
     pub(super) async fn shrink(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick_last(n).await?;
         let quantity = people

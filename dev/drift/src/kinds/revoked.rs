@@ -1,4 +1,4 @@
-//! Revocations of which a step is missing.
+//! Incomplete revocations.
 
 use anyhow::Result;
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
@@ -87,7 +87,7 @@ impl Injector {
         Ok(self.db.revoke(new).await?)
     }
 
-    /// A pass leaves those of this moment to the API.
+    /// Backdates revocations, because a pass leaves recent ones to the API.
     async fn revoked_long_ago(&self) -> Result<()> {
         let sql = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
         Ok(self

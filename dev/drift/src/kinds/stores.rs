@@ -1,4 +1,4 @@
-//! Stores as a whole.
+//! Drift of whole stores.
 
 use anyhow::{Context, Result};
 use firstcome_shared::event::ClaimEvent;
@@ -36,9 +36,8 @@ impl Injector {
         ))
     }
 
-    /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row
-    /// is locked: nothing that concerns this drop can be written until the lock goes, and nothing
-    /// is different afterwards.
+    /// Sends copies of `n` claims that already have rows while the drop's row is locked. Nothing of
+    /// this drop can be written until the lock is released, and nothing differs afterwards.
     pub(super) async fn stall(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         let stall = Stall::begin(&self.db_settings, self.drop.id).await?;

@@ -1,4 +1,4 @@
-//! Fewer given out than there is.
+//! Drift with fewer coupons given out than available.
 
 use anyhow::{Result, ensure};
 use diesel::prelude::*;
@@ -46,7 +46,7 @@ impl Injector {
         let gone = self.make_room(n).await?;
         let now_ms = self.redis.time_ms().await?;
         let id = self.drop.id.0;
-        // Opened long ago, if it has not: the schema wants the end after the beginning.
+        // Move the opening to the past if needed: the schema wants the end after the beginning.
         let closed: Option<chrono::NaiveDateTime> = self
             .db
             .run("close drop", async move |conn| {
@@ -79,8 +79,8 @@ impl Injector {
         ))
     }
 
-    /// `n` slots that nobody holds: never given out, else taken back from people without a trace,
-    /// as a support desk would.
+    /// `n` slots that nobody holds: slots never given out, otherwise slots silently taken from
+    /// users, as a support desk might.
     async fn make_room(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let left = i64::from(self.top()) - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

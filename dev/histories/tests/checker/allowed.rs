@@ -50,8 +50,8 @@ fn on_list(people: &[&str]) -> RecordedEvent {
     }
 }
 
-/// Three slots. a has one and is taken off, b is taken off, x comes onto the list and gets one, c
-/// is on it and has not asked yet.
+/// Three slots. a has one and is removed from the list, b is removed, x is added and gets one, c is
+/// on the list and has not asked yet.
 fn listed() -> Vec<RecordedEvent> {
     let mut events = vec![RecordedEvent::Drop {
         drop: DROP,
@@ -75,7 +75,7 @@ fn listed() -> Vec<RecordedEvent> {
     events
 }
 
-/// What is wrong when more happens before the end.
+/// The violations if these events happen before the end.
 fn with<const N: usize>(more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     let mut events = listed();
     insert(&mut events, more.concat());
@@ -99,7 +99,7 @@ fn a_good_history_passes() {
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "one history")]
-fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
+fn users_off_the_list_at_every_request_are_promised_nothing() {
     let given = |person: &str| Violation::GivenUnlisted {
         coupon: 1,
         person: person.into(),
@@ -213,7 +213,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
         "it was admitted before"
     );
 
-    // Given in this very request, whatever there was before.
+    // Given in this very request, whatever happened before.
     let before = [
         asks(19, "c", RecordedAnswer::Waiting { position: 1 }),
         changes(9, "c", false, ok(9)),
@@ -254,7 +254,7 @@ fn a_change_during_the_request_makes_both_answers_possible() {
 }
 
 #[test]
-fn who_was_on_the_list_during_the_whole_request_is_not_turned_away() {
+fn users_on_the_list_during_the_whole_request_are_not_turned_away() {
     let no = asks(20, "c", RecordedAnswer::NotAllowed);
     let is_turned_away =
         |found: &[Violation]| matches!(found, [Violation::TurnedAway { coupon: 1, .. }]);
@@ -297,7 +297,7 @@ fn who_was_on_the_list_during_the_whole_request_is_not_turned_away() {
 }
 
 #[test]
-fn taking_somebody_off_revokes_nothing() {
+fn removal_from_the_list_revokes_nothing() {
     let mut events = listed();
     last(&mut events).remove(0);
     assert!(found(events).contains(&Violation::Lost {
@@ -354,7 +354,7 @@ fn taking_somebody_off_revokes_nothing() {
 }
 
 #[test]
-fn only_who_is_allowed_wants_one() {
+fn only_allowed_users_count_as_wanting_one() {
     let few = |asked| Violation::TooFew {
         drop: DROP,
         rows: 2,
@@ -406,7 +406,7 @@ fn a_coupon_for_everybody_turns_nobody_away() {
 }
 
 #[test]
-fn a_list_that_is_announced_late_twice_or_never_makes_a_history_unreadable() {
+fn a_list_announced_late_or_twice_or_never_makes_a_history_unreadable() {
     let drop = || RecordedEvent::Drop {
         drop: DROP,
         coupon: 1,
