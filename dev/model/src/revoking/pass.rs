@@ -47,7 +47,7 @@ impl Revoking {
                 }
             }
             2 => {
-                // A row from before the claim was repeated.
+                // Deletes a void row, which an earlier release may have written.
                 state.row = state
                     .row
                     .filter(|row| !state.ban.voids(*row) || self.is(Wrong::InsertUnchecked));
