@@ -1,5 +1,5 @@
-//! What counts as run is what ended well: passes that another process keeps from running are tried
-//! again and mailed, and an accepted pass can always be read.
+//! Only successful passes count as run: passes blocked by another process are retried and mailed,
+//! and an accepted pass can always be read.
 
 use firstcome_drift::Drift;
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::drift::support::{Hindered, injector, mailed, ran_two_hours_ago, subjects};
 
-/// A pass may be about to give it back.
+/// A pass may be about to release it.
 const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 30)";
 const LAST_SUCCESS: &str =
     "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
@@ -25,7 +25,7 @@ async fn runs(world: &World, which: &str) -> i64 {
         .await
 }
 
-/// Of somebody else, who holds the lock of passes.
+/// A foreign session that holds the lock of passes.
 async fn holder(world: &World) -> HeldTransaction {
     let mut holder = HeldTransaction::begin(&world.sql).await;
     holder.run(TAKE).await;
@@ -33,8 +33,7 @@ async fn holder(world: &World) -> HeldTransaction {
 }
 
 #[tokio::test]
-async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_runs_when_the_lock_is_free()
- {
+async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
     let fixture = Fixture::new("d-deep-lost").await;
     let world = &fixture.world;
     fixture.held("Deep", 20, 20).await;
@@ -84,7 +83,7 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
 }
 
 #[tokio::test]
-async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
+async fn a_hanging_pass_is_mailed_with_its_process() {
     let fixture = Fixture::new("d-hangs").await;
     let world = &fixture.world;
     fixture.held("Hangs", 200, 200).await;
@@ -127,7 +126,7 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
 }
 
 #[tokio::test]
-async fn only_a_full_pass_that_ended_well_is_a_success() {
+async fn only_a_complete_full_pass_counts_as_a_success() {
     let fixture = Fixture::new("d-success").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Success", 20, 20).await;
@@ -145,7 +144,7 @@ async fn only_a_full_pass_that_ended_well_is_a_success() {
         before,
         "partial, dry and refused passes are none"
     );
-    // What waits for a person is no failure of passes.
+    // A finding that waits for a person is not a failed pass.
     injector(world, &coupon)
         .await
         .make(Drift::FailedUnrepairable, 1)
@@ -159,7 +158,7 @@ async fn only_a_full_pass_that_ended_well_is_a_success() {
 }
 
 #[tokio::test]
-async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_once() {
+async fn accepted_and_blocking_passes_can_be_read_at_once() {
     let fixture = Fixture::new("d-location").await;
     let world = &fixture.world;
     fixture.held("Location", 20, 20).await;
@@ -197,7 +196,7 @@ async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_o
         "{accepted} accepted, {refused} refused"
     );
     let holder = holder(world).await;
-    // A lock without a run: there is nothing to read.
+    // The lock is held without a run: there is nothing to read.
     firstcome_testkit::eventually_some(
         "the last pass is over, and the lock alone is named",
         LIMIT,
@@ -214,7 +213,7 @@ async fn an_accepted_pass_and_one_that_is_in_the_way_of_another_can_be_read_at_o
 }
 
 #[tokio::test]
-async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
+async fn the_progress_and_age_of_a_pass_are_visible() {
     let fixture = Fixture::new("d-progress").await;
     let world = &fixture.world;
     fixture.held("Progress", 200, 200).await;
@@ -246,7 +245,7 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
 }
 
 #[tokio::test]
-async fn a_short_restart_of_redis_is_no_mail() {
+async fn a_short_restart_of_redis_sends_no_mail() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-blip").await;
     let world = &fixture.world;
@@ -327,7 +326,7 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
             .is_some(),
         "claims go on"
     );
-    // That a pass of this daemon failed may be mailed.
+    // A mail about the failed pass of this daemon is allowed.
     let of_claims = "SELECT COUNT(*) FROM mail_outbox WHERE body_text LIKE '%503%' OR subject LIKE '%been reached%'";
     assert_eq!(
         world.sql.number(of_claims).await,
@@ -338,7 +337,7 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
 }
 
 #[tokio::test]
-async fn a_daemon_shows_no_drift_that_the_pass_of_another_has_seen_mended() {
+async fn a_daemon_does_not_show_drift_that_another_daemons_pass_saw_repaired() {
     let fixture = Fixture::new("d-elsewhere").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Elsewhere", 20, 20).await;
@@ -391,7 +390,7 @@ async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs() {
         runs(world, "deep AND status = 'clean'").await > 0
     })
     .await;
-    // Both have judged their schedules again since, several times.
+    // Both have evaluated their schedules several times since.
     let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
     eventually("seconds have gone by", LIMIT, async || {
         world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4

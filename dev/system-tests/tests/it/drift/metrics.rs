@@ -1,4 +1,4 @@
-//! Metrics of passes, findings, repairs, drift that is left, and mails.
+//! Metrics of passes, findings, repairs, remaining drift, and mails.
 
 use firstcome_drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};

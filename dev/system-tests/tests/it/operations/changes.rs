@@ -1,5 +1,6 @@
-//! Operators who change the same coupon at the same time, beside claims and repairs: whatever order
-//! their writes arrive in, Redis ends with what MySQL has, and nobody is promised a slot beyond it.
+//! Operators who change the same coupon concurrently, during claims and repairs: in whatever order
+//! their writes arrive, Redis ends with MySQL's settings, and nobody is promised a slot beyond
+//! them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 /// Conflicting changes; 1,000 in `cargo xtask scale`.
 const CHANGES: [u32; 2] = [60, 1_000];
 
-/// Quantity and pause, as MySQL and as Redis have them.
+/// Quantity and pause in MySQL and in Redis.
 async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i64; 2], [i64; 2]) {
     let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
     let quantity = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
@@ -33,7 +34,7 @@ async fn settings(world: &World, coupon: &firstcome_testkit::MadeCoupon) -> ([i6
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
+async fn conflicting_changes_at_four_processes_promise_nothing_beyond_the_quantity() {
     let what = "people told yes beyond MySQL's quantity, 1,000 conflicting PATCHes at 4 processes beside claims";
     assert!(
         measured(what, "≤ 0", CHANGES, refused_a_row).await < 1.0,
@@ -41,7 +42,7 @@ async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_
     );
 }
 
-/// People who were told yes and refused a row, beside so many conflicting changes.
+/// Users with a promise who were refused a row, during this many conflicting changes.
 #[allow(clippy::cast_precision_loss)] // a small count
 async fn refused_a_row(changes: u32) -> f64 {
     let fixture = Fixture::new("operators").await;
