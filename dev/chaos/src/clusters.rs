@@ -61,7 +61,9 @@ impl ClusteredServers {
 
     /// Empties Redis. Every fault has already repaired its store.
     ///
-    /// # Errors If a server no longer answers. The servers are lost then; start new ones.
+    /// # Errors
+    ///
+    /// If a server no longer answers. The servers are lost then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         self.stack.mysql.address.cut_now().await;
         self.stack.redis.wait_until_whole().await?;

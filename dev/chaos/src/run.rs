@@ -52,7 +52,9 @@ pub struct ScheduleResult {
 
 /// Runs a schedule and keeps its history and logs in a folder.
 ///
-/// # Errors If the machine or a server failed, not the product: the run proves nothing then.
+/// # Errors
+///
+/// If the machine or a server failed, not the product: the run proves nothing then.
 pub async fn run(
     servers: &Arc<TestedServers>,
     schedule: &FaultSchedule,

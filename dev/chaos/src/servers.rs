@@ -159,7 +159,9 @@ impl ProxiedServers {
 
     /// Makes the first Redis the master again and empties it.
     ///
-    /// # Errors If a server no longer answers. The servers are lost then; start new ones.
+    /// # Errors
+    ///
+    /// If a server no longer answers. The servers are lost then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         for store in [FaultyStore::Redis, FaultyStore::Mysql, FaultyStore::Kafka] {
             self.proxy(store).set(ProxyFault::Pass).await?;

@@ -85,7 +85,9 @@ impl TestedServers {
 
     /// Repairs and empties the servers for the next schedule.
     ///
-    /// # Errors If a server no longer answers. The servers are lost then; start new ones.
+    /// # Errors
+    ///
+    /// If a server no longer answers. The servers are lost then; start new ones.
     pub async fn restore(&self) -> Result<()> {
         match self {
             Self::Single(servers) => servers.restore().await,

@@ -125,7 +125,9 @@ impl Recorder {
 
     /// Checks that everything was written.
     ///
-    /// # Errors The first write error: the history is incomplete and must not be judged.
+    /// # Errors
+    ///
+    /// The first write error: the history is incomplete and must not be judged.
     pub fn finish(&self) -> io::Result<()> {
         let mut inner = self.0.lock();
         inner.failed.take().map_or_else(|| inner.out.flush(), Err)

@@ -188,8 +188,10 @@ impl Connection {
 
     /// Sends one request and returns the status and body of its answer.
     ///
-    /// # Errors If the connection broke, the answer is not HTTP, or [`ANSWER_LIMIT`] passed. The
-    /// connection is then unusable.
+    /// # Errors
+    ///
+    /// If the connection broke, the answer is not HTTP, or [`ANSWER_LIMIT`] passed. The connection
+    /// is then unusable.
     pub async fn send(&mut self, call: &Call<'_>) -> Result<(u16, &[u8])> {
         self.prepare(call);
         let (status, body) = timeout(ANSWER_LIMIT, self.exchange())

@@ -85,7 +85,9 @@ struct JwtClaims<'a> {
 impl CrowdIdentity {
     /// Generates or reads the tokens of a crowd.
     ///
-    /// # Errors One sentence about what is missing or unreadable, never with a secret.
+    /// # Errors
+    ///
+    /// One sentence about what is missing or unreadable, never with a secret.
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
             (CrowdAuth::TrustedHeader, None) => {

@@ -85,7 +85,9 @@ impl Hogs {
 
     /// Waits until they have opened this many connections in total.
     ///
-    /// # Panics If that takes longer than half a minute.
+    /// # Panics
+    ///
+    /// If that takes longer than half a minute.
     pub async fn have_opened(&self, connections: usize) {
         let all = async {
             while self.opened.load(Ordering::Relaxed) < connections {

@@ -94,7 +94,9 @@ impl Program {
 
     /// Waits until stdout has a line with each of these beginnings, and returns the rest of each.
     ///
-    /// # Errors If it ends first, or `limit` has passed.
+    /// # Errors
+    ///
+    /// If it ends first, or `limit` has passed.
     pub async fn lines<const N: usize>(
         &self,
         beginnings: [&str; N],

@@ -9,7 +9,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(
 
 /// Waits until a condition holds.
 ///
-/// # Panics With `what` after `limit`.
+/// # Panics
+///
+/// With `what` after `limit`.
 pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
     eventually_some(what, limit, async || {
         if holds().await {
@@ -23,7 +25,9 @@ pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut(
 
 /// Waits until `check` returns a value.
 ///
-/// # Panics With `what` and the last error after `limit`.
+/// # Panics
+///
+/// With `what` and the last error after `limit`.
 pub async fn eventually_some<T, E: std::fmt::Display>(
     what: &str,
     limit: Duration,

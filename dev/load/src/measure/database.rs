@@ -29,8 +29,10 @@ pub struct Database {
 impl Database {
     /// Connects, and counts statements from now on.
     ///
-    /// # Errors If the address is invalid or MySQL is unreachable. Leaves out the address, which
-    /// contains a password.
+    /// # Errors
+    ///
+    /// If the address is invalid or MySQL is unreachable. Leaves out the address, which contains a
+    /// password.
     pub async fn open(url: &str) -> Result<Self> {
         let options = Opts::from_url(url)
             .context("DATABASE_URL is no mysql://user:password@host:port/database")?;

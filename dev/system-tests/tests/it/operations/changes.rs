@@ -76,7 +76,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         let every = apis.iter().enumerate().map(async |(at, api)| {
             let mut stood = 0_u64;
             for round in 0..each {
-                // Up and down round what is given out, each process by its own step.
+                // Up and down around the number given out, in different steps per process.
                 let step = u64::from(rand::random::<u8>());
                 let change = match (round + at as u64) % 3 {
                     0 => json!({"paused": round % 2 == 0}),
@@ -116,7 +116,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         each * 4
     );
     assert!(stood >= each, "{stood} changes stood");
-    // No pass has run: what Redis has is what the changes left there.
+    // No pass has run: Redis has what the changes left there.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
     assert_eq!(in_mysql, in_redis, "quantity and pause");
     let written = format!(
@@ -132,7 +132,7 @@ async fn refused_a_row(changes: u32) -> f64 {
 }
 
 #[tokio::test]
-async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
+async fn a_stalled_change_does_not_undo_a_later_one() {
     let fixture = Fixture::new("held-up").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
@@ -156,7 +156,7 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
             .status
     };
     let lower = async {
-        // As soon as MySQL has it, and before Redis does.
+        // After MySQL has it, and before Redis does.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
         eventually("MySQL has the larger quantity", LIMIT, async || {
             world.sql.number(&sql).await == 200
@@ -174,7 +174,7 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
 }
 
 #[tokio::test]
-async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
+async fn a_pause_that_finds_a_later_revision_in_redis_is_rewritten() {
     let fixture = Fixture::new("overtaken").await;
     let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
@@ -199,7 +199,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
             world.sql.number(&sql).await == 1
         })
         .await;
-        // As a writer of one field or one drop leaves it, who took a later revision and died.
+        // As left by a writer of one field or one drop that took a later revision and died.
         let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
         let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
         world
@@ -217,7 +217,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
 }
 
 #[tokio::test]
-async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
+async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
         WorldStores::shared().await.with_redis(&server),
@@ -258,7 +258,7 @@ async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
 }
 
 #[tokio::test]
-async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim() {
+async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     let fixture = Fixture::new("op-locked").await;
     let world = &fixture.world;
     let patient = [

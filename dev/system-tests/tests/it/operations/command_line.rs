@@ -34,7 +34,7 @@ async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said
 }
 
 #[tokio::test]
-async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
+async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
     let fixture = Fixture::new("cli").await;
     let (world, api) = (&fixture.world, &*fixture.api);
     let daily = [
@@ -101,7 +101,7 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
         assert_eq!(said.code, 0, "{args:?}: {}", said.log);
         said.out
     };
-    // How much is left is half a second old at most.
+    // The remaining number is half a second old at most.
     eventually("the list says that none is left", LIMIT, async || {
         run(&["list"]).await.contains("0 of 3")
     })
@@ -195,7 +195,7 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn with_json_a_coupon_is_printed_as_the_api_has_it_after_each_command() {
+async fn json_output_is_the_api_s_coupon_after_each_command() {
     let fixture = Fixture::new("cli-json").await;
     let number = fixture.api.open_coupon(3).await.id;
     let id = number.to_string();
@@ -223,7 +223,7 @@ async fn with_json_a_coupon_is_printed_as_the_api_has_it_after_each_command() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
+async fn errors_are_one_sentence_and_an_exit_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let (world, base) = (&fixture.world, fixture.api.http().base());
     let id = fixture.api.open_coupon(3).await.id.to_string();

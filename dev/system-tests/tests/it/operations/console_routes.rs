@@ -1,5 +1,4 @@
-//! The reconciler's routes that its console reads and changes things through, as other programs use
-//! them.
+//! The reconciler's routes behind its console, as other programs use them.
 
 use firstcome_testkit::{Fixture, Http, HttpReply, OPS_TOKEN};
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! What passes leave in the tables grows with what happens, not with passes and drops.
+//! Rows written by passes grow with events, not with the number of passes and drops.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::drift::support::injector;
 use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
-/// The findings of a run as the endpoint gives them, and those of the run itself.
+/// The findings of a run at the endpoint, and those in the run itself.
 async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
     let page = daemon
         .http()
@@ -45,14 +45,14 @@ async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, V
 }
 
 #[tokio::test]
-async fn what_stays_is_written_once_and_every_run_has_it() {
+async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     let scene = Fixture::new("stays").await;
     let world = &scene.world;
     let mut coupons = Vec::new();
     for name in ["A", "B", "C", "D", "E"] {
         coupons.push(scene.held(name, 5, 5).await.0);
     }
-    // The fifth has nothing.
+    // The fifth has no drift.
     for coupon in &coupons[..4] {
         injector(world, coupon)
             .await
@@ -114,7 +114,7 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
     assert_eq!(world.sql.query(&clean).await, [["[]"]]);
 }
 
-/// A pass that is asked for and fails.
+/// A requested pass that fails.
 async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
     let run = daemon.begin().await;
     let status = async || status_of(world, &run).await;
@@ -126,7 +126,7 @@ async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
 }
 
 #[tokio::test]
-async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others() {
+async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
     let scene = Fixture::on(
         WorldStores::shared().await.with_kafka(server),
@@ -271,7 +271,7 @@ async fn reopenings_in_vain_are_one_run() {
 }
 
 #[tokio::test]
-async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
+async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_stay() {
     let scene = Fixture::new("old").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("Old", 5, 5).await;
@@ -357,7 +357,7 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     );
 }
 
-/// Setting, table, the column that marks a row, the others, and a row that was over an hour `ago`.
+/// Setting, table, the column that marks a row, the others, and a row that ended an hour `ago`.
 const OVER: [(&str, &str, &str, &str, &str); 8] = [
     (
         "FIRSTCOME_TEST_RUNS_KEPT_SECONDS",
@@ -418,7 +418,7 @@ const OVER: [(&str, &str, &str, &str, &str); 8] = [
 ];
 
 #[tokio::test]
-async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
+async fn each_retention_setting_applies_to_its_own_tables() {
     let (world, _api) = open_world("kept-seconds").await;
     for (_, table, mark, columns, values) in OVER {
         let hour = "SELECT UTC_TIMESTAMP(3) - INTERVAL 1 HOUR AS ago";
@@ -488,8 +488,7 @@ async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its
 }
 
 #[tokio::test]
-async fn a_large_sold_out_drop_that_stays_as_it_is_is_counted_and_read_again_when_anything_changes()
-{
+async fn an_unchanged_large_drop_is_only_counted_until_something_changes() {
     let scene = Fixture::new("unchanged").await;
     let world = &scene.world;
     world.set("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10");

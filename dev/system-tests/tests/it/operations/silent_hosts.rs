@@ -1,5 +1,5 @@
-//! How long processes with default settings stay with a host that went silent, with its connections
-//! open, while the same address leads to another host.
+//! How long processes with default settings stay with a host that went silent with open
+//! connections, while the same address leads to another host.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,13 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::json;
 
-/// On a busy machine; the target of a quiet one is five seconds.
+/// On a busy machine; the target on a quiet one is five seconds.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Requests at once: more than a process has connections to a store.
+/// Concurrent requests: more than a process has connections to a store.
 const AT_ONCE: usize = 24;
 
-/// Seconds from `begun` until so many claims at once, so many questions at once and a change are
-/// answered as ever.
+/// Seconds from `begun` until concurrent claims, look-ups and a change are answered as usual.
 async fn answers(
     api: &ApiClient,
     coupon: &MadeCoupon,

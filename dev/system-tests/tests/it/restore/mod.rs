@@ -1,4 +1,4 @@
-//! MySQL is lost, and a server that got an older dump takes its place, by the commands of
+//! MySQL is lost and replaced by a server restored from an older dump, with the commands of
 //! OPERATIONS.
 
 mod lost;
@@ -13,7 +13,7 @@ use crate::drift::support::mailed;
 use crate::faults::waves::HEALED;
 
 #[tokio::test]
-async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
+async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     let mut lost = Lost::begin("restore-whole").await;
     let during = rush(
         &[&lost.fixture.api],
@@ -69,7 +69,7 @@ async fn with_redis_whole_everything_comes_back_but_the_name_of_a_new_coupon() {
 }
 
 #[tokio::test]
-async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_listed_by_name() {
+async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
     let mut lost = Lost::begin("restore-empty").await;
     lost.fixture.world.redis.command::<()>(&["FLUSHALL"]).await;
     assert!(
@@ -107,7 +107,7 @@ async fn with_redis_empty_rows_come_back_from_the_topic_and_who_is_broken_is_lis
     assert_eq!(found, expected, "{findings:#?}");
     mailed(world, &["action needed"]).await;
 
-    // What the operators know: the quantity, and the coupon.
+    // From the operators' knowledge: the quantity, and the coupon.
     assert_eq!(
         api.patch(lost.winter.id, &json!({"quantity": 23}))
             .await
