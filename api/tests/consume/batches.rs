@@ -99,9 +99,9 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumer_that_stops_inside_a_message_leaves_no_claim_out() {
+async fn a_consumer_stopped_inside_a_message_skips_no_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
-    // One claim a second: the stop comes inside the message.
+    // One claim per second, so that the consumer stops inside the message.
     let slow = world.consumer(&["--consume-max-rows-per-second=1"]);
     send(&world, &[(None, batch(drop, 1..=100))]).await;
     until("some claims are written", async || world.rows().await > 0).await;

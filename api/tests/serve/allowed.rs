@@ -1,4 +1,4 @@
-//! Coupons for certain people: allow lists and groups.
+//! Coupons for certain users: allow lists and groups.
 
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::domain::CouponId;
@@ -83,7 +83,7 @@ fn with_list(quantity: u32) -> Value {
 }
 
 #[tokio::test]
-async fn a_coupon_with_a_list_is_for_those_on_it() {
+async fn a_coupon_with_a_list_admits_only_listed_users() {
     let (world, api) = ServeWorld::with_api().await;
     let made = api
         .ops(
@@ -158,14 +158,14 @@ async fn a_coupon_with_a_list_is_for_those_on_it() {
 }
 
 #[tokio::test]
-async fn whom_it_is_for_is_changed_and_taken_away() {
+async fn the_audience_of_a_coupon_can_be_changed_and_removed() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(9)).await;
     assert_eq!(
         api.get(&format!("/v1/coupons/{id}")).await.json["allow"],
         Value::Null
     );
-    // A list counts once the coupon asks for it.
+    // A list only counts once the coupon uses it.
     add(&api, id, "u-1").await;
     assert_eq!(api.claim(id, "u-2").await.code(), (202, "accepted"));
     assert_eq!(
@@ -232,7 +232,7 @@ async fn whom_it_is_for_is_changed_and_taken_away() {
 }
 
 #[tokio::test]
-async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
+async fn one_invalid_line_refuses_the_whole_request() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
@@ -289,7 +289,7 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_read_page_by_page() {
+async fn ten_thousand_ids_per_request_are_accepted_and_read_page_by_page() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     let body = |range: std::ops::Range<u32>| {
@@ -392,7 +392,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
     let act: Value = serde_json::from_str(&world.sql(acts).await[0][1]).unwrap();
     assert_eq!(act, json!({"removed": 10_002, "people": 0}));
 
-    // Redis is told by a repeat, and people come onto an emptied list as onto any.
+    // Repeating updates Redis, and users can be added to an emptied list as to any other.
     add(&api, id, "c").await;
     proxy.set(ProxyFault::Cut).await.unwrap();
     let half = empty(&hindered, id).await;
@@ -413,7 +413,7 @@ async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_view_token_reads_lists_and_changes_none() {
+async fn a_view_token_reads_lists_but_cannot_change_them() {
     let world = ServeWorld::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, _) = api.make(with_list(5)).await;
@@ -461,7 +461,7 @@ async fn a_view_token_reads_lists_and_changes_none() {
 }
 
 #[tokio::test]
-async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the_next_one() {
+async fn a_change_missing_in_redis_is_completed_by_a_repeat_or_the_next_change() {
     let world = ServeWorld::new().await;
     let (other, proxy) = behind_redis(&world).await;
     let (api, hindered) = tokio::join!(world.api(), other.api());
@@ -483,7 +483,7 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
         (403, "not_allowed"),
         "Redis does not have it yet"
     );
-    // The other process finds a list that is not the one before its change, and writes it whole.
+    // The other process finds a list that is not the one before its change, and rewrites it.
     assert_eq!(add(&api, id, "u-3").await.json["people"], 3);
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-3"]);
     let half = send(&hindered, id, "remove", "u-3").await;
@@ -503,7 +503,7 @@ async fn a_change_that_did_not_reach_redis_is_settled_by_repeating_it_and_by_the
 }
 
 #[tokio::test]
-async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_coupon() {
+async fn concurrent_list_and_coupon_changes_all_take_effect() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, _) = apis[0].make(with_list(500)).await;
@@ -546,7 +546,7 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
 }
 
 #[tokio::test]
-async fn a_process_that_does_not_know_of_a_change_yet_judges_by_it_all_the_same() {
+async fn a_process_with_a_stale_catalogue_judges_by_the_current_list() {
     let world = ServeWorld::new().await;
     let jwt = world.with_tokens();
     let api = jwt.api().await;
@@ -622,7 +622,7 @@ fn token(user: &str, groups: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
+async fn a_coupon_for_a_group_admits_users_whose_token_names_it() {
     let world = ServeWorld::new().await;
     let jwt = world.with_tokens();
     let api = jwt.api().await;
@@ -673,7 +673,7 @@ async fn a_coupon_of_a_group_is_for_those_whose_token_names_it() {
     );
     assert_eq!(claim("u-3", json!("vip")).await.code(), (202, "waiting"));
     assert_eq!(claim("u-4", json!("vip")).await.code(), (409, "sold_out"));
-    // What was promised is told, whatever the token says by now.
+    // A promise is shown, whatever the token now says.
     assert_eq!(
         claim("u-1", Value::Null).await.code(),
         (200, "already_claimed")

@@ -54,7 +54,7 @@ const BEFORE_A_RELEASE: [&str; 31] = [
     // Time that has to pass.
     "a_daemon_that_alone_cannot_reach_redis",
     "redis_that_restarts_while",
-    "reopenings_in_vain",
+    "repeated_failed_reopenings",
 ];
 
 /// More such tests: the demo under single faults, and the tests of the servers themselves, whose

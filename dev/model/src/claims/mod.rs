@@ -10,7 +10,6 @@
 //!
 //! [`Wrong`] lists protocols with one rule left out. Each must be caught; otherwise the model would
 //! prove nothing.
-//! nothing.
 
 pub mod cases;
 pub mod heal;

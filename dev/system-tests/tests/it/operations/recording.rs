@@ -198,7 +198,7 @@ async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
 }
 
 #[tokio::test]
-async fn reopenings_in_vain_are_one_run() {
+async fn repeated_failed_reopenings_are_one_run() {
     let (kafka, proxy, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
@@ -450,7 +450,7 @@ async fn each_retention_setting_applies_to_its_own_tables() {
 }
 
 #[tokio::test]
-async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its_connection() {
+async fn the_pass_lock_ignores_the_lock_of_its_run_and_ends_with_its_connection() {
     let world = World::new("beat").await;
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
