@@ -112,7 +112,11 @@ async fn poison_of_every_kind_is_stored_once_and_later_messages_are_issued() {
     );
     let bytes =
         "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
-    assert_eq!(world.count(bytes).await, 1, "the message is kept as it was");
+    assert_eq!(
+        world.count(bytes).await,
+        1,
+        "the message is stored unchanged"
+    );
 
     // After reading again, each is still stored once, with two attempts.
     world.set_offsets(0).await;

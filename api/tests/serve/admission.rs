@@ -39,7 +39,7 @@ async fn each_claim_is_answered_as_the_contract_says() {
     let late = api.claim(id, "u-4").await;
     assert_eq!(late.code(), (409, "sold_out"));
     assert_eq!(late.headers["content-type"], "application/problem+json");
-    assert_eq!(world.messages().await, 2, "one message an admission");
+    assert_eq!(world.messages().await, 2, "one message per admission");
 
     let shown = api.get(&format!("/v1/coupons/{id}")).await.json;
     assert_eq!(shown["current_drop"]["id"], drop);

@@ -95,7 +95,11 @@ async fn a_coupon_with_a_list_admits_only_listed_users() {
     let id = made.json["id"].as_i64().unwrap();
     assert_eq!((made.status, &made.json["allow"]), (201, &json!("list")));
     let stranger = api.claim(id, "u-1").await;
-    assert_eq!(stranger.code(), (403, "not_allowed"), "nobody is on it yet");
+    assert_eq!(
+        stranger.code(),
+        (403, "not_allowed"),
+        "the list is still empty"
+    );
     assert_eq!(api.mine(id, "u-1").await.json["allowed"], false);
 
     let added = add(&api, id, "u-1\r\nu-2\nu-1\n").await;
@@ -138,7 +142,7 @@ async fn a_coupon_with_a_list_admits_only_listed_users() {
     );
     assert!(
         api.mine(id, "u-1").await.json["allowed"].is_null(),
-        "they hold one"
+        "they hold a coupon"
     );
     agreed(&world, id).await;
     let acts = world
@@ -178,13 +182,13 @@ async fn the_audience_of_a_coupon_can_be_changed_and_removed() {
     assert_eq!(
         api.patch(id, json!({"quantity": 10})).await.json["allow"],
         "list",
-        "what is not named stays"
+        "fields that are not named stay"
     );
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
     assert_eq!(
         api.claim(id, "u-3").await.code(),
         (409, "paused"),
-        "the pause comes first"
+        "the pause takes precedence"
     );
     assert_eq!(
         api.patch(id, json!({"paused": false, "allow": null}))
@@ -491,7 +495,7 @@ async fn a_change_missing_in_redis_is_completed_by_a_repeat_or_the_next_change()
     assert_eq!(
         send(&api, id, "remove", "u-3").await.json["changed"],
         0,
-        "a repeat changes nothing more"
+        "repeating changes nothing"
     );
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2"]);
     proxy.set(ProxyFault::Pass).await.unwrap();
@@ -526,7 +530,7 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
     };
     let settings = async || {
         for quantity in 501..510 {
-            until("it is changed", async || {
+            until("the change is accepted", async || {
                 apis[0]
                     .patch(id, json!({"quantity": quantity}))
                     .await

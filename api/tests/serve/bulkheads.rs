@@ -107,7 +107,7 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     .await;
     for number in 0..20 {
         let user = format!("b-{number}");
-        until("a claim beside them is accepted", async || {
+        until("a concurrent claim is accepted", async || {
             api.claim(id, &user).await.status / 100 == 2
         })
         .await;
@@ -118,7 +118,7 @@ async fn polls_and_late_claims_cost_no_claim_while_mysql_hangs() {
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..20 {
         let answer = api.claim(id, &format!("a-{number}")).await;
-        assert_eq!(answer.code(), (202, "accepted"), "beside polls: {answer:?}");
+        assert_eq!(answer.code(), (202, "accepted"), "during polls: {answer:?}");
     }
     drop_all(polls).await;
     assert!(api.metric("firstcome_questions_shed_total").await > 0.0);

@@ -106,7 +106,7 @@ async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
-    until("its drops are made", async || {
+    until("its drops exist", async || {
         world
             .sql(&format!(
                 "SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}"

@@ -323,7 +323,7 @@ async fn close_now_admits_nobody_after_its_answer_and_can_be_repeated() {
     assert_eq!(
         &assert_agree(&world, id).await[0][3],
         closes,
-        "it closed when it closed"
+        "the instant of closing stays"
     );
     assert_eq!(
         world

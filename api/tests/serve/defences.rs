@@ -198,7 +198,10 @@ async fn missing_daily_drops_are_created_and_loaded_at_start() {
         .await;
 
     let apis = [world.api().await, world.api().await];
-    until("they are made again", async || count().await == made_first).await;
+    until("they are created again", async || {
+        count().await == made_first
+    })
+    .await;
     let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0]
         .parse()
         .unwrap();
@@ -257,7 +260,7 @@ async fn metrics_have_route_and_outcome() {
     world
         .sql("INSERT INTO {db}.reconciler_state (name, value) VALUES ('last_success_at', '2026-01-01T00:00:00Z')")
         .await;
-    until("the reconciler's silence shows", async || {
+    until("the missing reconciler shows", async || {
         let age = api.metric("reconciler_last_success_age_seconds").await;
         age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
     })

@@ -47,7 +47,7 @@ async fn with_a_gateway_secret_nobody_else_can_name_a_user() {
     assert_eq!(
         api.mine(id, "u-1").await.code(),
         (401, "unauthorized"),
-        "a question needs it too"
+        "a look-up needs it too"
     );
 }
 
@@ -87,7 +87,7 @@ async fn a_rotated_key_is_known_with_the_first_token_signed_by_it() {
     assert_eq!(
         ask(IssuerKey::new("new").bearer("u-3")).await.code(),
         (401, "unauthorized"),
-        "another's of that name"
+        "a foreign key with that name"
     );
     assert_eq!(api.get("/readyz").await.json["notes"]["jwt_keys"], "ok");
 }
@@ -127,15 +127,15 @@ async fn start_up_waits_for_keys_and_they_survive_an_issuer_outage() {
     assert_eq!(
         unknown.code(),
         (503, "unavailable"),
-        "it may be a key of today: {unknown:?}"
+        "it may be a new key: {unknown:?}"
     );
     assert!(unknown.headers.contains_key("retry-after"));
     assert_eq!(
         ask(key.bearer("u-3")).await.code(),
         (202, "accepted"),
-        "what is known counts"
+        "known keys are accepted"
     );
-    until("it is noted", async || {
+    until("it is logged", async || {
         let ready = api.get("/readyz").await;
         assert_eq!(ready.status, 200);
         ready.json["notes"]["jwt_keys"]

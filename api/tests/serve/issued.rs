@@ -228,7 +228,7 @@ async fn a_csv_interrupted_by_mysql_is_not_a_complete_answer() {
             Err(_) => break true,
         }
     };
-    assert!(ended, "a part was taken for the whole");
+    assert!(ended, "a partial answer looked complete");
 }
 
 #[tokio::test]
@@ -257,9 +257,9 @@ async fn clients_that_stop_reading_are_disconnected_and_hold_only_their_places()
     assert_eq!(
         ask(&api, &few, "application/json").await.status,
         200,
-        "pages go on"
+        "other pages are answered"
     );
-    until("they are cut", async || {
+    until("they are disconnected", async || {
         api.metric("firstcome_http_connections_timed_out_total")
             .await
             >= 4.0

@@ -59,7 +59,7 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: i64)
         next.parse::<DateTime<Utc>>()
             .is_ok_and(|at| at < Utc::now() + TimeDelta::minutes(1))
     };
-    until("both know when", async || {
+    until("both know the opening", async || {
         knows(near).await && knows(far).await
     })
     .await;
@@ -138,7 +138,7 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     assert_eq!(
         give_back(&api, id, "u-1", &of_second).await.code(),
         (404, "not_found"),
-        "nothing of that"
+        "no claim of that drop"
     );
     let given_back = give_back(&api, id, "u-1", &of_first).await;
     assert_eq!(
@@ -161,7 +161,7 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     assert_eq!(
         give_back(&api, id, "u-1", &of_first).await.json,
         given_back.json,
-        "the answer that was lost"
+        "the lost answer again"
     );
     assert_eq!(
         api.mine(id, "u-1").await.code(),
@@ -181,7 +181,7 @@ async fn repeating_a_return_with_its_drop_keeps_the_next_days_coupon() {
     assert_eq!(
         give_back(&api, id, "u-1", "").await.json["drop_id"],
         second,
-        "that of the moment"
+        "the claim of the current drop"
     );
 }
 

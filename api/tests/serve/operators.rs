@@ -262,7 +262,7 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
     assert_eq!(
         api.patch(id, json!({"quantity": 5})).await.status,
         200,
-        "nobody loses anything by more"
+        "raising it takes nothing from anybody"
     );
 
     world.ask_redis::<()>(&["SET", &verified, &epoch]).await;
@@ -274,7 +274,7 @@ async fn no_quantity_is_lowered_until_redis_is_verified() {
     assert_eq!(
         api.patch(id, json!({"quantity": 2})).await.code(),
         (503, "unavailable"),
-        "of an older life"
+        "from an older life of Redis"
     );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
 }
@@ -306,7 +306,7 @@ async fn a_change_applies_to_all_future_drops_or_to_none() {
     assert_eq!(
         in_stores(&world, id, tomorrow).await,
         all("5"),
-        "no drop was touched"
+        "no drop was changed"
     );
     assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
     assert_eq!(in_stores(&world, id, today).await, all("3"));
@@ -329,11 +329,7 @@ async fn rows_unknown_to_redis_also_prevent_a_lower_quantity() {
         (409, "below_given_out")
     );
     assert_eq!(in_stores(&world, id, drop).await, all("5"));
-    assert_eq!(
-        settings().await,
-        before,
-        "what was lowered first is put back"
-    );
+    assert_eq!(settings().await, before, "the lowered value is restored");
 }
 
 #[tokio::test]
@@ -573,7 +569,7 @@ async fn with_an_idempotency_key_a_repeat_creates_no_second_coupon() {
         "a key whose request was refused is free"
     );
     assert_eq!(count().await, "2");
-    until("old keys go", async || {
+    until("old keys are deleted", async || {
         world
             .sql("SELECT COUNT(*) FROM {db}.idempotency_keys WHERE idempotency_key = 'old'")
             .await[0][0]

@@ -183,7 +183,7 @@ async fn with_tokens_the_user_is_the_subject_and_the_header_is_ignored() {
         assert_eq!(
             ask(&both).await.code(),
             (400, "invalid"),
-            "of two tokens a proxy may have checked the other"
+            "a proxy may have checked the other token"
         );
     }
     assert_eq!(world.dump().await, before);

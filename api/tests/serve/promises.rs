@@ -66,7 +66,7 @@ async fn a_claim_stored_after_both_deadlines_is_confirmed_only_by_a_retry() {
     assert_eq!(api.claim(id, "late").await.code(), (503, "unavailable"));
     assert_eq!(api.mine(id, "late").await.code(), (503, "unavailable"));
     proxy.set(ProxyFault::Pass).await.unwrap();
-    until("it is told", async || {
+    until("the claim is confirmed", async || {
         api.claim(id, "late").await.code() == (200, "already_claimed")
     })
     .await;
@@ -101,7 +101,7 @@ async fn only_claims_that_kafka_does_not_take_go_to_the_dead_letter_table() {
     assert_eq!(
         unpublished(&world).await.len(),
         before.len(),
-        "Kafka took them"
+        "Kafka has them"
     );
 
     kafka.kill().await.unwrap();
@@ -213,7 +213,7 @@ async fn concurrent_retries_publish_once_with_the_time_of_the_admission() {
         first.claim(id, "u-1").await.code(),
         (200, "already_claimed")
     );
-    assert_eq!(world.messages().await, 1, "it published that itself");
+    assert_eq!(world.messages().await, 1, "it published this claim itself");
     let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
     let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
     assert!(answers.iter().all(|answer| answer.json == expected));
@@ -310,7 +310,7 @@ async fn a_retry_of_a_sealed_drops_winner_costs_one_query_and_no_message() {
     assert_eq!(
         world.messages().await,
         1,
-        "nobody could be asked, so Kafka holds it"
+        "MySQL could not be asked, so Kafka holds it"
     );
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("MySQL answers", async || {
@@ -349,7 +349,7 @@ async fn a_new_admission_is_published_although_its_drop_is_sealed() {
     assert_eq!(
         world.messages().await,
         2,
-        "by another process, which can't know of the first message"
+        "another process cannot know the first message"
     );
 }
 
@@ -438,7 +438,7 @@ async fn a_retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_dro
     assert_eq!(
         api.claim(id, "u-1").await.json,
         held,
-        "a retry, not tomorrow's"
+        "a retry, not tomorrow's claim"
     );
     let early = api.claim(id, "early").await;
     assert_eq!(

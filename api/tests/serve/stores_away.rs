@@ -138,18 +138,18 @@ async fn while_redis_is_down_nobody_is_admitted_and_nothing_is_guessed() {
     assert_eq!(api.get("/readyz").await.status, 503);
     assert_eq!(api.mine(id, "u-5").await.json["status"], "issued");
     assert_eq!(api.mine(id, "u-1").await.code(), (503, "unavailable"));
-    until("what was kept is too old", async || {
+    until("the cached coupons are too old", async || {
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["remaining"] == Value::Null
     })
     .await;
     let made = api.ops(Method::POST, "/v1/coupons", &open(1)).await;
     assert_eq!(
         made.status, 201,
-        "the coupon stands, and the reconciler loads it"
+        "the coupon exists, and the reconciler loads it"
     );
     assert!(
         made.json["id"].as_i64().unwrap() > id + 1_000,
-        "nobody knows which numbers were given"
+        "the used numbers are unknown"
     );
     assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
     assert_eq!(
@@ -259,7 +259,7 @@ async fn an_api_starts_without_kafka_reports_it_and_publishes_once_it_is_back() 
         api.claim(id, &format!("u-{user}")).await.json["queued"] == true
     })
     .await;
-    until("the note is gone", async || {
+    until("the warning is gone", async || {
         api.get("/readyz").await.json["notes"]["kafka"] == "ok"
     })
     .await;
@@ -278,7 +278,7 @@ async fn a_shutdown_in_mid_rush_leaves_no_admission_unpublished() {
             tokio::spawn(async move { request.send().await.map(|r| r.status().as_u16()) })
         })
         .collect();
-    until("some are in", async || world.messages().await > 20).await;
+    until("some are admitted", async || world.messages().await > 20).await;
     api.stop().await;
     let mut yes = 0;
     for claim in claims {

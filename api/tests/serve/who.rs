@@ -195,7 +195,7 @@ async fn an_operators_change_is_recorded_together_with_it() {
         changed["name"],
         json!({"from": "Winter coupon", "to": "Other"})
     );
-    assert_eq!(changed.len(), 3, "and its drop: {changed:?}");
+    assert_eq!(changed.len(), 3, "and the change of its drop: {changed:?}");
     let closed = acts[2].1.as_object().unwrap();
     let drop = closed
         .iter()

@@ -107,7 +107,7 @@ async fn main() -> Result<ExitCode> {
             report.passed()
         }
         Verb::Replay { what, times, out } => replay(&what, cluster, times, &out).await?,
-        Verb::Soak { .. } if cluster => anyhow::bail!("the soak has one server a store"),
+        Verb::Soak { .. } if cluster => anyhow::bail!("the soak uses one server per store"),
         Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
         Verb::Show { seed } => {
             println!("{}", drawn(seed, cluster));
@@ -135,7 +135,7 @@ async fn replay(what: &str, cluster: bool, times: u32, out: &std::path::Path) ->
     } else {
         let text =
             std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
-        serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
+        serde_json::from_slice(&text).with_context(|| format!("{what} is not a schedule"))?
     };
     println!("{schedule}");
     let mut worker = CampaignWorker::default();

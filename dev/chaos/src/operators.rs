@@ -227,7 +227,7 @@ mod tests {
         assert!(answered(503, pause.clone(), json!({}), true));
         assert!(
             !answered(503, pause.clone(), json!({}), false),
-            "when to come again is not said"
+            "there is no Retry-After"
         );
         assert!(!answered(500, pause.clone(), json!({}), true));
         assert!(!answered(404, pause, json!({}), false));

@@ -82,7 +82,7 @@ pub async fn run(
     }
     let played = tokio::select! {
         played = play(&system, schedule, &recorder) => played,
-        () = system.supervise() => unreachable!("processes are supervised for ever"),
+        () = system.supervise() => unreachable!("processes are supervised forever"),
     };
     let logs = folder.join("logs");
     system.world.keep_logs(&logs)?;
@@ -204,9 +204,9 @@ async fn play(
     let operators = Operators::new(system, schedule, recorder.clone());
     let (hits, healed, exact) = tokio::select! {
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
-        () = operators.work() => unreachable!("pauses are ended for ever"),
-        () = watch_rows(system, recorder) => unreachable!("rows are watched for ever"),
-        () = clients.poll() => unreachable!("people ask for ever"),
+        () = operators.work() => unreachable!("pauses are ended forever"),
+        () = watch_rows(system, recorder) => unreachable!("rows are watched forever"),
+        () = clients.poll() => unreachable!("people ask forever"),
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {

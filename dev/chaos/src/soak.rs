@@ -95,7 +95,7 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     };
     tokio::select! {
         (traffic, trouble, ()) = all => { traffic?; trouble?; }
-        () = system.supervise() => unreachable!("processes are looked after for ever"),
+        () = system.supervise() => unreachable!("processes are supervised forever"),
     }
     let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!("\n{resources}");

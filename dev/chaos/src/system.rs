@@ -163,7 +163,7 @@ impl SystemUnderTest {
                 .map_err(|why| anyhow!(why))?;
             ensure!(
                 reply.status == 200,
-                "the allow list was not made: {reply:?}"
+                "the allow list was not created: {reply:?}"
             );
         }
         Ok(coupon)

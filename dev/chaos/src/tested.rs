@@ -29,14 +29,14 @@ impl TestedServers {
 
     pub(crate) fn single(&self) -> Result<&ProxiedServers> {
         let Self::Single(servers) = self else {
-            anyhow::bail!("this fault is one of single servers")
+            anyhow::bail!("this fault is for single servers")
         };
         Ok(servers)
     }
 
     pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
         let Self::Clusters(servers) = self else {
-            anyhow::bail!("this fault is one of clusters")
+            anyhow::bail!("this fault is for clusters")
         };
         Ok(servers)
     }

@@ -52,7 +52,7 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     let told = told_together(system).await?;
     ensure!(
         left <= told,
-        "{left} failed claims are not resolved, and {told} are told together"
+        "{left} failed claims are not resolved, and findings count {told}"
     );
     Ok(())
 }
@@ -102,7 +102,7 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
     let differ = listed.symmetric_difference(&members).count();
     ensure!(
         differ == 0,
-        "{differ} people are on one allow list alone, of MySQL or of Redis"
+        "{differ} users are only on one of the allow lists of MySQL and Redis"
     );
     let state = format!(
         "SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}"

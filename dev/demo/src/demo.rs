@@ -128,7 +128,7 @@ async fn make_coupon(api: &Ops, size: &DemoSize) -> Result<i64> {
         .await?;
     made["id"]
         .as_i64()
-        .with_context(|| format!("no coupon was made: {made}"))
+        .with_context(|| format!("no coupon was created: {made}"))
 }
 
 /// Waits until every API shows the coupon as open.

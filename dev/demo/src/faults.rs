@@ -94,7 +94,7 @@ impl Forger {
             .send(record, SEND_LIMIT)
             .await
             .map_err(|(error, _)| error)
-            .context("Kafka took no message")?;
+            .context("Kafka accepted no message")?;
         Ok(())
     }
 }
@@ -111,7 +111,7 @@ pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
         }
         sleep(Duration::from_millis(20)).await;
     }
-    anyhow::bail!("no consumer met the first message: none shows {metric} in its metrics")
+    anyhow::bail!("no consumer read the first message: none shows {metric} in its metrics")
 }
 
 /// The sum of a counter over its labels; `None` if there is no such counter.

@@ -33,7 +33,7 @@ impl Crowd {
         seed: u64,
     ) -> Result<Self> {
         let Some(requests) = people.checked_mul(each).filter(|requests| *requests > 0) else {
-            bail!("{people} people with {each} requests each is no crowd");
+            bail!("{people} people with {each} requests each is not a crowd");
         };
         #[allow(
             clippy::cast_possible_truncation,

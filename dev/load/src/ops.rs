@@ -113,7 +113,7 @@ impl Ops {
             }
             ensure!(
                 begun.elapsed() < PASS_LIMIT,
-                "another pass runs for {PASS_LIMIT:?}"
+                "another pass has been running for {PASS_LIMIT:?}"
             );
             sleep(Duration::from_millis(50)).await;
         }

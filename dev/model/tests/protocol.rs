@@ -22,7 +22,7 @@ fn explore(right: bool) {
         assert_eq!(broken.is_none(), right, "{name}: {broken:#?}");
         assert!(
             !right || states > least,
-            "{name}: too few states to have shown anything"
+            "{name}: too few states to prove anything"
         );
     }
 }

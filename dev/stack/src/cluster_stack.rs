@@ -82,12 +82,12 @@ impl ClusterStack {
             self.mysql
                 .fail_over()
                 .await
-                .context("MySQL's replica does not take over")?;
+                .context("MySQL's replica was not promoted")?;
             told("MySQL's primary is dead: its replica has taken over".to_owned());
             self.mysql
                 .take_back()
                 .await
-                .context("MySQL's primary of before does not become a replica")?;
+                .context("MySQL's former primary does not become a replica")?;
         }
     }
 }

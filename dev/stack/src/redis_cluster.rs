@@ -86,7 +86,7 @@ impl RedisCluster {
         cluster
             .join()
             .await
-            .context("the nodes of Redis do not become a cluster")?;
+            .context("the Redis nodes do not form a cluster")?;
         Ok(cluster)
     }
 
@@ -120,7 +120,7 @@ impl RedisCluster {
             let known: String = ask(node.port(), &words("CLUSTER NODES")).await?;
             ensure!(
                 self.ids.iter().all(|id| known.contains(id)),
-                "port {} does not know all yet",
+                "port {} does not know all nodes yet",
                 node.port()
             );
         }
@@ -145,7 +145,7 @@ impl RedisCluster {
                 && field(&info, "cluster_slots_ok") == Some("16384");
             ensure!(served, "not all slots are served as port {port} sees it");
             let seen: String = ask(port, &words("CLUSTER NODES")).await?;
-            ensure!(!seen.contains("fail"), "port {port} calls a node failed");
+            ensure!(!seen.contains("fail"), "port {port} reports a failed node");
             let roles = roles(&seen);
             // A primary ignores a failover to a replica that it does not know as its own yet.
             ensure!(

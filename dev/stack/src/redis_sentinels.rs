@@ -192,7 +192,7 @@ impl RedisSentinels {
         self.servers
             .iter()
             .find(by_most)
-            .context("no majority of the sentinels names one master")
+            .context("no majority of the sentinels agrees on a master")
     }
 
     /// Waits until a majority of the sentinels names another master than this one, and returns it.

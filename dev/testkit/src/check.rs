@@ -243,7 +243,7 @@ pub async fn assert_kept(
             assert_eq!(
                 (coupon.drop, rows.get(&slot)),
                 (drop, Some(user)),
-                "{user} was told {answer:?}"
+                "{user} got {answer:?}"
             );
         }
     }

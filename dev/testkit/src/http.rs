@@ -379,7 +379,7 @@ impl ReconcilerClient {
     /// Begins a pass and returns its id. Waits for a running pass first.
     pub async fn begin(&self) -> String {
         let reply = self.accepted(&json!({"wait": false}), 202).await;
-        let location = reply.location().expect("where to read it");
+        let location = reply.location().expect("a Location header");
         location.rsplit('/').next().unwrap_or_default().to_owned()
     }
 

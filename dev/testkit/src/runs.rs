@@ -27,7 +27,7 @@ pub fn assert_clean(run: &Run, coupon: &MadeCoupon) {
         .drops
         .iter()
         .find(|drop| drop.drop_id.0 == coupon.drop)
-        .expect("the drop was looked at");
+        .expect("the drop was examined");
     assert!(
         report.exact && report.examined.users > 0 && report.examined.rows > 0,
         "{report:#?}"

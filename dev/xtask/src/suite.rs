@@ -399,7 +399,7 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
             let is_module = tests.join(&module).is_dir() || tests.join(module + ".rs").is_file();
             assert!(
                 is_module || sources.contains(words),
-                "no test has {words} in its name"
+                "no test's name contains {words}"
             );
         }
     }

@@ -42,6 +42,6 @@ async fn the_admission_instants_of_successive_holders_are_not_confused() {
         ask::<()>(&server, &["HSET", &keys.times, "1", "42"]).await;
         assert_eq!((at("a").await, at("b").await), (None, Some(Some(42))));
         ask::<()>(&server, &["DEL", &keys.times]).await;
-        assert_eq!(at("b").await, Some(None), "whose it is, is known");
+        assert_eq!(at("b").await, Some(None), "its holder is known");
     }
 }

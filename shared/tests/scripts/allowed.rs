@@ -117,7 +117,7 @@ async fn a_lost_or_incomplete_list_refuses_nobody() {
     assert_eq!(
         claim(&mut world, "a").await,
         "[Unverified]",
-        "there never was one"
+        "there never was a list"
     );
     assert_eq!(
         write(&world.redis, 1, 5, &["a", "b"]).await,
@@ -170,7 +170,7 @@ async fn a_lost_or_incomplete_list_refuses_nobody() {
     assert_eq!(
         claim(&mut world, "b").await,
         "[Unverified]",
-        "a rule that is none of ours"
+        "an unknown rule"
     );
     // An empty list is a list.
     only_for(&server, &world, "list").await;
@@ -286,7 +286,7 @@ async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
         assert_eq!(
             change(before, now, how, names).await,
             ListFollowed::Yes,
-            "it is there"
+            "the list exists"
         );
         assert_eq!(members(&server, &world).await, ["b"]);
     }
@@ -326,7 +326,7 @@ async fn changes_of_a_list_apply_in_order_and_only_to_their_list() {
     assert_eq!(
         names.len(),
         2,
-        "the list, and one that was gathered and is given up: {names:?}"
+        "the list, and an abandoned partial one: {names:?}"
     );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
     // A lost list is not a list at all.
@@ -422,7 +422,11 @@ async fn a_coupon_for_everybody_needs_no_additional_command() {
     };
     claim(&mut world, "ab").await;
     assert_eq!((calls("scard").await, calls("smismember").await), (0, 0));
-    assert_eq!(calls("hmget").await, 2, "meta and claimants, as ever");
+    assert_eq!(
+        calls("hmget").await,
+        2,
+        "meta and claimants, as without a list"
+    );
     only_for(&server, &world, "list").await;
     write(&world.redis, 1, 5, &["c"]).await;
     let before = calls("smismember").await;
@@ -430,7 +434,7 @@ async fn a_coupon_for_everybody_needs_no_additional_command() {
     assert_eq!(
         calls("smismember").await - before,
         1,
-        "one for all of a call"
+        "one command for the whole call"
     );
     world.apply(&ScriptCommand::Tamper(Tamper::DropMeta)).await;
     assert_eq!(claim(&mut world, "c").await, "[Unloaded]");

@@ -258,7 +258,7 @@ async fn the_end_of_a_revocation_voids_only_earlier_admissions() {
     assert_eq!(
         world.revoke('c', 4, None).await,
         ahead,
-        "what is revoked is not later than its end"
+        "the end covers the revoked claim"
     );
 }
 
@@ -289,8 +289,8 @@ async fn correcting_the_counter_costs_no_more_than_the_quantity() {
     )
     .await;
     assert_eq!(
-        counted.expect("it walks up to the quantity only").0,
+        counted.expect("the walk stops at the quantity").0,
         "Changed",
-        "two people, one of them beyond"
+        "two users, one of them beyond the quantity"
     );
 }

@@ -138,7 +138,7 @@ async fn an_invalid_user_id_leaves_the_waiting_list_and_the_next_is_promoted() {
     assert_eq!(
         people.len(),
         26 + 26 + 10 + 8 + 2,
-        "the letters of an id, and two whole ones"
+        "the letters of an id, and two complete ids"
     );
 
     let generation = redis.ensure_generation(CouponId(1)).await.unwrap();

@@ -89,6 +89,6 @@ async fn every_concurrent_read_has_a_counter_that_adds_up() {
     let (seen, _) = tokio::join!(reading, crowd);
     assert!(
         seen > READS,
-        "{seen} different numbers in {READS} reads: nothing went on beside them"
+        "{seen} different numbers in {READS} reads: no concurrent changes"
     );
 }

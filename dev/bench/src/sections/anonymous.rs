@@ -97,7 +97,7 @@ async fn beside(
         installation.every_row(pair[1]).await?;
         ensure!(
             asking.try_join_next().is_none(),
-            "who asked for lists stopped"
+            "the clients that request lists stopped"
         );
     }
     let ratios: Vec<f64> = beside

@@ -216,10 +216,7 @@ async fn by_the_clock(
             let workload =
                 Workload::once_each(service.address()?, coupon.id, people, 512).by_the_clock(rate);
             let latency = workload.named(&format!("open{turn}-")).run().await?.others;
-            ensure!(
-                latency.count > 0,
-                "no claim was answered that it is sold out"
-            );
+            ensure!(latency.count > 0, "no claim was answered `sold_out`");
             seen.push(latency);
         }
     }

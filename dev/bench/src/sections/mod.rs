@@ -169,7 +169,7 @@ async fn try_one(
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();
     let measured = timeout(LIMIT, one.measure(&bench, size, report)).await;
-    let measured = settled.and(measured.context("it does not come to an end").flatten());
+    let measured = settled.and(measured.context("it does not finish").flatten());
     report
         .took
         .push((one.name(), begun.elapsed().as_secs_f64()));

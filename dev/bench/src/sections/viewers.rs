@@ -81,7 +81,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         let refused = seen.refused.load(Ordering::Relaxed);
         ensure!(
             answered > 0 && refused == 0,
-            "of the pages {answered} were answered and {refused} were not: {}",
+            "{answered} pages were answered and {refused} were not: {}",
             seen.why()
         );
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
@@ -91,7 +91,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
         );
         ensure!(
             live > 0.5,
-            "an operations page was told {live:.1} times a second"
+            "an operations page got {live:.1} updates a second"
         );
         looks.push(answered);
         installation.every_row(pair[1]).await?;

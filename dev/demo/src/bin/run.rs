@@ -220,7 +220,7 @@ mod tests {
         );
         assert!(
             folder.path().join("env").exists(),
-            "the first one's is left alone"
+            "the first one's folder is untouched"
         );
         drop(first);
         let _second = only_one(folder.path()).unwrap();

@@ -83,7 +83,7 @@ impl Injector {
             }
         }
         let other = other.context(
-            "make a coupon with two drops that have opened, as a daily one, and rows in the other",
+            "create a coupon with two opened drops, such as a daily one, and rows in the other",
         )?;
         let count = self.needs_room(n).await?;
         let holders: Vec<(String, f64)> = {

@@ -62,7 +62,7 @@ impl Injector {
                 .send(record, SEND_LIMIT)
                 .await
                 .map_err(|(error, _)| error)
-                .context("Kafka took no message")?;
+                .context("Kafka accepted no message")?;
         }
         let what = "the consumer can write nothing for this drop while this lasts; copies of claims wait on the topic";
         Ok(Injected {

@@ -145,7 +145,7 @@ fn users_off_the_list_at_every_request_are_promised_nothing() {
     assert_eq!(
         with_row("y", &[], &gets("y")),
         [given("y"), held("y")],
-        "never on it"
+        "never on the list"
     );
     assert_eq!(
         with_row("b", &changes(9, "b", true, failed(9)), &gets("b")),
@@ -155,7 +155,7 @@ fn users_off_the_list_at_every_request_are_promised_nothing() {
         assert_eq!(
             with_row("b", &changes(9, "b", true, ends), &gets("b")),
             [],
-            "it may be in effect"
+            "the change may be in effect"
         );
     }
     let twice = [
@@ -166,7 +166,7 @@ fn users_off_the_list_at_every_request_are_promised_nothing() {
     assert_eq!(
         with_row("y", &twice, &gets("y")),
         [given("y"), held("y")],
-        "on it, and off again"
+        "added and removed again"
     );
     let maybe = [
         changes(9, "y", true, unknown(9)),
@@ -176,7 +176,7 @@ fn users_off_the_list_at_every_request_are_promised_nothing() {
     assert_eq!(
         with_row("y", &maybe, &gets("y")),
         [],
-        "it may take effect late"
+        "the change may take effect late"
     );
 
     // A request without an answer.
@@ -194,7 +194,7 @@ fn users_off_the_list_at_every_request_are_promised_nothing() {
     assert_eq!(
         with_row("y", &[], &on_meanwhile),
         [],
-        "it may be worked late"
+        "the request may be executed late"
     );
     let off_meanwhile = [
         &changes(9, "c", false, ok(9))[..],
@@ -222,7 +222,7 @@ fn users_off_the_list_at_every_request_are_promised_nothing() {
     assert_eq!(
         with_row("c", &before, &asks(21, "c", already(3))),
         [],
-        "promoted: who waits keeps the place"
+        "promoted: waiting users keep their place"
     );
     assert_eq!(with_row("c", &before, &gets("c")), [given("c")]);
     let waits = with([&asks(20, "b", RecordedAnswer::Waiting { position: 1 })]);
@@ -280,7 +280,7 @@ fn users_on_the_list_during_the_whole_request_are_not_turned_away() {
     assert_eq!(
         with([&changes(9, "c", false, unknown(9)), &no]),
         [],
-        "it may be in effect"
+        "the change may be in effect"
     );
     let never_ended = RecordedEvent::Listing {
         op: 9,
@@ -292,7 +292,7 @@ fn users_on_the_list_during_the_whole_request_are_not_turned_away() {
     assert_eq!(
         with([std::slice::from_ref(&never_ended), &added_again, &no]),
         [],
-        "it may take effect late"
+        "the change may take effect late"
     );
 }
 
@@ -330,7 +330,7 @@ fn removal_from_the_list_revokes_nothing() {
     assert_eq!(
         with([&no, &[broken]]),
         [],
-        "what is listed as broken is no promise"
+        "a promise listed as broken does not count"
     );
     let revoking = RecordedEvent::Revoking {
         op: 21,
@@ -375,7 +375,7 @@ fn only_allowed_users_count_as_wanting_one() {
     assert_eq!(
         with([&sold_out, &taken_off]),
         [few(3)],
-        "they were not heard again"
+        "there was no later answer"
     );
     assert_eq!(with([&sold_out, &taken_off, &no]), []);
     let on_again = [
@@ -388,7 +388,7 @@ fn only_allowed_users_count_as_wanting_one() {
     assert_eq!(
         with([&waits, &taken_off]),
         [few(3)],
-        "who waits keeps the place"
+        "waiting users keep their place"
     );
 }
 

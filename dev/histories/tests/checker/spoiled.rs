@@ -132,7 +132,7 @@ fn a_lost_row_is_lost_and_one_too_few() {
         found
             .iter()
             .any(|v| matches!(v, Violation::Vanished { slot: 37, .. })),
-        "it was read before: {found:?}"
+        "the row was read before: {found:?}"
     );
 }
 
@@ -468,7 +468,7 @@ fn a_malformed_history_is_unreadable() {
         History::of([drop, invoked(), invoked()]).is_err(),
         "invoked twice"
     );
-    assert!(History::of([invoked(), answer]).is_err(), "of no drop");
+    assert!(History::of([invoked(), answer]).is_err(), "without a drop");
 }
 
 fn revokes(op: u64, person: &str, ends: RecordedEvent) -> [RecordedEvent; 2] {
@@ -520,7 +520,7 @@ fn a_returned_slot_goes_to_the_next_and_never_comes_back() {
     assert_eq!(
         judged(given_back(unknown())),
         Verdict::Pass,
-        "it may have taken effect"
+        "the revocation may have taken effect"
     );
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", unknown()));
@@ -561,7 +561,7 @@ fn a_returned_slot_goes_to_the_next_and_never_comes_back() {
         ),
     );
     let Verdict::Violated(found) = judged(events) else {
-        panic!("it is promised after it was revoked")
+        panic!("the slot is promised after its revocation")
     };
     assert!(
         found
@@ -637,6 +637,6 @@ fn a_user_who_may_claim_again_keeps_the_new_promise() {
     let verdict = spoiled(unknown());
     assert!(
         !matches!(&verdict, Verdict::Violated(found) if lost(found)),
-        "it may take effect late: {verdict:?}"
+        "the revocation may take effect late: {verdict:?}"
     );
 }

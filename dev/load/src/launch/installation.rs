@@ -226,7 +226,7 @@ impl Installation {
             .await?;
         let id = made["id"]
             .as_i64()
-            .with_context(|| format!("no coupon was made: {made}"))?;
+            .with_context(|| format!("no coupon was created: {made}"))?;
         let begun = Instant::now();
         loop {
             let coupon = ops.get(&format!("/v1/coupons/{id}")).await?;
@@ -286,7 +286,7 @@ pub async fn until<F: AsyncFnMut() -> Result<bool>>(what: &str, mut wanted: F) -
     let begun = Instant::now();
     while !wanted().await? {
         if begun.elapsed() > 4 * LIMIT {
-            bail!("{what}: not within {:?}", 4 * LIMIT);
+            bail!("{what} did not happen within {:?}", 4 * LIMIT);
         }
         sleep(Duration::from_millis(5)).await;
     }

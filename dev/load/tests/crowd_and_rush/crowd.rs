@@ -106,7 +106,7 @@ async fn a_stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
     );
     assert!(
         open.others.p90_ms > 250.0,
-        "everybody who came meanwhile waited: {:?}",
+        "everybody who arrived meanwhile waited: {:?}",
         open.others
     );
     assert_eq!((closed.late, open.requests), (0, 1_000));

@@ -17,7 +17,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 pub(super) fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if !exists("apt-get") {
-        bail!("missing: {list}. This machine has no apt: install the programs by hand");
+        bail!("missing: {list}. This machine has no apt: install the programs manually");
     }
     if !rustix::process::geteuid().is_root() {
         bail!("missing: {list}. Run as root: apt-get install {list}");

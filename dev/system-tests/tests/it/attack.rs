@@ -185,8 +185,11 @@ async fn no_case_breaks_either_service_or_a_promise() {
         ));
         assert_eq!(http.get("/healthz").await.status, 200);
     }
-    assert!(!held.is_empty(), "no set has {only:?} in its name");
-    assert!(held.iter().all(|held| *held), "what failed is above");
+    assert!(!held.is_empty(), "no set's name contains {only:?}");
+    assert!(
+        held.iter().all(|held| *held),
+        "the failures are printed above"
+    );
     eventually("every message is read", LIMIT, async || {
         world.topic.lag().await == 0
     })

@@ -117,12 +117,12 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
     told_wrong[0].1 = other;
     assert!(
         !is_exact(&world, &coupon, &told_wrong).await,
-        "told another slot"
+        "promised another slot"
     );
     let mut told_more = answers.clone();
     told_more.push(("u-99".into(), answers[0].1.clone()));
     assert!(
         !is_exact(&world, &coupon, &told_more).await,
-        "told yes without a row"
+        "promised without a row"
     );
 }

@@ -91,10 +91,7 @@ async fn a_misbehaving_mail_server_delays_only_mails_which_arrive_once() {
         let (coupon, _) = fixture.held(&name, 20, 20).await;
         world.mail.clear();
         mended_meanwhile(&fixture, &daemon, &coupon, behaviour).await;
-        assert!(
-            world.mail.mails().is_empty(),
-            "nothing can have come through"
-        );
+        assert!(world.mail.mails().is_empty(), "no mail can have arrived");
         world.mail.set(Behaviour::Normal).await.unwrap();
         due_and_woken(world, &daemon).await;
         all_sent(world).await;
@@ -126,7 +123,7 @@ async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
         .unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Repaired);
     let in_hand = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL AND leased_until > UTC_TIMESTAMP(3)";
-    eventually("the mail is in hand", LIMIT, async || {
+    eventually("the mail is being sent", LIMIT, async || {
         world.sql.number(in_hand).await == 1
     })
     .await;

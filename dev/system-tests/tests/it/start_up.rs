@@ -44,7 +44,7 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
         .stdout()
         .lines()
         .any(|line| line.starts_with("listening ") || line.starts_with("consuming "));
-    assert!(!ready, "it said that it was ready: {log}");
+    assert!(!ready, "it reported that it was ready: {log}");
 }
 
 #[tokio::test]
@@ -750,7 +750,7 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     );
     world.topic.alter(&[compacted, limit]).await;
     // A broker may report the previous settings for an instant.
-    eventually("the topic's setting is told", HEALED, async || {
+    eventually("the topic's setting is reported", HEALED, async || {
         matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
     })
     .await;

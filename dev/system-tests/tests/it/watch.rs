@@ -135,7 +135,7 @@ async fn the_rules_pass_their_tests_and_their_runbooks_exist() {
     {
         assert!(
             tests.contains(&format!("alertname: {alert}\n")),
-            "no test in which {alert} fires"
+            "{alert} fires in no test"
         );
     }
 }

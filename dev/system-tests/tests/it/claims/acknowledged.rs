@@ -115,12 +115,12 @@ async fn everybody(fixture: &Fixture, coupon: &MadeCoupon, done: &AtomicBool) ->
     assert_eq!(
         (slots.len(), distinct.len()),
         (wanted, wanted),
-        "everybody has a slot of their own"
+        "all slots are distinct"
     );
     assert_eq!(
         distinct.last(),
         Some(&u32::try_from(wanted).unwrap()),
-        "and none is left out"
+        "and no slot is skipped"
     );
     wanted
 }

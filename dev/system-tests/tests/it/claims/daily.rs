@@ -161,7 +161,7 @@ async fn three_days(once_per: OncePer) {
             assert_eq!(
                 slots(&answers),
                 slots(&first_day),
-                "told their slot of the first day"
+                "confirmed with the slot of the first day"
             );
             answers.clear();
         } else {
@@ -172,7 +172,7 @@ async fn three_days(once_per: OncePer) {
         assert_eq!(
             tally(&answers)["accepted"],
             quantity as usize,
-            "the day's own quantity"
+            "the quantity of the day"
         );
         assert!(
             answers
@@ -188,7 +188,7 @@ async fn three_days(once_per: OncePer) {
         world.sql.query(each).await.concat(),
         QUANTITIES.map(|q| q.to_string())
     );
-    eventually("nothing is on its way", LIMIT, async || {
+    eventually("no message is unread", LIMIT, async || {
         world.topic.lag().await == 0
     })
     .await;
@@ -251,11 +251,11 @@ async fn drops_are_created_days_ahead_by_any_remaining_process() {
     assert_eq!(
         (world.sql.number(days).await, known_to_admission().await),
         (made, made),
-        "a pass makes them"
+        "a pass creates them"
     );
     forget().await;
     let _other = world.serve().await;
-    eventually("an API makes them", LIMIT, async || {
+    eventually("an API creates them", LIMIT, async || {
         world.sql.number(days).await == made && known_to_admission().await == made
     })
     .await;

@@ -59,7 +59,7 @@ async fn a_returned_slot_goes_to_the_first_in_line_and_both_users_see_it() {
         assert_eq!(
             api.give_back(coupon.id, giver).await,
             Ok((coupon.drop, Some(slot))),
-            "again: the same"
+            "the same when repeated"
         );
     }
     let me = api.me(coupon.id, giver).await;
@@ -480,14 +480,16 @@ async fn no_drop_is_sealed_during_a_revocation_of_its_claims() {
         }
     });
     let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
-    eventually("the revocation is nearly written", LIMIT, async || {
-        world.sql.number(waits).await == 1
-    })
+    eventually(
+        "the revocation has reached its last write",
+        LIMIT,
+        async || world.sql.number(waits).await == 1,
+    )
     .await;
     assert_eq!(
         world.sql.refusal(&lock).await.code,
         3572,
-        "somebody else has the drop"
+        "the drop is locked"
     );
     held.run("UNLOCK TABLES").await;
     assert!(revoking.await.unwrap().is_ok());
@@ -562,7 +564,7 @@ async fn any_order_of_claims_returns_passes_and_rows_ends_exact() {
     assert_eq!(
         failed_claims(world).await,
         0,
-        "a void message is no dead letter"
+        "a void message is not a dead letter"
     );
     let kept: Vec<PromisedAnswer> = came
         .iter()

@@ -61,7 +61,7 @@ async fn slow_clients_are_disconnected_and_counted_while_claims_are_answered() {
     assert_eq!(tally(&answers), [("accepted".into(), 300)].into());
     assert!(
         heads.try_join_next().is_none(),
-        "they held their sockets all the while"
+        "they held their sockets throughout"
     );
     all_issued(&world, coupon.drop, 300).await;
     assert_exact(&world, &coupon, 300, &answers).await;
@@ -69,7 +69,7 @@ async fn slow_clients_are_disconnected_and_counted_while_claims_are_answered() {
     let all = async { (heads.join_all().await, bodies.join_all().await) };
     let (_, bodies) = tokio::time::timeout(LIMIT, all)
         .await
-        .expect("each is hung up on");
+        .expect("each is disconnected");
     let refused = bodies
         .iter()
         .filter(|answer| answer.starts_with("HTTP/1.1 503"))
@@ -111,6 +111,6 @@ async fn clients_that_read_nothing_are_disconnected() {
             .await
             .is_ok()
     };
-    eventually("somebody else is answered", LIMIT, alive).await;
+    eventually("another client is answered", LIMIT, alive).await;
     drop(unread);
 }

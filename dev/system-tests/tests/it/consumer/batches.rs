@@ -93,7 +93,7 @@ async fn batch_that_cannot_be_read_delays_its_partition_only_and_becomes_a_dead_
     let consumer = world
         .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
         .await;
-    eventually("what comes before is issued", LIMIT, async || {
+    eventually("earlier messages are issued", LIMIT, async || {
         rows(&world, coupon.drop).await.len() >= 9
     })
     .await;
@@ -293,9 +293,11 @@ async fn partitions_added_in_mid_rush_are_used_within_seconds() {
 async fn migrate_lowers_the_limit_of_a_batch_and_keeps_other_settings() {
     let (world, _api) = open_world("limit").await;
     world.topic.alter(&[("retention.ms", "86400000")]).await;
-    eventually("the broker's own limit holds", HEALED, async || {
-        world.topic.topic_setting("max.message.bytes").await == "1048588"
-    })
+    eventually(
+        "the broker's default limit is in force",
+        HEALED,
+        async || world.topic.topic_setting("max.message.bytes").await == "1048588",
+    )
     .await;
     refuses(
         &world.start("firstcome-api", &["consume"], &[]),

@@ -94,7 +94,7 @@ async fn a_consumer_with_a_silent_mysql_is_not_stuck_and_resumes() {
             is_not_ready(&waves.consumer, "mysql").await;
             // Each attempt takes a second and a half: this is well beyond the time at which a stuck
             // consumer would have exited.
-            eventually("it has tried again and again", HEALED, async || {
+            eventually("it has retried repeatedly", HEALED, async || {
                 waves
                     .consumer
                     .metric("firstcome_consumer_retries_total", &[])

@@ -29,7 +29,11 @@ async fn claims_share_messages_only_while_every_reader_supports_it() {
         answers.extend(rush(&[&api], coupon.id, &people(crowd)[crowd - 64..], 64).await);
         (messages(&world).await - before, answers.len())
     };
-    assert_eq!(rushed().await.0, 64, "no consumer has said what it reads");
+    assert_eq!(
+        rushed().await.0,
+        64,
+        "no consumer has announced its versions"
+    );
     let consumer = world.consume().await;
     eventually("claims share messages", LIMIT, async || {
         rushed().await.0 < 64

@@ -278,7 +278,7 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_refused() {
                     match fixture.api.claim(coupon.id, user).await {
                         Answer::Accepted { .. } | Answer::Already { .. } => true,
                         Answer::Problem(503, _) => false,
-                        other => panic!("{user} was told {other:?}"),
+                        other => panic!("{user} got {other:?}"),
                     }
                 })
                 .await;

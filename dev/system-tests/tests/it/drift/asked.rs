@@ -44,7 +44,7 @@ async fn a_pass_without_wait_can_be_read_later_and_others_are_refused_meanwhile(
     let ended = get().await;
     assert_eq!(ended.body["status"], "clean");
     assert_eq!(ended.body["trigger"], "endpoint");
-    assert_eq!(ended.body["drops"], json!([]), "nothing was found in any");
+    assert_eq!(ended.body["drops"], json!([]), "no drop has findings");
     assert_eq!(
         (
             &ended.body["unlisted"]["drops"],
@@ -134,7 +134,7 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
     assert_eq!(
         daemon.ask(&json!({"dry-run": true})).await.status,
         400,
-        "a slip must not become a real pass"
+        "a typo must not start a real pass"
     );
     assert_eq!(daemon.http().get("/v1/runs").await.status, 401);
     let wrong = daemon

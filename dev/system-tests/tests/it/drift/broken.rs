@@ -220,7 +220,7 @@ async fn a_claim_overdue_after_the_last_repairs_is_not_a_failure() {
     assert!(
         run.all_findings()
             .any(|f| f.detail.contains("after the last repairs")),
-        "nothing came in the last round"
+        "no claim arrived in the last round"
     );
 }
 

@@ -240,13 +240,13 @@ async fn repairs_during_live_traffic_break_no_promise() {
     let elsewhere = answers.iter().filter(|(user, answer)| {
         let slot = holders
             .get(user)
-            .unwrap_or_else(|| panic!("{user} was told {answer:?} and has nothing"));
+            .unwrap_or_else(|| panic!("{user} got {answer:?} and has nothing"));
         answer.promised() != Some((coupon.drop, *slot))
     });
     let elsewhere = elsewhere.count();
     assert!(
         elsewhere <= 10,
-        "{elsewhere} people have another slot than they were told"
+        "{elsewhere} users have another slot than promised"
     );
     let broken = world
         .sql

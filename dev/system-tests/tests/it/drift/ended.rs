@@ -69,7 +69,7 @@ async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
     .await;
     let state = "SELECT value > DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '%Y-%m-%dT%H:%i:%s') \
                  FROM reconciler_state WHERE name = 'last_run:deep'";
-    eventually("and counts as run", LIMIT, async || {
+    eventually("and it counts as run", LIMIT, async || {
         world.sql.number(state).await == 1
     })
     .await;
@@ -95,7 +95,7 @@ async fn a_hanging_pass_is_mailed_with_its_process() {
             ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "8"),
         ])
         .await;
-    eventually("the other works by its schedule", LIMIT, async || {
+    eventually("the other daemon follows its schedule", LIMIT, async || {
         runs(world, "triggered_by = 'cron'").await > 0
     })
     .await;
@@ -137,12 +137,16 @@ async fn only_a_complete_full_pass_counts_as_a_success() {
     daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
     daemon.reconcile(&json!({"dry_run": true})).await;
     let holder = holder(world).await;
-    assert_eq!(daemon.ask(&json!({})).await.status, 503, "no run to name");
+    assert_eq!(
+        daemon.ask(&json!({})).await.status,
+        503,
+        "there is no run id"
+    );
     holder.commit().await;
     assert_eq!(
         last().await,
         before,
-        "partial, dry and refused passes are none"
+        "partial, dry and refused passes do not count"
     );
     // A finding that waits for a person is not a failed pass.
     injector(world, &coupon)
@@ -198,7 +202,7 @@ async fn accepted_and_blocking_passes_can_be_read_at_once() {
     let holder = holder(world).await;
     // The lock is held without a run: there is nothing to read.
     firstcome_testkit::eventually_some(
-        "the last pass is over, and the lock alone is named",
+        "the last pass is over, and only the lock is reported",
         LIMIT,
         async || {
             let reply = daemons[0].ask(&json!({"wait": false})).await;
@@ -220,7 +224,7 @@ async fn the_progress_and_age_of_a_pass_are_visible() {
     let slow = Hindered::start(world, &[]).await;
     let id = slow.begin_slow_pass(world).await;
     let get = async |path: &str| Http::send(slow.daemon.http().ops(Method::GET, path)).await;
-    eventually("people are compared", LIMIT, async || {
+    eventually("the progress shows compared users", LIMIT, async || {
         let run = get("/v1/runs?limit=1").await.body["runs"][0].clone();
         run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
     })
@@ -236,7 +240,7 @@ async fn the_progress_and_age_of_a_pass_are_visible() {
         .await;
     assert!(
         began > Some(1e9),
-        "since when it runs is a metric: {began:?}"
+        "the start of the pass is a metric: {began:?}"
     );
     slow.proxy
         .set(firstcome_stack::ProxyFault::Pass)
@@ -277,7 +281,7 @@ async fn a_short_restart_of_redis_sends_no_mail() {
     .await;
     let failed = "SELECT COALESCE(MAX(id), '') FROM reconcile_runs WHERE status = 'failed'";
     let last = world.sql.query(failed).await[0][0].clone();
-    eventually("passes end well again", LIMIT, async || {
+    eventually("passes succeed again", LIMIT, async || {
         runs(world, &format!("status = 'clean' AND id > '{last}'")).await > 1
     })
     .await;
@@ -324,7 +328,7 @@ async fn a_daemon_that_alone_cannot_reach_redis_mails_nothing_about_claims() {
             .await
             .promised()
             .is_some(),
-        "claims go on"
+        "claims are accepted"
     );
     // A mail about the failed pass of this daemon is allowed.
     let of_claims = "SELECT COUNT(*) FROM mail_outbox WHERE body_text LIKE '%503%' OR subject LIKE '%been reached%'";
@@ -351,7 +355,7 @@ async fn a_daemon_does_not_show_drift_that_another_daemons_pass_saw_repaired() {
         .await;
     let own = format!("drop=\"{}\"", coupon.drop);
     let left = async || daemon.http().metric("firstcome_drift", &[&own]).await;
-    eventually("the daemon has seen what is left", LIMIT, async || {
+    eventually("the daemon has seen the drift", LIMIT, async || {
         left().await == Some(2.0)
     })
     .await;
@@ -366,7 +370,7 @@ async fn a_daemon_does_not_show_drift_that_another_daemons_pass_saw_repaired() {
     let made =
         format!("UPDATE reconciler_state SET value = {now} WHERE name = 'last_run:reconcile'");
     eventually(
-        "the series ends with a run of the other's",
+        "the series ends with a run of the other daemon",
         LIMIT,
         async || {
             world.sql.query(&made).await;
@@ -392,7 +396,7 @@ async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs() {
     .await;
     // Both have evaluated their schedules several times since.
     let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
-    eventually("seconds have gone by", LIMIT, async || {
+    eventually("seconds have passed", LIMIT, async || {
         world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 4
     })
     .await;

@@ -53,7 +53,7 @@ fn lines(story: &Value) -> Vec<String> {
         .filter_map(|h| h["at"].as_str())
         .map(|at| at.parse().unwrap())
         .collect();
-    assert!(times.is_sorted(), "in order of time: {story:#}");
+    assert!(times.is_sorted(), "not in chronological order: {story:#}");
     happenings
         .iter()
         .map(|h| {
@@ -265,7 +265,7 @@ async fn explain_reports_what_is_no_longer_known() {
     );
     assert_eq!(
         told["holds"], "none",
-        "rows are the truth of a sealed drop: {told:#}"
+        "rows are authoritative for a sealed drop: {told:#}"
     );
 }
 

@@ -74,7 +74,7 @@ async fn a_daemon_killed_in_mid_pass_is_replaced_and_its_run_recorded_as_failed(
     .await;
     assert!(error_of(world, &dead).await.contains("ended in the middle"));
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
-    eventually("the other has repaired", LIMIT, async || {
+    eventually("the other daemon has repaired", LIMIT, async || {
         world.sql.number(repaired).await > 0
     })
     .await;
@@ -206,7 +206,7 @@ async fn a_schedule_shorter_than_a_pass_does_not_pile_up() {
         - at;
     assert!(
         took >= 2_000,
-        "4 passes within {took} ms: some had piled up"
+        "4 passes within {took} ms: some had queued up"
     );
     assert_eq!(slow.daemon.process.stop().await, 0);
     let overlapping = "SELECT COUNT(*) FROM reconcile_runs a JOIN reconcile_runs b \
@@ -218,7 +218,7 @@ async fn a_schedule_shorter_than_a_pass_does_not_pile_up() {
         .iter()
         .filter(|mail| mail.text().contains("RECONCILE_CRON"))
         .count();
-    assert_eq!(missed, 0, "a pass that is under way is not missed");
+    assert_eq!(missed, 0, "a running pass is not missed");
 }
 
 /// A session for which others wait.

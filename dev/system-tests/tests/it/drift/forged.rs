@@ -67,11 +67,7 @@ async fn a_forged_message_takes_no_slot_when_redis_is_rebuilt() {
         .all_findings()
         .map(|finding| (finding.kind, finding.needs_person))
         .collect();
-    assert_eq!(
-        told,
-        [(Kind::FailedClaim, true)],
-        "a person decides what to do with it"
-    );
+    assert_eq!(told, [(Kind::FailedClaim, true)], "a person has to decide");
     assert_eq!(consumer.process.stop().await, 0);
 }
 

@@ -170,7 +170,7 @@ async fn while_redis_is_down_no_new_coupon_reuses_a_number_that_mysql_lost() {
         made.push(other);
     }
     eventually(
-        "a pass names the lost one, and opens the others",
+        "a pass reports the lost coupon, and opens the others",
         HEALED,
         async || {
             let once = world.once_with(&[], &[]).await;

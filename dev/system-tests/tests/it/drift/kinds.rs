@@ -254,7 +254,7 @@ async fn a_counter_that_is_too_low_or_high_or_has_gaps_is_corrected() {
         assert_eq!(
             answer.promised(),
             Some((coupon.drop, slot)),
-            "what was skipped is given out first"
+            "skipped slots are given out first"
         );
     }
 }
@@ -409,7 +409,7 @@ async fn free_slots_go_to_waiting_users() {
     assert_eq!(
         named,
         line.iter().collect::<Vec<_>>(),
-        "who would be promoted, in order: {dry:#?}"
+        "the users to be promoted, in order: {dry:#?}"
     );
     let run = fixture.world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");

@@ -138,7 +138,7 @@ async fn users_without_a_slot_are_named_as_broken_promises_and_first_in_line() {
         assert_eq!(
             fixture.world.sql.number(open).await,
             0,
-            "nothing is left to tell"
+            "nothing is left to report"
         );
     }
 }
@@ -234,7 +234,7 @@ async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
             AND l.lock_mode LIKE 'X%' AND l.lock_status = 'GRANTED'";
     assert!(
         fixture.world.sql.number(patience).await > 600,
-        "MySQL ends the lock before it is asked to"
+        "MySQL released the lock too early"
     );
     let run = eventually_some("a pass sees it", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;

@@ -40,7 +40,7 @@ async fn passes_during_a_rush_report_only_real_losses_and_report_them_first() {
         "SELECT COUNT(*) FROM issued_coupons WHERE claimed_at < UTC_TIMESTAMP(3) - INTERVAL {DEADLINE_MS}000 MICROSECOND"
     );
     eventually(
-        "some rows are of people admitted long ago",
+        "some rows belong to users admitted long ago",
         Duration::from_secs(30),
         async || world.sql.number(&old).await > 100,
     )
@@ -51,7 +51,7 @@ async fn passes_during_a_rush_report_only_real_losses_and_report_them_first() {
     assert_eq!(tally(&answers), [("accepted".to_owned(), PEOPLE)].into());
     all_issued(world, coupon.drop, PEOPLE + 5).await;
     eventually(
-        "a pass has seen the end of it",
+        "a pass has seen the end of the rush",
         Duration::from_secs(30),
         async || {
             let after =
@@ -72,7 +72,7 @@ async fn passes_during_a_rush_report_only_real_losses_and_report_them_first() {
         .map(|h| h.user.as_str())
         .chain(deleted.iter().map(String::as_str))
         .collect();
-    assert_eq!(named, lost, "nobody else, and nobody missing");
+    assert_eq!(named, lost, "exactly the lost users");
     assert_eq!(findings.len(), lost.len(), "each once: {findings:?}");
     assert!(
         findings

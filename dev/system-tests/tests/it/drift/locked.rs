@@ -212,7 +212,7 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
         }
     }
     fixture.consumer.process.thaw();
-    eventually("the rows of the other are there", LIMIT, async || {
+    eventually("the rows of the other drop exist", LIMIT, async || {
         rows(world, second.drop).await.len() == 10
     })
     .await;
@@ -220,9 +220,11 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     locked.commit().await;
     all_issued(world, first.drop, 10).await;
     let kept = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'undecodable'";
-    eventually("what is no claim is kept", LIMIT, async || {
-        world.sql.number(kept).await == 1
-    })
+    eventually(
+        "the message that is not a claim is stored",
+        LIMIT,
+        async || world.sql.number(kept).await == 1,
+    )
     .await;
 }
 

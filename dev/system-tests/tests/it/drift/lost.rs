@@ -37,7 +37,7 @@ async fn a_second_loss_of_a_drop_is_waited_for_again() {
     let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
     for times in 1..=2 {
         delete(&fixture, &coupon).await;
-        eventually("it is made anew", LIMIT, async || {
+        eventually("it is rebuilt", LIMIT, async || {
             has_everybody(&fixture, &coupon).await
         })
         .await;

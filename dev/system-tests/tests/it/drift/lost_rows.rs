@@ -110,7 +110,7 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
         coupon.id
     );
     assert_eq!(fixture.world.sql.number(&today).await, 0);
-    eventually("a mail names it", LIMIT, async || {
+    eventually("a mail reports it", LIMIT, async || {
         subjects(&fixture.world)
             .iter()
             .any(|subject| subject.contains("MySQL has lost 1 drop"))
@@ -139,7 +139,7 @@ async fn a_drop_that_lost_its_limits_gets_them_and_its_rows() {
     fixture.world.sql.query(&delete).await;
     let consumer = fixture.world.consume().await;
     let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
-    eventually("the consumer could write none", LIMIT, async || {
+    eventually("the consumer could not write any row", LIMIT, async || {
         fixture.world.sql.number(open).await == 10
     })
     .await;

@@ -86,7 +86,7 @@ async fn all_kinds_of_drift_in_one_drop_are_found_and_repaired_together() {
     assert_eq!(
         run.status,
         Status::Drift,
-        "only a person can decide on two: {run:#?}"
+        "only two findings need a person: {run:#?}"
     );
     let left: Vec<_> = run
         .all_findings()

@@ -18,7 +18,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
         ("FIRSTCOME_TEST_MISSED_AFTER_SECONDS", "1"),
     ];
     let daemon = world.daemon_with(&settings).await;
-    eventually("it has noted when it ran", LIMIT, async || {
+    eventually("it has recorded its run", LIMIT, async || {
         world
             .sql
             .number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'")
@@ -55,7 +55,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() 
         - before;
     assert!(
         runs <= 2,
-        "{runs} passes: what was missed is caught up once, not twice an hour"
+        "{runs} passes: missed runs are caught up once, not one by one"
     );
     assert_eq!(
         subjects(world)
@@ -79,7 +79,7 @@ async fn a_suspended_process_reports_missed_runs_when_it_resumes() {
         .await;
     let runs =
         "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
-    eventually("it works by its schedule", LIMIT, async || {
+    eventually("it follows its schedule", LIMIT, async || {
         world.sql.number(runs).await >= 2
     })
     .await;

@@ -321,7 +321,7 @@ async fn users_of_old_drops_are_erased() {
     assert_eq!(
         named(&over).await,
         not_named(["19", "19", "1"]),
-        "for ever, not old enough, a dry run, no deep pass"
+        "kept forever, not old enough, a dry run, not a deep pass"
     );
 
     is_clean(&["--deep"], &short).await;
@@ -329,7 +329,7 @@ async fn users_of_old_drops_are_erased() {
     assert_eq!(
         named(&kept).await,
         not_named(["5", "5", "0"]),
-        "of a coupon that goes on"
+        "of a coupon that continues"
     );
     assert_eq!(
         named(&daily).await,
@@ -348,7 +348,7 @@ async fn users_of_old_drops_are_erased() {
     assert_eq!(
         world.sql.query(&erased).await,
         [["1"], ["0"]],
-        "not of the drop with a revocation's code"
+        "not of the drop with the code of a revocation"
     );
     assert_eq!(
         fixture.api.me(over.id, &answers[0].0).await["status"],

@@ -28,7 +28,7 @@ fn report<'r>(run: &'r Run, coupon: &MadeCoupon) -> &'r firstcome_reconciler::re
     run.drops
         .iter()
         .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("the drop was looked at")
+        .expect("the drop was examined")
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn too_many_repairs_wait_for_a_confirmation_at_the_endpoint() {
     let mail = mailed(&fixture.world, &["action needed", "Suspicious"]).await;
     assert!(
         mail.text.contains("--confirm"),
-        "the mail says how: {}",
+        "the mail has the command: {}",
         mail.text
     );
 
@@ -75,7 +75,7 @@ async fn too_many_repairs_wait_for_a_confirmation_at_the_endpoint() {
     assert_eq!(
         fixture.world.sql.number(&confirmed).await,
         1,
-        "who confirmed what is kept"
+        "the confirmation is recorded"
     );
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
     clean_pass(&fixture.world, &coupon).await;
@@ -226,7 +226,7 @@ async fn a_confirmation_covers_only_the_repairs_that_were_shown() {
     assert_eq!(
         unseen.status,
         Status::Braked,
-        "nobody was shown these: {unseen:#?}"
+        "these were never shown: {unseen:#?}"
     );
     assert_eq!(
         confirm(&fixture, &coupon).await.run().status,
@@ -303,7 +303,10 @@ async fn a_closed_gate_restores_missing_users_but_moves_nobody_beyond_the_limit(
         );
     }
     for slot in 81..=90 {
-        assert_eq!(holders[&slot], all[&slot], "whom Redis lacked is back");
+        assert_eq!(
+            holders[&slot], all[&slot],
+            "users missing in Redis are restored"
+        );
     }
     let answer = fixture.api.claim(coupon.id, "stranger").await;
     assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");

@@ -121,7 +121,7 @@ async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
         "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
     world.sql.query(&format!("{moved} = {}", coupon.drop)).await;
     let once = world.once_with(&[], &[]).await;
-    assert_eq!(once.code, 1, "whose slot the other has is told by name");
+    assert_eq!(once.code, 1, "the user whose slot is taken is named");
     let told: Vec<_> = once
         .run()
         .all_findings()
@@ -168,7 +168,7 @@ async fn rows_from_before_an_upgrade_keep_short_codes_and_later_codes_are_ordere
     assert_eq!(
         read(after.drop, "code").await,
         codes,
-        "in the order of slots"
+        "codes in the order of slots"
     );
     assert!(
         codes.iter().all(|row| row[1].split('-').count() == 6),

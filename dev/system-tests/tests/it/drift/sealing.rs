@@ -94,7 +94,7 @@ async fn a_sealed_drop_costs_passes_nothing_and_is_answered_from_mysql() {
         run.drops
             .iter()
             .all(|report| report.drop_id.0 != coupon.drop),
-        "it is not looked at any more: {run:#?}"
+        "it is no longer examined: {run:#?}"
     );
     let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
     eventually("its keys and its coupon's expire", LIMIT, async || {
@@ -128,7 +128,7 @@ async fn the_deep_pass_checks_and_repairs_sealed_drops() {
         .drops
         .iter()
         .find(|report| report.drop_id.0 == coupon.drop)
-        .expect("it is looked at");
+        .expect("it is examined");
     assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
 
     let done = injector(&fixture.world, &coupon)

@@ -105,7 +105,7 @@ pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
         .drops
         .iter()
         .find(|report| report.drop_id.0 == drop)
-        .expect("the drop was looked at");
+        .expect("the drop was examined");
     report
         .findings
         .iter()
@@ -331,7 +331,7 @@ impl Hindered {
         .await;
         let id = reply.body["run_id"].as_str().unwrap().to_owned();
         assert_eq!(reply.location(), Some(format!("/v1/runs/{id}").as_str()));
-        eventually("the pass is under way", LIMIT, async || {
+        eventually("the pass is running", LIMIT, async || {
             status_of(world, &id).await.as_deref() == Some("running")
         })
         .await;

@@ -54,7 +54,7 @@ async fn waiting_users_are_promoted_in_order_and_never_beyond_the_quantity() {
     );
     assert!(
         fixture.api.claim(coupon.id, "u-late").await.is("sold_out"),
-        "those who wait go first"
+        "waiting users go first"
     );
     assert_eq!(fixture.world.pass().await.status, Status::Repaired);
     assert_eq!(
@@ -125,7 +125,7 @@ async fn waiting_users_are_promoted_in_order_and_never_beyond_the_quantity() {
     assert_eq!(
         rows(&fixture.world, coupon.drop).await.len(),
         12,
-        "never past the quantity"
+        "never beyond the quantity"
     );
 }
 
@@ -177,7 +177,7 @@ async fn a_long_line_is_promoted_in_order_by_a_pass_during_claims() {
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert!(
         late.iter().all(|(_, answer)| !answer.is_accepted()),
-        "those who wait go first"
+        "waiting users go first"
     );
     let rows = rows(&fixture.world, coupon.drop).await;
     let promoted: Vec<String> = rows.range(11..).map(|(_, user)| user.clone()).collect();

@@ -76,7 +76,7 @@ async fn a_broker_killed_in_mid_rush_breaks_no_promise() {
                     .is_some_and(|found| found != leader)
             })
             .await;
-            eventually("claims go by the two that are left", HEALED, async || {
+            eventually("claims use the two remaining brokers", HEALED, async || {
                 let answers = waves.next(5).await;
                 !answers.is_empty() && answers.iter().all(is_queued)
             })
@@ -170,7 +170,7 @@ async fn processes_start_with_one_broker_down() {
     let world = World::on(stores(cluster).await, "one-away").await;
     cluster.broker(1).unwrap().kill().await.unwrap();
     // Processes start with two brokers that know of the loss, not during an election.
-    eventually("the others lead", HEALED, async || {
+    eventually("the other brokers lead", HEALED, async || {
         let leaders = [
             world.topic.leader(0).await,
             world.topic.leader(1).await,

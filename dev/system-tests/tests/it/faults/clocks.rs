@@ -36,11 +36,11 @@ async fn clock_steps_of_a_reconciler_break_no_promise_and_stop_no_schedule() {
                 let ended = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status <> 'running'";
                 waves.world.sql.number(&format!("{ended} AND {noted}")).await
             };
-            eventually("it goes by this clock", HEALED, async || passes(BEHIND).await > 0).await;
+            eventually("it uses this clock", HEALED, async || passes(BEHIND).await > 0).await;
             for offset in [-BEHIND, BEHIND] {
                 clock.set(offset).unwrap();
                 let before = passes(offset).await;
-                eventually(&format!("passes go on at {offset} s"), HEALED, async || passes(offset).await > before + 1)
+                eventually(&format!("passes continue at {offset} s"), HEALED, async || passes(offset).await > before + 1)
                     .await;
             }
         })

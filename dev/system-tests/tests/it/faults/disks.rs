@@ -101,7 +101,7 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
             let answers = waves.wave().await;
             assert!(
                 answers.contains_key("unavailable"),
-                "what can't be kept is not promised: {answers:?}"
+                "claims that cannot be stored are not promised: {answers:?}"
             );
             assert!(
                 redis.log_tail(40).contains("AOF write error"),
@@ -137,7 +137,7 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
             // Also use up the slack in preallocated files: first of the tables, then of the binary
             // log.
             for size in [1_000_000, 500] {
-                eventually("MySQL can write no more", HEALED, async || {
+                eventually("MySQL can no longer write", HEALED, async || {
                     let sql = format!("INSERT INTO junk (text) VALUES (REPEAT('x', {size}))");
                     let more = waves.world.sql.try_query(&sql);
                     !matches!(

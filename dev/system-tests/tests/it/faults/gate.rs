@@ -57,7 +57,7 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
             .is("unavailable")
     );
     fixture.world.redis.command::<()>(&["DEL", &free]).await;
-    eventually("it is open too, once it is mended", HEALED, async || {
+    eventually("it is open too, once it is repaired", HEALED, async || {
         fixture
             .api
             .claim(odd.id, &someone[0])
@@ -178,12 +178,12 @@ async fn a_loss_is_waited_for_even_if_the_new_redis_has_a_slow_clock() {
     let took = begun.elapsed();
     assert!(
         took >= DEADLINE,
-        "messages from before may still come, and the pass took {took:?} only: {run:#?}"
+        "earlier messages may still arrive, but the pass took only {took:?}: {run:#?}"
     );
     let not_open = fixture.api.claim(coupon.id, "u-late").await;
     assert!(
         not_open.promised().is_none(),
-        "by its clock nothing is open: {not_open:?}"
+        "by its clock nothing is open yet: {not_open:?}"
     );
 }
 
@@ -208,7 +208,7 @@ async fn left_behind(
     let keys = PrefixedKeys::new(&replica.url(), &world.setting("REDIS_KEY_PREFIX"));
     let users = keys.of_drop(coupon.id, coupon.drop, "users");
     let has_all = async || keys.command::<i64>(&["ZCARD", &users]).await == people;
-    eventually("the replica has everybody", HEALED, has_all).await;
+    eventually("the replica has all users", HEALED, has_all).await;
     command(&replica, &["REPLICAOF", "NO", "ONE"]).await;
     replica
 }
@@ -239,7 +239,7 @@ async fn a_master_demoted_and_promoted_again_is_closed() {
                     .claim(fixture.coupon.id, "u-early")
                     .await
                     .is("unavailable"),
-                "it takes no writes"
+                "it accepts no writes"
             );
             command(&master, &["REPLICAOF", "NO", "ONE"]).await;
             assert!(
@@ -263,7 +263,7 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
         &["once"],
         &[("FIRSTCOME_STALL_AT", &stall)],
     );
-    eventually("the pass is there", HEALED, async || {
+    eventually("the pass has reached the point", HEALED, async || {
         pass.log().contains("stall point")
     })
     .await;

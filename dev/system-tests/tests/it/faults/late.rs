@@ -44,7 +44,7 @@ async fn pass(world: &World, args: &[&str]) -> Once {
 /// Waits until MySQL returns this number, then lets nothing pass the proxy.
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
     // Every chunk of a change's many statements is slow.
-    eventually("MySQL has it", 3 * LIMIT, async || {
+    eventually("MySQL has the value", 3 * LIMIT, async || {
         world.sql.number(sql).await == number
     })
     .await;

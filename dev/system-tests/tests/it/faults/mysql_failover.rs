@@ -185,7 +185,7 @@ async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes(
     assert_eq!(
         world.sql.query(&codes).await,
         before,
-        "the same rows, with the codes that people were shown"
+        "the same rows, with the codes that users were shown"
     );
     assert_exact(world, &coupon, 40, &answers).await;
     assert_clean(&world.pass().await, &coupon);
@@ -242,7 +242,7 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
     assert_kept(world, &lost, &answers, &[&gave_back]).await;
     assert_eq!(api.coupon(id).await["quantity"], 10);
     assert_nothing_found(&world.pass().await);
-    eventually("people see it again", HEALED, async || {
+    eventually("users see it again", HEALED, async || {
         api.try_me(id, &answers[0].0)
             .await
             .is_ok_and(|reply| reply.body["status"] == "issued")

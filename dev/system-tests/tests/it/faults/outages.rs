@@ -183,7 +183,7 @@ async fn a_lost_reply_to_a_commit_breaks_no_promise() {
             waves.consumer_says("could not be written").await;
             assert!(
                 rows(&waves.world, waves.coupon.drop).await.len() > 20,
-                "it was committed, and nobody knows"
+                "it was committed without an acknowledgement"
             );
             proxy.set(ProxyFault::Pass).await.unwrap();
         })
@@ -229,7 +229,7 @@ async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
             assert_eq!(
                 waves.wave().await,
                 [("unavailable".into(), 20)].into(),
-                "another may be the master by now"
+                "another may have become the master"
             );
             assert_eq!(holders(&waves.world, &waves.coupon).await, before);
             link.set(ProxyFault::Pass).await.unwrap();

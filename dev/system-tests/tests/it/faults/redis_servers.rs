@@ -111,7 +111,7 @@ async fn a_dead_primary_closes_only_its_coupons_and_no_promise_is_lost() {
             assert_eq!(
                 not_open,
                 Vec::<&(String, _)>::new(),
-                "the primary of this coupon is well"
+                "the primary of this coupon is healthy"
             );
             others.extend(open);
             eventually("a replica has taken its place", HEALED, async || {
@@ -161,7 +161,7 @@ async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons
             assert_eq!(
                 with_scripts,
                 BTreeSet::from([true]),
-                "on replicas there is none"
+                "replicas have no scripts"
             );
             let emptied = cluster
                 .primary_of(&key(&waves.world, &waves.coupon))

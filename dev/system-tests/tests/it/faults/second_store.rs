@@ -31,7 +31,7 @@ async fn five_of_twenty(world: World) -> (Fixture, MadeCoupon, Vec<PromisedAnswe
 
 /// Runs passes until one succeeds; returns its run.
 async fn mended(world: &World) -> Run {
-    eventually_some("a pass mends it", LIMIT, async || {
+    eventually_some("a pass repairs it", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
         if once.code == 0 {
             Ok(once.run())

@@ -166,7 +166,7 @@ async fn clients_leave_a_demoted_mysql_primary() {
                         .await
                         .is_ok_and(|reply| reply.body["status"] == "issued")
                 };
-                eventually("questions have left it", LEFT, is_told).await;
+                eventually("look-ups have left it", LEFT, is_told).await;
             }
             let rows = format!(
                 "SELECT COUNT(*) FROM {}.issued_coupons",
@@ -224,7 +224,7 @@ async fn each_alone_leaves_it(
         let before = way.counters().accepted;
         way.set(ProxyFault::Mute(protocol)).await.unwrap();
         waves.next(1).await;
-        eventually("it connects anew, and anew", LEFT, async || {
+        eventually("it reconnects repeatedly", LEFT, async || {
             // A producer without messages sends nothing by itself.
             if process == 0 {
                 waves.next(1).await;

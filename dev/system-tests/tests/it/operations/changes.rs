@@ -115,7 +115,7 @@ async fn refused_a_row(changes: u32) -> f64 {
         "{stood} of {} changes stood, {yes} people were told yes",
         each * 4
     );
-    assert!(stood >= each, "{stood} changes stood");
+    assert!(stood >= each, "{stood} changes took effect");
     // No pass has run: Redis has what the changes left there.
     let (in_mysql, in_redis) = settings(world, &coupon).await;
     assert_eq!(in_mysql, in_redis, "quantity and pause");
@@ -124,9 +124,11 @@ async fn refused_a_row(changes: u32) -> f64 {
         coupon.drop
     );
     let yes = i64::try_from(yes).unwrap();
-    eventually("every yes is a row or was refused one", LIMIT, async || {
-        world.sql.number(&written).await >= yes
-    })
+    eventually(
+        "every promise has a row or was refused one",
+        LIMIT,
+        async || world.sql.number(&written).await >= yes,
+    )
     .await;
     world.sql.number("SELECT COUNT(*) FROM failed_claims").await as f64
 }
@@ -297,7 +299,7 @@ async fn a_locked_coupon_row_delays_no_claims_and_no_other_changes() {
     }
     assert!(
         waiting.iter().all(|change| !change.is_finished()),
-        "they waited all the while"
+        "they waited throughout"
     );
     session.commit().await;
     for change in waiting {

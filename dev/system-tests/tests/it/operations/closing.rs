@@ -122,7 +122,7 @@ async fn closing_while_redis_is_down_is_finished_by_the_reconciler() {
     assert!(fixture.api.claim(coupon.id, "u-2").await.is("closed"));
     proxy.set(ProxyFault::Pass).await.unwrap();
     eventually(
-        "repeating it settles it",
+        "repeating it completes it",
         Duration::from_secs(30),
         async || {
             cut_off

@@ -67,11 +67,16 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
         .out
         .lines()
         .position(|line| line.contains("it opens at once"));
-    assert_eq!(begun, Some(3), "today's is made too: {}", preview.out);
+    assert_eq!(
+        begun,
+        Some(3),
+        "today's drop is created too: {}",
+        preview.out
+    );
     assert_eq!(
         world.sql.number("SELECT COUNT(*) FROM coupons").await,
         0,
-        "nothing is made"
+        "nothing is created"
     );
     let made = coupon(world, api, &daily).await;
     assert_eq!(made.code, 0, "{}", made.log);
@@ -485,7 +490,7 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     assert_eq!(
         coupon(world, api, &["allow", &id]).await.code,
         2,
-        "say what to do"
+        "the error names the command"
     );
     std::fs::remove_file(file).unwrap();
 }

@@ -193,7 +193,7 @@ async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone(
     assert_eq!(
         f.world.sql.query(open).await,
         [["803"]],
-        "one of the two was asked for"
+        "one of the two was requested"
     );
     let acts = "SELECT action, operator FROM ops_actions WHERE operator IS NOT NULL ORDER BY id";
     let acts = f.world.sql.query(acts).await;

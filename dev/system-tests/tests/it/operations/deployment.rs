@@ -272,12 +272,12 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
     assert_eq!(
         first.post("/logout", &first.base, &csrf).await,
         303,
-        "by a form of a process that is gone"
+        "with a form of a stopped process"
     );
     assert_eq!(
         second.get("/").await.status(),
         303,
-        "over at the other process, too"
+        "ended at the other process too"
     );
 }
 

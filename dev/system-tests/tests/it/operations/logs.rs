@@ -40,11 +40,7 @@ async fn every_answer_has_a_request_id_and_adopts_a_valid_one() {
                     .header("x-request-id", "a b\"c"),
             )
             .await;
-            assert_eq!(
-                id_of(&reply).len(),
-                16,
-                "{path}: one that is not well-formed is replaced"
-            );
+            assert_eq!(id_of(&reply).len(), 16, "{path}: an invalid id is replaced");
         }
     }
 }
@@ -61,7 +57,7 @@ async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
             .replace("claimants", "verified");
         world.redis.command::<i64>(&["DEL", &verified]).await;
         let (mut claims, mut lines) = (0, Vec::new());
-        eventually("a second line comes", LIMIT, async || {
+        eventually("there is a second line", LIMIT, async || {
             let request = api
                 .claim_request(coupon.id, "u-whole-id")
                 .header("x-request-id", format!("asked-{claims}"));
@@ -77,7 +73,7 @@ async fn the_reason_of_503_is_logged_once_a_second_with_a_request_id() {
             lines.len() >= 2
         })
         .await;
-        assert!(claims > 5, "{claims} claims, and a line each: {lines:#?}");
+        assert!(claims > 5, "{claims} claims with a line each: {lines:#?}");
         let first = &lines[0];
         let words = [
             "WARN",

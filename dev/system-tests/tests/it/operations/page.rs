@@ -289,7 +289,7 @@ async fn a_token_logs_in_and_others_see_nothing() {
     assert_eq!(
         kim.get("/").await.status(),
         303,
-        "the session is over, whatever the browser keeps"
+        "the session has ended, whatever the browser keeps"
     );
 
     let refused = eventually_some("many wrong tokens are answered 429", LIMIT, async || {
@@ -360,7 +360,7 @@ async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
     assert_eq!(
         there.post("/logout", &there.base, &csrf).await,
         503,
-        "in that browser only"
+        "only in that browser"
     );
     assert_eq!(status(&again).await, 200);
     proxy.set(ProxyFault::Pass).await.unwrap();
@@ -369,9 +369,9 @@ async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
     assert_eq!(
         here.post("/logout", &here.base, &csrf).await,
         303,
-        "by a form of the process that is gone"
+        "with a form of the stopped process"
     );
-    eventually("it is over everywhere", LIMIT, async || {
+    eventually("it has ended everywhere", LIMIT, async || {
         (status(&again).await, status(&in_rotation).await) == (303, 303)
     })
     .await;
@@ -414,7 +414,7 @@ async fn a_change_needs_the_right_token_and_the_page_s_form_and_is_recorded() {
             assert_eq!(
                 lee.post(path, &lee.base, &of_lee).await,
                 403,
-                "{path}: who views"
+                "{path}: for viewers"
             );
         }
         for (origin, csrf, who) in [
@@ -567,7 +567,7 @@ async fn the_first_screen_shows_lost_rows_before_any_pass_and_their_repair() {
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let says = async |words: &[&str]| {
         eventually_some(
-            &format!("the screen says {words:?}"),
+            &format!("the screen shows {words:?}"),
             3 * LIMIT,
             async || {
                 let page = kim.text("/").await;

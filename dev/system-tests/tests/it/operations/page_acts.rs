@@ -106,7 +106,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     let (status, run) = ask(&pass, "confirm", (" Winter coupon ", "3")).await;
     assert_eq!(status, 303);
     ended(&run, "repaired").await;
-    eventually_some("there is nothing to confirm any more", LIMIT, async || {
+    eventually_some("there is nothing left to confirm", LIMIT, async || {
         let page = kim.text(&place).await;
         if page.contains("Confirm ") {
             Err(page)
@@ -215,7 +215,7 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let (status, page) = search_as(&viewer, &id, &drop, "slot 2").await;
     assert!(
         status == 200 && page.contains(&on_slot[0][0]),
-        "who views sees all: {status} {page}"
+        "viewers see everything: {status} {page}"
     );
     assert_eq!(search_as(&viewer, &id, &drop, "u-2").await.0, 200);
     for (drop, person, status) in [
@@ -787,7 +787,7 @@ async fn dead_letters_are_filtered_revealed_and_discarded_and_recorded() {
     assert_eq!(
         f.world.sql.query(looks).await,
         [["reveal", "702"]],
-        "a look, and no more"
+        "viewing is recorded as a look"
     );
     let acts = "SELECT action, from_addr, detail->>'$.dead_letter' FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
     let said = |action, letter| [action, "127.0.0.1", letter];

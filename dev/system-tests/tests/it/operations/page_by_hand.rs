@@ -104,7 +104,7 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
         );
         assert!(
             said.contains(&format!("name=\"slot\" value=\"{slot}\"")),
-            "what was typed comes back: {said}"
+            "the typed values are shown again: {said}"
         );
     }
     let stands = "SELECT slot, user_id FROM failed_claims WHERE id = 801";
@@ -290,7 +290,7 @@ async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
         let typed = format!("name=\"number\" value=\"{number}\"");
         assert!(
             reason.is_empty() || said.contains(&typed),
-            "what was typed comes back: {said}"
+            "the typed values are shown again: {said}"
         );
     }
     let open = "SELECT reason, COUNT(*) FROM failed_claims WHERE resolved_at IS NULL GROUP BY reason ORDER BY reason";
@@ -326,6 +326,6 @@ async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
     let page = kim.text("/dead-letters?drop=999999").await;
     assert!(
         page.contains(">Discard 5 dead letters</button>"),
-        "by drop too: {page}"
+        "filtered by drop too: {page}"
     );
 }

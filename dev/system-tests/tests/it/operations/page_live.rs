@@ -14,7 +14,7 @@ use super::page::{VIEW_TOKEN, Visitor};
 async fn receive(mut stream: Response, events: usize) -> Response {
     let mut seen: Vec<u8> = Vec::new();
     while String::from_utf8_lossy(&seen).matches("\n\n").count() < events {
-        seen.extend_from_slice(&stream.chunk().await.unwrap().expect("the stream goes on"));
+        seen.extend_from_slice(&stream.chunk().await.unwrap().expect("the stream continues"));
     }
     stream
 }
@@ -43,14 +43,14 @@ async fn ten_live_viewers_share_one_poll_a_second_and_none_without_viewers() {
     );
     assert!(
         (4.0..=seconds + 2.0).contains(&grew),
-        "{grew} looks in {seconds} s"
+        "{grew} polls in {seconds} s"
     );
 
     drop(streams);
     // Longer than the interval between two polls.
     let long = Duration::from_secs(4);
     let mut last = (looks().await, Instant::now());
-    eventually("nobody looks, and nothing is read", LIMIT, async || {
+    eventually("without viewers nothing is read", LIMIT, async || {
         let now = looks().await;
         if now != last.0 {
             last = (now, Instant::now());

@@ -59,14 +59,14 @@ async fn an_api_stopped_under_load_ends_cleanly_and_keeps_every_promise() {
         .count();
     assert!(
         promised(&answers) >= 100 && unknown > 0,
-        "stopped in mid-rush: {} yes, {unknown} unknown",
+        "stopped in mid-rush: {} accepted, {unknown} unknown",
         promised(&answers)
     );
     let unqueued = answers
         .iter()
         .filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. }))
         .count();
-    assert_eq!(unqueued, 0, "claims in hand were finished");
+    assert_eq!(unqueued, 0, "claims in progress were finished");
     mended(&world, &coupon, &answers).await;
 }
 
@@ -98,7 +98,7 @@ async fn a_consumer_stopped_under_load_hands_over_without_gap_or_duplicate() {
     assert_eq!(
         committed,
         i64::try_from(written).unwrap(),
-        "what was written was committed before the end"
+        "written rows were committed before the end"
     );
     let _second = world.consume().await;
     all_issued(&world, coupon.drop, 3_000).await;
@@ -198,7 +198,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
         ))
         .await;
     daemon.begin().await;
-    eventually("it waits for the rows' lock", LIMIT, async || {
+    eventually("it waits for the row locks", LIMIT, async || {
         world.sql.number(LOCK_WAITS).await > 0
     })
     .await;
@@ -210,7 +210,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_block_other_passes() {
     assert_exact(&world, &coupon, 50, &answers).await;
     daemon.process.thaw();
     let left = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-    eventually("no run is left running", LIMIT, async || {
+    eventually("no run is recorded as running", LIMIT, async || {
         world.sql.number(left).await == 0
     })
     .await;

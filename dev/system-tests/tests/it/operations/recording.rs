@@ -69,7 +69,7 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     let mut runs = Vec::new();
     for _ in 0..4 {
         runs.push(world.once_with(&[], &[]).await.run());
-        assert_eq!(written().await, 4, "pass after pass");
+        assert_eq!(written().await, 4, "the same in every pass");
     }
     let drops = "SELECT COUNT(drops), COUNT(drops_run), SUM(nothing_new) FROM reconcile_runs WHERE number IS NOT NULL AND status = 'drift'";
     assert_eq!(
@@ -81,7 +81,7 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     assert_eq!(
         world.sql.number(one).await,
         4,
-        "the drop without findings is none of them"
+        "the drop without findings has no report"
     );
 
     injector(world, &coupons[0])
@@ -95,7 +95,11 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
         .await
         .unwrap();
     runs.push(world.once_with(&[], &[]).await.run());
-    assert_eq!(written().await, 7, "one more that stays, and two repairs");
+    assert_eq!(
+        written().await,
+        7,
+        "one more persistent finding, and two repairs"
+    );
     world
         .sql
         .query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)")
@@ -157,7 +161,7 @@ async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
     proxy.set(ProxyFault::Cut).await.unwrap();
     for _ in 0..3 {
         let run = fails(world, &daemon).await;
-        assert_eq!(letters("").await, 4, "pass after pass");
+        assert_eq!(letters("").await, 4, "the same in every pass");
         let page = daemon
             .http()
             .ops(reqwest::Method::GET, &format!("/v1/runs/{run}"));
@@ -190,7 +194,7 @@ async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
     assert_eq!(
         (letters("").await, letters("AND seen_to IS NULL").await),
         (4, 4),
-        "they have stood all the time"
+        "they were open throughout"
     );
     let open = "SELECT COUNT(*) FROM reconcile_findings WHERE seen_to IS NULL";
     assert_eq!(world.sql.number(open).await, 4, "the outage is over");
@@ -229,14 +233,14 @@ async fn repeated_failed_reopenings_are_one_run() {
             .await
             .unwrap_or(0.0)
     };
-    eventually("it is tried again and again", 2 * HEALED, async || {
+    eventually("it is retried repeatedly", 2 * HEALED, async || {
         attempts().await >= 3.0
     })
     .await;
     let runs = "SELECT id, TIMESTAMPDIFF(SECOND, started_at, finished_at) >= 5 FROM reconcile_runs WHERE status = 'failed' AND triggered_by = 'startup'";
     let runs = world.sql.query(runs).await;
     assert_eq!(runs.len(), 1, "{runs:?}");
-    assert_eq!(runs[0][1], "1", "it lasts until the last attempt");
+    assert_eq!(runs[0][1], "1", "the run lasts until the last attempt");
     let about_drop = format!(
         "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{}' AND drop_id = {}",
         runs[0][0], coupon.drop
@@ -317,7 +321,7 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_stay() {
     assert_eq!(
         alerts,
         [["old-2", "resolved"]],
-        "its drop is gone, so it is over now, and kept from now on"
+        "its drop is gone, so it ends now and its retention starts"
     );
     assert_eq!(
         world.sql.query("SELECT user_id FROM broken_promises").await,
@@ -348,7 +352,7 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_stay() {
     assert_eq!(
         world.sql.query(left).await,
         [["0", "0", "2000"]],
-        "what is not sent stays"
+        "unsent rows stay"
     );
     assert_eq!(
         one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'old'").await,
@@ -470,7 +474,7 @@ async fn the_pass_lock_ignores_the_lock_of_its_run_and_ends_with_its_connection(
     let lost = tokio::time::timeout(Duration::from_secs(8), lock.lost().cancelled()).await;
     assert!(
         lost.is_err(),
-        "the run's row was written by another connection for long"
+        "the run's row was locked by another connection for long"
     );
     assert!(
         PassLock::take(&settings, Work::Pass, Duration::ZERO)
@@ -532,12 +536,17 @@ async fn an_unchanged_large_drop_is_only_counted_until_something_changes() {
             .promised()
             .is_some()
     );
-    eventually("one more is compared, then counted", LIMIT, async || {
-        counted("151").await
-    })
+    eventually(
+        "one more row is compared, then counted",
+        LIMIT,
+        async || counted("151").await,
+    )
     .await;
     let read = daemon.reconcile(&serde_json::json!({})).await;
-    assert_eq!(read.drops[0].examined.users, 151, "who asks gets the whole");
+    assert_eq!(
+        read.drops[0].examined.users, 151,
+        "a requested pass reads everything"
+    );
     assert_eq!(
         world
             .once_with(&["--wait-seconds", "20"], &[])

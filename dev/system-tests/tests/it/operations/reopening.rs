@@ -161,7 +161,7 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
         assert_eq!(
             world.sql.number(&running).await,
             1,
-            "it is at work when Redis is lost"
+            "the pass is running when Redis is lost"
         );
     }
     let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
@@ -193,7 +193,7 @@ async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
     all_issued(world, coupon.drop, 20).await;
     assert!(
         world.sql.number("SELECT COUNT(*) FROM drops").await > 6,
-        "more than a pass has rounds"
+        "more drops than a pass has rounds"
     );
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let run = world.pass().await;

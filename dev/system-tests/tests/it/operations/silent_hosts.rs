@@ -40,7 +40,7 @@ async fn answers(
             begun.elapsed().as_secs_f64()
         },
         async {
-            eventually("questions are answered", LIMIT, async || {
+            eventually("look-ups are answered", LIMIT, async || {
                 let looks = join_all((0..AT_ONCE).map(|_| api.try_me(coupon.id, "nobody"))).await;
                 looks
                     .iter()
@@ -81,14 +81,14 @@ async fn is_left(store: &str, world: World, host: &FaultProxy) {
     let coupon = api.open_coupon(100_000).await;
     let users = Mutex::new(people(100_000).into_iter());
     answers(&api, &coupon, &users, Instant::now()).await;
-    eventually("a pass ends well", LIMIT, async || passes(&daemon).await).await;
+    eventually("a pass succeeds", LIMIT, async || passes(&daemon).await).await;
     let (all, by_consumer) = (
         "SELECT COUNT(*) FROM issued_coupons",
         " WHERE issued_by = 'consumer'",
     );
     let by_consumer = format!("{all}{by_consumer}");
     let admitted = holders(&world, &coupon).await;
-    eventually("nothing is on its way", LIMIT, async || {
+    eventually("nothing is in flight", LIMIT, async || {
         world.sql.number(all).await == admitted
     })
     .await;

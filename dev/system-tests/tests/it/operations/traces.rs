@@ -226,7 +226,7 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
     for span in collector.spans() {
         assert!(
             !format!("{span:?}").contains("u-secret"),
-            "a person is named: {span:#?}"
+            "a user is named: {span:#?}"
         );
         assert_eq!(span.schema, SCHEMA);
         assert!(
@@ -302,7 +302,7 @@ async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
     assert_eq!(
         of_row(&world, &coupon, "u-2").await,
         "",
-        "of one that is not sampled only the message knew"
+        "only the message had an unsampled trace"
     );
     assert_eq!(
         explained(&world, &coupon, "u-1").await["trace_ids"],
@@ -410,7 +410,7 @@ async fn without_a_collector_traces_are_propagated_and_none_is_started() {
     assert_eq!(
         header(&reply, "traceparent"),
         traceparent,
-        "as it came: no span is added"
+        "unchanged: no span is added"
     );
     for (user, given) in [("u-2", "00-zz"), ("u-3", "")] {
         let reply = Http::send(
@@ -466,7 +466,7 @@ async fn messages_without_traces_become_rows_and_a_missing_collector_delays_noth
     assert_eq!(
         world.sql.number(&of_rows).await,
         20,
-        "each has a trace of its own"
+        "each has its own trace"
     );
     // In the format of an older API: without headers.
     let next = api.open_coupon(5).await;

@@ -102,7 +102,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
         .run("const b = document.querySelector('#main'); b.click(); b.click()")
         .await;
     let answers = crowd.answers();
-    eventually("the person is admitted", LIMIT, async || {
+    eventually("the user is admitted", LIMIT, async || {
         let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
         f.world
             .redis
@@ -116,7 +116,7 @@ async fn a_user_claims_in_a_rush_and_gets_a_number_and_a_code() {
     crowd.until("sold_out", AT_ONCE).await;
     assert!(
         crowd.answers() >= answers + AT_ONCE,
-        "it claimed all the while"
+        "it claimed throughout"
     );
     crowd.goes_home.store(true, SeqCst);
     for member in all {
@@ -235,7 +235,7 @@ async fn polling_for_the_code_starts_fast_and_then_follows_the_server() {
             .collect::<Vec<_>>()
     };
     firstcome_testkit::eventually(
-        "it looks again and again",
+        "it polls repeatedly",
         firstcome_testkit::LIMIT,
         async || looks().await.len() >= 5,
     )

@@ -328,7 +328,7 @@ async fn an_operator_repairs_a_drop_and_follows_every_figure() {
     assert_eq!(
         browser.run(axes).await,
         json!(["20", "15", "10", "5", "0"]),
-        "upwards to the quantity"
+        "rising to the quantity"
     );
     let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
     assert_eq!(

@@ -56,7 +56,7 @@ async fn the_button_is_enabled_at_the_opening_and_works_by_keyboard() {
     assert_eq!(
         (page.view().await.as_str(), page.claims_sent().await),
         ("scheduled", 0),
-        "an early tap is none"
+        "an early tap does nothing"
     );
 
     // It opens by the clock alone: no second request of the state is answered.
@@ -232,7 +232,7 @@ async fn others_see_their_place_in_line_or_sold_out_paused_or_closed() {
         page.browser.click("#main").await;
     }
     page.until(&["closed"]).await;
-    eventually("it says when it closed", LIMIT, async || {
+    eventually("it shows when it closed", LIMIT, async || {
         page.browser
             .run("document.dispatchEvent(new Event('visibilitychange'))")
             .await;

@@ -151,5 +151,5 @@ impl Lost {
 fn commands() -> [String; 5] {
     commands_of("Restore MySQL from a dump")
         .try_into()
-        .expect("as many blocks as this test knows")
+        .expect("the number of blocks that this test expects")
 }

@@ -24,7 +24,7 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     .await;
     assert!(
         during.iter().all(|(_, answer)| answer.is_accepted()),
-        "MySQL is away: {during:?}"
+        "MySQL is down: {during:?}"
     );
     let _running = lost.restore(true).await;
     let (world, api) = (&lost.fixture.world, &lost.fixture.api);
@@ -39,7 +39,7 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     assert_eq!(
         rows.len(),
         lost.before.len() + 2,
-        "and the two of the outage"
+        "and the two from the outage"
     );
     assert_eq!(lost.left_by_name().await, BTreeSet::new());
     eventually("a pass finds nothing", HEALED, async || {
@@ -95,9 +95,11 @@ async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
             .iter()
             .map(|user| (lost.spring.id, user.clone())),
     );
-    eventually("who is left is known by name", HEALED, async || {
-        lost.left_by_name().await == expected
-    })
+    eventually(
+        "the remaining users are listed by name",
+        HEALED,
+        async || lost.left_by_name().await == expected,
+    )
     .await;
     let findings = world.once_with(&[], &[]).await.run();
     let found: BTreeSet<_> = findings
@@ -141,7 +143,7 @@ async fn with_redis_empty_rows_are_restored_and_broken_promises_listed() {
     ] {
         assert!(
             now.remove(&(coupon.to_string(), giver.clone())),
-            "who gave back holds it again"
+            "the user who returned it holds it again"
         );
     }
     assert_eq!(now, before);

@@ -246,7 +246,7 @@ async fn a_second_row_for_a_user_is_refused_within_the_coupons_scope() {
     assert_eq!(
         world.sql.refusal(&row(1, 2, 1, "u-1")).await.code,
         DUPLICATE,
-        "the scope can't be written by hand"
+        "the scope cannot be written manually"
     );
 }
 

@@ -65,14 +65,14 @@ async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
     let mut conn = Conn::establish(world.sql.url()).await.unwrap();
     assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");
     tokio::select! {
-        answer = name_of(&mut conn, 1) => panic!("it was to be dropped half-way: {answer:?}"),
+        answer = name_of(&mut conn, 1) => panic!("the query was not dropped half-way: {answer:?}"),
         () = under_way(&world) => {}
     }
     holding.commit().await;
     assert_eq!(
         name_of(&mut conn, 2).await.unwrap(),
         "one",
-        "asked for the second, got the first"
+        "the query for the second row returned the first"
     );
 }
 
@@ -82,7 +82,7 @@ async fn with_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
     let db = pool_of_one(&world);
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
     tokio::select! {
-        answer = ask(&db, 1) => panic!("it was to be dropped half-way: {answer:?}"),
+        answer = ask(&db, 1) => panic!("the query was not dropped half-way: {answer:?}"),
         () = under_way(&world) => {}
     }
     holding.commit().await;

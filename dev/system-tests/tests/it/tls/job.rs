@@ -43,7 +43,7 @@ async fn no_log_has_a_password(fixture: &Fixture) {
     assert_eq!(once.code, 0, "{}", once.log);
     let api = fixture.world.serve_with(&chatty).await;
     let logs = std::path::PathBuf::from(servers().await.certificates.path("logs"));
-    eventually("librdkafka tells what it does", LIMIT, async || {
+    eventually("librdkafka logs its work", LIMIT, async || {
         fixture.world.keep_logs(&logs).unwrap();
         let mut said = 0;
         for file in std::fs::read_dir(&logs).unwrap() {

@@ -38,7 +38,7 @@ async fn messages_codes_and_revocations() {
         assert_eq!(
             world.pass().await.status,
             Status::Repaired,
-            "two of the line are promoted"
+            "two waiting users are promoted"
         );
 
         assert!(other.claim(coupon.id, giver).await.is("revoked"));

@@ -25,7 +25,7 @@ async fn an_api_upgraded_before_its_reconciler_is_not_ready_and_says_why() {
     system.world.use_release(Release::Next);
     let early = system.world.serve().await;
     let sentence = "admission is open to another release only, which has another script: start a reconciler of this release";
-    eventually_some("it says what it waits for", LIMIT, async || {
+    eventually_some("it reports what it waits for", LIMIT, async || {
         let reply = early.http().get("/readyz").await;
         if reply.status == 503 && reply.text.contains(sentence) {
             Ok(())

@@ -94,7 +94,12 @@ impl SystemToUpgrade {
                 UpgradedRole::Reconciler => {
                     let new = self.world.daemon().await;
                     let passes = async || new.process.log().contains("pass ended");
-                    eventually("the new one runs passes beside the old", HEALED, passes).await;
+                    eventually(
+                        "the new reconciler runs passes along with the old",
+                        HEALED,
+                        passes,
+                    )
+                    .await;
                     self.daemons.push(new);
                     (self.daemons.remove(0).process, "reconciler")
                 }
@@ -104,7 +109,7 @@ impl SystemToUpgrade {
                         new.metric("firstcome_consumer_rebalances_total", &[]).await >= Some(1.0)
                     };
                     eventually(
-                        "the new one has partitions beside the old",
+                        "the new consumer has partitions along with the old",
                         HEALED,
                         has_partitions,
                     )

@@ -43,7 +43,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     assert_eq!(
         world.sql.number(kept).await,
         2,
-        "each message that is no claim is kept, once"
+        "each message that is not a claim is stored once"
     );
     world
         .sql

@@ -46,7 +46,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     assert!(last[3].1.is("sold_out"), "{last:?}");
     answers.extend(last);
     eventually(
-        "passes and the consumer between them issue all",
+        "passes and the consumer together issue all",
         LIMIT,
         async || {
             world.once_with(&[], &[]).await.code == 0 && rows(world, coupon.drop).await.len() == 3

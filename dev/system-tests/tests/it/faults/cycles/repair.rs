@@ -84,7 +84,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     };
     listed.sort();
     broken.sort();
-    assert_eq!(listed, broken, "who is listed as broken");
+    assert_eq!(listed, broken, "users listed as broken");
     environment
         .count(&coupon, quantity as usize, &answers)
         .await

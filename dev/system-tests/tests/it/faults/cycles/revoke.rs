@@ -45,7 +45,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
             "revoked"
         );
     }
-    eventually("the next have their rows", LIMIT, async || {
+    eventually("the next users have their rows", LIMIT, async || {
         rows(world, coupon.drop).await.len() == 3
     })
     .await;

@@ -53,7 +53,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
                 .is_accepted()
         );
     }
-    let stalled = eventually_some("the standstill is mailed", LIMIT, async || {
+    let stalled = eventually_some("the stalled consumer is mailed", LIMIT, async || {
         daemon.reconcile(&json!({})).await;
         let stalled = f
             .world
@@ -99,7 +99,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     // The reconciler may have been faster.
     phone.pass(&["repaired", "nothing found"]).await;
     assert!(f.api.claim(spring.id, "u-late").await.is_accepted());
-    eventually("its row is there", LIMIT, async || {
+    eventually("its row exists", LIMIT, async || {
         let rows = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
             spring.drop

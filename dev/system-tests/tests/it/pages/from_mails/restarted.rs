@@ -73,7 +73,7 @@ async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
         .tap(&off, "What was not posted, and another try, in a browser")
         .await;
     let screen = phone.browser.address().await;
-    eventually("each is posted that was not", LIMIT, async || {
+    eventually("all missing events are posted", LIMIT, async || {
         phone.browser.visit(&screen).await;
         let one = "const one = document.querySelector('form[action$=again] button'); if (one) one.id = 'again'; return Boolean(one)";
         let is_left = phone.browser.run(one).await == json!(true);

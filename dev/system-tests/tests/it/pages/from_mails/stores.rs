@@ -38,7 +38,7 @@ async fn redis_and_mysql_are_restored_from_the_mails() {
     assert_eq!(
         daemon.ask(&json!({})).await.status,
         200,
-        "a pass that failed is recorded"
+        "a failed pass is recorded"
     );
     let failed = mailed(&f.world, &["action needed: a pass failed: Redis"]).await;
     let closed = mailed_within(
