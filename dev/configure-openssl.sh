@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# perl, as the crate openssl-src calls it to configure OpenSSL. Leaves out what no client of Kafka uses, and optimises nothing
-# where Rust's own profile does not: that halves the longest step of a first build.
+# Replaces perl when the crate openssl-src configures OpenSSL. Leaves out features that no Kafka client uses, and disables optimisation
+# if Rust's profile does: that halves the longest step of a first build.
 set -euo pipefail
 
 if [ "${1:-}" != ./Configure ]; then
     exec perl "$@"
 fi
 
-# Other protocols than TLS, formats of messages and time stamps, and ciphers that no TLS suite has any more.
+# Protocols other than TLS, message and time-stamp formats, and ciphers without a current TLS suite.
 unused=(
     quic dtls srtp sctp srp
     cms cmp ts ct ocsp http rfc3779

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::listener::Listener;
 
-/// What a [`FaultProxy`] does to its connections, existing and new ones.
+/// The behaviour of a [`FaultProxy`] towards its connections, existing and new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProxyFault {
     #[default]

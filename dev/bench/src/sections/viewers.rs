@@ -23,7 +23,7 @@ use crate::report::{FigureTarget, Measurement};
 const PART: &str = "viewers";
 const VIEWERS: u32 = 10_000;
 const OPERATORS: u32 = 50;
-/// `page.js` spreads the look-ups of one's own claim over this time.
+/// `page.js` spreads look-ups of claims over this time.
 const LOOK_JITTER_MS: u32 = 3_000;
 /// Spreads neighbouring numbers, which open their pages one after the other.
 const JITTER_STEP_MS: u32 = 1_237;

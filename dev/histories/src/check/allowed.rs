@@ -56,7 +56,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// A valid promise to a user who asks again and is then told that they have none.
+/// A valid promise that a later answer to the same user denies.
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();

@@ -126,7 +126,7 @@ async fn a_replica_takes_over_on_demand() {
             .contains("no replica")
     );
 
-    // `old` is the replica now, and needs nobody's consent.
+    // `old` is the replica now, and needs no consent.
     new.freeze().await.unwrap();
     assert_eq!(cluster.take_over(new).await.unwrap().port(), old.port());
     new.thaw().await.unwrap();

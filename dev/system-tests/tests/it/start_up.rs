@@ -793,7 +793,7 @@ async fn a_redis_that_the_operator_vouches_for_is_accepted_and_reported() {
             "{metrics}"
         );
     }
-    // What it reports itself still counts.
+    // Its own settings still count.
     PrefixedKeys::new(&redis.url(), "")
         .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
         .await;

@@ -156,7 +156,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     }
     assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
 
-    // The old claim's message is delivered again: it has no effect, and needs nobody's attention.
+    // The old claim's message is delivered again: it has no effect and needs no attention.
     message(&fixture, &coupon, (user, old), &claimed_at).await;
     assert_eq!(
         (

@@ -113,8 +113,7 @@ async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
                     .is_some_and(|why| why.contains("read-only"))
             })
             .await;
-            // It does not know a coupon created since, and nobody may be told that it does not
-            // exist.
+            // It does not know a coupon created since, but no answer may deny that coupon.
             let told = waves.api.claim(later.id, "u-1").await;
             assert!(told.is_accepted() || told.is("unavailable"), "{told:?}");
 

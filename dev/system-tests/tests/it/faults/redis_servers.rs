@@ -258,7 +258,7 @@ async fn a_dead_or_frozen_master_is_left_for_the_promoted_one() {
         .await;
 }
 
-/// Each server has a note of its own coupons' numbers; a pass writes all numbers to each.
+/// Each server notes the numbers of its coupons; a pass writes all numbers to each.
 #[tokio::test]
 async fn numbers_lost_by_mysql_are_known_to_every_primary() {
     let cluster = cluster().await;
