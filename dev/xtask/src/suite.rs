@@ -19,7 +19,7 @@ const SYSTEM: &str = "it";
 /// System tests that run before a release and not for every change: each costs several times as
 /// much as another one. For every change, schedules with several faults replace the single faults,
 /// and the services' own tests check what the pages receive.
-const BEFORE_A_RELEASE: [&str; 31] = [
+const BEFORE_A_RELEASE: [&str; 32] = [
     // Single faults on private servers, which are killed, silent or full.
     "faults::single",
     "faults::brokers",
@@ -45,6 +45,7 @@ const BEFORE_A_RELEASE: [&str; 31] = [
     "pages::scenes",
     "pages::waiting",
     // Many rows.
+    "consumer::flood",
     "claims::acknowledged",
     "operations::history",
     "operations::holders",
