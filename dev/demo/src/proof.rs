@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_with_another_slot_or_without_a_row_is_named() {
+    fn a_promise_with_another_slot_or_without_a_row_is_reported() {
         let proof = Proof::compare(
             &[row(1, "b"), row(2, "a")],
             2,

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_kept_with_its_answer() {
+    fn a_promise_is_stored_with_its_answer() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = CrowdAnswer::read(202, body);
         assert_eq!(

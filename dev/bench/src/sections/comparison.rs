@@ -100,7 +100,7 @@ mod tests {
     use firstcome_baselines::comparison::Spread;
 
     #[test]
-    fn turns_that_overlap_cannot_be_told_apart() {
+    fn overlapping_turns_cannot_be_distinguished() {
         let of = |least, most| Spread(least, most);
         assert!(
             of(84.0, 121.0).overlaps(of(90.0, 99.0)) && of(90.0, 99.0).overlaps(of(84.0, 121.0))

@@ -254,7 +254,7 @@ fn a_change_during_the_request_makes_both_answers_possible() {
 }
 
 #[test]
-fn users_on_the_list_during_the_whole_request_are_not_turned_away() {
+fn users_on_the_list_during_the_whole_request_are_not_refused() {
     let no = asks(20, "c", RecordedAnswer::NotAllowed);
     let is_turned_away =
         |found: &[Violation]| matches!(found, [Violation::TurnedAway { coupon: 1, .. }]);
@@ -393,7 +393,7 @@ fn only_allowed_users_count_as_wanting_one() {
 }
 
 #[test]
-fn a_coupon_for_everybody_turns_nobody_away() {
+fn a_coupon_for_everybody_refuses_nobody() {
     let mut events = good();
     insert(
         &mut events,

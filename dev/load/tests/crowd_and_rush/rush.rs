@@ -67,7 +67,7 @@ async fn a_run_writes_its_report_as_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_may_come_with_tokens() {
+async fn people_may_authenticate_with_tokens() {
     let tokens = tempfile::NamedTempFile::new().unwrap();
     let each: Vec<String> = (0..300).map(|n| format!("token-{n}")).collect();
     std::fs::write(tokens.path(), each.join("\n")).unwrap();

@@ -209,7 +209,7 @@ async fn confirm(fixture: &Fixture, coupon: &MadeCoupon) -> Once {
 }
 
 #[tokio::test]
-async fn a_confirmation_covers_only_the_repairs_that_were_shown() {
+async fn a_confirmation_ends_once_the_shown_repairs_are_done() {
     let fixture = beyond_the_limit("d-limit-forgotten").await;
     let (coupon, answers) = fixture.held("Old", 100, 100).await;
     let mut injector = injector(&fixture.world, &coupon).await;

@@ -182,19 +182,19 @@ faults! {
     a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
     a_retry_is_confirmed_if_redis_admitted_but_answered_too_late:
         [Fault::FreezeServer { store: FaultyStore::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
-    a_slow_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
-    a_way_to_redis_that_is_cut_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Cut), [Unavailable];
-    a_silent_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::BlackHole), [Unavailable];
-    a_half_closed_way_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::HalfClose), [Unavailable];
+    a_slow_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
+    a_cut_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Cut), [Unavailable];
+    a_silent_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::BlackHole), [Unavailable];
+    a_half_closed_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::HalfClose), [Unavailable];
     replies_of_redis_lost_after_execution_break_no_promise:
         wire(FaultyStore::Redis, WireFault::DropReplies), [Unavailable, AdmittedUnheard];
-    an_append_only_file_that_was_cut_off_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
-    a_redis_that_was_emptied_breaks_no_promise: [Fault::Flush], [Refusals];
+    a_truncated_append_only_file_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
+    a_flushed_redis_breaks_no_promise: [Fault::Flush], [Refusals];
     a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
-    a_redis_whose_files_may_not_grow_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
-    a_redis_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
-    a_redis_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
+    a_redis_with_a_file_size_limit_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
+    a_redis_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
+    an_unreachable_redis_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
     a_redis_whose_clock_steps_forwards_closes_early_and_breaks_no_promise:
         [Fault::RedisClock { seconds: HOURS, ms: 2 * MS }], [Refused("closed".into())];
@@ -204,51 +204,51 @@ faults! {
     // MySQL: claims do not need it.
     a_mysql_killed_in_mid_rush_loses_no_promise:
         [Fault::KillServer { store: FaultyStore::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
-    a_mysql_that_stands_still_delays_rows_and_fails_no_claim:
+    a_frozen_mysql_delays_rows_and_fails_no_claim:
         [Fault::FreezeServer { store: FaultyStore::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
-    a_slow_way_to_mysql_breaks_no_promise: long_wire(WireFault::LongDelay), [Queued, retried()];
-    a_way_to_mysql_that_is_cut_breaks_no_promise: long_wire(WireFault::Cut), [Queued, retried()];
-    a_silent_way_to_mysql_breaks_no_promise: long_wire(WireFault::BlackHole), [Queued, retried()];
-    a_half_closed_way_to_mysql_breaks_no_promise: long_wire(WireFault::HalfClose), [Queued, retried()];
+    a_slow_connection_to_mysql_breaks_no_promise: long_wire(WireFault::LongDelay), [Queued, retried()];
+    a_cut_connection_to_mysql_breaks_no_promise: long_wire(WireFault::Cut), [Queued, retried()];
+    a_silent_connection_to_mysql_breaks_no_promise: long_wire(WireFault::BlackHole), [Queued, retried()];
+    a_half_closed_connection_to_mysql_breaks_no_promise: long_wire(WireFault::HalfClose), [Queued, retried()];
     replies_of_mysql_lost_after_execution_break_no_promise: long_wire(WireFault::DropReplies), [Queued, retried()];
-    a_mysql_that_is_read_only_delays_rows_and_fails_no_claim:
+    a_read_only_mysql_delays_rows_and_fails_no_claim:
         [Fault::MysqlReadOnly { ms: MS }], [Queued, ByConsumer, retried()];
-    a_mysql_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Mysql, true), [Queued, retried()];
-    a_mysql_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Mysql, false), [Queued, retried()];
+    a_mysql_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Mysql, true), [Queued, retried()];
+    an_unreachable_mysql_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Mysql, false), [Queued, retried()];
     a_mysql_whose_rows_are_locked_delays_rows_and_fails_no_claim:
         [Fault::MysqlLocks { ms: MS }], [Queued, ByConsumer, retried()];
-    a_batch_that_mysql_ends_as_a_deadlock_breaks_no_promise:
+    a_deadlocked_batch_breaks_no_promise:
         [Fault::MysqlDeadlocks { ms: MS }], [Queued, Logged("Deadlock".into())];
-    a_mysql_whose_files_may_not_grow_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
+    a_mysql_with_a_file_size_limit_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
 
     a_mysql_whose_table_hangs_delays_rows_and_fails_no_claim:
         [Fault::MysqlTableHangs { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
-    a_mysql_that_writes_nothing_delays_rows_and_fails_no_claim:
+    a_mysql_with_hanging_writes_delays_rows_and_fails_no_claim:
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
     // Kafka: the dead-letter table stores the claims that it does not acknowledge.
     a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
     a_frozen_kafka_that_delivers_late_gives_nobody_a_second_row:
         [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
-    a_slow_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
-    a_way_to_kafka_that_is_cut_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
-    a_silent_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::BlackHole), [Unqueued];
-    a_half_closed_way_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::HalfClose), [Unqueued];
-    a_kafka_host_that_dies_without_a_word_breaks_no_promise: silent(FaultyStore::Kafka, true), [Unqueued];
-    a_kafka_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
+    a_slow_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
+    a_cut_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
+    a_silent_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::BlackHole), [Unqueued];
+    a_half_closed_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::HalfClose), [Unqueued];
+    a_kafka_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Kafka, true), [Unqueued];
+    an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
     // Garbage: removed by itself, or reported and removed by a person.
     users_with_invalid_scores_take_no_promise_from_anybody: garbage(Junk::Scores), [];
     invalid_user_ids_are_reported: garbage(Junk::Names), [];
-    free_slots_that_are_none_are_given_to_nobody: garbage(Junk::Free), [];
-    messages_that_are_no_claims_are_named: garbage(Junk::Messages), [Queued];
-    dead_letters_of_which_no_row_can_be_made_are_named: garbage(Junk::DeadLetters), [Queued];
-    settings_of_another_type_are_named: wrong_type(DropKey::Meta), [Refusals];
-    a_counter_of_another_type_is_named: wrong_type(DropKey::Count), [Refusals];
-    people_of_another_type_are_named: wrong_type(DropKey::Users), [Refusals];
-    free_slots_of_another_type_are_named: wrong_type(DropKey::Free), [Refusals];
-    a_waiting_list_of_another_type_is_named: wrong_type(DropKey::Waiting), [Refusals];
+    invalid_free_slots_are_never_given: garbage(Junk::Free), [];
+    messages_that_are_not_claims_are_reported: garbage(Junk::Messages), [Queued];
+    dead_letters_that_cannot_become_rows_are_reported: garbage(Junk::DeadLetters), [Queued];
+    a_meta_key_of_another_type_is_reported: wrong_type(DropKey::Meta), [Refusals];
+    a_counter_of_another_type_is_reported: wrong_type(DropKey::Count), [Refusals];
+    a_users_key_of_another_type_is_reported: wrong_type(DropKey::Users), [Refusals];
+    a_free_key_of_another_type_is_reported: wrong_type(DropKey::Free), [Refusals];
+    a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
 
     // Two at once: no promise before a second store besides Redis has the claim.
     with_kafka_and_mysql_down_nobody_gets_a_promise_and_a_retry_gets_its_slot:

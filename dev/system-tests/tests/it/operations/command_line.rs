@@ -200,7 +200,7 @@ async fn a_coupon_is_created_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn json_output_is_the_api_s_coupon_after_each_command() {
+async fn json_output_is_the_apis_coupon_after_each_command() {
     let fixture = Fixture::new("cli-json").await;
     let number = fixture.api.open_coupon(3).await.id;
     let id = number.to_string();

@@ -378,7 +378,7 @@ async fn a_session_is_valid_at_every_process_with_its_token_until_it_ends() {
 }
 
 #[tokio::test]
-async fn a_change_needs_the_right_token_and_the_page_s_form_and_is_recorded() {
+async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let f = Fixture::new("ops-change").await;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
