@@ -76,7 +76,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
     step(format!(
-        "fault 2: a message that is no claim; {} read it, and keeps it for a person to look at",
+        "fault 2: a message that is not a claim; {} read it and keeps it for a person",
         system.consumers[victim].name()
     ));
     until_open(system, coupon_id).await?;
@@ -91,7 +91,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
         forger.copies(coupon_id, user_id, *promise).await?;
     }
     step(format!(
-        "fault 4: {COPIES} claims came twice, and once more in a version that no program knows"
+        "fault 4: {COPIES} claims arrive twice, and once more in an unknown version"
     ));
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
@@ -192,7 +192,7 @@ async fn rush(
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
         news.set(Some(format!(
-            "fault 3: SIGKILL to {name} after {before} admissions; {after} people were admitted when it was gone"
+            "fault 3: SIGKILL to {name} after {before} admissions; {after} people had been admitted when it was gone"
         )));
         anyhow::Ok(())
     };

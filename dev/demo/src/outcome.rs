@@ -40,7 +40,7 @@ impl DemoOutcome {
         row("  by the consumer", proof.by_consumer as u64);
         row("  by the reconciler", proof.by_reconciler as u64);
         row(
-            "refused, kept in the dead-letter table",
+            "refused, stored in the dead-letter table",
             proof.refused_in_all(),
         );
         for refused in &proof.refused {
@@ -50,18 +50,15 @@ impl DemoOutcome {
             );
         }
         row(
-            "promised and without their row",
+            "promises without a row",
             proof.promised_without_row.len() as u64,
         );
         row("over-issued", proof.over_issued as u64);
         row("duplicates", proof.duplicates as u64);
-        row(
-            "answers that contradict each other",
-            tally.contradictions.len() as u64,
-        );
+        row("contradictory answers", tally.contradictions.len() as u64);
         row("passes of the reconciler", self.passes);
-        rows.push(("a last pass says".into(), self.last_pass_in_words()));
-        #[allow(clippy::cast_precision_loss, reason = "seconds for people to read")]
+        rows.push(("last pass".into(), self.last_pass_in_words()));
+        #[allow(clippy::cast_precision_loss, reason = "seconds for display")]
         rows.push((
             "from the last admission to exact".into(),
             format!("{:.1} s", proof.settled_after_ms as f64 / 1e3),

@@ -97,7 +97,7 @@ pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     ));
     rows.push(("requests given up".into(), grouped(tally.gave_up)));
     rows.push((
-        "answers that contradict each other".into(),
+        "contradictory answers".into(),
         grouped(tally.contradictions.len() as u64),
     ));
     rows

@@ -193,7 +193,7 @@ impl Tally {
             people,
             requests,
             seconds,
-            #[allow(clippy::cast_precision_loss, reason = "a rate for people to read")]
+            #[allow(clippy::cast_precision_loss, reason = "a rate for display")]
             per_second: requests as f64 / seconds.max(1e-6),
             answers: AnswerKind::ALL
                 .map(|kind| (kind, progress.count(kind)))

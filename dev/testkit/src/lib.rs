@@ -6,7 +6,7 @@
 //! A test creates a [`World`]: its own database, key prefix, topic and mail sink on servers that
 //! all tests share, or on private ones if a test breaks them. The world starts the processes:
 //! [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // anything missing fails the test
 
 mod answer;
 mod browser;

@@ -25,7 +25,7 @@ const OLD_READER: &str = "INSERT INTO processes (id, role, owner, topic, consume
      fallback_deadline_ms, seen_at) VALUES ('old', 'daemon', 'host:1', '', '', 0, 0, UTC_TIMESTAMP(3) - INTERVAL 1 HOUR)";
 
 /// Injects the fault and undoes it.
-#[allow(clippy::too_many_lines, reason = "one arm a fault")]
+#[allow(clippy::too_many_lines, reason = "one arm per fault")]
 pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
     match fault {
         Fault::Kill { role, number, .. }

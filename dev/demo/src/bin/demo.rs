@@ -63,7 +63,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         // Dropping the future drops everything that it started.
         outcome = run(&size, &options) => outcome?,
         signal = stopped() => {
-            step(format!("{}: stopped, everything is taken down", signal?));
+            step(format!("{}: stopping and cleaning up", signal?));
             return Ok(ExitCode::from(130));
         }
     };

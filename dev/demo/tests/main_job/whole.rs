@@ -53,7 +53,7 @@ async fn final_table_counts_passes_and_explains_the_remaining_message() {
         "{table}"
     );
     assert!(
-        value(&table, "a last pass says")
+        value(&table, "last pass")
             .starts_with("exact; 1 message is left for a person: the demo's own")
     );
     assert!(

@@ -87,32 +87,32 @@ impl RushReport {
         if let Some(rate) = self.rate {
             let late = grouped(self.tally.late);
             more.push((
-                format!("asked by the clock, {rate:.0} a second; sent late"),
+                format!("open loop, {rate:.0} requests a second; sent late"),
                 late,
             ));
         }
         let ceiling = self.ceiling_per_second;
         let share = self.tally.per_second / ceiling.max(1.0) * 100.0;
         more.push((
-            "this tool's own ceiling here".into(),
+            "this tool's own ceiling on this machine".into(),
             format!("{} a second, {share:.0} % of it used", number(ceiling)),
         ));
         if let Some(rows) = &self.rows {
             more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
             more.push((
-                "promised and without their row".into(),
+                "promises without a row".into(),
                 grouped(rows.promised_without_row as u64),
             ));
             if let Some(after) = rows.complete_after_ms {
                 more.push((
-                    "every row stood after the last answer by".into(),
+                    "all rows existed after the last answer by".into(),
                     format!("{after} ms"),
                 ));
             }
         }
         if let Some(statements) = self.mysql_statements {
             more.push((
-                "MySQL statements during the rush, everybody's".into(),
+                "MySQL statements during the rush, all clients".into(),
                 grouped(statements),
             ));
         }

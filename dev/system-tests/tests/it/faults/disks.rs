@@ -45,7 +45,7 @@ impl SmallDisk {
             .arg(data);
         if !mount.output().is_ok_and(|done| done.status.success()) {
             eprintln!(
-                "NOT SHOWN: nothing can be mounted here, so no disk can be made that is full"
+                "NOT SHOWN: mounting is not permitted here, so there is no full disk to test"
             );
             return None;
         }
