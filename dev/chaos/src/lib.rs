@@ -12,7 +12,7 @@
 //! - [`run`]: faults, healing, exactness, judgement; [`verify`]: reads the stores at the end;
 //!   [`evidence`]: the observations.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
-//!   a   failure needs; [`report`]: a summary.
+//!   a failure needs; [`report`]: a summary.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
 pub mod campaign;

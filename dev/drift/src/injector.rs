@@ -267,7 +267,7 @@ async fn find(db: &Db, coupon: Option<i64>, drop: Option<i64>) -> Result<(Coupon
         })
         .await?;
     let Some((drop, coupon)) = found else {
-        bail!("there is no such drop that has opened: make a coupon first")
+        bail!("no such drop has opened: create a coupon first")
     };
     let (coupon, drops) = db
         .coupon(CouponId(coupon))

@@ -78,13 +78,13 @@ async fn run(cli: Cli) -> Result<()> {
     if cli.coupon.is_none() && cli.drop.is_none() {
         let (coupon, drop) = injector.target();
         println!(
-            "chosen: coupon {coupon}, drop {drop} (the newest with rows, if any has); COUPON=ID or DROP=ID names another"
+            "selected coupon {coupon}, drop {drop} (the newest with rows, if any); COUPON=ID or DROP=ID selects another"
         );
     }
     let done = injector.make(cli.kind, cli.count).await?;
     println!("{}: {}", done.kind.name(), done.summary);
     if let Some(stall) = done.stall {
-        println!("held for {} s; Ctrl-C ends it sooner", cli.seconds);
+        println!("active for {} s; Ctrl-C ends it earlier", cli.seconds);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(cli.seconds)) => {}
             signal = tokio::signal::ctrl_c() => signal?,

@@ -32,7 +32,7 @@ impl Injector {
         Ok(self.injected(
             Drift::MissingClaimants,
             &people,
-            "the coupon's list of claimants forgot people",
+            "users were deleted from the coupon's list of claimants",
         ))
     }
 
@@ -45,7 +45,7 @@ impl Injector {
         Ok(self.injected(
             Drift::MissingMoved,
             &people,
-            "Redis has people on slots from the end instead of those of their rows",
+            "Redis has users on slots at the end instead of those of their rows",
         ))
     }
 
@@ -63,7 +63,7 @@ impl Injector {
         Ok(self.injected(
             Drift::SlotConflict,
             &people,
-            "new people stand on slots of people with rows",
+            "new users were put on slots of users with rows",
         ))
     }
 
@@ -76,7 +76,7 @@ impl Injector {
         Ok(self.injected(
             Drift::ConflictMoved,
             &signed(movers),
-            "Redis has people on the slots of others, beside them",
+            "Redis has users on the slots of others, together with them",
         ))
     }
 
@@ -90,7 +90,7 @@ impl Injector {
         Ok(self.injected(
             Drift::ConflictExchanged,
             &both,
-            "Redis has pairs of people on each other's slot",
+            "Redis has pairs of users on each other's slots",
         ))
     }
 

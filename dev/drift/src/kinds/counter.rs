@@ -16,7 +16,7 @@ impl Injector {
         Ok(self.injected(
             kind,
             &[],
-            &format!("count was {count} and is {}", count + by),
+            &format!("the counter was {count} and is {}", count + by),
         ))
     }
 

@@ -70,10 +70,10 @@ impl Injector {
                 .admission
             {
                 Admission::Accepted(slot) => people.push((i64::from(slot), user)),
-                other => bail!("nobody is admitted now: {other:?}"),
+                other => bail!("the claim was not admitted: {other:?}"),
             }
         }
-        Ok(self.injected(Drift::Unpublished, &people, "admitted, and never published"))
+        Ok(self.injected(Drift::Unpublished, &people, "admitted but never published"))
     }
 
     pub(crate) async fn delete_rows(&self, people: &[(Slot, UserId)]) -> Result<()> {

@@ -24,7 +24,7 @@ impl Injector {
         Ok(self.injected(
             Drift::OverAdmitted,
             &people,
-            "new people stand on slots above the quantity",
+            "new users were put on slots beyond the quantity",
         ))
     }
 
@@ -59,7 +59,7 @@ impl Injector {
         Ok(self.injected(
             Drift::OverShrunk,
             &signed(&people),
-            &format!("the quantity is {quantity} now, below the slots of"),
+            &format!("the quantity is now {quantity}, below the slots of"),
         ))
     }
 
@@ -116,7 +116,7 @@ impl Injector {
         Ok(self.injected(
             Drift::OverTwoDrops,
             &people,
-            &format!("people of drop {other} hold a slot here too"),
+            &format!("users of drop {other} hold a slot here too"),
         ))
     }
 

@@ -18,7 +18,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RevokedAdmission,
             &signed(&people),
-            "revoked in MySQL alone",
+            "revoked only in MySQL",
         ))
     }
 
@@ -37,7 +37,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RevokedForgotten,
             &signed(&people),
-            "Redis forgot whose claims are revoked",
+            "Redis lost the record of revoked claims",
         ))
     }
 
@@ -62,7 +62,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RevokedRow,
             &signed(&people),
-            "revoked, and their rows are there",
+            "revoked, but their rows still exist",
         ))
     }
 

@@ -23,7 +23,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RedisFlushed,
             &[],
-            "Redis lost everything, also what others keep there",
+            "Redis lost everything, including other installations' data",
         ))
     }
 
@@ -64,7 +64,7 @@ impl Injector {
                 .map_err(|(error, _)| error)
                 .context("Kafka accepted no message")?;
         }
-        let what = "the consumer can write nothing for this drop while this lasts; copies of claims wait on the topic";
+        let what = "the consumer cannot write rows of this drop meanwhile; copies of claims wait on the topic";
         Ok(Injected {
             stall: Some(stall),
             ..self.injected(Drift::Stalled, &signed(&people), what)

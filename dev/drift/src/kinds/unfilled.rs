@@ -15,10 +15,7 @@ impl Injector {
         let waiting: i64 = self
             .redis(redis::cmd("ZCARD").arg(&self.keys.waiting))
             .await?;
-        let mut summary = format!(
-            "{n} slots are free ({} people had theirs taken back)",
-            gone.len()
-        );
+        let mut summary = format!("{n} slots are free ({} users lost theirs)", gone.len());
         if waiting == 0 {
             for (place, user) in (1..).zip(self.make_up(n)) {
                 let place: i32 = place;
@@ -30,7 +27,7 @@ impl Injector {
                 )
                 .await?;
             }
-            summary.push_str(" and new people wait");
+            summary.push_str(" and new users wait");
         }
         Ok(self.injected(Drift::Unfilled, &signed(&gone), &summary))
     }
@@ -75,7 +72,7 @@ impl Injector {
         Ok(self.injected(
             Drift::UnfilledClosed,
             &signed(&gone),
-            &format!("closed with {n} slots or more left; taken back from"),
+            &format!("closed with at least {n} slots left; taken from"),
         ))
     }
 
