@@ -32,14 +32,14 @@ pub struct CrowdPlan {
     /// Concurrent connections, each with one request in flight.
     pub connections: usize,
     pub identity: CrowdIdentity,
-    /// Requests per second, independent of the answers (open loop). Without it, each connection asks
-    /// again as soon as it was answered (closed loop).
+    /// Requests per second, independent of the answers (open loop). Without it, each connection
+    /// asks again as soon as it was answered (closed loop).
     pub rate: Option<f64>,
     /// How long, from the start, people retry after answers that may change (not open yet,
     /// unavailable, no answer).
     pub patience: Duration,
-    /// Each connection sends one uncounted request for a separate person before the clock starts, so
-    /// that opening many connections at once is not part of the measurement.
+    /// Each connection sends one uncounted request for a separate person before the clock starts,
+    /// so that opening many connections at once is not part of the measurement.
     pub warm_up: bool,
 }
 

@@ -74,8 +74,8 @@ impl World {
         }
     }
 
-    /// `firstcome-reconciler daemon` with these settings. Its first passes may still be running: for
-    /// tests of these passes, or of a daemon that cannot finish them.
+    /// `firstcome-reconciler daemon` with these settings. Its first passes may still be running:
+    /// for tests of these passes, or of a daemon that cannot finish them.
     pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;

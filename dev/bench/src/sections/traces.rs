@@ -14,8 +14,8 @@ use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "traces";
-/// In turns, so that background load affects all. Two turns differ by a tenth, so only the median of
-/// many is accurate enough for the target.
+/// In turns, so that background load affects all. Two turns differ by a tenth, so only the median
+/// of many is accurate enough for the target.
 const TURNS: [usize; 2] = [31, 41];
 const RATIO: &str = "0.01";
 
