@@ -1,9 +1,9 @@
-//! Baselines: other designs of first-come coupons and the least that a route can do, to be compared
-//! with Firstcome.
+//! Baselines to compare Firstcome with: other designs of first-come coupons, and the least that a
+//! route can do.
 //!
-//! - [`designs`]: each one as write-ups end with it, behind the same HTTP front as Firstcome.
-//! - [`comparison`]: the same rush on each of them and on Firstcome, as table and picture.
-//! - [`routes`]: a route that does nothing, and one that does only the necessary.
+//! - [`designs`]: the usual designs, behind the same HTTP front as Firstcome.
+//! - [`comparison`]: the same rush on each of them and on Firstcome, as a table and a picture.
+//! - [`routes`]: a route that does nothing, and one that does only the necessary work.
 
 pub mod comparison;
 pub mod designs;

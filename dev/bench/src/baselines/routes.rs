@@ -1,4 +1,4 @@
-//! Routes to measure Firstcome beside: one that does nothing, and one that does only the necessary.
+//! Reference routes: one that does nothing, and one that does only the necessary work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use serde_json::json;
 
 use crate::baselines::designs::listen;
 
-/// Partitions of the topic, as `migrate` makes it.
+/// Partitions of the topic, as created by `migrate`.
 pub const PARTITIONS: u32 = 12;
 
-/// Longest wait for Kafka's acknowledgement, as the product's.
+/// Longest wait for Kafka's acknowledgement, as in the product.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// A route that does nothing, and gives the answer of a sold-out claim, byte for byte as long.
+/// A route that does nothing and returns the answer of a sold-out claim, with the same length.
 pub async fn nothing() -> Result<()> {
     const BODY: &str = r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
     let answer = async || {
@@ -43,7 +43,7 @@ pub async fn nothing() -> Result<()> {
     listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
 }
 
-/// Settings of the bare route, as the product's, and what it gives out.
+/// Settings of the bare route, as in the product, and the coupon that it gives out.
 #[derive(Debug, Clone, Args)]
 pub struct BareArgs {
     #[arg(long, env = "REDIS_URL")]
@@ -67,9 +67,9 @@ struct BareRoute {
     args: BareArgs,
 }
 
-/// A route that runs the admission script once, produces once and waits for the acknowledgement,
-/// and does nothing else: no catalogue, no figures, no task that outlives its client, no in-flight
-/// limit.
+/// A route that runs the admission script once, produces one message and waits for the
+/// acknowledgement. Nothing else: no catalogue, no metrics, no task that outlives its client, no
+/// in-flight limit.
 pub async fn bare(args: BareArgs) -> Result<()> {
     let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
     let (timeout, durability) = (Duration::from_secs(1), RedisDurability::default());

@@ -17,11 +17,11 @@ enum Command {
     Serve(DesignArgs),
     /// The consumer of a design
     Consume(DesignArgs),
-    /// A route that does nothing and says that all are given out
+    /// A route that does nothing and answers `sold_out`
     Nothing,
     /// A route that runs the admission script once and produces once
     Bare(BareArgs),
-    /// The picture and the table of the README, out of a report of the bench
+    /// The README's picture and table, from a report of the bench
     Picture(Picture),
 }
 

@@ -1,5 +1,5 @@
-//! Firstcome beside the designs that keep all in MySQL: at full speed, and while MySQL is stalled,
-//! killed, or shared with a shop.
+//! Firstcome compared with the designs that keep everything in MySQL: at full speed, and while
+//! MySQL is stalled, killed or shared with a shop.
 
 use anyhow::Result;
 use firstcome_load::terminal::number;
@@ -11,7 +11,7 @@ use crate::cli::BenchSize;
 use crate::report::Measurement;
 
 const PART: &str = "mysql";
-/// Of a quick run: the CPU of a process is counted in steps of 10 ms.
+/// In a quick run. The CPU time of a process is counted in steps of 10 ms.
 const LEAST: u32 = 5_000;
 
 pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {

@@ -1,5 +1,5 @@
-//! Two minutes in which everyone wins, long enough for a backlog of rows to show; then a crowd that
-//! wins while passes compare the claims of that closed drop.
+//! Two minutes in which everyone wins, long enough for a backlog of rows to show; then a winning
+//! crowd while passes compare the claims of that closed drop.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     Ok(measurements)
 }
 
-/// Rows a second from the first request to the last row, of the claims admitted a second.
+/// Rows per second from the first request to the last row, relative to claims admitted per second.
 async fn rows_keep_up(
     installation: &Installation,
     api: &Service,
@@ -79,7 +79,7 @@ async fn rows_keep_up(
     )))
 }
 
-/// A crowd alone and beside passes without a pause, in turns.
+/// A crowd alone and during back-to-back passes, in turns.
 async fn beside_passes(
     installation: &Installation,
     api: &Service,
@@ -95,7 +95,7 @@ async fn beside_passes(
             turn + 1
         ));
         let mut rates = [0.0; 2];
-        // Neither is always the first.
+        // Alternate which one goes first.
         for with_passes in [turn % 2 == 0, turn % 2 == 1] {
             let running = if with_passes {
                 Some(RepeatedPasses::start(installation, closed))
@@ -153,7 +153,7 @@ async fn close(
     Ok(())
 }
 
-/// Deep passes over one coupon, one after the other, each in a process.
+/// Deep passes over one coupon, one process after the other.
 struct RepeatedPasses {
     ended: CancellationToken,
     running: JoinHandle<Result<u32>>,
@@ -189,7 +189,7 @@ impl RepeatedPasses {
         Self { ended, running }
     }
 
-    /// How many passes there were; the last is waited for.
+    /// Waits for the last pass and returns their number.
     async fn end(self) -> Result<u32> {
         self.ended.cancel();
         self.running.await?

@@ -9,24 +9,24 @@ use firstcome_load::local::demo::{DemoSize, run};
 use firstcome_load::local::system::{SystemOptions, stopped};
 use firstcome_load::terminal::step;
 
-/// Starts the whole system on servers of its own, lets a crowd rush a coupon, breaks things
-/// meanwhile, and checks that the total is exact. Exits 0 only then. Ctrl-C ends it and cleans up.
+/// Starts the whole system on private servers, lets a crowd rush a coupon, breaks things meanwhile,
+/// and checks that the total is exact. Exits 0 only if it is. Ctrl-C stops it and cleans up.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
     /// Coupons
     #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     quantity: u32,
-    /// People
+    /// Number of people
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     people: u32,
-    /// Requests each person sends
+    /// Requests per person
     #[arg(long, env = "REQUESTS_PER_PERSON", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_person: u32,
-    /// Connections, which is how many ask at the same instant
+    /// Connections, that is, the number of concurrent requests
     #[arg(long, env = "CONNECTIONS", default_value_t = 256)]
     connections: usize,
-    /// When a pass runs
+    /// Cron schedule of passes
     #[arg(long, default_value = "*/3 * * * * *")]
     reconcile_cron: String,
     /// Keep the processes' logs in this folder
@@ -60,10 +60,10 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         pages: false,
     };
     let outcome = tokio::select! {
-        // Dropping the future drops what it started.
+        // Dropping the future drops everything that it started.
         outcome = run(&size, &options) => outcome?,
         signal = stopped() => {
-            step(format!("{}: stopped, everything is taken down", signal?));
+            step(format!("{}: stopping and cleaning up", signal?));
             return Ok(ExitCode::from(130));
         }
     };

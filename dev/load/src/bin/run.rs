@@ -13,7 +13,7 @@ use firstcome_load::local::system::{System, SystemOptions, stopped};
 use firstcome_load::terminal::step;
 use firstcome_stack::{PrometheusOptions, PrometheusServer};
 
-/// Starts the whole system on servers of its own and leaves it running until Ctrl-C.
+/// Starts the whole system on private servers and leaves it running until Ctrl-C.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -23,10 +23,10 @@ struct Cli {
     /// Consumer processes
     #[arg(long, env = "CONSUMERS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     consumers: u8,
-    /// When a pass runs
+    /// Cron schedule of passes
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/5 * * * * *")]
     reconcile_cron: String,
-    /// Start a Prometheus too, with the rules of deploy/prometheus
+    /// Also start a Prometheus with the rules of deploy/prometheus
     #[arg(long, env = "WATCH", value_parser = FalseyValueParser::new())]
     watch: bool,
     /// Folder for logs, mails and the file `env` with all addresses
@@ -102,7 +102,7 @@ async fn watch(system: &System, folder: &Path) -> Result<PrometheusServer> {
     .await
 }
 
-/// The addresses, for commands from another terminal.
+/// Writes the addresses for commands in another terminal.
 fn write_env(system: &System, path: &Path) -> Result<()> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
     let pages = system.pages.as_ref().context("no pages")?;
@@ -127,7 +127,7 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The folder of this program and of the product's, as seen from here.
+/// The absolute folder of this program and of the product's.
 fn programs() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program.parent().context("a program without a folder")?;

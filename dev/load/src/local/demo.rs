@@ -1,5 +1,4 @@
-//! The main job from beginning to end: a rush with faults in the middle of it, and the proof
-//! afterwards.
+//! The whole demo: a rush with faults in the middle of it, and the proof afterwards.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,33 +21,35 @@ use crate::table;
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{ProgressLine, grouped, step};
 
-/// The name of the coupon, also in the mails.
+/// The coupon's name, also in mails.
 pub const COUPON_NAME: &str = "Winter coupon";
 
 const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
 const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
-/// Messages of the rush that are copied afterwards.
+/// Messages of the rush that are sent again afterwards.
 const COPIES: usize = 5;
-/// What a consumer counts when a message is refused.
+/// Counter of messages that a consumer refused.
 const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
-/// What the reconciler counts when a pass ends.
+/// Counter of finished passes.
 const PASSES_METRIC: &str = "firstcome_passes_total";
 
 #[derive(Debug, Clone)]
 pub struct DemoSize {
     pub quantity: u32,
     pub people: u32,
-    /// Requests each of them sends.
+    /// Requests per person.
     pub requests_per_person: u32,
     pub connections: usize,
 }
 
-/// Runs it, on servers of its own, and takes everything down again.
+/// Runs the demo on private servers and shuts everything down again.
 ///
-/// # Errors When something could not be started or asked. That the total is not exact is no error
-/// but a [`DemoOutcome`].
+/// # Errors
+///
+/// If something could not be started or queried. A total that is not exact is not an error but a
+/// [`DemoOutcome`].
 pub async fn run(size: &DemoSize, options: &SystemOptions) -> Result<DemoOutcome> {
     let mut system = System::start(options).await?;
     let outcome = play(size, &mut system).await;
@@ -75,7 +76,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
     forger.unreadable().await?;
     let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
     step(format!(
-        "fault 2: a message that is no claim; {} read it, and keeps it for a person to look at",
+        "fault 2: a message that is not a claim; {} read it and keeps it for a person",
         system.consumers[victim].name()
     ));
     until_open(system, coupon_id).await?;
@@ -90,7 +91,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
         forger.copies(coupon_id, user_id, *promise).await?;
     }
     step(format!(
-        "fault 4: {COPIES} claims came twice, and once more in a version that no program knows"
+        "fault 4: {COPIES} claims arrive twice, and once more in an unknown version"
     ));
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
@@ -127,7 +128,7 @@ async fn make_coupon(api: &Ops, size: &DemoSize) -> Result<i64> {
         .await?;
     made["id"]
         .as_i64()
-        .with_context(|| format!("no coupon was made: {made}"))
+        .with_context(|| format!("no coupon was created: {made}"))
 }
 
 /// Waits until every API shows the coupon as open.
@@ -154,7 +155,7 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Everybody asks; when a third of the slots is given out, the consumer that reads them is killed.
+/// Everybody asks; once a third of the slots is taken, the consumer of their partition is killed.
 async fn rush(
     size: &DemoSize,
     system: &mut System,
@@ -178,7 +179,7 @@ async fn rush(
     let (progress, mut live) = (Arc::new(CrowdProgress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
-    // Shown between two updates of the moving line.
+    // Printed between two updates of the progress line.
     let news = Cell::new(None);
     let kill = async {
         progress
@@ -191,13 +192,13 @@ async fn rush(
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
         news.set(Some(format!(
-            "fault 3: SIGKILL to {name} after {before} admissions; {after} people were admitted when it was gone"
+            "fault 3: SIGKILL to {name} after {before} admissions; {after} people had been admitted when it was gone"
         )));
         anyhow::Ok(())
     };
     let rushing = async {
         let tally = generator::run(plan, progress.clone()).await;
-        // Where fewer were admitted than the kill waits for, it must not wait for ever.
+        // If fewer people were admitted than the kill waits for, it must not wait forever.
         progress.give_up();
         tally
     };
@@ -215,7 +216,7 @@ async fn rush(
     tally
 }
 
-/// Awaits `work` and calls `show` every now and then meanwhile.
+/// Awaits `work` and calls `show` periodically meanwhile.
 async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut()) -> T {
     let mut work = std::pin::pin!(work);
     let mut ticks = interval(POLL);
@@ -261,7 +262,7 @@ async fn until_exact(
     }
 }
 
-/// The mails so far, once one says that the coupon was repaired.
+/// The mails so far, once one of them reports the repair.
 async fn mails(system: &System) -> Vec<Mail> {
     step("waiting for the mail");
     if system

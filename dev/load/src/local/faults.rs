@@ -1,5 +1,5 @@
-//! The faults of the demo: a process is killed, a database refuses what the consumer writes, and
-//! messages come that are no claims. None of them touches a promise.
+//! The demo's faults: a killed process, a database that refuses the consumer's writes, and messages
+//! that are not claims. None of them affects a promise.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::answer::PromisedSlot;
 use crate::launch::Service;
 use crate::local::system::TOPIC;
 
-/// Every such slot is refused when the consumer writes it.
+/// Slots divisible by this number are refused when the consumer writes them.
 pub const REFUSED_EVERY: u32 = 7;
 
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     mysql.query(&trigger).await.map(drop)
 }
 
-/// Ends what [`refuse_some_rows`] began.
+/// Undoes [`refuse_some_rows`].
 pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
     mysql
         .query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}"))
@@ -51,7 +51,7 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// A producer of its own, for messages with one coupon's key.
+    /// A separate producer for messages with this coupon's key.
     pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
         let brokers = stack.kafka.bootstrap();
         let settings = KafkaSettings {
@@ -67,14 +67,14 @@ impl Forger {
         })
     }
 
-    /// A message that is no claim at all: only a person can say what it was.
+    /// Sends a message that is not a claim at all: only a person can say what it was.
     pub async fn unreadable(&self) -> Result<()> {
         self.send("this is no claim").await
     }
 
-    /// Copies of messages that people's claims rest on: the same again, which must change nothing,
-    /// and one of a version that this build does not know, which the dead-letter table keeps and
-    /// the reconciler sees to be issued already.
+    /// Sends copies of real claims: identical ones, which must change nothing, and one of a version
+    /// unknown to this build, which goes to the dead-letter table and which the reconciler
+    /// recognises as already issued.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: PromisedSlot) -> Result<()> {
         let claim = ClaimEvent {
             coupon_id: CouponId(coupon_id),
@@ -94,13 +94,12 @@ impl Forger {
             .send(record, SEND_LIMIT)
             .await
             .map_err(|(error, _)| error)
-            .context("Kafka took no message")?;
+            .context("Kafka accepted no message")?;
         Ok(())
     }
 }
 
-/// The consumer that reads the coupon's partition: the one whose metrics show that it met the
-/// message sent before.
+/// The consumer of the coupon's partition: its metrics show that it read the message sent before.
 pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
@@ -112,10 +111,10 @@ pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
         }
         sleep(Duration::from_millis(20)).await;
     }
-    anyhow::bail!("no consumer met the first message: none shows {metric} in its metrics")
+    anyhow::bail!("no consumer read the first message: none shows {metric} in its metrics")
 }
 
-/// The sum of a counter over its labels; `None` if it has no line.
+/// The sum of a counter over its labels; `None` if there is no such counter.
 pub(crate) fn sum(metrics: &str, name: &str) -> Option<u64> {
     metrics
         .lines()
@@ -130,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_summed_over_its_labels_and_not_mixed_up_with_longer_names() {
+    fn a_metric_is_summed_over_labels_and_longer_names_are_ignored() {
         let metrics = "# TYPE refused counter\nrefused{reason=\"a b\"} 2\nrefused{reason=\"c\"} 1\nrefused_more 9\n";
         assert_eq!(
             [sum(metrics, "refused"), sum("up 1", "refused")],

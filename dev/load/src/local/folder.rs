@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Locks the folder for this process, and deletes what an earlier one left there.
+/// Locks the folder for this process, and deletes the files of an earlier run.
 pub fn only_one(folder: &Path) -> Result<fs::File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join("lock");
@@ -46,8 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_one_is_refused_with_the_first_one_s_address_and_a_later_one_finds_the_folder_empty()
-    {
+    fn a_second_run_is_refused_with_the_address_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let first = only_one(folder.path()).unwrap();
         fs::write(
@@ -63,7 +62,7 @@ mod tests {
         );
         assert!(
             folder.path().join("env").exists(),
-            "the first one's is left alone"
+            "the first one's folder is untouched"
         );
         drop(first);
         let _second = only_one(folder.path()).unwrap();

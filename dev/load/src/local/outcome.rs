@@ -1,4 +1,4 @@
-//! How the demo ended, in words.
+//! The demo's result, in words.
 
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
@@ -14,16 +14,16 @@ pub struct DemoOutcome {
     pub tally: Tally,
     pub proof: Proof,
     pub mails: Vec<Mail>,
-    /// A pass of the reconciler after everything, as the endpoint gave it.
+    /// The final pass of the reconciler, as the endpoint reported it.
     pub last_pass: Value,
-    /// Passes until then, this one too.
+    /// Number of passes, including the final one.
     pub passes: u64,
-    /// Processes that did not stop as they should.
+    /// Processes that did not stop cleanly.
     pub complaints: Vec<String>,
 }
 
 impl DemoOutcome {
-    /// Exact, no answer contradicts another, and every process ended as it should.
+    /// Exact, without contradicting answers, and every process stopped cleanly.
     pub fn success(&self) -> bool {
         self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
     }
@@ -40,7 +40,7 @@ impl DemoOutcome {
         row("  by the consumer", proof.by_consumer as u64);
         row("  by the reconciler", proof.by_reconciler as u64);
         row(
-            "refused, kept in the dead-letter table",
+            "refused, stored in the dead-letter table",
             proof.refused_in_all(),
         );
         for refused in &proof.refused {
@@ -50,18 +50,15 @@ impl DemoOutcome {
             );
         }
         row(
-            "promised and without their row",
+            "promises without a row",
             proof.promised_without_row.len() as u64,
         );
         row("over-issued", proof.over_issued as u64);
         row("duplicates", proof.duplicates as u64);
-        row(
-            "answers that contradict each other",
-            tally.contradictions.len() as u64,
-        );
+        row("contradictory answers", tally.contradictions.len() as u64);
         row("passes of the reconciler", self.passes);
-        rows.push(("a last pass says".into(), self.last_pass_in_words()));
-        #[allow(clippy::cast_precision_loss, reason = "seconds for people to read")]
+        rows.push(("last pass".into(), self.last_pass_in_words()));
+        #[allow(clippy::cast_precision_loss, reason = "seconds for display")]
         rows.push((
             "from the last admission to exact".into(),
             format!("{:.1} s", proof.settled_after_ms as f64 / 1e3),
@@ -119,7 +116,7 @@ fn subject(mail: &Mail) -> String {
 }
 
 impl DemoOutcome {
-    /// The mails with a heading each: what was repaired, then what the demo itself caused.
+    /// The mails, each with a heading: repairs first, then those that the demo itself caused.
     pub fn mails_as_text(&self) -> String {
         let mut mails: Vec<_> = self
             .mails

@@ -1,5 +1,5 @@
-//! Whether the total is exact and every promise was kept: the rows of MySQL beside the answers.
-//! Nothing of the product's own code is asked.
+//! Whether the total is exact and every promise was kept: compares MySQL's rows with the answers,
+//! without using the product's code.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,45 +10,44 @@ use crate::answer::PromisedSlot;
 use crate::measure::{CountedRow, Database};
 use crate::rows::unkept;
 
-/// What the tables hold for one coupon with one drop.
+/// The tables' contents for one coupon with one drop.
 #[derive(Debug, Clone, Default)]
 pub struct Proof {
-    /// How many were offered.
+    /// Number of coupons offered.
     pub quantity: u32,
     pub rows: usize,
-    /// Of these, written by the consumer.
+    /// Rows written by the consumer.
     pub by_consumer: usize,
-    /// Of these, written by the reconciler.
+    /// Rows written by the reconciler.
     pub by_reconciler: usize,
     /// People who hold a row.
     pub holders: usize,
-    /// Rows above the quantity, or on a slot outside 1..quantity.
+    /// Rows beyond the quantity, or on a slot outside 1..=quantity.
     pub over_issued: usize,
-    /// Rows of people who hold another one.
+    /// Second rows of a person.
     pub duplicates: usize,
-    /// People who were promised a coupon and have no row with the drop and the slot promised.
+    /// People who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
-    /// People who have a row and never got a promise, as when the connection broke before the
-    /// answer.
+    /// People with a row who never got a promise, for example because the connection broke before
+    /// the answer.
     pub row_without_yes: usize,
-    /// Claims that the consumer could not write, by reason: how many, and how many of them are not
-    /// dealt with.
+    /// Claims that the consumer could not write, by reason, and how many of them are unresolved.
     pub refused: Vec<RefusedClaims>,
-    /// From the last admission to the last row, in milliseconds.
+    /// Milliseconds from the last admission to the last row.
     pub settled_after_ms: i64,
 }
 
-/// Claims of the dead-letter table with one reason.
+/// Dead letters with the same reason.
 #[derive(Debug, Clone)]
 pub struct RefusedClaims {
     pub reason: String,
     pub count: u64,
-    /// Of these, not dealt with.
+    /// Unresolved ones.
     pub open: u64,
 }
 
 impl Proof {
-    /// Reads the tables and compares.
+    /// Reads and compares the tables.
     pub async fn read(
         mysql: &MysqlServer,
         coupon_id: i64,
@@ -95,7 +94,7 @@ impl Proof {
         }
     }
 
-    /// Exactly the quantity, one each, and every promise has its row with its slot.
+    /// Exactly the quantity, one each, and every promise has its row on its slot.
     pub fn exact(&self) -> bool {
         self.rows == self.quantity as usize
             && self.over_issued == 0
@@ -103,12 +102,12 @@ impl Proof {
             && self.promised_without_row.is_empty()
     }
 
-    /// Claims the consumer could not write.
+    /// Claims that the consumer could not write.
     pub fn refused_in_all(&self) -> u64 {
         self.refused.iter().map(|refused| refused.count).sum()
     }
 
-    /// Claims of the dead-letter table that are not dealt with.
+    /// Unresolved dead letters.
     pub fn refused_open(&self) -> u64 {
         self.refused.iter().map(|refused| refused.open).sum()
     }
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_is_every_promise_with_its_row_and_nothing_more() {
+    fn exact_means_every_promise_has_its_row_and_there_are_no_others() {
         let proof = Proof::compare(
             &[row(1, "a"), row(2, "b")],
             2,
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_with_another_slot_or_without_a_row_is_named() {
+    fn a_promise_with_another_slot_or_without_a_row_is_reported() {
         let proof = Proof::compare(
             &[row(1, "b"), row(2, "a")],
             2,
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_too_few_and_twice_are_not_exact() {
+    fn surplus_missing_and_duplicate_rows_are_not_exact() {
         let none = HashMap::new();
         assert!(!Proof::compare(&[row(1, "a")], 2, &none).exact());
         let too_many = Proof::compare(&[row(1, "a"), row(2, "b"), row(3, "c")], 2, &none);

@@ -1,4 +1,4 @@
-//! The whole system on this machine: private servers, and the product's own programs as processes.
+//! The whole system on this machine: private servers, and the product's programs as processes.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -17,27 +17,27 @@ pub const TOPIC: &str = "coupon-claims";
 
 #[derive(Debug, Clone)]
 pub struct SystemOptions {
-    /// API processes. The first listens on port 8080 where that is free.
+    /// API processes. The first listens on port 8080 if it is free.
     pub apis: usize,
     pub consumers: usize,
-    /// When the reconciler runs, six fields.
+    /// Cron schedule of the reconciler, six fields.
     pub reconcile_cron: String,
-    /// Where each mail is also written.
+    /// Folder to which each mail is also written.
     pub mail_folder: Option<PathBuf>,
-    /// Where logs go; a temporary folder without it.
+    /// Folder for logs; a temporary one by default.
     pub log_folder: Option<PathBuf>,
-    /// Take the usual ports (8080 to 8083) where they are free.
+    /// Use the usual ports (8080 to 8083) if they are free.
     pub usual_ports: bool,
-    /// Whether there are coupon pages.
+    /// Whether to serve coupon pages.
     pub pages: bool,
 }
 
-/// An API of its own for coupon pages: people come by a link with a token, while scripts and crowds
-/// name people by a header at the other APIs.
+/// A separate API for coupon pages: its visitors follow a link with a token, while scripts and
+/// crowds name users in a header at the other APIs.
 #[derive(Debug)]
 pub struct PageApi {
     service: Service,
-    /// Of one person.
+    /// A token for one user.
     pub token: String,
 }
 
@@ -54,7 +54,7 @@ impl PageApi {
     }
 }
 
-/// Everything that runs. Dropping it kills all of it; [`System::stop`] asks first.
+/// All processes. Dropping it kills them; [`System::stop`] stops them gracefully.
 #[derive(Debug)]
 pub struct System {
     pub apis: Vec<Service>,
@@ -67,8 +67,8 @@ pub struct System {
 }
 
 impl System {
-    /// Starts the servers, makes tables and topic, starts the processes, and waits until people can
-    /// be admitted.
+    /// Starts the servers, creates tables and topic, starts the processes, and waits until
+    /// admission is open.
     pub async fn start(options: &SystemOptions) -> Result<Self> {
         step("starting Redis, MySQL, Kafka and a mail server of its own");
         let mail = MailOptions {
@@ -149,7 +149,7 @@ impl System {
         self.apis.iter().map(Service::target).collect()
     }
 
-    /// What a Prometheus scrapes: the jobs of deploy/prometheus/prometheus.yml.
+    /// Scrape targets by job, as in deploy/prometheus/prometheus.yml.
     pub fn scrape_jobs(&self) -> Result<Vec<(String, Vec<String>)>> {
         let addresses = |services: &mut dyn Iterator<Item = &Service>| -> Result<Vec<String>> {
             services
@@ -173,7 +173,7 @@ impl System {
         ])
     }
 
-    /// Asks every process to stop (SIGTERM) and waits. Says which did not end well.
+    /// Sends SIGTERM to every process and waits. Returns which ones did not stop cleanly.
     pub async fn stop(self) -> Vec<String> {
         let mut complaints = Vec::new();
         let pages = self.pages.map(|pages| pages.service);
@@ -199,7 +199,7 @@ async fn each(count: usize, start: impl AsyncFn(usize) -> Result<Service>) -> Re
     Ok(services)
 }
 
-/// The wanted port where it is free, else any.
+/// The wanted port if it is free, otherwise any.
 fn address(wanted: Option<u16>) -> String {
     match wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
         Some(port) => format!("127.0.0.1:{port}"),
@@ -207,7 +207,7 @@ fn address(wanted: Option<u16>) -> String {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM, and says which.
+/// Waits for Ctrl-C or SIGTERM and returns its name.
 pub async fn stopped() -> std::io::Result<&'static str> {
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,

@@ -1,4 +1,4 @@
-//! The crowd against a small server that answers as the contract says.
+//! The crowd against a small server that implements the contract.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn crowd_at(url: String, people: u32) -> Tally {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_answered_and_every_yes_is_kept() {
+async fn every_request_is_answered_and_every_promise_is_recorded() {
     let tally = crowd_at(system(100, 0).await, 1_000).await;
     assert_eq!(
         (tally.people, tally.requests, tally.admitted),
@@ -41,7 +41,7 @@ async fn every_request_is_answered_and_every_yes_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_finds_it_unavailable_asks_again() {
+async fn people_retry_when_the_system_is_unavailable() {
     let tally = crowd_at(system(10, 50).await, 20).await;
     assert_eq!(tally.count(AnswerKind::Unavailable), 50);
     assert_eq!(
@@ -51,7 +51,7 @@ async fn who_finds_it_unavailable_asks_again() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_error_at_once() {
+async fn a_missing_server_is_an_error_at_once() {
     let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
     let plan = CrowdPlan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
     let error = run(plan, Arc::new(CrowdProgress::default()))
@@ -61,7 +61,7 @@ async fn nobody_there_is_an_error_at_once() {
     assert!(error.contains("does not answer"), "{error}");
 }
 
-/// Answers at once, but stalls once.
+/// A server that answers at once, but stalls once.
 async fn stalling(pause: Duration) -> Target {
     let asked = Arc::new(tokio::sync::Mutex::new(0_u32));
     let answer = async move |State(asked): State<Arc<tokio::sync::Mutex<u32>>>| {
@@ -97,7 +97,7 @@ async fn asked_at(rate: Option<f64>) -> Tally {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stall_shows_by_the_clock_and_hides_in_a_closed_loop() {
+async fn a_stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
     let (closed, open) = (asked_at(None).await, asked_at(Some(1_000.0)).await);
     assert!(
         closed.others.p90_ms < 250.0,
@@ -106,7 +106,7 @@ async fn a_stall_shows_by_the_clock_and_hides_in_a_closed_loop() {
     );
     assert!(
         open.others.p90_ms > 250.0,
-        "everybody who came meanwhile waited: {:?}",
+        "everybody who arrived meanwhile waited: {:?}",
         open.others
     );
     assert_eq!((closed.late, open.requests), (0, 1_000));

@@ -18,14 +18,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-/// Gives out `quantity` slots, after it has answered the first requests with `unavailable`.
+/// Answers the first requests with `unavailable`, then gives out `quantity` slots.
 struct FakeCoupons {
     quantity: usize,
     unavailable: usize,
     holders: HashMap<String, usize>,
 }
 
-/// A token is as good as a header.
+/// Accepts a token in place of the header.
 async fn claim(
     State(coupons): State<Arc<Mutex<FakeCoupons>>>,
     headers: HeaderMap,
@@ -93,7 +93,7 @@ async fn make(headers: HeaderMap) -> (StatusCode, Json<Value>) {
     )
 }
 
-/// A system that answers as the contract says. Coupon 7 is open, coupon 8 is closed.
+/// A system that implements the contract. Coupon 7 is open, coupon 8 is closed.
 async fn system(quantity: usize, unavailable: usize) -> String {
     let coupons = FakeCoupons {
         quantity,
@@ -108,7 +108,7 @@ async fn system(quantity: usize, unavailable: usize) -> String {
     listen(router).await
 }
 
-/// Serves on a free port; gives the address.
+/// Serves on a free port and returns the address.
 async fn listen(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

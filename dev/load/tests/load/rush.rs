@@ -1,5 +1,5 @@
-//! The load tool against a small server that answers as the contract says: what it writes, and what
-//! it refuses.
+//! The load tool against a small server that implements the contract: its output, and the input
+//! that it refuses.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ fn read(path: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_writes_everything_as_json() {
+async fn a_run_writes_its_report_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("new/rush.json");
     let files = ["--json", json.to_str().unwrap()];
@@ -67,7 +67,7 @@ async fn a_run_writes_everything_as_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_may_come_with_tokens() {
+async fn people_may_authenticate_with_tokens() {
     let tokens = tempfile::NamedTempFile::new().unwrap();
     let each: Vec<String> = (0..300).map(|n| format!("token-{n}")).collect();
     std::fs::write(tokens.path(), each.join("\n")).unwrap();
@@ -86,7 +86,7 @@ async fn people_may_come_with_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_token_is_a_failure_with_the_answer_that_says_why() {
+async fn a_refused_token_fails_with_the_answer_as_the_reason() {
     let (tokens, json) = (
         tempfile::NamedTempFile::new().unwrap(),
         tempfile::NamedTempFile::new().unwrap(),
@@ -110,7 +110,7 @@ async fn a_refused_token_is_a_failure_with_the_answer_that_says_why() {
     );
 }
 
-/// The same system behind TLS, and the certificate to trust it by.
+/// The same system behind TLS, and the certificate to trust.
 async fn behind_tls() -> (String, tempfile::NamedTempFile) {
     let plain: std::net::SocketAddr = system(10, 0)
         .await
@@ -151,7 +151,7 @@ async fn behind_tls() -> (String, tempfile::NamedTempFile) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_is_spoken_to_whom_the_given_certificate_trusts_and_to_nobody_else() {
+async fn https_trusts_only_the_given_certificate() {
     let (url, certificate) = behind_tls().await;
     let trusted = [
         "--coupon",
@@ -179,7 +179,7 @@ async fn https_is_spoken_to_whom_the_given_certificate_trusts_and_to_nobody_else
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_t_work_is_said_before_anybody_asks() {
+async fn unusable_options_are_reported_before_anybody_asks() {
     let url = system(10, 0).await;
     for (args, words) in [
         (&["--coupon", "9"][..], "there is no coupon 9"),

@@ -1,5 +1,5 @@
-//! `firstcome-drift`: makes one kind of drift in a running system. `KIND=… cargo xtask drift` runs
-//! it against `make run`.
+//! `firstcome-drift`: injects one kind of drift into a running system. `KIND=… cargo xtask drift`
+//! runs it against `make run`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,14 +8,13 @@ use anyhow::Result;
 use clap::Parser;
 use firstcome_testkit::drift::{Drift, DriftStoreArgs, Injector};
 
-/// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and
-/// mend it.
+/// Injects drift into a running Firstcome, so that you can watch the reconciler find and repair it.
 ///
-/// Never point it at a system that people use: it writes past every rule.
+/// Never point it at a production system: it bypasses every rule.
 #[derive(Parser)]
 #[command(name = "firstcome-drift", version, max_term_width = 120)]
 struct Cli {
-    /// What to make; `?` lists the kinds
+    /// Kind to inject; `?` lists the kinds
     #[arg(
         value_enum,
         env = "KIND",
@@ -23,16 +22,16 @@ struct Cli {
         hide_possible_values = true
     )]
     kind: Drift,
-    /// In this coupon; else in the newest with rows
+    /// Coupon; by default the newest with rows
     #[arg(long, env = "COUPON", value_name = "ID")]
     coupon: Option<i64>,
-    /// In this drop; else in the newest with rows
+    /// Drop; by default the newest with rows
     #[arg(long, env = "DROP", value_name = "ID")]
     drop: Option<i64>,
-    /// How many people or messages it hits, or how far a counter is off
+    /// Number of users or messages to hit, or the error of a counter
     #[arg(long, env = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
-    /// How long `stalled` lasts, in seconds
+    /// Duration of `stalled` in seconds
     #[arg(long, env = "SECONDS_STALLED", default_value_t = 90, value_name = "N")]
     seconds: u64,
     #[command(flatten)]
@@ -62,13 +61,13 @@ async fn run(cli: Cli) -> Result<()> {
     if cli.coupon.is_none() && cli.drop.is_none() {
         let (coupon, drop) = injector.target();
         println!(
-            "chosen: coupon {coupon}, drop {drop} (the newest with rows, if any has); COUPON=ID or DROP=ID names another"
+            "selected coupon {coupon}, drop {drop} (the newest with rows, if any); COUPON=ID or DROP=ID selects another"
         );
     }
     let done = injector.make(cli.kind, cli.count).await?;
     println!("{}: {}", done.kind.name(), done.summary);
     if let Some(stall) = done.stall {
-        println!("held for {} s; Ctrl-C ends it sooner", cli.seconds);
+        println!("active for {} s; Ctrl-C ends it earlier", cli.seconds);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(cli.seconds)) => {}
             signal = tokio::signal::ctrl_c() => signal?,

@@ -1,4 +1,4 @@
-//! One drop that is made to drift, and who of it was hit already.
+//! Injects drift into one drop, and remembers which users it has already hit.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,10 +18,10 @@ use crate::drift::kind::Drift;
 use crate::drift::stall::Stall;
 use crate::drift::store_args::DriftStoreArgs;
 
-/// A person concerned, with the slot it is about.
+/// An affected user and the slot in question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AffectedPerson {
-    /// The slot, as the drift has it.
+    /// The slot in the injected state.
     pub slot: i64,
     pub user: String,
 }
@@ -29,11 +29,11 @@ pub struct AffectedPerson {
 #[derive(Debug)]
 pub struct Injected {
     pub kind: Drift,
-    /// Whom it concerns; empty for drift that concerns nobody in particular.
+    /// The affected users; empty if the drift affects nobody in particular.
     pub people: Vec<AffectedPerson>,
-    /// The same in words.
+    /// A description in words.
     pub summary: String,
-    /// What must be kept for the drift to last, for [`Drift::Stalled`].
+    /// The guard that keeps up [`Drift::Stalled`].
     pub stall: Option<Stall>,
 }
 
@@ -50,9 +50,9 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// An injector for a drop; without one named, the newest with rows, of the coupon if that is
-    /// named: most drift is made to people who hold one. Where none has rows, the newest that has
-    /// opened.
+    /// An injector for the given drop, or for the newest drop with rows (of the given coupon),
+    /// since most kinds of drift need users who hold a coupon. If no drop has rows, the newest one
+    /// that has opened.
     pub async fn new(
         stores: &DriftStoreArgs,
         coupon: Option<i64>,
@@ -113,8 +113,8 @@ impl Injector {
         self.coupon.once_per == OncePer::Coupon
     }
 
-    /// `n` people in order, whose rows and admissions agree, and who were not hit yet, spread over
-    /// the drop.
+    /// `n` users in order, spread over the drop, whose rows and admissions agree and who were not
+    /// hit before.
     pub(crate) async fn pick(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
         let wanted = n as usize;
@@ -132,7 +132,7 @@ impl Injector {
         Ok(picked)
     }
 
-    /// The last `n` people by slot.
+    /// The last `n` users by slot.
     pub(crate) async fn pick_last(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
         ensure!(
@@ -181,7 +181,7 @@ impl Injector {
             .collect())
     }
 
-    /// People who never asked for anything.
+    /// New user ids that never asked for anything.
     pub(crate) fn make_up(&mut self, n: u32) -> Vec<UserId> {
         let first = self.made_up;
         self.made_up += n;
@@ -191,7 +191,7 @@ impl Injector {
             .collect()
     }
 
-    /// What was done to these people.
+    /// Describes the injected drift of these users.
     pub(crate) fn injected(&self, kind: Drift, people: &[(i64, UserId)], what: &str) -> Injected {
         let shown: Vec<String> = people
             .iter()
@@ -227,7 +227,7 @@ impl Injector {
     }
 }
 
-/// With slots as signed numbers, as drift may have any.
+/// Converts slots to signed numbers, because drift may have invalid slots.
 pub(crate) fn signed(people: &[(Slot, UserId)]) -> Vec<(i64, UserId)> {
     people
         .iter()
@@ -267,7 +267,7 @@ async fn find(db: &Db, coupon: Option<i64>, drop: Option<i64>) -> Result<(Coupon
         })
         .await?;
     let Some((drop, coupon)) = found else {
-        bail!("there is no such drop that has opened: make a coupon first")
+        bail!("no such drop has opened: create a coupon first")
     };
     let (coupon, drops) = db
         .coupon(CouponId(coupon))

@@ -2,88 +2,89 @@
 
 use clap::ValueEnum;
 
-/// What can be made. The word before the colon is the reconciler's name of the finding.
+/// The kinds that can be injected. The word before the colon is the reconciler's name of the
+/// finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Drift {
-    /// Rows are deleted from MySQL; their people were promised a coupon
+    /// Delete rows from MySQL whose users were promised a coupon
     #[value(name = "unissued")]
     Unissued,
-    /// New people are admitted, and no message of theirs reaches the topic
+    /// Admit new users without publishing their claims to the topic
     #[value(name = "unissued:unpublished")]
     Unpublished,
-    /// Rows move to the dead-letter table: each can be issued in its slot
+    /// Move rows to the dead-letter table: each can be issued in its slot
     #[value(name = "failed_claim")]
     FailedClaim,
-    /// Dead letters of people who hold their row already
+    /// Add dead letters of users who already hold their row
     #[value(name = "failed_claim:duplicate")]
     FailedDuplicate,
-    /// Dead letters of new people, for slots that others hold
+    /// Add dead letters of new users, for slots that others hold
     #[value(name = "failed_claim:slot_taken")]
     FailedSlotTaken,
-    /// Dead letters for slots the drop does not have: only a person can decide
+    /// Add dead letters for slots that the drop does not have: only a person can decide
     #[value(name = "failed_claim:unrepairable")]
     FailedUnrepairable,
-    /// Redis forgets people, who have their rows
+    /// Delete users from Redis who have their rows
     #[value(name = "missing_admission")]
     MissingAdmission,
-    /// Only the coupon's list of claimants forgets people
+    /// Delete users from the coupon's list of claimants only
     #[value(name = "missing_admission:claimants")]
     MissingClaimants,
-    /// Redis has people on other slots, which nobody else holds, than their rows
+    /// Move users in Redis to free slots other than their rows'
     #[value(name = "missing_admission:moved")]
     MissingMoved,
-    /// The counter is too low
+    /// Set the counter too low
     #[value(name = "count_mismatch")]
     CountLower,
-    /// The counter is too high
+    /// Set the counter too high
     #[value(name = "count_mismatch:higher")]
     CountHigher,
-    /// Slots were skipped: given out by the counter, held by nobody
+    /// Skip slots: given out by the counter, held by nobody
     #[value(name = "count_mismatch:gap")]
     CountGap,
-    /// New people stand on slots of people with rows
+    /// Put new users on slots of users with rows
     #[value(name = "slot_conflict")]
     SlotConflict,
-    /// Redis has people on the slots of others, beside them
+    /// Move users in Redis to the slots of others, which then have two users
     #[value(name = "slot_conflict:moved")]
     ConflictMoved,
-    /// Redis has pairs of people on each other's slot
+    /// Exchange the slots of pairs of users in Redis
     #[value(name = "slot_conflict:exchanged")]
     ConflictExchanged,
-    /// New people stand on slots above the quantity
+    /// Admit new users on slots beyond the quantity
     #[value(name = "over_admitted")]
     OverAdmitted,
-    /// The drop has become smaller than the number of people in it
+    /// Shrink the drop below the number of its users
     #[value(name = "over_admitted:shrunk")]
     OverShrunk,
-    /// People hold a slot in two drops of a coupon that allows one
+    /// Give users a slot in two drops of a coupon that allows one
     #[value(name = "over_admitted:two_drops")]
     OverTwoDrops,
-    /// Claims are revoked, and Redis does not follow: as when an API dies between the two
+    /// Revoke claims without telling Redis, as when an API dies in between
     #[value(name = "revoked_admission")]
     RevokedAdmission,
-    /// Redis forgets whose claims are revoked
+    /// Delete from Redis the record of whose claims are revoked
     #[value(name = "revoked_admission:forgotten")]
     RevokedForgotten,
-    /// Claims are revoked whose rows stay
+    /// Revoke claims but keep their rows
     #[value(name = "revoked_row")]
     RevokedRow,
-    /// Slots are free although people wait
+    /// Free slots although users wait
     #[value(name = "unfilled")]
     Unfilled,
-    /// The drop has closed below its quantity
+    /// Close the drop below its quantity
     #[value(name = "unfilled:closed")]
     UnfilledClosed,
-    /// Redis loses the drop's keys
+    /// Delete the drop's keys in Redis
     #[value(name = "redis_lost")]
     RedisLost,
-    /// Redis loses everything, as by FLUSHALL
+    /// Run FLUSHALL in Redis
     #[value(name = "redis_lost:flushed")]
     RedisFlushed,
-    /// Redis loses its scripts, which closes the admission gate, as after a restart
+    /// Flush Redis's scripts, which closes the admission gate as a restart does
     #[value(name = "redis_lost:licence")]
     RedisGate,
-    /// Messages wait on the topic while the consumer can't write
+    /// Hold messages on the topic by blocking the consumer's writes
     #[value(name = "stalled")]
     Stalled,
 }
@@ -96,7 +97,7 @@ impl Drift {
             .unwrap_or_default()
     }
 
-    /// A line a kind: its name, and what it does.
+    /// One line per kind: its name and effect.
     pub fn list() -> String {
         let line = |kind: &Self| {
             let value = kind.to_possible_value()?;
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_listed_with_what_it_does() {
+    fn every_kind_is_listed_with_its_description() {
         let kinds = Drift::list();
         assert_eq!(kinds.lines().count(), Drift::value_variants().len());
         assert!(kinds.lines().all(|line| line.len() > 40), "{kinds}");

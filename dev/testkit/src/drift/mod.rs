@@ -1,12 +1,11 @@
-//! The drift injector: makes each kind of drift on purpose in a running system, to try the
-//! reconciler out, and to prove that each kind is caught.
+//! The drift injector: deliberately creates each kind of drift in a running system, to try out the
+//! reconciler and to prove that it detects each kind.
 //!
-//! It writes where the product writes, and by the product's own names of keys and tables, but past
-//! all its rules: what it does is what a crash, a lost disk or a hand at a console would have done.
-//! Never point it at a system that people use.
+//! It uses the product's own names of keys and tables but bypasses all its rules, as a crash, a
+//! lost disk or a manual change would. Never point it at a production system.
 //!
-//! Each call of one [`Injector`] hits people that no earlier call has hit, so that several kinds
-//! can be made in one drop.
+//! Each call of one [`Injector`] hits users that no earlier call has hit, so that several kinds can
+//! be injected into one drop.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 mod injector;

@@ -1,4 +1,4 @@
-//! A lock in MySQL that holds the consumer up.
+//! A lock in MySQL that blocks the consumer.
 
 use anyhow::Result;
 use diesel::prelude::*;
@@ -7,14 +7,14 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::schema::slot_limits;
 use firstcome_shared::mysql::{Conn, Db, DbSettings};
 
-/// Nobody can write a row of the drop while this exists: each would have to lock the limit that it
-/// keeps to, which is taken.
+/// Blocks writes to the drop's rows while it exists: each write would have to lock the drop's
+/// limit, which is already locked.
 pub struct Stall(Conn);
 
 impl Stall {
     pub(crate) async fn begin(settings: &DbSettings, drop: DropId) -> Result<Self> {
         let mut conn = Db::dedicated(settings).await?;
-        // By itself the product's connection ends after ten idle seconds, and the lock with it.
+        // The product's connections close after ten idle seconds, which would release the lock.
         conn.batch_execute("SET SESSION wait_timeout = 86400; BEGIN")
             .await?;
         slot_limits::table
@@ -26,7 +26,7 @@ impl Stall {
         Ok(Self(conn))
     }
 
-    /// Lets the consumer go on. Dropping does the same, a little later.
+    /// Releases the consumer. Dropping does the same, slightly later.
     pub async fn end(mut self) -> Result<()> {
         Ok(self.0.batch_execute("ROLLBACK").await?)
     }

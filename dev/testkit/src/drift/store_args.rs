@@ -1,4 +1,4 @@
-//! Where the system is.
+//! Addresses of the system's stores.
 
 use anyhow::Result;
 use clap::{Args, Parser};
@@ -26,22 +26,19 @@ const SETTINGS: [&str; 19] = [
     "KAFKA_CA_FILE",
 ];
 
-/// The stores of the system that is to drift: the same settings as the product's.
+/// The stores of the target system: the same settings as the product's.
 #[derive(Debug, Clone, Args)]
 pub struct DriftStoreArgs {
-    /// Where MySQL is.
     #[command(flatten)]
     pub mysql: MysqlArgs,
-    /// Where Redis is.
     #[command(flatten)]
     pub redis: RedisArgs,
-    /// Where Kafka is.
     #[command(flatten)]
     pub kafka: KafkaArgs,
 }
 
 impl DriftStoreArgs {
-    /// The stores whose settings are looked up by the names of their variables.
+    /// Reads the stores' settings with `setting`, by the names of their variables.
     pub fn of(setting: impl Fn(&str) -> Option<String>) -> Result<Self> {
         #[derive(Parser)]
         struct Only {

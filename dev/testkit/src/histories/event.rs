@@ -1,15 +1,15 @@
 //! The lines of a history.
 //!
-//! Their order is what counts, and each is written on the safe side of what it speaks of: `invoked`
-//! before the request is sent, its outcome after the answer came, a read after it was read, a
-//! quantity before it is raised (or after it was lowered).
+//! Only their order counts, and each line errs on the safe side: `invoked` is written before the
+//! request is sent, its outcome after the answer came, a read after reading, a quantity before it
+//! is raised or after it was lowered.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryLine {
-    /// Milliseconds since the recorder was made. For people to read; nothing is judged by it.
+    /// Milliseconds since the recorder was created. For readers only; no check uses it.
     pub at_ms: u64,
     #[serde(flatten)]
     pub event: RecordedEvent,
@@ -18,26 +18,26 @@ pub struct HistoryLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RecordedEvent {
-    /// A drop and how much of it there is from here on.
+    /// A drop and its quantity from here on.
     Drop {
         drop: u64,
         coupon: u64,
         quantity: u64,
-        /// In which scope a person may have one.
+        /// The scope of the limit of one per person.
         once_per: RecordedScope,
     },
-    /// A person asks for one.
+    /// A person sends a claim.
     Invoked {
-        /// Number of this operation; each has one of its own, also a retry.
+        /// Unique number of this operation; a retry has its own.
         op: u64,
-        /// The coupon asked for.
+        /// The requested coupon.
         coupon: u64,
-        /// The drop that was open when it was asked, where the recorder knows it.
+        /// The drop that was open at the time, if the recorder knows it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drop: Option<u64>,
         person: String,
     },
-    /// A person's claim is given back or revoked.
+    /// A person's claim is returned or revoked.
     Revoking {
         /// As in `invoked`.
         op: u64,
@@ -49,32 +49,32 @@ pub enum RecordedEvent {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
-    /// From here on a coupon is for people on its allow list; these are on it. Without this line a
-    /// coupon is for everybody. It comes before anybody asks for the coupon.
+    /// From here on a coupon is for the people on its allow list, initially these. A coupon without
+    /// this line is for everybody. It precedes all claims of the coupon.
     AllowList {
         coupon: u64,
         people: Vec<String>,
     },
-    /// An operator puts a person on a coupon's allow list, or takes them off. A request for several
-    /// people is as many operations.
+    /// An operator adds a person to a coupon's allow list or removes them. A request for several
+    /// people counts as several operations.
     Listing {
         /// As in `invoked`.
         op: u64,
         coupon: u64,
         person: String,
-        /// Put on it, not taken off.
+        /// True if added, false if removed.
         on: bool,
     },
     Ok {
         op: u64,
         answer: RecordedAnswer,
     },
-    /// It surely had no effect: refused before anything was given.
+    /// It certainly had no effect: refused before anything was given.
     Failed {
         op: u64,
         reason: String,
     },
-    /// Whether it had an effect is not known: a timeout, a cut connection, a 5xx.
+    /// It may or may not have had an effect: a timeout, a cut connection, a 5xx.
     Unknown {
         op: u64,
         reason: String,
@@ -93,7 +93,7 @@ pub enum RecordedEvent {
     Broken {
         drop: u64,
         person: String,
-        /// Which slot was promised; without it, any of theirs in this drop.
+        /// The promised slot; `None` means any slot of the person in this drop.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         slot: Option<i64>,
     },
@@ -104,7 +104,7 @@ pub enum RecordedEvent {
     },
 }
 
-/// In which scope a person may have one.
+/// The scope of the limit of one per person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordedScope {
@@ -114,7 +114,7 @@ pub enum RecordedScope {
     Coupon,
 }
 
-/// A row of `issued_coupons`, as far as it is judged. The slot is whatever the table held.
+/// The checked columns of a row of `issued_coupons`. The slot may be invalid, as in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecordedRow {
     pub slot: i64,
@@ -125,13 +125,13 @@ pub struct RecordedRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum RecordedAnswer {
-    /// A slot, just now: a promise.
+    /// A slot given by this request: a promise.
     Accepted {
         #[serde(alias = "drop_id")]
         drop: u64,
         slot: i64,
     },
-    /// They hold one already: a promise too.
+    /// The person already holds one: also a promise.
     AlreadyClaimed {
         #[serde(alias = "drop_id")]
         drop: u64,
@@ -142,20 +142,20 @@ pub enum RecordedAnswer {
         /// The place, 1 is next.
         position: u64,
     },
-    /// Nothing left and no room to wait.
+    /// No slots left and no room on the waiting list.
     SoldOut,
-    /// It was given back or revoked, and goes to the next.
+    /// Returned or revoked; the slot goes to the next person.
     Revoked {
         #[serde(alias = "drop_id")]
         drop: u64,
     },
-    /// The coupon is for others.
+    /// The person is not on the coupon's allow list.
     NotAllowed,
-    /// The allow list has the change.
+    /// The change is on the allow list.
     ListChanged,
 }
 
-/// How an operation ended.
+/// The outcome of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordedOutcome {
     Ok(RecordedAnswer),
@@ -164,8 +164,8 @@ pub enum RecordedOutcome {
 }
 
 impl RecordedOutcome {
-    /// What an HTTP answer to a claim means. A 503 is unknown: a script that timed out may have
-    /// run. So is a 2xx that can't be read.
+    /// The outcome that an HTTP answer to a claim stands for. A 503 is unknown, because a script
+    /// that timed out may have run. So is a 2xx that cannot be parsed.
     pub fn of_http(status: u16, body: &Value) -> Self {
         let code = || {
             body.get("code")
@@ -187,7 +187,7 @@ impl RecordedOutcome {
         }
     }
 
-    /// The same of an answer to a change of an allow list, which has no `status`.
+    /// The same for an answer to a change of an allow list, which has no `status`.
     pub fn of_list_change(status: u16, body: &Value) -> Self {
         if status == 200 {
             Self::Ok(RecordedAnswer::ListChanged)
@@ -203,7 +203,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn http_answers_are_read_as_the_contract_gives_them() {
+    fn http_answers_map_to_outcomes() {
         let accepted = json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": false});
         assert_eq!(
             RecordedOutcome::of_http(202, &accepted),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_read_as_they_are_documented() {
+    fn documented_lines_parse() {
         let line = HistoryLine {
             at_ms: 5,
             event: RecordedEvent::Ok {

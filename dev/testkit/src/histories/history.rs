@@ -1,4 +1,4 @@
-//! Reads a history back and puts what belongs together in one place.
+//! Parses a history and groups its lines into operations and reads.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,54 +6,54 @@ use crate::histories::event::{
     HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
 
-/// Why a history can't be judged.
+/// The reason why a history cannot be judged.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("cannot be read: {0}")]
     File(#[from] std::io::Error),
-    /// A line is no event.
+    /// A line is not a valid event.
     #[error("line {line}: {why}")]
     Line {
         line: usize,
-        /// What is wrong with it.
+        /// The error in the line.
         why: String,
     },
 }
 
-/// One request and how it ended.
+/// One request and its outcome.
 #[derive(Debug, Clone)]
 pub struct Operation {
     /// Line of its `invoked`.
     pub line: usize,
     pub act: OperationKind,
-    /// The coupon asked for.
+    /// The requested coupon.
     pub coupon: u64,
-    /// The drop asked for, where known.
+    /// The requested drop, if known.
     pub drop: Option<u64>,
     pub person: String,
-    /// Line of its end; none where it never ended.
+    /// Line of its outcome; `None` if it never ended.
     pub ended_line: Option<usize>,
-    /// How it ended; an operation that never ended is unknown.
+    /// Its outcome; unknown if it never ended.
     pub ended: Ended,
 }
 
-/// What an operation is.
+/// The kinds of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperationKind {
     Claim,
     Revoke {
-        /// The person may claim again afterwards.
+        /// Whether the person may claim again afterwards.
         again: bool,
     },
-    /// It changes the allow list.
+    /// Changes the allow list.
     List {
-        /// It puts the person on the list, and does not take them off.
+        /// True if it adds the person, false if it removes them.
         on: bool,
     },
 }
 
-/// How an operation ended.
+/// The outcome of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     Ok(RecordedAnswer),
@@ -61,11 +61,11 @@ pub enum Ended {
     Unknown,
 }
 
-/// What a drop was announced as.
+/// A drop as announced.
 #[derive(Debug, Clone)]
 pub struct RecordedDrop {
     pub coupon: u64,
-    /// In which scope a person may have one.
+    /// The scope of the limit of one per person.
     pub once_per: RecordedScope,
     /// Line and quantity, in order.
     pub quantities: Vec<(usize, u64)>,
@@ -90,28 +90,27 @@ pub struct RowsRead {
     pub rows: Vec<RecordedRow>,
 }
 
-/// Everything that was recorded.
+/// The whole recording.
 #[derive(Debug, Default)]
 pub struct History {
     pub drops: BTreeMap<u64, RecordedDrop>,
-    /// Who is on the allow list of a coupon at first; a coupon without one is for everybody.
+    /// The initial allow list of each coupon; a coupon without one is for everybody.
     pub lists: BTreeMap<u64, HashSet<String>>,
-    /// The operations, in the order in which they were invoked.
+    /// The operations in order of invocation.
     pub operations: Vec<Operation>,
-    /// The reads, in order, without the final ones.
+    /// The reads in order, without the final ones.
     pub reads: Vec<RowsRead>,
     /// Line, drop and number.
     pub counts: Vec<(usize, u64, u64)>,
-    /// Drop, person, slot: what the system lists as broken.
+    /// Drop, person and slot of promises listed as broken.
     pub broken: Vec<(u64, String, Option<i64>)>,
-    /// The last read of each drop.
+    /// The final read of each drop.
     pub finals: BTreeMap<u64, RowsRead>,
 }
 
 impl History {
-    /// Reads JSON lines. A history that contradicts its own form (an outcome without its operation,
-    /// a drop never announced) is unreadable: its recorder is wrong, and nothing can be concluded
-    /// from it.
+    /// Parses JSON lines. A malformed history (an outcome without its operation, a drop that was
+    /// never announced) is an error: its recorder is faulty, so it proves nothing.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let lines = text
             .lines()
@@ -129,7 +128,7 @@ impl History {
         Self::collect(parsed)
     }
 
-    /// A history made of events, numbered as if each were a line.
+    /// Builds a history from events, numbered as if each were a line.
     pub fn of(events: impl IntoIterator<Item = RecordedEvent>) -> Result<Self, Unreadable> {
         Self::collect(
             events
@@ -154,7 +153,7 @@ impl History {
         Ok(history)
     }
 
-    /// `open` has the operations that did not end yet, `seen` every one there was.
+    /// `open` holds the operations that have not ended, `seen` all of them.
     #[allow(clippy::too_many_lines, reason = "one match over all records")]
     fn take(
         &mut self,

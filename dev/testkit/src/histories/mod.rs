@@ -1,13 +1,13 @@
-//! Histories: what people asked, what they were answered, and what the tables had, a JSON line an
-//! event; and the checker that decides offline whether the promises were kept. It shares no code
-//! with the product, so it can't share its mistakes.
+//! Histories: requests, their answers and the tables' contents, one JSON line per event; and the
+//! offline checker that decides whether the promises were kept. It shares no code with the product,
+//! so it cannot share its mistakes.
 //!
 //! - [`event`]: the lines.
-//! - [`Recorder`]: writes them while it happens.
-//! - [`history`]: reads them back.
-//! - [`check()`]: judges them; [`Violation`] names what can be wrong, [`Verdict`] is the judgement.
+//! - [`Recorder`]: writes them during a run.
+//! - [`history`]: parses them.
+//! - [`check()`]: judges them; [`Violation`] names the kinds of failure, [`Verdict`] is the result.
 //!
-//! `firstcome-check FILE` is the same as a program: exit code 0 passed, 1 violated, 2 unknown or
+//! `firstcome-check FILE` does the same as a program: exit code 0 passed, 1 violated, 2 unknown or
 //! unreadable.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 

@@ -1,4 +1,4 @@
-//! Writes a history while it happens.
+//! Writes a history during a run.
 
 use parking_lot::Mutex;
 use std::fs::File;
@@ -11,9 +11,8 @@ use crate::histories::event::{
     HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
 };
 
-/// Writes lines in the order in which they happen, from any thread; clones write to the same
-/// history. Every line is handed to the system at once, so a process that dies leaves a history
-/// that can be judged.
+/// Writes lines in the order of events, from any thread; clones write to the same history. Every
+/// line is flushed at once, so that the history of a killed process can be judged.
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Inner>>);
 
@@ -30,7 +29,7 @@ impl Recorder {
         Ok(Self::new(File::create(path)?))
     }
 
-    /// Records into anything that can be written to.
+    /// Records into any writer.
     pub fn new(out: impl Write + Send + 'static) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             out: Box::new(out),
@@ -40,8 +39,8 @@ impl Recorder {
         })))
     }
 
-    /// A drop and its quantity. Again when the quantity changes: before it is raised, after it was
-    /// lowered.
+    /// Records a drop and its quantity. Call it again when the quantity changes: before it is
+    /// raised, after it was lowered.
     pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: RecordedScope) {
         self.write(RecordedEvent::Drop {
             drop,
@@ -51,8 +50,8 @@ impl Recorder {
         });
     }
 
-    /// A person is about to ask. Call it before the request is sent.
-    #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
+    /// A person is about to send a claim. Call it before the request is sent.
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
         self.begin(|op| RecordedEvent::Invoked {
             op,
@@ -62,9 +61,9 @@ impl Recorder {
         })
     }
 
-    /// A claim is about to be given back or revoked; `again`: its person may claim again
+    /// A claim is about to be returned or revoked; with `again`, its person may claim again
     /// afterwards. Call it before the request is sent.
-    #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
         self.begin(|op| RecordedEvent::Revoking {
             op,
@@ -75,14 +74,14 @@ impl Recorder {
         })
     }
 
-    /// A coupon is for people on its allow list, and these are on it. Call it before anybody asks.
+    /// A coupon has an allow list, initially with these people. Call it before anybody asks.
     pub fn allow_list(&self, coupon: u64, people: Vec<String>) {
         self.write(RecordedEvent::AllowList { coupon, people });
     }
 
-    /// A person is about to be put on a coupon's allow list, or taken off. Call it before the
+    /// A person is about to be added to a coupon's allow list or removed. Call it before the
     /// request is sent.
-    #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn listing(&self, coupon: u64, person: &str, on: bool) -> Pending {
         self.begin(|op| RecordedEvent::Listing {
             op,
@@ -126,10 +125,11 @@ impl Recorder {
         self.write(RecordedEvent::Final { drop, rows });
     }
 
-    /// Says whether everything was written.
+    /// Checks that everything was written.
     ///
     /// # Errors
-    /// The first error of writing: the history lacks lines and must not be judged.
+    ///
+    /// The first write error: the history is incomplete and must not be judged.
     pub fn finish(&self) -> io::Result<()> {
         let mut inner = self.0.lock();
         inner.failed.take().map_or_else(|| inner.out.flush(), Err)
@@ -155,8 +155,8 @@ impl Inner {
     }
 }
 
-/// An operation under way. Dropped without a word it ends as unknown.
-#[must_use = "how it ended is recorded through it"]
+/// An operation in progress. Dropping it without an outcome records it as unknown.
+#[must_use = "it records the outcome"]
 pub struct Pending {
     recorder: Recorder,
     op: u64,
@@ -164,7 +164,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Records how it ended.
+    /// Records the outcome.
     pub fn end(mut self, outcome: RecordedOutcome) {
         self.record(outcome);
     }

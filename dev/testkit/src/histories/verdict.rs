@@ -1,20 +1,18 @@
-//! The judgement over a history.
-
 use std::fmt;
 
 use crate::histories::violation::Violation;
 
-/// Passed, violated, or not known.
+/// Passed, violated or unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Every promise was kept.
     Pass,
     Violated(Vec<Violation>),
-    /// Nothing can be concluded, for this reason.
+    /// The history proves nothing, for this reason.
     Unknown(String),
 }
 
-/// How much was checked.
+/// The amount of checked data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     pub operations: usize,
@@ -22,21 +20,21 @@ pub struct Figures {
     pub unknown: usize,
     pub promises: usize,
     pub kept: usize,
-    /// Of these, listed as broken.
+    /// Promises listed as broken.
     pub broken: usize,
-    /// Claims that were given back or revoked, as far as that was answered.
+    /// Claims that were returned or revoked, with an answer.
     pub revoked: usize,
-    /// Reads of rows or of their number, the last ones included.
+    /// Reads of rows or of their number, including the final ones.
     pub reads: usize,
-    /// Rows at the end.
+    /// Final rows.
     pub rows: usize,
 }
 
-/// A verdict and what it rests on.
+/// A verdict and the amount of checked data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
-    /// What it rests on.
+    /// The amount of checked data.
     pub figures: Figures,
 }
 

@@ -1,6 +1,6 @@
-//! What can be wrong with a history.
+//! The violations that a history can contain.
 
-/// A promise of the system that was not kept. Its text names the person, the slot and the drop.
+/// A broken promise of the system. Its text names the person, the slot and the drop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Violation {
     #[error(

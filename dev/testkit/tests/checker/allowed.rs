@@ -50,8 +50,8 @@ fn on_list(people: &[&str]) -> RecordedEvent {
     }
 }
 
-/// Three slots. a has one and is taken off, b is taken off, x comes onto the list and gets one, c
-/// is on it and has not asked yet.
+/// Three slots. a has one and is removed from the list, b is removed, x is added and gets one, c is
+/// on the list and has not asked yet.
 fn listed() -> Vec<RecordedEvent> {
     let mut events = vec![RecordedEvent::Drop {
         drop: DROP,
@@ -75,7 +75,7 @@ fn listed() -> Vec<RecordedEvent> {
     events
 }
 
-/// What is wrong when more happens before the end.
+/// The violations if these events happen before the end.
 fn with<const N: usize>(more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     let mut events = listed();
     insert(&mut events, more.concat());
@@ -99,7 +99,7 @@ fn a_good_history_passes() {
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "one history")]
-fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
+fn users_off_the_list_at_every_request_are_promised_nothing() {
     let given = |person: &str| Violation::GivenUnlisted {
         coupon: 1,
         person: person.into(),
@@ -145,7 +145,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
     assert_eq!(
         with_row("y", &[], &gets("y")),
         [given("y"), held("y")],
-        "never on it"
+        "never on the list"
     );
     assert_eq!(
         with_row("b", &changes(9, "b", true, failed(9)), &gets("b")),
@@ -155,7 +155,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
         assert_eq!(
             with_row("b", &changes(9, "b", true, ends), &gets("b")),
             [],
-            "it may be in effect"
+            "the change may be in effect"
         );
     }
     let twice = [
@@ -166,7 +166,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
     assert_eq!(
         with_row("y", &twice, &gets("y")),
         [given("y"), held("y")],
-        "on it, and off again"
+        "added and removed again"
     );
     let maybe = [
         changes(9, "y", true, unknown(9)),
@@ -176,7 +176,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
     assert_eq!(
         with_row("y", &maybe, &gets("y")),
         [],
-        "it may take effect late"
+        "the change may take effect late"
     );
 
     // A request without an answer.
@@ -194,7 +194,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
     assert_eq!(
         with_row("y", &[], &on_meanwhile),
         [],
-        "it may be worked late"
+        "the request may be executed late"
     );
     let off_meanwhile = [
         &changes(9, "c", false, ok(9))[..],
@@ -213,7 +213,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
         "it was admitted before"
     );
 
-    // Given in this very request, whatever there was before.
+    // Given in this very request, whatever happened before.
     let before = [
         asks(19, "c", RecordedAnswer::Waiting { position: 1 }),
         changes(9, "c", false, ok(9)),
@@ -222,7 +222,7 @@ fn who_was_off_the_list_whenever_they_asked_is_promised_nothing() {
     assert_eq!(
         with_row("c", &before, &asks(21, "c", already(3))),
         [],
-        "promoted: who waits keeps the place"
+        "promoted: waiting users keep their place"
     );
     assert_eq!(with_row("c", &before, &gets("c")), [given("c")]);
     let waits = with([&asks(20, "b", RecordedAnswer::Waiting { position: 1 })]);
@@ -254,7 +254,7 @@ fn a_change_during_the_request_makes_both_answers_possible() {
 }
 
 #[test]
-fn who_was_on_the_list_during_the_whole_request_is_not_turned_away() {
+fn users_on_the_list_during_the_whole_request_are_not_refused() {
     let no = asks(20, "c", RecordedAnswer::NotAllowed);
     let is_turned_away =
         |found: &[Violation]| matches!(found, [Violation::TurnedAway { coupon: 1, .. }]);
@@ -280,7 +280,7 @@ fn who_was_on_the_list_during_the_whole_request_is_not_turned_away() {
     assert_eq!(
         with([&changes(9, "c", false, unknown(9)), &no]),
         [],
-        "it may be in effect"
+        "the change may be in effect"
     );
     let never_ended = RecordedEvent::Listing {
         op: 9,
@@ -292,12 +292,12 @@ fn who_was_on_the_list_during_the_whole_request_is_not_turned_away() {
     assert_eq!(
         with([std::slice::from_ref(&never_ended), &added_again, &no]),
         [],
-        "it may take effect late"
+        "the change may take effect late"
     );
 }
 
 #[test]
-fn taking_somebody_off_revokes_nothing() {
+fn removal_from_the_list_revokes_nothing() {
     let mut events = listed();
     last(&mut events).remove(0);
     assert!(found(events).contains(&Violation::Lost {
@@ -330,7 +330,7 @@ fn taking_somebody_off_revokes_nothing() {
     assert_eq!(
         with([&no, &[broken]]),
         [],
-        "what is listed as broken is no promise"
+        "a promise listed as broken does not count"
     );
     let revoking = RecordedEvent::Revoking {
         op: 21,
@@ -354,7 +354,7 @@ fn taking_somebody_off_revokes_nothing() {
 }
 
 #[test]
-fn only_who_is_allowed_wants_one() {
+fn only_allowed_users_count_as_wanting_one() {
     let few = |asked| Violation::TooFew {
         drop: DROP,
         rows: 2,
@@ -375,7 +375,7 @@ fn only_who_is_allowed_wants_one() {
     assert_eq!(
         with([&sold_out, &taken_off]),
         [few(3)],
-        "they were not heard again"
+        "there was no later answer"
     );
     assert_eq!(with([&sold_out, &taken_off, &no]), []);
     let on_again = [
@@ -388,12 +388,12 @@ fn only_who_is_allowed_wants_one() {
     assert_eq!(
         with([&waits, &taken_off]),
         [few(3)],
-        "who waits keeps the place"
+        "waiting users keep their place"
     );
 }
 
 #[test]
-fn a_coupon_for_everybody_turns_nobody_away() {
+fn a_coupon_for_everybody_refuses_nobody() {
     let mut events = good();
     insert(
         &mut events,
@@ -406,7 +406,7 @@ fn a_coupon_for_everybody_turns_nobody_away() {
 }
 
 #[test]
-fn a_list_that_is_announced_late_twice_or_never_makes_a_history_unreadable() {
+fn a_list_announced_late_or_twice_or_never_makes_a_history_unreadable() {
     let drop = || RecordedEvent::Drop {
         drop: DROP,
         coupon: 1,

@@ -1,4 +1,4 @@
-//! Histories of a system that keeps its promises, made by playing claims against a simple one.
+//! Generates histories of a correct system by playing claims against a simple model of it.
 
 use std::collections::HashMap;
 
@@ -16,20 +16,20 @@ pub(crate) enum ScenarioStep {
     },
     Read(u64),
     Count(u64),
-    /// The newest admission can't stand: listed, and first on the waiting list.
+    /// The newest admission cannot be kept: it is listed as broken and first on the waiting list.
     Break(u64),
-    /// What is free goes to who waits.
+    /// Free slots go to waiting people.
     Promote(u64),
 }
 
-/// What the person gets to see of it.
+/// The person's view of the result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SeenAnswer {
     Answer,
-    /// It ran, and the answer got lost.
+    /// It was executed, and the answer got lost.
     Nothing,
     NeverSent,
-    /// Refused at the door.
+    /// Refused before it was executed.
     Refused,
 }
 
@@ -82,7 +82,7 @@ struct ScenarioWorld<'a> {
     ops: u64,
 }
 
-/// Plays a script to its healed end.
+/// Plays a script until everything has healed.
 pub(crate) fn play(script: &PlayedScript) -> Vec<RecordedEvent> {
     let PlayedScript {
         once_per, quantity, ..
@@ -136,8 +136,8 @@ impl ScenarioWorld<'_> {
             }
             ScenarioStep::Break(drop) => {
                 let side = self.sides.get_mut(drop).unwrap();
-                // A row is never taken back. And who waits here and gets one elsewhere leaves a
-                // slot to people who were told that it is sold out; they would have to ask again.
+                // Rows are never deleted. And a waiting person who gets a slot elsewhere leaves
+                // theirs to people who were answered `sold_out`; they would have to ask again.
                 if self.script.once_per == RecordedScope::Drop && side.issued < side.held.len() {
                     let (slot, person) = side.held.pop().unwrap();
                     side.free.push(slot);
@@ -154,7 +154,7 @@ impl ScenarioWorld<'_> {
         }
     }
 
-    /// The rows written so far: half of what is missing, to show that they lag.
+    /// The rows written so far: half of the missing ones, to simulate lag.
     fn issue(&mut self, drop: u64) -> Vec<RecordedRow> {
         let side = self.sides.get_mut(&drop).unwrap();
         side.issued += (side.held.len() - side.issued).div_ceil(2);
@@ -211,7 +211,7 @@ impl ScenarioWorld<'_> {
         }
         let place = side.waiting.iter().position(|waits| *waits == person);
         let left = usize::try_from(self.script.quantity).unwrap() - side.held.len();
-        // Nobody is told that it is sold out while slots are left for more people than wait.
+        // Never answer `sold_out` while more slots are left than people wait.
         if place.is_none() && side.waiting.len() >= self.script.waiting_list.max(left) {
             return RecordedAnswer::SoldOut;
         }

@@ -1,4 +1,4 @@
-//! The checker on good and on spoiled histories, and as a program.
+//! The checker on good and spoiled histories, and as a program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod allowed;

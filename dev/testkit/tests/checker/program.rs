@@ -1,4 +1,4 @@
-//! What was recorded by several threads is judged by the program.
+//! The program judges a history recorded by several threads.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -22,7 +22,7 @@ fn firstcome_check(file: &Path) -> (Option<i32>, String) {
     )
 }
 
-/// Four threads, a quantity of eight; one request is never answered.
+/// Four threads, a quantity of eight; some requests are never answered.
 fn record(file: &Path, rows: impl FnOnce(Vec<RecordedRow>) -> Vec<RecordedRow>) {
     let recorder = Recorder::create(file).unwrap();
     recorder.drop_is(7, 3, 8, RecordedScope::Coupon);
@@ -57,7 +57,7 @@ fn record(file: &Path, rows: impl FnOnce(Vec<RecordedRow>) -> Vec<RecordedRow>) 
 }
 
 #[test]
-fn the_program_says_pass_violated_or_unknown() {
+fn the_program_reports_passed_violated_or_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("history.jsonl");
 

@@ -1,4 +1,4 @@
-//! Whatever happened, a system that keeps its promises passes, and no spoil of its history does.
+//! Any history of a correct system passes, and no spoiled one does.
 
 use std::collections::HashSet;
 
@@ -63,7 +63,7 @@ proptest! {
     }
 }
 
-/// Places of last rows that somebody was promised: event and row.
+/// Final rows that were promised to somebody: event and row index.
 fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
     let mut people = std::collections::HashMap::new();
     let mut promised = HashSet::new();
@@ -79,7 +79,7 @@ fn kept(events: &[RecordedEvent]) -> Vec<(usize, usize)> {
             } => {
                 promised.insert((*drop, *slot, people[op]));
             }
-            // A promise once listed as broken may be taken away again.
+            // A promise that was listed as broken may be taken away again.
             RecordedEvent::Broken {
                 drop,
                 person,

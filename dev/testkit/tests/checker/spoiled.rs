@@ -1,5 +1,4 @@
-//! A good history, spoiled in one way at a time: each turns it red, and the violation says what it
-//! was.
+//! A good history, spoiled in one way at a time: each is detected, with the right violation.
 
 use firstcome_testkit::histories::{
     History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
@@ -30,7 +29,7 @@ pub(crate) fn accepted(slot: i64) -> RecordedAnswer {
     RecordedAnswer::Accepted { drop: DROP, slot }
 }
 
-/// A hundred slots, all taken, somebody waiting and somebody refused.
+/// A hundred slots, all taken; somebody waits and somebody was refused.
 pub(crate) fn good() -> Vec<RecordedEvent> {
     let mut events = vec![RecordedEvent::Drop {
         drop: DROP,
@@ -95,7 +94,7 @@ fn violations(spoil: impl FnOnce(&mut Vec<RecordedEvent>)) -> Vec<Violation> {
     }
 }
 
-/// Before the end, so that it counts.
+/// Inserts events before the end, so that they count.
 pub(crate) fn insert(
     events: &mut Vec<RecordedEvent>,
     more: impl IntoIterator<Item = RecordedEvent>,
@@ -133,7 +132,7 @@ fn a_lost_row_is_lost_and_one_too_few() {
         found
             .iter()
             .any(|v| matches!(v, Violation::Vanished { slot: 37, .. })),
-        "it was read before: {found:?}"
+        "the row was read before: {found:?}"
     );
 }
 
@@ -169,7 +168,7 @@ fn a_promise_listed_as_broken_is_not_lost() {
 }
 
 #[test]
-fn a_doubled_person_and_a_doubled_slot_are_seen() {
+fn duplicate_people_and_duplicate_slots_are_detected() {
     let found = violations(|events| last(events)[1].person = "u-1".into());
     let doubled = Violation::PersonDoubled {
         person: "u-1".into(),
@@ -189,7 +188,7 @@ fn a_doubled_person_and_a_doubled_slot_are_seen() {
 }
 
 #[test]
-fn a_person_with_one_in_each_of_two_drops_is_seen_where_one_a_coupon_is_allowed() {
+fn two_drops_of_a_once_per_coupon_person_are_detected() {
     for (once_per, fine) in [(RecordedScope::Drop, true), (RecordedScope::Coupon, false)] {
         let drop = |drop| RecordedEvent::Drop {
             drop,
@@ -217,7 +216,7 @@ fn a_person_with_one_in_each_of_two_drops_is_seen_where_one_a_coupon_is_allowed(
 }
 
 #[test]
-fn swapped_people_are_seen() {
+fn swapped_people_are_detected() {
     let found = violations(|events| {
         last(events)[80].person = "u-82".into();
         last(events)[81].person = "u-81".into();
@@ -232,7 +231,7 @@ fn swapped_people_are_seen() {
 }
 
 #[test]
-fn slots_101_and_0_are_seen() {
+fn slots_101_and_0_are_detected() {
     for slot in [101, 0, -1] {
         let found = violations(|events| last(events)[99].slot = slot);
         assert!(
@@ -252,7 +251,7 @@ fn slots_101_and_0_are_seen() {
 }
 
 #[test]
-fn too_many_in_the_middle_are_seen_though_the_end_is_right() {
+fn a_temporary_surplus_is_detected_although_the_end_is_right() {
     let found = violations(|events| {
         insert(
             events,
@@ -309,7 +308,7 @@ fn a_raised_quantity_counts_from_its_line_on() {
 }
 
 #[test]
-fn a_row_for_nobody_is_seen() {
+fn a_row_for_an_unknown_person_is_detected() {
     let found = violations(|events| last(events)[99].person = "u-nobody".into());
     assert!(
         found
@@ -320,7 +319,7 @@ fn a_row_for_nobody_is_seen() {
 }
 
 #[test]
-fn a_row_for_somebody_who_was_refused_every_time_is_seen() {
+fn a_row_for_a_person_who_was_always_refused_is_detected() {
     let found = violations(|events| last(events)[99].person = "u-late".into());
     assert!(
         found
@@ -331,7 +330,7 @@ fn a_row_for_somebody_who_was_refused_every_time_is_seen() {
 }
 
 #[test]
-fn a_row_before_its_person_asked_is_seen() {
+fn a_row_before_its_person_asked_is_detected() {
     let found = violations(|events| {
         let early = RecordedEvent::Read {
             drop: DROP,
@@ -346,7 +345,7 @@ fn a_row_before_its_person_asked_is_seen() {
 }
 
 #[test]
-fn too_few_while_somebody_waited_is_seen_though_nothing_promised_is_lost() {
+fn too_few_rows_while_somebody_waits_are_detected() {
     let drop = RecordedEvent::Drop {
         drop: DROP,
         coupon: 1,
@@ -376,7 +375,7 @@ fn too_few_while_somebody_waited_is_seen_though_nothing_promised_is_lost() {
 }
 
 #[test]
-fn contradictory_answers_are_seen() {
+fn contradictory_answers_are_detected() {
     let found = violations(|events| {
         insert(
             events,
@@ -410,7 +409,7 @@ fn contradictory_answers_are_seen() {
 }
 
 #[test]
-fn an_empty_history_shows_nothing() {
+fn an_empty_history_proves_nothing() {
     assert!(matches!(judged(Vec::new()), Verdict::Unknown(_)));
     let mut unanswered = good();
     for event in &mut unanswered {
@@ -428,7 +427,7 @@ fn an_empty_history_shows_nothing() {
 }
 
 #[test]
-fn without_its_end_a_history_shows_nothing_but_a_violation_stays_one() {
+fn a_history_without_its_end_proves_only_violations() {
     let mut events = good();
     events.pop();
     assert!(matches!(judged(events.clone()), Verdict::Unknown(_)));
@@ -440,7 +439,7 @@ fn without_its_end_a_history_shows_nothing_but_a_violation_stays_one() {
 }
 
 #[test]
-fn a_history_that_contradicts_its_own_form_is_unreadable() {
+fn a_malformed_history_is_unreadable() {
     let drop = RecordedEvent::Drop {
         drop: DROP,
         coupon: 1,
@@ -469,7 +468,7 @@ fn a_history_that_contradicts_its_own_form_is_unreadable() {
         History::of([drop, invoked(), invoked()]).is_err(),
         "invoked twice"
     );
-    assert!(History::of([invoked(), answer]).is_err(), "of no drop");
+    assert!(History::of([invoked(), answer]).is_err(), "without a drop");
 }
 
 fn revokes(op: u64, person: &str, ends: RecordedEvent) -> [RecordedEvent; 2] {
@@ -492,7 +491,7 @@ fn revoked(op: u64) -> RecordedEvent {
     }
 }
 
-/// u-1 gives it back, and who waits gets it.
+/// u-1 returns their slot, and the waiting person gets it.
 fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", ends));
@@ -512,7 +511,7 @@ fn given_back(ends: RecordedEvent) -> Vec<RecordedEvent> {
 }
 
 #[test]
-fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
+fn a_returned_slot_goes_to_the_next_and_never_comes_back() {
     let unknown = || RecordedEvent::Unknown {
         op: 200,
         reason: "timeout".into(),
@@ -521,7 +520,7 @@ fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
     assert_eq!(
         judged(given_back(unknown())),
         Verdict::Pass,
-        "it may have taken effect"
+        "the revocation may have taken effect"
     );
     let mut events = good();
     insert(&mut events, revokes(200, "u-1", unknown()));
@@ -562,7 +561,7 @@ fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
         ),
     );
     let Verdict::Violated(found) = judged(events) else {
-        panic!("it is promised after it was revoked")
+        panic!("the slot is promised after its revocation")
     };
     assert!(
         found
@@ -582,7 +581,7 @@ fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
     );
 }
 
-/// u-1 is revoked, may claim again, and is told of slot 7, which u-7 was revoked of for good.
+/// u-1 is revoked, may claim again, and gets slot 7, which was finally revoked from u-7.
 fn claims_again(ends: RecordedEvent) -> Vec<RecordedEvent> {
     let mut events = good();
     insert(&mut events, revokes(200, "u-7", revoked(200)));
@@ -612,7 +611,7 @@ fn claims_again(ends: RecordedEvent) -> Vec<RecordedEvent> {
 }
 
 #[test]
-fn who_may_claim_again_keeps_what_they_are_promised_then() {
+fn a_user_who_may_claim_again_keeps_the_new_promise() {
     let unknown = || RecordedEvent::Unknown {
         op: 201,
         reason: "timeout".into(),
@@ -638,6 +637,6 @@ fn who_may_claim_again_keeps_what_they_are_promised_then() {
     let verdict = spoiled(unknown());
     assert!(
         !matches!(&verdict, Verdict::Violated(found) if lost(found)),
-        "it may take effect late: {verdict:?}"
+        "the revocation may take effect late: {verdict:?}"
     );
 }

@@ -1,4 +1,4 @@
-//! The comparison as tables.
+//! Renders the comparison as tables.
 
 use comfy_table::Table;
 use firstcome_load::table::{align_right, wide};
@@ -7,7 +7,7 @@ use firstcome_load::terminal::{grouped, number};
 
 use super::{Comparison, DesignRun, Spread};
 
-/// A column: its head, and what stands in a design's row.
+/// A column: its header and the cell of a design's row.
 type Column = (&'static str, fn(&DesignRun) -> String);
 
 const SPEED: [Column; 5] = [
@@ -22,7 +22,7 @@ const SPEED: [Column; 5] = [
     }),
 ];
 
-/// How right, and for how much.
+/// Correctness and cost.
 const TRUTH: [Column; 12] = [
     ("", |run| run.design.word().into()),
     ("rows", |run| run.rows.to_string()),
@@ -46,13 +46,13 @@ const TRUTH: [Column; 12] = [
     ("Redis commands", |run| grouped(run.cost.redis_commands)),
 ];
 
-/// Whether a column holds words.
+/// Whether a column holds text, so that it is left-aligned.
 fn is_text(head: &str) -> bool {
     matches!(head, "" | "design")
 }
 
 impl Comparison {
-    /// For the terminal.
+    /// The tables as the terminal shows them.
     pub fn tables(&self) -> String {
         let (requests, quantity) = (grouped(self.size.requests.into()), self.size.quantity);
         let nothing = self.nothing.as_ref().map_or_else(String::new, |nothing| {
@@ -80,7 +80,7 @@ impl Comparison {
     }
 }
 
-/// The middle turn, with the slowest and the fastest.
+/// The median turn, with the slowest and the fastest.
 pub(super) fn rate(middle: f64, spread: Option<Spread>) -> String {
     let spread = spread.map(|Spread(least, most)| {
         format!(" ({}–{})", number(least.round()), number(most.round()))
@@ -88,7 +88,7 @@ pub(super) fn rate(middle: f64, spread: Option<Spread>) -> String {
     format!("{}{}", number(middle.round()), spread.unwrap_or_default())
 }
 
-/// A design without a consumer has none that could be killed.
+/// A dash for designs without a consumer.
 fn lost(lost: Option<u64>) -> String {
     lost.map_or_else(|| "–".into(), |lost| lost.to_string())
 }

@@ -1,4 +1,4 @@
-//! The same rush on every design and on Firstcome, each started anew on the same servers.
+//! Runs the same rush against every design and Firstcome, each freshly started on the same servers.
 
 mod columns;
 mod picture;
@@ -23,9 +23,9 @@ pub use self::picture::{Picture, draw};
 use self::processes::{Processes, program};
 use crate::baselines::designs::Design;
 
-/// A fast design is measured so often, and the run in the middle counts.
+/// Turns of a fast design; the median counts.
 const TURNS: usize = 3;
-/// A slow one is measured no more after this.
+/// A design whose turns have taken this long is not measured again.
 const ENOUGH: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,28 +33,28 @@ pub struct RushSize {
     pub requests: u32,
     pub quantity: u32,
     pub connections: usize,
-    /// The quantity while a process is killed.
+    /// The quantity of the rushes in which a process is killed.
     pub killed: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Comparison {
     pub size: RushSize,
-    /// Of the machine.
+    /// Cores of the machine.
     pub cores: usize,
-    /// The same crowd and a route that does nothing.
+    /// The same crowd against a route that does nothing.
     pub nothing: Option<Nothing>,
     pub runs: Vec<DesignRun>,
 }
 
-/// The middle of the turns, and how far apart they are.
+/// The median turn and how far the turns are apart.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Nothing {
     pub tally: Tally,
     pub spread: Spread,
 }
 
-/// The slowest and the fastest turn, in requests a second.
+/// The slowest and the fastest turn, in requests per second.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Spread(pub f64, pub f64);
 
@@ -65,7 +65,7 @@ impl Spread {
         })
     }
 
-    /// Whether the turns of both may as well have come from one and the same.
+    /// Whether the two ranges overlap, so that the difference may be noise.
     pub fn overlaps(self, other: Self) -> bool {
         self.0 <= other.1 && other.0 <= self.1
     }
@@ -75,24 +75,24 @@ impl Spread {
 pub struct DesignRun {
     pub design: Design,
     pub tally: Tally,
-    /// Where there was more than one turn.
+    /// `None` if there was only one turn.
     pub spread: Option<Spread>,
     pub rows: u64,
-    /// Rows above the quantity.
+    /// Rows beyond the quantity.
     pub too_many: u64,
-    /// Rows missing to the quantity although more people asked.
+    /// Rows missing although enough people asked.
     pub too_few: u64,
-    /// Rows of people who have another one.
+    /// Second rows of people who already had one.
     pub twice: u64,
-    /// People with the answer `accepted` or `already_claimed` who have no row.
+    /// People who were answered `accepted` or `already_claimed` but have no row.
     pub promised_without_row: u64,
-    /// People with the answer `accepted` who have no row after the consumer was killed in the
-    /// middle of another rush; only for designs that have one.
+    /// People who were answered `accepted` but have no row after the consumer was killed in the
+    /// middle of another rush; only for designs with a consumer.
     pub lost_by_consumer_kill: Option<u64>,
-    /// The same after MySQL was killed in the middle of it and came back; also for designs that
-    /// commit many claims at once.
+    /// The same after MySQL was killed mid-rush and restarted; also for designs that commit many
+    /// claims at once.
     pub lost_by_mysql_crash: Option<u64>,
-    /// What it cost the servers, until the last row stood.
+    /// Cost on the servers until the last row was written.
     pub cost: Cost,
 }
 
@@ -130,7 +130,7 @@ fn middle<T>(mut runs: Vec<T>, by: impl Fn(&T) -> f64) -> Option<T> {
     runs.into_iter().nth(at)
 }
 
-/// The rush on a design that was started anew.
+/// Runs the rush on a freshly started design.
 async fn rush(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result<DesignRun> {
     let running = Processes::start(servers, design, size.quantity).await?;
     let workload = Workload::rush(
@@ -185,8 +185,8 @@ fn lost<'a>(
         .count() as u64
 }
 
-/// A rush in which a process is killed once a third of the rows stand; gives how many people with
-/// the answer `accepted` have no row afterwards.
+/// A rush in which a process is killed once a third of the rows are written. Returns how many
+/// people were answered `accepted` but have no row afterwards.
 async fn lost_when_killed(
     servers: &Arc<Servers>,
     design: Design,
@@ -221,7 +221,7 @@ async fn lost_when_killed(
     Ok(missing)
 }
 
-/// The same crowd and a route that does nothing.
+/// The same crowd against a route that does nothing.
 pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Nothing> {
     step("a route that does nothing");
     let service = servers

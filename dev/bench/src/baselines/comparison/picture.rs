@@ -1,4 +1,4 @@
-//! What the README shows of a run: one picture, light and dark, and one table.
+//! Draws the README's picture of a run, light and dark, and its table.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,16 +17,16 @@ use crate::baselines::designs::Design;
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
-/// Where the README's picture and table come from, and where they go.
+/// The source and the targets of the README's picture and table.
 #[derive(Debug, Clone, Args)]
 pub struct Picture {
-    /// The report of a run
+    /// Report of a run
     #[arg(long, default_value = "target/bench/report.json")]
     pub report: PathBuf,
     /// Folder for the pictures
     #[arg(long, default_value = "docs/pictures")]
     pub out: PathBuf,
-    /// The text in which the table is put between its two marks
+    /// Markdown file whose table between the two marks is replaced
     #[arg(long, default_value = "README.md")]
     pub readme: PathBuf,
 }
@@ -36,16 +36,16 @@ struct PictureReport {
     comparison: Option<Comparison>,
 }
 
-/// Draws the pictures and puts the table into the text, between its marks.
+/// Draws the pictures and replaces the table between the marks.
 pub fn draw(options: &Picture) -> Result<()> {
     let name = options.report.display();
     let text = fs::read_to_string(&options.report)
-        .with_context(|| format!("{name}: make bench writes it"))?;
+        .with_context(|| format!("{name}: written by `make bench`"))?;
     let report: PictureReport =
-        serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
+        serde_json::from_str(&text).with_context(|| format!("{name} has another version"))?;
     let comparison = report
         .comparison
-        .with_context(|| format!("{name} has no designs: it is of a part of a run"))?;
+        .with_context(|| format!("{name} has no designs: it is from a partial run"))?;
     fs::create_dir_all(&options.out)?;
     let svg = drawn(&comparison);
     for (file, dark) in [("designs-light.svg", false), ("designs-dark.svg", true)] {
@@ -59,7 +59,7 @@ pub fn draw(options: &Picture) -> Result<()> {
     Ok(())
 }
 
-/// The text with something else between its marks.
+/// Replaces the text between the marks.
 fn put(text: &str, table: &str) -> Result<String> {
     let (before, rest) = text
         .split_once(BEGIN)
@@ -70,17 +70,17 @@ fn put(text: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// A design takes a line for its name and one for its bar and numbers. Narrow, so that the letters
-/// can be read on a phone.
+/// A design takes one line for its name and one for its bar and numbers. Narrow enough for the
+/// letters to be readable on a phone.
 const WIDTH: f64 = 440.0;
 const ROW: f64 = 46.0;
 const HEAD: f64 = 48.0;
-/// The longest bar; its number stands behind it. Then the two columns of numbers.
+/// Length of the longest bar, with its number to the right, then the two columns of numbers.
 const BAR: f64 = 180.0;
 const OVER: f64 = 254.0;
 const LOST: f64 = 342.0;
 
-/// Colours of text, soft text, back, good, bad, bars, and Firstcome's own bar; light and dark.
+/// Colours of text, muted text, background, good, bad, bars and Firstcome's bar; light and dark.
 const COLOURS: [[&str; 7]; 2] = [
     [
         "#1b1f24", "#5b6570", "#fff", "#1a7f37", "#b3261e", "#8a939d", "#1a8f3c",
@@ -90,7 +90,7 @@ const COLOURS: [[&str; 7]; 2] = [
     ],
 ];
 
-/// The chart with its colours in it: it needs no page around it.
+/// The chart with its colours inlined, so that it needs no surrounding page.
 fn standalone(svg: &str, dark: bool) -> String {
     let [text, soft, back, good, bad, bar, own] = COLOURS[usize::from(dark)];
     let style = format!(
@@ -101,8 +101,8 @@ fn standalone(svg: &str, dark: bool) -> String {
     svg.replacen("</title>", &format!("</title>{style}"), 1) + "\n"
 }
 
-/// Requests a second as bars, each with a thin line from its slowest turn to its fastest; beside
-/// them what came out wrong.
+/// Requests per second as bars, each with a thin line from its slowest turn to its fastest, next to
+/// the errors of the design.
 fn drawn(comparison: &Comparison) -> String {
     let mut bars: Vec<Bar<'_>> = comparison.runs.iter().map(Bar::of).collect();
     bars.extend(comparison.nothing.as_ref().map(|nothing| Bar {
@@ -195,7 +195,7 @@ impl<'a> Bar<'a> {
     }
 }
 
-/// `0`, or how many too many, or how many too few.
+/// `0`, or by how many the rows exceed or fall short of the quantity.
 fn over(run: &DesignRun) -> String {
     match (run.too_many, run.too_few) {
         (0, 0) => "0".into(),
@@ -204,7 +204,7 @@ fn over(run: &DesignRun) -> String {
     }
 }
 
-/// The most that any crash cost.
+/// The most promises that any crash cost.
 fn crashed(run: &DesignRun) -> String {
     let most = run.lost_by_consumer_kill.max(run.lost_by_mysql_crash);
     most.map_or_else(|| "–".into(), |lost| lost.to_string())
@@ -283,7 +283,7 @@ fn row(run: &DesignRun) -> String {
     )
 }
 
-/// Anything but 0 stands out.
+/// Highlights everything but 0.
 fn bad(count: u64) -> String {
     if count == 0 {
         "0".into()
@@ -333,14 +333,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_design_stands_in_picture_and_table() {
+    fn picture_and_table_show_the_errors_of_a_design() {
         let comparison = comparison();
         let svg = standalone(&drawn(&comparison), true);
         assert!(
             svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#),
             "{svg}"
         );
-        // A phone is 390 wide: letters of 12.5 stay above 11.
+        // A phone is 390 px wide, which scales letters of 12.5 to no less than 11.
         assert!(
             svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3,
             "{svg}"
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_is_drawn_out_of_a_report() {
+    fn picture_is_drawn_from_a_report() {
         let folder = tempfile::tempdir().unwrap();
         let [report, out, readme] =
             ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_between_the_marks_changes() {
+    fn only_the_text_between_the_marks_changes() {
         let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
         assert_eq!(
             put(&text, "new\n").unwrap(),

@@ -1,4 +1,4 @@
-//! A design while its MySQL is stalled, killed, or shared with a shop: first everybody wins, then
+//! A design while its MySQL is stalled, killed or shared with a shop: first everybody wins, then
 //! everybody is too late.
 
 use std::collections::HashSet;
@@ -19,24 +19,24 @@ use super::processes::Processes;
 use super::shop::{Shop, ShopLatency};
 use crate::baselines::designs::Design;
 
-/// Seconds of a crowd by the clock.
+/// Seconds of an open-loop crowd.
 const SECONDS: u32 = 10;
-/// A fault begins so long after the crowd's first request.
+/// Time from the crowd's first request to the fault.
 const BEFORE: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_secs(5);
-/// Between a kill and the new start.
+/// Time from the kill to the restart.
 const DOWN: Duration = Duration::from_secs(1);
-/// Connections of a crowd by the clock: many wait while MySQL is away.
+/// Connections of an open-loop crowd: many of them wait while MySQL is away.
 const CONNECTIONS: usize = 512;
-/// Rows are awaited so long after the last fault.
+/// How long to wait for rows after the last fault.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pressure {
-    /// Everybody asks as fast as answers come.
+    /// Closed loop: each client asks again as soon as it is answered.
     FullSpeed,
     FullSpeedShared,
-    /// By the clock: the same number of people a second for every design.
+    /// Open loop: the same number of people per second for every design.
     Clock,
     Shared,
     Stalled,
@@ -75,33 +75,33 @@ impl Pressure {
 
 #[derive(Debug, Clone, Copy)]
 pub struct PressureSize {
-    /// Who win, and who are too late, at full speed.
+    /// Number of winners, and of latecomers, at full speed.
     pub people: u32,
     pub connections: usize,
-    /// People a second by the clock.
+    /// People per second in the open loop.
     pub rate: u32,
 }
 
 pub struct PressedRun {
     pub winners: Tally,
     pub losers: Tally,
-    /// Microseconds of MySQL's CPU a winner until the rows exist, if MySQL did nothing else.
+    /// CPU microseconds of MySQL per winner until the rows exist, if MySQL did nothing else.
     pub mysql_us: Option<f64>,
-    /// People with a promise who have no row.
+    /// People who were promised a coupon but have no row.
     pub promised_without_row: u64,
-    /// Rows above the quantity, and second rows of a person.
+    /// Rows beyond the quantity, and second rows of a user.
     pub wrong_rows: u64,
     pub shop: Option<ShopLatency>,
 }
 
 impl PressedRun {
-    /// Answers that are no yes although everybody could win.
+    /// Requests that were not accepted although everybody could win.
     pub fn turned_away(&self) -> u64 {
         self.winners.requests - self.winners.count(AnswerKind::Accepted)
     }
 }
 
-/// Orders of the shop while nothing else happens.
+/// Latency of the shop's orders while nothing else runs.
 pub async fn shop_alone(servers: &Servers) -> Result<ShopLatency> {
     let shop = Shop::open(&servers.stack.mysql).await?;
     sleep(Duration::from_secs(SECONDS.into())).await;
@@ -131,7 +131,7 @@ pub async fn run(
     } else {
         size.rate * SECONDS
     };
-    // By the clock each connection asks once before.
+    // In the open loop each connection sends one request beforehand.
     let first = if pressure.is_full_speed() {
         0
     } else {
@@ -156,7 +156,7 @@ pub async fn run(
     let is_alone = shop.is_none() && pressure != Pressure::Killed;
     let mysql_us = is_alone.then(|| cpu * 1e6 / f64::from(people + first));
 
-    // What a fault left over is taken first.
+    // First give out the units that the fault left over.
     let rest = u32::try_from(winners.requests)?
         - u32::try_from(winners.count(AnswerKind::Accepted))?
         + first;
@@ -187,7 +187,7 @@ pub async fn run(
     })
 }
 
-/// A crowd, with the fault in the middle of it.
+/// Runs a crowd with the fault in the middle.
 async fn under(servers: &Arc<Servers>, pressure: Pressure, workload: Workload) -> Result<Tally> {
     let asking = tokio::spawn(async move { workload.run().await });
     let mysql = &servers.stack.mysql;
@@ -209,7 +209,7 @@ async fn under(servers: &Arc<Servers>, pressure: Pressure, workload: Workload) -
     asking.await?
 }
 
-/// Waits until there are so many rows. Looks seldom: counting costs MySQL too.
+/// Waits for this many rows. Polls rarely, because counting costs MySQL too.
 async fn until_rows(servers: &Servers, running: &Processes, wanted: u64) -> Result<()> {
     let mut conn = connection(&servers.stack.mysql.url()).await?;
     let begun = Instant::now();

@@ -1,5 +1,3 @@
-//! The processes of a design.
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +14,14 @@ use tokio::time::{Instant, sleep};
 use crate::baselines::PROGRAM;
 use crate::baselines::designs::{Design, prepare};
 
-/// Rows that do not come for so long do not come any more. Longer than a killed consumer's session.
+/// Rows that have not arrived after this time never will. Longer than a killed consumer's session.
 const STILL: Duration = Duration::from_secs(12);
 
-/// The processes of a design, and where its rows are.
+/// The processes of a design, and the location of its rows.
 pub(super) struct Processes {
     servers: Arc<Servers>,
     installation: Option<Installation>,
-    /// Arguments of its own programs.
+    /// Arguments for the design's own programs.
     place: Vec<String>,
     pub(super) api: Service,
     pub(super) consumer: Option<Service>,
@@ -160,10 +158,11 @@ impl Processes {
         Ok(())
     }
 
-    /// Waits until there are so many rows, or no more come; gives how many statements that took.
+    /// Waits for this many rows, or until no more arrive. Returns the number of statements this
+    /// took.
     pub(super) async fn settle(&self, wanted: u64) -> Result<u64> {
         let mut conn = connection(&self.servers.stack.mysql.url()).await?;
-        // Connecting asks for some settings.
+        // Connecting runs some statements itself.
         let (mut statements, mut last, mut since) = (2, u64::MAX, Instant::now());
         loop {
             let rows = self.count(&mut conn).await?;
@@ -179,7 +178,7 @@ impl Processes {
         }
     }
 
-    /// Who holds how many rows.
+    /// Rows by user.
     pub(super) async fn rows_by_person(&self) -> Result<HashMap<String, u64>> {
         let mut conn = connection(&self.servers.stack.mysql.url()).await?;
         let users: Vec<String> = conn
@@ -192,7 +191,7 @@ impl Processes {
         Ok(rows_by_person)
     }
 
-    /// Ends its processes; the other designs have no way to end in order, and need none.
+    /// Stops the processes. The other designs have no graceful shutdown, and need none.
     pub(super) async fn stop(self) {
         for service in [Some(self.api), self.consumer, self.reconciler]
             .into_iter()

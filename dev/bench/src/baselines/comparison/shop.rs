@@ -1,4 +1,4 @@
-//! The shop whose MySQL it is: orders by the clock, and how long they take.
+//! The shop that owns the MySQL: orders at a fixed rate, and their latency.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 const CONNECTIONS: u32 = 8;
-/// Between two orders of a connection: 200 orders a second of all.
+/// Interval between two orders of a connection: 200 orders per second in total.
 const EVERY: Duration = Duration::from_millis(40);
 const PRODUCTS: u32 = 10_000;
 const CUSTOMERS: u32 = 10_000;
 
-/// How long orders took, from the instant at which each was due.
+/// Latency of orders, measured from the instant at which each was due.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ShopLatency {
     pub orders: usize,
@@ -27,7 +27,7 @@ pub struct ShopLatency {
     pub p99_ms: f64,
 }
 
-/// A shop at work, until it is closed.
+/// A running shop, until it is closed.
 pub struct Shop {
     close: CancellationToken,
     work: JoinSet<Result<Vec<f64>>>,
@@ -39,7 +39,7 @@ impl Shop {
         let (close, mut work) = (CancellationToken::new(), JoinSet::new());
         for number in 0..CONNECTIONS {
             let conn = connection(&mysql.database_url("bench")).await?;
-            // Not all at one instant.
+            // Spread over the interval.
             let first = Instant::now() + EVERY * number / CONNECTIONS;
             work.spawn(sell(conn, first, close.clone()));
         }
@@ -83,7 +83,7 @@ async fn sell(mut conn: Conn, mut due: Instant, close: CancellationToken) -> Res
     Ok(took)
 }
 
-/// A product is looked at and bought; then the customer's last orders.
+/// Reads a product, buys it, then reads the customer's last orders.
 async fn order(conn: &mut Conn, product: u32, customer: u32) -> Result<()> {
     conn.query_drop("START TRANSACTION").await?;
     let sql = "SELECT price FROM shop_products WHERE id = ? FOR UPDATE";

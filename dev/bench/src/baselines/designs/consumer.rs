@@ -1,5 +1,5 @@
-//! The consumer of F and G: one insert a message; a message that can't be inserted goes to a table
-//! that is never read.
+//! The consumer of F and G: one insert per message. Messages that cannot be inserted go to a table
+//! that nobody reads.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::sql::DesignRows;
 use super::{DesignArgs, failed_table, front};
 
-/// How often an insert is tried before it counts as failed.
+/// Attempts per insert before it counts as failed.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -25,12 +25,12 @@ struct Event {
     slot: u32,
 }
 
-/// Consumes until the process is ended. Says where it listens and when it has partitions, as
-/// Firstcome's consumer does.
+/// Consumes until the process ends. Prints its address, and when it gets partitions, as Firstcome's
+/// consumer does.
 pub async fn consume(args: &DesignArgs) -> Result<()> {
     tokio::spawn(front::listen(Router::new()));
     let settings = args.kafka();
-    // An offset moves once its row is written; a killed consumer's messages are read again.
+    // Offsets are committed after the row: a killed consumer's messages are read again.
     let consumer: StreamConsumer = settings
         .group_consumer()
         .set("enable.auto.commit", "true")
@@ -75,7 +75,7 @@ async fn handle(rows: &DesignRows, args: &DesignArgs, message: &BorrowedMessage<
 async fn insert(rows: &DesignRows, payload: &[u8]) -> Result<()> {
     let event: Event = serde_json::from_slice(payload)?;
     let mut conn = rows.pool.get_conn().await?;
-    // A row that is there already is the same message again.
+    // A row that already exists is a redelivery of the same message.
     rows.insert(&mut conn, &event.user_id, event.slot)
         .await
         .map(drop)

@@ -24,10 +24,10 @@ impl CounterRow {
 }
 
 impl UnitStore for CounterRow {
-    /// A second one would wait for the counter.
+    /// A second transaction would wait for the counter.
     const TRANSACTIONS: usize = 1;
 
-    /// Two round trips: nobody inserts between them, since the counter is locked.
+    /// Two round trips. Nobody inserts between them, since the counter is locked.
     async fn give(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
         let (table, list) = (&self.table, quoted(users));
         let mut results = conn

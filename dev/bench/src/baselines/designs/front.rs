@@ -1,4 +1,4 @@
-//! The HTTP front of every design: the same server, route, header and answers as Firstcome's.
+//! The HTTP front of every design: the same server, route, headers and answers as Firstcome's.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DesignReply, Issuer};
 
-/// Listens on a free port of this machine and says where, as the product's processes do.
+/// Listens on a free local port and prints it, as the product's processes do.
 pub async fn listen(router: Router) -> Result<()> {
     let listener = listener()?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -26,7 +26,7 @@ pub async fn listen(router: Router) -> Result<()> {
     Ok(())
 }
 
-/// With the backlog of Firstcome's.
+/// Uses the same backlog as Firstcome.
 fn listener() -> Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(([127, 0, 0, 1], 0).into())?;

@@ -1,4 +1,4 @@
-//! A and E: no lock.
+//! A and E: without a lock.
 
 use anyhow::Result;
 use firstcome_shared::domain::UserId;
@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use super::sql::DesignRows;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// A: between the count and the insert others insert too, so there are more rows than coupons.
+/// A: others insert between the count and the insert, so there are more rows than coupons.
 pub(super) struct CountThenInsert {
     pub(super) rows: DesignRows,
     pub(super) quantity: u32,
@@ -44,13 +44,13 @@ impl Issuer for CountThenInsert {
     }
 }
 
-/// E: the counter decides, the row is written before the answer. Only MySQL knows who has a row, so
-/// every request asks it first, and a request that comes too late takes back its step: a number
-/// that a second click took is free again.
+/// E: the counter decides, and the row is written before the answer. Only MySQL knows who has a
+/// row, so every request asks it first, and a late request decrements the counter again: a number
+/// taken by a second click becomes free.
 ///
-/// With the counter first, requests that come too late do not ask MySQL and take nothing back. That
-/// is faster, but a person who has a row and asks again is answered that it is sold out, and each
-/// number that a second click took is lost.
+/// With the counter first, late requests neither ask MySQL nor decrement. That is faster, but
+/// people who hold a row and ask again are answered `sold_out`, and each number taken by a second
+/// click is lost.
 pub(super) struct CounterThenInsert {
     read_first: bool,
     rows: DesignRows,
@@ -101,8 +101,8 @@ impl Issuer for CounterThenInsert {
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
             Ok(true) => Ok(DesignReply::Accepted(slot)),
-            // Undone by hand; with no other step taken back, this number is lost once the
-            // counter is past the end.
+            // Explicit compensation: late requests do not decrement, so this number is lost once
+            // the counter is past the end.
             Ok(false) => self.move_counter(-1).await.map(|_| DesignReply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }

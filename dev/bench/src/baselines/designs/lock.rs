@@ -1,4 +1,4 @@
-//! B and C: A under a lock.
+//! B and C: design A under a lock.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::insert::CountThenInsert;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// B: right as long as there is one process.
+/// B: correct as long as there is one process.
 pub(super) struct InProcess {
     issuer: CountThenInsert,
     lock: Mutex<()>,
@@ -33,15 +33,15 @@ impl Issuer for InProcess {
     }
 }
 
-/// Longest that a lock outlives its holder.
+/// Time after which the lock of a dead holder expires.
 const LEASE_MS: u64 = 10_000;
-/// Longest wait for it.
+/// Longest wait for the lock.
 const PATIENCE: Duration = Duration::from_secs(30);
 const UNLOCK: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-/// C: right with any number of processes. Within one, requests queue in memory, so that only one a
-/// process waits for the lock in Redis.
+/// C: correct with any number of processes. Requests of one process queue in memory, so that only
+/// one per process waits for the lock in Redis.
 pub(super) struct InRedis {
     issuer: CountThenInsert,
     redis: MultiplexedConnection,
@@ -95,7 +95,8 @@ impl InRedis {
         Ok(())
     }
 
-    /// Rows are never taken back, so what was sold out without the lock is sold out with it.
+    /// Rows are never deleted, so a design that is sold out without the lock is sold out with it
+    /// too.
     async fn sold_out_already(&self, user: &UserId) -> Result<Option<DesignReply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
         let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;

@@ -1,5 +1,5 @@
-//! Micro-batches of I and J: everybody who waits shares the next transaction. Only MySQL knows who
-//! holds one; the process believes that all are given out once that is final.
+//! Micro-batches of I and J: all waiting requests share the next transaction. Only MySQL knows the
+//! holders; the process caches them once the drop is finally sold out.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -14,25 +14,25 @@ use tokio::task::yield_now;
 use super::sql::pool;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// Most people in a transaction.
+/// Most users per transaction.
 const MOST: usize = 250;
 
-/// The transaction of a design.
+/// A design's transaction.
 pub(super) trait UnitStore: Send + Sync + 'static {
-    /// Transactions under way at a time.
+    /// Concurrent transactions.
     const TRANSACTIONS: usize;
 
-    /// Settles as many of these people as it can, in one transaction. After an error the connection
+    /// Settles as many of these users as it can in one transaction. After an error the connection
     /// is closed, which rolls back.
     fn give(&self, conn: &mut Conn, users: &[&str]) -> impl Future<Output = Result<Given>> + Send;
 }
 
-/// What a transaction has settled.
+/// The result of a transaction.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// By user: a slot just given, or that a row existed before.
+    /// By user: the slot it just got, or that it already had a row.
     pub(super) replies: HashMap<String, DesignReply>,
-    /// All are given out, and committed: rows are never taken back, so this is final.
+    /// Sold out, and committed. Rows are never deleted, so this is final.
     pub(super) all_gone: bool,
 }
 
@@ -45,7 +45,7 @@ struct Shared<S> {
     store: S,
     pool: Pool,
     holders: String,
-    /// Everybody who holds one; set when that is final.
+    /// All holders; set once the drop is finally sold out.
     last: OnceLock<HashSet<String>>,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct MysqlBatches<S> {
 impl<S: UnitStore> MysqlBatches<S> {
     pub(super) async fn start(args: &DesignArgs, store: S) -> Result<Self> {
         let pool = pool(&args.database, S::TRANSACTIONS)?;
-        // One connection that is open: the first claim need not wait for it.
+        // Open one connection in advance, so that the first claim need not wait for it.
         drop(pool.get_conn().await?);
         let holders = format!(
             "SELECT user_id FROM {} WHERE coupon_id = 1",
@@ -84,7 +84,7 @@ async fn work<S: UnitStore>(
 ) {
     let mut batch = Vec::with_capacity(MOST);
     loop {
-        // One poll of the sockets: more people a transaction.
+        // Yield for one poll of the sockets, to get more users per transaction.
         yield_now().await;
         if waiting.lock().await.recv_many(&mut batch, MOST).await == 0 {
             return;
@@ -92,13 +92,13 @@ async fn work<S: UnitStore>(
         if let Err(error) = shared.settle(&mut batch).await {
             eprintln!("a transaction failed: {error:#}");
         }
-        // Whoever has no answer yet gets 503.
+        // Users without an answer get 503.
         batch.clear();
     }
 }
 
 impl<S: UnitStore> Shared<S> {
-    /// Answers everybody in the batch, in one transaction if it can.
+    /// Answers the whole batch, in one transaction if possible.
     async fn settle(&self, batch: &mut Vec<Waiting>) -> Result<()> {
         let mut conn = self.pool.get_conn().await?;
         while !batch.is_empty() {
@@ -129,7 +129,7 @@ impl<S: UnitStore> Shared<S> {
             let mut rest = Vec::new();
             for Waiting { user, reply } in batch.drain(..) {
                 match replies.get_mut(user.as_str()) {
-                    // The second click of the same batch already holds one.
+                    // The second click of the same batch already holds a coupon.
                     Some(known) => answer(reply, std::mem::replace(known, DesignReply::Already)),
                     None => rest.push(Waiting { user, reply }),
                 }
@@ -146,7 +146,7 @@ impl<S: UnitStore> Shared<S> {
     }
 }
 
-/// A client that has left needs no answer.
+/// Ignores clients that have disconnected.
 fn answer(reply: oneshot::Sender<DesignReply>, answer: DesignReply) {
     let _ = reply.send(answer);
 }
@@ -176,7 +176,7 @@ impl<S: UnitStore> Issuer for MysqlBatches<S> {
     }
 }
 
-/// A list for `IN (…)`: the form of a user id has no character that SQL needs escaped.
+/// A list for `IN (…)`. User ids contain no character that needs escaping in SQL.
 pub(super) fn quoted(users: &[&str]) -> String {
     users
         .iter()
@@ -185,7 +185,7 @@ pub(super) fn quoted(users: &[&str]) -> String {
         .join(",")
 }
 
-/// One statement for the rows of all who win.
+/// One statement that inserts the rows of all winners.
 pub(super) fn insert<'a>(table: &str, winners: impl Iterator<Item = (&'a str, u32)>) -> String {
     let rows: Vec<String> = winners
         .map(|(user, slot)| format!("(1,'{user}',{slot},UTC_TIMESTAMP(3))"))
@@ -210,7 +210,7 @@ mod tests {
     const QUANTITY: u32 = 2_500;
     const PEOPLE: u32 = 4_000;
 
-    /// Everybody asks both of two processes at once, twice each.
+    /// Everybody sends two requests to each of two processes at once.
     async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
         prepare(mysql, design, QUANTITY).await.unwrap();
         let (database, nowhere) = (mysql.database_url("bench"), String::new);

@@ -1,6 +1,6 @@
-//! The designs that write-ups of first-come coupons end with, each as good as its kind can be,
-//! behind the same HTTP front as Firstcome and on the same servers. What they share is here; what
-//! makes each one is in a file of its own.
+//! The designs that articles about first-come coupons end with, each as good as its kind can be,
+//! behind the same HTTP front as Firstcome and on the same servers. Common code is here; each
+//! design has its own module.
 
 mod consumer;
 mod counter_row;
@@ -32,30 +32,30 @@ pub enum Design {
     B,
     /// The same under a lock in Redis.
     C,
-    /// The same, but a request that finds it sold out without the lock never asks for the lock.
+    /// The same, but a request that finds the drop sold out never takes the lock.
     CLook,
     /// `SELECT … FOR UPDATE` on the stock row.
     D,
-    /// The same, but a request that finds it sold out without the lock never asks for the lock.
+    /// The same, but a request that finds the drop sold out never takes the lock.
     DLook,
     /// Redis `INCR`, then insert in the request.
     E,
-    /// The same, but MySQL is asked only after the counter has let a request through.
+    /// The same, but MySQL is only asked after the counter has let a request through.
     EFirst,
-    /// `SADD`, `INCR`, Kafka, one insert a message, failures to a table that is never read.
+    /// `SADD`, `INCR`, Kafka, one insert per message, failures to a table that nobody reads.
     F,
     /// `SCARD` and `SADD` in `MULTI`/`EXEC` with `WATCH`, then as F.
     G,
-    /// A row a unit, `SELECT … FOR UPDATE SKIP LOCKED`, many claims in a transaction.
+    /// One row per unit, `SELECT … FOR UPDATE SKIP LOCKED`, many claims per transaction.
     I,
-    /// Many claims in a transaction that locks one counter row.
+    /// Many claims per transaction, which locks one counter row.
     J,
     /// Firstcome.
     H,
 }
 
 impl Design {
-    /// All, in the order of the table.
+    /// All designs, in the order of the table.
     pub const ALL: [Self; 13] = [
         Self::A,
         Self::B,
@@ -72,7 +72,7 @@ impl Design {
         Self::H,
     ];
 
-    /// The word for tables, keys and topics.
+    /// The name used in tables, keys and topics.
     pub fn word(self) -> &'static str {
         match self {
             Self::A => "a",
@@ -91,7 +91,7 @@ impl Design {
         }
     }
 
-    /// What it is, for the report.
+    /// The description in the report.
     pub fn title(self) -> &'static str {
         match self {
             Self::A => "count rows, then insert",
@@ -114,8 +114,8 @@ impl Design {
         matches!(self, Self::F | Self::G | Self::H)
     }
 
-    /// Whether a killed MySQL could cost it promises: it admits many people by one commit, or
-    /// before their rows exist.
+    /// Whether killing MySQL could cost the design promises: it admits many users with one commit,
+    /// or before their rows exist.
     pub fn may_lose_by_mysql(self) -> bool {
         self.has_consumer() || matches!(self, Self::I | Self::J)
     }
@@ -124,32 +124,32 @@ impl Design {
         format!("rows_{}", self.word().replace('-', "_"))
     }
 
-    /// Its key of this name in Redis.
+    /// The design's Redis key of this name.
     pub fn key(self, name: &str) -> String {
         format!("bench:{{{}}}:{name}", self.word())
     }
 }
 
-/// Which design, and where its processes find their servers.
+/// Which design, and the addresses of its servers.
 #[derive(Debug, Clone, Args)]
 pub struct DesignArgs {
-    /// Which design.
+    /// Which design
     #[arg(long, value_enum)]
     pub design: Design,
-    /// MySQL with the database of all designs.
+    /// URL of MySQL, with the database of all designs
     #[arg(long)]
     pub database: String,
-    /// Redis.
+    /// URL of Redis
     #[arg(long)]
     pub redis: String,
-    /// Kafka.
+    /// Kafka brokers
     #[arg(long)]
     pub brokers: String,
-    /// Its topic, new for each rush: what a killed consumer left unread of the last one is no part
-    /// of this one.
+    /// The design's topic, new for each rush, so that messages left unread by a killed consumer do
+    /// not leak into the next one
     #[arg(long)]
     pub topic: String,
-    /// How many there are.
+    /// Number of coupons
     #[arg(long)]
     pub quantity: u32,
 }
@@ -169,9 +169,9 @@ impl DesignArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DesignReply {
-    /// Yes, with a number.
+    /// Accepted, with a number.
     Accepted(u32),
-    /// Yes, as before. These designs do not keep who has which number.
+    /// Accepted before. These designs do not record which number a user has.
     Already,
     SoldOut,
 }
@@ -180,7 +180,7 @@ trait Issuer: Send + Sync + 'static {
     fn claim(&self, user: &UserId) -> impl Future<Output = Result<DesignReply>> + Send;
 }
 
-/// Serves a design until the process is ended.
+/// Serves a design until the process ends.
 pub async fn serve(args: &DesignArgs) -> Result<()> {
     let design = args.design;
     match design {
@@ -207,6 +207,6 @@ pub async fn serve(args: &DesignArgs) -> Result<()> {
             )
             .await
         }
-        Design::H => bail!("Firstcome has programs of its own"),
+        Design::H => bail!("Firstcome has its own programs"),
     }
 }

@@ -1,4 +1,4 @@
-//! F and G: Redis decides, Kafka carries, a consumer inserts.
+//! F and G: Redis decides, Kafka transports, a consumer inserts.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// Longest wait for Kafka's acknowledgement, as Firstcome's.
+/// Longest wait for Kafka's acknowledgement, as in Firstcome.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Producer with Firstcome's settings.
+/// A producer with Firstcome's settings.
 struct DesignTopic {
     producer: FutureProducer,
     name: String,
 }
 
 impl DesignTopic {
-    /// With a connection that has carried a message (an empty one, which the consumer passes over):
-    /// what is measured is the design, not its first second.
+    /// Sends one empty message in advance, which the consumer skips, so that connection set-up is
+    /// not part of the measurement.
     async fn new(args: &DesignArgs) -> Result<Self> {
         let settings = args.kafka();
         let producer: FutureProducer = settings.producer(DEADLINE).create()?;
@@ -47,7 +47,7 @@ impl DesignTopic {
     }
 }
 
-/// F: a set of people and a counter, two steps.
+/// F: a set of users and a counter, in two steps.
 pub(super) struct SetAndCounter {
     redis: MultiplexedConnection,
     topic: DesignTopic,
@@ -69,7 +69,7 @@ impl SetAndCounter {
         })
     }
 
-    /// The counter only grows: a request that finds it at the end changes nothing.
+    /// The counter only grows, so a request that finds it at the end changes nothing.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query
@@ -109,8 +109,8 @@ impl Issuer for SetAndCounter {
             .query_async(&mut self.redis.clone())
             .await?;
         if added == 0 {
-            // Also answered to a person who asks twice at once and loses a moment later: the two
-            // steps are not atomic.
+            // Also the answer for a user who asks twice at once and then loses: the two steps are
+            // not atomic.
             return Ok(DesignReply::Already);
         }
         let slot: u32 = redis::cmd("INCR")
@@ -126,10 +126,10 @@ impl Issuer for SetAndCounter {
     }
 }
 
-/// Connections of G: a `WATCH` belongs to a connection, so it can't be shared.
+/// Connections of G: `WATCH` belongs to a connection, so connections cannot be shared.
 const CONNECTIONS: usize = 64;
 
-/// G: one set, changed only if it did not change since it was counted (optimistic lock).
+/// G: one set with optimistic locking: it is changed only if it did not change since the count.
 pub(super) struct WatchedSet {
     free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
     give_back: mpsc::Sender<MultiplexedConnection>,
@@ -160,8 +160,7 @@ impl WatchedSet {
         })
     }
 
-    /// The set only grows: a request that finds it full needs no `WATCH` and no connection of its
-    /// own.
+    /// The set only grows, so a request that finds it full needs neither `WATCH` nor a connection.
     async fn settled(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query
@@ -199,7 +198,7 @@ impl WatchedSet {
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
-            // Nil: the set has changed since, so everything is read again.
+            // Nil: the set has changed, so read everything again.
             if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
                 return Ok(DesignReply::Accepted(count + 1));
             }

@@ -1,4 +1,4 @@
-//! The table of rows, and what every design asks of it.
+//! The table of rows, and the queries that every design needs.
 
 use anyhow::Result;
 use firstcome_stack::MysqlServer;
@@ -7,9 +7,9 @@ use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 
 use super::{Design, DesignArgs};
 
-/// Connections of a design's API to MySQL: what brings the fastest of them furthest on two cores.
+/// MySQL connections of a design's API: the fastest number on two cores.
 const CONNECTIONS: usize = 32;
-/// MySQL's word for a second row where one is allowed.
+/// MySQL's error code for a duplicate key.
 const DUPLICATE: u16 = 1062;
 
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ impl DesignRows {
         let table = args.design.table();
         Ok(Self {
             pool: pool(&args.database, connections)?,
-            // Both answers from the unique index alone, in one statement.
+            // Both answers come from the unique index alone, in one statement.
             query: format!(
                 "SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"
             ),
@@ -36,8 +36,8 @@ impl DesignRows {
         })
     }
 
-    /// With every connection open and its statement known to MySQL: what is measured is the design,
-    /// not its first second.
+    /// Opens every connection and prepares its statement, so that the measurement covers the design
+    /// and not its warm-up.
     pub(super) async fn of(args: &DesignArgs) -> Result<Self> {
         let rows = Self::new(args, CONNECTIONS)?;
         let mut open = Vec::new();
@@ -50,7 +50,7 @@ impl DesignRows {
         Ok(rows)
     }
 
-    /// How many rows there are, and whether this person has one.
+    /// The number of rows, and whether this user has one.
     pub(super) async fn query(&self, conn: &mut Conn, user: &str) -> Result<(u32, bool)> {
         let (count, has_row): (u32, u8) = conn
             .exec_first(&self.query, (user,))
@@ -66,7 +66,7 @@ impl DesignRows {
             .is_some())
     }
 
-    /// `false` where this person has a row already.
+    /// `false` if this user already has a row.
     pub(super) async fn insert(
         &self,
         conn: &mut impl Queryable,
@@ -81,7 +81,7 @@ impl DesignRows {
     }
 }
 
-/// Connections that stay open, set up as Firstcome's are.
+/// Connections that stay open, configured as Firstcome's are.
 pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     let constraints = PoolConstraints::new(connections, connections).unwrap_or_default();
     let options = OptsBuilder::from_opts(Opts::from_url(url)?)
@@ -95,12 +95,12 @@ pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     Ok(Pool::new(options))
 }
 
-/// The table in which F and G put what could not be inserted.
+/// The table for messages that F and G could not insert.
 pub fn failed_table(design: Design) -> String {
     format!("failed_{}", design.table())
 }
 
-/// Makes the tables of a design, empty.
+/// Creates the empty tables of a design.
 pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Result<()> {
     let (table, failed) = (design.table(), failed_table(design));
     for sql in [

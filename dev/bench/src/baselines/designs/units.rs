@@ -1,5 +1,5 @@
-//! I: a row for each unit that is free, in a pool of limited size; claims lock different rows
-//! (`SKIP LOCKED`), so that transactions do not wait for each other.
+//! I: one row per free unit, in a pool of limited size. Claims lock different rows (`SKIP LOCKED`),
+//! so that transactions do not wait for each other.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,16 +13,16 @@ use tokio::time::sleep;
 use super::micro_batch::{Given, UnitStore, insert, quoted};
 use super::{DesignArgs, DesignReply};
 
-/// Free units that have a row. Deleted ones stay in the index until MySQL purges them, and each
-/// search passes over them, so the pool is refilled from the stock row.
+/// Free units that have a row. Deleted rows stay in the index until MySQL purges them, and each
+/// search walks over them, so the pool is small and refilled from the stock row.
 const POOL: u32 = 1_000;
-/// A user's row exists already; a deadlock. The transaction is tried again.
+/// Duplicate key and deadlock. The transaction is retried.
 const AGAIN: [u16; 2] = [1062, 1213];
 
 pub(super) struct Units {
     table: String,
     quantity: u32,
-    /// No unit below was free when last seen: units deleted lately are not searched again.
+    /// Lowest unit that may be free, so that recently deleted units are not searched again.
     from: AtomicU32,
 }
 
@@ -35,8 +35,9 @@ impl Units {
         }
     }
 
-    /// Rows for the next units, once few are left; true if there is neither stock nor unit any
-    /// more. Units that another transaction is about to take still count: it may roll back.
+    /// Inserts rows for the next units when few are left. Returns true if neither stock nor units
+    /// are left. Units that another transaction is about to take still count, because it may roll
+    /// back.
     async fn refill(&self, conn: &mut Conn) -> Result<bool> {
         let table = &self.table;
         let mut results = conn
@@ -133,7 +134,7 @@ impl Units {
 }
 
 impl UnitStore for Units {
-    /// While one waits for the disk, another one works.
+    /// While one waits for the disk, another can work.
     const TRANSACTIONS: usize = 2;
 
     async fn give(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {

@@ -1,4 +1,4 @@
-//! What docker-compose.yml rests on and no container is needed to check.
+//! Assumptions of docker-compose.yml that can be checked without a container.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn migrate_as_an_ordinary_user(extra_args: Vec<String>) -> anyhow::Result<
 }
 
 #[tokio::test]
-async fn a_user_with_a_password_migrates_with_the_setting_of_the_compose_file_and_not_without() {
+async fn an_ordinary_user_migrates_only_with_the_setting_of_the_compose_file() {
     assert!(include_str!("../../../../../docker-compose.yml").contains(SETTING));
     let error = migrate_as_an_ordinary_user(Vec::new())
         .await

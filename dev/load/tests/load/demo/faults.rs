@@ -1,4 +1,4 @@
-//! Faults and proof on a real MySQL with the product's tables.
+//! The demo's faults and proof on a real MySQL with the product's tables.
 
 use std::collections::HashMap;
 
@@ -35,8 +35,7 @@ async fn mysql_with_a_coupon_of(quantity: u32) -> MysqlServer {
 }
 
 #[tokio::test]
-async fn every_seventh_slot_is_refused_from_the_consumer_alone_and_the_proof_sees_who_lacks_a_row()
-{
+async fn only_the_consumer_is_refused_every_seventh_slot_and_the_proof_notices() {
     let mysql = mysql_with_a_coupon_of(8).await;
     refuse_some_rows(&mysql).await.unwrap();
     mysql

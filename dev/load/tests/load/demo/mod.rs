@@ -1,4 +1,4 @@
-//! What the demo rests on, against real servers.
+//! Tests of the demo's parts against real servers.
 
 mod compose;
 mod faults;

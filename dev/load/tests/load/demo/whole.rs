@@ -1,10 +1,10 @@
-//! The demo from beginning to end, with few people. It runs with the single faults (`make faults`):
-//! it needs servers of its own.
+//! The whole demo with few people. It runs with the single faults (`make faults`) because it needs
+//! its own servers.
 
 use firstcome_load::local::demo::{DemoSize, run};
 use firstcome_load::local::system::SystemOptions;
 
-/// The value of a row of the table.
+/// The value in a row of the table.
 fn value<'a>(table: &'a str, row: &str) -> &'a str {
     let cells = table.lines().map(|line| line.trim_matches(['│', ' ']));
     cells
@@ -15,7 +15,7 @@ fn value<'a>(table: &'a str, row: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_final_table_counts_passes_and_explains_the_message_that_is_left() {
+async fn final_table_counts_passes_and_explains_the_remaining_message() {
     let size = DemoSize {
         quantity: 14,
         people: 200,
@@ -53,7 +53,7 @@ async fn the_final_table_counts_passes_and_explains_the_message_that_is_left() {
         "{table}"
     );
     assert!(
-        value(&table, "a last pass says")
+        value(&table, "last pass")
             .starts_with("exact; 1 message is left for a person: the demo's own")
     );
     assert!(

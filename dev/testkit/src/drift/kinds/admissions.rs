@@ -1,4 +1,4 @@
-//! What Redis has of people.
+//! Drift of admissions in Redis.
 
 use anyhow::{Result, ensure};
 use firstcome_shared::domain::UserId;
@@ -32,7 +32,7 @@ impl Injector {
         Ok(self.injected(
             Drift::MissingClaimants,
             &people,
-            "the coupon's list of claimants forgot people",
+            "users were deleted from the coupon's list of claimants",
         ))
     }
 
@@ -45,7 +45,7 @@ impl Injector {
         Ok(self.injected(
             Drift::MissingMoved,
             &people,
-            "Redis has people on slots from the end instead of those of their rows",
+            "Redis has users on slots at the end instead of those of their rows",
         ))
     }
 
@@ -63,7 +63,7 @@ impl Injector {
         Ok(self.injected(
             Drift::SlotConflict,
             &people,
-            "new people stand on slots of people with rows",
+            "new users were put on slots of users with rows",
         ))
     }
 
@@ -76,7 +76,7 @@ impl Injector {
         Ok(self.injected(
             Drift::ConflictMoved,
             &signed(movers),
-            "Redis has people on the slots of others, beside them",
+            "Redis has users on the slots of others, together with them",
         ))
     }
 
@@ -90,11 +90,11 @@ impl Injector {
         Ok(self.injected(
             Drift::ConflictExchanged,
             &both,
-            "Redis has pairs of people on each other's slot",
+            "Redis has pairs of users on each other's slots",
         ))
     }
 
-    /// Has Redis believe that a person is on a slot.
+    /// Records in Redis that a user has this slot.
     pub(super) async fn place_on(&self, user: &UserId, slot: i64, claims: bool) -> Result<()> {
         self.redis::<i64>(
             redis::cmd("ZADD")
@@ -116,7 +116,7 @@ impl Injector {
         Ok(())
     }
 
-    /// Has Redis forget a person.
+    /// Deletes a user from Redis.
     pub(super) async fn forget(&self, user: &UserId) -> Result<()> {
         self.redis::<i64>(redis::cmd("ZREM").arg(&self.keys.users).arg(user.as_str()))
             .await?;

@@ -1,4 +1,4 @@
-//! The counter.
+//! Drift of the counter.
 
 use anyhow::Result;
 use firstcome_shared::domain::{Slot, UserId};
@@ -16,12 +16,12 @@ impl Injector {
         Ok(self.injected(
             kind,
             &[],
-            &format!("count was {count} and is {}", count + by),
+            &format!("the counter was {count} and is {}", count + by),
         ))
     }
 
-    /// Skips `n` slots; a new person with a row holds the one after them, so that the counter is
-    /// right.
+    /// Skips `n` slots. A new user with a row holds the slot after them, so that the counter is
+    /// correct.
     pub(super) async fn gap(&mut self, n: u32) -> Result<Injected> {
         let count = self.needs_room(n + 1).await?;
         let slot = count + i64::from(n) + 1;

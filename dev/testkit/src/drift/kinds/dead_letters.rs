@@ -1,4 +1,4 @@
-//! Rows of the dead-letter table.
+//! Drift in the dead-letter table.
 
 use anyhow::Result;
 use diesel::prelude::*;
@@ -32,7 +32,7 @@ impl Injector {
         Ok(self.injected(
             Drift::FailedDuplicate,
             &people,
-            "dead letters for people who have their row",
+            "dead letters of users who have their row",
         ))
     }
 
@@ -49,7 +49,7 @@ impl Injector {
         Ok(self.injected(
             Drift::FailedSlotTaken,
             &people,
-            "dead letters of new people for slots that others hold",
+            "dead letters of new users for slots that others hold",
         ))
     }
 
@@ -61,7 +61,7 @@ impl Injector {
         Ok(self.injected(
             Drift::FailedUnrepairable,
             &people,
-            "dead letters for slots the drop does not have",
+            "dead letters for slots that the drop does not have",
         ))
     }
 

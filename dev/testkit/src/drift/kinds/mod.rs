@@ -1,4 +1,4 @@
-//! Each kind of drift, by where it is made.
+//! The kinds of drift, by the place where they are injected.
 
 mod admissions;
 mod counter;
@@ -19,8 +19,8 @@ use crate::drift::injector::{Injected, Injector, signed};
 use crate::drift::kind::Drift;
 
 impl Injector {
-    /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be
-    /// counted).
+    /// Injects `n` of a kind: users, messages, or the error of a counter. Not all kinds have a
+    /// number.
     pub async fn make(&mut self, kind: Drift, n: u32) -> Result<Injected> {
         match kind {
             Drift::Unissued => self.unissued(n).await,
@@ -70,10 +70,10 @@ impl Injector {
                 .admission
             {
                 Admission::Accepted(slot) => people.push((i64::from(slot), user)),
-                other => bail!("nobody is admitted now: {other:?}"),
+                other => bail!("the claim was not admitted: {other:?}"),
             }
         }
-        Ok(self.injected(Drift::Unpublished, &people, "admitted, and never published"))
+        Ok(self.injected(Drift::Unpublished, &people, "admitted but never published"))
     }
 
     pub(crate) async fn delete_rows(&self, people: &[(Slot, UserId)]) -> Result<()> {

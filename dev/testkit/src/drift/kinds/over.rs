@@ -1,4 +1,4 @@
-//! More admitted than there is.
+//! Drift with more admissions than slots.
 
 use anyhow::{Context, Result, ensure};
 use diesel::prelude::*;
@@ -17,20 +17,19 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        // Where nothing is left, the counter went on as well: that is how it would have come to
-        // this.
+        // If nothing is left, raise the counter too, as a real over-admission would have done.
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
         Ok(self.injected(
             Drift::OverAdmitted,
             &people,
-            "new people stand on slots above the quantity",
+            "new users were put on slots beyond the quantity",
         ))
     }
 
-    /// The last `n` lose their rows, which the schema would hold against it, then the quantity goes
-    /// below their slots.
+    /// Deletes the rows of the last `n` users, since the schema would reject the change otherwise,
+    /// then lowers the quantity below their slots.
     pub(super) async fn shrink(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick_last(n).await?;
         let quantity = people
@@ -60,7 +59,7 @@ impl Injector {
         Ok(self.injected(
             Drift::OverShrunk,
             &signed(&people),
-            &format!("the quantity is {quantity} now, below the slots of"),
+            &format!("the quantity is now {quantity}, below the slots of"),
         ))
     }
 
@@ -84,7 +83,7 @@ impl Injector {
             }
         }
         let other = other.context(
-            "make a coupon with two drops that have opened, as a daily one, and rows in the other",
+            "create a coupon with two opened drops, such as a daily one, and rows in the other",
         )?;
         let count = self.needs_room(n).await?;
         let holders: Vec<(String, f64)> = {
@@ -117,7 +116,7 @@ impl Injector {
         Ok(self.injected(
             Drift::OverTwoDrops,
             &people,
-            &format!("people of drop {other} hold a slot here too"),
+            &format!("users of drop {other} hold a slot here too"),
         ))
     }
 

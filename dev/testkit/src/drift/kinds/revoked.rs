@@ -1,4 +1,4 @@
-//! Revocations of which a step is missing.
+//! Incomplete revocations.
 
 use anyhow::Result;
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
@@ -18,7 +18,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RevokedAdmission,
             &signed(&people),
-            "revoked in MySQL alone",
+            "revoked only in MySQL",
         ))
     }
 
@@ -37,7 +37,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RevokedForgotten,
             &signed(&people),
-            "Redis forgot whose claims are revoked",
+            "Redis lost the record of revoked claims",
         ))
     }
 
@@ -62,7 +62,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RevokedRow,
             &signed(&people),
-            "revoked, and their rows are there",
+            "revoked, but their rows still exist",
         ))
     }
 
@@ -87,7 +87,7 @@ impl Injector {
         Ok(self.db.revoke(new).await?)
     }
 
-    /// A pass leaves those of this moment to the API.
+    /// Backdates revocations, because a pass leaves recent ones to the API.
     async fn revoked_long_ago(&self) -> Result<()> {
         let sql = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
         Ok(self

@@ -1,4 +1,4 @@
-//! Stores as a whole.
+//! Drift of whole stores.
 
 use anyhow::{Context, Result};
 use firstcome_shared::event::ClaimEvent;
@@ -23,7 +23,7 @@ impl Injector {
         Ok(self.injected(
             Drift::RedisFlushed,
             &[],
-            "Redis lost everything, also what others keep there",
+            "Redis lost everything, including other installations' data",
         ))
     }
 
@@ -36,9 +36,8 @@ impl Injector {
         ))
     }
 
-    /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row
-    /// is locked: nothing that concerns this drop can be written until the lock goes, and nothing
-    /// is different afterwards.
+    /// Sends copies of `n` claims that already have rows while the drop's row is locked. Nothing of
+    /// this drop can be written until the lock is released, and nothing differs afterwards.
     pub(super) async fn stall(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         let stall = Stall::begin(&self.db_settings, self.drop.id).await?;
@@ -63,9 +62,9 @@ impl Injector {
                 .send(record, SEND_LIMIT)
                 .await
                 .map_err(|(error, _)| error)
-                .context("Kafka took no message")?;
+                .context("Kafka accepted no message")?;
         }
-        let what = "the consumer can write nothing for this drop while this lasts; copies of claims wait on the topic";
+        let what = "the consumer cannot write rows of this drop meanwhile; copies of claims wait on the topic";
         Ok(Injected {
             stall: Some(stall),
             ..self.injected(Drift::Stalled, &signed(&people), what)

@@ -1,4 +1,4 @@
-//! Fewer given out than there is.
+//! Drift with fewer coupons given out than available.
 
 use anyhow::{Result, ensure};
 use diesel::prelude::*;
@@ -15,10 +15,7 @@ impl Injector {
         let waiting: i64 = self
             .redis(redis::cmd("ZCARD").arg(&self.keys.waiting))
             .await?;
-        let mut summary = format!(
-            "{n} slots are free ({} people had theirs taken back)",
-            gone.len()
-        );
+        let mut summary = format!("{n} slots are free ({} users lost theirs)", gone.len());
         if waiting == 0 {
             for (place, user) in (1..).zip(self.make_up(n)) {
                 let place: i32 = place;
@@ -30,7 +27,7 @@ impl Injector {
                 )
                 .await?;
             }
-            summary.push_str(" and new people wait");
+            summary.push_str(" and new users wait");
         }
         Ok(self.injected(Drift::Unfilled, &signed(&gone), &summary))
     }
@@ -46,7 +43,7 @@ impl Injector {
         let gone = self.make_room(n).await?;
         let now_ms = self.redis.time_ms().await?;
         let id = self.drop.id.0;
-        // Opened long ago, if it has not: the schema wants the end after the beginning.
+        // Move the opening to the past if needed: the schema wants the end after the beginning.
         let closed: Option<chrono::NaiveDateTime> = self
             .db
             .run("close drop", async move |conn| {
@@ -75,12 +72,12 @@ impl Injector {
         Ok(self.injected(
             Drift::UnfilledClosed,
             &signed(&gone),
-            &format!("closed with {n} slots or more left; taken back from"),
+            &format!("closed with at least {n} slots left; taken from"),
         ))
     }
 
-    /// `n` slots that nobody holds: never given out, else taken back from people without a trace,
-    /// as a support desk would.
+    /// `n` slots that nobody holds: slots never given out, otherwise slots silently taken from
+    /// users, as a support desk might.
     async fn make_room(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let left = i64::from(self.top()) - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

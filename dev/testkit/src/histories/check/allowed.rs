@@ -1,7 +1,8 @@
-//! Allow lists. A person was certainly on a list, or off it, where every change that may have taken
-//! effect last says so; a change without an answer may have taken effect at any time after it was
-//! asked for, or never. Where a person was so during the whole of a request, its answer must be in
-//! keeping. Taking a person off revokes nothing: it excuses no promise, and no row that is missing.
+//! Allow lists. A user was certainly on the list, or off it, if every change that may have taken
+//! effect last says so; a change without an answer may have taken effect at any time after its
+//! request, or never. If a user's membership was certain during a whole request, the answer must
+//! match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a missing
+//! row.
 
 use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
@@ -36,7 +37,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
                 }
                 continue;
             }
-            // A slot just now is given by this request; anything else may be from an earlier one.
+            // `Accepted` gives the slot in this request; other answers may refer to an earlier one.
             RecordedAnswer::Accepted { .. } => {
                 may_be(history, index, (coupon, person), true, (op.line, line))
             }
@@ -55,7 +56,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// A promise that stands, to a person who asks again and is told that they have none.
+/// A valid promise that a later answer to the same user denies.
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();
@@ -78,7 +79,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     })
 }
 
-/// Whether some request of a person may have been admitted before a line, as far as the list says.
+/// Whether the list allows that some request of a user was admitted before a line.
 pub(super) fn may_be_admitted(
     history: &History,
     index: &Index<'_>,
@@ -89,7 +90,7 @@ pub(super) fn may_be_admitted(
         .asked(who.0, who.1)
         .iter()
         .filter(|op| op.line < line && !refused(op));
-    // One without an answer may be worked late.
+    // A request without an answer may be executed late.
     let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
         (Ended::Ok(_), Some(end)) => (op.line, end.min(line)),
         _ => (op.line, line),
@@ -97,7 +98,7 @@ pub(super) fn may_be_admitted(
     moments.any(|during| may_be(history, index, who, true, during))
 }
 
-/// Whether a person may have been on a coupon's list (`on`), or off it, at some moment between two
+/// Whether a user may have been on a coupon's list (`on`), or off it, at some moment between two
 /// lines.
 fn may_be(
     history: &History,
@@ -111,7 +112,7 @@ fn may_be(
     };
     let changes = index.listing.get(&who).map_or(&[][..], Vec::as_slice);
     let done = |op: &Operation| op.ended_line.filter(|_| matches!(op.ended, Ended::Ok(_)));
-    // Whether the opposite was certainly done between a line and the moment.
+    // Whether a later change certainly reversed it before the moment.
     let is_undone = |since: usize| {
         let mut others = changes
             .iter()
@@ -125,8 +126,8 @@ fn may_be(
     so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
 }
 
-/// Whether a person was told that the coupon is for others, by this answer or one that may have
-/// come after it.
+/// Whether a user was answered `NotAllowed` by this operation or by one that may have ended after
+/// it.
 pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
     let sent_away = |other: &&&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
     let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);

@@ -1,5 +1,5 @@
-//! Never more than the quantity where only the number was read, and never fewer at the end while
-//! people wanted one.
+//! Counts never exceed the quantity, and the final number of rows reaches it if enough people
+//! wanted one.
 
 use std::collections::HashSet;
 
@@ -33,12 +33,12 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     );
 }
 
-/// Who wanted one: everybody who was answered, and everybody who got one. People who only saw
-/// timeouts may never have reached the system, and counts only if a row shows that they did.
+/// Counts the people who wanted one: those who were answered and those who got a row. People who
+/// only saw timeouts may never have reached the system, so they count only if they have a row.
 ///
-/// Somebody who was answered `sold_out` counts too. If a slot comes free after that with nobody
-/// waiting, they get it only by asking again; so a recorder lets people ask again once the faults
-/// are over. Somebody who was told last that the coupon is for others wants none any more.
+/// People who were answered `sold_out` count too. If a slot is freed after that while nobody waits,
+/// they get it only by asking again, so a recorder lets people ask again once the faults are over.
+/// People whose last answer was `not_allowed` no longer want one.
 fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {
     let drop = last.drop;
     let quantity = history.drops.get(&drop)?.quantity_at(last.line);
@@ -66,7 +66,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
         waits |= without && matches!(answer, RecordedAnswer::Waiting { .. });
     }
     let asked = wanted.len() as u64;
-    // Anybody who waits is to get what is left, however many people asked.
+    // Waiting people must get the remaining slots, however many people asked.
     (asked >= quantity || waits).then_some(Violation::TooFew {
         drop,
         rows,

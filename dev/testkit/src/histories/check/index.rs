@@ -1,4 +1,4 @@
-//! What all checks look up.
+//! Look-up tables shared by all checks.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,13 +8,13 @@ use crate::histories::history::{Ended, History, Operation, OperationKind, RowsRe
 pub(super) struct Index<'a> {
     /// Coupon and person → their operations.
     pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
-    /// The same of what revokes.
+    /// Coupon and person → revocations.
     pub(super) revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
-    /// The same of what changes the allow list.
+    /// Coupon and person → changes of the allow list.
     pub(super) listing: HashMap<(u64, &'a str), Vec<&'a Operation>>,
-    /// Drop, slot and person of every row at the end.
+    /// Drop, slot and person of every final row.
     pub(super) last: HashSet<(u64, i64, &'a str)>,
-    /// Drop and person → slot at the end.
+    /// Drop and person → final slot.
     pub(super) holds: HashMap<(u64, &'a str), i64>,
     /// Drop and person → slots listed as broken; `None` is any slot.
     pub(super) broken: HashMap<(u64, &'a str), Vec<Option<i64>>>,
@@ -75,7 +75,7 @@ pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
     }
 }
 
-/// Nothing was given, and no place on the waiting list.
+/// Neither a slot nor a place on the waiting list was given.
 pub(super) fn refused(op: &Operation) -> bool {
     matches!(
         op.ended,
@@ -83,8 +83,8 @@ pub(super) fn refused(op: &Operation) -> bool {
     )
 }
 
-/// The drop an operation was about: what the answer says, else what was asked for, else the only
-/// one of its coupon.
+/// The drop of an operation: from the answer, otherwise from the request, otherwise the only drop
+/// of its coupon.
 pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
     let only = || {
         let mut of_coupon = history

@@ -1,5 +1,4 @@
-//! Judges a history. Everything that can be decided is decided; one violation does not hide
-//! another.
+//! Judges a history. Runs every check, so that one violation does not hide another.
 
 mod allowed;
 mod amount;
@@ -16,8 +15,8 @@ use crate::histories::violation::Violation;
 
 /// Judges a history.
 ///
-/// Violations come first, then doubt: without a single promise, or without the last rows of a drop,
-/// nothing has been shown.
+/// Violations take precedence over doubt: without a single promise, or without the final rows of a
+/// drop, the history proves nothing.
 pub fn check(history: &History) -> Judgement {
     let index = Index::new(history);
     let mut found = Vec::new();

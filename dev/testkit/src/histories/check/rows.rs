@@ -1,5 +1,5 @@
-//! Rows, at every read: each asked for, each slot and person once, no more than there are slots;
-//! and none disappears.
+//! Rows, at every read: each was asked for, slots and people are unique, there are no more rows
+//! than slots, and no row disappears.
 
 use std::collections::HashMap;
 
@@ -90,7 +90,7 @@ pub(super) fn check(
     }
 }
 
-/// One each in the whole coupon, where that is the rule.
+/// One row per person in the whole coupon, if that is its scope.
 pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     let mut people = HashMap::new();
     for read in history.finals.values() {
@@ -102,7 +102,7 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
             let Some((one_drop, one)) = people.insert((coupon, &row.person), here) else {
                 continue;
             };
-            // Twice in one drop is reported already.
+            // Two rows in the same drop are already reported.
             if one_drop != read.drop {
                 let person = row.person.clone();
                 found.push(Violation::PersonDoubled {
@@ -117,7 +117,7 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// What was in the table once is there at the end.
+/// Every row that was ever read is still there at the end.
 pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for RowsRead { line, drop, rows } in &history.reads {
         let gone = rows.iter().filter(|row| {
